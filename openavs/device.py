@@ -1,0 +1,92 @@
+"""Device and dtype are resolved once, in one place, with the reason logged."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from openavs.types import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
+_DTYPES |= {"float16": "float16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs and in which floating-point type; `reason` is a sentence for the log."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+
+@cache  # one answer, one line in the log, however many models ask
+def resolve_device(device: str = "auto", dtype: str = "auto") -> Placement:
+    """Chooses where to run.
+
+    `device` is `auto` (CUDA, else Apple's MPS, else the CPU) or a torch device such as `cuda:1`; `dtype` is `auto`
+    (bfloat16 on a CUDA GPU of compute capability 8 or more, else float32), `float32`, `bfloat16` or `float16`.
+    Raises InputError when this machine cannot do what is asked.
+    """
+    import torch
+
+    chosen, why_device = _device(device)
+    name, why_dtype = _dtype(dtype, chosen)
+    placement = Placement(chosen, getattr(torch, name), f"Models run on {chosen} in {name}: {why_device}; {why_dtype}.")
+    logger.info(placement.reason)
+    return placement
+
+
+def _device(name: str) -> tuple[torch.device, str]:
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"the GPU {torch.cuda.get_device_name()} is there"
+        if torch.backends.mps.is_available():
+            return torch.device("mps"), "there is no CUDA GPU but Apple's MPS"
+        return torch.device("cpu"), "torch sees no GPU"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"'{name}' is not a device; write auto, cpu, cuda, cuda:N or mps") from None
+    _check_present(device, name)
+    return device, "it was asked for"
+
+
+def _check_present(device: torch.device, name: str) -> None:
+    import torch
+
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(
+                f"device '{name}' was asked for but torch {torch.__version__} sees no CUDA GPU; "
+                "use device auto or cpu, or install a CUDA build of torch and its driver"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"device '{name}' does not exist; there are {torch.cuda.device_count()} CUDA GPUs from 0")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"device '{name}' was asked for but this machine has no MPS; use device auto or cpu")
+    elif device.type not in ("cpu", "mps"):
+        raise InputError(f"device '{name}' is not supported; write auto, cpu, cuda, cuda:N or mps")
+
+
+def _dtype(name: str, device: torch.device) -> tuple[str, str]:
+    import torch
+
+    if name == "auto":
+        if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+            return "bfloat16", "this GPU computes bfloat16 natively"
+        return "float32", "float32 is the exact choice where bfloat16 is not native"
+    if name not in _DTYPES:
+        raise InputError(f"'{name}' is not a dtype; write auto, float32, bfloat16 or float16")
+    if _DTYPES[name] == "float16" and device.type == "cpu":
+        raise InputError("dtype float16 needs a GPU; use float32 or bfloat16 on the CPU")
+    return _DTYPES[name], "that dtype was asked for"

@@ -1,0 +1,228 @@
+"""Where models come from: a reference becomes a checked local folder of safetensors.
+
+A reference is `hf:org/name`, `hf:org/name@revision` (downloaded once, then cached), `openavs:tiny/clap` (embedded in
+the package) or a local folder. Pickle weights and code from a model repository are never loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openavs.loading import load_pretrained, load_processor
+from openavs.types import ModelError
+
+__all__ = ["Lock", "ResolvedModel", "check_folder", "load_pretrained", "load_processor", "resolve"]
+
+logger = logging.getLogger(__name__)
+
+_EMBEDDED = Path(__file__).parent / "assets"
+_WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*"]
+_UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # sub-folders and second copies of the weights
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on this disk: its folder, the reference it came from, the commit and the licence where known."""
+
+    path: Path
+    ref: str
+    revision: str | None = None
+    licence: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What a result records about the model, as plain data."""
+        return {"revision": self.revision, "licence": self.licence, "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The commits that hub references are pinned to: a small YAML file of `reference: commit` lines."""
+
+    pins: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Lock:
+        """Reads a lock file (YAML or JSON); one that does not exist pins nothing. Raises ModelError if malformed."""
+        import yaml
+
+        if not Path(path).exists():
+            return cls()
+        try:
+            pins = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ModelError(f"the lock file {path} is not YAML ({_line(error)}); mend or delete it") from error
+        if not isinstance(pins, dict) or not all(_COMMIT.fullmatch(str(commit)) for commit in pins.values()):
+            raise ModelError(f"the lock file {path} must hold lines 'reference: 40-digit commit'; mend or delete it")
+        return cls({str(ref): str(commit) for ref, commit in pins.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file anew, sorted, by renaming a temporary one into place."""
+        import yaml
+
+        temporary = Path(f"{path}.tmp")
+        temporary.write_text(yaml.safe_dump(self.pins, sort_keys=True), encoding="utf-8")
+        temporary.replace(path)
+
+    def pin(self, resolved: ResolvedModel) -> Lock:
+        """This lock with one more model; a model without a commit (a local folder) changes nothing."""
+        if resolved.revision is None or not resolved.ref.startswith("hf:"):
+            return self
+        return Lock({**self.pins, resolved.ref: resolved.revision})
+
+    def pinned(self, ref: str) -> str:
+        """The reference with its commit in place of its branch, or as it is where nothing is pinned."""
+        commit = self.pins.get(ref)
+        return f"{ref.partition('@')[0]}@{commit}" if commit else ref
+
+
+def resolve(ref: str, offline: bool = False, lock: Lock | None = None) -> ResolvedModel:
+    """Finds or downloads a model and checks that its folder is whole.
+
+    `offline` (or the environment's HF_HUB_OFFLINE=1) uses only what is on this disk. Raises ModelError, one sentence
+    with the fix, for a model that is absent, gated, incomplete, not cached, or that has pickle weights only.
+    """
+    if ref.startswith("hf:"):
+        path = _from_hub(lock.pinned(ref) if lock else ref, offline or _offline_environment())
+    elif ref.startswith("openavs:"):
+        path = _embedded(ref)
+    else:
+        path = _local(ref)
+    check_folder(path, ref)
+    return ResolvedModel(path, ref, _commit(path), _licence(path))
+
+
+def check_folder(path: Path, ref: str) -> None:
+    """Raises ModelError unless the folder holds a config.json and all its weights as safetensors."""
+    names = {entry.name for entry in path.iterdir()}
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = sorted(name for name in names if Path(name).suffix in _PICKLES)
+        if pickles:
+            raise ModelError(
+                f"the model '{ref}' has pickle weights only ({pickles[0]}), which can run code when they are loaded; "
+                "convert them with save_pretrained(..., safe_serialization=True) or use a revision with safetensors"
+            )
+        raise _incomplete(ref, "it has no *.safetensors weights")
+    if "config.json" not in names:
+        raise _incomplete(ref, "config.json is missing")
+    for index in sorted(name for name in names if name.endswith(".safetensors.index.json")):
+        missing = sorted(_shards(path / index, ref) - names)
+        if missing:
+            raise _incomplete(ref, f"{len(missing)} of its weight files are missing ({missing[0]})")
+
+
+# ------------------------------------------------------------------------------------------------- the three origins
+
+
+def _from_hub(ref: str, offline: bool) -> Path:
+    name, _, revision = ref.removeprefix("hf:").partition("@")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ref.endswith("@"):
+        raise ModelError(f"'{ref}' is not a model reference; write hf:org/name, hf:org/name@revision or a folder")
+    path = _download(ref, name, revision or None, offline)
+    if not any(path.glob("*.safetensors")):  # pickles are never downloaded, so only this much is known
+        raise ModelError(
+            f"the model '{ref}' has no safetensors weights at this revision; name one that has "
+            "(the hub's converter offers some as @refs/pr/N) or convert it into a local folder"
+        )
+    return path
+
+
+def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    transport: type[Exception] = getattr(errors, "HTTPError", OSError)  # the HTTP client's, whichever the hub uses
+    wanted: dict[str, Any] = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=offline, **wanted))
+    except errors.GatedRepoError as error:
+        fix = f"ask for access at its page on the hub ({name}), then log in with `hf auth login`"
+        raise ModelError(f"the model '{ref}' is gated; {fix}") from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"the model '{ref}' has no such revision; look at its branches on the hub") from error
+    except errors.RepositoryNotFoundError as error:
+        fix = "check the spelling, or log in with `hf auth login` if it is private"
+        raise ModelError(f"the model '{ref}' is not on the hub; {fix}") from error
+    except errors.HFValidationError as error:
+        raise ModelError(f"'{ref}' is not a model reference ({_line(error)}); write hf:org/name") from error
+    except errors.LocalEntryNotFoundError as error:
+        state = "is not (wholly) cached and offline mode is on" if offline else "cannot be reached and is not cached"
+        fix = f"run once online, e.g. `hf download {name}{f' --revision {revision}' if revision else ''}`"
+        raise ModelError(f"the model '{ref}' {state}; {fix}, or give a local folder") from error
+    except (transport, OSError) as error:
+        raise ModelError(f"the model '{ref}' could not be downloaded ({_line(error)}); try again") from error
+
+
+def _embedded(ref: str) -> Path:
+    path = _EMBEDDED / ref.removeprefix("openavs:")
+    if not path.is_dir() or not path.resolve().is_relative_to(_EMBEDDED.resolve()):
+        known = ", ".join(sorted(f"openavs:{p.parent.relative_to(_EMBEDDED)}" for p in _EMBEDDED.rglob("config.json")))
+        raise ModelError(f"there is no embedded model '{ref}'; there are: {known or 'none in this installation'}")
+    return path
+
+
+def _local(ref: str) -> Path:
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if path.is_file():
+        pickle = " and pickle weights are never loaded" if path.suffix in _PICKLES else ""
+        raise ModelError(f"the model '{ref}' is a file{pickle}; give a folder with config.json and *.safetensors")
+    hint = f"hf:{ref}" if re.fullmatch(r"[\w.-]+/[\w.-]+", ref) else "hf:org/name"
+    raise ModelError(f"the model folder '{ref}' does not exist; check the path, or write {hint} to download one")
+
+
+# ------------------------------------------------------------------------------------------------------ small things
+
+
+def _offline_environment() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _commit(path: Path) -> str | None:
+    """The commit a cached snapshot stands for: the hub's cache names the folder after it."""
+    return path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
+
+
+def _licence(path: Path) -> str | None:
+    """What the model card says, if one lies in the folder."""
+    import yaml
+
+    card = path / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    try:
+        fields = yaml.safe_load(header.group(1)) if header else None
+    except yaml.YAMLError:
+        logger.warning("The model card %s has a malformed header, so its licence is unknown.", card)
+        return None
+    if not isinstance(fields, dict):
+        return None
+    licence = fields.get("license")
+    if licence == "other":
+        licence = fields.get("license_name", licence)
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else (str(licence) if licence else None)
+
+
+def _shards(index: Path, ref: str) -> set[str]:
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _incomplete(ref, f"{index.name} is damaged") from error
+
+
+def _incomplete(ref: str, what: str) -> ModelError:
+    return ModelError(f"the model '{ref}' is incomplete: {what}; copy or download the whole folder again")
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, short enough for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
