@@ -1,0 +1,226 @@
+"""A recipe: one whole pipelines/*.yaml file, validated, overridden by `key=value`, and written back complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+
+from openavs import resources
+from openavs.options import spelled
+from openavs.spelling import nearest
+from openavs.types import InputError
+from openavs.yamlfile import parse_yaml, read_yaml
+
+
+def _as_number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text; a text that spells a number is that number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+Number = Annotated[float, BeforeValidator(_as_number)]
+Score = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Sample(_Section):
+    """Which frames are looked at and how much sound belongs to each."""
+
+    fps: Annotated[Number, Field(gt=0, le=240, allow_inf_nan=False)] = 1.0  # frames a second
+    window: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] = 1.0  # seconds of sound around a frame
+
+
+class Silence(_Section):
+    """Windows below this level hear nothing."""
+
+    dbfs: Annotated[Number, Field(le=0)] = -60.0  # RMS level; -.inf: only digital silence
+
+
+class Keep(_Section):
+    """Which boxes become masks."""
+
+    box_threshold: Score = 0.25
+    nms_iou: Score | None = 0.8  # boxes of one phrase that overlap more than this are one; null: all are kept
+    max_boxes: Count = 20  # per frame, best first
+    min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are dropped
+
+
+class Batch(_Section):
+    """How much goes through the models at once: a matter of speed and memory."""
+
+    frames: Count = 8
+    windows: Count = 64
+
+
+class Stage(BaseModel):
+    """A backend by its short name or `./file.py:Class`, and its own options (checked against its constructor)."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    use: Text
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the backend's constructor gets."""
+        return dict(self.model_extra or {})
+
+
+class Recipe(_Section):
+    """A whole pipeline as plain data. `base` is the folder its relative paths start from; it is not written."""
+
+    name: Text
+    summary: str = ""
+    licence: str | None = None  # of the models it names, as their model cards state it
+    sample: Sample = Sample()
+    silence: Silence = Silence()
+    captioner: Stage
+    translator: Stage
+    detector: Stage
+    segmenter: Stage
+    keep: Keep = Keep()
+    vocabulary: list[Text] | None = None  # closes the set of labels; null: open vocabulary
+    aliases: dict[str, Text] = {}  # phrase -> label
+    batch: Batch = Batch()
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"] = "auto"
+    offline: bool = False
+
+    _base: Path | None = PrivateAttr(default=None)
+
+    @property
+    def base(self) -> Path | None:
+        """The folder of the recipe's file; None for one made in memory."""
+        return self._base
+
+    def stages(self) -> dict[str, Stage]:
+        """The four stages in the order of the pipeline."""
+        return {
+            "captioner": self.captioner,
+            "translator": self.translator,
+            "detector": self.detector,
+            "segmenter": self.segmenter,
+        }
+
+    def models(self) -> dict[str, str]:
+        """Stage -> the model reference it names; stages without a model are left out."""
+        named = {stage: section.options.get("model") for stage, section in self.stages().items()}
+        return {stage: model for stage, model in named.items() if isinstance(model, str)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with every default written out; `recipe_from_dict` takes it back."""
+        return self.model_dump(mode="python")
+
+    def to_yaml(self) -> str:
+        """A complete recipe that can be run again."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by its short name or its file, with `key=value` overrides such as `keep.box_threshold=0.3`.
+
+    Raises:
+        InputError: no such recipe, a file that is not one, an unknown key (the nearest is named) or a wrong type.
+    """
+    path = resources.find("pipelines", name_or_path)
+    data = {"name": path.stem, **read_yaml(path)}
+    for override in overrides:
+        _override(data, override)
+    return recipe_from_dict(data, base=path.parent)
+
+
+def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
+    """Validates plain data as a recipe; relative paths in it start from `base`."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as problem:
+        raise InputError(f"recipe {data.get('name', '?')!r}: {_sentence(problem)}") from None
+    recipe._base = base
+    return recipe
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Sets one dotted key; the value is read as YAML. Whether the key exists is the validation's question."""
+    key, equals, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not equals or not all((*sections, last)):
+        raise InputError(f"{override!r} is not key=value, such as keep.box_threshold=0.3")
+    try:
+        value = parse_yaml(text)
+    except InputError as problem:
+        raise InputError(f"the value of {override!r} cannot be read: {problem}") from problem
+    place = data
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise InputError(f"{override!r}: {section!r} is not a section of the recipe")
+    place[last] = value
+
+
+# ------------------------------------------------------------------------------- pydantic's findings as sentences
+
+_WANTED = {
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a section of keys and values",
+    "model_type": "a section of keys and values",
+    "model_attributes_type": "a section of keys and values",
+    "finite_number": "a finite number",
+    "string_too_short": "a text that is not empty",
+}
+_LIMITS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _sentence(problem: ValidationError) -> str:
+    """The first finding in our own words; unknown keys first, since a misspelt key also looks like a missing one."""
+    findings = sorted(problem.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
+    finding = findings[0]
+    path = [part for part in finding["loc"] if part not in ("[key]",)]
+    key = ".".join(str(part) for part in path)
+    if finding["type"] == "extra_forbidden":
+        return f"there is no key {key!r}; {nearest(str(path[-1]), _fields(path[:-1]))}"
+    if finding["type"] == "missing":
+        return f"the key {key!r} is missing; see 'openavs show tiny' for a complete recipe"
+    given = spelled(finding["input"])
+    if finding["type"] in _LIMITS:
+        words, bound = _LIMITS[finding["type"]]
+        return f"{key!r} must be {words} {finding['ctx'][bound]:g}, not {given}"
+    if finding["type"] == "literal_error":
+        return f"{key!r} must be one of {finding['ctx']['expected']}, not {given}"
+    quote = "; write it in quotes" if finding["type"] == "string_type" and _is_scalar(finding["input"]) else ""
+    return f"{key!r} must be {_WANTED.get(finding['type'], finding['msg'])}, not {given}{quote}"
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, bool | int | float)
+
+
+def _fields(path: Iterable[str | int]) -> list[str]:
+    """The keys that a section of the recipe has."""
+    model: type[BaseModel] = Recipe
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,222 @@
+"""Finds the class that a recipe names: a built-in backend, an installed plug-in, or a class in a file.
+
+Nothing is imported before it is asked for, so that a short name costs nothing and a missing optional package
+matters only to whoever uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from openavs.options import bind_options
+from openavs.plugins import is_file_reference, load_file_class
+from openavs.spelling import nearest
+from openavs.types import InputError
+
+if TYPE_CHECKING:
+    from openavs.captioners.base import Captioner
+    from openavs.detectors.base import Detector
+    from openavs.recipes import Recipe
+    from openavs.segmenters.base import Segmenter
+    from openavs.translators.base import Translator
+
+_log = logging.getLogger(__name__)
+
+STAGES = ("captioner", "translator", "detector", "segmenter")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One backend: its short name, the `module:Class` behind it, and the pip extra it needs beyond the core."""
+
+    stage: str
+    name: str
+    target: str
+    summary: str
+    extra: str | None = None
+    origin: str = "openavs"
+
+
+_BUILT_IN = (
+    Entry(
+        "captioner",
+        "clap",
+        "openavs.captioners.clap:ClapCaptioner",
+        "CLAP: scores a vocabulary of sound descriptions against each window",
+    ),
+    Entry(
+        "translator",
+        "llm",
+        "openavs.translators.llm:LlmTranslator",
+        "a chat model (transformers) names the things that make the sounds, one request per clip",
+    ),
+    Entry(
+        "translator",
+        "lexicon",
+        "openavs.translators.lexicon:LexiconTranslator",
+        "no model: a lexicon of sound events and the things that make them",
+    ),
+    Entry(
+        "translator",
+        "none",
+        "openavs.translators.none:NoTranslator",
+        "what was heard is the prompt, as it is",
+    ),
+    Entry(
+        "detector",
+        "grounding-dino",
+        "openavs.detectors.grounding_dino:GroundingDinoDetector",
+        "Grounding DINO and MM-Grounding-DINO (transformers): phrases to boxes",
+    ),
+    Entry(
+        "detector",
+        "owlv2",
+        "openavs.detectors.owlv2:Owlv2Detector",
+        "OWLv2 (transformers): phrases to boxes",
+    ),
+    Entry(
+        "segmenter",
+        "sam",
+        "openavs.segmenters.sam:SamSegmenter",
+        "SAM (transformers): boxes to masks, each image encoded once",
+    ),
+)
+
+
+class Backends(NamedTuple):
+    """The four stages of a recipe, built."""
+
+    captioner: Captioner
+    translator: Translator
+    detector: Detector
+    segmenter: Segmenter
+
+
+class Registry:
+    """The backends of one stage.
+
+    >>> Registry("translator").names()[:3]
+    ['lexicon', 'llm', 'none']
+    """
+
+    def __init__(self, stage: str) -> None:
+        if stage not in STAGES:
+            raise InputError(f"there is no stage {stage!r}; {nearest(stage, STAGES)}")
+        self.stage = stage
+
+    def entries(self) -> list[Entry]:
+        """All backends, the built-in ones first; a plug-in cannot take a built-in name."""
+        known = {entry.name: entry for entry in _BUILT_IN if entry.stage == self.stage}
+        for entry in _plugins(self.stage):
+            if entry.name in known:
+                _log.warning("the plug-in %s of %s is ignored: the name is taken", entry.name, entry.origin)
+                continue
+            known[entry.name] = entry
+        return list(known.values())
+
+    def names(self) -> list[str]:
+        """The short names, sorted."""
+        return sorted(entry.name for entry in self.entries())
+
+    def entry(self, name: str) -> Entry:
+        """The backend of that name, or an `InputError` that names the nearest."""
+        for entry in self.entries():
+            if entry.name == name:
+                return entry
+        hint = "" if ":" not in name else " (a class in a file is written ./file.py:Class)"
+        raise InputError(f"there is no {self.stage} {name!r}{hint}; {nearest(name, self.names())}")
+
+    def load(self, use: str, base: Path | None = None) -> type:
+        """The class behind a short name or `./file.py:Class` (looked for beside the recipe, then in the cwd)."""
+        if is_file_reference(use):
+            return load_file_class(use, base)
+        return _import_target(self.entry(use))
+
+    def check(
+        self,
+        use: str,
+        options: Mapping[str, Any],
+        shared: Mapping[str, Any] | None = None,
+        base: Path | None = None,
+    ) -> tuple[type, dict[str, Any]]:
+        """The class and its keyword arguments, checked and converted; builds nothing. See `build`."""
+        cls = self.load(use, base)
+        local = {key: _local_path(value, base) for key, value in options.items()}
+        return cls, bind_options(cls, local, shared, stage=self.stage, name=use)
+
+    def build(
+        self,
+        use: str,
+        options: Mapping[str, Any],
+        shared: Mapping[str, Any] | None = None,
+        base: Path | None = None,
+    ) -> Any:
+        """Makes the backend.
+
+        Args:
+            use: a short name or `./file.py:Class`.
+            options: its options from the recipe; a text that begins with `./` or `../` is a path and is looked for
+                from `base`, then from the working directory.
+            shared: `device`, `dtype`, `offline`: passed on only where the constructor has them and the options
+                do not say otherwise.
+            base: the folder of the recipe.
+
+        Raises:
+            InputError: unknown name, file, class or option, an option of the wrong type, or a package that is absent.
+        """
+        cls, arguments = self.check(use, options, shared, base)
+        return cls(**arguments)
+
+
+def build_backends(recipe: Recipe) -> Backends:
+    """Makes the recipe's four stages; all four are checked before the first one loads a model."""
+    shared = {"device": recipe.device, "dtype": recipe.dtype, "offline": recipe.offline}
+    checked = [
+        Registry(stage).check(section.use, section.options, shared, recipe.base)
+        for stage, section in recipe.stages().items()
+    ]
+    captioner, translator, detector, segmenter = (cls(**arguments) for cls, arguments in checked)
+    return Backends(captioner, translator, detector, segmenter)
+
+
+@cache
+def _plugins(stage: str) -> tuple[Entry, ...]:
+    found = sorted(entry_points(group=f"openavs.{stage}"), key=lambda point: point.name)
+    return tuple(
+        Entry(stage, point.name, point.value, "a plug-in", origin=point.dist.name if point.dist else "?")
+        for point in found
+    )
+
+
+def _import_target(entry: Entry) -> type:
+    module, _, attribute = entry.target.partition(":")
+    try:
+        loaded = import_module(module)
+    except ImportError as problem:
+        missing = (problem.name or "").partition(".")[0]
+        if missing == "openavs" and entry.origin == "openavs":
+            raise  # not an optional package but a fault of this one: nobody can mend it with pip
+        wanted = f'"openavs[{entry.extra}]"' if entry.extra else missing or entry.origin
+        raise InputError(
+            f"the {entry.stage} {entry.name!r} cannot be loaded ({problem}): pip install {wanted}"
+        ) from problem
+    if not isinstance(cls := getattr(loaded, attribute, None), type):
+        raise InputError(f"the {entry.stage} {entry.name!r} of {entry.origin} is not a class: {entry.target}")
+    return cls
+
+
+def _local_path(value: Any, base: Path | None) -> Any:
+    """A `./` or `../` path made absolute, from the recipe's folder if it is there, else from the cwd."""
+    if not isinstance(value, str) or not value.startswith(("./", "../")):
+        return value
+    for folder in (base, Path.cwd()):
+        if folder is not None and (path := folder / value).exists():
+            return str(path.resolve())
+    return value

@@ -1,0 +1,66 @@
+"""Reads YAML strictly: safe types only, no duplicate keys, no anchors, keys that are text, a size limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openavs.types import InputError
+
+MAX_BYTES = 1 << 20  # a recipe is a page; anything larger is the wrong file
+
+
+class _StrictLoader(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise InputError(f"line {mark.line + 1}: aliases (*name) are not allowed; write the value out")
+        return super().compose_node(parent, index)  # type: ignore[no-untyped-call,no-any-return]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise InputError(f"line {line}: the key {key_node.value!r} is read as {key!r}; write it in quotes")
+            if key in seen:
+                raise InputError(f"line {line}: the key {key!r} is there twice; remove one")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: unreadable, too large, not YAML, or not a mapping; the sentence names the file and the line.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no recipe is")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"cannot read {path}: {problem}") from problem
+    try:
+        data = parse_yaml(text)
+    except InputError as problem:
+        raise InputError(f"{path}: {problem}") from problem
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no keys and values; see 'openavs show tiny' for a complete recipe")
+    return data
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; `InputError` says where it breaks."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        quote = " (a text that holds ': ' needs quotes)" if "mapping values" in str(problem.problem) else ""
+        raise InputError(f"{where}this is not YAML: {problem.problem or problem.context}{quote}") from problem
+    except yaml.YAMLError as problem:
+        raise InputError(f"this is not YAML: {' '.join(str(problem).split())}") from problem
