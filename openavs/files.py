@@ -1,0 +1,101 @@
+"""Files and names: writing that is never half done, and folder names that never leave their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+LONGEST_ID = 120  # characters
+LONGEST_ID_BYTES = 200  # file systems stop at 255 bytes, and a temporary name adds some
+_FORBIDDEN = frozenset('/\\<>:"|?*')  # the last ones for the sake of Windows
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader, or a crash, meets the old content or the new one and never a part.
+
+    The bytes go to a temporary name in the same folder, are flushed to the disk and renamed.
+    """
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files; these are results to be shared
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries, so that a rename survives a power cut (Windows cannot; nothing is done there)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def safe_id(name: str, *, taken: Collection[str] = (), origin: str | None = None) -> str:
+    """A clip id from a name (a file's stem): one path component, printable, at most 120 characters.
+
+    A name that is fine stays as it is. One that had to be changed, or that is `taken`, gets a short hash of `origin`
+    (the file's path; by default the name), so that two different things never share an id. Applying it twice
+    changes nothing.
+    """
+    clean = _clean(name)
+    if clean == name and _fits(clean) and not _is_taken(clean, taken):
+        return clean
+    for salt in range(1 << 16):
+        seed = f"{name}\0{origin or name}\0{salt or ''}".encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(seed).hexdigest()[:8]
+        stem = clean
+        while not _fits(f"{stem}-{digest}"):
+            stem = stem[:-1]
+        if not _is_taken(f"{stem}-{digest}", taken):
+            return f"{stem}-{digest}"
+    raise AssertionError("more than 65,536 clips share one name")
+
+
+def safe_ids(paths: Sequence[str | Path]) -> list[str]:
+    """One id per path, from its stem, all different.
+
+    Every path that shares its stem with another gets the hash of its full path, whatever the order of the list, so
+    that the same command gives the same ids again.
+    """
+    full = [Path(os.path.abspath(path)) for path in paths]
+    shared = Counter(path.stem.casefold() for path in full)
+    ids: list[str] = []
+    for path in full:
+        crowd = [path.stem] if shared[path.stem.casefold()] > 1 else []
+        ids.append(safe_id(path.stem, taken=[*crowd, *ids], origin=str(path)))
+    return ids
+
+
+def _clean(name: str) -> str:
+    kept = "".join("_" if c in _FORBIDDEN or unicodedata.category(c)[0] == "C" else c for c in name)
+    return kept.strip(" .").lstrip("-") or "clip"  # no hidden files, no "..", nothing that looks like an option
+
+
+def _fits(name: str) -> bool:
+    return len(name) <= LONGEST_ID and len(name.encode("utf-8", "replace")) <= LONGEST_ID_BYTES
+
+
+def _is_taken(name: str, taken: Collection[str]) -> bool:
+    folded = name.casefold()  # some file systems do not tell upper from lower case
+    return any(folded == other.casefold() for other in taken)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
