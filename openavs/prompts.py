@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from openavs import resources
 from openavs.types import InputError
 
 Message = dict[str, str]  # {"role": ..., "content": ...}, as chat models take them
@@ -77,14 +78,7 @@ def parse_prompt(text: str, where: str) -> PromptTemplate:
 
 
 def _read(name_or_path: str | Path) -> str:
-    text = str(name_or_path)
-    is_path = isinstance(name_or_path, Path) or "/" in text or "\\" in text or text.endswith(".txt")
-    if is_path:
-        path = Path(name_or_path)
-    else:
-        from openavs import resources
-
-        path = resources.find("prompts", text)
+    path = resources.find("prompts", name_or_path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -49,7 +49,7 @@ def prompt_for(template: PromptTemplate, vocabulary: tuple[str, ...] | None) -> 
 def captions_to_json(frames: Sequence[Sequence[Caption]]) -> str:
     """The `$captions` variable: a JSON list with one object per frame and line, its captions quoted."""
     rows = [
-        json.dumps({"frame": index, "heard": [_quoted(caption) for caption in _readable(captions)]}, ensure_ascii=False)
+        json.dumps({"frame": index, "heard": _quoted(_readable(captions))}, ensure_ascii=False)
         for index, captions in enumerate(frames)
     ]
     return "[" + ",\n".join(rows) + "]"
@@ -72,13 +72,17 @@ def _readable(captions: Sequence[Caption]) -> list[Caption]:
     return [caption for caption in captions if clean_text(caption.text)][:MAX_CAPTIONS]
 
 
-def _quoted(caption: Caption) -> dict[str, str | float]:
-    quoted: dict[str, str | float] = {"text": clean_text(caption.text)}
-    if caption.question:
-        quoted["asked"] = clean_text(caption.question)
-    if caption.score is not None:
-        quoted["sure"] = round(caption.score, 2)
-    return quoted
+def _quoted(captions: Sequence[Caption]) -> list[dict[str, str | float]]:
+    several = len({caption.question for caption in captions}) > 1  # one question for all would say nothing
+    rows: list[dict[str, str | float]] = []
+    for caption in captions:
+        row: dict[str, str | float] = {"text": clean_text(caption.text)}
+        if several and caption.question:
+            row["asked"] = clean_text(caption.question)
+        if caption.score is not None:
+            row["sure"] = round(caption.score, 2)
+        rows.append(row)
+    return rows
 
 
 def _plain(caption: Caption) -> str:
