@@ -24,11 +24,13 @@ NOT_IN_VOCABULARY = "none of the answered phrases is in the vocabulary"
 _CHARACTERS = 100_000  # of an answer that are read
 _TRIES = 64  # places where JSON may begin
 _PHRASE = re.compile(r"(?=.{1,40}$)[a-z]+(?:['-][a-z]+)*'?(?: [a-z]+(?:['-][a-z]+)*'?){0,3}")
-_NOTHING = frozenset(
-    "sound sounds sounding noise noises music song audio silence silent quiet none nothing no null nil empty n/a na "
-    "unknown unclear unidentified unsure other something anything object objects thing things source sources "
-    "background ambience ambient environment atmosphere speech voice video frame frames scene recording microphone".split()
-)
+_BEGINS = re.compile(r"[\[{]")
+_WORDS = """
+    sound sounds sounding noise noises music song audio silence silent quiet none nothing no null nil empty n/a na
+    unknown unclear unidentified unsure other something anything object objects thing things source sources
+    background ambience ambient environment atmosphere speech voice video frame frames scene recording
+"""
+_NOTHING = frozenset(_WORDS.split())
 _REFUSAL = re.compile(
     r"\b(?:sorry|apologi[sz]e|unable to|as an ai|(?:can ?not|can['’]?t|won['’]?t|will not|not able to)\s+"
     r"(?:\w+\s+){0,3}?(?:help|assist|answer|comply|provide|determine|do|fulfil|fulfill|identify|process))\b",
@@ -66,18 +68,16 @@ def parse_answer(
 
 
 def _rows(body: str) -> list[list[str]]:
-    """The lists of words in the last JSON value that has the right shape."""
-    rows: list[list[str]] | None = None
-    shaped = False
-    for value in _values(body):
-        shaped = True
-        found = _shape(value)
-        rows = rows if found is None else found
-    if rows is not None:
-        return rows
-    if shaped:
+    """The lists of words in the last `{"frames": ...}` of the text, else in its last bare list of lists."""
+    values = list(_values(body))
+    objects = [_shape(value["frames"]) for value in values if isinstance(value, dict) and "frames" in value]
+    lists = [_shape(value) for value in values if isinstance(value, list)]
+    for rows in (*reversed(objects), *reversed(lists)):
+        if rows is not None:
+            return rows
+    if values:
         raise AnswerError(WRONG_SHAPE)
-    if re.search(r"[\[{]", body):
+    if _BEGINS.search(body):
         raise AnswerError(TRUNCATED)
     raise AnswerError(REFUSED if _REFUSAL.search(body) else NO_JSON)
 
@@ -85,13 +85,15 @@ def _rows(body: str) -> list[list[str]]:
 def _values(body: str) -> Iterator[Any]:
     """The outermost JSON objects and lists of a text, from left to right."""
     decoder = json.JSONDecoder()
-    position, tries = 0, 0
-    while tries < _TRIES and (start := re.compile(r"[\[{]").search(body, position)):
-        tries += 1
+    position = 0
+    for _ in range(_TRIES):
+        start = _BEGINS.search(body, position)
+        if start is None:
+            return
         try:
             value, position = decoder.raw_decode(body, start.start())
         except (ValueError, RecursionError):
-            if start.group() == "{" and body.startswith('"frames"', start.end()):
+            if body[start.end() :].lstrip().startswith('"frames"'):
                 return  # the answer itself is broken: a complete list inside of it is not the answer
             position = start.end()
         else:
@@ -99,8 +101,6 @@ def _values(body: str) -> Iterator[Any]:
 
 
 def _shape(value: Any) -> list[list[str]] | None:
-    if isinstance(value, dict):
-        value = value.get("frames")
     if not isinstance(value, list):
         return None
     rows = [[row] if isinstance(row, str) else [] if row is None else row for row in value]
