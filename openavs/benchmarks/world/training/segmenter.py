@@ -1,0 +1,163 @@
+"""Trains the tiny SAM: `python -m openavs.benchmarks.world.training.segmenter --out FOLDER`.
+
+Two stages. First the image encoder alone learns to tell things from ground, densely; then the whole model learns to
+give the mask of a box. All boxes of a picture share one step (the encoder is paid once), and they are jittered as a
+detector's boxes are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
+
+from openavs.benchmarks.world.looks import Rng
+from openavs.benchmarks.world.scenes import scene_rng
+from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
+
+log = logging.getLogger("segmenter")
+
+SIDE, GRID = 128, 64  # input side, side of the low-resolution masks
+SHAPES = ((128, 128), (128, 128), (96, 128), (128, 96), (72, 128))
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def build() -> SamModel:
+    """A SAM of 4 transformer blocks of width 128 on patches of 8 pixels."""
+    width = 96
+    return SamModel(
+        SamConfig(
+            vision_config={
+                "hidden_size": 128, "output_channels": width, "num_hidden_layers": 4, "num_attention_heads": 4,
+                "image_size": SIDE, "patch_size": 8, "window_size": 8, "global_attn_indexes": [1, 3],
+                "mlp_dim": 512, "num_pos_feats": width // 2,
+            },
+            prompt_encoder_config={"hidden_size": width, "image_size": SIDE, "patch_size": 8, "mask_input_channels": 8},
+            mask_decoder_config={
+                "hidden_size": width, "mlp_dim": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "iou_head_hidden_dim": 96,
+            },
+        )
+    )  # fmt: skip
+
+
+def pixels(batch: list[Picture]) -> torch.Tensor:
+    """Normalised pixel values, padded with zeros at the right and the bottom to `[B, 3, 128, 128]`."""
+    values = torch.from_numpy(to_tensor(batch, MEAN, STD))
+    return nn.functional.pad(values, (0, SIDE - values.shape[3], 0, SIDE - values.shape[2]))
+
+
+def coverage(mask: np.ndarray) -> torch.Tensor:
+    """The share of each cell of the mask grid that a mask `[h, w]` covers, `[64, 64]`."""
+    full = np.zeros((SIDE, SIDE), dtype=np.float32)
+    full[: mask.shape[0], : mask.shape[1]] = mask
+    step = SIDE // GRID
+    return torch.from_numpy(full.reshape(GRID, step, GRID, step).mean(axis=(1, 3)))
+
+
+def pretrain(model: SamModel, steps: int, seed: int) -> None:
+    """Dense figure and ground, four by four cells to a token."""
+    head = nn.Sequential(nn.Conv2d(model.config.vision_config.output_channels, 16, 1), nn.PixelShuffle(4))
+    optimizer = torch.optim.AdamW([*model.vision_encoder.parameters(), *head.parameters()], lr=1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.2)
+    started = time.monotonic()
+    for step, batch in zip(range(steps), batches("train", seed, 16, SHAPES), strict=False):
+        logits = head(model.vision_encoder(pixels(batch))[0])[:, 0]
+        target = torch.stack([coverage(item.owners > 0) for item in batch])
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, target) + dice(logits, target).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 99:
+            right, union = (logits > 0) & (target > 0.5), (logits > 0) | (target > 0.5)
+            iou = right.sum().item() / union.sum().item()
+            log.info("dense %d: loss %.3f, IoU %.3f, %.0f s", step + 1, loss.item(), iou, time.monotonic() - started)
+
+
+def dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Dice loss of each mask, over the last two dimensions."""
+    p = logits.sigmoid()
+    overlap = (p * target).sum((-2, -1))
+    return 1 - (2 * overlap + 1) / (p.sum((-2, -1)) + target.sum((-2, -1)) + 1)
+
+
+def targets_for(item: Picture, rng: Rng, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """`count` jittered boxes `[count, 4]` in pixels and their masks `[count, 64, 64]`; things are repeated to fill."""
+    tight = item.boxes()
+    numbers = [i for i, box in enumerate(tight.tolist()) if not math.isnan(box[0])]
+    chosen = [numbers[i % len(numbers)] for i in range(count)]
+    height, width = item.owners.shape
+    boxes = np.stack([_jitter(tight[i], rng) for i in chosen]).clip(0, [width, height, width, height])
+    return torch.from_numpy(boxes.astype(np.float32)), torch.stack([coverage(item.owners == i + 1) for i in chosen])
+
+
+def _jitter(box: np.ndarray, rng: Rng) -> np.ndarray:
+    """Moves each side as a detector errs: a few per cent of the box, now and then more."""
+    spread = 0.08 if rng.random() < 0.2 else 0.035
+    extent = np.tile(box[2:] - box[:2], 2)
+    return box + rng.normal(0, spread, 4) * extent
+
+
+def train(model: SamModel, out: Path, steps: int, seed: int, rate: float) -> None:
+    """Masks of boxes: 5 x cross-entropy + dice + the error of the model's own IoU estimate; saved every 500 steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    started, smooth = time.monotonic(), 0.0
+    for step, batch in zip(range(steps), batches("train", seed + 1, 12, SHAPES), strict=False):
+        batch = [item for item in batch if not np.isnan(item.boxes()).all()]
+        rng = scene_rng("train", 902, seed, step)
+        boxes, masks = (torch.stack(x) for x in zip(*(targets_for(item, rng) for item in batch), strict=True))
+        outputs = model(pixel_values=pixels(batch), input_boxes=boxes, multimask_output=False)
+        logits, estimate = outputs.pred_masks[:, :, 0], outputs.iou_scores[:, :, 0]
+        with torch.no_grad():
+            hit, near = (logits > 0), masks > 0.5
+            iou = (hit & near).sum((-2, -1)) / (hit | near).sum((-2, -1)).clamp(min=1)
+        entropy = nn.functional.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((-2, -1))
+        loss = (5 * entropy + dice(logits, masks)).mean() + nn.functional.mse_loss(estimate, iou)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        smooth = iou.mean().item() if not smooth else 0.98 * smooth + 0.02 * iou.mean().item()
+        if step % 100 == 99:
+            log.info("step %d: loss %.3f, IoU %.3f, %.0f s", step + 1, loss.item(), smooth, time.monotonic() - started)
+        if step % 500 == 499:
+            model.save_pretrained(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dense", type=int, default=800, help="steps of the first stage")
+    parser.add_argument("--steps", type=int, default=5000, help="steps of the second stage")
+    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--seed", type=int, default=2)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    model = build()
+    log.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+    images = SamImageProcessorPil(
+        size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE},
+        mask_size={"longest_edge": GRID}, mask_pad_size={"height": GRID, "width": GRID},
+        image_mean=MEAN, image_std=STD,
+    )  # fmt: skip
+    SamProcessor(images).save_pretrained(options.out)
+    pretrain(model, options.dense, options.seed)
+    train(model, options.out, options.steps, options.seed, options.rate)
+    model.save_pretrained(options.out)
+
+
+if __name__ == "__main__":
+    main()

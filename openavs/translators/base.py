@@ -1,0 +1,43 @@
+"""The translator's protocol: what was heard -> noun phrases to look for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from openavs.types import Caption
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that one clip is heard to say: the captions of every frame (none for a silent one), in order of time.
+
+    `vocabulary` closes the set of phrases that may be answered; None leaves it open.
+    """
+
+    frames: tuple[tuple[Caption, ...], ...]
+    vocabulary: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The phrases to look for at every frame, in the order of the request.
+
+    `origin` says who answered (`llm`, `lexicon`, `none`); `note` is a sentence when something went wrong on the way
+    (a malformed answer, a fallback), else None; `attempts` counts the requests that were made.
+    """
+
+    frames: tuple[tuple[str, ...], ...]
+    origin: str
+    note: str | None = None
+    attempts: int = 1
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """Names the things that make the sounds that were heard."""
+
+    def translate(self, requests: Sequence[Request]) -> list[Translation]:
+        """One translation per request. Identical requests may be answered once."""
+        ...
