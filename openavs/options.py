@@ -135,7 +135,7 @@ def _number(text: str) -> int | float | str:
 
 def _hints(cls: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls.__init__)
+        return typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
     except (NameError, TypeError, AttributeError) as problem:
         # Annotations that only a type checker can see: the options' names are checked, their types are not.
         _log.debug("cannot read the annotations of %s: %s", cls, problem)

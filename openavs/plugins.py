@@ -63,7 +63,9 @@ def _load(path: Path) -> ModuleType:
     except ModuleNotFoundError as problem:
         del sys.modules[name]
         raise InputError(f"the plug-in {path} needs the package {problem.name!r}: pip install it") from problem
-    except Exception as problem:  # noqa: BLE001 - anything may fail in somebody's file, and the sentence says what
+    except Exception as problem:  # anything may fail in somebody's file; the sentence says what
         del sys.modules[name]
-        raise InputError(f"the plug-in {path} fails when it is loaded: {type(problem).__name__}: {problem}") from problem
+        raise InputError(
+            f"the plug-in {path} fails when it is loaded: {type(problem).__name__}: {problem}"
+        ) from problem
     return module

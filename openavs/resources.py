@@ -46,9 +46,7 @@ def find(kind: Kind, name: str | Path) -> Path:
 
 def names(kind: Kind) -> list[str]:
     """The names that `find` knows without a path, sorted."""
-    found = {
-        file.stem for folder in folders(kind) for file in folder.iterdir() if file.suffix in _SUFFIXES[kind]
-    }
+    found = {file.stem for folder in folders(kind) for file in folder.iterdir() if file.suffix in _SUFFIXES[kind]}
     return sorted(found)
 
 

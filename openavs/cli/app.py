@@ -1,0 +1,72 @@
+"""Puts the commands together and turns errors into one sentence and an exit code.
+
+Exit codes: 0 all done, 1 some items failed (each was named), 2 wrong usage or input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+import typer
+
+from openavs import __version__
+
+# openavs/cli/<name>.py exposes `<name>`; heavy imports stay inside the function's body.
+COMMANDS = ("demo", "segment", "synth", "list", "show", "check")
+
+app = typer.Typer(
+    name="openavs",
+    help="Finds, names and segments whatever makes the sound in a video: open vocabulary, no training.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"openavs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    pass
+
+
+for _command in COMMANDS:
+    if find_spec(f"openavs.cli.{_command}") is None:
+        continue
+    app.command(_command)(getattr(import_module(f"openavs.cli.{_command}"), _command))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command line; `args` defaults to `sys.argv[1:]`. Returns the exit code and never raises SystemExit."""
+    try:
+        app(args=None if args is None else list(args), prog_name="openavs")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
+    except _user_errors() as problem:
+        print(f"openavs: {problem}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _user_errors() -> type[Exception]:
+    """The errors a user can mend; imported when something was raised, because it brings numpy along."""
+    from openavs.types import OpenAVSError
+
+    return OpenAVSError

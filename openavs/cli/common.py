@@ -1,0 +1,53 @@
+"""What the commands share: their common options, JSON on stdout, messages and logs on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done and why.")]
+Pipeline = Annotated[
+    str, typer.Option("--pipeline", "-p", help="A recipe: its name (see [bold]openavs list[/]) or a YAML file.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; default: the recipe's.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16; default: the recipe's.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Frames that go through the models at once.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Stop after this many items.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this disk; never the network.")]
+
+
+def recipe_overrides(
+    overrides: list[str] | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    offline: bool = False,
+) -> list[str]:
+    """The shared options as `key=value` overrides of a recipe, after those given as such."""
+    shared = {"device": device, "dtype": dtype, "batch.frames": batch_size, "offline": "true" if offline else None}
+    return [*(overrides or ()), *(f"{key}={value}" for key, value in shared.items() if value is not None)]
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on stdout; NaN and infinities, which JSON does not have, are refused."""
+    print(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """A sentence for the person in front of the screen, on stderr."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def set_up_logging(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Logs of openavs on stderr: warnings by default, everything with `-v`, only errors with `-q`."""
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("openavs").setLevel(level)

@@ -1,0 +1,97 @@
+"""`openavs show NAME`: prints one recipe, prompt or backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from openavs.cli.common import Json, print_json
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe (name or file), a prompt or a backend.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="For a recipe: key=value, then the resolved recipe is printed.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a recipe, a prompt or a backend."""
+    found = _recipe(name, overrides or []) or _prompt(name) or _backend(name)
+    if found is None:
+        raise _unknown(name)
+    if as_json:
+        print_json({key: value for key, value in found.items() if key != "text"})
+    else:
+        print(found["text"].rstrip("\n"))
+
+
+def _recipe(name: str, overrides: list[str]) -> dict[str, Any] | None:
+    """The file as it was written, comments and all; with overrides, the complete resolved recipe."""
+    from openavs import resources
+    from openavs.recipes import load_recipe
+
+    is_file = name.endswith((".yaml", ".yml"))
+    if not (is_file or overrides or name in resources.names("pipelines")):
+        return None
+    recipe = load_recipe(name, overrides)
+    path = resources.find("pipelines", name)
+    text = recipe.to_yaml() if overrides else path.read_text(encoding="utf-8")
+    return {"kind": "recipe", "name": recipe.name, "path": str(path), "recipe": recipe.to_dict(), "text": text}
+
+
+def _prompt(name: str) -> dict[str, Any] | None:
+    from openavs import resources
+
+    if not (name.endswith(".txt") or name in resources.names("prompts")):
+        return None
+    path = resources.find("prompts", name)
+    text = path.read_text(encoding="utf-8")
+    return {"kind": "prompt", "name": Path(path).stem, "path": str(path), "prompt": text, "text": text}
+
+
+def _backend(name: str) -> dict[str, Any] | None:
+    """The backend's documentation and options; importing it may load torch."""
+    import inspect
+
+    from openavs.registry import STAGES, Registry
+
+    for stage in STAGES:
+        registry = Registry(stage)
+        if name not in registry.names():
+            continue
+        entry, cls = registry.entry(name), registry.load(name)
+        options = {
+            key: None if p.default is inspect.Parameter.empty else p.default
+            for key, p in inspect.signature(cls).parameters.items()
+        }
+        shown = "\n".join(f"  {parameter}" for parameter in inspect.signature(cls).parameters.values()) or "  none"
+        about = inspect.getdoc(cls) or entry.summary
+        text = f"{stage} {name} ({entry.target})\n\n{about}\n\nOptions:\n{shown}"
+        return {
+            "kind": "backend",
+            "name": name,
+            "stage": stage,
+            "target": entry.target,
+            "summary": entry.summary,
+            "options": {key: value if _is_plain(value) else str(value) for key, value in options.items()},
+            "text": text,
+        }
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _unknown(name: str) -> Exception:
+    from openavs import resources
+    from openavs.registry import STAGES, Registry
+    from openavs.spelling import nearest
+    from openavs.types import InputError
+
+    known = {*resources.names("pipelines"), *resources.names("prompts")}
+    known.update(backend for stage in STAGES for backend in Registry(stage).names())
+    return InputError(f"there is no recipe, prompt or backend {name!r}; {nearest(name, known)}")

@@ -1,0 +1,67 @@
+"""Shared by all tests: no network, few threads, skips with a reason, and the command line as a function."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before anything imports torch or the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` skip where there is none; torch is imported only if there are such tests."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """The folder of real models that tests marked `weights` use; they skip without it."""
+    folder = os.environ.get("OPENAVS_WEIGHTS")
+    if not folder:
+        pytest.skip("set OPENAVS_WEIGHTS to a folder of real models to run this")
+    return Path(folder)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Stdout as the one JSON object it must be."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def openavs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs the command line in this process: `openavs("show", "tiny").out`."""
+    from openavs.cli import main
+
+    def run(*args: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run

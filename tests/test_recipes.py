@@ -1,0 +1,151 @@
+"""Recipes: what is in the box is valid, what is wrong says so in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openavs import resources
+from openavs.recipes import Recipe, load_recipe, recipe_from_dict
+from openavs.types import InputError
+
+SMALL = """
+captioner: {use: clap, model: openavs:tiny/clap}
+translator: {use: none}
+detector: {use: grounding-dino, model: openavs:tiny/grounding-dino}
+segmenter: {use: sam, model: openavs:tiny/sam}
+"""
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", resources.names("pipelines"))
+def test_every_shipped_recipe_is_valid_and_headed_by_its_command(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.summary
+    assert recipe.licence
+    first_line = resources.find("pipelines", name).read_text(encoding="utf-8").splitlines()[0]
+    assert first_line.startswith("# openavs segment ")
+    assert f"--pipeline {name}" in first_line
+
+
+@pytest.mark.parametrize("name", resources.names("pipelines"))
+def test_a_written_recipe_is_complete_and_reads_back_equal(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["keep.box_threshold=0.31"])
+    again = load_recipe(write(tmp_path, recipe.to_yaml(), "other.yaml"))
+    assert again.to_dict() == recipe.to_dict()
+    assert again.to_yaml() == recipe.to_yaml()
+    assert str(resources.find("pipelines", name).parent) not in recipe.to_yaml()
+
+
+def test_tiny_hears_the_worlds_canonical_sounds() -> None:
+    from openavs.benchmarks.world.kinds import KINDS
+
+    assert load_recipe("tiny").captioner.options["vocabulary"] == [kind.heard[0] for kind in KINDS]
+
+
+def test_defaults_and_the_name_of_the_file(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALL))
+    assert (recipe.name, recipe.sample.fps, recipe.keep.box_threshold) == ("mine", 1.0, 0.25)
+    assert recipe.vocabulary is None
+    assert recipe.base == tmp_path
+    assert recipe.models() == {
+        "captioner": "openavs:tiny/clap",
+        "detector": "openavs:tiny/grounding-dino",
+        "segmenter": "openavs:tiny/sam",
+    }
+
+
+def test_overrides_are_dotted_yaml() -> None:
+    recipe = load_recipe(
+        "tiny",
+        ["keep.box_threshold=3e-1", "keep.nms_iou=null", "captioner.top_k=2", "vocabulary=[dog, cat]", "offline=true"],
+    )
+    assert (recipe.keep.box_threshold, recipe.keep.nms_iou) == (0.3, None)
+    assert recipe.captioner.options["top_k"] == 2
+    assert recipe.vocabulary == ["dog", "cat"]
+    assert recipe.offline is True
+    assert load_recipe("tiny").keep.box_threshold == 0.25
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("keep.box_treshold=0.3", "no key 'keep.box_treshold'; did you mean 'box_threshold'?"),
+        ("kep.box_threshold=0.3", "no key 'kep'; did you mean 'keep'?"),
+        ("keep.box_threshold=high", "'keep.box_threshold' must be a number, not 'high' (text)"),
+        ("keep.box_threshold=true", "'keep.box_threshold' must be a number, not True (true or false)"),
+        ("keep.box_threshold=2", "'keep.box_threshold' must be at most 1, not 2 (a number)"),
+        ("keep.max_boxes=2.5", "'keep.max_boxes' must be a whole number, not 2.5 (a number)"),
+        ("keep=3", "'keep' must be a section of keys and values, not 3 (a number)"),
+        ("sample.fps=0", "'sample.fps' must be more than 0, not 0 (a number)"),
+        ("sample.fps=.nan", "'sample.fps' must be"),
+        ("vocabulary=dog", "'vocabulary' must be a list, not 'dog' (text)"),
+        ("vocabulary=[dog, no]", "'vocabulary.1' must be text, not False (true or false); write it in quotes"),
+        ("vocabulary=[747]", "'vocabulary.0' must be text, not 747 (a number); write it in quotes"),
+        ("dtype=int8", "'dtype' must be one of"),
+        ("captioner.use.deeper=1", "'use' is not a section"),
+        ("keep.box_threshold", "is not key=value"),
+        ("=1", "is not key=value"),
+        ("keep.max_boxes=[1", "cannot be read: line 1: this is not YAML"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe("tiny", [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (SMALL + "name: a\nname: b\n", "line 7: the key 'name' is there twice"),
+        (SMALL + "aliases: {on: light}\n", "line 6: the key 'on' is read as True; write it in quotes"),
+        (SMALL + "name: &a x\nsummary: *a\n", "aliases (*name) are not allowed"),
+        (SMALL + "summary: this: that\n", "needs quotes"),
+        (SMALL + "summary: !!python/object/apply:os.getcwd []\n", "this is not YAML"),
+        (SMALL.replace("detector", "detektor"), "no key 'detektor'; did you mean 'detector'?"),
+        (SMALL.replace("detector", "#"), "the key 'detector' is missing"),
+        (SMALL.replace("use: none", "model: x"), "the key 'translator.use' is missing"),
+        ("- a\n- b\n", "holds no keys and values"),
+        ("", "holds no keys and values"),
+        ("\x00\x01", "this is not YAML"),
+        ("# " + "x" * (1 << 20), "is larger than 1 MiB"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_recipe(path)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot read"):
+        load_recipe(path)
+
+
+@given(
+    threshold=st.floats(0, 1),
+    fps=st.floats(0.01, 240),
+    words=st.lists(st.text(min_size=1).filter(lambda word: word.isprintable()), max_size=5),
+)
+def test_any_recipe_survives_writing(threshold: float, fps: float, words: list[str]) -> None:
+    from openavs.yamlfile import parse_yaml
+
+    data = load_recipe("tiny").to_dict()
+    data["keep"]["box_threshold"], data["sample"]["fps"], data["vocabulary"] = threshold, fps, words
+    recipe: Recipe = recipe_from_dict(data)
+    assert recipe_from_dict(parse_yaml(recipe.to_yaml())) == recipe
