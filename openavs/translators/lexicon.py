@@ -29,7 +29,7 @@ class LexiconTranslator:
         ]
 
     def _frame(self, captions: Sequence[Caption], vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
-        surest = sorted(captions, key=lambda caption: -1.0 if caption.score is None else -caption.score)
+        surest = sorted(captions, key=lambda caption: 0.0 if caption.score is None else -caption.score)
         phrases = [phrase for caption in surest for phrase in _phrases(caption.text, vocabulary)]
         return tuple(dict.fromkeys(phrases))[: self.max_phrases]
 

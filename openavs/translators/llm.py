@@ -109,7 +109,7 @@ class LlmTranslator(ChatTranslator):
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if context is None or length + self.max_new_tokens <= context:
             return self.max_new_tokens
-        return max(0, (context - length) // _ROOM * _ROOM)
+        return max(0, (int(context) - length) // _ROOM * _ROOM)
 
     @torch.inference_mode()
     def _generate(self, tokens: list[list[int]], room: int) -> list[str]:
