@@ -201,7 +201,7 @@ class Segment:
     """One sounding thing found in one frame.
 
     `score` is the detection score; `mask_score` the segmenter's own IoU estimate. `label` is the class the phrase was
-    mapped to and `label_how` how (`exact`, `alias`, `similarity`); both None in open vocabulary. `track` is the id
+    mapped to and `label_how` how (`exact`, `alias`, `head`, `similarity`: see `labels.py`); both None in open vocabulary. `track` is the id
     of the same thing through the clip, None without a tracker.
     """
 
@@ -219,8 +219,8 @@ class Segment:
 class Dropped:
     """Something that was asked for and is not among the segments, and why.
 
-    `reason` is one of `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box),
-    `empty mask`, `unseen` (a verifier saw nothing like it).
+    `reason` is one of `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many`
+    (over the number of boxes a frame may have), `empty mask` (none, or smaller than the least area).
     """
 
     phrase: str

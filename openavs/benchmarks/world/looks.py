@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,9 @@ def bar(x0: float, y0: float, x1: float, y1: float, width: float, tone: str = "b
 
 def wheels(xs: list[float], y: float, radius: float) -> Drawing:
     """Dark discs with a light hub."""
-    return [part for x in xs for part in (ellipse(x, y, radius, tone="dark"), ellipse(x, y, radius * 0.4, tone="light"))]
+    return [
+        part for x in xs for part in (ellipse(x, y, radius, tone="dark"), ellipse(x, y, radius * 0.4, tone="light"))
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- animals
@@ -227,7 +230,7 @@ def drum(r: Rng) -> Drawing:
     return [
         rect(-0.78, -0.35, 0.78, 0.6),
         ellipse(0, 0.6, 0.78, 0.24),
-        *[bar(*p, *q, 0.08, "dark") for p, q in zip(zigzag, zigzag[1:], strict=False)],
+        *[bar(*p, *q, 0.08, "dark") for p, q in pairwise(zigzag)],
         ellipse(0, -0.35, 0.8, 0.27, "detail"),
         ellipse(0, -0.37, 0.68, 0.2, "light"),
         bar(-0.95, -0.95, -0.2, -0.42, 0.1, "dark"),
@@ -237,10 +240,11 @@ def drum(r: Rng) -> Drawing:
 
 def bell(r: Rng) -> Drawing:
     mouth = r.uniform(0.78, 0.88)
+    left = [(-mouth, 0.7), (-0.56, 0.25), (-0.5, -0.3)]
     return [
         ellipse(0, 0.78, 0.2, tone="dark"),
         ellipse(0, -0.82, 0.16, tone="detail"),
-        poly([(-0.3, -0.72), (0.3, -0.72), (0.5, -0.3), (0.56, 0.25), (mouth, 0.7), (-mouth, 0.7), (-0.56, 0.25), (-0.5, -0.3)]),
+        poly([(-0.3, -0.72), (0.3, -0.72), (0.5, -0.3), (0.56, 0.25), (mouth, 0.7), *left]),
         rect(-0.53, -0.15, 0.53, 0.0, "detail"),
         poly([(-mouth, 0.7), (mouth, 0.7), (mouth - 0.12, 0.5), (-mouth + 0.12, 0.5)], "detail"),
         bar(-0.25, -0.55, -0.38, 0.4, 0.1, "light"),
@@ -271,7 +275,7 @@ def bus(r: Rng) -> Drawing:
     edges = np.linspace(-0.9, 0.9, panes + 1)
     return [
         rect(-1.0, -0.6, 1.0, 0.5),
-        *[rect(float(a) + 0.05, -0.45, float(b) - 0.05, -0.05, "light") for a, b in zip(edges, edges[1:], strict=False)],
+        *[rect(float(a) + 0.05, -0.45, float(b) - 0.05, -0.05, "light") for a, b in pairwise(edges)],
         rect(-1.0, 0.1, 1.0, 0.24, "detail"),
         *wheels([-0.6, 0.6], 0.52, 0.22),
     ]

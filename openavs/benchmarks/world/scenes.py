@@ -193,7 +193,7 @@ def _backdrop(rng: Rng) -> npt.NDArray[np.uint8]:
     low, high = rng.uniform(30, 225, (2, 3))
     clouds = rng.random((int(rng.integers(3, 9)), int(rng.integers(3, 9)), 1))
     slope = np.linspace(0, 1, clouds.shape[0])[:, None, None]
-    share = np.clip(0.5 * clouds + 0.5 * slope + rng.normal(0, 0.04, clouds.shape[:2] + (3,)), 0, 1)
+    share = np.clip(0.5 * clouds + 0.5 * slope + rng.normal(0, 0.04, (*clouds.shape[:2], 3)), 0, 1)
     ground = Pil.fromarray((low + (high - low) * share).astype(np.uint8)).resize((32, 32), Pil.Resampling.BICUBIC)
     draw = ImageDraw.Draw(ground)
     for _ in range(int(rng.integers(0, 5))):

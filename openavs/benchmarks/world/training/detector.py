@@ -46,7 +46,15 @@ ABSENT = [word for word in WORDS if word not in {k.name for k in KINDS}]
 def tokenizer(folder: Path) -> BertTokenizerFast:
     """A WordPiece tokenizer of the words above; the ids that Grounding DINO's code hard-codes are BERT's own."""
     vocabulary = [f"[unused{i}]" for i in range(1030)]
-    for token, place in (("[PAD]", 0), ("[UNK]", 100), ("[CLS]", 101), ("[SEP]", 102), ("[MASK]", 103), (".", 1012), ("?", 1029)):
+    for token, place in (
+        ("[PAD]", 0),
+        ("[UNK]", 100),
+        ("[CLS]", 101),
+        ("[SEP]", 102),
+        ("[MASK]", 103),
+        (".", 1012),
+        ("?", 1029),
+    ):
         vocabulary[place] = token
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary + WORDS) + "\n", encoding="utf-8")
@@ -56,8 +64,10 @@ def tokenizer(folder: Path) -> BertTokenizerFast:
 def build(vocabulary_size: int) -> GroundingDinoForObjectDetection:
     """The detector: 20 queries, 3 levels, 2 encoder and 3 decoder layers of width 96."""
     backbone = ConvNextConfig(
-        hidden_sizes=[40, 80, 128, 160], depths=[2, 2, 3, 2], layer_scale_init_value=0.0,
-        out_features=["stage2", "stage3", "stage4"]
+        hidden_sizes=[40, 80, 128, 160],
+        depths=[2, 2, 3, 2],
+        layer_scale_init_value=0.0,
+        out_features=["stage2", "stage3", "stage4"],
     )
     text = BertConfig(
         vocab_size=vocabulary_size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
@@ -65,9 +75,22 @@ def build(vocabulary_size: int) -> GroundingDinoForObjectDetection:
     )  # fmt: skip
     return GroundingDinoForObjectDetection(
         GroundingDinoConfig(
-            backbone_config=backbone, text_config=text, d_model=96, num_queries=20, num_feature_levels=3,
-            encoder_layers=2, decoder_layers=3, encoder_ffn_dim=288, decoder_ffn_dim=288, encoder_attention_heads=6,
-            decoder_attention_heads=6, max_text_len=128, encoder_n_points=2, dropout=0.0, fusion_droppath=0.0, auxiliary_loss=True,
+            backbone_config=backbone,
+            text_config=text,
+            d_model=96,
+            num_queries=20,
+            num_feature_levels=3,
+            encoder_layers=2,
+            decoder_layers=3,
+            encoder_ffn_dim=288,
+            decoder_ffn_dim=288,
+            encoder_attention_heads=6,
+            decoder_attention_heads=6,
+            max_text_len=128,
+            encoder_n_points=2,
+            dropout=0.0,
+            fusion_droppath=0.0,
+            auxiliary_loss=True,
             disable_custom_kernels=True,
         )  # fmt: skip
     )
@@ -92,7 +115,7 @@ def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
     weight = torch.ones(len(KINDS) + 1)
     weight[-1] = 0.3
     started, right = time.monotonic(), 0.0
-    for step, batch in zip(range(steps), batches("train", seed, 24, SHAPES), strict=False):
+    for step, batch in zip(range(steps), batches("train", seed, 24, SHAPES[:1]), strict=False):
         maps = backbone(torch.from_numpy(to_tensor(batch, MEAN, STD))).feature_maps
         loss = torch.zeros(())
         for head, features, stride in zip(heads, maps, (8, 16), strict=False):
@@ -108,7 +131,9 @@ def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
         optimizer.step()
         schedule.step()
         if step % 50 == 49:
-            log.info("cells %d: loss %.3f, right %.3f, %.0f s", step + 1, loss.item(), right, time.monotonic() - started)
+            log.info(
+                "cells %d: loss %.3f, right %.3f, %.0f s", step + 1, loss.item(), right, time.monotonic() - started
+            )
 
 
 # ---------------------------------------------------------------------------------------- stage 2: words to boxes
@@ -152,7 +177,7 @@ def train(
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, rate / 2], total_steps=steps, pct_start=0.1)
     started, smooth = time.monotonic(), 0.0
-    for step, batch in zip(range(steps), batches("train", seed + 1, 24, SHAPES), strict=False):
+    for step, batch in zip(range(steps), batches("train", seed + 1, 16, SHAPES), strict=False):
         rng = scene_rng("train", 901, seed, step)
         count = int(rng.choice([1, 2, 3, 4, 6, 8]))
         asked = [phrases_for(item, count, rng) for item in batch]
@@ -214,7 +239,7 @@ def box_iou(one: torch.Tensor, two: torch.Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cells", type=int, default=600, help="steps of the first stage")
+    parser.add_argument("--cells", type=int, default=1600, help="steps of the first stage")
     parser.add_argument("--steps", type=int, default=4000, help="steps of the second stage")
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=1)

@@ -14,6 +14,7 @@ from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.types import Image
 
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """One picture, who is seen where (0: nobody, i + 1: thing i) and what kinds the things are."""

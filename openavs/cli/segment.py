@@ -1,0 +1,139 @@
+"""`openavs segment`: masks, overlay, report and result.json of one or more videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openavs.cli.common import (
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Offline,
+    Pipeline,
+    Quiet,
+    Verbose,
+    print_json,
+    recipe_overrides,
+    say,
+    set_up_logging,
+)
+
+if TYPE_CHECKING:
+    from openavs import pipeline
+    from openavs.runs import RunWriter
+
+
+def segment(
+    videos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEO... [KEY=VALUE...]",
+            help="Videos, pictures or folders of pictures; and overrides such as keep.box_threshold=0.3.",
+        ),
+    ],
+    pipeline: Pipeline = "openavs",
+    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
+    audio: Annotated[Path | None, typer.Option(help="Take the sound from this file (one video only).")] = None,
+    vocab: Annotated[str | None, typer.Option(help="Only these things, comma-separated: dog,cat,bell.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Remove the earlier results in the folder first.")] = False,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find, name and segment what makes the sound in videos."""
+    from openavs.pipeline import Pipeline as Chain
+    from openavs.recipes import load_recipe
+    from openavs.runs import RunWriter
+    from openavs.types import InputError
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    paths = [Path(v) for v in videos if not _is_override(v)][:limit]
+    overrides = [v for v in videos if _is_override(v)]
+    if vocab is not None:
+        overrides.append(f"vocabulary={json.dumps([word.strip() for word in vocab.split(',') if word.strip()])}")
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the name")
+    if not paths or (audio is not None and len(paths) > 1):
+        raise InputError("--audio goes with exactly one video" if paths else "name at least one video")
+    shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
+    recipe = load_recipe(pipeline, shared)
+    classes = recipe.vocabulary or []
+    chain = Chain.from_recipe(recipe)
+    with RunWriter(
+        out, recipe.to_dict(), values="class" if classes else "instance", classes=classes, overwrite=overwrite
+    ) as run:
+        answers = _segment_all(chain, run, paths, audio, recipe.sample.fps, quiet)
+    failed = sum(answer["status"] == "failed" for answer in answers)
+    if as_json:
+        print_json({"out": str(out), "ok": len(answers) - failed, "failed": failed, "clips": answers})
+    elif not quiet:
+        for answer in answers:
+            print(_line(answer, out))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _segment_all(
+    chain: pipeline.Pipeline, run: RunWriter, paths: list[Path], audio: Path | None, fps: float, quiet: bool
+) -> list[dict[str, Any]]:
+    """One answer per video; a video that cannot be worked on is recorded and the rest goes on."""
+    import time
+
+    from openavs.cli.work import progress_bar, segment_clip, summary
+    from openavs.media import open_clip
+    from openavs.results import read_result, safe_ids
+    from openavs.types import OpenAVSError
+
+    answers = []
+    for path, name in zip(paths, safe_ids(paths), strict=True):
+        answer: dict[str, Any] = {
+            "id": name,
+            "source": str(path),
+            "status": "ok",
+            "folder": str(run.out / "clips" / name),
+        }
+        started = time.monotonic()
+        try:
+            if run.is_done(name, str(path)):
+                result, seconds = read_result(run.out, name), 0.0
+            else:
+                with progress_bar(path.name, quiet) as progress:
+                    clip = open_clip(path, fps=fps, audio=audio, id=name)
+                    result, seconds = segment_clip(chain, clip, run, progress)
+            answer |= summary(result) | {"frames": len(result.frames), "warnings": list(result.warnings)}
+            answer["segments"] = sum(len(frame.segments) for frame in result.frames)
+            answer["seconds"] = round(seconds, 3)
+        except OpenAVSError as problem:
+            run.fail(name, str(problem), seconds=time.monotonic() - started, source=str(path))
+            answer |= {"status": "failed", "reason": str(problem)}
+            say(f"openavs: {problem}")
+        answers.append(answer)
+    return answers
+
+
+def _line(answer: dict[str, Any], out: Path) -> str:
+    from openavs.cli.work import sentence
+
+    if answer["status"] == "failed":
+        return f"{answer['id']}: failed"
+    return (
+        f"{answer['id']}: heard {sentence(answer['heard'])}; found {sentence(answer['found'])} "
+        f"in {answer['frames']} frames, {answer['seconds']:.1f} s -> {answer['folder']}"
+    )
+
+
+def _is_override(word: str) -> bool:
+    """`keep.box_threshold=0.3`, unless there is a file of that name."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists()

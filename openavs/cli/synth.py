@@ -1,0 +1,65 @@
+"""`openavs synth`: the synthetic world as a data set in AVSBench's layouts, or as one clip."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openavs.cli.common import Json, Quiet, print_json
+
+
+class Layout(StrEnum):
+    """What can be written."""
+
+    s4 = "s4"
+    ms3 = "ms3"
+    avss = "avss"
+    ov = "ov"
+    clip = "clip"
+
+
+def synth(
+    layout: Annotated[Layout, typer.Argument(help="A data set of AVSBench's layout, or clip: one video with sound.")],
+    out: Annotated[Path, typer.Option(help="A new folder; for clip, the video file to write.")],
+    clips: Annotated[int, typer.Option(min=0, help="Clips of the test split.")] = 10,
+    train: Annotated[int, typer.Option(min=0, help="Clips of the training split.")] = 0,
+    val: Annotated[int, typer.Option(min=0, help="Clips of the validation split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=999, help="Data sets of different seeds share no scene.")] = 0,
+    videos: Annotated[bool, typer.Option(help="Write the raw videos of s4 and ms3 too.")] = False,
+    seconds: Annotated[int, typer.Option(min=1, help="clip: its length.")] = 5,
+    size: Annotated[str, typer.Option(help="clip: WIDTHxHEIGHT.")] = "384x288",
+    fps: Annotated[float, typer.Option(min=1, max=120, help="clip: frames a second.")] = 25.0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the synthetic world: exact masks, sounds that start and stop, silent things beside them."""
+    from openavs.benchmarks.world.casting import scene_of
+    from openavs.benchmarks.world.layouts import write_clip, write_layout
+
+    if layout is Layout.clip:
+        scene = scene_of("clip", "test", seed, 0, size=_size(size), seconds=seconds).scene
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(out, scene, fps)
+        answer = {"out": str(out), "seconds": seconds, "sounding": [scene.sounding(s) for s in range(seconds)]}
+        told = f"wrote {out}: {seconds} s"
+    else:
+        written = write_layout(layout.value, out, {"train": train, "val": val, "test": clips}, seed, videos)
+        answer = {"out": str(out), "layout": layout.value, "clips": written}
+        told = f"wrote {out}: " + ", ".join(f"{count} {split}" for split, count in written.items())
+    if as_json:
+        print_json(answer)
+    elif not quiet:
+        print(told)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) of `WIDTHxHEIGHT`."""
+    from openavs.types import InputError
+
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and 16 <= int(width) <= 8192 and 16 <= int(height) <= 8192):
+        raise InputError(f"--size {text!r} is not WIDTHxHEIGHT with sides from 16 to 8192, such as 384x288")
+    return int(height), int(width)

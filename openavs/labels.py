@@ -1,0 +1,68 @@
+"""From an open-vocabulary phrase to one of the user's classes: by name, then alias, then head noun, then similarity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
+"""Cosine similarities `[phrases, labels]` of texts."""
+
+
+class Labeller:
+    """Maps phrases to the labels of a closed vocabulary and remembers how.
+
+    Args:
+        vocabulary: the labels; None leaves phrases as they are (open vocabulary), without a label.
+        aliases: further phrases that mean a label.
+        similarity: compares texts; without it a phrase that no rule knows has no label.
+        threshold: the least cosine similarity that counts.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str] | None,
+        aliases: Mapping[str, str] | None = None,
+        similarity: Similarity | None = None,
+        threshold: float = 0.7,
+    ) -> None:
+        self.vocabulary = None if vocabulary is None else tuple(vocabulary)
+        self._names = {_plain(label): label for label in self.vocabulary or ()}
+        self._aliases = {_plain(phrase): label for phrase, label in (aliases or {}).items()}
+        self._similarity, self._threshold = similarity, threshold
+        self._known: dict[str, tuple[str | None, str | None]] = {}
+
+    def __call__(self, phrase: str) -> tuple[str | None, str | None]:
+        """The label and how it was found (`exact`, `alias`, `head`, `similarity`); (None, None) without one."""
+        if self.vocabulary is None:
+            return None, None
+        if phrase not in self._known:
+            self._known[phrase] = self._find(phrase)
+        return self._known[phrase]
+
+    def _find(self, phrase: str) -> tuple[str | None, str | None]:
+        plain = _plain(phrase)
+        if plain in self._names:
+            return self._names[plain], "exact"
+        if plain in self._aliases:
+            return self._aliases[plain], "alias"
+        head = plain.rsplit(" ", 1)[-1]
+        for table in (self._names, self._aliases):
+            if head in table:
+                return table[head], "head"
+        if self._similarity is not None and self.vocabulary:
+            row = self._similarity([phrase], self.vocabulary)[0]
+            if row.max() >= self._threshold:
+                return self.vocabulary[int(row.argmax())], "similarity"
+        return None, None
+
+
+def _plain(text: str) -> str:
+    """Lower case, hyphens as spaces, the last word in the singular."""
+    words = re.sub(r"[-_\s]+", " ", text.strip().lower())
+    if words.endswith(("sses", "shes", "ches", "xes")):
+        return words[:-2]
+    return words[:-1] if words.endswith("s") and not words.endswith(("ss", "us")) else words

@@ -1,0 +1,72 @@
+"""Running a producer beside its consumer, and cutting streams into batches, with bounded memory."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def prefetched(source: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The items of `source`, made ahead of time in a thread, at most `depth` waiting.
+
+    An exception of the source is raised where its item would have come. When the consumer stops early, the thread
+    stops at its next item and the source's own clean-up runs.
+    """
+    items: queue.Queue[tuple[str, object]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(kind: str, value: object) -> bool:
+        while not stopped.is_set():
+            try:
+                items.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        iterator = iter(source)
+        try:
+            for item in iterator:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # noqa: BLE001 - handed on: the consumer raises it
+            put("error", error)
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    thread = threading.Thread(target=produce, name="openavs-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = items.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def batched(source: Iterable[T], count: int, weight: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Lists of up to `count` items whose weights add up to at most `limit` (a single heavier item goes alone)."""
+    batch: list[T] = []
+    total = 0
+    for item in source:
+        if batch and (len(batch) == count or total + weight(item) > limit):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += weight(item)
+    if batch:
+        yield batch
