@@ -107,11 +107,12 @@ def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> No
 
 def test_the_room_for_an_answer_shrinks_with_the_context_and_not_with_the_batch(tmp_path: Path) -> None:
     llm = translator(make_lm(tmp_path / "lm"), max_new_tokens=100)
-    llm.model.config.max_position_embeddings = 135
+    shortest, *_, longest = sorted(len(llm._tokens(conversation)) for conversation in conversations())
+    llm.model.config.max_position_embeddings = shortest + 100
     answers = llm._chat(conversations())
 
-    assert [llm._room(length) for length in (35, 36, 71, 72)] == [100, 64, 64, 0]
-    assert len({llm._room(len(llm._tokens(conversation))) for conversation in conversations()}) == 2
+    assert [llm._room(shortest + more) for more in (0, 1, 36, 37)] == [100, 64, 64, 0]
+    assert shortest < longest <= shortest + 36
     assert answers == [llm._chat([conversation])[0] for conversation in conversations()]
 
 
