@@ -85,11 +85,10 @@ def _schedule(sources: int, length: int, rng: Rng) -> list[tuple[bool, ...]]:
         on[source, start : start + run] = True
     if rng.random() < 0.3:
         on[:, int(rng.integers(length))] = False  # a second of silence
-    for second in np.flatnonzero(on.sum(axis=0) > 2):
-        on[int(rng.integers(sources)), second] = False
-    for source in np.flatnonzero(~on.any(axis=1)):  # everybody sounds at least once
-        second = int(np.argmin(on.sum(axis=0)))
-        on[source, second] = True
+    for crowded in np.flatnonzero(on.sum(axis=0) > 2):
+        on[int(rng.integers(sources)), crowded] = False
+    for unheard in np.flatnonzero(~on.any(axis=1)):  # everybody sounds at least once
+        on[unheard, int(np.argmin(on.sum(axis=0)))] = True
     return [tuple(bool(v) for v in row) for row in on]
 
 

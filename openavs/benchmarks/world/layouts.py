@@ -122,11 +122,16 @@ def _write_sound_and_video(data: Path, folder: Path, scene: Scene, videos: bool)
 _SUBSETS = ("v2", "v1s", "v2", "v1m", "v1s")  # in turn; the release has 53 % v2, 43 % v1s, 4 % v1m
 
 
+def semantic_layout(index: int) -> tuple[str, str]:
+    """The subset of AVSBench-semantic that the clip of an index belongs to, and the layout its scene is cast for."""
+    subset = _SUBSETS[index % len(_SUBSETS)]
+    return subset, {"v1s": "s4", "v1m": "ms3", "v2": "v2"}[subset]
+
+
 def _semantic_clips(counts: Counts, seed: int, base_only: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str, Cast]]:
     """Split, subset, uid and cast of every clip."""
     for split, clip, index in _clips(counts, seed):
-        subset = _SUBSETS[index % len(_SUBSETS)]
-        layout = {"v1s": "s4", "v1m": "ms3", "v2": "v2"}[subset]
+        subset, layout = semantic_layout(index)
         cast = scene_of(layout, split, seed + 500, index, size=SEMANTIC_SIZE, base_only=split in base_only)
         uid = f"{clip}_1" if subset == "v1m" else f"{clip}_0_{cast.scene.seconds * 1000}"
         yield split, subset, uid, cast
