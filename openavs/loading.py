@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +42,8 @@ def load_pretrained(
     absent += [str(entry[0]) for entry in report["mismatched_keys"]]
     if absent:
         raise ModelError(
-            f"the model '{resolved.ref}' ({_kind(resolved.path)}) is not a whole {cls.__name__}: {len(absent)} of its "
-            f"{len(tensors)} tensors are missing or of another shape (such as {min(absent)}); give a checkpoint of it"
+            f"the model '{resolved.ref}' ({_kind(resolved.path)}) is not a whole {cls.__name__} (missing or of another "
+            f"shape: {len(absent)} tensors, such as {min(absent)}); give a folder saved by that class"
         )
     loaded: T = model.requires_grad_(False).eval().to(device)
     return loaded
@@ -66,8 +67,9 @@ def _kind(path: Path) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error, short enough for a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    """The first sentence of an error, without its full stop."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.split(r"\. ", first)[0].rstrip(".")[:160]
 
 
 @contextmanager

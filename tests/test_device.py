@@ -1,0 +1,59 @@
+"""Where models run: the choice, its reason, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from openavs.device import resolve_device
+from openavs.types import InputError
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU")
+
+
+@no_gpu
+def test_auto_is_the_cpu_in_float32_where_there_is_no_gpu() -> None:
+    placement = resolve_device("auto", "auto")
+    assert (placement.device, placement.dtype) == (torch.device("cpu"), torch.float32)
+    assert "cpu in float32" in placement.reason and "no GPU" in placement.reason
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_auto_is_cuda_where_there_is_one() -> None:
+    placement = resolve_device("auto", "auto")
+    native = torch.cuda.get_device_capability()[0] >= 8
+    assert placement.device.type == "cuda"
+    assert placement.dtype == (torch.bfloat16 if native else torch.float32)
+
+
+def test_what_is_asked_for_is_given() -> None:
+    assert resolve_device("cpu", "bf16").dtype == resolve_device("cpu", "bfloat16").dtype == torch.bfloat16
+    assert resolve_device("cpu", "float32").dtype == torch.float32
+
+
+def test_the_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    resolve_device.cache_clear()
+    with caplog.at_level(logging.INFO, "openavs.device"):
+        resolve_device("cpu", "auto")
+        resolve_device("cpu", "auto")
+    assert [record.message for record in caplog.records] == [resolve_device("cpu", "auto").reason]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "said"),
+    [
+        ("gpu", "auto", "is not a device"),
+        ("meta", "auto", "is not supported"),
+        ("cpu", "int8", "is not a dtype"),
+        ("cpu", "float16", "needs a GPU"),
+        pytest.param("cuda", "auto", "sees no CUDA GPU", marks=no_gpu),
+        pytest.param("mps", "auto", "has no MPS", marks=no_gpu),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(device: str, dtype: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        resolve_device(device, dtype)
+    assert "\n" not in str(caught.value)

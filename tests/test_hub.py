@@ -1,0 +1,303 @@
+"""Model references: embedded, local and from a hub (a real local HTTP server), and all that can be wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, ClapModel, SamModel
+
+from openavs.hub import Lock, load_pretrained, load_processor, resolve
+from openavs.types import ModelError
+from tests.tiny_models import make_sam
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sam(tmp_path_factory.mktemp("models") / "sam")
+
+
+def folder_with(path: Path, *names: str) -> Path:
+    path.mkdir()
+    for name in names:
+        (path / name).write_text("{}")
+    return path
+
+
+def refusal(ref: str | Path, **options: Any) -> str:
+    with pytest.raises(ModelError) as caught:
+        resolve(str(ref), **options)
+    message = str(caught.value)
+    assert "\n" not in message and ";" in message  # one sentence: what is wrong; what to do
+    return message
+
+
+# ------------------------------------------------------------------------------------------------------ local folders
+
+
+def test_a_local_folder_is_taken_as_it_is(sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sam.parent)
+    monkeypatch.setenv("HOME", str(sam.parent))
+    for ref in (str(sam), "sam", "./sam", "~/sam"):
+        found = resolve(ref, offline=True)
+        assert found.path.samefile(sam) and found.path.is_absolute()
+        assert (found.ref, found.revision, found.licence) == (ref, None, None)
+
+
+def test_the_licence_is_read_from_the_model_card(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "m", "config.json", "model.safetensors")
+    for card, licence in [
+        ("---\nlicense: apache-2.0\ntags: [x]\n---\n# Model", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: sam-license\n---\n", "sam-license"),
+        ("---\nlicense: [mit, cc0-1.0]\n---\n", "mit, cc0-1.0"),
+        ("---\nlicense: {unclosed\n---\n", None),
+        ("no header", None),
+    ]:
+        (folder / "README.md").write_text(card)
+        assert resolve(str(folder)).licence == licence
+
+
+def test_absent_folders_and_files_are_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "nowhere")
+    assert "write hf:facebook/sam-vit-base to download" in refusal("facebook/sam-vit-base")
+    pickle = tmp_path / "sam_vit_b.pth"
+    pickle.write_bytes(b"")
+    assert "is a file and pickle weights are never loaded" in refusal(pickle)
+
+
+def test_incomplete_folders_are_refused(tmp_path: Path) -> None:
+    assert "no *.safetensors" in refusal(folder_with(tmp_path / "a"))
+    assert "no *.safetensors" in refusal(folder_with(tmp_path / "b", "config.json"))
+    assert "config.json is missing" in refusal(folder_with(tmp_path / "c", "model.safetensors"))
+    index = "model.safetensors.index.json"
+    sharded = folder_with(tmp_path / "d", "config.json", "model-1.safetensors", index)
+    (sharded / index).write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    assert "1 of its weight files are missing (model-2.safetensors)" in refusal(sharded)
+    (sharded / index).write_text('{"weight_map": ')
+    assert "is damaged" in refusal(sharded)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt"])
+def test_pickle_weights_are_refused(tmp_path: Path, name: str) -> None:
+    message = refusal(folder_with(tmp_path / "m", "config.json", name))
+    assert f"pickle weights only ({name})" in message and "safetensors" in message
+
+
+def test_unknown_embedded_models_are_refused() -> None:
+    assert "there is no embedded model" in refusal("openavs:tiny/nothing")
+    assert "there is no embedded model" in refusal("openavs:../captioners")
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+def test_loading_gives_the_saved_weights_ready_for_inference(sam: Path) -> None:
+    model = load_pretrained(SamModel, resolve(str(sam)), torch.bfloat16, "cpu")
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    saved = load_file(sam / "model.safetensors")["mask_decoder.iou_token.weight"]
+    assert torch.equal(model.mask_decoder.iou_token.weight, saved.to(torch.bfloat16))
+
+
+def test_a_checkpoint_of_another_class_is_refused(sam: Path) -> None:
+    with pytest.raises(ModelError, match=r"a 'sam' model.*ClapModel"):
+        load_pretrained(ClapModel, resolve(str(sam)), torch.float32, "cpu")
+
+
+def changed(sam: Path, to: Path, change: Any) -> Path:
+    """A copy of the model with its weights changed."""
+    to.mkdir()
+    (to / "config.json").write_bytes((sam / "config.json").read_bytes())
+    weights = load_file(sam / "model.safetensors")
+    change(weights)
+    save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    return to
+
+
+def test_missing_misfitting_and_damaged_weights_are_refused(sam: Path, tmp_path: Path) -> None:
+    name = "mask_decoder.iou_token.weight"
+    without = changed(sam, tmp_path / "without", lambda weights: weights.pop(name))
+    with pytest.raises(ModelError, match=f"missing or of another shape: 1 tensors, such as {name}"):
+        load_pretrained(SamModel, resolve(str(without)), torch.float32, "cpu")
+    misfit = changed(sam, tmp_path / "misfit", lambda weights: weights.update({name: torch.zeros(1, 7)}))
+    with pytest.raises(ModelError, match="SamModel"):
+        load_pretrained(SamModel, resolve(str(misfit)), torch.float32, "cpu")
+    whole = (sam / "model.safetensors").read_bytes()
+    (misfit / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="are damaged"):
+        load_pretrained(SamModel, resolve(str(misfit)), torch.float32, "cpu")
+    (misfit / "config.json").write_text("not json")
+    with pytest.raises(ModelError, match="of unknown kind"):
+        load_pretrained(SamModel, resolve(str(misfit)), torch.float32, "cpu")
+
+
+def test_a_folder_without_a_tokenizer_is_refused(sam: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded as AutoTokenizer"):
+        load_processor(AutoTokenizer, resolve(str(sam)))
+
+
+# --------------------------------------------------------------------------------------------------------------- lock
+
+
+def test_a_lock_pins_references_and_survives_a_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "openavs.lock"
+    assert Lock.load(path).pinned("hf:a/b") == "hf:a/b"  # no file pins nothing
+    Lock({"hf:a/b": COMMIT, "hf:a/b@main": COMMIT}).save(path)
+    lock = Lock.load(path)
+    assert lock.pinned("hf:a/b") == lock.pinned("hf:a/b@main") == f"hf:a/b@{COMMIT}"
+    assert lock.pinned("hf:a/b@v2") == "hf:a/b@v2"
+    assert lock.pinned("./folder") == "./folder"
+
+
+@pytest.mark.parametrize("text", ["- a list", "hf:a/b: main", "{", "word"])
+def test_a_malformed_lock_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "openavs.lock"
+    path.write_text(text)
+    with pytest.raises(ModelError, match="the lock file"):
+        Lock.load(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers what a client asks of a model hub for a few repositories."""
+
+    files: dict[str, dict[str, bytes]]
+    asked: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        parts = unquote(self.path.partition("?")[0]).strip("/").split("/")
+        self.asked.append(f"{self.command} {'/'.join(parts)}")
+        name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+        if name == "org/gated":
+            self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        elif name == "org/broken":
+            self.answer(500, b"")
+        elif name not in self.files:
+            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif parts[0] != "api":
+            content = self.files[name]["/".join(parts[4:])]
+            self.answer(200, content, {"ETag": f'"{digest(content)}"', "X-Repo-Commit": COMMIT})
+        elif parts[4] == "revision" and parts[5] not in ("main", COMMIT):
+            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        elif parts[4] == "revision":
+            self.json({"id": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in self.files[name]]})
+        else:
+            listing = self.files[name].items()
+            self.json([{"type": "file", "path": f, "size": len(c), "oid": digest(c)} for f, c in listing])
+
+    do_HEAD = do_GET
+
+    def json(self, content: Any) -> None:
+        self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    whole = {
+        "config.json": b'{"model_type": "sam"}',
+        "model.safetensors": b"weights",
+        "README.md": b"---\nlicense: apache-2.0\n---\n",
+        "pytorch_model.bin": b"pickle",
+        "onnx/model.safetensors": b"another copy",
+        "modeling_evil.py": b"raise SystemExit",
+    }
+    pickled = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    Hub.files, Hub.asked = {"org/whole": whole, "org/pickled": pickled}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+ASK = """
+import json, sys
+from openavs.hub import Lock, resolve
+from openavs.types import ModelError
+lock = Lock(json.loads(sys.argv[1]))
+answers = []
+for ref in sys.argv[2:]:
+    try:
+        found = resolve(ref, lock=lock)
+        answers.append([found.revision, found.licence, sorted(p.name for p in found.path.iterdir())])
+    except ModelError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def ask(endpoint: str, cache: Path, *refs: str, offline: bool = False, pins: dict[str, str] | None = None) -> list[Any]:
+    """Resolves references in a fresh process: the hub's client reads its settings when it is imported."""
+    names = {"HF_HUB_OFFLINE", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
+    clean = {key: value for key, value in os.environ.items() if key.upper() not in names}
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": str(int(offline))}
+    command = [sys.executable, "-c", ASK, json.dumps(pins or {}), *refs]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, env=clean | settings, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return answers
+
+
+def test_a_model_is_downloaded_once_and_its_commit_and_licence_are_known(hub: str, tmp_path: Path) -> None:
+    expected = [COMMIT, "apache-2.0", ["README.md", "config.json", "model.safetensors"]]
+    pinned, plain, named = ask(
+        hub, tmp_path, "hf:org/whole@v1", "hf:org/whole", "hf:org/whole@main", pins={"hf:org/whole@v1": COMMIT}
+    )
+    assert pinned == plain == named == expected
+    assert sum(line.startswith("GET org/whole/resolve") for line in Hub.asked) == 3  # each file, once
+    assert not any(".bin" in line or "onnx" in line or ".py" in line for line in Hub.asked if "resolve" in line)
+    Hub.asked.clear()
+    assert ask(hub, tmp_path, "hf:org/whole", offline=True) == [expected]
+    assert Hub.asked == []
+
+
+def test_every_refusal_of_the_hub_is_one_sentence_with_the_fix(hub: str, tmp_path: Path) -> None:
+    refs = ("hf:org/gated", "hf:org/absent", "hf:org/whole@v9", "hf:org/pickled", "hf:org/broken", "hf:", "hf:a b")
+    gated, absent, revision, pickled, broken, empty, spaced = ask(hub, tmp_path, *refs)
+    assert "is gated; ask for access" in gated
+    assert "is not on the hub; check the spelling" in absent
+    assert "no such revision" in revision
+    assert "no safetensors weights at this revision" in pickled
+    assert "cannot be reached and is not cached" in broken or "could not be downloaded" in broken
+    assert "is not a model reference" in empty and "is not a model reference" in spaced
+    assert not any("\n" in message for message in (gated, absent, revision, pickled, broken))
+
+
+def test_without_network_or_offline_what_is_not_cached_is_refused(tmp_path: Path) -> None:
+    nowhere = "http://127.0.0.1:9"  # the discard port: nothing listens
+    assert "cannot be reached and is not cached; run once online" in ask(nowhere, tmp_path, "hf:org/whole")[0]
+    message = ask(nowhere, tmp_path, "hf:org/whole@v1", offline=True)[0]
+    assert "offline mode is on; run once online, e.g. `hf download org/whole --revision v1`" in message
+    assert "offline mode is on" in refusal("hf:org/never-downloaded", offline=True)
