@@ -1,12 +1,13 @@
-"""From an open-vocabulary phrase to one of the user's classes: by name, then alias, then head noun, then similarity."""
+"""From an open-vocabulary phrase to one of the user's classes: by name, alias, lexicon, similarity."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from openavs.translators.closing import plain_key, to_vocabulary
 
 Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
 """Cosine similarities `[phrases, labels]` of texts."""
@@ -30,13 +31,13 @@ class Labeller:
         threshold: float = 0.7,
     ) -> None:
         self.vocabulary = None if vocabulary is None else tuple(vocabulary)
-        self._names = {_plain(label): label for label in self.vocabulary or ()}
-        self._aliases = {_plain(phrase): label for phrase, label in (aliases or {}).items()}
+        self._names = {plain_key(label): label for label in self.vocabulary or ()}
+        self._aliases = {plain_key(phrase): label for phrase, label in (aliases or {}).items()}
         self._similarity, self._threshold = similarity, threshold
         self._known: dict[str, tuple[str | None, str | None]] = {}
 
     def __call__(self, phrase: str) -> tuple[str | None, str | None]:
-        """The label and how it was found (`exact`, `alias`, `head`, `similarity`); (None, None) without one."""
+        """The label and how it was found (`exact`, `alias`, `lexicon`, `similarity`); (None, None) without one."""
         if self.vocabulary is None:
             return None, None
         if phrase not in self._known:
@@ -44,25 +45,14 @@ class Labeller:
         return self._known[phrase]
 
     def _find(self, phrase: str) -> tuple[str | None, str | None]:
-        plain = _plain(phrase)
-        if plain in self._names:
-            return self._names[plain], "exact"
-        if plain in self._aliases:
-            return self._aliases[plain], "alias"
-        head = plain.rsplit(" ", 1)[-1]
-        for table in (self._names, self._aliases):
-            if head in table:
-                return table[head], "head"
+        key = plain_key(phrase)
+        for how, table in (("exact", self._names), ("alias", self._aliases)):
+            if key in table:
+                return table[key], how
+        if meant := to_vocabulary(phrase, self.vocabulary or ()):
+            return meant[0], "lexicon"
         if self._similarity is not None and self.vocabulary:
             row = self._similarity([phrase], self.vocabulary)[0]
             if row.max() >= self._threshold:
                 return self.vocabulary[int(row.argmax())], "similarity"
         return None, None
-
-
-def _plain(text: str) -> str:
-    """Lower case, hyphens as spaces, the last word in the singular."""
-    words = re.sub(r"[-_\s]+", " ", text.strip().lower())
-    if words.endswith(("sses", "shes", "ches", "xes")):
-        return words[:-2]
-    return words[:-1] if words.endswith("s") and not words.endswith(("ss", "us")) else words

@@ -18,10 +18,10 @@ def to_vocabulary(phrase: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
     """
     classes: dict[str, str] = {}
     for word in vocabulary:
-        classes.setdefault(_key(word), word)
+        classes.setdefault(plain_key(word), word)
 
     def known(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(classes[_key(name)] for name in names if _key(name) in classes))
+        return tuple(dict.fromkeys(classes[plain_key(name)] for name in names if plain_key(name) in classes))
 
     names = [phrase, *lexicon(phrase)]
     nearest = known(_closure(names, broader))[:1] or known(_heads(phrase))[:1]
@@ -31,11 +31,12 @@ def to_vocabulary(phrase: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
 
 def in_text(text: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
     """The classes whose name stands in a text, in the order of the vocabulary."""
-    words = f" {_key(text)} "
-    return tuple(dict.fromkeys(word for word in vocabulary if _key(word) and f" {_key(word)} " in words))
+    words = f" {plain_key(text)} "
+    return tuple(dict.fromkeys(word for word in vocabulary if plain_key(word) and f" {plain_key(word)} " in words))
 
 
-def _key(text: str) -> str:
+def plain_key(text: str) -> str:
+    """The words of a text without case, hyphens and endings: what equal names have in common."""
     return " ".join(map(stem, normal(text).split()))
 
 

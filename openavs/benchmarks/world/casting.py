@@ -77,7 +77,7 @@ def _several(kinds: list[Kind], rng: Rng, length: int) -> list[Part]:
 
 
 def _schedule(sources: int, length: int, rng: Rng) -> list[tuple[bool, ...]]:
-    """Who sounds in which second: runs that start and stop, at most two at once, now and then nobody."""
+    """Who sounds in which second: runs that start and stop, seldom more than two at once, now and then nobody."""
     on = np.zeros((sources, length), dtype=bool)
     for source in range(sources):
         run = int(rng.integers(max(2, length // 3), length + 1))
