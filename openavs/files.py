@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -82,8 +81,8 @@ def safe_ids(paths: Sequence[str | Path]) -> list[str]:
 
 
 def _clean(name: str) -> str:
-    kept = "".join("_" if c in _FORBIDDEN or unicodedata.category(c)[0] == "C" else c for c in name)
-    return kept.strip(" .").lstrip("-") or "clip"  # no hidden files, no "..", nothing that looks like an option
+    kept = "".join(c if c.isprintable() and c not in _FORBIDDEN else "_" for c in name)
+    return kept.rstrip(" .").lstrip(" .-") or "clip"  # no hidden files, no "..", nothing that looks like an option
 
 
 def _fits(name: str) -> bool:
