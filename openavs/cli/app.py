@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 
 import typer
 
@@ -45,8 +44,6 @@ def _root(
 
 
 for _command in COMMANDS:
-    if find_spec(f"openavs.cli.{_command}") is None:
-        continue
     app.command(_command)(getattr(import_module(f"openavs.cli.{_command}"), _command))
 
 
