@@ -10,6 +10,8 @@ import numpy.typing as npt
 from openavs.benchmarks.world.voices import RATE, VOICES
 from openavs.types import InputError
 
+__all__ = ["HUSH", "LOUDNESS", "RATE", "Samples", "active_level", "background", "mix", "soft_clip", "sound_of"]
+
 Samples = npt.NDArray[np.float32]  # [N] in [-1, 1] at RATE
 
 LOUDNESS = (-26.0, -16.0)  # range of the levels of single sounds, dBFS RMS over their active parts

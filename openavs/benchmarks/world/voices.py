@@ -37,7 +37,7 @@ def _tone(freq: float | Array, partials: Sequence[float], samples: int) -> Array
     """A periodic tone: `freq` in Hz (constant or per sample), one amplitude per harmonic; looked up in one period."""
     top = float(np.max(freq))
     table = _period(tuple(a for k, a in enumerate(partials, start=1) if k * top < 0.48 * RATE))  # no aliasing
-    phase = np.arange(samples) * (freq / RATE) if np.isscalar(freq) else np.cumsum(freq) / RATE
+    phase = np.arange(samples) * (freq / RATE) if isinstance(freq, float) else np.cumsum(freq) / RATE
     return np.asarray(table[(phase * _TABLE).astype(np.int64) % _TABLE], dtype=np.float64)
 
 
@@ -265,9 +265,7 @@ def _vibrato(freq: float, n: int, depth: float, rng: np.random.Generator) -> Arr
 def _flute(samples: int, rng: np.random.Generator) -> Array:
     out = 0.02 * _noise(samples, 1500, 6000, rng)
     for start, n, freq in _melody(samples, rng.uniform(560, 720), (0.28, 0.42), rng):
-        note = _tone(_vibrato(freq, n, 0.006, rng), [1.0, 0.12, 0.03], n) + 0.09 * _noise(
-            n, 50 * round(freq / 50), 150 * round(freq / 50), rng
-        )
+        note = _tone(_vibrato(freq, n, 0.006, rng), [1.0, 0.12, 0.03], n) + 0.09 * _noise(n, 600, 2400, rng)
         _add(out, start, note * _swell(n, 0.05, 0.05))
     return out
 
