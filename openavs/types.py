@@ -201,8 +201,8 @@ class Segment:
     """One sounding thing found in one frame.
 
     `score` is the detection score; `mask_score` the segmenter's own IoU estimate. `label` is the class the phrase was
-    mapped to and `label_how` how (`exact`, `alias`, `lexicon`, `similarity`: see `labels.py`); both None in open vocabulary. `track` is the id
-    of the same thing through the clip, None without a tracker.
+    mapped to and `label_how` how (`exact`, `alias`, `lexicon`, `similarity`: see `labels.py`); both None in open
+    vocabulary. `track` is the id of the same thing through the clip, None without a tracker.
     """
 
     mask: RLE

@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from openavs.pipeline import Pipeline
 
 # Before anything imports torch or the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -65,3 +68,12 @@ def openavs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Pipeline:
+    """The embedded models as a pipeline, loaded once."""
+    from openavs.pipeline import Pipeline
+    from openavs.recipes import load_recipe
+
+    return Pipeline.from_recipe(load_recipe("tiny"))

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ log = logging.getLogger("detector")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WORDS = sorted({name for name in CLASSES if name.isalpha() and name != "background"} | {k.name for k in KINDS})
 SHAPES = ((128, 128), (128, 128), (128, 128), (128, 171), (171, 128), (128, 228))
-"""Sizes (height, width) after the processor's resize of the aspect ratios that clips have; squares are the most common."""
+"""Sizes (height, width) after the processor's resize of the aspect ratios that clips have, mostly squares."""
 ABSENT = [word for word in WORDS if word not in {k.name for k in KINDS}]
 """Words the world has no picture of: asked now and then, so that unknown words find nothing."""
 
@@ -66,13 +67,19 @@ def build(vocabulary_size: int) -> GroundingDinoForObjectDetection:
     backbone = ConvNextConfig(
         hidden_sizes=[40, 80, 128, 160],
         depths=[2, 2, 3, 2],
-        layer_scale_init_value=0.0,
+        layer_scale_init_value=0.0,  # none: scales that begin at 1e-6 keep a small network from learning
         out_features=["stage2", "stage3", "stage4"],
     )
     text = BertConfig(
-        vocab_size=vocabulary_size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        vocab_size=vocabulary_size,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
         max_position_embeddings=128,
-    )  # fmt: skip
+    )
+    encoder = {"encoder_layers": 2, "encoder_ffn_dim": 288, "encoder_attention_heads": 6, "encoder_n_points": 2}
+    decoder = {"decoder_layers": 3, "decoder_ffn_dim": 288, "decoder_attention_heads": 6}
     return GroundingDinoForObjectDetection(
         GroundingDinoConfig(
             backbone_config=backbone,
@@ -80,19 +87,14 @@ def build(vocabulary_size: int) -> GroundingDinoForObjectDetection:
             d_model=96,
             num_queries=20,
             num_feature_levels=3,
-            encoder_layers=2,
-            decoder_layers=3,
-            encoder_ffn_dim=288,
-            decoder_ffn_dim=288,
-            encoder_attention_heads=6,
-            decoder_attention_heads=6,
             max_text_len=128,
-            encoder_n_points=2,
             dropout=0.0,
             fusion_droppath=0.0,
             auxiliary_loss=True,
             disable_custom_kernels=True,
-        )  # fmt: skip
+            **encoder,
+            **decoder,
+        )
     )
 
 
@@ -108,7 +110,7 @@ def cell_labels(pictures: list[Picture], stride: int) -> torch.Tensor:
 
 def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
     """Dense classification of the cells of the first two levels."""
-    channels = backbone.channels
+    channels: Any = backbone.channels
     heads = nn.ModuleList(nn.Conv2d(c, len(KINDS) + 1, 1) for c in channels[:2])
     optimizer = torch.optim.AdamW([*backbone.parameters(), *heads.parameters()], lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.15)
@@ -126,7 +128,7 @@ def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
             things = target < len(KINDS)
             right = 0.98 * right + 0.02 * float((logits.argmax(1) == target)[things].float().mean())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -187,7 +189,7 @@ def train(
         text = words([" . ".join(a) + " ." for a in asked], return_tensors="pt")
         outputs = model(pixel_values=torch.from_numpy(to_tensor(batch, MEAN, STD)), labels=labels, **text)
         optimizer.zero_grad()
-        outputs.loss.backward()
+        torch.autograd.backward(outputs.loss)
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         schedule.step()

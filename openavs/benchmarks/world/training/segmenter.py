@@ -1,8 +1,8 @@
 """Trains the tiny SAM: `python -m openavs.benchmarks.world.training.segmenter --out FOLDER`.
 
 Two stages. First the image encoder alone learns to tell things from ground, densely; then the whole model learns to
-give the mask of a box. All boxes of a picture share one step (the encoder is paid once), and they are jittered as a
-detector's boxes are.
+give the mask of a box, and the dense loss stays beside it, because it teaches the encoder more per step than a few
+boxes do. All boxes of a picture share one step (the encoder is paid once), and they are jittered as a detector's are.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
@@ -23,6 +25,8 @@ from openavs.benchmarks.world.scenes import scene_rng
 from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
 
 log = logging.getLogger("segmenter")
+
+Boxes = npt.NDArray[np.floating[Any]]
 
 SIDE, GRID = 128, 64  # input side, side of the low-resolution masks
 SHAPES = ((128, 128), (128, 128), (96, 128), (128, 96), (72, 128))
@@ -62,25 +66,37 @@ def coverage(mask: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(full.reshape(GRID, step, GRID, step).mean(axis=(1, 3)))
 
 
-def pretrain(model: SamModel, steps: int, seed: int) -> None:
-    """Dense figure and ground, four by four cells to a token."""
-    head = nn.Sequential(nn.Conv2d(model.config.vision_config.output_channels, 16, 1), nn.PixelShuffle(4))
-    optimizer = torch.optim.AdamW([*model.vision_encoder.parameters(), *head.parameters()], lr=1e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.2)
-    started = time.monotonic()
-    for step, batch in zip(range(steps), batches("train", seed, 16, SHAPES), strict=False):
-        logits = head(model.vision_encoder(pixels(batch))[0])[:, 0]
-        target = torch.stack([coverage(item.owners > 0) for item in batch])
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, target) + dice(logits, target).mean()
+def dense_loss(features: torch.Tensor, head: nn.Module, batch: list[Picture]) -> tuple[torch.Tensor, float]:
+    """Figure and ground at four by four cells to a token: the loss, and the IoU of the figure."""
+    logits = head(features)[:, 0]
+    target = torch.stack([coverage(item.owners > 0) for item in batch])
+    right, union = (logits > 0) & (target > 0.5), (logits > 0) | (target > 0.5)
+    loss = nn.functional.binary_cross_entropy_with_logits(logits, target) + dice(logits, target).mean()
+    return loss, right.sum().item() / union.sum().item()
+
+
+def dense_head(model: SamModel) -> nn.Module:
+    """What reads figure and ground off the image embedding; thrown away after training."""
+    return nn.Sequential(nn.Conv2d(model.config.vision_config.output_channels, 16, 1), nn.PixelShuffle(4))
+
+
+def pretrain(model: SamModel, head: nn.Module, steps: int, seed: int) -> None:
+    """The encoder alone, on figure and ground."""
+    rate = 1.5e-3
+    parameters = [*model.vision_encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    started, smooth = time.monotonic(), 0.0
+    for step, batch in zip(range(steps), batches("train", seed, 16, SHAPES[:1]), strict=False):
+        loss, iou = dense_loss(model.vision_encoder(pixels(batch))[0], head, batch)
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
+        smooth = 0.98 * smooth + 0.02 * iou
         if step % 100 == 99:
-            right, union = (logits > 0) & (target > 0.5), (logits > 0) | (target > 0.5)
-            iou = right.sum().item() / union.sum().item()
-            log.info("dense %d: loss %.3f, IoU %.3f, %.0f s", step + 1, loss.item(), iou, time.monotonic() - started)
+            log.info("dense %d: loss %.3f, IoU %.3f, %.0f s", step + 1, loss.item(), smooth, time.monotonic() - started)
 
 
 def dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -100,32 +116,36 @@ def targets_for(item: Picture, rng: Rng, count: int = 4) -> tuple[torch.Tensor, 
     return torch.from_numpy(boxes.astype(np.float32)), torch.stack([coverage(item.owners == i + 1) for i in chosen])
 
 
-def _jitter(box: np.ndarray, rng: Rng) -> np.ndarray:
+def _jitter(box: Boxes, rng: Rng) -> Boxes:
     """Moves each side as a detector errs: a few per cent of the box, now and then more."""
     spread = 0.08 if rng.random() < 0.2 else 0.035
     extent = np.tile(box[2:] - box[:2], 2)
-    return box + rng.normal(0, spread, 4) * extent
+    jittered: Boxes = box + rng.normal(0, spread, 4) * extent
+    return jittered
 
 
-def train(model: SamModel, out: Path, steps: int, seed: int, rate: float) -> None:
+def train(model: SamModel, head: nn.Module, out: Path, steps: int, seed: int, rate: float) -> None:
     """Masks of boxes: 5 x cross-entropy + dice + the error of the model's own IoU estimate; saved every 500 steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    parameters = [*model.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     started, smooth = time.monotonic(), 0.0
     for step, batch in zip(range(steps), batches("train", seed + 1, 12, SHAPES), strict=False):
         batch = [item for item in batch if not np.isnan(item.boxes()).all()]
         rng = scene_rng("train", 902, seed, step)
         boxes, masks = (torch.stack(x) for x in zip(*(targets_for(item, rng) for item in batch), strict=True))
-        outputs = model(pixel_values=pixels(batch), input_boxes=boxes, multimask_output=False)
+        features = model.vision_encoder(pixels(batch))[0]
+        outputs = model(image_embeddings=features, input_boxes=boxes, multimask_output=False)
         logits, estimate = outputs.pred_masks[:, :, 0], outputs.iou_scores[:, :, 0]
         with torch.no_grad():
             hit, near = (logits > 0), masks > 0.5
             iou = (hit & near).sum((-2, -1)) / (hit | near).sum((-2, -1)).clamp(min=1)
         entropy = nn.functional.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((-2, -1))
         loss = (5 * entropy + dice(logits, masks)).mean() + nn.functional.mse_loss(estimate, iou)
+        loss = loss + dense_loss(features, head, batch)[0]
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         smooth = iou.mean().item() if not smooth else 0.98 * smooth + 0.02 * iou.mean().item()
@@ -138,8 +158,8 @@ def train(model: SamModel, out: Path, steps: int, seed: int, rate: float) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dense", type=int, default=800, help="steps of the first stage")
-    parser.add_argument("--steps", type=int, default=5000, help="steps of the second stage")
+    parser.add_argument("--dense", type=int, default=1500, help="steps of the first stage")
+    parser.add_argument("--steps", type=int, default=4500, help="steps of the second stage")
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=2)
     options = parser.parse_args()
@@ -154,8 +174,9 @@ def main() -> None:
         image_mean=MEAN, image_std=STD,
     )  # fmt: skip
     SamProcessor(images).save_pretrained(options.out)
-    pretrain(model, options.dense, options.seed)
-    train(model, options.out, options.steps, options.seed, options.rate)
+    head = dense_head(model)
+    pretrain(model, head, options.dense, options.seed)
+    train(model, head, options.out, options.steps, options.seed, options.rate)
     model.save_pretrained(options.out)
 
 

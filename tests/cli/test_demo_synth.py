@@ -1,0 +1,69 @@
+"""The commands that need nothing: the demo, and the synthetic world on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from openavs.media import probe, read_audio
+
+Run = Callable[..., Any]
+
+
+def test_the_demo_hears_and_finds_in_a_fresh_process(tmp_path: Path) -> None:
+    """Under 30 s and 2 GB on two cores; a busy machine may be slower, so the time is only kept from running away."""
+    out = tmp_path / "demo"
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "openavs", "demo", "--out", str(out), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"miou", "heard", "found", "seconds", "out"}
+    assert answer["miou"] > 0.7
+    assert {thing["text"] for thing in answer["found"]}
+    assert answer["out"] == str(out)
+    for name in ("scene.mp4", "run.json", "clips/demo/result.json", "clips/demo/overlay.mp4", "clips/demo/report.html"):
+        assert (out / name).is_file(), name
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 * 2**20  # KiB
+    assert time.monotonic() - started < 180
+
+
+def test_the_demo_replaces_an_earlier_one(openavs: Run, tmp_path: Path) -> None:
+    for seed in ("1", "2"):
+        assert openavs("demo", "--out", tmp_path / "demo", "--seed", seed, "--quiet").code == 0
+    assert len((tmp_path / "demo" / "index.jsonl").read_text().splitlines()) == 1
+
+
+def test_synth_writes_the_splits_it_is_asked_for(openavs: Run, tmp_path: Path) -> None:
+    done = openavs("synth", "s4", "--out", tmp_path / "s4", "--clips", "2", "--train", "1", "--seed", "3", "--json")
+    assert done.json()["clips"] == {"train": 1, "val": 0, "test": 2}
+    assert len((tmp_path / "s4" / "s4_meta_data.csv").read_text().splitlines()) == 4
+
+
+def test_synth_clip_is_a_video(openavs: Run, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.mp4"
+    done = openavs("synth", "clip", "--out", path, "--seconds", "2", "--size", "128x96", "--fps", "8", "--json")
+    assert len(done.json()["sounding"]) == 2
+    assert probe(path).size == (96, 128)
+    assert read_audio(path) is not None
+
+
+def test_synth_refuses_what_it_cannot_do(openavs: Run, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
+    full = openavs("synth", "ms3", "--out", tmp_path / "full")
+    assert (full.code, "not empty" in full.err) == (2, True)
+    size = openavs("synth", "clip", "--out", tmp_path / "b.mp4", "--size", "wide")
+    assert (size.code, "WIDTHxHEIGHT" in size.err) == (2, True)

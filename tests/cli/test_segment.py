@@ -1,0 +1,190 @@
+"""`openavs segment` as a user runs it, on what they may give it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pil
+
+from openavs.benchmarks.world.layouts import scene_frames, write_clip
+from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.media import probe, read_audio, write_video, write_wav
+from openavs.types import Waveform
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds: a dog barks beside a silent bell."""
+    path = tmp_path_factory.mktemp("video") / "dog.mp4"
+    parts = [Part("dog", (True, True)), Part("bell", (False, False))]
+    write_clip(path, plan_scene(parts, scene_rng("test", 40), 2, (160, 208)), fps=10)
+    return path
+
+
+def grey(count: int = 20, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
+    return [np.full((*size, 3), 128, dtype=np.uint8)] * count
+
+
+def noise(seconds: float = 2.0) -> Waveform:
+    samples = np.random.default_rng(0).normal(0, 0.1, int(16000 * seconds)).clip(-1, 1)
+    return Waveform(samples.astype(np.float32), 16000)
+
+
+def test_a_video_becomes_a_result_folder(openavs: Run, video: Path, tmp_path: Path) -> None:
+    done = openavs("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    answer = done.json()
+    assert (answer["ok"], answer["failed"]) == (1, 0)
+    clip = answer["clips"][0]
+    assert clip["heard"][0]["text"] == "dog barking"
+    assert [thing["text"] for thing in clip["found"]] == ["dog"]
+
+    folder = tmp_path / "out" / "clips" / "dog"
+    assert {path.name for path in folder.iterdir()} == {"masks", "overlay.mp4", "report.html", "result.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"clips", "index.jsonl", "run.json"}
+    masks = sorted((folder / "masks").iterdir())
+    assert [path.name for path in masks] == ["00000.png", "00001.png"]
+    assert Pil.open(masks[0]).mode == "P"
+    assert set(np.unique(np.asarray(Pil.open(masks[0])))) == {0, 1}
+    sound, source = read_audio(folder / "overlay.mp4"), read_audio(video)
+    assert sound is not None
+    assert source is not None
+    assert sound.dbfs == pytest.approx(source.dbfs, abs=0.5)
+    assert probe(folder / "overlay.mp4").duration == pytest.approx(probe(video).duration, abs=0.15)
+    assert "dog barking" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_running_again_redoes_nothing(openavs: Run, video: Path, tmp_path: Path) -> None:
+    command = ("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out", "--json")
+    first = openavs(*command).json()
+    result = tmp_path / "out" / "clips" / "dog" / "result.json"
+    before = result.stat().st_mtime_ns
+    again = openavs(*command).json()
+    assert result.stat().st_mtime_ns == before
+    assert again["clips"][0]["found"] == first["clips"][0]["found"]
+
+
+def test_another_recipe_in_the_same_folder_is_refused(openavs: Run, video: Path, tmp_path: Path) -> None:
+    openavs("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out")
+    other = openavs("segment", video, "keep.box_threshold=0.5", "--pipeline", "tiny", "--out", tmp_path / "out")
+    assert other.code == 2
+    assert "keep.box_threshold" in other.err
+    assert len(other.err.strip().splitlines()) == 1
+
+
+def test_a_vocabulary_makes_class_masks(openavs: Run, video: Path, tmp_path: Path) -> None:
+    command = ("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out", "--vocab", "bell,dog", "--json")
+    assert openavs(*command).json()["clips"][0]["found"][0]["text"] == "dog"
+    mask = np.asarray(Pil.open(tmp_path / "out" / "clips" / "dog" / "masks" / "00000.png"))
+    assert set(np.unique(mask)) == {0, 2}  # dog is the second of the vocabulary
+
+
+def test_the_sound_may_come_from_another_file(openavs: Run, video: Path, tmp_path: Path) -> None:
+    mute, wav = tmp_path / "mute.mp4", tmp_path / "bark.wav"
+    parts = [Part("dog", (True, True)), Part("bell", (False, False))]
+    scene = plan_scene(parts, scene_rng("test", 40), 2, (160, 208))
+    write_video(mute, (scene.picture(i / 10)[0] for i in range(20)), 10)
+    write_wav(wav, scene.soundtrack())
+    command = ("segment", mute, "--audio", wav, "--pipeline", "tiny", "--out", tmp_path / "out", "--json")
+    clip = openavs(*command).json()["clips"][0]
+    assert [thing["text"] for thing in clip["found"]] == ["dog"]
+    sound = read_audio(tmp_path / "out" / "clips" / "mute" / "overlay.mp4")
+    assert sound is not None
+    assert sound.dbfs > -40
+
+
+def test_a_folder_of_pictures_with_a_wav(openavs: Run, tmp_path: Path) -> None:
+    parts = [Part("horse", (True,) * 3)]
+    scene = plan_scene(parts, scene_rng("test", 41), 3)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, (image, _) in enumerate(scene_frames(scene)):
+        Pil.fromarray(image).save(folder / f"frame{i}.png")
+    write_wav(tmp_path / "horse.wav", scene.soundtrack())
+    command = ("segment", folder, "--audio", tmp_path / "horse.wav", "--pipeline", "tiny", "--out", tmp_path / "out")
+    clip = openavs(*command, "--json").json()["clips"][0]
+    assert clip["frames"] == 3
+    assert [thing["text"] for thing in clip["found"]] == ["horse"]
+
+
+def test_good_videos_are_done_beside_bad_ones(openavs: Run, video: Path, tmp_path: Path) -> None:
+    text, mute = tmp_path / "notes.mp4", tmp_path / "mute.mp4"
+    text.write_text("not a video")
+    write_video(mute, grey(), 10)
+    done = openavs("segment", text, mute, video, "--pipeline", "tiny", "--out", tmp_path / "out", "--json")
+    assert done.code == 1
+    answer = done.json()
+    assert [clip["status"] for clip in answer["clips"]] == ["failed", "failed", "ok"]
+    assert "notes.mp4" in answer["clips"][0]["reason"]
+    assert "no sound track" in answer["clips"][1]["reason"]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
+    assert {line["id"]: line["status"] for line in lines} == {"dog": "ok", "mute": "failed", "notes": "failed"}
+    assert {path.name for path in (tmp_path / "out" / "clips").iterdir()} == {"dog"}
+    assert "Traceback" not in done.err
+
+
+def test_silent_sound_gives_empty_masks_and_says_so(openavs: Run, tmp_path: Path) -> None:
+    path = tmp_path / "hush.mp4"
+    write_video(path, grey(), 10, Waveform(np.zeros(32000, dtype=np.float32), 16000))
+    clip = openavs("segment", path, "--pipeline", "tiny", "--out", tmp_path / "out", "--json").json()["clips"][0]
+    assert clip["status"] == "ok"
+    assert clip["segments"] == 0
+    assert "silent" in clip["warnings"][0]
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 801), (600, 4)])
+def test_pictures_of_any_shape(openavs: Run, tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "odd.png"
+    Pil.fromarray(np.full((*size, 3), 90, dtype=np.uint8)).save(path)
+    write_wav(tmp_path / "a.wav", noise(1.0))
+    done = openavs("segment", path, "--audio", tmp_path / "a.wav", "--pipeline", "tiny", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+def test_an_8k_picture(openavs: Run, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Pil.fromarray(np.full((4320, 7680, 3), 90, dtype=np.uint8)).save(path, compress_level=1)
+    write_wav(tmp_path / "a.wav", noise(1.0))
+    done = openavs("segment", path, "--audio", tmp_path / "a.wav", "--pipeline", "tiny", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("absent.mp4",), "absent.mp4 does not exist"),
+        (("--pipeline", "tiny"), "name at least one video"),
+        (("{video}", "--pipeline", "tinny"), "tiny"),
+        (("{video}", "keep.box_treshold=0.3"), "box_threshold"),
+        (("{video}", "keep.box_threshold=high"), "must be a number"),
+        (("{video}", "captioner.use=clapp"), "clap"),
+        (("{video}", "captioner.topk=2"), "top_k"),
+        (("{video}", "detector.model=./nowhere"), "nowhere"),
+        (("{video}", "{video}", "--audio", "{video}"), "exactly one video"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    openavs: Run, video: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    given = [word.replace("{video}", str(video)) for word in words]
+    pipeline = [] if "--pipeline" in given else ["--pipeline", "tiny"]
+    done = openavs("segment", *given, *pipeline, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert said in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "out" / "clips").exists() or not any((tmp_path / "out" / "clips").iterdir())
+
+
+def test_offline_names_the_model_and_the_fix(openavs: Run, video: Path, tmp_path: Path) -> None:
+    done = openavs("segment", video, "--pipeline", "openavs", "--offline", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "not cached" in done.err
+    assert len(done.err.strip().splitlines()) == 1
