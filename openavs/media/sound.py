@@ -1,0 +1,219 @@
+"""Decodes, resamples and writes sound: mono float32, in memory when short and on disk when long."""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+import wave
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+
+from openavs.media.files import replacing
+from openavs.media.probe import DEFAULT_LIMITS, Limits, open_media, pick_audio, pick_video, seconds
+from openavs.types import InputError, Waveform
+
+log = logging.getLogger(__name__)
+Samples = npt.NDArray[np.float32]
+
+IN_MEMORY = 5 * 60 * 48000 * 4  # bytes: five minutes at 48 kHz
+SLACK = 0.1  # s; smaller gaps between packets are rounding of time stamps
+BLOCK = 1 << 18
+
+
+@dataclass
+class Spool:
+    """Collects samples `[n, channels]`; past `IN_MEMORY` they lie in an unlinked temporary file (in TMPDIR)."""
+
+    channels: int = 1
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        self._file: IO[bytes] = io.BytesIO()
+
+    def write(self, samples: Samples) -> None:
+        """Appends samples `[n, channels]` or, for one channel, `[n]`."""
+        try:
+            if isinstance(self._file, io.BytesIO) and self._file.tell() > IN_MEMORY:
+                memory, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the samples
+                self._file.write(memory.getbuffer())
+            self._file.write(np.ascontiguousarray(samples, dtype=np.float32).tobytes())
+        except OSError as error:
+            where = tempfile.gettempdir()
+            raise InputError(f"the sound does not fit in {where}; free space there or set TMPDIR") from error
+        self.length += len(samples)
+
+    def pad(self, count: int) -> None:
+        """Appends silence."""
+        for start in range(0, count, BLOCK):
+            self.write(np.zeros((min(BLOCK, count - start), self.channels), dtype=np.float32))
+
+    def close(self) -> Samples:
+        """All samples as `[N, channels]`, a memory map if they are many."""
+        shape = (self.length, self.channels)
+        if isinstance(self._file, io.BytesIO):
+            return np.frombuffer(self._file.getbuffer(), dtype=np.float32).reshape(shape)
+        self._file.flush()
+        return np.asarray(np.memmap(self._file, dtype=np.float32, mode="r+", shape=shape))
+
+
+@dataclass
+class SoundDecoder:
+    """Writes decoded sound to a spool so that sample 0 lies at `start` seconds of the file's clock.
+
+    Sound before it is cut off, a later beginning and gaps are filled with silence, so every sample keeps its time.
+    `start` None means the sound's own beginning.
+    """
+
+    stream: AudioStream
+    limits: Limits
+    start: float | None = None
+    channels: int = 1
+    damaged: int = 0
+    spool: Spool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rate = self.stream.rate or 48000
+        self.spool = Spool(self.channels)
+
+    def run(self, container: InputContainer) -> None:
+        """Decodes to the end of the file, stepping over damaged packets."""
+        try:
+            for packet in container.demux(self.stream):
+                try:
+                    frames = self.stream.decode(packet)
+                except FFmpegError:
+                    self.damaged += 1
+                    continue
+                for frame in frames:
+                    self._add(frame)
+        except FFmpegError:
+            self.damaged += 1
+
+    def _add(self, frame: AudioFrame) -> None:
+        samples = frame_samples(frame, self.channels)
+        if not np.isfinite(samples).all():
+            raise InputError("the sound holds NaN or infinite samples; repair or re-encode its track")
+        if frame.sample_rate != self.rate:  # changed within the stream
+            samples = np.asarray(soxr.resample(samples, frame.sample_rate, self.rate), dtype=np.float32)
+        samples = samples[self._align(frame) :]
+        if (self.spool.length + len(samples)) / self.rate > self.limits.max_duration:
+            raise InputError(
+                f"the sound is longer than {self.limits.max_duration:g} s; cut it or raise Limits.max_duration"
+            )
+        self.spool.write(np.clip(samples, -1.0, 1.0))
+
+    def _align(self, frame: AudioFrame) -> int:
+        """Pads up to the frame's time; answers how many of its first samples lie before the start."""
+        time = seconds(frame.pts, frame.time_base)
+        if time is None:
+            return 0
+        if self.start is None:
+            self.start = time
+        at = round((time - self.start) * self.rate)
+        gap = at - self.spool.length
+        slack = SLACK * self.rate if self.spool.length else 0
+        if gap > slack and at / self.rate <= self.limits.max_duration:
+            self.spool.pad(gap)
+        return -at if at < 0 and not self.spool.length else 0
+
+    def samples(self) -> Samples:
+        """What was decoded, `[N, channels]`."""
+        return self.spool.close()
+
+
+def frame_samples(frame: AudioFrame, channels: int) -> Samples:
+    """A decoded frame's samples as float32 `[n, channels]` in [-1, 1]: the mean of its channels, or both of two."""
+    count = frame.layout.nb_channels
+    raw: npt.NDArray[Any] = frame.to_ndarray()
+    table = raw.T if frame.format.is_planar else raw.reshape(-1, count)
+    if table.dtype == np.uint8:
+        table = (table.astype(np.float32) - 128.0) / 128.0
+    elif table.dtype.kind == "i":
+        table = (table / float(1 << (8 * table.dtype.itemsize - 1))).astype(np.float32)
+    if channels == count:
+        return np.asarray(table, dtype=np.float32)
+    mean = table.mean(axis=1, dtype=np.float32, keepdims=True)
+    return np.repeat(mean, channels, axis=1)
+
+
+def read_audio(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Waveform | None:
+    """Decodes a file's sound to mono at its own rate; None for a video without a sound track.
+
+    In a video, sample 0 lies at the first picture. A long sound is a memory map of a temporary file.
+    """
+    waveform, _ = read_sound(Path(path), limits)
+    return waveform
+
+
+def read_sound(path: Path, limits: Limits, start: float | None = None) -> tuple[Waveform | None, tuple[str, ...]]:
+    """As `read_audio`, with sentences on what is wrong with the track; `start` as in `SoundDecoder`."""
+    with open_media(path, limits) as container:
+        stream = pick_audio(container)
+        if stream is None:
+            return None, ()
+        length = seconds(stream.duration, stream.time_base) or 0.0
+        if length > limits.max_duration:
+            raise InputError(
+                f"{path} lasts {length:.0f} s, over the limit of {limits.max_duration:g} s; "
+                "cut it or raise Limits.max_duration"
+            )
+        video = pick_video(container)
+        if start is None and video is not None:
+            start = seconds(video.start_time, video.time_base)
+        for other in container.streams:  # spares reading the pictures' bytes, where container and PyAV (18) allow it
+            if other.index != stream.index and hasattr(other, "discard"):
+                other.discard = type(other.discard).all
+        decoder = SoundDecoder(stream, limits, start)
+        decoder.run(container)
+        if not decoder.spool.length:
+            return None, (f"the sound track of {path.name} could not be decoded",)
+        waveform = Waveform(decoder.samples()[:, 0], decoder.rate)
+        return waveform, _notes(path, waveform.duration, length, decoder.damaged)
+
+
+def resample(waveform: Waveform, rate: int) -> Waveform:
+    """The same sound at another rate in Hz, by soxr's high quality setting, in blocks."""
+    if rate == waveform.rate:
+        return waveform
+    if rate <= 0:
+        raise InputError(f"a sample rate is positive, not {rate}")
+    return Waveform(resample_samples(waveform.samples[:, None], waveform.rate, rate)[:, 0], rate)
+
+
+def resample_samples(samples: Samples, old: int, new: int) -> Samples:
+    """Samples `[N, channels]` at another rate in Hz; a memory map if they are many."""
+    stream = soxr.ResampleStream(old, new, samples.shape[1], dtype="float32")
+    spool = Spool(samples.shape[1])
+    for start in range(0, len(samples), BLOCK):
+        part = stream.resample_chunk(samples[start : start + BLOCK], last=start + BLOCK >= len(samples))
+        spool.write(np.clip(part, -1.0, 1.0))  # the filter overshoots at full scale
+    return spool.close()
+
+
+def write_wav(path: str | Path, waveform: Waveform) -> None:
+    """Writes 16-bit mono PCM at the waveform's rate, to a temporary name that is then renamed."""
+    with replacing(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(waveform.rate)
+        for start in range(0, len(waveform.samples), BLOCK):
+            block = np.clip(waveform.samples[start : start + BLOCK], -1.0, 1.0)
+            file.writeframes(np.round(block * 32767.0).astype("<i2").tobytes())
+
+
+def _notes(path: Path, got: float, promised: float, damaged: int) -> tuple[str, ...]:
+    if promised - got > max(0.5, 0.02 * promised):
+        return (f"the sound of {path.name} ends at {got:.2f} s of {promised:.2f} s; the file is truncated or damaged",)
+    if damaged:
+        return (f"{damaged} packets of the sound of {path.name} are damaged and were passed over",)
+    return ()

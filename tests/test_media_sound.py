@@ -1,0 +1,165 @@
+"""Sound: mono float32 at its own rate, aligned to the pictures, on disk when long."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openavs.media import Limits, open_clip, read_audio, resample, sound, write_wav
+from openavs.types import InputError, Waveform
+from tests.media_files import grey, make_media, tone
+
+
+def onset(waveform: Waveform) -> float:
+    """When a tone begins, in s."""
+    return float(np.argmax(np.abs(waveform.samples) > 0.05)) / waveform.rate
+
+
+def on_disk(samples: Any) -> bool:
+    """Whether samples are a view of a memory map."""
+    while isinstance(samples, np.ndarray) and not isinstance(samples, np.memmap):
+        samples = samples.base
+    return isinstance(samples, np.memmap)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "tolerance"),
+    [
+        ("a.wav", "pcm_s16le", 1e-3),
+        ("a.wav", "pcm_u8", 1e-2),
+        ("a.wav", "pcm_s24le", 1e-3),
+        ("a.wav", "pcm_f32le", 1e-6),
+        ("a.flac", "flac", 1e-3),
+        ("a.mp3", "libmp3lame", 0.05),
+        ("a.ogg", "libopus", 0.05),
+        ("a.m4a", "aac", 0.05),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_files_are_decoded_at_their_own_rate(
+    tmp_path: Path, name: str, codec: str, tolerance: float, channels: int
+) -> None:
+    rate = 48000
+    given = tone(1.0, rate, channels=channels)
+    path = make_media(tmp_path / name, sound=given, rate=rate, sound_codec=codec)
+    heard = read_audio(path)
+    assert heard is not None and heard.rate == rate and heard.samples.dtype == np.float32
+    assert heard.duration == pytest.approx(1.0, abs=0.06)
+    middle = slice(rate // 4, rate // 2)
+    assert np.std(heard.samples[middle]) == pytest.approx(np.std(given[0, middle]), rel=max(tolerance, 1e-3))
+    if tolerance < 0.05:
+        assert np.abs(heard.samples - given[0][: len(heard.samples)]).max() < tolerance
+
+
+def test_mono_is_the_mean_of_the_channels(tmp_path: Path) -> None:
+    left = np.stack([tone(0.5)[0], np.zeros(22050, np.float32)])
+    path = make_media(tmp_path / "a.wav", sound=left, sound_codec="pcm_f32le")
+    heard = read_audio(path)
+    assert heard is not None
+    np.testing.assert_allclose(heard.samples, left.mean(0), atol=1e-7)
+
+
+def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
+    path = make_media(tmp_path / "a.mp4", [grey(0)] * 10)
+    assert read_audio(path) is None and open_clip(path).audio is None
+
+
+@pytest.mark.parametrize("start", [0.0, 0.7])
+def test_sound_keeps_its_place_beside_the_pictures(tmp_path: Path, start: float) -> None:
+    silence_then_tone = np.concatenate([np.zeros((1, 22050), np.float32), tone(1.5)], axis=1)
+    path = make_media(tmp_path / "a.mkv", [grey(i) for i in range(30)], sound=silence_then_tone, sound_start=start)
+    clip = open_clip(path)
+    assert clip.audio is not None
+    assert onset(clip.audio) == pytest.approx(0.5 + start, abs=0.03)
+
+
+def test_pictures_that_begin_later_than_the_sound_cut_it(tmp_path: Path) -> None:
+    silence_then_tone = np.concatenate([np.zeros((1, 2 * 44100), np.float32), tone(1.0)], axis=1)
+    times = [1.25 + i / 10 for i in range(17)]
+    path = make_media(tmp_path / "a.mkv", [grey(i) for i in range(17)], times=times, sound=silence_then_tone)
+    clip = open_clip(path)
+    assert clip.audio is not None
+    assert onset(clip.audio) == pytest.approx(0.75, abs=0.03)
+    assert clip.audio.duration == pytest.approx(1.75, abs=0.05)
+    assert len(clip.times) == 2
+
+
+def test_a_separate_file_takes_the_place_of_the_sound(tmp_path: Path) -> None:
+    video = make_media(tmp_path / "a.mp4", [grey(0)] * 20, sound=tone(2))
+    beside = make_media(tmp_path / "b.flac", sound=tone(1, 16000, level=0.5), rate=16000, sound_codec="flac")
+    clip = open_clip(video, audio=beside)
+    assert clip.audio is not None and clip.audio.rate == 16000
+    assert clip.audio.duration == pytest.approx(1.0)
+    assert clip.audio.dbfs == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.05)
+
+
+def test_long_sound_lies_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_media(tmp_path / "a.wav", sound=tone(3), sound_codec="pcm_s16le")
+    short = read_audio(path)
+    monkeypatch.setattr(sound, "IN_MEMORY", 100_000)
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    long = read_audio(path)
+    assert short is not None and long is not None
+    assert on_disk(long.samples) and not on_disk(short.samples)
+    assert list(folder.iterdir()) == []  # unlinked: nothing stays behind
+    np.testing.assert_array_equal(short.samples, long.samples)
+    np.testing.assert_array_equal(resample(short, 16000).samples, resample(long, 16000).samples)
+
+
+def test_nan_and_infinite_samples_are_refused(tmp_path: Path) -> None:
+    for bad in (np.nan, np.inf):
+        samples = tone(0.5)
+        samples[0, 1000] = bad
+        path = make_media(tmp_path / "a.wav", sound=samples, sound_codec="pcm_f32le")
+        with pytest.raises(InputError, match="NaN or infinite"):
+            read_audio(path)
+
+
+def test_overshooting_samples_are_clipped(tmp_path: Path) -> None:
+    path = make_media(tmp_path / "a.wav", sound=tone(0.5, level=1.5), sound_codec="pcm_f32le")
+    heard = read_audio(path)
+    assert heard is not None and float(np.abs(heard.samples).max()) == 1.0
+
+
+def test_silent_sound_is_sound(tmp_path: Path) -> None:
+    path = make_media(tmp_path / "a.mp4", [grey(0)] * 10, sound=np.zeros((1, 44100), np.float32))
+    clip = open_clip(path)
+    assert clip.audio is not None and clip.audio.dbfs < -90
+
+
+def test_resampling_keeps_length_level_and_pitch() -> None:
+    given = Waveform(tone(2.0, 44100)[0], 44100)
+    for rate in (16000, 48000):
+        got = resample(given, rate)
+        assert got.rate == rate and got.samples.dtype == np.float32
+        assert abs(got.duration - given.duration) <= 1 / rate
+        assert got.dbfs == pytest.approx(given.dbfs, abs=0.01)
+        spectrum = np.abs(np.fft.rfft(got.samples))
+        assert np.argmax(spectrum) / got.duration == pytest.approx(440, abs=1)
+    assert resample(given, 44100) is given
+    assert len(resample(Waveform(np.zeros(0, np.float32), 44100), 16000).samples) == 0
+    with pytest.raises(InputError):
+        resample(given, 0)
+
+
+def test_wav_files_are_16_bit_mono_and_read_back(tmp_path: Path) -> None:
+    given = Waveform(tone(1.0, 16000, level=1.0)[0], 16000)
+    write_wav(tmp_path / "new" / "a.wav", given)
+    with wave.open(str(tmp_path / "new" / "a.wav")) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16000)
+    back = read_audio(tmp_path / "new" / "a.wav")
+    assert back is not None
+    np.testing.assert_allclose(back.samples, given.samples, atol=1e-4)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.wav"]
+
+
+def test_sound_that_lasts_longer_than_its_header_says_stops_at_the_limit(tmp_path: Path) -> None:
+    path = make_media(tmp_path / "a.mp3", sound=tone(3), sound_codec="libmp3lame", options={"write_xing": "0"})
+    with pytest.raises(InputError):
+        read_audio(path, limits=Limits(max_duration=1.0))
