@@ -1,0 +1,100 @@
+"""The scripts that train the tiny family: same seed, same weights; and the targets they train on are right."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openavs.benchmarks.world.kinds import KINDS
+from openavs.benchmarks.world.scenes import scene_rng
+from openavs.benchmarks.world.training import detector, segmenter
+from openavs.benchmarks.world.training.pictures import batches, to_tensor
+
+
+def train(script: str, out: Path, *options: str) -> str:
+    """The hash of the weights a short training leaves."""
+    command = [sys.executable, "-m", f"openavs.benchmarks.world.training.{script}", "--out", str(out), *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [("detector", ("--cells", "3", "--steps", "3")), ("segmenter", ("--dense", "3", "--steps", "3"))],
+)
+def test_the_same_seed_gives_the_same_weights(script: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    first = train(script, tmp_path / "a", *options)
+    assert train(script, tmp_path / "b", *options) == first
+    assert train(script, tmp_path / "c", *options, "--seed", "9") != first
+
+
+def test_pictures_know_their_boxes() -> None:
+    for item in next(batches("train", 3, 8, ((128, 171),))):
+        assert item.image.shape == (128, 171, 3)
+        for number, (x0, y0, x1, y1) in enumerate(item.boxes().tolist()):
+            inside = item.owners[int(y0) : int(y1), int(x0) : int(x1)] == number + 1
+            assert inside.sum() == (item.owners == number + 1).sum()
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+
+
+def test_the_phrases_of_a_picture_hold_what_is_there_and_what_is_not() -> None:
+    for item in next(batches("train", 4, 16, ((128, 128),))):
+        rng = scene_rng("train", 1)
+        asked = detector.phrases_for(item, 8, rng)
+        assert len(set(asked)) == 8
+        target = detector.targets_for(item, asked)
+        named = {asked[place] for place in target["class_labels"].tolist()}
+        assert named == {KINDS[k].name for k in item.kinds} & set(asked)
+        assert target["boxes"].min() >= 0 and target["boxes"].max() <= 1
+
+
+def test_a_batch_is_trained_on_the_targets_of_its_pictures(tmp_path: Path) -> None:
+    """The library's loss mixes up the phrases of a batch unless all captions have the same shape, as ours have.
+
+    Losses are sums over the batch divided by its number of boxes, so a batch's loss follows from its pictures' own.
+    """
+    torch.manual_seed(0)
+    words = detector.tokenizer(tmp_path)
+    model = detector.build(len(words)).eval()
+    batch = [item for item in next(batches("train", 5, 6, ((128, 128),))) if not np.isnan(item.boxes()).any()]
+    rng = scene_rng("train", 2)
+    asked = [detector.phrases_for(item, 6, rng) for item in batch]
+    labels = [detector.targets_for(item, phrases) for item, phrases in zip(batch, asked, strict=True)]
+    kept = [i for i, label in enumerate(labels) if len(label["class_labels"])]
+
+    def loss(indices: list[int]) -> float:
+        text = words([" . ".join(asked[i]) + " ." for i in indices], return_tensors="pt")
+        pixels = torch.from_numpy(to_tensor([batch[i] for i in indices], detector.MEAN, detector.STD))
+        with torch.no_grad():
+            return float(model(pixel_values=pixels, labels=[labels[i] for i in indices], **text).loss)
+
+    boxes = [len(labels[i]["class_labels"]) for i in kept]
+    whole = sum(loss([i]) * n for i, n in zip(kept, boxes, strict=True)) / sum(boxes)
+    assert len(kept) >= 3
+    assert loss(kept) == pytest.approx(whole, rel=1e-4)
+
+
+def test_boxes_of_the_segmenter_are_jittered_like_a_detectors() -> None:
+    errors = []
+    for item in next(batches("train", 6, 24, ((128, 128),))):
+        boxes, masks = segmenter.targets_for(item, scene_rng("train", 3))
+        assert boxes.shape == (4, 4) and masks.shape == (4, 64, 64)
+        tight = item.boxes()[~np.isnan(item.boxes()).any(axis=1)]
+        for box, mask in zip(boxes.numpy(), masks.numpy(), strict=True):
+            best = min(tight, key=lambda t: np.abs(t - box).sum())
+            errors.append(np.abs(best - box).mean() / (best[2:] - best[:2]).mean())
+            assert mask.sum() > 0
+    assert 0.01 < float(np.mean(errors)) < 0.08
+
+
+def test_the_tokenizer_keeps_the_ids_that_the_library_hard_codes(tmp_path: Path) -> None:
+    words = detector.tokenizer(tmp_path)
+    assert words("dog . ? ").input_ids == [101, words.convert_tokens_to_ids("dog"), 1012, 1029, 102]
+    assert all(len(words.tokenize(kind.name)) == 1 for kind in KINDS)
