@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openavs.files import atomic_write
 from openavs.loading import load_pretrained, load_processor
 from openavs.types import ModelError
 
@@ -26,6 +27,7 @@ _WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md"
 _UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # sub-folders and second copies of the weights
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LOCK_HEADER = "# The commit each model reference stands for; to take a newer one, delete its line.\n"
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,16 @@ class Lock:
         return cls({str(ref): str(commit) for ref, commit in pins.items()})
 
     def save(self, path: str | Path) -> None:
-        """Writes the file anew, sorted, by renaming a temporary one into place."""
+        """Writes the file anew, sorted, whole or not at all."""
         import yaml
 
-        temporary = Path(f"{path}.tmp")
-        temporary.write_text(yaml.safe_dump(self.pins, sort_keys=True), encoding="utf-8")
-        temporary.replace(path)
+        text = _LOCK_HEADER + yaml.safe_dump(self.pins, sort_keys=True)
+        atomic_write(Path(path), text.encode("utf-8"))
 
     def pin(self, resolved: ResolvedModel) -> Lock:
-        """This lock with one more model; a model without a commit (a local folder) changes nothing."""
-        if resolved.revision is None or not resolved.ref.startswith("hf:"):
+        """This lock with one more model; one without a commit (a local folder) or named by it changes nothing."""
+        named = _COMMIT.fullmatch(resolved.ref.partition("@")[2])
+        if resolved.revision is None or named or not resolved.ref.startswith("hf:"):
             return self
         return Lock({**self.pins, resolved.ref: resolved.revision})
 

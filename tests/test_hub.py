@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 import torch
@@ -21,6 +16,7 @@ from transformers import AutoTokenizer, ClapModel, SamModel
 
 from openavs.hub import Lock, load_pretrained, load_processor, resolve
 from openavs.types import ModelError
+from tests.model_hub import Hub, client_settings, serving
 from tests.tiny_models import make_sam
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -173,55 +169,6 @@ def test_a_malformed_lock_is_refused(tmp_path: Path, text: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------- hub
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers what a client asks of a model hub for a few repositories."""
-
-    files: dict[str, dict[str, bytes]]
-    asked: list[str]
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        parts = unquote(self.path.partition("?")[0]).strip("/").split("/")
-        self.asked.append(f"{self.command} {'/'.join(parts)}")
-        name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
-        if name == "org/gated":
-            self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
-        elif name == "org/broken":
-            self.answer(500, b"")
-        elif name not in self.files:
-            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        elif parts[0] != "api":
-            content = self.files[name]["/".join(parts[4:])]
-            self.answer(200, content, {"ETag": f'"{digest(content)}"', "X-Repo-Commit": COMMIT})
-        elif parts[4] == "revision" and parts[5] not in ("main", COMMIT):
-            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        elif parts[4] == "revision":
-            self.json({"id": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in self.files[name]]})
-        else:
-            listing = self.files[name].items()
-            self.json([{"type": "file", "path": f, "size": len(c), "oid": digest(c)} for f, c in listing])
-
-    do_HEAD = do_GET
-
-    def json(self, content: Any) -> None:
-        self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha1(content).hexdigest()
-
-
 @pytest.fixture
 def hub() -> Iterator[str]:
     whole = {
@@ -233,12 +180,9 @@ def hub() -> Iterator[str]:
         "modeling_evil.py": b"raise SystemExit",
     }
     pickled = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
-    Hub.files, Hub.asked = {"org/whole": whole, "org/pickled": pickled}, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    Hub.files, Hub.asked, Hub.commits = {"org/whole": whole, "org/pickled": pickled}, [], (COMMIT,)
+    with serving() as address:
+        yield address
 
 
 ASK = """
@@ -259,12 +203,10 @@ print(json.dumps(answers))
 
 def ask(endpoint: str, cache: Path, *refs: str, offline: bool = False, pins: dict[str, str] | None = None) -> list[Any]:
     """Resolves references in a fresh process: the hub's client reads its settings when it is imported."""
-    names = {"HF_HUB_OFFLINE", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
-    clean = {key: value for key, value in os.environ.items() if key.upper() not in names}
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_OFFLINE": str(int(offline))}
     command = [sys.executable, "-c", ASK, json.dumps(pins or {}), *refs]
+    settings = client_settings(endpoint, cache, offline)
     root = Path(__file__).parent.parent
-    done = subprocess.run(command, env=clean | settings, cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=settings, cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
     return answers

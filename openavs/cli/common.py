@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,10 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; 
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16; default: the recipe's.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Frames that go through the models at once.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Stop after this many items.")]
+Lock = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Use the models at the commits in this file; those not in it are added to it."),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this disk; never the network.")]
 
 

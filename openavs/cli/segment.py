@@ -14,6 +14,7 @@ from openavs.cli.common import (
     Dtype,
     Json,
     Limit,
+    Lock,
     Offline,
     Pipeline,
     Quiet,
@@ -41,6 +42,7 @@ def segment(
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
     audio: Annotated[Path | None, typer.Option(help="Take the sound from this file (one video only).")] = None,
     vocab: Annotated[str | None, typer.Option(help="Only these things, comma-separated: dog,cat,bell.")] = None,
+    lock: Lock = None,
     overwrite: Annotated[bool, typer.Option(help="Remove the earlier results in the folder first.")] = False,
     limit: Limit = None,
     device: Device = None,
@@ -52,6 +54,7 @@ def segment(
     verbose: Verbose = False,
 ) -> None:
     """Find, name and segment what makes the sound in videos."""
+    from openavs.locking import add_to_lock, load_lock, pinned_pipeline
     from openavs.pipeline import Pipeline as Chain
     from openavs.recipes import load_recipe
     from openavs.runs import RunWriter
@@ -70,11 +73,15 @@ def segment(
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline, shared)
     classes = recipe.vocabulary or []
-    chain = Chain.from_recipe(recipe)
+    chain = pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
     with RunWriter(
         out, recipe.to_dict(), values="class" if classes else "instance", classes=classes, overwrite=overwrite
     ) as run:
-        answers = _segment_all(chain, run, paths, audio, recipe.sample.fps, quiet)
+        try:
+            answers = _segment_all(chain, run, paths, audio, recipe.sample.fps, quiet)
+        finally:  # an interrupted run, too, is gone on with by the models it began with
+            if lock:
+                add_to_lock(lock, chain.models)
     failed = sum(answer["status"] == "failed" for answer in answers)
     if as_json:
         print_json({"out": str(out), "ok": len(answers) - failed, "failed": failed, "clips": answers})
