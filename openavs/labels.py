@@ -28,7 +28,7 @@ class Labeller:
         vocabulary: Sequence[str] | None,
         aliases: Mapping[str, str] | None = None,
         similarity: Similarity | None = None,
-        threshold: float = 0.7,
+        threshold: float = 0.8,
     ) -> None:
         self.vocabulary = None if vocabulary is None else tuple(vocabulary)
         self._names = {plain_key(label): label for label in self.vocabulary or ()}

@@ -66,6 +66,7 @@ class ClapCaptioner:
         self.processor: Any = load_processor(ClapProcessor, resolved)
         self.model: Any = load_pretrained(ClapModel, resolved, self.dtype, self.device)
         self._texts: torch.Tensor | None = None
+        self._labels: dict[tuple[str, ...], torch.Tensor] = {}
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
@@ -79,6 +80,16 @@ class ClapCaptioner:
             for i, row in zip(batch, scores, strict=True):
                 captions[i] = self._captions(row, windows[i])
         return captions
+
+    @torch.inference_mode()
+    def text_similarity(self, phrases: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Cosine similarities `[phrases, labels]` of what the texts would sound like (for closed vocabularies)."""
+        key = tuple(labels)
+        if key not in self._labels:
+            self._labels[key] = self._embed_texts([self.template.replace("{}", label) for label in labels])
+        asked = self._embed_texts([self.template.replace("{}", phrase) for phrase in phrases])
+        similarity: npt.NDArray[np.float32] = (asked @ self._labels[key].T).float().cpu().numpy()
+        return similarity
 
     def _prepare(self, window: Window) -> npt.NDArray[np.float32]:
         """The samples at the model's rate, no longer than it takes."""

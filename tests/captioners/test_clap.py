@@ -146,3 +146,11 @@ def test_options_out_of_range_are_refused(plain: Path, options: dict[str, Any]) 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"ClapProcessor|ClapModel"):
         everything(make_sam(tmp_path / "sam"))
+
+
+def test_texts_are_compared_by_what_they_would_sound_like(plain: Path) -> None:
+    table = everything(plain).text_similarity(["dog", "bell"], ["bell", "dog", "siren"])
+    assert table.shape == (2, 3)
+    assert np.allclose([table[0, 1], table[1, 0]], 1.0, atol=1e-5)  # a text and itself
+    assert table[0, 1] > table[0, 2]
+    assert np.abs(table).max() <= 1 + 1e-5
