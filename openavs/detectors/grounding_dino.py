@@ -77,10 +77,10 @@ class GroundingDinoDetector:
             )
         self._tokenizer = _load_tokenizer(found)
         self._pixels = _PixelRules.of(load_processor(GroundingDinoImageProcessorPil, found), model)
-        self._network: Any = load_pretrained(
+        self.model: Any = load_pretrained(
             AutoModelForZeroShotObjectDetection, found, self._place.dtype, self._place.device
         )
-        self._strides = _measure_strides(self._network, self._place.device, self._place.dtype)
+        self._strides = _measure_strides(self.model, self._place.device, self._place.dtype)
 
     def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Boxes for each image's phrases, best first, every box under the phrase it answers best.
@@ -163,7 +163,7 @@ class GroundingDinoDetector:
         """Best score and phrase `[B, Q]` and boxes `[B, Q, 4]` as numpy arrays."""
         device, count = pixels.device, len(pixels)
         ids = torch.tensor(caption.ids, device=device).expand(count, -1)
-        output = self._network(
+        output = self.model(
             pixel_values=pixels,
             pixel_mask=torch.ones((count, *pixels.shape[-2:]), dtype=torch.long, device=device),
             input_ids=ids,

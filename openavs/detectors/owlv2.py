@@ -64,7 +64,7 @@ class Owlv2Detector:
             raise ModelError(f"{model} is a {self._config.model_type} model; give the detector owlv2 one of type owlv2")
         self._tokenizer: Any = load_processor(AutoTokenizer, found)
         self._rules: Any = load_processor(Owlv2ImageProcessorPil, found)
-        self._network: Any = load_pretrained(Owlv2ForObjectDetection, found, self._place.dtype, self._place.device)
+        self.model: Any = load_pretrained(Owlv2ForObjectDetection, found, self._place.dtype, self._place.device)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
@@ -110,7 +110,7 @@ class Owlv2Detector:
         tokens = self._tokenizer(
             texts, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
         ).to(self._place.device)
-        model = self._network.owlv2
+        model = self.model.owlv2
         state = model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
         embeds: torch.Tensor = model.text_projection(state.pooler_output)
         return torch.nn.functional.normalize(embeds, dim=-1)
@@ -125,10 +125,10 @@ class Owlv2Detector:
 
     def _forward(self, pixels: torch.Tensor, queries: torch.Tensor) -> tuple[Any, Any, Any]:
         """Best score and phrase `[B, Q]` and boxes `[B, Q, 4]` as numpy arrays."""
-        features, _ = self._network.image_embedder(pixels)
+        features, _ = self.model.image_embedder(pixels)
         cells = features.flatten(1, 2)
-        logits, _ = self._network.class_predictor(cells, queries[None].expand(len(pixels), -1, -1))
-        boxes = self._network.box_predictor(cells, features).float()
+        logits, _ = self.model.class_predictor(cells, queries[None].expand(len(pixels), -1, -1))
+        boxes = self.model.box_predictor(cells, features).float()
         if not bool(torch.isfinite(logits).all() & torch.isfinite(boxes).all()):
             raise OpenAVSError(
                 f"{self._reference} answered with numbers that are not finite; use dtype=float32, or another copy of "

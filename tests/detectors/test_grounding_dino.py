@@ -86,7 +86,7 @@ def test_it_is_a_detector_and_says_what_it_loaded(detector: GroundingDinoDetecto
 def count_forwards(detector: GroundingDinoDetector) -> list[int]:
     """A list that grows by the batch size at each forward of the real model."""
     sizes: list[int] = []
-    detector._network.register_forward_pre_hook(
+    detector.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
     return sizes
@@ -206,7 +206,7 @@ def test_candidates_below_the_floor_are_left_out(grounding_dino: Path, picture: 
 def test_an_answer_that_is_no_number_is_an_error(grounding_dino: Path, picture: Image) -> None:
     detector = load(grounding_dino)
     with torch.no_grad():
-        detector._network.model.text_projection.bias.fill_(float("nan"))
+        detector.model.model.text_projection.bias.fill_(float("nan"))
     with pytest.raises(OpenAVSError, match="not finite"):
         detector.detect([picture], [PHRASES])
 

@@ -67,7 +67,7 @@ def test_the_answer_is_the_librarys(owlv2: Path, shape: tuple[int, int]) -> None
 def count_forwards(detector: Owlv2Detector) -> dict[str, list[int]]:
     """The batch sizes that went through the image and the text encoder."""
     sizes: dict[str, list[int]] = {"images": [], "texts": []}
-    model = detector._network.owlv2
+    model = detector.model.owlv2
     model.vision_model.register_forward_hook(lambda m, a, out: sizes["images"].append(len(out[0])))
     model.text_model.register_forward_hook(lambda m, a, out: sizes["texts"].append(len(out[0])))
     return sizes
@@ -144,7 +144,7 @@ def test_it_is_a_detector_and_refuses_other_models(owlv2: Path, grounding_dino: 
 def test_an_answer_that_is_no_number_is_an_error(owlv2: Path, picture: Image) -> None:
     detector = load(owlv2)
     with torch.no_grad():
-        detector._network.layer_norm.weight.fill_(float("nan"))
+        detector.model.layer_norm.weight.fill_(float("nan"))
     with pytest.raises(OpenAVSError, match="not finite"):
         detector.detect([picture], [PHRASES])
 
