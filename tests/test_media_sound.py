@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import wave
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -61,6 +63,36 @@ def test_mono_is_the_mean_of_the_channels(tmp_path: Path) -> None:
     heard = read_audio(path)
     assert heard is not None
     np.testing.assert_allclose(heard.samples, left.mean(0), atol=1e-7)
+
+
+def test_many_channels_are_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "sixteen.mka"
+    channels = np.zeros((48000, 16), np.float32)
+    channels[:, 3] = 16 * tone(1.0, 48000, level=0.05)[0]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libopus", rate=48000, layout="hexadecagonal", options={"mapping_family": "255"})
+        for start in range(0, 48000, 960):
+            part = channels[start : start + 960].reshape(1, -1)
+            piece = av.AudioFrame.from_ndarray(part, format="flt", layout="hexadecagonal")
+            piece.sample_rate, piece.pts, piece.time_base = 48000, start, Fraction(1, 48000)
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    heard = read_audio(path)
+    assert heard is not None
+    assert heard.dbfs == pytest.approx(Waveform(tone(1.0, 48000, level=0.05)[0], 48000).dbfs, abs=0.5)
+
+
+def test_a_time_stamp_far_beyond_the_end_makes_no_hours_of_silence(tmp_path: Path) -> None:
+    path = tmp_path / "jump.mka"
+    with av.open(str(path), "w", options={"live": "1"}) as container:  # a live stream's header promises no length
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for start in (0, 8000, 8000 * 3600 * 20):
+            piece = av.AudioFrame.from_ndarray(tone(1.0, 8000), format="flt", layout="mono")
+            piece.sample_rate, piece.pts, piece.time_base = 8000, start, Fraction(1, 8000)
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    heard = read_audio(path)
+    assert heard is not None and heard.duration == pytest.approx(3.0)
 
 
 def test_a_video_without_sound_has_none(tmp_path: Path) -> None:

@@ -221,3 +221,15 @@ def test_a_truncated_source_gives_a_shorter_overlay(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     write_overlay(tmp_path / "o.mp4", cut, same)
     assert 5 < len(frame_times(tmp_path / "o.mp4")) < 35
+
+
+def test_sound_that_mp4_does_not_take_is_encoded_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = make_media(tmp_path / "a.mp4", [grey(i) for i in range(20)], sound=tone(2))
+    data = bytearray(source.read_bytes())
+    table = data.rindex(b"stts")  # of the sound: its last entry gives the last packet's length
+    entries = int.from_bytes(data[table + 8 : table + 12])
+    data[table + 8 + 8 * entries : table + 12 + 8 * entries] = (3_003_122_432).to_bytes(4)
+    source.write_bytes(data)
+    write_overlay(tmp_path / "o.mp4", source, same)
+    assert "encoding it anew" in caplog.text
+    sounds_alike(tmp_path / "o.mp4", source)

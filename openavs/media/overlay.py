@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
 from av.packet import Packet
 
 from openavs.media.clips import open_clip
@@ -29,6 +31,7 @@ from openavs.media.video import Shown, VideoDecoder, VideoFrames, read_packets, 
 from openavs.media.write import EncodedSound, PictureTrack, encode_sound, open_mp4, write_timed
 from openavs.types import Clip, Image, InputError, Waveform
 
+log = logging.getLogger(__name__)
 Paint = Callable[[float, Image], Image]
 COPIED = frozenset({"aac", "mp3", "opus"})  # what browsers play inside mp4; anything else becomes AAC
 LEAD = 0.1  # s of sound kept before the first picture: a decoder needs it to start, the file says not to play it
@@ -47,7 +50,8 @@ def write_overlay(
     A video file is decoded again and keeps its own frame times; its sound is copied without loss where mp4 allows.
     A clip without a video file (pictures, or made in memory) becomes a slideshow at its `fps`. A clip whose sound
     came from a separate file keeps that sound. `paint` gets upright RGB pictures of the source's own size and the
-    time in s from the first one; it may return the same array. `size_limit` bounds the long side of what is written.
+    time in s from the first one; it may return the same array, keeps the size, and is asked again from the start if
+    the sound of a damaged file turns out not to be copyable. `size_limit` bounds the long side of what is written.
     The file appears whole under its name or not at all.
     """
     if not isinstance(source, Clip):
@@ -72,8 +76,15 @@ def _painted(clip: Clip, paint: Paint) -> Iterator[tuple[float, Image]]:
 def _repaint(
     path: Path, source: Path, paint: Paint, other: Waveform | None, size_limit: int | None, limits: Limits
 ) -> None:
-    with open_media(source, limits) as given, replacing(path) as temporary, open_mp4(temporary) as container:
-        Repainting(given, container, source, paint, other, size_limit, limits).run()
+    for copy in (True, False):
+        try:
+            with open_media(source, limits) as given, replacing(path) as temporary, open_mp4(temporary) as container:
+                Repainting(given, container, source, paint, other, copy, size_limit, limits).run()
+            return
+        except FFmpegError as error:
+            if not copy or isinstance(error, OSError):  # a full disk does not go away
+                raise
+            log.warning("the sound of %s cannot be copied (%s); encoding it anew", source, error.strerror)
 
 
 class Repainting:
@@ -86,6 +97,7 @@ class Repainting:
         path: Path,
         paint: Paint,
         other: Waveform | None,
+        copy: bool,
         size_limit: int | None,
         limits: Limits,
     ) -> None:
@@ -94,6 +106,7 @@ class Repainting:
         self._video = require_video(given, path, limits)
         self._decoder = VideoDecoder(self._video)
         self._audio = pick_audio(given) if other is None else None
+        self._may_copy = copy and self._audio is not None and can_copy(self._audio)
         self._track: PictureTrack | None = None
         self._size: tuple[int, int] = (0, 0)
         self._matrix: Matrix = (1, 0, 0, 1)
@@ -136,7 +149,7 @@ class Repainting:
         self._track = PictureTrack(self._out, self._size, 1 / self._decoder.tick, self._size_limit)
         if self._other is not None:
             self._encode = encode_sound(self._out, self._other.samples[:, None], self._other.rate)
-        elif self._audio is not None and can_copy(self._audio):
+        elif self._audio is not None and self._may_copy:
             self._copy = CopiedSound(self._out, self._audio, self._start)
             for packet in self._waiting:
                 self._copy.add(packet)
@@ -153,6 +166,7 @@ class CopiedSound:
         self._stream = container.add_stream_from_template(source)
         self._shift = round(start / source.time_base) if source.time_base else 0
         self._earliest = -round(LEAD / source.time_base) if source.time_base else 0
+        self._last = float("-inf")
 
     def add(self, packet: Packet[Any]) -> None:
         """Copies one packet; those that end well before the first picture are left out."""
@@ -160,8 +174,9 @@ class CopiedSound:
             return
         packet.pts -= self._shift
         packet.dts -= self._shift
-        if packet.pts + (packet.duration or 0) < self._earliest:
-            return
+        if packet.pts + (packet.duration or 0) < self._earliest or packet.dts <= self._last:
+            return  # before the first picture, or out of order in a damaged file
+        self._last = packet.dts
         packet.stream = self._stream
         self._container.mux(packet)
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -27,6 +28,8 @@ Samples = npt.NDArray[np.float32]
 
 IN_MEMORY = 5 * 60 * 48000 * 4  # bytes: five minutes at 48 kHz
 SLACK = 0.1  # s; smaller gaps between packets are rounding of time stamps
+LONGEST_GAP = 600.0  # s; a later time stamp is damage, not silence, where the header promises no such length
+PLANES = 8  # what a frame of FFmpeg holds without a list of its own
 BLOCK = 1 << 18
 
 
@@ -84,18 +87,19 @@ class SoundDecoder:
     def __post_init__(self) -> None:
         self.rate = self.stream.rate or 48000
         self.spool = Spool(self.channels)
+        promised = seconds(self.stream.duration, self.stream.time_base) or 0.0
+        whole = (getattr(self.stream.container, "duration", None) or 0) / 1e6
+        self._end = min(max(promised, whole) + LONGEST_GAP, self.limits.max_duration)
 
     def run(self, container: InputContainer) -> None:
         """Decodes to the end of the file, stepping over damaged packets."""
         try:
             for packet in container.demux(self.stream):
                 try:
-                    frames = self.stream.decode(packet)
+                    for frame in self.stream.decode(packet):
+                        self._add(frame)
                 except FFmpegError:
                     self.damaged += 1
-                    continue
-                for frame in frames:
-                    self._add(frame)
         except FFmpegError:
             self.damaged += 1
 
@@ -122,7 +126,7 @@ class SoundDecoder:
         at = round((time - self.start) * self.rate)
         gap = at - self.spool.length
         slack = SLACK * self.rate if self.spool.length else 0
-        if gap > slack and at / self.rate <= self.limits.max_duration:
+        if gap > slack and at / self.rate <= self._end:
             self.spool.pad(gap)
         return -at if at < 0 and not self.spool.length else 0
 
@@ -134,6 +138,8 @@ class SoundDecoder:
 def frame_samples(frame: AudioFrame, channels: int) -> Samples:
     """A decoded frame's samples as float32 `[n, channels]` in [-1, 1]: the mean of its channels, or both of two."""
     count = frame.layout.nb_channels
+    if frame.format.is_planar and count > PLANES:
+        frame = _packed(frame)
     raw: npt.NDArray[Any] = frame.to_ndarray()
     table = raw.T if frame.format.is_planar else raw.reshape(-1, count)
     if table.dtype == np.uint8:
@@ -144,6 +150,12 @@ def frame_samples(frame: AudioFrame, channels: int) -> Samples:
         return np.asarray(table, dtype=np.float32)
     mean = table.mean(axis=1, dtype=np.float32, keepdims=True)
     return np.repeat(mean, channels, axis=1)
+
+
+def _packed(frame: AudioFrame) -> AudioFrame:
+    """The frame with its channels interleaved: PyAV reads past the end of the list of more than eight planes."""
+    packed = AudioResampler(format=frame.format.packed.name, layout=frame.layout, rate=frame.sample_rate)
+    return packed.resample(frame)[0]
 
 
 def read_audio(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Waveform | None:
