@@ -7,6 +7,7 @@ codes (`RLE`) and become dense one frame at a time. Converters are free function
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,9 +48,8 @@ class Waveform:
             raise InputError(f"a waveform is float32 [N], not {self.samples.dtype} {list(self.samples.shape)}")
         if self.rate <= 0:
             raise InputError(f"a sample rate is positive, not {self.rate}")
-        block = 1 << 20  # by blocks: a long waveform may be a memory map
-        for start in range(0, len(self.samples), block):
-            if not np.isfinite(self.samples[start : start + block]).all():
+        for part in self._blocks():
+            if not np.isfinite(part).all():
                 raise InputError("the sound holds NaN or infinite samples; repair or re-encode its track")
 
     @property
@@ -62,8 +62,13 @@ class Waveform:
         """Root mean square level in dB relative to full scale; -inf for digital silence or no samples."""
         if not len(self.samples):
             return float("-inf")
-        power = float(np.mean(np.square(self.samples, dtype=np.float64)))
-        return 10.0 * float(np.log10(power)) if power > 0 else float("-inf")
+        power = sum(float(np.sum(np.square(part, dtype=np.float64))) for part in self._blocks()) / len(self.samples)
+        return 10.0 * math.log10(power) if power > 0 else float("-inf")
+
+    def _blocks(self, size: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:
+        """The samples part by part: a long waveform may be a memory map."""
+        for start in range(0, len(self.samples), size):
+            yield self.samples[start : start + size]
 
     def cut(self, start: float, end: float) -> Waveform:
         """The samples between two times, clipped to what there is (no padding)."""

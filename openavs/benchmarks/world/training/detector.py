@@ -2,8 +2,12 @@
 
 Two stages. First the backbone alone learns, at every cell, what kind of thing is there (transformers freezes every
 BatchNorm of the detector's backbone, so the backbone is a ConvNeXt, whose LayerNorms learn). Then the whole detector
-learns to ground words. Every image of a step gets the same number of one-word phrases, because the loss of
-transformers 5.23 finds the positive tokens of a batch only if they stand at the same places in every image.
+learns to ground words, with a dense loss of our own beside the library's (`dense_loss`): transformers 5.23 computes the
+loss of the first stage's proposals from detached boxes and from the learned query embeddings, so that nothing else
+would teach the encoder where to look.
+
+Every image of a step gets the same number of one-word phrases, because the library's loss finds the positive tokens of
+a batch only if they stand at the same places in every image.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from transformers import (
@@ -27,6 +32,9 @@ from transformers import (
     GroundingDinoImageProcessorPil,
     GroundingDinoProcessor,
 )
+from transformers.image_transforms import center_to_corners_format
+from transformers.loss.loss_for_object_detection import generalized_box_iou
+from transformers.loss.loss_grounding_dino import sigmoid_focal_loss
 
 from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.world.kinds import KINDS
@@ -101,10 +109,17 @@ def build(vocabulary_size: int) -> GroundingDinoForObjectDetection:
 # ------------------------------------------------------------------------------------- stage 1: what is where
 
 
+def cell_owners(pictures: list[Picture], stride: int) -> npt.NDArray[np.int64]:
+    """Who is under the middle of every cell `[B, h, w]` (0: nobody, i + 1: thing i), cut to the backbone's cells."""
+    owners = np.stack([p.owners for p in pictures]).astype(np.int64)
+    height, width = owners.shape[1] // stride, owners.shape[2] // stride
+    return owners[:, stride // 2 :: stride, stride // 2 :: stride][:, :height, :width]
+
+
 def cell_labels(pictures: list[Picture], stride: int) -> torch.Tensor:
     """The kind under the middle of every cell `[B, h, w]`; the last index is the ground."""
+    owners = cell_owners(pictures, stride)
     lookup = np.stack([np.array([len(KINDS), *p.kinds] + [0] * (4 - len(p.kinds))) for p in pictures])
-    owners = np.stack([p.owners for p in pictures])[:, stride // 2 :: stride, stride // 2 :: stride]
     return torch.from_numpy(np.take_along_axis(lookup, owners.reshape(len(pictures), -1), axis=1).reshape(owners.shape))
 
 
@@ -122,8 +137,6 @@ def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
         loss = torch.zeros(())
         for head, features, stride in zip(heads, maps, (8, 16), strict=False):
             logits, target = head(features), cell_labels(batch, stride)
-            target = target[:, : logits.shape[2], : logits.shape[3]]
-            logits = logits[:, :, : target.shape[1], : target.shape[2]]
             loss = loss + nn.functional.cross_entropy(logits, target, weight)
             things = target < len(KINDS)
             right = 0.98 * right + 0.02 * float((logits.argmax(1) == target)[things].float().mean())
@@ -169,16 +182,53 @@ def targets_for(item: Picture, asked: list[str]) -> dict[str, torch.Tensor]:
     }
 
 
+STRIDES = (8, 16, 32)
+
+
+def dense_loss(
+    outputs: Any, batch: list[Picture], asked: list[list[str]], labels: list[dict[str, torch.Tensor]]
+) -> Any:
+    """What every cell of the encoder should say: which phrase it answers, and the box of the thing it lies on.
+
+    Focal loss over cells and phrases, and L1 and generalised IoU over the cells that lie on a thing that was asked for,
+    each divided by the number of those cells (as FCOS and its kin are trained).
+    """
+    count = len(asked[0])
+    logits = outputs.enc_outputs_class[:, :, 1 : 2 * count : 2]  # the token of phrase i stands at 1 + 2 i
+    boxes = outputs.enc_outputs_coord_logits.sigmoid()
+    places = np.full((len(batch), 5), -1)  # by owner: the row of the label, -1 for who was not asked for
+    for row, (item, phrases) in enumerate(zip(batch, asked, strict=True)):
+        seen = 0
+        for number, (kind, box) in enumerate(zip(item.kinds, item.boxes().tolist(), strict=True)):
+            if KINDS[kind].name in phrases and not math.isnan(box[0]):
+                places[row, number + 1] = seen
+                seen += 1
+    owners = np.concatenate([cell_owners(batch, stride).reshape(len(batch), -1) for stride in STRIDES], axis=1)
+    rows = torch.from_numpy(np.take_along_axis(places, owners, axis=1))  # [B, S]
+    target = torch.zeros_like(logits)
+    image, cell = torch.nonzero(rows >= 0, as_tuple=True)
+    if not len(image):
+        return logits.sum() * 0.0
+    chosen = rows[image, cell].tolist()
+    wanted = torch.stack([labels[i]["boxes"][r] for i, r in zip(image.tolist(), chosen, strict=True)])
+    phrase = torch.stack([labels[i]["class_labels"][r] for i, r in zip(image.tolist(), chosen, strict=True)])
+    target[image, cell, phrase] = 1.0
+    found = boxes[image, cell]
+    focal = sigmoid_focal_loss(logits, target, len(image))
+    overlap = generalized_box_iou(center_to_corners_format(found), center_to_corners_format(wanted)).diagonal()
+    return 2 * focal + 5 * (found - wanted).abs().sum() / len(image) + 2 * (1 - overlap).mean()
+
+
 def train(
     model: GroundingDinoForObjectDetection, words: BertTokenizerFast, out: Path, steps: int, seed: int, rate: float
 ) -> None:
     """Grounding: AdamW, one cycle, gradients clipped at 0.1; what is learnt so far is saved every 500 steps."""
     slow = [p for n, p in model.named_parameters() if "backbone" in n]
     fast = [p for n, p in model.named_parameters() if "backbone" not in n]
-    groups = [{"params": fast, "lr": rate}, {"params": slow, "lr": rate / 2}]
+    groups = [{"params": fast, "lr": rate}, {"params": slow, "lr": rate / 3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, rate / 2], total_steps=steps, pct_start=0.1)
-    started, smooth = time.monotonic(), 0.0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, rate / 3], total_steps=steps, pct_start=0.08)
+    started, smooth = time.monotonic(), np.zeros(2)
     for step, batch in zip(range(steps), batches("train", seed + 1, 16, SHAPES), strict=False):
         rng = scene_rng("train", 901, seed, step)
         count = int(rng.choice([1, 2, 3, 4, 6, 8]))
@@ -188,14 +238,16 @@ def train(
             continue
         text = words([" . ".join(a) + " ." for a in asked], return_tensors="pt")
         outputs = model(pixel_values=torch.from_numpy(to_tensor(batch, MEAN, STD)), labels=labels, **text)
+        dense = dense_loss(outputs, batch, asked, labels)
         optimizer.zero_grad()
-        torch.autograd.backward(outputs.loss)
+        torch.autograd.backward(outputs.loss + dense)
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         schedule.step()
-        smooth = outputs.loss.item() if not smooth else 0.98 * smooth + 0.02 * outputs.loss.item()
+        losses = np.array([outputs.loss.item(), dense.item()])
+        smooth = losses if not smooth.any() else 0.98 * smooth + 0.02 * losses
         if step % 100 == 99:
-            log.info("step %d: loss %.3f, %.0f s", step + 1, smooth, time.monotonic() - started)
+            log.info("step %d: loss %.3f, dense %.3f, %.0f s", step + 1, *smooth, time.monotonic() - started)
         if step % 500 == 499:
             log.info("step %d: %s", step + 1, evaluate(model, words))
             model.save_pretrained(out)
@@ -241,9 +293,9 @@ def box_iou(one: torch.Tensor, two: torch.Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cells", type=int, default=1600, help="steps of the first stage")
-    parser.add_argument("--steps", type=int, default=4000, help="steps of the second stage")
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--cells", type=int, default=1300, help="steps of the first stage")
+    parser.add_argument("--steps", type=int, default=3000, help="steps of the second stage")
+    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
