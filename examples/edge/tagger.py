@@ -1,0 +1,143 @@
+"""Captioner: an AudioSet tagger says which of its 527 classes it hears, and how sure it is.
+
+The model is EfficientAT's mn04_as (MIT): a MobileNetV3 over log-mel spectrograms, 1 M weights, 4 MB. Its file holds
+named arrays and no graph, so the graph is written out below; to bring a tagger of your own, replace `log_mel` and
+`forward` by whatever turns samples into one probability per label (an onnxruntime session takes three lines).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+import torch.nn.functional as F
+
+from openavs.types import Caption, InputError, ModelError, Window
+from openavs.vocabulary import load_vocabulary
+
+RATE, FFT, FRAME, HOP, MELS, TOP_HZ = 32000, 1024, 800, 320, 128, 15000.0
+SHORTEST = RATE // 2  # samples: shorter sounds are filled up with silence
+HALVING = (0, 2, 4, 7, 13)  # the blocks with stride 2
+HARD_SWISH_FROM = 7  # and the stem; the blocks before use ReLU
+
+Weights = dict[str, torch.Tensor]
+
+
+class Tagger:
+    """Up to `top_k` labels per window whose probability is at least `threshold`, best first.
+
+    Args:
+        model: the state dict, a file of `torch.save`; read as arrays only, never as code.
+        labels: `audioset`, or a text file with one label a line, in the order of the model's outputs.
+        top_k: labels a window at most.
+        threshold: the least probability; classes are independent, so scores do not sum to one.
+    """
+
+    def __init__(self, *, model: str, labels: str = "audioset", top_k: int = 5, threshold: float = 0.1) -> None:
+        self.weights = read_weights(Path(model))
+        self.labels = load_vocabulary(labels)
+        outputs = len(self.weights["classifier.5.bias"])
+        if outputs != len(self.labels):
+            raise InputError(
+                f"{model} has {outputs} outputs, but there are {len(self.labels)} labels; give its own list"
+            )
+        self.top_k, self.threshold = top_k, threshold
+        self.models = {model: {"path": model}}
+        self._filters = mel_filters()
+
+    @torch.inference_mode()
+    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+        """One list of captions per window; windows go through one by one, so that their lengths may differ."""
+        return [self._caption(window) for window in windows]
+
+    def _caption(self, window: Window) -> list[Caption]:
+        samples = torch.from_numpy(soxr.resample(window.audio.samples, window.audio.rate, RATE))
+        scores = torch.sigmoid(forward(self.weights, log_mel(samples, self._filters))).numpy()
+        best = [i for i in np.argsort(-scores)[: self.top_k] if scores[i] >= self.threshold]
+        return [Caption(self.labels[i], float(scores[i]), window.start, window.end, "AudioSet tags") for i in best]
+
+
+def read_weights(path: Path) -> Weights:
+    """The named arrays of a state dict; `weights_only` keeps a pickle from running anything."""
+    try:
+        weights: Weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"there is no model file {path}; give its place with captioner.model=FILE") from None
+    except Exception as problem:  # a broken zip, a pickle that holds more than arrays, ...
+        raise ModelError(f"{path} is not a plain state dict of torch.save ({type(problem).__name__})") from problem
+    if "classifier.5.bias" not in weights or "features.16.0.weight" not in weights:
+        raise ModelError(f"{path} is not an EfficientAT mn model: it has other layers")
+    return weights
+
+
+# ------------------------------------------------------------------------------------------- samples -> spectrogram
+
+
+def mel_filters() -> torch.Tensor:
+    """Triangles `[MELS, FFT / 2 + 1]`, evenly spaced in mel from 0 Hz to `TOP_HZ`."""
+
+    def mel(hertz: np.ndarray | float) -> np.ndarray:
+        return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
+
+    edges = np.linspace(0.0, mel(TOP_HZ), MELS + 2)[:, None]
+    bins = mel(np.arange(FFT // 2 + 1) * RATE / FFT)
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.from_numpy(np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32))
+
+
+def log_mel(samples: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Mono samples at `RATE` -> `[1, 1, MELS, frames of 10 ms]`, scaled as in the model's training."""
+    samples = F.pad(samples, (0, max(0, SHORTEST - len(samples))))
+    samples = samples[1:] - 0.97 * samples[:-1]  # lifts the high frequencies
+    window = torch.hann_window(FRAME, periodic=False)
+    power = torch.stft(samples, FFT, HOP, FRAME, window, return_complex=True).abs().square()
+    return ((filters @ power + 1e-5).log() + 4.5)[None, None] / 5.0
+
+
+# ------------------------------------------------------------------------------------------- spectrogram -> scores
+
+
+def forward(weights: Weights, x: torch.Tensor) -> torch.Tensor:
+    """Logits `[527]`: a stem, fifteen inverted-residual blocks, a last convolution, the mean over all, two layers."""
+    x = F.hardswish(convolve(weights, "features.0", x, stride=2))
+    for number in range(1, 16):
+        x = block(weights, number, x)
+    x = F.hardswish(convolve(weights, "features.16", x)).mean(dim=(2, 3))
+    x = F.hardswish(F.linear(x, weights["classifier.2.weight"], weights["classifier.2.bias"]))
+    return F.linear(x, weights["classifier.5.weight"], weights["classifier.5.bias"])[0]
+
+
+def block(weights: Weights, number: int, x: torch.Tensor) -> torch.Tensor:
+    """Widen, look around (depthwise), weigh the channels, narrow; what a block does not have is not in the file."""
+    name, stride = f"features.{number}.block", 2 if number in HALVING else 1
+    act = F.hardswish if number >= HARD_SWISH_FROM else F.relu
+    layers = sorted({int(key[len(name) + 1 :].split(".")[0]) for key in weights if key.startswith(name + ".")})
+    y = x
+    for layer in layers:
+        part = f"{name}.{layer}"
+        if f"{part}.conc_se_layers.0.fc1.weight" in weights:
+            y = y * squeeze_excite(weights, f"{part}.conc_se_layers.0", y)
+            continue
+        depthwise = weights[f"{part}.0.weight"].shape[1] == 1
+        y = convolve(weights, part, y, stride if depthwise else 1)
+        y = y if layer == layers[-1] else act(y)
+    return x + y if y.shape == x.shape else y
+
+
+def convolve(weights: Weights, name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+    """A convolution that keeps the size (divided by the stride) and its batch normalisation."""
+    kernel = weights[f"{name}.0.weight"]
+    groups = x.shape[1] // kernel.shape[1]
+    x = F.conv2d(x, kernel, None, stride, kernel.shape[-1] // 2, groups=groups)
+    mean, variance, scale, shift = (weights[f"{name}.1.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, mean, variance, scale, shift, eps=1e-3)
+
+
+def squeeze_excite(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
+    """A factor in (0, 1) for every channel, from the channels' means."""
+    means = F.relu(F.linear(x.mean(dim=(2, 3)), weights[f"{name}.fc1.weight"], weights[f"{name}.fc1.bias"]))
+    return torch.sigmoid(F.linear(means, weights[f"{name}.fc2.weight"], weights[f"{name}.fc2.bias"]))[..., None, None]
