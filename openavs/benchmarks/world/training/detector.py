@@ -41,6 +41,7 @@ from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import scene_rng
 from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
+from openavs.benchmarks.world.training.weights import save_half
 
 log = logging.getLogger("detector")
 
@@ -250,7 +251,7 @@ def train(
             log.info("step %d: loss %.3f, dense %.3f, %.0f s", step + 1, *smooth, time.monotonic() - started)
         if step % 500 == 499:
             log.info("step %d: %s", step + 1, evaluate(model, words))
-            model.save_pretrained(out)
+            save_half(model, out)
 
 
 @torch.inference_mode()
@@ -309,7 +310,7 @@ def main() -> None:
     GroundingDinoProcessor(images, words).save_pretrained(options.out)
     train(model, words, options.out, options.steps, options.seed, options.rate)
     log.info("%s", evaluate(model, words, 20))
-    model.save_pretrained(options.out)
+    save_half(model, options.out)
 
 
 if __name__ == "__main__":

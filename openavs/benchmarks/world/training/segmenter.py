@@ -3,6 +3,10 @@
 Two stages. First the image encoder alone learns to tell things from ground, densely; then the whole model learns to
 give the mask of a box, and the dense loss stays beside it, because it teaches the encoder more per step than a few
 boxes do. All boxes of a picture share one step (the encoder is paid once), and they are jittered as a detector's are.
+
+By default transformers draws the frequencies of SAM's positional encoding with a spread of half the hidden size, where
+the original draws them with 1: at that spread neighbouring cells have unrelated codes, and a decoder trained from
+nothing never learns what lies inside a box. The configuration sets it to 1.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import scene_rng
 from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
+from openavs.benchmarks.world.training.weights import save_half
 
 log = logging.getLogger("segmenter")
 
@@ -36,20 +41,28 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def build() -> SamModel:
     """A SAM of 4 transformer blocks of width 128 on patches of 8 pixels."""
     width = 96
-    return SamModel(
-        SamConfig(
-            vision_config={
-                "hidden_size": 128, "output_channels": width, "num_hidden_layers": 4, "num_attention_heads": 4,
-                "image_size": SIDE, "patch_size": 8, "window_size": 8, "global_attn_indexes": [1, 3],
-                "mlp_dim": 512, "num_pos_feats": width // 2,
-            },
-            prompt_encoder_config={"hidden_size": width, "image_size": SIDE, "patch_size": 8, "mask_input_channels": 8},
-            mask_decoder_config={
-                "hidden_size": width, "mlp_dim": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "iou_head_hidden_dim": 96,
-            },
-        )
-    )  # fmt: skip
+    vision = {
+        "hidden_size": 128,
+        "output_channels": width,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": SIDE,
+        "patch_size": 8,
+        "window_size": 8,
+        "global_attn_indexes": [1, 3],
+        "mlp_dim": 512,
+        "num_pos_feats": width // 2,
+        "scale": 1.0,
+    }
+    prompts = {"hidden_size": width, "image_size": SIDE, "patch_size": 8, "mask_input_channels": 8}
+    decoder = {
+        "hidden_size": width,
+        "mlp_dim": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "iou_head_hidden_dim": 96,
+    }
+    return SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
 
 
 def pixels(batch: list[Picture]) -> torch.Tensor:
@@ -152,15 +165,15 @@ def train(model: SamModel, head: nn.Module, out: Path, steps: int, seed: int, ra
         if step % 100 == 99:
             log.info("step %d: loss %.3f, IoU %.3f, %.0f s", step + 1, loss.item(), smooth, time.monotonic() - started)
         if step % 500 == 499:
-            model.save_pretrained(out)
+            save_half(model, out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dense", type=int, default=1500, help="steps of the first stage")
-    parser.add_argument("--steps", type=int, default=4500, help="steps of the second stage")
-    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--dense", type=int, default=1000, help="steps of the first stage")
+    parser.add_argument("--steps", type=int, default=2800, help="steps of the second stage")
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=2)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -169,15 +182,18 @@ def main() -> None:
     model = build()
     log.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     images = SamImageProcessorPil(
-        size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE},
-        mask_size={"longest_edge": GRID}, mask_pad_size={"height": GRID, "width": GRID},
-        image_mean=MEAN, image_std=STD,
-    )  # fmt: skip
+        size={"longest_edge": SIDE},
+        pad_size={"height": SIDE, "width": SIDE},
+        mask_size={"longest_edge": GRID},
+        mask_pad_size={"height": GRID, "width": GRID},
+        image_mean=MEAN,
+        image_std=STD,
+    )
     SamProcessor(images).save_pretrained(options.out)
     head = dense_head(model)
     pretrain(model, head, options.dense, options.seed)
     train(model, head, options.out, options.steps, options.seed, options.rate)
-    model.save_pretrained(options.out)
+    save_half(model, options.out)
 
 
 if __name__ == "__main__":
