@@ -51,7 +51,8 @@ def load_pretrained(
 
 def load_processor(cls: type[T], resolved: ResolvedModel, **options: Any) -> T:
     """Loads a tokenizer, feature extractor or processor class from the model's folder, offline, or ModelError."""
-    with _quiet(), _translated(cls, resolved):
+    fix = "give a folder with the files of its processor and tokenizer, too, as save_pretrained or a download leaves it"
+    with _quiet(), _translated(cls, resolved, fix):
         loaded: T = cls.from_pretrained(  # type: ignore[attr-defined]
             resolved.path, local_files_only=True, trust_remote_code=False, **options
         )
@@ -73,7 +74,9 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _translated(cls: type[Any], resolved: ResolvedModel) -> Iterator[None]:
+def _translated(
+    cls: type[Any], resolved: ResolvedModel, fix: str = "give a folder saved by that class"
+) -> Iterator[None]:
     """Whatever transformers raises on a folder that does not fit becomes one ModelError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -88,7 +91,7 @@ def _translated(cls: type[Any], resolved: ResolvedModel) -> Iterator[None]:
     except (*foreign, StrictDataclassError) as error:
         raise ModelError(
             f"the model '{resolved.ref}' ({_kind(resolved.path)}) cannot be loaded as {cls.__name__} "
-            f"({type(error).__name__}: {_line(error)}); give a folder saved by that class"
+            f"({type(error).__name__}: {_line(error)}); {fix}"
         ) from error
 
 

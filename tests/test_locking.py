@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from openavs.hub import Lock
 from openavs.locking import add_to_lock, load_lock, pinned
@@ -19,6 +18,7 @@ from openavs.recipes import load_recipe
 from openavs.types import OpenAVSError, Waveform
 from tests.conftest import ROOT
 from tests.model_hub import Hub, client_settings, serving
+from tests.plugin_recipe import write_recipe
 from tests.tiny_models import make_sam
 
 OLD, NEW = "0" * 39 + "a", "0" * 39 + "b"
@@ -88,26 +88,6 @@ def test_a_lock_file_that_cannot_be_is_refused_in_one_sentence(tmp_path: Path, n
 
 # ---------------------------------------------------------------------------------------------------- the whole of it
 
-STAGES = """
-from openavs.types import Caption, Detection
-
-
-class Ear:
-    def caption(self, windows):
-        return [[Caption("dog", 0.9, w.start, w.end)] for w in windows]
-
-
-class Eye:
-    def detect(self, images, phrases):
-        return [[Detection((4.0, 4.0, 40.0, 40.0), p, 0.9) for p in asked] for asked in phrases]
-"""
-RECIPE = {
-    "captioner": {"use": "./stages.py:Ear"},
-    "translator": {"use": "none"},
-    "detector": {"use": "./stages.py:Eye"},
-    "segmenter": {"use": "sam", "model": "hf:org/sam@main"},
-}
-
 
 def make_video(path: Path) -> Path:
     tone = np.sin(np.arange(16000) / 10).astype(np.float32)
@@ -119,8 +99,7 @@ def test_a_locked_run_goes_on_with_its_models_when_the_branch_has_moved(tmp_path
     sam = make_sam(tmp_path / "sam")
     Hub.files = {"org/sam": {path.name: path.read_bytes() for path in sam.iterdir()}}
     Hub.asked, Hub.commits = [], (OLD,)
-    (tmp_path / "stages.py").write_text(STAGES)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    write_recipe(tmp_path, segmenter={"use": "sam", "model": "hf:org/sam@main"})
     one, two = make_video(tmp_path / "one.mp4"), make_video(tmp_path / "two.mp4")
     lock, out = tmp_path / "openavs.lock", tmp_path / "out"
 

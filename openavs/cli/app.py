@@ -5,6 +5,7 @@ Exit codes: 0 all done, 1 some items failed (each was named), 2 wrong usage or i
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from openavs import __version__
 
 # openavs/cli/<name>.py exposes `<name>`; heavy imports stay inside the function's body.
 COMMANDS = ("demo", "segment", "synth", "list", "show", "check")
+
+# What a disk or its owner refuses; other errors of the system are faults of this program and show where they come from.
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 app = typer.Typer(
     name="openavs",
@@ -59,6 +63,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as problem:
+        if problem.errno not in REFUSALS:
+            raise
+        why = f"{problem.filename or 'a file'} cannot be read or written ({problem.strerror})"
+        print(f"openavs: {why}; make room or change its permissions, then run the same again", file=sys.stderr)
+        return 2
     return 0
 
 

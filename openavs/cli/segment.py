@@ -65,8 +65,8 @@ def segment(
     overrides = [v for v in videos if _is_override(v)]
     if vocab is not None:
         overrides.append(f"vocabulary={json.dumps([word.strip() for word in vocab.split(',') if word.strip()])}")
-    for path in paths:
-        if not path.exists():
+    for path in [*paths, audio]:
+        if path is not None and not path.exists():
             raise InputError(f"{path} does not exist; check the name")
     if not paths or (audio is not None and len(paths) > 1):
         raise InputError("--audio goes with exactly one video" if paths else "name at least one video")
@@ -102,8 +102,10 @@ def _segment_all(
     from openavs.results import read_result, safe_ids
     from openavs.types import OpenAVSError
 
+    named = list(zip(paths, safe_ids(paths), strict=True))
+    done = {name for path, name in named if run.is_done(name, str(path))}  # before any work: it may refuse the folder
     answers = []
-    for path, name in zip(paths, safe_ids(paths), strict=True):
+    for path, name in named:
         answer: dict[str, Any] = {
             "id": name,
             "source": str(path),
@@ -112,7 +114,7 @@ def _segment_all(
         }
         started = time.monotonic()
         try:
-            if run.is_done(name, str(path)):
+            if name in done:
                 result, seconds = read_result(run.out, name), 0.0
             else:
                 with progress_bar(path.name, quiet) as progress:
@@ -122,11 +124,17 @@ def _segment_all(
             answer["segments"] = sum(len(frame.segments) for frame in result.frames)
             answer["seconds"] = round(seconds, 3)
         except OpenAVSError as problem:
-            run.fail(name, str(problem), seconds=time.monotonic() - started, source=str(path))
-            answer |= {"status": "failed", "reason": str(problem)}
-            say(f"openavs: {problem}")
+            reason = _naming(str(problem), path, audio)
+            run.fail(name, reason, seconds=time.monotonic() - started, source=str(path))
+            answer |= {"status": "failed", "reason": reason}
+            say(f"openavs: {reason}")
         answers.append(answer)
     return answers
+
+
+def _naming(reason: str, *paths: Path | None) -> str:
+    """A sentence that names its file, for one among many; `paths` are those it may speak of, the video first."""
+    return reason if any(path.name in reason for path in paths if path) else f"{paths[0]}: {reason}"
 
 
 def _line(answer: dict[str, Any], out: Path) -> str:

@@ -29,7 +29,7 @@ def synth(
     val: Annotated[int, typer.Option(min=0, help="Clips of the validation split.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=999, help="Data sets of different seeds share no scene.")] = 0,
     videos: Annotated[bool, typer.Option(help="Write the raw videos of s4 and ms3 too.")] = False,
-    seconds: Annotated[int, typer.Option(min=1, help="clip: its length.")] = 5,
+    seconds: Annotated[int, typer.Option(min=2, help="clip: its length.")] = 5,
     size: Annotated[str, typer.Option(help="clip: WIDTHxHEIGHT.")] = "384x288",
     fps: Annotated[float, typer.Option(min=1, max=120, help="clip: frames a second.")] = 25.0,
     as_json: Json = False,

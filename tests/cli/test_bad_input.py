@@ -1,0 +1,251 @@
+"""What a user may get wrong: each is one sentence with the fix, an exit code, and nothing half-written.
+
+The stages are a few lines in a plug-in file, since none of this reaches a model; what does (single pixels, 8K pictures,
+silent sound, options of the models) is in test_segment.py.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pil
+
+from openavs.cli import main
+from openavs.media import probe
+from openavs.types import Image
+from tests.media_files import grey, make_media, tone
+from tests.plugin_recipe import write_recipe
+
+Run = Callable[..., Any]
+
+
+def noise(count: int) -> list[Image]:
+    """Pictures that take room, so that half of the file is about half of the video."""
+    random = np.random.default_rng(0)
+    return [random.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def cut(path: Path, at: float) -> None:
+    path.write_bytes(path.read_bytes()[: round(path.stat().st_size * at)])
+
+
+def make_bad_files(folder: Path) -> None:
+    pictures, nan = [grey(i) for i in range(20)], tone(2)
+    nan[0, 1000] = np.nan
+    (folder / "notes.mp4").write_text("not a video")
+    (folder / "empty.mp4").touch()
+    (folder / "no-pictures").mkdir()
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    Pil.fromarray(grey(1)).save(folder / "picture.png")
+    cut(make_media(folder / "half.mp4", noise(20), sound=tone(2)), 0.5)
+    cut(make_media(folder / "half-indexed.mp4", noise(100), sound=tone(10), options={"movflags": "+faststart"}), 0.5)
+    head = make_media(folder / "zero.mp4", pictures, options={"movflags": "+frag_keyframe+empty_moov+delay_moov"})
+    head.write_bytes(head.read_bytes().partition(b"moof")[0][:-4])
+    make_media(folder / "mute.mp4", pictures)
+    make_media(folder / "sound.wav", sound=tone(1), sound_codec="pcm_s16le")
+    make_media(folder / "nan.mkv", pictures, sound=nan, sound_codec="pcm_f32le")
+
+
+# ---------------------------------------------------------------------------------------- bad files beside a good one
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run over all of the bad files and a good one."""
+
+    out: Path
+    code: int
+    clips: dict[str, dict[str, Any]]
+    err: str
+
+
+@pytest.fixture(scope="module")
+def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
+    folder = tmp_path_factory.mktemp("bad")
+    make_bad_files(folder)
+    make_media(folder / "good.mp4", [grey(i) for i in range(20)], sound=tone(2))
+    names = sorted(path.name for path in folder.iterdir())
+    words = ["segment", *(str(folder / name) for name in names), "--pipeline", str(write_recipe(folder))]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main([*words, "--out", str(folder / "out"), "--json"])
+    answers = json.loads(out.getvalue())["clips"]
+    return Attempt(folder / "out", code, dict(zip(names, answers, strict=True)), err.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("notes.mp4", "cannot be read as video or sound"),
+        ("empty.mp4", "is empty (0 bytes); fetch or export it again"),
+        ("half.mp4", "truncated before its index"),
+        ("zero.mp4", "no picture of"),
+        ("mute.mp4", "has no sound track; give its sound with --audio FILE"),
+        ("picture.png", "has no sound track; give its sound with --audio FILE"),
+        ("sound.wav", "has sound but no picture; give a video"),
+        ("nan.mkv", "the sound holds NaN or infinite samples; repair or re-encode its track"),
+        ("no-pictures", "holds no pictures"),
+        ("damaged.png", "cannot be read as a png, jpg, bmp or webp picture; check what it is"),
+    ],
+)
+def test_a_bad_file_is_recorded_with_one_sentence_that_names_it(attempt: Attempt, name: str, said: str) -> None:
+    answer = attempt.clips[name]
+    assert answer["status"] == "failed"
+    reason = answer["reason"]
+    assert said in reason
+    assert name in reason
+    assert "\n" not in reason
+    assert ";" in reason  # what is wrong; what to do
+    assert f"openavs: {reason}\n" in attempt.err
+    lines = map(json.loads, (attempt.out / "index.jsonl").read_text().splitlines())
+    assert [line["reason"] for line in lines if line["id"] == answer["id"]] == [reason]
+
+
+def test_the_rest_is_done_and_nothing_is_half_written(attempt: Attempt) -> None:
+    assert attempt.code == 1
+    assert "Traceback" not in attempt.err
+    done = {name for name, answer in attempt.clips.items() if answer["status"] == "ok"}
+    assert done == {"good.mp4", "half-indexed.mp4"}
+    assert {path.name for path in (attempt.out / "clips").iterdir()} == {"good", "half-indexed"}
+    assert {path.name for path in attempt.out.iterdir()} == {"clips", "index.jsonl", "run.json"}
+    assert json.loads((attempt.out / "run.json").read_text())["counts"] == {"ok": 2, "failed": 10}
+
+
+def test_what_is_there_of_a_truncated_video_is_done_and_it_says_so(attempt: Attempt) -> None:
+    answer = attempt.clips["half-indexed.mp4"]
+    assert [warning for warning in answer["warnings"] if "truncated" in warning]
+    folder = attempt.out / "clips" / "half-indexed"
+    frames = json.loads((folder / "result.json").read_text())["frames"]
+    assert len(frames) == len(list((folder / "masks").iterdir()))
+    assert [bool(frame["segments"]) for frame in frames if frame["time"] < 4] == [True] * 4
+    assert not any(frame["segments"] for frame in frames if frame["time"] > 6)
+    assert 3 < probe(folder / "overlay.mp4").duration < 7
+
+
+# ------------------------------------------------------------------------------------------------------- wrong usage
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return make_media(tmp_path / "good.mp4", [grey(i) for i in range(10)], sound=tone(1))
+
+
+def refusal(done: Any, out: Path) -> str:
+    """What a refused command said: one line, before anything was made."""
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("openavs: ")
+    assert len(done.err.splitlines()) == 1
+    assert not out.exists()
+    return str(done.err)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sample": {"fps": "fast"}}, "'sample.fps' must be a number, not 'fast' (text)"),
+        ({"captioner": "clap"}, "'captioner' must be a section of keys and values, not 'clap' (text)"),
+        ({"vocabulary": {"dog": 1}}, "'vocabulary' must be a list"),
+        ({"kep": {"max_boxes": 3}}, "there is no key 'kep'; did you mean 'keep'?"),
+        ({"detector": {"use": "grounding-dyno"}}, "did you mean 'grounding-dino'?"),
+        ({"detector": {"use": "./stages.py:Nose"}}, "there is no class 'Nose' in ./stages.py"),
+        ({"segmenter": {"use": "sam"}}, "segmenter 'sam' needs the option 'model'"),
+        ({"segmenter": {"use": "sam", "model": 3}}, "the option 'segmenter.model' must be text, not 3"),
+    ],
+)
+def test_a_recipe_file_that_is_wrong(
+    openavs: Run, video: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    recipe = write_recipe(tmp_path, **changes)
+    assert said in refusal(openavs("segment", video, "-p", recipe, "--out", tmp_path / "out"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (None, "does not exist; check the path"),
+        ([], "it has no *.safetensors weights; copy or download the whole folder again"),
+        (["model.safetensors"], "config.json is missing; copy or download the whole folder again"),
+        (["config.json", "pytorch_model.bin"], "has pickle weights only (pytorch_model.bin)"),
+        (["config.json", "model.safetensors"], "with the files of its processor and tokenizer, too"),
+    ],
+)
+def test_a_model_folder_that_is_absent_incomplete_or_unsafe(
+    openavs: Run, video: Path, tmp_path: Path, files: list[str] | None, said: str
+) -> None:
+    folder = tmp_path / "model"
+    if files is not None:
+        folder.mkdir()
+    for name in files or ():
+        (folder / name).write_text("{}")
+    recipe = write_recipe(tmp_path, segmenter={"use": "sam", "model": str(folder)})
+    sentence = refusal(openavs("segment", video, "-p", recipe, "--out", tmp_path / "out"), tmp_path / "out")
+    assert said in sentence
+    assert str(folder) in sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("absent.mp4",), "absent.mp4 does not exist; check the name"),
+        (("good.mp4", "absent.mp4"), "absent.mp4 does not exist; check the name"),
+        (("good.mp4", "--audio", "absent.wav"), "absent.wav does not exist; check the name"),
+        (("good.mp4", "-p", "./absent.yaml"), "the recipe file './absent.yaml' does not exist"),
+        (("good.mp4", "--lock", "absent/openavs.lock"), "the folder of the lock file"),
+        (("good.mp4", "--out", "good.mp4/out"), "cannot make the output folder"),
+    ],
+)
+def test_what_is_named_and_is_not_there(
+    openavs: Run, video: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(video.parent)
+    write_recipe(video.parent)
+    shared = [*(() if "-p" in words else ("-p", "recipe.yaml")), *(() if "--out" in words else ("--out", "out"))]
+    assert said in refusal(openavs("segment", *words, *shared), video.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("sound", "said"), [("nan.wav", "NaN"), ("notes.mp4", "cannot be read"), ("mute.mp4", "holds no sound")]
+)
+def test_a_sound_file_that_cannot_be_used(openavs: Run, video: Path, tmp_path: Path, sound: str, said: str) -> None:
+    nan = tone(1)
+    nan[0, 100] = np.inf
+    make_media(tmp_path / "nan.wav", sound=nan, sound_codec="pcm_f32le")
+    make_media(tmp_path / "mute.mp4", [grey(0)] * 5)
+    (tmp_path / "notes.mp4").write_text("not a video")
+    words = ("segment", video, "--audio", tmp_path / sound, "-p", write_recipe(tmp_path), "--out", tmp_path / "out")
+    done = openavs(*words, "--json")
+    assert done.code == 1
+    assert said in done.json()["clips"][0]["reason"]
+    assert list((tmp_path / "out" / "clips").iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------- what is there already
+
+
+def test_a_second_video_of_the_same_name_does_not_take_the_place_of_the_first(
+    openavs: Run, video: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = make_media(tmp_path / "other" / video.name, [grey(0)] * 5, sound=tone(1))
+    shared = ("-p", write_recipe(tmp_path), "--out", tmp_path / "out")
+    openavs("segment", video, *shared)
+    before = (tmp_path / "out" / "clips" / "good" / "result.json").read_bytes()
+    done = openavs("segment", other, *shared)
+    assert done.code == 2
+    assert f"already holds 'good' made from {video}, not {other}" in done.err
+    assert (tmp_path / "out" / "clips" / "good" / "result.json").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder in which nobody may write")
+def test_a_place_where_nothing_may_be_written_is_one_sentence(openavs: Run) -> None:
+    done = openavs("synth", "clip", "--out", "/sys/clip.mp4", "--seconds", "2", "--size", "32x32")
+    assert done.code == 2
+    assert "cannot be read or written" in done.err
+    assert len(done.err.splitlines()) == 1
