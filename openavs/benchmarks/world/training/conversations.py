@@ -45,7 +45,7 @@ def example(split: int, seed: int, index: int, longest: int = MAX_FRAMES) -> Exa
     """One example of a split, of one to `longest` frames."""
     rng = np.random.default_rng([split, seed, index])
     count = int(rng.integers(1, longest + 1))
-    notes = _scene(count, rng) if rng.uniform() < 0.6 else _anything(count, rng)
+    notes = _scene(count, rng) if rng.uniform() < 0.7 else _anything(count, rng)
     frames = [_spoilt(frame, rng) for frame in notes]
     scored = rng.uniform() > 0.05
     captions = tuple(
@@ -101,7 +101,7 @@ def _anything(count: int, rng: np.random.Generator) -> list[list[Note]]:
     frames = []
     for _ in range(count):
         chosen = [int(kind) for kind in rng.choice(kinds, int(rng.integers(0, 4)))]
-        frames.append([Note(kind, _say(kind, rng), _score(rng.uniform(0.15, 1.0) ** 1.5)) for kind in chosen])
+        frames.append([Note(kind, _say(kind, rng), _score(rng.uniform(0.15, 1.0))) for kind in chosen])
     return frames
 
 
