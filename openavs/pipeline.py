@@ -247,8 +247,9 @@ class Pipeline:
         for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
             if box.score < rules.box_threshold:
                 near.setdefault(box.phrase, box)
-            elif rules.nms_iou is not None and any(iou(box.box, other.box) > rules.nms_iou for other in kept):
-                dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
+            elif covering := self._covering(box, kept):
+                if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
+                    dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
             elif len(kept) == rules.max_boxes:
                 dropped.append(Dropped(box.phrase, "too many", box.score, box.box))
             else:
@@ -261,6 +262,11 @@ class Pipeline:
             else:
                 dropped.append(Dropped(phrase, "below threshold", best.score, best.box))
         return kept, dropped
+
+    def _covering(self, box: Detection, kept: Sequence[Detection]) -> list[Detection]:
+        """The kept, better boxes that a box overlaps too much to be another thing."""
+        limit = self.settings.nms_iou
+        return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
 
     def _compose(
         self, kept: Sequence[Detection], masks: Sequence[Mask], dropped: Sequence[Dropped]
