@@ -18,7 +18,7 @@ from openavs.recipes import load_recipe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("demo.png"))
     options = parser.parse_args()
     scene = scene_of("clip", "test", options.seed, 0, size=(288, 320), seconds=5).scene

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[Path, typer.Option(help="The result folder; an earlier demo in it is replaced.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Another number, another scene.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another number, another scene.")] = 4,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

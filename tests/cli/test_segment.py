@@ -161,7 +161,7 @@ def test_an_8k_picture(openavs: Run, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("absent.mp4",), "absent.mp4 does not exist"),
-        (("--pipeline", "tiny"), "name at least one video"),
+        (("--pipeline", "tiny"), "VIDEO"),
         (("{video}", "--pipeline", "tinny"), "tiny"),
         (("{video}", "keep.box_treshold=0.3"), "box_threshold"),
         (("{video}", "keep.box_threshold=high"), "must be a number"),
@@ -186,5 +186,5 @@ def test_wrong_usage_is_one_sentence(
 def test_offline_names_the_model_and_the_fix(openavs: Run, video: Path, tmp_path: Path) -> None:
     done = openavs("segment", video, "--pipeline", "openavs", "--offline", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "not cached" in done.err
+    assert "cached and offline mode is on; run once online" in done.err
     assert len(done.err.strip().splitlines()) == 1
