@@ -56,8 +56,9 @@ class Settings:
     """What the pipeline itself decides; the options of the models are their own.
 
     `window` is the length in s of the sound paired with a frame; windows below `silence_dbfs` hear nothing. A box is
-    kept from `box_threshold` on, unless a better box covers it with an IoU above `nms_iou`. `batch_frames` and
-    `batch_windows` bound what goes through the models at once.
+    kept from `box_threshold` on, unless a better box covers it with an IoU above `nms_iou`; a frame keeps at most
+    `max_boxes`, of each phrase at most `max_per_phrase`. `batch_frames` and `batch_windows` bound what goes through the
+    models at once.
     """
 
     window: float = 1.0
@@ -65,6 +66,7 @@ class Settings:
     box_threshold: float = 0.25
     nms_iou: float | None = 0.8
     max_boxes: int = 20
+    max_per_phrase: int | None = None
     min_area: int = 0
     vocabulary: tuple[str, ...] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -250,7 +252,7 @@ class Pipeline:
             elif covering := self._covering(box, kept):
                 if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
                     dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
-            elif len(kept) == rules.max_boxes:
+            elif len(kept) == rules.max_boxes or self._is_full(box.phrase, kept):
                 dropped.append(Dropped(box.phrase, "too many", box.score, box.box))
             else:
                 kept.append(box)
@@ -267,6 +269,11 @@ class Pipeline:
         """The kept, better boxes that a box overlaps too much to be another thing."""
         limit = self.settings.nms_iou
         return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
+
+    def _is_full(self, phrase: str, kept: Sequence[Detection]) -> bool:
+        """Whether a phrase has as many boxes as it may have."""
+        limit = self.settings.max_per_phrase
+        return limit is not None and sum(other.phrase == phrase for other in kept) >= limit
 
     def _compose(
         self, kept: Sequence[Detection], masks: Sequence[Mask], dropped: Sequence[Dropped]

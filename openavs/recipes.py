@@ -55,6 +55,7 @@ class Keep(_Section):
     box_threshold: Score = 0.25
     nms_iou: Score | None = 0.8  # boxes of one phrase that overlap more than this are one; null: all are kept
     max_boxes: Count = 20  # per frame, best first
+    max_per_phrase: Count | None = None  # boxes of one phrase in a frame, best first; null: all
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are dropped
 
 

@@ -294,6 +294,17 @@ def test_a_frame_has_at_most_so_many_boxes(tiny: Pipeline) -> None:
     assert {drop.reason for drop in dropped} == {"too many"}
 
 
+def test_a_phrase_may_be_held_to_its_best_box(tiny: Pipeline) -> None:
+    boxes = [Detection((i * 20.0, 0.0, i * 20.0 + 10, 10.0), "bird", 0.9 - i / 100) for i in range(3)]
+    dog = Detection((0.0, 50.0, 10.0, 60.0), "dog", 0.5)
+    kept, dropped = choose(tiny, [*boxes, dog], ["bird", "dog"], max_per_phrase=1)
+    assert kept == [boxes[0], dog]
+    assert [(drop.phrase, drop.reason, drop.score) for drop in dropped] == [
+        ("bird", "too many", boxes[1].score),
+        ("bird", "too many", boxes[2].score),
+    ]
+
+
 def test_a_mask_that_is_too_small_is_no_segment(tiny: Pipeline, dog_and_bell: Scene) -> None:
     strict = Pipeline(
         tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, replace(tiny.settings, min_area=10**6)
