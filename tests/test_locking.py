@@ -112,7 +112,7 @@ def test_a_locked_run_goes_on_with_its_models_when_the_branch_has_moved(tmp_path
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=600,
             )
         assert done.returncode == 0, done.stderr
 
