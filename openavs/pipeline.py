@@ -153,7 +153,7 @@ class Pipeline:
         """What is heard around every frame; None where it is silent, for which no model is run."""
         if clip.audio is None:
             raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
-        windows = [window_of(clip.audio, t, clip.fps, self.settings.window) for t in clip.times]
+        windows = [window_of(clip.audio, t, clip.fps, self.settings.window, clip.labels) for t in clip.times]
         heard: list[tuple[Caption, ...] | None] = [None] * len(windows)
         audible = [i for i, w in enumerate(windows) if w.audio.dbfs >= self.settings.silence_dbfs]
         if not audible:
@@ -314,14 +314,14 @@ class Notes:
             self.seconds[stage] += time.perf_counter() - started
 
 
-def window_of(audio: Waveform, at: float, fps: float, length: float) -> Window:
+def window_of(audio: Waveform, at: float, fps: float, length: float, labels: tuple[str, ...] = ()) -> Window:
     """The sound of a frame: `length` seconds around the middle of the frame interval that a time falls into.
 
     At one frame per second and one second of sound this is AVSBench's pairing: frame i with second i.
     """
     middle = (math.floor(at * fps + 1e-6) + 0.5) / fps
     start, end = max(middle - length / 2, 0.0), min(middle + length / 2, audio.duration)
-    return Window(audio.cut(start, end), start, max(start, end))
+    return Window(audio.cut(start, end), start, max(start, end), labels)
 
 
 def iou(one: Box, two: Box) -> float:

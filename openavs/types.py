@@ -78,11 +78,12 @@ class Waveform:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The sound that belongs to one frame: its samples and where in the clip they lie."""
+    """The sound that belongs to one frame: its samples and where in the clip they lie. `labels` are its clip's."""
 
     audio: Waveform
     start: float
     end: float
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,7 @@ class Clip:
     `times` are the planned times of the sampled frames; frame i is paired with the sound window of length
     `pipeline.window` around the i-th interval of `1 / fps` seconds. `audio` is None where there is no sound track.
     `source` is the path to show a user and to take the sound from for the overlay; None for clips made in memory.
+    `labels` are the names of what sounds in the clip where a data set tells; only the `oracle` captioner looks at them.
     """
 
     id: str
@@ -116,6 +118,7 @@ class Clip:
     audio: Waveform | None
     source: str | None = None
     warnings: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------- what the stages say

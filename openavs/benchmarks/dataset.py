@@ -1,0 +1,70 @@
+"""What a benchmark is to everything that uses one: clips with frames, a sound, masks and places for predictions.
+
+A reader (one function per layout) turns a folder as released into a `Dataset`; nothing after it knows the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Task = Literal["binary", "semantic", "open-vocabulary"]
+"""What is scored: J and F of binary masks, AVSS's per-class means, AVSBench-OV's base, novel and harmonic."""
+
+Masks = npt.NDArray[Any]
+"""Masks of one clip `[T, H, W]`: bool where the task is binary, else class indices."""
+
+
+@dataclass(frozen=True)
+class BenchmarkClip:
+    """One clip of a split, by its files; nothing is read before it is asked for.
+
+    `classes` are AVSBench class names of what sounds in it as far as its metadata tells (empty where it does not);
+    `group` is the row it falls into in tables (an S4 category, a subset of AVSBench-semantic) and `truth` the mask file
+    of each frame, None for frames without one. `predictions` are the paths, below a folder of predictions and in the
+    layout of the ground truth, of each frame's mask.
+    """
+
+    id: str
+    split: str
+    frames: tuple[Path, ...]
+    audio: Path
+    truth: tuple[Path | None, ...]
+    predictions: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    group: str | None = None
+
+    @property
+    def annotated(self) -> tuple[int, ...]:
+        """The frames that have a mask."""
+        return tuple(i for i, path in enumerate(self.truth) if path is not None)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a benchmark, in the order of its metadata.
+
+    `read_truth(clip)` gives the masks of the clip's annotated frames, `read_prediction(clip, folder)` those that a
+    system wrote for the same frames, both as the benchmark's protocol compares them: the same `[T, H, W]`, truth bool
+    (binary) or class indices, predictions uint8 probabilities (value / 255) or class indices. `read_prediction` returns
+    None for a clip of which nothing is there. Both raise InputError for a file that is not what the layout says.
+    """
+
+    benchmark: str
+    task: Task
+    root: Path
+    split: str
+    clips: tuple[BenchmarkClip, ...]
+    read_truth: Callable[[BenchmarkClip], Masks]
+    read_prediction: Callable[[BenchmarkClip, Path], Masks | None]
+    classes: tuple[str, ...] = ()
+
+
+def empty_prediction(truth: Masks) -> npt.NDArray[np.uint8]:
+    """What a missing prediction counts as: nothing marked, no class but the background."""
+    return np.zeros(truth.shape, dtype=np.uint8)
