@@ -15,7 +15,7 @@ Interval = tuple[float, float]
 class Scores:
     """Figures of one system on one split; shares and scores lie in [0, 1].
 
-    `figures` and `intervals` (95 %, bootstrap over clips) hold both protocols; `protocol` is the one that was asked for.
+    `figures` and `intervals` (95 %, bootstrap over clips) hold both protocols; `protocol` is the one asked for.
     `per_class` and `per_clip` are rows of plain data (`name` or `id`, counts, `j`/`iou` and `f`); `curve` is the mean
     precision and recall at the 255 thresholds of binary predictions, None for label maps.
     """
