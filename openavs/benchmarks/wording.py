@@ -1,0 +1,63 @@
+"""What figures, benchmarks and protocols are called wherever people read them: terminal, page, documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TITLES: dict[str, str] = {
+    "s4": "AVSBench-object S4",
+    "ms3": "AVSBench-object MS3",
+    "avss": "AVSBench-semantic (AVSS)",
+    "ov": "AVSBench-OV",
+    "v3": "AVSBench-V3",
+}
+
+_FIGURES: dict[str, str] = {
+    "miou": "mIoU",
+    "f": "F",
+    "miou_sounding": "mIoU, frames with a true mask",
+    "miou_nobg": "mIoU without background, as published",
+    "f_nobg": "F without background, as published",
+    "miou_foreground": "mIoU without background",
+    "f_foreground": "F without background",
+    "base": "base mIoU",
+    "novel": "novel mIoU",
+    "harmonic": "harmonic mean",
+    "silent_accuracy": "silent frames left empty",
+    "silent_area": "area marked in silent frames",
+}
+_ORDER = tuple(_FIGURES)
+
+
+def title_of(benchmark: str) -> str:
+    """The benchmark's name in full; a name that is not ours stays as it is."""
+    return TITLES.get(benchmark, benchmark)
+
+
+def figure_name(figure: str, task: str | None = None) -> str:
+    """A figure of a report in words; for binary masks mIoU is what the field also calls J."""
+    if figure == "miou" and task == "binary":
+        return "mIoU (J)"
+    if figure == "miou" and task == "open-vocabulary":
+        return "mIoU with background"
+    return _FIGURES.get(figure, figure)
+
+
+def in_order(figures: Mapping[str, Any]) -> list[str]:
+    """The figures' keys in the order of reading: the two that are published first, unknown ones last."""
+    known = [name for name in _ORDER if name in figures]
+    return known + [name for name in figures if name not in _ORDER]
+
+
+def protocol_words(report: Mapping[str, Any], protocol: str) -> str:
+    """A protocol as it stands beside a figure; the published F depends on the batch, so that is named with it."""
+    if protocol == "official" and report.get("task") == "binary":
+        batch = int(report.get("clips_per_batch", 1))
+        return f"official, {batch} clip{'s' if batch != 1 else ''} per batch"
+    return protocol
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share in [0, 1] as the field prints it: percent without the sign; a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.{digits}f}"
