@@ -52,6 +52,12 @@ _BUILT_IN = (
         "CLAP: scores a vocabulary of sound descriptions against each window",
     ),
     Entry(
+        "captioner",
+        "oracle",
+        "openavs.captioners.oracle:OracleCaptioner",
+        "no model: the labels that a benchmark's metadata gives the clip (the paper's OpenAVS*)",
+    ),
+    Entry(
         "translator",
         "llm",
         "openavs.translators.llm:LlmTranslator",
@@ -86,6 +92,12 @@ _BUILT_IN = (
         "sam",
         "openavs.segmenters.sam:SamSegmenter",
         "SAM (transformers): boxes to masks, each image encoded once",
+    ),
+    Entry(
+        "segmenter",
+        "box",
+        "openavs.segmenters.box:BoxSegmenter",
+        "no model: the filled box is the mask (a baseline)",
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openavs.media.clips import open_clip, planned_times, probe
+from openavs.media.clips import open_clip, open_pictures, planned_times, probe
 from openavs.media.overlay import write_overlay
 from openavs.media.probe import Limits, MediaInfo
 from openavs.media.sound import read_audio, resample, write_wav
@@ -12,6 +12,7 @@ __all__ = [
     "Limits",
     "MediaInfo",
     "open_clip",
+    "open_pictures",
     "planned_times",
     "probe",
     "read_audio",

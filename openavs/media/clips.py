@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from openavs.media.pictures import PictureFrames, common_size, is_picture, list_pictures, picture_size
@@ -72,6 +74,29 @@ def open_clip(
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
     own = read_sound(path, limits, start) if audio is None else _read_beside(audio, limits)
     return _clip(path, id, times, fps, info.size, frames, own)
+
+
+def open_pictures(
+    paths: Sequence[Path],
+    *,
+    id: str,
+    audio: str | Path,
+    fps: float = 1.0,
+    labels: tuple[str, ...] = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> Clip:
+    """Opens picture files, in the order given, as the frames of a clip, `fps` a second; its sound is in a file beside.
+
+    Each of them was named, so none may be absent or damaged: what can be seen from the headers raises InputError here,
+    the rest when the frame is read. `labels` are handed on (see `Clip`).
+    """
+    if not paths:
+        raise InputError(f"the clip '{id}' has no pictures; name at least one")
+    sound = _read_beside(audio, limits)
+    size = common_size(paths, limits)
+    times = tuple((i + 0.5) / fps for i in range(len(paths)))
+    frames = PictureFrames(tuple(paths), times, limits, strict=True)
+    return replace(_clip(paths[0].parent, id, times, fps, size, frames, sound), labels=labels)
 
 
 def planned_times(duration: float, fps: float) -> tuple[float, ...]:

@@ -28,9 +28,10 @@ class PictureFrames:
     paths: tuple[Path, ...]
     times: tuple[float, ...]
     limits: Limits = DEFAULT_LIMITS
+    strict: bool = False
 
     def __call__(self, wanted: frozenset[int] | None = None) -> Iterator[Frame]:
-        """Yields wanted pictures in order; one that cannot be decoded is logged and left out."""
+        """Yields wanted pictures in order; one that cannot be decoded is logged and left out (`strict`: InputError)."""
         held: Path | None = None
         image: Image | None = None
         for index, (path, time) in enumerate(zip(self.paths, self.times, strict=True)):
@@ -46,6 +47,8 @@ class PictureFrames:
         try:
             return read_picture(path, self.limits)
         except InputError as error:
+            if self.strict:
+                raise
             log.warning("%s", error)
             return None
 
