@@ -1,8 +1,9 @@
-"""What AVSBench's metrics are made of: pure functions of one frame, by histograms instead of 255 comparisons."""
+"""What AVSBench's metrics are made of: pure functions of one frame or clip, by histograms and not by comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from openavs.types import BoolMask, InputError
 
 Counts = npt.NDArray[np.int64]
 Curve = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.integer[Any]]
 
 THRESHOLD_COUNT = 255
@@ -66,15 +68,61 @@ def threshold_counts(probability: npt.NDArray[Any], truth: BoolMask) -> tuple[Co
 
 def frame_f_curve(probability: npt.NDArray[Any], truth: BoolMask) -> Curve:
     """F (beta squared 0.3) of one frame at each of the 255 thresholds, float32 `[255]`; 0 where it is undefined."""
+    f: Curve = frame_curves(probability, truth)[0]
+    return f
+
+
+def frame_curves(probability: npt.NDArray[Any], truth: BoolMask) -> Curve:
+    """F (beta squared 0.3), precision and recall of one frame at the 255 thresholds, float32 `[3, 255]`.
+
+    F is 0 where it is undefined, precision where nothing reaches the threshold: both as published.
+    """
     positive, hit = threshold_counts(probability, truth)
     tiny = np.float32(1e-20)
     precision = hit.astype(np.float32) / (positive.astype(np.float32) + tiny)
     recall = hit.astype(np.float32) / (np.float32(np.count_nonzero(truth)) + tiny)
     with np.errstate(invalid="ignore"):
         f = _ONE_PLUS_BETA2 * precision * recall / (_BETA2 * precision + recall)
-    curve: Curve = f.astype(np.float32, copy=False)
-    curve[np.isnan(curve)] = 0.0
-    return curve
+    f[np.isnan(f)] = 0.0
+    return np.stack([f, precision, recall])
+
+
+@dataclass(frozen=True)
+class ClipCurves:
+    """One clip's J per frame `[T]`, which frames `[T]` have any truth, and those frames' curves `[S, 3, 255]`."""
+
+    j: Floats
+    sounding: BoolMask
+    curves: Curve
+
+    @property
+    def f(self) -> float | None:
+        """The clip's own F: the best threshold of the mean curve; None without any true pixel."""
+        return float(self.curves[:, 0].mean(axis=0).max()) if len(self.curves) else None
+
+
+def clip_curves(probability: npt.NDArray[Any], truth: BoolMask) -> ClipCurves:
+    """What J and F of a clip are made of; `[T, H, W]` both, as in `frame_j`.
+
+    Raises:
+        InputError: shapes or types that do not fit, or values that are no probabilities.
+    """
+    _check_binary(probability, truth)
+    j = np.array([frame_j(*pair) for pair in zip(probability, truth, strict=True)])
+    sounding = truth.any(axis=(1, 2))
+    curves = [frame_curves(p, t) for p, t, s in zip(probability, truth, sounding, strict=True) if s]
+    return ClipCurves(j, sounding, np.stack(curves) if curves else np.zeros((0, 3, THRESHOLD_COUNT), np.float32))
+
+
+def _check_binary(probability: npt.NDArray[Any], truth: BoolMask) -> None:
+    if truth.dtype != np.bool_ or truth.ndim != 3 or not truth.size:
+        raise InputError(f"a binary truth is bool [T, H, W], not {truth.dtype} {list(truth.shape)}")
+    if probability.shape != truth.shape:
+        raise InputError(f"a prediction of {list(probability.shape)} does not fit a truth of {list(truth.shape)}")
+    if probability.dtype.kind == "f" and not (probability.min() >= 0 and probability.max() <= 1):  # NaN fails both
+        raise InputError("a prediction holds values outside of [0, 1] or NaN; give probabilities, not logits")
+    if probability.dtype.kind != "f" and probability.dtype not in (np.uint8, np.bool_):
+        raise InputError(f"a prediction is float in [0, 1], uint8 or bool, not {probability.dtype}")
 
 
 def _foreground(probability: npt.NDArray[Any]) -> BoolMask:
@@ -110,7 +158,7 @@ def areas(matrix: Counts) -> tuple[Counts, Counts, Counts]:
     return square.diagonal().astype(np.int64), matrix.sum(axis=0), square.sum(axis=1)
 
 
-def frame_class_scores(matrix: Counts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], BoolMask]:
+def frame_class_scores(matrix: Counts) -> tuple[Floats, Floats, BoolMask]:
     """One frame's IoU and F (beta squared 0.3) per class, 0 where undefined, and which classes the frame holds."""
     hit, predicted, true = (count.astype(np.float64) for count in areas(matrix))
     union = predicted + true - hit
@@ -118,6 +166,51 @@ def frame_class_scores(matrix: Counts) -> tuple[npt.NDArray[np.float64], npt.NDA
         precision, recall = hit / predicted, hit / true
         f = np.nan_to_num(1.3 * precision * recall / (0.3 * precision + recall), nan=0.0)
     return hit / (union + 2.2e-16), f, union > 0
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Sums over frames per class, `[classes]` each: IoU, F, frames that hold it in truth or prediction, or in truth."""
+
+    iou: Floats
+    f: Floats
+    held: Counts
+    shown: Counts
+
+
+def clip_class_sums(predicted: Labels, truth: Labels, classes: int) -> ClassSums:
+    """What AVSS's means are made of, of one clip of label maps `[T, H, W]`, each frame on its own."""
+    frames = [confusion(*pair, classes) for pair in zip(*_label_maps(predicted, truth), strict=True)]
+    iou, f, held = (np.stack(rows) for rows in zip(*map(frame_class_scores, frames), strict=True))
+    shown = np.stack([areas(matrix)[2] for matrix in frames]) > 0
+    return ClassSums(iou.sum(axis=0), f.sum(axis=0), held.sum(axis=0), shown.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class ClassAreas:
+    """Pixels per class over a clip, `[classes]` each: hit, predicted and true; and the frames whose truth holds it."""
+
+    hit: Counts
+    predicted: Counts
+    true: Counts
+    shown: Counts
+
+
+def clip_class_areas(predicted: Labels, truth: Labels, classes: int) -> ClassAreas:
+    """What AVSBench-OV's IoU is made of, of one clip `[T, H, W]`: pixels whose truth is no class count nowhere."""
+    pairs = zip(*_label_maps(predicted, truth), strict=True)
+    squares = np.stack([confusion(*pair, classes)[:-1] for pair in pairs])
+    whole = squares.sum(axis=0)
+    shown = np.count_nonzero(squares.sum(axis=2), axis=0)
+    return ClassAreas(whole.diagonal().astype(np.int64), whole.sum(axis=0), whole.sum(axis=1), shown)
+
+
+def _label_maps(predicted: Labels, truth: Labels) -> tuple[Labels, Labels]:
+    if predicted.ndim != 3 or not predicted.size:
+        raise InputError(f"label maps are [T, H, W], not {list(predicted.shape)}")
+    if predicted.shape != truth.shape:
+        raise InputError(f"a prediction of {list(predicted.shape)} does not fit a truth of {list(truth.shape)}")
+    return predicted, truth
 
 
 def keep_classes(truth: Labels, allowed: Sequence[int]) -> Labels:

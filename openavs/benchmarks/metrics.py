@@ -12,7 +12,7 @@ keeps the same per-frame definitions (`counting.py`) and mends the rest:
 
 So a `fixed` figure depends neither on the order of the clips nor on how they are batched, and every system is averaged
 over the same classes. Both keep the rule that an empty truth scores J as the share of pixels left unmarked.
-Accumulators stream: their memory does not grow with the number of clips.
+Accumulators stream: they keep sums, and of a finished batch two numbers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ import numpy.typing as npt
 from openavs.benchmarks.classes import BASE, NOVEL
 from openavs.benchmarks.counting import (
     THRESHOLD_COUNT,
-    Curve,
+    ClassAreas,
+    ClassSums,
+    ClipCurves,
+    Floats,
     Labels,
-    areas,
+    clip_class_areas,
+    clip_class_sums,
+    clip_curves,
     confusion,
     frame_class_scores,
     frame_f_curve,
@@ -75,52 +80,49 @@ class BinaryMetrics:
         self.clips = self.frames = self.sounding = 0
         self._j_sum = self._j_sounding = 0.0
         self._curve = np.zeros(THRESHOLD_COUNT, dtype=np.float64)
-        self._batches = 0
-        self._batch_j = self._batch_f = 0.0  # sums over finished batches
+        self._finished: list[tuple[float, float]] = []
         self._start_batch()
 
     def update(self, probability: npt.NDArray[Any], truth: BoolMask) -> dict[str, float | None]:
         """Adds one clip, `[T, H, W]` both, and returns its own `j` and `f` (None for a clip without any true pixel)."""
-        _check_binary(probability, truth)
-        scores: list[float] = []
-        curves: list[Curve] = []
-        for predicted, true in zip(probability, truth, strict=True):
-            scores.append(frame_j(predicted, true))
-            if true.any():
-                curves.append(frame_f_curve(predicted, true))
-                self._j_sounding += scores[-1]
-        for curve in curves:
+        clip = clip_curves(probability, truth)
+        self.add(clip)
+        return {"j": float(clip.j.mean()), "f": clip.f}
+
+    def add(self, clip: ClipCurves) -> None:
+        """Adds one clip that was counted already."""
+        for curve in clip.curves[:, 0]:
             self._in_curve += curve  # float32, one frame after the other, as published
             self._curve += curve
         self.clips += 1
-        self.frames += len(scores)
-        self.sounding += len(curves)
-        self._j_sum += sum(scores)
+        self.frames += len(clip.j)
+        self.sounding += len(clip.curves)
+        self._j_sum += float(clip.j.sum())
+        self._j_sounding += float(clip.j[clip.sounding].sum())
         self._in_clips += 1
-        self._in_frames += len(scores)
-        self._in_sounding += len(curves)
-        self._in_j += sum(scores)
+        self._in_frames += len(clip.j)
+        self._in_sounding += len(clip.curves)
+        self._in_j += float(clip.j.sum())
         if self._in_clips == self.clips_per_batch:
-            j, f = self._batch_scores()
-            self._batch_j, self._batch_f, self._batches = self._batch_j + j, self._batch_f + f, self._batches + 1
+            self._finished.append(self._batch_scores())
             self._start_batch()
-        return {"j": sum(scores) / len(scores), "f": float(np.mean(curves, axis=0).max()) if curves else None}
+
+    def batches(self) -> list[tuple[float, float]]:
+        """J and F of every batch of `official`; the last one may be smaller."""
+        return [*self._finished, self._batch_scores()] if self._in_clips else list(self._finished)
 
     def compute(self, protocol: Protocol) -> Figures:
         """`miou` (J) and `f` in [0, 1]; in `fixed` also `miou_sounding`, J over frames with non-empty truth."""
         _check_protocol(protocol, self.frames)
         if protocol == "official":
-            j, f, batches = self._batch_j, self._batch_f, self._batches
-            if self._in_clips:  # the last, smaller batch weighs as much as the others
-                last_j, last_f = self._batch_scores()
-                j, f, batches = j + last_j, f + last_f, batches + 1
-            return {"miou": j / batches, "f": f / batches}
+            j, f = np.mean(self.batches(), axis=0)  # a last, smaller batch weighs as much as the others
+            return {"miou": float(j), "f": float(f)}
         if not self.sounding:
             return {"miou": self._j_sum / self.frames, "f": None, "miou_sounding": None}
         best = float((self._curve / self.sounding).max())
         return {"miou": self._j_sum / self.frames, "f": best, "miou_sounding": self._j_sounding / self.sounding}
 
-    def mean_f_curve(self) -> npt.NDArray[np.float64]:
+    def mean_f_curve(self) -> Floats:
         """The mean F at each threshold over all frames with non-empty truth, float64 `[255]`."""
         return self._curve / max(self.sounding, 1)
 
@@ -153,20 +155,19 @@ class SemanticMetrics:
 
     def update(self, predicted: Labels, truth: Labels) -> None:
         """Adds one clip of label maps `[T, H, W]`, its real frames only (`official` adds the padding itself)."""
-        if predicted.ndim != 3 or predicted.shape != truth.shape or not predicted.size:
-            raise InputError(f"label maps are [T, H, W], not {list(predicted.shape)} and {list(truth.shape)}")
-        for one, other in zip(predicted, truth, strict=True):
-            matrix = confusion(one, other, self.classes)
-            iou, f, held = frame_class_scores(matrix)
-            self._iou += iou
-            self._f += f
-            self._held += held
-            self._in_truth |= areas(matrix)[2] > 0
-        self.clips += 1
-        self.frames += len(predicted)
-        self.padded += max(0, self.pad_to - len(predicted))
+        self.add(clip_class_sums(predicted, truth, self.classes), len(predicted))
 
-    def per_class(self, protocol: Protocol) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], BoolMask]:
+    def add(self, clip: ClassSums, frames: int) -> None:
+        """Adds one clip that was counted already."""
+        self._iou += clip.iou
+        self._f += clip.f
+        self._held += clip.held
+        self._in_truth |= clip.shown > 0
+        self.clips += 1
+        self.frames += frames
+        self.padded += max(0, self.pad_to - frames)
+
+    def per_class(self, protocol: Protocol) -> tuple[Floats, Floats, BoolMask]:
         """IoU and F of every class `[classes]` and which of them the protocol's means count."""
         iou, f, held = self._iou.copy(), self._f.copy(), self._held.copy()
         counted = self._in_truth.copy()
@@ -192,25 +193,26 @@ class SemanticMetrics:
 
 
 class OpenVocabularyMetrics:
-    """AVSBench-OV: one confusion matrix over all frames, and the mean IoU of base and novel classes."""
+    """AVSBench-OV: pixels counted over all frames together, and the mean IoU of base and novel classes."""
 
     def __init__(self, base: Sequence[int] = BASE, novel: Sequence[int] = NOVEL, classes: int = 71) -> None:
         self.base, self.novel, self.classes = list(base), list(novel), classes
         self.clips = self.frames = 0
-        self._matrix = np.zeros((classes + 1, classes), dtype=np.int64)
+        self._areas = np.zeros((3, classes), dtype=np.int64)
 
     def update(self, predicted: Labels, truth: Labels) -> None:
         """Adds one clip of label maps `[T, H, W]`; labels outside of the classes are ignored on both sides."""
-        if predicted.ndim != 3 or not predicted.size:
-            raise InputError(f"label maps are [T, H, W], not {list(predicted.shape)}")
-        self._matrix += confusion(predicted, truth, self.classes)
-        self.clips += 1
-        self.frames += len(predicted)
+        self.add(clip_class_areas(predicted, truth, self.classes), len(predicted))
 
-    def per_class(self, protocol: Protocol) -> tuple[npt.NDArray[np.float64], BoolMask]:
+    def add(self, clip: ClassAreas, frames: int) -> None:
+        """Adds one clip that was counted already."""
+        self._areas += (clip.hit, clip.predicted, clip.true)
+        self.clips += 1
+        self.frames += frames
+
+    def per_class(self, protocol: Protocol) -> tuple[Floats, BoolMask]:
         """IoU of every class over the whole set `[classes]` and which of them the protocol's means count."""
-        square = np.concatenate([self._matrix[:-1], np.zeros((1, self.classes), dtype=np.int64)])
-        hit, predicted, true = areas(square)
+        hit, predicted, true = self._areas
         union = predicted + true - hit
         return hit / np.maximum(union, 1), (union if protocol == "official" else true) > 0
 
@@ -253,17 +255,6 @@ class SilenceMetrics:
 # ------------------------------------------------------------------------------------------------------------ checks
 
 
-def _check_binary(probability: npt.NDArray[Any], truth: BoolMask) -> None:
-    if truth.dtype != np.bool_ or truth.ndim != 3 or not truth.size:
-        raise InputError(f"a binary truth is bool [T, H, W], not {truth.dtype} {list(truth.shape)}")
-    if probability.shape != truth.shape:
-        raise InputError(f"a prediction of {list(probability.shape)} does not fit a truth of {list(truth.shape)}")
-    if probability.dtype.kind == "f" and not (probability.min() >= 0 and probability.max() <= 1):  # NaN fails both
-        raise InputError("a prediction holds values outside of [0, 1] or NaN; give probabilities, not logits")
-    if probability.dtype.kind != "f" and probability.dtype not in (np.uint8, np.bool_):
-        raise InputError(f"a prediction is float in [0, 1], uint8 or bool, not {probability.dtype}")
-
-
 def _check_protocol(protocol: str, frames: int) -> None:
     if protocol not in ("official", "fixed"):
         raise InputError(f"the protocol is 'official' or 'fixed', not {protocol!r}")
@@ -271,5 +262,5 @@ def _check_protocol(protocol: str, frames: int) -> None:
         raise InputError("there is nothing to score: no clip was added")
 
 
-def _mean(values: npt.NDArray[np.float64], counted: BoolMask) -> float | None:
+def _mean(values: Floats, counted: BoolMask) -> float | None:
     return float(values[counted].mean()) if counted.any() else None

@@ -372,6 +372,8 @@ def test_labels_that_are_no_classes_are_refused_in_a_prediction() -> None:
     with pytest.raises(InputError, match="0 to 70"):
         SemanticMetrics().update(np.full((1, 2, 2), 255), np.zeros((1, 2, 2), dtype=int))
     with pytest.raises(InputError, match=r"\[T, H, W\]"):
+        SemanticMetrics().update(np.zeros((2, 2), int), np.zeros((2, 2), int))
+    with pytest.raises(InputError, match="does not fit"):
         SemanticMetrics().update(np.zeros((1, 2, 2), int), np.zeros((1, 2, 3), int))
     with pytest.raises(InputError, match="does not fit"):
         OpenVocabularyMetrics().update(np.zeros((1, 2, 2), int), np.zeros((1, 2, 3), int))
