@@ -37,6 +37,7 @@ class RunWriter:
     Opening a folder that holds another recipe's results raises InputError that names the differing keys; with
     `overwrite` the earlier results are removed first. Opening one of the same recipe goes on with it: ask
     `is_done(clip)` before working on a clip. Clips that failed before are not done. One process at a time per folder.
+    `data` says what the clips belong to where that is a data set (its name and split); it counts like the recipe.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class RunWriter:
         *,
         values: Values = "instance",
         classes: Sequence[str] = (),
+        data: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
         self.out = out
         self._values, self._classes = values, tuple(classes)
         self._masks = {"values": values, "classes": list(classes)}
         self._recipe = encode(dict(recipe), "recipe")
+        self._data = encode(dict(data or {}), "data")
         saved = _read_run(out)
         if overwrite:
             _remove_results(out)
@@ -59,9 +62,10 @@ class RunWriter:
         elif saved is None and any(_finished_clips(out)):
             raise InputError(f"{out} holds results of an unknown recipe (it has no run.json); give another --out")
         if saved is not None:
-            _refuse_other_recipe(out, saved, {"recipe": self._recipe, "masks": self._masks})
+            new = {"recipe": self._recipe, "masks": self._masks, "data": self._data}
+            _refuse_other_recipe(out, {"data": {}, **saved}, new)
         _make_folder(out / "clips")
-        self._run = self._fresh_run() if saved is None else {**saved, **_provenance(), "status": "running"}
+        self._run = self._fresh_run() if saved is None else {**saved, **provenance(), "status": "running"}
         self._index = {line["id"]: line for line in _read_index(out)} if saved is not None else {}
         self._save_run()
 
@@ -115,7 +119,7 @@ class RunWriter:
 
     def _fresh_run(self) -> dict[str, Any]:
         known = {"format": FORMAT, "status": "running", "started": _now(), "recipe": self._recipe, "masks": self._masks}
-        return {**known, **_provenance(), "models": {}, "timings": {}}
+        return {**known, "data": self._data, **provenance(), "models": {}, "timings": {}}
 
     def _save_run(self) -> None:
         counts = Counter(line["status"] for line in self._index.values())
@@ -211,7 +215,8 @@ def _remove_results(out: Path) -> None:
 # ---------------------------------------------------------------------------------------------- where it came from
 
 
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
+    """The versions that results came from: openavs, its commit, the packages it stands on, Python and the system."""
     system = {"python": platform.python_version(), "platform": platform.platform()}
     return {"openavs": openavs.__version__, "git": git_commit(), "packages": _versions(), **system}
 

@@ -1,4 +1,4 @@
-"""The filled box as the mask: what is left of a result when nothing segments. A baseline, and a stand-in for a model."""
+"""The filled box as the mask: what is left of a result when nothing segments. A baseline, and a model's stand-in."""
 
 from __future__ import annotations
 
