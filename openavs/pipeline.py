@@ -20,7 +20,7 @@ from openavs.captioners.base import Captioner
 from openavs.detectors.base import Detector
 from openavs.labels import Labeller
 from openavs.recipes import Recipe
-from openavs.registry import build_backends
+from openavs.registry import Held, build_backends
 from openavs.segmenters.base import Segmenter
 from openavs.streaming import batched, prefetched
 from openavs.translators.base import Request, Translation, Translator
@@ -98,8 +98,8 @@ class Pipeline:
         self.label = Labeller(self.settings.vocabulary, self.settings.aliases, similarity)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> Pipeline:
-        """Builds the stages that a recipe names and loads their models."""
+    def from_recipe(cls, recipe: Recipe, held: Held | None = None) -> Pipeline:
+        """Builds the stages that a recipe names and loads their models (`held`: see `build_backends`)."""
         settings = Settings(
             window=recipe.sample.window,
             silence_dbfs=recipe.silence.dbfs,
@@ -109,7 +109,7 @@ class Pipeline:
             batch_frames=recipe.batch.frames,
             batch_windows=recipe.batch.windows,
         )
-        return cls(*build_backends(recipe), settings, recipe.to_dict())
+        return cls(*build_backends(recipe, held), settings, recipe.to_dict())
 
     @property
     def models(self) -> dict[str, Any]:

@@ -187,15 +187,34 @@ class Registry:
         return cls(**arguments)
 
 
-def build_backends(recipe: Recipe) -> Backends:
-    """Makes the recipe's four stages; all four are checked before the first one loads a model."""
+Held = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
+"""By stage: the class and arguments that a backend was made from, and the backend."""
+
+
+def build_backends(recipe: Recipe, held: Held | None = None) -> Backends:
+    """Makes the recipe's four stages; all four are checked before the first one loads a model.
+
+    Recipes that are run one after the other share what they have in common by giving each of these calls the same
+    `held`: a stage made before from equal arguments is taken from it (backends have no hidden state), what no longer
+    fits is let go before anything new is loaded, and what was made is put in.
+    """
+    held = {} if held is None else held
+    checked = check_backends(recipe)
+    for stage in [stage for stage, (made_from, _) in held.items() if made_from != checked[stage]]:
+        del held[stage]
+    for stage, (cls, arguments) in checked.items():
+        if stage not in held:
+            held[stage] = ((cls, arguments), cls(**arguments))
+    return Backends(*(held[stage][1] for stage in STAGES))
+
+
+def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:
+    """By stage: the class and its checked arguments; builds nothing. Raises InputError as `Registry.build` does."""
     shared = {"device": recipe.device, "dtype": recipe.dtype, "offline": recipe.offline}
-    checked = [
-        Registry(stage).check(section.use, section.options, shared, recipe.base)
+    return {
+        stage: Registry(stage).check(section.use, section.options, shared, recipe.base)
         for stage, section in recipe.stages().items()
-    ]
-    captioner, translator, detector, segmenter = (cls(**arguments) for cls, arguments in checked)
-    return Backends(captioner, translator, detector, segmenter)
+    }
 
 
 @cache
