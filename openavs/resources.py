@@ -50,6 +50,14 @@ def names(kind: Kind) -> list[str]:
     return sorted(found)
 
 
+def shipped(kind: Kind, filename: str) -> Path:
+    """A shipped file by its whole name (`published.csv`), for data that users do not name; InputError if it is gone."""
+    for folder in folders(kind):
+        if (file := folder / filename).is_file():
+            return file
+    raise InputError(f"{kind}/{filename} is missing from this installation of openavs; install it again")
+
+
 def folders(kind: Kind) -> list[Path]:
     """Where files of this kind are looked for, first match wins: the checkout's folder, then the wheel's."""
     if kind not in get_args(Kind):

@@ -11,7 +11,7 @@ LONGEST_CELL = 60
 
 
 def print_scores(report: Mapping[str, Any]) -> None:
-    """Prints `Scores.to_dict()` (or a report.json): figures with 95 % intervals in both protocols, silence, omissions."""
+    """Prints `Scores.to_dict()` or a report.json: figures with intervals in both protocols, silence, omissions."""
     print(scores_text(report))
 
 
