@@ -1,0 +1,125 @@
+"""AVSBench-semantic: v1s and v1m (5 frames), v2 (10 frames), 71 classes; and V3, binary masks on the same tree.
+
+Frames and masks are numbered from 0. Training clips of v1s have a mask for their first frame alone. Frames have their
+original sizes; AVSS compares masks at 224 x 224, where the published loader resizes them to the nearest pixel.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from openavs.benchmarks.classes import CLASSES
+from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
+from openavs.benchmarks.metadata import (
+    MissingDataError,
+    Row,
+    check_names,
+    check_present,
+    check_unique,
+    find_home,
+    in_split,
+    listing,
+    read_table,
+    sounding_classes,
+)
+from openavs.benchmarks.pngs import Labels, Size, png_size, read_index, read_palette
+from openavs.benchmarks.predictions import check_size, find_predictions
+from openavs.spelling import nearest
+from openavs.types import InputError
+
+FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
+SIZE = (224, 224)
+COLUMNS = {"uid": 1, "a_obj": 4, "split": 5, "label": 6}
+PLACES = ("AVSBench-semantic", "AVSBench_semantic", "avs_released", "avsbench_data/AVSBench-semantic")
+
+
+def read_avss(root: Path, split: str = "test") -> Dataset:
+    """A split of AVSBench-semantic; `root` holds `metadata.csv` beside `v1s/`, `v1m/` and `v2/`.
+
+    Raises:
+        InputError: files that are missing, tables or names that are not what the layout says, an empty split.
+    """
+    home = find_home(root, "metadata.csv", PLACES)
+    table = home / "metadata.csv"
+    rows = in_split(table, read_metadata(table), split)
+    check_present(split, table, [(home / row["label"], row["uid"]) for row in rows])
+    clips = semantic_clips(home, table, rows, split)
+    return Dataset("avss", "semantic", home, split, tuple(clips), read_truth, read_prediction, CLASSES)
+
+
+def read_metadata(table: Path) -> list[Row]:
+    """The checked rows of `metadata.csv`."""
+    rows = read_table(table, COLUMNS)
+    check_names(table, rows, "uid", "label")
+    check_unique(table, rows, "uid")
+    for row in rows:
+        if row["label"] not in FRAMES:
+            raise InputError(
+                f"{table}, line {row.line}: there is no subset {row['label']!r} in AVSBench-semantic; "
+                f"{nearest(row['label'], FRAMES)}"
+            )
+    return rows
+
+
+def semantic_clips(home: Path, table: Path, rows: list[Row], split: str) -> list[BenchmarkClip]:
+    """The clips of these rows; which files there are is looked up in the first clip alone."""
+    first = home / rows[0]["label"] / rows[0]["uid"]
+    labels = "labels_semantic" if listing(first / "labels_semantic") else "labels_rgb"
+    if not listing(first / labels):
+        raise MissingDataError(f"{first} holds no masks; labels_rgb/0.png, 1.png ... were expected in it")
+    suffix = ".png" if "0.png" in listing(first / "frames") else ".jpg"
+    return [_clip(home, table, row, split, labels, suffix) for row in rows]
+
+
+def _clip(home: Path, table: Path, row: Row, split: str, labels: str, suffix: str) -> BenchmarkClip:
+    place = f"{row['label']}/{row['uid']}"
+    numbers = range(FRAMES[row["label"]])
+    labelled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
+    return BenchmarkClip(
+        id=row["uid"],
+        split=split,
+        frames=tuple(home / place / "frames" / f"{k}{suffix}" for k in numbers),
+        audio=home / place / "audio.wav",
+        truth=tuple(home / place / labels / f"{k}.png" if k < labelled else None for k in numbers),
+        predictions=tuple(f"{place}/labels_semantic/{k}.png" for k in numbers),
+        classes=sounding_classes(table, row),
+        group=row["label"],
+    )
+
+
+def mask_file(path: Path) -> Path:
+    """The mask file itself, or that of the other kind (indices for colours and the reverse) where it is missing."""
+    if path.is_file():
+        return path
+    other = "labels_rgb" if path.parent.name == "labels_semantic" else "labels_semantic"
+    if (beside := path.parent.parent / other / path.name).is_file():
+        return beside
+    raise MissingDataError(f"the mask {path} is missing, and {other}/ has none either")
+
+
+def read_labels(path: Path, size: Size | None = SIZE) -> Labels:
+    """A ground-truth label map uint8 `[H, W]`, from its indices or its colours."""
+    file = mask_file(path)
+    return read_palette(file, size) if file.parent.name == "labels_rgb" else read_index(file, size)
+
+
+def read_truth(clip: BenchmarkClip) -> Masks:
+    """The clip's class indices at 224 x 224, uint8 `[T, 224, 224]`."""
+    return np.stack([read_labels(path) for path in clip.truth if path is not None])
+
+
+def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
+    """What a system predicted, class indices uint8 `[T, 224, 224]`; its files have the truth's own size or 224 x 224."""
+    if (paths := find_predictions(clip, folder)) is None:
+        return None
+    truth = [path for path in clip.truth if path is not None]
+    return np.stack([_predicted(path, true) for path, true in zip(paths, truth, strict=True)])
+
+
+def _predicted(path: Path, truth: Path) -> Labels:
+    size = png_size(path)
+    if size != SIZE:
+        check_size(path, size, png_size(mask_file(truth)), "224 x 224 or the ground truth's own size was expected,")
+    return read_index(path, SIZE)

@@ -1,0 +1,81 @@
+"""A folder of predicted masks beside a split: what is there of a clip, what is missing, what belongs to no clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from openavs.benchmarks.dataset import BenchmarkClip, Dataset
+from openavs.types import InputError
+
+LABELS_FOLDER = "labels_semantic"  # may be left out of a prediction's path
+
+
+def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
+    """The predicted mask of each annotated frame; None where nothing of the clip is there.
+
+    Raises:
+        InputError: the clip's folder is there, but not the mask of every annotated frame.
+    """
+    wanted = [folder / clip.predictions[i] for i in clip.annotated]
+    for paths in (wanted, [_without_labels_folder(path) for path in wanted]):
+        if not _holds_files(paths[0].parent):
+            continue
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"the prediction {path} is missing, though other files of the clip are there")
+        return paths
+    return None
+
+
+def read_stack(
+    paths: Sequence[Path], read: Callable[[Path], npt.NDArray[np.generic]], what: str
+) -> npt.NDArray[np.generic]:
+    """The masks of a clip's frames as `[T, H, W]`; `what` names them in the sentence for differing sizes."""
+    masks = [read(path) for path in paths]
+    for path, mask in zip(paths, masks, strict=True):
+        check_size(path, mask.shape, masks[0].shape, f"the first {what} of the clip has")
+    return np.stack(masks)
+
+
+def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], whose: str) -> None:
+    """Refuses a mask of another size (height, width); `whose` says what has the expected one."""
+    if size != expected:
+        found, wanted = (f"{shape[1]} x {shape[0]}" for shape in (size, expected))
+        raise InputError(f"{path} has {found} pixels where {whose} {wanted}")
+
+
+def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
+    """Folders (and PNG files beside them) below `folder` where predictions of the split's clips lie, of no such clip.
+
+    Paths relative to `folder`, sorted. They are not scored: a misspelt clip shows up here and as a missing one.
+    """
+    known = {_clip_folder(clip) for clip in dataset.clips}
+    depth = max((len(path.parts) for path in known), default=1)
+    return sorted(path.as_posix() for path in _unknown(folder, Path(), depth, known))
+
+
+def _unknown(folder: Path, below: Path, depth: int, known: set[Path]) -> list[Path]:
+    found: list[Path] = []
+    for entry in (folder / below).iterdir() if (folder / below).is_dir() else ():
+        path = below / entry.name
+        if entry.is_dir() and depth > 1:
+            found += _unknown(folder, path, depth - 1, known)
+        elif path not in known and (entry.is_dir() or entry.suffix.lower() == ".png"):
+            found.append(path)
+    return found
+
+
+def _clip_folder(clip: BenchmarkClip) -> Path:
+    return _without_labels_folder(Path(clip.predictions[0])).parent
+
+
+def _without_labels_folder(path: Path) -> Path:
+    return path.parent.parent / path.name if path.parent.name == LABELS_FOLDER else path
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(entry.is_file() for entry in folder.iterdir())
