@@ -11,25 +11,20 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import soxr
 import torch
 from transformers import ClapModel, ClapProcessor
 
+from openavs.captioners.similarity import SimilarityCaptioner
+from openavs.captioners.sounds import Samples, fitted
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
-from openavs.types import Caption, InputError, OpenAVSError, Window
-from openavs.vocabulary import load_vocabulary
+from openavs.types import Window
 
 logger = logging.getLogger(__name__)
 
 
-class ClapCaptioner:
-    """Hears vocabulary entries.
-
-    The score of an entry is the softmax over the whole vocabulary of CLAP's scaled cosine, so scores of one window sum
-    to one. Up to `top_k` captions a window, each of at least `threshold`, best first; `question` tells the template.
+class ClapCaptioner(SimilarityCaptioner):
+    """Hears vocabulary entries; see `SimilarityCaptioner` for what a score is.
 
     Args:
         model: reference of a ClapModel checkpoint.
@@ -55,68 +50,26 @@ class ClapCaptioner:
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        _check_options(top_k, threshold, template, batch_size)
-        self.vocabulary = load_vocabulary(vocabulary)
-        self.top_k, self.threshold, self.template, self.batch_size = top_k, threshold, template, batch_size
+        super().__init__(
+            model=model,
+            vocabulary=vocabulary,
+            top_k=top_k,
+            threshold=threshold,
+            template=template,
+            batch_size=batch_size,
+        )
         resolved = resolve(model, offline)
         placement = resolve_device(device, "float32" if dtype == "auto" else dtype)
         self.device, self.dtype = placement.device, placement.dtype
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
-        self._ref = model
         self.processor: Any = load_processor(ClapProcessor, resolved)
         self.model: Any = load_pretrained(ClapModel, resolved, self.dtype, self.device)
-        self._texts: torch.Tensor | None = None
-        self._labels: dict[tuple[str, ...], torch.Tensor] = {}
 
-    @torch.inference_mode()
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
-        """One list of captions per window; windows of any length and rate, those without samples hear nothing."""
-        sounds = [self._prepare(window) for window in windows]
-        captions: list[list[Caption]] = [[] for _ in windows]
-        audible = [i for i, sound in enumerate(sounds) if len(sound)]
-        for start in range(0, len(audible), self.batch_size):
-            batch = audible[start : start + self.batch_size]
-            scores = self._scores([sounds[i] for i in batch], [windows[i] for i in batch])
-            for i, row in zip(batch, scores, strict=True):
-                captions[i] = self._captions(row, windows[i])
-        return captions
-
-    @torch.inference_mode()
-    def text_similarity(self, phrases: Sequence[str], labels: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Cosine similarities `[phrases, labels]` of what the texts would sound like (for closed vocabularies)."""
-        key = tuple(labels)
-        if key not in self._labels:
-            self._labels[key] = self._embed_texts([self.template.replace("{}", label) for label in labels])
-        asked = self._embed_texts([self.template.replace("{}", phrase) for phrase in phrases])
-        similarity: npt.NDArray[np.float32] = (asked @ self._labels[key].T).float().cpu().numpy()
-        return similarity
-
-    def _prepare(self, window: Window) -> npt.NDArray[np.float32]:
-        """The samples at the model's rate, no longer than it takes."""
+    def _prepare(self, window: Window) -> Samples:
         extractor = self.processor.feature_extractor
-        samples = window.audio.samples
-        if window.audio.rate != extractor.sampling_rate and len(samples):
-            samples = soxr.resample(samples, window.audio.rate, extractor.sampling_rate)
-        surplus = len(samples) - int(extractor.nb_max_samples)
-        if surplus > 0:  # the centre, always: the extractor would draw a place at random
-            samples = samples[surplus // 2 : surplus // 2 + int(extractor.nb_max_samples)]
-        return np.asarray(samples, dtype=np.float32)
+        return fitted(window, extractor.sampling_rate, int(extractor.nb_max_samples))
 
-    def _scores(self, sounds: Sequence[npt.NDArray[np.float32]], windows: Sequence[Window]) -> npt.NDArray[np.float32]:
-        """Probabilities `[windows, vocabulary]`, summing to one along the vocabulary."""
-        logits = self._embed_sounds(sounds) @ self._text_embeddings().T * self.model.logit_scale_a.exp()
-        finite = torch.isfinite(logits).all(dim=1).tolist()
-        if not all(finite):
-            window = windows[finite.index(False)]
-            raise OpenAVSError(
-                f"the CLAP model '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
-                f"to {window.end:g} s; try dtype float32, or another copy of the model"
-            )
-        scores: npt.NDArray[np.float32] = logits.float().softmax(dim=-1).cpu().numpy()
-        return scores
-
-    def _embed_sounds(self, sounds: Sequence[npt.NDArray[np.float32]]) -> torch.Tensor:
-        """Unit vectors `[windows, d]`."""
+    def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
         fused = bool(self.model.config.audio_config.enable_fusion)
         extractor = self.processor.feature_extractor
         features = extractor(
@@ -130,14 +83,6 @@ class ClapCaptioner:
         inputs = features.to(self.device, self.dtype)
         return _pooled(self.model.get_audio_features(input_features=inputs, is_longer=longer))
 
-    def _text_embeddings(self) -> torch.Tensor:
-        """Unit vectors `[vocabulary, d]`, computed once for an instance."""
-        if self._texts is None:
-            texts = [self.template.replace("{}", entry) for entry in self.vocabulary]
-            parts = [self._embed_texts(texts[i : i + self.batch_size]) for i in range(0, len(texts), self.batch_size)]
-            self._texts = torch.cat(parts)
-        return self._texts
-
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
         config, tokenizer = self.model.config.text_config, self.processor.tokenizer
         room = config.max_position_embeddings - (config.pad_token_id or 0) - 1  # positions are counted from the pad id
@@ -149,25 +94,12 @@ class ClapCaptioner:
             )
         )
 
-    def _captions(self, scores: npt.NDArray[np.float32], window: Window) -> list[Caption]:
-        best = np.argsort(-scores, kind="stable")[: self.top_k]
-        return [
-            Caption(self.vocabulary[i], float(scores[i]), window.start, window.end, self.template)
-            for i in best
-            if scores[i] >= self.threshold
-        ]
+    def _scale(self) -> torch.Tensor:
+        scale: torch.Tensor = self.model.logit_scale_a.exp()
+        return scale
 
 
 def _pooled(output: Any) -> torch.Tensor:
     """The embedding: newer releases return an output object, older ones the tensor itself."""
     embedding: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
     return embedding
-
-
-def _check_options(top_k: int, threshold: float, template: str, batch_size: int) -> None:
-    if top_k < 1 or batch_size < 1:
-        raise InputError(f"clap: top_k and batch_size are at least 1, not {top_k} and {batch_size}")
-    if not 0.0 <= threshold <= 1.0:
-        raise InputError(f"clap: threshold lies in [0, 1], not {threshold}")
-    if template.count("{}") != 1:
-        raise InputError(f"clap: template needs {{}} once, where the word goes, not '{template}'")
