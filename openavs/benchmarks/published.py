@@ -7,6 +7,7 @@ rows that come from stated margins are marked `derived`.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args
@@ -19,7 +20,10 @@ Kind = Literal["training-free", "zero-shot", "unsupervised", "weakly-supervised"
 
 Confidence = Literal["paper", "own-readme", "third-party-readme", "third-party-note", "derived", "probable"]
 
-FIGURES = ("j", "f", "jf", "base", "novel", "harmonic")
+FIGURE_WORDS = {"j": "J", "f": "F", "jf": "J&F", "base": "base", "novel": "novel", "harmonic": "harmonic"}
+FIGURES = tuple(FIGURE_WORDS)
+
+UNKNOWN = "not stated"
 
 PROTOCOLS: dict[str, str] = {
     "official": "the published evaluation at 224 px; F depends on its batch of 1 to 4 clips, which is rarely stated",
@@ -69,6 +73,11 @@ class Published:
         """The method with its variant."""
         return f"{self.method} ({self.variant})" if self.variant else self.method
 
+    @property
+    def title(self) -> str:
+        """The name with the backbone, where that is known."""
+        return self.name if self.backbone == UNKNOWN else f"{self.name}, {self.backbone}"
+
 
 def published(benchmark: str, setting: str | None = None, *, ablation: str | None = "") -> list[Published]:
     """The results on a benchmark in the order of the file; none for a benchmark that nobody has published on.
@@ -83,6 +92,24 @@ def published(benchmark: str, setting: str | None = None, *, ablation: str | Non
         and (setting is None or row.setting == setting)
         and (ablation is None or row.ablation == ablation)
     ]
+
+
+def by_kind(rows: Iterable[Published]) -> dict[Kind, list[Published]]:
+    """The rows by what the methods learned from, best first; those of another measure (`dataset-level`, J&F) last."""
+
+    def rank(row: Published) -> tuple[bool, float]:
+        value = row.j if row.j is not None else row.base
+        return row.protocol == "dataset-level" or value is None, -(value or 0.0)
+
+    kinds: dict[Kind, list[Published]] = {kind: [] for kind in get_args(Kind)}
+    for row in sorted(rows, key=rank):
+        kinds[row.kind].append(row)
+    return {kind: found for kind, found in kinds.items() if found}
+
+
+def as_published(value: float | None) -> str:
+    """A percentage with no more digits than its source gave, one at least; a dash for none."""
+    return "–" if value is None else f"{value:.2f}".removesuffix("0")
 
 
 @cache

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, Published, as_published, by_kind
 from openavs.benchmarks.wording import figure_name, in_order, percent, protocol_words, title_of
 
-LONGEST_CELL = 60
+LONGEST_CELL = 90
+_PAIRED = (("score", "score"), ("f", "F"))
 
 
 def print_scores(report: Mapping[str, Any]) -> None:
@@ -32,6 +34,57 @@ def scores_text(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def print_published(rows: Sequence[Published], most: int = 8) -> None:
+    """Prints published results by what the methods learned from, best first, `most` of each kind, with sources."""
+    print(published_text(rows, most))
+
+
+def published_text(rows: Sequence[Published], most: int = 8) -> str:
+    """What `print_published` prints; columns that no row fills are left out."""
+    shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in rows)]
+    extra = ["setting"] if any(row.setting for row in rows) else []
+    table: list[list[str]] = []
+    for kind, of_kind in by_kind(rows).items():
+        table.append([*("" for _ in shown), kind.upper(), *("" for _ in extra), "", ""])
+        table += [_published_row(row, shown, bool(extra)) for row in of_kind[:most]]
+        if len(of_kind) > most:
+            table.append([*("" for _ in shown), f"... {len(of_kind) - most} more", *("" for _ in extra), "", ""])
+    head = [*(FIGURE_WORDS[name] for name in shown), "method, backbone", *extra, "measured", "source"]
+    return "Published, in percent; figures that were measured differently do not compare.\n\n" + columns(head, table)
+
+
+def _published_row(row: Published, shown: Sequence[str], with_setting: bool) -> list[str]:
+    values = [as_published(getattr(row, name)) for name in shown]
+    setting = [row.setting] if with_setting else []
+    return [*values, row.title, *setting, row.protocol, f"{row.source} [{row.confidence}]"]
+
+
+def print_comparison(comparison: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> None:
+    """Prints `compare`'s outcome: paired differences with interval and p-value, the classes and clips behind them."""
+    print(comparison_text(comparison, names))
+
+
+def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> str:
+    """What `print_comparison` prints; differences are the second run minus the first, in points of percent."""
+    head = (
+        f"{title_of(comparison['benchmark'])}, {comparison['split']}, "
+        f"{protocol_words(comparison, comparison['protocol'])}: {comparison['clips']:,} clips in both runs"
+    )
+    left = [f"{comparison[key]:,} only in {name}" for key, name in zip(("only_a", "only_b"), names, strict=True)]
+    if comparison["only_a"] or comparison["only_b"]:
+        head += f" ({', '.join(left)}: not compared)"
+    titles = ["", *names, "difference"]
+    figures = [[figure_name(name, comparison["task"]), *_pair(row)] for name, row in comparison["figures"].items()]
+    paired = [_paired_row(label, comparison[key]) for key, label in _PAIRED if comparison[key] is not None]
+    parts = [head, columns(["each run's own figures", *titles[1:]], figures)]
+    parts.append(columns(["per clip, paired", *names, "difference [95 %]", "p", "won, tied, lost"], paired))
+    for key, title in (("per_class", "classes that differ most"), ("differ_most", "clips that differ most")):
+        rows = [[row.get("name") or row["id"], *_pair(row)] for row in comparison[key][:10] if row["difference"]]
+        if rows:
+            parts.append(columns([title, *titles[1:]], rows))
+    return "\n\n".join(parts)
+
+
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows of text under a heading, the first column to the left and the others as wide as they need to be."""
     table = [[_cell(text) for text in row] for row in (head, *rows)]
@@ -46,6 +99,25 @@ def _figure(report: Mapping[str, Any], protocol: str, name: str) -> str:
         return ""
     interval = (report.get("intervals") or {}).get(protocol, {}).get(name)
     return percent(figures[name]) + (f" [{percent(interval[0])}, {percent(interval[1])}]" if interval else "")
+
+
+def _pair(row: Mapping[str, Any]) -> list[str]:
+    return [percent(row["a"]), percent(row["b"]), _signed(row["difference"])]
+
+
+def _paired_row(label: str, row: Mapping[str, Any]) -> list[str]:
+    low, high = row["interval"]
+    difference = f"{_signed(row['difference'])} [{_signed(low)}, {_signed(high)}]"
+    counts = f"{row['wins']}, {row['ties']}, {row['losses']}"
+    return [label, percent(row["a"]), percent(row["b"]), difference, _probability(row["p"]), counts]
+
+
+def _signed(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:+.2f}"
+
+
+def _probability(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.001 else "< 0.001"
 
 
 def _counts(report: Mapping[str, Any]) -> str:
