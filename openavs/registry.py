@@ -95,6 +95,13 @@ _BUILT_IN = (
     ),
     Entry(
         "segmenter",
+        "segment-anything",
+        "openavs.segmenters.segment_anything:SegmentAnythingSegmenter",
+        "SAM through its own package",
+        extra="segment-anything",
+    ),
+    Entry(
+        "segmenter",
         "box",
         "openavs.segmenters.box:BoxSegmenter",
         "no model: the filled box is the mask (a baseline)",
