@@ -149,14 +149,14 @@ def test_counted_work(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.M
 
 def test_one_request_holds_all_frames(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real translator, watched: one conversation for the clip, and none when nothing is heard."""
-    conversations: list[Any] = []
+    questions: list[Any] = []
     chat = tiny.translator._chat  # type: ignore[attr-defined]
-    monkeypatch.setattr(tiny.translator, "_chat", lambda asked: conversations.extend(asked) or chat(asked))
+    monkeypatch.setattr(tiny.translator, "_chat", lambda asked: questions.extend(asked) or chat(asked))
     tiny(scene_to_clip(dog_and_bell, "one"))
-    assert len(conversations) == 1
-    assert conversations[0][-1]["content"].count("dog barking") == 2
+    assert len(questions) == 1
+    assert questions[0].messages[-1]["content"].count("dog barking") == 2
     tiny(scene_to_clip(scene(Part("dog", (False,) * 2), seconds=2), "silent"))
-    assert len(conversations) == 1
+    assert len(questions) == 1
 
 
 def test_silence_runs_no_model_and_says_so(tiny: Pipeline) -> None:

@@ -20,6 +20,7 @@ NO_JSON = "the answer holds no JSON"
 WRONG_SHAPE = 'the JSON is not {"frames": [[...], ...]} with one list of words per frame'
 UNUSABLE = "none of the answered phrases is a short noun phrase"
 NOT_IN_VOCABULARY = "none of the answered phrases is in the vocabulary"
+TOO_LONG = "the question is longer than the model's context"
 
 _CHARACTERS = 100_000  # of an answer that are read
 _TRIES = 64  # places where JSON may begin
@@ -39,11 +40,14 @@ _REFUSAL = re.compile(
 
 
 class AnswerError(Exception):
-    """An answer that cannot be used; `reason` is a short clause such as "the answer is empty"."""
+    """An answer that cannot be used; `reason` is a short clause such as "the answer is empty".
 
-    def __init__(self, reason: str) -> None:
+    `final` says that asking again would be in vain.
+    """
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.final = reason, final
 
 
 def parse_answer(

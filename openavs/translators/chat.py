@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from openavs.prompts import Message, load_prompt
 from openavs.translators.answers import AnswerError, parse_answer
@@ -18,7 +18,7 @@ from openavs.translators.lexicon import LexiconTranslator
 from openavs.translators.messages import MAX_PHRASES, build_messages, clean_text
 from openavs.types import InputError
 
-__all__ = ["AnswerError", "ChatTranslator", "Conversation", "build_messages", "parse_answer"]
+__all__ = ["AnswerError", "ChatTranslator", "Conversation", "Question", "build_messages", "parse_answer"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,26 +26,38 @@ Conversation = list[Message]
 Frames = tuple[tuple[str, ...], ...]
 
 
-@dataclass
-class _Question:
-    """One distinct conversation: what is asked, how often it was, and what came of it."""
+@dataclass(frozen=True)
+class Question:
+    """A conversation that ends with the user's turn, and what its answer must fit: so many frames, these classes."""
 
     messages: Conversation
     frames: int
-    vocabulary: tuple[str, ...] | None
+    vocabulary: tuple[str, ...] | None = None
+
+
+@dataclass
+class _Dialogue:
+    """One distinct question: how often it was asked and what came of it."""
+
+    question: Question
     attempts: int = 0
     answer: Frames | None = None
     reasons: list[str] = field(default_factory=list)  # why each attempt failed
     follow_up: Conversation = field(default_factory=list)
+    closed: bool = False  # answered, or in vain
+
+    def next(self) -> Question:
+        """The question with the turns that came of it so far."""
+        return replace(self.question, messages=self.question.messages + self.follow_up)
 
 
 @dataclass
 class _Part:
-    """A stretch of one clip: the frames from `start` on, and the question that was asked about them (None: none)."""
+    """A stretch of one clip: the frames from `start` on, and what was asked about them (None: nothing)."""
 
     start: int
     request: Request
-    question: _Question | None
+    dialogue: _Dialogue | None
 
 
 class ChatTranslator(ABC):
@@ -74,69 +86,72 @@ class ChatTranslator(ABC):
         self._lexicon = LexiconTranslator(max_phrases=max_phrases)
 
     @abstractmethod
-    def _chat(self, conversations: Sequence[Conversation]) -> Sequence[str | AnswerError]:
-        """The model's answer to each conversation, or the AnswerError that kept it from answering."""
+    def _chat(self, questions: Sequence[Question]) -> Sequence[str | AnswerError]:
+        """The model's answer to each question, or the AnswerError that kept it from answering."""
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
         """One translation per request; `attempts` counts the model's answers that it took."""
-        questions: dict[tuple[object, ...], _Question] = {}
-        clips = [self._parts(request, questions) for request in requests]
-        self._ask(list(questions.values()))
+        dialogues: dict[tuple[object, ...], _Dialogue] = {}
+        clips = [self._parts(request, dialogues) for request in requests]
+        self._ask(list(dialogues.values()))
         return [self._join(parts) for parts in clips]
 
-    def _parts(self, request: Request, questions: dict[tuple[object, ...], _Question]) -> list[_Part]:
+    def _parts(self, request: Request, dialogues: dict[tuple[object, ...], _Dialogue]) -> list[_Part]:
         parts = []
         for start in range(0, len(request.frames), self.max_frames):
             part = Request(request.frames[start : start + self.max_frames], request.vocabulary)
-            parts.append(_Part(start, part, self._question(part, questions) if any(part.frames) else None))
+            parts.append(_Part(start, part, self._dialogue(part, dialogues) if any(part.frames) else None))
         return parts
 
-    def _question(self, request: Request, questions: dict[tuple[object, ...], _Question]) -> _Question:
+    def _dialogue(self, request: Request, dialogues: dict[tuple[object, ...], _Dialogue]) -> _Dialogue:
         messages = build_messages(self.template, request, max_phrases=self.max_phrases)
         heard = tuple(bool(captions) for captions in request.frames)
         key = (*(tuple(sorted(message.items())) for message in messages), heard, request.vocabulary)
-        return questions.setdefault(key, _Question(messages, len(request.frames), request.vocabulary))
+        return dialogues.setdefault(key, _Dialogue(Question(messages, len(request.frames), request.vocabulary)))
 
-    def _ask(self, questions: list[_Question]) -> None:
+    def _ask(self, dialogues: list[_Dialogue]) -> None:
         for _ in range(1 + self.retries):
-            if not questions:
+            dialogues = [dialogue for dialogue in dialogues if not dialogue.closed]
+            if not dialogues:
                 return
-            answers = self._chat([question.messages + question.follow_up for question in questions])
-            for question, answer in zip(questions, answers, strict=True):
-                self._take(question, answer)
-            questions = [question for question in questions if question.answer is None]
+            answers = self._chat([dialogue.next() for dialogue in dialogues])
+            for dialogue, answer in zip(dialogues, answers, strict=True):
+                self._take(dialogue, answer)
 
-    def _take(self, question: _Question, answer: str | AnswerError) -> None:
-        question.attempts += 1
+    def _take(self, dialogue: _Dialogue, answer: str | AnswerError) -> None:
+        question = dialogue.question
+        dialogue.attempts += 1
         try:
             if isinstance(answer, AnswerError):
                 raise answer
-            question.answer = parse_answer(answer, question.frames, self.max_phrases, question.vocabulary)
+            dialogue.answer = parse_answer(answer, question.frames, self.max_phrases, question.vocabulary)
+            dialogue.closed = True
         except AnswerError as error:
-            logger.debug("attempt %d: %s", question.attempts, error.reason)
-            question.reasons.append(error.reason)
+            logger.debug("attempt %d: %s", dialogue.attempts, error.reason)
+            dialogue.reasons.append(error.reason)
+            dialogue.closed = error.final
             if isinstance(answer, str):
-                question.follow_up = _correction(answer, error.reason, question.frames)
+                dialogue.follow_up = _correction(answer, error.reason, question.frames)
 
     def _join(self, parts: list[_Part]) -> Translation:
-        asked = [part.question for part in parts if part.question]
-        fallen = bool(asked) and all(question.answer is None for question in asked)
+        asked = [part.dialogue for part in parts if part.dialogue]
+        fallen = bool(asked) and all(dialogue.answer is None for dialogue in asked)
         notes = []
         for part in parts:
-            if part.question and (note := _note(part.question)):
+            if part.dialogue and (note := _note(part.dialogue)):
                 end = part.start + len(part.request.frames) - 1
                 notes.append(f"frames {part.start} to {end}: {note}" if len(parts) > 1 else note)
         return Translation(
             tuple(phrases for part in parts for phrases in self._phrases(part)),
             origin="lexicon" if fallen else "llm",
             note="; ".join(notes) or None,
-            attempts=sum(question.attempts for question in asked),
+            attempts=sum(dialogue.attempts for dialogue in asked),
         )
 
     def _phrases(self, part: _Part) -> Frames:
-        if part.question is None:
+        if part.dialogue is None:
             return ((),) * len(part.request.frames)
-        answer = part.question.answer
+        answer = part.dialogue.answer
         if answer is None:
             answer = self._lexicon.translate([part.request])[0].frames
         # A frame in which nothing was heard stays empty, whatever the model makes of its neighbours.
@@ -155,10 +170,14 @@ def _correction(answer: str, reason: str, frames: int) -> Conversation:
     ]
 
 
-def _note(question: _Question) -> str | None:
-    if not question.reasons:
+def _note(dialogue: _Dialogue) -> str | None:
+    if not dialogue.reasons:
         return None
-    reasons = ", then ".join(dict.fromkeys(question.reasons))
-    if question.answer is None:
-        return f"the lexicon answered, because the language model failed {question.attempts} times ({reasons})"
-    return f"the language model was asked {question.attempts} times ({reasons})"
+    reasons = ", then ".join(dict.fromkeys(dialogue.reasons))
+    if dialogue.answer is None:
+        return f"the lexicon answered, because the language model failed {_times(dialogue.attempts)} ({reasons})"
+    return f"the language model was asked {_times(dialogue.attempts)} ({reasons})"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -9,7 +9,7 @@ import pytest
 
 from openavs.translators.answers import AnswerError
 from openavs.translators.base import Translator
-from openavs.translators.chat import ChatTranslator, Conversation
+from openavs.translators.chat import ChatTranslator, Conversation, Question
 from openavs.types import InputError
 from tests.translators.captions import request
 
@@ -21,9 +21,9 @@ class Scripted(ChatTranslator):
         super().__init__(**options)  # type: ignore[arg-type]
         self.answer, self.asked = answer, list[list[Conversation]]()
 
-    def _chat(self, conversations: Sequence[Conversation]) -> list[str | AnswerError]:
-        self.asked.append(list(conversations))
-        return [self.answer(conversation, len(self.asked)) for conversation in conversations]
+    def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+        self.asked.append([question.messages for question in questions])
+        return [self.answer(question.messages, len(self.asked)) for question in questions]
 
 
 def always(*frames: list[str]) -> Callable[[Conversation, int], str]:
@@ -113,6 +113,14 @@ def test_a_server_that_did_not_answer_is_asked_the_same_again() -> None:
 
     assert model.translate([request(["bark"])])[0].frames == (("dog",),)
     assert model.asked[0] == model.asked[1]
+
+
+def test_what_is_in_vain_is_not_asked_again() -> None:
+    model = Scripted(lambda *_: AnswerError("the server refused the question", final=True), retries=5)
+    translation = model.translate([request(["dog barking"])])[0]
+
+    assert (translation.frames, translation.attempts) == ((("dog",),), 1)
+    assert translation.note is not None and "failed once (the server refused the question)" in translation.note
 
 
 def test_no_retries() -> None:

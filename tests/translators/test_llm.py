@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from openavs.translators.answers import AnswerError
-from openavs.translators.llm import TOO_LONG, LlmTranslator
+from openavs.translators.answers import TOO_LONG, AnswerError
+from openavs.translators.chat import Question
+from openavs.translators.llm import LlmTranslator
+from openavs.translators.rendering import render, room, to_tokens
 from openavs.types import InputError, ModelError
 from tests.tiny_lms import CHATML, NO_SYSTEM, make_lm
 from tests.translators.captions import request
@@ -30,6 +32,10 @@ def conversations() -> list[list[dict[str, str]]]:
     return [[{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": line}] for line in lines]
 
 
+def ask(llm: LlmTranslator, conversations: list[list[dict[str, str]]]) -> list[str | AnswerError]:
+    return llm._chat([Question(conversation, frames=1) for conversation in conversations])
+
+
 def direct(folder: Path, conversation: list[dict[str, str]], new: int) -> str:
     """The library's own way, one conversation at a time, without padding."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -45,7 +51,7 @@ def direct(folder: Path, conversation: list[dict[str, str]], new: int) -> str:
 
 
 def test_answers_equal_the_librarys_own(folder: Path) -> None:
-    answers = translator(folder)._chat(conversations())
+    answers = ask(translator(folder), conversations())
 
     assert answers == [direct(folder, conversation, 24) for conversation in conversations()]
     assert len(set(answers)) > 1  # the questions matter
@@ -53,10 +59,10 @@ def test_answers_equal_the_librarys_own(folder: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_an_answer_does_not_depend_on_its_batch_mates(folder: Path, batch_size: int) -> None:
-    together = translator(folder)._chat(conversations())
+    together = ask(translator(folder), conversations())
 
-    assert translator(folder, batch_size=batch_size)._chat(conversations()) == together
-    assert translator(folder)._chat(conversations()[::-1]) == together[::-1]
+    assert ask(translator(folder, batch_size=batch_size), conversations()) == together
+    assert ask(translator(folder), conversations()[::-1]) == together[::-1]
 
 
 def test_babble_falls_to_the_lexicon(folder: Path) -> None:
@@ -76,7 +82,7 @@ def test_it_stops_at_the_end_of_the_turn(tmp_path: Path) -> None:
         llm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(llm.tokenizer)))
         llm.model.lm_head.bias[end] = 1.0
 
-    assert llm._chat(conversations()) == [""] * 4
+    assert ask(llm, conversations()) == [""] * 4
 
 
 def test_a_tokenizer_without_padding_and_a_template_without_system_turns(tmp_path: Path) -> None:
@@ -85,19 +91,19 @@ def test_a_tokenizer_without_padding_and_a_template_without_system_turns(tmp_pat
     merged = [[{"role": "user", "content": f"{s['content']}\n\n{u['content']}"}] for s, u in conversations()]
 
     assert without.tokenizer.pad_token is not None
-    assert without._chat(conversations()) == with_all._chat(merged)
+    assert ask(without, conversations()) == ask(with_all, merged)
 
 
 def test_thinking_is_turned_off(tmp_path: Path) -> None:
     thinks = CHATML.replace("assistant {% endif %}", "assistant {% if enable_thinking %}with{% endif %}{% endif %}")
     llm = translator(make_lm(tmp_path / "lm", template=thinks))
 
-    assert llm._render(conversations()[0]).endswith("assistant ")
+    assert render(llm.tokenizer, conversations()[0]).endswith("assistant ")
 
 
 def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> None:
     long = [{"role": "user", "content": "dog " * 600}]
-    answers = translator(folder)._chat([conversations()[0], long])
+    answers = ask(translator(folder), [conversations()[0], long])
 
     assert isinstance(answers[0], str)
     assert isinstance(answers[1], AnswerError) and answers[1].reason == TOO_LONG
@@ -107,13 +113,13 @@ def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> No
 
 def test_the_room_for_an_answer_shrinks_with_the_context_and_not_with_the_batch(tmp_path: Path) -> None:
     llm = translator(make_lm(tmp_path / "lm"), max_new_tokens=100)
-    shortest, *_, longest = sorted(len(llm._tokens(conversation)) for conversation in conversations())
+    shortest, *_, longest = sorted(len(to_tokens(llm.tokenizer, conversation)) for conversation in conversations())
     llm.model.config.max_position_embeddings = shortest + 100
-    answers = llm._chat(conversations())
+    answers = ask(llm, conversations())
 
-    assert [llm._room(shortest + more) for more in (0, 1, 36, 37)] == [100, 64, 64, 0]
+    assert [room(shortest + more, shortest + 100, 100) for more in (0, 1, 36, 37)] == [100, 64, 64, 0]
     assert shortest < longest <= shortest + 36
-    assert answers == [llm._chat([conversation])[0] for conversation in conversations()]
+    assert answers == [ask(llm, [conversation])[0] for conversation in conversations()]
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
