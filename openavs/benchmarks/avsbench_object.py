@@ -36,7 +36,7 @@ def read_s4(root: Path, split: str = "test") -> Dataset:
     home = find_home(root, "s4_meta_data.csv", ("Single-source", "avsbench_data/Single-source", "s4"))
     table = home / "s4_meta_data.csv"
     rows = read_table(table, {"name": 0, "category": 2, "split": 3})
-    check_names(table, rows, "name", "category", "split")
+    check_names(table, rows, "name", "category")
     check_unique(table, rows, "name")
     rows = in_split(table, rows, split)
     data = _data_folder(home, "s4_data")
@@ -53,7 +53,7 @@ def read_ms3(root: Path, split: str = "test") -> Dataset:
     home = find_home(root, "ms3_meta_data.csv", ("Multi-sources", "avsbench_data/Multi-sources", "ms3"))
     table = home / "ms3_meta_data.csv"
     rows = read_table(table, {"video_id": 0, "split": 1})
-    check_names(table, rows, "video_id", "split")
+    check_names(table, rows, "video_id")
     check_unique(table, rows, "video_id")
     rows = in_split(table, rows, split)
     data = _data_folder(home, "ms3_data")

@@ -1,4 +1,4 @@
-"""AVSBench-semantic: v1s and v1m (5 frames), v2 (10 frames), 71 classes; and V3, binary masks on the same tree.
+"""AVSBench-semantic: v1s and v1m (5 frames), v2 (10 frames), 71 classes.
 
 Frames and masks are numbered from 0. Training clips of v1s have a mask for their first frame alone. Frames have their
 original sizes; AVSS compares masks at 224 x 224, where the published loader resizes them to the nearest pixel.
@@ -6,6 +6,8 @@ original sizes; AVSS compares masks at 224 x 224, where the published loader res
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from openavs.types import InputError
 
 FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
 SIZE = (224, 224)
+MASK_FOLDERS = ("labels_semantic", "labels_rgb")
 COLUMNS = {"uid": 1, "a_obj": 4, "split": 5, "label": 6}
 PLACES = ("AVSBench-semantic", "AVSBench_semantic", "avs_released", "avsbench_data/AVSBench-semantic")
 
@@ -63,14 +66,19 @@ def read_metadata(table: Path) -> list[Row]:
     return rows
 
 
-def semantic_clips(home: Path, table: Path, rows: list[Row], split: str) -> list[BenchmarkClip]:
-    """The clips of these rows; which files there are is looked up in the first clip alone."""
+def semantic_clips(
+    home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic"
+) -> list[BenchmarkClip]:
+    """The clips of these rows; which files there are is looked up in the first clip alone.
+
+    `kind` is the preferred folder of masks: `labels_semantic` (indices) or `labels_rgb` (colours).
+    """
     first = home / rows[0]["label"] / rows[0]["uid"]
-    labels = "labels_semantic" if listing(first / "labels_semantic") else "labels_rgb"
-    if not listing(first / labels):
-        raise MissingDataError(f"{first} holds no masks; labels_rgb/0.png, 1.png ... were expected in it")
+    held = [name for name in (kind, *MASK_FOLDERS) if listing(first / name)]
+    if not held:
+        raise MissingDataError(f"{first} holds no masks; {kind}/0.png, 1.png ... were expected in it")
     suffix = ".png" if "0.png" in listing(first / "frames") else ".jpg"
-    return [_clip(home, table, row, split, labels, suffix) for row in rows]
+    return [_clip(home, table, row, split, held[0], suffix) for row in rows]
 
 
 def _clip(home: Path, table: Path, row: Row, split: str, labels: str, suffix: str) -> BenchmarkClip:
@@ -93,7 +101,7 @@ def mask_file(path: Path) -> Path:
     """The mask file itself, or that of the other kind (indices for colours and the reverse) where it is missing."""
     if path.is_file():
         return path
-    other = "labels_rgb" if path.parent.name == "labels_semantic" else "labels_semantic"
+    other = next(name for name in MASK_FOLDERS if name != path.parent.name)
     if (beside := path.parent.parent / other / path.name).is_file():
         return beside
     raise MissingDataError(f"the mask {path} is missing, and {other}/ has none either")
@@ -111,15 +119,20 @@ def read_truth(clip: BenchmarkClip) -> Masks:
 
 
 def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
-    """What a system predicted, class indices uint8 `[T, 224, 224]`; its files have the truth's own size or 224 x 224."""
+    """What a system predicted, class indices uint8 `[T, 224, 224]`; files have the truth's own size or 224 x 224."""
     if (paths := find_predictions(clip, folder)) is None:
         return None
     truth = [path for path in clip.truth if path is not None]
-    return np.stack([_predicted(path, true) for path, true in zip(paths, truth, strict=True)])
+    return np.stack([read_predicted(path, partial(_truth_size, true)) for path, true in zip(paths, truth, strict=True)])
 
 
-def _predicted(path: Path, truth: Path) -> Labels:
+def _truth_size(path: Path) -> Size:
+    return png_size(mask_file(path))
+
+
+def read_predicted(path: Path, native: Callable[[], Size]) -> Labels:
+    """One predicted label map at 224 x 224; `native` gives the other size that is accepted."""
     size = png_size(path)
     if size != SIZE:
-        check_size(path, size, png_size(mask_file(truth)), "224 x 224 or the ground truth's own size was expected,")
+        check_size(path, size, native(), "224 x 224 was expected or the ground truth's")
     return read_index(path, SIZE)

@@ -6,8 +6,8 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from openavs.benchmarks.classes import CLASSES
 from openavs.spelling import nearest
@@ -24,13 +24,14 @@ class MissingDataError(InputError):
     """Files of a data set are not where its layout has them; `open_dataset` adds how the data is obtained."""
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """One line of a table: its number in the file and its cells by column."""
 
     line: int
     cells: Mapping[str, str]
 
-    def __getitem__(self, column: str) -> str:  # type: ignore[override]
+    def __getitem__(self, column: str) -> str:
         return self.cells[column]
 
 

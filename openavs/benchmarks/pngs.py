@@ -51,13 +51,11 @@ def read_binary_truth(path: Path) -> BoolMask:
     that the releases hold, and other values are refused rather than guessed.
     """
     image, _ = _open(path)
-    if image.mode == "P" and _darkest(image) is False:
-        raise InputError(
-            f"{path} has a palette whose colour 0 is not black, so its mask cannot be told from its ground"
-        )
+    if image.mode == "P" and any((image.getpalette() or [0])[:3]):
+        raise InputError(f"{path} has a palette that begins with another colour than black; a mask's background is 0")
     values = _grey(image, path)
-    if values.dtype == np.bool_:
-        return values
+    if image.mode == "1":
+        return values.astype(np.bool_)
     odd = values[(values > 1) & (values != 255)]
     if odd.size or (np.any(values == 1) and np.any(values == 255)):
         found = int(odd.flat[0]) if odd.size else "both 1 and 255"
@@ -66,10 +64,15 @@ def read_binary_truth(path: Path) -> BoolMask:
 
 
 def read_probability(path: Path) -> Labels:
-    """A predicted binary mask `[H, W]`, uint8: the probability times 255 (8-bit grey), or 0 and 255 (1-bit grey)."""
+    """A predicted binary mask `[H, W]`, uint8: the probability times 255 (8-bit grey), or 0 and 255 (1-bit grey).
+
+    A palette of greys counts as grey: AVSBench's own script saves its masks so.
+    """
     image, header = _open(path)
     if image.mode == "1":
         return np.asarray(image, dtype=np.uint8) * np.uint8(255)
+    if image.mode == "P" and _has_grey_palette(image):
+        return np.asarray(image.convert("L"))
     if image.mode != "L" or header.depth != 8:
         raise InputError(
             f"{path} is {_kind(header)}; a predicted mask is an 8-bit grey PNG (value / 255 is the probability, "
@@ -93,15 +96,20 @@ def read_index(path: Path, size: Size | None = None) -> Labels:
 
 def read_palette(path: Path, size: Size | None = None) -> Labels:
     """Class indices `[H, W]` from the colours of an RGB mask of AVSBench-semantic, resized to the nearest first."""
+    rgb = read_rgb(path, size)
+    labels = decode_palette(rgb)
+    _check_colours(path, rgb, labels)
+    return labels
+
+
+def read_rgb(path: Path, size: Size | None = None) -> npt.NDArray[np.uint8]:
+    """The colours `[H, W, 3]` of a mask."""
     image, header = _open(path)
     if image.mode == "P":
         image = image.convert("RGB")
     if image.mode not in ("RGB", "RGBA"):
         raise InputError(f"{path} is {_kind(header)}; a mask in labels_rgb is an RGB PNG")
-    rgb = np.asarray(_nearest(image, size))[..., :3]
-    labels = decode_palette(rgb)
-    _check_colours(path, rgb, labels)
-    return labels
+    return np.asarray(_nearest(image, size))[..., :3]
 
 
 def _check_colours(path: Path, rgb: npt.NDArray[np.uint8], labels: Labels) -> None:
@@ -116,7 +124,7 @@ def _check_colours(path: Path, rgb: npt.NDArray[np.uint8], labels: Labels) -> No
 
 
 def decode_palette(rgb: npt.NDArray[np.uint8]) -> Labels:
-    """Class indices uint8 `[...]` of RGB colours uint8 `[..., 3]` by one look-up; an unknown colour is background, 0."""
+    """Class indices uint8 `[...]` of RGB colours uint8 `[..., 3]` by one look-up; unknown colours are background, 0."""
     key = rgb[..., 0].astype(np.intp)
     for channel in (1, 2):
         key <<= 8
@@ -173,7 +181,7 @@ def _kind(header: Header) -> str:
     return f"a {header.depth}-bit {names.get(header.colour, 'unknown')} PNG"
 
 
-def _grey(image: Pillow.Image, path: Path) -> npt.NDArray[np.uint8] | BoolMask:
+def _grey(image: Pillow.Image, path: Path) -> npt.NDArray[np.uint8]:
     """One value per pixel: the mask itself, or the channel that all colours share."""
     values = np.asarray(image)
     if values.ndim == 2:
@@ -184,9 +192,10 @@ def _grey(image: Pillow.Image, path: Path) -> npt.NDArray[np.uint8] | BoolMask:
     return np.asarray(channels[..., 0])
 
 
-def _darkest(image: Pillow.Image) -> bool:
-    """Whether index 0 of a palette picture is black."""
-    return not any((image.getpalette() or [0, 0, 0])[:3])
+def _has_grey_palette(image: Pillow.Image) -> bool:
+    colours = np.array(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
+    used = np.unique(np.asarray(image))
+    return bool(used[-1] < len(colours) and np.all(colours[used] == colours[used][:, :1]))
 
 
 def _nearest(image: Pillow.Image, size: Size | None) -> Pillow.Image:
