@@ -102,6 +102,12 @@ _BUILT_IN = (
     ),
     Entry(
         "segmenter",
+        "sam2",
+        "openavs.segmenters.sam2:Sam2Segmenter",
+        "SAM 2 (transformers): boxes to masks, each image encoded once",
+    ),
+    Entry(
+        "segmenter",
         "box",
         "openavs.segmenters.box:BoxSegmenter",
         "no model: the filled box is the mask (a baseline)",

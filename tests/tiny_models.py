@@ -52,7 +52,7 @@ def make_clap(folder: Path, *, fused: bool = False, seed: int = 0) -> Path:
     }
     torch.manual_seed(seed)
     model = ClapModel(ClapConfig(audio_config=audio, text_config=text, projection_dim=16)).eval()
-    _widen(model, 1.5)
+    widen(model, 1.5)
     with torch.no_grad():  # decibels come in at about -60: normalise them as trained statistics would
         model.audio_model.audio_encoder.batch_norm.running_mean.fill_(-40.0)
         model.audio_model.audio_encoder.batch_norm.running_var.fill_(400.0)
@@ -92,14 +92,14 @@ def make_sam(folder: Path, *, seed: int = 0) -> Path:
     }
     torch.manual_seed(seed)
     model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)).eval()
-    _widen(model, 1.0)
+    widen(model, 1.0)
     model.save_pretrained(folder)
     sizes = {"size": {"longest_edge": SAM_SIZE}, "pad_size": {"height": SAM_SIZE, "width": SAM_SIZE}}
     SamProcessor(SamImageProcessorPil(**sizes)).save_pretrained(folder)
     return folder
 
 
-def _widen(model: torch.nn.Module, gain: float) -> None:
+def widen(model: torch.nn.Module, gain: float) -> None:
     """Matrices get a variance of gain^2 per input, tables of embeddings unit variance."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
