@@ -18,7 +18,7 @@ Accumulators stream: they keep sums, and of a finished batch two numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,18 @@ from openavs.benchmarks.counting import (
     threshold_counts,
     thresholds,
 )
+from openavs.benchmarks.figures import (
+    Figures,
+    Protocol,
+    Sums,
+    area_iou,
+    binary_figures,
+    check_protocol,
+    class_means,
+    open_vocabulary_figures,
+    plain,
+    semantic_figures,
+)
 from openavs.types import BoolMask, InputError
 
 __all__ = [
@@ -59,9 +71,6 @@ __all__ = [
     "threshold_counts",
     "thresholds",
 ]
-
-Protocol = Literal["official", "fixed"]
-Figures = dict[str, float | None]
 
 
 # ------------------------------------------------------------------------------------------------ binary: J and F
@@ -113,14 +122,12 @@ class BinaryMetrics:
 
     def compute(self, protocol: Protocol) -> Figures:
         """`miou` (J) and `f` in [0, 1]; in `fixed` also `miou_sounding`, J over frames with non-empty truth."""
-        _check_protocol(protocol, self.frames)
+        check_protocol(protocol, self.frames)
         if protocol == "official":
             j, f = np.mean(self.batches(), axis=0)  # a last, smaller batch weighs as much as the others
             return {"miou": float(j), "f": float(f)}
-        if not self.sounding:
-            return {"miou": self._j_sum / self.frames, "f": None, "miou_sounding": None}
-        best = float((self._curve / self.sounding).max())
-        return {"miou": self._j_sum / self.frames, "f": best, "miou_sounding": self._j_sounding / self.sounding}
+        j, frames, j_sounding, sounding = np.array([self._j_sum, self.frames, self._j_sounding, self.sounding])
+        return plain(binary_figures(j, frames, j_sounding, sounding, self._curve))
 
     def mean_f_curve(self) -> Floats:
         """The mean F at each threshold over all frames with non-empty truth, float64 `[255]`."""
@@ -151,7 +158,7 @@ class SemanticMetrics:
         self._iou = np.zeros(classes)
         self._f = np.zeros(classes)
         self._held = np.zeros(classes, dtype=np.int64)
-        self._in_truth = np.zeros(classes, dtype=np.bool_)
+        self._shown = np.zeros(classes, dtype=np.int64)
 
     def update(self, predicted: Labels, truth: Labels) -> None:
         """Adds one clip of label maps `[T, H, W]`, its real frames only (`official` adds the padding itself)."""
@@ -162,20 +169,14 @@ class SemanticMetrics:
         self._iou += clip.iou
         self._f += clip.f
         self._held += clip.held
-        self._in_truth |= clip.shown > 0
+        self._shown += clip.shown
         self.clips += 1
         self.frames += frames
         self.padded += max(0, self.pad_to - frames)
 
     def per_class(self, protocol: Protocol) -> tuple[Floats, Floats, BoolMask]:
         """IoU and F of every class `[classes]` and which of them the protocol's means count."""
-        iou, f, held = self._iou.copy(), self._f.copy(), self._held.copy()
-        counted = self._in_truth.copy()
-        if protocol == "official":
-            for sums in (iou, f, held):
-                sums[0] += self.padded  # an empty frame on an empty frame: IoU and F of the background are 1
-            counted[:] = True
-        return iou / np.maximum(held, 1), f / np.maximum(held, 1), counted
+        return class_means(protocol, *self._sums())
 
     def compute(self, protocol: Protocol) -> Figures:
         """`miou`, `f` and their `_foreground` means, in [0, 1].
@@ -183,13 +184,11 @@ class SemanticMetrics:
         The published "without background" leaves out the last class (70, woman) instead of the first; `official` gives
         it as published, named `miou_nobg` and `f_nobg`.
         """
-        _check_protocol(protocol, self.frames)
-        iou, f, counted = self.per_class(protocol)
-        figures: Figures = {"miou": _mean(iou, counted), "f": _mean(f, counted)}
-        if protocol == "official":
-            figures |= {"miou_nobg": _mean(iou[:-1], counted[:-1]), "f_nobg": _mean(f[:-1], counted[:-1])}
-        foreground = {"miou_foreground": _mean(iou[1:], counted[1:]), "f_foreground": _mean(f[1:], counted[1:])}
-        return figures | foreground
+        check_protocol(protocol, self.frames)
+        return plain(semantic_figures(protocol, *self._sums()))
+
+    def _sums(self) -> tuple[Sums, Sums, Sums, Sums, Sums]:
+        return self._iou, self._f, self._held, self._shown, np.asarray(self.padded)
 
 
 class OpenVocabularyMetrics:
@@ -212,19 +211,13 @@ class OpenVocabularyMetrics:
 
     def per_class(self, protocol: Protocol) -> tuple[Floats, BoolMask]:
         """IoU of every class over the whole set `[classes]` and which of them the protocol's means count."""
-        hit, predicted, true = self._areas
-        union = predicted + true - hit
-        return hit / np.maximum(union, 1), (union if protocol == "official" else true) > 0
+        return area_iou(protocol, *self._areas)
 
     def compute(self, protocol: Protocol) -> Figures:
         """`miou` (background included), `base`, `novel` and their `harmonic` mean; None where no class is held."""
-        _check_protocol(protocol, self.frames)
-        iou, counted = self.per_class(protocol)
-        base, novel = (_mean(iou[group], counted[group]) for group in (self.base, self.novel))
-        harmonic = None
-        if base is not None and novel is not None:
-            harmonic = 2 * base * novel / (base + novel) if base + novel > 0 else 0.0
-        return {"miou": _mean(iou, counted), "base": base, "novel": novel, "harmonic": harmonic}
+        check_protocol(protocol, self.frames)
+        hit, predicted, true = self._areas
+        return plain(open_vocabulary_figures(protocol, hit, predicted, true, self.base, self.novel))
 
 
 class SilenceMetrics:
@@ -240,27 +233,13 @@ class SilenceMetrics:
     def update(self, predicted: npt.NDArray[Any], silent: npt.NDArray[np.bool_]) -> None:
         """Adds one clip: masks or label maps `[T, H, W]` (non-zero is marked) and which frames `[T]` are silent."""
         for frame in predicted[silent]:
-            marked = np.count_nonzero(frame)
+            marked = int(np.count_nonzero(frame))
             self.frames += 1
             self.empty += marked == 0
             self._area += marked / frame.size
 
-    def compute(self) -> Figures:
-        """`silent_accuracy` and `silent_area` (mean share of pixels marked) in [0, 1]; None without silent frames."""
+    def compute(self, name: str = "silent") -> Figures:
+        """`<name>_accuracy` (share left empty) and `<name>_area` (mean share of pixels marked); None without frames."""
         if not self.frames:
-            return {"silent_accuracy": None, "silent_area": None}
-        return {"silent_accuracy": self.empty / self.frames, "silent_area": self._area / self.frames}
-
-
-# ------------------------------------------------------------------------------------------------------------ checks
-
-
-def _check_protocol(protocol: str, frames: int) -> None:
-    if protocol not in ("official", "fixed"):
-        raise InputError(f"the protocol is 'official' or 'fixed', not {protocol!r}")
-    if not frames:
-        raise InputError("there is nothing to score: no clip was added")
-
-
-def _mean(values: Floats, counted: BoolMask) -> float | None:
-    return float(values[counted].mean()) if counted.any() else None
+            return {f"{name}_accuracy": None, f"{name}_area": None}
+        return {f"{name}_accuracy": self.empty / self.frames, f"{name}_area": self._area / self.frames}

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from openavs.benchmarks.bootstrap import Interval
 from openavs.benchmarks.dataset import Task
-from openavs.benchmarks.metrics import Figures, Protocol
-
-Interval = tuple[float, float]
+from openavs.benchmarks.figures import Figures, Protocol
+from openavs.files import atomic_write
 
 
 @dataclass(frozen=True)
 class Scores:
     """Figures of one system on one split; shares and scores lie in [0, 1].
 
-    `figures` and `intervals` (95 %, bootstrap over clips) hold both protocols; `protocol` is the one asked for.
-    `per_class` and `per_clip` are rows of plain data (`name` or `id`, counts, `j`/`iou` and `f`); `curve` is the mean
-    precision and recall at the 255 thresholds of binary predictions, None for label maps.
+    `figures` and `intervals` (95 %, bootstrap over clips; over batches for the `official` binary ones) hold both
+    protocols; `protocol` is the one asked for. `silence` holds what `SilenceTally.compute` returns. `per_class` rows
+    (`name`, `clips` and `frames` whose truth holds it, `j` or `iou`, `f`) follow the `fixed` definitions, so that they
+    depend neither on batches nor on padding. `per_clip` rows hold `id`, `group`, `frames`, `score` (mean J, or mean IoU
+    of the classes that the clip's truth or prediction holds) and `f`. `curve` is the mean `precision` and `recall` at
+    the 255 values of `threshold` of binary predictions, None for label maps. `missing` are the clips that lacked
+    predictions, `missing_masks` of them in all, which count as empty.
     """
 
     benchmark: str
@@ -34,6 +42,7 @@ class Scores:
     per_clip: tuple[dict[str, Any], ...] = ()
     curve: dict[str, list[float]] | None = None
     missing: tuple[str, ...] = ()
+    missing_masks: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `metrics` are the figures of the protocol that was asked for."""
@@ -46,6 +55,7 @@ class Scores:
             "clips": self.clips,
             "frames": self.frames,
             "missing": len(self.missing),
+            "missing_masks": self.missing_masks,
             "metrics": self.figures[self.protocol],
             "figures": self.figures,
             "intervals": {name: {k: list(v) for k, v in rows.items()} for name, rows in self.intervals.items()},
@@ -54,3 +64,15 @@ class Scores:
             "per_clip": list(self.per_clip),
             "curve": self.curve,
         }
+
+
+def write_scores(out: Path, report: dict[str, Any]) -> None:
+    """Writes `report.json` (`Scores.to_dict()` and what else the caller knows) and `per_clip.csv` to a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ("id", "group", "frames", "score", "f"))
+    writer.writeheader()
+    writer.writerows(report["per_clip"])
+    atomic_write(out / "per_clip.csv", table.getvalue().encode())
+    text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    atomic_write(out / "report.json", text.encode())

@@ -1,0 +1,105 @@
+"""Scores a folder of predicted masks against a split of a benchmark: any system's, no model is needed.
+
+Clips are read, counted and forgotten one by one; what stays of each is under 2 kB (`tallies.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from openavs.benchmarks.bootstrap import intervals
+from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
+from openavs.benchmarks.figures import Protocol, check_protocol
+from openavs.benchmarks.missing import find_missing, read_present, refuse_missing
+from openavs.benchmarks.predictions import extra_predictions
+from openavs.benchmarks.scores import Scores
+from openavs.benchmarks.silence import SilenceTally
+from openavs.benchmarks.tallies import Row, Tally, tally_for
+from openavs.types import InputError
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many clips are done and how many there are."""
+
+
+def score(
+    dataset: Dataset,
+    predictions: Path,
+    *,
+    protocol: Protocol = "official",
+    clips_per_batch: int = 1,
+    allow_missing: bool = False,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Scores the masks below `predictions`, which lie there in the layout of the ground truth.
+
+    Args:
+        protocol: whose figures are asked for; those of the other are computed too.
+        clips_per_batch: the batch of the `official` J and F of binary masks; no other figure depends on it.
+        allow_missing: count missing masks as empty and list their clips, instead of refusing.
+        limit: score the first clips only.
+
+    Raises:
+        InputError: missing predictions, a mask that is not what the layout says, or nothing to score.
+    """
+    clips = dataset.clips[:limit]
+    check_protocol(protocol, len(clips))
+    missing = find_missing(clips, predictions)
+    _warn_of_extra(dataset, predictions)
+    if not allow_missing:
+        refuse_missing(missing, clips)
+    tally = tally_for(dataset, clips_per_batch)
+    silence = SilenceTally(len(dataset.classes) if dataset.task != "binary" else 0)
+    rows = []
+    frames = 0
+    for done, clip in enumerate(clips, start=1):
+        truth = dataset.read_truth(clip)
+        predicted = read_present(dataset, clip, predictions, truth, missing.frames.get(clip.id, frozenset()))
+        rows.append(_count(tally, clip, predicted, truth))
+        silence.add(clip, predicted, truth)
+        frames += len(truth)
+        if progress:
+            progress("score", done, len(clips))
+    return Scores(
+        benchmark=dataset.benchmark,
+        task=dataset.task,
+        split=dataset.split,
+        protocol=protocol,
+        clips_per_batch=clips_per_batch,
+        clips=len(clips),
+        frames=frames,
+        figures={name: tally.figures(name) for name in get_args(Protocol)},
+        intervals={name: intervals(tally.sample(name)) for name in get_args(Protocol)},
+        silence=silence.compute(),
+        per_class=tuple(tally.per_class()),
+        per_clip=tuple(rows),
+        curve=tally.curve(),
+        missing=tuple(missing.frames),
+        missing_masks=missing.masks,
+    )
+
+
+def _count(tally: Tally, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
+    try:
+        return tally.add(clip, predicted, truth)
+    except InputError as problem:
+        raise InputError(f"clip {clip.id}: {problem}") from problem
+
+
+def _warn_of_extra(dataset: Dataset, predictions: Path) -> None:
+    """Names what lies among the split's predictions and belongs to none of its clips: often a misspelt name."""
+    tops = {Path(clip.predictions[0]).parts[0] for clip in dataset.clips}  # other splits have folders of their own
+    extra = [path for path in extra_predictions(dataset, predictions) if Path(path).parts[0] in tops]
+    if extra:
+        log.warning(
+            "%d predictions in %s belong to no clip of the split %r and are not scored (first: %s)",
+            len(extra),
+            predictions,
+            dataset.split,
+            extra[0],
+        )
