@@ -6,25 +6,19 @@ models, files and users are all escaped by the template engine.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from PIL import Image as Pictures
 
 from openavs.files import atomic_write
+from openavs.htmlpage import asset, jpeg_address, render
 from openavs.overlay import paint
 from openavs.palettes import DISTINCT, Palette, palette_of
 from openavs.types import Caption, Frame, FrameResult, Image, Segmentation, Waveform
@@ -65,10 +59,10 @@ def write_report(
     results = {frame.index: frame for frame in segmentation.frames}
     shown = report_frames(segmentation)
     pictures = [_picture(frame.image, results[frame.index], palette) for frame in clip_frames if frame.index in shown]
-    style = _asset("report.css") + _colour_rules()
-    page = _template().render(
-        style=Markup(style),  # our own text, and its hash must be that of the bytes in the page
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
+    style = asset("report/report.css") + _colour_rules()
+    page = render(
+        "report/report.html",
+        style,
         s=segmentation,
         source=PurePath(segmentation.source.replace("\\", "/")).name if segmentation.source else None,
         recipe_name=segmentation.recipe.get("name"),
@@ -84,7 +78,7 @@ def write_report(
         timings=_timings(segmentation.timings),
         **_timeline(segmentation.frames, audio, palette),
     )
-    atomic_write(path, page.encode("utf-8", "replace"))
+    atomic_write(path, page)
 
 
 # ------------------------------------------------------------------------------------------------------- pictures
@@ -95,12 +89,8 @@ def _picture(image: Image, frame: FrameResult, palette: Palette) -> dict[str, An
     scale = min(1.0, _WIDEST / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = Pictures.fromarray(image).resize(size, Pictures.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    Pictures.fromarray(paint(np.asarray(small), frame.segments, palette, text_scale=1.5)).save(
-        buffer, format="JPEG", quality=82
-    )
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {"frame": frame, "src": f"data:image/jpeg;base64,{data}", "width": size[0], "height": size[1]}
+    painted = paint(np.asarray(small), frame.segments, palette, text_scale=1.5)
+    return {"frame": frame, "src": jpeg_address(painted), "width": size[0], "height": size[1]}
 
 
 def _found(frames: Sequence[FrameResult], palette: Palette) -> list[dict[str, Any]]:
@@ -202,14 +192,3 @@ def _timings(timings: Mapping[str, float]) -> list[dict[str, Any]]:
 def _colour_rules() -> str:
     """One class per colour: the policy of the page allows no `style` attributes."""
     return "\n".join(f".c{i}{{--c:rgb({r} {g} {b})}}" for i, (r, g, b) in enumerate(DISTINCT))
-
-
-def _asset(name: str) -> str:
-    return (resources.files("openavs") / "assets" / "report" / name).read_text("utf-8")
-
-
-@cache
-def _template() -> Any:
-    engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    engine.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
-    return engine.from_string(_asset("report.html"))
