@@ -24,8 +24,16 @@ _FIGURES: dict[str, str] = {
     "base": "base mIoU",
     "novel": "novel mIoU",
     "harmonic": "harmonic mean",
+    "empty_frames": "frames without a true mask",
+    "empty_accuracy": "of these left empty",
+    "empty_area": "area marked in these",
+    "silent_frames": "silent ones (below -60 dBFS)",
     "silent_accuracy": "silent frames left empty",
     "silent_area": "area marked in silent frames",
+    "offscreen_frames": "ones with a sound from off the screen",
+    "offscreen_accuracy": "off-screen frames left empty",
+    "offscreen_area": "area marked in off-screen frames",
+    "unheard_frames": "ones without a sound file",
 }
 _ORDER = tuple(_FIGURES)
 
@@ -61,3 +69,8 @@ def protocol_words(report: Mapping[str, Any], protocol: str) -> str:
 def percent(share: float | None, digits: int = 2) -> str:
     """A share in [0, 1] as the field prints it: percent without the sign; a dash where there is none."""
     return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def figure_value(figure: str, value: float | None) -> str:
+    """A figure's value as it is printed: numbers of frames as they are, shares in percent."""
+    return f"{int(value):,}" if figure.endswith("_frames") and value is not None else percent(value)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, Published, as_published, by_kind
-from openavs.benchmarks.wording import figure_name, in_order, percent, protocol_words, title_of
+from openavs.benchmarks.wording import figure_name, figure_value, in_order, percent, protocol_words, title_of
 
 LONGEST_CELL = 90
 _PAIRED = (("score", "score"), ("f", "F"))
@@ -26,12 +26,27 @@ def scores_text(report: Mapping[str, Any]) -> str:
     rows = [[figure_name(name, task), *(_figure(report, p, name) for p in protocols)] for name in names]
     title = f"{title_of(report['benchmark'])}, {report['split']}: {_counts(report)}"
     parts = [title, columns(["percent [95 %]", *(protocol_words(report, p) for p in protocols)], rows)]
-    silence = {name: value for name, value in (report.get("silence") or {}).items() if value is not None}
-    if silence:
-        parts.append(columns(["silence", ""], [[figure_name(n), percent(silence[n])] for n in in_order(silence)]))
+    parts += [*_silence_text(report.get("silence") or {}), *_worst_text(report["per_class"])]
     if report.get("missing"):
-        parts.append(f"{report['missing']} clips had no prediction and count as empty.")
+        parts.append(f"{report['missing']:,} clips lack predictions: {report['missing_masks']:,} masks count as empty.")
     return "\n\n".join(parts)
+
+
+def _silence_text(silence: Mapping[str, Any]) -> list[str]:
+    shown = [name for name in in_order(silence) if silence[name] or not (silence[name] is None or "_frames" in name)]
+    rows = [[figure_name(name), figure_value(name, silence[name])] for name in shown]
+    return [columns(["frames without a mask", "number or percent"], rows)] if rows else []
+
+
+def _worst_text(per_class: Sequence[Mapping[str, Any]], most: int = 5) -> list[str]:
+    """The classes of the lowest J or IoU, of those that the truth holds."""
+    key = "j" if per_class and "j" in per_class[0] else "iou"
+    held = sorted((row for row in per_class if row["frames"]), key=lambda row: (row[key], row["name"]))
+    rows = [
+        [row["name"], f"{row['clips']:,}", f"{row['frames']:,}", *map(percent, (row[key], row["f"]))] for row in held
+    ]
+    head = ["worst classes (fixed)", "clips", "frames", "J" if key == "j" else "IoU", "F"]
+    return [columns(head, rows[:most])] if rows else []
 
 
 def print_published(rows: Sequence[Published], most: int = 8) -> None:
