@@ -15,6 +15,7 @@ from typing import Any
 from openavs.hub import Lock, ResolvedModel
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, recipe_from_dict
+from openavs.registry import Held
 from openavs.types import InputError
 
 __all__ = ["add_to_lock", "load_lock", "pinned", "pinned_pipeline"]
@@ -44,15 +45,15 @@ def pinned(recipe: Recipe, lock: Lock) -> Recipe:
     return recipe_from_dict(data, base=recipe.base)
 
 
-def pinned_pipeline(recipe: Recipe, lock: Lock) -> Pipeline:
-    """Builds the recipe's pipeline with its models at the commits of the lock.
+def pinned_pipeline(recipe: Recipe, lock: Lock, held: Held | None = None) -> Pipeline:
+    """Builds the recipe's pipeline with its models at the commits of the lock (`held`: see `build_backends`).
 
     What its results record as their recipe keeps the recipe's own names, and the commits stand where they always do,
     under `models`. For the recipe is what was asked for and the commit what it was answered with: a run that made the
     lock file and one that is pinned by it are the same run, and the second must be able to go on in the folder of the
     first.
     """
-    pipe = Pipeline.from_recipe(pinned(recipe, lock))
+    pipe = Pipeline.from_recipe(pinned(recipe, lock), held)
     pipe.recipe = recipe.to_dict()
     return pipe
 

@@ -40,6 +40,12 @@ def recipe_overrides(
     return [*(overrides or ()), *(f"{key}={value}" for key, value in shared.items() if value is not None)]
 
 
+def is_override(word: str) -> bool:
+    """`keep.box_threshold=0.3`, unless there is a file of that name."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists()
+
+
 def print_json(data: Any) -> None:
     """One JSON object on stdout; NaN and infinities, which JSON does not have, are refused."""
     print(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))

@@ -19,6 +19,7 @@ from openavs.cli.common import (
     Pipeline,
     Quiet,
     Verbose,
+    is_override,
     print_json,
     recipe_overrides,
     say,
@@ -61,8 +62,8 @@ def segment(
     from openavs.types import InputError
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    paths = [Path(v) for v in videos if not _is_override(v)][:limit]
-    overrides = [v for v in videos if _is_override(v)]
+    paths = [Path(v) for v in videos if not is_override(v)][:limit]
+    overrides = [v for v in videos if is_override(v)]
     if vocab is not None:
         overrides.append(f"vocabulary={json.dumps([word.strip() for word in vocab.split(',') if word.strip()])}")
     for path in [*paths, audio]:
@@ -146,9 +147,3 @@ def _line(answer: dict[str, Any], out: Path) -> str:
         f"{answer['id']}: heard {sentence(answer['heard'])}; found {sentence(answer['found'])} "
         f"in {answer['frames']} frames, {answer['seconds']:.1f} s -> {answer['folder']}"
     )
-
-
-def _is_override(word: str) -> bool:
-    """`keep.box_threshold=0.3`, unless there is a file of that name."""
-    key, equals, _ = word.partition("=")
-    return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists()
