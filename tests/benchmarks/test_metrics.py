@@ -25,74 +25,9 @@ from openavs.benchmarks.metrics import (
     thresholds,
 )
 from openavs.types import InputError
+from tests.slow_metrics import slow_curve, slow_j, slow_official, slow_open_vocabulary, slow_semantic
 
 Array = np.ndarray[Any, Any]
-
-# ------------------------------------------------------------------------------- slow references, from the formulas
-
-
-def slow_j(probability: Array, truth: Array) -> float:
-    """J of a batch `[N, H, W]`, pixel sums in float32 tensors."""
-    predicted = (torch.from_numpy(probability) > 0.5).float()
-    true = torch.from_numpy(truth).float()
-    scores = []
-    for p, y in zip(predicted, true, strict=True):
-        if y.sum() == 0:
-            inter, union = ((1 - y) * (1 - p)).sum(), torch.tensor(float(y.numel()))
-        else:
-            inter, union = (p * y).sum(), torch.maximum(p, y).sum()
-        scores.append(inter / (union + 1e-7))
-    return float(torch.stack(scores).sum() / len(scores))
-
-
-def slow_curve(probability: Array, truth: Array) -> torch.Tensor:
-    """The F of one frame at each threshold: 255 comparisons, float32."""
-    prob, true = torch.from_numpy(probability), torch.from_numpy(truth).float()
-    curve = torch.zeros(255)
-    for k, threshold in enumerate(torch.linspace(0, 1 - 1e-10, 255)):
-        selected = (prob >= threshold).float()
-        hit = (selected * true).sum()
-        precision, recall = hit / (selected.sum() + 1e-20), hit / (true.sum() + 1e-20)
-        curve[k] = (1 + 0.3) * precision * recall / (0.3 * precision + recall)
-    return torch.nan_to_num(curve, nan=0.0)
-
-
-def slow_f(probability: Array, truth: Array) -> float:
-    """F of a batch `[N, H, W]`: mean curve of the frames with truth, its maximum; 0 without any."""
-    curves = [slow_curve(p, y) for p, y in zip(probability, truth, strict=True) if y.any()]
-    total = torch.zeros(255)
-    for curve in curves:
-        total = total + curve
-    return float((total / len(curves)).max()) if curves else 0.0
-
-
-def slow_official(clips: list[tuple[Array, Array]], size: int) -> tuple[float, float]:
-    batches = [clips[i : i + size] for i in range(0, len(clips), size)]
-    merged = [tuple(np.concatenate([clip[k] for clip in batch]) for k in (0, 1)) for batch in batches]
-    return float(np.mean([slow_j(p, y) for p, y in merged])), float(np.mean([slow_f(p, y) for p, y in merged]))
-
-
-def slow_semantic(
-    frames: list[tuple[Array, Array]], classes: int
-) -> tuple[list[float], list[float], list[int], list[bool]]:
-    """Per-class sums of IoU and F, the number of frames that hold a class, and whether any truth does."""
-    iou, f, held, true = [0.0] * classes, [0.0] * classes, [0] * classes, [False] * classes
-    for predicted, label in frames:
-        seen = label >= 0
-        for c in range(classes):
-            hit = int(((predicted == c) & (label == c) & seen).sum())
-            area, goal = int(((predicted == c) & seen).sum()), int((label == c).sum())
-            union = area + goal - hit
-            if not union:
-                continue
-            held[c] += 1
-            true[c] = true[c] or goal > 0
-            iou[c] += hit / (union + 2.2e-16)
-            if hit:
-                p, r = hit / area, hit / goal
-                f[c] += 1.3 * p * r / (0.3 * p + r)
-    return iou, f, held, true
-
 
 # -------------------------------------------------------------------------------------------------------- binary
 
@@ -389,27 +324,8 @@ def test_open_vocabulary_uses_one_matrix_over_all_frames(seeds: list[int]) -> No
     metrics = OpenVocabularyMetrics(base, novel, classes=6)
     for predicted, truth in clips:
         metrics.update(predicted, truth)
-    predicted, truth = (np.concatenate([clip[k].ravel() for clip in clips]) for k in (0, 1))
-    inside = (truth >= 0) & (truth < 6)
-    ious: dict[int, float] = {}
-    for c in range(6):
-        union = ((predicted == c) | (truth == c)) & inside
-        if union.any():
-            ious[c] = ((predicted == c) & (truth == c)).sum() / union.sum()
-
-    def mean(group: Any) -> float | None:
-        held = [ious[c] for c in group if c in ious]
-        return float(np.mean(held)) if held else None
-
-    b, n = mean(base), mean(novel)
-    figures = metrics.compute("official")
-    assert figures["miou"] == pytest.approx(mean(range(6)))
-    assert figures["base"] == (None if b is None else pytest.approx(b))
-    assert figures["novel"] == (None if n is None else pytest.approx(n))
-    if b is None or n is None:
-        assert figures["harmonic"] is None
-    else:
-        assert figures["harmonic"] == pytest.approx(2 * b * n / (b + n) if b + n else 0.0)
+    for protocol in ("official", "fixed"):
+        assert metrics.compute(protocol) == pytest.approx(slow_open_vocabulary(clips, base, novel, 6, protocol))
 
 
 def test_a_class_that_is_only_predicted_counts_in_official_alone() -> None:

@@ -1,0 +1,73 @@
+"""`openavs score`: any system's predicted masks against a benchmark; no model is needed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from openavs.cli.common import Json, Limit, Quiet, Verbose, print_json, say, set_up_logging
+
+
+class ProtocolName(StrEnum):
+    """Whose figures are asked for."""
+
+    official = "official"
+    fixed = "fixed"
+
+
+def score(
+    benchmark: Annotated[
+        str, typer.Argument(metavar="BENCHMARK", help="s4, ms3, avss, ov, v3, or a card's YAML file.")
+    ],
+    root: Annotated[Path, typer.Option(help="The folder that holds the benchmark's table of clips.")],
+    predictions: Annotated[
+        Path, typer.Option(help="The predicted masks (PNG), in the layout of the ground truth below its masks.")
+    ],
+    split: Annotated[str, typer.Option(help="Which split of the benchmark.")] = "test",
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="official: as published; fixed: depends on no order, batch or absent class.")
+    ] = ProtocolName.official,
+    clips_per_batch: Annotated[
+        int, typer.Option(min=1, help="The batch that the official F of binary masks depends on.")
+    ] = 1,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Count missing masks as empty instead of refusing.")
+    ] = False,
+    limit: Limit = None,
+    out: Annotated[Path | None, typer.Option(help="Write report.json and per_clip.csv to this folder.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score predicted masks of any system on S4, MS3, AVSS, AVSBench-OV or V3."""
+    from openavs import __version__
+    from openavs.benchmarks.cards import open_dataset
+    from openavs.benchmarks.scores import write_scores
+    from openavs.benchmarks.scoring import score as score_masks
+    from openavs.cli.tables import print_scores
+    from openavs.cli.work import progress_bar
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    dataset = open_dataset(benchmark, root, split)
+    with progress_bar(benchmark, quiet) as progress:
+        scores = score_masks(
+            dataset,
+            predictions,
+            protocol=protocol.value,
+            clips_per_batch=clips_per_batch,
+            allow_missing=allow_missing,
+            limit=limit,
+            progress=progress,
+        )
+    origin = {"root": str(root), "predictions": str(predictions), "versions": {"openavs": __version__}}
+    report: dict[str, Any] = scores.to_dict() | {"missing_clips": list(scores.missing)} | origin
+    if out is not None:
+        write_scores(out, report)
+        say(f"wrote {out / 'report.json'} and {out / 'per_clip.csv'}", quiet=quiet)
+    if as_json:
+        print_json({key: value for key, value in report.items() if key not in ("per_clip", "curve")})  # --out has them
+    elif not quiet:
+        print_scores(report)
