@@ -14,7 +14,10 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 40.0
-MARKS = ("circle", "square", "triangle", "diamond", "cross")
+_LETTER = 6.0  # about the width of a letter at 11 units, to keep names apart
+_OFFSETS = ((8, 4), (-8, -4), (8, 16), (-8, -17), (8, -8), (-8, -30), (8, 28), (-8, 16))  # of a name from its point
+_Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+MARKS = ("circle", "square", "triangle", "diamond", "cross", "ring")
 
 CHART_STYLE = """
 .chart{display:block;width:100%;height:auto;font:11px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -24,10 +27,10 @@ CHART_STYLE = """
 .chart .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}
 .chart .mark{fill:var(--c);stroke:var(--card);stroke-width:.8}
 .chart .column{fill:var(--c)}
-.k0{--c:#0072b2}.k1{--c:#d55e00}.k2{--c:#009e73}.k3{--c:#aa4499}.k4{--c:#777f8c}
+.k0{--c:#0072b2}.k1{--c:#d55e00}.k2{--c:#009e73}.k3{--c:#aa4499}.k4{--c:#777f8c}.k5{--c:var(--ink)}
 @media (prefers-color-scheme:dark){.k0{--c:#56b4e9}.k1{--c:#e69f00}.k2{--c:#2fc79a}.k3{--c:#dd8fd0}.k4{--c:#a3abb8}}
 """
-"""Five kinds of lines and marks (Okabe and Ito's colours, lighter on dark); needs --ink, --quiet, --line and --card."""
+"""Six kinds of lines and marks (Okabe and Ito's colours, lighter on dark); needs --ink, --quiet, --line and --card."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,23 @@ def spanning(label: str, values: Sequence[float], step: float = 10) -> Axis:
     return Axis(label, low, high, tuple(low + i * step for i in range(count + 1)))
 
 
-def plot(name: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """Lines and points over two axes; `name` makes the ids of the page unique."""
+def plot(
+    name: str,
+    title: str,
+    description: str,
+    x: Axis,
+    y: Axis,
+    series: Sequence[Series],
+    key: Sequence[tuple[int, str]] = (),
+) -> Markup:
+    """Lines and points over two axes; `name` makes the ids of the page unique, `key` explains marks at lower right."""
     body = [_axes(x, y)]
     for group in series:
         if group.line and len(group.points) > 1:
             body.append(_line(group, x, y))
         if group.marks:
             body += [_mark(group.kind, point, x, y) for point in group.points]
+    body += [_names(series, x, y), _key(key)]
     return _svg(name, title, description, Markup("").join(body))
 
 
@@ -171,13 +183,48 @@ def _line(group: Series, x: Axis, y: Axis) -> Markup:
 
 
 def _mark(kind: int, point: Point, x: Axis, y: Axis) -> Markup:
-    at = _x(x, point.x), _y(y, point.y)
-    parts = [Markup('<g class="k{}">').format(kind), _shape(kind, *at, title=point.title), Markup("</g>")]
-    if point.named:
-        left = at[0] > WIDTH / 2
-        parts.append(
-            _text(at[0] - 7 if left else at[0] + 7, at[1] - 5, point.title, "end" if left else "start", "name")
-        )
+    shape = _shape(kind, _x(x, point.x), _y(y, point.y), title=point.title)
+    return Markup('<g class="k{}">{}</g>').format(kind, shape)
+
+
+def _names(series: Sequence[Series], x: Axis, y: Axis) -> Markup:
+    """The named points' names, each where it covers no other name and the fewest marks."""
+    marks = [(_x(x, p.x), _y(y, p.y)) for group in series for p in group.points]
+    taken: list[_Box] = []
+    parts = []
+    for point in (p for group in series for p in group.points if p.named):
+        at, length = (_x(x, point.x), _y(y, point.y)), _LETTER * len(point.title)
+        places = [_name_place(at, length, offset) for offset in _OFFSETS]
+        place = min(places, key=lambda box: (_clashes(box, taken), _covered(box, marks)))
+        taken.append(place)
+        parts.append(_text(place[0], place[3] - 2, point.title, "start", "name"))
+    return Markup("").join(parts)
+
+
+def _name_place(at: tuple[float, float], length: float, offset: tuple[float, float]) -> _Box:
+    """The box of a name to the right of a point, or to its left where the offset is negative."""
+    left = at[0] + offset[0] - (length if offset[0] < 0 else 0)
+    return left, at[1] + offset[1] - 9, left + length, at[1] + offset[1] + 2
+
+
+def _clashes(box: _Box, taken: Sequence[_Box]) -> int:
+    outside = box[0] < _LEFT or box[1] < 0 or box[2] > WIDTH or box[3] > HEIGHT - _BOTTOM
+    return outside + sum(
+        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+    )
+
+
+def _covered(box: _Box, marks: Sequence[tuple[float, float]]) -> int:
+    return sum(box[0] - 4 < x < box[2] + 4 and box[1] - 4 < y < box[3] + 4 for x, y in marks)
+
+
+def _key(entries: Sequence[tuple[int, str]]) -> Markup:
+    left = WIDTH - _RIGHT - max((_LETTER * len(text) for _, text in entries), default=0.0)
+    parts = []
+    for row, (kind, text) in enumerate(reversed(entries)):
+        at = HEIGHT - _BOTTOM - 10 - 15 * row
+        parts.append(Markup('<g class="k{}">{}</g>').format(kind, _shape(kind, left - 10, at)))
+        parts.append(_text(left, at + 3.5, text, "start"))
     return Markup("").join(parts)
 
 
@@ -189,6 +236,7 @@ def _shape(kind: int, x: float, y: float, size: float = 4.0, title: str = "") ->
         "square": f"M{_n(x - 3.5)} {_n(y - 3.5)}h7v7h-7z",
         "triangle": f"M{_n(x)} {_n(y - 5)}l5 9h-10z",
         "diamond": f"M{_n(x)} {_n(y - 5)}l5 5l-5 5l-5-5z",
+        "ring": f"M{_n(x - 6)} {_n(y)}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0M{_n(x - 3)} {_n(y)}a3 3 0 1 1 6 0a3 3 0 1 1 -6 0",
         "cross": f"M{_n(x - 4)} {_n(y - 1.3)}h2.7v-2.7h2.6v2.7h2.7v2.6h-2.7v2.7h-2.6v-2.7h-2.7z",
     }
     return Markup('<path class="mark" d="{}">{}</path>').format(outlines[MARKS[kind % len(MARKS)]], told)

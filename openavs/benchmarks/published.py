@@ -74,6 +74,11 @@ class Published:
         return f"{self.method} ({self.variant})" if self.variant else self.method
 
     @property
+    def comparable(self) -> bool:
+        """Whether it may stand in line with others at all: not pixel sums of a whole set, nor a guessed data set."""
+        return self.protocol != "dataset-level" and self.confidence != "probable"
+
+    @property
     def title(self) -> str:
         """The name with the backbone, where that is known."""
         return self.name if self.backbone == UNKNOWN else f"{self.name}, {self.backbone}"
@@ -95,11 +100,11 @@ def published(benchmark: str, setting: str | None = None, *, ablation: str | Non
 
 
 def by_kind(rows: Iterable[Published]) -> dict[Kind, list[Published]]:
-    """The rows by what the methods learned from, best first; those of another measure (`dataset-level`, J&F) last."""
+    """The rows by what the methods learned from, best first; those that are not `comparable` last."""
 
     def rank(row: Published) -> tuple[bool, float]:
         value = row.j if row.j is not None else row.base
-        return row.protocol == "dataset-level" or value is None, -(value or 0.0)
+        return not row.comparable or value is None, -(value or 0.0)
 
     kinds: dict[Kind, list[Published]] = {kind: [] for kind in get_args(Kind)}
     for row in sorted(rows, key=rank):
