@@ -1,12 +1,14 @@
-"""Loads a class from a Python file that a recipe names: `./file.py:Class`."""
+"""Loads a class or a function from a Python file that a recipe or a card names: `./file.py:Class`."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 from openavs.spelling import nearest
 from openavs.types import InputError
@@ -35,6 +37,17 @@ def load_file_class(use: str, base: Path | None = None) -> type:
         own = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
         raise InputError(f"there is no class {name!r} in {path_text}; {nearest(name, own)}")
     return found
+
+
+def load_file_function(use: str, base: Path | None = None) -> Callable[..., Any]:
+    """The function of `./file.py:function`, found and run as `load_file_class` does; `InputError` if it is none."""
+    path_text, _, name = use.rpartition(":")
+    module = _load(_locate(path_text, base))
+    found = getattr(module, name, None)
+    if not callable(found):
+        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"there is no function {name!r} in {path_text}; {nearest(name, own)}")
+    return cast(Callable[..., Any], found)
 
 
 def _locate(path_text: str, base: Path | None) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,10 +10,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from openavs import resources
-from openavs.options import spelled
-from openavs.spelling import nearest
 from openavs.types import InputError
+from openavs.validation import finding
 from openavs.yamlfile import parse_yaml, read_yaml
+
+EXAMPLE = "see 'openavs show tiny' for a complete recipe"
 
 
 def _as_number(value: Any) -> Any:
@@ -147,7 +148,7 @@ def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as problem:
-        raise InputError(f"recipe {data.get('name', '?')!r}: {_sentence(problem)}") from None
+        raise InputError(f"recipe {data.get('name', '?')!r}: {finding(problem, Recipe, EXAMPLE)}") from None
     recipe._base = base
     return recipe
 
@@ -168,60 +169,3 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict):
             raise InputError(f"{override!r}: {section!r} is not a section of the recipe")
     place[last] = value
-
-
-# ------------------------------------------------------------------------------- pydantic's findings as sentences
-
-_WANTED = {
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "a section of keys and values",
-    "model_type": "a section of keys and values",
-    "model_attributes_type": "a section of keys and values",
-    "finite_number": "a finite number",
-    "string_too_short": "a text that is not empty",
-}
-_LIMITS = {
-    "greater_than": ("more than", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than_equal": ("at most", "le"),
-}
-
-
-def _sentence(problem: ValidationError) -> str:
-    """The first finding in our own words; unknown keys first, since a misspelt key also looks like a missing one."""
-    findings = sorted(problem.errors(include_url=False), key=lambda finding: finding["type"] != "extra_forbidden")
-    finding = findings[0]
-    path = [part for part in finding["loc"] if part not in ("[key]",)]
-    key = ".".join(str(part) for part in path)
-    if finding["type"] == "extra_forbidden":
-        return f"there is no key {key!r}; {nearest(str(path[-1]), _fields(path[:-1]))}"
-    if finding["type"] == "missing":
-        return f"the key {key!r} is missing; see 'openavs show tiny' for a complete recipe"
-    given = spelled(finding["input"])
-    if finding["type"] in _LIMITS:
-        words, bound = _LIMITS[finding["type"]]
-        return f"{key!r} must be {words} {finding['ctx'][bound]:g}, not {given}"
-    if finding["type"] == "literal_error":
-        return f"{key!r} must be one of {finding['ctx']['expected']}, not {given}"
-    quote = "; write it in quotes" if finding["type"] == "string_type" and _is_scalar(finding["input"]) else ""
-    return f"{key!r} must be {_WANTED.get(finding['type'], finding['msg'])}, not {given}{quote}"
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
-
-
-def _fields(path: Iterable[str | int]) -> list[str]:
-    """The keys that a section of the recipe has."""
-    model: type[BaseModel] = Recipe
-    for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)

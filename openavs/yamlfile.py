@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no recipe is")
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no recipe or card is")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"cannot read {path}: {problem}") from problem
@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except InputError as problem:
         raise InputError(f"{path}: {problem}") from problem
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds no keys and values; see 'openavs show tiny' for a complete recipe")
+        raise InputError(f"{path} holds no keys and values")
     return data
 
 

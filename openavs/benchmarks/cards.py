@@ -6,24 +6,44 @@ A new benchmark is one card and one reader: a function `(root: Path, split: str)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from openavs import resources
 from openavs.benchmarks.dataset import Dataset, Task
 from openavs.benchmarks.metadata import MissingDataError
+from openavs.plugins import is_file_reference, load_file_function
 from openavs.spelling import nearest
+from openavs.translators.closing import plain_key
 from openavs.types import InputError
+from openavs.validation import finding
 from openavs.yamlfile import read_yaml
 
 Reader = Callable[[Path, str], Dataset]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
+
+EXAMPLE = "see eval/s4.yaml for a complete card"
+log = logging.getLogger(__name__)
+
+
+def _by_phrase(aliases: Any) -> Any:
+    """A card lists the aliases of each phrase (`saw: [chainsaw, hand saw]`); `chainsaw: saw` is understood too."""
+    if not isinstance(aliases, dict):
+        return aliases
+    meant: dict[Any, Any] = {}
+    for key, value in aliases.items():
+        for alias, phrase in ((other, key) for other in value) if isinstance(value, list) else ((key, value),):
+            if meant.setdefault(alias, phrase) != phrase:
+                raise ValueError(f"the alias {alias!r} means both {meant[alias]!r} and {phrase!r}; remove one")
+    return meant
 
 
 class _Section(BaseModel):
@@ -31,19 +51,20 @@ class _Section(BaseModel):
 
 
 class Split(_Section):
-    """How much a split of the release holds; None where nobody has published it."""
+    """What a split of the release holds; None where no source says."""
 
     clips: Count | None = None
     frames: Count | None = None
-    masks: Count | None = None
+    masks: Count | None = None  # frames with a mask, which are the ones that are scored
     note: str = ""
 
 
 class Card(_Section):
-    """A benchmark as plain data. `classes` are its class names in index order (0 is the background where there is one).
+    """A benchmark as plain data.
 
-    `vocabulary` spells the classes 1, 2, ... as phrases that a detector understands, in their order; `aliases` are
-    further phrases and the class that they mean.
+    `classes` are its class names in index order (0 is the background where classes are scored). `vocabulary` spells
+    the classes from 1 on as phrases, in their order; `aliases` maps further phrases to those of `vocabulary`. Both are
+    what a recipe has under the same keys.
     """
 
     name: Text
@@ -51,30 +72,43 @@ class Card(_Section):
     task: Task
     reader: Text
     layout: Text
-    splits: dict[str, Split]
-    size: str = ""
+    splits: Annotated[dict[str, Split], Field(min_length=1)]
+    mask_size: str = ""
     classes: list[Text] = []
     metric: Text
     caveats: list[Text] = []
     published: str = ""
     obtain: Text
     vocabulary: list[Text] | None = None
-    aliases: dict[str, Text] = {}
+    aliases: Annotated[dict[str, Text], BeforeValidator(_by_phrase)] = {}
 
     _base: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.vocabulary is not None and len(self.vocabulary) != len(self.classes) - 1:
-            raise ValueError(
-                f"'vocabulary' has {len(self.vocabulary)} phrases for {len(self.classes) - 1} classes after the first"
-            )
+    def _agrees(self) -> Self:
+        phrases = self.vocabulary or []
+        if self.vocabulary is not None and len(phrases) != len(self.classes) - 1:
+            raise ValueError(f"'vocabulary' has {len(phrases)} phrases for {len(self.classes) - 1} classes")
+        for phrase, meant in self.aliases.items():
+            if meant not in phrases:
+                raise ValueError(f"'aliases.{phrase}' means {meant!r}, which is not in 'vocabulary'")
         return self
 
     @property
     def base(self) -> Path | None:
-        """The folder of the card's file."""
+        """The folder of the card's file; None for one made in memory."""
         return self._base
+
+    def class_index(self, phrase: str) -> int | None:
+        """The class that a class name, a phrase of the vocabulary or an alias means, whatever its spelling; or None."""
+        return self._indices.get(plain_key(phrase))
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        phrases = {phrase: index for index, phrase in enumerate(self.vocabulary or (), start=1)}
+        named = {name: index for index, name in enumerate(self.classes)}
+        meant = {alias: phrases[phrase] for alias, phrase in self.aliases.items()}
+        return {plain_key(phrase): index for phrase, index in {**meant, **phrases, **named}.items()}
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -87,12 +121,12 @@ def load_card(name_or_path: str | Path) -> Card:
     try:
         card = Card.model_validate({"name": path.stem, **read_yaml(path)})
     except ValidationError as problem:
-        raise InputError(f"benchmark card {path}: {problem}") from None
+        raise InputError(f"benchmark card {path}: {finding(problem, Card, EXAMPLE)}") from None
     card._base = path.parent
     return card
 
 
-def open_dataset(benchmark: str, root: Path, split: str = "test") -> Dataset:
+def open_dataset(benchmark: str | Path, root: Path, split: str = "test") -> Dataset:
     """A split of a benchmark, read by its card's reader; `benchmark` is a short name or a card's file.
 
     Raises:
@@ -102,15 +136,32 @@ def open_dataset(benchmark: str, root: Path, split: str = "test") -> Dataset:
     card = load_card(benchmark)
     if split not in card.splits:
         raise InputError(f"{card.name} has no split {split!r}; {nearest(split, card.splits)}")
-    reader = load_reader(card)
     try:
-        return replace(reader(Path(root), split), benchmark=card.name)
+        dataset = load_reader(card)(Path(root).expanduser(), split)
     except MissingDataError as problem:
         raise MissingDataError(f"{problem}; {card.obtain}") from problem
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"the reader {card.reader} of {card.name} gives a {type(dataset).__name__}, not a Dataset")
+    expected = card.splits[split].clips
+    if expected not in (None, len(dataset.clips)):
+        log.warning(
+            "%s %s has %d clips here and %d in the release: figures do not compare with published ones",
+            *(card.name, split, len(dataset.clips), expected),
+        )
+    return replace(dataset, benchmark=card.name)
 
 
 def load_reader(card: Card) -> Reader:
-    """The function that a card names as its reader."""
-    module, _, attribute = card.reader.rpartition(":")
-    reader = getattr(import_module(module), attribute)
-    return reader
+    """The function that a card names as its reader; `InputError` if there is none of that name."""
+    if is_file_reference(card.reader):
+        return load_file_function(card.reader, card.base)
+    module, _, name = card.reader.partition(":")
+    try:
+        found = getattr(import_module(module), name, None)
+    except (ImportError, ValueError) as problem:
+        raise InputError(f"the reader {card.reader!r} of {card.name} cannot be imported: {problem}") from problem
+    if not callable(found):
+        raise InputError(
+            f"the reader {card.reader!r} of {card.name} is no function; write module:function or ./file.py:function"
+        )
+    return cast(Reader, found)
