@@ -53,6 +53,18 @@ _BUILT_IN = (
     ),
     Entry(
         "captioner",
+        "audio-llm",
+        "openavs.captioners.audio_llm:AudioLlmCaptioner",
+        "an audio language model (transformers) answers questions about each window, encoding its sound once",
+    ),
+    Entry(
+        "captioner",
+        "audio-tagger",
+        "openavs.captioners.audio_tagger:AudioTaggerCaptioner",
+        "AST and other audio classifiers (transformers): the labels they were trained on",
+    ),
+    Entry(
+        "captioner",
         "oracle",
         "openavs.captioners.oracle:OracleCaptioner",
         "no model: the labels that a benchmark's metadata gives the clip (the paper's OpenAVS*)",
