@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.benchmarks.bootstrap import Sample
-from openavs.benchmarks.classes import BASE
+from openavs.benchmarks.classes import BASE, S4_CATEGORIES
 from openavs.benchmarks.counting import Floats, clip_class_areas, clip_class_sums, clip_curves, thresholds
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
 from openavs.benchmarks.figures import Figures, binary_figures, open_vocabulary_figures, ratio, semantic_figures
@@ -43,9 +43,10 @@ class Tally(Protocol):
 
 
 def tally_for(dataset: Dataset, clips_per_batch: int = 1) -> Tally:
-    """The tally of a data set's task."""
+    """The tally of a data set's task; binary masks are tabled by S4's categories, else by what sounds in the clip."""
     if dataset.task == "binary":
-        return BinaryTally(_by_class if dataset.classes else _by_group, clips_per_batch)
+        by_group = all(clip.group in S4_CATEGORIES or not clip.classes for clip in dataset.clips)
+        return BinaryTally(_by_group if by_group else _by_class, clips_per_batch)
     return SemanticTally(dataset.classes) if dataset.task == "semantic" else OpenVocabularyTally(dataset.classes)
 
 

@@ -1,0 +1,99 @@
+"""Intervals: weighted figures are those of clips drawn again and again, and the percentiles are those of theory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openavs.benchmarks.bootstrap import Sample, intervals
+from openavs.benchmarks.classes import CLASSES
+from openavs.benchmarks.dataset import BenchmarkClip
+from openavs.benchmarks.tallies import BinaryTally, OpenVocabularyTally, SemanticTally, Tally
+
+Array = np.ndarray[Any, Any]
+
+CLIP = BenchmarkClip("a", "test", (), Path("a.wav"), (), ())
+
+
+def new_tally(task: str) -> Tally:
+    if task == "binary":
+        return BinaryTally(lambda clip: ())
+    return SemanticTally(CLASSES) if task == "semantic" else OpenVocabularyTally(CLASSES)
+
+
+def masks(task: str, seed: int) -> tuple[Array, Array]:
+    """A clip's prediction and truth; some frames of binary ones are empty, few classes each of label maps."""
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 6)), 5, 6)
+    if task == "binary":
+        truth = rng.random(shape) < rng.choice([0.0, 0.4], (shape[0], 1, 1))
+        return rng.integers(0, 256, shape).astype(np.uint8), truth
+    palette = rng.choice(71, 3)
+    truth = palette[rng.integers(0, 3, shape)].astype(np.uint8)
+    return np.where(rng.random(shape) < 0.7, truth, palette[rng.integers(0, 3, shape)]).astype(np.uint8), truth
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(["binary", "semantic", "open-vocabulary"]),
+    st.sampled_from(["official", "fixed"]),
+    st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 3)), min_size=1, max_size=5),
+)
+def test_weights_count_clips_as_often_as_they_say(task: str, protocol: Any, drawn: list[tuple[int, int]]) -> None:
+    """The figures of weighted clips equal those of a tally that was given every clip so many times."""
+    tally, repeated = new_tally(task), new_tally(task)
+    for seed, times in drawn:
+        tally.add(CLIP, *masks(task, seed))
+        for _ in range(times):
+            repeated.add(CLIP, *masks(task, seed))
+    weights = np.array([[float(times) for _, times in drawn]])
+    if not weights.any():
+        return
+    expected = repeated.figures(protocol)
+    found = {name: values[0] for name, values in tally.sample(protocol).figures(weights).items()}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.isnan(found[name]) if value is None else found[name] == pytest.approx(value, abs=2e-6)
+
+
+def test_official_draws_batches() -> None:
+    tally = BinaryTally(lambda clip: (), clips_per_batch=2)
+    for seed in range(5):
+        tally.add(CLIP, *masks("binary", seed))
+    sample = tally.sample("official")
+    assert sample.units == 3  # two full batches and the rest
+    assert float(sample.figures(np.ones((1, 3)))["f"][0]) == pytest.approx(tally.figures("official")["f"])
+
+
+def mean_of(values: Array) -> Sample:
+    return Sample(len(values), lambda weights: {"mean": weights @ values / weights.sum(axis=1)})
+
+
+def test_the_interval_of_a_mean_is_that_of_theory() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    low, high = intervals(mean_of(values), resamples=4000)["mean"]
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_intervals_repeat_with_their_seed_and_do_not_hang_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = mean_of(np.random.default_rng(2).normal(size=50))
+    whole = intervals(sample)
+    assert intervals(sample) == whole
+    assert intervals(sample, seed=1) != whole
+    monkeypatch.setattr("openavs.benchmarks.bootstrap._BLOCK", 200)
+    assert intervals(sample)["mean"] == pytest.approx(whole["mean"])
+
+
+def test_undefined_resamples_are_left_out() -> None:
+    sample = Sample(
+        1, lambda w: {"never": np.full(len(w), np.nan), "rare": np.where(np.arange(len(w)) < 9, np.nan, 3.0)}
+    )
+    assert intervals(sample) == {"rare": (3.0, 3.0)}
+    assert intervals(Sample(0, lambda w: {})) == {}
