@@ -148,7 +148,7 @@ def _table() -> Labels:
 def _bytes(path: Path, count: int = MAX_BYTES) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(count)
+            return file.read(min(count, os.fstat(file.fileno()).st_size))  # a read sets aside all that is asked for
     except OSError as problem:
         raise InputError(f"cannot read the mask {path}: {problem.strerror or problem}") from problem
 
