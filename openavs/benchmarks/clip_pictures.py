@@ -17,7 +17,7 @@ from openavs.types import BoolMask, Image, InputError
 
 WIDEST = 320  # pixels
 RIGHT, WRONG = (0, 114, 178), (230, 159, 0)
-_TINT = 0.55  # share of the colour inside a mask
+_TINT = 0.65  # share of the colour inside a mask
 
 Labels = npt.NDArray[Any]
 

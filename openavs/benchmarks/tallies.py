@@ -39,7 +39,7 @@ class Tally(Protocol):
         """One row per class or category, by the `fixed` definitions; None where nothing holds the class."""
 
     def curve(self) -> dict[str, list[float]] | None:
-        """Mean precision and recall at every threshold, over the frames with non-empty truth; None for label maps."""
+        """Mean precision, recall and F at every threshold, over the frames with non-empty truth; None for label maps."""
 
 
 def tally_for(dataset: Dataset, clips_per_batch: int = 1) -> Tally:
@@ -116,7 +116,8 @@ class BinaryTally:
         if not self.metrics.sounding:
             return None
         precision, recall = self._precision_recall / self.metrics.sounding
-        return {"threshold": thresholds().tolist(), "precision": precision.tolist(), "recall": recall.tolist()}
+        curves = {"threshold": thresholds(), "precision": precision, "recall": recall, "f": self.metrics.mean_f_curve()}
+        return {name: values.tolist() for name, values in curves.items()}
 
 
 class SemanticTally:

@@ -1,0 +1,282 @@
+"""The HTML page of an evaluation: one file with figures, classes, curves, the best and the worst clips, and the recipe.
+
+It needs no network and runs no script; names that come from files, reports and models are escaped by the template. Its
+size does not grow with the number of clips: at most twelve pictures, and lists that are cut and say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from openavs import resources
+from openavs.benchmarks.cards import Card, load_card
+from openavs.benchmarks.charts import CHART_STYLE, Axis, Point, Series, bar, histogram, mark_key, plot, shares
+from openavs.benchmarks.clip_pictures import clip_picture
+from openavs.benchmarks.compare import class_score
+from openavs.benchmarks.dataset import Dataset
+from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, PROTOCOLS, Published, as_published, by_kind, published
+from openavs.benchmarks.published_charts import KIND_MARKS, OWN, results_chart
+from openavs.benchmarks.wording import figure_name, in_order, percent, protocol_words, title_of
+from openavs.files import atomic_write
+from openavs.htmlpage import asset, render
+
+CLIPS = 6  # of the best, and as many of the worst
+CLASSES = 120  # at most so many classes are listed
+NEAR = 8  # published results of each kind
+BINS = 20
+LONGEST_RECIPE = 100_000  # characters
+
+Report = Mapping[str, Any]
+Row = dict[str, Any]
+
+_NOT_SAID = dict.fromkeys(
+    ("date", "limit", "failed", "command", "curve", "missing_masks")
+)  # what `score` has nothing to say of
+_PARTS = {"base": 0, "novel": 1, "background": 4}
+
+
+def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) -> None:
+    """Writes the page of a report: `Scores.to_dict()`, or a report.json, which also tells of recipe, models and times.
+
+    `dataset` and `predictions` are those that were scored; their files are read for the pictures alone.
+    """
+    card = _card(report["benchmark"])
+    rows = _beside(report)
+    kinds = by_kind(rows)
+    near = [row for found in kinds.values() for row in found[:NEAR]]
+    style = asset("report/report.css") + asset("benchmark/benchmark.css") + CHART_STYLE
+    page = render(
+        "benchmark/benchmark.html",
+        style,
+        r={**_NOT_SAID, **report},
+        title=title_of(report["benchmark"]),
+        recipe_name=(report.get("recipe") or {}).get("name"),
+        only_synthetic=any(str(model).startswith("openavs:tiny") for model in report.get("models") or {}),
+        protocols=[(name, protocol_words(report, name)) for name in _protocols(report)],
+        figures=_figures(report),
+        published=near,
+        kinds=[(kind, mark_key(KIND_MARKS[kind]), found[:NEAR], len(found)) for kind, found in kinds.items()],
+        columns=_columns(near),
+        with_setting=any(row.setting for row in near),
+        own=_own(report),
+        own_mark=mark_key(OWN),
+        measured={key: words for key, words in PROTOCOLS.items() if any(row.protocol == key for row in near)},
+        chart=results_chart(report["benchmark"], rows, _own_point(report)),
+        classes=_classes(report),
+        parts=[
+            (name, kind) for name, kind in _PARTS.items() if any(r.get("part") == name for r in report["per_class"])
+        ],
+        charts=_charts(report),
+        hard=_is_hard(report.get("curve")),
+        clips=_clips(report, dataset, predictions),
+        silence=_silence(report.get("silence") or {}),
+        models=_models(report),
+        timings=_timings(report),
+        versions=_versions(report),
+        recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False)[:LONGEST_RECIPE]
+        if report.get("recipe")
+        else None,
+        caveats=card.caveats if card is not None else [],
+        released=_released(card, report["split"]),
+        percent=percent,
+        as_published=as_published,
+        figure_words=FIGURE_WORDS,
+    )
+    atomic_write(path, page)
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+def _protocols(report: Report) -> list[str]:
+    """The protocol that was asked for, then the others."""
+    return sorted(report["figures"], key=lambda name: name != report["protocol"])
+
+
+def _figures(report: Report) -> list[Row]:
+    """Per figure its name and, per protocol, value and interval; those that only one protocol has have one value."""
+    protocols = _protocols(report)
+    names = in_order({name: None for protocol in protocols for name in report["figures"][protocol]})
+    return [
+        {
+            "name": figure_name(name, report["task"]),
+            "values": [
+                {
+                    "given": name in report["figures"][protocol],
+                    "value": report["figures"][protocol].get(name),
+                    "interval": (report.get("intervals") or {}).get(protocol, {}).get(name),
+                }
+                for protocol in protocols
+            ],
+        }
+        for name in names
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------- published
+
+
+def _beside(report: Report) -> list[Published]:
+    return published(report["benchmark"]) if report["split"] == "test" else []
+
+
+def _columns(rows: Sequence[Published]) -> list[str]:
+    return [name for name in FIGURES if any(getattr(row, name) is not None for row in rows)]
+
+
+def _own(report: Report) -> dict[str, float | None]:
+    """This run's figures in the columns of the published ones, in percent; J&F is not ours to claim."""
+    metrics = report["metrics"]
+    names = {"j": "miou", "f": "f", "base": "base", "novel": "novel", "harmonic": "harmonic"}
+    values = {column: metrics.get(name) for column, name in names.items()}
+    return {column: None if value is None else 100 * value for column, value in values.items()}
+
+
+def _own_point(report: Report) -> tuple[float, float] | None:
+    own = _own(report)
+    x, y = (own["base"], own["novel"]) if report["benchmark"] == "ov" else (own["j"], own["f"])
+    return None if x is None or y is None else (x, y)
+
+
+# ------------------------------------------------------------------------------------------------- classes and curves
+
+
+def _classes(report: Report) -> Row:
+    """The classes that the truth holds as bars, best first, and the names of those that it does not."""
+    rows = [{"part": None, **row, "score": class_score(row)} for row in report["per_class"]]
+    held = sorted((row for row in rows if row["frames"]), key=lambda row: (-(row["score"] or 0.0), row["name"]))
+    shown = [{**row, "bar": bar(row["score"], kind=_PARTS.get(row["part"], 0))} for row in held]
+    absent = [row["name"] for row in rows if not row["frames"]]
+    return {
+        "rows": shown[:CLASSES],
+        "left_out": max(len(shown) - CLASSES, 0),
+        "absent": absent[:CLASSES],
+        "absent_left_out": max(len(absent) - CLASSES, 0),
+    }
+
+
+def _charts(report: Report) -> list[tuple[str, Markup]]:
+    """The charts with what stands above them."""
+    charts = []
+    curve = report.get("curve")
+    if curve:
+        charts.append(("Precision and recall over all thresholds", _precision_recall(curve)))
+        if "f" in curve:
+            charts.append(("Mean F at each threshold", _f_curve(curve)))
+    scores = [row["score"] for row in report["per_clip"]]
+    if scores:
+        name = "mean J" if report["task"] == "binary" else "mean IoU of the classes that it holds"
+        charts.append((f"Clips by their {name}", _score_histogram(scores)))
+    return charts
+
+
+def _precision_recall(curve: Mapping[str, Sequence[float]]) -> Markup:
+    points = tuple(Point(r, p) for r, p in zip(curve["recall"], curve["precision"], strict=True))
+    half = min(range(len(points)), key=lambda i: abs(curve["threshold"][i] - 0.5))
+    middle = Point(points[half].x, points[half].y, "threshold 0.5", named=True)
+    told = f"At the threshold 0.5 precision is {middle.y:.3f} and recall {middle.x:.3f}."
+    lines = [Series("precision over recall", 0, points, line=True, marks=False), Series("", 1, (middle,))]
+    return plot("pr", "Precision and recall", told, shares("recall"), shares("precision"), lines)
+
+
+def _f_curve(curve: Mapping[str, Sequence[float]]) -> Markup:
+    points = tuple(Point(t, f) for t, f in zip(curve["threshold"], curve["f"], strict=True))
+    best = max(points, key=lambda point: point.y)
+    told = f"The best mean F is {best.y:.3f}, at the threshold {best.x:.3f}."
+    top = Point(best.x, best.y, f"best, at {best.x:.2f}", named=True)
+    lines = [Series("mean F", 0, points, line=True, marks=False), Series("", 1, (top,))]
+    return plot("f", "F against the threshold", told, shares("threshold"), shares("F"), lines)
+
+
+def _score_histogram(scores: Sequence[float]) -> Markup:
+    counts = [int(count) for count in np.histogram(scores, BINS, (0.0, 1.0))[0]]
+    middle = float(np.median(scores))
+    told = f"{len(scores):,} clips; half of them score above {middle:.3f}."
+    axis: Axis = shares("score of a clip")
+    return histogram("scores", "Scores of the clips", told, axis, counts, "clips")
+
+
+def _is_hard(curve: Mapping[str, Sequence[float]] | None) -> bool:
+    """Whether all thresholds but the first, which takes every pixel, select the same: masks of 0 and 255 alone."""
+    return bool(curve) and len({*curve["recall"][1:]}) == 1 if curve else False
+
+
+def _silence(silence: Mapping[str, Any]) -> list[Row]:
+    """Frames with an empty truth: all of them, then those below the level of silence and those with a sound."""
+    names = {"empty": "all", "silent": "silent (below -60 dBFS)", "offscreen": "with a sound from off the screen"}
+    return [
+        {"name": words, **{key: silence[f"{kind}_{key}"] for key in ("frames", "accuracy", "area")}}
+        for kind, words in names.items()
+        if silence.get(f"{kind}_frames")
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- clips
+
+
+def _clips(report: Report, dataset: Dataset, predictions: Path) -> list[Row]:
+    """The worst and the best clips with their pictures; the best among those in which something is to be found."""
+    by_id = {clip.id: clip for clip in dataset.clips}
+    rows = [row for row in report["per_clip"] if row["id"] in by_id]
+    ordered = sorted(rows, key=lambda row: (row["score"], row["id"]))
+    worst = ordered[: min(CLIPS, (len(ordered) + 1) // 2)]
+    others = [row for row in reversed(ordered) if row not in worst]
+    sounding = [row for row in others if row.get("f") is not None]
+    groups = (("Worst", worst), ("Best", (sounding or others)[:CLIPS]))
+    return [
+        {
+            "title": title,
+            "rows": [{**row, "picture": clip_picture(dataset, by_id[row["id"]], predictions)} for row in found],
+        }
+        for title, found in groups
+        if found
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ how it was made
+
+
+def _models(report: Report) -> list[Row]:
+    rows = []
+    for reference, known in (report.get("models") or {}).items():
+        facts = known if isinstance(known, Mapping) else {}
+        revision = str(facts.get("revision") or "not recorded")
+        rows.append({"model": reference, "revision": revision, "licence": str(facts.get("licence") or "not stated")})
+    return rows
+
+
+def _timings(report: Report) -> list[Row]:
+    stages: Mapping[str, float] = (report.get("timings") or {}).get("stages", {})
+    longest = max(stages.values(), default=0.0) or 1.0
+    frames = max(report["frames"], 1)
+    return [
+        {"stage": stage, "seconds": spent, "per_frame": 1000 * spent / frames, "bar": bar(spent / longest)}
+        for stage, spent in stages.items()
+    ]
+
+
+def _versions(report: Report) -> list[tuple[str, str]]:
+    """What ran, as names and values; nested tables (packages) become rows of their own."""
+    rows: list[tuple[str, str]] = []
+    for name, value in (report.get("versions") or {}).items():
+        if isinstance(value, Mapping):
+            rows += [(str(key), str(inner)) for key, inner in value.items() if inner is not None]
+        elif value is not None:
+            rows.append((name, str(value)))
+    return rows
+
+
+def _card(benchmark: str) -> Card | None:
+    """The benchmark's card; one of the user's own lies where this page does not know."""
+    return load_card(benchmark) if benchmark in resources.names("eval") else None
+
+
+def _released(card: Card | None, split: str) -> int | None:
+    """How many clips the split has in the release."""
+    return card.splits[split].clips if card is not None and split in card.splits else None
