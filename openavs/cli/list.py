@@ -1,4 +1,4 @@
-"""`openavs list`: what recipes and backends there are."""
+"""`openavs list`: what recipes, backends, benchmarks and studies there are."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ class What(StrEnum):
 
     recipes = "recipes"
     backends = "backends"
+    benchmarks = "benchmarks"
+    studies = "studies"
 
 
 def list(
-    what: Annotated[What | None, typer.Argument(help="recipes or backends; both by default.")] = None,
+    what: Annotated[What | None, typer.Argument(help="One kind only; all of them by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the recipes, with their models and licences, and the backends."""
-    found: dict[str, Any] = {}
-    if what in (None, What.recipes):
-        found["recipes"] = _recipes()
-    if what in (None, What.backends):
-        found["backends"] = _backends()
+    """List the recipes, with their models and licences, the backends, the benchmarks and the ablation studies."""
+    kinds = {
+        What.recipes: (_recipes, _print_recipes),
+        What.backends: (_backends, _print_backends),
+        What.benchmarks: (_benchmarks, _print_benchmarks),
+        What.studies: (_studies, _print_studies),
+    }
+    chosen = {kind: kinds[kind] for kind in kinds if what in (None, kind)}
+    found = {kind.value: find() for kind, (find, _) in chosen.items()}
     if as_json:
         print_json(found)
         return
-    if "recipes" in found:
-        _print_recipes(found["recipes"])
-    if "backends" in found:
-        _print_backends(found["backends"])
+    for number, (kind, (_, show)) in enumerate(chosen.items()):
+        if number:
+            print()
+        show(found[kind.value])
 
 
 def _recipes() -> Any:
@@ -60,6 +65,38 @@ def _backends() -> Any:
     return [asdict(entry) for stage in STAGES for entry in Registry(stage).entries()]
 
 
+def _benchmarks() -> Any:
+    from openavs import resources
+    from openavs.benchmarks.cards import load_card
+
+    return [
+        {
+            "name": card.name,
+            "title": card.title,
+            "task": card.task,
+            "layout": card.layout,
+            "metric": card.metric,
+            "splits": {name: split.model_dump() for name, split in card.splits.items()},
+        }
+        for card in map(load_card, resources.names("eval"))
+    ]
+
+
+def _studies() -> Any:
+    from openavs.benchmarks.studies import load_study, study_names
+
+    return [
+        {
+            "name": study.name,
+            "title": study.title,
+            "mirrors": study.mirrors,
+            "pipeline": study.pipeline,
+            "variants": [variant.name for variant in study.variants],
+        }
+        for study in map(load_study, study_names())
+    ]
+
+
 def _print_recipes(recipes: Any) -> None:
     print("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
     for recipe in recipes:
@@ -68,7 +105,6 @@ def _print_recipes(recipes: Any) -> None:
         for stage, use in recipe["backends"].items():
             model = recipe["models"].get(stage)
             print(f"    {stage}: {use}{f', {model}' if model else ''}")
-    print()
 
 
 def _print_backends(backends: Any) -> None:
@@ -81,3 +117,27 @@ def _print_backends(backends: Any) -> None:
         extra = f' (pip install "openavs[{entry["extra"]}]")' if entry["extra"] else ""
         origin = "" if entry["origin"] == "openavs" else f" from {entry['origin']}"
         print(f"    {entry['name']:16} {entry['summary']}{origin}{extra}")
+
+
+def _print_benchmarks(benchmarks: Any) -> None:
+    print("Benchmarks (openavs evaluate NAME --root DIR; openavs score NAME --root DIR --predictions DIR)")
+    for card in benchmarks:
+        print(f"\n  {card['name']:6} {card['title']}")
+        print(f"    metric: {' '.join(card['metric'].split())}")
+        for name, split in card["splits"].items():
+            print(f"    {name}: {_counted(split)}")
+
+
+def _counted(split: Any) -> str:
+    """`740 clips, 3,700 frames`, as far as it is known."""
+    known = [f"{split[key]:,} {key}" for key in ("clips", "frames") if split[key] is not None]
+    return ", ".join(known) or "size not published"
+
+
+def _print_studies(studies: Any) -> None:
+    print("Studies (openavs ablate BENCHMARK --study NAME --root DIR)")
+    for study in studies:
+        print(f"\n  {study['name']:12} {study['title']}")
+        print(f"    variants: {', '.join(study['variants'])}")
+        if study["mirrors"]:
+            print(f"    after {study['mirrors']}")

@@ -1,0 +1,173 @@
+"""`openavs ablate`: the variants of a study, each evaluated on a benchmark, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from openavs.cli.common import (
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Lock,
+    Offline,
+    Quiet,
+    Verbose,
+    print_json,
+    recipe_overrides,
+    say,
+    set_up_logging,
+)
+from openavs.cli.evaluate import (
+    AllowMissing,
+    Builder,
+    ClipsPerBatch,
+    Overwrite,
+    ProtocolOption,
+    Root,
+    Split,
+    Words,
+    command_line,
+    tell_failures,
+    what_to_run,
+)
+from openavs.cli.score import ProtocolName
+
+
+def ablate(
+    words: Words = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="A study (see [bold]openavs list studies[/]) or its YAML file."),
+    ] = None,
+    root: Root = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            "--pipeline",
+            "-p",
+            help="The recipe that is varied; default: the study's, else openavs.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
+    variants: Annotated[str | None, typer.Option(metavar="A,B", help="Only these variants of the study.")] = None,
+    split: Split = "test",
+    protocol: ProtocolOption = ProtocolName.official,
+    clips_per_batch: ClipsPerBatch = 1,
+    allow_missing: AllowMissing = False,
+    lock: Lock = None,
+    overwrite: Overwrite = False,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Evaluate the variants of a study side by side."""
+    from openavs.benchmarks.ablations import run_study
+    from openavs.benchmarks.cards import load_card, open_dataset
+    from openavs.benchmarks.studies import load_study, study_recipes
+    from openavs.types import InputError
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    benchmark, overrides, root = what_to_run(words, root)
+    if study is None:
+        raise InputError("name a study with --study, such as threshold (see 'openavs list studies')")
+    chosen = load_study(study).choose([word.strip() for word in variants.split(",")] if variants else None)
+    shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
+    recipes = study_recipes(chosen, pipeline or chosen.pipeline or "openavs", shared)
+    card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
+    with _Bars(quiet) as bars:
+        answer = run_study(
+            chosen,
+            recipes,
+            dataset,
+            card,
+            out,
+            protocol=protocol.value,
+            clips_per_batch=clips_per_batch,
+            limit=limit,
+            allow_missing=allow_missing,
+            overwrite=overwrite,
+            command=command_line(),
+            build=Builder(lock),
+            progress=bars.start,
+        )
+    clips = len(dataset.clips[:limit])
+    for row in answer["variants"]:
+        if row["failed"]:
+            say(f"openavs: the variant {row['name']}:")
+            failed = {item["id"]: item["reason"] for item in row["failed"]}
+            tell_failures(failed, clips, out / row["name"], scored=row["metrics"] is not None)
+    if as_json:
+        print_json({**answer, "out": str(out)})
+    elif not quiet:
+        _print_study(answer, out)
+    raise typer.Exit(1 if any(row["failed"] for row in answer["variants"]) else 0)
+
+
+class _Bars:
+    """One progress bar after the other, a new one for every variant."""
+
+    def __init__(self, quiet: bool) -> None:
+        from contextlib import ExitStack
+
+        self._quiet, self._shown = quiet, ExitStack()
+
+    def start(self, variant: str) -> Any:
+        from openavs.cli.work import progress_bar
+
+        self._shown.close()
+        return self._shown.enter_context(progress_bar(variant, self._quiet))
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._shown.close()
+
+
+def _print_study(answer: dict[str, Any], out: Path) -> None:
+    from openavs.benchmarks.ablations import main_figures
+    from openavs.benchmarks.wording import figure_name, protocol_words, title_of
+    from openavs.cli.tables import columns
+
+    figures = main_figures(answer["task"])
+    rows = [_row(row, figures, answer["baseline"]) for row in answer["variants"]]
+    names = [figure_name(name, answer["task"]) for name in figures]
+    with_published = any(row["published"] for row in answer["variants"])
+    print(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {answer['clips'] or 0:,} clips")
+    print(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
+    head = ["variant", *names, f"per clip, less {answer['baseline']}", "published J, F"]
+    print(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
+    if answer["mirrors"]:
+        print(f"\nafter {answer['mirrors']}")
+    print(f"\nwrote {out / 'ablation.json'}")
+
+
+def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:
+    from openavs.benchmarks.wording import percent
+
+    if row["metrics"] is None:
+        shown, change = ["–"] * len(figures), f"{len(row['failed'])} clips failed"
+    else:
+        shown = [percent(row["metrics"].get(name)) for name in figures]
+        change = "" if row["name"] == baseline else _change(row["difference"])
+    published = row["published"]
+    return [row["name"], *shown, change, f"{published['j']:g}, {published['f']:g}" if published else ""]
+
+
+def _change(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return "–"
+    score = difference["score"]
+    low, high = score["interval"]
+    return f"{100 * score['difference']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"

@@ -1,0 +1,208 @@
+"""`openavs evaluate`: runs a recipe on a benchmark and scores it; `--compare` puts two such runs side by side."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openavs.cli.common import (
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Lock,
+    Offline,
+    Pipeline,
+    Quiet,
+    Verbose,
+    is_override,
+    print_json,
+    recipe_overrides,
+    say,
+    set_up_logging,
+)
+from openavs.cli.score import ProtocolName
+
+if TYPE_CHECKING:
+    from openavs import pipeline
+    from openavs.benchmarks.evaluation import Evaluation
+    from openavs.benchmarks.running import Failures
+    from openavs.recipes import Recipe
+    from openavs.registry import Held
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="BENCHMARK [KEY=VALUE...]",
+        help="s4, ms3, avss, ov, v3 or a card's YAML file; and overrides such as keep.box_threshold=0.3.",
+        show_default=False,
+    ),
+]
+Root = Annotated[
+    Path | None, typer.Option(help="The benchmark's folder, which holds its metadata csv.", show_default=False)
+]
+Split = Annotated[str, typer.Option(help="Which split.")]
+ProtocolOption = Annotated[
+    ProtocolName, typer.Option(help="official: as the published code computes it; fixed: free of order and batches.")
+]
+ClipsPerBatch = Annotated[int, typer.Option(min=1, help="The batch of the official J and F, in clips.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Score although clips failed; they count as empty.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the earlier results in the folder first.")]
+
+
+def evaluate(
+    words: Words = None,
+    root: Root = None,
+    pipeline: Pipeline = "openavs",
+    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
+    split: Split = "test",
+    protocol: ProtocolOption = ProtocolName.official,
+    clips_per_batch: ClipsPerBatch = 1,
+    allow_missing: AllowMissing = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Compare two finished runs (folders or report.json) instead of running."),
+    ] = None,
+    lock: Lock = None,
+    overwrite: Overwrite = False,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a recipe on a benchmark and score it, beside what others report."""
+    from openavs.benchmarks.cards import load_card, open_dataset
+    from openavs.benchmarks.evaluation import evaluate as run_evaluation
+    from openavs.benchmarks.evaluation import recipe_system
+    from openavs.cli.work import progress_bar
+    from openavs.recipes import load_recipe
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    if compare is not None:
+        print_comparison(*compare, as_json)
+        return
+    benchmark, overrides, root = what_to_run(words, root)
+    card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
+    shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
+    system = recipe_system(load_recipe(pipeline, shared), dataset, card, Builder(lock))
+    with progress_bar(card.name, quiet) as progress:
+        done = run_evaluation(
+            system,
+            dataset,
+            out,
+            protocol=protocol.value,
+            clips_per_batch=clips_per_batch,
+            limit=limit,
+            allow_missing=allow_missing,
+            overwrite=overwrite,
+            command=command_line(),
+            progress=progress,
+        )
+    tell_failures(done.failed, len(dataset.clips[:limit]), out, scored=done.report is not None)
+    if as_json:
+        print_json(_answer(done, card.name, split, protocol.value, clips_per_batch))
+    elif done.report is not None and not quiet:
+        _print_report(done.report, out)
+    raise typer.Exit(1 if done.failed else 0)
+
+
+def what_to_run(words: list[str] | None, root: Path | None) -> tuple[str, list[str], Path]:
+    """The benchmark, the overrides and the root of the data; InputError where one is missing."""
+    from openavs.types import InputError
+
+    named = [word for word in words or () if not is_override(word)]
+    if len(named) != 1:
+        raise InputError("name one benchmark, such as s4 (see 'openavs list benchmarks')")
+    if root is None:
+        raise InputError(f"give the folder of {named[0]}'s data with --root DIR")
+    return named[0], [word for word in words or () if is_override(word)], root
+
+
+class Builder:
+    """Builds a recipe's pipeline, its models pinned by a lock file if there is one."""
+
+    def __init__(self, lock: Path | None) -> None:
+        from openavs.locking import load_lock
+
+        self.lock, self.pins = lock, load_lock(lock) if lock else None
+
+    def __call__(self, recipe: Recipe, held: Held | None = None) -> pipeline.Pipeline:
+        from openavs.locking import add_to_lock, pinned_pipeline
+        from openavs.pipeline import Pipeline as Chain
+
+        if self.lock is None or self.pins is None:
+            return Chain.from_recipe(recipe, held)
+        chain = pinned_pipeline(recipe, self.pins, held)
+        self.pins = add_to_lock(self.lock, chain.models)
+        return chain
+
+
+def command_line() -> str:
+    """What was typed, for the report."""
+    return shlex.join(["openavs", *sys.argv[1:]])
+
+
+def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> None:
+    """Names the clips that failed and what follows from it, on stderr."""
+    for clip, reason in failed.items():
+        say(f"openavs: clip {clip}: {reason}")
+    if failed and scored:
+        say(f"openavs: {len(failed)} of {clips} clips failed and count as empty in the figures")
+    elif failed:
+        say(
+            f"openavs: {len(failed)} of {clips} clips failed, so nothing was scored; mend them and run the same again "
+            f"(what is done in {out} stays), or count them as empty with --allow-missing"
+        )
+
+
+def print_comparison(first: Path, second: Path, as_json: bool) -> None:
+    """Two finished runs side by side."""
+    from openavs.benchmarks.compare import compare, read_report
+    from openavs.cli import tables
+
+    reports = read_report(first), read_report(second)
+    answer = compare(*reports)
+    if as_json:
+        print_json({"a": str(first), "b": str(second), **answer})
+    else:
+        tables.print_comparison(answer)
+
+
+_SHOWN = (
+    *("benchmark", "task", "split", "protocol", "clips_per_batch", "clips", "frames", "metrics", "figures"),
+    *("intervals", "silence", "missing", "limit"),
+)
+
+
+def _answer(done: Evaluation, benchmark: str, split: str, protocol: str, clips_per_batch: int) -> dict[str, Any]:
+    """What --json prints: the report without its long tables; `metrics` is null where nothing was scored."""
+    known: dict[str, Any] = {"benchmark": benchmark, "split": split, "protocol": protocol}
+    known |= {"clips_per_batch": clips_per_batch, "metrics": None}
+    if done.report is not None:
+        known |= {key: done.report[key] for key in _SHOWN}
+        known |= {"recipe": done.report["recipe"]["name"], "seconds": done.report["timings"]["seconds"]}
+    failed = [{"id": clip, "reason": reason} for clip, reason in done.failed.items()]
+    return {**known, "failed": failed, "out": str(done.out)}
+
+
+def _print_report(report: dict[str, Any], out: Path) -> None:
+    from openavs.benchmarks.published import published
+    from openavs.cli import tables
+
+    tables.print_scores(report)
+    if rows := published(report["benchmark"]):
+        print()
+        tables.print_published(rows, most=5)
+    print(f"\nwrote {out / 'report.html'}")
