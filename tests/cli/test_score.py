@@ -1,0 +1,217 @@
+"""`openavs score`: its JSON, its tables, and one sentence for everything that can be wrong with predictions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openavs.benchmarks.cards import open_dataset
+from openavs.benchmarks.world.layouts import write_layout
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+Edit = Callable[[Path], None]
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Test splits of the synthetic world, with the ground truth as everybody's prediction in `<layout>-masks`."""
+    root = tmp_path_factory.mktemp("released")
+    for layout in ("s4", "ms3", "avss", "ov"):
+        write_layout(layout, root / layout, {"test": 2})
+        dataset = open_dataset(layout, root / layout)
+        for clip in dataset.clips:
+            for place, mask in zip(clip.predictions, dataset.read_truth(clip), strict=True):
+                path = root / f"{layout}-masks" / place
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask.astype(np.uint8) * np.uint8(255 if dataset.task == "binary" else 1)).save(path)
+    return root
+
+
+@pytest.fixture
+def own(released: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(released, tmp_path / "own"))
+
+
+def arguments(root: Path, layout: str) -> list[str | Path]:
+    return ["score", layout, "--root", root / layout, "--predictions", root / f"{layout}-masks"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "metrics"),
+    [
+        ("s4", {"miou": 1.0, "f": 1.0}),
+        ("ms3", {"miou": 1.0}),
+        ("avss", {"miou_nobg": None, "f": None, "miou": None}),
+        ("ov", {"base": None, "novel": None, "harmonic": None, "miou": 1.0}),
+    ],
+)
+def test_json_is_one_object_with_the_contract(
+    openavs: Run, released: Path, layout: str, metrics: dict[str, float | None]
+) -> None:
+    answer = openavs(*arguments(released, layout), "--json")
+    assert answer.code == 0
+    found = answer.json()
+    assert (found["benchmark"], found["protocol"], found["clips"], found["split"]) == (layout, "official", 2, "test")
+    assert found["frames"] == sum(len(clip.annotated) for clip in open_dataset(layout, released / layout).clips)
+    assert found["metrics"] == found["figures"]["official"]
+    assert found["clips_per_batch"] == 1
+    for name, value in metrics.items():
+        assert name in found["metrics"]
+        assert value is None or found["metrics"][name] == pytest.approx(value, abs=1e-6)
+    assert set(found["intervals"]["official"]) <= set(found["metrics"])
+    assert "per_clip" not in found and "curve" not in found
+
+
+def test_fixed_takes_a_perfect_system_as_perfect(openavs: Run, released: Path) -> None:
+    found = openavs(*arguments(released, "avss"), "--protocol", "fixed", "--json").json()
+    assert found["protocol"] == "fixed"
+    assert found["metrics"] == found["figures"]["fixed"]
+    assert found["metrics"]["miou"] == pytest.approx(1.0)
+
+
+def test_the_table_names_the_protocol_and_the_batch(openavs: Run, released: Path) -> None:
+    told = openavs(*arguments(released, "s4"), "--clips-per-batch", 2).out
+    for words in ("official, 2 clips per batch", "fixed", "2 clips, 10 frames", "mIoU (J)", "[100.00, 100.00]"):
+        assert words in told
+    assert "worst classes" in told
+    assert openavs(*arguments(released, "s4"), "-q").out == ""
+
+
+def test_out_gets_the_report_and_a_row_per_clip(openavs: Run, released: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    answer = openavs(*arguments(released, "s4"), "--out", out, "--limit", 1, "--json")
+    report = json.loads((out / "report.json").read_text())
+    assert report["clips"] == answer.json()["clips"] == len(report["per_clip"]) == 1
+    assert len(report["curve"]["precision"]) == 255
+    assert (out / "per_clip.csv").read_text().count("\n") == 2
+    assert sorted(path.name for path in out.iterdir()) == ["per_clip.csv", "report.json"]
+
+
+def test_missing_masks_may_count_as_empty(openavs: Run, own: Path) -> None:
+    shutil.rmtree(next((own / "s4-masks/test").iterdir()))
+    refused = openavs(*arguments(own, "s4"), "--json")
+    assert (refused.code, refused.out) == (2, "")
+    assert "5 of 10 predicted masks are missing, in 1 of 2 clips (first: " in refused.err
+    counted = openavs(*arguments(own, "s4"), "--allow-missing", "--json").json()
+    assert (counted["missing"], counted["missing_masks"], len(counted["missing_clips"])) == (1, 5, 1)
+    assert counted["metrics"]["miou"] == pytest.approx(0.5)
+    assert "1 clips lack predictions: 5 masks" in openavs(*arguments(own, "s4"), "--allow-missing").out
+
+
+def test_extra_predictions_are_named_and_not_scored(openavs: Run, own: Path) -> None:
+    extra = own / "avss-masks/v2/nobody/labels_semantic/0.png"
+    extra.parent.mkdir(parents=True)
+    Image.new("L", (4, 4)).save(extra)
+    answer = openavs(*arguments(own, "avss"), "--json")
+    assert answer.code == 0
+    assert answer.json()["clips"] == 2
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def first_mask(root: Path, layout: str) -> Path:
+    return min((root / f"{layout}-masks").rglob("*.png"))
+
+
+def replaced(mode: str, size: tuple[int, int] | None = None, colour: Any = 0) -> Edit:
+    def edit(path: Path) -> None:
+        old = Image.open(path).size
+        Image.new(mode, size or old, colour).save(path)
+
+    return edit
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:80])
+
+
+def no_png(path: Path) -> None:
+    path.write_bytes(b"GIF89a" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("layout", "edit", "says"),
+    [
+        ("s4", replaced("L", (50, 60)), "50 x 60 pixels"),
+        ("s4", replaced("RGB"), "8-bit RGB PNG; a predicted mask is an 8-bit grey PNG"),
+        ("s4", replaced("I;16"), "16 bits per channel"),
+        ("s4", truncated, "truncated"),
+        ("s4", no_png, "not a PNG"),
+        ("avss", replaced("RGB"), "8-bit RGB PNG; a label map is an 8-bit grey or palette PNG"),
+        ("avss", replaced("L", colour=71), "holds the value 71; class indices go from 0 to 70"),
+        ("avss", replaced("L", (50, 60)), "50 x 60"),
+        ("ov", replaced("RGBA"), "with alpha"),
+        ("ov", truncated, "truncated"),
+    ],
+)
+def test_a_bad_prediction_is_one_sentence_with_its_file(
+    openavs: Run, own: Path, layout: str, edit: Edit, says: str
+) -> None:
+    path = first_mask(own, layout)
+    edit(path)
+    answer = openavs(*arguments(own, layout), "--json")
+    assert (answer.code, answer.out) == (2, "")
+    assert says in answer.err and path.name in answer.err
+    assert answer.err.startswith("openavs: ") or "\nopenavs: " in answer.err
+
+
+@pytest.mark.parametrize(
+    ("layout", "table", "row", "says"),
+    [
+        ("s4", "s4_meta_data.csv", "../../etc,0,dog_barking,test", "not the name of a folder"),
+        ("s4", "s4_meta_data.csv", "gone,0,dog_barking,test", "have no folder"),
+        ("ms3", "ms3_meta_data.csv", "..,test", "not the name of a folder"),
+    ],
+)
+def test_a_bad_table_is_one_sentence(openavs: Run, own: Path, layout: str, table: str, row: str, says: str) -> None:
+    with (own / layout / table).open("a") as file:
+        file.write(row + "\n")
+    answer = openavs(*arguments(own, layout))
+    assert (answer.code, answer.out) == (2, "")
+    assert says in answer.err
+
+
+def test_a_clip_that_is_listed_twice_is_refused(openavs: Run, own: Path) -> None:
+    table = own / "s4/s4_meta_data.csv"
+    table.write_text(table.read_text() + table.read_text().splitlines()[-1] + "\n")
+    answer = openavs(*arguments(own, "s4"))
+    assert answer.code == 2 and "twice" in answer.err
+
+
+def test_a_truth_of_odd_values_or_colours_is_refused(openavs: Run, own: Path) -> None:
+    grey = min((own / "s4/s4_data/gt_masks/test").rglob("*.png"))
+    replaced("L", colour=7)(grey)
+    answer = openavs(*arguments(own, "s4"))
+    assert answer.code == 2 and "holds the value 7" in answer.err
+    colours = min((own / "avss").rglob("labels_semantic/0.png"), default=None) or min(
+        (own / "avss").rglob("labels_rgb/0.png")
+    )
+    replaced("L" if colours.parent.name == "labels_semantic" else "RGB", colour=200)(colours)
+    answer = openavs(*arguments(own, "avss"))
+    assert answer.code == 2 and "200" in answer.err
+
+
+def test_wrong_usage_exits_with_2(openavs: Run, released: Path, tmp_path: Path) -> None:
+    root = released / "s4"
+    for words, says in (
+        (["score", "s5", "--root", root, "--predictions", root], "no benchmark card 's5'"),
+        (["score", "s4", "--root", tmp_path, "--predictions", root], "s4_meta_data.csv"),
+        (["score", "s4", "--root", root, "--predictions", root / "nowhere"], "no folder of predictions"),
+        ([*arguments(released, "s4"), "--split", "tests"], "no split 'tests'"),
+        ([*arguments(released, "s4"), "--protocol", "paper"], "--protocol"),
+        ([*arguments(released, "s4"), "--clips-per-batch", 0], "--clips-per-batch"),
+        (["score", "s4", "--root", root], "--predictions"),
+    ):
+        answer = openavs(*words)
+        assert (answer.code, answer.out) == (2, ""), words
+        assert says in answer.err, words
