@@ -62,11 +62,11 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _fields(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
-    """The keys that a section has; a table of sections (`splits.test`) leads to the section within."""
+    """The keys that a section has; a table or list of sections (`splits.test`) leads to the one within."""
     inside: Any = model
     for part in path:
-        if typing.get_origin(inside) is dict:
-            inside = typing.get_args(inside)[1]
+        if typing.get_origin(inside) in (dict, list):
+            inside = typing.get_args(inside)[-1]
             continue
         inside = inside.model_fields[str(part)].annotation
     assert isinstance(inside, type) and issubclass(inside, BaseModel)

@@ -69,9 +69,10 @@ def evaluate(
     """
     chosen = dataset if limit is None else replace(dataset, clips=dataset.clips[:limit])
     names = folder_names(dataset.clips)
+    if overwrite:
+        _remove_reports(out)
     failed = predict(system, chosen, out, names=names, overwrite=overwrite, progress=progress)
-    for name in _REPORTS:
-        (out / name).unlink(missing_ok=True)  # whatever they said, it was of other results
+    _remove_reports(out)
     if failed and not allow_missing:
         return Evaluation(out, None, failed)
     predictions = out / "predictions"
@@ -140,6 +141,12 @@ def _labels(recipe: Recipe, dataset: Dataset, card: Card) -> tuple[str, ...]:
 
 
 # -------------------------------------------------------------------------------------------------------- the report
+
+
+def _remove_reports(out: Path) -> None:
+    """An earlier report speaks of other results than there are now."""
+    for name in _REPORTS:
+        (out / name).unlink(missing_ok=True)
 
 
 def _report(scores: Scores, out: Path, timings: Mapping[str, dict[str, float]], failed: Failures) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def predict(
     with RunWriter(out, system.recipe, values=values, classes=labels, data=data, overwrite=overwrite) as run:
         if overwrite:
             _remove_predictions(out)
+        (out / "predictions").mkdir(exist_ok=True)
         todo = [clip for clip in dataset.clips if not run.is_done(names[clip.id])]
         _restore(dataset, labels, todo, names, out)
         done = len(dataset.clips) - len(todo)

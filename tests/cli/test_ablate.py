@@ -1,0 +1,59 @@
+"""`openavs ablate` as a user runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openavs.benchmarks.world.layouts import write_layout
+from tests.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("s4") / "data"
+    write_layout("s4", path, {"test": 2}, seed=7)
+    return path
+
+
+def test_two_thresholds_in_one_table(openavs: Run, root: Path, tmp_path: Path) -> None:
+    command = ("ablate", "s4", "--study", "threshold", "--variants", "0.15,0.75", "--limit", "1")
+    where = ("--root", root, "--pipeline", "tiny", "--out", tmp_path / "out")
+    done = openavs(*command, *where, "--json")
+    assert done.code == 0, done.err
+    answer = done.json()
+    assert (answer["study"], answer["benchmark"], answer["protocol"]) == ("threshold", "s4", "official")
+    assert [row["name"] for row in answer["variants"]] == ["0.15", "0.75"]
+    assert answer["variants"][1]["difference"]["score"]["clips"] == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("0.15", "0.75", "ablation.json", "ablation.csv", "curve.svg")
+    }
+    shown = openavs(*command, *where)
+    assert shown.code == 0, shown.err
+    assert "official, 1 clip per batch" in shown.out
+    rows = {cells[0]: cells[1:] for line in shown.out.splitlines() if (cells := line.split())}
+    assert rows["0.15"] == [f"{100 * answer['variants'][0]['metrics'][name]:.2f}" for name in ("miou", "f")]
+    assert len(rows["0.75"]) == 5, "two figures, and the difference with its interval"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("s4",), "name a study with --study"),
+        (("s4", "--study", "treshold"), "did you mean 'threshold'?"),
+        (("s4", "--study", "threshold", "--variants", "0.2"), "no variant '0.2'"),
+        (("s4", "--study", "questions"), "variant 'sound-of-no-llm' of 'questions' does not work"),
+        (("--study", "threshold"), "name one benchmark"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    openavs: Run, root: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    done = openavs("ablate", *words, "--root", root, "--pipeline", "tiny", "--out", tmp_path / "out")
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert not (tmp_path / "out").exists()
