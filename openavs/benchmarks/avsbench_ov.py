@@ -124,11 +124,12 @@ def _clip(folders: Folders, split: str, row: Row, video: AnnotatedVideo | None, 
             f"{video.file} gives the clip {uid!r} {video.length} frames where {row['label']} has {len(numbers)}"
         )
     labelled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
-    truth = [folders.semantic / place / "labels_rgb" / f"{k}.png" if video is None else video.file for k in numbers]
+    pictures, masks = folders.openvoc / split / "JPEGImages" / uid, folders.semantic / place / "labels_rgb"
+    truth = [masks / f"{k}.png" if video is None else video.file for k in numbers]
     return BenchmarkClip(
         id=uid,
         split=split,
-        frames=tuple(folders.openvoc / split / "JPEGImages" / uid / f"{k}{suffix}" for k in numbers),
+        frames=tuple(pictures / f"{k}{suffix}" for k in numbers),
         audio=folders.semantic / place / "audio.wav",
         truth=tuple(path if k < labelled else None for k, path in enumerate(truth)),
         predictions=tuple(f"{place}/labels_semantic/{k}.png" for k in numbers),

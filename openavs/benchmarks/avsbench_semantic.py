@@ -83,14 +83,16 @@ def semantic_clips(
 
 def _clip(home: Path, table: Path, row: Row, split: str, labels: str, suffix: str) -> BenchmarkClip:
     place = f"{row['label']}/{row['uid']}"
+    folder = home / place
+    frames, masks = folder / "frames", folder / labels  # joined once: a split has 66,240 frames
     numbers = range(FRAMES[row["label"]])
     labelled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
     return BenchmarkClip(
         id=row["uid"],
         split=split,
-        frames=tuple(home / place / "frames" / f"{k}{suffix}" for k in numbers),
-        audio=home / place / "audio.wav",
-        truth=tuple(home / place / labels / f"{k}.png" if k < labelled else None for k in numbers),
+        frames=tuple(frames / f"{k}{suffix}" for k in numbers),
+        audio=folder / "audio.wav",
+        truth=tuple(masks / f"{k}.png" if k < labelled else None for k in numbers),
         predictions=tuple(f"{place}/labels_semantic/{k}.png" for k in numbers),
         classes=sounding_classes(table, row),
         group=row["label"],

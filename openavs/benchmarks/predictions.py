@@ -18,8 +18,10 @@ def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
     """The predicted mask of each annotated frame; None where nothing of the clip is there.
 
     Raises:
-        InputError: the clip's folder is there, but not the mask of every annotated frame.
+        InputError: no such folder, or the clip's own is there but not the mask of every annotated frame.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of predictions")
     wanted = [folder / clip.predictions[i] for i in clip.annotated]
     for paths in (wanted, [_without_labels_folder(path) for path in wanted]):
         if not _holds_files(paths[0].parent):
