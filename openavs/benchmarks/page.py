@@ -11,17 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from markupsafe import Markup
-
 from openavs import resources
 from openavs.benchmarks.cards import Card, load_card
-from openavs.benchmarks.charts import CHART_STYLE, Axis, Point, Series, bar, histogram, mark_key, plot, shares
+from openavs.benchmarks.charts import CHART_STYLE, bar, mark_key
 from openavs.benchmarks.clip_pictures import clip_picture
 from openavs.benchmarks.compare import class_score
 from openavs.benchmarks.dataset import Dataset
 from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, PROTOCOLS, Published, as_published, by_kind, published
 from openavs.benchmarks.published_charts import KIND_MARKS, OWN, results_chart
+from openavs.benchmarks.report_charts import is_hard, report_charts
 from openavs.benchmarks.wording import figure_name, in_order, percent, protocol_words, title_of
 from openavs.files import atomic_write
 from openavs.htmlpage import asset, render
@@ -29,7 +27,6 @@ from openavs.htmlpage import asset, render
 CLIPS = 6  # of the best, and as many of the worst
 CLASSES = 120  # at most so many classes are listed
 NEAR = 8  # published results of each kind
-BINS = 20
 LONGEST_RECIPE = 100_000  # characters
 
 Report = Mapping[str, Any]
@@ -72,8 +69,8 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
         parts=[
             (name, kind) for name, kind in _PARTS.items() if any(r.get("part") == name for r in report["per_class"])
         ],
-        charts=_charts(report),
-        hard=_is_hard(report.get("curve")),
+        charts=report_charts(report),
+        hard=is_hard(report.get("curve")),
         clips=_clips(report, dataset, predictions),
         silence=_silence(report.get("silence") or {}),
         models=_models(report),
@@ -144,7 +141,7 @@ def _own_point(report: Report) -> tuple[float, float] | None:
     return None if x is None or y is None else (x, y)
 
 
-# ------------------------------------------------------------------------------------------------- classes and curves
+# ------------------------------------------------------------------------------------------------ classes and silence
 
 
 def _classes(report: Report) -> Row:
@@ -159,52 +156,6 @@ def _classes(report: Report) -> Row:
         "absent": absent[:CLASSES],
         "absent_left_out": max(len(absent) - CLASSES, 0),
     }
-
-
-def _charts(report: Report) -> list[tuple[str, Markup]]:
-    """The charts with what stands above them."""
-    charts = []
-    curve = report.get("curve")
-    if curve:
-        charts.append(("Precision and recall over all thresholds", _precision_recall(curve)))
-        if "f" in curve:
-            charts.append(("Mean F at each threshold", _f_curve(curve)))
-    scores = [row["score"] for row in report["per_clip"]]
-    if scores:
-        name = "mean J" if report["task"] == "binary" else "mean IoU of the classes that it holds"
-        charts.append((f"Clips by their {name}", _score_histogram(scores)))
-    return charts
-
-
-def _precision_recall(curve: Mapping[str, Sequence[float]]) -> Markup:
-    points = tuple(Point(r, p) for r, p in zip(curve["recall"], curve["precision"], strict=True))
-    half = min(range(len(points)), key=lambda i: abs(curve["threshold"][i] - 0.5))
-    middle = Point(points[half].x, points[half].y, "threshold 0.5", named=True)
-    told = f"At the threshold 0.5 precision is {middle.y:.3f} and recall {middle.x:.3f}."
-    lines = [Series("precision over recall", 0, points, line=True, marks=False), Series("", 1, (middle,))]
-    return plot("pr", "Precision and recall", told, shares("recall"), shares("precision"), lines)
-
-
-def _f_curve(curve: Mapping[str, Sequence[float]]) -> Markup:
-    points = tuple(Point(t, f) for t, f in zip(curve["threshold"], curve["f"], strict=True))
-    best = max(points, key=lambda point: point.y)
-    told = f"The best mean F is {best.y:.3f}, at the threshold {best.x:.3f}."
-    top = Point(best.x, best.y, f"best, at {best.x:.2f}", named=True)
-    lines = [Series("mean F", 0, points, line=True, marks=False), Series("", 1, (top,))]
-    return plot("f", "F against the threshold", told, shares("threshold"), shares("F"), lines)
-
-
-def _score_histogram(scores: Sequence[float]) -> Markup:
-    counts = [int(count) for count in np.histogram(scores, BINS, (0.0, 1.0))[0]]
-    middle = float(np.median(scores))
-    told = f"{len(scores):,} clips; half of them score above {middle:.3f}."
-    axis: Axis = shares("score of a clip")
-    return histogram("scores", "Scores of the clips", told, axis, counts, "clips")
-
-
-def _is_hard(curve: Mapping[str, Sequence[float]] | None) -> bool:
-    """Whether all thresholds but the first, which takes every pixel, select the same: masks of 0 and 255 alone."""
-    return bool(curve) and len({*curve["recall"][1:]}) == 1 if curve else False
 
 
 def _silence(silence: Mapping[str, Any]) -> list[Row]:

@@ -23,8 +23,8 @@ class Scores:
     protocols; `protocol` is the one asked for. `silence` holds what `SilenceTally.compute` returns. `per_class` rows
     (`name`, `clips` and `frames` whose truth holds it, `j` or `iou`, `f`) follow the `fixed` definitions, so that they
     depend neither on batches nor on padding. `per_clip` rows hold `id`, `group`, `frames`, `score` (mean J, or mean IoU
-    of the classes that the clip's truth or prediction holds) and `f`. `curve` is the mean `precision`, `recall` and `f` at
-    the 255 values of `threshold` of binary predictions, None for label maps. `missing` are the clips that lacked
+    of the classes that the clip's truth or prediction holds) and `f`. `curve` is the mean `precision`, `recall` and `f`
+    at the 255 values of `threshold` of binary predictions, None for label maps. `missing` are the clips that lacked
     predictions, `missing_masks` of them in all, which count as empty.
     """
 

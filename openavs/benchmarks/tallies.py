@@ -39,7 +39,7 @@ class Tally(Protocol):
         """One row per class or category, by the `fixed` definitions; None where nothing holds the class."""
 
     def curve(self) -> dict[str, list[float]] | None:
-        """Mean precision, recall and F at every threshold, over the frames with non-empty truth; None for label maps."""
+        """Mean precision, recall and F at every threshold, over frames with non-empty truth; None for label maps."""
 
 
 def tally_for(dataset: Dataset, clips_per_batch: int = 1) -> Tally:

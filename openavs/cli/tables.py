@@ -56,10 +56,12 @@ def print_published(rows: Sequence[Published], most: int = 8) -> None:
 
 def published_text(rows: Sequence[Published], most: int = 8) -> str:
     """What `print_published` prints; columns that no row fills are left out."""
-    shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in rows)]
-    extra = ["setting"] if any(row.setting for row in rows) else []
+    kinds = by_kind(rows)
+    near = [row for found in kinds.values() for row in found[:most]]
+    shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in near)]
+    extra = ["setting"] if any(row.setting for row in near) else []
     table: list[list[str]] = []
-    for kind, of_kind in by_kind(rows).items():
+    for kind, of_kind in kinds.items():
         table.append([*("" for _ in shown), kind.upper(), *("" for _ in extra), "", ""])
         table += [_published_row(row, shown, bool(extra)) for row in of_kind[:most]]
         if len(of_kind) > most:

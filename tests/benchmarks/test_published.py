@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from openavs import resources
 from openavs.benchmarks import published as module
 from openavs.benchmarks.published import FIGURES, PROTOCOLS, Published, published
+from openavs.benchmarks.published_charts import plotted, results_chart
 from openavs.types import InputError
+from tests.conftest import ROOT
 
 BENCHMARKS = ("s4", "ms3", "avss", "ov", "v3")
 ROWS = [row for benchmark in BENCHMARKS for row in published(benchmark, ablation=None)]
@@ -100,3 +104,32 @@ def test_a_wrong_cell_is_named(
     monkeypatch.setattr(module, "_rows", module._rows.__wrapped__)
     with pytest.raises(InputError, match=said):
         published("s4")
+
+
+def test_the_page_in_docs_is_the_one_that_the_file_makes(tmp_path: Path) -> None:
+    """After a change of eval/published.csv or of the charts: `python eval/published.py`, and commit docs/."""
+    made = runpy.run_path(str(ROOT / "eval" / "published.py"))["write"](tmp_path)
+    assert len(made) == 1 + len(BENCHMARKS)
+    for path in made:
+        committed = ROOT / "docs" / path.relative_to(tmp_path)
+        assert committed.read_text("utf-8") == path.read_text("utf-8"), committed
+
+
+def test_charts_are_files_of_their_own_that_say_what_they_show() -> None:
+    for benchmark in BENCHMARKS:
+        tree = ElementTree.parse(ROOT / "docs" / "published" / f"{benchmark}.svg").getroot()
+        kinds = {element.tag.rpartition("}")[2] for element in tree.iter()}
+        assert {"title", "desc", "style", "path", "text"} <= kinds
+        assert not kinds & {"script", "image", "foreignObject"}
+
+
+def test_a_chart_holds_what_compares() -> None:
+    kept = plotted("s4", published("s4"))
+    assert 50 < len(kept) < len(published("s4"))
+    assert not {"dataset-level"} & {row.protocol for row in kept}
+    assert "OpenAVS-Large" not in {row.method for row in kept}  # its data set is a guess
+    chart = results_chart("s4", kept, own=(50.0, 60.0))
+    assert chart is not None
+    assert chart.count('class="mark"') == len(kept) + 1 + 5  # this run, and the key
+    assert "this run" in chart
+    assert results_chart("s4", []) is None
