@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pictures
 
-from openavs.benchmarks.dataset import BenchmarkClip, Dataset, empty_prediction
+from openavs.benchmarks.dataset import BenchmarkClip, Dataset
+from openavs.benchmarks.missing import find_missing, read_present
 from openavs.htmlpage import jpeg_address
 from openavs.media.pictures import read_picture
 from openavs.types import BoolMask, Image, InputError
@@ -40,8 +41,8 @@ def clip_picture(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> Cl
     """
     try:
         truth = dataset.read_truth(clip)
-        read = dataset.read_prediction(clip, predictions)
-        predicted = _labels(dataset, empty_prediction(truth) if read is None else read)
+        absent = find_missing([clip], predictions).frames.get(clip.id, frozenset())
+        predicted = _labels(dataset, read_present(dataset, clip, predictions, truth, absent))
         place = int(np.argmax([(t > 0).sum() + (p > 0).sum() for t, p in zip(truth, predicted, strict=True)]))
         index = clip.annotated[place]
         image = _small(read_picture(clip.frames[index]))

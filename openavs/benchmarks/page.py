@@ -17,8 +17,17 @@ from openavs.benchmarks.charts import CHART_STYLE, bar, mark_key
 from openavs.benchmarks.clip_pictures import clip_picture
 from openavs.benchmarks.compare import class_score
 from openavs.benchmarks.dataset import Dataset
-from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, PROTOCOLS, Published, as_published, by_kind, published
-from openavs.benchmarks.published_charts import KIND_MARKS, OWN, results_chart
+from openavs.benchmarks.published import (
+    FIGURE_WORDS,
+    FIGURES,
+    PROTOCOLS,
+    Published,
+    as_published,
+    beside,
+    by_kind,
+    published,
+)
+from openavs.benchmarks.published_charts import KIND_MARKS, OWN, results_chart, shots
 from openavs.benchmarks.report_charts import is_hard, report_charts
 from openavs.benchmarks.wording import figure_name, in_order, percent, protocol_words, title_of
 from openavs.files import atomic_write
@@ -44,7 +53,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
     `dataset` and `predictions` are those that were scored; their files are read for the pictures alone.
     """
     card = _card(report["benchmark"])
-    rows = _beside(report)
+    rows = beside(report["benchmark"], report["split"])
     kinds = by_kind(rows)
     near = [row for found in kinds.values() for row in found[:NEAR]]
     style = asset("report/report.css") + asset("benchmark/benchmark.css") + CHART_STYLE
@@ -64,7 +73,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
         own=_own(report),
         own_mark=mark_key(OWN),
         measured={key: words for key, words in PROTOCOLS.items() if any(row.protocol == key for row in near)},
-        chart=results_chart(report["benchmark"], rows, _own_point(report)),
+        chart=results_chart(report["benchmark"], published(report["benchmark"]), _own_point(report, near)),
         classes=_classes(report),
         parts=[
             (name, kind) for name, kind in _PARTS.items() if any(r.get("part") == name for r in report["per_class"])
@@ -119,10 +128,6 @@ def _figures(report: Report) -> list[Row]:
 # ---------------------------------------------------------------------------------------------------------- published
 
 
-def _beside(report: Report) -> list[Published]:
-    return published(report["benchmark"]) if report["split"] == "test" else []
-
-
 def _columns(rows: Sequence[Published]) -> list[str]:
     return [name for name in FIGURES if any(getattr(row, name) is not None for row in rows)]
 
@@ -135,9 +140,12 @@ def _own(report: Report) -> dict[str, float | None]:
     return {column: None if value is None else 100 * value for column, value in values.items()}
 
 
-def _own_point(report: Report) -> tuple[float, float] | None:
+def _own_point(report: Report, near: Sequence[Published]) -> tuple[float, float] | None:
+    """Where this run lies in the chart of published results: V3's has the number of shots across and J upward."""
     own = _own(report)
     x, y = (own["base"], own["novel"]) if report["benchmark"] == "ov" else (own["j"], own["f"])
+    if report["benchmark"] == "v3":
+        x, y = (shots(near[0]) if near else None), own["j"]
     return None if x is None or y is None else (x, y)
 
 

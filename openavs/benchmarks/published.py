@@ -99,6 +99,14 @@ def published(benchmark: str, setting: str | None = None, *, ablation: str | Non
     ]
 
 
+def beside(benchmark: str, split: str) -> list[Published]:
+    """The main results that a run on a split may stand beside: published are test splits alone, of V3 per setting."""
+    if benchmark == "v3":
+        setting = "0-shot" if split == "test" else split.removesuffix("-test")
+        return published(benchmark, setting) if split.endswith("test") else []
+    return published(benchmark) if split == "test" else []
+
+
 def by_kind(rows: Iterable[Published]) -> dict[Kind, list[Published]]:
     """The rows by what the methods learned from, best first; those that are not `comparable` last."""
 

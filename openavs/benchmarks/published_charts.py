@@ -34,7 +34,7 @@ def results_chart(benchmark: str, rows: Sequence[Published], own: tuple[float, f
     kept = plotted(benchmark, rows)
     if not kept:
         return None
-    return _by_shots(benchmark, kept) if benchmark == "v3" else _scatter(benchmark, kept, own)
+    return _by_shots(benchmark, kept, own) if benchmark == "v3" else _scatter(benchmark, kept, own)
 
 
 def _scatter(benchmark: str, rows: Sequence[Published], own: tuple[float, float] | None) -> Markup:
@@ -62,23 +62,25 @@ def _scatter(benchmark: str, rows: Sequence[Published], own: tuple[float, float]
     )
 
 
-def _by_shots(benchmark: str, rows: Sequence[Published]) -> Markup:
+def _by_shots(benchmark: str, rows: Sequence[Published], own: tuple[float, float] | None) -> Markup:
     lines: list[Series] = []
     named: set[str] = set()
     for title, found in groupby(sorted(rows, key=lambda row: row.title), key=lambda row: row.title):
-        by_shot = sorted(found, key=_shots)
-        points = tuple(Point(_shots(row), row.j or 0.0, f"{title}, {row.setting}: J {row.j}") for row in by_shot)
+        by_shot = sorted(found, key=shots)
+        points = tuple(Point(shots(row), row.j or 0.0, f"{title}, {row.setting}: J {row.j}") for row in by_shot)
         method = by_shot[-1].method
         last = Point(points[-1].x, points[-1].y, method, named=method not in named)
         named.add(method)
         lines.append(Series(title, KIND_MARKS[by_shot[0].kind], (*points[:-1], last), line=True))
+    if own is not None:
+        lines.append(Series("this run", OWN, (Point(*own, "this run", named=True),)))
     told = "; ".join(f"{line.name}: {line.points[0].y:g} to {line.points[-1].y:g}" for line in lines)
     return plot(
         f"published-{benchmark}",
         f"Published results on {title_of(benchmark)}",
         f"J in percent over the number of examples per unseen class that a method was given. {told}.",
         Axis("examples per class", 0, 7, (0, 1, 3, 5)),  # room for the names behind the last points
-        spanning("J, %", [row.j or 0.0 for row in rows]),
+        spanning("J, %", [point.y for line in lines for point in line.points]),
         lines,
         [(KIND_MARKS[kind], kind) for kind in by_kind(rows)],
     )
@@ -88,7 +90,8 @@ def _figures_of(benchmark: str) -> tuple[str, str]:
     return ("base", "novel") if benchmark == "ov" else ("j", "f")
 
 
-def _shots(row: Published) -> float:
+def shots(row: Published) -> float:
+    """The number of a V3 row's setting (`3-shot`)."""
     return float(row.setting.split("-")[0])
 
 

@@ -198,11 +198,11 @@ def _answer(done: Evaluation, benchmark: str, split: str, protocol: str, clips_p
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
-    from openavs.benchmarks.published import published
+    from openavs.benchmarks.published import beside
     from openavs.cli import tables
 
     tables.print_scores(report)
-    if rows := published(report["benchmark"]):
+    if rows := beside(report["benchmark"], report["split"]):
         print()
         tables.print_published(rows, most=5)
     print(f"\nwrote {out / 'report.html'}")

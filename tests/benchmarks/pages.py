@@ -64,7 +64,7 @@ def write_dataset(root: Path, clips: int, task: Task = "binary", benchmark: str 
         return pixels > 0 if task == "binary" else pixels
 
     def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
-        paths = [folder / place for place in clip.predictions]
+        paths = [folder / clip.predictions[k] for k in clip.annotated]
         if not any(path.is_file() for path in paths):
             return None
         return np.stack([np.asarray(Pictures.open(path)) for path in paths])

@@ -199,6 +199,23 @@ def test_a_missing_frame_costs_its_picture_alone(tmp_path: Path) -> None:
 
 
 def test_a_missing_prediction_is_shown_as_empty(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path, 1)
-    picture = clip_picture(dataset, dataset.clips[0], tmp_path / "nowhere")
-    assert picture.words.endswith("prediction 0.0 % of the frame")
+    dataset = write_dataset(tmp_path, 2)
+    whole, partly = dataset.clips
+    for name in (*whole.predictions, partly.predictions[1]):
+        (tmp_path / "predictions" / name).unlink()
+    assert clip_picture(dataset, whole, tmp_path / "predictions").words.endswith("prediction 0.0 % of the frame")
+    shown = clip_picture(dataset, partly, tmp_path / "predictions").words
+    assert shown.startswith("Frame 1 of 2")  # the one that has something to show
+    assert not shown.endswith("prediction 0.0 % of the frame")
+
+
+@pytest.mark.parametrize(
+    ("split", "setting"), [("test", "0-shot"), ("1-shot-test", "1-shot"), ("val", None), ("1-shot-train", None)]
+)
+def test_v3_stands_beside_its_own_setting(split: str, setting: str | None, tmp_path: Path) -> None:
+    dataset = replace(write_dataset(tmp_path, 3, benchmark="v3"), split=split)
+    write_page(tmp_path / "report.html", report_of(dataset), dataset, tmp_path / "predictions")
+    text = Page((tmp_path / "report.html").read_text("utf-8")).text
+    assert ("Beside published results" in text) == (setting is not None)
+    for other in ("0-shot", "1-shot", "3-shot"):
+        assert (f"GAVS{other}" in "".join(text.split())) == (other == setting)
