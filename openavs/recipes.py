@@ -117,8 +117,9 @@ class Recipe(_Section):
         }
 
     def models(self) -> dict[str, str]:
-        """Stage -> the model reference it names; stages without a model are left out."""
-        named = {stage: section.options.get("model") for stage, section in self.stages().items()}
+        """Stage -> the model reference it names; stages without a model, or with one at a server, are left out."""
+        local = {stage: section for stage, section in self.stages().items() if section.use != "openai"}
+        named = {stage: section.options.get("model") for stage, section in local.items()}
         return {stage: model for stage, model in named.items() if isinstance(model, str)}
 
     def to_dict(self) -> dict[str, Any]:

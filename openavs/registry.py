@@ -77,6 +77,20 @@ _BUILT_IN = (
     ),
     Entry(
         "translator",
+        "openai",
+        "openavs.translators.openai_server:OpenAITranslator",
+        "a chat model behind an OpenAI-compatible server: vLLM, transformers serve, a paid one",
+        extra="openai",
+    ),
+    Entry(
+        "translator",
+        "vllm",
+        "openavs.translators.vllm_engine:VllmTranslator",
+        "a chat model in vLLM's own engine, in this process: for jobs of many clips",
+        extra="vllm",
+    ),
+    Entry(
+        "translator",
         "lexicon",
         "openavs.translators.lexicon:LexiconTranslator",
         "no model: a lexicon of sound events and the things that make them",
