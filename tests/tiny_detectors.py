@@ -54,6 +54,8 @@ def save_grounding_dino(
         max_position_embeddings=changes.get("max_text_len", 256),
     )
     settings: dict[str, Any] = {
+        "backbone_config": backbone,
+        "text_config": text,
         "d_model": 32,
         "encoder_layers": 2,
         "encoder_ffn_dim": 64,
@@ -64,7 +66,7 @@ def save_grounding_dino(
         "num_queries": 50,
         "max_text_len": 256,
     }
-    config = config_class(backbone_config=backbone, text_config=text, **(settings | changes))
+    config = config_class(**(settings | changes))
     model = _random(model_class, config)
     model.save_pretrained(folder)
     pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 160}, image_mean=list(mean))
