@@ -114,6 +114,13 @@ _BUILT_IN = (
         "OWLv2 (transformers): phrases to boxes",
     ),
     Entry(
+        "detector",
+        "groundingdino-py",
+        "openavs.detectors.groundingdino_py:GroundingDinoPackageDetector",
+        "Grounding DINO through its own package",
+        extra="groundingdino",
+    ),
+    Entry(
         "segmenter",
         "sam",
         "openavs.segmenters.sam:SamSegmenter",
