@@ -94,7 +94,7 @@ def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A"
     figures = [[figure_name(name, comparison["task"]), *_pair(row)] for name, row in comparison["figures"].items()]
     paired = [_paired_row(label, comparison[key]) for key, label in _PAIRED if comparison[key] is not None]
     parts = [head, columns(["each run's own figures", *titles[1:]], figures)]
-    parts.append(columns(["per clip, paired", *names, "difference [95 %]", "p", "won, tied, lost"], paired))
+    parts.append(columns(["per clip, paired", *names, "difference [95 %]", "p", f"{names[1]} won, tied, lost"], paired))
     for key, title in (("per_class", "classes that differ most"), ("differ_most", "clips that differ most")):
         rows = [[row.get("name") or row["id"], *_pair(row)] for row in comparison[key][:10] if row["difference"]]
         if rows:
