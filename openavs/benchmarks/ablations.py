@@ -21,7 +21,7 @@ from openavs.benchmarks.evaluation import Evaluation, evaluate, recipe_system
 from openavs.benchmarks.metrics import Protocol
 from openavs.benchmarks.published import published
 from openavs.benchmarks.studies import Study, Variant
-from openavs.benchmarks.wording import figure_name, protocol_words, title_of
+from openavs.benchmarks.wording import figure_name, percent, protocol_words, title_of
 from openavs.files import atomic_write
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe
@@ -172,21 +172,17 @@ def study_curve(answer: Mapping[str, Any]) -> str | None:
         return None
     places = [float(row["at"]) for row in rows]
     low, high = (places[0], places[-1]) if places[0] < places[-1] else (places[0] - 0.5, places[0] + 0.5)
-    series = [
-        Series(
-            figure_name(name, answer["task"]),
-            kind,
-            tuple(
-                Point(float(row["at"]), row["metrics"][name], f"{row['at']:g}: {row['metrics'][name]:.4f}")
-                for row in rows
-                if row["metrics"].get(name) is not None
-            ),
-            line=True,
-        )
-        for kind, name in enumerate(main_figures(answer["task"]))
-    ]
+    names = main_figures(answer["task"])
+    series = [_line(figure_name(name, answer["task"]), kind, name, rows) for kind, name in enumerate(names)]
     shown = ", ".join(group.name for group in series)
     title = f"{answer['title']}: {title_of(answer['benchmark'])}, {answer['split']}"
     told = f"{shown}, each from 0 to 1, {protocol_words(answer, answer['protocol'])}"
     chart = plot("study", title, told, Axis(answer["axis"], low, high, tuple(places)), shares(shown), series)
     return as_file(chart, _INK + CHART_STYLE)
+
+
+def _line(title: str, kind: int, figure: str, rows: Sequence[Row]) -> Series:
+    """One figure along the axis; its name stands at the first point."""
+    known = [(float(row["at"]), row["metrics"][figure]) for row in rows if row["metrics"].get(figure) is not None]
+    points = (Point(at, value, f"{title} {percent(value)}", named=not i) for i, (at, value) in enumerate(known))
+    return Series(title, kind, tuple(points), line=True)

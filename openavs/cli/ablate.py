@@ -146,7 +146,7 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
     with_published = any(row["published"] for row in answer["variants"])
     print(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {answer['clips'] or 0:,} clips")
     print(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
-    head = ["variant", *names, f"per clip, less {answer['baseline']}", "published J, F"]
+    head = ["variant", *names, f"per clip, against {answer['baseline']}", "published J, F"]
     print(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
     if answer["mirrors"]:
         print(f"\nafter {answer['mirrors']}")
