@@ -7,12 +7,13 @@ PYTEST_ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all lint fix install clean
+.PHONY: demo test test-all test-packages lint fix install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      install, then segment a scene of the synthetic world into build/demo"
 	@echo "make test      install, then run the tests (make test-all: with the slow ones)"
+	@echo "make test-packages  the same for the optional packages, each in a folder of its own beside .venv"
 	@echo "make lint      ruff and mypy, changing nothing; make fix: what ruff can mend"
 .PHONY: help
 
@@ -32,6 +33,19 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Each optional package lies in a folder of its own that goes before .venv: without its declared dependencies, which
+# would put another torch, numpy or torchvision in place of those that everything else is tested with.
+PACKAGES := $(notdir $(basename $(wildcard tests/packages/*.txt)))
+test-packages: $(PACKAGES:%=build/packages/%/.installed)
+	@failed=0; for name in $(PACKAGES); do echo "== $$name"; PYTHONPATH=$(CURDIR)/build/packages/$$name \
+		$(BIN)/python -m pytest -m "not slow" tests/packages/test_$$(echo $$name | tr - _).py $(PYTEST_ARGS) \
+		|| failed=1; done; exit $$failed
+
+build/packages/%/.installed: tests/packages/%.txt $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(@D) -r $<
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

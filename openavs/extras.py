@@ -56,6 +56,7 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
             ),
             Extra("laion-clap", "CLAP's own package", "laion-clap", note=f"it wants numpy<2; {_TORCHVISION}"),
             Extra("vllm", "the LLM engine for jobs", "vllm", note="it pins torch and transformers: give it a venv"),
+            Extra("openai", "translators at a server", "openai"),
             Extra("edge", "the small ONNX models of examples/edge", "onnxruntime", ("1.31.1",)),
         )
     }
