@@ -7,32 +7,31 @@ What leaves is one `FrameResult` per frame, in order, and it says why: what was 
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from openavs.boxes import choose, iou
 from openavs.captioners.base import Captioner
 from openavs.detectors.base import Detector
 from openavs.labels import Labeller
+from openavs.notes import Notes
 from openavs.recipes import Recipe
 from openavs.registry import Held, build_backends
-from openavs.segmenters.base import Segmenter
+from openavs.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker, check_fit
 from openavs.streaming import batched, prefetched
+from openavs.tracking import key_frames
 from openavs.translators.base import Request, Translation, Translator
 from openavs.translators.lexicon import lexicon
 from openavs.types import (
-    Box,
     Caption,
     Clip,
     Detection,
     Dropped,
     Frame,
     FrameResult,
+    Image,
     InputError,
     Mask,
     Prompt,
@@ -41,8 +40,9 @@ from openavs.types import (
     Waveform,
     Window,
 )
+from openavs.verifiers.base import Verifier
 
-log = logging.getLogger(__name__)
+__all__ = ["Notes", "Pipeline", "Progress", "Settings", "iou", "window_of"]
 
 BATCH_PIXELS = 1 << 25
 """Frames of a batch add up to at most this many pixels (eight 4K frames go one or two at a time)."""
@@ -74,8 +74,18 @@ class Settings:
     batch_windows: int = 64
 
 
+Found = tuple[tuple[Segment, ...], tuple[Dropped, ...]]
+"""What of a frame's prompts is there, and what is not."""
+
+Parts = tuple[list[list[Detection]], list[list[Mask]], list[list[Dropped]]]
+"""By frame: the boxes that are kept, their masks, and what is dropped."""
+
+
 class Pipeline:
-    """The four stages and the rules between them.
+    """The stages and the rules between them.
+
+    A segmenter that finds phrases itself (SAM 3) needs no detector; without a segmenter the tracker segments, too
+    (SAM 2 video). Verifier and tracker are optional.
 
     >>> pipe = Pipeline.from_recipe(load_recipe("tiny"))  # doctest: +SKIP
     >>> result = pipe(open_clip("video.mp4"))  # doctest: +SKIP
@@ -85,13 +95,18 @@ class Pipeline:
         self,
         captioner: Captioner,
         translator: Translator,
-        detector: Detector,
-        segmenter: Segmenter,
+        detector: Detector | None,
+        segmenter: Segmenter | PhraseSegmenter | None,
         settings: Settings | None = None,
         recipe: Mapping[str, Any] | None = None,
+        *,
+        verifier: Verifier | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
+        check_fit(detector, segmenter, tracker)
         self.captioner, self.translator = captioner, translator
-        self.detector, self.segmenter = detector, segmenter
+        self.detector, self.verifier, self.tracker = detector, verifier, tracker
+        self.segmenter: Any = segmenter or tracker
         self.settings = settings or Settings()
         self.recipe = dict(recipe or {})
         similarity = getattr(captioner, "text_similarity", None)
@@ -109,12 +124,14 @@ class Pipeline:
             batch_frames=recipe.batch.frames,
             batch_windows=recipe.batch.windows,
         )
-        return cls(*build_backends(recipe, held), settings, recipe.to_dict())
+        stages = build_backends(recipe, held)
+        main, verifier, tracker = stages[:4], stages.verifier, stages.tracker
+        return cls(*main, settings, recipe.to_dict(), verifier=verifier, tracker=tracker)
 
     @property
     def models(self) -> dict[str, Any]:
         """What every model reference of the stages resolved to."""
-        stages = (self.captioner, self.translator, self.detector, self.segmenter)
+        stages = (self.captioner, self.translator, self.detector, self.segmenter, self.verifier, self.tracker)
         return {ref: facts for stage in stages for ref, facts in getattr(stage, "models", {}).items()}
 
     # -------------------------------------------------------------------------------------------- the whole of it
@@ -201,83 +218,92 @@ class Pipeline:
         progress: Progress,
         notes: Notes,
     ) -> Iterator[FrameResult]:
-        """Decodes the frames at which something is asked for and finds it; the others are answered as they are."""
-        phrases = tuple(dict.fromkeys(prompt.phrase for prompts in asked for prompt in prompts))
-        wanted = [i for i, prompts in enumerate(asked) if prompts]
+        """Finds what is asked for; frames at which nothing is asked for are not decoded but answered as they are."""
+        wanted = sum(map(bool, asked))
+        sightings = self._see(clip, asked, progress, notes) if wanted else iter(())
+        if self.tracker is not None:
+            sightings = notes.timed_items("track", self.tracker.track(sightings))
         following = 0  # the first frame that has not left yet
+        for seen in sightings:
+            at = seen.frame.index
+            yield from (_unseen(clip, i, heard[i]) for i in range(following, at) if not asked[i])
+            result = _unseen(clip, at, heard[at])
+            yield FrameResult(at, seen.frame.time, False, result.heard, asked[at], seen.segments, seen.dropped)
+            following, wanted = at + 1, wanted - 1
+        yield from (_unseen(clip, i, heard[i]) for i in range(following, len(clip.times)) if not asked[i])
+        if wanted:
+            notes.warn(f"{wanted} of {len(clip.times)} frames could not be read; the file may be cut short")
+
+    def _see(
+        self, clip: Clip, asked: Sequence[tuple[Prompt, ...]], progress: Progress, notes: Notes
+    ) -> Iterator[Sighting]:
+        """Decodes the frames at which something is asked for, batch by batch, and looks at those that are key frames
+        (without a tracker: at all of them)."""
+        sounding = [tuple(prompt.phrase for prompt in prompts) for prompts in asked]
+        wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
+        keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
         done = 0
         progress("look", 0, len(wanted))
-        frames: Iterator[Frame] = prefetched(clip.frames(frozenset(wanted))) if wanted else iter(())
+        frames: Iterator[Frame] = notes.timed_items("decode", prefetched(clip.frames(wanted)))
         for batch in batched(frames, self.settings.batch_frames, lambda f: f.image.size // 3, BATCH_PIXELS):
-            answers = self._look_at(batch, phrases, asked, notes)
-            for frame, (segments, dropped) in zip(batch, answers, strict=True):
-                for i in range(following, frame.index):
-                    if not asked[i]:
-                        yield _unseen(clip, i, heard[i])
-                result = _unseen(clip, frame.index, heard[frame.index])
-                yield FrameResult(result.index, frame.time, False, result.heard, asked[frame.index], segments, dropped)
-                following = frame.index + 1
+            looked_at = [frame for frame in batch if frame.index in keys]
+            found = dict(zip(looked_at, self._find(looked_at, asked, notes), strict=True))
+            for frame in batch:
+                segments, dropped = found.get(frame, ((), ()))
+                yield Sighting(frame, sounding[frame.index], segments, dropped, key=frame in found)
             done += len(batch)
             progress("look", done, len(wanted))
-        for i in range(following, len(clip.times)):
-            if not asked[i]:
-                yield _unseen(clip, i, heard[i])
-        if done < len(wanted):
-            notes.warn(f"{len(wanted) - done} of {len(clip.times)} frames could not be read; the file may be cut short")
 
-    def _look_at(
-        self, batch: Sequence[Frame], phrases: Sequence[str], asked: Sequence[tuple[Prompt, ...]], notes: Notes
-    ) -> list[tuple[tuple[Segment, ...], tuple[Dropped, ...]]]:
-        """Segments and drops of every frame of a batch: one joint grounding caption, one image encoding a frame."""
-        images = [frame.image for frame in batch]
+    def _find(self, frames: Sequence[Frame], asked: Sequence[tuple[Prompt, ...]], notes: Notes) -> list[Found]:
+        """Segments and drops of some frames: boxes of what sounds at each, their masks, and the verifier's word."""
+        if not frames:
+            return []
+        images = [frame.image for frame in frames]
+        prompts = [asked[frame.index] for frame in frames]
+        if self.detector is None:
+            kept, masks, dropped = self._phrases_to_masks(images, prompts, notes)
+        else:
+            kept, masks, dropped = self._boxes_to_masks(images, prompts, _phrases(asked), notes)
+        found = [self._compose(*parts) for parts in zip(kept, masks, dropped, strict=True)]
+        return found if self.verifier is None else self._verify(images, prompts, found, notes)
+
+    def _boxes_to_masks(
+        self, images: list[Image], prompts: list[tuple[Prompt, ...]], phrases: tuple[str, ...], notes: Notes
+    ) -> Parts:
+        """One joint grounding caption of all that sounds in the clip, then one image encoding a frame."""
+        assert self.detector is not None
         with notes.timed("detect"):
-            found = self.detector.detect(images, [phrases] * len(batch))
-        chosen = [self.choose(boxes, asked[frame.index]) for frame, boxes in zip(batch, found, strict=True)]
+            candidates = self.detector.detect(images, [phrases] * len(images))
+        chosen = [self.choose(boxes, own) for boxes, own in zip(candidates, prompts, strict=True)]
+        kept, dropped = [boxes for boxes, _ in chosen], [drops for _, drops in chosen]
         with notes.timed("segment"):
-            masks = self.segmenter.segment(images, [[d.box for d in kept] for kept, _ in chosen])
-        return [self._compose(kept, made, dropped) for (kept, dropped), made in zip(chosen, masks, strict=True)]
+            masks = self.segmenter.segment(images, [[detection.box for detection in boxes] for boxes in kept])
+        return kept, masks, dropped
+
+    def _phrases_to_masks(self, images: list[Image], prompts: list[tuple[Prompt, ...]], notes: Notes) -> Parts:
+        """One model from phrases to masks; the same rules choose among what it finds."""
+        with notes.timed("segment"):
+            finds = self.segmenter.segment_phrases(images, [[prompt.phrase for prompt in own] for own in prompts])
+        chosen = [self.choose([box for box, _ in own], asked) for own, asked in zip(finds, prompts, strict=True)]
+        kept, dropped = [boxes for boxes, _ in chosen], [drops for _, drops in chosen]
+        masks = [[dict(own)[box] for box in boxes] for own, boxes in zip(finds, kept, strict=True)]
+        return kept, masks, dropped
 
     def choose(
         self, candidates: Sequence[Detection], prompts: Sequence[Prompt]
     ) -> tuple[list[Detection], list[Dropped]]:
         """The boxes that are kept, best first, and what becomes of the phrases without one."""
         rules = self.settings
-        kept: list[Detection] = []
-        dropped: list[Dropped] = []
-        phrases = {prompt.phrase for prompt in prompts}
-        near: dict[str, Detection] = {}  # the best box of each phrase that lies under the threshold
-        for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
-            if box.score < rules.box_threshold:
-                near.setdefault(box.phrase, box)
-            elif covering := self._covering(box, kept):
-                if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
-                    dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
-            elif len(kept) == rules.max_boxes or self._is_full(box.phrase, kept):
-                dropped.append(Dropped(box.phrase, "too many", box.score, box.box))
-            else:
-                kept.append(box)
-        answered = {box.phrase for box in kept} | {drop.phrase for drop in dropped}
-        for phrase in (prompt.phrase for prompt in prompts if prompt.phrase not in answered):
-            best = near.get(phrase)
-            if best is None:
-                dropped.append(Dropped(phrase, "not found"))
-            else:
-                dropped.append(Dropped(phrase, "below threshold", best.score, best.box))
-        return kept, dropped
+        return choose(
+            candidates,
+            prompts,
+            threshold=rules.box_threshold,
+            nms_iou=rules.nms_iou,
+            max_boxes=rules.max_boxes,
+            max_per_phrase=rules.max_per_phrase,
+        )
 
-    def _covering(self, box: Detection, kept: Sequence[Detection]) -> list[Detection]:
-        """The kept, better boxes that a box overlaps too much to be another thing."""
-        limit = self.settings.nms_iou
-        return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
-
-    def _is_full(self, phrase: str, kept: Sequence[Detection]) -> bool:
-        """Whether a phrase has as many boxes as it may have."""
-        limit = self.settings.max_per_phrase
-        return limit is not None and sum(other.phrase == phrase for other in kept) >= limit
-
-    def _compose(
-        self, kept: Sequence[Detection], masks: Sequence[Mask], dropped: Sequence[Dropped]
-    ) -> tuple[tuple[Segment, ...], tuple[Dropped, ...]]:
+    def _compose(self, kept: Sequence[Detection], masks: Sequence[Mask], dropped: Sequence[Dropped]) -> Found:
         """Boxes and their masks as labelled segments; an empty or too small mask is no segment."""
         segments, drops = [], list(dropped)
         for box, mask in zip(kept, masks, strict=True):
@@ -288,30 +314,24 @@ class Pipeline:
             segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, label, how))
         return tuple(segments), tuple(drops)
 
+    def _verify(
+        self, images: list[Image], prompts: list[tuple[Prompt, ...]], found: list[Found], notes: Notes
+    ) -> list[Found]:
+        """Drops the segments that do not look like what they are taken for."""
+        assert self.verifier is not None
+        with notes.timed("verify"):
+            verdicts = self.verifier.verify(
+                images, [segments for segments, _ in found], [[prompt.phrase for prompt in own] for own in prompts]
+            )
+        answers = []
+        for (segments, dropped), own in zip(found, verdicts, strict=True):
+            judged = list(zip(segments, own, strict=True))
+            gone = [Dropped(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
+            answers.append((tuple(s for s, verdict in judged if verdict.kept), (*dropped, *gone)))
+        return answers
+
 
 # ----------------------------------------------------------------------------------------------------------- the rest
-
-
-@dataclass
-class Notes:
-    """What is worth telling about a clip's run besides its results: warnings, and seconds by stage."""
-
-    warnings: list[str] = field(default_factory=list)
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def warn(self, sentence: str) -> None:
-        """Keeps a sentence about this clip and logs it."""
-        log.warning("%s", sentence)
-        self.warnings.append(sentence)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Adds the time spent inside to a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - started
 
 
 def window_of(audio: Waveform, at: float, fps: float, length: float, labels: tuple[str, ...] = ()) -> Window:
@@ -324,14 +344,9 @@ def window_of(audio: Waveform, at: float, fps: float, length: float, labels: tup
     return Window(audio.cut(start, end), start, max(start, end), labels)
 
 
-def iou(one: Box, two: Box) -> float:
-    """Intersection over union of two boxes; 0 for boxes without area."""
-    width = min(one[2], two[2]) - max(one[0], two[0])
-    height = min(one[3], two[3]) - max(one[1], two[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    return both / ((one[2] - one[0]) * (one[3] - one[1]) + (two[2] - two[0]) * (two[3] - two[1]) - both)
+def _phrases(asked: Sequence[tuple[Prompt, ...]]) -> tuple[str, ...]:
+    """All phrases of a clip, in the order in which they are first asked for."""
+    return tuple(dict.fromkeys(prompt.phrase for prompts in asked for prompt in prompts))
 
 
 def _unseen(clip: Clip, index: int, captions: tuple[Caption, ...] | None) -> FrameResult:

@@ -90,8 +90,10 @@ class Recipe(_Section):
     silence: Silence = Silence()
     captioner: Stage
     translator: Stage
-    detector: Stage
-    segmenter: Stage
+    detector: Stage | None  # null: the segmenter finds phrases itself
+    segmenter: Stage | None  # null: the tracker segments, too
+    verifier: Stage | None = None
+    tracker: Stage | None = None
     keep: Keep = Keep()
     vocabulary: list[Text] | None = None  # closes the set of labels; null: open vocabulary
     aliases: dict[str, Text] = {}  # phrase -> label
@@ -108,13 +110,16 @@ class Recipe(_Section):
         return self._base
 
     def stages(self) -> dict[str, Stage]:
-        """The four stages in the order of the pipeline."""
-        return {
+        """The stages that the recipe has, in the order of the pipeline."""
+        stages = {
             "captioner": self.captioner,
             "translator": self.translator,
             "detector": self.detector,
             "segmenter": self.segmenter,
+            "verifier": self.verifier,
+            "tracker": self.tracker,
         }
+        return {stage: section for stage, section in stages.items() if section is not None}
 
     def models(self) -> dict[str, str]:
         """Stage -> the model reference it names; stages without a model, or with one at a server, are left out."""

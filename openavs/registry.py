@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openavs.options import bind_options
 from openavs.plugins import is_file_reference, load_file_class
+from openavs.segmenters.base import check_fit
 from openavs.spelling import nearest
 from openavs.types import InputError
 
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from openavs.captioners.base import Captioner
     from openavs.detectors.base import Detector
     from openavs.recipes import Recipe
-    from openavs.segmenters.base import Segmenter
+    from openavs.segmenters.base import PhraseSegmenter, Segmenter, Tracker
     from openavs.translators.base import Translator
+    from openavs.verifiers.base import Verifier
 
 _log = logging.getLogger(__name__)
 
-STAGES = ("captioner", "translator", "detector", "segmenter")
+STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ _BUILT_IN = (
         "audio-tagger",
         "openavs.captioners.audio_tagger:AudioTaggerCaptioner",
         "AST and other audio classifiers (transformers): the labels they were trained on",
+    ),
+    Entry(
+        "captioner",
+        "laion-clap",
+        "openavs.captioners.laion_clap:LaionClapCaptioner",
+        "CLAP through its own package, laion-clap, with its own checkpoints",
+        extra="laion-clap",
     ),
     Entry(
         "captioner",
@@ -145,16 +154,24 @@ _BUILT_IN = (
         "openavs.segmenters.box:BoxSegmenter",
         "no model: the filled box is the mask (a baseline)",
     ),
+    Entry(
+        "tracker",
+        "iou",
+        "openavs.segmenters.iou_tracker:IouTracker",
+        "no model: segments of neighbouring frames that overlap are the same thing",
+    ),
 )
 
 
 class Backends(NamedTuple):
-    """The four stages of a recipe, built."""
+    """The stages of a recipe, built; None for those that it has not."""
 
     captioner: Captioner
     translator: Translator
-    detector: Detector
-    segmenter: Segmenter
+    detector: Detector | None
+    segmenter: Segmenter | PhraseSegmenter | None
+    verifier: Verifier | None
+    tracker: Tracker | None
 
 
 class Registry:
@@ -238,7 +255,7 @@ Held = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
 
 
 def build_backends(recipe: Recipe, held: Held | None = None) -> Backends:
-    """Makes the recipe's four stages; all four are checked before the first one loads a model.
+    """Makes the recipe's stages; all are checked before the first one loads a model.
 
     Recipes that are run one after the other share what they have in common by giving each of these calls the same
     `held`: a stage made before from equal arguments is taken from it (backends have no hidden state), what no longer
@@ -246,21 +263,24 @@ def build_backends(recipe: Recipe, held: Held | None = None) -> Backends:
     """
     held = {} if held is None else held
     checked = check_backends(recipe)
-    for stage in [stage for stage, (made_from, _) in held.items() if made_from != checked[stage]]:
+    for stage in [stage for stage, (made_from, _) in held.items() if made_from != checked.get(stage)]:
         del held[stage]
     for stage, (cls, arguments) in checked.items():
         if stage not in held:
             held[stage] = ((cls, arguments), cls(**arguments))
-    return Backends(*(held[stage][1] for stage in STAGES))
+    made: dict[str, Any] = {stage: held[stage][1] if stage in held else None for stage in STAGES}
+    return Backends(**made)
 
 
 def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:
     """By stage: the class and its checked arguments; builds nothing. Raises InputError as `Registry.build` does."""
     shared = {"device": recipe.device, "dtype": recipe.dtype, "offline": recipe.offline}
-    return {
+    checked = {
         stage: Registry(stage).check(section.use, section.options, shared, recipe.base)
         for stage, section in recipe.stages().items()
     }
+    check_fit(*(checked[stage][0] if stage in checked else None for stage in ("detector", "segmenter", "tracker")))
+    return checked
 
 
 @cache

@@ -228,7 +228,8 @@ class Dropped:
     """Something that was asked for and is not among the segments, and why.
 
     `reason` is one of `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many`
-    (over the number of boxes that a frame or a phrase may have), `empty mask` (none, or smaller than the least area).
+    (over the number of boxes that a frame or a phrase may have), `empty mask` (none, or smaller than the least area),
+    `verifier` (does not look like its phrase; the score is the verifier's), `not tracked` (between key frames).
     """
 
     phrase: str

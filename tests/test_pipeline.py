@@ -101,7 +101,7 @@ def test_the_result_carries_its_recipe_models_and_timings(result: Segmentation) 
         "openavs:tiny/grounding-dino",
         "openavs:tiny/sam",
     }
-    assert set(result.timings) == {"listen", "ask", "detect", "segment"}
+    assert set(result.timings) == {"listen", "ask", "decode", "detect", "segment"}
 
 
 def test_two_sources_at_once_are_both_found(tiny: Pipeline) -> None:

@@ -1,0 +1,64 @@
+"""Boxes: how two overlap, and which of a detector's candidates are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openavs.types import Box, Detection, Dropped, Prompt
+
+
+def iou(one: Box, two: Box) -> float:
+    """Intersection over union of two boxes; 0 for boxes without area."""
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((one[2] - one[0]) * (one[3] - one[1]) + (two[2] - two[0]) * (two[3] - two[1]) - both)
+
+
+def choose(
+    candidates: Sequence[Detection],
+    prompts: Sequence[Prompt],
+    *,
+    threshold: float,
+    nms_iou: float | None,
+    max_boxes: int,
+    max_per_phrase: int | None,
+) -> tuple[list[Detection], list[Dropped]]:
+    """The boxes of a frame that are kept, best first, and what becomes of the phrases without one.
+
+    See `pipeline.Settings` for the rules. Candidates of phrases that are not asked for are left out without a word.
+    """
+    kept: list[Detection] = []
+    dropped: list[Dropped] = []
+    phrases = {prompt.phrase for prompt in prompts}
+    near: dict[str, Detection] = {}  # the best box of each phrase that lies under the threshold
+    for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
+        if box.score < threshold:
+            near.setdefault(box.phrase, box)
+        elif covering := _covering(box, kept, nms_iou):
+            if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
+                dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
+        elif len(kept) == max_boxes or _is_full(box.phrase, kept, max_per_phrase):
+            dropped.append(Dropped(box.phrase, "too many", box.score, box.box))
+        else:
+            kept.append(box)
+    answered = {box.phrase for box in kept} | {drop.phrase for drop in dropped}
+    for phrase in (prompt.phrase for prompt in prompts if prompt.phrase not in answered):
+        best = near.get(phrase)
+        if best is None:
+            dropped.append(Dropped(phrase, "not found"))
+        else:
+            dropped.append(Dropped(phrase, "below threshold", best.score, best.box))
+    return kept, dropped
+
+
+def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) -> list[Detection]:
+    """The kept, better boxes that a box overlaps too much to be another thing."""
+    return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
+
+
+def _is_full(phrase: str, kept: Sequence[Detection], limit: int | None) -> bool:
+    """Whether a phrase has as many boxes as it may have."""
+    return limit is not None and sum(other.phrase == phrase for other in kept) >= limit
