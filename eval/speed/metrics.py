@@ -155,7 +155,7 @@ def compare(
     reference: Callable[[], Any],
     same: Callable[[Any, Any], bool],
 ) -> dict[str, Any]:
-    """Both sides in turns; seconds are the medians of a repeat."""
+    """Both sides in turns; seconds are CPU seconds, the medians of a repeat."""
     identical = same(ours(), reference())  # and both are warm
     fast, slow = [], []
     for turn in range(repeats):
@@ -167,8 +167,8 @@ def compare(
     return {
         f"{name}_ratio": round(by_cpu, 1),
         f"{name}_ratio_wall": round(by_wall, 1),
-        f"{name}_cpu_seconds": round(median(a for a, _ in fast), 5),
-        f"{name}_reference_cpu_seconds": round(median(b for b, _ in slow), 5),
+        f"{name}_ours_seconds": round(median(a for a, _ in fast), 5),
+        f"{name}_reference_seconds": round(median(b for b, _ in slow), 5),
         f"{name}_identical": identical,
     }
 

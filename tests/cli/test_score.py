@@ -188,17 +188,40 @@ def test_a_clip_that_is_listed_twice_is_refused(openavs: Run, own: Path) -> None
     assert answer.code == 2 and "twice" in answer.err
 
 
-def test_a_truth_of_odd_values_or_colours_is_refused(openavs: Run, own: Path) -> None:
-    grey = min((own / "s4/s4_data/gt_masks/test").rglob("*.png"))
-    replaced("L", colour=7)(grey)
-    answer = openavs(*arguments(own, "s4"))
-    assert answer.code == 2 and "holds the value 7" in answer.err
-    colours = min((own / "avss").rglob("labels_semantic/0.png"), default=None) or min(
-        (own / "avss").rglob("labels_rgb/0.png")
-    )
-    replaced("L" if colours.parent.name == "labels_semantic" else "RGB", colour=200)(colours)
-    answer = openavs(*arguments(own, "avss"))
-    assert answer.code == 2 and "200" in answer.err
+@pytest.mark.parametrize(
+    ("layout", "folder", "edit", "says"),
+    [
+        ("s4", "gt_masks", replaced("L", colour=7), "holds the value 7"),
+        ("s4", "gt_masks", truncated, "truncated"),
+        ("avss", "labels_semantic", replaced("L", colour=200), "holds the value 200"),
+        ("avss", "labels_rgb", replaced("RGB", colour=(1, 2, 3)), "the colour (1, 2, 3)"),
+    ],
+)
+def test_a_bad_truth_is_one_sentence_with_its_file(
+    openavs: Run, own: Path, layout: str, folder: str, edit: Edit, says: str
+) -> None:
+    others = [path for path in (own / layout).rglob("labels_*") if path.name != folder]
+    for other in others:
+        shutil.rmtree(other)
+    path = min(path for path in (own / layout).rglob("*.png") if folder in path.parts)
+    edit(path)
+    answer = openavs(*arguments(own, layout))
+    assert (answer.code, answer.out) == (2, "")
+    assert says in answer.err and path.name in answer.err
+
+
+def test_v3_scores_binary_masks_by_class(openavs: Run, own: Path, tmp_path: Path) -> None:
+    """V3 is a table of its own over the clips of AVSBench-semantic."""
+    root, masks = own / "avss", tmp_path / "masks"
+    shutil.copy(root / "metadata.csv", root / "meta_v3_unseen.csv")
+    dataset = open_dataset("v3", root)
+    for clip in dataset.clips:
+        for place, mask in zip(clip.predictions, dataset.read_truth(clip), strict=True):
+            (masks / place).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(masks / place)
+    found = openavs("score", "v3", "--root", root, "--predictions", masks, "--protocol", "fixed", "--json").json()
+    assert found["metrics"]["miou"] == pytest.approx(1.0)
+    assert {row["name"] for row in found["per_class"]} == {name for clip in dataset.clips for name in clip.classes}
 
 
 def test_wrong_usage_exits_with_2(openavs: Run, released: Path, tmp_path: Path) -> None:
