@@ -19,7 +19,7 @@ Finding = dict[str, Any]
 
 def check(as_json: Json = False) -> None:
     """Say whether this machine is ready, and what to do where it is not. Exit code 1 if something is wrong."""
-    findings = [_python(), *_torch(), _memory(), *_codecs(), _disk()]
+    findings = [_python(), *_torch(), _memory(), *_codecs(), _disk(), *_torchvision(), *_extras()]
     recipes = _recipes()
     ready = not any(finding["state"] == "problem" for finding in [*findings, *recipes])
     if as_json:
@@ -103,6 +103,46 @@ def _disk() -> Finding:
         fix = "the largest recipe downloads about 12 GB; free some or set HF_HOME to a larger disk"
         return _finding("disk", f"{free:.1f} GiB are free for models in {cache}; {fix}.", "note", **facts)
     return _finding("disk", f"{free:.0f} GiB are free for models in {cache}.", **facts)
+
+
+def _torchvision() -> list[Finding]:
+    """Whether a torchvision that nobody needs breaks transformers: a build for another torch does, at import."""
+    from importlib import import_module
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = version("torchvision")
+    except PackageNotFoundError:
+        return []
+    try:
+        import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as problem:
+        why = f"torchvision {installed} does not fit the installed torch ({str(problem).splitlines()[0]})"
+        fix = "transformers fails with it; run: pip uninstall torchvision (openavs does without), or install its match"
+        return [_finding("torchvision", f"{why}; {fix}", "problem", version=installed)]
+    return [_finding("torchvision", f"torchvision {installed} fits the installed torch.", version=installed)]
+
+
+def _extras() -> list[Finding]:
+    from openavs.extras import EXTRAS
+
+    return [_extra(extra) for extra in EXTRAS.values()]
+
+
+def _extra(extra: Any) -> Finding:
+    """Whether an optional package is installed, and in a version that was tried. Absent ones are no problem."""
+    installed = extra.version()
+    facts = {"extra": extra.name, "package": extra.package, "installed": installed, "tried": [*extra.tried]}
+    note = f"; {extra.note}" if extra.note else ""
+    if installed is None:
+        says = f"Extra {extra.name} ({extra.brings}) is not installed; if you want it: {extra.command}{note}."
+        return _finding("extra", says, **facts)
+    if extra.tried and installed not in extra.tried:
+        known = ", ".join(extra.tried)
+        fix = f"if it fails: pip install {extra.package}=={extra.tried[-1]}"
+        says = f"Extra {extra.name}: {extra.package} {installed} is installed, but {known} was tried; {fix}"
+        return _finding("extra", says, "note", **facts)
+    return _finding("extra", f"Extra {extra.name}: {extra.package} {installed} is installed.", **facts)
 
 
 def _recipes() -> list[Finding]:

@@ -51,10 +51,31 @@ def _recipes() -> Any:
             "summary": recipe.summary,
             "licence": recipe.licence,
             "models": recipe.models(),
+            "weights": {model: _weights(model) for model in dict.fromkeys(recipe.models().values())},
             "backends": {stage: section.use for stage, section in recipe.stages().items()},
         }
         for recipe in map(load_recipe, resources.names("pipelines"))
     ]
+
+
+def _weights(reference: str) -> dict[str, Any]:
+    """Where a model's weights are, what its licence is, and how much there is to download."""
+    from openavs.hub import resolve
+    from openavs.known_models import known_model
+    from openavs.types import ModelError
+
+    known = known_model(reference)
+    facts: dict[str, Any] = {
+        "licence": known.licence if known else None,
+        "permissive": known.permissive if known else "unknown",
+        "download_gb": known.download if known else None,
+    }
+    try:
+        found = resolve(reference, offline=True)
+    except ModelError:
+        return facts | {"state": "to download" if reference.startswith("hf:") else "missing"}
+    state = "embedded" if reference.startswith("openavs:") else "cached" if reference.startswith("hf:") else "local"
+    return facts | {"state": state, "licence": facts["licence"] or found.licence}
 
 
 def _backends() -> Any:
@@ -62,7 +83,17 @@ def _backends() -> Any:
 
     from openavs.registry import STAGES, Registry
 
-    return [asdict(entry) for stage in STAGES for entry in Registry(stage).entries()]
+    entries = [entry for stage in STAGES for entry in Registry(stage).entries()]
+    return [asdict(entry) | {"installed": _installed(entry.extra)} for entry in entries]
+
+
+def _installed(extra: str | None) -> str | None:
+    """`core`, the version of the extra's package, or None where it is absent."""
+    from openavs.extras import EXTRAS
+
+    if extra is None:
+        return "core"
+    return EXTRAS[extra].version() if extra in EXTRAS else None
 
 
 def _benchmarks() -> Any:
@@ -104,7 +135,16 @@ def _print_recipes(recipes: Any) -> None:
         print(f"    licence: {recipe['licence'] or 'not stated'}")
         for stage, use in recipe["backends"].items():
             model = recipe["models"].get(stage)
-            print(f"    {stage}: {use}{f', {model}' if model else ''}")
+            about = f", {model} ({_told(recipe['weights'][model])})" if model else ""
+            print(f"    {stage}: {use}{about}")
+
+
+def _told(weights: Any) -> str:
+    """`cached`, `0.6 GB to download`, and a warning where the licence is not a permissive one."""
+    size = f"{weights['download_gb']:g} GB " if weights["download_gb"] and weights["state"] == "to download" else ""
+    licence = weights["licence"] or "licence not known"
+    warning = {"yes": "", "no": f"; NOT PERMISSIVE: {licence}", "unknown": f"; {licence}"}[weights["permissive"]]
+    return f"{size}{weights['state']}{warning}"
 
 
 def _print_backends(backends: Any) -> None:
@@ -114,9 +154,16 @@ def _print_backends(backends: Any) -> None:
         if entry["stage"] != stage:
             stage = entry["stage"]
             print(f"\n  {stage}")
-        extra = f' (pip install "openavs[{entry["extra"]}]")' if entry["extra"] else ""
+        extra = "" if entry["installed"] == "core" else f" ({_state(entry)})"
         origin = "" if entry["origin"] == "openavs" else f" from {entry['origin']}"
         print(f"    {entry['name']:16} {entry['summary']}{origin}{extra}")
+
+
+def _state(entry: Any) -> str:
+    """Whether a backend's extra is installed, and if not, how to install it."""
+    if entry["installed"]:
+        return f"installed: {entry['installed']}"
+    return f'pip install "openavs[{entry["extra"]}]"'
 
 
 def _print_benchmarks(benchmarks: Any) -> None:

@@ -113,6 +113,68 @@ def test_check_knows_the_embedded_models(openavs: Run) -> None:
     assert tiny["state"] == ("ok" if set(tiny["models"].values()) == {"embedded"} else "problem")
 
 
+def test_list_says_where_weights_are_and_what_they_may_be_used_for(
+    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tiny", "openavs-cpu"):
+        text = resources.find("pipelines", name).read_text(encoding="utf-8")
+        text = text.replace("hf:facebook/sam-vit-base@main", "hf:facebook/sam3@main")
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(resources, "folders", lambda kind: [tmp_path] if kind == "pipelines" else [])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    found = {recipe["name"]: recipe["weights"] for recipe in openavs("list", "recipes", "--json").json()["recipes"]}
+    assert {facts["state"] for facts in found["tiny"].values()} == {"embedded"}
+    assert found["openavs-cpu"]["hf:laion/clap-htsat-fused@main"] == {
+        "licence": "Apache-2.0",
+        "permissive": "yes",
+        "download_gb": 0.6,
+        "state": "to download",
+    }
+    assert found["openavs-cpu"]["hf:facebook/sam3@main"]["permissive"] == "no"
+    printed = openavs("list", "recipes").out
+    assert "hf:facebook/sam3@main (3.4 GB to download; NOT PERMISSIVE: SAM License, gated)" in printed
+    assert "hf:laion/clap-htsat-fused@main (0.6 GB to download)" in printed
+
+
+def test_list_and_check_know_which_extras_are_installed(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    versions = {"segment-anything": "1.0", "groundingdino-py": "0.1.0"}
+
+    def version(package: str) -> str:
+        if package not in versions:
+            raise metadata.PackageNotFoundError(package)
+        return versions[package]
+
+    monkeypatch.setattr(metadata, "version", version)
+    backends = {entry["name"]: entry["installed"] for entry in openavs("list", "backends", "--json").json()["backends"]}
+    assert (backends["sam"], backends["segment-anything"], backends["groundingdino-py"]) == ("core", "1.0", "0.1.0")
+    assert backends["laion-clap"] is None
+    assert 'pip install "openavs[laion-clap]"' in openavs("list", "backends").out
+    extras = {item["extra"]: item for item in openavs("check", "--json").json()["machine"] if item["topic"] == "extra"}
+    assert extras["segment-anything"]["says"] == "Extra segment-anything: segment-anything 1.0 is installed."
+    assert extras["groundingdino"]["state"] == "note"
+    assert "if it fails: pip install groundingdino-py==0.4.0" in extras["groundingdino"]["says"]
+    assert "numpy<2" in extras["laion-clap"]["says"]
+
+
+def test_check_finds_a_torchvision_that_would_break_transformers(
+    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a build for another torch does: installed, and an error as soon as it is imported."""
+    from transformers.utils import is_torchvision_available
+
+    assert not is_torchvision_available()  # transformers remembers this, for the tests that follow
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "torchvision-0.28.0.dist-info").mkdir()
+    (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.28.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    done = openavs("check", "--json")
+    (found,) = [item for item in done.json()["machine"] if item["topic"] == "torchvision"]
+    assert done.code == 1 and found["state"] == "problem"
+    assert "0.28.0 does not fit the installed torch" in found["says"] and "pip uninstall torchvision" in found["says"]
+
+
 def test_check_in_words_ends_with_the_verdict(openavs: Run) -> None:
     done = openavs("check")
     assert done.out.rstrip().splitlines()[-1] in ("This machine is ready.", "Not ready: mend the problems above.")

@@ -1,0 +1,67 @@
+"""What is known of a model before it is downloaded: its title, licence and size (data/models.tsv)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+Permissive = Literal["yes", "no", "unknown"]
+
+_TABLE = Path(__file__).parent / "data" / "models.tsv"
+_EMBEDDED = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """Facts of one model.
+
+    Attributes:
+        title: what people call it.
+        licence: of its weights, as its model card states it.
+        permissive: whether that licence allows any use; non-commercial and gated ones do not.
+        parameters: in millions.
+        download: approximate, in GB (10^9 bytes); 0 for an embedded model.
+    """
+
+    title: str
+    licence: str
+    permissive: Permissive
+    parameters: float
+    download: float
+
+    def memory(self, bytes_each: int) -> float:
+        """GB that the weights alone take at this many bytes a parameter."""
+        return self.parameters * bytes_each / 1000
+
+
+def known_model(reference: str) -> KnownModel | None:
+    """The facts of `hf:org/name@revision` or `openavs:tiny/name`; None for a local folder or a model not listed."""
+    if reference.startswith("openavs:"):
+        return _embedded(reference.removeprefix("openavs:"))
+    return _listed().get(reference.removeprefix("hf:").partition("@")[0])
+
+
+@cache
+def _listed() -> dict[str, KnownModel]:
+    found = {}
+    for line in _TABLE.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, title, licence, permissive, parameters, download = line.split("\t")
+        if permissive not in get_args(Permissive):
+            raise ValueError(f"{_TABLE}: {name} is permissive 'yes', 'no' or 'unknown', not {permissive!r}")
+        found[name] = KnownModel(title, licence, cast(Permissive, permissive), float(parameters), float(download))
+    return found
+
+
+def _embedded(name: str) -> KnownModel | None:
+    """An embedded model; its size is that of its files, whose weights are stored in 16 or 32 bits."""
+    weights = _EMBEDDED / name / "model.safetensors"
+    if not weights.is_file():
+        return None
+    titles = {"clap": "tiny CLAP", "lm": "tiny LM", "grounding-dino": "tiny Grounding DINO", "sam": "tiny SAM"}
+    short = name.rpartition("/")[2]
+    millions = weights.stat().st_size / 2e6
+    return KnownModel(titles.get(short, f"tiny {short}"), "Apache-2.0", "yes", millions, 0.0)
