@@ -19,8 +19,9 @@ MAX_CHARACTERS = 200  # of one caption
 MAX_CAPTIONS = 9  # of one frame: three questions of three answers each
 MAX_PHRASES = 4
 
-# `<|im_end|>`, `</s>`, `[INST]`, `<｜User｜>` and their like are made of these; no sound needs them.
-_BRACKETS = str.maketrans(dict.fromkeys("<>[]{}`\\｜", " "))
+# `<|im_end|>`, `</s>`, `[INST]`, `<｜User｜>` and their like are made of these; no sound needs them. A double quote
+# becomes a single one, so that to a model, too, nothing in a caption looks like the end of its quotation.
+_BRACKETS = str.maketrans(dict.fromkeys("<>[]{}`\\|｜", " ") | {'"': "'"})
 
 
 def build_messages(prompt: PromptTemplate | str, request: Request, *, max_phrases: int = MAX_PHRASES) -> list[Message]:
@@ -62,7 +63,7 @@ def captions_to_lines(frames: Sequence[Sequence[Caption]]) -> str:
 
 
 def clean_text(text: str) -> str:
-    """One line of at most 200 characters, without control, format and private characters and without brackets."""
+    """One line of at most 200 characters, without control and format characters, brackets and double quotes."""
     head = text[: 4 * MAX_CHARACTERS].translate(_BRACKETS)
     seen = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in head)
     return " ".join(seen.split())[:MAX_CHARACTERS].rstrip()
