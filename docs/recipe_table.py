@@ -1,0 +1,159 @@
+"""Writes docs/recipes.md from the recipe files: `python docs/recipe_table.py`.
+
+python docs/recipe_table.py --readme    prints the README's shorter table
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from openavs import resources
+from openavs.known_models import KnownModel, known_model
+from openavs.recipes import Recipe, load_recipe
+from openavs.registry import Registry
+
+PAGE = Path(__file__).parent / "recipes.md"
+STAGES = {
+    "captioner": "hears with",
+    "translator": "translates with",
+    "detector": "finds with",
+    "segmenter": "segments with",
+    "verifier": "verifies with",
+    "tracker": "tracks with",
+}
+HEAD = """# Recipes
+
+A recipe is one YAML file in [`pipelines/`](../pipelines), headed by the command that runs it. `openavs show NAME`
+prints it, and `key=value` behind a command changes one entry. `python docs/recipe_table.py` writes this page.
+
+"""
+SIZES = """
+## Download and memory
+
+What a recipe downloads once, and what its weights alone take in memory: on a CPU in float32, and on a GPU in bfloat16
+but for a stage that its recipe keeps in float32. Working memory comes on top, mostly of the image models: about 1.5 GB
+for SAM ViT-B or Grounding DINO tiny at full size, one frame at a time. Figures are approximate.
+
+"""
+MODELS = """
+## Models and their licences
+
+Licences are those of the weights, as the model cards state them. Those that are **not permissive** are marked: read
+them before use. A result's `run.json` records the licence and commit of what was really loaded.
+
+"""
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def facts(reference: str) -> KnownModel:
+    """What is known of a model, or an error that names the file to add it to."""
+    if (known := known_model(reference)) is None:
+        raise SystemExit(f"{reference}: add a line about it to openavs/data/models.tsv")
+    return known
+
+
+def what(recipe: Recipe, stage: str) -> str:
+    """The model of a stage by its title, else the backend's name."""
+    section = recipe.stages().get(stage)
+    if section is None:
+        return "-"
+    model = recipe.models().get(stage)
+    named = facts(model).title if model else str(section.options.get("model") or section.use)
+    return named if model or section.use == "none" else f"`{named}`"
+
+
+def licences(recipe: Recipe) -> str:
+    """Every licence among the recipe's weights, those that are not permissive in bold."""
+    found: dict[str, bool] = {}
+    for model in recipe.models().values():
+        known = facts(model)
+        found[known.licence] = known.permissive == "no"
+    return ", ".join(f"**{name}**" if bad else name for name, bad in found.items()) or "no weights"
+
+
+def gigabytes(value: float) -> str:
+    """`1.7 GB`, `26 MB`."""
+    return f"{value:.1f} GB" if value >= 0.1 else f"{value * 1000:.0f} MB"
+
+
+def memory(recipe: Recipe, bytes_each: int) -> float:
+    """GB of all weights at this many bytes a parameter, at least 4 where the stage asks for float32."""
+    total = 0.0
+    for stage, model in recipe.models().items():
+        exact = recipe.stages()[stage].options.get("dtype") in ("float32", "fp32")
+        total += facts(model).memory(4 if exact else bytes_each)
+    return total
+
+
+def main_rows(recipes: Iterable[Recipe], stages: Iterable[str]) -> list[list[str]]:
+    """Name, stages, licences of each recipe."""
+    return [[f"`{r.name}`", *(what(r, stage) for stage in stages), licences(r)] for r in recipes]
+
+
+def all_recipes() -> list[Recipe]:
+    return [load_recipe(name) for name in resources.names("pipelines")]
+
+
+def page(recipes: list[Recipe]) -> str:
+    """The whole of docs/recipes.md."""
+    used = [stage for stage in STAGES if any(stage in recipe.stages() for recipe in recipes)]
+    head = ["recipe", *(STAGES[stage] for stage in used), "licences of the weights"]
+    text = HEAD + table(head, main_rows(recipes, used)) + "\n"
+    text += "".join(f"- `{recipe.name}`: {recipe.summary}\n" for recipe in recipes)
+    text += SIZES + table(["recipe", "download", "weights on a CPU", "weights on a GPU"], map(sizes, recipes))
+    models = {model: facts(model) for recipe in recipes for model in recipe.models().values()}
+    rows = [[known.title, f"`{model}`", marked(known), f"{known.parameters:,.0f} M"] for model, known in models.items()]
+    text += MODELS + table(["model", "reference", "licence", "parameters"], sorted(rows))
+    return text + extras()
+
+
+def sizes(recipe: Recipe) -> list[str]:
+    """Download and memory of a recipe's distinct weights."""
+    download = sum(facts(model).download for model in dict.fromkeys(recipe.models().values()))
+    return [
+        f"`{recipe.name}`",
+        gigabytes(download) if download else "none",
+        gigabytes(memory(recipe, 4)),
+        gigabytes(memory(recipe, 2)),
+    ]
+
+
+def marked(known: KnownModel) -> str:
+    notes = {"yes": "", "no": " (**not permissive**)", "unknown": " (not known here)"}
+    return known.licence + notes[known.permissive]
+
+
+def extras() -> str:
+    """The backends that want a package of their own."""
+    stages = [stage for stage in STAGES if stage in ("captioner", "translator", "detector", "segmenter")]
+    entries = [entry for stage in stages for entry in Registry(stage).entries()]
+    rows = [
+        [f"`{entry.name}`", entry.stage, f'`pip install "openavs[{entry.extra}]"`'] for entry in entries if entry.extra
+    ]
+    intro = "\n## Backends with packages of their own\n\n`openavs check` says which are installed and fit.\n\n"
+    return intro + table(["backend", "stage", "install"], rows)
+
+
+def readme(recipes: list[Recipe]) -> str:
+    """The README's table."""
+    stages = ["captioner", "translator", "detector", "segmenter"]
+    head = ["recipe", *(STAGES[stage] for stage in stages), "licence of the weights"]
+    return table(head, main_rows(recipes, stages))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--readme", action="store_true", help="print the README's table and write nothing")
+    if parser.parse_args().readme:
+        sys.stdout.write(readme(all_recipes()))
+    else:
+        PAGE.write_text(page(all_recipes()), encoding="utf-8")
