@@ -2,10 +2,11 @@
 
     python -m openavs.checkpoints sam_vit_b_01ec64.pth models/sam_vit_b
     python -m openavs.checkpoints groundingdino_swint_ogc.pth models/groundingdino_swint
+    python -m openavs.checkpoints 630k-audioset-best.pt models/clap
 
 The packages publish pickles. A pickle can run code when it is loaded, so openavs loads none; the conversion reads one
-through torch's `weights_only` reader, which takes tensors and plain containers alone, and writes the folder that the
-`segment-anything` and `groundingdino-py` backends take.
+through torch's `weights_only` reader, which takes tensors, plain containers and numbers alone, and writes the folder
+that the `segment-anything`, `groundingdino-py` and `laion-clap` backends take.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from openavs.hub import ResolvedModel
 
-SAM, GROUNDING_DINO = "segment-anything", "groundingdino"
+SAM, GROUNDING_DINO, LAION_CLAP = "segment-anything", "groundingdino", "laion-clap"
 
 
 def read_config(found: ResolvedModel, kind: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def read_config(found: ResolvedModel, kind: str) -> dict[str, Any]:
     if given != kind:
         raise ModelError(
             f"the model '{found.ref}' is a '{given}' model, not a '{kind}' one; make a folder for this backend from "
-            "the package's own checkpoint with: python -m openavs.checkpoints CHECKPOINT.pth FOLDER"
+            "the package's own checkpoint with: python -m openavs.checkpoints CHECKPOINT FOLDER"
         )
     return dict(config)
 
@@ -78,7 +79,7 @@ def convert(checkpoint: Path, folder: Path) -> None:
     """Writes `folder/model.safetensors` and `folder/config.json` from a package's .pth checkpoint.
 
     Raises:
-        InputError: no such file, one that holds more than tensors, or a checkpoint of neither package.
+        InputError: no such file, one that holds more than tensors, or a checkpoint of none of the packages.
     """
     from safetensors.torch import save_file
 
@@ -93,29 +94,44 @@ def _read_pickle(checkpoint: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numbers()):
+            loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"the checkpoint {checkpoint} cannot be read ({error.strerror}); check its path") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise InputError(
             f"the checkpoint {checkpoint} is damaged, or holds more than tensors and is not to be trusted"
         ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
-        loaded = loaded["model"]
+    for part in ("model", "state_dict"):  # what a training run saved beside its weights is left aside
+        if isinstance(loaded, dict) and isinstance(loaded.get(part), dict):
+            loaded = loaded[part]
     if not isinstance(loaded, dict):
         raise InputError(f"the checkpoint {checkpoint} holds no tensors by name")
     named = {str(name).removeprefix("module."): value for name, value in loaded.items()}
     return {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
 
 
+def _numbers() -> list[Any]:
+    """What a NumPy number in a pickle is made of, under the names of NumPy 1 and 2: training runs save their scores."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
+    return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
+
+
 def _config_of(weights: Mapping[str, torch.Tensor], checkpoint: Path) -> dict[str, Any]:
     """What the checkpoint is, by its names; Grounding DINO's two published backbones by their width."""
     if "image_encoder.patch_embed.proj.weight" in weights:
         return {"model_type": SAM}
+    if "audio_branch.patch_embed.proj.weight" in weights:
+        return {"model_type": LAION_CLAP}
     swin = weights.get("backbone.0.patch_embed.proj.weight")
     backbones = {96: "swin_T_224_1k", 128: "swin_B_384_22k"}
     if swin is None or len(swin) not in backbones:
-        raise InputError(f"the checkpoint {checkpoint} is neither segment-anything's nor groundingdino's")
+        raise InputError(
+            f"the checkpoint {checkpoint} is neither segment-anything's nor groundingdino's nor laion-clap's"
+        )
     return {"model_type": GROUNDING_DINO, "backbone": backbones[len(swin)]}
 
 

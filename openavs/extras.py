@@ -54,7 +54,14 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
                 ("0.4.0",),
                 f"{_TORCHVISION}; without torchvision: pip install --no-deps groundingdino-py==0.4.0",
             ),
-            Extra("laion-clap", "CLAP's own package", "laion-clap", note=f"it wants numpy<2; {_TORCHVISION}"),
+            Extra(
+                "laion-clap",
+                "CLAP's own package",
+                "laion-clap",
+                ("1.1.7",),
+                "it wants numpy<2; beside numpy 2: pip install librosa, then pip install --no-deps laion-clap==1.1.7 "
+                "torchlibrosa==0.1.0",
+            ),
             Extra("vllm", "the LLM engine for jobs", "vllm", note="it pins torch and transformers: give it a venv"),
             Extra("openai", "translators at a server", "openai"),
             Extra("edge", "the small ONNX models of examples/edge", "onnxruntime", ("1.31.1",)),
