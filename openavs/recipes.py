@@ -60,6 +60,21 @@ class Keep(_Section):
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are dropped
 
 
+class Filter(_Section):
+    """Which results `openavs label` takes as labels; null: whatever the pipeline keeps. `clips/` holds them all.
+
+    Segments that fail are left out of the labels of their frame; a clip that fails as a whole gets no labels.
+    """
+
+    min_score: Score | None = None  # of a segment's box
+    min_mask_score: Score | None = None  # the segmenter's own estimate of the mask's IoU
+    min_area: Score | None = None  # share of the picture that a mask covers
+    max_area: Score | None = None
+    min_agreement: Score | None = None  # share of the questions of a frame whose captions speak of the phrase
+    min_sounding: Score | None = None  # share of a clip's frames that are not silent
+    drop_empty: bool = False  # clips in which no segment is left
+
+
 class Batch(_Section):
     """How much goes through the models at once: a matter of speed and memory."""
 
@@ -95,6 +110,7 @@ class Recipe(_Section):
     verifier: Stage | None = None
     tracker: Stage | None = None
     keep: Keep = Keep()
+    filter: Filter = Filter()
     vocabulary: list[Text] | None = None  # closes the set of labels; null: open vocabulary
     aliases: dict[str, Text] = {}  # phrase -> label
     batch: Batch = Batch()
