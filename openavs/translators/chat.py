@@ -93,7 +93,7 @@ class ChatTranslator(ABC):
         """One translation per request; `attempts` counts the model's answers that it took."""
         dialogues: dict[tuple[object, ...], _Dialogue] = {}
         clips = [self._parts(request, dialogues) for request in requests]
-        self._ask(list(dialogues.values()))
+        self._settle(list(dialogues.values()))
         return [self._join(parts) for parts in clips]
 
     def _parts(self, request: Request, dialogues: dict[tuple[object, ...], _Dialogue]) -> list[_Part]:
@@ -109,7 +109,8 @@ class ChatTranslator(ABC):
         key = (*(tuple(sorted(message.items())) for message in messages), heard, request.vocabulary)
         return dialogues.setdefault(key, _Dialogue(Question(messages, len(request.frames), request.vocabulary)))
 
-    def _ask(self, dialogues: list[_Dialogue]) -> None:
+    def _settle(self, dialogues: list[_Dialogue]) -> None:
+        """Asks every question until it is closed or its attempts are used up."""
         for _ in range(1 + self.retries):
             dialogues = [dialogue for dialogue in dialogues if not dialogue.closed]
             if not dialogues:
@@ -142,13 +143,13 @@ class ChatTranslator(ABC):
                 end = part.start + len(part.request.frames) - 1
                 notes.append(f"frames {part.start} to {end}: {note}" if len(parts) > 1 else note)
         return Translation(
-            tuple(phrases for part in parts for phrases in self._phrases(part)),
+            tuple(phrases for part in parts for phrases in self._phrases_of(part)),
             origin="lexicon" if fallen else "llm",
             note="; ".join(notes) or None,
             attempts=sum(dialogue.attempts for dialogue in asked),
         )
 
-    def _phrases(self, part: _Part) -> Frames:
+    def _phrases_of(self, part: _Part) -> Frames:
         if part.dialogue is None:
             return ((),) * len(part.request.frames)
         answer = part.dialogue.answer

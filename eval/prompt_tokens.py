@@ -1,0 +1,66 @@
+"""What one clip costs with each prompt template, in tokens: the table of docs/translators.md.
+
+    python eval/prompt_tokens.py TOKENIZER
+
+TOKENIZER is a folder or a hub name that `transformers.AutoTokenizer` takes. A chat template adds about ten tokens more.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from openavs import resources
+from openavs.benchmarks.cards import load_card
+from openavs.prompts import load_prompt
+from openavs.translators.base import Request
+from openavs.translators.messages import build_messages
+from openavs.types import Caption
+
+LABELS = [("Dog", 0.62), ("Bark", 0.21), ("Domestic animals, pets", 0.09)]  # CLAP: three labels with their scores
+SENTENCES = [  # an audio language model: an answer to each of three questions
+    ("this is a sound of", "a dog barking loudly several times in a small room"),
+    ("generate metadata", "dog, bark, animal, domestic animals, pets, inside, small room"),
+    ("generate audio caption", "a dog barks repeatedly while a man speaks in the background"),
+]
+
+
+def main(tokenizer_name: str) -> None:
+    """Prints one row of the table per prompt."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, trust_remote_code=False)
+    print("| prompt | system turn | 5 frames, CLAP | 10 frames, CLAP | 5 frames, 3 sentences | answer, 5 frames |")
+    print("|---|---|---|---|---|---|")
+    answer = count(tokenizer, json.dumps({"frames": [["dog", "man"]] * 5}))
+    for name in resources.names("prompts"):
+        counts = [asked(tokenizer, name, request) for request in (clap(5), clap(10), sentences(5))]
+        system = counts[0][0]
+        print(f"| `{name}` | {system} | " + " | ".join(str(sum(turns)) for turns in counts) + f" | {answer} |")
+
+
+def asked(tokenizer: Any, prompt: str, request: Request) -> list[int]:
+    """Tokens of the system turn and of the user's."""
+    vocabulary = tuple(load_card("avss").classes[1:]) if load_prompt(prompt).name == "closed" else None
+    turns = build_messages(prompt, Request(request.frames, vocabulary))
+    return [count(tokenizer, turn["content"]) for turn in turns]
+
+
+def count(tokenizer: Any, text: str) -> int:
+    """Tokens of a text."""
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def clap(frames: int) -> Request:
+    """A clip as CLAP hears it."""
+    return Request(tuple(tuple(Caption(text, score, i, i + 1) for text, score in LABELS) for i in range(frames)))
+
+
+def sentences(frames: int) -> Request:
+    """A clip as an audio language model hears it, asked three questions."""
+    return Request(tuple(tuple(Caption(text, None, i, i + 1, ask) for ask, text in SENTENCES) for i in range(frames)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
