@@ -34,7 +34,12 @@ SHAPES = [(48, 64), (90, 130), (131, 77), (64, 64), (360, 640), (1, 4000), (3, 2
 
 @pytest.fixture(scope="module")
 def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny SamModel whose decoder has the package's eight heads (no tensor's shape depends on them)."""
+    """A tiny SamModel with the package's eight heads in the decoder (no tensor's shape depends on them).
+
+    The package's decoder normalises with an epsilon of 1e-5, the transformers configuration says 1e-6. At this width
+    of 32 that alone moves random logits by 3e-4 of the largest, so the comparison gives both the same; at the
+    published size it does not matter (`test_the_published_size_agrees_too` leaves it as it is).
+    """
     folder = make_sam(tmp_path_factory.mktemp("sam") / "transformers")
     config = json.loads((folder / "config.json").read_text())
     config["mask_decoder_config"] |= {"num_attention_heads": 8, "layer_norm_eps": 1e-5}
@@ -181,7 +186,7 @@ def test_it_is_a_segmenter_found_by_name_and_leaves_no_trace_of_torchvision(fold
     segmenter = Registry("segmenter").build("segment-anything", {"model": str(folder)}, {"device": "cpu"})
     assert isinstance(segmenter, Segmenter)
     assert segmenter.models == {str(folder): {"revision": None, "licence": None, "path": str(folder)}}
-    assert not any(name.partition(".")[0] == "torchvision" for name in sys.modules) or "torchvision" in sys.modules
+    assert all(sys.modules[name].__spec__.origin for name in sys.modules if name.startswith("torchvision"))
 
 
 def test_a_published_checkpoint_is_converted(folder: Path, tmp_path: Path) -> None:
