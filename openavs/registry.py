@@ -156,6 +156,12 @@ _BUILT_IN = (
     ),
     Entry(
         "tracker",
+        "sam2-video",
+        "openavs.segmenters.sam2_video:Sam2VideoTracker",
+        "SAM 2 video (transformers): masks carried between key frames by its memory; segments boxes, too",
+    ),
+    Entry(
+        "tracker",
         "iou",
         "openavs.segmenters.iou_tracker:IouTracker",
         "no model: segments of neighbouring frames that overlap are the same thing",
