@@ -1,0 +1,88 @@
+"""What a job lists: one `Item` a clip, as plain data that a line of the plan holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from openavs.types import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A file inside a tar: the bytes of the archive that are its content. `name` is the member's, `suffix` its kind."""
+
+    name: str
+    offset: int
+    size: int
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One clip to label, by its files; nothing is opened before it is worked on.
+
+    `path` is the video (or the folder of its pictures, or the tar that holds it), relative to the source's folder or
+    absolute. `name` is the id that was asked for, where another had to be taken. `bytes` is the size of the file when
+    the plan was made (None: it was not there). `frames` are the picture files of a clip that comes as pictures, one a
+    second. `places` are its label files below `labels/`, where a benchmark's layout gives them, and `like` a mask whose
+    size they take. `group` is the folder below `labels/` of all others. `classes` are the clip's known labels (only
+    the `oracle` captioner looks at them).
+    """
+
+    id: str
+    path: str
+    name: str | None = None
+    bytes: int | None = None
+    audio: str | None = None
+    frames: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    like: str | None = None
+    group: str | None = None
+    classes: tuple[str, ...] = ()
+    video_slice: Slice | None = None
+    audio_slice: Slice | None = None
+
+    @property
+    def source(self) -> str:
+        """What results name as the source."""
+        return f"{self.path}::{self.video_slice.name}" if self.video_slice else self.path
+
+
+def item_to_line(item: Item) -> bytes:
+    """One line of ASCII JSON, whatever bytes a file name holds; what an item does not have is left out."""
+    data = {key: value for key in Item.__slots__ if (value := _plain(getattr(item, key))) not in (None, [])}
+    return (json.dumps(data, separators=(",", ":")) + "\n").encode("ascii")
+
+
+def line_to_item(line: bytes) -> Item:
+    """The inverse of `item_to_line`; InputError for a line that is none."""
+    try:
+        data = json.loads(line)
+        return Item(**{key: _typed(key, value) for key, value in data.items()})
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise InputError(f"the plan holds a line that is no clip ({problem}); plan anew with --overwrite") from problem
+
+
+def locate(root: Path, path: str) -> Path:
+    """Where a path of the plan lies on this machine."""
+    return root / path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Slice):
+        return [getattr(value, field.name) for field in fields(value)]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _typed(key: str, value: Any) -> Any:
+    if key.endswith("_slice"):
+        return Slice(*value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Row = Mapping[str, Any]
+"""What became of one clip: one line of `index.jsonl`."""
