@@ -147,6 +147,11 @@ class Student(nn.Module, ModelHubMixin, ABC):
 
     # --------------------------------------------------------------------------------------- what it may say otherwise
 
+    @classmethod
+    def fitted(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
+        """The settings of its configuration as a benchmark needs them, such as a head for its classes."""
+        return settings
+
     def check(self, task: Task, classes: Sequence[str]) -> None:
         """InputError if the student cannot learn this task; `classes` are the benchmark's, the background first."""
 

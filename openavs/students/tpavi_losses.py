@@ -1,0 +1,58 @@
+"""TPAVI's losses: of the masks, and AVM, which draws what a mask covers towards the sound (AVSBench, eq. 6 to 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def binary_loss(logits: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
+    """Binary cross-entropy, the mean over pixels and labelled frames.
+
+    Args:
+        logits: `[L, 1, H, W]` of the labelled frames.
+        masks: `[L, H, W]`, 0 and 1.
+        weight: `[L]`, how much each frame counts; all 1 is the published loss.
+    """
+    pixels = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), masks.float(), reduction="none")
+    return _weighted(pixels.mean(dim=(1, 2)), weight)
+
+
+def semantic_loss(logits: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy over classes, the mean over pixels and labelled frames; `logits` are `[L, classes, H, W]`."""
+    pixels = functional.cross_entropy(logits.float(), masks.long(), reduction="none")
+    return _weighted(pixels.mean(dim=(1, 2)), weight)
+
+
+def _weighted(frames: Tensor, weight: Tensor) -> Tensor:
+    return (frames * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def avm_loss(logits: Tensor, maps: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
+    """The mean over stages of KL(softmax(sound) || softmax(what the mask covers)).
+
+    What a mask covers is the mean over all pixels of the stage's map times the mask. Binary: the mask is the sigmoid of
+    the logits averaged to the stage's size, and the divergence is summed over frames and channels, as published (so it
+    grows with the batch). Classes: it is the share of pixels that are not background, which has no gradient, and the
+    divergence is averaged over frames.
+
+    Args:
+        logits: `[M, classes, H, W]`.
+        maps: by stage, `[M, c, h, w]` after a ReLU.
+        heard: by stage, the aligned audio `[M, c]`.
+    """
+    binary = logits.shape[1] == 1
+    marked = logits.float() if binary else (logits.argmax(dim=1, keepdim=True) > 0).float()
+    stages = []
+    for stage, sound in zip(maps, heard, strict=True):
+        pooled = functional.adaptive_avg_pool2d(marked, list(stage.shape[-2:]))
+        mask = pooled.sigmoid() if binary else pooled
+        covered = (stage.float() * mask).mean(dim=(2, 3))
+        divergence = functional.kl_div(
+            covered.log_softmax(dim=1), sound.float().log_softmax(dim=1), reduction="none", log_target=True
+        ).sum(dim=1)
+        stages.append(divergence.sum() if binary else divergence.mean())
+    return torch.stack(stages).mean()
