@@ -141,11 +141,11 @@ def write_predictions(
         raise InputError(f"{clip.id} has {len(clip.frames)} frames and its result {len(result.frames)}; run it again")
     size = next((png_size(path) for path in clip.truth if path is not None and path.is_file()), result.size)
     masks = _unions(result) if dataset.task == "binary" else _label_maps(result, labels)
-    encode = _grey_png if dataset.task == "binary" else palette_png
+    encode = grey_png if dataset.task == "binary" else palette_png
     for place, mask in zip(clip.predictions, masks, strict=True):
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, encode(_resized(mask, size)))
+        atomic_write(path, encode(resized(mask, size)))
 
 
 def _unions(result: Segmentation) -> Iterator[Image]:
@@ -202,14 +202,15 @@ def _remove_predictions(out: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _resized(mask: Image, size: tuple[int, int]) -> Image:
+def resized(mask: Image, size: tuple[int, int]) -> Image:
     """The mask at another (height, width), by the nearest pixel, as the published loader scales masks."""
     if mask.shape == size:
         return mask
     return np.asarray(Pictures.fromarray(mask).resize((size[1], size[0]), Pictures.Resampling.NEAREST))
 
 
-def _grey_png(mask: Image) -> bytes:
+def grey_png(mask: Image) -> bytes:
+    """A picture uint8 `[H, W]` as an 8-bit grey PNG."""
     buffer = io.BytesIO()
     Pictures.fromarray(mask).save(buffer, format="PNG")
     return buffer.getvalue()

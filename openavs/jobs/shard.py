@@ -1,15 +1,47 @@
-"""`run_shard`: one shard of a job, from its lines in the plan to its commit mark. Every engine calls it."""
+"""`run_shard`: one shard of a job, from its lines in the plan to its commit mark. Every engine calls it.
+
+What lies under `OUT/clips` and `OUT/labels`, and the mark, depends on the plan and on the models alone: not on who runs
+it, when, how often it was interrupted or what ran beside it. Times and hosts go to `OUT/log`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from openavs.benchmarks.pngs import png_size
+from openavs.jobs.behind import Behind
+from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed
 from openavs.jobs.engine import ClipDone
-from openavs.jobs.job import ShardSpec
-from openavs.types import Clip, Segmentation
+from openavs.jobs.filters import Filtered, apply
+from openavs.jobs.items import Item, Row, line_to_item, locate
+from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.journal import Journal
+from openavs.jobs.labels import label_folder, label_places, label_pngs
+from openavs.jobs.marks import commit, journal_path, read_mark
+from openavs.jobs.opening import ClipError, Media
+from openavs.jobs.rows import failed_row, finished_row
+from openavs.jobs.sidelog import SideLog
+from openavs.jobs.writing import remove_file, remove_folder, write_whole
+from openavs.recipes import Recipe, recipe_from_dict
+from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
+from openavs.streaming import prefetched
+from openavs.types import Clip, InputError, ModelError, Segmentation, segments_to_label_map
+
+log = logging.getLogger(__name__)
 
 Segment = Callable[[Clip], Segmentation]
+OPENED_AHEAD = 1
+UNWRITTEN = 2
+
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EFBIG}
 
 
 class ShardBusy(Exception):
@@ -25,7 +57,8 @@ def run_shard(
 ) -> dict[str, Any] | None:
     """Works off what is missing of a shard and commits it; the same spec gives the same files, bit for bit.
 
-    A clip's fault becomes its row. `tell` is called after every clip, `stop` asked before every clip.
+    A clip's fault becomes its row. `tell` is called after every clip (from a thread of its own), `stop` asked before
+    every clip.
 
     Returns:
         The commit mark; None if it was stopped, or if the spec names a part of the shard.
@@ -34,4 +67,174 @@ def run_shard(
         ShardBusy: another process is at work on it.
         OSError, OpenAVSError: a fault of the job and not of a clip: a full disk, a model server that refuses.
     """
-    raise NotImplementedError
+    job = spec.job
+    claim(job.out, JOB, shared=True)
+    with claimed(job.out, FIRST_SHARD + spec.number) as free:
+        if not free:
+            raise ShardBusy(f"shard {spec.number} of {job.out}")
+        if (mark := read_mark(job.out, spec.number, job.key)) is not None:
+            return mark  # by another process, meanwhile
+        items = read_items(spec)
+        work = _Work(job, spec.number, tell)
+        try:
+            work.run([item for item in items if spec.only is None or item.id in spec.only], segment, stop)
+        finally:
+            work.close()
+        entries = [work.journal.finished.get(item.id) for item in items]
+        if spec.only is not None or None in entries:
+            return None
+        return commit(job.out, spec.number, job.key, [entry for entry in entries if entry is not None])
+
+
+def read_items(spec: ShardSpec) -> list[Item]:
+    """The clips of a shard, from its lines in the plan."""
+    path = spec.job.out / "plan.jsonl"
+    with path.open("rb") as file:
+        file.seek(spec.offset)
+        lines = file.read(spec.size)
+    if len(lines) != spec.size:
+        raise InputError(f"{path} is shorter than the plan says; plan anew with --overwrite")
+    return [line_to_item(line) for line in lines.splitlines()]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What became of a clip, on its way to the writer: a result, or why there is none."""
+
+    item: Item
+    result: Segmentation | ClipError
+    seconds: float
+
+
+class _Work:
+    """The clips of one shard, one after another: the next is opened and the last one written beside the models."""
+
+    def __init__(self, job: Job, number: int, tell: Callable[[ClipDone], None]) -> None:
+        self.job, self.tell = job, tell
+        self.recipe: Recipe = recipe_from_dict(dict(job.recipe), base=job.base)
+        self.log = SideLog(job.out, number)
+        self.scratch = journal_path(job.out, number).with_suffix("")
+        self.media = Media(job.root, self.scratch, self.recipe.sample.fps)
+        shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left
+        self.journal = Journal.read(journal_path(job.out, number))
+        self.journal.believe(job.out)
+
+    def run(self, items: list[Item], segment: Segment, stop: Callable[[], bool]) -> None:
+        """Finishes the clips that are not finished, until it is told to stop."""
+        todo = [item for item in items if item.id not in self.journal.finished]
+        if not todo:
+            return
+        self.journal.start()
+        clips = prefetched(self._opened(todo), depth=OPENED_AHEAD)
+        with closing(clips) as opened, Behind(self._write, depth=UNWRITTEN) as writer:  # type: ignore[type-var]
+            for item, clip in opened:
+                if stop():
+                    return
+                started = time.monotonic()
+                result = clip if isinstance(clip, ClipError) else self._segmented(item, clip, segment)
+                writer.put(_Answer(item, result, time.monotonic() - started))
+
+    def close(self) -> None:
+        """Removes what was copied out of tars."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _opened(self, items: list[Item]) -> Iterator[tuple[Item, Clip | ClipError]]:
+        for item in items:
+            self.journal.begin(item.id)
+            try:
+                yield item, self.media.open(item)
+            except ClipError as problem:
+                yield item, problem
+
+    def _segmented(self, item: Item, clip: Clip, segment: Segment) -> Segmentation | ClipError:
+        """One clip through the models; whatever is its own fault is a row, so that one clip does not end the job."""
+        try:
+            return segment(clip)
+        except ModelError:
+            raise
+        except InputError as problem:
+            return ClipError("failed", self.media.tell(str(problem), item))
+        except OSError as problem:
+            if problem.errno in _OF_THE_MACHINE:
+                raise
+            return self._unexpected(item, problem)
+        except Exception as problem:  # noqa: BLE001 - named in its row, and logged with where it comes from
+            return self._unexpected(item, problem)
+
+    def _unexpected(self, item: Item, problem: Exception) -> ClipError:
+        log.error("clip %s failed", item.id, exc_info=problem)
+        kind = type(problem).__name__
+        if isinstance(problem, MemoryError) or kind == "OutOfMemoryError":
+            return ClipError("out_of_memory", "there is not enough memory for this clip; use a smaller batch.frames")
+        return ClipError(f"unexpected {kind}", self.media.tell(f"{kind}: {problem}", item))
+
+    # ------------------------------------------------------------------------------------------------- the writer
+
+    def _write(self, answer: _Answer) -> None:
+        started = time.monotonic()
+        item, result = answer.item, answer.result
+        _remove(self.job.out, item)
+        files: dict[str, str] = {}
+        if isinstance(result, Segmentation):
+            try:
+                row, files = self._write_result(item, result)
+            except InputError as problem:
+                result = ClipError("failed", self.media.tell(str(problem), item))
+                _remove(self.job.out, item)
+        if isinstance(result, ClipError):
+            row, files = failed_row(item, result.reason, str(result)), {}
+        self.media.close(item)
+        self.journal.finish(row, files)
+        timings = result.timings if isinstance(result, Segmentation) else {}
+        seconds = answer.seconds + time.monotonic() - started
+        done = ClipDone(item.id, row["status"], row["reason"], round(seconds, 4), timings)
+        self.log.clip(done)
+        self.tell(done)
+
+    def _write_result(self, item: Item, result: Segmentation) -> tuple[Row, dict[str, str]]:
+        clean = _impersonal(result, self.media, item)
+        filtered = apply(clean, self.recipe.filter)
+        files = {} if filtered.reason else self._write_labels(item, filtered)
+        files |= self._write_clip(clean)
+        return finished_row(item, clean, filtered), dict(sorted(files.items()))
+
+    def _write_labels(self, item: Item, filtered: Filtered) -> dict[str, str]:
+        size = None if item.like is None else png_size(locate(self.job.root, item.like))
+        places = label_places(item, filtered.result)
+        return {
+            f"labels/{place}": _put(self.job.out / "labels" / place, png)
+            for place, png in zip(places, label_pngs(filtered.result, self.job.classes, size), strict=True)
+        }
+
+    def _write_clip(self, result: Segmentation) -> dict[str, str]:
+        """`clips/<id>/`: the masks as `segment` writes them, and `result.json` last."""
+        folder = clip_folder(self.job.out, result.clip)
+        files = {}
+        numbers = mask_values(result, self.job.values, self.job.classes)
+        for frame, own in zip(result.frames, numbers, strict=True):
+            png = palette_png(segments_to_label_map(frame.segments, own, result.size))
+            files[f"masks/{frame.index:05d}.png"] = _put(folder / "masks" / f"{frame.index:05d}.png", png)
+        files["result.json"] = _put(folder / "result.json", json_bytes(segmentation_to_json(result)))
+        return {f"clips/{result.clip}/{name}": digest for name, digest in files.items()}
+
+
+def _impersonal(result: Segmentation, media: Media, item: Item) -> Segmentation:
+    """The result without what differs from run to run and from machine to machine."""
+    models = {ref: {k: v for k, v in facts.items() if k != "path"} for ref, facts in result.models.items()}
+    warnings = tuple(media.tell(warning, item) for warning in result.warnings)
+    return replace(result, timings={}, models=models, warnings=warnings, source=item.source)
+
+
+def _put(path: Path, data: bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_whole(path, data)
+
+
+def _remove(out: Path, item: Item) -> None:
+    """Removes whatever an interrupted run left of a clip."""
+    remove_folder(clip_folder(out, item.id), out)
+    if item.places:
+        for place in item.places:
+            remove_file(out / "labels" / place, out)
+    else:
+        remove_folder(out / "labels" / label_folder(item), out)

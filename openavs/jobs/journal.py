@@ -1,0 +1,84 @@
+"""The journal of a shard that is not committed yet: which clips were begun, which are finished with which files.
+
+It makes a shard resumable clip by clip, and it tells which clips can have killed a worker. Lines are appended with one
+write each and never flushed to the disk: a line, or the files it speaks of, may be lost with the power, so files are
+checked against it before they are believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openavs.jobs.items import Row
+from openavs.jobs.writing import sha256_of
+
+Entry = tuple[Row, Mapping[str, str]]
+"""A finished clip: its row, and the SHA-256 of each of its files by path below the result folder."""
+
+
+@dataclass
+class Journal:
+    """`OUT/work/<shard>.jsonl`. Only who holds the shard may write it; any of its threads may."""
+
+    path: Path
+    finished: dict[str, Entry] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)  # by the last run, and not finished
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        """What is there; a line that was cut short by a kill is left out."""
+        journal = cls(path)
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return journal
+        for line in lines:
+            journal._take(line)
+        return journal
+
+    def start(self) -> None:
+        """A run begins: what earlier ones began is no longer under way."""
+        self.path.parent.mkdir(exist_ok=True)
+        self.begun.clear()
+        self._append({"start": True}, first=b"\n")  # ends a line that was cut short
+
+    def begin(self, clip: str) -> None:
+        """A clip is about to be opened."""
+        self._append({"begin": clip})
+
+    def finish(self, row: Row, files: Mapping[str, str]) -> None:
+        """A clip is finished and its files are there."""
+        self._append({"row": dict(row), "files": dict(files)})
+        self.finished[row["id"]] = (row, files)
+
+    def believe(self, out: Path) -> None:
+        """Forgets finished clips whose files are not there as recorded."""
+        for clip, (_, files) in list(self.finished.items()):
+            if any(sha256_of(out / path) != digest for path, digest in files.items()):
+                del self.finished[clip]
+
+    def _take(self, line: bytes) -> None:
+        try:
+            data: dict[str, Any] = json.loads(line)
+        except ValueError:
+            return
+        if "start" in data:
+            self.begun.clear()
+        elif "begin" in data:
+            self.begun.add(data["begin"])
+        elif "row" in data:
+            self.finished[data["row"]["id"]] = (data["row"], data["files"])
+            self.begun.discard(data["row"]["id"])
+
+    def _append(self, data: Mapping[str, Any], first: bytes = b"") -> None:
+        line = first + json.dumps(data).encode("ascii") + b"\n"
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)

@@ -1,0 +1,89 @@
+"""Commit marks: `OUT/shards/<n>.json` says that a shard is done, which files it has, and what became of its clips.
+
+A mark is renamed into place when all its files are on the disk. What a job as a whole has done is read from the marks
+and from nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openavs.jobs.journal import Entry, Journal
+from openavs.jobs.writing import flush, write_whole
+from openavs.types import InputError
+
+FORMAT = 1
+
+
+def mark_path(out: Path, shard: int) -> Path:
+    """Where the mark of a shard lies."""
+    return out / "shards" / f"{shard:06d}.json"
+
+
+def journal_path(out: Path, shard: int) -> Path:
+    """Where the journal of a shard lies until it is committed."""
+    return out / "work" / f"{shard:06d}.jsonl"
+
+
+def read_mark(out: Path, shard: int, key: str) -> dict[str, Any] | None:
+    """The mark of a shard; None if it is not committed. InputError if it is damaged or of another plan."""
+    path = mark_path(out, shard)
+    try:
+        mark = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as problem:
+        raise InputError(f"{path} is damaged ({problem}); remove it and run the same again") from problem
+    if not isinstance(mark, dict) or mark.get("format") != FORMAT or mark.get("plan") != key:
+        raise InputError(f"{path} belongs to another plan; give another --out or start anew with --overwrite")
+    return mark
+
+
+def commit(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Flushes the files of a shard and writes its mark; `entries` are those of all its clips, in order of their ids."""
+    rows = [dict(row) for row, _ in entries]
+    files = {row["id"]: dict(own) for row, own in entries}
+    mark = {"format": FORMAT, "shard": shard, "plan": key, **summary(rows), "rows": rows, "files": files}
+    flush(out / path for own in files.values() for path in own)
+    path = mark_path(out, shard)
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, _json(mark), durable=True)
+    journal_path(out, shard).unlink(missing_ok=True)
+    return mark
+
+
+def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of rows by status and reason, and what was dropped by filters and the pipeline, over all of them."""
+    found: dict[str, Counter[str]] = {"counts": Counter(), "reasons": Counter(), "dropped": Counter()}
+    for row in rows:
+        found["counts"][row["status"]] += 1
+        found["reasons"].update([row["reason"]] if row["reason"] is not None else [])
+        found["dropped"].update(row["dropped"])
+    return {name: dict(sorted(counter.items())) for name, counter in found.items()}
+
+
+def reopen(out: Path, mark: Mapping[str, Any]) -> None:
+    """Takes a commit back for the sake of the clips that failed; the journal gets all others."""
+    path = journal_path(out, mark["shard"])
+    path.unlink(missing_ok=True)
+    journal = Journal(path)
+    journal.start()
+    for row in mark["rows"]:
+        if row["status"] != "failed":
+            journal.finish(row, mark["files"][row["id"]])
+    mark_path(out, mark["shard"]).unlink()  # last: until then the shard is committed as it was
+
+
+def committed(out: Path) -> set[int]:
+    """The numbers of the shards that have a mark."""
+    folder = out / "shards"
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, separators=(",", ":"), allow_nan=False) + "\n").encode("ascii")

@@ -1,0 +1,88 @@
+"""Files of a job: each appears whole under its name, and is on the disk when its shard's mark is.
+
+Unlike `files.atomic_write`, a file's temporary name is known (`.<name>.part`): what a killed run left is written over
+by the next one, so that nothing of an interruption remains. And files are flushed to the disk shard by shard, not one
+by one, which costs a file system much less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from openavs.files import sync_folder
+
+
+def write_whole(path: Path, data: bytes, *, durable: bool = False) -> str:
+    """Writes a file under a temporary name and renames it; gives the SHA-256 of its content.
+
+    `durable` flushes it and its name to the disk. Only one process at a time may write the same path.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+    return hashlib.sha256(data).hexdigest()
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Flushes files and their folders to the disk."""
+    folders: set[Path] = set()
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        folders.update((path.parent, path.parent.parent))
+    for folder in sorted(folders):
+        sync_folder(folder)
+
+
+def sha256_of(path: Path) -> str | None:
+    """The SHA-256 of a file's content; None if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def remove_file(path: Path, top: Path) -> None:
+    """Removes a file if it is there, and the folders above it, up to `top`, that are empty then."""
+    path.unlink(missing_ok=True)
+    path.with_name(f".{path.name}.part").unlink(missing_ok=True)
+    remove_empty(path.parent, top)
+
+
+def remove_folder(folder: Path, top: Path) -> None:
+    """Removes a folder with all that is in it, and those above it, up to `top`, that are empty then."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
+    remove_empty(folder.parent, top)
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Removes empty folders from `folder` up to `top`, which stays. Another process may put something in meanwhile."""
+    while folder != top and top in folder.parents:
+        with suppress(FileNotFoundError):
+            try:
+                folder.rmdir()
+            except OSError:  # not empty
+                return
+        folder = folder.parent
