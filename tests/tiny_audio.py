@@ -5,6 +5,7 @@ They babble. Their weights are drawn wide, so that what they say differs from so
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ def make_audio_flamingo(folder: Path) -> Path:
     return folder
 
 
-def make_voxtral(folder: Path) -> Path:
-    """A Voxtral that hears 2 s, with a tokenizer that knows its control tokens."""
+def make_voxtral(folder: Path, *, tekken: bool = False) -> Path:
+    """A Voxtral that hears 2 s, with a tokenizer that knows its control tokens; `tekken`: in Mistral's own file."""
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "hidden_size": 16}
     config = VoxtralConfig(
         audio_config={"model_type": "voxtral_encoder"} | _TOWER | sizes,
@@ -96,7 +97,10 @@ def make_voxtral(folder: Path) -> Path:
     )
     _save(VoxtralForConditionalGeneration, config, folder)
     _extractor().save_pretrained(folder)
-    audio_tokenizer().save_pretrained(folder)
+    if tekken:
+        (folder / "tekken.json").write_text(json.dumps(_tekken()), encoding="utf-8")
+    else:
+        audio_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -209,6 +213,22 @@ def audio_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _tekken() -> dict[str, Any]:
+    """Mistral's form of a tokenizer: its control tokens, then single letters."""
+    letters = [base64.b64encode(letter.encode()).decode() for letter in " abcdefghijklmnopqrstuvwxyzGTW?"]
+    return {
+        "config": {
+            "pattern": r"\p{L}+|\p{N}|[^\p{L}\p{N}]",
+            "num_vocab_tokens": len(letters),
+            "default_vocab_size": len(SPECIAL) + len(letters),
+            "default_num_special_tokens": len(SPECIAL),
+            "version": "v7",
+        },
+        "vocab": [{"rank": i, "token_bytes": letter, "token_str": None} for i, letter in enumerate(letters)],
+        "special_tokens": [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(SPECIAL)],
+    }
 
 
 def token(name: str) -> int:

@@ -216,7 +216,6 @@ def _chat_tokens(family: Family, reader: Reader, question: str, placeholder: int
 
 def _voxtral_tokens(reader: Reader, question: str) -> list[int]:
     """`<s>[INST][BEGIN_AUDIO][AUDIO]question[/INST]`, the instruct form of Mistral's tokenizer version 7 and later."""
-    names = ("[INST]", "[BEGIN_AUDIO]", "[AUDIO]", "[/INST]")
-    opening, begin, sound, closing = (int(reader.tokenizer.convert_tokens_to_ids(name)) for name in names)
-    asked = reader.tokenizer(question, add_special_tokens=False)["input_ids"]
-    return [int(reader.tokenizer.bos_token_id), opening, begin, sound, *asked, closing]
+    names = ("<s>", "[INST]", "[BEGIN_AUDIO]", "[AUDIO]", "[/INST]")
+    *before, after = (int(reader.tokenizer.convert_tokens_to_ids(name)) for name in names)
+    return [*before, *reader.tokenizer(question, add_special_tokens=False)["input_ids"], after]

@@ -148,8 +148,9 @@ class AudioLlmCaptioner:
     @property
     def _pad(self) -> int:
         """What fills up answers that ended early; it is skipped when they become text."""
-        tokenizer = self.reader.tokenizer
-        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        ends = self.model.generation_config.eos_token_id
+        candidates = [self.reader.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends]), 0]
+        return next(int(token) for token in candidates if token is not None)
 
     def _captions(self, answers: Sequence[str], window: Window) -> list[Caption]:
         texts = [(prompt.question, one_line(answer)) for prompt, answer in zip(self._prompts, answers, strict=True)]

@@ -115,13 +115,7 @@ def library(kind: str, folder: Path, window: Window, question: str) -> str:
         model_class = "AudioFlamingo3ForConditionalGeneration"
         return with_processor(folder, model_class, "AudioFlamingo3Processor", window, question)
     if kind == "voxtral":
-        places = tiny_audio.POSITIONS // 4  # 16 features a step, 64 a vector
-        return with_ids(
-            folder,
-            "VoxtralForConditionalGeneration",
-            lambda frames: f"<s>[INST][BEGIN_AUDIO]{'[AUDIO]' * places} {question}[/INST]",
-            window,
-        )
+        return with_ids(folder, "VoxtralForConditionalGeneration", voxtral_prompt(question), window)
     if kind == "qwen2.5-omni":
         from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import _get_feat_extract_output_lengths as count
 
@@ -129,6 +123,11 @@ def library(kind: str, folder: Path, window: Window, question: str) -> str:
     from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths as count
 
     return with_ids(folder, "Qwen3OmniMoeThinkerForConditionalGeneration", qwen_prompt(question, count), window)
+
+
+def voxtral_prompt(question: str) -> Callable[[int], str]:
+    places = tiny_audio.POSITIONS // 4  # 16 features a step, 64 a vector
+    return lambda frames: f"<s>[INST][BEGIN_AUDIO]{'[AUDIO]' * places}{question}[/INST]"
 
 
 def qwen_prompt(question: str, count: Callable[[int], int]) -> Callable[[int], str]:
@@ -283,6 +282,15 @@ def test_the_thinker_of_a_whole_omni_checkpoint_is_loaded(folders: dict[str, Pat
     tensors = {f"thinker.{name}": value for name, value in load_file(thinker / "model.safetensors").items()}
     save_file(tensors, whole / "model.safetensors", {"format": "pt"})
     assert texts(load(whole), WINDOWS) == texts(load(thinker), WINDOWS)
+
+
+def test_mistrals_own_tokenizer_file_serves(tmp_path: Path) -> None:
+    """As Voxtral's checkpoints have it; no package of Mistral's is needed."""
+    folder = tiny_audio.make_voxtral(tmp_path / "voxtral", tekken=True)
+    [captions] = texts(load(folder), WINDOWS[:1])
+    for text, question in zip(captions, PAPER_QUESTIONS, strict=True):
+        library = with_ids(folder, "VoxtralForConditionalGeneration", voxtral_prompt(question), WINDOWS[0])
+        assert text == one_line(library)
 
 
 def test_the_tokenizers_template_serves_where_the_processor_has_none(folders: dict[str, Path], tmp_path: Path) -> None:
