@@ -155,6 +155,12 @@ _BUILT_IN = (
         "no model: the filled box is the mask (a baseline)",
     ),
     Entry(
+        "verifier",
+        "clip",
+        "openavs.verifiers.clip:ClipVerifier",
+        "CLIP (transformers): drops masks that do not look like their phrase",
+    ),
+    Entry(
         "tracker",
         "sam2-video",
         "openavs.segmenters.sam2_video:Sam2VideoTracker",

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from openavs.hub import ResolvedModel
+from openavs.pixels import look_up, value_table
 from openavs.resize import resize_bilinear
 from openavs.types import Box, Image, InputError, ModelError
 
@@ -54,8 +55,7 @@ class SquarePixels:
         """uint8 `[H, W, 3]` -> float32 `[3, size, size]` on the device."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise InputError(f"{self._who}: an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
-        square = resize_bilinear(image, (self.size, self.size), self.device).permute(2, 0, 1).long()
-        return torch.stack([table[channel] for table, channel in zip(self.values, square, strict=True)])
+        return look_up(self.values, resize_bilinear(image, (self.size, self.size), self.device))
 
     def scale_boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> torch.Tensor:
         """Boxes of the original image -> float32 `[1, boxes, 4]` in pixels of the square."""
@@ -104,11 +104,7 @@ def _settings(resolved: ResolvedModel) -> Mapping[str, Any]:
 
 
 def _value_table(settings: Mapping[str, Any]) -> torch.Tensor:
-    """What each byte becomes, `[3, 256]` float32: rescaled, then normalised."""
-    values = np.arange(256, dtype=np.float64)
-    if settings.get("do_rescale", True):
-        values = values * float(settings.get("rescale_factor", 1 / 255))
-    if settings.get("do_normalize", True):
-        mean, std = (np.asarray(settings[key], dtype=np.float64)[:, None] for key in ("image_mean", "image_std"))
-        values = (values - mean) / std
-    return torch.from_numpy(np.broadcast_to(values, (3, 256)).astype(np.float32))
+    scale = float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0
+    if not settings.get("do_normalize", True):
+        return value_table(scale, None, None)
+    return value_table(scale, settings["image_mean"], settings["image_std"])

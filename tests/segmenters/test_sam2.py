@@ -177,7 +177,8 @@ def test_bad_input_is_refused_in_a_sentence(folder: Path) -> None:
         segmenter.segment([picture(48, 64)], [[box], [box]])
     with pytest.raises(InputError, match="not finite"):
         segmenter.segment([picture(48, 64)], [[(1.0, float("nan"), 30.0, 30.0)]])
-    for wrong in (np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3), np.float32), np.zeros((0, 64, 3), np.uint8)):
+    shapes: list[Any] = [((48, 64), np.uint8), ((48, 64, 3), np.float32), ((0, 64, 3), np.uint8)]
+    for wrong in (np.zeros(*shape) for shape in shapes):
         with pytest.raises(InputError, match=r"an image is uint8 \[H, W, 3\]"):
             segmenter.segment([wrong], [[box]])
     with pytest.raises(InputError, match="batch_size"):
