@@ -23,20 +23,12 @@ import os
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 import argparse
-import io
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
-
-SIDE = 224
-SEMANTIC = {"v1s": (740, 5, (224, 224)), "v1m": (64, 5, (224, 224)), "v2": (750, 10, (640, 360))}  # clips, frames, size
-POOL = 40  # different masks; the full-size sets repeat them
 
 
 def main() -> int:
@@ -48,6 +40,8 @@ def main() -> int:
     options = parser.parse_args()
     answer: dict[str, Any] = {"frames": options.frames, "repeats": options.repeats, "threads": 1}
     if options.full:  # first: a process begins with the peak of memory of the one that started it
+        from full_size import full_size
+
         answer |= full_size()
     answer |= ratios(options.frames, options.repeats)
     if options.json:
@@ -71,6 +65,7 @@ def ratios(frames: int, repeats: int) -> dict[str, Any]:
 def measure_f(frames: int, repeats: int) -> dict[str, Any]:
     import numpy as np
     import torch
+    from masks import blob
     from reference import f_curve
 
     from openavs.benchmarks.counting import frame_f_curve
@@ -91,6 +86,7 @@ def measure_f(frames: int, repeats: int) -> dict[str, Any]:
 def measure_avss(frames: int, repeats: int) -> dict[str, Any]:
     import numpy as np
     import torch
+    from masks import SIDE, label_map
     from reference import areas_of_labels, class_areas, iou_and_f
 
     from openavs.benchmarks.counting import areas, clip_class_sums, confusion
@@ -130,6 +126,7 @@ def measure_avss(frames: int, repeats: int) -> dict[str, Any]:
 
 def measure_palette(frames: int, repeats: int) -> dict[str, Any]:
     import numpy as np
+    from masks import label_map
     from reference import decode_palette as one_by_one
 
     from openavs.benchmarks.pngs import decode_palette
@@ -157,7 +154,8 @@ def compare(
 ) -> dict[str, Any]:
     """Both sides in turns; seconds are CPU seconds, the medians of a repeat."""
     identical = same(ours(), reference())  # and both are warm
-    fast, slow = [], []
+    fast: list[tuple[float, float]] = []
+    slow: list[tuple[float, float]] = []
     for turn in range(repeats):
         for side, times in ((ours, fast), (reference, slow)) if turn % 2 else ((reference, slow), (ours, fast)):
             wall, cpu = time.perf_counter(), time.thread_time()
@@ -171,121 +169,6 @@ def compare(
         f"{name}_reference_seconds": round(median(b for b, _ in slow), 5),
         f"{name}_identical": identical,
     }
-
-
-# --------------------------------------------------------------------------------------------------------- full size
-
-
-def full_size() -> dict[str, Any]:
-    """Seconds and memory of `openavs score` on sets of the sizes of the test splits."""
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_s4(root / "s4")
-        write_avss(root / "avss")
-        peaks = []
-        for name, frames in (("s4", 3700), ("avss", 11520)):
-            seconds, cpu, peak, scored = run_score(name, root / name, root / f"{name}-masks")
-            if scored != frames:
-                raise SystemExit(f"{name}: {scored} frames were scored, not {frames}")
-            found |= {f"{name}_seconds": round(seconds, 2), f"{name}_cpu_seconds": round(cpu, 2)}
-            found[f"{name}_frames"] = frames
-            peaks.append(peak)
-    return found | {"peak_mb": round(max(peaks), 1)}
-
-
-def run_score(name: str, root: Path, predictions: Path) -> tuple[float, float, float, int]:
-    """Wall seconds, CPU seconds and peak memory (2**20 bytes) of the command, and the frames that it scored."""
-    words = ["score", name, "--root", str(root), "--predictions", str(predictions), "--json"]
-    started = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen([sys.executable, "-m", "openavs", *words], stdout=said)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - started
-        if child.returncode:
-            raise SystemExit(f"`openavs {' '.join(words)}` failed with exit code {child.returncode}")
-        said.seek(0)
-        answer = json.load(said)
-    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return seconds, usage.ru_utime + usage.ru_stime, peak, answer["frames"]
-
-
-def write_s4(root: Path) -> None:
-    """740 clips of 5 masks, 224 x 224, with soft predictions beside."""
-    import numpy as np
-
-    rng = np.random.default_rng(3)
-    masks = [blob(rng) for _ in range(POOL)]
-    soft = [np.clip(0.7 * m + 60 * rng.random(m.shape), 0, 255).astype(np.uint8) for m in masks]
-    pairs = [(png(mask), png(guess)) for mask, guess in zip(masks, soft, strict=True)]
-    rows = [f"v{n},0,dog_barking,test" for n in range(740)]
-    root.mkdir()
-    (root / "s4_meta_data.csv").write_text("\n".join(["name,start,category,split", *rows]) + "\n")
-    for n in range(740):
-        place = Path("test/dog_barking") / f"v{n}"
-        for k in range(1, 6):
-            truth, guess = pairs[(n * 5 + k) % POOL]
-            write(root / "s4_data/gt_masks" / place / f"v{n}_{k}.png", truth)
-            write(root.parent / "s4-masks" / place / f"v{n}_{k}.png", guess)
-
-
-def write_avss(root: Path) -> None:
-    """1,554 clips: 5 label maps of 224 x 224 for v1s and v1m, 10 of 640 x 360 for v2."""
-    import numpy as np
-
-    rng = np.random.default_rng(4)
-    rows = ["vid,uid,s_min,s_sec,a_obj,split,label"]
-    for subset, (clips, frames, size) in SEMANTIC.items():
-        pairs = []
-        for _ in range(POOL):
-            truth = label_map(rng, size)
-            pairs.append((png(truth), png(np.roll(truth, 9, axis=1))))
-        for n in range(clips):
-            rows.append(f"{n},{subset}-{n},0,0,dog,test,{subset}")
-            place = f"{subset}/{subset}-{n}/labels_semantic"
-            for k in range(frames):
-                truth, guess = pairs[(n * frames + k) % POOL]
-                write(root / place / f"{k}.png", truth)
-                write(root.parent / "avss-masks" / place / f"{k}.png", guess)
-    (root / "metadata.csv").write_text("\n".join(rows) + "\n")
-
-
-# ------------------------------------------------------------------------------------------------------------- masks
-
-
-def blob(rng: Any, size: tuple[int, int] = (SIDE, SIDE)) -> Any:
-    """An ellipse somewhere, uint8 0 and 255, `[height, width]`."""
-    import numpy as np
-
-    width, height = size
-    y, x = np.mgrid[:height, :width]
-    cx, cy = rng.uniform(0.2, 0.8, 2) * (width, height)
-    rx, ry = rng.uniform(0.1, 0.35, 2) * (width, height)
-    return (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1).astype(np.uint8) * np.uint8(255)
-
-
-def label_map(rng: Any, size: tuple[int, int] = (SIDE, SIDE)) -> Any:
-    """Three things on the background, class indices uint8 `[height, width]`."""
-    import numpy as np
-
-    labels = np.zeros((size[1], size[0]), np.uint8)
-    for index in rng.integers(1, 71, 3):
-        labels[blob(rng, size) > 0] = index
-    return labels
-
-
-def png(mask: Any) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(mask).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -51,4 +51,4 @@ def iou_and_f(areas: torch.Tensor) -> torch.Tensor:
 def decode_palette(picture: npt.NDArray[np.uint8], palette: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """Class indices `[H, W]` of colours `[H, W, 3]`: one comparison of the whole picture per colour."""
     is_class = [np.all(np.equal(picture, colour), axis=-1) for colour in palette]
-    return np.argmax(np.stack(is_class, axis=-1).astype(np.float32), axis=-1)
+    return np.asarray(np.argmax(np.stack(is_class, axis=-1).astype(np.float32), axis=-1))
