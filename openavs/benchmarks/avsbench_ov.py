@@ -64,7 +64,7 @@ def read_ov(root: Path, split: str = "test") -> Dataset:
     chosen = [rows[uid] for uid in uids]
     reader = _Reader(videos)
     clips = _clips(folders, split, chosen, videos)
-    return Dataset("ov", "open-vocabulary", root, split, clips, reader.truth, reader.prediction, CLASSES)
+    return Dataset("ov", "open-vocabulary", root, split, clips, reader.truth, reader.prediction, CLASSES, reader.native)
 
 
 def _folders(root: Path) -> Folders:
@@ -146,16 +146,23 @@ class _Reader:
 
     def truth(self, clip: BenchmarkClip) -> Masks:
         """The clip's class indices at 224 x 224, uint8 `[T, 224, 224]`."""
-        allowed = [_INDEX[name] for name in clip.classes]
-        return np.stack([self._frame(clip, i, allowed) for i in clip.annotated])
+        return self._stack(clip, SIZE)
 
-    def _frame(self, clip: BenchmarkClip, i: int, allowed: list[int]) -> Labels:
+    def native(self, clip: BenchmarkClip) -> Masks:
+        """The same at the size of the clip's frames."""
+        return self._stack(clip, None)
+
+    def _stack(self, clip: BenchmarkClip, size: Size | None) -> Masks:
+        allowed = [_INDEX[name] for name in clip.classes]
+        return np.stack([self._frame(clip, i, allowed, size) for i in clip.annotated])
+
+    def _frame(self, clip: BenchmarkClip, i: int, allowed: list[int], size: Size | None) -> Labels:
         path = clip.truth[i]
         assert path is not None
         if path.suffix == ".json":
             labels = Pillow.fromarray(self._videos[clip.id].label_map(i))
-            return np.asarray(labels.resize((SIZE[1], SIZE[0]), Pillow.Resampling.NEAREST))
-        return np.asarray(keep_classes(read_labels(path), allowed), dtype=np.uint8)
+            return np.asarray(labels if size is None else labels.resize((size[1], size[0]), Pillow.Resampling.NEAREST))
+        return np.asarray(keep_classes(read_labels(path, size), allowed), dtype=np.uint8)
 
     def prediction(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
         """What a system predicted, class indices uint8 `[T, 224, 224]`."""

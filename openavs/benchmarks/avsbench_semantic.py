@@ -49,7 +49,7 @@ def read_avss(root: Path, split: str = "test") -> Dataset:
     rows = in_split(table, read_metadata(table), split)
     check_present(split, table, [(home / row["label"], row["uid"]) for row in rows])
     clips = semantic_clips(home, table, rows, split)
-    return Dataset("avss", "semantic", home, split, tuple(clips), read_truth, read_prediction, CLASSES)
+    return Dataset("avss", "semantic", home, split, tuple(clips), read_truth, read_prediction, CLASSES, read_native)
 
 
 def read_metadata(table: Path) -> list[Row]:
@@ -118,6 +118,11 @@ def read_labels(path: Path, size: Size | None = SIZE) -> Labels:
 def read_truth(clip: BenchmarkClip) -> Masks:
     """The clip's class indices at 224 x 224, uint8 `[T, 224, 224]`."""
     return np.stack([read_labels(path) for path in clip.truth if path is not None])
+
+
+def read_native(clip: BenchmarkClip) -> Masks:
+    """The clip's class indices at the size they are stored in, uint8 `[T, H, W]`."""
+    return np.stack([read_labels(path, None) for path in clip.truth if path is not None])
 
 
 def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:

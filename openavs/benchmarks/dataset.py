@@ -53,6 +53,7 @@ class Dataset:
     system wrote for the same frames, both as the benchmark's protocol compares them: the same `[T, H, W]`, truth bool
     (binary) or class indices, predictions uint8 probabilities (value / 255) or class indices. `read_prediction` returns
     None for a clip of which nothing is there. Both raise InputError for a file that is not what the layout says.
+    `read_native` gives the truth at the size it is stored in, for training; None where `read_truth` does already.
     """
 
     benchmark: str
@@ -63,6 +64,7 @@ class Dataset:
     read_truth: Callable[[BenchmarkClip], Masks]
     read_prediction: Callable[[BenchmarkClip, Path], Masks | None]
     classes: tuple[str, ...] = ()
+    read_native: Callable[[BenchmarkClip], Masks] | None = None
 
 
 def empty_prediction(truth: Masks) -> npt.NDArray[np.uint8]:

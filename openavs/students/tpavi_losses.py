@@ -48,7 +48,7 @@ def avm_loss(logits: Tensor, maps: Sequence[Tensor], heard: Sequence[Tensor]) ->
     marked = logits.float() if binary else (logits.argmax(dim=1, keepdim=True) > 0).float()
     stages = []
     for stage, sound in zip(maps, heard, strict=True):
-        pooled = functional.adaptive_avg_pool2d(marked, list(stage.shape[-2:]))
+        pooled = functional.adaptive_avg_pool2d(marked, (stage.shape[-2], stage.shape[-1]))
         mask = pooled.sigmoid() if binary else pooled
         covered = (stage.float() * mask).mean(dim=(2, 3))
         divergence = functional.kl_div(
