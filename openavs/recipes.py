@@ -161,7 +161,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     path = resources.find("pipelines", name_or_path)
     data = {"name": path.stem, **read_yaml(path)}
     for override in overrides:
-        _override(data, override)
+        apply_override(data, override)
     return recipe_from_dict(data, base=path.parent)
 
 
@@ -175,8 +175,8 @@ def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
     return recipe
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    """Sets one dotted key; the value is read as YAML. Whether the key exists is the validation's question."""
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Sets one dotted key, `section.key=value`; the value is read as YAML. Whether the key exists is the validation's question."""
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -188,9 +188,9 @@ class _Collate:
 
 def loader(clips: TrainingClips, positions: Positions, workers: int) -> DataLoader[Batch]:
     """Batches in the order of the positions, read by `workers` processes."""
-    made: DataLoader[Batch] = DataLoader(
+    made: DataLoader[Any] = DataLoader(
         clips,
-        batch_sampler=positions,  # type: ignore[arg-type]
+        batch_sampler=positions,
         num_workers=workers,
         collate_fn=_Collate(clips.view.multiple),
         persistent_workers=workers > 0,
