@@ -186,17 +186,18 @@ def _finished_clips(out: Path) -> Iterator[str]:
 
 
 def _refuse_other_recipe(out: Path, saved: dict[str, Any], new: dict[str, Any]) -> None:
-    keys = sorted(_differing({key: saved[key] for key in new}, new))
+    keys = sorted(differing({key: saved[key] for key in new}, new))
     if keys:
         named = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
         raise InputError(f"{out} holds results of another recipe, which differs in {named}; choose another --out")
 
 
-def _differing(one: Any, other: Any, at: str = "") -> Iterator[str]:
+def differing(one: Any, other: Any, at: str = "") -> Iterator[str]:
+    """The dotted keys in which two trees of plain data differ, as a recipe spells them."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one.keys() | other.keys():
             here = key if at in ("", "recipe") else f"{at}.{key}"
-            yield from [here] if key not in one or key not in other else _differing(one[key], other[key], here)
+            yield from [here] if key not in one or key not in other else differing(one[key], other[key], here)
     elif one != other or type(one) is not type(other):
         yield at
 

@@ -199,7 +199,8 @@ class _Work:
         return finished_row(item, clean, filtered), dict(sorted(files.items()))
 
     def _write_labels(self, item: Item, filtered: Filtered) -> dict[str, str]:
-        size = None if item.like is None else png_size(locate(self.job.root, item.like))
+        like = None if item.like is None else locate(self.job.root, item.like)
+        size = None if like is None or not like.is_file() else png_size(like)
         places = label_places(item, filtered.result)
         return {
             f"labels/{place}": _put(self.job.out / "labels" / place, png)
