@@ -16,7 +16,7 @@ import numpy as np
 
 from openavs.segmenters.base import Sighting
 from openavs.tracking import assign, mask_box, mask_overlap, still_dropped
-from openavs.types import RLE, Dropped, Image, Segment
+from openavs.types import RLE, Dropped, Image, InputError, Segment
 
 
 class Carrier(Protocol):
@@ -48,6 +48,16 @@ class Rules:
     patience: int = 2
     max_objects: int = 32
     min_area: int = 1
+
+
+def check_following(who: str, every: int, min_iou: float, patience: int, max_objects: int) -> tuple[int, Rules]:
+    """A tracker's options as `every` and rules; InputError, in its name, for those that make no sense."""
+    if min(every, max_objects) < 1 or patience < 0 or not 0 < min_iou <= 1:
+        raise InputError(
+            f"{who}: every and max_objects are at least 1, patience is not negative and min_iou is more than 0 and at "
+            f"most 1, not {every}, {max_objects}, {patience}, {min_iou}"
+        )
+    return every, Rules(min_iou, patience, max_objects)
 
 
 @dataclass(eq=False)
