@@ -5,12 +5,13 @@ S4's training clips have a mask for their first frame alone. Frames and masks ar
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from openavs.benchmarks.classes import S4_CATEGORIES
-from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
+from openavs.benchmarks.dataset import BenchmarkClip, Clips, Dataset, Masks
 from openavs.benchmarks.metadata import (
     Row,
     check_names,
@@ -42,7 +43,7 @@ def read_s4(root: Path, split: str = "test") -> Dataset:
     data = _data_folder(home, "s4_data")
     check_present(split, table, [(data / "gt_masks" / split / row["category"], row["name"]) for row in rows])
     suffix = _frame_suffix(data / "visual_frames" / split / rows[0]["category"] / rows[0]["name"])
-    return _dataset("s4", home, split, [_s4_clip(data, split, row, suffix) for row in rows])
+    return _dataset("s4", home, split, Clips(rows, partial(_s4_clip, data, split, suffix)))
 
 
 def read_ms3(root: Path, split: str = "test") -> Dataset:
@@ -59,10 +60,10 @@ def read_ms3(root: Path, split: str = "test") -> Dataset:
     data = _data_folder(home, "ms3_data")
     check_present(split, table, [(data / "gt_masks" / split, row["video_id"]) for row in rows])
     style = _ms3_frame_style(data / "visual_frames", split, rows[0]["video_id"])
-    return _dataset("ms3", home, split, [_ms3_clip(data, split, row["video_id"], style) for row in rows])
+    return _dataset("ms3", home, split, Clips(rows, partial(_ms3_clip, data, split, style)))
 
 
-def _s4_clip(data: Path, split: str, row: Row, suffix: str) -> BenchmarkClip:
+def _s4_clip(data: Path, split: str, suffix: str, row: Row) -> BenchmarkClip:
     name, category = row["name"], row["category"]
     place = f"{split}/{category}/{name}"
     masks = [f"{place}/{name}_{k}.png" for k in range(1, FRAMES + 1)]
@@ -79,7 +80,8 @@ def _s4_clip(data: Path, split: str, row: Row, suffix: str) -> BenchmarkClip:
     )
 
 
-def _ms3_clip(data: Path, split: str, name: str, style: str) -> BenchmarkClip:
+def _ms3_clip(data: Path, split: str, style: str, row: Row) -> BenchmarkClip:
+    name = row["video_id"]
     masks = [f"{split}/{name}/{name}_{k}.png" for k in range(1, FRAMES + 1)]
     return BenchmarkClip(
         id=name,
@@ -112,8 +114,8 @@ def _ms3_frame_style(frames: Path, split: str, name: str) -> str:
     return "{name}/{name}.mp4_{k}.png"
 
 
-def _dataset(benchmark: str, root: Path, split: str, clips: list[BenchmarkClip]) -> Dataset:
-    return Dataset(benchmark, "binary", root, split, tuple(clips), read_truth, read_prediction)
+def _dataset(benchmark: str, root: Path, split: str, clips: Clips) -> Dataset:
+    return Dataset(benchmark, "binary", root, split, clips, read_truth, read_prediction)
 
 
 def read_truth(clip: BenchmarkClip) -> Masks:

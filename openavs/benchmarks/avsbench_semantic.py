@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from openavs.benchmarks.classes import CLASSES
-from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
+from openavs.benchmarks.dataset import BenchmarkClip, Clips, Dataset, Masks
 from openavs.benchmarks.metadata import (
     MissingDataError,
     Row,
@@ -49,7 +49,7 @@ def read_avss(root: Path, split: str = "test") -> Dataset:
     rows = in_split(table, read_metadata(table), split)
     check_present(split, table, [(home / row["label"], row["uid"]) for row in rows])
     clips = semantic_clips(home, table, rows, split)
-    return Dataset("avss", "semantic", home, split, tuple(clips), read_truth, read_prediction, CLASSES, read_native)
+    return Dataset("avss", "semantic", home, split, clips, read_truth, read_prediction, CLASSES, read_native)
 
 
 def read_metadata(table: Path) -> list[Row]:
@@ -66,9 +66,7 @@ def read_metadata(table: Path) -> list[Row]:
     return rows
 
 
-def semantic_clips(
-    home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic"
-) -> list[BenchmarkClip]:
+def semantic_clips(home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic") -> Clips:
     """The clips of these rows; which files there are is looked up in the first clip alone.
 
     `kind` is the preferred folder of masks: `labels_semantic` (indices) or `labels_rgb` (colours).
@@ -78,10 +76,12 @@ def semantic_clips(
     if not held:
         raise MissingDataError(f"{first} holds no masks; {kind}/0.png, 1.png ... were expected in it")
     suffix = ".png" if "0.png" in listing(first / "frames") else ".jpg"
-    return [_clip(home, table, row, split, held[0], suffix) for row in rows]
+    for row in rows:  # a class that does not exist is refused at once
+        sounding_classes(table, row)
+    return Clips(rows, partial(_clip, home, table, split, held[0], suffix))
 
 
-def _clip(home: Path, table: Path, row: Row, split: str, labels: str, suffix: str) -> BenchmarkClip:
+def _clip(home: Path, table: Path, split: str, labels: str, suffix: str, row: Row) -> BenchmarkClip:
     place = f"{row['label']}/{row['uid']}"
     folder = home / place
     frames, masks = folder / "frames", folder / labels  # joined once: a split has 66,240 frames

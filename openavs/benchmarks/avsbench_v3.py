@@ -13,7 +13,7 @@ import numpy as np
 
 from openavs.benchmarks.avsbench_object import read_prediction as read_binary_prediction
 from openavs.benchmarks.avsbench_semantic import PLACES, mask_file, read_metadata, semantic_clips
-from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
+from openavs.benchmarks.dataset import BenchmarkClip, Clips, Dataset, Masks
 from openavs.benchmarks.metadata import check_present, find_home, sounding_classes
 from openavs.benchmarks.pngs import read_index, read_rgb
 from openavs.benchmarks.predictions import read_stack
@@ -48,13 +48,14 @@ def read_v3(root: Path, split: str = "test") -> Dataset:
     known = {row["uid"]: row for row in read_metadata(home / "metadata.csv")}
     check_present(split, table, [(home / row["label"], row["uid"]) for row in rows])
     clips = semantic_clips(home, table, rows, split, "labels_rgb")
-    named = (
-        replace(clip, classes=sounding_classes(home / "metadata.csv", known[clip.id]))
-        if not clip.classes and clip.id in known
-        else clip
-        for clip in clips
-    )
-    return Dataset("v3", "binary", home, split, tuple(named), read_truth, read_prediction)
+
+    def named(index: int) -> BenchmarkClip:
+        clip = clips[index]
+        if clip.classes or clip.id not in known:
+            return clip
+        return replace(clip, classes=sounding_classes(home / "metadata.csv", known[clip.id]))
+
+    return Dataset("v3", "binary", home, split, Clips(range(len(clips)), named), read_truth, read_prediction)
 
 
 def read_truth(clip: BenchmarkClip) -> Masks:

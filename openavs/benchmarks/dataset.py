@@ -5,10 +5,10 @@ A reader (one function per layout) turns a folder as released into a `Dataset`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,28 @@ class BenchmarkClip:
         return tuple(i for i, path in enumerate(self.truth) if path is not None)
 
 
+class Clips(Sequence[BenchmarkClip]):
+    """The clips of a split, each made from its row of metadata when it is asked for.
+
+    A clip's paths take several kB: kept for all, they would be most of what scoring a large split holds in memory.
+    """
+
+    def __init__(self, rows: Sequence[Any], make: Callable[[Any], BenchmarkClip]) -> None:
+        self._rows, self._make = rows, make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> BenchmarkClip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Clips: ...
+    def __getitem__(self, index: int | slice) -> BenchmarkClip | Clips:
+        if isinstance(index, slice):
+            return Clips(self._rows[index], self._make)
+        return self._make(self._rows[index])
+
+
 @dataclass(frozen=True)
 class Dataset:
     """One split of a benchmark, in the order of its metadata.
@@ -60,7 +82,7 @@ class Dataset:
     task: Task
     root: Path
     split: str
-    clips: tuple[BenchmarkClip, ...]
+    clips: Sequence[BenchmarkClip]
     read_truth: Callable[[BenchmarkClip], Masks]
     read_prediction: Callable[[BenchmarkClip, Path], Masks | None]
     classes: tuple[str, ...] = ()
