@@ -26,6 +26,7 @@ class ClipDone:
     `reason` counts failures (None if it is ok). `seconds` are wall time, `timings` seconds by stage.
     """
 
+    shard: int
     clip: str
     status: str
     reason: str | None

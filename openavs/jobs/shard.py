@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from openavs.jobs.labels import label_folder, label_places, label_pngs
 from openavs.jobs.marks import commit, journal_path, read_mark
 from openavs.jobs.opening import ClipError, Media
 from openavs.jobs.rows import failed_row, finished_row
-from openavs.jobs.sidelog import SideLog
+from openavs.jobs.sidelog import append
 from openavs.jobs.writing import remove_file, remove_folder, write_whole
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
@@ -110,9 +110,8 @@ class _Work:
     """The clips of one shard, one after another: the next is opened and the last one written beside the models."""
 
     def __init__(self, job: Job, number: int, tell: Callable[[ClipDone], None]) -> None:
-        self.job, self.tell = job, tell
+        self.job, self.number, self.tell = job, number, tell
         self.recipe: Recipe = recipe_from_dict(dict(job.recipe), base=job.base)
-        self.log = SideLog(job.out, number)
         self.scratch = journal_path(job.out, number).with_suffix("")
         self.media = Media(job.root, self.scratch, self.recipe.sample.fps)
         shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left
@@ -187,8 +186,8 @@ class _Work:
         self.journal.finish(row, files)
         timings = result.timings if isinstance(result, Segmentation) else {}
         seconds = answer.seconds + time.monotonic() - started
-        done = ClipDone(item.id, row["status"], row["reason"], round(seconds, 4), timings)
-        self.log.clip(done)
+        done = ClipDone(self.number, item.id, row["status"], row["reason"], round(seconds, 4), timings)
+        append(self.job.out, "clips", asdict(done))
         self.tell(done)
 
     def _write_result(self, item: Item, result: Segmentation) -> tuple[Row, dict[str, str]]:

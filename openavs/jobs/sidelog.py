@@ -6,12 +6,9 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from openavs.jobs.engine import ClipDone
 
 
 def now() -> str:
@@ -32,17 +29,6 @@ def log_path(out: Path, kind: str, suffix: str) -> Path:
     folder.mkdir(exist_ok=True)
     host = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in socket.gethostname())
     return folder / f"{kind}-{host}-{os.getpid()}{suffix}"
-
-
-class SideLog:
-    """What a worker notes of each clip: when, how long, by stage."""
-
-    def __init__(self, out: Path, shard: int) -> None:
-        self.out, self.shard = out, shard
-
-    def clip(self, done: ClipDone) -> None:
-        """Notes a finished clip."""
-        append(self.out, "clips", {"shard": self.shard, **asdict(done)})
 
 
 def clip_events(out: Path) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,192 @@
+"""What a job has done so far: counted from the marks and from what workers tell, and kept in `OUT/run.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from openavs.jobs.engine import ClipDone
+from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.marks import committed, read_mark
+from openavs.jobs.plan import Plan
+from openavs.jobs.sidelog import append, now
+from openavs.jobs.writing import write_whole
+from openavs.results import json_bytes
+from openavs.runs import provenance
+from openavs.types import ModelError
+
+log = logging.getLogger(__name__)
+
+EVERY = 2.0
+"""Seconds between two writings of `run.json` while something happens."""
+LOOK_AROUND = 10.0
+"""Seconds between two looks for the marks of other jobs on the folder."""
+
+
+class Board:
+    """The `Watcher` of a run: counts, tells, writes. Times are monotonic, so that setting the clock changes nothing.
+
+    `counts`, `reasons` and `dropped` are sums over the committed shards of the whole job, whoever did them. `told` is
+    called after every change.
+    """
+
+    def __init__(
+        self, job: Job, plan: Plan, about: Mapping[str, Any], told: Callable[[Board], None] = lambda board: None
+    ) -> None:
+        self.job, self.plan, self.told = job, plan, told
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.shards: set[int] = set()
+        self.busy_shards: list[ShardSpec] = []
+        self.deaths = 0
+        self.worked = 0  # clips that this run finished
+        self.stop = False
+        self._live: defaultdict[int, Counter[tuple[str, str | None]]] = defaultdict(Counter)
+        self._begun = time.monotonic()
+        self._first: float | None = None
+        self._wrote = self._looked = float("-inf")
+        self._about = {**about, "format": 1, "started": now(), **provenance()}
+        self._models: dict[str, Any] = {}
+        self.look()
+
+    # ------------------------------------------------------------------------------------------- what engines tell
+
+    def ready(self, models: Mapping[str, Any]) -> None:
+        """A worker has loaded its models. ModelError if they are not those that the job began with."""
+        facts = {ref: {k: v for k, v in own.items() if k != "path"} for ref, own in models.items()}
+        check_models(self.job.out, facts)
+        self._models = dict(models)
+        self._changed()
+
+    def clip(self, done: ClipDone) -> None:
+        """A clip is finished; it counts as such when its shard is committed."""
+        self._first = self._first or time.monotonic() - done.seconds
+        self.worked += 1
+        self._live[done.shard][done.status, done.reason] += 1
+        self._changed()
+
+    def committed(self, shard: int) -> None:
+        """A shard is committed."""
+        self._add(shard)
+        self._changed()
+
+    def busy(self, spec: ShardSpec) -> None:
+        """Another job holds this shard."""
+        self.busy_shards.append(spec)
+
+    def died(self, spec: ShardSpec | None, how: str) -> None:
+        """A worker died."""
+        self.deaths += 1
+        at = None if spec is None else {"shard": spec.number, "alone": list(spec.only or ())}
+        append(self.job.out, "driver", {"event": "worker died", "how": how, "at": at})
+        log.warning("a worker died (%s)%s; its shard goes on", how, f" at shard {spec.number}" if spec else "")
+        self._changed()
+
+    def stopping(self) -> bool:
+        """Whether to stop; this is also where a quiet run looks around and keeps `run.json` current."""
+        if time.monotonic() - self._looked > LOOK_AROUND:
+            self.look()
+            self._changed()
+        return self.stop
+
+    # ------------------------------------------------------------------------------------------- what there is to say
+
+    @property
+    def status(self) -> Counter[str]:
+        """Clips by status, those of shards at work included; the rest are not done."""
+        live = Counter[str]()
+        for own in self._live.values():
+            for (status, _), count in own.items():
+                live[status] += count
+        return self.counts + live
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Failed clips by reason, those of shards at work included."""
+        found = Counter(self.reasons)
+        for own in self._live.values():
+            for (status, reason), count in own.items():
+                if status == "failed" and reason is not None:
+                    found[reason] += count
+        return found
+
+    @property
+    def rate(self) -> float | None:
+        """Clips a second of this run since its first; None before."""
+        spent = time.monotonic() - (self._first or time.monotonic())
+        return self.worked / spent if spent > 0 else None
+
+    @property
+    def left(self) -> int:
+        """Clips of the job that are not done."""
+        return max(0, self.plan.clips - self.status.total())
+
+    def look(self) -> None:
+        """Counts the marks that are new, of this job or of another on the same folder."""
+        for shard in sorted(committed(self.job.out) - self.shards):
+            self._add(shard)
+        self._looked = time.monotonic()
+
+    def save(self, status: str) -> dict[str, Any]:
+        """Writes `run.json` and returns what it says; `status` is `running`, `stopped` or `finished`."""
+        data = {
+            **self._about,
+            "status": "finished" if len(self.shards) == self.plan.shards else status,
+            "updated": now(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "key": self.plan.key,
+            "counts": {"clips": self.plan.clips, **{s: self.status[s] for s in ("ok", "filtered", "failed")}},
+            "reasons": dict(sorted(self.failures.items())),
+            "dropped": dict(sorted(self.dropped.items())),
+            "shards": {"planned": self.plan.shards, "committed": len(self.shards)},
+            "seconds": round(time.monotonic() - self._begun, 3),
+            "worked": self.worked,
+            "clips_per_second": None if self.rate is None else round(self.rate, 3),
+            "worker_deaths": self.deaths,
+            "models": self._models,
+            "recipe": self.plan.data["recipe"],
+        }
+        write_whole(self.job.out / "run.json", json_bytes(data))
+        self._wrote = time.monotonic()
+        return data
+
+    def _add(self, shard: int) -> None:
+        mark = read_mark(self.job.out, shard, self.plan.key)
+        self._live.pop(shard, None)
+        if mark is None or shard in self.shards:
+            return
+        self.shards.add(shard)
+        self.counts.update(mark["counts"])
+        self.dropped.update(mark["dropped"])
+        failed: Iterable[str] = (row["reason"] for row in mark["rows"] if row["status"] == "failed")
+        self.reasons.update(failed)
+
+    def _changed(self) -> None:
+        if time.monotonic() - self._wrote > EVERY:
+            self.save("running")
+        self.told(self)
+
+
+def check_models(out: Path, facts: Mapping[str, Any]) -> None:
+    """Refuses to go on with other models than a job began with: a branch of a hub moves; `OUT/models.json` remembers."""
+    path = out / "models.json"
+    if not path.is_file():
+        write_whole(path, json_bytes(facts), durable=True)
+        return
+    known = json.loads(path.read_bytes())
+    moved = sorted(ref for ref in known.keys() | facts.keys() if known.get(ref) != facts.get(ref))
+    if moved:
+        was, now = (found.get(moved[0], {}).get("revision") for found in (known, facts))
+        raise ModelError(
+            f"the model '{moved[0]}' is at {now} and the job in {out} began with {was}; "
+            "pin it with --lock or in the recipe (@revision), or start anew with --overwrite"
+        )

@@ -1,0 +1,97 @@
+"""Opening a result folder for a job: one that is new, to be gone on with, shared with another, or to be cleared."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from openavs.jobs.claims import JOB, claim
+from openavs.jobs.marks import committed, read_mark, reopen
+from openavs.jobs.plan import Plan, Wish, check_plan, make_plan, read_plan
+from openavs.types import InputError
+
+# In the order of their removal: marks first, so that nothing counts as done, the plan last.
+_OURS = (
+    "shards",
+    "index.jsonl",
+    "index.parquet",
+    "run.json",
+    "models.json",
+    "labels",
+    "clips",
+    "work",
+    "log",
+    "plan.json",
+    "plan.jsonl",
+)
+
+
+def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed: bool = False) -> Plan:
+    """The plan to work by; the folder stays claimed while this process lives, shared with jobs of the same plan.
+
+    Args:
+        overwrite: Remove what an earlier job left.
+        retry_failed: Forget the clips that failed, so that they are run again.
+
+    Raises:
+        InputError: the folder cannot be made, holds something else or another job's plan, or is in use where it has to
+            be ours alone.
+    """
+    _make(out)
+    if not claim(out, JOB):
+        if overwrite or retry_failed:
+            what = "--overwrite" if overwrite else "--retry-failed"
+            raise InputError(f"another job is at work on {out}, and {what} needs it alone; wait for it or stop it")
+        claim(out, JOB, shared=True, wait=True)  # until its plan is there
+        plan = read_plan(out)
+        if plan is None:
+            raise InputError(f"another job has just begun on {out} and ended without a plan; run the same again")
+        check_plan(out, plan, wish)
+        return plan
+    plan = _open_alone(out, wish, overwrite)
+    if retry_failed:
+        retry(out, plan)
+    claim(out, JOB, shared=True)
+    return plan
+
+
+def retry(out: Path, plan: Plan) -> int:
+    """Takes back the shards in which clips failed; what is done in them stays. Returns the number of clips."""
+    count = 0
+    for shard in sorted(committed(out)):
+        mark = read_mark(out, shard, plan.key)
+        if mark is not None and mark["counts"].get("failed"):
+            count += mark["counts"]["failed"]
+            reopen(out, mark)
+    return count
+
+
+def _open_alone(out: Path, wish: Wish, overwrite: bool) -> Plan:
+    if overwrite:
+        _clear(out)
+    plan = read_plan(out)
+    if plan is not None:
+        check_plan(out, plan, wish)
+        return plan
+    if any((out / name).exists() for name in ("clips", "labels", "shards", "run.json")):
+        raise InputError(f"{out} holds other results, of no job; give another --out, or remove them with --overwrite")
+    return make_plan(out, wish)
+
+
+def _clear(out: Path) -> None:
+    """Removes what a job or another command wrote, and nothing else."""
+    for name in _OURS:
+        path = out / name
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; give an output folder of its own")
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the output folder {out} ({error.strerror}); give another --out") from error

@@ -1,0 +1,105 @@
+"""`OUT/index.jsonl` and `OUT/index.parquet`: one row a clip, sorted by id, derived from the commit marks.
+
+They are written anew at the end of every run, one shard after another, so that memory does not grow with the job. They
+hold the shards that are committed then: all of them once the job is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+from openavs.files import sync_folder
+from openavs.jobs.claims import INDEX, claim, release
+from openavs.jobs.items import Row
+from openavs.jobs.marks import committed, read_mark
+
+log = logging.getLogger(__name__)
+
+_TEXTS = ("id", "name", "source", "status", "reason", "detail")
+_COUNTS = ("frames", "silent", "segments", "warnings")
+
+
+class _Table(Protocol):
+    def write(self, rows: Sequence[Row]) -> None: ...
+
+
+def write_index(out: Path, key: str) -> int:
+    """Writes both files (Parquet only where pyarrow is installed); returns the number of rows.
+
+    Of several jobs that end together the last one to write has seen all marks.
+    """
+    claim(out, INDEX, wait=True)
+    parts = [out / ".index.jsonl.part", out / ".index.parquet.part"]
+    try:
+        count = 0
+        with parts[0].open("wb") as lines, _parquet(parts[1]) as table:
+            for rows in _shards(out, key):
+                lines.writelines(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n" for row in rows)
+                if table is not None:
+                    table.write(rows)
+                count += len(rows)
+            lines.flush()
+            os.fsync(lines.fileno())
+        for part in parts:
+            if part.exists():
+                os.replace(part, out / part.name.removeprefix(".").removesuffix(".part"))
+        sync_folder(out)
+        return count
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        release(out, INDEX)
+
+
+def _shards(out: Path, key: str) -> Iterator[list[Row]]:
+    for shard in sorted(committed(out)):
+        mark = read_mark(out, shard, key)
+        if mark is not None:
+            yield mark["rows"]
+
+
+def _parquet(path: Path) -> AbstractContextManager[_Table | None]:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        log.info("without pyarrow there is no index.parquet; pip install 'openavs[jobs]' brings it")
+        return nullcontext()
+    return _ParquetTable(path)
+
+
+class _ParquetTable(AbstractContextManager[_Table]):
+    """A Parquet file that is written shard by shard, one row group each."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as arrow
+        from pyarrow.parquet import ParquetWriter
+
+        lists = {"prompts": arrow.string(), "labels": arrow.string(), "scores": arrow.float64()}
+        lists |= {"areas": arrow.float64(), "found": arrow.int32()}
+        fields = [(name, arrow.string()) for name in _TEXTS] + [(name, arrow.int32()) for name in _COUNTS]
+        fields += [(name, arrow.list_(kind)) for name, kind in lists.items()]
+        fields += [("dropped", arrow.map_(arrow.string(), arrow.int32()))]
+        self._schema = arrow.schema(fields)
+        self._writer: Any = ParquetWriter(path, self._schema)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Adds rows."""
+        import pyarrow as arrow
+
+        plain = [{**row, **_texts(row), "dropped": list(row["dropped"].items())} for row in rows]
+        self._writer.write_table(arrow.Table.from_pylist(plain, schema=self._schema))
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+
+
+def _texts(row: Row) -> dict[str, str | None]:
+    """A file's name may hold bytes that are no text, which JSON can say and Parquet cannot."""
+    texts = {name: row[name] for name in _TEXTS}
+    return {name: None if t is None else t.encode("utf-8", "backslashreplace").decode() for name, t in texts.items()}

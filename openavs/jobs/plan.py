@@ -1,0 +1,164 @@
+"""The plan of a job: which clips, in which shards, with which recipe. Made once; everything else follows from it.
+
+`OUT/plan.jsonl` has one line a clip, sorted by id, shard after shard; `OUT/plan.json`, written last, says what they are
+to be labelled with and where in it each shard lies, so that nobody has to read more of it than a shard. Neither says
+where on this machine anything is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openavs
+from openavs.jobs.items import Item, item_to_line, line_to_item
+from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.writing import write_whole
+from openavs.results import encode, json_bytes
+from openavs.runs import differing
+from openavs.types import InputError
+
+FORMAT = 1
+SHARD_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a plan is to be made of; where a number is None, an existing plan's is taken, or else the default.
+
+    `classes` are those of the labels in the order of their indices, none for binary labels.
+    """
+
+    kind: str
+    items: Sequence[Item]
+    recipe: Mapping[str, Any]
+    classes: tuple[str, ...] = ()
+    shard_size: int | None = None
+    threads: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as it is on disk."""
+
+    data: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Stands for all that the outputs depend on: source, recipe, layout, version."""
+        return str(self.data["key"])
+
+    @property
+    def clips(self) -> int:
+        """How many there are."""
+        return int(self.data["source"]["clips"])
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self.data["shards"])
+
+    def clips_of(self, shard: int) -> int:
+        """How many clips a shard has."""
+        return int(self.data["shards"][shard][2])
+
+    def specs(self, job: Job, numbers: Sequence[int]) -> Iterator[ShardSpec]:
+        """What a worker needs to know of some shards."""
+        for number in numbers:
+            offset, size, _ = self.data["shards"][number]
+            yield ShardSpec(job, number, offset, size)
+
+
+def read_plan(out: Path) -> Plan | None:
+    """The plan of a result folder; None if it has none. InputError if it is not one of this openavs."""
+    path = out / "plan.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as problem:
+        raise InputError(f"{path} is damaged ({problem}); give another --out or start anew with --overwrite") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InputError(f"{path} was not written by this openavs; give another --out or start anew with --overwrite")
+    return Plan(data)
+
+
+def make_plan(out: Path, wish: Wish) -> Plan:
+    """Writes the plan of a new job."""
+    size = wish.shard_size or SHARD_SIZE
+    lines = [item_to_line(item) for item in _chosen(wish)]
+    shards = []
+    offset = 0
+    for start in range(0, len(lines), size):
+        own = lines[start : start + size]
+        length = sum(map(len, own))
+        shards.append([offset, length, len(own)])
+        offset += length
+    content = b"".join(lines)
+    identity = _identity(wish, content, len(lines), size, wish.threads or 1)
+    data = {**identity, "key": _key(identity), "shards": shards}
+    write_whole(out / "plan.jsonl", content, durable=True)
+    write_whole(out / "plan.json", json_bytes(data), durable=True)
+    return Plan(data)
+
+
+def check_plan(out: Path, plan: Plan, wish: Wish) -> None:
+    """Refuses to go on with a plan that was made of something else; the InputError names what differs."""
+    content = b"".join(item_to_line(item) for item in _chosen(wish))
+    size, threads = wish.shard_size or plan.data["shard_size"], wish.threads or plan.data["threads"]
+    identity = _identity(wish, content, content.count(b"\n"), size, threads)
+    saved = {key: plan.data.get(key) for key in identity}
+    keys = {key.removeprefix("recipe.") for key in differing(saved, identity)}
+    found = sorted(key for key in keys if not key.startswith("source."))
+    if any(key.startswith("source.") for key in keys):
+        found.insert(0, f"its source ({_source_difference(out, plan, wish, content)})")
+    if found:
+        named = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+        raise InputError(
+            f"{out} holds another job, which differs in {named}; give another --out, or start anew with --overwrite"
+        )
+
+
+def _chosen(wish: Wish) -> Sequence[Item]:
+    return wish.items if wish.limit is None else wish.items[: wish.limit]
+
+
+def _identity(wish: Wish, content: bytes, clips: int, shard_size: int, threads: int) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "openavs": openavs.__version__,
+        "source": {"kind": wish.kind, "clips": clips, "sha256": hashlib.sha256(content).hexdigest()},
+        "limit": wish.limit,
+        "labels": {"values": "class" if wish.classes else "binary", "classes": list(wish.classes)},
+        "recipe": encode(dict(wish.recipe), "recipe"),
+        "shard_size": shard_size,
+        "threads": threads,
+    }
+
+
+def _key(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source_difference(out: Path, plan: Plan, wish: Wish, content: bytes) -> str:
+    if plan.data["source"]["kind"] != wish.kind:
+        return f"it was a {plan.data['source']['kind']} and is a {wish.kind}"
+    was, now = ({line_to_item(line).id: line for line in text.splitlines()} for text in (_lines(out), content))
+    changes = {
+        "more": sorted(now.keys() - was.keys()),
+        "fewer": sorted(was.keys() - now.keys()),
+        "changed": sorted(id for id in was.keys() & now.keys() if was[id] != now[id]),
+    }
+    return ", ".join(f"{len(ids)} clips {how}, such as {ids[0]}" for how, ids in changes.items() if ids)
+
+
+def _lines(out: Path) -> bytes:
+    try:
+        return (out / "plan.jsonl").read_bytes()
+    except FileNotFoundError:
+        return b""
