@@ -42,12 +42,12 @@ _REFUSAL = re.compile(
 class AnswerError(Exception):
     """An answer that cannot be used; `reason` is a short clause such as "the answer is empty".
 
-    `final` says that asking again would be in vain.
+    `final` says that asking again now would be in vain, `passing` that it is a fault of the moment.
     """
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(self, reason: str, *, final: bool = False, passing: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.final = reason, final
+        self.reason, self.final, self.passing = reason, final, passing
 
 
 def parse_answer(

@@ -25,13 +25,15 @@ class Translation:
     """The phrases to look for at every frame, in the order of the request.
 
     `origin` says who answered (`llm`, `lexicon`, `none`); `note` is a sentence when something went wrong on the way
-    (a malformed answer, a fallback), else None; `attempts` counts the requests that were made.
+    (a malformed answer, a fallback), else None; `attempts` counts the requests that were made. `passing` says that a
+    fault of the moment had a part in it (a server that was down): asked again, it may well be another.
     """
 
     frames: tuple[tuple[str, ...], ...]
     origin: str
     note: str | None = None
     attempts: int = 1
+    passing: bool = False
 
 
 @runtime_checkable

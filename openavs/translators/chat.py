@@ -45,6 +45,7 @@ class _Dialogue:
     reasons: list[str] = field(default_factory=list)  # why each attempt failed
     follow_up: Conversation = field(default_factory=list)
     closed: bool = False  # answered, or in vain
+    passing: bool = False  # a fault of the moment had a part in it
 
     def next(self) -> Question:
         """The question with the turns that came of it so far."""
@@ -130,7 +131,7 @@ class ChatTranslator(ABC):
         except AnswerError as error:
             logger.debug("attempt %d: %s", dialogue.attempts, error.reason)
             dialogue.reasons.append(error.reason)
-            dialogue.closed = error.final
+            dialogue.closed, dialogue.passing = error.final, error.passing
             if isinstance(answer, str):
                 dialogue.follow_up = _correction(answer, error.reason, question.frames)
 
@@ -147,6 +148,7 @@ class ChatTranslator(ABC):
             origin="lexicon" if fallen else "llm",
             note="; ".join(notes) or None,
             attempts=sum(dialogue.attempts for dialogue in asked),
+            passing=any(dialogue.passing for dialogue in asked),
         )
 
     def _phrases_of(self, part: _Part) -> Frames:

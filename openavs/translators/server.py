@@ -104,7 +104,7 @@ class ChatServer:
                 return error
             except Fault as fault:
                 self._failed(fault)
-                return AnswerError(fault.reason, final=True)
+                return AnswerError(fault.reason, final=True, passing=True)
 
     def _failed(self, fault: Fault) -> None:
         self._failures += fault.reason != RESTING

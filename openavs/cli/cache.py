@@ -1,0 +1,76 @@
+"""`openavs cache`: what the stage cache holds, and making it smaller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openavs.cli.common import Json, Quiet, print_json, set_up_logging
+
+if TYPE_CHECKING:
+    from openavs.cache import Cache
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The cache; default: stages in $OPENAVS_CACHE, or in ~/.cache/openavs."),
+]
+Prune = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE|all", help="Remove what was used longest ago until so much is left, as in 2GB."),
+]
+Limit = Annotated[str | None, typer.Option(metavar="SIZE", help="Let it grow to this size, as in 20GB, from now on.")]
+
+
+def cache(
+    folder: Folder = None,
+    prune: Prune = None,
+    limit: Limit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what stages have answered before and is kept, and make it smaller."""
+    from openavs.cache import Cache, size_to_bytes
+
+    set_up_logging(quiet=quiet)
+    wanted = None if prune is None else 0 if prune == "all" else size_to_bytes(prune)
+    store = Cache(folder)
+    if limit is not None:
+        store.set_limit(size_to_bytes(limit))
+    removed = None if wanted is None else store.prune(wanted)
+    facts = _facts(store)
+    if removed is not None:
+        facts["removed"] = {"entries": len(removed), "bytes": sum(entry.size for entry in removed)}
+    if as_json:
+        print_json(facts)
+    elif not quiet:
+        _print(facts)
+
+
+def _facts(store: Cache) -> dict[str, Any]:
+    entries, sizes = Counter[str](), Counter[str]()
+    for entry in store.entries():
+        entries[entry.stage] += 1
+        sizes[entry.stage] += entry.size
+    return {
+        "folder": str(store.folder),
+        "entries": entries.total(),
+        "bytes": sizes.total(),
+        "limit": store.limit,
+        "stages": {stage: {"entries": entries[stage], "bytes": sizes[stage]} for stage in sorted(entries)},
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from openavs.cache import size_to_text
+
+    def line(entries: int, size: int) -> str:
+        return f"{entries:,} {'answer' if entries == 1 else 'answers'}, {size_to_text(size)}"
+
+    if "removed" in facts:
+        print(f"removed {line(facts['removed']['entries'], facts['removed']['bytes'])}")
+    print(f"{facts['folder']}: {line(facts['entries'], facts['bytes'])} of {size_to_text(facts['limit'])}")
+    for stage, own in facts["stages"].items():
+        print(f"  {stage:<11} {line(own['entries'], own['bytes'])}")
