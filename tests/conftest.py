@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,8 @@ class Outcome:
 
 
 @pytest.fixture
-def openavs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs the command line in this process: `openavs("show", "tiny").out`."""
+def openavs(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+    """Runs the command line in this process: `openavs("show", "tiny").out`; what it set for logging ends with it."""
     from openavs.cli import main
 
     def run(*args: str | Path) -> Outcome:
@@ -67,7 +68,8 @@ def openavs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    return run
+    yield run
+    logging.getLogger("openavs").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
