@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,23 @@ LOOK_AROUND = 10.0
 class Board:
     """The `Watcher` of a run: counts, tells, writes. Times are monotonic, so that setting the clock changes nothing.
 
-    `counts`, `reasons` and `dropped` are sums over the committed shards of the whole job, whoever did them. `told` is
-    called after every change.
+    `numbers` are the shards that this run is about. `counts`, `reasons` and `dropped` are sums over the committed
+    shards of the whole job, whoever did them. `told` is called after every change.
     """
 
     def __init__(
-        self, job: Job, plan: Plan, about: Mapping[str, Any], told: Callable[[Board], None] = lambda board: None
+        self,
+        job: Job,
+        plan: Plan,
+        numbers: Sequence[int],
+        about: Mapping[str, Any],
+        told: Callable[[Board], None] = lambda board: None,
     ) -> None:
-        self.job, self.plan, self.told = job, plan, told
+        self.job, self.plan, self.numbers, self.told = job, plan, numbers, told
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.shards: set[int] = set()
-        self.busy_shards: list[ShardSpec] = []
         self.deaths = 0
         self.worked = 0  # clips that this run finished
         self.stop = False
@@ -79,8 +83,8 @@ class Board:
         self._changed()
 
     def busy(self, spec: ShardSpec) -> None:
-        """Another job holds this shard."""
-        self.busy_shards.append(spec)
+        """Another job holds this shard: when it is committed, `look` finds its mark."""
+        log.info("shard %d is at work elsewhere", spec.number)
 
     def died(self, spec: ShardSpec | None, how: str) -> None:
         """A worker died."""
@@ -125,9 +129,36 @@ class Board:
         return self.worked / spent if spent > 0 else None
 
     @property
+    def missing(self) -> list[int]:
+        """The shards of this run that are not committed."""
+        return [number for number in self.numbers if number not in self.shards]
+
+    @property
+    def total(self) -> int:
+        """Clips of this run's shards."""
+        return sum(map(self.plan.clips_of, self.numbers))
+
+    @property
     def left(self) -> int:
-        """Clips of the job that are not done."""
-        return max(0, self.plan.clips - self.status.total())
+        """Those of them that are not done."""
+        live = sum(own.total() for own in self._live.values())
+        return max(0, sum(map(self.plan.clips_of, self.missing)) - live)
+
+    def summary(self) -> dict[str, Any]:
+        """What became of the job's clips so far, and of this run."""
+        status = self.status
+        return {
+            "clips": self.plan.clips,
+            **{name: status[name] for name in ("ok", "filtered", "failed")},
+            "left": self.plan.clips - status.total(),
+            "reasons": dict(sorted(self.failures.items())),
+            "dropped": dict(sorted(self.dropped.items())),
+            "shards": {"planned": self.plan.shards, "committed": len(self.shards)},
+            "worked": self.worked,
+            "seconds": round(time.monotonic() - self._begun, 3),
+            "clips_per_second": None if self.rate is None else round(self.rate, 3),
+            "worker_deaths": self.deaths,
+        }
 
     def look(self) -> None:
         """Counts the marks that are new, of this job or of another on the same folder."""
@@ -144,14 +175,9 @@ class Board:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "key": self.plan.key,
-            "counts": {"clips": self.plan.clips, **{s: self.status[s] for s in ("ok", "filtered", "failed")}},
-            "reasons": dict(sorted(self.failures.items())),
-            "dropped": dict(sorted(self.dropped.items())),
-            "shards": {"planned": self.plan.shards, "committed": len(self.shards)},
-            "seconds": round(time.monotonic() - self._begun, 3),
-            "worked": self.worked,
-            "clips_per_second": None if self.rate is None else round(self.rate, 3),
-            "worker_deaths": self.deaths,
+            **self.summary(),
+            "counts": {name: self.status[name] for name in ("ok", "filtered", "failed")},
+            "masks": {"values": self.job.values, "classes": list(self.job.classes)},
             "models": self._models,
             "recipe": self.plan.data["recipe"],
         }
@@ -167,8 +193,7 @@ class Board:
         self.shards.add(shard)
         self.counts.update(mark["counts"])
         self.dropped.update(mark["dropped"])
-        failed: Iterable[str] = (row["reason"] for row in mark["rows"] if row["status"] == "failed")
-        self.reasons.update(failed)
+        self.reasons.update(mark["reasons"])
 
     def _changed(self) -> None:
         if time.monotonic() - self._wrote > EVERY:
@@ -177,7 +202,7 @@ class Board:
 
 
 def check_models(out: Path, facts: Mapping[str, Any]) -> None:
-    """Refuses to go on with other models than a job began with: a branch of a hub moves; `OUT/models.json` remembers."""
+    """Refuses to go on with other models than a job began with: branches move, and `OUT/models.json` remembers."""
     path = out / "models.json"
     if not path.is_file():
         write_whole(path, json_bytes(facts), durable=True)

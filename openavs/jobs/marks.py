@@ -57,11 +57,11 @@ def commit(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[st
 
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of rows by status and reason, and what was dropped by filters and the pipeline, over all of them."""
+    """Counts of rows by status, of failed ones by reason, and of all that the pipeline and filters dropped."""
     found: dict[str, Counter[str]] = {"counts": Counter(), "reasons": Counter(), "dropped": Counter()}
     for row in rows:
         found["counts"][row["status"]] += 1
-        found["reasons"].update([row["reason"]] if row["reason"] is not None else [])
+        found["reasons"].update([row["reason"]] if row["status"] == "failed" else [])
         found["dropped"].update(row["dropped"])
     return {name: dict(sorted(counter.items())) for name, counter in found.items()}
 

@@ -6,7 +6,6 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
 from openavs.jobs.board import Board
@@ -38,21 +37,20 @@ def shards_of(plan: Plan, part: tuple[int, int] | None) -> list[int]:
     return list(range(first, plan.shards, step))
 
 
-def run_job(job: Job, plan: Plan, engine: Engine, numbers: Sequence[int], board: Board) -> None:
-    """Has the missing ones of these shards done, waits for those that another job holds, and writes the index.
+def run_job(job: Job, plan: Plan, engine: Engine, board: Board) -> None:
+    """Has the missing ones of the board's shards done, waits for what another job holds, and writes the index.
 
     Raises:
         OSError, OpenAVSError: a fault of the job; what is done stays, and the index says what that is.
     """
     board.save("running")
     try:
-        while todo := _missing(board, numbers):
-            board.busy_shards.clear()
+        while todo := board.missing:
             engine.run(job, plan.specs(job, todo), board)
             board.look()
-            if board.stop or not (left := _missing(board, numbers)):
+            if board.stop or not board.missing:
                 break
-            _wait(job, board, left)
+            _wait(job, board)
     finally:
         board.look()
         if len(board.shards) == plan.shards:
@@ -61,15 +59,11 @@ def run_job(job: Job, plan: Plan, engine: Engine, numbers: Sequence[int], board:
         board.save("stopped")
 
 
-def _missing(board: Board, numbers: Sequence[int]) -> list[int]:
-    return [number for number in numbers if number not in board.shards]
-
-
-def _wait(job: Job, board: Board, numbers: Sequence[int]) -> None:
+def _wait(job: Job, board: Board) -> None:
     """Until one of these shards is committed, or nobody holds it any more."""
-    log.info("%d shards are left to another job on %s", len(numbers), job.out)
-    while not board.stopping():
-        for number in numbers:
+    log.info("%d shards are left to another job on %s", len(board.missing), job.out)
+    while not board.stopping() and board.missing:
+        for number in board.missing:
             with claimed(job.out, FIRST_SHARD + number) as free:
                 if free:
                     return

@@ -1,0 +1,228 @@
+"""`openavs label`: pseudo-labels of a whole collection, resumable."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openavs.cli.common import (
+    BatchSize,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Lock,
+    Offline,
+    Pipeline,
+    Quiet,
+    Verbose,
+    is_override,
+    print_json,
+    recipe_overrides,
+    say,
+    set_up_logging,
+)
+
+if TYPE_CHECKING:
+    from openavs.jobs.board import Board
+    from openavs.jobs.engine import Engine
+    from openavs.jobs.job import Job
+    from openavs.jobs.plan import Plan, Wish
+    from openavs.jobs.sources import Source
+    from openavs.recipes import Recipe
+
+
+class EngineName(StrEnum):
+    """Who runs the shards."""
+
+    local = "local"
+    ray = "ray"
+
+
+NAMED = 20  # failed clips that are printed
+
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE [KEY=VALUE...]",
+        help="A folder, a glob in quotes, a list (.txt), a manifest (.jsonl, .csv, .parquet), tars, an AVSBench root; "
+        "and overrides such as keep.box_threshold=0.3 or filter.min_area=0.01.",
+        show_default=False,
+    ),
+]
+
+
+def label(
+    words: Words,
+    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")],
+    pipeline: Pipeline = "openavs",
+    engine: Annotated[EngineName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
+        EngineName.local
+    ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; default: one for each GPU, or for two cores.")
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only this part of the job, such as 3/8: for job arrays.")
+    ] = None,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Clips committed together; default 256.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker; default 1.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="What the folder is: s4, ms3, avss, ov, v3 or a card; default: by its tables.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="The split of the benchmark; default: all.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the earlier job in the folder first.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run the clips that failed again.")] = False,
+    patience: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds without a finished clip after which a worker is killed; default: none."),
+    ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print where the time went, by stage.")] = False,
+    lock: Lock = None,
+    limit: Limit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Label a collection with masks: planned, in shards, resumable."""
+    from openavs.jobs.board import Board
+    from openavs.jobs.folder import open_folder
+    from openavs.jobs.job import Job
+    from openavs.jobs.run import parse_part, shards_of
+    from openavs.jobs.sources import open_source
+    from openavs.recipes import load_recipe
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    name, overrides = _words(words)
+    part = None if shards is None else parse_part(shards)
+    shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
+    recipe = load_recipe(pipeline, shared)
+    source = open_source(name, benchmark=benchmark, split=split)
+    for note in source.notes:
+        say(f"openavs: {note}", quiet=quiet)
+    wish = _wish(source, recipe, shard_size, threads, limit)
+    out = out.absolute()
+    plan = open_folder(out, wish, overwrite=overwrite, retry_failed=retry_failed)
+    made = _engine(engine, workers, recipe.device, patience)
+    own = {"lock": None if lock is None else lock.absolute()}
+    job = Job(
+        out,
+        plan.key,
+        source.root,
+        wish.recipe,
+        recipe.base,
+        wish.classes,
+        threads=plan.data["threads"],
+        lock=own["lock"],
+    )
+    about = {"command": _command(), "engine": engine.value, "source": name, "root": str(source.root)}
+    board = Board(job, plan, shards_of(plan, part), about)
+    problem = _run(job, plan, made, board, quiet)
+    _finish(board, problem, as_json=as_json, quiet=quiet, stats=stats)
+
+
+def _words(words: list[str]) -> tuple[str, list[str]]:
+    from openavs.types import InputError
+
+    named = [word for word in words if not is_override(word)]
+    if len(named) != 1:
+        raise InputError(f"name one source, not {len(named)} (a glob goes in quotes)")
+    return named[0], [word for word in words if is_override(word)]
+
+
+def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int | None, limit: int | None) -> Wish:
+    """What to plan: a benchmark's clips are taken as `evaluate` takes them, at its frames and with its classes."""
+    from openavs.benchmarks.cards import load_card
+    from openavs.benchmarks.evaluation import recipe_system
+    from openavs.jobs.plan import Wish
+
+    data, classes = recipe.to_dict(), tuple(recipe.vocabulary or ())
+    if source.datasets:
+        system = recipe_system(recipe, source.datasets[0], load_card(source.kind))
+        data, classes = dict(system.recipe), system.labels
+    return Wish(source.kind, source.items, data, classes, shard_size, threads, limit)
+
+
+def _engine(name: EngineName, workers: int | None, device: str, patience: float | None) -> Engine:
+    from openavs.jobs.local import LocalEngine
+    from openavs.jobs.machine import default_workers, gpus
+
+    devices = gpus(device)
+    return LocalEngine(workers or default_workers(devices), devices, patience)
+
+
+def _command() -> str:
+    from openavs.cli.evaluate import command_line
+
+    return command_line()
+
+
+def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str | None:
+    """Runs the job; returns the sentence for what ended it, if it was not its end."""
+    from openavs.cli.app import REFUSALS
+    from openavs.cli.job_progress import showing
+    from openavs.jobs.run import run_job
+
+    try:
+        with _interrupts(board), showing(board, quiet):
+            run_job(job, plan, engine, board)
+    except KeyboardInterrupt:
+        return "stopped at once; run the same again to go on"
+    except OSError as problem:
+        if problem.errno not in REFUSALS:
+            raise
+        what = problem.filename or "a file"
+        return f"{what} cannot be written ({problem.strerror}); make room or change its permissions, then run it again"
+    return "stopped; run the same again to go on" if board.stop else None
+
+
+@contextmanager
+def _interrupts(board: Board) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) lets the clips at work end, the second ends at once."""
+
+    def handle(number: int, frame: Any) -> None:
+        if board.stop:
+            raise KeyboardInterrupt
+        board.stop = True
+        say("openavs: stopping when the clips at work are done; once more to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finish(board: Board, problem: str | None, *, as_json: bool, quiet: bool, stats: bool) -> None:
+    """Says what became of the job and ends with its exit code."""
+    from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line
+    from openavs.jobs.stages import stage_times
+
+    failed = failed_clips(board, NAMED)
+    for clip, reason, detail in failed:
+        say(f"openavs: clip {clip}: {detail} ({reason})")
+    count = board.status["failed"]
+    if count > len(failed):
+        say(f"openavs: and {count - len(failed)} more clips failed ({reasons(board)}); see {board.job.out}/index.jsonl")
+    if problem:
+        say(f"openavs: {problem}")
+    times = stage_times(board.job.out) if stats else None
+    if as_json:
+        answer = {"out": str(board.job.out), "problem": problem, **board.summary()}
+        print_json(answer if times is None else {**answer, "stages": times.stages})
+    elif not quiet:
+        print(result_line(board))
+        if times is not None:
+            print_stages(times)
+    raise typer.Exit(1 if count or problem or board.missing else 0)

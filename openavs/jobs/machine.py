@@ -1,0 +1,39 @@
+"""How many workers a machine is good for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, ROCm, WSL
+MEMORY_EACH = 4 << 30
+"""Bytes of free memory that a worker on the CPU is reckoned with: an audio model, a detector and a segmenter."""
+
+
+def gpus(device: str) -> tuple[str, ...]:
+    """The GPUs to spread workers over, as `CUDA_VISIBLE_DEVICES` names them; none if the recipe says where to run.
+
+    torch is asked only where there is a driver.
+    """
+    if device not in ("auto", "cuda"):
+        return ()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip())
+    if not any(Path(driver).exists() for driver in DRIVERS):
+        return ()
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def default_workers(devices: tuple[str, ...]) -> int:
+    """One for each GPU; on a CPU one for two cores, as far as the free memory goes."""
+    return len(devices) or max(1, min((os.cpu_count() or 1) // 2, _free_memory() // MEMORY_EACH))
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return MEMORY_EACH
