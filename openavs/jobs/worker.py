@@ -6,6 +6,7 @@ import logging
 import sys
 from contextlib import suppress
 
+from openavs.caching import with_cache
 from openavs.jobs.job import Job
 from openavs.jobs.sidelog import log_path
 from openavs.locking import load_lock, pinned_pipeline
@@ -32,6 +33,8 @@ def build(job: Job) -> Pipeline:
         import torch
 
         torch.set_num_threads(job.threads)
+    if job.cache is not None:
+        with_cache(chain, recipe, job.cache)
     return chain
 
 
