@@ -100,7 +100,8 @@ class OvAvss(Student):
         labelled = (batch.labelled & batch.present).any(1).tolist()
         rows = [row for row, known in enumerate(labelled) if known]
         if not rows:
-            return {"loss": torch.stack([answer.masks.sum() for own in output for answer in own]).sum() * 0.0}
+            nothing = torch.stack([answer.masks.sum() for own in output for answer in own]).sum() * 0.0
+            return {"loss": nothing, **dict.fromkeys(("objectness", "mask", "dice"), nothing.detach())}
         targets = [_target(batch, row) for row in rows]
         return localiser_loss([output[row] for row in rows], targets, self.config.weights())
 
@@ -115,9 +116,11 @@ class OvAvss(Student):
         clips = zip(self(batch), batch.inner, batch.sizes, strict=True)
         if classes is None:
             return [_binary(own[-1], inner, size) for own, inner, size in clips]
-        return [self._named(batch, row, own[-1], names) for row, (own, _, _) in enumerate(clips)]
+        return [self.named(batch, row, own[-1], names) for row, (own, _, _) in enumerate(clips)]
 
-    def _named(self, batch: Batch, row: int, answer: Answer, names: Sequence[str]) -> Prediction:
+    @torch.no_grad()
+    def named(self, batch: Batch, row: int, answer: Answer, names: Sequence[str]) -> Prediction:
+        """What an answer to clip `row` shows, in the words of a vocabulary: the best pairs of query and class."""
         inner, size = batch.inner[row], batch.sizes[row]
         sure = answer.objectness.float().softmax(-1)[:, OBJECT] >= (self.config.objectness or 0.0)
         asked = sure.nonzero()[:, 0]
