@@ -83,6 +83,9 @@ def label(
         float | None,
         typer.Option(min=1, help="Seconds without a finished clip after which a worker is killed; default: none."),
     ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Take from the stage cache what was heard and asked before.")
+    ] = True,
     stats: Annotated[bool, typer.Option("--stats", help="Print where the time went, by stage.")] = False,
     lock: Lock = None,
     limit: Limit = None,
@@ -95,6 +98,7 @@ def label(
     verbose: Verbose = False,
 ) -> None:
     """Label a collection with masks: planned, in shards, resumable."""
+    from openavs.cache import cache_folder
     from openavs.jobs.board import Board
     from openavs.jobs.folder import open_folder
     from openavs.jobs.job import Job
@@ -114,16 +118,16 @@ def label(
     out = out.absolute()
     plan = open_folder(out, wish, overwrite=overwrite, retry_failed=retry_failed)
     made = _engine(engine, workers, recipe.device, patience)
-    own = {"lock": None if lock is None else lock.absolute()}
     job = Job(
         out,
         plan.key,
         source.root,
         wish.recipe,
-        recipe.base,
-        wish.classes,
+        base=recipe.base,
+        classes=wish.classes,
         threads=plan.data["threads"],
-        lock=own["lock"],
+        lock=None if lock is None else lock.absolute(),
+        cache=cache_folder() if cache else None,
     )
     about = {"command": _command(), "engine": engine.value, "source": name, "root": str(source.root)}
     board = Board(job, plan, shards_of(plan, part), about)

@@ -18,6 +18,7 @@ from openavs.jobs.marks import committed, read_mark
 from openavs.jobs.plan import Plan
 from openavs.jobs.sidelog import append, now
 from openavs.jobs.writing import write_whole
+from openavs.locking import add_to_lock
 from openavs.results import json_bytes
 from openavs.runs import provenance
 from openavs.types import ModelError
@@ -50,6 +51,7 @@ class Board:
         self.reasons: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.shards: set[int] = set()
+        self.cached: Counter[str] = Counter()
         self.deaths = 0
         self.worked = 0  # clips that this run finished
         self.stop = False
@@ -67,6 +69,8 @@ class Board:
         """A worker has loaded its models. ModelError if they are not those that the job began with."""
         facts = {ref: {k: v for k, v in own.items() if k != "path"} for ref, own in models.items()}
         check_models(self.job.out, facts)
+        if self.job.lock is not None:
+            add_to_lock(self.job.lock, models)
         self._models = dict(models)
         self._changed()
 
@@ -74,6 +78,7 @@ class Board:
         """A clip is finished; it counts as such when its shard is committed."""
         self._first = self._first or time.monotonic() - done.seconds
         self.worked += 1
+        self.cached.update(done.cached)
         self._live[done.shard][done.status, done.reason] += 1
         self._changed()
 
@@ -157,6 +162,7 @@ class Board:
             "worked": self.worked,
             "seconds": round(time.monotonic() - self._begun, 3),
             "clips_per_second": None if self.rate is None else round(self.rate, 3),
+            "cached": dict(sorted(self.cached.items())),
             "worker_deaths": self.deaths,
         }
 

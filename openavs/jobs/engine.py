@@ -1,7 +1,7 @@
 """What an engine is: it gets shards and has them worked off, one `run_shard` at a time in each of its workers.
 
 Rules for every engine:
-- A worker builds its pipeline once (`worker.build`) and calls `run_shard(spec, pipeline, ...)` for each shard.
+- A worker loads its models once (`worker.Worker(job)`) and runs shards with them (`Worker.run`, which is `run_shard`).
 - `run_shard` returning a mark means that the shard is committed; returning None that it was stopped, or was a part.
 - When a worker dies (or hangs), `Recovery.after(spec, died=True)` says what to run next of that shard, in a new worker;
   after a part that ended well, `Recovery.after(spec, died=False)` does. None: nothing more.
@@ -23,7 +23,8 @@ from openavs.jobs.job import Job, ShardSpec
 class ClipDone:
     """One clip that a worker finished; it goes to the driver, for progress alone.
 
-    `reason` counts failures (None if it is ok). `seconds` are wall time, `timings` seconds by stage.
+    `reason` counts failures (None if it is ok). `seconds` are wall time, `timings` seconds by stage, `cached` what the
+    stage cache had and had not since the last clip, such as `{"captioner hits": 1}`.
     """
 
     shard: int
@@ -32,6 +33,7 @@ class ClipDone:
     reason: str | None
     seconds: float
     timings: Mapping[str, float] = field(default_factory=dict)
+    cached: Mapping[str, int] = field(default_factory=dict)
 
 
 class Watcher(Protocol):

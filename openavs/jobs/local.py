@@ -25,8 +25,8 @@ from typing import Any
 from openavs.jobs.engine import ClipDone, Watcher
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.recovery import Recovery
-from openavs.jobs.shard import ShardBusy, run_shard
-from openavs.jobs.worker import build, environment, log_to_file
+from openavs.jobs.shard import ShardBusy
+from openavs.jobs.worker import Worker, environment, log_to_file
 from openavs.types import ModelError
 
 log = logging.getLogger(__name__)
@@ -237,12 +237,12 @@ def _work(pipe: Connection, job: Job, level: int) -> None:
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     log_to_file(job, level)
     try:
-        chain = build(job)
-        pipe.send(("ready", chain.models))
+        worker = Worker(job)
+        pipe.send(("ready", worker.models))
         while (spec := pipe.recv()) is not None:
             try:
                 # What the driver sends meanwhile can only be the word to stop.
-                run_shard(spec, chain, tell=lambda done: pipe.send(("clip", done)), stop=lambda: pipe.poll(0))
+                worker.run(spec, tell=lambda done: pipe.send(("clip", done)), stop=lambda: pipe.poll(0))
             except ShardBusy:
                 pipe.send(("busy", None))
             else:

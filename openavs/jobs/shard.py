@@ -187,7 +187,7 @@ class _Work:
         timings = result.timings if isinstance(result, Segmentation) else {}
         seconds = answer.seconds + time.monotonic() - started
         done = ClipDone(self.number, item.id, row["status"], row["reason"], round(seconds, 4), timings)
-        append(self.job.out, "clips", asdict(done))
+        append(self.job.out, "clips", {key: value for key, value in asdict(done).items() if key != "cached"})
         self.tell(done)
 
     def _write_result(self, item: Item, result: Segmentation) -> tuple[Row, dict[str, str]]:

@@ -1,13 +1,19 @@
-"""What runs in a worker, whoever started it: the pipeline of a job, built once."""
+"""What runs in a worker, whoever started it."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 from openavs.caching import with_cache
-from openavs.jobs.job import Job
+from openavs.jobs.engine import ClipDone
+from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.shard import run_shard
 from openavs.jobs.sidelog import log_path
 from openavs.locking import load_lock, pinned_pipeline
 from openavs.pipeline import Pipeline
@@ -21,21 +27,40 @@ def environment(job: Job, device: str | None = None) -> dict[str, str]:
     return found if device is None else {**found, "CUDA_VISIBLE_DEVICES": device}
 
 
-def build(job: Job) -> Pipeline:
-    """Loads the models of a job.
+class Worker:
+    """The models of a job, loaded once, and `run_shard` with them.
 
     Raises:
         OpenAVSError: the recipe or one of its models cannot be used.
     """
-    recipe = recipe_from_dict(dict(job.recipe), base=job.base)
-    chain = pinned_pipeline(recipe, load_lock(job.lock)) if job.lock else Pipeline.from_recipe(recipe)
-    if "torch" in sys.modules:
-        import torch
 
-        torch.set_num_threads(job.threads)
-    if job.cache is not None:
-        with_cache(chain, recipe, job.cache)
-    return chain
+    def __init__(self, job: Job) -> None:
+        recipe = recipe_from_dict(dict(job.recipe), base=job.base)
+        self.chain = pinned_pipeline(recipe, load_lock(job.lock)) if job.lock else Pipeline.from_recipe(recipe)
+        if "torch" in sys.modules:
+            import torch
+
+            torch.set_num_threads(job.threads)
+        self.cache = None if job.cache is None else with_cache(self.chain, recipe, job.cache)
+        self._told: Counter[str] = Counter()
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """What the model references resolved to."""
+        return self.chain.models
+
+    def run(self, spec: ShardSpec, *, tell: Callable[[ClipDone], None], stop: Callable[[], bool]) -> Any:
+        """`run_shard`; what is told of clips says how the stage cache did, too."""
+        return run_shard(spec, self.chain, tell=lambda done: tell(replace(done, cached=self._news())), stop=stop)
+
+    def _news(self) -> dict[str, int]:
+        """Hits and misses of the cache since it was last told."""
+        if self.cache is None:
+            return {}
+        counts = Counter({f"{stage} {what}": count for (stage, what), count in dict(self.cache.counts).items()})
+        news = counts - self._told
+        self._told = counts
+        return dict(sorted(news.items()))
 
 
 def log_to_file(job: Job, level: int = logging.WARNING) -> None:
