@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -22,13 +23,16 @@ BT709 = 1  # the same number names its matrix, primaries and transfer
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
-class EncodedSound:
-    """Encodes samples `[N, channels]` (1 or 2) as AAC, beginning at time 0."""
+SoundCodec = Literal["aac", "libopus", "pcm_s16le"]
 
-    def __init__(self, container: OutputContainer, samples: Samples, rate: int) -> None:
+
+class EncodedSound:
+    """Encodes samples `[N, channels]` (1 or 2) as AAC, Opus or PCM, beginning at time 0."""
+
+    def __init__(self, container: OutputContainer, samples: Samples, rate: int, codec: SoundCodec = "aac") -> None:
         self._container, self._samples, self._rate = container, samples, rate
         self._layout = "mono" if samples.shape[1] == 1 else "stereo"
-        self._stream = container.add_stream("aac", rate=rate, layout=self._layout)
+        self._stream = container.add_stream(codec, rate=rate, layout=self._layout)
         self._stream.bit_rate = min(96000, 5 * rate) * samples.shape[1]  # AAC holds 6 bits a sample at most
         self._done = 0
 

@@ -1,0 +1,85 @@
+"""`openavs export`: a result folder in the formats of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from openavs.cli.common import Json, Quiet, Verbose, print_json, say, set_up_logging
+from openavs.exports.formats import FORMATS
+
+if TYPE_CHECKING:
+    from openavs.exports.categories import Categories
+
+_LIST = " ".join(f"[bold]{form.name}[/]: {form.says}." for form in FORMATS.values())
+
+
+def export(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=_LIST)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out folder of segment, evaluate or label.")],
+    out: Annotated[Path, typer.Option(help="A new folder; for coco, youtube-vis and timeline also a new file.")],
+    clips: Annotated[str | None, typer.Option(metavar="A,B", help="Only these clips.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Only these categories, in this order, or a benchmark's (avss)."),
+    ] = None,
+    images: Annotated[
+        bool | None, typer.Option("--images/--no-images", help="Write the frames, too; default: yolo-seg does.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split's name, where a format has splits.")] = "train",
+    as_labels: Annotated[
+        bool, typer.Option("--filtered", help="Only what the recipe's filter takes as labels, as 'label' does.")
+    ] = False,
+    root: Annotated[
+        Path | None, typer.Option(help="Where the videos lie, if the results name them by relative paths.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
+    from openavs.exports.formats import Options
+    from openavs.exports.formats import export as write
+    from openavs.exports.items import filtered_by_recipe, run_items
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    if not split.isidentifier():
+        raise typer.BadParameter("a split is a plain name such as train, val or test", param_hint="--split")
+    wanted = None if clips is None else [name.strip() for name in clips.split(",") if name.strip()]
+    items = run_items(run, wanted, root)
+    options = Options(_categories(classes, run), images, split)
+    told = write(
+        form, filtered_by_recipe(items) if as_labels else items, out, options, origin=str(run), overwrite=overwrite
+    )
+    if as_json:
+        counts = {"clips": told.clips, "frames": told.frames, "segments": told.segments}
+        print_json({"format": form, "out": str(out), **counts, "notes": told.notes})
+        return
+    for note in told.notes:
+        say(f"openavs: {note}", quiet=quiet)
+    if not quiet:
+        print(f"{form}: {told.segments} segments in {told.frames} frames of {told.clips} clips -> {out}")
+
+
+def _categories(classes: str | None, run: Path) -> Categories:
+    """The categories asked for, else those of the run's closed vocabulary, else whatever was found."""
+    from openavs import resources
+    from openavs.benchmarks.cards import load_card
+    from openavs.exports.categories import Categories
+    from openavs.exports.items import run_classes
+    from openavs.types import InputError
+
+    if classes is None:
+        return Categories(run_classes(run))
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    if len(names) == 1 and names[0] in resources.names("eval"):
+        card = load_card(names[0])
+        if card.vocabulary is None:
+            raise InputError(f"the masks of {card.name} have no classes; use --classes avss, or name them: dog,cat")
+        return Categories(card.vocabulary, card.aliases)
+    if not names:
+        raise InputError("--classes names no category; give some, such as dog,cat")
+    return Categories(names)

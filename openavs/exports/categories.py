@@ -1,0 +1,51 @@
+"""Which category a segment belongs to: one of a closed list, or whatever it is called, by first appearance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from openavs.labels import Labeller
+from openavs.types import Segment
+
+
+class Categories:
+    """Category ids from 1, as COCO tools expect them (0 is the background in masks).
+
+    Without `names` every label (else phrase) is a category, in the order of first appearance. With them the ids are
+    their positions; a segment's label or phrase is mapped to them as the pipeline maps phrases to a vocabulary (exact
+    name, alias, lexicon), and one that is none of them has no id and is counted. A leading `background` is left out.
+    """
+
+    def __init__(self, names: Sequence[str] = (), aliases: Mapping[str, str] | None = None) -> None:
+        given = list(names[1:] if names and names[0] == "background" else names)
+        self.closed = bool(given)
+        self._ids: dict[str, int] = {name: place for place, name in enumerate(given, start=1)}
+        self._labeller = Labeller(given, aliases) if given else None
+        self._left_out: Counter[str] = Counter()
+
+    def id(self, segment: Segment) -> int | None:
+        """The category's id; None for a segment of no category of the closed list."""
+        name = segment.label or segment.phrase
+        if self._labeller is None:
+            return self._ids.setdefault(name, len(self._ids) + 1)
+        if name in self._ids:
+            return self._ids[name]
+        label, _ = self._labeller(name)
+        return None if label is None else self._ids[label]
+
+    def leave_out(self, segment: Segment) -> None:
+        """Counts a segment that no category holds."""
+        self._left_out[segment.label or segment.phrase] += 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The categories so far, in the order of their ids."""
+        return tuple(self._ids)
+
+    def notes(self) -> list[str]:
+        """A sentence on what was left out, if anything was."""
+        if not self._left_out:
+            return []
+        named = ", ".join(f"{name} ({count})" for name, count in self._left_out.most_common(5))
+        return [f"{self._left_out.total()} segments of other categories are left out: {named}"]

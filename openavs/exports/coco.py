@@ -1,0 +1,150 @@
+"""COCO JSON: one image entry per sampled frame, one annotation per segment, masks as compressed run-lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from openavs import __version__
+from openavs.exports.categories import Categories
+from openavs.exports.codes import CocoCategory, CocoRLE, ListsFile, coco_box, coco_categories, coco_rle
+from openavs.exports.formats import Options, Told
+from openavs.exports.items import Item
+from openavs.exports.pictures import picture_name, write_pictures
+from openavs.types import FrameResult, Segment, Segmentation
+
+
+class CocoImage(TypedDict):
+    """One frame; `video`, `frame_index` and `time` (s) say which."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    video: str
+    frame_index: int
+    time: float
+
+
+class CocoAnnotation(TypedDict):
+    """One segment. `track_id` is the same for the same thing of a clip, and no other clip's thing has it."""
+
+    id: int
+    image_id: int
+    category_id: int
+    segmentation: CocoRLE
+    bbox: list[float]
+    area: int
+    iscrowd: int
+    score: float
+    phrase: str
+    track_id: NotRequired[int]
+
+
+class CocoDataset(TypedDict):
+    """A whole COCO file."""
+
+    info: dict[str, str]
+    licenses: list[dict[str, str]]
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+
+def to_coco(segmentations: Iterable[Segmentation], classes: Sequence[str] = ()) -> CocoDataset:
+    """Results as COCO data, ready for `json.dump` or pycocotools.
+
+    `classes` fixes the category ids (from 1) and leaves other segments out; without it every label (else phrase) is a
+    category, in the order of first appearance.
+    """
+    categories, images, annotations = Categories(classes), [], []
+    entries = _Entries(categories)
+    for segmentation in segmentations:
+        for image, own in entries.of(segmentation):
+            images.append(image)
+            annotations += own
+    return {
+        "info": _info(),
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": coco_categories(categories.names),
+    }
+
+
+def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+    """Writes `coco.json` and, with `images`, the frames under `images/`."""
+    told, entries = Told(), _Entries(options.categories)
+    head = {"info": _info(), "licenses": []}
+    with ListsFile(folder / "coco.json", head, ("images", "annotations")) as file:
+        for item in items:
+            told.clips += 1
+            for image, annotations in entries.of(item.result):
+                told.frames += 1
+                told.segments += len(annotations)
+                file.add("images", image)
+                for annotation in annotations:
+                    file.add("annotations", annotation)
+            if options.images:
+                write_pictures(folder / "images", item)
+        file.finish({"categories": coco_categories(options.categories.names)})
+    return told
+
+
+def _info() -> dict[str, str]:
+    return {"description": f"exported by openavs {__version__}"}
+
+
+class _Entries:
+    """Makes the entries and counts their ids through all clips."""
+
+    def __init__(self, categories: Categories) -> None:
+        self._categories = categories
+        self._images = self._annotations = 0
+        self._tracks: dict[tuple[str, int], int] = {}
+
+    def of(self, result: Segmentation) -> Iterator[tuple[CocoImage, list[CocoAnnotation]]]:
+        """The frames of one clip and their annotations."""
+        self._tracks.clear()  # the next clip's tracks are other things
+        for frame in result.frames:
+            self._images += 1
+            yield _image(result, frame, self._images), list(self._annotate(result.clip, frame))
+
+    def _annotate(self, clip: str, frame: FrameResult) -> Iterator[CocoAnnotation]:
+        for segment in frame.segments:
+            category = self._categories.id(segment)
+            if category is None:
+                continue
+            self._annotations += 1
+            entry: CocoAnnotation = {
+                "id": self._annotations,
+                "image_id": self._images,
+                "category_id": category,
+                "segmentation": coco_rle(segment.mask),
+                "bbox": coco_box(segment.mask),
+                "area": segment.mask.area,
+                "iscrowd": 0,
+                "score": segment.score,
+                "phrase": segment.phrase,
+            }
+            if segment.track is not None:
+                entry["track_id"] = self._track(clip, segment)
+            yield entry
+
+    def _track(self, clip: str, segment: Segment) -> int:
+        assert segment.track is not None
+        return self._tracks.setdefault((clip, segment.track), self._annotations)
+
+
+def _image(result: Segmentation, frame: FrameResult, number: int) -> CocoImage:
+    height, width = result.size
+    return {
+        "id": number,
+        "file_name": picture_name(result.clip, frame.index),
+        "width": width,
+        "height": height,
+        "video": result.clip,
+        "frame_index": frame.index,
+        "time": frame.time,
+    }

@@ -1,0 +1,124 @@
+"""What is exported: results, one at a time, each with a way to open the video it was made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from openavs.exports.categories import Categories
+from openavs.results import clip_folder, is_done, read_result
+from openavs.spelling import nearest
+from openavs.types import Clip, InputError, Segmentation
+
+
+@dataclass(frozen=True)
+class Item:
+    """One clip's result; `open` gives the clip itself and raises InputError where that is gone.
+
+    `overlay` is the painted video of the result folder, if there is one: its sound is what was heard, even where that
+    had come from another file than the video.
+    """
+
+    result: Segmentation
+    open: Callable[[], Clip]
+    overlay: Path | None = None
+    whole: bool = True  # nothing of the result was filtered out
+
+
+def run_items(run: Path, clips: Sequence[str] | None = None, root: Path | None = None) -> Iterator[Item]:
+    """The finished clips of a result folder in the order of their ids; each is read when its turn comes.
+
+    Args:
+        clips: only these.
+        root: the folder that relative sources start from, as those of a label job do; the current one if None.
+
+    Raises:
+        InputError: no result folder, or a clip that is not there.
+    """
+    names = finished(run)
+    for clip in clips or ():
+        if clip not in names:
+            raise InputError(f"{run} has no finished clip {clip!r}; {nearest(clip, names)}")
+    for name in names if clips is None else dict.fromkeys(clips):
+        result, overlay = read_result(run, name), clip_folder(run, name) / "overlay.mp4"
+        beside = overlay if overlay.is_file() else None
+        yield Item(result, partial(open_source, result, root, beside), beside)
+
+
+def finished(run: Path) -> list[str]:
+    """The ids of a result folder's finished clips, sorted; InputError if it has none."""
+    places = sorted((run / "clips").glob("*/result.json"))
+    names = [path.parent.name for path in places if not path.parent.name.startswith(".")]
+    if not names or not all(is_done(run, name) for name in names[:1]):
+        raise InputError(f"{run} holds no results; give the --out folder of 'openavs segment', 'evaluate' or 'label'")
+    return names
+
+
+def run_classes(run: Path) -> tuple[str, ...]:
+    """The closed list of classes of a result folder, empty in open vocabulary (or where no run.json says)."""
+    path = run / "run.json"
+    try:
+        masks: Any = json.loads(path.read_bytes()).get("masks", {}) if path.is_file() else {}
+    except ValueError as problem:
+        raise InputError(f"{path} is no JSON file: {problem}") from problem
+    return tuple(masks.get("classes") or ())
+
+
+def open_source(result: Segmentation, root: Path | None = None, overlay: Path | None = None) -> Clip:
+    """The clip a result was made from, sampled at the same times; with the sound of `overlay` if it is given.
+
+    Raises:
+        InputError: the source is not there any more, or never was a file.
+    """
+    from openavs.media import open_clip, probe
+
+    if result.source is None:
+        raise InputError(f"{result.clip} was made in memory, so its pictures cannot be read again")
+    path = (root or Path()) / result.source
+    if not path.exists():
+        where = "say with --root where it lies" if root is None else "put it back"
+        raise InputError(f"the source {path} of {result.clip} is not there; {where}")
+    heard = overlay if overlay is not None and probe(overlay).audio_codec is not None else None
+    return open_clip(path, fps=sampled_fps(result), audio=heard, id=result.clip)
+
+
+def sampled_fps(result: Segmentation) -> float:
+    """Sampled frames per second: what the recipe says, else what the times say."""
+    stated = result.recipe.get("sample", {}).get("fps")
+    if isinstance(stated, int | float) and stated > 0:
+        return float(stated)
+    times = [frame.time for frame in result.frames]
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 1.0
+
+
+def filtered(items: Iterable[Item], categories: Categories) -> Iterator[Item]:
+    """The items with only the segments that have a category; the others are counted in `categories`."""
+    for item in items:
+        yield item if not categories.closed else _filtered(item, categories)
+
+
+def _filtered(item: Item, categories: Categories) -> Item:
+    frames, whole = [], item.whole
+    for frame in item.result.frames:
+        kept = tuple(segment for segment in frame.segments if categories.id(segment) is not None)
+        for segment in frame.segments:
+            if categories.id(segment) is None:
+                categories.leave_out(segment)
+                whole = False
+        frames.append(replace(frame, segments=kept))
+    return replace(item, result=replace(item.result, frames=tuple(frames)), whole=whole)
+
+
+def filtered_by_recipe(items: Iterable[Item]) -> Iterator[Item]:
+    """The items with what the `filter` section of their recipe takes as labels; a clip that fails as a whole is out."""
+    from openavs.jobs.filters import apply
+    from openavs.recipes import Filter
+
+    for item in items:
+        answer = apply(item.result, Filter(**item.result.recipe.get("filter", {})))
+        if answer.reason is None:
+            yield replace(item, result=answer.result, whole=item.whole and not answer.dropped)

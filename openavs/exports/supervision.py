@@ -1,0 +1,54 @@
+"""`supervision.Detections`: one frame's segments for the tools of Roboflow's supervision, which is optional."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from openavs.exports.categories import Categories
+from openavs.extras import need
+from openavs.types import Segmentation, rle_to_mask
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+
+def to_supervision(segmentation: Segmentation, frame: int, categories: Categories | None = None) -> Detections:
+    """The segments of the frame at a position of `segmentation.frames` as `supervision.Detections`.
+
+    `xyxy` are the detector's boxes in pixels, `mask` bool `[N, H, W]`, `confidence` the scores, `class_id` the
+    category's id less one and `tracker_id` the track (None unless all have one); `data` holds `class_name` and
+    `phrase`. Pass the same `categories` for every frame, so that class ids stay what they are. Segments of no category
+    are left out.
+
+    Raises:
+        InputError: supervision is not installed.
+    """
+    supervision = need("supervision", "supervision")
+    known = categories if categories is not None else _of_clip(segmentation)
+    segments = [s for s in segmentation.frames[frame].segments if known.id(s) is not None]
+    ids = [known.id(s) or 0 for s in segments]
+    tracks = [s.track for s in segments]
+    masks = [rle_to_mask(s.mask) for s in segments]
+    found: Detections = supervision.Detections(
+        xyxy=np.array([s.box for s in segments], dtype=np.float32).reshape(-1, 4),
+        mask=np.stack(masks) if masks else np.zeros((0, *segmentation.size), dtype=np.bool_),
+        confidence=np.array([s.score for s in segments], dtype=np.float32),
+        class_id=np.array(ids, dtype=int) - 1,
+        tracker_id=np.array(tracks, dtype=int) if segments and None not in tracks else None,
+        data={
+            "class_name": np.array([known.names[number - 1] for number in ids], dtype=np.str_),
+            "phrase": np.array([s.phrase for s in segments], dtype=np.str_),
+        },
+    )
+    return found
+
+
+def _of_clip(segmentation: Segmentation) -> Categories:
+    """The categories of a whole clip, so that a frame's ids do not depend on which frame is asked for first."""
+    known = Categories()
+    for frame in segmentation.frames:
+        for segment in frame.segments:
+            known.id(segment)
+    return known

@@ -1,0 +1,110 @@
+"""CSV: `timeline.csv` has a row per frame, to be read by people; `events.csv` a row per thing heard, asked, found or
+dropped, to be read by programs.
+
+A text that a spreadsheet would take for a formula (it begins with = + - @) gets an apostrophe in front: captions come
+from models and from files.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from openavs.exports.formats import Options, Told
+from openavs.exports.items import Item
+from openavs.types import FrameResult, Segmentation
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, Cell]
+
+FRAME_COLUMNS = (
+    *("clip", "frame", "time", "silent", "heard", "heard_scores", "asked"),
+    *("found", "found_scores", "tracks", "dropped", "reasons", "covered"),
+)
+EVENT_COLUMNS = (
+    *("clip", "frame", "time", "event", "text", "score", "label", "track", "reason"),
+    *("start", "end", "x0", "y0", "x1", "y1", "area"),
+)
+_BETWEEN = " | "
+
+
+def to_timeline(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
+    """A row per frame: times in s, texts and scores of what was heard, asked, found and dropped, several of them in one
+    cell with ` | ` between. `covered` is the largest share of the picture that one segment takes."""
+    pixels = max(1, segmentation.size[0] * segmentation.size[1])
+    for frame in segmentation.frames:
+        yield {
+            "clip": segmentation.clip,
+            "frame": frame.index,
+            "time": frame.time,
+            "silent": frame.silent,
+            "heard": _cell(c.text for c in frame.heard),
+            "heard_scores": _cell(_number(c.score) for c in frame.heard),
+            "asked": _cell(p.phrase for p in frame.asked),
+            "found": _cell(s.label or s.phrase for s in frame.segments),
+            "found_scores": _cell(_number(s.score) for s in frame.segments),
+            "tracks": _cell("" if s.track is None else str(s.track) for s in frame.segments),
+            "dropped": _cell(d.phrase for d in frame.dropped),
+            "reasons": _cell(d.reason for d in frame.dropped),
+            "covered": round(max((s.mask.area for s in frame.segments), default=0) / pixels, 6),
+        }
+
+
+def to_events(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
+    """A row per event (`silent`, `heard`, `asked`, `found`, `dropped`); what does not apply is left out. Times are in
+    s, boxes and areas in pixels."""
+    for frame in segmentation.frames:
+        where: dict[str, Cell] = {"clip": segmentation.clip, "frame": frame.index, "time": frame.time}
+        yield from (where | event for event in _events(frame))
+
+
+def _events(frame: FrameResult) -> Iterator[dict[str, Cell]]:
+    if frame.silent:
+        yield {"event": "silent"}
+    for caption in frame.heard:
+        span: dict[str, Cell] = {"start": caption.start, "end": caption.end}
+        yield {"event": "heard", "text": caption.text, "score": caption.score, **span}
+    for prompt in frame.asked:
+        yield {"event": "asked", "text": prompt.phrase, "label": prompt.label, "reason": prompt.origin}
+    for segment in frame.segments:
+        found: dict[str, Cell] = {"event": "found", "text": segment.phrase, "score": segment.score}
+        found |= {"label": segment.label, "track": segment.track, "area": segment.mask.area}
+        yield found | dict(zip(("x0", "y0", "x1", "y1"), segment.box, strict=True))
+    for drop in frame.dropped:
+        box = zip(("x0", "y0", "x1", "y1"), drop.box or (None,) * 4, strict=True)
+        yield {"event": "dropped", "text": drop.phrase, "score": drop.score, "reason": drop.reason, **dict(box)}
+
+
+def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+    """Writes `timeline.csv` and `events.csv`, all clips one after the other."""
+    told = Told()
+    with ExitStack() as files:
+        frames = _table(folder / "timeline.csv", FRAME_COLUMNS, files)
+        events = _table(folder / "events.csv", EVENT_COLUMNS, files)
+        for item in items:
+            told.clips += 1
+            told.frames += len(item.result.frames)
+            told.segments += sum(len(frame.segments) for frame in item.result.frames)
+            frames.writerows(map(_safe, to_timeline(item.result)))
+            events.writerows(map(_safe, to_events(item.result)))
+    return told
+
+
+def _table(path: Path, columns: tuple[str, ...], files: ExitStack) -> csv.DictWriter[str]:
+    writer = csv.DictWriter(files.enter_context(path.open("w", newline="", encoding="utf-8")), columns)
+    writer.writeheader()
+    return writer
+
+
+def _safe(row: Row) -> Row:
+    return {key: f"'{v}" if isinstance(v, str) and v[:1] in {*"=+-@\t\r"} else v for key, v in row.items()}
+
+
+def _cell(texts: Iterable[str]) -> str:
+    return _BETWEEN.join(texts)
+
+
+def _number(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"

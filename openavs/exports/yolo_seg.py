@@ -1,0 +1,99 @@
+"""YOLO-seg: a text file per picture, a line per thing: its class (from 0) and one polygon, x and y over the picture's
+width and height. The format is lossy: it has no holes, no scores and no tracks, and one outline per thing.
+
+Holes are filled, a thing of several parts becomes one polygon whose parts hang together by thin lines (as the usual
+converters from COCO do it), and outlines are simplified to within `TOLERANCE` pixels. How many masks that
+changes is counted and told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openavs.exports.categories import Categories
+from openavs.exports.formats import Options, Told
+from openavs.exports.items import Item
+from openavs.exports.pictures import picture_name, write_pictures
+from openavs.exports.polygons import Ring, joined, mask_to_rings, signed_area, simplified
+from openavs.types import BoolMask, FrameResult, Segmentation, rle_to_mask
+
+TOLERANCE = 0.75  # pixels; the steps of a slanted outline are at most 0.71 off the line
+
+
+@dataclass
+class Losses:
+    """What the polygons of some masks could not say."""
+
+    masks: int = 0
+    with_holes: int = 0
+    in_parts: int = 0
+
+    def notes(self) -> list[str]:
+        """The sentence that goes with every export."""
+        return [
+            f"YOLO-seg is lossy: of {self.masks} masks {self.with_holes} had holes, which are filled, and "
+            f"{self.in_parts} were in parts, which are joined by thin lines; outlines are simplified, scores and "
+            "tracks are not kept"
+        ]
+
+
+def mask_to_polygon(mask: BoolMask, losses: Losses | None = None) -> Ring | None:
+    """The one polygon `[N, 2]` (x, y in pixels) that stands for a mask `[H, W]`; None for an empty one."""
+    parts, holes = mask_to_rings(mask)
+    if not parts:
+        return None
+    if losses is not None:
+        losses.masks += 1
+        losses.with_holes += bool(holes)
+        losses.in_parts += len(parts) > 1
+    parts.sort(key=signed_area, reverse=True)
+    return joined([simplified(part, TOLERANCE) for part in parts])
+
+
+def to_yolo_seg(
+    segmentation: Segmentation, categories: Categories, losses: Losses | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Per frame the stem of its file and its lines; classes are the categories' ids less one."""
+    for frame in segmentation.frames:
+        stem = picture_name(segmentation.clip, frame.index).removesuffix(".jpg").replace("/", "_")
+        yield stem, list(_lines(frame, segmentation.size, categories, losses))
+
+
+def _lines(frame: FrameResult, size: tuple[int, int], categories: Categories, losses: Losses | None) -> Iterator[str]:
+    for segment in frame.segments:
+        category = categories.id(segment)
+        polygon = mask_to_polygon(rle_to_mask(segment.mask), losses)
+        if category is None or polygon is None:
+            continue
+        shares = np.clip(polygon / np.array([size[1], size[0]]), 0.0, 1.0)
+        yield " ".join([str(category - 1), *(f"{value:.6f}".rstrip("0").rstrip(".") for value in shares.ravel())])
+
+
+def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+    """Writes `labels/<split>/`, `images/<split>/` (unless `images` is False) and `data.yaml`."""
+    told, losses = Told(), Losses()
+    labels, images = folder / "labels" / options.split, folder / "images" / options.split
+    labels.mkdir(parents=True)
+    for item in items:
+        told.clips += 1
+        for stem, lines in to_yolo_seg(item.result, options.categories, losses):
+            told.frames += 1
+            told.segments += len(lines)
+            (labels / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+        if options.images is not False:
+            write_pictures(images, item, lambda name: name.replace("/", "_"))
+    (folder / "data.yaml").write_text(_data(options), encoding="utf-8")
+    told.notes += losses.notes()
+    return told
+
+
+def _data(options: Options) -> str:
+    """The description that trainers read; a name as JSON text is YAML, whatever it holds."""
+    place = f"images/{options.split}"
+    names = "".join(f"  {i}: {json.dumps(name)}\n" for i, name in enumerate(options.categories.names))
+    return f"path: .\ntrain: {place}\nval: {place}\nnames:{' {}' if not names else ''}\n{names}"
