@@ -16,7 +16,10 @@ import typer
 from openavs import __version__
 
 # openavs/cli/<name>.py exposes `<name>`; heavy imports stay inside the function's body.
-COMMANDS = ("demo", "segment", "label", "evaluate", "ablate", "score", "synth", "list", "show", "check", "cache")
+COMMANDS = (
+    *("demo", "segment", "label", "export", "evaluate", "ablate"),
+    *("score", "synth", "list", "show", "check", "cache"),
+)
 
 # What a disk or its owner refuses; other errors of the system are faults of this program and show where they come from.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
