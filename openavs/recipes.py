@@ -176,7 +176,7 @@ def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Sets one dotted key, `section.key=value`; the value is read as YAML. Whether the key exists is the validation's question."""
+    """Sets one dotted key (`section.key=value`, read as YAML). Whether it exists is the validation's question."""
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):

@@ -24,6 +24,10 @@ class MissingDataError(InputError):
     """Files of a data set are not where its layout has them; `open_dataset` adds how the data is obtained."""
 
 
+class MissingSplitError(InputError):
+    """A data set has no clip of a split."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a table: its number in the file and its cells by column."""
@@ -120,7 +124,7 @@ def in_split(path: Path, rows: Iterable[Row], split: str) -> list[Row]:
     found = Counter(row["split"] for row in rows)
     if split not in found:
         there = ", ".join(f"{name or 'no name'!r} ({count})" for name, count in found.items()) or "no clips at all"
-        raise InputError(f"{path} lists no clip of the split {split!r}; it holds {there[:200]}")
+        raise MissingSplitError(f"{path} lists no clip of the split {split!r}; it holds {there[:200]}")
     return [row for row in rows if row["split"] == split]
 
 

@@ -5,7 +5,8 @@ recipe or data set is refused; OUT/predictions holds the masks in the benchmark'
 clip's predictions are written before its result.json, whose presence means that both are there.
 
 Binary predictions are hard masks, 0 and 255: what the published training-free results score, and what a system of boxes
-and masks has to say (a score of a box is no probability of its pixels).
+and masks has to say (a score of a box is no probability of its pixels). Only a student, which has a probability for
+every pixel, gives grey values.
 """
 
 from __future__ import annotations
@@ -48,17 +49,30 @@ Failures = dict[str, str]
 """Why each clip that failed did, by its id."""
 
 
+@dataclass(frozen=True, eq=False)
+class Soft:
+    """A result with the probability of every pixel times 255, uint8 `[T, H, W]`, in the clip's size."""
+
+    result: Segmentation
+    probability: Image
+
+
+Answer = Segmentation | Soft
+
+
 @dataclass(frozen=True)
 class System:
     """What is run: its recipe as plain data, and how to build it, which happens only if there is something to do.
 
     `labels` are the labels of its segments in the order of the benchmark's class indices, the background first; only
-    label maps need them.
+    label maps need them. A `soft` system answers with `Soft`; results do not hold the probabilities, so a clip whose
+    predictions were removed is run again.
     """
 
     recipe: Mapping[str, Any]
-    build: Callable[[], Callable[[Clip], Segmentation]]
+    build: Callable[[], Callable[[Clip], Answer]]
     labels: tuple[str, ...] = ()
+    soft: bool = False
 
 
 def predict(
@@ -88,7 +102,11 @@ def predict(
         if overwrite:
             _remove_predictions(out)
         (out / "predictions").mkdir(exist_ok=True)
-        todo = [clip for clip in dataset.clips if not run.is_done(names[clip.id])]
+        todo = [
+            clip
+            for clip in dataset.clips
+            if not run.is_done(names[clip.id]) or (system.soft and not _has_predictions(clip, out))
+        ]
         _restore(dataset, labels, todo, names, out)
         done = len(dataset.clips) - len(todo)
         tell("clips", done, len(dataset.clips))
@@ -127,20 +145,24 @@ def as_clip(clip: BenchmarkClip, name: str, spelling: Mapping[str, str] | None =
 
 
 def write_predictions(
-    dataset: Dataset, labels: tuple[str, ...], clip: BenchmarkClip, folder: Path, result: Segmentation
+    dataset: Dataset, labels: tuple[str, ...], clip: BenchmarkClip, folder: Path, answer: Answer
 ) -> None:
     """Writes the mask of every frame below `folder`, in the benchmark's layout and in the size of its masks.
 
-    Binary: the union of all segments, grey, 0 or 255. Otherwise the class index of the best segment at each pixel, as a
-    palette PNG; segments without one of the `labels` are not painted.
+    Binary: the union of all segments, grey, 0 or 255, or the probabilities of a `Soft` answer. Otherwise the class
+    index of the best segment at each pixel, as a palette PNG; segments without one of the `labels` are not painted.
 
     Raises:
         InputError: the result has not one frame for each of the clip's.
     """
+    result = answer.result if isinstance(answer, Soft) else answer
     if len(result.frames) != len(clip.frames):
         raise InputError(f"{clip.id} has {len(clip.frames)} frames and its result {len(result.frames)}; run it again")
     size = next((png_size(path) for path in clip.truth if path is not None and path.is_file()), result.size)
-    masks = _unions(result) if dataset.task == "binary" else _label_maps(result, labels)
+    if dataset.task != "binary":
+        masks: Iterable[Image] = _label_maps(result, labels)
+    else:
+        masks = answer.probability if isinstance(answer, Soft) else _unions(result)
     encode = grey_png if dataset.task == "binary" else palette_png
     for place, mask in zip(clip.predictions, masks, strict=True):
         path = folder / place
@@ -159,18 +181,19 @@ def _label_maps(result: Segmentation, labels: tuple[str, ...]) -> Iterator[Image
 
 
 def _run_clip(
-    segment: Callable[[Clip], Segmentation],
+    segment: Callable[[Clip], Answer],
     opened: Clip | OpenAVSError,
     run: RunWriter,
-    write: Callable[[Path, Segmentation], None],
+    write: Callable[[Path, Answer], None],
 ) -> None:
     if isinstance(opened, OpenAVSError):
         raise opened
     started = time.monotonic()
-    result = segment(opened)
+    answer = segment(opened)
     seconds = time.monotonic() - started
+    result = answer.result if isinstance(answer, Soft) else answer
     # `extras` is called between a result's masks and its result.json.
-    run.write(result, seconds=seconds, extras=lambda folder: write(run.out / "predictions", result))
+    run.write(result, seconds=seconds, extras=lambda folder: write(run.out / "predictions", answer))
 
 
 def _opened(
@@ -191,8 +214,12 @@ def _restore(
     """Writes the predictions of finished clips anew where they were removed; their results hold all that it takes."""
     unfinished = {clip.id for clip in todo}
     for clip in dataset.clips:
-        if clip.id not in unfinished and not all((out / "predictions" / p).is_file() for p in clip.predictions):
+        if clip.id not in unfinished and not _has_predictions(clip, out):
             write_predictions(dataset, labels, clip, out / "predictions", read_result(out, names[clip.id]))
+
+
+def _has_predictions(clip: BenchmarkClip, out: Path) -> bool:
+    return all((out / "predictions" / path).is_file() for path in clip.predictions)
 
 
 def _remove_predictions(out: Path) -> None:

@@ -17,8 +17,20 @@ from openavs import __version__
 
 # openavs/cli/<name>.py exposes `<name>`; heavy imports stay inside the function's body.
 COMMANDS = (
-    *("demo", "segment", "label", "export", "evaluate", "ablate"),
-    *("score", "synth", "list", "show", "check", "cache"),
+    "demo",
+    "segment",
+    "label",
+    "export",
+    "evaluate",
+    "train",
+    "self-train",
+    "ablate",
+    "score",
+    "synth",
+    "list",
+    "show",
+    "check",
+    "cache",
 )
 
 # What a disk or its owner refuses; other errors of the system are faults of this program and show where they come from.
@@ -51,7 +63,8 @@ def _root(
 
 
 for _command in COMMANDS:
-    app.command(_command)(getattr(import_module(f"openavs.cli.{_command}"), _command))
+    _name = _command.replace("-", "_")
+    app.command(_command)(getattr(import_module(f"openavs.cli.{_name}"), _name))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -14,7 +14,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done and why.")]
 Pipeline = Annotated[
-    str, typer.Option("--pipeline", "-p", help="A recipe: its name (see [bold]openavs list[/]) or a YAML file.")
+    str,
+    typer.Option(
+        "--pipeline", "-p", help="A recipe: its name (see [bold]openavs list[/]) or a YAML file; or student:DIR."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; default: the recipe's.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16; default: the recipe's.")]
@@ -38,6 +41,22 @@ def recipe_overrides(
     """The shared options as `key=value` overrides of a recipe, after those given as such."""
     shared = {"device": device, "dtype": dtype, "batch.frames": batch_size, "offline": "true" if offline else None}
     return [*(overrides or ()), *(f"{key}={value}" for key, value in shared.items() if value is not None)]
+
+
+STUDENT = "student:"  # what the folder of a trained student is written after where a recipe could stand
+
+
+def is_student(pipeline: str) -> bool:
+    """Whether `--pipeline` names a student: `student:DIR` or `student:hf:org/name`."""
+    return pipeline.startswith(STUDENT)
+
+
+def refuse_overrides(overrides: list[str]) -> None:
+    """A student is what its folder holds; InputError for keys of a recipe."""
+    if overrides:
+        from openavs.types import InputError
+
+        raise InputError(f"a student has no recipe to change ({overrides[0]}); leave KEY=VALUE out")
 
 
 def is_override(word: str) -> bool:

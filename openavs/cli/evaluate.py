@@ -21,8 +21,10 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     is_override,
+    is_student,
     print_json,
     recipe_overrides,
+    refuse_overrides,
     say,
     set_up_logging,
 )
@@ -90,13 +92,19 @@ def evaluate(
     from openavs.recipes import load_recipe
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    if is_student(pipeline):
+        from openavs.students.running import student_system
     if compare is not None:
         print_comparison(*compare, as_json)
         return
     benchmark, overrides, root = what_to_run(words, root)
     card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
-    shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    system = recipe_system(load_recipe(pipeline, shared), dataset, card, Builder(lock))
+    if is_student(pipeline):
+        refuse_overrides(overrides)
+        system = student_system(pipeline, dataset, device=device or "auto", offline=offline)
+    else:
+        shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
+        system = recipe_system(load_recipe(pipeline, shared), dataset, card, Builder(lock))
     with progress_bar(card.name, quiet) as progress:
         done = run_evaluation(
             system,

@@ -12,7 +12,8 @@
 
 `openavs train ./mine.py:Mine` trains it, and what it saves is evaluated like every other student. A batch holds clips
 of different lengths: `present` tells frames from padding, `labelled` the frames whose mask is known. A frame that is
-not labelled says nothing; it is never background.
+not labelled says nothing; it is never background. On several devices every trainable parameter must take part in every
+loss; freeze those that do not.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound="Student")
 AUDIO_SIZE = 128  # of a VGGish feature
 Size = tuple[int, int]  # height, width
+_TENSORS = ("frames", "audio", "present", "masks", "labelled", "weight")
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device."""
-        tensors = ("frames", "audio", "present", "masks", "labelled", "weight")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in tensors})
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
+
+    def clip(self, at: int) -> Batch:
+        """One of its clips as a batch."""
+        rows = {name: getattr(self, name)[at : at + 1] for name in (*_TENSORS, "ids", "inner", "sizes")}
+        return Batch(**rows)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -143,7 +149,7 @@ class Student(nn.Module, ModelHubMixin, ABC):
 
     @abstractmethod
     def predict(self, batch: Batch, classes: Sequence[str] | None) -> list[Prediction]:
-        """One prediction per clip; `classes` are the names to choose from, None for binary masks."""
+        """One prediction per clip. `classes` are the names to choose from, background first; None: binary masks."""
 
     # --------------------------------------------------------------------------------------- what it may say otherwise
 

@@ -21,7 +21,7 @@ from openavs.types import InputError
 ClipLabels = Mapping[int, npt.NDArray[np.uint8]]
 """Class indices `[H, W]` (binary: 0 and 1) by frame."""
 
-CONFIDENCE = "confidence.json"
+CONFIDENCE, LEFT_OUT = "confidence.json", "left_out.json"
 Which = Literal["annotated", "all"]
 
 
@@ -55,7 +55,8 @@ class PseudoLabels:
 
     `which` frames: those for which the benchmark has a mask, as the paper swaps one label for the other, or `all` that
     the folder holds. A grey value of more than half is foreground. `weighted` takes each frame's weight from the
-    folder's confidence.json, `{clip id: [one number in [0, 1] per frame]}`; else all count 1.
+    folder's confidence.json, `{clip id: [one number in [0, 1] per frame]}`; else all count 1. Clips that the folder's
+    left_out.json lists (an array of ids) are passed over.
     """
 
     def __init__(self, dataset: Dataset, folder: Path, which: Which = "annotated", weighted: bool = False) -> None:
@@ -65,7 +66,8 @@ class PseudoLabels:
         self.folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
         self._confidence = folder / CONFIDENCE
         self._weights = _read_confidence(self._confidence) if weighted else None
-        self._frames = {clip.id: self._present(clip) for clip in dataset.clips}
+        left_out = frozenset(_read_left_out(folder / LEFT_OUT))
+        self._frames = {clip.id: () if clip.id in left_out else self._present(clip) for clip in dataset.clips}
         if not any(self._frames.values()):
             example = dataset.clips[0].predictions[0]
             raise InputError(
@@ -102,6 +104,18 @@ class PseudoLabels:
 
 def _foreground(path: Path) -> npt.NDArray[np.uint8]:
     return (read_probability(path) > 127).astype(np.uint8)
+
+
+def _read_left_out(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    try:
+        ids = json.loads(path.read_bytes())
+    except ValueError:
+        ids = None
+    if not isinstance(ids, list):
+        raise InputError(f"{path} is no list of clip ids; mend it or delete it")
+    return [str(id) for id in ids]
 
 
 def _read_confidence(path: Path) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""A training recipe: one whole file of pipelines/students/, validated, overridden by `key=value`, written back complete.
+"""A training recipe: one whole file of pipelines/students/, validated, overridden by `key=value`, written back whole.
 
 The keys are those of the papers' training descriptions; nothing is inherited from another file.
 """
@@ -75,7 +75,7 @@ class TrainingRecipe(_Section):
     """A whole training as plain data.
 
     `model` are the student's own settings, `audio` the VGGish, `init` what its parts start from. `batch` is in clips
-    per step, over all devices; `accumulate` splits it into so many parts. A run has `epochs` unless `max_steps` is less.
+    per step, over all devices; `accumulate` splits it into so many parts. A run has `epochs`, but at most `max_steps`.
     """
 
     name: Text
@@ -94,7 +94,6 @@ class TrainingRecipe(_Section):
     accumulate: Count = 1
     precision: Literal["no", "bf16", "fp16"] = "no"
     save_every: Count = 500  # steps
-    log_every: Count = 10  # steps
     seed: Annotated[int, Field(ge=0)] = 123
     workers: Annotated[int, Field(ge=0)] = 2
     deterministic: bool = False

@@ -1,0 +1,80 @@
+"""`openavs self-train`: a recipe labels the training clips, a student learns from its masks, both are evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openavs.cli.common import Json, Offline, Pipeline, Quiet, Verbose, print_json, recipe_overrides, set_up_logging
+from openavs.cli.train import (
+    Benchmark,
+    DeviceKind,
+    MaxSteps,
+    RecipeOption,
+    Root,
+    Words,
+    chosen_recipe,
+    need_accelerate,
+    open_splits,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def self_train(
+    words: Words,
+    root: Root,
+    benchmark: Benchmark,
+    out: Annotated[Path, typer.Option(help="The folder of labels, student and evaluations.", show_default=False)],
+    pipeline: Pipeline = "openavs",
+    recipe: RecipeOption = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Ours: above 1, students teach further students.")] = 1,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Ours: leave out clips whose mean confidence is lower.")
+    ] = 0.0,
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Ours: leave out clips in which nothing was found.")
+    ] = False,
+    weighted: Annotated[bool, typer.Option("--weighted", help="Ours: weigh frames by confidence.")] = False,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Train the same student on the ground truth, too, to compare.")
+    ] = False,
+    max_steps: MaxSteps = None,
+    device: DeviceKind = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Label the training split with a recipe, train a student on the labels, evaluate both on the test split."""
+    from openavs.benchmarks.cards import load_card, open_dataset
+    from openavs.cli.work import progress_bar
+    from openavs.recipes import load_recipe
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    need_accelerate()
+    chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
+    teacher = load_recipe(pipeline, recipe_overrides(device=None if device == "auto" else device, offline=offline))
+    train_set, val_set = open_splits(chosen, benchmark, root)
+    from openavs.students.self_training import Choices, Splits
+    from openavs.students.self_training import self_train as run
+
+    splits = Splits(load_card(benchmark), train_set, val_set, open_dataset(benchmark, root, "test"))
+    choices = Choices(min_score=min_score, drop_empty=drop_empty, weighted=weighted, rounds=rounds, truth=truth)
+    with progress_bar("self-training", quiet) as progress:
+        report = run(chosen, teacher, splits, out, choices, device=device, progress=progress)
+    if as_json:
+        print_json({**report, "out": str(out)})
+    elif not quiet:
+        _print(report)
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    """One line for the teacher and each student."""
+    for name, figures in report["figures"].items():
+        shown = ", ".join(f"{key} {100 * value:.2f}" for key, value in figures.items() if value is not None)
+        print(f"{name}: {shown}")
+    print(f"the last student: --pipeline {report['pipeline']}")

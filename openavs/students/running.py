@@ -1,0 +1,155 @@
+"""A trained student in the place of a pipeline: clip in, masks out, for `evaluate`, `segment` and `label`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openavs.benchmarks.dataset import Dataset
+from openavs.benchmarks.running import Soft, System
+from openavs.device import resolve_device
+from openavs.pipeline import Progress
+from openavs.streaming import prefetched
+from openavs.students.answers import frame_results, grey_values, predict_clip
+from openavs.students.base import Prediction, Student
+from openavs.students.folders import read_student
+from openavs.students.hearing import features_of
+from openavs.students.known import load_student
+from openavs.students.vggish import RATE, SHORTEST, Ears, Floats, load_vggish
+from openavs.types import Clip, InputError, ModelError, Segmentation, Waveform
+
+PREFIX = "student:"  # as in openavs/cli/common.py, which may not import this
+PIECE = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench
+BACKGROUND = "background"
+
+
+class StudentPipeline:
+    """A student with its VGGish. `classes` are the names to choose from, the background first; None: binary masks."""
+
+    def __init__(self, student: Student, ears: Ears, ref: str, classes: Sequence[str] | None) -> None:
+        self.student, self.ears, self.classes = student, ears, None if classes is None else tuple(classes)
+        self.recipe = student_recipe(ref, self.classes, offline=True)
+        self.models = {ref: {"facts": student.facts}, ears.ref: {"fingerprint": ears.fingerprint}}
+
+    @classmethod
+    def load(
+        cls, ref: str, classes: Sequence[str] | None, *, device: str = "auto", offline: bool = False
+    ) -> StudentPipeline:
+        """Loads `DIR` or `hf:org/name`, with or without `student:` before it. It computes in float32.
+
+        Raises:
+            ModelError: no such student, or its VGGish is not there or another one.
+        """
+        ref = ref.removeprefix(PREFIX)
+        place = resolve_device(device, "float32")
+        student = load_student(ref, offline).to(place.device)
+        return cls(student, find_ears(ref, student, place.device, offline), ref, classes)
+
+    def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[Segmentation]:
+        """Segments clips one by one; the next one is opened while the student works."""
+        for clip in prefetched(clips, depth=1):
+            yield self(clip, progress)
+
+    def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
+        """Segments one clip."""
+        return self.soft(clip, progress).result
+
+    def soft(self, clip: Clip, progress: Progress | None = None) -> Soft:
+        """Segments one clip and keeps the probability of each pixel."""
+        tell = progress or (lambda stage, done, total: None)
+        started = time.monotonic()
+        heard = self._listen(clip)
+        timings = {"listen": time.monotonic() - started}
+        started = time.monotonic()
+        parts: list[Prediction] = []
+        for piece in _pieces(clip.times):
+            images = [frame.image for frame in clip.frames(frozenset(piece))]
+            if len(images) != len(piece):
+                raise InputError(f"{clip.source or clip.id} lacks {len(piece) - len(images)} frames; it is cut short")
+            parts.append(predict_clip(self.student, clip.id, images, heard[piece.start : piece.stop], self.classes))
+            tell("look", piece.stop, len(clip.times))
+        timings["look"] = time.monotonic() - started
+        whole = _joined(parts)
+        result = Segmentation(
+            clip=clip.id,
+            size=clip.size,
+            frames=frame_results(whole, clip.times),
+            source=clip.source,
+            recipe=self.recipe,
+            models=self.models,
+            timings={stage: round(seconds, 4) for stage, seconds in timings.items()},
+            warnings=clip.warnings,
+        )
+        return Soft(result, grey_values(whole, clip.size))
+
+    def _listen(self, clip: Clip) -> Floats:
+        """One feature per frame: that of its second within the piece."""
+        if clip.audio is None:
+            raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
+        rows = []
+        for piece in _pieces(clip.times):
+            start = float(np.floor(clip.times[piece.start] / PIECE)) * PIECE
+            seconds = [int(clip.times[i] - start) for i in piece]
+            heard = features_of(self.ears, _sound(clip.audio, start), max(seconds) + 1, clip.id)
+            rows.append(heard[seconds])
+        return np.concatenate(rows)
+
+
+def _pieces(times: Sequence[float]) -> list[range]:
+    """The frames of each `PIECE` of a clip."""
+    number = [int(time // PIECE) for time in times]
+    starts = [i for i in range(len(number)) if not i or number[i] != number[i - 1]]
+    return [range(first, last) for first, last in zip(starts, [*starts[1:], len(number)], strict=True)]
+
+
+def _sound(audio: Waveform, start: float) -> Waveform:
+    """A piece's sound; one that would be too short for a feature begins earlier, if there is an earlier."""
+    shortest = (SHORTEST + 1) / RATE
+    return audio.cut(max(0.0, min(start, audio.duration - shortest)), start + PIECE)
+
+
+def _joined(parts: Sequence[Prediction]) -> Prediction:
+    frames = tuple(frame for part in parts for frame in part.frames)
+    shares = [part.probability for part in parts if part.probability is not None]
+    return Prediction(frames, np.concatenate(shares) if shares else None)
+
+
+def find_ears(ref: str, student: Student, device: Any, offline: bool = False) -> Ears:
+    """The VGGish that a student was trained with: in its folder, beside it, or what its config.json names."""
+    known = student.facts.get("audio") or {}
+    beside = [Path(ref) / "vggish", Path(ref).absolute().parent / "vggish"]
+    places = [str(path) for path in beside if (path / "config.json").is_file()]
+    named = known.get("model")
+    if not places and not named:
+        raise ModelError(f"the student '{ref}' does not say which VGGish it hears with; put its folder at {beside[0]}")
+    ears = load_vggish(places[0] if places else str(named), device, offline)
+    if known.get("fingerprint") not in (None, ears.fingerprint):
+        raise ModelError(f"the student '{ref}' was trained with another VGGish than '{ears.ref}'; put that one there")
+    return ears
+
+
+def student_recipe(ref: str, classes: Sequence[str] | None, offline: bool = False) -> dict[str, Any]:
+    """What a result records as its recipe: the student, what it was made from, and its weights' digest."""
+    from openavs.fingerprints import folder_digest
+
+    folder = read_student(ref, offline)
+    digest = folder_digest(folder.found.path / "model.safetensors")
+    known = {"name": f"{PREFIX}{Path(ref).name}", "student": folder.student, "config": folder.config}
+    return {**known, "facts": folder.facts, "weights": digest, "vocabulary": list(classes[1:]) if classes else None}
+
+
+def student_system(pipeline: str, dataset: Dataset, *, device: str = "auto", offline: bool = False) -> System:
+    """A student as `evaluate` runs it: its probabilities are the predictions where masks are binary."""
+    ref = pipeline.removeprefix(PREFIX)
+    classes = None if dataset.task == "binary" else dataset.classes
+    load_student(ref, offline).check(dataset.task, dataset.classes)
+
+    def build() -> Any:
+        chain = StudentPipeline.load(ref, classes, device=device, offline=offline)
+        return chain.soft if classes is None else chain
+
+    return System(student_recipe(ref, classes, offline), build, classes or (), soft=classes is None)

@@ -1,0 +1,42 @@
+"""Scores a student on a split without writing anything: the figures that choose the best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from openavs.benchmarks.dataset import Dataset
+from openavs.benchmarks.figures import Figures
+from openavs.benchmarks.tallies import tally_for
+from openavs.students.answers import predict_clip, scored_maps
+from openavs.students.base import Student
+from openavs.students.data import read_frames
+from openavs.students.vggish import Floats
+
+CHOSEN_BY = {"binary": "miou", "semantic": "miou", "open-vocabulary": "harmonic"}
+"""The figure that the best checkpoint has the highest of."""
+
+
+def validate(
+    student: Student, dataset: Dataset, features: Mapping[str, Floats], progress: Callable[[int], None] | None = None
+) -> Figures:
+    """The official figures of a student in evaluation mode; it is left in the mode it was in."""
+    classes = None if dataset.task == "binary" else dataset.classes
+    tally = tally_for(dataset)
+    was_training = student.training
+    student.eval()
+    for done, clip in enumerate(dataset.clips, start=1):
+        images = read_frames(clip, range(len(clip.frames)))
+        prediction = predict_clip(student, clip.id, images, features[clip.id], classes)
+        truth = dataset.read_truth(clip)
+        tally.add(clip, scored_maps(prediction, clip, classes, (truth.shape[1], truth.shape[2])), truth)
+        if progress:
+            progress(done)
+    student.train(was_training)
+    return tally.figures("official")
+
+
+def chosen_figure(dataset: Dataset, figures: Figures) -> float:
+    """The figure to choose by; of a split where it is not defined (no novel class), the mean IoU."""
+    value = figures.get(CHOSEN_BY[dataset.task])
+    value = figures.get("miou") if value is None else value
+    return float(value if value is not None else 0.0)
