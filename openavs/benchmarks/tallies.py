@@ -66,7 +66,7 @@ class BinaryTally:
         self._rows_of = rows_of
         self._names: list[Sequence[str]] = []
         self._sums: list[tuple[float, int, float, int]] = []
-        self._curves: list[npt.NDArray[np.float32]] = []
+        self._curves = bytearray()  # float32 `[clips, 255]`: grows in place and is read without a copy
         self._precision_recall = np.zeros((2, len(thresholds())))
 
     def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
@@ -74,7 +74,7 @@ class BinaryTally:
         self.metrics.add(counted)
         j, frames = float(counted.j.sum()), len(counted.j)
         self._sums.append((j, frames, float(counted.j[counted.sounding].sum()), len(counted.curves)))
-        self._curves.append(counted.curves[:, 0].sum(axis=0))
+        self._curves += counted.curves[:, 0].sum(axis=0, dtype=np.float32).tobytes()
         self._precision_recall += counted.curves[:, 1:].sum(axis=0)
         self._names.append(self._rows_of(clip))
         return _row(clip, frames, j / frames, counted.f)
@@ -91,11 +91,12 @@ class BinaryTally:
                 return {"miou": j, "f": f}
 
             return Sample(len(batches), of_batches)
-        sums, curves = np.array(self._sums), np.array(self._curves, dtype=np.float64)
+        sums = np.array(self._sums)
+        curves = np.frombuffer(self._curves, dtype=np.float32).reshape(len(sums), -1)
 
         def of_clips(weights: Floats) -> dict[str, Floats]:
             j, frames, j_sounding, sounding = (weights @ sums).T
-            return binary_figures(j, frames, j_sounding, sounding, weights @ curves)
+            return binary_figures(j, frames, j_sounding, sounding, weights.astype(np.float32) @ curves)
 
         return Sample(len(sums), of_clips)
 
