@@ -112,11 +112,11 @@ def make_clip(folder: Path, words: list[str]) -> Path:
     text |= {"num_attention_heads": 2, "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 1}
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"image_size": CLIP_SIDE, "patch_size": 8}
-    torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
-    widen(model, 1.0)
+    torch.manual_seed(0)
+    widen(model, 3.0)  # crops and names are told apart
     with torch.no_grad():
-        model.logit_scale.fill_(math.log(100.0))
+        model.logit_scale.fill_(math.log(30.0))
     model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
