@@ -165,6 +165,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return recipe_from_dict(data, base=path.parent)
 
 
+def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with `key=value` overrides; InputError as in `load_recipe`."""
+    data = recipe.to_dict()
+    for override in overrides:
+        _override(data, override)
+    return recipe_from_dict(data, base=recipe.base)
+
+
 def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
     """Validates plain data as a recipe; relative paths in it start from `base`."""
     try:
