@@ -150,6 +150,12 @@ _BUILT_IN = (
     ),
     Entry(
         "segmenter",
+        "sam3",
+        "openavs.segmenters.sam3:Sam3Segmenter",
+        "SAM 3 (transformers): phrases to masks in one model; with 'detector: null'",
+    ),
+    Entry(
+        "segmenter",
         "box",
         "openavs.segmenters.box:BoxSegmenter",
         "no model: the filled box is the mask (a baseline)",
@@ -165,6 +171,12 @@ _BUILT_IN = (
         "sam2-video",
         "openavs.segmenters.sam2_video:Sam2VideoTracker",
         "SAM 2 video (transformers): masks carried between key frames by its memory; segments boxes, too",
+    ),
+    Entry(
+        "tracker",
+        "sam3-video",
+        "openavs.segmenters.sam3_video:Sam3VideoTracker",
+        "SAM 3 video (transformers): finds phrases at key frames and carries their masks between them",
     ),
     Entry(
         "tracker",

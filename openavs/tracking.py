@@ -15,8 +15,11 @@ from openavs.types import RLE, Box, Dropped, Segment
 
 Overlap = npt.NDArray[np.float64]  # [known, found], each in [0, 1]
 
-RENAMED = 0.8
-"""From this overlap on a thing is the same although it is asked for by another name; boxes count as one from here."""
+RENAMED = 0.5
+"""From this overlap on a thing may be the same although it was found by another phrase."""
+
+FAMILIAR = 0.25
+"""What it is worth, in overlap, that a thing was found by the same phrase before: detectors mix phrases up, too."""
 
 _UNSEEN = ("not found", "below threshold")
 
@@ -53,20 +56,16 @@ def mask_overlap(known: Sequence[RLE], found: Sequence[RLE]) -> Overlap:
 def assign(overlap: Overlap, same_phrase: npt.NDArray[np.bool_], least: float) -> list[int | None]:
     """Which known thing each find is; None for a new one. No two finds are the same thing.
 
-    Things of one phrase are matched first, so that the sum of their overlaps is greatest (Hungarian method) and none is
-    below `least`. What is left over may then be the same thing under another name, from an overlap of `RENAMED` on.
+    The pairs are those with the greatest sum of overlaps (Hungarian method), `FAMILIAR` added for things that were
+    found by the find's phrase before. Such a pair needs an overlap of `least`, any other also one of `RENAMED`.
 
     Args:
         overlap: `[known, found]`, in [0, 1].
         same_phrase: whether a known thing has been found by the find's phrase before, `[known, found]`.
     """
+    allowed = overlap >= np.where(same_phrase, least, max(RENAMED, least))
     answer: list[int | None] = [None] * overlap.shape[1]
-    for row, column in _pairs(np.where(same_phrase & (overlap >= least), overlap, 0.0)):
-        answer[column] = row
-    left = np.where(overlap >= max(RENAMED, least), overlap, 0.0)
-    left[[row for row in answer if row is not None], :] = 0.0
-    left[:, [column for column, row in enumerate(answer) if row is not None]] = 0.0
-    for row, column in _pairs(left):
+    for row, column in _pairs(np.where(allowed, overlap + FAMILIAR * same_phrase, 0.0)):
         answer[column] = row
     return answer
 

@@ -17,7 +17,7 @@ from openavs.following import Rules, follow
 from openavs.segmenters import iou_tracker
 from openavs.segmenters.base import Sighting, Tracker
 from openavs.segmenters.iou_tracker import IouTracker
-from openavs.tracking import RENAMED, assign, key_frames, mask_box, mask_overlap, still_dropped
+from openavs.tracking import FAMILIAR, RENAMED, assign, key_frames, mask_box, mask_overlap, still_dropped
 from openavs.types import RLE, Dropped, Frame, Image, InputError, Segment, mask_to_rle
 
 SIZE = (40, 120)
@@ -117,7 +117,8 @@ def test_a_match_is_one_to_one_and_no_worse_than_any_other(overlap: Any, least: 
     assert len({row for row, _ in matched}) == len(matched)
     for row, column in matched:
         assert overlap[row, column] >= (least if same[row, column] else max(least, RENAMED))
-    gain = np.where(same & (overlap >= least), overlap, 0.0)
+    allowed = np.where(same, overlap >= least, overlap >= max(least, RENAMED))
+    gain = np.where(allowed, overlap + FAMILIAR * same, 0.0)
     ours = sum(gain[row, column] for row, column in matched)
     count = max(overlap.shape)
     padded = np.zeros((count, count))
@@ -128,8 +129,15 @@ def test_a_match_is_one_to_one_and_no_worse_than_any_other(overlap: Any, least: 
 
 def test_the_same_thing_by_another_name_needs_a_great_overlap() -> None:
     none = np.zeros((1, 1), dtype=np.bool_)
-    assert assign(np.array([[0.9]]), none, 0.5) == [0]
-    assert assign(np.array([[0.7]]), none, 0.5) == [None]
+    assert assign(np.array([[0.6]]), none, 0.2) == [0]
+    assert assign(np.array([[0.4]]), none, 0.2) == [None]
+    assert assign(np.array([[0.4]]), ~none, 0.2) == [0]
+
+
+def test_a_phrase_that_is_mixed_up_does_not_swap_things() -> None:
+    """The dog's phrase comes back on the cat, whose own find is missing: it is the cat."""
+    overlap = np.array([[0.25], [0.9]])  # with the dog, with the cat
+    assert assign(overlap, np.array([[True], [False]]), 0.2) == [1]
 
 
 def test_what_a_tracker_still_sees_was_not_missed() -> None:

@@ -10,11 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    PreTrainedTokenizerFast,
+    Sam2Config,
+    Sam2Model,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+    Sam3Config,
+    Sam3Model,
+    Sam3VideoConfig,
+    Sam3VideoModel,
+)
 
 from tests.tiny_models import widen
 
 SAM2_SIZE = 64
+SAM3_SIZE = 64
+WORDS = ["a", "the", "dog", "bell", "cat", "barking", "engine"]
+HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 _HIDDEN = 128  # the video model's rotary attention takes no less
@@ -69,6 +83,91 @@ def make_sam2_video(folder: Path, *, seed: int = 0) -> Path:
     with torch.no_grad():  # a random head sees nothing as often as not: this one always sees its thing
         model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(9.0)
     model.save_pretrained(folder)
+    return folder
+
+
+_IDS = {word: i for i, word in enumerate(["<pad>", "<unk>", *WORDS, "<s>", "</s>"])}
+_DETR = {"hidden_size": _HIDDEN, "num_attention_heads": 2, "num_layers": 1, "intermediate_size": 64}
+_SAM3_VISION = {
+    "backbone_config": {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SAM3_SIZE,
+        "patch_size": 8,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 32,
+    },
+    "fpn_hidden_size": _HIDDEN,
+    "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+}
+_SAM3 = {
+    "vision_config": _SAM3_VISION,
+    "text_config": {
+        "model_type": "clip_text_model",
+        "vocab_size": len(_IDS),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "projection_dim": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 12,
+        "pad_token_id": 0,
+        "bos_token_id": _IDS["<s>"],
+        "eos_token_id": _IDS["</s>"],
+    },
+    "geometry_encoder_config": _DETR,
+    "detr_encoder_config": _DETR,
+    "detr_decoder_config": {**_DETR, "num_queries": 12},
+    "mask_decoder_config": {"hidden_size": _HIDDEN, "num_attention_heads": 2, "num_upsampling_stages": 3},
+}
+
+
+def make_sam3(folder: Path, *, seed: int = 0) -> Path:
+    """A SAM 3 image model that takes 64 pixels, has 12 queries and knows a few words."""
+    torch.manual_seed(seed)
+    return _save_sam3(Sam3Model(Sam3Config(**_SAM3)), folder)
+
+
+def make_sam3_video(folder: Path, *, seed: int = 0) -> Path:
+    """A SAM 3 video model of the same size; as on the hub, the image model can be loaded from it."""
+    torch.manual_seed(seed)
+    tracker = {
+        "vision_config": _SAM3_VISION,
+        "prompt_encoder_config": {"hidden_size": _HIDDEN, "image_size": SAM3_SIZE, "patch_size": 8},
+        "mask_decoder_config": _DECODER,
+        "image_size": SAM3_SIZE,
+        "memory_attention_hidden_size": _HIDDEN,
+        "memory_attention_num_layers": 1,
+        "memory_attention_feed_forward_hidden_size": 64,
+        "memory_attention_rope_feat_sizes": [8, 8],
+        "memory_encoder_hidden_size": _HIDDEN,
+        "mask_downsampler_embed_dim": _HIDDEN,
+        "memory_fuser_num_layers": 1,
+        "memory_fuser_embed_dim": _HIDDEN,
+        "memory_fuser_intermediate_dim": 64,
+    }
+    model = Sam3VideoModel(Sam3VideoConfig(detector_config=_SAM3, tracker_config=tracker, low_res_mask_size=32))
+    folder = _save_sam3(model, folder)
+    with torch.no_grad():
+        model.tracker_model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(9.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _save_sam3(model: Any, folder: Path) -> Path:
+    _save(model, folder, {"size": {"height": SAM3_SIZE, "width": SAM3_SIZE}, **HALVES})
+    tokenizer = Tokenizer(models.WordLevel(_IDS, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", _IDS["<s>"]), ("</s>", _IDS["</s>"])]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
     return folder
 
 
