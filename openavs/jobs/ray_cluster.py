@@ -1,0 +1,120 @@
+"""The Ray cluster of a job: the one that is there, or a new one on this machine; and whether the workers fit it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from openavs.extras import need
+from openavs.types import InputError
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE = 100_000_000
+"""Bytes of shared memory for a cluster of our own: specs and progress go through it, never pictures or sound."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker reserves on its node; the reservation is Ray's book-keeping and limits nobody."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[Any]:
+    """The `ray` module, connected for as long as the block lasts; nothing is reported to anybody, no page is served.
+
+    Args:
+        address: of a cluster; None: that of RAY_ADDRESS, else one that runs on this machine, else a new one that ends
+            with the block. A connection that the caller has already made is used and left as it is.
+
+    Raises:
+        InputError: Ray is not installed, or there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray: Any = need("ray", "ray")
+    if ray.is_initialized():
+        yield ray
+        return
+    with _our_own_signals():
+        _connect(ray, address or os.environ.get("RAY_ADDRESS"))
+    try:
+        yield ray
+    finally:
+        with _our_own_signals():
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        ray.init(address or "auto", **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as problem:
+        if address is not None:
+            line = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
+            raise InputError(
+                f"there is no Ray cluster to be reached at {address} ({line}); start one with `ray start --head`, or "
+                "leave the address and RAY_ADDRESS away for one on this machine"
+            ) from problem
+        log.info("no Ray cluster runs here, so one is started for this job")
+        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+
+
+def plan_workers(ray: Any, share: Share, wanted: int | None) -> int:
+    """How many workers to start: as many as wanted, or one for each GPU, or one for each CPU but one.
+
+    Raises:
+        InputError: they would not fit, or would take every CPU. Ray would wait for room without a word.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return fitting_workers(nodes, ray.available_resources(), share, wanted)
+
+
+def fitting_workers(
+    nodes: Sequence[Mapping[str, float]], free: Mapping[str, float], share: Share, wanted: int | None
+) -> int:
+    """`plan_workers` on plain figures: what each node has, and what of all of it is free now."""
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    # One CPU stays free: a pool that takes them all starves whatever else has to run on the cluster.
+    left = min(cpus - 1, free.get("CPU", 0.0))
+    most = min(sum(_slots(node, share) for node in nodes), int(left / share.cpus + 1e-9))
+    if share.gpus:
+        most = min(most, int(free.get("GPU", 0.0) / share.gpus + 1e-9))
+    workers = wanted if wanted is not None else max(most, 1)
+    if workers > most:
+        each = f"{share.cpus:g} CPUs" + (f" and {share.gpus:g} GPUs" if share.gpus else "")
+        gpus = f" and {free.get('GPU', 0.0):g} GPUs" if share.gpus else ""
+        fix = f"use --workers {most}" if most else "use --engine local, or a larger cluster"
+        raise InputError(
+            f"{workers} workers of {each} each do not fit the Ray cluster, of whose {cpus:g} CPUs "
+            f"{free.get('CPU', 0.0):g}{gpus} are free and one has to stay so; {fix}"
+        )
+    return workers
+
+
+def _slots(node: Mapping[str, float], share: Share) -> int:
+    slots = int(node.get("CPU", 0.0) / share.cpus + 1e-9)
+    return min(slots, int(node.get("GPU", 0.0) / share.gpus + 1e-9)) if share.gpus else slots
+
+
+@contextmanager
+def _our_own_signals() -> Iterator[None]:
+    """Keeps the handlers of Ctrl-C and of termination; with those that Ray puts in their place a job ends badly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
