@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from openavs.boxes import choose, iou
 from openavs.captioners.base import Captioner
@@ -113,7 +113,7 @@ class Pipeline:
         self.label = Labeller(self.settings.vocabulary, self.settings.aliases, similarity)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, held: Held | None = None) -> Pipeline:
+    def from_recipe(cls, recipe: Recipe, held: Held | None = None) -> Self:
         """Builds the stages that a recipe names and loads their models (`held`: see `build_backends`)."""
         settings = Settings(
             window=recipe.sample.window,
