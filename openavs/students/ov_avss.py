@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openavs.benchmarks.dataset import Task
 from openavs.hub import resolve
 from openavs.students.base import Batch, Found, Prediction, Size, Student, View, at_own_size, normalised, take_matching
 from openavs.students.mask2former_loss import localiser_loss
@@ -26,6 +27,10 @@ from openavs.students.ov_avss_settings import OvAvssSettings
 from openavs.types import InputError, ModelError
 
 BACKGROUND = "background"
+NO_CLIP = (
+    "this ov-avss has no CLIP to name masks with; give model.clip=FOLDER to the training, or set 'clip' in the "
+    "student's config.json"
+)
 Output = list[list[Answer]]
 """For each clip, the answers of each layer; the last one counts."""
 
@@ -40,6 +45,11 @@ class OvAvss(Student):
         super().__init__(config)
         self.network = OvAvssNetwork(config.network())
         self._classifier: MaskClassifier | None = None
+
+    def check(self, task: Task, classes: Sequence[str]) -> None:
+        """It learns from the masks of any benchmark; to be scored on label maps it has to name them."""
+        if task != "binary" and self.config.clip is None:
+            raise InputError(NO_CLIP)
 
     def view(self, training: bool) -> View:
         """The whole picture by its short side; in training of several lengths, mirrored or not."""
@@ -136,7 +146,7 @@ class OvAvss(Student):
     def _names(self, device: torch.device) -> MaskClassifier:
         """The classifier, loaded when first asked for; it is no part of the student's own weights."""
         if self.config.clip is None:
-            raise InputError("this ov-avss student has no CLIP to name masks with; set 'clip' in its config.json")
+            raise InputError(NO_CLIP)
         if self._classifier is None or self._classifier.device != device:
             centred = self.config.crops == "centred"
             self._classifier = MaskClassifier(

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedTokenizerFast
 
 from openavs.students.base import Found, Prediction
-from openavs.students.known import load_student
+from openavs.students.known import load_student, student_class
 from openavs.students.ov_avss import OvAvss, best_pairs
 from openavs.students.ov_avss_classifier import TEMPLATES, MaskClassifier
 from openavs.students.ov_avss_crops import mask_crops
 from openavs.students.ov_avss_network import Answer
+from openavs.students.settings import load_training_recipe
 from openavs.types import InputError, ModelError, segments_to_label_map
 from tests.students.ov_avss_models import CLIP_SIDE, batch, make_clip, mask2former_options, tiny_student
 
@@ -307,5 +308,18 @@ def test_wrong_settings_are_told_in_a_sentence(settings: dict[str, object], sent
 
 
 def test_names_without_a_clip_are_refused() -> None:
+    tiny_student().check("binary", ["background", "sounding"])
+    with pytest.raises(InputError, match=r"give model\.clip=FOLDER"):
+        tiny_student().check("open-vocabulary", ["background", *NAMES])
     with pytest.raises(InputError, match="no CLIP to name masks with"):
         tiny_student().predict(batch([(1, (64, 64))]), NAMES)
+
+
+@pytest.mark.parametrize("name", ["ov-avss-tiny", "ov-avss-r50", "ov-avss-swin"])
+def test_its_training_recipes_fit_it(name: str) -> None:
+    recipe = load_training_recipe(name)
+    assert student_class(recipe.student) is OvAvss
+    with torch.device("meta"):
+        student = OvAvss.build(recipe.model)
+    assert set(recipe.init) <= {"backbone", "mask2former"}
+    assert student.config.clip or name == "ov-avss-tiny"
