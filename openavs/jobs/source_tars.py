@@ -66,8 +66,18 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
                 yield member
+            if _is_damaged(tar, archive.offset):
+                raise tarfile.ReadError("what follows its last readable member is not an end")
     except (tarfile.TarError, OSError, EOFError) as problem:
         raise InputError(f"{tar} cannot be read as a tar ({problem}); fetch it again or leave it out") from problem
+
+
+def _is_damaged(tar: Path, offset: int) -> bool:
+    """Whether a tar goes on, from where tarfile found no more headers, with other than zeros: it then stops silently."""
+    with tar.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+    return any(block) or 0 < len(block) < tarfile.BLOCKSIZE
 
 
 def _is_safe(member: tarfile.TarInfo) -> bool:

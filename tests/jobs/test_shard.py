@@ -42,7 +42,13 @@ def test_a_shard_becomes_results_labels_and_a_mark(spec: ShardSpec) -> None:
     assert mark["counts"] == {"ok": 4}
     assert json.loads(mark_path(out, 0).read_bytes()) == mark
     row = mark["rows"][1]
-    assert (row["id"], row["prompts"], row["scores"], row["areas"], row["found"]) == ("v01", ["dog"], [0.9], [0.25], [2])
+    assert (row["id"], row["prompts"], row["scores"], row["areas"], row["found"]) == (
+        "v01",
+        ["dog"],
+        [0.9],
+        [0.25],
+        [2],
+    )
     label = np.asarray(Image.open(out / "labels/clips/v01/labels_semantic/1.png"))
     assert label.dtype == np.uint8
     assert set(np.unique(label)) == {0, 255}
@@ -140,7 +146,12 @@ def test_clips_that_fail_are_rows_with_a_reason_and_leave_nothing(pool: Path, tm
     (folder / "v03.mp4").unlink()
     mark = run_shard(spec, chain(spec))
     assert mark is not None
-    assert [row["reason"] for row in mark["rows"]] == ["unreadable", "unreadable", "unexpected ZeroDivisionError", "missing"]
+    assert [row["reason"] for row in mark["rows"]] == [
+        "unreadable",
+        "unreadable",
+        "unexpected ZeroDivisionError",
+        "missing",
+    ]
     assert mark["counts"] == {"failed": 4}
     assert str(folder) not in json.dumps(mark)
     assert not list((tmp_path / "out").glob("clips/*"))

@@ -1,0 +1,229 @@
+"""What can be labelled, and what is said of what cannot."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from openavs.benchmarks.world.layouts import write_layout
+from openavs.jobs.items import Item, Slice, item_to_line, line_to_item
+from openavs.jobs.opening import ClipError, Media
+from openavs.jobs.sources import open_source
+from openavs.types import InputError
+from tests.jobs.pool import videos
+from tests.media_files import grey, make_media, tone
+
+
+def empty(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def test_an_item_survives_its_line() -> None:
+    items = [
+        Item("a", "a.mp4"),
+        Item("b", "x\udc80.mp4", name="b/\0", bytes=3, audio="b.wav", group="v2", classes=("dog", "cat")),
+        Item("c", "f", frames=("f/1.png",), places=("test/dog/c/c_1.png",), like="m.png"),
+        Item("d", "s.tar", video_slice=Slice("d.mp4", 512, 9, ".mp4"), audio_slice=Slice("d.wav", 1024, 2, ".wav")),
+    ]
+    assert [line_to_item(item_to_line(item)) for item in items] == items
+    with pytest.raises(InputError, match="no clip"):
+        line_to_item(b'{"id": "a", "colour": "red"}')
+
+
+def test_a_folder_is_searched_to_the_bottom_and_hidden_things_are_not(tmp_path: Path) -> None:
+    for name in ("b.mp4", "deep/down/a.MKV", "deep/b.webm", ".hidden/c.mp4", "._b.mp4", "notes.txt"):
+        empty(tmp_path / name)
+    source = open_source(str(tmp_path))
+    assert sorted(item.path for item in source.items) == ["b.mp4", "deep/b.webm", "deep/down/a.MKV"]
+    assert [item.id for item in source.items] == sorted(item.id for item in source.items)
+    assert {item.name for item in source.items} == {None, "b"}  # two are called b
+    assert source.root == tmp_path
+    assert any("1 files that are no videos" in note for note in source.notes)
+    assert any("b" in note and "hash" in note for note in source.notes)
+
+
+def test_pictures_with_a_sound_beside_or_in_them_are_a_clip(tmp_path: Path) -> None:
+    for name in ("one/1.png", "one/2.png", "one/sound.wav", "two/1.jpg", "two.flac", "three/1.png"):
+        empty(tmp_path / name)
+    source = open_source(str(tmp_path))
+    assert [(item.id, item.path, item.audio) for item in source.items] == [
+        ("one", "one", "one/sound.wav"),
+        ("two", "two", "two.flac"),
+    ]
+
+
+def test_a_glob_and_a_single_video(tmp_path: Path) -> None:
+    for name in ("a/x.mp4", "a/b/y.mp4", "a/z.txt"):
+        empty(tmp_path / name)
+    source = open_source(f"{tmp_path}/**/*.mp4")
+    assert {item.path for item in source.items} == {"a/x.mp4", "a/b/y.mp4"}
+    assert [item.path for item in open_source(str(tmp_path / "a/x.mp4")).items] == ["x.mp4"]
+
+
+def test_a_list_starts_from_its_own_folder(tmp_path: Path) -> None:
+    videos(tmp_path / "v", 1)
+    (tmp_path / "list.txt").write_text("v/v00.mp4\n\n/else/where.mp4\nv/v00.mp4\n../up.mp4\n")
+    source = open_source(str(tmp_path / "list.txt"))
+    assert [item.path for item in source.items] == ["../up.mp4", "v/v00.mp4", "/else/where.mp4"]
+    assert [item.bytes is None for item in source.items] == [True, False, True]
+    assert any("1 entries are there twice" in note for note in source.notes)
+
+
+ROWS = [
+    {"id": "Cat", "path": "a.mp4", "audio": "a.wav", "group": "v1s", "classes": ["cat"]},
+    {"id": "cat", "path": "b.mp4"},
+    {"id": "../x", "path": "c.mp4"},
+    {"id": 7, "path": "d.mp4"},
+]
+
+
+def manifest(folder: Path, kind: str) -> Path:
+    path = folder / f"manifest{kind}"
+    if kind == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    elif kind == ".parquet":
+        import pyarrow as arrow
+        from pyarrow import parquet
+
+        rows = [{**row, "id": str(row["id"])} for row in ROWS]
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    else:
+        between = "\t" if kind == ".tsv" else ","
+        cells = [
+            [str(row["id"]), str(row["path"]), str(row.get("audio") or ""), "v1s" if i == 0 else ""]
+            for i, row in enumerate(ROWS)
+        ]
+        lines = [between.join(line) for line in [["id", "path", "audio", "group"], *cells]]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_a_manifest_in_any_form_says_the_same(kind: str, tmp_path: Path) -> None:
+    source = open_source(str(manifest(tmp_path, kind)))
+    found = {item.path: item for item in source.items}
+    assert found["d.mp4"].id == "7"
+    assert found["a.mp4"].id.casefold() != found["b.mp4"].id.casefold()
+    assert (found["a.mp4"].name, found["b.mp4"].name, found["c.mp4"].name) == ("Cat", "cat", "../x")
+    assert (found["a.mp4"].audio, found["a.mp4"].group) == ("a.wav", "v1s")
+    assert ".." not in found["c.mp4"].id
+    assert found["a.mp4"].classes == (("cat",) if kind in (".jsonl", ".parquet") else ())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"id": "a"}', "row 1 has no 'path'"),
+        ('{"path": "a.mp4"}\nnonsense', "row 2 is no JSON"),
+        ("[1]", "should be an object"),
+        ('{"path": 3.5}', "should be text"),
+        ('{"path": "a.mp4", "group": "../x"}', "is not the name of a folder"),
+        ('{"path": "a.mp4", "classes": [1]}', "should be a list of texts"),
+        ("", "holds no clips"),
+    ],
+)
+def test_a_malformed_manifest_is_refused_with_its_row(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        open_source(str(tmp_path / "m.jsonl"))
+
+
+def test_one_id_for_two_videos_is_told_apart_and_one_row_twice_is_one(tmp_path: Path) -> None:
+    rows = [{"id": "a", "path": "1.mp4"}, {"id": "a", "path": "2.mp4"}, {"id": "a", "path": "1.mp4"}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_source(str(tmp_path / "m.jsonl"))
+    assert len(source.items) == 2
+    assert all(item.id.startswith("a-") and item.name == "a" for item in source.items)
+
+
+# ------------------------------------------------------------------------------------------------------------ tars
+
+
+def tar(path: Path, members: dict[str, bytes], **special: str) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, target in special.items():
+            info = tarfile.TarInfo(f"{name}.mp4")
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    return path
+
+
+def test_a_tar_is_read_in_place(tmp_path: Path) -> None:
+    video = make_media(tmp_path / "v.mp4", [grey(1)] * 8, fps=4, sound=tone(2)).read_bytes()
+    (tmp_path / "tars").mkdir()
+    tar(tmp_path / "tars/0.tar", {"a.mp4": video, "a.json": b"{}", "sub/b.mp4": video[:500]})
+    source = open_source(str(tmp_path / "tars"))
+    media = Media(source.root, tmp_path / "scratch", 1.0)
+    whole, cut = source.items
+    assert (whole.source, cut.id) == ("0.tar::a.mp4", "b")
+    clip = media.open(whole)
+    assert (clip.id, clip.source, len(clip.times)) == ("a", "0.tar::a.mp4", 2)
+    media.close(whole)
+    with pytest.raises(ClipError, match="sub/b.mp4") as problem:
+        media.open(cut)
+    assert problem.value.reason == "unreadable"
+    media.close(cut)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_nothing_leaves_a_tar_by_its_name(tmp_path: Path) -> None:
+    path = tar(
+        tmp_path / "x.tar",
+        {"../../../evil.mp4": b"x", "/etc/evil.mp4": b"x", "ok.mp4": b"x", "code.pyc": b"x", "nl\n.mp4": b"x"},
+        link="/etc/passwd",
+    )
+    source = open_source(str(path))
+    assert [item.source for item in source.items] == ["x.tar::ok.mp4"]
+    assert any("5 members" in note for note in source.notes)
+
+
+def test_a_tar_that_ends_early_is_named(tmp_path: Path) -> None:
+    path = tar(tmp_path / "x.tar", {"a.mp4": b"x" * 5000, "b.mp4": b"y" * 5000})
+    path.write_bytes(path.read_bytes()[:6000])  # within the header of b
+    with pytest.raises(InputError, match=r"x\.tar cannot be read as a tar"):
+        open_source(str(path))
+    (tmp_path / "x.tar.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="compressed"):
+        open_source(str(tmp_path / "x.tar.gz"))
+
+
+# ------------------------------------------------------------------------------------------------------ benchmarks
+
+
+@pytest.fixture(scope="module")
+def s4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("s4")
+    write_layout("s4", folder, {"train": 2, "val": 0, "test": 2})
+    return folder
+
+
+def test_an_avsbench_root_is_known_by_its_table(s4: Path) -> None:
+    source = open_source(str(s4))
+    assert (source.kind, len(source.items), len(source.datasets)) == ("s4", 4, 2)
+    item = source.items[0]
+    assert len(item.frames) == len(item.places) == 5
+    assert item.places[0].endswith(f"/{item.id}/{item.id}_1.png")
+    assert (source.root / item.frames[0]).is_file()
+    assert item.like is not None
+    assert {item.places[0].split("/")[0] for item in open_source(str(s4), split="test").items} == {"test"}
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing/*.mp4"])
+def test_what_is_not_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        open_source(str(tmp_path / name))
+
+
+def test_a_split_goes_with_a_benchmark(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--benchmark"):
+        open_source(str(tmp_path), split="test")
