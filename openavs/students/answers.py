@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,21 @@ def predict_clip(
 ) -> Prediction:
     """A whole clip, run of frames by run of frames; `classes` as in `Student.predict`."""
     device = next(student.parameters()).device
-    frames: list[tuple[Found, ...]] = []
-    shares = []
     with torch.no_grad():
-        for batch in batches_to_predict(name, images, audio, student.view(training=False)):
-            (answer,) = student.predict(batch.to(device), classes)
-            frames += answer.frames
-            if answer.probability is not None:
-                shares.append(answer.probability)
+        batches = batches_to_predict(name, images, audio, student.view(training=False))
+        return joined([student.predict(batch.to(device), classes)[0] for batch in batches])
+
+
+def joined(parts: Sequence[Prediction]) -> Prediction:
+    """Predictions one after the other. Tracks are numbered on: a number of one part is nothing of the next."""
+    frames: list[tuple[Found, ...]] = []
+    taken = 0
+    for part in parts:
+        tracks = [found.track for frame in part.frames for found in frame if found.track is not None]
+        for frame in part.frames:
+            frames.append(tuple(f if f.track is None else replace(f, track=f.track + taken) for f in frame))
+        taken += max(tracks, default=-1) + 1
+    shares = [part.probability for part in parts if part.probability is not None]
     return Prediction(tuple(frames), np.concatenate(shares) if shares else None)
 
 

@@ -14,7 +14,7 @@ from openavs.benchmarks.running import Soft, System
 from openavs.device import resolve_device
 from openavs.pipeline import Progress
 from openavs.streaming import prefetched
-from openavs.students.answers import frame_results, grey_values, predict_clip
+from openavs.students.answers import frame_results, grey_values, joined, predict_clip
 from openavs.students.base import Prediction, Student
 from openavs.students.folders import read_student
 from openavs.students.hearing import features_of
@@ -73,7 +73,7 @@ class StudentPipeline:
             parts.append(predict_clip(self.student, clip.id, images, heard[piece.start : piece.stop], self.classes))
             tell("look", piece.stop, len(clip.times))
         timings["look"] = time.monotonic() - started
-        whole = _joined(parts)
+        whole = joined(parts)
         result = Segmentation(
             clip=clip.id,
             size=clip.size,
@@ -110,12 +110,6 @@ def _sound(audio: Waveform, start: float) -> Waveform:
     """A piece's sound; one that would be too short for a feature begins earlier, if there is an earlier."""
     shortest = (SHORTEST + 1) / RATE
     return audio.cut(max(0.0, min(start, audio.duration - shortest)), start + PIECE)
-
-
-def _joined(parts: Sequence[Prediction]) -> Prediction:
-    frames = tuple(frame for part in parts for frame in part.frames)
-    shares = [part.probability for part in parts if part.probability is not None]
-    return Prediction(frames, np.concatenate(shares) if shares else None)
 
 
 def find_ears(ref: str, student: Student, device: Any, offline: bool = False) -> Ears:

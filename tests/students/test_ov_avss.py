@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedTokenizerFast
 
+from openavs.students.answers import joined
 from openavs.students.base import Found, Prediction
 from openavs.students.known import load_student, student_class
 from openavs.students.ov_avss import OvAvss, best_pairs
@@ -323,3 +324,11 @@ def test_its_training_recipes_fit_it(name: str) -> None:
         student = OvAvss.build(recipe.model)
     assert set(recipe.init) <= {"backbone", "mask2former"}
     assert student.config.clip or name == "ov-avss-tiny"
+
+
+def test_a_track_number_means_one_thing_through_a_long_clip() -> None:
+    """Runs of frames are seen on their own: query 1 of one is not query 1 of the next."""
+    mask = np.ones((2, 2), dtype=bool)
+    parts = [Prediction(((Found(mask, 0.9, "dog", track),),) * 2) for track in (1, 0, 1)]
+    whole = joined(parts)
+    assert [frame[0].track for frame in whole.frames] == [1, 1, 2, 2, 4, 4]
