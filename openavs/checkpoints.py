@@ -3,10 +3,11 @@
     python -m openavs.checkpoints sam_vit_b_01ec64.pth models/sam_vit_b
     python -m openavs.checkpoints groundingdino_swint_ogc.pth models/groundingdino_swint
     python -m openavs.checkpoints 630k-audioset-best.pt models/clap
+    python -m openavs.checkpoints vggish-10086976.pth models/vggish
 
 The packages publish pickles. A pickle can run code when it is loaded, so openavs loads none; the conversion reads one
 through torch's `weights_only` reader, which takes tensors, plain containers and numbers alone, and writes the folder
-that the `segment-anything`, `groundingdino-py` and `laion-clap` backends take.
+that the `segment-anything`, `groundingdino-py` and `laion-clap` backends and the students' VGGish take.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from openavs.hub import ResolvedModel
 
-SAM, GROUNDING_DINO, LAION_CLAP = "segment-anything", "groundingdino", "laion-clap"
+SAM, GROUNDING_DINO, LAION_CLAP, VGGISH = "segment-anything", "groundingdino", "laion-clap", "vggish"
 
 
 def read_config(found: ResolvedModel, kind: str) -> dict[str, Any]:
@@ -126,11 +127,14 @@ def _config_of(weights: Mapping[str, torch.Tensor], checkpoint: Path) -> dict[st
         return {"model_type": SAM}
     if "audio_branch.patch_embed.proj.weight" in weights:
         return {"model_type": LAION_CLAP}
+    if "features.0.weight" in weights and "embeddings.4.weight" in weights:
+        sizes = {"width": "features.0.weight", "hidden": "embeddings.0.weight", "features": "embeddings.4.weight"}
+        return {"model_type": VGGISH, **{size: len(weights[name]) for size, name in sizes.items()}}
     swin = weights.get("backbone.0.patch_embed.proj.weight")
     backbones = {96: "swin_T_224_1k", 128: "swin_B_384_22k"}
     if swin is None or len(swin) not in backbones:
         raise InputError(
-            f"the checkpoint {checkpoint} is neither segment-anything's nor groundingdino's nor laion-clap's"
+            f"the checkpoint {checkpoint} is neither segment-anything's nor groundingdino's, laion-clap's or VGGish's"
         )
     return {"model_type": GROUNDING_DINO, "backbone": backbones[len(swin)]}
 

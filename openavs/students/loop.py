@@ -157,7 +157,7 @@ class Loop:
         return {
             **{name: float(value) for name, value in means.items()},
             "lr": rate,
-            "seconds": time.monotonic() - started,
+            "seconds": round(time.monotonic() - started, 4),
         }
 
     def _together(self, last: bool) -> AbstractContextManager[Any]:

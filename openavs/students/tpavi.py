@@ -93,9 +93,9 @@ class Tpavi(Student):
         """Binary masks need a binary head, label maps the benchmark's classes in their order."""
         wanted = () if task == "binary" else tuple(classes)
         if self.config.classes != wanted:
-            have = f"{len(self.config.classes)} classes" if self.config.classes else "a binary head"
-            need = f"the {len(wanted)} classes of the benchmark" if wanted else "a binary head"
-            raise InputError(f"this TPAVI has {have} where {need} is needed; train one for this benchmark")
+            have = f"a head of {len(self.config.classes)} classes" if self.config.classes else "a binary head"
+            need = f"one of its {len(wanted)} classes" if wanted else "a binary one"
+            raise InputError(f"this TPAVI has {have} where the benchmark needs {need}; train another for it")
 
     def initialise(self, part: str, ref: str, offline: bool = False) -> None:
         """`backbone`: ImageNet weights of the same backbone; `student`: another TPAVI (MS3 from S4)."""
