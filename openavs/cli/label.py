@@ -160,7 +160,10 @@ def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int |
 def _engine(name: EngineName, workers: int | None, device: str, patience: float | None) -> Engine:
     from openavs.jobs.local import LocalEngine
     from openavs.jobs.machine import default_workers, gpus
+    from openavs.jobs.ray_engine import RayEngine
 
+    if name is EngineName.ray:
+        return RayEngine(workers, patience=patience)
     devices = gpus(device)
     return LocalEngine(workers or default_workers(devices), devices, patience)
 

@@ -54,7 +54,7 @@ def connected(address: str | None = None) -> Iterator[Any]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}  # it warns of being safe
     try:
         ray.init(address or "auto", **quiet)
     except (ConnectionError, ValueError, RuntimeError) as problem:
