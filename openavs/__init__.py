@@ -1,22 +1,33 @@
 """Finds, names and segments whatever makes the sound in a video: sound -> words -> prompts -> boxes -> masks.
 
+    pipe = openavs.load("openavs")
+    result = pipe("video.mp4")
+    result.save("out")
+
 The public names below are imported when they are first used, so that `import openavs` costs next to nothing and
 does not load torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # type checkers know the name; importing it from typing would be most of what this file costs
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from openavs.api import VideoPipeline, load
+    from openavs.exports.avsbench import to_label_map
+    from openavs.exports.categories import Categories
+    from openavs.exports.coco import to_coco
+    from openavs.exports.supervision import to_supervision
+    from openavs.exports.timeline import to_events, to_timeline
+    from openavs.exports.yolo_seg import to_yolo_seg
+    from openavs.exports.youtube_vis import to_youtube_vis
     from openavs.media import open_clip, probe, read_audio
     from openavs.pipeline import Pipeline
     from openavs.recipes import Recipe, load_recipe
     from openavs.registry import Registry
-    from openavs.results import segmentation_from_json, segmentation_to_json, write_result
+    from openavs.result import Result
+    from openavs.results import read_result, segmentation_from_json, segmentation_to_json, write_result
     from openavs.types import (
         RLE,
         Caption,
@@ -41,11 +52,20 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "openavs.api": ("VideoPipeline", "load"),
+    "openavs.exports.avsbench": ("to_label_map",),
+    "openavs.exports.categories": ("Categories",),
+    "openavs.exports.coco": ("to_coco",),
+    "openavs.exports.supervision": ("to_supervision",),
+    "openavs.exports.timeline": ("to_events", "to_timeline"),
+    "openavs.exports.yolo_seg": ("to_yolo_seg",),
+    "openavs.exports.youtube_vis": ("to_youtube_vis",),
     "openavs.media": ("open_clip", "probe", "read_audio"),
     "openavs.pipeline": ("Pipeline",),
     "openavs.recipes": ("Recipe", "load_recipe"),
     "openavs.registry": ("Registry",),
-    "openavs.results": ("segmentation_from_json", "segmentation_to_json", "write_result"),
+    "openavs.result": ("Result",),
+    "openavs.results": ("read_result", "segmentation_from_json", "segmentation_to_json", "write_result"),
     "openavs.types": (
         "RLE",
         "Caption",
@@ -74,6 +94,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "RLE",
     "Caption",
+    "Categories",
     "Clip",
     "Detection",
     "Dropped",
@@ -87,32 +108,47 @@ __all__ = [
     "Prompt",
     "Recipe",
     "Registry",
+    "Result",
     "Segment",
     "Segmentation",
+    "VideoPipeline",
     "Waveform",
     "Window",
     "__version__",
+    "load",
     "load_recipe",
     "mask_to_rle",
     "open_clip",
     "probe",
     "read_audio",
+    "read_result",
     "rle_to_mask",
     "segmentation_from_json",
     "segmentation_to_json",
     "segments_to_label_map",
     "segments_to_mask",
+    "to_coco",
+    "to_events",
+    "to_label_map",
+    "to_supervision",
+    "to_timeline",
+    "to_yolo_seg",
+    "to_youtube_vis",
     "write_result",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'openavs' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value  # the next access is an ordinary attribute
-    return value
+if not TYPE_CHECKING:  # a type checker sees the imports above, and that there are no other names
+
+    def __getattr__(name):
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module 'openavs' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(home), name)
+        globals()[name] = value  # the next access is an ordinary attribute
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,99 @@
+"""`openavs.load("openavs")`: a pipeline that opens videos itself and whose results can be saved and shown.
+
+`Pipeline` does no I/O: it takes clips. This one opens what it is given at the recipe's frame rate and wraps what comes
+out, and is otherwise the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from openavs.media import open_clip
+from openavs.notes import Notes
+from openavs.pipeline import Pipeline, Progress
+from openavs.recipes import Recipe, load_recipe, overridden
+from openavs.result import Result
+from openavs.streaming import prefetched
+from openavs.types import Clip, FrameResult
+
+Source = str | os.PathLike[str] | Clip
+"""A video, a picture, a folder of pictures (by its path), or a clip that is open already."""
+
+
+def load(
+    recipe: str | Path | Recipe = "openavs",
+    *overrides: str,
+    vocabulary: Sequence[str] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    offline: bool = False,
+) -> VideoPipeline:
+    """Builds the pipeline that a recipe describes and loads its models; they are downloaded on first use.
+
+    Args:
+        recipe: its name (`openavs list` names them), its YAML file, or the recipe itself.
+        overrides: changes such as `"keep.box_threshold=0.3"`, as on the command line.
+        vocabulary: look for these things only, and label what is found with them.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; the recipe's if None.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`; the recipe's if None.
+        offline: use only what is on this disk.
+
+    Raises:
+        InputError: no such recipe, an unknown key or a wrong value.
+        ModelError: a model cannot be had or loaded.
+    """
+    changes = list(overrides)
+    if vocabulary is not None:
+        changes.append(f"vocabulary={json.dumps(list(vocabulary))}")
+    settings = {"device": device, "dtype": dtype, "offline": "true" if offline else None}
+    changes += [f"{key}={value}" for key, value in settings.items() if value is not None]
+    asked = overridden(recipe, changes) if isinstance(recipe, Recipe) else load_recipe(recipe, changes)
+    return VideoPipeline.from_recipe(asked)
+
+
+class VideoPipeline(Pipeline):
+    """A pipeline that takes paths as well as clips. `load` makes one."""
+
+    def __call__(
+        self, clip: Source, progress: Progress | None = None, *, audio: str | os.PathLike[str] | None = None
+    ) -> Result:
+        """Segments one video; `audio` is a file to take the sound from instead.
+
+        `progress(stage, done, total)` is told the stages `listen`, `ask` and `look`.
+
+        Raises:
+            InputError: the video cannot be used: absent, damaged, without sound.
+        """
+        opened = self.open(clip, audio)
+        return Result.of(super().__call__(opened, progress), opened)
+
+    def stream(
+        self,
+        clip: Source,
+        progress: Progress | None = None,
+        notes: Notes | None = None,
+        *,
+        audio: str | os.PathLike[str] | None = None,
+    ) -> Iterator[FrameResult]:
+        """One result per frame, in order, as soon as it is there; memory does not grow with the video's length."""
+        return super().stream(self.open(clip, audio), progress, notes)
+
+    def run(self, clips: Iterable[Source], progress: Progress | None = None) -> Iterator[Result]:
+        """Segments videos one by one; the next one is opened while the models work."""
+        for clip in prefetched((self.open(source) for source in clips), depth=1):
+            yield self(clip, progress)
+
+    def open(self, source: Source, audio: str | os.PathLike[str] | None = None) -> Clip:
+        """The clip of a path, with frames sampled at the recipe's rate; a clip is returned as it is."""
+        if isinstance(source, Clip):
+            return source
+        sound = None if audio is None else Path(audio)
+        return open_clip(Path(source), fps=self.fps, audio=sound)
+
+    @property
+    def fps(self) -> float:
+        """Frames to sample per second, as the recipe says; 1 for a pipeline made without one."""
+        return float(self.recipe.get("sample", {}).get("fps", 1.0))
