@@ -117,7 +117,7 @@ class OvAvss(Student):
 
     @torch.no_grad()
     def predict(self, batch: Batch, classes: Sequence[str] | None) -> list[Prediction]:
-        """Binary: the likeliest query at each pixel, times its objectness. Else `MaskClassifier` names the queries.
+        """Binary: the union of the queries that are sounding objects. Else `MaskClassifier` names the queries.
 
         Raises:
             InputError: names are asked for and the student has no CLIP.
@@ -167,10 +167,15 @@ def best_pairs(chances: Tensor, top: int, threshold: float) -> list[tuple[int, i
 
 
 def _binary(answer: Answer, inner: Size, size: Size) -> Prediction:
+    """The union of the sure queries' masks, which are cut at a logit of 0 as those of a label map are.
+
+    A query with an objectness of one half or less adds no pixel to it, but grades those outside.
+    """
     chances = answer.objectness.float().softmax(-1)[:, OBJECT]
+    trust = torch.where(chances > 0.5, 1.0, chances)
     likeliest = torch.zeros(answer.masks.shape[1], *size, device=chances.device)
-    for chance, masks in zip(chances, answer.masks, strict=True):
-        likeliest = torch.maximum(likeliest, chance * _own_size(masks, inner, size).sigmoid())
+    for share, masks in zip(trust, answer.masks, strict=True):
+        likeliest = torch.maximum(likeliest, share * _own_size(masks, inner, size).sigmoid())
     probability = likeliest.cpu().numpy()
     frames = []
     for frame in probability:

@@ -14,7 +14,7 @@ from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSe
 from openavs.students.answers import joined
 from openavs.students.base import Found, Prediction
 from openavs.students.known import load_student, student_class
-from openavs.students.ov_avss import OvAvss, best_pairs
+from openavs.students.ov_avss import OvAvss, _binary, _pixels, _target, best_pairs
 from openavs.students.ov_avss_classifier import TEMPLATES, MaskClassifier
 from openavs.students.ov_avss_crops import mask_crops
 from openavs.students.ov_avss_network import Answer
@@ -69,8 +69,6 @@ def test_the_loss_has_a_gradient_and_skips_clips_without_labels() -> None:
 
 
 def test_objects_are_the_classes_of_the_labelled_frames() -> None:
-    from openavs.students.ov_avss import _target
-
     clips = batch([(4, (64, 64))], labelled=[[1, 3]])
     found = _target(clips, 0)
     assert found.frames.tolist() == [1, 3] and found.masks.shape == (2, 2, 64, 64)
@@ -79,26 +77,25 @@ def test_objects_are_the_classes_of_the_labelled_frames() -> None:
 
 
 def test_padding_is_zero_after_normalisation() -> None:
-    from openavs.students.ov_avss import _pixels
-
     pixels = _pixels(batch([(2, (40, 64))]), 0, (64, 64))
     assert pixels.shape == (2, 3, 64, 64)
     assert not pixels[:, :, 40:].any() and pixels[:, :, :40].std() > 0.5
 
 
-def test_binary_masks_are_the_likeliest_query_at_each_pixel() -> None:
-    student, clips = tiny_student(), batch([(3, (64, 64))])
-    prediction = student.predict(clips, None)[0]
-    answer = student(clips)[0][-1]
-    chance = answer.objectness.softmax(-1)[:, 0]
-    full = F.interpolate(answer.masks, size=(64, 64), mode="bilinear", align_corners=False)
+def test_binary_masks_are_the_union_of_the_sure_queries() -> None:
+    said = some_answer()
+    prediction = _binary(said, (64, 64), (128, 128))
+    full = F.interpolate(said.masks, size=(64, 64), mode="bilinear", align_corners=False)
     large = F.interpolate(full, size=(128, 128), mode="bilinear", align_corners=False)
-    expected = (chance[:, None, None, None] * large.sigmoid()).amax(0).detach().numpy()
-    assert prediction.probability is not None and prediction.probability.shape == (3, 128, 128)
-    np.testing.assert_allclose(prediction.probability, expected, atol=1e-5)
-    for frame, probability in zip(prediction.frames, prediction.probability, strict=True):
+    sure = (large[[1, 3, 5]] > 0).any(0).numpy()
+    assert sure.any() and not sure.all()
+    unsure = torch.tensor([-1.0, 1.0]).softmax(0)[0] * large[[0, 2, 4]].sigmoid()
+    graded = torch.maximum(unsure.amax(0), large[[1, 3, 5]].sigmoid().amax(0)).numpy()
+    assert prediction.probability is not None
+    np.testing.assert_allclose(prediction.probability, graded, atol=1e-6)
+    for frame, mask in zip(prediction.frames, sure, strict=True):
         union = frame[0].mask if frame else np.zeros((128, 128), bool)
-        assert np.array_equal(union, probability > 0.5)
+        assert (union == mask).mean() > 0.9999  # a logit of 0 to the last bit
 
 
 # --------------------------------------------------------------------------------------------- naming by a vocabulary
