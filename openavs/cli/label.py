@@ -179,6 +179,7 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     from openavs.cli.app import REFUSALS
     from openavs.cli.job_progress import showing
     from openavs.jobs.run import run_job
+    from openavs.jobs.writing import OF_THE_MACHINE
 
     try:
         with _interrupts(board), showing(board, quiet):
@@ -186,7 +187,7 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     except KeyboardInterrupt:
         return "stopped at once; run the same again to go on"
     except OSError as problem:
-        if problem.errno not in REFUSALS:
+        if problem.errno not in REFUSALS | OF_THE_MACHINE:
             raise
         what = problem.filename or "a file"
         return f"{what} cannot be written ({problem.strerror}); make room or change its permissions, then run it again"

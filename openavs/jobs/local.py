@@ -162,16 +162,20 @@ class _Pool:
 
     def _read(self, worker: _Worker) -> bool:
         """Takes what a worker sent; False if it is dead."""
+        while (news := self._news(worker)) is not None:
+            worker.heard = time.monotonic()
+            self._take(worker, *news)
+        return worker.process.is_alive()
+
+    def _news(self, worker: _Worker) -> tuple[str, Any] | None:
+        """One thing that a worker sent, if there is any."""
         try:
-            while worker.pipe.poll():
-                worker.heard = time.monotonic()
-                self._take(worker, *worker.pipe.recv())
+            return worker.pipe.recv() if worker.pipe.poll() else None
         except (EOFError, OSError):  # its end of the pipe is closed: it is dead, or as good as
             worker.process.join(1.0)
             worker.process.kill()
             worker.process.join()
-            return False
-        return worker.process.is_alive()
+            return None
 
     def _take(self, worker: _Worker, kind: str, value: Any) -> None:
         if kind == "ready":

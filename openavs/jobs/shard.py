@@ -6,7 +6,6 @@ it, when, how often it was interrupted or what ran beside it. Times and hosts go
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 import time
@@ -29,7 +28,7 @@ from openavs.jobs.marks import commit, journal_path, read_mark
 from openavs.jobs.opening import ClipError, Media
 from openavs.jobs.rows import failed_row, finished_row
 from openavs.jobs.sidelog import append
-from openavs.jobs.writing import remove_file, remove_folder, write_whole
+from openavs.jobs.writing import OF_THE_MACHINE, remove_file, remove_folder, write_whole
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
 from openavs.streaming import prefetched
@@ -40,8 +39,6 @@ log = logging.getLogger(__name__)
 Segment = Callable[[Clip], Segmentation]
 OPENED_AHEAD = 1
 UNWRITTEN = 2
-
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EFBIG}
 
 
 class ShardBusy(Exception):
@@ -154,7 +151,7 @@ class _Work:
         except InputError as problem:
             return ClipError("failed", self.media.tell(str(problem), item))
         except OSError as problem:
-            if problem.errno in _OF_THE_MACHINE:
+            if problem.errno in OF_THE_MACHINE:
                 raise
             return self._unexpected(item, problem)
         except Exception as problem:  # noqa: BLE001 - named in its row, and logged with where it comes from

@@ -73,7 +73,7 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _is_damaged(tar: Path, offset: int) -> bool:
-    """Whether a tar goes on, from where tarfile found no more headers, with other than zeros: it then stops silently."""
+    """Whether a tar goes on with other than zeros where tarfile found no more headers: it stops there silently."""
     with tar.open("rb") as file:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)

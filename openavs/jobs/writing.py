@@ -7,6 +7,7 @@ by one, which costs a file system much less.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -15,6 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from openavs.files import sync_folder
+
+OF_THE_MACHINE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+)
+"""Errors of the system that are no clip's fault: they end the job, and running it again goes on."""
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = False) -> str:

@@ -169,7 +169,7 @@ def test_a_tar_is_read_in_place(tmp_path: Path) -> None:
     clip = media.open(whole)
     assert (clip.id, clip.source, len(clip.times)) == ("a", "0.tar::a.mp4", 2)
     media.close(whole)
-    with pytest.raises(ClipError, match="sub/b.mp4") as problem:
+    with pytest.raises(ClipError, match=r"sub/b\.mp4") as problem:
         media.open(cut)
     assert problem.value.reason == "unreadable"
     media.close(cut)
@@ -220,7 +220,7 @@ def test_an_avsbench_root_is_known_by_its_table(s4: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "nothing/*.mp4"])
 def test_what_is_not_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"does not exist|holds no clips"):
         open_source(str(tmp_path / name))
 
 

@@ -1,0 +1,281 @@
+"""`openavs label`: the contract for scripts, and that nothing which happens to a job shows in what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openavs.benchmarks.world.layouts import write_layout
+from tests.conftest import Outcome
+from tests.jobs.pool import label, recipe, tree, videos
+
+Openavs = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return videos(tmp_path_factory.mktemp("pool") / "videos", 12)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recipe(tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """0.15 s a clip, so that there is something to interrupt."""
+    return recipe(tmp_path_factory.mktemp("slow"), detector={"use": "./stages.py:Slow"})
+
+
+def finished(process: subprocess.Popen[str]) -> Outcome:
+    out, err = process.communicate(timeout=120)
+    return Outcome(process.returncode, out, err)
+
+
+def test_a_folder_from_start_to_end_and_again(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+    words = ("label", pool, "--pipeline", quick, "--out", tmp_path / "out", "--shard-size", "5", "--json", "--stats")
+    first = openavs(*words)
+    answer = first.json()
+    assert first.code == 0
+    assert {key: answer[key] for key in ("clips", "ok", "failed", "left", "worked")} == {
+        "clips": 12, "ok": 12, "failed": 0, "left": 0, "worked": 12,
+    }  # fmt: skip
+    assert answer["shards"] == {"planned": 3, "committed": 3}
+    assert set(answer["stages"]) >= {"listen", "detect", "segment"}
+    assert "of 12 clips" in first.err
+    before = tree(tmp_path / "out")
+    again = openavs(*words)
+    assert (again.code, again.json()["worked"]) == (0, 0)
+    assert tree(tmp_path / "out") == before
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(tmp_path / "out/index.parquet").to_pylist()
+    rows = [json.loads(line) for line in (tmp_path / "out/index.jsonl").open()]
+    assert [(row["id"], row["scores"], row["areas"]) for row in table] == [
+        (row["id"], row["scores"], row["areas"]) for row in rows
+    ]
+
+
+def test_another_recipe_or_source_is_refused_and_overwrite_starts_anew(
+    openavs: Openavs, pool: Path, quick: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "videos"
+    shutil.copytree(pool, source)
+    words = ("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--quiet")
+    assert openavs(*words, "--limit", "2").code == 0
+    for more, named in (
+        (("--limit", "2", "keep.box_threshold=0.4"), "keep.box_threshold"),
+        (("--limit", "2", "--shard-size", "7"), "shard_size"),
+        ((), "its source (10 clips more, such as v02), limit"),
+    ):
+        refused = openavs(*words, *more)
+        assert refused.code == 2
+        assert named in refused.err
+    (source / "v00.mp4").write_bytes(b"another")
+    assert "1 clips changed, such as v00" in openavs(*words, "--limit", "2").err
+    anew = openavs(*words, "--limit", "2", "--overwrite", "--json")
+    assert (anew.code, anew.json()["failed"]) == (1, 1)
+
+
+def test_failures_are_named_and_can_be_tried_again(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+    source = tmp_path / "videos"
+    shutil.copytree(pool, source)
+    good = (source / "v03.mp4").read_bytes()
+    (source / "v03.mp4").write_bytes(b"#" * len(good))  # the size stays: the plan is still that of this source
+    words = ("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--json", "--shard-size", "6")
+    failed = openavs(*words)
+    assert failed.code == 1
+    assert failed.json()["reasons"] == {"unreadable": 1}
+    assert "clip v03: " in failed.err
+    assert str(source) not in (tmp_path / "out/index.jsonl").read_text()
+    (source / "v03.mp4").write_bytes(good)
+    assert openavs(*words).code == 1, "what failed is not tried again unasked"
+    retried = openavs(*words, "--retry-failed")
+    assert (retried.code, retried.json()["worked"]) == (0, 1)
+    openavs("label", source, "--pipeline", quick, "--out", tmp_path / "whole", "--shard-size", "6")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_filters_drop_and_say_what(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+    words = ("label", pool, "--pipeline", quick, "--out", tmp_path / "out", "--limit", "3", "--json")
+    answer = openavs(*words, "filter.min_area=0.5", "filter.drop_empty=true").json()
+    assert (answer["ok"], answer["filtered"]) == (0, 3)
+    assert answer["dropped"] == {"filter.drop_empty": 3, "filter.min_area": 6}
+    assert (tmp_path / "out/clips/v00/result.json").is_file()
+    assert not (tmp_path / "out/labels").exists()
+
+
+def test_labels_of_an_avsbench_root_score_as_predictions(openavs: Openavs, quick: Path, tmp_path: Path) -> None:
+    write_layout("s4", tmp_path / "s4", {"train": 1, "val": 0, "test": 3})
+    done = openavs("label", tmp_path / "s4", "--pipeline", quick, "--out", tmp_path / "out", "--quiet")
+    assert done.code == 0
+    scored = openavs(
+        "score", "s4", "--root", tmp_path / "s4", "--predictions", tmp_path / "out/labels", "--json", "--quiet"
+    )
+    assert scored.code == 0
+    assert scored.json()["clips"] == 3
+    evaluated = openavs(
+        "evaluate", "s4", "--root", tmp_path / "s4", "--pipeline", quick, "--out", tmp_path / "run", "--quiet", "--json"
+    )
+    assert evaluated.json()["metrics"] == scored.json()["metrics"]
+    assert len(list((tmp_path / "out/labels/train").rglob("*.png"))) == 5, "every frame, not the annotated one alone"
+
+
+def test_parts_of_a_job_array_make_the_whole(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+    words = ("label", pool, "--pipeline", quick, "--shard-size", "3", "--json", "--quiet")
+    openavs(*words, "--out", tmp_path / "whole")
+    first = openavs(*words, "--out", tmp_path / "out", "--shards", "1/3")
+    assert first.code == 0
+    assert first.json()["shards"] == {"planned": 4, "committed": 2}
+    assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "stopped"
+    for part in ("3/3", "2/3"):
+        assert openavs(*words, "--out", tmp_path / "out", "--shards", part).code == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
+    assert "from 1 to N" in openavs(*words, "--out", tmp_path / "out", "--shards", "0/3").err
+
+
+def test_a_job_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
+    openavs: Openavs, pool: Path, slow: Path, tmp_path: Path
+) -> None:
+    kill_and_resume(pool, slow, tmp_path, kills=4, workers=2)
+
+
+@pytest.mark.slow
+def test_twenty_kills_in_two_hundred_clips(tmp_path: Path) -> None:
+    source = videos(tmp_path / "videos", 10)
+    for copy in range(1, 20):
+        shutil.copytree(source, source / f"copy{copy}", ignore=shutil.ignore_patterns("copy*"))
+    kill_and_resume(source, recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"}), tmp_path, kills=20, workers=2)
+
+
+def kill_and_resume(source: Path, made: Path, tmp_path: Path, kills: int, workers: int) -> None:
+    words = (source, "--pipeline", made, "--shard-size", "5", "--quiet", "--workers", workers)
+    assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
+    chance = random.Random(4)
+    done = 0
+    for _ in range(kills):
+        process = label(*words, "--out", tmp_path / "out")
+        time.sleep(chance.uniform(0.5, 4.0))
+        process.kill()
+        process.communicate()
+        done += process.returncode == -signal.SIGKILL
+    assert done, "every run was over before it could be killed"
+    last = finished(label(*words, "--out", tmp_path / "out"))
+    assert last.code == 0, last.err
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def clips_of(out: Path) -> int:
+    return len(list(out.glob("clips/*/result.json")))
+
+
+def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(pool: Path, slow: Path, tmp_path: Path) -> None:
+    words = (pool, "--pipeline", slow, "--shard-size", "4", "--workers", "1")
+    out = tmp_path / "out"
+    once = label(*words, "--out", out, "--json")
+    wait_for(lambda: clips_of(out) >= 2)
+    once.send_signal(signal.SIGINT)
+    answer = finished(once)
+    assert answer.code == 1
+    assert "stopped" in answer.json()["problem"]
+    assert 2 <= clips_of(out) < 12
+    twice = label(*words, "--out", out)
+    before = clips_of(out)
+    wait_for(lambda: clips_of(out) > before)
+    for _ in range(2):
+        twice.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    ended = finished(twice)
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert not list(out.rglob("*.part"))
+    assert finished(label(*words, "--out", out)).code == 0
+    assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_two_jobs_on_one_folder_share_the_work(pool: Path, slow: Path, tmp_path: Path) -> None:
+    words = (pool, "--pipeline", slow, "--shard-size", "2", "--workers", "1", "--json")
+    jobs = [label(*words, "--out", tmp_path / "out") for _ in range(2)]
+    wait_for(lambda: clips_of(tmp_path / "out") >= 1)
+    refused = finished(label(*words, "--out", tmp_path / "out", "--overwrite"))
+    assert refused.code == 2
+    assert "another job is at work" in refused.err
+    answers = [finished(job) for job in jobs]
+    assert [answer.code for answer in answers] == [0, 0]
+    assert sum(answer.json()["worked"] for answer in answers) == 12, "no clip was done twice"
+    assert all(answer.json()["ok"] == 12 for answer in answers)
+    assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_full_disk_stops_the_job_and_nothing_is_half_written(pool: Path, quick: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: the third clip's result does not fit."""
+    out = tmp_path / "out"
+    words = (pool, "--pipeline", quick, "--workers", "1", "--shard-size", "12")
+
+    def narrow() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+    stopped = finished(label(*words, "--out", out, "--json", preexec_fn=narrow))
+    assert stopped.code in (1, 2)
+    assert "Traceback" not in stopped.err
+    assert not list(out.rglob("*.part"))
+    if (out / "plan.json").exists():
+        assert finished(label(*words, "--out", out)).code == 0
+        assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
+        assert tree(out) == tree(tmp_path / "whole")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    refused = openavs("label", pool, "--pipeline", quick, "--out", tmp_path / "locked/out")
+    assert refused.code == 2
+    assert "--out" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("nothing-of-that-name",), "does not exist"),
+        (("a", "b"), "name one source, not 2"),
+        ((".", "--split", "test"), "--benchmark"),
+        ((".", "filter.min_aera=0.1"), "did you mean 'min_area'"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    openavs: Openavs, quick: Path, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    refused = openavs("label", *words, "--pipeline", quick, "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert sentence in refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_results_is_left_alone(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+    (tmp_path / "out/clips/mine").mkdir(parents=True)
+    refused = openavs("label", pool, "--pipeline", quick, "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert "other results" in refused.err
+    assert (tmp_path / "out/clips/mine").is_dir()
