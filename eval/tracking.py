@@ -11,6 +11,7 @@ same finds are then scored as they are and as the `iou` tracker leaves them:
 - found: the share of true things (by frame) that some segment finds.
 
 `--twins` makes both things of one kind, so that only where they are and how they move tells them apart.
+`--true-masks` puts the true masks of what is seen in the place of the models' finds: what is left is the tracker's own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,18 @@ from openavs.pipeline import Pipeline
 from openavs.recipes import load_recipe
 from openavs.segmenters.base import Sighting
 from openavs.segmenters.iou_tracker import IouTracker
-from openavs.types import BoolMask, Clip, Frame, FrameResult, Segment, rle_to_mask, segments_to_mask
+from openavs.tracking import mask_box
+from openavs.types import (
+    BoolMask,
+    Clip,
+    Frame,
+    FrameResult,
+    Prompt,
+    Segment,
+    mask_to_rle,
+    rle_to_mask,
+    segments_to_mask,
+)
 
 FOUND = 0.5  # IoU from which a segment finds a thing
 
@@ -105,6 +117,20 @@ class Tally:
         }
 
 
+def true_finds(scene: Scene, clip: Clip) -> list[FrameResult]:
+    """The visible pixels of every thing, as a detector and a segmenter without faults would find them, in any order."""
+    frames = []
+    order = np.random.default_rng(0)
+    for index, time in enumerate(clip.times):
+        owners = scene.picture(time)[1]
+        masks = {i: mask_to_rle(owners == i) for i in range(1, len(scene.actors) + 1)}
+        found = [Segment(m, mask_box(m), scene.actors[i - 1].kind, 1.0) for i, m in masks.items() if m.area]
+        found = [found[i] for i in order.permutation(len(found))]
+        asked = tuple(Prompt(kind) for kind in dict.fromkeys(actor.kind for actor in scene.actors))
+        frames.append(FrameResult(index, time, asked=asked, segments=tuple(found)))
+    return frames
+
+
 def iou(one: BoolMask, other: BoolMask) -> float:
     either = int((one | other).sum())
     return int((one & other).sum()) / either if either else 1.0
@@ -137,6 +163,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--fps", type=float, default=8.0)
     parser.add_argument("--twins", action="store_true", help="both things are of one kind")
+    parser.add_argument("--true-masks", action="store_true", help="no models: what is found is what is there")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
@@ -144,13 +171,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     told = ["captioner={use: oracle}", "translator={use: none}"]
     own = [f"keep.max_per_phrase={2 if options.twins else 1}"]
-    pipe = Pipeline.from_recipe(load_recipe("tiny", [*told, *own, *options.set]))
+    pipe = None if options.true_masks else Pipeline.from_recipe(load_recipe("tiny", [*told, *own, *options.set]))
     ways = {"linked": IouTracker(fill=0.0), "linked and filled": IouTracker()}
     tallies = {name: Tally() for name in ("per frame", *ways)}
     for index in range(options.clips):
         scene = crossing_scene(index, options.seconds, twins=options.twins)
         clip = clip_of(scene, options.fps, f"crossing-{index}")
-        frames = pipe(clip).frames
+        frames = true_finds(scene, clip) if pipe is None else pipe(clip).frames
         alone = [replace(s, track=i) for f in frames for i, s in enumerate(f.segments)]  # best first: rank as identity
         taken = iter(alone)
         tallies["per frame"].add(scene, [(f.time, [next(taken) for _ in f.segments]) for f in frames])

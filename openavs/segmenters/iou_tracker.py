@@ -16,8 +16,9 @@ import numpy as np
 from openavs.boxes import iou
 from openavs.segmenters.base import Sighting
 from openavs.tracking import Overlap, assign, mask_box, mask_overlap, still_dropped
-from openavs.types import RLE, Box, InputError, Segment, mask_to_rle, rle_to_mask
+from openavs.types import RLE, Box, Image, InputError, Segment, mask_to_rle, rle_to_mask
 
+_NO_PIXELS: Image = np.zeros((1, 1, 3), dtype=np.uint8)
 _STEADY = 1.0  # s for which a thing is taken to keep its speed
 
 
@@ -33,7 +34,7 @@ class IouTracker:
 
     every = 1
 
-    def __init__(self, *, min_iou: float = 0.2, memory: float = 10.0, speed: float = 1.0, fill: float = 0.5) -> None:
+    def __init__(self, *, min_iou: float = 0.2, memory: float = 10.0, speed: float = 1.0, fill: float = 1.0) -> None:
         if not 0 < min_iou <= 1:
             raise InputError(f"iou: min_iou is more than 0 and at most 1, not {min_iou}")
         if min(memory, speed, fill) < 0:
@@ -41,12 +42,12 @@ class IouTracker:
         self.min_iou, self.memory, self.speed, self.fill = min_iou, memory, speed, fill
 
     def track(self, sightings: Iterable[Sighting]) -> Iterator[Sighting]:
-        """See `Tracker.track`; what leaves is at most `fill` seconds behind."""
+        """See `Tracker.track`; what leaves is at most `fill` seconds behind, and without its pixels."""
         links = _Links(self)
         held: deque[Sighting] = deque()
         for sighting in sightings:
-            linked = links.link(sighting)
-            held.append(replace(sighting, segments=linked))
+            bare = replace(sighting.frame, image=_NO_PIXELS)  # a second of large frames would be a lot to hold
+            held.append(replace(sighting, frame=bare, segments=links.link(sighting)))
             _fill(held, self.fill)
             while held[-1].frame.time - held[0].frame.time > self.fill:
                 yield held.popleft()
