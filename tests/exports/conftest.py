@@ -1,0 +1,99 @@
+"""A result folder made by hand: a small video with sound and masks that are known exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openavs.media import write_overlay, write_video
+from openavs.overlay import Painter
+from openavs.runs import RunWriter
+from openavs.types import (
+    BoolMask,
+    Caption,
+    Dropped,
+    FrameResult,
+    Prompt,
+    Segment,
+    Segmentation,
+    Waveform,
+    mask_to_rle,
+)
+
+SIZE = (48, 64)
+FPS = 5  # of the video; results have a frame a second
+RECIPE = {"name": "by-hand", "sample": {"fps": 1.0, "window": 1.0}, "filter": {"min_score": 0.5}}
+LEFT, RIGHT = (200, 40, 40), (40, 40, 200)  # the colours of the video's halves
+
+
+def disc(y: float, x: float, radius: float) -> BoolMask:
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    return np.asarray((rows - y) ** 2 + (columns - x) ** 2 <= radius**2)
+
+
+def ring() -> BoolMask:
+    """A mask with a hole."""
+    return disc(22, 20, 14) & ~disc(22, 20, 6)
+
+
+def pair() -> BoolMask:
+    """A mask in two parts."""
+    return disc(12, 48, 6) | disc(36, 48, 8)
+
+
+def segment(mask: BoolMask, phrase: str, score: float, track: int | None = None) -> Segment:
+    ys, xs = np.nonzero(mask)
+    box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+    return Segment(mask_to_rle(mask), box, phrase, score, 0.9, None, None, track)
+
+
+def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = False) -> Segmentation:
+    """Even frames hear a dog and a bell and see both, odd ones see the dog alone; the last one is silent."""
+    frames = []
+    for i in range(seconds):
+        heard = (Caption("dog barking", 0.8, float(i), i + 1.0), Caption("=SUM(A1)", None, float(i), i + 1.0))
+        asked = (Prompt("dog", origin="lexicon"), Prompt("bell", origin="lexicon"))
+        dog, bell = (
+            segment(ring(), "dog", 0.75, 7 if tracked else None),
+            segment(pair(), "bell", 0.4, 3 if tracked else None),
+        )
+        found = (dog, bell) if i % 2 == 0 else (dog,)
+        dropped = () if i % 2 == 0 else (Dropped("bell", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0)),)
+        frames.append(FrameResult(i, i + 0.5, False, heard, asked, found, dropped))
+    frames[-1] = FrameResult(seconds - 1, seconds - 0.5, silent=True)
+    return Segmentation(clip, SIZE, tuple(frames), source, RECIPE, timings={"look": 0.25})
+
+
+def write_source(path: Path, seconds: int) -> None:
+    picture = np.empty((*SIZE, 3), dtype=np.uint8)
+    picture[:, : SIZE[1] // 2], picture[:, SIZE[1] // 2 :] = LEFT, RIGHT
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(seconds * 16000) / 16000)
+    write_video(path, (picture for _ in range(seconds * FPS)), FPS, Waveform(tone.astype(np.float32), 16000))
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result folder of two clips: `one` (6 s, with tracks and an overlay) and `two` (5 s, without)."""
+    folder = tmp_path_factory.mktemp("exported")
+    with RunWriter(folder / "out", RECIPE) as writer:
+        for name, seconds, tracked in (("one", 6, True), ("two", 5, False)):
+            video = folder / f"{name}.mp4"
+            write_source(video, seconds)
+            result = by_hand(name, str(video), seconds, tracked=tracked)
+            painter = Painter(result)
+
+            def extras(place: Path, video: Path = video, painter: Painter = painter) -> None:
+                if video.stem == "one":
+                    write_overlay(place / "overlay.mp4", video, painter)
+
+            writer.write(result, extras=extras)
+    return folder / "out"
+
+
+@pytest.fixture
+def results() -> list[Segmentation]:
+    """The same two results, without a video."""
+    return [by_hand("one", None, 6, tracked=True), replace(by_hand("two", None, 5), clip="two")]

@@ -1,0 +1,134 @@
+"""What all formats share: whole or not at all, nothing overwritten unasked, one clip in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from openavs.exports.categories import Categories
+from openavs.exports.formats import FORMATS, Options, export
+from openavs.exports.items import Item, filtered_by_recipe, open_source, run_items
+from openavs.types import InputError, Segmentation
+from tests.exports.conftest import by_hand, write_source
+
+
+def memory_items(results: list[Segmentation]) -> list[Item]:
+    return [Item(result, partial(open_source, result)) for result in results]
+
+
+def test_every_format_names_a_function_that_there_is() -> None:
+    assert all(callable(form.load()) for form in FORMATS.values())
+    with pytest.raises(InputError, match="did you mean 'coco'"):
+        export("cocoo", [], Path("x"))
+
+
+def test_what_is_there_is_left_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    for overwrite, why in ((False, "is there already"), (True, "no earlier export")):
+        with pytest.raises(InputError, match=why):
+            export("coco", run_items(run), tmp_path / "mine", overwrite=overwrite)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    (tmp_path / "coco.json").write_text("{}")
+    with pytest.raises(InputError, match="is there already"):
+        export("coco", run_items(run), tmp_path / "coco.json")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="no earlier export"):
+        export("coco", run_items(run), tmp_path / "link", overwrite=True)
+
+
+def test_an_earlier_export_is_replaced_when_asked(run: Path, tmp_path: Path) -> None:
+    export("coco", run_items(run), tmp_path / "set")
+    with pytest.raises(InputError, match="--overwrite"):
+        export("timeline", run_items(run), tmp_path / "set")
+    export("timeline", run_items(run), tmp_path / "set", origin="run", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["events.csv", "export.json", "timeline.csv"]
+    about = json.loads((tmp_path / "set" / "export.json").read_text())
+    assert (about["format"], about["origin"], about["clips"]) == ("timeline", "run", 2)
+
+
+def test_a_failure_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
+    export("coco", run_items(run), tmp_path / "set")
+    before = (tmp_path / "set" / "coco.json").read_bytes()
+
+    def broken() -> Iterator[Item]:
+        yield from run_items(run, ["one"])
+        raise InputError("the disk is full")
+
+    with pytest.raises(InputError, match="the disk is full"):
+        export("coco", broken(), tmp_path / "set", overwrite=True)
+    assert (tmp_path / "set" / "coco.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_an_empty_export_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no result to export as coco"):
+        export("coco", [], tmp_path / "set")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["coco", "youtube-vis", "timeline"])
+def test_clips_are_taken_one_at_a_time(name: str, tmp_path: Path) -> None:
+    alive: set[int] = set()
+    most = 0
+
+    class Counted(Segmentation):
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    def items() -> Iterator[Item]:
+        nonlocal most
+        for number in range(30):
+            plain = by_hand(f"clip{number:02d}", None, 3)
+            counted = Counted(plain.clip, plain.size, plain.frames)
+            alive.add(id(counted))
+            most = max(most, len(alive))
+            item = Item(counted, partial(open_source, plain))
+            del counted
+            yield item
+            del item
+
+    assert export(name, items(), tmp_path / "set").clips == 30
+    assert most <= 3
+
+
+def test_sources_that_are_gone_are_named(results: list[Segmentation], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one was made in memory"):
+        export("yolo-seg", memory_items(results), tmp_path / "yolo")
+    gone = [replace(results[0], source=str(tmp_path / "gone.mp4"))]
+    with pytest.raises(InputError, match=r"gone\.mp4 of one is not there; say with --root"):
+        export("cutout-png", memory_items(gone), tmp_path / "cut")
+
+
+def test_another_video_in_its_place_is_refused(run: Path, results: list[Segmentation], tmp_path: Path) -> None:
+    write_source(tmp_path / "short.mp4", 3)
+    short = [replace(results[0], source=str(tmp_path / "short.mp4"))]
+    with pytest.raises(InputError, match=r"3 frames of .* cannot be read any more"):
+        export("yolo-seg", memory_items(short), tmp_path / "yolo")
+    other = [replace(results[0], source=str(tmp_path / "short.mp4"), size=(10, 10))]
+    with pytest.raises(InputError, match="another video"):
+        export("yolo-seg", memory_items(other), tmp_path / "yolo")
+
+
+def test_relative_sources_start_from_the_folder_given(results: list[Segmentation], tmp_path: Path) -> None:
+    write_source(tmp_path / "one.mp4", 6)
+    moved = replace(results[0], source="one.mp4")
+    assert open_source(moved, root=tmp_path).size == moved.size
+
+
+def test_the_filter_of_the_recipe_leaves_out_what_label_would(run: Path, tmp_path: Path) -> None:
+    told = export("coco", filtered_by_recipe(run_items(run)), tmp_path / "set")
+    assert told.segments == 9  # min_score 0.5 drops the bells
+
+
+def test_categories_map_as_the_pipeline_does(results: list[Segmentation]) -> None:
+    dog = results[0].frames[0].segments[0]
+    known = Categories(["background", "cat", "dog"], {"mutt": "dog"})
+    assert [known.id(replace(dog, phrase=p)) for p in ("dog", "puppy", "mutt", "violin")] == [2, 2, 2, None]
+    assert known.id(replace(dog, phrase="animal", label="cat")) == 1
+    assert known.names == ("cat", "dog") and Options(known).split == "train"

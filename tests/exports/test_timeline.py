@@ -1,0 +1,63 @@
+"""CSV, read back by the standard library."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from openavs.exports.formats import export
+from openavs.exports.items import run_items
+from openavs.exports.timeline import EVENT_COLUMNS, FRAME_COLUMNS, to_events, to_timeline
+from openavs.types import Segmentation
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_per_frame_says_what_was_heard_asked_found_and_dropped(run: Path, tmp_path: Path) -> None:
+    export("timeline", run_items(run), tmp_path / "csv")
+    rows = read(tmp_path / "csv" / "timeline.csv")
+    assert tuple(rows[0]) == FRAME_COLUMNS and len(rows) == 11
+    first, second, last = rows[0], rows[1], rows[5]
+    assert (first["clip"], first["frame"], first["time"]) == ("one", "0", "0.5")
+    assert (first["heard"], first["heard_scores"]) == ("dog barking | =SUM(A1)", "0.800 | ")
+    assert (first["asked"], first["found"], first["found_scores"]) == ("dog | bell", "dog | bell", "0.750 | 0.400")
+    assert (first["tracks"], rows[6]["tracks"]) == ("7 | 3", " | ")
+    assert (second["dropped"], second["reasons"]) == ("bell", "below threshold")
+    assert (last["silent"], last["heard"], last["found"]) == ("True", "", "")
+
+
+def test_events_hold_every_number_in_full(results: list[Segmentation], run: Path, tmp_path: Path) -> None:
+    export("timeline", run_items(run), tmp_path / "csv")
+    rows = read(tmp_path / "csv" / "events.csv")
+    assert tuple(rows[0]) == EVENT_COLUMNS
+    found = [row for row in rows if row["event"] == "found"]
+    truth = [s for result in results for frame in result.frames for s in frame.segments]
+    for row, segment in zip(found, truth, strict=True):
+        assert (row["text"], float(row["score"]), int(row["area"])) == (
+            segment.phrase,
+            segment.score,
+            segment.mask.area,
+        )
+        assert tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1")) == segment.box
+    (dropped, *_) = [row for row in rows if row["event"] == "dropped"]
+    assert (dropped["reason"], dropped["score"], dropped["x1"]) == ("below threshold", "0.1", "3.0")
+    assert sum(row["event"] == "silent" for row in rows) == 2
+
+
+def test_no_text_is_taken_for_a_formula(run: Path, tmp_path: Path) -> None:
+    export("timeline", run_items(run), tmp_path / "csv")
+    texts = {row["text"] for row in read(tmp_path / "csv" / "events.csv")}
+    assert "'=SUM(A1)" in texts and not any(text.startswith("=") for text in texts)
+
+
+def test_in_python_the_texts_are_as_they_are(results: list[Segmentation]) -> None:
+    assert "=SUM(A1)" in {event.get("text") for event in to_events(results[0])}
+    assert [row["frame"] for row in to_timeline(results[0])] == list(range(6))
+
+
+def test_one_file_is_the_table_of_frames(run: Path, tmp_path: Path) -> None:
+    export("timeline", run_items(run), tmp_path / "one.csv")
+    assert len(read(tmp_path / "one.csv")) == 11 and [p.name for p in tmp_path.iterdir()] == ["one.csv"]

@@ -1,0 +1,62 @@
+"""YouTube-VIS JSON, read back by the reader of AVSBench-OV's annotations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from openavs.benchmarks.classes import CLASSES
+from openavs.benchmarks.youtube_vis import read_annotations
+from openavs.exports.avsbench import to_label_map
+from openavs.exports.formats import export
+from openavs.exports.items import run_items
+from openavs.exports.youtube_vis import to_youtube_vis
+from openavs.types import Segmentation, rle_to_mask
+from tests.exports.conftest import disc, segment
+
+
+def test_our_reader_gives_the_label_maps_back(run: Path, tmp_path: Path) -> None:
+    export("youtube-vis", run_items(run), tmp_path / "ytvis.json")
+    videos = read_annotations(tmp_path / "ytvis.json")
+    assert list(videos) == ["one", "two"]
+    for item in run_items(run):
+        for k in range(len(item.result.frames)):
+            expected = to_label_map(item.result, k, CLASSES)
+            assert np.array_equal(videos[item.result.clip].label_map(k), expected)
+            assert expected.any() != item.result.frames[k].silent
+
+
+def test_the_file_says_the_same_as_the_function(run: Path, tmp_path: Path) -> None:
+    export("youtube-vis", run_items(run), tmp_path / "set")
+    written = json.loads((tmp_path / "set" / "youtube_vis.json").read_text())
+    assert written == to_youtube_vis(item.result for item in run_items(run))
+
+
+def test_a_track_is_one_annotation_though_its_frames_are_apart(results: list[Segmentation]) -> None:
+    data = to_youtube_vis(results[:1])
+    assert [sum(mask is not None for mask in a["segmentations"]) for a in data["annotations"]] == [5, 3]
+    assert all(len(a["segmentations"]) == data["videos"][0]["length"] == 6 for a in data["annotations"])
+
+
+def test_without_tracks_a_category_is_the_union_of_its_masks(results: list[Segmentation]) -> None:
+    _, plain = results
+    near, far = disc(10, 10, 5), disc(30, 40, 5)
+    frame = replace(plain.frames[0], segments=(segment(near, "dog", 0.9), segment(far, "dog", 0.5)))
+    (annotation,) = to_youtube_vis([replace(plain, frames=(frame,))])["annotations"]
+    from pycocotools import mask as coco
+
+    assert np.array_equal(coco.decode(annotation["segmentations"][0]).astype(bool), near | far)
+    assert annotation["score"] == 0.7
+
+
+def test_two_tracks_of_one_name_stay_two(results: list[Segmentation]) -> None:
+    _, plain = results
+    frame = replace(
+        plain.frames[0], segments=(segment(disc(10, 10, 5), "dog", 0.9, 1), segment(disc(30, 40, 5), "dog", 0.5, 2))
+    )
+    data = to_youtube_vis([replace(plain, frames=(frame,))])
+    assert [a["category_id"] for a in data["annotations"]] == [1, 1]
+    assert rle_to_mask(frame.segments[1].mask).sum() == data["annotations"][1]["areas"][0]
