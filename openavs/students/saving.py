@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from openavs.checkpoints import fill, read_weights
@@ -51,7 +51,7 @@ def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, sta
     student._save_pretrained(part)
     (part / "training").mkdir()
     tensors, numbers = _flat(optimiser.state_dict())
-    save_file(tensors, part / OPTIMISER)
+    (part / OPTIMISER).write_bytes(save(tensors))
     scaler = dict(state.scaler) if state.scaler else None
     data = {
         "step": state.step,

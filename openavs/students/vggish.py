@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from openavs.checkpoints import fill, read_config, read_weights
@@ -162,8 +162,6 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 def save_vggish(network: Vggish, folder: Path) -> None:
     """Writes a folder that `load_vggish` takes."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "model.safetensors"
-    )
+    (folder / "model.safetensors").write_bytes(save(dict(network.state_dict())))
     config = {"model_type": KIND, **asdict(network.config)}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,326 @@
+"""Training: exact resume, what is saved, and everything that must stop it with one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image as Pillow
+
+from openavs.benchmarks.cards import open_dataset
+from openavs.students.answers import predict_clip
+from openavs.students.base import Student
+from openavs.students.curve import smoothed
+from openavs.students.hearing import FeatureCache
+from openavs.students.known import load_student
+from openavs.students.loop import TrainingError
+from openavs.students.running import StudentPipeline
+from openavs.students.settings import TrainingRecipe, load_training_recipe, training_recipe_names
+from openavs.students.training import train
+from openavs.students.vggish import load_vggish
+from openavs.types import InputError, ModelError
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    """Accelerate keeps one state per process; every test has its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def small(vggish: Path, *overrides: str) -> TrainingRecipe:
+    model = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4, drop_path: 0.2, flip: true}"
+    own = [model, f"audio={vggish}", "batch=2", "max_steps=6", "save_every=3", "schedule.warmup=2"]
+    return load_training_recipe("tpavi-tiny", [*own, *overrides])
+
+
+def run(recipe: TrainingRecipe, root: Path, out: Path, **options: Any) -> Any:
+    val = open_dataset("s4", root, "val") if options.pop("validate", True) else None
+    return train(recipe, open_dataset("s4", root, "train"), val, out, device="cpu", **options)
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def test_a_killed_training_goes_on_with_the_same_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    whole = run(small(vggish), s4, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "steps" and done == 5:  # two steps after the checkpoint of step 3
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(small(vggish), s4, tmp_path / "cut", progress=kill)
+    assert len(losses(tmp_path / "cut")) == 5
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.manual_seed(77)  # whatever else used random numbers in between
+    resumed = run(small(vggish), s4, tmp_path / "cut", resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 6
+    assert (resumed.steps, resumed.best, resumed.best_step) == (whole.steps, whole.best, whole.best_step)
+    one, other = (load_student(str(tmp_path / name / "last")).state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_parts_of_a_step_add_up_to_it(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    plain = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}"
+    run(small(vggish, plain, "batch=4", "max_steps=1"), s4, tmp_path / "one", validate=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(small(vggish, plain, "batch=4", "accumulate=4", "max_steps=1"), s4, tmp_path / "four", validate=False)
+    # Batch normalisation sees a part at a time, but at the first step it has no weight yet.
+    assert losses(tmp_path / "one")[0][1] == pytest.approx(losses(tmp_path / "four")[0][1], abs=1e-6)
+    one, four = (load_student(str(tmp_path / name)).state_dict() for name in ("one", "four"))
+    same = [torch.allclose(one[n], four[n], atol=1e-5) for n in one if n.startswith(("decoder", "necks"))]
+    assert sum(same) / len(same) > 0.9  # AdamW's first step has the gradient's sign, which is noise where it is 0
+
+
+def test_what_is_left_behind(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    done = run(small(vggish, "validation.every=1"), s4, tmp_path)
+    assert done.best is not None and 0 <= done.best <= 1 and done.best_step in (2, 4, 6)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"config.json", "model.safetensors", "curve.png", "train.json", "vggish/model.safetensors"} <= names
+    assert not [name for name in names if Path(name).suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}]
+    assert Pillow.open(tmp_path / "curve.png").size == (960, 420)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "validation" in line] == [2, 4, 6]
+    best = max(line["validation"]["miou"] for line in lines if "validation" in line)
+    assert best == done.best
+    facts = load_student(str(tmp_path)).facts
+    assert facts["score"] == {"figure": "miou", "value": done.best}
+    assert facts["audio"]["fingerprint"] == load_vggish(str(vggish)).fingerprint
+
+
+def test_saved_students_come_back_equal_and_other_folders_are_refused(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    run(small(vggish, "max_steps=1"), s4, tmp_path / "run", validate=False)
+    student = load_student(str(tmp_path / "run"))
+    student.save_pretrained(tmp_path / "copy")  # the hub's mixin
+    assert (tmp_path / "copy" / "README.md").is_file()
+    copy = type(student).from_pretrained(tmp_path / "copy")
+    assert copy.config == student.config and copy.facts == student.facts
+    own, copied = student.state_dict(), copy.state_dict()
+    assert all(torch.equal(own[name], copied[name]) for name in own | copied)
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    for change, sentence in (
+        ({"student": "ov-avss"}, "is a student 'ov-avss', not 'tpavi'"),
+        ({"model_type": "clap"}, "is of the kind 'clap' and no student"),
+        ({"config": {**config["config"], "channels": 12}}, "do not fit its configuration"),
+        ({"config": {**config["config"], "chanels": 12}}, "did you mean 'channels'"),
+    ):
+        (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(ModelError, match=sentence):
+            type(student).from_pretrained(tmp_path / "copy")
+    (tmp_path / "copy" / "model.safetensors").rename(tmp_path / "copy" / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickle weights only"):
+        load_student(str(tmp_path / "copy"))
+
+
+def test_a_folder_in_use_is_not_begun_anew_nor_gone_on_with_differently(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    run(small(vggish, "max_steps=1"), s4, tmp_path / "run", validate=False)
+    with pytest.raises(InputError, match="holds a training; go on with it by --resume"):
+        run(small(vggish), s4, tmp_path / "run", validate=False)
+    with pytest.raises(InputError, match="holds a training that differs in optimiser, seed;"):
+        run(small(vggish, "seed=5", "optimiser.lr=1"), s4, tmp_path / "run", validate=False, resume=True)
+    state = tmp_path / "run" / "last" / "training" / "optimiser.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ModelError, match="is damaged or of another optimiser"):
+        run(small(vggish), s4, tmp_path / "run", validate=False, resume=True)
+
+
+class Fragile(Student):
+    """Stands for a network that meets a clip it cannot digest: its loss is NaN where a certain sound is heard."""
+
+    name = "fragile"
+    poison: float = 0.0
+
+    from openavs.students.tpavi import TpaviConfig as Config  # type: ignore[assignment]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def view(self, training: bool) -> Any:
+        from openavs.students.base import View
+
+        return View((32,))
+
+    def forward(self, batch: Any) -> Any:
+        heard = batch.audio.sum(dim=(1, 2))
+        return torch.where((heard - type(self).poison).abs() < 1e-3, torch.nan, heard * 0 + self.weight)
+
+    def loss(self, output: Any, batch: Any) -> Any:
+        return {"loss": output.mean()}
+
+    def predict(self, batch: Any, classes: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_loss_that_is_not_a_number_names_the_clip_and_keeps_the_checkpoint(
+    s4: Path, vggish: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    heard = FeatureCache(load_vggish(str(vggish))).of_all(dataset.clips)
+    recipe = small(vggish, "student=fragile", "model={}", "batch=2", "save_every=1", "max_steps=2")
+    from openavs.students.data import shuffled
+
+    bad = dataset.clips[shuffled(4, recipe.seed, 0)[3]]  # its turn comes with the second step
+    monkeypatch.setattr(Fragile, "poison", float(heard[bad.id].sum()))
+    monkeypatch.setattr("openavs.students.training.student_class", lambda name: Fragile)
+    with pytest.raises(TrainingError) as caught:
+        train(recipe, dataset, None, tmp_path, device="cpu")
+    assert f"the loss is nan at step 2 with {bad.id}; the checkpoint of step 1" in str(caught.value)
+    assert (tmp_path / "last" / "model.safetensors").is_file()
+
+
+def test_pseudo_labels_take_the_place_of_the_truth(
+    s4: Path, vggish: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    for clip in dataset.clips[:2]:
+        path = tmp_path / "labels" / clip.predictions[0]
+        path.parent.mkdir(parents=True)
+        Pillow.fromarray(np.zeros((224, 224), dtype=np.uint8)).save(path)
+    run(small(vggish), s4, tmp_path / "out", validate=False, labels=tmp_path / "labels")
+    assert "2 of 4 clips have no label and are left out" in caplog.text
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["data"]["clips"] == 2
+    assert losses(tmp_path / "out")[-1][1] != losses_on_truth(s4, vggish, tmp_path)
+
+
+def losses_on_truth(s4: Path, vggish: Path, folder: Path) -> float:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(small(vggish), s4, folder / "truth", validate=False)
+    return losses(folder / "truth")[-1][1]
+
+
+# ------------------------------------------------------------------------------------------- in the place of a pipeline
+
+
+@pytest.fixture(scope="module")
+def trained(s4: Path, vggish: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    out = tmp_path_factory.mktemp("trained") / "run"
+    run(small(vggish), s4, out)
+    return out
+
+
+def test_evaluate_writes_probabilities_and_scores_them(openavs: Any, s4: Path, trained: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "s4", "--root", s4, "--pipeline", f"student:{trained}", "--out", tmp_path, "--device", "cpu"]
+    done = openavs(*command, "--offline", "--json", "-q")
+    assert done.code == 0, done.err
+    assert done.json()["recipe"] == "student:run" and 0 <= done.json()["metrics"]["miou"] <= 1
+    dataset = open_dataset("s4", s4, "test")
+    clip = dataset.clips[0]
+    values = np.asarray(Pillow.open(tmp_path / "predictions" / clip.predictions[0]))
+    assert values.dtype == np.uint8 and len(np.unique(values)) > 2  # grey, not only 0 and 255
+    (tmp_path / "predictions" / clip.predictions[0]).unlink()  # results do not hold it, so the clip is run again
+    assert openavs(*command, "--offline", "--json", "-q").json()["metrics"] == done.json()["metrics"]
+    again = np.asarray(Pillow.open(tmp_path / "predictions" / clip.predictions[0]))
+    assert np.array_equal(again, values)
+
+
+def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -> None:
+    from openavs.benchmarks.running import as_clip
+    from openavs.students.data import read_frames
+
+    dataset = open_dataset("s4", s4, "val")
+    chain = StudentPipeline.load(f"student:{trained}", None, device="cpu", offline=True)
+    clip = dataset.clips[0]
+    heard = FeatureCache(chain.ears).of(clip)
+    direct = predict_clip(chain.student, clip.id, read_frames(clip, range(5)), heard, None)
+    soft = chain.soft(as_clip(clip, clip.id))
+    assert direct.probability is not None
+    assert np.array_equal(soft.probability, np.rint(direct.probability * 255).astype(np.uint8))
+
+
+def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, tmp_path: Path) -> None:
+    from openavs.students.vggish import Vggish, VggishConfig, save_vggish
+
+    student = load_student(str(trained))
+    student.save_pretrained(tmp_path / "student")
+    torch.manual_seed(5)
+    save_vggish(Vggish(VggishConfig(width=4, hidden=32)), tmp_path / "student" / "vggish")
+    with pytest.raises(ModelError, match="was trained with another VGGish"):
+        StudentPipeline.load(str(tmp_path / "student"), None, device="cpu")
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
+    command = ["train", "tpavi", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu"]
+    command += ["--max-steps", "2", "model.side=32", "model.channels=8", f"audio={vggish}", "batch=2", "--json", "-q"]
+    done = openavs(*command)
+    assert done.code == 0, done.err
+    assert done.json()["steps"] == 2 and done.json()["pipeline"] == f"student:{tmp_path / 'run'}"
+    assert openavs(*command).code == 2
+    assert openavs(*command, "--resume").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("tpavvi",), "there is no student 'tpavvi'; did you mean 'tpavi'"),
+        (("tpavi", "optimiser.lrr=1"), "there is no key 'optimiser.lrr'; did you mean 'lr'"),
+        (("tpavi", "model.backbon=x"), "has no option 'backbon'; did you mean 'backbone'"),
+        (("tpavi", "init.head=x"), "has no part 'head' to start from"),
+        (("tpavi", "--recipe", "tpavi-s5"), "there is no training recipe 'tpavi-s5'"),
+        (("ov-avss", "--recipe", "tpavi-s4"), "is for tpavi, not ov-avss"),
+        (("tpavi", "batch=3", "accumulate=2"), "a batch of 3 clips cannot be split evenly"),
+        (("tpavi", "audio=/nowhere"), "the model folder '/nowhere' does not exist"),
+        (("tpavi", "--labels", "/nowhere"), "the folder of labels /nowhere does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(
+    openavs: Any, s4: Path, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    data = ("--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu", "-q")
+    done = openavs("train", *words, *data)
+    assert done.code == 2 and sentence in done.err and "Traceback" not in done.err
+
+
+def test_the_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "students.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# my_student\.py\n.*?)```", text, re.DOTALL)
+    (tmp_path / "my_student.py").write_text(code, encoding="utf-8")
+    name = f"{tmp_path / 'my_student.py'}:Mine"
+    command = ["train", name, "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu"]
+    done = openavs(*command, "--max-steps", "8", "optimiser.lr=0.05", f"audio={vggish}", "--json", "-q")
+    assert done.code == 0, done.err
+    curve = [loss for _, loss in losses(tmp_path / "run")]
+    assert curve[-1] < curve[0]
+    from openavs.plugins import load_file_class
+
+    assert load_student(str(tmp_path / "run"), cls=load_file_class(name)).config.side == 64
+
+
+def test_every_recipe_is_whole() -> None:
+    for name in training_recipe_names():
+        recipe = load_training_recipe(name)
+        assert recipe.summary and recipe.steps(1000) > 0
+    assert {"tpavi-tiny", "tpavi-s4", "tpavi-ms3", "tpavi-avss"} <= set(training_recipe_names())
+    published = [load_training_recipe(name) for name in ("tpavi-s4", "tpavi-ms3", "tpavi-avss")]
+    assert [recipe.epochs for recipe in published] == [15, 30, 60]
+    assert {(r.batch, r.optimiser.kind, r.optimiser.lr, r.seed) for r in published} == {(4, "adam", 1e-4, 123)}
+
+
+def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
+    schedule = load_training_recipe(
+        "tpavi-tiny", ["schedule={warmup: 4, milestones: [0.5, 0.9], factor: 0.1}"]
+    ).schedule
+    rates = [schedule.rate(step, 100) for step in (0, 1, 3, 10, 49, 50, 89, 90)]
+    assert rates == pytest.approx([0.25, 0.5, 1, 1, 1, 0.1, 0.1, 0.01])
+
+
+def test_a_smoothed_curve_begins_where_the_values_do() -> None:
+    assert [y for _, y in smoothed([(0, 4.0), (1, 4.0), (2, 4.0)])] == pytest.approx([4.0, 4.0, 4.0])
+    assert 1.0 < smoothed([(0, 1.0), (1, 2.0)])[1][1] < 2.0
