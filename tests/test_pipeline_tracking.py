@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openavs.benchmarks.world.scenes import Part, Scene, plan_scene, scene_rng
 from openavs.pipeline import Pipeline
 from openavs.recipes import load_recipe
+from openavs.registry import Registry
 from openavs.results import mask_values
 from openavs.segmenters.iou_tracker import IouTracker
 from openavs.types import Clip, Frame, InputError, Segmentation
+from tests.tiny_sams import make_sam2_video, make_sam3, make_sam3_video
 
 FPS = 2.0
 
@@ -115,3 +119,61 @@ def test_a_truncated_video_keeps_its_tracks_and_warns(tracked: Pipeline, dog_the
     result = tracked(replace(clip, frames=lambda wanted: (f for f in clip.frames(wanted) if f.index < 2)))
     assert result.frames[0].segments[0].track == 0
     assert "could not be read" in result.warnings[0]
+
+
+# --------------------------------------------------------- models that segment and track, with weights drawn at random
+
+
+def with_tracker(tiny: Pipeline, tracker: Any, *, detector: bool) -> Pipeline:
+    """The tiny recipe with a tracker in the place of its segmenter, or also of its detector."""
+    found = tiny.detector if detector else None
+    # A random SAM 3 is never sure of anything.
+    settings = tiny.settings if detector else replace(tiny.settings, box_threshold=0.0, max_boxes=3)
+    return Pipeline(tiny.captioner, tiny.translator, found, None, settings, tracker=tracker)
+
+
+@pytest.mark.parametrize("kind", ["sam2-video", "sam3-video"])
+def test_a_tracker_that_segments_encodes_each_sounding_frame_once(tiny: Pipeline, tmp_path: Path, kind: str) -> None:
+    make = make_sam2_video if kind == "sam2-video" else make_sam3_video
+    options = {"model": str(make(tmp_path / "model")), "every": 3}
+    tracker = Registry("tracker").build(kind, options)
+    encoded: list[int] = []
+    forward = tracker.model.vision_encoder.forward
+
+    def counting(pixels: Any, **rest: Any) -> Any:
+        encoded.append(len(pixels))
+        return forward(pixels, **rest)
+
+    tracker.model.vision_encoder.forward = counting
+    dog = Part("dog", (True, True, True, False))
+    clip = dense_clip(plan_scene([dog], scene_rng("test", 77, 3), 4), kind)
+    result = with_tracker(tiny, tracker, detector=kind == "sam2-video")(clip)
+    sounding = [frame for frame in result.frames if frame.asked]
+    assert sum(encoded) == len(sounding) < len(result.frames)
+    assert sounding[0].segments and all(s.track is not None for frame in sounding for s in frame.segments)
+    assert set(result.models) >= {str(tmp_path / "model")}
+
+
+def test_sam3_needs_no_detector(tiny: Pipeline, tmp_path: Path) -> None:
+    segmenter = Registry("segmenter").build("sam3", {"model": str(make_sam3(tmp_path / "model")), "floor": 0.0})
+    settings = replace(tiny.settings, box_threshold=0.0, max_boxes=3, max_per_phrase=None)
+    pipe = Pipeline(tiny.captioner, tiny.translator, None, segmenter, settings)
+    clip = dense_clip(plan_scene([Part("dog", (True,))], scene_rng("test", 77, 3), 1), "sam3")
+    result = pipe(clip)
+    assert "detect" not in result.timings
+    for frame in result.frames:
+        assert 1 <= len(frame.segments) <= 3 and {s.phrase for s in frame.segments} == {"dog"}
+        scores = [s.score for s in frame.segments]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["segmenter={use: sam3, model: /no}"], "Sam3Segmenter does not segment boxes, and the recipe has a detector"),
+        (["segmenter=null", "tracker={use: sam3-video, model: /no}"], "write 'detector: null'"),
+    ],
+)
+def test_a_model_that_finds_phrases_wants_no_boxes(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Pipeline.from_recipe(load_recipe("tiny", overrides))

@@ -103,7 +103,7 @@ def test_check_says_what_is_here_and_what_is_not(openavs: Run, tmp_path: Path, m
     assert set(recipes) == set(resources.names("pipelines"))
     assert set(recipes["openavs"]["models"].values()) == {"missing"}
     assert recipes["openavs"]["state"] == "note"
-    assert "hf download facebook/sam-vit-huge" in recipes["openavs"]["says"]
+    assert "hf download facebook/sam2.1-hiera-large" in recipes["openavs"]["says"]
 
 
 def test_check_knows_the_embedded_models(openavs: Run) -> None:
