@@ -54,8 +54,8 @@ class Item:
 
 def item_to_line(item: Item) -> bytes:
     """One line of ASCII JSON, whatever bytes a file name holds; what an item does not have is left out."""
-    data = {key: value for key in Item.__slots__ if (value := _plain(getattr(item, key))) not in (None, [])}
-    return (json.dumps(data, separators=(",", ":")) + "\n").encode("ascii")
+    data = {key: value for key in Item.__slots__ if (value := getattr(item, key)) is not None and value != ()}
+    return (_encode(data) + "\n").encode("ascii")
 
 
 def line_to_item(line: bytes) -> Item:
@@ -72,10 +72,13 @@ def locate(root: Path, path: str) -> Path:
     return root / path
 
 
-def _plain(value: Any) -> Any:
+def _slice_to_list(value: Any) -> list[Any]:
     if isinstance(value, Slice):
         return [getattr(value, field.name) for field in fields(value)]
-    return list(value) if isinstance(value, tuple) else value
+    raise TypeError(f"a plan holds no {type(value).__name__}")
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_slice_to_list).encode  # made once: there are many lines
 
 
 def _typed(key: str, value: Any) -> Any:

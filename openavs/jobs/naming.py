@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from openavs.files import safe_id
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # what safe_id leaves as it is, for most names at once
 
 
 def unique_ids(named: Sequence[tuple[str, str]]) -> list[str]:
@@ -15,7 +18,10 @@ def unique_ids(named: Sequence[tuple[str, str]]) -> list[str]:
     what the clip is (its path below the source), so that each keeps its id when the others go.
     """
     shared = Counter(name.casefold() for name, _ in named)
-    ids = [safe_id(name, taken=[name] if shared[name.casefold()] > 1 else (), origin=f"{o}") for name, o in named]
+    ids = [
+        name if shared[name.casefold()] == 1 and _PLAIN.fullmatch(name) else _hashed(name, origin, shared)
+        for name, origin in named
+    ]
     used = Counter(id.casefold() for id in ids)
     if len(used) == len(ids):
         return ids
@@ -28,3 +34,7 @@ def unique_ids(named: Sequence[tuple[str, str]]) -> list[str]:
             ids[place] = safe_id(name, taken=[name], origin=f"{origin}\0{salt}")
         taken.add(ids[place].casefold())
     return ids
+
+
+def _hashed(name: str, origin: str, shared: Counter[str]) -> str:
+    return safe_id(name, taken=[name] if shared[name.casefold()] > 1 else (), origin=origin)

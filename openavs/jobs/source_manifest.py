@@ -51,12 +51,18 @@ def _found(manifest: Path, number: int, row: Cells, root: Path) -> Found:
 
 
 def _text(row: Cells, names: tuple[str, ...], where: str) -> str | None:
-    value = next((row[name] for name in names if row.get(name) not in (None, "")), None)
+    value = None
+    for name in names:
+        value = row.get(name)
+        if value not in (None, ""):
+            break
+    else:
+        return None
+    if isinstance(value, str):
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # ids are often numbers
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{where}: {names[0]!r} is {value!r:.60} and should be text")
-    return value
+        return str(value)  # ids are often numbers
+    raise InputError(f"{where}: {names[0]!r} is {value!r:.60} and should be text")
 
 
 def _classes(value: Any, where: str) -> tuple[str, ...]:
