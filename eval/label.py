@@ -1,0 +1,295 @@
+"""What a label job costs beside its models, and how it grows: overhead, workers, memory, rows.
+
+    python eval/label.py --json                       all of it with the embedded models and small pools
+    python eval/label.py --only memory --clips 5000   one figure, at another size
+
+- `overhead`: CPU seconds a clip of `openavs label --workers 1` over those of a loop that opens, segments and writes the
+  same clips with the same pipeline (`tiny`), less start-up: each is run on a pool and on one of twice the size, and the
+  difference counts. CPU seconds, because other work on the machine changes the wall clock; one thread each.
+- `workers`: clips a second of two workers over those of one, by the wall clock between the first clip and the last.
+- `memory`: the peaks of the driver and of its largest worker, at `--clips` over those at 100.
+- `rows`: seconds that a job over `--rows` rows takes before its first clip, at the start and when everything is done.
+  The marks of the second are copies of a real one under other ids.
+
+Every measurement is a process of its own. The models of `memory` and `rows` are a few lines in a plug-in file: what is
+measured there is the job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "PYTHONPATH": str(ROOT),
+    "HF_HUB_OFFLINE": "1",
+}
+LOOP = """
+import sys
+from pathlib import Path
+from openavs.jobs.sources import open_source
+from openavs.benchmarks.cards import load_card
+from openavs.benchmarks.evaluation import recipe_system
+from openavs.media import open_pictures
+from openavs.recipes import load_recipe
+from openavs.results import write_result
+source = open_source(sys.argv[1])
+out, items = Path(sys.argv[2]), source.items[: int(sys.argv[3])]
+segment = recipe_system(load_recipe("tiny"), source.datasets[0], load_card("s4")).build()
+for item in items:
+    frames = [source.root / frame for frame in item.frames]
+    write_result(out, segment(open_pictures(frames, id=item.id, audio=source.root / item.audio)))
+"""
+
+
+def run(command: Sequence[str | Path]) -> dict[str, float]:
+    """Runs a command to its end: wall and CPU seconds of it and its children, and the largest process's peak in MB."""
+    started = time.monotonic()
+    child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))[:200]} failed with exit code {child.returncode}")
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return {
+        "wall": time.monotonic() - started,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "mb": usage.ru_maxrss / scale,
+    }
+
+
+def label(source: Path, out: Path, *words: str | Path) -> dict[str, float]:
+    """Runs `openavs label` without the stage cache."""
+    return run(
+        [sys.executable, "-m", "openavs", "label", source, "--out", out, "--quiet", "--no-cache", "--overwrite", *words]
+    )
+
+
+# ------------------------------------------------------------------------------------------------- with the models
+
+
+def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Job over loop, in CPU seconds a clip; the two are run in turns and the median of the ratios is taken."""
+    source = scenes(folder, 2 * options.pool)
+    ratios, costs = [], []
+    for turn in range(options.repeats):
+        job = costs_a_clip(
+            options.pool,
+            lambda n, turn=turn: label(
+                source, folder / f"job{n}-{turn}", "--pipeline", "tiny", "--workers", "1", "--limit", str(n)
+            ),
+        )
+        loop = costs_a_clip(
+            options.pool,
+            lambda n, turn=turn: run([sys.executable, "-c", LOOP, source, folder / f"loop{n}-{turn}", str(n)]),
+        )
+        ratios.append(job / loop)
+        costs.append((job, loop))
+    middle = sorted(range(len(ratios)), key=lambda i: ratios[i])[len(ratios) // 2]
+    job, loop = costs[middle]
+    return {
+        "overhead": round(ratios[middle] - 1, 4),
+        "overheads": [round(ratio - 1, 4) for ratio in ratios],
+        "job_cpu_s_per_clip": round(job, 4),
+        "loop_cpu_s_per_clip": round(loop, 4),
+    }
+
+
+def costs_a_clip(count: int, measure: Callable[[int], dict[str, float]]) -> float:
+    """CPU seconds a clip without start-up."""
+    return (measure(2 * count)["cpu"] - measure(count)["cpu"]) / count
+
+
+def workers(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Two workers over one, by `clips_per_second` of run.json."""
+    source = scenes(folder, 2 * options.pool)
+    rates = {}
+    for count in (1, 2):
+        out = folder / f"workers{count}"
+        label(source, out, "--pipeline", "tiny", "--workers", str(count), "--shard-size", "4")
+        rates[count] = json.loads((out / "run.json").read_text())["clips_per_second"]
+    return {
+        "two_workers_over_one": round(rates[2] / rates[1], 3),
+        "clips_per_second": rates,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def scenes(folder: Path, count: int) -> Path:
+    """The synthetic world in S4's layout."""
+    source = folder / f"s4-{count}"
+    if not source.exists():
+        run([sys.executable, "-m", "openavs", "synth", "s4", "--out", source, "--clips", str(count)])
+    return source
+
+
+# ---------------------------------------------------------------------------------------------- the job by itself
+
+
+def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Peaks of driver and workers over a few clips and over many."""
+    recipe, video = plugin(folder)
+    found = {}
+    for count in (100, options.clips):
+        manifest = rows(folder, count, video)
+        found[count] = peaks(label_command(manifest, folder / f"memory{count}", recipe))
+    few, many = found[100], found[options.clips]
+    return {
+        "memory_clips": options.clips,
+        "driver_mb": [few["driver"], many["driver"]],
+        "worker_mb": [few["worker"], many["worker"]],
+        "driver_ratio": round(many["driver"] / few["driver"], 3),
+        "worker_ratio": round(many["worker"] / few["worker"], 3),
+    }
+
+
+def label_command(source: Path, out: Path, recipe: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "openavs", "label", str(source), "--out", str(out), "--pipeline", str(recipe)),
+        *("--quiet", "--no-cache", "--overwrite", "--workers", "1"),
+    ]
+
+
+def peaks(command: list[str]) -> dict[str, float]:
+    """The largest resident size of a process and of its largest child, in MB, as /proc tells it twice a second."""
+    import psutil
+
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    driver, found = psutil.Process(process.pid), {"driver": 0.0, "worker": 0.0}
+    while process.poll() is None:
+        try:
+            sizes = {"driver": [driver], "worker": driver.children()}
+            for who, processes in sizes.items():
+                for one in processes:
+                    found[who] = max(found[who], one.memory_info().rss / 2**20)
+        except psutil.Error:
+            pass  # it ended meanwhile
+        time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)[:200]} failed with exit code {process.returncode}")
+    return {who: round(size, 1) for who, size in found.items()}
+
+
+def many_rows(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What a job over many rows takes before its first clip, and when all is done."""
+    recipe, video = plugin(folder)
+    out = folder / "rows"
+    few = rows(folder, 256, video)
+    label(few, folder / "few", "--pipeline", recipe, "--workers", "1")
+    manifest = rows(folder, options.rows, video)
+    command = [sys.executable, __file__, "--start", manifest, out, recipe]
+    start = run(command)
+    copy_marks(folder / "few", out)
+    scan = run(command)
+    again = run([*label_command(manifest, out, recipe)[:-3], "--workers", "1"])
+    return {
+        "rows": options.rows,
+        "start_up_s": seconds(start),
+        "resume_scan_s": seconds(scan),
+        "resume_and_index_s": seconds(again),
+        "driver_mb": round(again["mb"], 1),
+    }
+
+
+def seconds(usage: dict[str, float]) -> dict[str, float]:
+    return {"cpu": round(usage["cpu"], 2), "wall": round(usage["wall"], 2)}
+
+
+def start(manifest: str, out: str, recipe: str) -> None:
+    """All that `openavs label` does before it starts its first worker, interpreter and imports included."""
+    import openavs.cli  # noqa: F401
+    from openavs.jobs.board import Board
+    from openavs.jobs.folder import open_folder
+    from openavs.jobs.job import Job
+    from openavs.jobs.plan import Wish
+    from openavs.jobs.sources import open_source
+    from openavs.recipes import load_recipe
+
+    made, source = load_recipe(recipe), open_source(manifest)
+    plan = open_folder(Path(out), Wish(source.kind, source.items, made.to_dict()))
+    job = Job(Path(out), plan.key, source.root, made.to_dict(), base=made.base)
+    Board(job, plan, range(plan.shards), {}).save("running")
+
+
+def copy_marks(few: Path, out: Path) -> None:
+    """Marks for all shards of a job: those of a real shard, its rows under the ids of the plan."""
+    mark = json.loads((few / "shards/000000.json").read_bytes())
+    plan = json.loads((out / "plan.json").read_bytes())
+    lines = (out / "plan.jsonl").read_bytes().splitlines()
+    (out / "shards").mkdir(exist_ok=True)
+    at = 0
+    for number, (_, _, count) in enumerate(plan["shards"]):
+        ids = [json.loads(line)["id"] for line in lines[at : at + count]]
+        at += count
+        own = [{**row, "id": id} for row, id in zip(mark["rows"], ids, strict=False)]
+        files = dict(zip(ids, mark["files"].values(), strict=False))
+        copy = {**mark, "shard": number, "plan": plan["key"], "counts": {"ok": count}, "rows": own, "files": files}
+        (out / f"shards/{number:06d}.json").write_text(json.dumps(copy, separators=(",", ":")))
+
+
+def plugin(folder: Path) -> tuple[Path, Path]:
+    """The plug-in recipe and one small video."""
+    sys.path.insert(0, str(ROOT))
+    from tests.media_files import grey, make_media, tone
+    from tests.plugin_recipe import write_recipe
+
+    video = folder / "v.mp4"
+    if not video.exists():
+        make_media(video, [grey(3)] * 8, fps=4, sound=tone(2))
+    return write_recipe(folder), video
+
+
+def rows(folder: Path, count: int, video: Path) -> Path:
+    """A manifest in which one video stands under many ids."""
+    path = folder / f"rows{count}.jsonl"
+    path.write_text("".join(json.dumps({"id": f"clip{n:07}", "path": video.name}) + "\n" for n in range(count)))
+    return path
+
+
+FIGURES: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
+    "overhead": overhead,
+    "workers": workers,
+    "memory": memory,
+    "rows": many_rows,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=FIGURES, nargs="+", default=list(FIGURES))
+    parser.add_argument(
+        "--pool", type=int, default=24, help="clips of the pool for overhead and workers (and twice that)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="of overhead")
+    parser.add_argument("--clips", type=int, default=2000, help="clips of the larger pool for memory")
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="a folder for pools and results")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--start", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.start:
+        start(*options.start)
+        return
+    answer: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as passing:
+        folder = (options.keep or Path(passing)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in options.only:
+            answer |= FIGURES[name](folder, options)
+    print(json.dumps(answer, indent=2) if options.json else "\n".join(f"{k}: {v}" for k, v in answer.items()))
+
+
+if __name__ == "__main__":
+    main()
