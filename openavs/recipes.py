@@ -169,7 +169,7 @@ def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with `key=value` overrides; InputError as in `load_recipe`."""
     data = recipe.to_dict()
     for override in overrides:
-        _override(data, override)
+        apply_override(data, override)
     return recipe_from_dict(data, base=recipe.base)
 
 

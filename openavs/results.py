@@ -167,9 +167,9 @@ def is_done(out: Path, clip: str) -> bool:
     return (clip_folder(out, clip) / "result.json").is_file()
 
 
-def read_result(out: Path, clip: str) -> Segmentation:
+def read_result(out: str | Path, clip: str) -> Segmentation:
     """The result that `write_result` wrote."""
-    path = clip_folder(out, clip) / "result.json"
+    path = clip_folder(Path(out), clip) / "result.json"
     try:
         return segmentation_from_json(json.loads(path.read_bytes()))
     except FileNotFoundError as error:
@@ -179,7 +179,7 @@ def read_result(out: Path, clip: str) -> Segmentation:
 
 
 def write_result(
-    out: Path,
+    out: str | Path,
     segmentation: Segmentation,
     *,
     values: Values = "instance",
@@ -192,7 +192,7 @@ def write_result(
     place of whatever was there by one rename: a failure leaves nothing. `values` is what a mask's pixels say, see
     `mask_values`.
     """
-    folder = clip_folder(out, segmentation.clip)
+    folder = clip_folder(Path(out), segmentation.clip)
     painted = mask_values(segmentation, values, classes)
     making = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(making, ignore_errors=True)  # what a killed run left
