@@ -33,7 +33,7 @@ def test_the_ms3_reader_reads_it_and_it_scores_one_against_itself(run: Path, tmp
     assert masks.shape == (5, 224, 224)
     union = Pictures.fromarray(ring() | pair()).resize((224, 224), Pictures.Resampling.NEAREST)
     assert np.array_equal(masks[0], np.asarray(union))
-    assert score(dataset, tmp_path / "ms3" / "ms3_data" / "gt_masks").figures["official"]["J"] == 1.0
+    assert score(dataset, tmp_path / "ms3" / "ms3_data" / "gt_masks").figures["official"]["miou"] == 1.0
     assert told.notes == ["1 s at the ends of clips are left out: the layout's clips last 5 s"]
 
 
