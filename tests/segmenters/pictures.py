@@ -12,7 +12,8 @@ def picture(height: int, width: int, seed: int = 0) -> Image:
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3))
     big = blocks.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
-    return np.clip(big + rng.integers(-20, 20, big.shape), 0, 255).astype(np.uint8)
+    image: Image = np.clip(big + rng.integers(-20, 20, big.shape), 0, 255).astype(np.uint8)
+    return image
 
 
 def some_boxes(height: int, width: int, count: int, seed: int = 0) -> list[Box]:

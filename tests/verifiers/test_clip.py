@@ -55,9 +55,9 @@ def direct(folder: Path, square: Image, texts: list[str]) -> torch.Tensor:
     pixels = CLIPImageProcessorPil.from_pretrained(folder)(Pillow.fromarray(square), return_tensors="pt")
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        return model(**pixels, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits_per_image[
-            0
-        ]
+        answer = model(**pixels, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+    logits: torch.Tensor = answer.logits_per_image[0]
+    return logits
 
 
 @pytest.mark.parametrize("side", [5, 32, 64, 77, 300])
