@@ -56,15 +56,20 @@ def score(
     tally = tally_for(dataset, clips_per_batch)
     silence = SilenceTally(len(dataset.classes) if dataset.task != "binary" else 0)
     rows = []
-    frames = 0
+    frames = highest = 0
     for done, clip in enumerate(clips, start=1):
         truth = dataset.read_truth(clip)
         predicted = read_present(dataset, clip, predictions, truth, missing.frames.get(clip.id, frozenset()))
         rows.append(_count(tally, clip, predicted, truth))
         silence.add(clip, predicted, truth)
-        frames += len(truth)
+        frames, highest = frames + len(truth), max(highest, int(predicted.max()))
         if progress:
             progress("score", done, len(clips))
+    if dataset.task == "binary" and highest == 1:  # one such mask may be a system's doubt, all of them are a mistake
+        raise InputError(
+            f"no predicted mask in {predictions} has a value above 1, which means a probability of 1/255; "
+            "write masks with 0 and 255"
+        )
     return Scores(
         benchmark=dataset.benchmark,
         task=dataset.task,

@@ -281,6 +281,15 @@ def test_masks_that_do_not_fit_name_their_clip(tmp_path: Path) -> None:
         score(replace(dataset, clips=()), tmp_path / "out")
 
 
+def test_masks_of_zero_and_one_are_no_masks_of_zero_and_255(tmp_path: Path) -> None:
+    dataset = by_hand(tmp_path, [np.ones((2, 4, 4), bool)])
+    save_all(tmp_path, dataset, 1)
+    with pytest.raises(InputError, match="write masks with 0 and 255"):
+        scored(dataset, tmp_path)
+    save_all(tmp_path, dataset, 0)  # nothing found is an answer
+    assert scored(dataset, tmp_path).figures["fixed"]["miou"] == 0
+
+
 def test_reports_are_written_whole(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((1, 4, 4), bool), np.zeros((1, 4, 4), bool)])
     save_all(tmp_path / "masks", dataset, 0)
