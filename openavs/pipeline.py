@@ -114,7 +114,13 @@ class Pipeline:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, held: Held | None = None) -> Self:
-        """Builds the stages that a recipe names and loads their models (`held`: see `build_backends`)."""
+        """Builds the stages that a recipe names and loads their models (`held`: see `build_backends`).
+
+        Raises:
+            InputError: a stage cannot be built, or the recipe is a student, which `StudentPipeline` runs.
+        """
+        if recipe.student is not None:
+            raise InputError(f"{recipe.name} is a trained student; it runs in evaluate, segment and label")
         settings = Settings(
             window=recipe.sample.window,
             silence_dbfs=recipe.silence.dbfs,

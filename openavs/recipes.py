@@ -14,6 +14,7 @@ from openavs.types import InputError
 from openavs.validation import finding
 from openavs.yamlfile import parse_yaml, read_yaml
 
+STUDENT = "student:"  # what a trained student's folder is written after where a recipe could stand
 EXAMPLE = "see 'openavs show tiny' for a complete recipe"
 
 
@@ -95,6 +96,13 @@ class Stage(BaseModel):
         return dict(self.model_extra or {})
 
 
+class StudentModel(_Section):
+    """A trained student, which takes the place of all stages; `weights` tells one from another in the same folder."""
+
+    model: Text
+    weights: str = ""
+
+
 class Recipe(_Section):
     """A whole pipeline as plain data. `base` is the folder its relative paths start from; it is not written."""
 
@@ -107,6 +115,7 @@ class Recipe(_Section):
     translator: Stage
     detector: Stage | None  # null: the segmenter finds phrases itself
     segmenter: Stage | None  # null: the tracker segments, too
+    student: StudentModel | None = None  # written only where there is one: `--pipeline student:DIR`
     verifier: Stage | None = None
     tracker: Stage | None = None
     keep: Keep = Keep()
@@ -126,7 +135,9 @@ class Recipe(_Section):
         return self._base
 
     def stages(self) -> dict[str, Stage]:
-        """The stages that the recipe has, in the order of the pipeline."""
+        """The stages that the recipe has, in the order of the pipeline; a student has none."""
+        if self.student is not None:
+            return {}
         stages = {
             "captioner": self.captioner,
             "translator": self.translator,
@@ -141,11 +152,12 @@ class Recipe(_Section):
         """Stage -> the model reference it names; stages without a model, or with one at a server, are left out."""
         local = {stage: section for stage, section in self.stages().items() if section.use != "openai"}
         named = {stage: section.options.get("model") for stage, section in local.items()}
-        return {stage: model for stage, model in named.items() if isinstance(model, str)}
+        student = {} if self.student is None else {"student": self.student.model}
+        return {stage: model for stage, model in named.items() if isinstance(model, str)} | student
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every default written out; `recipe_from_dict` takes it back."""
-        return self.model_dump(mode="python")
+        return self.model_dump(mode="python", exclude={"student"} if self.student is None else None)
 
     def to_yaml(self) -> str:
         """A complete recipe that can be run again."""
@@ -153,16 +165,38 @@ class Recipe(_Section):
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by its short name or its file, with `key=value` overrides such as `keep.box_threshold=0.3`.
+    """A recipe by its short name or its file, with `key=value` overrides such as `keep.box_threshold=0.3`; or a
+    trained student, `student:DIR`.
 
     Raises:
         InputError: no such recipe, a file that is not one, an unknown key (the nearest is named) or a wrong type.
     """
-    path = resources.find("pipelines", name_or_path)
-    data = {"name": path.stem, **read_yaml(path)}
+    if is_student(name_or_path):
+        base, data = None, _student_data(str(name_or_path).removeprefix(STUDENT), "offline=true" in overrides)
+    else:
+        path = resources.find("pipelines", name_or_path)
+        base, data = path.parent, {"name": path.stem, **read_yaml(path)}
     for override in overrides:
         apply_override(data, override)
-    return recipe_from_dict(data, base=path.parent)
+    return recipe_from_dict(data, base=base)
+
+
+def is_student(name_or_path: str | Path) -> bool:
+    """Whether a recipe's name is that of a trained student: `student:DIR` or `student:hf:org/name`."""
+    return str(name_or_path).startswith(STUDENT)
+
+
+def _student_data(ref: str, offline: bool) -> dict[str, Any]:
+    """A student as a recipe: its folder is absolute, since a job may run elsewhere."""
+    from openavs.fingerprints import folder_digest
+    from openavs.students.folders import read_student
+
+    folder = read_student(ref, offline)
+    here = ref if ref.startswith("hf:") else str(folder.found.path)
+    weights = folder_digest(folder.found.path / "model.safetensors")
+    stages: dict[str, Any] = {"captioner": {"use": "none"}, "translator": {"use": "none"}}
+    stages |= {"detector": None, "segmenter": None, "student": {"model": here, "weights": weights}}
+    return {"name": f"{STUDENT}{Path(ref).name}", "summary": f"the student {folder.student}", **stages}
 
 
 def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:

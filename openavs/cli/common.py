@@ -43,22 +43,6 @@ def recipe_overrides(
     return [*(overrides or ()), *(f"{key}={value}" for key, value in shared.items() if value is not None)]
 
 
-STUDENT = "student:"  # what the folder of a trained student is written after where a recipe could stand
-
-
-def is_student(pipeline: str) -> bool:
-    """Whether `--pipeline` names a student: `student:DIR` or `student:hf:org/name`."""
-    return pipeline.startswith(STUDENT)
-
-
-def refuse_overrides(overrides: list[str]) -> None:
-    """A student is what its folder holds; InputError for keys of a recipe."""
-    if overrides:
-        from openavs.types import InputError
-
-        raise InputError(f"a student has no recipe to change ({overrides[0]}); leave KEY=VALUE out")
-
-
 def is_override(word: str) -> bool:
     """`keep.box_threshold=0.3`, unless there is a file of that name."""
     key, equals, _ = word.partition("=")

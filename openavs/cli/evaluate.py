@@ -21,10 +21,8 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     is_override,
-    is_student,
     print_json,
     recipe_overrides,
-    refuse_overrides,
     say,
     set_up_logging,
 )
@@ -92,19 +90,19 @@ def evaluate(
     from openavs.recipes import load_recipe
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    if is_student(pipeline):
-        from openavs.students.running import student_system
     if compare is not None:
         print_comparison(*compare, as_json)
         return
     benchmark, overrides, root = what_to_run(words, root)
     card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
-    if is_student(pipeline):
-        refuse_overrides(overrides)
-        system = student_system(pipeline, dataset, device=device or "auto", offline=offline)
+    shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
+    recipe = load_recipe(pipeline, shared)
+    if recipe.student is None:
+        system = recipe_system(recipe, dataset, card, Builder(lock))
     else:
-        shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-        system = recipe_system(load_recipe(pipeline, shared), dataset, card, Builder(lock))
+        from openavs.students.running import student_system
+
+        system = student_system(recipe, dataset)
     with progress_bar(card.name, quiet) as progress:
         done = run_evaluation(
             system,

@@ -151,7 +151,12 @@ def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int |
     from openavs.jobs.plan import Wish
 
     data, classes = recipe.to_dict(), tuple(recipe.vocabulary or ())
-    if source.datasets:
+    if source.datasets and recipe.student is not None:
+        from openavs.students.running import student_system
+
+        system = student_system(recipe, source.datasets[0])
+        data, classes = dict(system.recipe), system.labels
+    elif source.datasets:
         system = recipe_system(recipe, source.datasets[0], load_card(source.kind))
         data, classes = dict(system.recipe), system.labels
     return Wish(source.kind, source.items, data, classes, shard_size, threads, limit)

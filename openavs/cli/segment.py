@@ -74,7 +74,14 @@ def segment(
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline, shared)
     classes = recipe.vocabulary or []
-    chain = pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
+    if recipe.student is not None:
+        from openavs.students.running import StudentPipeline
+
+        lock = None  # a folder needs no pin
+        chain: Any = StudentPipeline.from_recipe(recipe)
+        classes = list(chain.classes[1:]) if chain.classes else []
+    else:
+        chain = pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
     with RunWriter(
         out, recipe.to_dict(), values="class" if classes else "instance", classes=classes, overwrite=overwrite
     ) as run:

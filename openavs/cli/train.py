@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +59,8 @@ def train(
     """Train a student on a benchmark's training split, or on pseudo-labels of it."""
     from openavs.cli.work import progress_bar
 
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that accelerate launch has started
+    quiet, as_json = quiet or not first, as_json and first
     set_up_logging(quiet=quiet, verbose=verbose)
     need_accelerate()
     chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)

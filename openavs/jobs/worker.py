@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from openavs.caching import with_cache
 from openavs.jobs.engine import ClipDone
@@ -17,7 +18,10 @@ from openavs.jobs.shard import run_shard
 from openavs.jobs.sidelog import log_path
 from openavs.locking import load_lock, pinned_pipeline
 from openavs.pipeline import Pipeline
-from openavs.recipes import recipe_from_dict
+from openavs.recipes import Recipe, recipe_from_dict
+
+if TYPE_CHECKING:
+    from openavs.students.running import StudentPipeline
 
 
 def environment(job: Job, device: str | None = None) -> dict[str, str]:
@@ -36,12 +40,14 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         recipe = recipe_from_dict(dict(job.recipe), base=job.base)
-        self.chain = pinned_pipeline(recipe, load_lock(job.lock)) if job.lock else Pipeline.from_recipe(recipe)
+        self.chain = _chain(recipe, job.lock)
         if "torch" in sys.modules:
             import torch
 
             torch.set_num_threads(job.threads)
-        self.cache = None if job.cache is None else with_cache(self.chain, recipe, job.cache)
+        self.cache = None
+        if job.cache is not None and isinstance(self.chain, Pipeline):  # a student has no stages
+            self.cache = with_cache(self.chain, recipe, job.cache)
         self._told: Counter[str] = Counter()
 
     @property
@@ -61,6 +67,15 @@ class Worker:
         news = counts - self._told
         self._told = counts
         return dict(sorted(news.items()))
+
+
+def _chain(recipe: Recipe, lock: Path | None) -> Pipeline | StudentPipeline:
+    """What runs the recipe: a pipeline, or a student."""
+    if recipe.student is not None:
+        from openavs.students.running import StudentPipeline
+
+        return StudentPipeline.from_recipe(recipe)
+    return pinned_pipeline(recipe, load_lock(lock)) if lock else Pipeline.from_recipe(recipe)
 
 
 def log_to_file(job: Job, level: int = logging.WARNING) -> None:

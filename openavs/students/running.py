@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,16 @@ import numpy as np
 from openavs.benchmarks.dataset import Dataset
 from openavs.benchmarks.running import Soft, System
 from openavs.device import resolve_device
-from openavs.pipeline import Progress
+from openavs.pipeline import Pipeline, Progress
+from openavs.recipes import Recipe, recipe_from_dict
 from openavs.streaming import prefetched
 from openavs.students.answers import frame_results, grey_values, joined, predict_clip
 from openavs.students.base import Prediction, Student
-from openavs.students.folders import read_student
 from openavs.students.hearing import features_of
 from openavs.students.known import load_student
 from openavs.students.vggish import RATE, SHORTEST, Ears, Floats, load_vggish
 from openavs.types import Clip, InputError, ModelError, Segmentation, Waveform
 
-PREFIX = "student:"  # as in openavs/cli/common.py, which may not import this
 PIECE = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench
 BACKGROUND = "background"
 
@@ -30,24 +29,30 @@ BACKGROUND = "background"
 class StudentPipeline:
     """A student with its VGGish. `classes` are the names to choose from, the background first; None: binary masks."""
 
-    def __init__(self, student: Student, ears: Ears, ref: str, classes: Sequence[str] | None) -> None:
+    def __init__(
+        self, student: Student, ears: Ears, classes: Sequence[str] | None, recipe: Mapping[str, Any], ref: str
+    ) -> None:
         self.student, self.ears, self.classes = student, ears, None if classes is None else tuple(classes)
-        self.recipe = student_recipe(ref, self.classes, offline=True)
+        self.recipe = dict(recipe)
         self.models = {ref: {"facts": student.facts}, ears.ref: {"fingerprint": ears.fingerprint}}
 
     @classmethod
-    def load(
-        cls, ref: str, classes: Sequence[str] | None, *, device: str = "auto", offline: bool = False
-    ) -> StudentPipeline:
-        """Loads `DIR` or `hf:org/name`, with or without `student:` before it. It computes in float32.
+    def from_recipe(cls, recipe: Recipe) -> StudentPipeline:
+        """Loads the student of a recipe (`load_recipe("student:DIR")`); it computes in float32.
+
+        The recipe's vocabulary is what it names; without one a student of fixed classes names these, and another
+        gives binary masks.
 
         Raises:
             ModelError: no such student, or its VGGish is not there or another one.
+            InputError: a vocabulary that it cannot have.
         """
-        ref = ref.removeprefix(PREFIX)
-        place = resolve_device(device, "float32")
-        student = load_student(ref, offline).to(place.device)
-        return cls(student, find_ears(ref, student, place.device, offline), ref, classes)
+        assert recipe.student is not None
+        ref = recipe.student.model
+        place = resolve_device(recipe.device, "float32")
+        student = load_student(ref, recipe.offline).to(place.device)
+        ears = find_ears(ref, student, place.device, recipe.offline)
+        return cls(student, ears, _classes(student, recipe.vocabulary), recipe.to_dict(), ref)
 
     def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[Segmentation]:
         """Segments clips one by one; the next one is opened while the student works."""
@@ -126,24 +131,30 @@ def find_ears(ref: str, student: Student, device: Any, offline: bool = False) ->
     return ears
 
 
-def student_recipe(ref: str, classes: Sequence[str] | None, offline: bool = False) -> dict[str, Any]:
-    """What a result records as its recipe: the student, what it was made from, and its weights' digest."""
-    from openavs.fingerprints import folder_digest
+def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What there is to choose from, the background first."""
+    own = tuple(getattr(student.config, "classes", ()))
+    if vocabulary is None:
+        return own or None
+    classes = (BACKGROUND, *vocabulary)
+    student.check("open-vocabulary", classes)
+    return classes
 
-    folder = read_student(ref, offline)
-    digest = folder_digest(folder.found.path / "model.safetensors")
-    known = {"name": f"{PREFIX}{Path(ref).name}", "student": folder.student, "config": folder.config}
-    return {**known, "facts": folder.facts, "weights": digest, "vocabulary": list(classes[1:]) if classes else None}
 
-
-def student_system(pipeline: str, dataset: Dataset, *, device: str = "auto", offline: bool = False) -> System:
+def student_system(recipe: Recipe, dataset: Dataset) -> System:
     """A student as `evaluate` runs it: its probabilities are the predictions where masks are binary."""
-    ref = pipeline.removeprefix(PREFIX)
-    classes = None if dataset.task == "binary" else dataset.classes
-    load_student(ref, offline).check(dataset.task, dataset.classes)
+    binary = dataset.task == "binary"
+    fit = recipe if binary else recipe_from_dict({**recipe.to_dict(), "vocabulary": list(dataset.classes[1:])})
+    assert fit.student is not None
+    load_student(fit.student.model, fit.offline).check(dataset.task, dataset.classes)
 
     def build() -> Any:
-        chain = StudentPipeline.load(ref, classes, device=device, offline=offline)
-        return chain.soft if classes is None else chain
+        chain = StudentPipeline.from_recipe(fit)
+        return chain.soft if binary else chain
 
-    return System(student_recipe(ref, classes, offline), build, classes or (), soft=classes is None)
+    return System(fit.to_dict(), build, () if binary else dataset.classes, soft=binary)
+
+
+def pipeline_of(recipe: Recipe) -> Pipeline | StudentPipeline:
+    """What runs a recipe, whichever kind it is."""
+    return Pipeline.from_recipe(recipe) if recipe.student is None else StudentPipeline.from_recipe(recipe)

@@ -27,7 +27,7 @@ from openavs.benchmarks.dataset import BenchmarkClip, Dataset
 from openavs.benchmarks.evaluation import evaluate, recipe_system
 from openavs.benchmarks.running import System, folder_names, predict
 from openavs.files import atomic_write
-from openavs.recipes import Recipe
+from openavs.recipes import STUDENT, Recipe, load_recipe
 from openavs.results import json_bytes, read_result
 from openavs.students.labels import CONFIDENCE, LEFT_OUT
 from openavs.students.loop import Progress
@@ -92,7 +92,7 @@ def self_train(
         kept.append(label(labeller, splits.train, folder / "labels", choices, progress))
         places = folder / "student", folder / "test", folder / "labels"
         figures[f"round {number}"] = _student(recipe, splits, *places, device, progress)
-        labeller = student_system(str(folder / "student"), splits.train, device=device)
+        labeller = student_system(_recipe_of(folder / "student", device), splits.train)
     if choices.truth:
         figures["truth"] = _student(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
     report = {
@@ -154,7 +154,11 @@ def _student(
 ) -> dict[str, Any]:
     """Trains and evaluates one student."""
     train(recipe, splits.train, splits.val, folder, labels=labels, resume=True, device=device, progress=progress)
-    return _scored(student_system(str(folder), splits.test, device=device), splits.test, test, progress)
+    return _scored(student_system(_recipe_of(folder, device), splits.test), splits.test, test, progress)
+
+
+def _recipe_of(folder: Path, device: str) -> Recipe:
+    return load_recipe(f"{STUDENT}{folder}", [f"device={device}"])
 
 
 def _scored(system: System, dataset: Dataset, out: Path, progress: Progress | None) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def train(
         log.warning("%d of %d clips have no label and are left out", left, len(train_set.clips))
     description = _describe(recipe, train_set, val_set, labels, len(clips))
     check_resumable(out, description, resume)
+    accelerator.wait_for_everyone()  # all have looked before the first one writes
     student = make_student(recipe, train_set)
     run = Loop(accelerator, recipe, student, out, len(clips), val_set, progress or (lambda what, done, total: None))
     run.begin(description, resume)

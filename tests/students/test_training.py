@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image as Pillow
 
 from openavs.benchmarks.cards import open_dataset
+from openavs.recipes import load_recipe
 from openavs.students.answers import predict_clip
 from openavs.students.base import Student
 from openavs.students.curve import smoothed
@@ -143,7 +144,7 @@ class Fragile(Student):
     name = "fragile"
     poison: float = 0.0
 
-    from openavs.students.tpavi import TpaviConfig as Config  # type: ignore[assignment]
+    from openavs.students.tpavi import TpaviConfig as Config
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -233,13 +234,27 @@ def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -
     from openavs.students.data import read_frames
 
     dataset = open_dataset("s4", s4, "val")
-    chain = StudentPipeline.load(f"student:{trained}", None, device="cpu", offline=True)
+    chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu", "offline=true"]))
     clip = dataset.clips[0]
     heard = FeatureCache(chain.ears).of(clip)
     direct = predict_clip(chain.student, clip.id, read_frames(clip, range(5)), heard, None)
     soft = chain.soft(as_clip(clip, clip.id))
     assert direct.probability is not None
     assert np.array_equal(soft.probability, np.rint(direct.probability * 255).astype(np.uint8))
+
+
+def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path, tmp_path: Path) -> None:
+    video = tmp_path / "scene.mp4"
+    assert openavs("synth", "clip", "--out", video).code == 0
+    shared = ("--pipeline", f"student:{trained}", "--device", "cpu", "--offline", "--json", "-q")
+    done = openavs("segment", video, "--out", tmp_path / "segment", *shared)
+    assert done.code == 0, done.err
+    (clip,) = done.json()["clips"]
+    assert clip["status"] == "ok" and (Path(clip["folder"]) / "overlay.mp4").is_file()
+    done = openavs("label", s4, "--split", "val", "--workers", "1", "--out", tmp_path / "label", *shared)
+    assert done.code == 0, done.err
+    dataset = open_dataset("s4", s4, "val")
+    assert all((tmp_path / "label" / "labels" / path).is_file() for c in dataset.clips for path in c.predictions)
 
 
 def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, tmp_path: Path) -> None:
@@ -250,7 +265,7 @@ def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, t
     torch.manual_seed(5)
     save_vggish(Vggish(VggishConfig(width=4, hidden=32)), tmp_path / "student" / "vggish")
     with pytest.raises(ModelError, match="was trained with another VGGish"):
-        StudentPipeline.load(str(tmp_path / "student"), None, device="cpu")
+        StudentPipeline.from_recipe(load_recipe(f"student:{tmp_path / 'student'}", ["device=cpu"]))
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
