@@ -39,11 +39,16 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
+def commands(name: str) -> list[list[str]]:
+    """The words of every command of that name in a block, without `openavs`."""
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith(f"openavs {name} ")]
+
+
 def test_the_segment_commands_run_with_the_embedded_models(openavs: Run, desk: Path) -> None:
-    lines = [line for block in blocks("") for line in block.splitlines() if line.startswith("openavs segment")]
-    assert len(lines) == 2
-    for number, line in enumerate(lines):
-        words = shlex.split(line)[1:]
+    segment = commands("segment")
+    assert len(segment) == 2
+    for number, words in enumerate(segment):
         if "--pipeline" in words:  # weights that are not here give way to those that are
             words[words.index("--pipeline") + 1] = "tiny"
         else:
@@ -52,23 +57,38 @@ def test_the_segment_commands_run_with_the_embedded_models(openavs: Run, desk: P
         assert openavs(*words).code == 0
     for name in ("result.json", "masks", "overlay.mp4", "report.html"):
         assert (desk / "out" / "clips" / "video" / name).exists()
+    (export,) = commands("export")
+    assert openavs(*export).code == 0
+    assert (desk / "out.json").is_file()
 
 
 def test_the_python_example_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     assert "heard ['dog barking'], found [('dog'" in capsys.readouterr().out
+    assert (desk / "saved" / "clips" / "video" / "result.json").is_file()
 
 
-def test_the_synth_command_runs(openavs: Run, desk: Path) -> None:
-    (command,) = re.findall(r"`openavs (synth [^`]+)`", README)
-    words = shlex.split(command)
-    words[words.index("--clips") + 1] = "1"
-    assert openavs(*words).code == 0
+def test_the_label_command_runs(openavs: Run, desk: Path) -> None:
+    (desk / "videos").mkdir()
+    (desk / "video.mp4").rename(desk / "videos" / "video.mp4")
+    (label,) = commands("label")
+    assert openavs(*label).code == 0
+    assert (desk / "labels" / "index.jsonl").is_file()
+
+
+def test_the_benchmark_and_student_commands_run_on_fewer_clips(openavs: Run, desk: Path) -> None:
+    (synth,) = commands("synth")
+    for option, fewer in (("--clips", "2"), ("--train", "2"), ("--val", "1")):
+        synth[synth.index(option) + 1] = fewer
+    (evaluate,), (score,), (train,) = commands("evaluate"), commands("score"), commands("self-train")
+    for words in (synth, evaluate, score, [*train, "--max-steps", "2"]):
+        assert openavs(*words).code == 0, words
+    assert (desk / "run" / "report.html").is_file()
 
 
 def test_every_command_it_names_exists(openavs: Run) -> None:
-    for name in set(re.findall(r"`openavs ([a-z]+)[ `]", README)):
+    for name in set(re.findall(r"`openavs ([a-z-]+)[ `]", README)):
         assert openavs(name, "--help").code == 0, name
 
 
