@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +342,55 @@ def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
 def test_a_smoothed_curve_begins_where_the_values_do() -> None:
     assert [y for _, y in smoothed([(0, 4.0), (1, 4.0), (2, 4.0)])] == pytest.approx([4.0, 4.0, 4.0])
     assert 1.0 < smoothed([(0, 1.0), (1, 2.0)])[1][1] < 2.0
+
+
+def test_label_maps_of_clips_of_five_and_ten_frames_are_learnt_together(
+    openavs: Any, avss: Path, vggish: Path, tmp_path: Path
+) -> None:
+    data = ("--root", avss, "--benchmark", "avss", "--out", tmp_path / "run", "--device", "cpu", "--json", "-q")
+    settings = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4, avm: 0.5, crop: true}", "batch=5")
+    done = openavs("train", "tpavi", *settings, f"audio={vggish}", "--max-steps", "2", *data)
+    assert done.code == 0, done.err
+    assert done.json()["best"]["figure"] == "miou"
+    student = load_student(str(tmp_path / "run"))
+    assert len(student.config.classes) == 71
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "mask", "avm"} <= set(lines[0])
+    shared = ("--split", "val", "--out", tmp_path / "val", "--device", "cpu", "--offline", "--json", "-q")
+    done = openavs("evaluate", "avss", "--root", avss, "--pipeline", f"student:{tmp_path / 'run'}", *shared)
+    assert done.code == 0, done.err
+    assert openavs("evaluate", "s4", "--root", avss, "--pipeline", f"student:{tmp_path / 'run'}", *shared).code == 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    """Batch normalisation sees half the clips on each, which at first matters little; everything else is the same."""
+    plain = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}"
+    recipe = small(vggish, plain, "batch=4", "max_steps=3")
+    run(recipe, s4, tmp_path / "one", validate=False)
+    (tmp_path / "two.yaml").write_text(recipe.to_yaml())
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        "-m",
+        "openavs",
+        "train",
+        "tpavi",
+    ]
+    command += ["--root", str(s4), "--benchmark", "s4", "--out", str(tmp_path / "two"), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command, "--recipe", str(tmp_path / "two.yaml")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("3 steps") == 1  # only the first process speaks
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [step for step, _ in two] == [1, 2, 3]
+    assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], abs=1e-3)
