@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from openavs.extras import need
@@ -18,6 +20,9 @@ log = logging.getLogger(__name__)
 
 OBJECT_STORE = 100_000_000
 """Bytes of shared memory for a cluster of our own: specs and progress go through it, never pictures or sound."""
+
+REACH = 10.0
+"""Seconds within which a cluster is to answer."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,37 @@ def connected(address: str | None = None) -> Iterator[Any]:
 
 def _connect(ray: Any, address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}  # it warns of being safe
-    try:
-        ray.init(address or "auto", **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as problem:
-        if address is not None:
-            line = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
-            raise InputError(
-                f"there is no Ray cluster to be reached at {address} ({line}); start one with `ray start --head`, or "
-                "leave the address and RAY_ADDRESS away for one on this machine"
-            ) from problem
+    found = _running() if address in (None, "auto") else address
+    if found == "local" or (found is None and address is None):
         log.info("no Ray cluster runs here, so one is started for this job")
         ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        return
+    # Ray itself would wait for a minute and then end the process.
+    if found is None or not _answers(found):
+        raise InputError(
+            f"there is no Ray cluster to be reached at {found or address}; start one with `ray start --head`, or "
+            "leave the address and RAY_ADDRESS away for one on this machine"
+        )
+    ray.init(found, **quiet)
+
+
+def _running() -> str | None:
+    """The cluster that `ray start` made on this machine; those that programs made for themselves are theirs."""
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    try:
+        address = (Path(temporary) / "ray" / "ray_current_cluster").read_text().strip()
+    except OSError:
+        return None
+    return address if address and _answers(address) else None
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def plan_workers(ray: Any, share: Share, wanted: int | None) -> int:

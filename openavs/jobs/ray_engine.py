@@ -30,6 +30,8 @@ POLL = 0.2
 """Seconds after which the driver looks whether it is to stop."""
 DEAD_STARTS = 3
 """So often in a row workers may die while they load their models."""
+LEAVING = 5.0
+"""Seconds in which idle workers are to give up their claims, before all are killed."""
 NO_ROOM = 300.0
 """Seconds that the job waits for a first place on the cluster, or for a new one when all its nodes are gone."""
 
@@ -117,6 +119,9 @@ class _Pool:
 
     def kill(self) -> None:
         """Ends all workers at once; nothing is lost by it but the clips they were at."""
+        idle = [actor.handle.leave.remote() for actor in self.actors if actor.ready and actor.spec is None]
+        if idle:
+            self.ray.wait(idle, num_returns=len(idle), timeout=LEAVING)
         for actor in self.actors:
             self.ray.kill(actor.handle)
         self.actors.clear()

@@ -10,6 +10,7 @@ import traceback
 from typing import Any
 
 import openavs
+from openavs.jobs.claims import JOB, release
 from openavs.jobs.engine import ClipDone
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.plan import read_plan
@@ -71,6 +72,10 @@ class RayWorker:
                 events.append(self._events.get_nowait())
         except queue.Empty:
             return events
+
+    def leave(self) -> None:
+        """Gives up the claim on the job's folder: Ray kills when it gets to it, and the driver goes on at once."""
+        release(self.job.out, JOB)
 
     def _tell(self, done: ClipDone) -> None:
         self._events.put(("clip", done))
