@@ -3,9 +3,9 @@
     python eval/label.py --json                       all of it with the embedded models and small pools
     python eval/label.py --only memory --clips 5000   one figure, at another size
 
-- `overhead`: CPU seconds a clip of `openavs label --workers 1` over those of a loop that opens, segments and writes the
-  same clips with the same pipeline (`tiny`), less start-up: each is run on a pool and on one of twice the size, and the
-  difference counts. CPU seconds, because other work on the machine changes the wall clock; one thread each.
+- `overhead`: CPU seconds a clip of `run_shard` over those of two loops with the same pipeline (`tiny`) over the same
+  clips: one that segments and writes results, and a bare one that throws them away. All in one process and in turns;
+  CPU seconds, because other work on the machine changes the wall clock; one thread.
 - `workers`: clips a second of two workers over those of one, by the wall clock between the first clip and the last.
 - `memory`: the peaks of the driver and of its largest worker, at `--clips` over those at 100.
 - `rows`: seconds that a job over `--rows` rows takes before its first clip, at the start and when everything is done.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,22 +36,6 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "HF_HUB_OFFLINE": "1",
 }
-LOOP = """
-import sys
-from pathlib import Path
-from openavs.jobs.sources import open_source
-from openavs.benchmarks.cards import load_card
-from openavs.benchmarks.evaluation import recipe_system
-from openavs.media import open_pictures
-from openavs.recipes import load_recipe
-from openavs.results import write_result
-source = open_source(sys.argv[1])
-out, items = Path(sys.argv[2]), source.items[: int(sys.argv[3])]
-segment = recipe_system(load_recipe("tiny"), source.datasets[0], load_card("s4")).build()
-for item in items:
-    frames = [source.root / frame for frame in item.frames]
-    write_result(out, segment(open_pictures(frames, id=item.id, audio=source.root / item.audio)))
-"""
 
 
 def run(command: Sequence[str | Path]) -> dict[str, float]:
@@ -80,35 +65,62 @@ def label(source: Path, out: Path, *words: str | Path) -> dict[str, float]:
 
 
 def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Job over loop, in CPU seconds a clip; the two are run in turns and the median of the ratios is taken."""
-    source = scenes(folder, 2 * options.pool)
-    ratios, costs = [], []
-    for turn in range(options.repeats):
-        job = costs_a_clip(
-            options.pool,
-            lambda n, turn=turn: label(
-                source, folder / f"job{n}-{turn}", "--pipeline", "tiny", "--workers", "1", "--limit", str(n)
-            ),
-        )
-        loop = costs_a_clip(
-            options.pool,
-            lambda n, turn=turn: run([sys.executable, "-c", LOOP, source, folder / f"loop{n}-{turn}", str(n)]),
-        )
-        ratios.append(job / loop)
-        costs.append((job, loop))
-    middle = sorted(range(len(ratios)), key=lambda i: ratios[i])[len(ratios) // 2]
-    job, loop = costs[middle]
-    return {
-        "overhead": round(ratios[middle] - 1, 4),
-        "overheads": [round(ratio - 1, 4) for ratio in ratios],
-        "job_cpu_s_per_clip": round(job, 4),
-        "loop_cpu_s_per_clip": round(loop, 4),
-    }
+    """`run_shard` over loops with the same pipeline in the same process, in turns; medians of CPU seconds."""
+    source = scenes(folder, options.pool)
+    command = [sys.executable, __file__, "--turns", source, folder / "turns", str(options.repeats)]
+    done = subprocess.run(
+        [str(word) for word in command], stdout=subprocess.PIPE, env=ENVIRONMENT, text=True, check=True
+    )
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def costs_a_clip(count: int, measure: Callable[[int], dict[str, float]]) -> float:
-    """CPU seconds a clip without start-up."""
-    return (measure(2 * count)["cpu"] - measure(count)["cpu"]) / count
+def turns(source_folder: str, folder: str, repeats: str) -> None:
+    """Prints what a shard costs beside a bare loop and beside one that writes its results."""
+    from openavs.benchmarks.cards import load_card
+    from openavs.benchmarks.evaluation import recipe_system
+    from openavs.jobs.folder import open_folder
+    from openavs.jobs.job import Job
+    from openavs.jobs.plan import Wish
+    from openavs.jobs.shard import run_shard
+    from openavs.jobs.sources import open_source
+    from openavs.media import open_pictures
+    from openavs.recipes import load_recipe
+    from openavs.results import write_result
+
+    source = open_source(source_folder)
+    system = recipe_system(load_recipe("tiny"), source.datasets[0], load_card("s4"))
+    segment: Any = system.build()
+
+    def loop(out: Path | None) -> None:
+        for item in source.items:
+            frames = [source.root / frame for frame in item.frames]
+            result = segment(open_pictures(frames, id=item.id, audio=source.root / str(item.audio)))
+            if out is not None:
+                write_result(out, result)
+
+    def shard(out: Path) -> None:
+        plan = open_folder(out, Wish("s4", source.items, system.recipe))
+        run_shard(next(plan.specs(Job(out, plan.key, source.root, system.recipe), [0])), segment)
+
+    loop(None)  # warm
+    costs: dict[str, list[tuple[float, float]]] = {"bare": [], "writing": [], "shard": []}
+    for turn in range(int(repeats)):
+        work: list[tuple[str, Callable[[], None]]] = [
+            ("bare", lambda: loop(None)),
+            ("writing", lambda turn=turn: loop(Path(folder, f"loop{turn}"))),  # type: ignore[misc]
+            ("shard", lambda turn=turn: shard(Path(folder, f"shard{turn}").absolute())),  # type: ignore[misc]
+        ]
+        for name, do in work[turn % 3 :] + work[: turn % 3]:
+            before = time.process_time(), time.monotonic()
+            do()
+            costs[name].append((time.process_time() - before[0], time.monotonic() - before[1]))
+    answer: dict[str, Any] = {"clips": len(source.items), "turns": int(repeats)}
+    for place, kind in enumerate(("cpu", "wall")):
+        middle = {name: statistics.median(cost[place] for cost in own) for name, own in costs.items()}
+        answer[f"{kind}_overhead"] = round(middle["shard"] / middle["writing"] - 1, 4)
+        answer[f"{kind}_overhead_over_bare_loop"] = round(middle["shard"] / middle["bare"] - 1, 4)
+        answer |= {f"{name}_{kind}_s_per_clip": round(cost / len(source.items), 4) for name, cost in middle.items()}
+    print(json.dumps(answer))
 
 
 def workers(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -269,18 +281,17 @@ FIGURES: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=FIGURES, nargs="+", default=list(FIGURES))
-    parser.add_argument(
-        "--pool", type=int, default=24, help="clips of the pool for overhead and workers (and twice that)"
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="of overhead")
+    parser.add_argument("--pool", type=int, default=24, help="clips for overhead, half as many as for workers")
+    parser.add_argument("--repeats", type=int, default=5, help="of overhead")
     parser.add_argument("--clips", type=int, default=2000, help="clips of the larger pool for memory")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a folder for pools and results")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--start", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.start:
-        start(*options.start)
+    if options.start or options.turns:
+        turns(*options.turns) if options.turns else start(*options.start)
         return
     answer: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as passing:
