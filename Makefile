@@ -7,13 +7,14 @@ PYTEST_ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-packages lint fix install clean
+.PHONY: demo test test-all test-packages test-ray lint fix install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      install, then segment a scene of the synthetic world into build/demo"
 	@echo "make test      install, then run the tests (make test-all: with the slow ones)"
 	@echo "make test-packages  the same for the optional packages, each in a folder of its own beside .venv"
+	@echo "make test-ray  the tests of label jobs on Ray, which it installs into .venv"
 	@echo "make lint      ruff and mypy, changing nothing; make fix: what ruff can mend"
 .PHONY: help
 
@@ -45,6 +46,14 @@ test-packages: $(PACKAGES:%=build/packages/%/.installed)
 build/packages/%/.installed: tests/packages/%.txt $(STAMP)
 	rm -rf $(@D)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(@D) -r $<
+	@touch $@
+
+# Ray is large and its tests start clusters: neither is part of `make test`.
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest tests/jobs/test_ray.py $(PYTEST_ARGS)
+
+$(VENV)/.ray: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"
 	@touch $@
 
 lint: $(STAMP)
