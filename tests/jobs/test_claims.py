@@ -1,0 +1,81 @@
+"""Locks that end with their process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openavs.jobs.claims import claim, claimed, release
+from openavs.jobs.shard import ShardBusy, run_shard
+from tests.jobs.pool import ROOT, planned, recipe, videos
+
+HOLDS = """
+import sys
+from pathlib import Path
+from openavs.jobs.claims import claim
+print(claim(Path(sys.argv[1]), int(sys.argv[2]), shared=len(sys.argv) > 3), flush=True)
+sys.stdin.read()
+"""
+
+
+class Other:
+    """Another process that holds a lock until it is ended."""
+
+    def __init__(self, out: Path, byte: int, *shared: str) -> None:
+        command = [sys.executable, "-c", HOLDS, str(out), str(byte), *shared]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, bufsize=1
+        )
+        assert self.process.stdout is not None
+        self.taken = self.process.stdout.readline().strip() == "True"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def test_a_claim_keeps_others_out_and_ends_with_a_kill(tmp_path: Path) -> None:
+    other = Other(tmp_path, 5)
+    assert other.taken
+    assert not claim(tmp_path, 5)
+    assert claim(tmp_path, 6), "each byte is a lock of its own"
+    other.kill()
+    assert claim(tmp_path, 5)
+    release(tmp_path, 5)
+    release(tmp_path, 6)
+
+
+def test_a_shared_claim_is_shared_and_no_more(tmp_path: Path) -> None:
+    assert claim(tmp_path, 0, shared=True)
+    other = Other(tmp_path, 0, "shared")
+    assert other.taken
+    assert not claim(tmp_path, 0), "not to be had alone while another shares it"
+    other.kill()
+    with claimed(tmp_path, 0) as alone:
+        assert alone
+
+
+def test_a_folder_that_was_made_anew_has_new_locks(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert claim(out, 1)
+    (out / ".lock").unlink()
+    other = Other(out, 1)
+    assert other.taken
+    assert not claim(out, 1)
+    other.kill()
+
+
+def test_a_shard_that_another_process_holds_is_busy(tmp_path: Path) -> None:
+    spec = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")[2][0]
+    other = Other(tmp_path / "out", 2)
+
+    def never(clip: object) -> None:
+        raise AssertionError("it is not ours")
+
+    with pytest.raises(ShardBusy):
+        run_shard(spec, never)  # type: ignore[arg-type]
+    other.kill()

@@ -1,0 +1,64 @@
+"""Which clip is to blame for a dead worker, found out without any process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openavs.jobs.journal import Journal
+from openavs.jobs.marks import journal_path
+from openavs.jobs.recovery import ALONE, Recovery
+from openavs.types import ModelError
+from tests.jobs.pool import planned, recipe
+
+
+@pytest.fixture
+def job(tmp_path: Path):  # type: ignore[no-untyped-def]
+    (tmp_path / "v").mkdir()
+    for name in "abcd":
+        (tmp_path / f"v/{name}.mp4").write_bytes(b"x")
+    made, _, specs = planned(tmp_path / "v", recipe(tmp_path / "r"), tmp_path / "out")
+    return made, specs[0]
+
+
+def test_those_that_were_under_way_are_tried_alone_and_the_killer_is_put_on_record(job) -> None:  # type: ignore[no-untyped-def]
+    made, spec = job
+    recovery = Recovery(made)
+    journal = Journal.read(journal_path(made.out, 0))
+    journal.start()
+    journal.begin("a")
+    journal.finish({"id": "a"}, {})
+    journal.begin("b")
+    journal.begin("c")  # opened ahead
+    step = recovery.after(spec, died=True)
+    tried = []
+    while step is not None and step.only:
+        tried.append(step.only)
+        step = recovery.after(step, died=step.only == ("c",))
+    assert tried == [("b",), *[("c",)] * ALONE]
+    assert step == spec, "then the shard goes on"
+    row, files = Journal.read(journal_path(made.out, 0)).finished["c"]
+    assert (row["status"], row["reason"], files) == ("failed", "worker_died", {})
+    assert recovery.after(spec, died=False) is None
+
+
+def test_what_an_earlier_run_had_under_way_is_not_suspected(job) -> None:  # type: ignore[no-untyped-def]
+    made, spec = job
+    journal = Journal.read(journal_path(made.out, 0))
+    journal.start()
+    journal.begin("a")
+    journal.start()
+    journal.begin("d")
+    step = Recovery(made).after(spec, died=True)
+    assert step is not None
+    assert step.only == ("d",)
+
+
+def test_workers_that_die_with_nothing_under_way_end_the_job(job) -> None:  # type: ignore[no-untyped-def]
+    made, spec = job
+    recovery = Recovery(made)
+    assert recovery.after(spec, died=True) == spec
+    assert recovery.after(spec, died=True) == spec
+    with pytest.raises(ModelError, match="no clip under way"):
+        recovery.after(spec, died=True)
