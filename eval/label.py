@@ -175,23 +175,30 @@ def label_command(source: Path, out: Path, recipe: Path) -> list[str]:
 
 
 def peaks(command: list[str]) -> dict[str, float]:
-    """The largest resident size of a process and of its largest child, in MB, as /proc tells it twice a second."""
-    import psutil
-
+    """The peak of resident memory of a process and of its largest child, in MB; Linux, which remembers peaks."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
-    driver, found = psutil.Process(process.pid), {"driver": 0.0, "worker": 0.0}
+    found = {"driver": 0.0, "worker": 0.0}
     while process.poll() is None:
-        try:
-            sizes = {"driver": [driver], "worker": driver.children()}
-            for who, processes in sizes.items():
-                for one in processes:
-                    found[who] = max(found[who], one.memory_info().rss / 2**20)
-        except psutil.Error:
-            pass  # it ended meanwhile
-        time.sleep(0.5)
+        found["driver"] = max(found["driver"], peak(process.pid))
+        children = read(f"/proc/{process.pid}/task/{process.pid}/children").split()
+        found["worker"] = max([found["worker"], *map(peak, children)])
+        time.sleep(0.2)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)[:200]} failed with exit code {process.returncode}")
     return {who: round(size, 1) for who, size in found.items()}
+
+
+def peak(pid: int | str) -> float:
+    """The peak so far of a process, in MB; 0 if it has ended."""
+    lines = read(f"/proc/{pid}/status").splitlines()
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # the process has ended meanwhile
+        return ""
 
 
 def many_rows(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
