@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ OBJECT_STORE = 100_000_000
 
 REACH = 10.0
 """Seconds within which a cluster is to answer."""
+
+SETTLE = 10.0
+"""Seconds to wait for room that was there: what ended a moment ago may still count."""
+
+_KINDS = ("CPU", "GPU")
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,18 @@ def plan_workers(ray: Any, share: Share, wanted: int | None) -> int:
         InputError: they would not fit, or would take every CPU. Ray would wait for room without a word.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return fitting_workers(nodes, ray.available_resources(), share, wanted)
+    most = fitting_workers(nodes, {name: sum(node.get(name, 0.0) for node in nodes) for name in _KINDS}, share, wanted)
+    deadline = time.monotonic() + SETTLE
+    while True:
+        waited = time.monotonic() > deadline
+        try:
+            workers = fitting_workers(nodes, ray.available_resources(), share, wanted)
+            if waited or workers == most:
+                return workers
+        except InputError:
+            if waited:
+                raise
+        time.sleep(0.2)
 
 
 def fitting_workers(

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import openavs
@@ -42,7 +43,8 @@ class RayEngine:
 
     Args:
         workers: How many; by default one for each GPU, or one for each CPU but one.
-        gpus: Share of a GPU for each worker; by default 1 where the cluster has GPUs and the recipe wants them, else 0.
+        gpus: Share of a GPU for each worker; by default 0 where the cluster has none or the recipe wants none, else a
+            whole one, or a half, a third ... where there are to be more workers than GPUs.
         address: Of the cluster; see `ray_cluster.connected`.
         patience: Seconds after which a worker that tells nothing of its shard is killed (None: never).
     """
@@ -67,7 +69,8 @@ class RayEngine:
         if self.gpus is not None:
             return self.gpus
         wanted = str(job.recipe.get("device", "auto")).partition(":")[0] in ("auto", "cuda")
-        return 1.0 if wanted and ray.cluster_resources().get("GPU", 0.0) >= 1 else 0.0
+        there = int(ray.cluster_resources().get("GPU", 0.0))
+        return 1.0 / ceil((self.workers or 1) / there) if wanted and there else 0.0
 
 
 @dataclass(eq=False)

@@ -22,6 +22,7 @@ from openavs.jobs.engine import ClipDone, Engine
 from openavs.jobs.local import LocalEngine
 from openavs.jobs.ray_engine import RayEngine
 from openavs.jobs.run import run_job
+from openavs.results import read_result
 from openavs.types import InputError, ModelError
 from tests.jobs.pool import label, planned, recipe, tree, videos
 
@@ -34,8 +35,8 @@ CLUSTER = {"include_dashboard": False, "object_store_memory": 100_000_000, "log_
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Four CPUs as far as Ray knows."""
-    ray.init("local", num_cpus=4, **CLUSTER)
+    """Four CPUs and two GPUs as far as Ray knows."""
+    ray.init("local", num_cpus=4, num_gpus=2, **CLUSTER)
     yield
     ray.shutdown()
 
@@ -112,6 +113,18 @@ def test_a_worker_that_hangs_is_killed_and_its_clip_taken_out(pool: Path, tmp_pa
     assert board.counts["ok"] == 11
 
 
+@pytest.mark.usefixtures("cluster")
+def test_each_worker_sees_a_gpu_of_its_own(pool: Path, tmp_path: Path) -> None:
+    """What it hears is the number of the GPU that it sees."""
+    made = recipe(tmp_path / "r")
+    stages = tmp_path / "r/stages.py"
+    stages.write_text(stages.read_text().replace('Caption("dog"', 'Caption(os.environ["CUDA_VISIBLE_DEVICES"]'))
+    finish(job_of(pool, made, tmp_path / "out"), RayEngine(2))
+    heard = {frame.heard[0].text for n in range(12) for frame in read_result(tmp_path / "out", f"v{n:02}").frames}
+    assert heard
+    assert heard <= {"0", "1"}
+
+
 # ------------------------------------------------------------------------------------------------ stops and faults
 
 
@@ -147,7 +160,7 @@ def test_workers_that_cannot_even_start_end_the_job(pool: Path, tmp_path: Path) 
 def test_a_pool_that_asks_for_every_cpu_is_refused_before_it_hangs(pool: Path, tmp_path: Path) -> None:
     board = job_of(pool, recipe(tmp_path / "r"), tmp_path / "out")
     started = time.monotonic()
-    with pytest.raises(InputError, match=r"4 workers of 1 CPUs each do not fit .* use --workers 3"):
+    with pytest.raises(InputError, match=r"4 workers of 1 CPUs and 0\.5 GPUs each do not fit .* use --workers 3"):
         finish(board, RayEngine(4))
     assert time.monotonic() - started < 5
     assert board.worked == 0
