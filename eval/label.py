@@ -175,17 +175,24 @@ def label_command(source: Path, out: Path, recipe: Path) -> list[str]:
 
 
 def peaks(command: list[str]) -> dict[str, float]:
-    """The peak of resident memory of a process and of its largest child, in MB; Linux, which remembers peaks."""
+    """The peaks of resident memory of a job's driver and of its worker, in MB; Linux, which remembers peaks.
+
+    The driver's is what the system says at its end: the larger of it and its worker, which is the driver as long as the
+    worker is a plug-in of a few lines.
+    """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
-    found = {"driver": 0.0, "worker": 0.0}
-    while process.poll() is None:
-        found["driver"] = max(found["driver"], peak(process.pid))
+    worker = 0.0
+    while True:
         children = read(f"/proc/{process.pid}/task/{process.pid}/children").split()
-        found["worker"] = max([found["worker"], *map(peak, children)])
+        worker = max([worker, *map(peak, children)])
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            break
         time.sleep(0.2)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)[:200]} failed with exit code {process.returncode}")
-    return {who: round(size, 1) for who, size in found.items()}
+    return {"driver": round(usage.ru_maxrss / 2**10, 1), "worker": round(worker, 1)}
 
 
 def peak(pid: int | str) -> float:

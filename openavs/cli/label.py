@@ -114,14 +114,14 @@ def label(
     source = open_source(name, benchmark=benchmark, split=split)
     for note in source.notes:
         say(f"openavs: {note}", quiet=quiet)
-    wish = _wish(source, recipe, shard_size, threads, limit)
+    wish, root = _wish(source, recipe, shard_size, threads, limit), source.root
     out = out.absolute()
     plan = open_folder(out, wish, overwrite=overwrite, retry_failed=retry_failed)
     made = _engine(engine, workers, recipe.device, patience)
     job = Job(
         out,
         plan.key,
-        source.root,
+        root,
         wish.recipe,
         base=recipe.base,
         classes=wish.classes,
@@ -129,7 +129,8 @@ def label(
         lock=None if lock is None else lock.absolute(),
         cache=cache_folder() if cache else None,
     )
-    about = {"command": _command(), "engine": engine.value, "source": name, "root": str(source.root)}
+    del source, wish  # the plan is on the disk: memory is not to hold a line for every clip
+    about = {"command": _command(), "engine": engine.value, "source": name, "root": str(root)}
     board = Board(job, plan, shards_of(plan, part), about)
     problem = _run(job, plan, made, board, quiet)
     _finish(board, problem, as_json=as_json, quiet=quiet, stats=stats)
