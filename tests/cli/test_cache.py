@@ -79,3 +79,24 @@ def test_what_is_no_size_is_one_sentence(openavs: Cli, full: Path, arguments: tu
     assert refused.code == 2
     assert refused.err.count("\n") == 1
     assert len(list(Cache(full).entries())) == 4
+
+
+@pytest.mark.slow
+def test_labelling_again_with_another_threshold_hears_and_asks_nothing(
+    openavs: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the issue of jobs promises, from the command line: no call of the audio model and none of the LLM."""
+    monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
+    assert openavs("synth", "s4", "--out", tmp_path / "s4", "--clips", "3", "--quiet").code == 0
+
+    def cached(out: str, *words: str) -> dict[str, int]:
+        done = openavs(
+            *("label", tmp_path / "s4", *words, "--pipeline", "tiny", "--out", tmp_path / out),
+            *("--workers", "1", "--json", "--quiet"),
+        )
+        assert done.code == 0, done.err
+        return done.json()["cached"]
+
+    assert cached("first") == {"captioner misses": 3, "translator misses": 3}
+    assert cached("threshold", "keep.box_threshold=0.4") == {"captioner hits": 3, "translator hits": 3}
+    assert cached("prompt", "translator.prompt=default") == {"captioner hits": 3, "translator misses": 3}
