@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.prompts import PromptTemplate, load_prompt
+from openavs.types import InputError
 
 _PACKAGES = ("openavs", "torch", "transformers", "numpy", "soxr")
 # How long to wait and where to look say nothing about the answer; the device counts as what it was resolved to.
@@ -39,7 +40,7 @@ def stage_fingerprint(backend: Any, cls: type, options: Mapping[str, Any]) -> st
         "models": sorted(_model_digest(found) for found in local.values()),
         "prompts": _prompts(getattr(backend, "template", None)),
         "vocabulary": _option(getattr(backend, "vocabulary", None)),
-        "device": _device(getattr(backend, "device", None)),
+        "device": _device(str(options.get("device", "auto"))) if local else "",  # a server's is its own
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -111,12 +112,16 @@ def _prompts(template: Any) -> list[Any]:
     return found
 
 
-def _device(device: Any) -> str:
+def _device(name: str) -> str:
     """The kind of device, and on a CPU what rounding depends on: its instructions and the number of threads."""
-    if device is None:
-        return ""
     import torch
 
+    from openavs.device import resolve_device
+
+    try:
+        device = resolve_device(name).device
+    except InputError:  # a plug-in's own kind
+        return name
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":

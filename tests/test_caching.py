@@ -221,10 +221,14 @@ def test_a_fingerprint_changes_with_what_an_answer_depends_on(held: Held) -> Non
     changes = ("captioner.top_k=1", "captioner.batch_size=2", "captioner.vocabulary=[dog, cat]")
     assert len({usual, *(fingerprint(held, change) for change in changes)}) == 4
     assert fingerprint(held, stage="translator") != fingerprint(held, "translator.prompt=default", stage="translator")
-    threads = torch.get_num_threads()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_floats_depend_on_the_number_of_threads(held: Held, stage: str) -> None:
+    usual, threads = fingerprint(held, stage=stage), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert fingerprint(held) != usual
+        assert fingerprint(held, stage=stage) != usual
     finally:
         torch.set_num_threads(threads)
 
