@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from openavs.benchmarks.world.layouts import write_layout
+from openavs.resources import find
 from tests.conftest import Outcome
+from tests.tiny_audio import make_qwen2_audio
 
 Run = Callable[..., Outcome]
 
@@ -57,3 +61,30 @@ def test_wrong_usage_is_one_sentence(
     assert (done.code, done.out) == (2, "")
     assert said in done.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("study", "variants"), [("questions", 6), ("consistency", 4)])
+def test_the_papers_studies_of_what_is_asked_run(
+    study: str, variants: int, openavs: Run, root: Path, tmp_path: Path
+) -> None:
+    """With a random audio language model, which says nothing that means anything: all stages and prompts are real."""
+    recipe = yaml.safe_load(find("pipelines", "tiny").read_text("utf-8"))
+    recipe["captioner"] = {"use": "audio-llm", "model": str(make_qwen2_audio(tmp_path / "model")), "max_new_tokens": 8}
+    (tmp_path / "talker.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    where = ("--root", root, "--pipeline", tmp_path / "talker.yaml", "--out", tmp_path / "out")
+    done = openavs("ablate", "s4", "--study", study, "--limit", "1", *where, "--json")
+    assert done.code == 0, done.err
+    rows = done.json()["variants"]
+    assert len(rows) == variants
+    assert all(0 <= row["metrics"]["miou"] <= 1 for row in rows)
+    asked = {}
+    for row in rows:
+        (result,) = (tmp_path / "out" / row["name"] / "clips").glob("*/result.json")
+        frames = json.loads(result.read_text("utf-8"))["frames"]
+        asked[row["name"]] = {caption["question"] for frame in frames for caption in frame["heard"]}
+    three = {"Generate audio caption", "Generate metadata", "This is a sound of"}
+    if study == "questions":
+        assert set().union(*asked.values()) == three
+        assert all(len(questions) == 1 for questions in asked.values())
+    else:
+        assert [len(asked[name]) for name in ("none", "frame", "prompt", "prompt-and-frame")] == [1, 1, 3, 3]
