@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -51,13 +52,24 @@ def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], who
 
 
 def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
-    """Folders (and PNG files beside them) below `folder` where predictions of the split's clips lie, of no such clip.
+    """Folders (and PNG files beside them) below `folder` where predictions of the split's clips lie, of no such clip,
+    and PNG files in a clip's own folder that are of none of its frames.
 
     Paths relative to `folder`, sorted. They are not scored: a misspelt clip shows up here and as a missing one.
     """
     known = {_clip_folder(clip) for clip in dataset.clips}
     depth = max((len(path.parts) for path in known), default=1)
-    return sorted(path.as_posix() for path in _unknown(folder, Path(), depth, known))
+    found = {path.as_posix() for path in _unknown(folder, Path(), depth, known)}
+    return sorted(found.union(*(_strays(clip, folder) for clip in dataset.clips)))
+
+
+def _strays(clip: BenchmarkClip, folder: Path) -> set[str]:
+    """PNG files in a clip's folder of predictions that are of none of its frames."""
+    expected = {Path(path).name for path in clip.predictions}
+    home = _clip_folder(clip)
+    places = [place for place in (home, home / LABELS_FOLDER) if (folder / place).is_dir()]
+    entries = [(place / name).as_posix() for place in places for name in os.listdir(folder / place)]
+    return {path for path in entries if path.lower().endswith(".png") and Path(path).name not in expected}
 
 
 def _unknown(folder: Path, below: Path, depth: int, known: set[Path]) -> list[Path]:

@@ -102,9 +102,6 @@ def _warn_of_extra(dataset: Dataset, predictions: Path) -> None:
     extra = [path for path in extra_predictions(dataset, predictions) if Path(path).parts[0] in tops]
     if extra:
         log.warning(
-            "%d predictions in %s belong to no clip of the split %r and are not scored (first: %s)",
-            len(extra),
-            predictions,
-            dataset.split,
-            extra[0],
+            "%s holds what belongs to no clip or frame of the split %r and is not scored: %s (%d in all)",
+            *(predictions, dataset.split, extra[0], len(extra)),
         )

@@ -259,7 +259,10 @@ def test_extra_predictions_are_warned_about(tmp_path: Path, caplog: pytest.LogCa
         assert not caplog.records
         save(tmp_path / "out/test/clipO/0.png", np.zeros((4, 4), np.uint8))
         score(dataset, tmp_path / "out")
-    assert "1 predictions" in caplog.text and "test/clipO" in caplog.text
+        assert "no clip or frame of the split 'test'" in caplog.text and "test/clipO (1 in all)" in caplog.text
+        save(tmp_path / "out/test/clip0/1.png", np.zeros((4, 4), np.uint8))  # the clip has but one frame
+        score(dataset, tmp_path / "out")
+    assert "test/clip0/1.png (2 in all)" in caplog.text
 
 
 def test_a_limit_scores_the_first_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
