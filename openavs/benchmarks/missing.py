@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks, empty_prediction
-from openavs.benchmarks.predictions import LABELS_FOLDER
+from openavs.benchmarks.predictions import without_labels_folder
 from openavs.types import InputError
 
 
@@ -72,4 +72,4 @@ def _read(dataset: Dataset, clip: BenchmarkClip, folder: Path) -> Masks:
 
 def _is_there(path: Path) -> bool:
     """Whether a predicted mask lies at its place, or in the clip's folder without the folder of labels."""
-    return path.is_file() or (path.parent.name == LABELS_FOLDER and (path.parent.parent / path.name).is_file())
+    return path.is_file() or without_labels_folder(path).is_file()

@@ -24,7 +24,7 @@ def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of predictions")
     wanted = [folder / clip.predictions[i] for i in clip.annotated]
-    for paths in (wanted, [_without_labels_folder(path) for path in wanted]):
+    for paths in (wanted, [without_labels_folder(path) for path in wanted]):
         if not _holds_files(paths[0].parent):
             continue
         for path in paths:
@@ -84,10 +84,11 @@ def _unknown(folder: Path, below: Path, depth: int, known: set[Path]) -> list[Pa
 
 
 def _clip_folder(clip: BenchmarkClip) -> Path:
-    return _without_labels_folder(Path(clip.predictions[0])).parent
+    return without_labels_folder(Path(clip.predictions[0])).parent
 
 
-def _without_labels_folder(path: Path) -> Path:
+def without_labels_folder(path: Path) -> Path:
+    """Where a predicted mask may lie too: in the clip's folder itself."""
     return path.parent.parent / path.name if path.parent.name == LABELS_FOLDER else path
 
 
