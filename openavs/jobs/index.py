@@ -1,5 +1,7 @@
 """`OUT/index.jsonl` and `OUT/index.parquet`: one row a clip, sorted by id, derived from the commit marks.
 
+What a clip took in seconds is added from the logs: that column alone differs from run to run.
+
 They are written anew at the end of every run, one shard after another, so that memory does not grow with the job. They
 hold the shards that are committed then: all of them once the job is finished.
 """
@@ -18,6 +20,7 @@ from openavs.files import sync_folder
 from openavs.jobs.claims import INDEX, claim, release
 from openavs.jobs.items import Row
 from openavs.jobs.marks import committed, read_mark
+from openavs.jobs.seconds import read_seconds
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,8 @@ def _shards(out: Path, key: str) -> Iterator[list[Row]]:
     for shard in sorted(committed(out)):
         mark = read_mark(out, shard, key)
         if mark is not None:
-            yield mark["rows"]
+            seconds = read_seconds(out, shard)
+            yield [{**row, "seconds": seconds.get(row["id"])} for row in mark["rows"]]
 
 
 def _parquet(path: Path) -> AbstractContextManager[_Table | None]:
@@ -84,7 +88,7 @@ class _ParquetTable(AbstractContextManager[_Table]):
         lists |= {"areas": arrow.float64(), "found": arrow.int32()}
         fields = [(name, arrow.string()) for name in _TEXTS] + [(name, arrow.int32()) for name in _COUNTS]
         fields += [(name, arrow.list_(kind)) for name, kind in lists.items()]
-        fields += [("dropped", arrow.map_(arrow.string(), arrow.int32()))]
+        fields += [("dropped", arrow.map_(arrow.string(), arrow.int32())), ("seconds", arrow.float64())]
         self._schema = arrow.schema(fields)
         self._writer: Any = ParquetWriter(path, self._schema)
 

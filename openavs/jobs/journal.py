@@ -28,6 +28,7 @@ class Journal:
 
     path: Path
     finished: dict[str, Entry] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # that finished clips took
     begun: set[str] = field(default_factory=set)  # by the last run, and not finished
 
     @classmethod
@@ -52,10 +53,11 @@ class Journal:
         """A clip is about to be opened."""
         self._append({"begin": clip})
 
-    def finish(self, row: Row, files: Mapping[str, str]) -> None:
-        """A clip is finished and its files are there."""
-        self._append({"row": dict(row), "files": dict(files)})
-        self.finished[row["id"]] = (row, files)
+    def finish(self, row: Row, files: Mapping[str, str], seconds: float | None = None) -> None:
+        """A clip is finished and its files are there; `seconds` is how long it took, where that is known."""
+        data = {"row": dict(row), "files": dict(files), "seconds": seconds}
+        self._append(data)
+        self._finished(data)
 
     def believe(self, out: Path) -> None:
         """Forgets finished clips whose files are not there as recorded."""
@@ -73,8 +75,14 @@ class Journal:
         elif "begin" in data:
             self.begun.add(data["begin"])
         elif "row" in data:
-            self.finished[data["row"]["id"]] = (data["row"], data["files"])
-            self.begun.discard(data["row"]["id"])
+            self._finished(data)
+
+    def _finished(self, data: Mapping[str, Any]) -> None:
+        clip, seconds = data["row"]["id"], data.get("seconds")
+        self.finished[clip] = (data["row"], data["files"])
+        self.begun.discard(clip)
+        if seconds is not None:
+            self.seconds[clip] = seconds
 
     def _append(self, data: Mapping[str, Any], first: bytes = b"") -> None:
         line = first + json.dumps(data).encode("ascii") + b"\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.jobs.journal import Entry, Journal
+from openavs.jobs.seconds import read_seconds
 from openavs.jobs.writing import flush, write_whole
 from openavs.types import InputError
 
@@ -70,11 +71,11 @@ def reopen(out: Path, mark: Mapping[str, Any]) -> None:
     """Takes a commit back for the sake of the clips that failed; the journal gets all others."""
     path = journal_path(out, mark["shard"])
     path.unlink(missing_ok=True)
-    journal = Journal(path)
+    journal, seconds = Journal(path), read_seconds(out, mark["shard"])
     journal.start()
     for row in mark["rows"]:
         if row["status"] != "failed":
-            journal.finish(row, mark["files"][row["id"]])
+            journal.finish(row, mark["files"][row["id"]], seconds.get(row["id"]))
     mark_path(out, mark["shard"]).unlink()  # last: until then the shard is committed as it was
 
 

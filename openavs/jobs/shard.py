@@ -27,6 +27,7 @@ from openavs.jobs.labels import label_folder, label_places, label_pngs
 from openavs.jobs.marks import commit, journal_path, read_mark
 from openavs.jobs.opening import ClipError, Media
 from openavs.jobs.rows import failed_row, finished_row
+from openavs.jobs.seconds import save_seconds
 from openavs.jobs.sidelog import append
 from openavs.jobs.writing import OF_THE_MACHINE, remove_file, remove_folder, write_whole
 from openavs.recipes import Recipe, recipe_from_dict
@@ -80,6 +81,7 @@ def run_shard(
         entries = [work.journal.finished.get(item.id) for item in items]
         if spec.only is not None or None in entries:
             return None
+        save_seconds(job.out, spec.number, work.journal.seconds)
         return commit(job.out, spec.number, job.key, [entry for entry in entries if entry is not None])
 
 
@@ -180,10 +182,10 @@ class _Work:
         if isinstance(result, ClipError):
             row, files = failed_row(item, result.reason, str(result)), {}
         self.media.close(item)
-        self.journal.finish(row, files)
+        seconds = round(answer.seconds + time.monotonic() - started, 4)
+        self.journal.finish(row, files, seconds)
         timings = result.timings if isinstance(result, Segmentation) else {}
-        seconds = answer.seconds + time.monotonic() - started
-        done = ClipDone(self.number, item.id, row["status"], row["reason"], round(seconds, 4), timings)
+        done = ClipDone(self.number, item.id, row["status"], row["reason"], seconds, timings)
         append(self.job.out, "clips", {key: value for key, value in asdict(done).items() if key != "cached"})
         self.tell(done)
 

@@ -62,9 +62,9 @@ def test_a_folder_from_start_to_end_and_again(openavs: Openavs, pool: Path, quic
 
     table = parquet.read_table(tmp_path / "out/index.parquet").to_pylist()
     rows = [json.loads(line) for line in (tmp_path / "out/index.jsonl").open()]
-    assert [(row["id"], row["scores"], row["areas"]) for row in table] == [
-        (row["id"], row["scores"], row["areas"]) for row in rows
-    ]
+    columns = ("id", "scores", "areas", "seconds")
+    assert [[row[name] for name in columns] for row in table] == [[row[name] for name in columns] for row in rows]
+    assert all(row["seconds"] > 0 for row in rows)
 
 
 def test_another_recipe_or_source_is_refused_and_overwrite_starts_anew(

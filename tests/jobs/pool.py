@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -82,11 +83,14 @@ def planned(
 
 
 def tree(out: Path) -> dict[str, str]:
-    """What has to be the same whatever happened: every file but `run.json`, the logs and the lock, by its content."""
+    """What has to be the same whatever happened: all but `run.json`, the logs, the lock and the index's `seconds`."""
     found = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
-        if name not in ("run.json", ".lock", "log") and not name.startswith("log/"):
+        if name == "index.jsonl":
+            rows = [json.loads(line) for line in path.open()]
+            found[name] = json.dumps([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
+        elif name not in ("run.json", ".lock", "log", "index.parquet") and not name.startswith("log/"):
             found[name] = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

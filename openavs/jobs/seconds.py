@@ -1,0 +1,32 @@
+"""How long each clip of a committed shard took: `OUT/log/seconds/<shard>.json`.
+
+Durations differ from run to run, so they lie with the logs and in the index, and in nothing that is hashed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from openavs.jobs.writing import write_whole
+
+
+def save_seconds(out: Path, shard: int, seconds: Mapping[str, float]) -> None:
+    """Writes the wall seconds of a shard's clips."""
+    path = _path(out, shard)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(dict(sorted(seconds.items()))).encode("ascii"))
+
+
+def read_seconds(out: Path, shard: int) -> dict[str, float]:
+    """Wall seconds by clip id; empty where the log was removed or damaged, which costs nothing but this column."""
+    try:
+        found = json.loads(_path(out, shard).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _path(out: Path, shard: int) -> Path:
+    return out / "log" / "seconds" / f"{shard:06d}.json"
