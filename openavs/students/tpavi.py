@@ -55,9 +55,11 @@ class TpaviConfig:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """Of the M frames that are present: logits `[M, classes, H, W]`, and by stage the maps and the aligned audio."""
+    """Of the M frames that are present, by stage the maps and the aligned audio; of the D that are `decoded`, bool
+    `[M]`, logits `[D, classes, H, W]`."""
 
     logits: Tensor
+    decoded: Tensor
     maps: list[Tensor]
     heard: list[Tensor]
     clips: Clips
@@ -124,10 +126,18 @@ class Tpavi(Student):
             new, sound = interaction(neck(stage), audio, clips)
             maps.append(new)
             heard.append(sound)
-        return Output(self.decoder(maps), maps, heard, clips)
+        decoded = self._wanted(batch.labelled[batch.present])
+        logits = self.decoder([stage[decoded] for stage in maps])
+        return Output(logits, decoded, maps, heard, clips)
+
+    def _wanted(self, labelled: Tensor) -> Tensor:
+        """Which frames are decoded: in training without AVM only those that teach, a fifth of them on S4. The decoder
+        looks at each frame alone, so losses and gradients are the same."""
+        sparse = self.training and not self.config.avm and bool(labelled.any())
+        return labelled if sparse else torch.ones_like(labelled)
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        labelled = batch.labelled[batch.present]
+        labelled = batch.labelled[batch.present][output.decoded]
         masks, weight = batch.masks[batch.labelled], batch.weight[batch.labelled]
         of_masks = semantic_loss if self.config.classes else binary_loss
         if len(masks):
