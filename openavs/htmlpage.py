@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image as Pictures
 
@@ -28,7 +28,7 @@ def render(template: str, style: str, **values: Any) -> bytes:
     then applies that style sheet and nothing else.
     """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    page = _template(template).render(style=Markup(style), style_hash=digest, **values)
+    page = _engine().get_template(template).render(style=Markup(style), style_hash=digest, **values)
     return bytes(page.encode("utf-8", "replace"))
 
 
@@ -40,7 +40,15 @@ def jpeg_address(image: Image, quality: int = 82) -> str:
 
 
 @cache
-def _template(name: str) -> Any:
-    engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def _engine() -> Any:
+    """Templates include one another by their asset names."""
+    engine = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(asset),
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     engine.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
-    return engine.from_string(asset(name))
+    return engine
