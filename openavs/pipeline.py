@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from openavs.boxes import choose, iou
@@ -19,6 +20,7 @@ from openavs.labels import Labeller
 from openavs.notes import Notes
 from openavs.recipes import Recipe
 from openavs.registry import Held, build_backends
+from openavs.reuse import Answers, Pictures
 from openavs.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker, check_fit
 from openavs.streaming import batched, prefetched
 from openavs.tracking import key_frames
@@ -31,7 +33,6 @@ from openavs.types import (
     Dropped,
     Frame,
     FrameResult,
-    Image,
     InputError,
     Mask,
     Prompt,
@@ -58,7 +59,8 @@ class Settings:
     `window` is the length in s of the sound paired with a frame; windows below `silence_dbfs` hear nothing. A box is
     kept from `box_threshold` on, unless a better box covers it with an IoU above `nms_iou`; a frame keeps at most
     `max_boxes`, of each phrase at most `max_per_phrase`. `batch_frames` and `batch_windows` bound what goes through the
-    models at once.
+    models at once. A picture whose `reuse.change` to the one before is at most `tolerance` is not looked at again: 0
+    means the same bits, None looks at every one.
     """
 
     window: float = 1.0
@@ -72,6 +74,7 @@ class Settings:
     aliases: Mapping[str, str] = field(default_factory=dict)
     batch_frames: int = 8
     batch_windows: int = 64
+    tolerance: float | None = 0.0
 
 
 Found = tuple[tuple[Segment, ...], tuple[Dropped, ...]]
@@ -79,6 +82,9 @@ Found = tuple[tuple[Segment, ...], tuple[Dropped, ...]]
 
 Parts = tuple[list[list[Detection]], list[list[Mask]], list[list[Dropped]]]
 """By frame: the boxes that are kept, their masks, and what is dropped."""
+
+Ask = Callable[..., Any]
+"""Asks a stage about the frames of a batch; what did not change is not asked again (`Answers.ask`)."""
 
 
 class Pipeline:
@@ -129,6 +135,7 @@ class Pipeline:
             aliases=recipe.aliases,
             batch_frames=recipe.batch.frames,
             batch_windows=recipe.batch.windows,
+            tolerance=recipe.reuse.tolerance,
         )
         stages = build_backends(recipe, held)
         main, verifier, tracker = stages[:4], stages.verifier, stages.tracker
@@ -248,48 +255,55 @@ class Pipeline:
         sounding = [tuple(prompt.phrase for prompt in prompts) for prompts in asked]
         wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
         keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
-        done = 0
+        pictures, answers, done = Pictures(self.settings.tolerance), Answers(), 0
         progress("look", 0, len(wanted))
-        frames: Iterator[Frame] = notes.timed_items("decode", prefetched(clip.frames(wanted)))
+        decoded = prefetched(pictures.shared(clip.frames(wanted)))
+        frames: Iterator[Frame] = notes.timed_items("decode", decoded)
         for batch in batched(frames, self.settings.batch_frames, lambda f: f.image.size // 3, BATCH_PIXELS):
             looked_at = [frame for frame in batch if frame.index in keys]
-            found = dict(zip(looked_at, self._find(looked_at, asked, notes), strict=True))
+            found = dict(zip(looked_at, self._find(looked_at, asked, answers, notes), strict=True))
             for frame in batch:
                 segments, dropped = found.get(frame, ((), ()))
                 yield Sighting(frame, sounding[frame.index], segments, dropped, key=frame in found)
             done += len(batch)
             progress("look", done, len(wanted))
+        if pictures.near:
+            notes.warn(f"{pictures.near} of {done} frames had hardly changed and were taken for the one before them")
 
-    def _find(self, frames: Sequence[Frame], asked: Sequence[tuple[Prompt, ...]], notes: Notes) -> list[Found]:
+    def _find(
+        self, frames: Sequence[Frame], asked: Sequence[tuple[Prompt, ...]], answers: Answers, notes: Notes
+    ) -> list[Found]:
         """Segments and drops of some frames: boxes of what sounds at each, their masks, and the verifier's word."""
         if not frames:
             return []
         images = [frame.image for frame in frames]
+        answers.begin(images)
+        ask = partial(answers.ask, images)
         prompts = [asked[frame.index] for frame in frames]
         if self.detector is None:
-            kept, masks, dropped = self._phrases_to_masks(images, prompts, notes)
+            kept, masks, dropped = self._phrases_to_masks(ask, prompts, notes)
         else:
-            kept, masks, dropped = self._boxes_to_masks(images, prompts, _phrases(asked), notes)
+            kept, masks, dropped = self._boxes_to_masks(ask, prompts, _phrases(asked), notes)
         found = [self._compose(*parts) for parts in zip(kept, masks, dropped, strict=True)]
-        return found if self.verifier is None else self._verify(images, prompts, found, notes)
+        return found if self.verifier is None else self._verify(ask, prompts, found, notes)
 
     def _boxes_to_masks(
-        self, images: list[Image], prompts: list[tuple[Prompt, ...]], phrases: tuple[str, ...], notes: Notes
+        self, ask: Ask, prompts: list[tuple[Prompt, ...]], phrases: tuple[str, ...], notes: Notes
     ) -> Parts:
         """One joint grounding caption of all that sounds in the clip, then one image encoding a frame."""
         assert self.detector is not None
         with notes.timed("detect"):
-            candidates = self.detector.detect(images, [phrases] * len(images))
+            candidates = ask(self.detector.detect, [phrases] * len(prompts))
         chosen = [self.choose(boxes, own) for boxes, own in zip(candidates, prompts, strict=True)]
         kept, dropped = [boxes for boxes, _ in chosen], [drops for _, drops in chosen]
         with notes.timed("segment"):
-            masks = self.segmenter.segment(images, [[detection.box for detection in boxes] for boxes in kept])
+            masks = ask(self.segmenter.segment, [[detection.box for detection in boxes] for boxes in kept])
         return kept, masks, dropped
 
-    def _phrases_to_masks(self, images: list[Image], prompts: list[tuple[Prompt, ...]], notes: Notes) -> Parts:
+    def _phrases_to_masks(self, ask: Ask, prompts: list[tuple[Prompt, ...]], notes: Notes) -> Parts:
         """One model from phrases to masks; the same rules choose among what it finds."""
         with notes.timed("segment"):
-            finds = self.segmenter.segment_phrases(images, [[prompt.phrase for prompt in own] for own in prompts])
+            finds = ask(self.segmenter.segment_phrases, [[prompt.phrase for prompt in own] for own in prompts])
         chosen = [self.choose([box for box, _ in own], asked) for own, asked in zip(finds, prompts, strict=True)]
         kept, dropped = [boxes for boxes, _ in chosen], [drops for _, drops in chosen]
         masks = [[dict(own)[box] for box in boxes] for own, boxes in zip(finds, kept, strict=True)]
@@ -320,15 +334,12 @@ class Pipeline:
             segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, label, how))
         return tuple(segments), tuple(drops)
 
-    def _verify(
-        self, images: list[Image], prompts: list[tuple[Prompt, ...]], found: list[Found], notes: Notes
-    ) -> list[Found]:
+    def _verify(self, ask: Ask, prompts: list[tuple[Prompt, ...]], found: list[Found], notes: Notes) -> list[Found]:
         """Drops the segments that do not look like what they are taken for."""
         assert self.verifier is not None
         with notes.timed("verify"):
-            verdicts = self.verifier.verify(
-                images, [segments for segments, _ in found], [[prompt.phrase for prompt in own] for own in prompts]
-            )
+            asked = [[prompt.phrase for prompt in own] for own in prompts]
+            verdicts = ask(self.verifier.verify, [segments for segments, _ in found], asked)
         answers = []
         for (segments, dropped), own in zip(found, verdicts, strict=True):
             judged = list(zip(segments, own, strict=True))

@@ -83,6 +83,16 @@ class Batch(_Section):
     windows: Count = 64
 
 
+class Reuse(_Section):
+    """What counts as a picture that did not change, and so takes the answers for the one before.
+
+    `tolerance` is the mean absolute difference, in grey levels, within that of 32 x 32 cells which changed most (see
+    `openavs/reuse.py`). 0: the same bits, and so the same result; null: every frame is looked at.
+    """
+
+    tolerance: Annotated[Number, Field(ge=0, le=255)] | None = 0.0
+
+
 class Stage(BaseModel):
     """A backend by its short name or `./file.py:Class`, and its own options (checked against its constructor)."""
 
@@ -123,6 +133,7 @@ class Recipe(_Section):
     vocabulary: list[Text] | None = None  # closes the set of labels; null: open vocabulary
     aliases: dict[str, Text] = {}  # phrase -> label
     batch: Batch = Batch()
+    reuse: Reuse = Reuse()
     device: str = "auto"
     dtype: Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"] = "auto"
     offline: bool = False
