@@ -65,6 +65,8 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
             Extra("vllm", "the LLM engine for jobs", "vllm", note="it pins torch and transformers: give it a venv"),
             Extra("openai", "translators at a server", "openai"),
             Extra("supervision", "frames as supervision.Detections", "supervision", ("0.31.2",)),
+            Extra("jobs", "Parquet manifests of label jobs", "pyarrow"),
+            Extra("train", "training of students", "accelerate"),
             Extra("web", "the page of openavs serve", "gradio", ("6.31.0",)),
             Extra("ray", "label jobs on a cluster", "ray", ("2.60.0",)),
             Extra("edge", "the small ONNX models of examples/edge", "onnxruntime", ("1.31.1",)),

@@ -101,6 +101,11 @@ def resolve(ref: str, offline: bool = False, lock: Lock | None = None) -> Resolv
     return ResolvedModel(path, ref, _commit(path), _licence(path))
 
 
+def is_pinned(ref: str) -> bool:
+    """Whether a reference can never mean other weights: it names a commit, or is part of this package."""
+    return ref.startswith("openavs:") or (ref.startswith("hf:") and bool(_COMMIT.fullmatch(ref.partition("@")[2])))
+
+
 def check_folder(path: Path, ref: str) -> None:
     """Raises ModelError unless the folder holds a config.json and all its weights as safetensors."""
     names = {entry.name for entry in path.iterdir()}

@@ -31,6 +31,11 @@ class KnownModel:
     parameters: float
     download: float
 
+    @property
+    def gated(self) -> bool:
+        """Whether the hub gives it only to those who logged in and were let in by its owner."""
+        return "gated" in self.licence
+
     def memory(self, bytes_each: int) -> float:
         """GB that the weights alone take at this many bytes a parameter."""
         return self.parameters * bytes_each / 1000

@@ -31,7 +31,7 @@ def load_file_class(use: str, base: Path | None = None) -> type:
     path_text, _, name = use.rpartition(":")
     if not path_text:
         raise InputError(f"{use!r} names no class: write {use}:ClassName")
-    module = _load(_locate(path_text, base))
+    module = _load(find_file(use, base))
     found = getattr(module, name, None)
     if not isinstance(found, type):
         own = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
@@ -42,7 +42,7 @@ def load_file_class(use: str, base: Path | None = None) -> type:
 def load_file_function(use: str, base: Path | None = None) -> Callable[..., Any]:
     """The function of `./file.py:function`, found and run as `load_file_class` does; `InputError` if it is none."""
     path_text, _, name = use.rpartition(":")
-    module = _load(_locate(path_text, base))
+    module = _load(find_file(use, base))
     found = getattr(module, name, None)
     if not callable(found):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -50,7 +50,9 @@ def load_file_function(use: str, base: Path | None = None) -> Callable[..., Any]
     return cast(Callable[..., Any], found)
 
 
-def _locate(path_text: str, base: Path | None) -> Path:
+def find_file(use: str, base: Path | None = None) -> Path:
+    """The file that `./file.py:Class` names, looked for as `load_file_class` does and not run; `InputError` if none."""
+    path_text = use.rpartition(":")[0]
     path = Path(path_text).expanduser()
     looked = [path] if path.is_absolute() else [folder / path for folder in (base, Path.cwd()) if folder is not None]
     for candidate in looked:

@@ -247,7 +247,7 @@ class Registry:
     ) -> tuple[type, dict[str, Any]]:
         """The class and its keyword arguments, checked and converted; builds nothing. See `build`."""
         cls = self.load(use, base)
-        local = {key: _local_path(value, base) for key, value in options.items()}
+        local = {key: local_path(value, base) for key, value in options.items()}
         return cls, bind_options(cls, local, shared, stage=self.stage, name=use)
 
     def build(
@@ -333,7 +333,7 @@ def _import_target(entry: Entry) -> type:
     return cls
 
 
-def _local_path(value: Any, base: Path | None) -> Any:
+def local_path(value: Any, base: Path | None) -> Any:
     """A `./` or `../` path made absolute, from the recipe's folder if it is there, else from the cwd."""
     if not isinstance(value, str) or not value.startswith(("./", "../")):
         return value

@@ -1,0 +1,239 @@
+"""Whether a recipe can run here: its weights, extras, server, device, memory and disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openavs.checks.finding import Finding, State
+from openavs.checks.machine import memory_gib
+from openavs.checks.weights import Weights, find_weights
+from openavs.types import InputError, OpenAVSError
+
+if TYPE_CHECKING:
+    from openavs.recipes import Recipe
+
+Obstacle = tuple[str, str]
+"""Why a recipe cannot run, and what to do."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One recipe: what stands in its way now, and what would with `--offline`."""
+
+    recipe: Recipe
+    weights: tuple[Weights, ...]
+    obstacles: tuple[Obstacle, ...]
+    offline_obstacles: tuple[Obstacle, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def finding(self) -> Finding:
+        """The verdict in a sentence."""
+        if self.obstacles:
+            says = "; ".join(says for says, _ in self.obstacles)
+            fix = "; ".join(dict.fromkeys(fix for _, fix in self.obstacles if fix))
+            return self._finding("problem", f"{says}.", fix)
+        absent = [model for model in self.weights if not model.here]
+        if absent:
+            says = f"{_number(absent, self.weights)} not here; the first use downloads {_sizes(absent)}."
+            return self._finding("absent", says, " && ".join(model.download for model in absent))
+        return self._finding("warning" if self.remarks else "ok", f"{_whereabouts(self.weights)}.", "")
+
+    def _finding(self, state: State, says: str, fix: str) -> Finding:
+        says = " ".join([f"{self.recipe.name}: {says}", *self.remarks])
+        return Finding("recipe", state, says, fix, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        absent = [model for model in self.weights if not model.here]
+        return {
+            "recipe": self.recipe.name,
+            "ready": not self.obstacles,
+            "offline": not self.offline_obstacles,
+            "licence": self.recipe.licence,
+            "download_gb": _total(absent),
+            "models": [model.to_dict() for model in self.weights],
+        }
+
+
+def judge(recipe: Recipe, cache: Path, offline: bool = False) -> Verdict:
+    """Looks at everything a recipe names. `cache` is where downloads go; `offline` forbids them."""
+    from openavs.registry import local_path
+
+    references = dict.fromkeys(local_path(model, recipe.base) for model in recipe.models().values())
+    weights = tuple(map(find_weights, references))
+    offline = offline or recipe.offline
+    always = [*_damaged(weights), *_missing_extras(recipe), *_plugins(recipe), *_device(recipe)]
+    online = [*always, *_server(recipe, False), *_gated(weights), *_too_large(weights, cache)]
+    alone = [*always, *_server(recipe, True), *_not_here(weights)]
+    remarks = tuple(_remarks(recipe, weights))
+    return Verdict(recipe, weights, tuple(alone if offline else online), tuple(alone), remarks)
+
+
+# ---------------------------------------------------------------------------------------------------- obstacles
+
+
+def _damaged(weights: Sequence[Weights]) -> Iterator[Obstacle]:
+    """What no download mends: an embedded model or a folder that is not there or not whole."""
+    for model in weights:
+        if not model.here and not model.model.startswith("hf:"):
+            says, _, fix = model.why.rpartition("; ")
+            yield says, fix
+
+
+def _not_here(weights: Sequence[Weights]) -> Iterator[Obstacle]:
+    absent = [model for model in weights if not model.here and model.model.startswith("hf:")]
+    if absent:
+        yield (
+            f"{_number(absent, weights)} not here, and offline nothing is downloaded ({_sizes(absent)})",
+            " && ".join(model.download for model in absent),
+        )
+
+
+def _gated(weights: Sequence[Weights]) -> Iterator[Obstacle]:
+    """Without a log-in the hub refuses gated weights; whether the owner has consented only the hub knows."""
+    from huggingface_hub import get_token
+
+    absent = [model for model in weights if model.gated and not model.here]
+    if absent and not get_token():
+        names = ", ".join(model.model for model in absent)
+        pages = ", ".join(
+            f"https://huggingface.co/{model.model.removeprefix('hf:').partition('@')[0]}" for model in absent
+        )
+        yield f"{names} is gated and nobody is logged in", f"ask for access at {pages}, then: hf auth login"
+
+
+def _too_large(weights: Sequence[Weights], cache: Path) -> Iterator[Obstacle]:
+    needed = _total([model for model in weights if not model.here]) or 0.0
+    folder = cache.expanduser().absolute()
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free / 1e9
+    if needed > free:
+        says = f"its download of {needed:.1f} GB does not fit into the {free:.1f} GB that are free in {cache}"
+        yield says, "free some, or set HF_HOME to a larger disk"
+
+
+def _missing_extras(recipe: Recipe) -> Iterator[Obstacle]:
+    from openavs.extras import EXTRAS
+    from openavs.plugins import is_file_reference
+    from openavs.registry import Registry
+
+    for stage, section in recipe.stages().items():
+        if is_file_reference(section.use):
+            continue
+        try:
+            entry = Registry(stage).entry(section.use)
+        except InputError as problem:
+            yield str(problem), ""
+            continue
+        extra = EXTRAS.get(entry.extra) if entry.extra else None
+        if extra is not None and extra.version() is None:
+            yield f"its {stage} {section.use} needs the extra {extra.name}, which is not installed", extra.command
+
+
+def _plugins(recipe: Recipe) -> Iterator[Obstacle]:
+    """Files that the recipe names; they are looked for, not run."""
+    from openavs.plugins import find_file, is_file_reference
+
+    for section in recipe.stages().values():
+        if is_file_reference(section.use):
+            try:
+                find_file(section.use, recipe.base)
+            except InputError as problem:
+                yield str(problem), ""
+
+
+def _server(recipe: Recipe, offline: bool) -> Iterator[Obstacle]:
+    """The key and the address of a chat server; it is not asked."""
+    from openavs.translators.endpoint import OPENAI, find_endpoint
+
+    if "translator" not in recipe.stages() or recipe.translator.use != "openai":
+        return
+    options = recipe.translator.options
+    try:
+        find_endpoint(str(options.get("base_url") or OPENAI), options.get("api_key_env"), offline)
+    except OpenAVSError as problem:
+        says, _, fix = str(problem).rpartition("; ")
+        yield says, fix
+
+
+def _device(recipe: Recipe) -> Iterator[Obstacle]:
+    from openavs.device import resolve_device
+
+    try:
+        resolve_device(recipe.device, recipe.dtype)
+    except InputError as problem:
+        says, _, fix = str(problem).rpartition("; ")
+        yield says, fix
+
+
+# ------------------------------------------------------------------------------------------------------ remarks
+
+
+def _remarks(recipe: Recipe, weights: Sequence[Weights]) -> Iterator[str]:
+    """What does not stop it but should be known: licences that forbid uses, and memory."""
+    for model in weights:
+        if model.permissive == "no":
+            yield f"{model.model} is not under a permissive licence ({model.licence})."
+    needed = sum(model.parameters_m or 0.0 for model in weights) / 1000
+    place, room = _room(recipe)
+    if place is not None and room is not None and needed * place[1] > 0.9 * room:
+        yield f"Its weights take about {needed * place[1]:.1f} GB and {place[0]} has {room:.1f} GB."
+
+
+def _room(recipe: Recipe) -> tuple[tuple[str, int] | None, float | None]:
+    """Where the models go with bytes per parameter there, and its memory in 10^9 bytes."""
+    import torch
+
+    from openavs.device import resolve_device
+
+    try:
+        chosen = resolve_device(recipe.device, recipe.dtype)
+    except InputError:
+        return None, None
+    size = torch.empty((), dtype=chosen.dtype).element_size()
+    if chosen.device.type == "cuda":
+        return ("the GPU", size), torch.cuda.mem_get_info(chosen.device)[1] / 1e9
+    total = memory_gib()
+    return ("this machine", size), None if total is None else total * 2**30 / 1e9
+
+
+# ------------------------------------------------------------------------------------------------------ wording
+
+
+def _number(some: Sequence[Weights], of: Sequence[Weights]) -> str:
+    return f"{len(some)} of {len(of)} models {'is' if len(some) == 1 else 'are'}"
+
+
+def _whereabouts(weights: Sequence[Weights]) -> str:
+    if not weights:
+        return "it needs no weights"
+    places = {model.state for model in weights}
+    where = "embedded in openavs" if places == {"embedded"} else "on this disk"
+    return "its model is " + where if len(weights) == 1 else f"its {len(weights)} models are {where}"
+
+
+def _sizes(absent: Sequence[Weights]) -> str:
+    total = _total(absent)
+    return "models of unknown size" if total is None else f"about {total:.1f} GB"
+
+
+def _total(weights: Sequence[Weights]) -> float | None:
+    """GB of several models; None where one is unknown."""
+    sizes = [model.size_gb for model in weights]
+    return None if None in sizes else round(sum(size for size in sizes if size is not None), 3)
+
+
+def hub_cache() -> Path:
+    """Where the hub's downloads go."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def environment_offline() -> bool:
+    """Whether the environment forbids downloads (HF_HUB_OFFLINE=1)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}

@@ -1,0 +1,120 @@
+"""What is said of machines, codecs, GPUs and packages that are not this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openavs.checks import Finding, codecs, machine
+from openavs.checks.compute import gpu_finding, threads
+from openavs.checks.packages import extra_finding
+from openavs.extras import EXTRAS
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages that Python looks into first."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def install(site: Path, name: str, version: str, *requires: str) -> None:
+    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir()
+    lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {text}" for text in requires)]
+    (folder / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", *lines, ""]), encoding="utf-8")
+
+
+def test_what_is_unasked_for_is_no_problem() -> None:
+    assert Finding("recipe", "problem", "It lacks a key.").unasked().state == "absent"
+    assert Finding("recipe", "warning", "It is slow.").unasked().state == "warning"
+
+
+def test_the_installed_packages_fit() -> None:
+    found = machine.packages()
+    assert found.state == "ok" and "transformers" in found.facts
+
+
+def test_a_package_that_does_not_fit_is_named_with_what_is_wanted(site: Path) -> None:
+    install(site, "transformers", "4.57.6")
+    found = machine.packages()
+    assert found.state == "problem"
+    assert "transformers 4.57.6 for openavs's <6,>=5.16" in found.says
+    assert found.fix.startswith("pip install ") and '"transformers<6,>=5.16"' in found.fix
+
+
+def test_requirements_of_other_systems_and_extras_do_not_count(site: Path) -> None:
+    install(site, "thing", "1", "nowhere>=1; sys_platform == 'plan9'", "nothing; extra == 'more'", "numpy>=1")
+    assert list(machine.misfits("thing")) == []
+    install(site, "other", "1", "absent-package>=2")
+    assert list(machine.misfits("other")) == [("absent-package>=2", "absent-package is not installed")]
+
+
+def test_an_extra_in_every_state(site: Path) -> None:
+    gdino, vllm, clap = EXTRAS["groundingdino"], EXTRAS["vllm"], EXTRAS["laion-clap"]
+    assert extra_finding(vllm).state == "absent" and 'pip install "openavs[vllm]"' in extra_finding(vllm).fix
+    install(site, "groundingdino-py", "0.1.0")
+    old = extra_finding(gdino)
+    assert old.state == "warning" and "0.1.0 is installed, and openavs needs ==0.4.0" in old.says
+    install(site, "vllm", "0.30.0", "transformers<5.18,>=5.10.4", "torch")
+    odd = extra_finding(vllm)
+    assert odd.state == "warning" and "transformers" in odd.says and "for vllm's <5.18,>=5.10.4" in odd.says
+    install(site, "laion-clap", "1.1.7", "numpy<2")
+    assert extra_finding(clap).state == "ok"  # the tests were run with it beside numpy 2
+
+
+def test_codecs_that_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, writes = dict.fromkeys(codecs.READ, True), dict.fromkeys(codecs.WRITE, True)
+    assert codecs.judge("18", "8.1", reads, writes).state == "ok"
+    assert codecs.judge("18", "8.1", {**reads, "av1": False}, writes).state == "warning"
+    lame = codecs.judge("18", "8.1", reads, {**writes, "libx264": False})
+    assert lame.state == "problem" and "libx264 (to write overlay videos)" in lame.says and "--only-binary" in lame.fix
+
+
+def test_pyav_says_what_it_can() -> None:
+    assert codecs.has_codec("h264", "r") and not codecs.has_codec("h265x", "r")
+    found = codecs.codecs()
+    assert found.state == "ok" and found.facts["decode"]["av1"] and found.facts["encode"]["libx264"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "state"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], "ok"),
+        ((8, 9), ["sm_80", "sm_90"], "ok"),  # code of 8.0 runs on 8.9
+        ((6, 1), ["sm_80", "sm_90"], "warning"),
+        ((12, 0), ["sm_80", "sm_90a"], "warning"),
+        ((12, 0), ["sm_80", "compute_90"], "ok"),  # compiled anew for what came later
+        ((9, 4), ["gfx942"], "ok"),  # another maker's
+    ],
+)
+def test_a_gpu_that_torch_has_no_code_for(capability: tuple[int, int], built_for: list[str], state: str) -> None:
+    found = gpu_finding(0, "Card", capability, built_for, {"gib": 80.0, "gib_free": 79.0})
+    assert found.state == state
+    assert (found.fix == "") == (state == "ok")
+
+
+def test_more_threads_than_processors() -> None:
+    assert threads(2, 2.0).state == "ok"
+    many = threads(64, 4.0)
+    assert many.state == "warning" and many.fix == "export OMP_NUM_THREADS=4"
+
+
+def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1073741824\n")
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert machine.memory_gib() == 1.0 and machine.cores() == 0.5
+    assert machine.memory().state == "problem"
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert (machine.memory_gib() or 0) > 1 and machine.cores() >= 1
+
+
+def test_a_disk_that_is_full_or_closed(tmp_path: Path) -> None:
+    assert machine.disk("out", tmp_path / "not" / "yet", "results", 0.0, "x").state == "ok"
+    full = machine.disk("out", tmp_path, "results", 1e9, "free some")
+    assert (full.state, full.fix) == ("warning", "free some")
+    (tmp_path / "file").write_bytes(b"")
+    assert machine.disk("out", tmp_path / "file", "results", 0.0, "give another").state == "warning"

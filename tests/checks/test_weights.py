@@ -1,0 +1,65 @@
+"""Where weights are, as the hub's cache and folders tell."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from openavs.checks.weights import find_weights
+from openavs.hub import is_pinned
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TINY = Path(__file__).resolve().parents[2] / "openavs" / "assets" / "tiny" / "clap"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def cached(cache: Path, name: str) -> Path:
+    """The snapshot folder of a model whose branch main is at COMMIT."""
+    model = cache / f"models--{name.replace('/', '--')}"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(COMMIT)
+    snapshot = model / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    return snapshot
+
+
+def test_a_cached_model_has_its_commit_and_size(cache: Path) -> None:
+    shutil.copytree(TINY, cached(cache, "org/whole"), dirs_exist_ok=True)
+    found = find_weights("hf:org/whole@main")
+    assert (found.state, found.revision, found.pinned, found.here) == ("cached", COMMIT, False, True)
+    assert found.size_gb == pytest.approx(sum(file.stat().st_size for file in TINY.iterdir()) / 1e9, abs=1e-3)
+
+
+def test_a_download_that_broke_off_is_partial(cache: Path) -> None:
+    (cached(cache, "org/begun") / "config.json").write_text("{}")
+    found = find_weights("hf:org/begun@main")
+    assert (found.state, found.here) == ("partial", False)
+    assert find_weights("hf:org/never@main").state == "missing"
+
+
+def test_folders(tmp_path: Path) -> None:
+    assert find_weights(str(TINY)).state == "local"
+    (tmp_path / "config.json").write_text("{}")
+    lacking = find_weights(str(tmp_path))
+    assert lacking.state == "partial" and "no *.safetensors" in lacking.why
+    assert find_weights(str(tmp_path / "gone")).state == "missing"
+
+
+def test_what_is_known_before_a_download() -> None:
+    found = find_weights("hf:facebook/sam3@main")
+    assert found.gated and found.permissive == "no" and found.size_gb == 3.4
+    assert find_weights(f"hf:facebook/sam3@{COMMIT}").download.startswith(
+        f"hf download facebook/sam3 --revision {COMMIT} "
+    )
+
+
+def test_only_a_commit_pins() -> None:
+    assert is_pinned(f"hf:org/name@{COMMIT}") and is_pinned("openavs:tiny/clap")
+    assert not any(map(is_pinned, ("hf:org/name@main", "hf:org/name", "./folder", f"./folder@{COMMIT}")))

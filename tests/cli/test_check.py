@@ -1,0 +1,160 @@
+"""`openavs check`: whether this machine can run what was asked for, in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openavs import __version__, resources
+from openavs.recipes import load_recipe
+from tests.conftest import ROOT, Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache of the hub, nobody logged in, and no word in the environment that forbids downloads."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    for variable in ("HF_HUB_OFFLINE", "HF_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_it_says_what_is_here_and_what_is_not(openavs: Run, nothing_cached: None) -> None:
+    done = openavs("check", "--json")
+    found = done.json()
+    assert (done.code, found["ready"], found["judged"]) == (0, True, "tiny")
+    assert {"python", "packages", "torch", "device", "threads", "memory", "codecs", "cache", "out", "offline"} <= {
+        item["topic"] for item in found["machine"]
+    }
+    recipes = {item["recipe"]: item for item in found["recipes"]}
+    assert set(recipes) == set(resources.names("pipelines"))
+    assert {model["state"] for model in recipes["openavs"]["models"]} == {"missing"}
+    assert (recipes["openavs"]["state"], recipes["openavs"]["ready"], recipes["openavs"]["offline"]) == (
+        *("absent", True, False),
+    )
+    assert recipes["openavs"]["download_gb"] == pytest.approx(10.5)
+    assert "hf download facebook/sam2.1-hiera-large" in recipes["openavs"]["fix"]
+    assert recipes["sam3"]["says"].startswith("sam3: hf:facebook/sam3@main is gated and nobody is logged in")
+    assert "not under a permissive licence" in recipes["sam3"]["says"]
+    assert "OPENAI_API_KEY" in recipes["paper"]["says"] and recipes["paper"]["state"] == "absent"
+    (offline,) = [item for item in found["machine"] if item["topic"] == "offline"]
+    assert offline["recipes"] == ["tiny"]
+
+
+def test_it_knows_the_embedded_models(openavs: Run) -> None:
+    (tiny,) = openavs("check", "--pipeline", "tiny", "--json").json()["recipes"]
+    assert {model["model"] for model in tiny["models"]} == set(load_recipe("tiny").models().values())
+    assert all(model["state"] == "embedded" and model["pinned"] for model in tiny["models"])
+    assert all(model["licence"] == "Apache-2.0" and 0 < model["size_gb"] < 0.1 for model in tiny["models"])
+    assert (tiny["state"], tiny["offline"], tiny["download_gb"]) == ("ok", True, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("-p", "tiny", "--offline"), 0, "tiny: its 4 models are embedded in openavs."),
+        (("-p", "openavs-cpu"), 0, "openavs-cpu: 3 of 3 models are not here; the first use downloads about 1.7 GB."),
+        (("-p", "openavs-cpu", "--offline"), 1, "3 of 3 models are not here, and offline nothing is downloaded"),
+        (("-p", "sam3"), 1, "ask for access at https://huggingface.co/facebook/sam3, then: hf auth login"),
+        (("-p", "paper"), 1, "OPENAI_API_KEY, which should hold the key for https://api.openai.com/v1, is not set"),
+    ],
+)
+def test_one_recipe_is_judged(
+    openavs: Run, nothing_cached: None, arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    done = openavs("check", *arguments)
+    assert (done.code, done.err) == (code, "")
+    assert sentence in done.out
+    last = done.out.rstrip().splitlines()[-1]
+    assert last.startswith("Ready for" if code == 0 else "Not ready for")
+    assert "Models\n" in done.out
+
+
+def test_a_server_key_is_needed_and_never_printed(
+    openavs: Run, nothing_cached: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789")
+    done = openavs("check", "-p", "paper", "--json")
+    assert "is not set" not in done.out and "canary" not in done.out + done.err
+
+
+def test_a_recipe_that_does_not_exist_is_wrong_usage(openavs: Run) -> None:
+    done = openavs("check", "--pipeline", "tinny")
+    assert (done.code, done.out) == (2, "")
+    assert "did you mean 'tiny'?" in done.err
+
+
+def test_a_recipe_with_a_broken_folder_a_missing_extra_and_no_plugin(openavs: Run, tmp_path: Path) -> None:
+    """All that stands in the way is said at once, and a plug-in's file is looked for, not run."""
+    text = resources.find("pipelines", "tiny").read_text(encoding="utf-8")
+    text = text.replace("use: clap\n  model: openavs:tiny/clap", "use: laion-clap\n  model: ./ears")
+    text = text.replace("use: grounding-dino\n  model: openavs:tiny/grounding-dino", "use: ./gone.py:Finder")
+    text = text.replace("use: sam\n  model: openavs:tiny/sam", "use: ./mine.py:Cutter")
+    (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "mine.py").write_text("raise SystemExit('this file was run')", encoding="utf-8")
+    (tmp_path / "ears").mkdir()
+    (tmp_path / "ears" / "pytorch_model.bin").write_bytes(b"x")
+    done = openavs("check", "--pipeline", tmp_path / "own.yaml", "--json")
+    (own,) = done.json()["recipes"]
+    assert done.code == 1 and own["state"] == "problem"
+    assert "has pickle weights only (pytorch_model.bin)" in own["says"]
+    assert "needs the extra laion-clap, which is not installed" in own["says"]
+    assert "gone.py does not exist" in own["says"]
+    assert 'pip install "openavs[laion-clap]"' in own["fix"]
+    assert {model["state"] for model in own["models"]} == {"partial", "embedded"}
+
+
+def test_it_finds_a_torchvision_that_would_break_transformers(
+    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a build for another torch does: installed, and an error as soon as it is imported."""
+    from transformers.utils import is_torchvision_available
+
+    assert not is_torchvision_available()  # transformers remembers this, for the tests that follow
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "torchvision-0.28.0.dist-info").mkdir()
+    (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.28.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    done = openavs("check", "--json")
+    (found,) = [item for item in done.json()["machine"] if item["topic"] == "torchvision"]
+    assert done.code == 1 and found["state"] == "problem"
+    assert "0.28.0 does not fit the installed torch" in found["says"] and "pip uninstall torchvision" in found["fix"]
+
+
+def test_in_words_it_ends_with_the_verdict(openavs: Run) -> None:
+    assert openavs("check").out.rstrip().splitlines()[-1] == "Ready for tiny."
+
+
+def test_the_documented_shape_is_the_real_one(openavs: Run, nothing_cached: None) -> None:
+    """Every field of docs/check.md is there, with a value of the kind its example has, and no other."""
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    documented, found = json.loads(example), openavs("check", "--json").json()
+    assert list(documented) == list(found)
+    assert found["openavs"] == __version__
+    for group in ("machine", "extras", "recipes"):
+        shape = set(documented[group][0]) if group != "machine" else {"topic", "state", "says", "fix"}
+        for item in found[group]:
+            assert shape <= set(item), item
+            assert item["state"] in page and item["says"].endswith(".")
+    (model,) = documented["recipes"][0]["models"]
+    assert all(set(model) == set(entry) for recipe in found["recipes"] for entry in recipe["models"])
+    topics = {item["topic"] for item in found["machine"]}
+    assert all(f"`{topic}`" in page for topic in topics)
+
+
+def test_it_takes_less_than_three_seconds() -> None:
+    """CPU time, because the wall clock also counts the neighbours; most of it is the import of torch."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "openavs", "check"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
