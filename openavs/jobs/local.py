@@ -11,30 +11,22 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from openavs.jobs.engine import ClipDone, Watcher
+from openavs.jobs.crew import POLL, Crew, Member
+from openavs.jobs.engine import Watcher
 from openavs.jobs.job import Job, ShardSpec
-from openavs.jobs.recovery import Recovery
 from openavs.jobs.shard import ShardBusy
 from openavs.jobs.worker import Worker, environment, log_to_file
-from openavs.types import ModelError
 
 log = logging.getLogger(__name__)
-
-POLL = 0.2
-"""Seconds after which the driver looks whether it is to stop."""
-DEAD_STARTS = 2
-"""So often in a row workers may die while they load their models."""
 
 
 @dataclass
@@ -50,21 +42,18 @@ class LocalEngine:
 
     def run(self, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
         """See `Engine.run`. Workers are gone when this returns, however it does."""
-        pool = _Pool(self, job, deque(shards), watch)
+        processes = _Processes(self, job, shards, watch)
         try:
-            pool.run()
+            processes.run()
         finally:
-            pool.kill()
+            processes.kill()
 
 
-@dataclass
-class _Worker:
+@dataclass(eq=False)
+class _Worker(Member):
     slot: int
     process: BaseProcess
     pipe: Connection
-    ready: bool = False
-    spec: ShardSpec | None = None
-    heard: float = field(default_factory=time.monotonic)
 
     @property
     def exit(self) -> str:
@@ -72,100 +61,52 @@ class _Worker:
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-class _Pool:
-    """The workers of one run, seen from the driver."""
+class _Processes(Crew[_Worker]):
+    """Workers that are processes of this machine, each at the end of a pipe."""
 
-    def __init__(self, engine: LocalEngine, job: Job, waiting: deque[ShardSpec], watch: Watcher) -> None:
-        self.engine, self.job, self.waiting, self.watch = engine, job, waiting, watch
-        self.recovery = Recovery(job)
-        self.workers: list[_Worker] = []
-        self.dead_starts = 0
-        self.stopped = False
-
-    def run(self) -> None:
-        """Until nothing is waiting and nobody is at work."""
-        while True:
-            if not self.stopped and self.watch.stopping():
-                self._stop()
-            if not self.stopped:
-                self._fill()
-            if not self.workers or not (self.waiting or self._at_work()):
-                return
-            self._listen()
+    def __init__(self, engine: LocalEngine, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
+        super().__init__(job, engine.workers, engine.patience, shards, watch)
+        self.devices = engine.devices
 
     def kill(self) -> None:
-        """Ends all workers at once; nothing is lost by it but the clips they were at."""
-        for worker in self.workers:
+        for worker in self.members:
             worker.process.kill()
-        for worker in self.workers:
-            worker.process.join()
-            worker.pipe.close()
-        self.workers.clear()
+        for worker in self.members:
+            self._bury(worker)
+        self.members.clear()
 
-    # ------------------------------------------------------------------------------------------- giving out work
-
-    def _at_work(self) -> bool:
-        return any(worker.spec is not None for worker in self.workers)
-
-    def _fill(self) -> None:
-        """Starts workers as long as there is something to do for them, and gives shards to those without one."""
-        busy = sum(worker.spec is not None for worker in self.workers)
-        wanted = min(self.engine.workers, busy + len(self.waiting))
-        slots = set(range(self.engine.workers)) - {worker.slot for worker in self.workers}
-        while len(self.workers) < wanted:
-            self.workers.append(self._start(slots.pop()))
-        for worker in self.workers:
-            if worker.ready and worker.spec is None and self.waiting:
-                self._give(worker, self.waiting.popleft())
-
-    def _start(self, slot: int) -> _Worker:
-        devices = self.engine.devices
+    def _start(self) -> _Worker:
+        slot = min(set(range(self.size)) - {worker.slot for worker in self.members})
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(theirs, self.job, log.getEffectiveLevel()), name=f"openavs-worker-{slot}", daemon=True
         )
-        with _set(environment(self.job, devices[slot % len(devices)] if devices else None)):
+        with _set(environment(self.job, self.devices[slot % len(self.devices)] if self.devices else None)):
             process.start()
         theirs.close()
         return _Worker(slot, process, ours)
 
-    def _give(self, worker: _Worker, spec: ShardSpec) -> None:
-        worker.spec, worker.heard = spec, time.monotonic()
+    def _give(self, member: _Worker, spec: ShardSpec) -> None:
+        self._send(member, spec)
+
+    def _ask_to_stop(self, member: _Worker) -> None:
+        self._send(member, None)
+
+    def _send(self, worker: _Worker, word: ShardSpec | None) -> None:
         try:
-            worker.pipe.send(spec)
+            worker.pipe.send(word)
         except OSError:  # it is dead, which is noticed where deaths are
             log.debug("worker %d cannot be reached", worker.slot)
 
-    def _stop(self) -> None:
-        """Asks workers to end with the clip they are at; those that have nothing to do are ended."""
-        self.stopped = True
-        self.waiting.clear()
-        for worker in [worker for worker in self.workers if worker.spec is None]:
-            worker.process.kill()
-            self._bury(worker)
-        for worker in self.workers:
-            try:
-                worker.pipe.send(None)
-            except OSError:
-                log.debug("worker %d cannot be reached", worker.slot)
-
-    # ------------------------------------------------------------------------------------------- what they answer
-
     def _listen(self) -> None:
-        by_handle: dict[Any, _Worker] = {worker.pipe: worker for worker in self.workers}
-        by_handle |= {worker.process.sentinel: worker for worker in self.workers}
+        by_handle: dict[Any, _Worker] = {worker.pipe: worker for worker in self.members}
+        by_handle |= {worker.process.sentinel: worker for worker in self.members}
         heard = connection.wait(list(by_handle), timeout=POLL)
         for worker in {id(by_handle[handle]): by_handle[handle] for handle in heard}.values():
-            if not self._read(worker):
-                self._mourn(worker)
-        self._kill_the_silent()
-
-    def _read(self, worker: _Worker) -> bool:
-        """Takes what a worker sent; False if it is dead."""
-        while (news := self._news(worker)) is not None:
-            worker.heard = time.monotonic()
-            self._take(worker, *news)
-        return worker.process.is_alive()
+            while (news := self._news(worker)) is not None:
+                self._take(worker, *news)
+            if not worker.process.is_alive():
+                self._mourn(worker, worker.exit)
 
     def _news(self, worker: _Worker) -> tuple[str, Any] | None:
         """One thing that a worker sent, if there is any."""
@@ -177,58 +118,13 @@ class _Pool:
             worker.process.join()
             return None
 
-    def _take(self, worker: _Worker, kind: str, value: Any) -> None:
-        if kind == "ready":
-            worker.ready, self.dead_starts = True, 0
-            self.watch.ready(value)
-        elif kind == "clip":
-            assert isinstance(value, ClipDone)
-            self.watch.clip(value)
-        elif kind == "fault":
-            raise value
-        else:
-            spec, worker.spec = worker.spec, None
-            assert spec is not None
-            if kind == "busy":
-                self.watch.busy(spec)
-            elif not self.stopped:
-                self._follow(spec, died=False)
+    def _kill(self, member: _Worker) -> None:
+        member.process.kill()
 
-    def _follow(self, spec: ShardSpec, *, died: bool) -> None:
-        following = self.recovery.after(spec, died=died)
-        if following is None:
-            self.watch.committed(spec.number)
-        else:
-            self.waiting.appendleft(following)
-
-    def _mourn(self, worker: _Worker) -> None:
-        """A worker has died: its shard goes to another, by what `Recovery` says."""
-        spec = worker.spec
-        self._bury(worker)
-        if self.stopped:
-            return
-        self.watch.died(spec, worker.exit)
-        if not worker.ready:
-            self.dead_starts += 1
-            if self.dead_starts >= DEAD_STARTS:
-                raise ModelError(
-                    f"workers die while they load the models ({worker.exit}), which is often for want of memory; "
-                    f"use fewer --workers, and see {self.job.out / 'log'}"
-                )
-        if spec is not None:
-            self._follow(spec, died=True)
-
-    def _bury(self, worker: _Worker) -> None:
-        worker.process.join()
-        worker.pipe.close()
-        self.workers.remove(worker)
-
-    def _kill_the_silent(self) -> None:
-        patience = self.engine.patience
-        for worker in self.workers:
-            if patience is not None and worker.spec is not None and time.monotonic() - worker.heard > patience:
-                log.warning("worker %d has said nothing for %g s and is killed", worker.slot, patience)
-                worker.process.kill()
+    def _bury(self, member: _Worker) -> None:
+        member.process.kill()
+        member.process.join()
+        member.pipe.close()
 
 
 # --------------------------------------------------------------------------------------------- inside the process
