@@ -8,7 +8,7 @@ its own. So a run that is gone on with at a step sees what it would have seen, o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ from openavs.students.labels import ClipLabels
 from openavs.students.scaling import choose_frames, runs_of_frames, scale_mask, scale_picture
 from openavs.students.vggish import Floats
 from openavs.types import Image, InputError
+
+KEPT = 512 * 2**20
+"""Bytes of scaled examples that a loader process keeps."""
 
 
 class LabelSource(Protocol):
@@ -47,9 +50,23 @@ class Example:
     weights: Mapping[int, float]
     size: Size
 
+    @property
+    def nbytes(self) -> int:
+        """What its pictures and masks take."""
+        return self.pictures.nbytes + sum(mask.nbytes for mask in self.masks.values())
+
+    def mirrored(self) -> Example:
+        """Left and right exchanged."""
+        masks = {place: mask[:, ::-1] for place, mask in self.masks.items()}
+        return replace(self, pictures=self.pictures[:, :, ::-1], masks=masks)
+
 
 class TrainingClips(TorchDataset[Example]):
-    """The stream of training examples, by position."""
+    """The stream of training examples, by position.
+
+    Examples are kept in memory as they are scaled, the first ones up to `KEPT` bytes per loader process: decoding
+    takes a good part of a small student's step.
+    """
 
     def __init__(
         self,
@@ -62,6 +79,8 @@ class TrainingClips(TorchDataset[Example]):
     ) -> None:
         self.clips, self.labels, self.features = tuple(clips), labels, features
         self.view, self.classes, self.seed = view, classes, seed
+        self._kept: dict[tuple[str, tuple[int, ...], int], Example] = {}
+        self._held = 0
 
     def clip_at(self, position: int) -> BenchmarkClip:
         """Whose turn it is."""
@@ -74,20 +93,24 @@ class TrainingClips(TorchDataset[Example]):
         side = int(random.choice(view.sides))
         mirrored = view.flip and bool(random.integers(2))
         frames = choose_frames(len(clip.frames), self.labels.frames(clip), view.frames, random)
-        return self._example(clip, frames, side, mirrored)
+        example = self._kept.get((clip.id, frames, side)) or self._keep(self._example(clip, frames, side), frames, side)
+        return example.mirrored() if mirrored else example
 
-    def _example(self, clip: BenchmarkClip, frames: Sequence[int], side: int, mirrored: bool) -> Example:
+    def _keep(self, example: Example, frames: tuple[int, ...], side: int) -> Example:
+        if self._held + example.nbytes <= KEPT:
+            self._held += example.nbytes
+            self._kept[example.id, frames, side] = example
+        return example
+
+    def _example(self, clip: BenchmarkClip, frames: Sequence[int], side: int) -> Example:
         images = read_frames(clip, frames)
         size = (images[0].shape[0], images[0].shape[1])
         read = self.labels.read(clip, frames)
         self._check(clip, read)
-        turn = slice(None, None, -1) if mirrored else slice(None)
-        masks = {
-            place: scale_mask(read[i], size, side, self.view)[:, turn] for place, i in enumerate(frames) if i in read
-        }
+        masks = {place: scale_mask(read[i], size, side, self.view) for place, i in enumerate(frames) if i in read}
         return Example(
             id=clip.id,
-            pictures=np.stack([scale_picture(image, side, self.view)[:, turn] for image in images]),
+            pictures=np.stack([scale_picture(image, side, self.view) for image in images]),
             audio=self.features[clip.id][list(frames)],
             masks=masks,
             weights={place: self.labels.weight(clip, frames[place]) for place in masks},
