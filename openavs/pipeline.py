@@ -16,6 +16,7 @@ from typing import Any, Self
 from openavs.boxes import choose, iou
 from openavs.captioners.base import Captioner
 from openavs.detectors.base import Detector
+from openavs.halving import halved
 from openavs.labels import Labeller
 from openavs.notes import Notes
 from openavs.recipes import Recipe
@@ -192,7 +193,7 @@ class Pipeline:
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
             with notes.timed("listen"):
-                answers = self.captioner.caption([windows[i] for i in batch])
+                answers = halved(self.captioner.caption, [windows[i] for i in batch])
             for i, captions in zip(batch, answers, strict=True):
                 heard[i] = tuple(captions)
             progress("listen", start + len(batch), len(audible))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from openavs.halving import halved
 from openavs.types import Frame, Image
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class Answers:
         new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self._said}
         places = sorted(new.values())
         if places:
-            said = call([images[i] for i in places], *([own[i] for i in places] for own in asked))
+            said = halved(call, [images[i] for i in places], *([own[i] for i in places] for own in asked))
             self._said |= {keys[i]: answer for i, answer in zip(places, said, strict=True)}
         return [self._said[key] for key in keys]
 

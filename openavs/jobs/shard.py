@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.benchmarks.pngs import png_size
+from openavs.halving import is_out_of_memory
 from openavs.jobs.behind import Behind
 from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed
 from openavs.jobs.engine import ClipDone
@@ -161,9 +162,9 @@ class _Work:
 
     def _unexpected(self, item: Item, problem: Exception) -> ClipError:
         log.error("clip %s failed", item.id, exc_info=problem)
+        if is_out_of_memory(problem):
+            return ClipError("out_of_memory", "not even one frame of this clip fits into memory beside the models")
         kind = type(problem).__name__
-        if isinstance(problem, MemoryError) or kind == "OutOfMemoryError":
-            return ClipError("out_of_memory", "there is not enough memory for this clip; use a smaller batch.frames")
         return ClipError(f"unexpected {kind}", self.media.tell(f"{kind}: {problem}", item))
 
     # ------------------------------------------------------------------------------------------------- the writer

@@ -1,0 +1,50 @@
+"""Batches that do not fit into memory are halved, down to one item, before a clip is given up for it.
+
+Answers do not depend on batch mates beyond float rounding, so a result is the same but for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError for the CPU; its text names who raised it
+
+
+def halved(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequence[Any]) -> list[R]:
+    """`work(first, *rest)` for parallel sequences; where memory runs out, for each half of them, and so on.
+
+    Raises:
+        What `work` raises; for want of memory only when there was one item left.
+    """
+    try:
+        return list(work(first, *rest))
+    except (RuntimeError, MemoryError) as problem:
+        if len(first) < 2 or not is_out_of_memory(problem):
+            raise
+    # Outside of the handler: the error holds the failed call, and that the tensors which filled the memory.
+    _free()
+    middle = len(first) // 2
+    log.warning("a batch of %d did not fit into memory; it is done in halves", len(first))
+    lower = halved(work, first[:middle], *(part[:middle] for part in rest))
+    return lower + halved(work, first[middle:], *(part[middle:] for part in rest))
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's own, a device's, or that of torch's allocator for the CPU."""
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(problem, RuntimeError) and _CPU_ALLOCATOR in str(problem)
+
+
+def _free() -> None:
+    """Gives back what torch keeps for later; unused blocks of the wrong size are often all that is missing."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
