@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from openavs.media.clips import open_clip, open_pictures, planned_times, probe
+from openavs.media.limits import Limits
 from openavs.media.overlay import write_overlay
-from openavs.media.probe import Limits, MediaInfo
+from openavs.media.probe import MediaInfo
 from openavs.media.sound import read_audio, resample, write_wav
 from openavs.media.write import write_video
 

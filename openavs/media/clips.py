@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from openavs.media.limits import DEFAULT_LIMITS, Limits
 from openavs.media.pictures import PictureFrames, common_size, is_picture, list_pictures, picture_size
 from openavs.media.probe import (
-    DEFAULT_LIMITS,
     UPRIGHT,
-    Limits,
     Matrix,
     MediaInfo,
     codec_name,
@@ -70,7 +69,7 @@ def open_clip(
     info, start, matrix = _probe_file(path, limits)
     if info.size is None:
         raise InputError(f"{path} has sound but no picture; give a video, or a picture with the sound beside it")
-    times = planned_times(info.duration, fps)
+    times = _plan(path, info.duration, fps, limits)
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
     own = read_sound(path, limits, start) if audio is None else _read_beside(audio, limits)
     return _clip(path, id, times, fps, info.size, frames, own)
@@ -105,6 +104,15 @@ def planned_times(duration: float, fps: float) -> tuple[float, ...]:
     return tuple((i + 0.5) / fps for i in range(count))
 
 
+def _plan(path: Path, duration: float, fps: float, limits: Limits) -> tuple[float, ...]:
+    if duration * fps > limits.max_frames:
+        raise InputError(
+            f"{path} has {duration * fps:.3g} frames at {fps:g} a second, over the limit of {limits.max_frames}; "
+            "sample fewer a second, cut it or raise Limits.max_frames"
+        )
+    return planned_times(duration, fps)
+
+
 def _open_pictures(path: Path, fps: float, audio: str | Path | None, id: str | None, limits: Limits) -> Clip:
     sound = _read_beside(audio, limits) if audio is not None else (None, ())
     if path.is_dir():
@@ -112,7 +120,7 @@ def _open_pictures(path: Path, fps: float, audio: str | Path | None, id: str | N
         size = common_size(paths, limits)
     else:
         size = picture_size(path, limits)
-        paths = (path,) * len(planned_times(sound[0].duration if sound[0] else 0.0, fps))
+        paths = (path,) * len(_plan(path, sound[0].duration if sound[0] else 0.0, fps, limits))
     times = tuple((i + 0.5) / fps for i in range(len(paths)))
     return _clip(path, id, times, fps, size, PictureFrames(paths, times, limits), sound)
 
@@ -152,7 +160,7 @@ def _probe_file(path: Path, limits: Limits) -> tuple[MediaInfo, float, Matrix]:
             )
         stream = require_video(container, path, limits)
         rate = float(stream.average_rate) if stream.average_rate else None
-        first = next(decode_video(container, stream, VideoDecoder(stream)), None)
+        first = next(decode_video(container, stream, VideoDecoder(stream, path, limits)), None)
         if first is None:
             raise InputError(f"no picture of {path} can be decoded; it is damaged, empty or over the limit of pixels")
         matrix = display_matrix(first.frame)

@@ -15,10 +15,11 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 from openavs.media.files import replacing
-from openavs.media.probe import DEFAULT_LIMITS, Limits, display_matrix, open_media, pick_audio, require_video
+from openavs.media.limits import DEFAULT_LIMITS, Limits
+from openavs.media.probe import display_matrix, open_media, pick_audio, require_video
 from openavs.media.sound import SoundDecoder, resample_samples
 from openavs.media.video import VideoDecoder, VideoFrames, decode_video, to_image
-from openavs.media.write import BT709, CLOCK, EncodedSound, SoundCodec
+from openavs.media.write import BT709, CLOCK, HELD, EncodedSound, SoundCodec
 from openavs.types import Clip, Image, InputError
 
 Kind = Literal["webm", "mov"]
@@ -50,7 +51,7 @@ def clip_pictures(clip: Clip) -> Iterator[Shown]:
         return
     with open_media(source.path, source.limits) as container:
         stream = require_video(container, source.path, source.limits)
-        for shown in decode_video(container, stream, VideoDecoder(stream)):
+        for shown in decode_video(container, stream, VideoDecoder(stream, source.path, source.limits)):
             image = to_image(shown.frame, source.size, display_matrix(shown.frame))
             yield Shown(shown.start - source.start, shown.end - shown.start, image)
 
@@ -68,7 +69,7 @@ def file_sound(path: Path, start: float = 0.0, limits: Limits = DEFAULT_LIMITS) 
         stream = pick_audio(container)
         if stream is None:
             return None
-        decoder = SoundDecoder(stream, limits, start, channels=2 if stream.channels == 2 else 1)
+        decoder = SoundDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
         decoder.run(container)
         return Sound(decoder.samples(), decoder.rate) if decoder.spool.length else None
 
@@ -107,6 +108,7 @@ class AlphaTrack:
 
     def __init__(self, container: OutputContainer, first: Shown, kind: Kind) -> None:
         self._container, self._last = container, -1
+        self._held: VideoFrame | None = None
         height, width = first.image.shape[:2]
         self._in, self.size = (height, width), (height + height % 2, width + width % 2)
         rate = Fraction(1 / max(first.duration, 1e-3)).limit_denominator(1001)
@@ -138,9 +140,14 @@ class AlphaTrack:
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgba").reformat(
             format=self._format, dst_colorspace="ITU709"
         )
-        self._last = max(round(shown.time * CLOCK), self._last + 1)
-        frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
-        frame.duration = max(1, round(shown.duration * CLOCK))
+        at = max(round(shown.time * CLOCK), self._last + 1)
+        while self._held is not None and at - self._last > HELD:
+            self._encode(self._held, self._last + HELD, HELD)
+        self._encode(frame, at, min(max(1, round(shown.duration * CLOCK)), HELD))
+        self._held = frame
+
+    def _encode(self, frame: VideoFrame, at: int, duration: int) -> None:
+        frame.pts, frame.time_base, frame.duration, self._last = at, Fraction(1, CLOCK), duration, at
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:

@@ -14,10 +14,9 @@ from av.packet import Packet
 
 from openavs.media.clips import open_clip
 from openavs.media.files import replacing
+from openavs.media.limits import DEFAULT_LIMITS, Limits
 from openavs.media.pictures import is_picture
 from openavs.media.probe import (
-    DEFAULT_LIMITS,
-    Limits,
     Matrix,
     codec_name,
     display_matrix,
@@ -104,7 +103,7 @@ class Repainting:
         self._given, self._out, self._path, self._paint = given, container, path, paint
         self._other, self._size_limit, self._limits = other, size_limit, limits
         self._video = require_video(given, path, limits)
-        self._decoder = VideoDecoder(self._video)
+        self._decoder = VideoDecoder(self._video, path, limits)
         self._audio = pick_audio(given) if other is None else None
         self._may_copy = copy and self._audio is not None and can_copy(self._audio)
         self._track: PictureTrack | None = None
@@ -193,6 +192,6 @@ def recode(container: OutputContainer, path: Path, start: float, limits: Limits)
         stream = pick_audio(given)
         if stream is None:
             return None
-        decoder = SoundDecoder(stream, limits, start, channels=2 if stream.channels == 2 else 1)
+        decoder = SoundDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
         decoder.run(given)
         return encode_sound(container, decoder.samples(), decoder.rate) if decoder.spool.length else None

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from openavs.media.probe import DEFAULT_LIMITS, Limits, check_file
+from openavs.media.limits import DEFAULT_LIMITS, Limits
+from openavs.media.probe import check_file
 from openavs.types import Frame, Image, InputError
 
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,14 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from openavs.media.limits import (
+    DEFAULT_LIMITS,
+    MAX_TRACKS,
+    OPEN_SECONDS,
+    Limits,
+    Stopwatch,
+    cap_allocations,
+)
 from openavs.types import InputError
 
 # Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) stay out, because
@@ -30,17 +39,6 @@ NOT_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 Matrix = tuple[int, int, int, int]
 UPRIGHT: Matrix = (1, 0, 0, 1)
 SMALL = 4096 * 2304  # pixels; above this, decoding several frames at once costs too much memory
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is refused from the header alone: frames of more pixels, clips of more seconds."""
-
-    max_pixels: int = 1 << 26  # 8192 x 8192; 8K video is half of it
-    max_duration: float = 24 * 3600.0
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,17 @@ def open_media(path: Path, limits: Limits = DEFAULT_LIMITS) -> InputContainer:
     process read other files or the network.
     """
     check_file(path)
+    cap_allocations()
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": FORMATS,
         "fflags": "+genpts",
         "max_pixels": str(limits.max_pixels),  # probing may decode, too
+        "max_streams": str(MAX_TRACKS),
     }
     try:  # the explicit protocol keeps names like "concat:a|b" names
-        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+        name = f"file:{path.absolute()}"
+        container = av.open(name, options=options, metadata_errors="replace", timeout=OPEN_SECONDS)
     except (FFmpegError, OSError, ValueError) as error:
         raise InputError(_not_media(path)) from error
     if not container.streams.video and not container.streams.audio:
@@ -86,13 +87,18 @@ def open_media(path: Path, limits: Limits = DEFAULT_LIMITS) -> InputContainer:
 
 def check_file(path: Path) -> None:
     """Refuses what is missing, empty, unreadable or no regular file."""
-    if not path.exists():
-        raise InputError(f"there is no file {path}; check the path")
-    if not path.is_file():
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"there is no file {path}; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else "its name holds a NUL character"
+        raise InputError(f"{str(path)[:200]!r} cannot be opened ({reason}); check the path") from error
+    if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{path} is not a regular file; give a media file or a folder of pictures")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} may not be read; change its permissions")
-    if path.stat().st_size == 0:
+    if found.st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); fetch or export it again")
 
 
@@ -161,8 +167,9 @@ def scan_duration(path: Path, limits: Limits, start: float) -> float:
         stream = require_video(container, path, limits)
         tick = float(1 / (stream.average_rate or stream.guessed_rate or Fraction(25)))
         end, newest = start, float("-inf")
+        watch = Stopwatch(path)
         try:
-            for packet in container.demux(stream):
+            for packet in watch.timed(container.demux(stream)):
                 time = seconds(packet.pts, stream.time_base)
                 order = seconds(packet.dts, stream.time_base)
                 if not packet.size:

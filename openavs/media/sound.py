@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import tempfile
 import wave
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from openavs.media.files import replacing
-from openavs.media.probe import DEFAULT_LIMITS, Limits, open_media, pick_audio, pick_video, seconds
+from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch, check_rate, longest_silence
+from openavs.media.probe import open_media, pick_audio, pick_video, seconds
 from openavs.types import InputError, Waveform
 
 log = logging.getLogger(__name__)
@@ -56,15 +58,20 @@ class Spool:
         self.length += len(samples)
 
     def pad(self, count: int) -> None:
-        """Appends silence."""
-        for start in range(0, count, BLOCK):
-            self.write(np.zeros((min(BLOCK, count - start), self.channels), dtype=np.float32))
+        """Appends silence: a hole, where the samples lie in a file."""
+        while count and isinstance(self._file, io.BytesIO):
+            self.write(np.zeros((min(BLOCK, count), self.channels), dtype=np.float32))
+            count -= min(BLOCK, count)
+        if count:
+            self._file.seek(count * self.channels * 4, os.SEEK_CUR)
+            self.length += count
 
     def close(self) -> Samples:
         """All samples as `[N, channels]`, a memory map if they are many."""
         shape = (self.length, self.channels)
         if isinstance(self._file, io.BytesIO):
             return np.frombuffer(self._file.getbuffer(), dtype=np.float32).reshape(shape)
+        self._file.truncate(self.length * self.channels * 4)
         self._file.flush()
         return np.asarray(np.memmap(self._file, dtype=np.float32, mode="r+", shape=shape))
 
@@ -73,19 +80,27 @@ class Spool:
 class SoundDecoder:
     """Writes decoded sound to a spool so that sample 0 lies at `start` seconds of the file's clock.
 
-    Sound before it is cut off, a later beginning and gaps are filled with silence, so every sample keeps its time.
-    `start` None means the sound's own beginning.
+    Sound before it is cut off, a later beginning and gaps are filled with silence, so every sample keeps its time; of
+    `jumped` seconds in gaps too long to be filled, it does not. `start` None means the sound's own beginning.
+
+    Raises:
+        InputError: a rate outside of the limits, samples that are no numbers, or sound that is longer than the limit.
     """
 
     stream: AudioStream
+    path: Path
     limits: Limits
     start: float | None = None
     channels: int = 1
     damaged: int = 0
+    jumped: float = 0.0
     spool: Spool = field(init=False)
 
     def __post_init__(self) -> None:
         self.rate = self.stream.rate or 48000
+        check_rate(self.rate, self.path)
+        self._watch = Stopwatch(self.path)
+        self._silence = longest_silence(self.path.stat().st_size) * self.rate  # samples that may still be filled in
         self.spool = Spool(self.channels)
         promised = seconds(self.stream.duration, self.stream.time_base) or 0.0
         whole = (getattr(self.stream.container, "duration", None) or 0) / 1e6
@@ -94,10 +109,11 @@ class SoundDecoder:
     def run(self, container: InputContainer) -> None:
         """Decodes to the end of the file, stepping over damaged packets."""
         try:
-            for packet in container.demux(self.stream):
+            for packet in self._watch.timed(container.demux(self.stream)):
                 try:
-                    for frame in self.stream.decode(packet):
-                        self._add(frame)
+                    with self._watch:
+                        for frame in self.stream.decode(packet):
+                            self._add(frame)
                 except FFmpegError:
                     self.damaged += 1
         except FFmpegError:
@@ -106,13 +122,15 @@ class SoundDecoder:
     def _add(self, frame: AudioFrame) -> None:
         samples = frame_samples(frame, self.channels)
         if not np.isfinite(samples).all():
-            raise InputError("the sound holds NaN or infinite samples; repair or re-encode its track")
+            raise InputError(f"the sound of {self.path} holds NaN or infinite samples; repair or re-encode its track")
         if frame.sample_rate != self.rate:  # changed within the stream
+            check_rate(frame.sample_rate, self.path)
             samples = np.asarray(soxr.resample(samples, frame.sample_rate, self.rate), dtype=np.float32)
         samples = samples[self._align(frame) :]
         if (self.spool.length + len(samples)) / self.rate > self.limits.max_duration:
             raise InputError(
-                f"the sound is longer than {self.limits.max_duration:g} s; cut it or raise Limits.max_duration"
+                f"the sound of {self.path} is longer than the limit of {self.limits.max_duration:g} s; "
+                "cut it or raise Limits.max_duration"
             )
         self.spool.write(np.clip(samples, -1.0, 1.0))
 
@@ -126,8 +144,11 @@ class SoundDecoder:
         at = round((time - self.start) * self.rate)
         gap = at - self.spool.length
         slack = SLACK * self.rate if self.spool.length else 0
-        if gap > slack and at / self.rate <= self._end:
+        if gap > slack and at / self.rate <= self._end and gap <= self._silence:
             self.spool.pad(gap)
+            self._silence -= gap
+        elif gap > slack:
+            self.jumped = gap / self.rate
         return -at if at < 0 and not self.spool.length else 0
 
     def samples(self) -> Samples:
@@ -139,7 +160,9 @@ def frame_samples(frame: AudioFrame, channels: int) -> Samples:
     """A decoded frame's samples as float32 `[n, channels]` in [-1, 1]: the mean of its channels, or both of two."""
     count = frame.layout.nb_channels
     if frame.format.is_planar and count > PLANES:
-        frame = _packed(frame)
+        frame = _converted(frame, frame.format.packed.name)
+    if frame.format.name in ("s64", "s64p"):  # which PyAV does not hand to NumPy
+        frame = _converted(frame, "dbl")
     raw: npt.NDArray[Any] = frame.to_ndarray()
     table = raw.T if frame.format.is_planar else raw.reshape(-1, count)
     if table.dtype == np.uint8:
@@ -152,10 +175,9 @@ def frame_samples(frame: AudioFrame, channels: int) -> Samples:
     return np.repeat(mean, channels, axis=1)
 
 
-def _packed(frame: AudioFrame) -> AudioFrame:
-    """The frame with its channels interleaved: PyAV reads past the end of the list of more than eight planes."""
-    packed = AudioResampler(format=frame.format.packed.name, layout=frame.layout, rate=frame.sample_rate)
-    return packed.resample(frame)[0]
+def _converted(frame: AudioFrame, form: str) -> AudioFrame:
+    """The frame in another format, interleaved: PyAV reads past the end of the list of more than eight planes."""
+    return AudioResampler(format=form, layout=frame.layout, rate=frame.sample_rate).resample(frame)[0]
 
 
 def read_audio(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Waveform | None:
@@ -185,12 +207,12 @@ def read_sound(path: Path, limits: Limits, start: float | None = None) -> tuple[
         for other in container.streams:  # spares reading the pictures' bytes, where container and PyAV (18) allow it
             if other.index != stream.index and hasattr(other, "discard"):
                 other.discard = type(other.discard).all
-        decoder = SoundDecoder(stream, limits, start)
+        decoder = SoundDecoder(stream, path, limits, start)
         decoder.run(container)
         if not decoder.spool.length:
             return None, (f"the sound track of {path.name} could not be decoded",)
         waveform = Waveform(decoder.samples()[:, 0], decoder.rate)
-        return waveform, _notes(path, waveform.duration, length, decoder.damaged)
+        return waveform, _notes(path, waveform.duration, length, decoder)
 
 
 def resample(waveform: Waveform, rate: int) -> Waveform:
@@ -223,9 +245,11 @@ def write_wav(path: str | Path, waveform: Waveform) -> None:
             file.writeframes(np.round(block * 32767.0).astype("<i2").tobytes())
 
 
-def _notes(path: Path, got: float, promised: float, damaged: int) -> tuple[str, ...]:
+def _notes(path: Path, got: float, promised: float, decoder: SoundDecoder) -> tuple[str, ...]:
+    if decoder.jumped:
+        return (f"the sound of {path.name} jumps ahead by {decoder.jumped:.0f} s, which are left out",)
     if promised - got > max(0.5, 0.02 * promised):
         return (f"the sound of {path.name} ends at {got:.2f} s of {promised:.2f} s; the file is truncated or damaged",)
-    if damaged:
+    if damaged := decoder.damaged:
         return (f"{damaged} packets of the sound of {path.name} are damaged and were passed over",)
     return ()

@@ -16,7 +16,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from openavs.media.probe import DEFAULT_LIMITS, Limits, Matrix, is_turned, open_media, require_video, seconds
+from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch
+from openavs.media.probe import Matrix, is_turned, open_media, require_video, seconds
 from openavs.types import Frame, Image
 
 log = logging.getLogger(__name__)
@@ -37,17 +38,22 @@ class VideoDecoder:
     """Turns packets into pictures with rising times, stepping over what is damaged and counting it."""
 
     stream: VideoStream
+    path: Path
+    limits: Limits = DEFAULT_LIMITS
     damaged: int = 0
+    _first: float | None = field(default=None, init=False)
     _last: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.watch = Stopwatch(self.path)
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.tick = float(1 / rate) if rate else 0.04
 
     def decode(self, packet: Packet[VideoStream]) -> Iterator[Shown]:
         """The pictures that one packet completes (several when flushing)."""
         try:
-            frames = self.stream.decode(packet)
+            with self.watch:
+                frames = self.stream.decode(packet)
         except FFmpegError:
             self.damaged += 1
             return
@@ -55,11 +61,16 @@ class VideoDecoder:
 
     def _stamp(self, frame: VideoFrame) -> Shown:
         time = seconds(frame.pts, frame.time_base or self.stream.time_base)
-        if self._last is not None and (time is None or time <= self._last):
-            time = self._last + self.tick  # raw streams have no time stamps, joined ones fall back
+        if self._last is not None and (time is None or time <= self._last or self._is_far(time)):
+            time = self._last + self.tick  # raw streams have no time stamps, joined ones fall back, damaged ones jump
         self._last = time or 0.0
+        self._first = self._last if self._first is None else self._first
         length = seconds(frame.duration, frame.time_base) or self.tick
-        return Shown(frame, self._last, self._last + length)
+        return Shown(frame, self._last, self._last + min(length, self.limits.max_duration))
+
+    def _is_far(self, time: float) -> bool:
+        """Whether a time lies outside of any clip that begins where this one does."""
+        return time - (self._first or 0.0) > self.limits.max_duration
 
 
 def read_packets(
@@ -67,7 +78,7 @@ def read_packets(
 ) -> Iterator[Packet[Any]]:
     """The packets of some streams in file order; ends where the file does, however it ends."""
     try:
-        yield from container.demux(list(streams))
+        yield from decoder.watch.timed(container.demux(list(streams)))
     except FFmpegError:
         decoder.damaged += 1  # the container itself is broken here: nothing more can be read
 
@@ -104,7 +115,7 @@ class VideoFrames:
         done = 0
         with open_media(self.path, self.limits) as container:
             stream = require_video(container, self.path, self.limits)
-            decoder = VideoDecoder(stream)
+            decoder = VideoDecoder(stream, self.path, self.limits)
             for count, frame in enumerate(self._sample(queue, decode_video(container, stream, decoder)), 1):
                 done = count
                 yield frame

@@ -19,6 +19,7 @@ from openavs.media.sound import Samples, resample_samples
 from openavs.types import Image, InputError, Waveform
 
 CLOCK = 90000  # ticks per second of the video's time stamps
+HELD = 3600 * CLOCK  # ticks; after an hour a picture is written again, for mp4 and mov know no gaps of 7 hours
 BT709 = 1  # the same number names its matrix, primaries and transfer
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
@@ -66,6 +67,7 @@ class PictureTrack:
         self, container: OutputContainer, size: tuple[int, int], rate: float, size_limit: int | None = None
     ) -> None:
         self._container, self._last, self._in = container, -1, size
+        self._held: VideoFrame | None = None
         scale = min(1.0, (size_limit or max(size)) / max(size))
         # unscaled pictures are padded by a pixel to even sizes, so that their pixels stay as they are
         self.scaled = scale < 1.0
@@ -92,8 +94,14 @@ class PictureTrack:
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
             width=self.size[1], height=self.size[0], format="yuv420p", dst_colorspace="ITU709", interpolation="AREA"
         )
-        self._last = max(round(time * CLOCK), self._last + 1)
-        frame.pts, frame.time_base, frame.duration = self._last, Fraction(1, CLOCK), max(1, round(duration * CLOCK))
+        at = max(round(time * CLOCK), self._last + 1)
+        while self._held is not None and at - self._last > HELD:
+            self._encode(self._held, self._last + HELD, HELD)
+        self._encode(frame, at, min(max(1, round(duration * CLOCK)), HELD))
+        self._held = frame
+
+    def _encode(self, frame: VideoFrame, at: int, duration: int) -> None:
+        frame.pts, frame.time_base, frame.duration, self._last = at, Fraction(1, CLOCK), duration, at
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
