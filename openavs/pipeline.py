@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
+from openavs.answers import check_answers
 from openavs.boxes import choose, iou
 from openavs.captioners.base import Captioner
 from openavs.detectors.base import Detector
@@ -194,6 +195,7 @@ class Pipeline:
             batch = audible[start : start + self.settings.batch_windows]
             with notes.timed("listen"):
                 answers = halved(self.captioner.caption, [windows[i] for i in batch])
+            check_answers("caption", answers)
             for i, captions in zip(batch, answers, strict=True):
                 heard[i] = tuple(captions)
             progress("listen", start + len(batch), len(audible))

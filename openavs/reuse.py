@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from openavs.answers import check_answers
 from openavs.halving import halved
 from openavs.types import Frame, Image
 
@@ -97,7 +98,9 @@ class Answers:
         new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self._said}
         places = sorted(new.values())
         if places:
-            said = halved(call, [images[i] for i in places], *([own[i] for i in places] for own in asked))
+            some = [images[i] for i in places]
+            said = halved(call, some, *([own[i] for i in places] for own in asked))
+            check_answers(call.__name__, said, [image.shape[:2] for image in some])
             self._said |= {keys[i]: answer for i, answer in zip(places, said, strict=True)}
         return [self._said[key] for key in keys]
 

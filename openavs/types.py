@@ -29,6 +29,10 @@ class InputError(OpenAVSError):
     """The given file, folder, recipe or value cannot be used."""
 
 
+class UnusableAnswer(InputError):
+    """A model answered with something that is no answer, such as NaN."""
+
+
 class ModelError(OpenAVSError):
     """A model cannot be had or loaded: absent, incomplete, gated, unsafe or of another kind."""
 

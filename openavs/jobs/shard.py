@@ -34,7 +34,7 @@ from openavs.jobs.writing import OF_THE_MACHINE, remove_file, remove_folder, wri
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
 from openavs.streaming import prefetched
-from openavs.types import Clip, InputError, ModelError, Segmentation, segments_to_label_map
+from openavs.types import Clip, InputError, ModelError, Segmentation, UnusableAnswer, segments_to_label_map
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +151,8 @@ class _Work:
             return segment(clip)
         except ModelError:
             raise
+        except UnusableAnswer as problem:
+            return ClipError("unusable_answer", str(problem))
         except InputError as problem:
             return ClipError("failed", self.media.tell(str(problem), item))
         except OSError as problem:
