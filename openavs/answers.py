@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 from openavs.types import Detection, Mask, UnusableAnswer
@@ -22,7 +23,7 @@ def check_answers(call: str, answers: Sequence[Any], sizes: Sequence[tuple[int, 
     Raises:
         UnusableAnswer: one holds a number that is not finite, or a mask of another size than its picture.
     """
-    for answer, size in zip(answers, sizes or [None] * len(answers), strict=True):
+    for answer, size in zip(answers, sizes or repeat(None, len(answers)), strict=True):
         for item in answer:
             for fault in _faults(item, size):
                 raise UnusableAnswer(f"the {_WHO.get(call, 'segmenter')} answered with {fault}; {_MEND}")

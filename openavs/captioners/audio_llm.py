@@ -18,7 +18,7 @@ from openavs.captioners.audio_families import family_of, load_reader, prompt_tok
 from openavs.captioners.sounds import Samples, batches, fitted
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, resolve
-from openavs.types import Caption, InputError, OpenAVSError, Window
+from openavs.types import Caption, InputError, UnusableAnswer, Window
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class AudioLlmCaptioner:
         vectors = torch.split(flat, counts)
         for window, part in zip(windows, vectors, strict=True):
             if not torch.isfinite(part).all():
-                raise OpenAVSError(
+                raise UnusableAnswer(
                     f"the audio model '{self._ref}' gave vectors that are not finite for the window from "
                     f"{window.start:g} to {window.end:g} s; try dtype float32 or bfloat16, or another copy of the model"
                 )

@@ -19,7 +19,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from openavs.captioners.sounds import Samples, batches, fitted
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
-from openavs.types import Caption, InputError, ModelError, OpenAVSError, Window
+from openavs.types import Caption, InputError, ModelError, UnusableAnswer, Window
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class AudioTaggerCaptioner:
 
     def _captions(self, scores: npt.NDArray[np.float32], window: Window) -> list[Caption]:
         if not np.isfinite(scores).all():
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"the audio tagger '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
                 f"to {window.end:g} s; try dtype float32, or another copy of the model"
             )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from openavs.captioners.sounds import Samples, batches
-from openavs.types import Caption, InputError, OpenAVSError, Window
+from openavs.types import Caption, InputError, UnusableAnswer, Window
 from openavs.vocabulary import load_vocabulary
 
 Scores = npt.NDArray[np.float32]
@@ -90,7 +90,7 @@ class SimilarityCaptioner(ABC):
         finite = torch.isfinite(logits).all(dim=1).tolist()
         if not all(finite):
             window = windows[finite.index(False)]
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"the CLAP model '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
                 f"to {window.end:g} s; try dtype float32, or another copy of the model"
             )

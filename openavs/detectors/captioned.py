@@ -20,7 +20,7 @@ from openavs.detectors.candidates import batches, best_first, boxes_to_detection
 from openavs.detectors.fitting import Fit, Size, fit_edges, resize
 from openavs.detectors.phrase_map import CLS, DOT, SEP, CaptionTokens, map_phrases
 from openavs.device import Placement
-from openavs.types import Detection, Image, ModelError, OpenAVSError
+from openavs.types import Detection, Image, ModelError, UnusableAnswer
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class CaptionedDetector(ABC):
 
         Raises:
             InputError: something that is not an image.
-            OpenAVSError: the model's answer is not finite.
+            UnusableAnswer: the model's answer is not finite.
         """
         check_inputs(images, phrases)
         fits = [self._fit(image) for image in images]
@@ -143,7 +143,7 @@ class CaptionedDetector(ABC):
         token_logits, boxes = self._answer(pixels, ids)
         logits, boxes = phrase_logits(token_logits.float(), caption), boxes.float()
         if not bool(torch.isfinite(logits).all() & torch.isfinite(boxes).all()):
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"{self._reference} answered with numbers that are not finite; use dtype=float32, or another copy of "
                 f"the weights if that is what you have"
             )

@@ -15,7 +15,7 @@ from openavs.detectors.candidates import batches, best_first, boxes_to_detection
 from openavs.detectors.phrase_map import clean_phrase
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
-from openavs.types import Detection, Image, InputError, ModelError, OpenAVSError
+from openavs.types import Detection, Image, InputError, ModelError, UnusableAnswer
 
 _TEXTS_AT_ONCE = 128
 
@@ -76,7 +76,7 @@ class Owlv2Detector:
 
         Raises:
             InputError: something that is not an image.
-            OpenAVSError: the model's answer is not finite.
+            UnusableAnswer: the model's answer is not finite.
         """
         check_inputs(images, phrases)
         texts = {asked: self._embed(asked) for asked in dict.fromkeys(map(tuple, phrases))}
@@ -130,7 +130,7 @@ class Owlv2Detector:
         logits, _ = self.model.class_predictor(cells, queries[None].expand(len(pixels), -1, -1))
         boxes = self.model.box_predictor(cells, features).float()
         if not bool(torch.isfinite(logits).all() & torch.isfinite(boxes).all()):
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"{self._reference} answered with numbers that are not finite; use dtype=float32, or another copy of "
                 f"the weights if that is what you have"
             )

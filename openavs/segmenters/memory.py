@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from openavs.segmenters.square import SquarePixels
-from openavs.types import RLE, Image, OpenAVSError, mask_to_rle, rle_to_mask
+from openavs.types import RLE, Image, UnusableAnswer, mask_to_rle, rle_to_mask
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class MemoryCarrier:
         """Where the thing is in the next frame; the certainty is SAM 2's own that it is there at all."""
         logits, presence = self._show(memory, at, image, backwards)
         if not bool(torch.isfinite(logits).all() & torch.isfinite(presence).all()):
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"the model '{self._ref}' gave mask logits that are not finite while tracking; try dtype "
                 "float32, or another copy of the model"
             )

@@ -20,7 +20,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from openavs.device import resolve_device
 from openavs.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.resize import resize_bilinear
-from openavs.types import Box, Image, InputError, Mask, ModelError, OpenAVSError, mask_to_rle
+from openavs.types import Box, Image, InputError, Mask, ModelError, UnusableAnswer, mask_to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class SamSegmenter:
             answer = self.model(image_embeddings=embedding, input_boxes=part, multimask_output=self.multimask)
             logits, scores = answer.pred_masks[0], answer.iou_scores[0]  # [boxes, answers, h, w], [boxes, answers]
             if not (torch.isfinite(logits).all() and torch.isfinite(scores).all()):
-                raise OpenAVSError(
+                raise UnusableAnswer(
                     f"the SAM model '{self._ref}' gave mask logits that are not finite for image {position} of the "
                     "batch; try dtype float32, or another copy of the model"
                 )

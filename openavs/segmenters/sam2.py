@@ -18,7 +18,7 @@ from transformers import Sam2Model
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, resolve
 from openavs.segmenters.square import SquarePixels
-from openavs.types import Box, Image, InputError, Mask, OpenAVSError, mask_to_rle
+from openavs.types import Box, Image, InputError, Mask, UnusableAnswer, mask_to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Sam2Segmenter:
             answer = self.model(image_embeddings=encoding, input_boxes=part, multimask_output=self.multimask)
             logits, scores = answer.pred_masks[0], answer.iou_scores[0]  # [boxes, answers, h, w], [boxes, answers]
             if not (torch.isfinite(logits).all() and torch.isfinite(scores).all()):
-                raise OpenAVSError(
+                raise UnusableAnswer(
                     f"the SAM 2 model '{self._ref}' gave mask logits that are not finite for image {position} of the "
                     "batch; try dtype float32, or another copy of the model"
                 )

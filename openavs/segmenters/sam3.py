@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from openavs.device import resolve_device
 from openavs.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.segmenters.square import SquarePixels
-from openavs.types import Box, Detection, Image, InputError, Mask, OpenAVSError, mask_to_rle
+from openavs.types import Box, Detection, Image, InputError, Mask, UnusableAnswer, mask_to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Sam3Segmenter:
         )
         scores = answer.pred_logits.sigmoid() * answer.presence_logits.sigmoid()  # [phrases, queries]
         if not bool(torch.isfinite(scores).all() & torch.isfinite(answer.pred_masks).all()):
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"the SAM 3 model '{self._ref}' gave numbers that are not finite for image {position} of the batch; "
                 "try dtype float32, or another copy of the model"
             )

@@ -22,7 +22,7 @@ from openavs.extras import need
 from openavs.hub import resolve
 from openavs.resize import resize_bilinear
 from openavs.standins import stand_ins
-from openavs.types import Box, Image, InputError, Mask, ModelError, OpenAVSError, mask_to_rle
+from openavs.types import Box, Image, InputError, Mask, ModelError, UnusableAnswer, mask_to_rle
 
 _BOXES_AT_ONCE = 64  # as many as go through the decoder in one call
 _PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256 MB, or one box
@@ -95,7 +95,7 @@ class SegmentAnythingSegmenter:
             None, None, corners, multimask_output=self.multimask, return_logits=True
         )  # [B, answers, H, W] at full size, [B, answers]
         if not (torch.isfinite(logits).all() and torch.isfinite(scores).all()):
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"the SAM model '{self._ref}' gave mask logits that are not finite for image {position} of the batch; "
                 "try dtype float32, or another copy of the model"
             )

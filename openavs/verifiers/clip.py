@@ -20,7 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from openavs.device import resolve_device
 from openavs.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.pixels import look_up, value_table
-from openavs.types import BoolMask, Image, InputError, ModelError, OpenAVSError, Segment, rle_to_mask
+from openavs.types import BoolMask, Image, InputError, ModelError, Segment, UnusableAnswer, rle_to_mask
 from openavs.verifiers.base import Verdict
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class ClipVerifier:
     def _unit(self, vectors: torch.Tensor) -> torch.Tensor:
         unit = torch.nn.functional.normalize(vectors.float(), dim=-1)
         if not bool(torch.isfinite(unit).all()):
-            raise OpenAVSError(
+            raise UnusableAnswer(
                 f"the CLIP model '{self._ref}' gave numbers that are not finite; try dtype float32, or another copy "
                 "of the model"
             )
