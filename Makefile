@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-packages test-ray lint fix install clean
+.PHONY: demo test test-all test-packages test-ray docs lint fix install wheel test-wheel sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,10 @@ help:
 	@echo "make test      install, then run the tests (make test-all: with the slow ones)"
 	@echo "make test-packages  the same for the optional packages, each in a folder of its own beside .venv"
 	@echo "make test-ray  the tests of label jobs on Ray, which it installs into .venv"
+	@echo "make docs      the docs site into build/site, its links checked, its notebook run; installs MkDocs into .venv"
+	@echo "make test-wheel  builds wheel and sdist into dist, installs the wheel alone and runs it; make wheel: without"
+	@echo "make sbom      what the wheel brings along, as CycloneDX, in build/sbom.json"
+	@echo "make audit     asks the advisory database about every pinned version"
 	@echo "make lint      ruff and mypy, changing nothing; make fix: what ruff can mend"
 .PHONY: help
 
@@ -56,6 +60,15 @@ $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"
 	@touch $@
 
+# The site is built with every link and anchor checked; then what needs MkDocs or Jupyter is tested.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs --quiet build --strict
+	$(BIN)/python -m pytest tests/docs/test_site.py tests/docs/test_notebook.py $(PYTEST_ARGS)
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,6 +77,46 @@ lint: $(STAMP)
 fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# ---------------------------------------------------------------------------------------------------------- releases
+
+TOOLS := build/tools
+$(TOOLS)/.installed: .ci/release.txt
+	rm -rf $(TOOLS)
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r $<
+	@touch $@
+
+# The wheel of dist/ is built from the sdist beside it; build/direct holds one built from the checkout, to compare.
+PACKED := pyproject.toml README.md LICENSE $(shell find openavs prompts pipelines eval -type f ! -name '*.pyc')
+wheel: build/.wheel
+
+build/.wheel: $(TOOLS)/.installed $(PACKED)
+	rm -rf dist build/direct
+	$(TOOLS)/bin/python -m build --no-isolation --outdir dist .
+	$(TOOLS)/bin/python -m build --no-isolation --wheel --outdir build/direct .
+	$(TOOLS)/bin/twine check --strict dist/*
+	@touch $@
+
+# The wheel alone, in a new environment, used from another directory.
+CLEAN := build/clean
+test-wheel: $(CLEAN)/.installed $(STAMP)
+	OPENAVS_CLEAN=$(CURDIR)/$(CLEAN) $(BIN)/python -m pytest tests/release $(PYTEST_ARGS)
+
+$(CLEAN)/.installed: build/.wheel constraints.txt
+	rm -rf $(CLEAN)
+	$(PYTHON) -m venv $(CLEAN)
+	$(CLEAN)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt dist/*.whl
+	@touch $@
+
+# The software bill of materials (CycloneDX): what the wheel brings along in that environment, with its licences.
+sbom: $(CLEAN)/.installed $(TOOLS)/.installed
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --of JSON -o build/sbom.json $(CLEAN)/bin/python
+
+# Asks the advisory database about every pinned version; needs the network, so .ci/run does not run it.
+audit: $(TOOLS)/.installed
+	@$(TOOLS)/bin/python .ci/audit.py $(TOOLS)/bin/pip-audit
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

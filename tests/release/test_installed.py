@@ -1,0 +1,57 @@
+"""The installed wheel, used from another directory: the commands a new user types first."""
+
+from __future__ import annotations
+
+import json
+
+from openavs import __version__
+from tests.conftest import ROOT
+from tests.release.conftest import Installation
+
+
+def test_the_version(installation: Installation) -> None:
+    done = installation.run("openavs", "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"openavs {__version__}\n", "")
+
+
+def test_nothing_comes_from_the_checkout(installation: Installation) -> None:
+    code = "import openavs; from openavs import resources as r; print(openavs.__file__, *r.folders('pipelines'))"
+    done = installation.run("python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert str(installation.folder) in done.stdout
+    assert str(ROOT / "pipelines") not in done.stdout and str(ROOT / "openavs" / "__init__.py") not in done.stdout
+
+
+def test_what_it_requires_goes_together(installation: Installation) -> None:
+    done = installation.run("python", "-m", "pip", "check")
+    assert done.returncode == 0, done.stdout
+
+
+def test_check_says_that_it_is_ready(installation: Installation) -> None:
+    done = installation.run("openavs", "check", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["ready"], found["judged"]) == (0, True, "tiny")
+    extras = {item["extra"]: item["state"] for item in found["extras"]}
+    assert set(extras.values()) == {"absent"}  # nothing but the core was asked for
+
+
+def test_the_demo_runs(installation: Installation) -> None:
+    done = installation.run("openavs", "demo", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (installation.cwd / "out").glob("**/clips/*")
+    assert {"result.json", "masks", "overlay.mp4", "report.html"} <= {path.name for path in folder.iterdir()}
+
+
+def test_lists_and_prompts_are_found(installation: Installation) -> None:
+    listed = json.loads(installation.run("openavs", "list", "--json").stdout)
+    assert "tiny" in {recipe["name"] for recipe in listed["recipes"]}
+    assert "s4" in {card["name"] for card in listed["benchmarks"]} and listed["studies"]
+    assert installation.run("openavs", "show", "default").stdout.startswith("name: default")
+
+
+def test_an_absent_extra_is_one_sentence(installation: Installation) -> None:
+    """A command of an extra that is not installed says which one to install, not where it broke."""
+    (installation.cwd / "video.mp4").write_bytes(bytes(100))
+    done = installation.run("openavs", "segment", "video.mp4", "--pipeline", "paper", "--out", "out")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert 'pip install "openavs[openai]"' in done.stderr
