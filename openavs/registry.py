@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from openavs.compiling import OPTION, check_compile, compile_backend
 from openavs.options import bind_options
 from openavs.plugins import is_file_reference, load_file_class
 from openavs.segmenters.base import check_fit
@@ -245,10 +246,12 @@ class Registry:
         shared: Mapping[str, Any] | None = None,
         base: Path | None = None,
     ) -> tuple[type, dict[str, Any]]:
-        """The class and its keyword arguments, checked and converted; builds nothing. See `build`."""
+        """The class and its options, checked and converted, for `make`; builds nothing. See `build`."""
         cls = self.load(use, base)
         local = {key: local_path(value, base) for key, value in options.items()}
-        return cls, bind_options(cls, local, shared, stage=self.stage, name=use)
+        how = None if is_file_reference(use) else check_compile(use, local.pop(OPTION, None))
+        bound = bind_options(cls, local, shared, stage=self.stage, name=use)
+        return cls, bound if how is None else {**bound, OPTION: (use, how)}
 
     def build(
         self,
@@ -270,8 +273,17 @@ class Registry:
         Raises:
             InputError: unknown name, file, class or option, an option of the wrong type, or a package that is absent.
         """
-        cls, arguments = self.check(use, options, shared, base)
-        return cls(**arguments)
+        return make(*self.check(use, options, shared, base))
+
+
+def make(cls: type, options: Mapping[str, Any]) -> Any:
+    """A backend of what `Registry.check` gave: its class, and its options with `compile` among them."""
+    arguments = dict(options)
+    compiled = arguments.pop(OPTION) if isinstance(options.get(OPTION), tuple) else None  # a plug-in may have its own
+    backend = cls(**arguments)
+    if compiled is not None:
+        compile_backend(backend, *compiled)
+    return backend
 
 
 Held = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
@@ -291,7 +303,7 @@ def build_backends(recipe: Recipe, held: Held | None = None) -> Backends:
         del held[stage]
     for stage, (cls, arguments) in checked.items():
         if stage not in held:
-            held[stage] = ((cls, arguments), cls(**arguments))
+            held[stage] = ((cls, arguments), make(cls, arguments))
     made: dict[str, Any] = {stage: held[stage][1] if stage in held else None for stage in STAGES}
     return Backends(**made)
 
