@@ -49,6 +49,7 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert cache_folder() == tmp_path / "own" / "stages"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "damage",
     [
@@ -189,6 +190,7 @@ assert cache.get("captioner", key_of(2)) == bytes(500)
 """
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
 def test_a_full_disk_leaves_nothing_half_written(cache: Cache) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(cache.folder)], capture_output=True, text=True)

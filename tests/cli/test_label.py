@@ -146,12 +146,14 @@ def test_parts_of_a_job_array_make_the_whole(openavs: Openavs, pool: Path, quick
     assert "from 1 to N" in openavs(*words, "--out", tmp_path / "out", "--shards", "0/3").err
 
 
+@pytest.mark.faults
 def test_a_job_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     openavs: Openavs, pool: Path, slow: Path, tmp_path: Path
 ) -> None:
     kill_and_resume(pool, slow, tmp_path, kills=4, workers=2)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_twenty_kills_in_two_hundred_clips(tmp_path: Path) -> None:
     source = videos(tmp_path / "videos", 10)
@@ -188,6 +190,7 @@ def clips_of(out: Path) -> int:
     return len(list(out.glob("clips/*/result.json")))
 
 
+@pytest.mark.faults
 def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(pool: Path, slow: Path, tmp_path: Path) -> None:
     words = (pool, "--pipeline", slow, "--shard-size", "4", "--workers", "1")
     out = tmp_path / "out"
@@ -213,6 +216,7 @@ def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(pool: Path, s
     assert tree(out) == tree(tmp_path / "whole")
 
 
+@pytest.mark.faults
 def test_two_jobs_on_one_folder_share_the_work(pool: Path, slow: Path, tmp_path: Path) -> None:
     words = (pool, "--pipeline", slow, "--shard-size", "2", "--workers", "1", "--json")
     jobs = [label(*words, "--out", tmp_path / "out") for _ in range(2)]
@@ -228,6 +232,7 @@ def test_two_jobs_on_one_folder_share_the_work(pool: Path, slow: Path, tmp_path:
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
+@pytest.mark.faults
 def test_a_full_disk_stops_the_job_and_nothing_is_half_written(pool: Path, quick: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for it: the third clip's result does not fit."""
     out = tmp_path / "out"
@@ -247,6 +252,7 @@ def test_a_full_disk_stops_the_job_and_nothing_is_half_written(pool: Path, quick
         assert tree(out) == tree(tmp_path / "whole")
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)

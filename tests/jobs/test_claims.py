@@ -16,6 +16,8 @@ HOLDS = """
 import sys
 from pathlib import Path
 from openavs.jobs.claims import claim
+
+pytestmark = pytest.mark.faults
 print(claim(Path(sys.argv[1]), int(sys.argv[2]), shared=len(sys.argv) > 3), flush=True)
 sys.stdin.read()
 """

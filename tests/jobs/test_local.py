@@ -20,6 +20,8 @@ from openavs.jobs.run import run_job
 from openavs.types import InputError, ModelError
 from tests.jobs.pool import planned, recipe, tree, videos
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:

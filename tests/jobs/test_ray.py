@@ -28,7 +28,7 @@ from tests.jobs.pool import label, planned, recipe, tree, videos
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed; make test-ray installs it")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 CLUSTER = {"include_dashboard": False, "object_store_memory": 100_000_000, "log_to_driver": False}
 

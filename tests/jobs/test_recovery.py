@@ -12,6 +12,8 @@ from openavs.jobs.recovery import ALONE, Recovery
 from openavs.types import ModelError
 from tests.jobs.pool import planned, recipe
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def job(tmp_path: Path):  # type: ignore[no-untyped-def]

@@ -165,6 +165,7 @@ def test_reasoning_models_get_the_fields_they_insist_on() -> None:
 # ------------------------------------------------------------------------------------------------ faults that pass
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 def test_a_fault_that_passes_leaves_no_trace(status: int) -> None:
     with serving(lambda _, number: refusal(status) if number == 1 else phrases(["dog"])) as local:
@@ -174,6 +175,7 @@ def test_a_fault_that_passes_leaves_no_trace(status: int) -> None:
     assert len(local.asked) == 2
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("header", [{"Retry-After": "0.4"}, {"retry-after-ms": "400"}, {"Retry-After": "date"}])
 def test_the_wait_that_a_server_asks_for_is_kept_by_all_questions(header: dict[str, str]) -> None:
     if header == {"Retry-After": "date"}:
@@ -245,6 +247,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("broken", "reason"), BROKEN)
 def test_an_unusable_answer_is_asked_for_once_more_then_the_lexicon_answers(broken: Answer, reason: str) -> None:
     with serving(lambda *_: broken) as local:
@@ -262,6 +265,7 @@ def test_an_answer_that_was_unusable_once() -> None:
     assert [len(fields["messages"]) for fields in local.asked] == [2, 4]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("flood", "reason"),
     [
@@ -291,6 +295,7 @@ def test_a_flood_is_not_read_to_its_end(flood: Answer, reason: str) -> None:
 # ------------------------------------------------------------------------------------------ servers that do not answer
 
 
+@pytest.mark.faults
 def test_a_slow_server_is_given_up_in_time_however_it_is_slow() -> None:
     def silent(fields: Fields, number: int) -> Answer:
         time.sleep(1.5)
@@ -306,6 +311,7 @@ def test_a_slow_server_is_given_up_in_time_however_it_is_slow() -> None:
         assert len(local.asked) in (2, 3)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("headers", [{"Content-Length": "100000"}, {"Content-Length": "3"}])
 def test_a_wrong_content_length(headers: dict[str, str]) -> None:
     with serving(lambda *_: Answer(phrases(["dog"]).body, headers=headers)) as local:
@@ -321,6 +327,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.faults
 def test_without_a_server_the_lexicon_answers_and_says_so() -> None:
     translation = translator(f"http://127.0.0.1:{free_port()}/v1").translate([DOG])[0]
 
@@ -334,6 +341,7 @@ def test_a_server_that_must_answer_is_an_error_when_it_does_not() -> None:
         translator(url, when_down="error").translate([DOG])
 
 
+@pytest.mark.faults
 def test_ten_thousand_clips_and_a_server_that_hangs() -> None:
     def hangs(fields: Fields, number: int) -> Answer:
         time.sleep(3)
@@ -350,6 +358,7 @@ def test_ten_thousand_clips_and_a_server_that_hangs() -> None:
     assert server.RESTING in str(translations[-1].note)
 
 
+@pytest.mark.faults
 def test_a_server_that_comes_back_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_REST", 0.3)
     with serving(lambda _, number: refusal(503) if number <= 3 else phrases(["bell"])) as local:

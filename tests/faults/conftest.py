@@ -1,0 +1,78 @@
+"""What the faults happen to: a few videos, a command in its own process, and what it leaves when nothing happens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Outcome
+from tests.faults.injection import faulty_recipe
+from tests.jobs.pool import tree, videos
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Label = Callable[..., Outcome]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of this folder is the suite `-m faults`."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+
+
+@pytest.fixture(scope="package")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos of two seconds."""
+    return videos(tmp_path_factory.mktemp("pool") / "videos", 6)
+
+
+@pytest.fixture(scope="package")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return faulty_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+def start(*words: object, **environment: str) -> subprocess.Popen[str]:
+    """Starts `openavs` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "openavs", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> Outcome:
+    """Waits for the end."""
+    out, err = process.communicate(timeout=120)
+    return Outcome(process.returncode, out, err)
+
+
+def label(pool: Path, recipe: Path, out: Path, **environment: str) -> Outcome:
+    """Runs `openavs label` with one worker to its end."""
+    words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
+    return ended(start(*words, "--json", **environment))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Waits until something is true; fails when it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="package")
+def undisturbed(pool: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The result tree of the job when nothing goes wrong."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = label(pool, recipe, out)
+    assert done.code == 0, done.err
+    return tree(out)

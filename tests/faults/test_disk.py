@@ -1,0 +1,72 @@
+"""A disk that is full, fails or is read-only: the job says so in a sentence, and goes on when the disk is well."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import label
+from tests.jobs.pool import tree
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        ("replace", errno.ENOSPC),  # a file cannot take its name
+        ("fsync", errno.EIO),  # nor reach the disk
+        ("write", errno.EDQUOT),  # the journal
+        ("open", errno.EROFS),
+    ],
+    ids=lambda value: errno.errorcode.get(value, "") if isinstance(value, int) else value,
+)
+def test_a_fault_of_the_disk_ends_the_job_and_loses_nothing(
+    call: str, number: int, pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    hit = label(pool, recipe, out, FAULT=f"{call}:{number}")
+    assert hit.code in (1, 2)
+    assert "Traceback" not in hit.err
+    assert os.strerror(number) in hit.err + hit.out
+    assert not list(out.rglob("*.part"))
+    again = label(pool, recipe, out)
+    assert again.code == 0, again.err
+    assert tree(out) == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 160 kB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full(pool: Path, recipe: Path, undisturbed: dict[str, str], small_disk: Path) -> None:
+    full = label(pool, recipe, small_disk / "out")
+    assert full.code in (1, 2)
+    assert os.strerror(errno.ENOSPC) in full.err + full.out
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    assert label(pool, recipe, small_disk / "out").code == 0
+    assert tree(small_disk / "out") == undisturbed
+
+
+def test_a_disk_that_became_read_only(pool: Path, recipe: Path, undisturbed: dict[str, str], small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    refused = label(pool, recipe, small_disk / "out")
+    assert refused.code == 2
+    assert "--out" in refused.err
+    assert "Traceback" not in refused.err
+    subprocess.run(["mount", "-o", "remount,rw,size=20m", str(small_disk)], check=True)
+    assert label(pool, recipe, small_disk / "out").code == 0
+    assert tree(small_disk / "out") == undisturbed

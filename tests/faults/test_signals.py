@@ -1,0 +1,86 @@
+"""Commands that are killed or asked to end: nothing is half-written, and the same command again finishes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from openavs.benchmarks.world.layouts import write_layout
+from tests.faults.conftest import ended, start, wait_for
+from tests.jobs.pool import tree
+
+SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+
+
+def leavings(out: Path) -> dict[str, str]:
+    """Results by content, without what differs from run to run: times, videos that hold their encoder's clock."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        if path.name in ("run.json", "index.jsonl", "report.html", "report.json", "per_clip.csv") or path.is_dir():
+            continue
+        data = path.read_bytes()
+        if path.name == "result.json":
+            data = json.dumps({**json.loads(data), "timings": {}}, sort_keys=True).encode()
+        found[path.relative_to(out).as_posix()] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def interrupt(words: tuple[object, ...], number: signal.Signals, moment: Callable[[], object]) -> int:
+    """Starts a command, sends it a signal at a moment, and gives its exit code."""
+    process = start(*words, PACE="0.3")
+    wait_for(moment)
+    process.send_signal(number)
+    outcome = ended(process)
+    assert "Traceback" not in outcome.err
+    return outcome.code
+
+
+@pytest.fixture(scope="module")
+def segmented(pool: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What `segment` leaves of three videos when nobody interrupts it."""
+    out = tmp_path_factory.mktemp("segmented") / "out"
+    assert ended(start("segment", *sorted(pool.glob("*.mp4"))[:3], "--pipeline", recipe, "--out", out)).code == 0
+    return leavings(out)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_segment(number: signal.Signals, pool: Path, recipe: Path, segmented: dict[str, str], tmp_path: Path) -> None:
+    videos = sorted(pool.glob("*.mp4"))[:3]
+    out = tmp_path / "out"
+    words = ("segment", *videos, "--pipeline", recipe, "--out", out)
+    assert interrupt(words, number, lambda: (out / "clips/v00/result.json").is_file()) != 0
+    assert not (out / "clips/v02/result.json").exists(), "it was in the middle"
+    for path in out.rglob("result.json"):
+        json.loads(path.read_bytes())
+    assert ended(start(*words)).code == 0
+    assert leavings(out) == segmented
+
+
+def test_evaluate(recipe: Path, tmp_path: Path) -> None:
+    write_layout("s4", tmp_path / "data", {"test": 3}, seed=5)
+    out = tmp_path / "out"
+    words = ("evaluate", "s4", "--root", tmp_path / "data", "--pipeline", recipe)
+    assert interrupt((*words, "--out", out), signal.SIGKILL, lambda: list(out.rglob("result.json"))) != 0
+    assert not (out / "report.json").exists()
+    assert ended(start(*words, "--out", out)).code == 0
+    assert ended(start(*words, "--out", tmp_path / "whole")).code == 0
+    assert leavings(out) == leavings(tmp_path / "whole")
+    figures = [json.loads((place / "report.json").read_bytes())["figures"] for place in (out, tmp_path / "whole")]
+    assert figures[0] == figures[1]
+
+
+def test_a_job_that_is_told_to_end_finishes_the_clip_it_is_at(
+    pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
+    code = interrupt(words, signal.SIGTERM, lambda: list(out.glob("clips/*/result.json")))
+    assert code == 1
+    assert json.loads((out / "run.json").read_bytes())["status"] == "stopped"
+    assert ended(start(*words)).code == 0
+    assert tree(out) == undisturbed
