@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from openavs.types import Clip, FrameSource, InputError, Waveform
 def probe(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> MediaInfo:
     """Says what a video, sound, picture or folder of pictures holds; at most one picture is decoded."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         paths = list_pictures(path)
         return MediaInfo(str(path), "pictures", "folder", 0.0, common_size(paths, limits), frames=len(paths))
     if is_picture(path):
@@ -64,7 +65,7 @@ def open_clip(
     path = Path(path)
     if not (math.isfinite(fps) and fps > 0):
         raise InputError(f"fps is a positive number of frames per second, not {fps}")
-    if path.is_dir() or is_picture(path):
+    if os.path.isdir(path) or is_picture(path):
         return _open_pictures(path, fps, audio, id, limits)
     info, start, matrix = _probe_file(path, limits)
     if info.size is None:
@@ -115,7 +116,7 @@ def _plan(path: Path, duration: float, fps: float, limits: Limits) -> tuple[floa
 
 def _open_pictures(path: Path, fps: float, audio: str | Path | None, id: str | None, limits: Limits) -> Clip:
     sound = _read_beside(audio, limits) if audio is not None else (None, ())
-    if path.is_dir():
+    if os.path.isdir(path):
         paths = tuple(list_pictures(path))
         size = common_size(paths, limits)
     else:
@@ -134,7 +135,7 @@ def _clip(
     frames: FrameSource,
     sound: tuple[Waveform | None, tuple[str, ...]],
 ) -> Clip:
-    name = path.absolute().name if path.is_dir() else path.stem
+    name = path.absolute().name if os.path.isdir(path) else path.stem
     return Clip(id or name or "clip", times, fps, size, frames, sound[0], str(path), sound[1])
 
 

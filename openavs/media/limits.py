@@ -25,7 +25,7 @@ MAX_TRACKS = 32  # of one file; FFmpeg sets up a decoder and an index for each
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; what lies outside is a damaged header, and costs memory to resample
 MAX_PIECE = 512 * MEGABYTE  # what FFmpeg may allocate at once: a picture, the index of a track
 OPEN_SECONDS = 60.0  # for reading a header, and for reading one packet
-DECODE_SECONDS, DECODE_SECONDS_PER_MEGABYTE = 300.0, 60.0
+DECODE_SECONDS, DECODE_SECONDS_PER_MEGABYTE = 120.0, 60.0
 SILENCE, SILENCE_PER_MEGABYTE = 3600.0, 3600.0  # s that are filled in where a track has gaps
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def write_overlay(
     """
     if not isinstance(source, Clip):
         plain = Path(source)
-        if not plain.is_dir() and not is_picture(plain):
+        if not os.path.isdir(plain) and not is_picture(plain):
             _repaint(Path(path), plain, paint, None, size_limit, limits)
             return
         source = open_clip(plain, limits=limits)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,37 +84,50 @@ def common_size(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> tuple
 
 def picture_size(path: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
     """Upright (height, width) of a picture, from its header."""
-    with _open(path, limits) as picture:
+    with _opened(path, limits) as picture:
         turned = _orientation(picture) >= 5
         return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> Image:
     """An upright RGB picture uint8 `[H, W, 3]`."""
-    with _open(path, limits) as picture:
+    with _opened(path, limits) as picture:
         try:
             upright = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
             if upright.mode.startswith("I"):  # 16-bit grey: keep the upper byte, where Pillow would clip
-                grey = np.asarray(upright, dtype=np.int64) >> 8
-                return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+                grey = (np.clip(np.asarray(upright), 0, 0xFFFF) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
             return np.array(upright.convert("RGB"), dtype=np.uint8)
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"the picture {path} is damaged; repair or remove it") from error
 
 
-def _open(path: Path, limits: Limits) -> Pillow.Image:
+class _Bounded(io.FileIO):
+    """A file that sets aside no more than it holds: a PNG of 100 bytes may ask to read 4 GB."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:  # a regular file, so never None
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left)) or b""
+
+
+@contextmanager
+def _opened(path: Path, limits: Limits) -> Iterator[Pillow.Image]:
     check_file(path)
-    try:
-        picture = Pillow.open(path, formats=FORMATS)
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a png, jpg, bmp or webp picture; check what it is") from error
-    if picture.width * picture.height > limits.max_pixels:
-        picture.close()
-        raise InputError(
-            f"{path} has {picture.width} x {picture.height} pixels, over the limit of {limits.max_pixels}; "
-            "scale it down or raise Limits.max_pixels"
-        )
-    return picture
+    with _Bounded(path) as file:
+        try:
+            picture = Pillow.open(file, formats=FORMATS)
+        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+            raise InputError(f"{path} cannot be read as a png, jpg, bmp or webp picture; check what it is") from error
+        if picture.width * picture.height > limits.max_pixels:
+            raise InputError(
+                f"{path} has {picture.width} x {picture.height} pixels, over the limit of {limits.max_pixels}; "
+                "scale it down or raise Limits.max_pixels"
+            )
+        yield picture
 
 
 def _orientation(picture: Pillow.Image) -> int:
