@@ -79,11 +79,14 @@ class Timeline:
 
 
 class Painter:
-    """Paints a whole clip at full frame rate: `painter(time, picture)` is what `media.write_overlay` calls."""
+    """Paints a whole clip at full frame rate: `painter(time, picture)` is what `media.write_overlay` calls.
 
-    def __init__(self, segmentation: Segmentation) -> None:
+    `palette` keeps the colours of a result of which only a part is painted.
+    """
+
+    def __init__(self, segmentation: Segmentation, palette: Palette | None = None) -> None:
         self._timeline = Timeline(segmentation.frames)
-        self._palette = palette_of(segmentation.frames)
+        self._palette = palette if palette is not None else palette_of(segmentation.frames)
 
     def __call__(self, time: float, image: Image) -> Image:
         """The picture with the result that is on show at `time`."""

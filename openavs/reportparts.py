@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image as Pictures
 
 from openavs.htmlpage import jpeg_address
+from openavs.known_models import known_model
 from openavs.overlay import paint
 from openavs.palettes import DISTINCT, Palette
 from openavs.types import Caption, FrameResult, Image, Waveform
@@ -115,10 +116,11 @@ def _extent(samples: npt.NDArray[np.float32]) -> tuple[float, float]:
 def model_rows(models: Mapping[str, Any]) -> list[dict[str, str]]:
     """Per model: its reference, revision and licence, in words where they are not known."""
     rows = []
-    for reference, known in models.items():
-        facts = known if isinstance(known, Mapping) else {}
-        revision = str(facts.get("revision") or "not recorded")
-        rows.append({"model": reference, "revision": revision, "licence": str(facts.get("licence") or "not stated")})
+    for reference, given in models.items():
+        facts, known = given if isinstance(given, Mapping) else {}, known_model(reference)
+        embedded = "part of openavs" if reference.startswith("openavs:") else "not recorded"
+        licence = facts.get("licence") or (known.licence if known else "not stated")
+        rows.append({"model": reference, "revision": str(facts.get("revision") or embedded), "licence": str(licence)})
     return rows
 
 

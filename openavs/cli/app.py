@@ -19,6 +19,7 @@ from openavs import __version__
 COMMANDS = (
     "demo",
     "segment",
+    "serve",
     "label",
     "export",
     "evaluate",

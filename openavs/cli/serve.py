@@ -1,0 +1,63 @@
+"""`openavs serve`: the web page."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from openavs.cli.common import Device, Dtype, Offline, Quiet, Verbose, set_up_logging
+
+
+def serve(
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            "--pipeline", "-p", help="The recipe to begin with; others whose models are on this disk are offered, too."
+        ),
+    ] = "tiny",
+    host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", min=1, help="The largest file, in MB.")] = 200,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="The longest clip, in seconds.")] = 60.0,
+    queue: Annotated[int, typer.Option(min=1, help="Visitors that may wait; further ones are turned away.")] = 8,
+    keep_minutes: Annotated[
+        float, typer.Option("--keep-minutes", min=1, help="Files of a visit are removed after so long without use.")
+    ] = 60.0,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Serve a web page: upload or record a clip, see what sounds in it and why."""
+    from openavs.web.server import serve as run
+    from openavs.web.settings import Settings
+
+    set_up_logging(quiet=quiet, verbose=verbose)
+    settings = Settings(
+        pipeline=pipeline,
+        host=host,
+        port=port,
+        max_upload_mb=max_upload_mb,
+        max_seconds=max_seconds,
+        queue=queue,
+        keep_minutes=keep_minutes,
+        device=device,
+        dtype=dtype,
+        offline=offline,
+    )
+
+    def ready(address: str) -> None:
+        if not quiet:
+            print(f"openavs: {address} (Ctrl+C ends it)", flush=True)
+        if not settings.is_local:
+            print("openavs: whoever reaches this machine can use the page; it asks for no password", file=sys.stderr)
+        if open_page:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    run(settings, ready)

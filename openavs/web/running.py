@@ -1,0 +1,150 @@
+"""One clip through the pipeline, told step by step: a thread works, and the page shows the newest state of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from openavs.result import Result
+from openavs.types import Caption
+from openavs.web.models import Heard, Models
+from openavs.web.settings import Settings
+from openavs.web.wishes import Wish, open_wish
+
+T = TypeVar("T")
+
+STAGES = ("load", "listen", "ask", "look")
+NOT_OFTENER = 0.15  # s between two states that are shown
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is: by stage `(done, total)` once it has begun, the best of what was heard, the result at its end.
+
+    `reused` names the stages whose answers were all remembered from an earlier run.
+    """
+
+    steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    heard: tuple[Caption, ...] = ()
+    reused: tuple[str, ...] = ()
+    result: Result | None = None
+    seconds: float = 0.0
+
+    def at(self, stage: str, done: int, total: int) -> Standing:
+        """With one stage further on."""
+        return replace(self, steps={**self.steps, stage: (done, total)})
+
+
+class Stopped(Exception):
+    """Nobody wants the result any more."""
+
+
+def run(wish: Wish, models: Models, settings: Settings) -> Iterator[Standing]:
+    """Segments a clip; yields the newest state now and then, the last one with the result.
+
+    When the caller stops early, the models stop at their next step and are free when this generator has closed.
+
+    Raises:
+        InputError, ModelError: see `wishes.open_wish` and `Models.using`.
+    """
+    return newest(lambda tell: _work(wish, models, settings, tell))
+
+
+def _work(wish: Wish, models: Models, settings: Settings, tell: Callable[[Standing], None]) -> None:
+    started = time.monotonic()
+    now = Standing().at("load", 0, 1)
+    tell(now)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal now
+        now = now.at(stage, done, total)
+        tell(now)
+
+    def on_heard(heard: Heard) -> None:
+        nonlocal now
+        now = replace(now, heard=best_heard(heard))
+        tell(now)
+
+    with models.using(wish.recipe, wish.vocabulary, wish.threshold) as (pipe, cache):
+        clip = open_wish(wish, pipe.fps, settings)
+        progress("load", 1, 1)
+        pipe.on_heard = on_heard
+        result = pipe(clip, progress)
+    reused = tuple(
+        stage
+        for stage in ("captioner", "translator", "detector")
+        if cache.counts[stage, "hits"] and not cache.counts[stage, "misses"]
+    )
+    named = Result.of(replace(result, source=wish.source.name), clip)
+    tell(replace(now, reused=reused, result=named, seconds=time.monotonic() - started))
+
+
+def best_heard(heard: Heard) -> tuple[Caption, ...]:
+    """Of every text the surest time that it was heard, surest first."""
+    best: dict[str, Caption] = {}
+    for caption in (caption for own in heard for caption in own or ()):
+        known = best.get(caption.text)
+        if known is None or (caption.score or 0.0) > (known.score or 0.0):
+            best[caption.text] = caption
+    return tuple(sorted(best.values(), key=lambda caption: -(caption.score or 0.0)))
+
+
+class _Mailbox(Generic[T]):
+    """Holds the newest value that was told; older ones that nobody took are gone."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.value: T | None = None
+        self.is_new = self.is_over = self.is_stopped = False
+        self.error: BaseException | None = None
+
+    def tell(self, value: T) -> None:
+        """Puts a value in; raises Stopped when nobody waits for one any more."""
+        with self.changed:
+            if self.is_stopped:
+                raise Stopped
+            self.value, self.is_new = value, True
+            self.changed.notify_all()
+
+    def end(self, error: BaseException | None) -> None:
+        with self.changed:
+            self.error, self.is_over = error, True
+            self.changed.notify_all()
+
+
+def newest(work: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
+    """Runs `work(tell)` in a thread and yields what it tells: always the last value, of the others the newest ones."""
+    box: _Mailbox[T] = _Mailbox()
+
+    def target() -> None:
+        error: BaseException | None = None
+        try:
+            work(box.tell)
+        except Stopped:
+            pass
+        except BaseException as problem:  # noqa: BLE001 - handed on: the consumer raises it
+            error = problem
+        box.end(error)
+
+    thread = threading.Thread(target=target, name="openavs-run", daemon=True)
+    thread.start()
+    try:
+        while True:
+            with box.changed:
+                box.changed.wait_for(lambda: box.is_new or box.is_over)
+                value, had, over = box.value, box.is_new, box.is_over
+                box.is_new = False
+            if had:
+                yield value  # type: ignore[misc]
+            if over:
+                break
+            time.sleep(NOT_OFTENER)
+        if box.error is not None:
+            raise box.error
+    finally:
+        with box.changed:
+            box.is_stopped = True
+        thread.join()

@@ -1,0 +1,172 @@
+"""Puts the page on a socket: the guard, the files of the visits, Gradio, and the folder that all of it writes into."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openavs.extras import EXTRAS, need
+from openavs.types import InputError
+from openavs.web.example import Example
+from openavs.web.folders import server_folder
+from openavs.web.guard import Guard
+from openavs.web.menu import offers
+from openavs.web.models import Models
+from openavs.web.sessions import Sessions
+from openavs.web.settings import LOOPBACK, Settings
+
+SWEEP = 60.0  # s between two looks for visits that are over
+HERE = frozenset({*LOOPBACK})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the page works with. `uploads` is Gradio's folder, the only one whose files it serves."""
+
+    settings: Settings
+    models: Models
+    sessions: Sessions
+    example: Example
+    uploads: Path
+
+
+def make_parts(settings: Settings, folder: Path) -> Parts:
+    """Everything but Gradio; the first recipe's models are loaded.
+
+    Raises:
+        InputError, ModelError: there is no such recipe, or it cannot be loaded.
+    """
+    uploads = folder / "uploads"
+    uploads.mkdir()
+    models = Models(offers(settings), folder / "answers")
+    with models.using(settings.pipeline if settings.pipeline in models.offers else next(iter(models.offers))):
+        pass
+    sessions = Sessions(folder / "visits", keep=settings.keep_minutes * 60)
+    return Parts(settings, models, sessions, Example(folder / "example"), uploads)
+
+
+def make_app(parts: Parts) -> Any:
+    """The whole ASGI application.
+
+    Raises:
+        InputError: Gradio is not installed; the sentence names the extra.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(parts.uploads)  # read when Gradio is imported, and again later
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    gradio = need("gradio", "web")
+    fastapi = need("fastapi", "web")
+    from openavs.web import page
+
+    settings = parts.settings
+    blocks = page.build(parts)
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_sweeping(parts))
+    app.add_api_route("/results/{token}/{name}", _serve_result(parts.sessions), methods=["GET", "HEAD"])
+    gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=settings.host,
+        server_port=settings.port,
+        allowed_paths=[],
+        max_file_size=settings.max_upload,
+        show_error=False,
+        footer_links=["api"],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=page.theme(),
+        head=page.head(),
+        js=page.SCRIPT,
+    )
+    blocks.has_launched = True  # mounted blocks never are, and until then Gradio takes any file for an upload
+    return Guard(
+        app,
+        uploads=parts.uploads,
+        max_upload=settings.max_upload,
+        too_large=f"the file is larger than the {settings.max_upload_mb} MB that this page takes; cut or scale it down",
+        hosts=HERE if settings.is_local else None,
+    )
+
+
+def _serve_result(sessions: Sessions) -> Callable[..., Any]:
+    responses = need("starlette.responses", "web")
+
+    def result(token: str, name: str, download: str | None = None) -> Any:
+        session = sessions.by_token(token)
+        path = session.file(name) if session is not None else None
+        if path is None:
+            return responses.PlainTextResponse("this file is gone; run the clip again\n", status_code=404)
+        kind = {"vtt": "text/vtt", "mp4": "video/mp4", "json": "application/json"}.get(name.rpartition(".")[2])
+        headers = {"cache-control": "private, no-store"}
+        disposition = "inline" if download is None else "attachment"
+        return responses.FileResponse(
+            path, media_type=kind, headers=headers, filename=name, content_disposition_type=disposition
+        )
+
+    result.__annotations__ = {"token": str, "name": str, "download": str | None}
+    return result
+
+
+def _sweeping(parts: Parts) -> Callable[[Any], Any]:
+    """Removes the files of visits that are over, for as long as the server runs."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            await asyncio.to_thread(parts.sessions.expire)
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> Any:
+        parts.example.start()
+        task = asyncio.create_task(sweep())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    return lifespan
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+    """A socket that is bound, and the address of the page; port 0 takes a free one.
+
+    Raises:
+        InputError: the port is taken, or the host is not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except (OSError, OverflowError) as problem:
+            why = getattr(problem, "strerror", None) or problem
+            raise InputError(f"cannot listen at {host}:{port} ({why}); give another --port or --host") from problem
+        bound.listen(128)
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        yield bound, f"http://{shown}:{bound.getsockname()[1]}"
+
+
+def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serves the page until it is interrupted; `ready(address)` is called when it can be opened.
+
+    Raises:
+        InputError: wrong settings, Gradio is not installed, the port is taken.
+        ModelError: the recipe's models cannot be loaded.
+    """
+    if EXTRAS["web"].version() is None:  # said before anything is loaded; Gradio itself is imported later
+        need("gradio", "web")
+    uvicorn = need("uvicorn", "web")
+    with listening(settings.host, settings.port) as (bound, address), server_folder() as folder:
+        app = make_app(make_parts(settings, folder))
+        ready(address)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none")
+        uvicorn.Server(config).run(sockets=[bound])

@@ -1,0 +1,145 @@
+"""What a visit asks for and gets to see: runs a clip, repaints it with fewer things, and answers programs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from openavs.result import Result
+from openavs.types import InputError, OpenAVSError, Segmentation
+from openavs.web import fragments
+from openavs.web.models import Models
+from openavs.web.products import Thing, name_of, only, outside, things, write_files, write_painted
+from openavs.web.running import Standing, run
+from openavs.web.sessions import Session, Sessions
+from openavs.web.settings import Settings
+from openavs.web.wishes import Wish
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What stands on the page, as HTML; `things` can be switched off one by one."""
+
+    progress: str = ""
+    player: str = ""
+    things: tuple[Thing, ...] = ()
+    downloads: str = ""
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program gets: plain data, and the files."""
+
+    data: dict[str, Any]
+    overlay: Path
+    masks: Path
+    result: Path
+    coco: Path
+
+
+class Visits:
+    """Everything that the page does. A visit is told from others by the key that its browser made up."""
+
+    def __init__(self, models: Models, sessions: Sessions, settings: Settings) -> None:
+        self._models, self._sessions, self._settings = models, sessions, settings
+
+    def run(self, key: str | None, wish: Wish) -> Iterator[Shown]:
+        """Segments a clip; the words come before the painted video, which takes longer. Errors are shown, too."""
+        standing = Standing()
+        try:
+            with self._working(key, wish) as session:
+                for standing in run(self._own(session, wish), self._models, self._settings):
+                    yield Shown(fragments.progress(standing))
+                assert standing.result is not None
+                result = session.result = standing.result
+                details, found = fragments.details(result), tuple(things(result))
+                yield Shown(fragments.progress(standing), details=details)
+                painted = write_painted(session.folder, result)
+                write_files(session.folder, result)
+                yield Shown(
+                    fragments.progress(standing, painted=True),
+                    fragments.player(session, result, painted.name),
+                    found,
+                    fragments.downloads(session, result),
+                    details,
+                )
+        except OpenAVSError as problem:
+            yield Shown(fragments.alert(str(problem)))
+        except Exception:
+            yield Shown(fragments.alert("the server met a fault of its own, which its log describes"))
+            raise
+
+    def repaint(self, key: str | None, shown: Collection[str]) -> str:
+        """The video with only these things painted on it; InputError if the visit has no result any more."""
+        session = self._sessions.get(key)
+        self._sessions.working(session, +1)
+        try:
+            if session.result is None:
+                raise InputError("the result is gone, run the clip again")
+            painted = write_painted(session.folder, session.result, shown)
+            return fragments.player(session, session.result, painted.name, only(session.result, shown))
+        finally:
+            self._sessions.working(session, -1)
+
+    def answer(self, key: str | None, wish: Wish) -> Answer:
+        """Segments a clip for a program; raises what `running.run` raises."""
+        with self._working(key, wish) as session:
+            *_, standing = run(self._own(session, wish), self._models, self._settings)
+            assert standing.result is not None
+            result = session.result = standing.result
+            painted = write_painted(session.folder, result)
+            write_files(session.folder, result)
+            data = told(result) | {"reused": list(standing.reused), "seconds": round(standing.seconds, 3)}
+            files = (session.folder / name for name in ("masks.zip", "result.json", "coco.json"))
+            return Answer(data, painted, *files)
+
+    def end(self, key: str | None) -> None:
+        """The visit is over: its files go."""
+        self._sessions.end(key)
+
+    @contextmanager
+    def _working(self, key: str | None, wish: Wish) -> Iterator[Session]:
+        session = self._sessions.get(key)
+        self._sessions.working(session, +1)
+        try:
+            session.begin(path for path in (wish.source, wish.sound) if path is not None)
+            yield session
+        finally:
+            self._sessions.working(session, -1)
+
+    def _own(self, session: Session, wish: Wish) -> Wish:
+        """The wish with its files in the visit's own folder: an upload may be removed while a clip is worked on."""
+        return replace(wish, source=session.keep(wish.source), sound=wish.sound and session.keep(wish.sound))
+
+
+def told(result: Result) -> dict[str, Any]:
+    """A result as plain data without its masks, which are in the files."""
+    plain: Segmentation = outside(result)
+    return {
+        "clip": plain.clip,
+        "size": list(plain.size),
+        "recipe": plain.recipe.get("name"),
+        "models": plain.models,
+        "warnings": list(plain.warnings),
+        "frames": [
+            {
+                "time": frame.time,
+                "silent": frame.silent,
+                "heard": [{"text": caption.text, "score": caption.score} for caption in frame.heard],
+                "asked": [prompt.phrase for prompt in frame.asked],
+                "found": [
+                    {"name": name_of(s), "phrase": s.phrase, "label": s.label, "score": s.score, "box": list(s.box)}
+                    for s in frame.segments
+                ],
+                "dropped": [{"phrase": d.phrase, "reason": d.reason, "score": d.score} for d in frame.dropped],
+            }
+            for frame in plain.frames
+        ],
+    }
