@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from openavs.types import InputError, ModelError, OpenAVSError
@@ -99,7 +99,7 @@ def _read_pickle(checkpoint: Path) -> dict[str, torch.Tensor]:
             loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"the checkpoint {checkpoint} cannot be read ({error.strerror}); check its path") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, EOFError) as error:
         raise InputError(
             f"the checkpoint {checkpoint} is damaged, or holds more than tensors and is not to be trusted"
         ) from error

@@ -1,0 +1,74 @@
+"""Texts that would do harm where a page took them for HTML, and a reader of pages that looks for it."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from urllib.parse import urlsplit
+
+MARK = "hostile-canary"
+TEXTS = (
+    f"<script>{MARK}</script>",
+    f"\"><img src=x onerror='{MARK}'>",
+    f"' onmouseover='{MARK}' x='",
+    f"</style></title></textarea><svg/onload={MARK}>",
+    f"javascript:{MARK}",
+    f"{{{{ {MARK} }}}} {{% raw %}} {MARK}",
+    f"<iframe srcdoc='&lt;script&gt;{MARK}&lt;/script&gt;'>",
+    f"<!--{MARK}--><base href=//evil.example>",
+    f"‮{MARK}‬ \u2028 \x01 ＜script＞",
+)
+ALL = " ".join(TEXTS)
+
+_RUNS = {"script", "iframe", "object", "embed", "base", "link", "form", "applet", "frame", "frameset", "foreignobject"}
+_ADDRESSES = {"src", "href", "xlink:href", "action", "formaction", "data", "poster", "srcset", "background", "srcdoc"}
+
+
+class Page(HTMLParser):
+    """Reads a page as a browser does and notes what in it could run or fetch something.
+
+    Attributes:
+        text: what a visitor reads.
+        harm: a line for each element, attribute or address that should not be there.
+    """
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = ""
+        self.harm: list[str] = []
+        self._inside: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _RUNS:
+            self.harm.append(f"<{tag}>")
+        if tag in ("style", "title"):
+            self._inside.append(tag)
+        for name, value in attrs:
+            if name.startswith("on"):
+                self.harm.append(f"{tag} {name}")
+            if name in _ADDRESSES and not _harmless(value or ""):
+                self.harm.append(f"{tag} {name}={value!r:.60}")
+            if name == "style" and MARK in (value or ""):
+                self.harm.append(f"{tag} style={value!r:.60}")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == ["style"] and MARK in data:
+            self.harm.append("a style sheet holds it")
+        self.text += data
+
+    def handle_comment(self, data: str) -> None:
+        if MARK in data:
+            self.harm.append("a comment holds it")
+
+
+def _harmless(address: str) -> bool:
+    """A place on the page itself, or a picture, sound or film that the address carries."""
+    parts = urlsplit(address.strip())
+    if parts.scheme == "data":
+        return parts.path.split(";")[0] in ("image/jpeg", "image/png", "video/mp4", "audio/wav")
+    return address.startswith("#") or not address

@@ -1,0 +1,104 @@
+"""Whatever was heard, asked, named in a file or written by somebody else is text on every page, and never more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openavs.benchmarks.page import write_page
+from openavs.notebook import summary
+from openavs.report import write_report
+from openavs.types import (
+    Caption,
+    Dropped,
+    Frame,
+    FrameResult,
+    Prompt,
+    Segment,
+    Segmentation,
+    mask_to_rle,
+)
+from tests.benchmarks.pages import report_of, write_dataset
+from tests.security.hostile import ALL, MARK, TEXTS, Page
+
+SIZE = (48, 64)
+
+
+def hostile_result(text: str = ALL) -> Segmentation:
+    """A result in which every text is hostile."""
+    mask = np.zeros(SIZE, dtype=np.bool_)
+    mask[8:30, 8:40] = True
+    segment = Segment(mask_to_rle(mask), (8.0, 8.0, 40.0, 30.0), text, 0.7, label=text, label_how=text)
+    frame = FrameResult(
+        0,
+        0.5,
+        heard=(Caption(text, 0.8, 0.0, 1.0, text),),
+        asked=(Prompt(text, label=text, origin=text, captions=(Caption(text, None, 0.0, 1.0),)),),
+        segments=(segment,),
+        dropped=(Dropped(text, text, 0.1),),
+    )
+    models = {text: {"revision": text, "licence": text, "path": text}}
+    return Segmentation(
+        text, SIZE, (frame,), f"/x/{text}.mp4", {"name": text, text: [text]}, models, {text: 1.0}, (text,)
+    )
+
+
+def pictures() -> list[Frame]:
+    return [Frame(0, 0.5, np.full((*SIZE, 3), 90, dtype=np.uint8))]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, ALL])
+def test_the_report_of_a_clip(text: str, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", hostile_result(text), pictures())
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert page.harm == []
+    assert page.text.count(MARK) >= 8  # shown as what it is: heard, asked, found, dropped, recipe, models, warnings
+
+
+@pytest.mark.parametrize("text", [*TEXTS, ALL])
+def test_what_a_notebook_shows(text: str) -> None:
+    page = Page(summary(hostile_result(text), None))
+    assert page.harm == [] and page.text.count(MARK) >= 4
+
+
+def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", 3)
+    clips = tuple(replace(clip, group=f"{ALL} {i}", classes=(ALL,)) for i, clip in enumerate(dataset.clips))
+    dataset = replace(dataset, clips=clips)
+    made = {
+        "recipe": {"name": ALL, ALL: ALL},
+        "models": {ALL: {"revision": ALL, "licence": ALL}},
+        "versions": {"openavs": ALL, "packages": {ALL: ALL}},
+        "timings": {"stages": {ALL: 1.0}, "seconds": 2.0},
+    }
+    write_page(tmp_path / "report.html", report_of(dataset, **made), dataset, dataset.root / "predictions")
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert page.harm == [] and MARK in page.text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "<p onclick='x'>",
+        "<script>x</script>",
+        "<a href='javascript:x'>",
+        "<img src='http://evil.example/x.png'>",
+        "<img src='data:text/html,x'>",
+        "<img src='data:image/svg+xml,x'>",
+        f"<style>{MARK}</style>",
+        f"<p style='{MARK}'>",
+        "<iframe srcdoc='x'>",
+        "<base href='//evil.example'>",
+    ],
+)
+def test_the_reader_sees_harm(source: str) -> None:
+    assert Page(source).harm
+
+
+def test_a_harmless_page_has_none() -> None:
+    source: Any = "<style>a{}</style><a href='#x'>x</a><img src='data:image/png;base64,AA=='><p>javascript:x</p>"
+    assert Page(source).harm == []
