@@ -12,12 +12,13 @@ from openavs.jobs.claims import claim, claimed, release
 from openavs.jobs.shard import ShardBusy, run_shard
 from tests.jobs.pool import ROOT, planned, recipe, videos
 
+pytestmark = pytest.mark.faults
+
 HOLDS = """
 import sys
 from pathlib import Path
 from openavs.jobs.claims import claim
 
-pytestmark = pytest.mark.faults
 print(claim(Path(sys.argv[1]), int(sys.argv[2]), shared=len(sys.argv) > 3), flush=True)
 sys.stdin.read()
 """
