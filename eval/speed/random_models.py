@@ -1,0 +1,137 @@
+"""Grounding DINO, SAM and SAM 2 with seeded random weights, saved as their checkpoints are.
+
+What a network costs does not hang on its weights, so random ones do for a bench, and everyone who runs it has the same.
+Two things are set on purpose. Boxes and scores of the detector get readouts that differ from query to query (the
+library starts them at one value), and its text features are small, so that scores spread over (0, 1) instead of all
+being 1. Everything else is as the library draws it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    BertConfig,
+    BertTokenizer,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessorPil,
+    GroundingDinoProcessor,
+    Sam2Config,
+    Sam2Model,
+    SamConfig,
+    SamImageProcessorPil,
+    SamModel,
+    SamProcessor,
+    SwinConfig,
+)
+
+PHRASES = ("dog", "bell", "car", "cat", "guitar", "horse", "drum", "train", "bird", "man", "boat", "siren")
+_BORDERS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large networks and pictures are: the picture, the detector's edges, the segmenter's square."""
+
+    name: str
+    picture: tuple[int, int]  # height, width
+    edges: tuple[int, int]  # shortest and longest
+    square: int
+    full: bool  # the published networks, or small ones of the same classes
+
+
+SMALL = Size("small", (180, 320), (192, 342), 256, full=False)
+REDUCED = Size("reduced", (720, 1280), (375, 667), 512, full=True)
+REAL = Size("real", (720, 1280), (750, 1333), 1024, full=True)
+
+
+def save_models(folder: Path, size: Size, segmenter: str, seed: int = 0) -> tuple[Path, Path]:
+    """Writes a detector and a segmenter (`sam` or `sam2`); their folders."""
+    torch.manual_seed(seed)
+    detector = save_detector(folder / "grounding-dino", size)
+    make = {"sam": save_sam, "sam2": save_sam2}[segmenter]
+    return detector, make(folder / segmenter, size)
+
+
+def save_detector(folder: Path, size: Size) -> Path:
+    """Grounding DINO: with Swin-T and BERT base as published, or a tenth of it."""
+    tokenizer = word_tokenizer()
+    if size.full:
+        # The vocabulary is a table to look into: its length costs nothing, and every word that is asked is in this one.
+        config = GroundingDinoConfig(text_config=BertConfig(vocab_size=len(tokenizer)))
+    else:
+        config = GroundingDinoConfig(**_small_detector(len(tokenizer)))
+    model = GroundingDinoForObjectDetection(config).eval()
+    spread(model)
+    model.save_pretrained(folder)
+    shortest, longest = size.edges
+    pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": shortest, "longest_edge": longest})
+    GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def _small_detector(words: int) -> dict[str, Any]:
+    swin = SwinConfig(
+        image_size=64, embed_dim=32, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8], window_size=7, out_indices=[2, 3, 4]
+    )
+    text = BertConfig(
+        vocab_size=words, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256
+    )
+    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    return {"backbone_config": swin, "text_config": text, "d_model": 64, "num_queries": 200, **layers, **heads}
+
+
+def save_sam(folder: Path, size: Size) -> Path:
+    """SAM with ViT-B as published, or a small one."""
+    square: dict[str, Any] = {"image_size": size.square}
+    small = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "global_attn_indexes": [1, 3]}
+    vision = square | ({} if size.full else small | {"mlp_dim": 384})
+    model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=square)).eval()
+    model.save_pretrained(folder)
+    edges = {"size": {"longest_edge": size.square}, "pad_size": {"height": size.square, "width": size.square}}
+    SamProcessor(SamImageProcessorPil(**edges)).save_pretrained(folder)
+    return folder
+
+
+def save_sam2(folder: Path, size: Size) -> Path:
+    """SAM 2.1 with the tiny Hiera as published, or a small one."""
+    side = size.square
+    backbone: dict[str, Any] = {"model_type": "sam2_hiera_det_model", "image_size": [side, side]}
+    channels = [768, 384, 192, 96]
+    if not size.full:
+        channels = [256, 128, 64, 32]
+        backbone |= {"blocks_per_stage": [1, 1, 2, 1], "global_attention_blocks": [3], "hidden_size": 32}
+        backbone |= {"embed_dim_per_stage": channels[::-1], "num_attention_heads_per_stage": [1, 2, 4, 8]}
+    vision = {
+        "backbone_config": backbone,
+        "backbone_channel_list": channels,
+        "backbone_feature_sizes": [[side // 4, side // 4], [side // 8, side // 8], [side // 16, side // 16]],
+    }
+    model = Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config={"image_size": side})).eval()
+    model.save_pretrained(folder)
+    settings = {"size": {"height": side, "width": side}, **_IMAGENET}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def word_tokenizer() -> BertTokenizer:
+    """Whole words, with BERT's own ids for what parts the phrases of a caption."""
+    tokens = [_BORDERS.get(i, f"[unused{i}]") for i in range(1037)] + list(PHRASES)
+    return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, do_lower_case=True)
+
+
+@torch.no_grad()
+def spread(model: Any) -> None:
+    """Gives every query its own box and score."""
+    for head in {id(head): head for head in (*model.bbox_embed, model.model.encoder_output_bbox_embed)}.values():
+        head.layers[-1].weight.normal_(std=0.5 / head.layers[-1].in_features ** 0.5)
+        head.layers[-1].bias.copy_(torch.tensor([0.0, 0.0, 0.3, 0.3]))  # larger than an anchor
+    for layer in model.model.encoder.layers:
+        layer.text_enhancer_layer.layer_norm_after.weight.fill_(1.0 / 16)
