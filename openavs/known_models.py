@@ -66,7 +66,15 @@ def _embedded(name: str) -> KnownModel | None:
     weights = _EMBEDDED / name / "model.safetensors"
     if not weights.is_file():
         return None
-    titles = {"clap": "tiny CLAP", "lm": "tiny LM", "grounding-dino": "tiny Grounding DINO", "sam": "tiny SAM"}
+    titles = {
+        "clap": "tiny CLAP",
+        "clip": "tiny CLIP",
+        "grounding-dino": "tiny Grounding DINO",
+        "lm": "tiny LM",
+        "resnet": "tiny ResNet",
+        "sam": "tiny SAM",
+        "vggish": "tiny VGGish",
+    }
     short = name.rpartition("/")[2]
     millions = weights.stat().st_size / 2e6
     return KnownModel(titles.get(short, f"tiny {short}"), "Apache-2.0", "yes", millions, 0.0)

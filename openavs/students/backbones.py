@@ -46,7 +46,7 @@ BACKBONES: Mapping[str, Backbone] = {
     "pvt_v2_tiny": _pvt((1, 1, 1, 1), (16, 32, 40, 64), (4, 4, 4, 4), None),
     "resnet50": _resnet((3, 4, 6, 3), (256, 512, 1024, 2048), "bottleneck", 64, "hf:microsoft/resnet-50"),
     "resnet18": _resnet((2, 2, 2, 2), (64, 128, 256, 512), "basic", 64, "hf:microsoft/resnet-18"),
-    "resnet_tiny": _resnet((1, 1, 1, 1), (16, 32, 48, 64), "basic", 16, None),
+    "resnet_tiny": _resnet((1, 1, 1, 1), (24, 48, 96, 128), "basic", 24, "openavs:tiny/resnet"),
 }
 
 

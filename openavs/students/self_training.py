@@ -91,10 +91,10 @@ def self_train(
         folder = out / f"round-{number}"
         kept.append(label(labeller, splits.train, folder / "labels", choices, progress))
         places = folder / "student", folder / "test", folder / "labels"
-        figures[f"round {number}"] = _student(recipe, splits, *places, device, progress)
+        figures[f"round {number}"] = train_and_score(recipe, splits, *places, device, progress)
         labeller = student_system(_recipe_of(folder / "student", device), splits.train)
     if choices.truth:
-        figures["truth"] = _student(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
+        figures["truth"] = train_and_score(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
     report = {
         "benchmark": splits.test.benchmark,
         "teacher": teacher.name,
@@ -143,7 +143,7 @@ def _kept(clip: BenchmarkClip, result: Segmentation, confidence: Sequence[float]
     return sum(confidence) / len(confidence) >= choices.min_score
 
 
-def _student(
+def train_and_score(
     recipe: TrainingRecipe,
     splits: Splits,
     folder: Path,
@@ -152,7 +152,8 @@ def _student(
     device: str,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Trains and evaluates one student."""
+    """Trains a student into `folder`, on `labels` or on the ground truth, and evaluates it into `test`; what is there
+    is gone on with. Returns the official figures."""
     train(recipe, splits.train, splits.val, folder, labels=labels, resume=True, device=device, progress=progress)
     return _scored(student_system(_recipe_of(folder, device), splits.test), splits.test, test, progress)
 

@@ -5,6 +5,7 @@ The keys are those of the papers' training descriptions; nothing is inherited fr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,9 +44,10 @@ class Optimiser(_Section):
 
 class Schedule(_Section):
     """The learning rate over a run: linear from 0 over `warmup` steps, times `factor` at each milestone, which are
-    shares of all steps."""
+    shares of all steps, or with `cosine` along half a wave down to 0 at the end."""
 
     warmup: Annotated[int, Field(ge=0)] = 0
+    cosine: bool = False
     milestones: list[Share] = []
     factor: Positive = 0.1
 
@@ -53,7 +55,8 @@ class Schedule(_Section):
         """What the learning rate is multiplied by at a step (from 0) of so many."""
         passed = sum(step >= share * steps for share in self.milestones)
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return float(rising * self.factor**passed)
+        wave = (1 + math.cos(math.pi * step / steps)) / 2 if self.cosine else 1.0
+        return float(rising * wave * self.factor**passed)
 
 
 class Validation(_Section):
