@@ -74,7 +74,7 @@ def usage(name: str, command: Any, hints: dict[str, Any]) -> str:
             words.append((p.metavar or p.name.upper()) if p.required else f"[{p.metavar or p.name.upper()}]")
         elif p.required:
             words.append(f"{p.opts[0]} {p.metavar or kind_of(hints[p.name])}")
-    return f"```\n{' '.join([*words, '[OPTIONS]'])}\n```"
+    return f"```text\n{' '.join([*words, '[OPTIONS]'])}\n```"
 
 
 def is_option(parameter: Any) -> bool:

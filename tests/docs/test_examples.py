@@ -1,0 +1,151 @@
+"""Runs what the pages say: commands that the embedded models can do, and Python, from top to bottom of each page.
+
+Pages that have tests of their own (stages, Python, exports, benchmarks, students) are not run again here, but every
+page with Python must be run by one of them. Other commands need weights, a network or a cluster; `test_pages.py`
+parses all of them.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image as Pictures
+
+from openavs.benchmarks.world.layouts import write_clip
+from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.media import write_wav
+from openavs.recipes import load_recipe
+from tests.conftest import ROOT
+from tests.docs.reading import PAGES, Block, blocks, commands, text_of
+
+Run = Callable[..., Any]
+RUN = ("quickstart.md", "concepts.md", "faq.md", "tiny.md", "extending.md")
+COMMAND_PAGES = tuple(page for page in PAGES if page.startswith("commands/") and page != "commands/index.md")
+ELSEWHERE = {
+    "README.md": "tests/test_readme.py",
+    "benchmarks.md": "tests/benchmarks/test_docs.py",
+    "captioners.md": "tests/captioners/test_docs.py",
+    "detectors.md": "tests/detectors/test_docs.py",
+    "exports.md": "tests/test_api.py",
+    "formats.md": "tests/docs/test_formats.py",
+    "python.md": "tests/test_api.py",
+    "segmenters.md": "tests/segmenters/test_docs.py",
+    "students.md": "tests/students/test_training.py",
+    "translators.md": "tests/translators/test_docs.py",
+}
+NEEDS_A_SERVER_OR_A_CLUSTER = {"serve"}
+FINDS_FAULT = {"check"}  # says by its exit code what this machine lacks
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples name: a video, pictures and a sound, a folder of videos, clips in folders, a recipe."""
+    folder = tmp_path_factory.mktemp("inputs")
+    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    write_clip(folder / "video.mp4", scene, fps=8)
+    write_wav(folder / "sound.wav", scene.soundtrack())
+    picture, owners = scene.picture(0.5)
+    clip = folder / "my-data" / "test" / "one"
+    for place in (folder / "pictures", folder / "videos", clip / "frames", clip / "masks"):
+        place.mkdir(parents=True)
+    shutil.copy(folder / "video.mp4", folder / "videos")
+    shutil.copy(folder / "sound.wav", clip)
+    Pictures.fromarray(picture).save(folder / "pictures" / "0.png")
+    Pictures.fromarray(picture).save(clip / "frames" / "0.png")
+    Pictures.fromarray(np.where(owners == 1, 255, 0).astype(np.uint8)).save(clip / "masks" / "0.png")
+    (folder / "mine.yaml").write_text(yaml.safe_dump(load_recipe("tiny").to_dict()), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for the pages of the commands, which go on with each other's results."""
+    return copied(inputs, tmp_path_factory.mktemp("bench"))
+
+
+def copied(inputs: Path, to: Path) -> Path:
+    shutil.copytree(inputs, to, dirs_exist_ok=True)
+    return to
+
+
+def can_run(words: list[str]) -> bool:
+    """Whether the embedded models can do it here."""
+    if words[0] in NEEDS_A_SERVER_OR_A_CLUSTER:
+        return False
+    if words[0] in ("segment", "label", "evaluate", "ablate") and "--compare" not in words:
+        recipe = words[words.index("--pipeline") + 1] if "--pipeline" in words else "openavs"
+        return recipe == "tiny" or recipe.startswith(("./", "student:"))
+    return True
+
+
+def run_page(page: str, openavs: Run) -> int:
+    """Runs a page in the current folder; returns how many of its examples ran."""
+    names: dict[str, Any] = {}
+    ran = 0
+    for block in blocks(text_of(page)):
+        for words in filter(can_run, commands(block)):
+            done = openavs(*words)
+            assert done.code in ((0, 1) if words[0] in FINDS_FAULT else (0,)), (words, done.err)
+            ran += 1
+        ran += keep_or_run(block, page, names)
+    return ran
+
+
+def keep_or_run(block: Block, page: str, names: dict[str, Any]) -> int:
+    """A block that is a file is written; other Python is run."""
+    if block.file:
+        Path(block.file).write_text(block.text, encoding="utf-8")
+        return 0
+    if block.language != "python":
+        return 0
+    exec(compile(block.text, page, "exec"), names)
+    return 1
+
+
+LONG = {"quickstart.md"}
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in RUN])
+def test_a_page_runs_from_top_to_bottom(
+    page: str, inputs: Path, openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(copied(inputs, tmp_path / "desk"))
+    assert run_page(page, openavs) >= 2
+
+
+@pytest.mark.slow
+def test_the_pages_of_the_commands_run(bench: Path, openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAVS_CACHE", str(bench / "cache"))
+    monkeypatch.chdir(bench)
+    first = [f"commands/{name}.md" for name in ("segment", "evaluate", "train")]  # the others use what these write
+    for page in (*first, *(page for page in COMMAND_PAGES if page not in first)):
+        run_page(page, openavs)
+    for name in ("demo", "out", "labels", "run", "student", "self", "ablation", "data-s4", "cutouts"):
+        assert (bench / name).is_dir(), name
+
+
+def test_the_verifier_of_ones_own_has_its_say(
+    inputs: Path, openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied(inputs, tmp_path))
+    for block in blocks(text_of("extending.md")):
+        keep_or_run(block, "extending.md", {})
+    words = ["segment", "video.mp4", "--pipeline", "tiny", "--json", "--out", "out"]
+    answer = openavs(*words, "verifier={use: ./big.py:Big, share: 0.9}").json()
+    assert answer["clips"][0]["segments"] == 0
+
+
+def test_every_page_with_python_is_run_somewhere() -> None:
+    for page in PAGES:
+        if any(block.language == "python" and not block.file for block in blocks(text_of(page))):
+            assert page in RUN or page in ELSEWHERE or page.startswith("examples/"), page
+    for page, test in ELSEWHERE.items():
+        assert re.search(rf"\b{page.replace('.', '[.]')}", (ROOT / test).read_text("utf-8")), (page, test)

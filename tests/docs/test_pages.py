@@ -1,0 +1,97 @@
+"""All pages: links and anchors lead somewhere, pictures have words, commands and options exist, lists are lists."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from openavs import resources
+from openavs.cli.app import app
+from openavs.cli.common import is_override
+from openavs.recipes import load_recipe
+from tests.conftest import ROOT
+from tests.docs.reading import (
+    PAGES,
+    blocks,
+    commands,
+    folder_of,
+    inline_commands,
+    links,
+    pictures,
+    prose,
+    slugs,
+    text_of,
+)
+
+KNOWN: Any = get_command(app).commands  # type: ignore[attr-defined]
+EXTRAS = set(
+    re.findall(r"^([a-z-]+) = \[", (ROOT / "pyproject.toml").read_text().split("optional-dependencies]")[1], re.M)
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_anchors_lead_somewhere(page: str) -> None:
+    for target, anchor in links(text_of(page)):
+        path = (folder_of(page) / target).resolve() if target else PAGES[page]
+        assert path.exists(), target
+        assert path.is_relative_to(ROOT), target
+        if anchor:
+            assert anchor in slugs(path.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pictures_have_words(page: str) -> None:
+    for words, file in pictures(text_of(page)):
+        assert len(words) > 20, file
+        assert (folder_of(page) / file).stat().st_size < 150_000, file
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_list_begins_after_an_empty_line(page: str) -> None:
+    """Else the site shows a paragraph with dashes, although GitHub shows a list."""
+    lines = prose(text_of(page)).splitlines()
+    for above, line in pairwise(lines):
+        if re.match(r"([-*]|1\.) ", line) and above.strip():
+            assert re.match(r"\s*([-*]|\d+\.) |\s{2,}", above), line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_one_that_there_is(page: str) -> None:
+    text = text_of(page)
+    for words in [words for block in blocks(text) for words in commands(block)] + inline_commands(text):
+        parse(words)
+    for name in re.findall(r"`openavs ([a-z][a-z-]*)[ `]", prose(text)):
+        assert name in KNOWN, name
+    for target in re.findall(r"^make ([a-z-]+)$", text, re.MULTILINE) + re.findall(r"`make ([a-z-]+)`", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    for extra in re.findall(r"openavs\[([a-z-]+)\]", text):
+        assert extra in EXTRAS, extra
+
+
+def parse(words: list[str]) -> None:
+    """Parses a command as the command line does, without running it; of a sketch (`...`) its options alone."""
+    name, rest = words[0], words[1:]
+    command = KNOWN[name]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    given = {word.strip("[]").partition("=")[0] for word in rest if re.match(r"\[?--?[a-z]", word)}
+    assert given <= known | {"--help", "-h"}, (words, given - known)
+    if "..." in rest or any(re.match(r"\[|[A-Z]{3,}", word) for word in rest):
+        return
+    parameters = command.make_context(name, list(rest)).params
+    recipe = str(parameters.get("pipeline") or "")
+    overrides = [word for word in rest if is_override(word)]
+    if recipe in resources.names("pipelines") and name in ("segment", "label", "evaluate"):
+        load_recipe(recipe, overrides)  # an entry of a recipe that there is no more is an error
+
+
+def test_an_option_that_is_gone_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="--thresold"):
+        parse(["segment", "video.mp4", "--thresold", "0.3"])
+    with pytest.raises(Exception, match="boxes"):
+        parse(["segment", "video.mp4", "--pipeline", "tiny", "keep.boxes=3"])
+    with pytest.raises(KeyError):
+        parse(["segmnt", "video.mp4"])
