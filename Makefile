@@ -60,10 +60,10 @@ $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"
 	@touch $@
 
-# The site is built with every link and anchor checked; then what needs MkDocs or Jupyter is tested.
+# The site is built with every link and anchor checked; then the notebook and the longer pages are run.
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs --quiet build --strict
-	$(BIN)/python -m pytest tests/docs/test_site.py tests/docs/test_notebook.py $(PYTEST_ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest -m slow tests/docs $(PYTEST_ARGS)
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
