@@ -20,6 +20,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from openavs.jsonfile import parse_json
 from openavs.types import InputError, ModelError, OpenAVSError
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ SAM, GROUNDING_DINO, LAION_CLAP, VGGISH = "segment-anything", "groundingdino", "
 def read_config(found: ResolvedModel, kind: str) -> dict[str, Any]:
     """The folder's config.json, which must say `"model_type": kind`."""
     try:
-        config = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((found.path / "config.json").read_text(encoding="utf-8"))
         given = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ModelError(f"the config.json of the model '{found.ref}' is not a JSON object; write it again") from error
     if given != kind:
         raise ModelError(
-            f"the model '{found.ref}' is a '{given}' model, not a '{kind}' one; make a folder for this backend from "
-            "the package's own checkpoint with: python -m openavs.checkpoints CHECKPOINT FOLDER"
+            f"the model '{found.ref}' is a '{given!s:.80}' model, not a '{kind}' one; make a folder for this backend "
+            "from the package's own checkpoint with: python -m openavs.checkpoints CHECKPOINT FOLDER"
         )
     return dict(config)
 
@@ -91,6 +92,11 @@ def convert(checkpoint: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+# What torch's reader of pickles and archives raises for bytes that are none.
+_UNREADABLE: tuple[type[Exception], ...] = (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError)
+_UNREADABLE += (AttributeError, AssertionError, OverflowError, MemoryError)
+
+
 def _read_pickle(checkpoint: Path) -> dict[str, torch.Tensor]:
     import torch
 
@@ -99,7 +105,7 @@ def _read_pickle(checkpoint: Path) -> dict[str, torch.Tensor]:
             loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"the checkpoint {checkpoint} cannot be read ({error.strerror}); check its path") from error
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"the checkpoint {checkpoint} is damaged, or holds more than tensors and is not to be trusted"
         ) from error

@@ -6,7 +6,6 @@ the package) or a local folder. Pickle weights and code from a model repository 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from openavs.files import atomic_write
+from openavs.jsonfile import parse_json
 from openavs.loading import load_pretrained, load_processor
-from openavs.types import ModelError
+from openavs.types import InputError, ModelError
+from openavs.yamlfile import parse_yaml
 
 __all__ = ["Lock", "ResolvedModel", "check_folder", "load_pretrained", "load_processor", "resolve"]
 
@@ -53,13 +54,11 @@ class Lock:
     @classmethod
     def load(cls, path: str | Path) -> Lock:
         """Reads a lock file (YAML or JSON); one that does not exist pins nothing. Raises ModelError if malformed."""
-        import yaml
-
         if not Path(path).exists():
             return cls()
         try:
-            pins = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            pins = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        except (InputError, UnicodeDecodeError) as error:
             raise ModelError(f"the lock file {path} is not YAML ({_line(error)}); mend or delete it") from error
         if not isinstance(pins, dict) or not all(_COMMIT.fullmatch(str(commit)) for commit in pins.values()):
             raise ModelError(f"the lock file {path} must hold lines 'reference: 40-digit commit'; mend or delete it")
@@ -201,14 +200,12 @@ def _commit(path: Path) -> str | None:
 
 def _licence(path: Path) -> str | None:
     """What the model card says, if one lies in the folder."""
-    import yaml
-
     card = path / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:
-        fields = yaml.safe_load(header.group(1)) if header else None
-    except yaml.YAMLError:
+        fields = parse_yaml(header.group(1)) if header else None
+    except InputError:
         logger.warning("The model card %s has a malformed header, so its licence is unknown.", card)
         return None
     if not isinstance(fields, dict):
@@ -221,7 +218,7 @@ def _licence(path: Path) -> str | None:
 
 def _shards(index: Path, ref: str) -> set[str]:
     try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise _incomplete(ref, f"{index.name} is damaged") from error
 

@@ -91,7 +91,9 @@ def _header(head: str, where: str) -> dict[str, str]:
     for line in filter(None, (line.strip() for line in head.split("\n"))):
         key, found, value = line.partition(":")
         if not found or key.strip() not in _KEYS:
-            raise InputError(f"prompt '{where}' has the header line '{line}'; write `key: value` with {_names(_KEYS)}")
+            raise InputError(
+                f"prompt '{where}' has the header line '{line[:80]}'; write `key: value` with {_names(_KEYS)}"
+            )
         header[key.strip()] = value.strip()
     missing = [key for key in _REQUIRED if key not in header]
     if missing:

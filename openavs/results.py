@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image as Pictures
 
 from openavs.files import atomic_write, safe_id, safe_ids, sync_folder
+from openavs.jsonfile import parse_json
 from openavs.palettes import voc_palette
 from openavs.types import RLE, Image, InputError, Segmentation, segments_to_label_map
 
@@ -171,7 +172,7 @@ def read_result(out: str | Path, clip: str) -> Segmentation:
     """The result that `write_result` wrote."""
     path = clip_folder(Path(out), clip) / "result.json"
     try:
-        return segmentation_from_json(json.loads(path.read_bytes()))
+        return segmentation_from_json(parse_json(path.read_bytes()))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; is {clip} a finished clip of {out}?") from error
     except ValueError as error:

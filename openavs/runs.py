@@ -18,6 +18,7 @@ from typing import Any
 
 import openavs
 from openavs.files import atomic_write
+from openavs.jsonfile import parse_json
 from openavs.results import Values, clip_folder, encode, is_done, json_bytes, read_result, write_result
 from openavs.types import InputError, Segmentation
 
@@ -157,7 +158,7 @@ def _read_run(out: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        run = json.loads(path.read_bytes())
+        run = parse_json(path.read_bytes())
     except ValueError:
         run = None
     if not isinstance(run, dict) or run.get("format") != FORMAT or not run.keys() >= _RUN_KEYS:
@@ -171,7 +172,7 @@ def _read_index(out: Path) -> Iterator[dict[str, Any]]:
         return
     for number, text in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError:  # the line a killed run was writing; its clip is found again by its result
             log.warning("%s line %d is cut short and left out", path, number)
             continue

@@ -40,7 +40,7 @@ def finding(problem: ValidationError, model: type[BaseModel], example: str) -> s
     findings = sorted(problem.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     found = findings[0]
     path = [part for part in found["loc"] if part not in ("[key]",)]
-    key = ".".join(str(part) for part in path)
+    key = ".".join(str(part) for part in path)[:80]
     if found["type"] == "extra_forbidden":
         return f"there is no key {key!r}; {nearest(str(path[-1]), _fields(model, path[:-1]))}"
     if found["type"] == "missing":

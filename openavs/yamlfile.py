@@ -10,13 +10,21 @@ import yaml
 from openavs.types import InputError
 
 MAX_BYTES = 1 << 20  # a recipe is a page; anything larger is the wrong file
+MAX_DEPTH = 20  # of sections within sections; deeper ones cost the parser time by their square
 
 
 class _StrictLoader(yaml.SafeLoader):
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise InputError(f"line {self.line + 1}: aliases (*name) are not allowed; write the value out")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise InputError(f"line {self.line + 1}: there are more than {MAX_DEPTH} sections within each other")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -24,11 +32,17 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise InputError(f"line {line}: the key {key_node.value!r} is read as {key!r}; write it in quotes")
+                raise InputError(
+                    f"line {line}: the key {key_node.value!r:.80} is read as {key!r:.80}; write it in quotes"
+                )
             if key in seen:
-                raise InputError(f"line {line}: the key {key!r} is there twice; remove one")
+                raise InputError(f"line {line}: the key {key!r:.80} is there twice; remove one")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+# What PyYAML raises for a scalar that looks like a value and is none: the 99th of a month, a number of 5,000 digits.
+_NO_VALUE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -63,3 +77,5 @@ def parse_yaml(text: str) -> Any:
         raise InputError(f"{where}this is not YAML: {problem.problem or problem.context}{quote}") from problem
     except yaml.YAMLError as problem:
         raise InputError(f"this is not YAML: {' '.join(str(problem).split())}") from problem
+    except _NO_VALUE as problem:
+        raise InputError(f"this is not YAML: {problem!s:.200}; write the value in quotes") from problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.benchmarks.bootstrap import Sample, intervals
+from openavs.jsonfile import parse_json
 from openavs.types import InputError
 
 Report = Mapping[str, Any]
@@ -32,7 +32,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     file = path / "report.json" if path.is_dir() else path
     try:
-        report = json.loads(file.read_bytes())
+        report = parse_json(file.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; give a folder of `openavs evaluate` or its report.json") from error
     except ValueError as error:

@@ -135,7 +135,7 @@ def sounding_classes(path: Path, row: Row) -> tuple[str, ...]:
     for name in kept:
         if name not in _CLASSES:
             raise InputError(
-                f"{path}, line {row.line}: {name!r} in a_obj is not a class of AVSBench-semantic; "
+                f"{path}, line {row.line}: {name!r:.80} in a_obj is not a class of AVSBench-semantic; "
                 f"{nearest(name, _CLASSES)}"
             )
     return kept

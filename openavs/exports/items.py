@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.exports.categories import Categories
+from openavs.jsonfile import parse_json
 from openavs.results import clip_folder, is_done, read_result
 from openavs.spelling import nearest
 from openavs.types import Clip, InputError, Segmentation
@@ -62,10 +62,13 @@ def run_classes(run: Path) -> tuple[str, ...]:
     """The closed list of classes of a result folder, empty in open vocabulary (or where no run.json says)."""
     path = run / "run.json"
     try:
-        masks: Any = json.loads(path.read_bytes()).get("masks", {}) if path.is_file() else {}
-    except ValueError as problem:
-        raise InputError(f"{path} is no JSON file: {problem}") from problem
-    return tuple(masks.get("classes") or ())
+        saved: Any = parse_json(path.read_bytes()) if path.is_file() else {}
+        classes = tuple(saved.get("masks", {}).get("classes") or ())
+    except (ValueError, AttributeError, TypeError) as problem:
+        raise InputError(f"{path} was not written by this openavs ({problem}); give another result folder") from problem
+    if not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{path} holds classes that are no texts; give another result folder")
+    return classes
 
 
 def open_source(result: Segmentation, root: Path | None = None, overlay: Path | None = None) -> Clip:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from openavs.jsonfile import parse_json
 from openavs.types import InputError
 
 
@@ -61,10 +62,11 @@ def item_to_line(item: Item) -> bytes:
 def line_to_item(line: bytes) -> Item:
     """The inverse of `item_to_line`; InputError for a line that is none."""
     try:
-        data = json.loads(line)
+        data = parse_json(line)
         return Item(**{key: _typed(key, value) for key, value in data.items()})
     except (ValueError, TypeError, AttributeError) as problem:
-        raise InputError(f"the plan holds a line that is no clip ({problem}); plan anew with --overwrite") from problem
+        sentence = f"the plan holds a line that is no clip ({problem!s:.200}); plan anew with --overwrite"
+        raise InputError(sentence) from problem
 
 
 def locate(root: Path, path: str) -> Path:
@@ -89,3 +91,13 @@ def _typed(key: str, value: Any) -> Any:
 
 Row = Mapping[str, Any]
 """What became of one clip: one line of `index.jsonl`."""
+
+
+def is_row(row: Any) -> bool:
+    """Whether this is what became of a clip: its id, a status, a reason if it failed, and what was dropped."""
+    if not isinstance(row, dict) or not isinstance(row.get("dropped"), dict):
+        return False
+    texts = ("id", "status", "reason") if row.get("status") == "failed" else ("id", "status")
+    return all(isinstance(row.get(key), str) for key in texts) and all(
+        isinstance(count, int) for count in row["dropped"].values()
+    )

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openavs.jobs.items import is_row
 from openavs.jobs.journal import Entry, Journal
 from openavs.jobs.seconds import read_seconds
 from openavs.jobs.writing import flush, write_whole
+from openavs.jsonfile import parse_json
 from openavs.types import InputError
 
 FORMAT = 1
@@ -34,14 +36,22 @@ def read_mark(out: Path, shard: int, key: str) -> dict[str, Any] | None:
     """The mark of a shard; None if it is not committed. InputError if it is damaged or of another plan."""
     path = mark_path(out, shard)
     try:
-        mark = json.loads(path.read_bytes())
+        mark = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as problem:
         raise InputError(f"{path} is damaged ({problem}); remove it and run the same again") from problem
     if not isinstance(mark, dict) or mark.get("format") != FORMAT or mark.get("plan") != key:
         raise InputError(f"{path} belongs to another plan; give another --out or start anew with --overwrite")
+    if not _is_whole(mark):
+        raise InputError(f"{path} is damaged (its rows are none); remove it and run the same again")
     return mark
+
+
+def _is_whole(mark: Mapping[str, Any]) -> bool:
+    """Whether a mark has rows and files as `commit` writes them."""
+    rows, files = mark.get("rows"), mark.get("files")
+    return isinstance(rows, list) and isinstance(files, dict) and all(is_row(row) for row in rows)
 
 
 def commit(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[str, Any]:

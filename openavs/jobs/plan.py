@@ -18,6 +18,7 @@ import openavs
 from openavs.jobs.items import Item, item_to_line, line_to_item
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.writing import write_whole
+from openavs.jsonfile import parse_json
 from openavs.results import encode, json_bytes
 from openavs.runs import differing
 from openavs.types import InputError
@@ -78,14 +79,25 @@ def read_plan(out: Path) -> Plan | None:
     """The plan of a result folder; None if it has none. InputError if it is not one of this openavs."""
     path = out / "plan.json"
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as problem:
         raise InputError(f"{path} is damaged ({problem}); give another --out or start anew with --overwrite") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{path} was not written by this openavs; give another --out or start anew with --overwrite")
+    if not _is_whole(data):
+        raise InputError(f"{path} is damaged; give another --out or start anew with --overwrite")
     return Plan(data)
+
+
+def _is_whole(data: Mapping[str, Any]) -> bool:
+    """Whether a plan has what a job asks of it."""
+    source, shards = data.get("source"), data.get("shards")
+    if not isinstance(source, dict) or not isinstance(source.get("clips"), int) or not isinstance(shards, list):
+        return False
+    places = all(isinstance(s, list) and len(s) == 3 and all(isinstance(n, int) for n in s) for s in shards)
+    return places and isinstance(data.get("key"), str)
 
 
 def make_plan(out: Path, wish: Wish) -> Plan:

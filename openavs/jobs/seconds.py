@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from openavs.jobs.writing import write_whole
+from openavs.jsonfile import parse_json
 
 
 def save_seconds(out: Path, shard: int, seconds: Mapping[str, float]) -> None:
@@ -22,7 +23,7 @@ def save_seconds(out: Path, shard: int, seconds: Mapping[str, float]) -> None:
 def read_seconds(out: Path, shard: int) -> dict[str, float]:
     """Wall seconds by clip id; empty where the log was removed or damaged, which costs nothing but this column."""
     try:
-        found = json.loads(_path(out, shard).read_bytes())
+        found = parse_json(_path(out, shard).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,7 +9,6 @@ folder.
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
@@ -18,6 +17,7 @@ from typing import Any
 from openavs.benchmarks.metadata import is_plain_name
 from openavs.jobs.items import Item
 from openavs.jobs.sources import Found, Source, gather, relative
+from openavs.jsonfile import parse_json
 from openavs.types import InputError
 
 ALIASES = {"path": ("path", "video"), "id": ("id", "uid"), "audio": ("audio",), "group": ("group",)}
@@ -34,7 +34,7 @@ def read(path: Path) -> Source:
     try:
         return gather("manifest", root, (_found(path, number, row, root) for number, row in rows))
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise InputError(f"the manifest {path} cannot be read ({problem})") from problem
+        raise InputError(f"the manifest {path} cannot be read ({_line(problem)})") from problem
 
 
 def _found(manifest: Path, number: int, row: Cells, root: Path) -> Found:
@@ -78,7 +78,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Cells]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as problem:
                 raise InputError(f"{path}, row {number} is no JSON: {problem}") from problem
             if not isinstance(row, dict):
@@ -113,4 +113,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, Cells]]:
                     number += 1
                     yield number, row
     except ArrowException as problem:
-        raise InputError(f"the manifest {path} cannot be read as Parquet ({problem!s:.120})") from problem
+        raise InputError(f"the manifest {path} cannot be read as Parquet ({_line(problem)})") from problem
+
+
+def _line(problem: Exception) -> str:
+    """What a library says, in one line."""
+    return " ".join(str(problem).split())[:160]

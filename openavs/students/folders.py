@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from openavs.files import atomic_write
 from openavs.hub import ResolvedModel, resolve
+from openavs.jsonfile import parse_json
 from openavs.types import ModelError
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ def read_student(ref: str, offline: bool = False) -> StudentFolder:
     """
     found = resolve(ref, offline)
     try:
-        data = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
+        data = parse_json((found.path / "config.json").read_text(encoding="utf-8"))
         kind = data.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ModelError(f"the config.json of the model '{ref}' is not a JSON object; copy the folder again") from error
     if kind != KIND:
-        raise ModelError(f"the model '{ref}' is of the kind {kind!r} and no student; give a folder that 'train' wrote")
+        what = f"is of the kind {kind!r:.80} and no student"
+        raise ModelError(f"the model '{ref}' {what}; give a folder that 'train' wrote")
     if data.get("format") != FORMAT or not isinstance(data.get("config"), dict) or "student" not in data:
         raise ModelError(f"the student '{ref}' was saved by another version of openavs; update openavs or train anew")
     return StudentFolder(found, str(data["student"]), data["config"], dict(data.get("facts") or {}))

@@ -5,7 +5,6 @@ A frame either has a mask or is not labelled. Frames without a file, and clips w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset
 from openavs.benchmarks.pngs import read_index, read_probability
+from openavs.jsonfile import parse_json
 from openavs.types import InputError
 
 ClipLabels = Mapping[int, npt.NDArray[np.uint8]]
@@ -110,7 +110,7 @@ def _read_left_out(path: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        ids = json.loads(path.read_bytes())
+        ids = parse_json(path.read_bytes())
     except ValueError:
         ids = None
     if not isinstance(ids, list):
@@ -120,7 +120,7 @@ def _read_left_out(path: Path) -> list[str]:
 
 def _read_confidence(path: Path) -> dict[str, list[float]]:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         read = {str(clip): [float(value) for value in values] for clip, values in data.items()}
     except (OSError, ValueError, AttributeError, TypeError) as problem:
         raise InputError(
