@@ -83,10 +83,10 @@ def is_option(parameter: Any) -> bool:
 
 
 def flags(parameter: Any, hint: Any) -> str:
-    """`--device TEXT`, `--json`, `--quiet`, `-q`; a switch that is on is shown as what turns it off."""
+    """`--pipeline TEXT`, `-p`; a switch that is on is shown as what turns it off."""
     value = parameter.metavar or kind_of(hint)
     shown = parameter.secondary_opts if parameter.default is True else parameter.opts
-    return ", ".join(code(f"{flag} {value}".strip()) for flag in shown)
+    return ", ".join([code(f"{shown[0]} {value}".strip()), *map(code, shown[1:])])
 
 
 def kind_of(hint: Any) -> str:
