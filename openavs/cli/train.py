@@ -119,12 +119,12 @@ def chosen_recipe(
 
 
 def small_recipe(student: str) -> tuple[str, list[str]]:
-    """The small recipe of a student; one of somebody else's takes TPAVI's, without its model settings."""
+    """The small recipe of a student; one of somebody else's takes TPAVI's, without what is the model's."""
     from openavs.students.settings import training_recipe_names
 
     if (own := f"{student}-tiny") in training_recipe_names():
         return own, []
-    return "tpavi-tiny", [f"student={student}", "model={}"]
+    return "tpavi-tiny", [f"student={student}", "model={}", "init={}"]
 
 
 def open_splits(recipe: TrainingRecipe, benchmark: str, root: Path) -> tuple[Dataset, Dataset | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def train(
         InputError: data, recipe or folder that cannot be used. TrainingError: the loss is not finite.
     """
     check_device(device)
+    if recipe.tensorboard and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
+        raise InputError("'tensorboard: true' needs the package tensorboard: pip install tensorboard")
     accelerator = Accelerator(
         mixed_precision=recipe.precision,
         cpu=device == "cpu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image as Pillow
 
 from openavs.benchmarks.cards import open_dataset
 from openavs.benchmarks.dataset import Dataset
+from openavs.students import data
 from openavs.students.base import View
 from openavs.students.data import Example, Positions, TrainingClips, batches_to_predict, collate, loader
 from openavs.students.labels import PseudoLabels, Truth
@@ -46,6 +48,24 @@ def test_frames_without_a_mask_are_not_labelled_and_never_background(train_set: 
     assert batch.labelled.tolist() == [[True, False, False, False, False]]
     assert batch.present.all() and batch.masks[0, 0].max() == 1
     assert batch.weight.tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
+
+
+def test_examples_are_read_once_as_long_as_there_is_room(
+    s4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (data.KEPT, 0):
+        monkeypatch.setattr(data, "KEPT", room)
+        root = shutil.copytree(s4, tmp_path / str(room))
+        clips = stream(open_dataset("s4", root, "train"), View((64,), flip=True))
+        epochs = [[clips[position] for position in range(start, start + 4)] for start in (0, 4)]
+        by_side = {example.id: np.sort(example.pictures, axis=2).sum() for example in epochs[0]}
+        assert all(np.sort(e.pictures, axis=2).sum() == by_side[e.id] for e in epochs[1])
+        shutil.rmtree(root)
+        if room:
+            assert {clips[position].id for position in range(8, 12)} == set(by_side)
+        else:
+            with pytest.raises(InputError):
+                clips[8]
 
 
 def test_pseudo_labels_stand_where_the_benchmark_has_masks_or_wherever_there_is_one(

@@ -164,6 +164,31 @@ def test_a_batch_of_two_equals_two_batches_of_one(lengths: tuple[int, int]) -> N
         assert np.abs(together[clip].probability - alone.probability).max() < 1e-5
 
 
+def test_decoding_only_the_frames_that_teach_changes_no_loss_and_no_gradient() -> None:
+    batch = batch_of((5, 3), labelled=((0,), (0, 2)))
+    answers = []
+    for every in (False, True):
+        student = make().train()
+        if every:
+            student._wanted = torch.ones_like  # type: ignore[method-assign, assignment]
+        output = student(batch)
+        assert len(output.logits) == (8 if every else 3)
+        loss = student.loss(output, batch)["loss"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad.flatten() for p in student.parameters() if p.grad is not None]
+        answers.append((float(loss), torch.cat(gradients)))
+    (loss, gradient), (expected, whole) = answers
+    assert loss == pytest.approx(expected, abs=1e-6) and gradient.shape == whole.shape
+    assert torch.allclose(gradient, whole, atol=1e-5)
+
+
+def test_every_frame_is_decoded_where_it_counts() -> None:
+    batch = batch_of((5, 3), labelled=((0,), ()))
+    assert len(make()(batch).logits) == 8
+    assert len(make(replace(SMALL, avm=0.5)).train()(batch).logits) == 8  # AVM looks at all of them
+    assert len(make().train()(batch_of((5,), labelled=((),))).logits) == 5
+
+
 def test_the_sound_and_the_other_frames_matter() -> None:
     student, batch = make(), batch_of((4,))
     (first,) = student.predict(batch, None)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def fresh_accelerator() -> None:
 
 def small(vggish: Path, *overrides: str) -> TrainingRecipe:
     model = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4, drop_path: 0.2, flip: true}"
-    own = [model, f"audio={vggish}", "batch=2", "max_steps=6", "save_every=3", "schedule.warmup=2"]
+    own = [model, "init={}", f"audio={vggish}", "batch=2", "max_steps=6", "save_every=3", "schedule.warmup=2"]
     return load_training_recipe("tpavi-tiny", [*own, *overrides])
 
 
@@ -296,6 +297,11 @@ def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish
         (("tpavi", "batch=3", "accumulate=2"), "a batch of 3 clips cannot be split evenly"),
         (("tpavi", "audio=/nowhere"), "the model folder '/nowhere' does not exist"),
         (("tpavi", "--labels", "/nowhere"), "the folder of labels /nowhere does not exist"),
+        pytest.param(
+            ("tpavi", "tensorboard=true"),
+            "'tensorboard: true' needs the package tensorboard: pip install tensorboard",
+            marks=pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is installed"),
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(
@@ -321,6 +327,12 @@ def test_the_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Pa
     assert load_student(str(tmp_path / "run"), cls=load_file_class(name)).config.side == 64
 
 
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="needs the package tensorboard")
+def test_tensorboard_gets_the_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    run(small(vggish, "tensorboard=true", "max_steps=1"), s4, tmp_path)
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
 def test_every_recipe_is_whole() -> None:
     for name in training_recipe_names():
         recipe = load_training_recipe(name)
@@ -337,6 +349,9 @@ def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
     ).schedule
     rates = [schedule.rate(step, 100) for step in (0, 1, 3, 10, 49, 50, 89, 90)]
     assert rates == pytest.approx([0.25, 0.5, 1, 1, 1, 0.1, 0.1, 0.01])
+    wave = load_training_recipe("tpavi-tiny", ["schedule={warmup: 4, cosine: true}"]).schedule
+    assert [wave.rate(step, 100) for step in (4, 50, 75)] == pytest.approx([0.99606, 0.5, 0.14645], abs=1e-5)
+    assert wave.rate(99, 100) < 0.001
 
 
 def test_a_smoothed_curve_begins_where_the_values_do() -> None:
