@@ -223,9 +223,27 @@ def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as problem:
-        raise InputError(f"recipe {data.get('name', '?')!r}: {finding(problem, Recipe, EXAMPLE)}") from None
+        raise InputError(f"recipe {data.get('name', '?')!r:.80}: {finding(problem, Recipe, EXAMPLE)}") from None
     recipe._base = base
+    _refuse_keys(recipe)
     return recipe
+
+
+_SECRETS = {"api_key", "apikey", "key", "password", "secret", "token", "access_token", "auth_token", "hf_token"}
+
+
+def _refuse_keys(recipe: Recipe) -> None:
+    """A key written into a recipe would be saved beside every result."""
+    for stage, section in recipe.stages().items():
+        for option in sorted(_SECRETS & set(section.options)):
+            raise InputError(
+                f"the {stage}'s option {option!r} would be saved with every result, and recipes hold no keys; put it "
+                "into an environment variable (the openai translator's option 'api_key_env' names one)"
+            )
+    if recipe.translator.use == "openai":
+        from openavs.translators.endpoint import check_form
+
+        check_form(recipe.translator.options.get("base_url"), recipe.translator.options.get("api_key_env"))
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -233,14 +251,14 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):
-        raise InputError(f"{override!r} is not key=value, such as keep.box_threshold=0.3")
+        raise InputError(f"{override!r:.80} is not key=value, such as keep.box_threshold=0.3")
     try:
         value = parse_yaml(text)
     except InputError as problem:
-        raise InputError(f"the value of {override!r} cannot be read: {problem}") from problem
+        raise InputError(f"the value of {override!r:.80} cannot be read: {problem}") from problem
     place = data
     for section in sections:
         place = place.setdefault(section, {})
         if not isinstance(place, dict):
-            raise InputError(f"{override!r}: {section!r} is not a section of the recipe")
+            raise InputError(f"{override!r:.80}: {section!r:.80} is not a section of the recipe")
     place[last] = value

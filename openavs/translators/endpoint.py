@@ -41,6 +41,7 @@ def find_endpoint(base_url: str, api_key_env: str | None = None, offline: bool =
         InputError: the address is no http(s) base address, or lies beyond this machine while `offline`.
         ModelError: the variable is not set, or holds what cannot be a key.
     """
+    check_form(base_url, api_key_env)
     url = _checked(base_url)
     if offline and not Endpoint(url).loopback:
         raise InputError(
@@ -49,6 +50,21 @@ def find_endpoint(base_url: str, api_key_env: str | None = None, offline: bool =
         )
     variable = api_key_env or (OPENAI_KEY if url == OPENAI else None)
     return Endpoint(url, variable, _key(variable, url) if variable else "")
+
+
+def check_form(base_url: object, api_key_env: object) -> None:
+    """Refuses a key where an address or the name of a variable belongs, before a recipe is saved anywhere.
+
+    Raises:
+        InputError: `base_url` holds more than an address, or `api_key_env` cannot be a variable's name.
+    """
+    if isinstance(base_url, str):
+        _checked(base_url)
+    if isinstance(api_key_env, str) and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", api_key_env, re.IGNORECASE | re.ASCII):
+        raise InputError(
+            "the translator's option 'api_key_env' is the name of an environment variable, such as OPENAI_API_KEY, and "
+            "never the key itself"
+        )
 
 
 def _checked(base_url: str) -> str:
@@ -69,11 +85,6 @@ def _checked(base_url: str) -> str:
 
 
 def _key(variable: str, url: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-        raise InputError(
-            "the translator's option 'api_key_env' is the name of an environment variable, such as OPENAI_API_KEY, and "
-            "never the key itself"
-        )
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ModelError(
