@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,20 @@ def server_folder(where: Path | None = None) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_old(folder: Path, age: float) -> None:
+    """Removes the files below a folder that were made or renamed more than `age` seconds ago, and emptied folders.
+
+    What a visit works with is safe: it has links of its own to them (see `Session.keep`).
+    """
+    before = time.time() - age
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        with contextlib.suppress(OSError):  # gone by now, or a folder that is not empty
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            elif path.lstat().st_mtime < before:
+                path.unlink()
 
 
 def _remove_abandoned(parent: Path) -> None:

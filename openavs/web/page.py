@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from openavs.types import OpenAVSError
+from openavs.types import InputError, OpenAVSError
 from openavs.web import fragments
 from openavs.web.products import Thing
 from openavs.web.visits import Shown, Visits
@@ -51,10 +51,7 @@ class _Page:
         self._settings, self._models, self._example = parts.settings, parts.models, parts.example
         self._visits = Visits(parts.models, parts.sessions, parts.settings)
         self._first = next(iter(parts.models.offers.values()))
-        keep = round(parts.settings.keep_minutes * 60)
-        self.blocks = gr.Blocks(
-            title="openavs", analytics_enabled=False, fill_width=False, delete_cache=(min(keep, 60), keep)
-        )
+        self.blocks = gr.Blocks(title="openavs", analytics_enabled=False)
         with self.blocks:
             gr.HTML(fragments.head(self._limits()), apply_default_css=False)
             with gr.Row():
@@ -74,10 +71,16 @@ class _Page:
         self.kind = gr.State(VIDEO)
         with gr.Tabs():
             with gr.Tab("Video") as self.video_tab:
-                self.video = gr.Video(label="Video with sound", sources=["upload", "webcam"], include_audio=True)
+                self.video = gr.Video(
+                    label="Video with sound", sources=["upload", "webcam"], include_audio=True, elem_id="oa-video"
+                )
             with gr.Tab("Picture and sound") as self.picture_tab:
-                self.picture = gr.Image(label="Picture", type="filepath", sources=["upload", "webcam"])
-                self.sound = gr.Audio(label="Its sound", type="filepath", sources=["upload", "microphone"])
+                self.picture = gr.Image(
+                    label="Picture", type="filepath", sources=["upload", "webcam"], elem_id="oa-picture"
+                )
+                self.sound = gr.Audio(
+                    label="Its sound", type="filepath", sources=["upload", "microphone"], elem_id="oa-sound"
+                )
         self.recipe = gr.Dropdown(
             choices=list(self._models.offers), value=self._first.name, label="Recipe", filterable=False
         )
@@ -182,7 +185,8 @@ class _Page:
         except OpenAVSError as problem:
             return fragments.alert(str(problem))
 
-    def _on_stop(self) -> tuple[str, Any]:
+    def _on_stop(self, request: gr.Request) -> tuple[str, Any]:
+        self._visits.stop(request.session_hash)
         return fragments.stopped(), gr.update(visible=False)
 
     def _on_leave(self, request: gr.Request) -> None:
@@ -197,7 +201,7 @@ class _Page:
             recipe, words = gr.Textbox(label="recipe", value=self._first.name), gr.Textbox(label="vocabulary")
             threshold = gr.Number(label="threshold", value=None)
             data, found = gr.JSON(label="result"), gr.JSON(label="recipes")
-            files = [gr.File(label=name) for name in ("overlay.mp4", "masks.zip", "result.json", "coco.json")]
+            files = [gr.File(label=name) for name in ("overlay", "masks", "result_file", "coco")]
             ask, which = gr.Button(), gr.Button()
         ask.click(
             self._segment,
@@ -220,17 +224,19 @@ class _Page:
     def _segment(
         self,
         video: str | None,
-        sound: str | None,
-        recipe: str,
-        vocabulary: str,
-        threshold: float | None,
-        request: gr.Request,
+        sound: str | None = None,
+        recipe: str | None = None,
+        vocabulary: str | None = None,
+        threshold: float | None = None,
+        request: gr.Request = None,
     ) -> tuple[Any, ...]:
+        """The defaults are those of the API: only `video` has to be given."""
         try:
             if not video:
-                raise gr.Error("give a video, or a picture with its sound", print_exception=False)
+                raise InputError("give a video, or a picture with its sound")
             beside = Path(sound) if sound else None
-            wish = Wish(Path(video), beside, recipe, vocabulary_of(vocabulary), threshold_of(threshold))
+            name = recipe or self._first.name
+            wish = Wish(Path(video), beside, name, vocabulary_of(vocabulary), threshold_of(threshold))
             answer = self._visits.answer(request.session_hash, wish)
         except OpenAVSError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem

@@ -42,15 +42,18 @@ class Stopped(Exception):
     """Nobody wants the result any more."""
 
 
-def run(wish: Wish, models: Models, settings: Settings) -> Iterator[Standing]:
+def run(
+    wish: Wish, models: Models, settings: Settings, is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[Standing]:
     """Segments a clip; yields the newest state now and then, the last one with the result.
 
-    When the caller stops early, the models stop at their next step and are free when this generator has closed.
+    When `is_stopped` says so, or the caller ends early, the models stop at their next step; whoever comes next waits
+    for that. The last state then has no result.
 
     Raises:
         InputError, ModelError: see `wishes.open_wish` and `Models.using`.
     """
-    return newest(lambda tell: _work(wish, models, settings, tell))
+    return newest(lambda tell: _work(wish, models, settings, tell), is_stopped)
 
 
 def _work(wish: Wish, models: Models, settings: Settings, tell: Callable[[Standing], None]) -> None:
@@ -95,16 +98,17 @@ def best_heard(heard: Heard) -> tuple[Caption, ...]:
 class _Mailbox(Generic[T]):
     """Holds the newest value that was told; older ones that nobody took are gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_stopped: Callable[[], bool]) -> None:
+        self._asked_to_stop = is_stopped
         self.changed = threading.Condition()
         self.value: T | None = None
-        self.is_new = self.is_over = self.is_stopped = False
+        self.is_new = self.is_over = self.is_left = False
         self.error: BaseException | None = None
 
     def tell(self, value: T) -> None:
         """Puts a value in; raises Stopped when nobody waits for one any more."""
         with self.changed:
-            if self.is_stopped:
+            if self.is_left or self._asked_to_stop():
                 raise Stopped
             self.value, self.is_new = value, True
             self.changed.notify_all()
@@ -115,9 +119,9 @@ class _Mailbox(Generic[T]):
             self.changed.notify_all()
 
 
-def newest(work: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
+def newest(work: Callable[[Callable[[T], None]], None], is_stopped: Callable[[], bool] = lambda: False) -> Iterator[T]:
     """Runs `work(tell)` in a thread and yields what it tells: always the last value, of the others the newest ones."""
-    box: _Mailbox[T] = _Mailbox()
+    box: _Mailbox[T] = _Mailbox(is_stopped)
 
     def target() -> None:
         error: BaseException | None = None
@@ -129,8 +133,7 @@ def newest(work: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
             error = problem
         box.end(error)
 
-    thread = threading.Thread(target=target, name="openavs-run", daemon=True)
-    thread.start()
+    threading.Thread(target=target, name="openavs-run", daemon=True).start()
     try:
         while True:
             with box.changed:
@@ -144,7 +147,6 @@ def newest(work: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
             time.sleep(NOT_OFTENER)
         if box.error is not None:
             raise box.error
-    finally:
+    finally:  # the thread is not waited for: a server that closes this generator has others to answer
         with box.changed:
-            box.is_stopped = True
-        thread.join()
+            box.is_left = True

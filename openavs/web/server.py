@@ -14,14 +14,14 @@ from typing import Any
 from openavs.extras import EXTRAS, need
 from openavs.types import InputError
 from openavs.web.example import Example
-from openavs.web.folders import server_folder
+from openavs.web.folders import remove_old, server_folder
 from openavs.web.guard import Guard
 from openavs.web.menu import offers
 from openavs.web.models import Models
 from openavs.web.sessions import Sessions
 from openavs.web.settings import LOOPBACK, Settings
 
-SWEEP = 60.0  # s between two looks for visits that are over
+SWEEP = 60.0  # s between two looks for what nobody uses any more
 HERE = frozenset({*LOOPBACK})
 
 
@@ -45,7 +45,7 @@ def make_parts(settings: Settings, folder: Path) -> Parts:
     uploads = folder / "uploads"
     uploads.mkdir()
     models = Models(offers(settings), folder / "answers")
-    with models.using(settings.pipeline if settings.pipeline in models.offers else next(iter(models.offers))):
+    with models.using(next(iter(models.offers))):
         pass
     sessions = Sessions(folder / "visits", keep=settings.keep_minutes * 60)
     return Parts(settings, models, sessions, Example(folder / "example"), uploads)
@@ -116,12 +116,14 @@ def _serve_result(sessions: Sessions) -> Callable[..., Any]:
 
 
 def _sweeping(parts: Parts) -> Callable[[Any], Any]:
-    """Removes the files of visits that are over, for as long as the server runs."""
+    """Removes the files of visits that are over and old uploads, for as long as the server runs."""
+    keep = parts.settings.keep_minutes * 60
 
     async def sweep() -> None:
         while True:
-            await asyncio.sleep(SWEEP)
+            await asyncio.sleep(min(SWEEP, keep))
             await asyncio.to_thread(parts.sessions.expire)
+            await asyncio.to_thread(remove_old, parts.uploads, keep)
 
     @asynccontextmanager
     async def lifespan(app: Any) -> Any:

@@ -32,10 +32,12 @@ class Session:
     result: Result | None = None
     uploads: set[Path] = field(default_factory=set)
     runs: int = 0
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def begin(self, uploads: Iterable[Path]) -> None:
         """A new run: forgets the last one and removes its files."""
         self.result = None
+        self.stopping.clear()
         self.runs += 1
         self.uploads.update(uploads)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -102,6 +104,7 @@ class Sessions:
             if session is None:
                 return
             session.closed = True
+            session.stopping.set()
             if not session.busy:
                 self._remove(str(key))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from openavs.reportparts import model_rows
 from openavs.result import Result
 from openavs.types import InputError, OpenAVSError, Segmentation
 from openavs.web import fragments
@@ -55,9 +56,11 @@ class Visits:
         standing = Standing()
         try:
             with self._working(key, wish) as session:
-                for standing in run(self._own(session, wish), self._models, self._settings):
+                for standing in self._run(session, wish):
                     yield Shown(fragments.progress(standing))
-                assert standing.result is not None
+                if standing.result is None:
+                    yield Shown(fragments.stopped())
+                    return
                 result = session.result = standing.result
                 details, found = fragments.details(result), tuple(things(result))
                 yield Shown(fragments.progress(standing), details=details)
@@ -91,14 +94,19 @@ class Visits:
     def answer(self, key: str | None, wish: Wish) -> Answer:
         """Segments a clip for a program; raises what `running.run` raises."""
         with self._working(key, wish) as session:
-            *_, standing = run(self._own(session, wish), self._models, self._settings)
-            assert standing.result is not None
+            *_, standing = self._run(session, wish)
+            if standing.result is None:
+                raise InputError("the visit ended before there was a result")
             result = session.result = standing.result
             painted = write_painted(session.folder, result)
             write_files(session.folder, result)
             data = told(result) | {"reused": list(standing.reused), "seconds": round(standing.seconds, 3)}
             files = (session.folder / name for name in ("masks.zip", "result.json", "coco.json"))
             return Answer(data, painted, *files)
+
+    def stop(self, key: str | None) -> None:
+        """Has the models stop at their next step."""
+        self._sessions.get(key).stopping.set()
 
     def end(self, key: str | None) -> None:
         """The visit is over: its files go."""
@@ -114,9 +122,10 @@ class Visits:
         finally:
             self._sessions.working(session, -1)
 
-    def _own(self, session: Session, wish: Wish) -> Wish:
-        """The wish with its files in the visit's own folder: an upload may be removed while a clip is worked on."""
-        return replace(wish, source=session.keep(wish.source), sound=wish.sound and session.keep(wish.sound))
+    def _run(self, session: Session, wish: Wish) -> Iterator[Standing]:
+        """With the files in the visit's own folder: an upload may be removed while a clip is worked on."""
+        own = replace(wish, source=session.keep(wish.source), sound=wish.sound and session.keep(wish.sound))
+        return run(own, self._models, self._settings, session.stopping.is_set)
 
 
 def told(result: Result) -> dict[str, Any]:
@@ -126,7 +135,7 @@ def told(result: Result) -> dict[str, Any]:
         "clip": plain.clip,
         "size": list(plain.size),
         "recipe": plain.recipe.get("name"),
-        "models": plain.models,
+        "models": model_rows(plain.models),
         "warnings": list(plain.warnings),
         "frames": [
             {

@@ -1,0 +1,105 @@
+"""What a visit can take along, read back by others' readers."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pictures
+from pycocotools.coco import COCO
+
+from openavs.media import open_clip, probe
+from openavs.result import Result
+from openavs.results import segmentation_from_json
+from openavs.types import Caption, rle_to_mask
+from openavs.web.models import Models
+from openavs.web.products import captions, only, things, write_files, write_painted
+from openavs.web.running import run
+from openavs.web.wishes import Wish
+from tests.web.conftest import SETTINGS
+
+
+@pytest.fixture(scope="module")
+def result(models: Models, scene: Path) -> Result:
+    found = list(run(Wish(scene), models, SETTINGS))[-1].result
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("products")
+    write_files(folder, result)
+    return folder
+
+
+def test_the_masks_are_pictures_with_a_legend(folder: Path, result: Result) -> None:
+    with zipfile.ZipFile(folder / "masks.zip") as archive:
+        legend = json.loads(archive.read("masks.json"))
+        assert legend["values"] == "instance"
+        for row, frame in zip(legend["frames"], result.frames, strict=True):
+            pixels = np.asarray(Pictures.open(io.BytesIO(archive.read(row["file"]))))
+            assert set(np.unique(pixels)) - {0} <= {int(value) for value in row["values"]}
+            union = np.zeros(pixels.shape, dtype=bool)
+            for segment in frame.segments:
+                union |= rle_to_mask(segment.mask)
+            assert np.array_equal(pixels > 0, union)
+
+
+def test_the_json_is_a_result_without_the_servers_paths(folder: Path, scene: Path) -> None:
+    text = (folder / "result.json").read_text()
+    told = segmentation_from_json(json.loads(text))
+    assert told.source == "scene.mp4"
+    assert str(scene.parent) not in text
+    assert "assets" not in json.dumps(told.models)
+
+
+def test_the_coco_file_is_read_by_its_own_library(folder: Path, result: Result) -> None:
+    coco = COCO(str(folder / "coco.json"))
+    assert len(coco.getAnnIds()) == sum(len(frame.segments) for frame in result.frames)
+
+
+def test_the_painted_video_has_its_sound_and_shows_only_what_is_chosen(result: Result, tmp_path: Path) -> None:
+    everything = write_painted(tmp_path, result)
+    assert probe(everything).audio_codec is not None
+    names = [thing.name for thing in things(result)]
+    assert names
+    nothing = write_painted(tmp_path, result, [])
+    part = write_painted(tmp_path, result, names[:1])
+    assert write_painted(tmp_path, result, names) == everything  # made once
+    where = next(frame.index for frame in result.frames if names[0] in {s.phrase for s in frame.segments})
+    plain, painted = (next(iter(open_clip(path).frames(frozenset({where})))).image for path in (nothing, part))
+    mask = next(rle_to_mask(s.mask) for s in result.frames[where].segments if s.phrase == names[0])
+    difference = np.abs(plain.astype(int) - painted.astype(int)).mean(axis=2)
+    assert difference[mask].mean() > 20
+
+
+def test_hiding_a_thing_takes_its_segments_and_nothing_else(result: Result) -> None:
+    first = things(result)[0].name
+    rest = only(result, {thing.name for thing in things(result)} - {first})
+    assert first not in {thing.name for thing in things(rest)}
+    assert [frame.heard for frame in rest.frames] == [frame.heard for frame in result.frames]
+
+
+def test_tracks_are_things_of_their_own(result: Result) -> None:
+    frames = tuple(
+        replace(frame, segments=tuple(replace(s, track=i) for i, s in enumerate(frame.segments)))
+        for frame in result.frames
+    )
+    assert all(" #" in thing.name for thing in things(replace(result, frames=frames)))
+
+
+def test_what_was_heard_is_captions_that_hold_no_markup(result: Result) -> None:
+    hostile = Caption("<b>dog</b>\n00:01 --> 00:02", 0.5, 1.0, 61.25)
+    text = captions(replace(result, frames=(replace(result.frames[0], heard=(hostile,)),)))
+    assert text.splitlines() == [
+        "WEBVTT",
+        "",
+        "00:00:01.000 --> 00:01:01.250",
+        "[&lt;b&gt;dog&lt;/b&gt; 00:01 --&gt; 00:02]",
+    ]

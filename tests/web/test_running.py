@@ -1,0 +1,119 @@
+"""One clip through the pipeline, told step by step; a second time with another threshold it hears nothing anew."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openavs.benchmarks.world.casting import scene_of
+from openavs.benchmarks.world.layouts import write_clip
+from openavs.captioners.clap import ClapCaptioner
+from openavs.detectors.grounding_dino import GroundingDinoDetector
+from openavs.types import Caption, InputError
+from openavs.web.models import Models
+from openavs.web.running import Standing, best_heard, newest, run
+from openavs.web.wishes import Wish
+from tests.web.conftest import SETTINGS
+
+
+def test_a_run_tells_its_stages_and_ends_with_the_result(models: Models, scene: Path) -> None:
+    states = list(run(Wish(scene), models, SETTINGS))
+    last = states[-1]
+    assert last.result is not None
+    assert all(state.result is None for state in states[:-1])
+    assert {stage: done == total for stage, (done, total) in last.steps.items()} == dict.fromkeys(
+        ("load", "listen", "ask", "look"), True
+    )
+    assert last.heard[0].text in {caption.text for frame in last.result.frames for caption in frame.heard}
+    assert last.result.source == "scene.mp4"  # and not where it lies
+    assert any(frame.segments for frame in last.result.frames)
+
+
+def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tmp_path / "never_seen.mp4"
+    write_clip(clip, scene_of("clip", "test", 4, 0, size=(128, 176), seconds=4).scene)
+    calls = {"caption": 0, "detect": 0}
+
+    def counted(cls: type, name: str) -> None:
+        real: Callable[..., Any] = getattr(cls, name)
+
+        def counting(self: Any, *args: Any) -> Any:
+            calls[name] += 1
+            return real(self, *args)
+
+        monkeypatch.setattr(cls, name, counting)
+
+    counted(ClapCaptioner, "caption")
+    counted(GroundingDinoDetector, "detect")
+    first = list(run(Wish(clip, threshold=0.9), models, SETTINGS))[-1]
+    assert calls == {"caption": 1, "detect": 1}
+    assert first.reused == ()
+    again = list(run(Wish(clip, threshold=0.1), models, SETTINGS))[-1]
+    assert calls == {"caption": 1, "detect": 1}
+    assert again.reused == ("captioner", "translator", "detector")
+    assert first.result is not None and again.result is not None
+    assert not any(frame.segments for frame in first.result.frames)
+    assert {d.reason for frame in first.result.frames for d in frame.dropped} == {"below threshold"}
+    assert any(frame.segments for frame in again.result.frames)
+    assert again.result.recipe["keep"]["box_threshold"] == 0.1
+
+
+def test_one_recipe_beside_tiny_is_held(models: Models) -> None:
+    with models.using("tiny") as (one, _), pytest.raises(InputError, match="this page has no recipe 'big'; it has"):
+        models.offer("big")
+    with models.using("tiny", threshold=0.5) as (two, _):
+        assert two.settings.box_threshold == 0.5
+    assert one.segmenter is two.segmenter  # loaded once
+    assert models.loaded == ("tiny",)
+
+
+def test_whoever_asks_for_a_stop_gets_a_last_state_without_result(models: Models, scene: Path) -> None:
+    asked = threading.Event()
+    asked.set()
+    assert [state.result for state in run(Wish(scene), models, SETTINGS, asked.is_set)] == []
+    assert list(run(Wish(scene), models, SETTINGS))[-1].result is not None  # the models are free again
+
+
+def test_an_error_of_the_work_is_the_callers(models: Models, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(InputError, match=r"^broken.mp4 "):
+        list(run(Wish(tmp_path / "broken.mp4"), models, SETTINGS))
+
+
+def test_only_the_newest_value_is_kept_and_the_last_one_always() -> None:
+    def count(tell: Callable[[int], None]) -> None:
+        for number in range(1000):
+            tell(number)
+
+    seen = list(newest(count))
+    assert seen[-1] == 999
+    assert len(seen) < 1000
+    assert seen == sorted(seen)
+
+
+def test_work_that_nobody_follows_any_more_ends() -> None:
+    ended = threading.Event()
+
+    def forever(tell: Callable[[int], None]) -> None:
+        try:
+            while True:
+                tell(1)
+        finally:
+            ended.set()
+
+    values = newest(forever)
+    assert next(values) == 1
+    values.close()  # type: ignore[attr-defined]
+    assert ended.wait(5)
+
+
+def test_of_every_text_the_surest_time() -> None:
+    heard = [(Caption("dog", 0.2, 0, 1), Caption("bell", 0.5, 0, 1)), None, (Caption("dog", 0.9, 2, 3),)]
+    assert [(c.text, c.score) for c in best_heard(heard)] == [("dog", 0.9), ("bell", 0.5)]
+    assert Standing().at("look", 1, 3).steps == {"look": (1, 3)}

@@ -1,0 +1,133 @@
+"""The files of a visit: in a folder of its own, out of others' reach, and gone when the visit is over."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from openavs.types import InputError
+from openavs.web.folders import PREFIX, remove_old, server_folder
+from openavs.web.sessions import Sessions
+
+
+class Clock:
+    """A time that only moves when told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sessions(tmp_path: Path, clock: Clock) -> Sessions:
+    return Sessions(tmp_path / "visits", keep=60.0, clock=clock)
+
+
+def upload(folder: Path, name: str = "a.mp4") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_bytes(b"video")
+    return path
+
+
+def test_a_visit_keeps_its_folder_and_others_have_their_own(sessions: Sessions) -> None:
+    one = sessions.get("one")
+    assert sessions.get("one") is one
+    assert sessions.get("two").folder != one.folder
+    assert sessions.get(None) is not sessions.get(None)
+    assert sessions.by_token(one.token) is one
+    assert sessions.by_token("guessed") is None
+    assert len(one.token) >= 32
+
+
+def test_only_its_own_files_are_given(sessions: Sessions, tmp_path: Path) -> None:
+    one = sessions.get("one")
+    (one.folder / "masks.zip").write_bytes(b"x")
+    (one.folder / ".masks.zip.part").write_bytes(b"x")
+    (tmp_path / "secret").write_bytes(b"x")
+    (one.folder / "link").symlink_to(tmp_path / "secret")
+    assert one.file("masks.zip") == one.folder / "masks.zip"
+    for name in ("../../secret", "link", ".masks.zip.part", "given", "absent", ".."):
+        assert one.file(name) is None
+
+
+def test_a_run_has_links_of_its_own_to_what_was_uploaded(sessions: Sessions, tmp_path: Path) -> None:
+    one, given = sessions.get("one"), upload(tmp_path / "uploads")
+    one.begin([given])
+    kept = one.keep(given)
+    given.unlink()
+    assert (kept.name, kept.read_bytes()) == ("a.mp4", b"video")
+    two = sessions.get("two")
+    two.begin([given])
+    with pytest.raises(InputError, match=r"^a.mp4 is no longer here; upload it again$"):
+        two.keep(given)
+
+
+def test_leaving_removes_the_visits_files_but_not_what_another_uses(sessions: Sessions, tmp_path: Path) -> None:
+    shared, own = upload(tmp_path / "uploads"), upload(tmp_path / "uploads", "b.mp4")
+    one, two = sessions.get("one"), sessions.get("two")
+    one.begin([shared, own])
+    two.begin([shared])
+    sessions.end("one")
+    assert not one.folder.exists()
+    assert not own.exists()
+    assert shared.exists()
+    sessions.end("two")
+    assert not shared.exists()
+    assert len(sessions) == 0
+    sessions.end("never was")
+
+
+def test_a_visit_at_work_is_removed_when_that_is_done(sessions: Sessions) -> None:
+    one = sessions.get("one")
+    sessions.working(one, +1)
+    sessions.end("one")
+    assert one.folder.exists()
+    assert one.stopping.is_set()  # nobody waits for it
+    sessions.working(one, -1)
+    assert not one.folder.exists()
+
+
+def test_visits_that_nobody_came_back_to_go(sessions: Sessions, clock: Clock) -> None:
+    one, two = sessions.get("one"), sessions.get("two")
+    clock.now = 40
+    sessions.get("two")
+    clock.now = 70
+    sessions.expire()
+    assert not one.folder.exists()
+    assert two.folder.exists()
+    sessions.working(two, +1)
+    clock.now = 1000
+    sessions.expire()
+    assert two.folder.exists()  # at work
+
+
+def test_old_uploads_go_and_new_ones_stay(tmp_path: Path) -> None:
+    old, new = upload(tmp_path / "old"), upload(tmp_path / "new")
+    os.utime(old, (time.time() - 100,) * 2)
+    remove_old(tmp_path, 50)
+    assert not old.parent.exists()
+    assert new.exists()
+
+
+def test_the_servers_folder_goes_with_it_and_that_of_a_killed_one_at_the_next_start(tmp_path: Path) -> None:
+    killed = tmp_path / f"{PREFIX}killed"
+    killed.mkdir()
+    (killed / "lock").touch()
+    other = tmp_path / "mine"
+    other.mkdir()
+    with server_folder(tmp_path) as first:
+        assert not killed.exists()
+        assert first.stat().st_mode & 0o077 == 0  # private
+        with server_folder(tmp_path):
+            assert first.exists()  # it is in use
+    assert list(tmp_path.iterdir()) == [other]
