@@ -79,6 +79,10 @@ class Cache:
         self.counts[stage, "misses" if content is None else "hits"] += 1
         return content
 
+    def has(self, stage: str, key: str) -> bool:
+        """Whether there is an answer, which may turn out to be damaged; it counts as no use."""
+        return self._path(stage, key).exists()
+
     def put(self, stage: str, key: str, content: bytes) -> None:
         """Keeps an answer, unless it alone is more than a folder's share of the limit."""
         path, share = self._path(stage, key), self.limit // _FOLDERS

@@ -18,6 +18,9 @@ class Job:
     is the folder of the recipe's own relative paths. `classes` are the labels of class masks in the order of their
     indices (empty: binary labels, instance masks). `threads` are those of one worker: results on a CPU depend on them.
     `lock` is a file of pinned model commits, `cache` the folder of the stage cache.
+
+    `schedule` is how a worker goes through its clips: `clip` by clip, `stage` by stage over a `window` of them, or
+    `auto`: as its `share` of its device's memory allows. Results are the same.
     """
 
     out: Path
@@ -29,6 +32,9 @@ class Job:
     threads: int = 1
     lock: Path | None = None
     cache: Path | None = None
+    schedule: str = "clip"
+    window: int = 256
+    share: float = 1.0
 
     @property
     def values(self) -> Values:

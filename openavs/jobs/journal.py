@@ -53,6 +53,10 @@ class Journal:
         """A clip is about to be opened."""
         self._append({"begin": clip})
 
+    def lay_aside(self, clip: str) -> None:
+        """A clip that was begun is not under way for now."""
+        self._append({"aside": clip})
+
     def finish(self, row: Row, files: Mapping[str, str], seconds: float | None = None) -> None:
         """A clip is finished and its files are there; `seconds` is how long it took, where that is known."""
         data = {"row": dict(row), "files": dict(files), "seconds": seconds}
@@ -74,6 +78,8 @@ class Journal:
             self.begun.clear()
         elif "begin" in data:
             self.begun.add(data["begin"])
+        elif "aside" in data:
+            self.begun.discard(data["aside"])
         elif "row" in data:
             self._finished(data)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openavs.benchmarks.pngs import png_size
 from openavs.halving import is_out_of_memory
@@ -30,13 +30,17 @@ from openavs.jobs.opening import ClipError, Media
 from openavs.jobs.rows import failed_row, finished_row
 from openavs.jobs.seconds import save_seconds
 from openavs.jobs.sidelog import append
+from openavs.jobs.stagewise import Stagewise
 from openavs.jobs.writing import OF_THE_MACHINE, remove_file, remove_folder, write_whole
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
 from openavs.streaming import prefetched
+from openavs.translators.base import Request
 from openavs.types import Clip, InputError, ModelError, Segmentation, UnusableAnswer, segments_to_label_map
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Segment = Callable[[Clip], Segmentation]
 OPENED_AHEAD = 1
@@ -51,13 +55,14 @@ def run_shard(
     spec: ShardSpec,
     segment: Segment,
     *,
+    ahead: Stagewise | None = None,
     tell: Callable[[ClipDone], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
     """Works off what is missing of a shard and commits it; the same spec gives the same files, bit for bit.
 
-    A clip's fault becomes its row. `tell` is called after every clip (from a thread of its own), `stop` asked before
-    every clip.
+    With `ahead`, whose pipeline `segment` is, the clips of a window are heard and asked about first. A clip's fault
+    becomes its row. `tell` is called after every clip (from a thread of its own), `stop` asked before every clip.
 
     Returns:
         The commit mark; None if it was stopped, or if the spec names a part of the shard.
@@ -76,7 +81,7 @@ def run_shard(
         items = read_items(spec)
         work = _Work(job, spec.number, tell)
         try:
-            work.run([item for item in items if spec.only is None or item.id in spec.only], segment, stop)
+            work.run([item for item in items if spec.only is None or item.id in spec.only], segment, ahead, stop)
         finally:
             work.close()
         entries = [work.journal.finished.get(item.id) for item in items]
@@ -118,20 +123,45 @@ class _Work:
         self.journal = Journal.read(journal_path(job.out, number))
         self.journal.believe(job.out)
 
-    def run(self, items: list[Item], segment: Segment, stop: Callable[[], bool]) -> None:
+    def run(self, items: list[Item], segment: Segment, ahead: Stagewise | None, stop: Callable[[], bool]) -> None:
         """Finishes the clips that are not finished, until it is told to stop."""
         todo = [item for item in items if item.id not in self.journal.finished]
         if not todo:
             return
         self.journal.start()
+        size = len(todo) if ahead is None else ahead.window
+        for start in range(0, len(todo), size):
+            window = todo[start : start + size]
+            if ahead is not None:
+                self._go_ahead(window, ahead, stop)
+            if not self._finish(window, segment, stop):
+                return
+
+    def _go_ahead(self, items: list[Item], ahead: Stagewise, stop: Callable[[], bool]) -> None:
+        """Has the clips of a window heard and asked about; a fault of one is put on record when it has its turn."""
+        requests: list[Request] = []
+        with closing(prefetched(self._opened(items), depth=OPENED_AHEAD)) as opened:  # type: ignore[type-var]
+            for item, clip in opened:
+                if stop():
+                    return
+                if not isinstance(clip, ClipError):
+                    heard = self._guarded(item, clip, ahead.hear)
+                    requests += [] if isinstance(heard, ClipError) else [heard]
+                self.media.close(item)
+                self.journal.lay_aside(item.id)
+        ahead.ask(requests)
+
+    def _finish(self, todo: list[Item], segment: Segment, stop: Callable[[], bool]) -> bool:
+        """Segments and writes clips; False if it was told to stop."""
         clips = prefetched(self._opened(todo), depth=OPENED_AHEAD)
         with closing(clips) as opened, Behind(self._write, depth=UNWRITTEN) as writer:  # type: ignore[type-var]
             for item, clip in opened:
                 if stop():
-                    return
+                    return False
                 started = time.monotonic()
-                result = clip if isinstance(clip, ClipError) else self._segmented(item, clip, segment)
+                result = clip if isinstance(clip, ClipError) else self._guarded(item, clip, segment)
                 writer.put(_Answer(item, result, time.monotonic() - started))
+        return True
 
     def close(self) -> None:
         """Removes what was copied out of tars."""
@@ -145,8 +175,8 @@ class _Work:
             except ClipError as problem:
                 yield item, problem
 
-    def _segmented(self, item: Item, clip: Clip, segment: Segment) -> Segmentation | ClipError:
-        """One clip through the models; whatever is its own fault is a row, so that one clip does not end the job."""
+    def _guarded(self, item: Item, clip: Clip, segment: Callable[[Clip], T]) -> T | ClipError:
+        """One clip through models; whatever is its own fault is a row, so that one clip does not end the job."""
         try:
             return segment(clip)
         except ModelError:

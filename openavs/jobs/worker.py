@@ -11,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openavs.cache import Cache
 from openavs.caching import with_cache
+from openavs.footprint import in_turns
 from openavs.jobs.engine import ClipDone
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.shard import run_shard
 from openavs.jobs.sidelog import log_path
+from openavs.jobs.stagewise import Stagewise
 from openavs.locking import load_lock, pinned_pipeline
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, recipe_from_dict
@@ -32,22 +35,30 @@ def environment(job: Job, device: str | None = None) -> dict[str, str]:
 
 
 class Worker:
-    """The models of a job, loaded once, and `run_shard` with them.
+    """The models of a job, loaded once or in turns (`stagewise.py`), and `run_shard` with them.
 
     Raises:
         OpenAVSError: the recipe or one of its models cannot be used.
     """
 
+    chain: Pipeline | StudentPipeline
+    ahead: Stagewise | None
+    cache: Cache | None
+
     def __init__(self, job: Job) -> None:
         recipe = recipe_from_dict(dict(job.recipe), base=job.base)
-        self.chain = _chain(recipe, job.lock)
-        if "torch" in sys.modules:
-            import torch
+        self.ahead = self.cache = None
+        if recipe.student is None and in_turns(recipe, job.schedule, job.share):
+            self.ahead = Stagewise(recipe, job.lock, job.cache or job.out / "work" / "stages", job.window, job.threads)
+            self.chain, self.cache = self.ahead.pipe, self.ahead.cache
+        else:
+            self.chain = _chain(recipe, job.lock)
+            if "torch" in sys.modules:
+                import torch
 
-            torch.set_num_threads(job.threads)
-        self.cache = None
-        if job.cache is not None and isinstance(self.chain, Pipeline):  # a student has no stages
-            self.cache = with_cache(self.chain, recipe, job.cache)
+                torch.set_num_threads(job.threads)
+            if job.cache is not None and isinstance(self.chain, Pipeline):  # a student has no stages
+                self.cache = with_cache(self.chain, recipe, job.cache)
         self._told: Counter[str] = Counter()
 
     @property
@@ -57,7 +68,9 @@ class Worker:
 
     def run(self, spec: ShardSpec, *, tell: Callable[[ClipDone], None], stop: Callable[[], bool]) -> Any:
         """`run_shard`; what is told of clips says how the stage cache did, too."""
-        return run_shard(spec, self.chain, tell=lambda done: tell(replace(done, cached=self._news())), stop=stop)
+        return run_shard(
+            spec, self.chain, ahead=self.ahead, tell=lambda done: tell(replace(done, cached=self._news())), stop=stop
+        )
 
     def _news(self) -> dict[str, int]:
         """Hits and misses of the cache since it was last told."""
