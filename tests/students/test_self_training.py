@@ -14,7 +14,7 @@ from openavs.benchmarks.cards import open_dataset
 from openavs.students.self_training import UNSURE, frame_confidence
 from openavs.types import FrameResult, Segment, mask_to_rle
 
-SMALL = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}", "batch=2")
+SMALL = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}", "init={}", "batch=2")
 
 
 def segment(score: float) -> Segment:

@@ -13,7 +13,7 @@ import torch
 
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.scenes import scene_rng
-from openavs.benchmarks.world.training import detector, segmenter
+from openavs.benchmarks.world.training import clip, detector, resnet, segmenter
 from openavs.benchmarks.world.training.pictures import batches, to_tensor
 
 
@@ -27,7 +27,12 @@ def train(script: str, out: Path, *options: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options"),
-    [("detector", ("--cells", "3", "--steps", "3")), ("segmenter", ("--dense", "3", "--steps", "3"))],
+    [
+        ("detector", ("--cells", "3", "--steps", "3")),
+        ("segmenter", ("--dense", "3", "--steps", "3")),
+        ("resnet", ("--steps", "3", "--batch", "4")),
+        ("clip", ("--steps", "3", "--pictures", "2")),
+    ],
 )
 def test_the_same_seed_gives_the_same_weights(script: str, options: tuple[str, ...], tmp_path: Path) -> None:
     first = train(script, tmp_path / "a", *options)
@@ -98,3 +103,35 @@ def test_the_tokenizer_keeps_the_ids_that_the_library_hard_codes(tmp_path: Path)
     words = detector.tokenizer(tmp_path)
     assert words("dog . ? ").input_ids == [101, words.convert_tokens_to_ids("dog"), 1012, 1029, 102]
     assert all(len(words.tokenize(kind.name)) == 1 for kind in KINDS)
+
+
+def test_tags_say_what_is_in_a_picture() -> None:
+    pictures, tags = resnet.batch_of(scene_rng("train", 5), 12, 96)
+    assert pictures.shape == (12, 3, 96, 96) and pictures.dtype == torch.uint8
+    assert set(tags.sum(dim=1).tolist()) <= {1.0, 2.0, 3.0}
+    again, _ = resnet.batch_of(scene_rng("val", 5), 12, 96)
+    assert not torch.equal(pictures, again)
+
+
+def test_crops_show_the_things_of_a_picture_and_some_of_its_ground() -> None:
+    kinds = {kind.name for kind in KINDS}
+    for index in range(6):
+        images, names = clip.crops(scene_rng("train", 6, index))
+        assert images.shape == (len(names), clip.EDGE, clip.EDGE, 3)
+        assert {clip.NAMES[name] for name in names if name >= 0} <= kinds
+        assert names.count(-1) <= 1 and len(names) >= 1
+
+
+def test_a_soiled_mask_still_lies_where_the_mask_does() -> None:
+    mask = np.zeros((80, 80), dtype=bool)
+    mask[20:50, 30:70] = True
+    for index in range(10):
+        soft = clip.soiled(mask, scene_rng("train", 7, index))
+        assert soft.min() >= 0 and soft.max() <= 1
+        assert (soft > 0.5)[mask].mean() > 0.8 and (soft > 0.5)[~mask].mean() < 0.1
+
+
+def test_the_tokenizer_tells_all_names_apart() -> None:
+    tokenizer = clip.build_tokenizer()
+    tokens = [tuple(tokenizer(f"a photo of a {name}").input_ids) for name in clip.NAMES]
+    assert len(set(tokens)) == 70 and not any(tokenizer.unk_token_id in ids for ids in tokens)
