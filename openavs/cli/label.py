@@ -45,6 +45,14 @@ class EngineName(StrEnum):
     ray = "ray"
 
 
+class Schedule(StrEnum):
+    """How a worker goes through its clips."""
+
+    auto = "auto"
+    clip = "clip"
+    stage = "stage"
+
+
 NAMED = 20  # failed clips that are printed
 
 Words = Annotated[
@@ -86,6 +94,16 @@ def label(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Take from the stage cache what was heard and asked before.")
     ] = True,
+    schedule: Annotated[
+        Schedule,
+        typer.Option(
+            help="clip: one after another, all models in memory; stage: a window of clips stage by stage, models in "
+            "turns; auto: by the memory there is. Results are the same."
+        ),
+    ] = Schedule.auto,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Clips of a window of --schedule stage; default 256.")
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print where the time went, by stage.")] = False,
     lock: Lock = None,
     limit: Limit = None,
@@ -104,6 +122,7 @@ def label(
     from openavs.jobs.job import Job
     from openavs.jobs.run import parse_part, shards_of
     from openavs.jobs.sources import open_source
+    from openavs.jobs.stagewise import WINDOW
     from openavs.recipes import load_recipe
 
     set_up_logging(quiet=quiet, verbose=verbose)
@@ -128,6 +147,9 @@ def label(
         threads=plan.data["threads"],
         lock=None if lock is None else lock.absolute(),
         cache=cache_folder() if cache else None,
+        schedule=schedule.value,
+        window=window or WINDOW,
+        share=_share(made),
     )
     del source, wish  # the plan is on the disk: memory is not to hold a line for every clip
     about = {"command": _command(), "engine": engine.value, "source": name, "root": str(root)}
@@ -172,6 +194,14 @@ def _engine(name: EngineName, workers: int | None, device: str, patience: float 
         return RayEngine(workers, patience=patience)
     devices = gpus(device)
     return LocalEngine(workers or default_workers(devices), devices, patience)
+
+
+def _share(engine: Engine) -> float:
+    """The part of its device's memory that a worker has; Ray gives out whole devices, or says itself what it gave."""
+    from openavs.jobs.local import LocalEngine
+    from openavs.jobs.machine import share_of_memory
+
+    return share_of_memory(engine.workers, engine.devices) if isinstance(engine, LocalEngine) else 1.0
 
 
 def _command() -> str:

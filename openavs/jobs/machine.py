@@ -32,6 +32,11 @@ def default_workers(devices: tuple[str, ...]) -> int:
     return len(devices) or max(1, min((os.cpu_count() or 1) // 2, _free_memory() // MEMORY_EACH))
 
 
+def share_of_memory(workers: int, devices: tuple[str, ...]) -> float:
+    """The part of its device's memory that each of so many workers can count on."""
+    return 1 / -(-workers // max(len(devices), 1))
+
+
 def _free_memory() -> int:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -16,6 +16,7 @@ from openavs.benchmarks.world.casting import scene_of
 from openavs.jobs.engine import ClipDone
 from openavs.jobs.job import ShardSpec
 from openavs.jobs.journal import Journal
+from openavs.jobs.machine import share_of_memory
 from openavs.jobs.marks import journal_path
 from openavs.jobs.shard import run_shard
 from openavs.jobs.stagewise import Stagewise
@@ -195,3 +196,25 @@ def test_clips_that_were_heard_are_not_under_suspicion(pool: Path, tmp_path: Pat
     ahead.ask = lambda requests: begun.append(Journal.read(journal_path(spec.job.out, 0)).begun)  # type: ignore[method-assign]
     run(spec, ahead)
     assert begun == [set()]
+
+
+# -------------------------------------------------------------------------------------------------- on the command line
+
+
+def test_the_schedule_is_no_part_of_the_plan(openavs: Any, pool: Path, tmp_path: Path) -> None:
+    """What one schedule began, the other finishes."""
+    made = recipe(tmp_path / "r")
+    words = ("label", pool, "--pipeline", made, "--out", tmp_path / "out", "--workers", "1", "--json")
+    first = openavs(*words, "--schedule", "stage", "--window", "2")
+    assert first.code == 0
+    assert first.json()["ok"] == 4
+    again = openavs(*words, "--schedule", "clip")
+    assert (again.code, again.json()["worked"]) == (0, 0)
+    assert not (tmp_path / "out/work").exists()
+
+
+def test_workers_share_the_memory_of_their_device() -> None:
+    assert share_of_memory(1, ()) == 1.0
+    assert share_of_memory(4, ()) == 0.25
+    assert share_of_memory(8, ("0", "1", "2", "3")) == 0.5
+    assert share_of_memory(3, ("0", "1")) == 0.5
