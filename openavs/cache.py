@@ -150,9 +150,9 @@ class Cache:
 
 def size_to_bytes(text: str) -> int:
     """`5GB`, `500 MB`, `1.5T` or plain bytes, in powers of ten; InputError for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
+    found = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([kmgt]?)b?\s*", text.lower())
     if not found:
-        raise InputError(f"{text!r} is not a size; write it as in 5GB or 500MB")
+        raise InputError(f"{text!r:.40} is not a size; write it as in 5GB or 500MB")
     return int(float(found[1]) * _UNITS[found[2]])
 
 

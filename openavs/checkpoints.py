@@ -40,7 +40,7 @@ def read_config(found: ResolvedModel, kind: str) -> dict[str, Any]:
         raise ModelError(f"the config.json of the model '{found.ref}' is not a JSON object; write it again") from error
     if given != kind:
         raise ModelError(
-            f"the model '{found.ref}' is a '{given!s:.80}' model, not a '{kind}' one; make a folder for this backend "
+            f"the model '{found.ref}' is a {given!r:.80} model, not a '{kind}' one; make a folder for this backend "
             "from the package's own checkpoint with: python -m openavs.checkpoints CHECKPOINT FOLDER"
         )
     return dict(config)

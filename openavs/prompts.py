@@ -131,4 +131,4 @@ def _check_variables(declared: tuple[str, ...], sections: dict[str, str], where:
 
 
 def _names(words: Iterable[str]) -> str:
-    return ", ".join(f"'{word}'" for word in sorted(words)) or "none"
+    return ", ".join(f"'{word[:40]}'" for word in sorted(words)[:20]) or "none"

@@ -35,6 +35,7 @@ __all__ = [
     "write_result",
 ]
 
+MAX_PIXELS = 1 << 28  # of a mask: a code of three letters may stand for any number of them
 FORMAT = 1  # raised when a reader of the old format would misread the new one
 Values = Literal["instance", "class"]
 
@@ -58,6 +59,13 @@ def segmentation_from_json(data: Any) -> Segmentation:
         raise InputError(f"the result has format {data['format']!r} and this openavs reads {FORMAT}; update openavs")
     body = {key: value for key, value in data.items() if key != "format"}
     decoded: Segmentation = _decode(Segmentation, body, "result")
+    for frame in decoded.frames:
+        for segment in frame.segments:
+            if segment.mask.size != decoded.size:
+                raise InputError(
+                    f"result.frames: a mask of frame {frame.index} is {segment.mask.size[0]} x {segment.mask.size[1]} "
+                    f"pixels in a clip of {decoded.size[0]} x {decoded.size[1]}"
+                )
     return decoded
 
 
@@ -128,12 +136,14 @@ def _decode_object(kind: type, data: Any, where: str) -> Any:
             raise InputError(f"{where} has the unknown key {name!r:.60}")
     made = kind(**{name: _decode(hints[name], given[name], f"{where}.{name}") for name in names})
     if isinstance(made, RLE):
-        _check_rle(made, where)
+        check_rle(made, where)
     return made
 
 
-def _check_rle(rle: RLE, where: str) -> None:
-    """Refuses a code whose runs do not fill the mask: the C decoder would write where it should not."""
+def check_rle(rle: RLE, where: str) -> None:
+    """Refuses a code whose runs do not fill the mask, which the C decoder would write beside, or a huge mask."""
+    if rle.size[0] * rle.size[1] > MAX_PIXELS:
+        raise InputError(f"{where} is a mask of {rle.size[0]} x {rle.size[1]} pixels, over the limit of {MAX_PIXELS}")
     runs: list[int] = []
     value = shift = 0
     for letter in rle.counts:

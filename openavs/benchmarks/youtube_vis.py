@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.metadata import is_plain_name
+from openavs.results import check_rle
 from openavs.spelling import nearest
-from openavs.types import BoolMask, InputError
+from openavs.types import RLE, BoolMask, InputError
 
 _INDEX = {name: index for index, name in enumerate(CLASSES)}
 
@@ -46,7 +47,7 @@ class AnnotatedVideo:
         try:
             rle = _polygons(code, self.size) if isinstance(code, list) else _run_lengths(code, self.size)
             return np.asarray(coco.decode(rle), dtype=np.bool_)
-        except (ValueError, TypeError, KeyError) as problem:
+        except (ValueError, TypeError, KeyError, InputError) as problem:
             raise InputError(
                 f"{self.file}: the mask of {self.uid!r} at frame {frame} is neither run-lengths nor polygons of a "
                 f"{self.size[1]} x {self.size[0]} frame ({problem})"
@@ -123,6 +124,7 @@ def _run_lengths(code: dict[str, Any], size: tuple[int, int]) -> Any:
         raise ValueError(f"its size is {list(code['size'])}, not {list(size)}")
     counts = code["counts"]
     if isinstance(counts, str):
+        check_rle(RLE(size, counts), "the mask")
         return {"size": list(size), "counts": counts.encode("ascii")}
     if any(not isinstance(count, int) or count < 0 for count in counts) or sum(counts) != math.prod(size):
         raise ValueError(f"its counts do not sum to {math.prod(size)}")

@@ -91,7 +91,8 @@ def open_source(result: Segmentation, root: Path | None = None, overlay: Path | 
 
 def sampled_fps(result: Segmentation) -> float:
     """Sampled frames per second: what the recipe says, else what the times say."""
-    stated = result.recipe.get("sample", {}).get("fps")
+    section = result.recipe.get("sample")
+    stated = section.get("fps") if isinstance(section, dict) else None
     if isinstance(stated, int | float) and stated > 0:
         return float(stated)
     times = [frame.time for frame in result.frames]
@@ -118,10 +119,19 @@ def _filtered(item: Item, categories: Categories) -> Item:
 
 def filtered_by_recipe(items: Iterable[Item]) -> Iterator[Item]:
     """The items with what the `filter` section of their recipe takes as labels; a clip that fails as a whole is out."""
+    from pydantic import ValidationError
+
     from openavs.jobs.filters import apply
     from openavs.recipes import Filter
 
     for item in items:
-        answer = apply(item.result, Filter(**item.result.recipe.get("filter", {})))
+        section = item.result.recipe.get("filter", {})
+        try:
+            wanted = Filter.model_validate(section)
+        except ValidationError as problem:
+            raise InputError(
+                f"the recipe of {item.result.clip} has a 'filter' that is none; label it again"
+            ) from problem
+        answer = apply(item.result, wanted)
         if answer.reason is None:
             yield replace(item, result=answer.result, whole=item.whole and not answer.dropped)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openavs.jobs.items import Row
+from openavs.jobs.items import Row, is_row
 from openavs.jobs.writing import sha256_of
+from openavs.jsonfile import parse_json
 
 Entry = tuple[Row, Mapping[str, str]]
 """A finished clip: its row, and the SHA-256 of each of its files by path below the result folder."""
@@ -70,17 +71,20 @@ class Journal:
                 del self.finished[clip]
 
     def _take(self, line: bytes) -> None:
+        """Takes a line in; what is none of ours, as a kill or a failing disk leaves it, is left out."""
         try:
-            data: dict[str, Any] = json.loads(line)
+            data: Any = parse_json(line)
         except ValueError:
+            return
+        if not isinstance(data, dict):
             return
         if "start" in data:
             self.begun.clear()
-        elif "begin" in data:
+        elif isinstance(data.get("begin"), str):
             self.begun.add(data["begin"])
-        elif "aside" in data:
+        elif isinstance(data.get("aside"), str):
             self.begun.discard(data["aside"])
-        elif "row" in data:
+        elif is_row(data.get("row")) and isinstance(data.get("files"), dict):
             self._finished(data)
 
     def _finished(self, data: Mapping[str, Any]) -> None:

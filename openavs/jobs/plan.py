@@ -96,8 +96,8 @@ def _is_whole(data: Mapping[str, Any]) -> bool:
     source, shards = data.get("source"), data.get("shards")
     if not isinstance(source, dict) or not isinstance(source.get("clips"), int) or not isinstance(shards, list):
         return False
-    places = all(isinstance(s, list) and len(s) == 3 and all(isinstance(n, int) for n in s) for s in shards)
-    return places and isinstance(data.get("key"), str)
+    places = all(isinstance(s, list) and len(s) == 3 and all(isinstance(n, int) and n >= 0 for n in s) for s in shards)
+    return places and source["clips"] >= 0 and isinstance(data.get("key"), str)
 
 
 def make_plan(out: Path, wish: Wish) -> Plan:

@@ -1,0 +1,59 @@
+"""Fuzzes a reader under the guidance of coverage, as long as one likes.
+
+    pip install atheris                     # Linux and macOS; no dependency of the tests
+    python -m tests.fuzz.run answer --seconds 300
+    python -m tests.fuzz.run --list
+
+What is found is printed and kept as a file `crash-*`; its bytes belong into `tests/fuzz/test_findings.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+
+def main() -> None:
+    """Runs one target."""
+    import atheris
+
+    given = _arguments()
+    with atheris.instrument_imports(include=["openavs", "yaml", "json", "csv", "tarfile", "pickle", "PIL"]):
+        from tests.fuzz.targets import survives, targets
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    known = targets()
+    if given.list or given.target not in known:
+        print(*known, sep="\n")
+        sys.exit(0 if given.list else 2)
+    target = known[given.target]
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(target.seeds):
+            (Path(corpus) / str(number)).write_bytes(seed)
+        limits = [
+            f"-max_total_time={given.seconds}",
+            "-timeout=20",
+            "-rss_limit_mb=2500",
+            "-max_len=20000",
+            "-verbosity=1",
+        ]
+        atheris.Setup(
+            [sys.argv[0], corpus, *limits, "-print_final_stats=1"], lambda data: survives(target, data) and None
+        )
+        atheris.Fuzz()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", nargs="?", default="")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--list", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
