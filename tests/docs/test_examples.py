@@ -37,6 +37,7 @@ ELSEWHERE = {
     "formats.md": "tests/docs/test_formats.py",
     "python.md": "tests/test_api.py",
     "segmenters.md": "tests/segmenters/test_docs.py",
+    "serve.md": "tests/web/test_program.py",
     "students.md": "tests/students/test_training.py",
     "translators.md": "tests/translators/test_docs.py",
 }
