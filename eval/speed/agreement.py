@@ -1,4 +1,4 @@
-"""Do reduced precision and the imitations say the same? IoU of masks, pair by pair."""
+"""Do reduced precision and the imitations say the same? IoU of masks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from bench import Bench, Kept, kept, models_of
 from ours import tiny
+from scipy.optimize import linear_sum_assignment
 from standard_load import head, world_clips
 from watching import watch
 
@@ -17,11 +18,10 @@ FRAMES = 2  # of the standard load: whoever computes the same thing does so at e
 
 
 def figures(bench: Bench) -> dict[str, Any]:
-    """Agreement of types with trained weights and with random ones, and of the imitations with us."""
+    """Agreement of types, on the load and with trained weights, and of the imitations with us."""
     reduced = "bfloat16" if bench.options.dtype in ("float32", "fp32") else bench.options.dtype
-    trained = of_trained(world_clips(CLIPS), reduced)
-    answer: dict[str, Any] = {"agreement": round(trained, 4), "agreement.dtype": reduced}
-    return answer | of_random(bench, reduced)
+    answer: dict[str, Any] = {"agreement.dtype": reduced, **of_load(bench, reduced)}
+    return answer | {"agreement.tiny": round(of_trained(world_clips(CLIPS), reduced), 4)}
 
 
 def of_trained(clips: list[Clip], dtype: str) -> float:
@@ -35,40 +35,33 @@ def seen(pipe: Any, clip: Clip) -> list[Kept]:
     return run.answers  # a frame each
 
 
-def of_random(bench: Bench, reduced: str) -> dict[str, float]:
-    """On the standard load: each imitation with us in the same type asking in the same way; types with each other."""
+def of_load(bench: Bench, reduced: str) -> dict[str, float]:
+    """Types with each other, ours and a peer's own; each imitation with us in float32, asking in the same way."""
     load = head(bench.load(), FRAMES)
     peers = {name: bench.run(name, load).answers for name in bench.chosen if name != "hf_pipeline"}
     joint = bench.run(bench.our_way("float32"), load).answers
-    pairs = {"random.ours": (bench.run(bench.our_way(reduced), load).answers, joint)}
+    pairs = {"agreement": (bench.run(bench.our_way(reduced), load).answers, joint)}
     if alone := peers.keys() & {"naive", "lang_sam"}:
         apart = bench.run(bench.our_way("float32", joint=False), load).answers
-        pairs |= {name: (peers[name], apart) for name in sorted(alone)}
+        pairs |= {f"agreement.{name}": (peers[name], apart) for name in sorted(alone)}
     if "grounded_sam2_fp32" in peers:
-        pairs["grounded_sam2_fp32"] = (peers["grounded_sam2_fp32"], joint)
+        exact = peers["grounded_sam2_fp32"]
+        pairs["agreement.grounded_sam2_fp32"] = (exact, joint)
         if "grounded_sam2_bf16" in peers:
-            pairs["random.grounded_sam2_bf16"] = (peers["grounded_sam2_bf16"], peers["grounded_sam2_fp32"])
-    return {f"agreement.{name}": round(mean_iou(*pair), 4) for name, pair in pairs.items()}
+            pairs["agreement.grounded_sam2_bf16"] = (peers["grounded_sam2_bf16"], exact)
+    return {name: round(mean_iou(*pair), 4) for name, pair in pairs.items()}
 
 
 def mean_iou(one: list[Kept], other: list[Kept]) -> float:
-    """Segments are paired by frame, phrase and rank; one without a partner counts 0, a frame without any nothing."""
+    """Over all segments, those of one phrase in a frame paired as they fit best; one without a partner counts 0."""
     ious: list[float] = []
     for own, theirs in zip(one, other, strict=True):
-        ours, peers = by_rank(own), by_rank(theirs)
-        pairs = [(ours.get(key), peers.get(key)) for key in ours.keys() | peers.keys()]
-        ious += [iou(a, b) if a and b else 0.0 for a, b in pairs]
+        for phrase in sorted({name for name, _, _ in (*own, *theirs)}):
+            ours, peers = ([mask for name, _, mask in answer if name == phrase] for answer in (own, theirs))
+            overlap = np.array([[iou(a, b) for b in peers] for a in ours]).reshape(len(ours), len(peers))
+            paired = overlap[linear_sum_assignment(overlap, maximize=True)].tolist()
+            ious += paired + [0.0] * (max(overlap.shape) - len(paired))
     return float(np.mean(ious))
-
-
-def by_rank(answer: Kept) -> dict[tuple[str, int], RLE]:
-    """(phrase, rank among the boxes of that phrase) -> mask."""
-    ranks: dict[str, int] = {}
-    found = {}
-    for phrase, _, mask in answer:
-        found[phrase, ranks.setdefault(phrase, 0)] = mask
-        ranks[phrase] += 1
-    return found
 
 
 def iou(one: RLE, two: RLE) -> float:

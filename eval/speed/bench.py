@@ -31,7 +31,8 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
         self.size = SMALL if options.size == "small" else REDUCED if options.reduced else REAL
-        self.detector, self.segmenter = save_models(folder / self.size.name, self.size, options.segmenter)
+        picture = self.load().images[0]
+        self.detector, self.segmenter = save_models(folder / self.size.name, self.size, options.segmenter, picture)
         self.peers = Peers(self.detector, self.segmenter, options.device)
         self.ours = self.our_way(options.dtype)
         self.clock = "cpu" if options.threads == 1 and options.device == "cpu" else "wall"

