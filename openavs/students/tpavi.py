@@ -39,7 +39,8 @@ class TpaviConfig:
     `backbone` is a name of `backbones.py`, `side` the length of the square picture in pixels, a multiple of 32.
     `classes` are the names of all classes, the background first; none for binary masks. `avm` is the weight of the AVM
     loss (published: 0 for S4, 0.5 otherwise), `drop_path` the share of a PVT's blocks left out in training. `crop`
-    trains on centred squares instead of squeezed pictures, as AVSS does.
+    trains on centred squares instead of squeezed pictures, as AVSS does. `train_frames` of a clip are drawn for a step,
+    one of them labelled; none takes all of them, as published. Answers always see the whole clip.
     """
 
     backbone: str = "pvt_v2_b5"
@@ -51,6 +52,7 @@ class TpaviConfig:
     drop_path: float = 0.0
     crop: bool = False
     flip: bool = False
+    train_frames: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ class Tpavi(Student):
         super().__init__(config)
         if config.side % 32 or config.side <= 0:
             raise InputError(f"'model.side' must be a multiple of 32, not {config.side}")
+        if config.train_frames is not None and config.train_frames < 1:
+            raise InputError(f"'model.train_frames' is at least 1, not {config.train_frames}")
         if len(config.classes) == 1:
             raise InputError("'model.classes' names the background and at least one class, or nothing for binary masks")
         channels = backbone(config.backbone).channels
@@ -113,9 +117,11 @@ class Tpavi(Student):
         return None
 
     def view(self, training: bool) -> View:
-        """A square; the frames are all those of the clip."""
-        fit: Literal["crop", "stretch"] = "crop" if training and self.config.crop else "stretch"
-        return View((self.config.side,), fit, flip=training and self.config.flip)
+        """A square; the frames are all those of the clip, in training those that the configuration says."""
+        if not training:
+            return View((self.config.side,))
+        fit: Literal["crop", "stretch"] = "crop" if self.config.crop else "stretch"
+        return View((self.config.side,), fit, flip=self.config.flip, frames=self.config.train_frames)
 
     def forward(self, batch: Batch) -> Output:
         clips = Clips.of(batch.present)

@@ -182,6 +182,13 @@ def test_decoding_only_the_frames_that_teach_changes_no_loss_and_no_gradient() -
     assert torch.allclose(gradient, whole, atol=1e-5)
 
 
+def test_training_may_draw_a_few_frames_and_answers_see_all() -> None:
+    student = Tpavi(replace(SMALL, train_frames=2))
+    assert (student.view(training=True).frames, student.view(training=False).frames) == (2, None)
+    with pytest.raises(InputError, match=r"'model.train_frames' is at least 1, not 0"):
+        Tpavi(replace(SMALL, train_frames=0))
+
+
 def test_every_frame_is_decoded_where_it_counts() -> None:
     batch = batch_of((5, 3), labelled=((0,), ()))
     assert len(make()(batch).logits) == 8
