@@ -37,7 +37,7 @@ def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = tmp_path / "never_seen.mp4"
-    write_clip(clip, scene_of("clip", "test", 4, 0, size=(128, 176), seconds=4).scene)
+    write_clip(clip, scene_of("clip", "test", 4, 0, size=(128, 176), seconds=5).scene)
     calls = {"caption": 0, "detect": 0}
 
     def counted(cls: type, name: str) -> None:

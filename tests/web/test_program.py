@@ -1,0 +1,170 @@
+"""The API: the example of docs/serve.md is run against a real server, and what nobody may do is tried."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.web.conftest import Server, wait_for
+
+gradio_client: Any = pytest.importorskip("gradio_client", reason="Gradio is not installed; make test-web installs it")
+httpx: Any = pytest.importorskip("httpx", reason="httpx comes with Gradio; make test-web installs it")
+
+
+@pytest.fixture
+def client(server: Server, tmp_path: Path) -> Any:
+    made = gradio_client.Client(server.address, verbose=False, download_files=str(tmp_path / "got"))
+    yield made
+    made.close()
+
+
+def upload(server: Server, path: Path, name: str | None = None) -> Any:
+    with path.open("rb") as file:
+        return httpx.post(f"{server.address}/gradio_api/upload", files={"files": (name or path.name, file)}, timeout=30)
+
+
+def call(server: Server, data: list[Any]) -> Any:
+    return httpx.post(f"{server.address}/gradio_api/call/segment", json={"data": data}, timeout=30)
+
+
+def answer(server: Server, event: str) -> str:
+    return str(httpx.get(f"{server.address}/gradio_api/call/segment/{event}", timeout=60).text)
+
+
+def test_the_example_of_the_docs_runs(
+    server: Server, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "video.mp4").write_bytes(scene.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example.replace("http://127.0.0.1:7860", server.address), names)
+    printed = capsys.readouterr().out
+    assert re.search(r"^2\.5 s: heard \[.*\], found \['dog'", printed, re.MULTILINE)
+    assert json.loads(Path(names["coco"]).read_bytes())["annotations"]
+    names["client"].close()
+
+
+def test_the_recipes_are_told_with_their_licences(client: Any) -> None:
+    recipes = client.predict(api_name="/recipes")
+    assert recipes[0]["name"] == "tiny"
+    assert recipes[0]["loaded"]
+    assert {model["licence"] for model in recipes[0]["models"]} == {"Apache-2.0"}
+
+
+def test_the_two_endpoints_and_their_parameters_are_what_the_docs_promise(client: Any) -> None:
+    points = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(points) == {"/segment", "/recipes"}
+    parameters = points["/segment"]["parameters"]
+    assert [p["parameter_name"] for p in parameters] == ["video", "sound", "recipe", "vocabulary", "threshold"]
+    assert [p["parameter_has_default"] for p in parameters] == [False, True, True, True, True]
+
+
+def test_a_picture_with_its_sound_and_a_vocabulary(client: Any, tmp_path: Path, tone: Path) -> None:
+    import numpy as np
+    from PIL import Image as Pictures
+
+    picture = tmp_path / "room.png"
+    Pictures.fromarray(np.full((48, 64, 3), 128, dtype=np.uint8)).save(picture)
+    given = {"video": gradio_client.handle_file(str(picture)), "sound": gradio_client.handle_file(str(tone))}
+    result, *_ = client.predict(**given, vocabulary="dog, bell", threshold=0.5, api_name="/segment")
+    assert len(result["frames"]) == 2
+    assert all(frame["heard"] for frame in result["frames"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"recipe": "huge"}, "this page has no recipe 'huge'; it has tiny"),
+        ({"threshold": 3}, "a threshold lies between 0 and 1, not at 3"),
+        ({"vocabulary": "x" * 100}, "give at most 50 things"),
+    ],
+)
+def test_a_wrong_wish_is_one_sentence(client: Any, scene: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Exception, match=re.escape(sentence)):
+        client.predict(video=gradio_client.handle_file(str(scene)), **changes, api_name="/segment")
+
+
+def test_clips_that_are_too_long_or_broken(client: Any, long_clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"^long.mp4 lasts 10 s and this page takes at most 8 s"):
+        client.predict(video=gradio_client.handle_file(str(long_clip)), api_name="/segment")
+    (tmp_path / "broken.mp4").write_bytes(b"no video " * 50)
+    with pytest.raises(Exception, match=r"^broken.mp4 cannot be read"):
+        client.predict(video=gradio_client.handle_file(str(tmp_path / "broken.mp4")), api_name="/segment")
+
+
+def test_too_large_a_file_is_refused_with_a_sentence(server: Server, tmp_path: Path) -> None:
+    big = tmp_path / "big.mp4"
+    big.write_bytes(bytes(2 << 20))
+    refused = upload(server, big)
+    assert refused.status_code == 413
+    assert refused.text == "the file is larger than the 1 MB that this page takes; cut or scale it down\n"
+    assert not list((server.folder / "uploads").rglob("big*"))
+
+
+def test_files_that_were_not_uploaded_can_neither_be_fetched_nor_named(server: Server, scene: Path) -> None:
+    recipe = ROOT / "pipelines" / "tiny.yaml"
+    for path in ("/etc/passwd", recipe, scene, server.folder / "lock", f"{server.folder}/uploads/../lock"):
+        assert httpx.get(f"{server.address}/gradio_api/file={path}").status_code == 404
+        named = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        assert call(server, [named, None, "tiny", "", None]).status_code == 403
+    address = {"path": f"{server.address}/config", "meta": {"_type": "gradio.FileData"}}
+    assert call(server, [address, None, "tiny", "", None]).status_code == 403
+
+
+def test_behind_the_guard_gradio_itself_refuses_them_too(server: Server) -> None:
+    """A second lock: mounted blocks take any path for an upload unless they are told that they were launched."""
+    from openavs.web.guard import Guard
+
+    check = Guard._check_names
+    try:
+        Guard._check_names = lambda self, body: None  # type: ignore[method-assign]
+        named = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+        event = call(server, [named, None, "tiny", "", None]).json()["event_id"]
+        assert "event: error" in answer(server, event)
+    finally:
+        Guard._check_names = check  # type: ignore[method-assign]
+
+
+def test_a_hostile_file_name_stays_a_name(server: Server, scene: Path) -> None:
+    path = upload(server, scene, "<img src=x onerror=alert(1)>.mp4").json()[0]
+    event = call(server, [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "tiny", "", 0.16]).json()
+    said = answer(server, event["event_id"])
+    assert "event: complete" in said
+    assert "<img" not in said
+
+
+def test_the_files_of_a_visit_go_when_it_ends(server: Server, scene: Path, tmp_path: Path) -> None:
+    before = server.visits()  # of those who asked without a client wait for their time to be over
+    visitor = gradio_client.Client(server.address, verbose=False, download_files=str(tmp_path))
+    visitor.predict(video=gradio_client.handle_file(str(scene)), api_name="/segment")
+    assert len(server.visits()) == len(before) + 1
+    visitor.close()
+    wait_for(lambda: server.visits() == before)
+
+
+def test_nothing_of_a_visit_can_be_guessed(server: Server) -> None:
+    assert httpx.get(f"{server.address}/results/{'x' * 32}/overlay.mp4").status_code == 404
+
+
+def test_a_full_queue_turns_visitors_away(server: Server, scene: Path) -> None:
+    path = upload(server, scene).json()[0]
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "tiny", "", None]
+    states, events = [], []
+    for _ in range(12):  # four may wait
+        asked = call(server, data)
+        states.append(asked.status_code)
+        if asked.status_code == 200:
+            events.append(asked.json()["event_id"])
+    assert 503 in states
+    assert {*states} == {200, 503}
+    started = time.monotonic()
+    assert all("event: complete" in answer(server, event) for event in events)
+    assert time.monotonic() - started < 60
