@@ -215,9 +215,8 @@ def _masks(found: Segmentation) -> None:
 
 
 def rle(data: bytes) -> None:
-    """A run-length code in a result: two sides, a zero byte between, and the code."""
-    head, _, code = data.partition(b"\0")
-    height, width = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:8], "big")
+    """A run-length code in a result: two sides of four bytes, then the code."""
+    height, width, code = int.from_bytes(data[:4], "big"), int.from_bytes(data[4:8], "big"), data[8:]
     frame = {**FRAME, "segments": [{**SEGMENT, "mask": {"size": [height, width], "counts": _text(code)}}]}
     found = segmentation_from_json({**RESULT, "size": [height, width], "frames": [frame]})
     _masks(found)
@@ -496,9 +495,7 @@ def targets() -> dict[str, Target]:
         "avsbench": Target(avsbench, [CSV]),
         "annotations": Target(annotations, [_json(VIS), _json(VIS).replace(b'"counts": "', b'"counts": [48], "x": "')]),
         "result": Target(result, [_json(RESULT)]),
-        "rle": Target(
-            rle, [b"\0\0\0\6\0\0\0\x08\0" + PLAIN_RLE.counts.encode(), b"\0\0\x7a\x12\0\0\x7a\x12\0" + b"PP\\kc0"]
-        ),
+        "rle": Target(rle, [bytes((0, 0, 0, 6, 0, 0, 0, 8)) + PLAIN_RLE.counts.encode(), b"\0\0{\x86\0\0{\x86TaRdim0"]),
         "run": Target(run, [_json(RUN) + b"\0" + _json(LINE) + b"\n"]),
         "folder": Target(folder, [_json(RUN)]),
         "mark": Target(mark, [_json({"format": 1, "plan": "k", "shard": 0, "rows": [ROW], "files": {"a": {}}})]),
