@@ -17,6 +17,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from openavs.media.claims import check_claims
 from openavs.media.limits import (
     DEFAULT_LIMITS,
     MAX_TRACKS,
@@ -66,6 +67,7 @@ def open_media(path: Path, limits: Limits = DEFAULT_LIMITS) -> InputContainer:
     process read other files or the network.
     """
     check_file(path)
+    check_claims(path)
     cap_allocations()
     options = {
         "protocol_whitelist": "file",

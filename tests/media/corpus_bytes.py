@@ -155,6 +155,13 @@ def many_indexes(path: Path) -> None:
         patched(path, b"stsc", 4, u32(1, 1, 20_000_000, 1), which)
 
 
+def many_in_a_fragment(path: Path) -> None:
+    """One run of a fragment says that it has twenty million samples and nothing else of them."""
+    plain(path, options={"movflags": "+frag_keyframe+empty_moov+default_base_moof"})
+    flags = int.from_bytes(path.read_bytes()[path.read_bytes().index(b"trun") + 4 :][:4], "big") & ~0xF00
+    patched(path, b"trun", 0, u32(flags, 20_000_000))
+
+
 def wav(path: Path, rate: int = 8000, channels: int = 1, size: int | None = None, bits: int = 16) -> None:
     """A WAVE file whose header says anything."""
     data = (tone(1, 8000)[0] * 32767).astype("<i2").tobytes()
@@ -202,6 +209,7 @@ def lies() -> dict[str, Make]:
         "huge.mov": huge,
         "100_tracks.mkv": partial(many_tracks, count=100),
         "20_indexes.mp4": many_indexes,
+        "fragment.mp4": many_in_a_fragment,
         "secretly_huge.mov": partial(png_video, 64, HUGE),
         "grows_huge.mov": partial(png_video, 64, HUGE, more=3),
         "many_edits.mp4": lambda path: patched(path, b"elst", 4, u32(0x0FFFFFFF)),
