@@ -168,9 +168,15 @@ def clip_folder(out: Path, clip: str) -> Path:
     if safe_id(clip) != clip:
         raise InputError(f"{clip!r:.60} cannot name a folder; make clip ids with safe_id")
     clips = out / "clips"
-    if clips.is_symlink():  # a link may lead anywhere, and an unfinished clip's folder is removed
-        raise InputError(f"{clips} is a link; give an output folder of its own")
+    refuse_links(clips)
     return clips / clip
+
+
+def refuse_links(*paths: Path) -> None:
+    """InputError if one is a symbolic link: it may lead anywhere, and what it leads to would be written or removed."""
+    for path in paths:
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; remove it, or give an output folder of its own")
 
 
 def is_done(out: Path, clip: str) -> bool:
@@ -206,6 +212,7 @@ def write_result(
     folder = clip_folder(Path(out), segmentation.clip)
     painted = mask_values(segmentation, values, classes)
     making = folder.with_name(f".{folder.name}.part")
+    refuse_links(folder, making)
     shutil.rmtree(making, ignore_errors=True)  # what a killed run left
     try:
         (making / "masks").mkdir(parents=True)

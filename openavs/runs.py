@@ -19,7 +19,7 @@ from typing import Any
 import openavs
 from openavs.files import atomic_write
 from openavs.jsonfile import parse_json
-from openavs.results import Values, clip_folder, encode, is_done, json_bytes, read_result, write_result
+from openavs.results import Values, clip_folder, encode, is_done, json_bytes, read_result, refuse_links, write_result
 from openavs.types import InputError, Segmentation
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class RunWriter:
         overwrite: bool = False,
     ) -> None:
         self.out = out
+        refuse_links(out / "clips", out / "index.jsonl", out / "run.json")
         self._values, self._classes = values, tuple(classes)
         self._masks = {"values": values, "classes": list(classes)}
         self._recipe = encode(dict(recipe), "recipe")
@@ -206,8 +207,6 @@ def differing(one: Any, other: Any, at: str = "") -> Iterator[str]:
 def _remove_results(out: Path) -> None:
     """Removes what this module wrote and nothing else."""
     clips = out / "clips"
-    if clips.is_symlink():
-        raise InputError(f"{clips} is a link; give an output folder of its own")
     if clips.is_dir():
         shutil.rmtree(clips)
     (out / "index.jsonl").unlink(missing_ok=True)
