@@ -9,10 +9,10 @@
   affinity of every pixel with every other, as published). Besides `all frames`: ours, but decoding every frame.
 - `attention`: the attention alone, forward and backward, at the finest of the four stages, where it is largest.
 - `naming`: OV-AVSS's ViT-B/16 names 100 queries in five frames of 360 x 640: all of them (the paper's way), or the
-  tenth of them that is surest to be an object (`model.objectness`).
+  tenth of them that is surest to be an object (`model.objectness`). `--queries` takes fewer; costs grow with them.
 
 One thread. The variants take turns in one process; `*_cpu_s` are medians of CPU seconds and ratios those of pairs.
-`*_peak_mb` is the peak of memory of a process that makes two steps of one variant and nothing else. On a machine with
+`*_peak_mb` is the peak of memory of a process that makes one step of one variant and nothing else. On a machine with
 a GPU add `--device cuda`: then the seconds are of the clock, between synchronisations, and the peaks are the GPU's.
 """
 
@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=["tpavi", "attention", "naming"])
     parser.add_argument("--backbones", nargs="+", default=["resnet50", "pvt_v2_b5"])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--queries", type=int, default=100, help="of naming")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--small", action="store_true", help="small networks and pictures")
     parser.add_argument("--json", action="store_true")
@@ -111,16 +112,15 @@ def timed(work: Work, device: str) -> float:
 
 def peak_in_a_process(name: str, variant: str, options: argparse.Namespace) -> float:
     command = [sys.executable, __file__, "--peak", name, variant, "--device", options.device]
+    command += ["--queries", str(options.queries)]
     command += ["--small"] if options.small else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 def peak_of(name: str, variant: str, options: argparse.Namespace) -> float:
-    """MB, after two steps."""
-    work = variants_of(name, options, variant)[variant]
-    for _ in range(2):
-        work()
+    """MB, after one step."""
+    variants_of(name, options, variant)[variant]()
     if options.device != "cpu":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     scale = 2**20 if sys.platform == "darwin" else 2**10
@@ -172,7 +172,9 @@ def tpavi(backbone: str, options: argparse.Namespace, wanted: list[str]) -> dict
     for variant in wanted:
         torch.manual_seed(0)
         kind = AllFrames if variant == "all frames" else Tpavi
-        student = kind(TpaviConfig(backbone=backbone, side=side, channels=channels, inner=inner)).to(options.device).train()
+        student = (
+            kind(TpaviConfig(backbone=backbone, side=side, channels=channels, inner=inner)).to(options.device).train()
+        )
         if variant == "quadratic":
             for layer in student.interactions:
                 layer.__class__ = Quadratic
@@ -236,7 +238,7 @@ def naming(options: argparse.Namespace) -> dict[str, Work]:
     from openavs.benchmarks.classes import CLASSES
     from openavs.students.ov_avss_classifier import MaskClassifier
 
-    height, width, queries = (64, 96, 20) if options.small else (360, 640, 100)
+    height, width, queries = (64, 96, 20) if options.small else (360, 640, options.queries)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (FRAMES, 3, height, width), dtype=torch.uint8, generator=generator)
     masks = torch.randn(queries, FRAMES, height // 4, width // 4, generator=generator)
