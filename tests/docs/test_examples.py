@@ -8,21 +8,14 @@ parses all of them.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import yaml
-from PIL import Image as Pictures
 
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
-from openavs.media import write_wav
-from openavs.recipes import load_recipe
 from tests.conftest import ROOT
+from tests.docs.conftest import copied
 from tests.docs.reading import PAGES, Block, blocks, commands, text_of
 
 Run = Callable[..., Any]
@@ -46,34 +39,9 @@ FINDS_FAULT = {"check"}  # says by its exit code what this machine lacks
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples name: a video, pictures and a sound, a folder of videos, clips in folders, a recipe."""
-    folder = tmp_path_factory.mktemp("inputs")
-    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
-    write_clip(folder / "video.mp4", scene, fps=8)
-    write_wav(folder / "sound.wav", scene.soundtrack())
-    picture, owners = scene.picture(0.5)
-    clip = folder / "my-data" / "test" / "one"
-    for place in (folder / "pictures", folder / "videos", clip / "frames", clip / "masks"):
-        place.mkdir(parents=True)
-    shutil.copy(folder / "video.mp4", folder / "videos")
-    shutil.copy(folder / "sound.wav", clip)
-    Pictures.fromarray(picture).save(folder / "pictures" / "0.png")
-    Pictures.fromarray(picture).save(clip / "frames" / "0.png")
-    Pictures.fromarray(np.where(owners == 1, 255, 0).astype(np.uint8)).save(clip / "masks" / "0.png")
-    (folder / "mine.yaml").write_text(yaml.safe_dump(load_recipe("tiny").to_dict()), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def bench(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for the pages of the commands, which go on with each other's results."""
     return copied(inputs, tmp_path_factory.mktemp("bench"))
-
-
-def copied(inputs: Path, to: Path) -> Path:
-    shutil.copytree(inputs, to, dirs_exist_ok=True)
-    return to
 
 
 def can_run(words: list[str]) -> bool:

@@ -1,0 +1,42 @@
+"""The folder in which the pages' examples run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image as Pictures
+
+from openavs.benchmarks.world.layouts import write_clip
+from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.media import write_wav
+from openavs.recipes import load_recipe
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples name: a video, pictures and a sound, a folder of videos, clips in folders, a recipe."""
+    folder = tmp_path_factory.mktemp("inputs")
+    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    write_clip(folder / "video.mp4", scene, fps=8)
+    write_wav(folder / "sound.wav", scene.soundtrack())
+    picture, owners = scene.picture(0.5)
+    clip = folder / "my-data" / "test" / "one"
+    for place in (folder / "pictures", folder / "videos", clip / "frames", clip / "masks"):
+        place.mkdir(parents=True)
+    shutil.copy(folder / "video.mp4", folder / "videos")
+    shutil.copy(folder / "sound.wav", clip)
+    Pictures.fromarray(picture).save(folder / "pictures" / "0.png")
+    Pictures.fromarray(picture).save(clip / "frames" / "0.png")
+    Pictures.fromarray(np.where(owners == 1, 255, 0).astype(np.uint8)).save(clip / "masks" / "0.png")
+    (folder / "mine.yaml").write_text(yaml.safe_dump(load_recipe("tiny").to_dict()), encoding="utf-8")
+    return folder
+
+
+def copied(inputs: Path, to: Path) -> Path:
+    """A copy of the inputs: a page may write beside them."""
+    shutil.copytree(inputs, to, dirs_exist_ok=True)
+    return to
