@@ -131,7 +131,7 @@ class CaptionedDetector(ABC):
         """Pixel values `[B, 3, h, w]`; letterboxing stays 0, the mean colour after normalisation."""
         device, rules = self._place.device, self._pixels
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (rules.mean, rules.std))
-        batch = torch.zeros((len(images), 3, *fits[0].canvas), dtype=self._place.dtype, device=device)
+        batch = torch.zeros((len(images), 3, *fits[0].canvas), device=device)
         for slot, image, fit in zip(batch, images, fits, strict=True):
             content = resize(image, fit.content, rules.filter, device).float() * rules.scale
             slot[:, : fit.content[0], : fit.content[1]] = (content - mean) / std

@@ -18,6 +18,7 @@ from transformers import (
 
 from openavs.detectors.candidates import check_options
 from openavs.detectors.captioned import CaptionedDetector, Limits, PixelRules, check_tokenizer, encode
+from openavs.detectors.lean import make_lean
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
 from openavs.types import ModelError
@@ -36,7 +37,8 @@ class GroundingDinoDetector(CaptionedDetector):
         max_candidates: how many candidates a frame keeps, best first; each phrase's best one always stays.
         batch_size: frames in one forward; only frames of one resized shape with the same phrases go together.
         device: `auto`, `cpu`, `cuda`, ...
-        dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`: of the large products of matrices. Coordinates, scores, the
+            text and its fusion with the picture are float32 in any case.
         offline: use only what is already on this machine.
 
     Raises:
@@ -72,15 +74,14 @@ class GroundingDinoDetector(CaptionedDetector):
         self._tokenizer: Any = load_processor(AutoTokenizer, found)
         check_tokenizer(self._tokenizer, model)
         self._pixels = _pixel_rules(load_processor(GroundingDinoImageProcessorPil, found), model)
-        self.model: Any = load_pretrained(
-            AutoModelForZeroShotObjectDetection, found, self._place.dtype, self._place.device
-        )
+        self.model: Any = load_pretrained(AutoModelForZeroShotObjectDetection, found, torch.float32, self._place.device)
+        make_lean(self.model, self._place.dtype)
         self._limits = Limits(
             # BERT restarts its positions at each phrase, yet no caption may be longer than its position table.
             tokens=min(config.max_text_len, config.text_config.max_position_embeddings),
             queries=config.num_queries,
             levels=config.num_feature_levels,
-            strides=_measure_strides(self.model, self._place.device, self._place.dtype),
+            strides=_measure_strides(self.model, self._place.device),
         )
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -116,9 +117,9 @@ def _pixel_rules(processor: Any, ref: str) -> PixelRules:
 
 
 @torch.inference_mode()
-def _measure_strides(network: Any, device: torch.device, dtype: torch.dtype) -> tuple[int, ...]:
+def _measure_strides(network: Any, device: torch.device) -> tuple[int, ...]:
     """Pixels per cell at each level of the backbone, finest first; measured, since backbones name it differently."""
-    pixels = torch.zeros((1, 3, _PROBE, _PROBE), device=device, dtype=dtype)
+    pixels = torch.zeros((1, 3, _PROBE, _PROBE), device=device)
     mask = torch.ones((1, _PROBE, _PROBE), dtype=torch.long, device=device)
     levels = network.model.backbone.conv_encoder(pixels, mask)
     return tuple(_PROBE // features.shape[-2] for features, _ in levels)

@@ -20,6 +20,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from openavs.device import resolve_device
 from openavs.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.resize import resize_bilinear
+from openavs.segmenters.lean import prepare_encoder
 from openavs.types import Box, Image, InputError, Mask, ModelError, UnusableAnswer, mask_to_rle
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class SamSegmenter:
         self._ref = model
         self._pixels = _Pixels(resolved, self.device)
         self.model: Any = load_pretrained(SamModel, resolved, torch.float32, self.device)
-        self.model.vision_encoder.to(self.dtype)
+        encoder = self.model.vision_encoder
+        self._takes = prepare_encoder(encoder, encoder, self.dtype, self.device)
         expected = int(self.model.config.vision_config.image_size)
         if self._pixels.padded != (expected, expected):
             raise ModelError(
@@ -92,7 +94,7 @@ class SamSegmenter:
 
     def _encode(self, images: Sequence[Image]) -> torch.Tensor:
         """Image embeddings `[B, C, h, w]` in float32, one pass of the encoder."""
-        pixels = torch.stack([self._pixels.prepare(image) for image in images]).to(self.dtype)
+        pixels = torch.stack([self._pixels.prepare(image) for image in images]).to(self._takes)
         embeddings: torch.Tensor = self.model.get_image_embeddings(pixels)
         return embeddings.float()
 

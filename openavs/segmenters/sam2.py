@@ -17,6 +17,7 @@ from transformers import Sam2Model
 
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, resolve
+from openavs.segmenters.lean import prepare_encoder
 from openavs.segmenters.square import SquarePixels
 from openavs.types import Box, Image, InputError, Mask, UnusableAnswer, mask_to_rle
 
@@ -58,7 +59,8 @@ class Sam2Segmenter:
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model
         self.model: Any = load_pretrained(Sam2Model, resolved, torch.float32, self.device)
-        self.model.vision_encoder.backbone.to(self.dtype)
+        encoder = self.model.vision_encoder
+        self._takes = prepare_encoder(encoder, encoder.backbone, self.dtype, self.device)
         self.pixels = SquarePixels(resolved, image_edge(self.model), self.device, "sam2")
 
     @torch.inference_mode()
@@ -76,7 +78,7 @@ class Sam2Segmenter:
 
     def _encode(self, images: Sequence[Image]) -> list[Encoding]:
         """The encodings of some images, one pass of the encoder."""
-        pixels = torch.stack([self.pixels.prepare(image) for image in images]).to(self.dtype)
+        pixels = torch.stack([self.pixels.prepare(image) for image in images]).to(self._takes)
         levels = self.model.get_image_embeddings(pixels)
         return [[level[i : i + 1].float() for level in levels] for i in range(len(images))]
 

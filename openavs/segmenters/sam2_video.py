@@ -78,7 +78,7 @@ class Sam2VideoTracker(Sam2Segmenter):
         new = [image for image in images if self._known.get(image) is None]
         made: dict[int, Features] = {}
         if new:
-            pixels = torch.stack([self.pixels.prepare(image) for image in new]).to(self.dtype)
+            pixels = torch.stack([self.pixels.prepare(image) for image in new]).to(self._takes)
             answer = self.video.get_image_features(pixels, return_dict=True)
             for i, image in enumerate(new):
                 levels = [level[:, i : i + 1].float() for level in answer.fpn_hidden_states]

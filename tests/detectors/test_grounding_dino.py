@@ -67,7 +67,7 @@ def test_the_answer_is_the_librarys(name: str, shape: tuple[int, int], request: 
     order = best.argsort(descending=True, stable=True)
 
     assert [d.phrase for d in ours] == [PHRASES[phrase_of[place[i]]] for i in order]
-    assert [d.score for d in ours] == pytest.approx(best[order].tolist(), abs=1e-5)
+    assert [d.score for d in ours] == pytest.approx(best[order].tolist(), abs=5e-5)  # the order of sums differs
     limit = torch.tensor([shape[1], shape[0]] * 2)
     expected = torch.minimum(found["boxes"][order].clamp(min=0), limit).numpy()
     assert np.abs(rows(ours)[:, :4] - expected).max() <= 1e-4 * max(shape)

@@ -1,0 +1,136 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv:2010.04159) for inference, without custom kernels.
+
+Each query of each head mixes a few points of each level of a feature pyramid, and each point four cells (bilinear
+interpolation, `align_corners=False`, zeros outside). transformers does it with one `grid_sample` per level, whose
+intermediate results are sixteen times the size of the answer. Here all cells of a query, 4 corners x levels x points,
+make one bag of a weighted `embedding_bag`: gathering, interpolation and attention are one kernel that writes nothing
+but the answer. A rim of zeros around each level takes the place of tests for points outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.nn.functional import embedding_bag
+
+Size = tuple[int, int]  # cells: height, width
+_AT_ONCE = {"cpu": 256, "cuda": 1 << 16}  # queries: on a CPU their indices and weights stay in the second-level cache
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the cells of a pyramid lie in the table of `pad_levels`, for each column (head, level, point) of a query.
+
+    All tensors but `starts` are `[columns]`, float32: sums of them are whole numbers below 2**24, hence exact.
+    """
+
+    sizes: tuple[Size, ...]
+    starts: tuple[int, ...]  # table rows before each level
+    rows: int  # of the whole table
+    last: int  # the last entry from which the four cells of a point are in the table
+    origin: torch.Tensor  # the table entry of cell (0, 0)
+    down: torch.Tensor  # from a cell to the one below
+    across: int  # from a cell to the one on its right
+    limits: torch.Tensor  # [2, columns]: width, then height
+
+
+@lru_cache(maxsize=32)
+def lay_out(sizes: tuple[Size, ...], heads: int, points: int, device: torch.device) -> Layout:
+    """The layout of a pyramid whose levels have these sizes; an entry of the table is one head's part of one cell."""
+    starts, rows = [], 0
+    for height, width in sizes:
+        starts.append(rows)
+        rows += (height + 2) * (
+            width + 1
+        )  # a row of zeros above and below; the column at the left closes the row before
+    rows += sizes[-1][1] + 3  # a point beyond the last corner reaches one row and one cell further, with weight 0
+    if rows * heads >= 1 << 24:
+        raise ValueError(f"a pyramid of {sizes} has too many cells for exact indices in float32")
+
+    def columns(values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32).view(1, -1, 1).expand(heads, -1, points)
+
+    corner = columns([start + width + 2 for start, (_, width) in zip(starts, sizes, strict=True)]) * heads
+    return Layout(
+        sizes,
+        tuple(starts),
+        rows,
+        last=(rows - sizes[-1][1] - 3) * heads - 1,
+        origin=(corner + torch.arange(heads).view(-1, 1, 1)).reshape(-1).to(device),
+        down=(columns([width + 1 for _, width in sizes]) * heads).reshape(-1).to(device),
+        across=heads,
+        limits=torch.stack([columns([size[axis] for size in sizes]).reshape(-1) for axis in (1, 0)]).to(device),
+    )
+
+
+def pad_levels(value: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
+    """Cells `[B, S, C]` of all levels -> the table `[B, rows * heads, C / heads]`, float32, each level in its rim."""
+    batch, _, channels = value.shape
+    table = torch.zeros((batch, layout.rows, channels), dtype=torch.float32, device=value.device)
+    begin = 0
+    for start, (height, width) in zip(layout.starts, layout.sizes, strict=True):
+        padded = table[:, start : start + (height + 2) * (width + 1)].view(batch, height + 2, width + 1, channels)
+        padded[:, 1:-1, 1:] = value[:, begin : begin + height * width].view(batch, height, width, channels)
+        begin += height * width
+    return table.view(batch, layout.rows * heads, channels // heads)
+
+
+def sample(
+    table: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor, layout: Layout, heads: int
+) -> torch.Tensor:
+    """Each query's weighted mean of its points, `[Q, C]` float32.
+
+    Args:
+        table: `[rows * heads, C / heads]` of one image.
+        positions: `[Q, 2, columns]` float32: x, then y, of each point in cells; 0 is the first cell's centre. They are
+            overwritten.
+        weights: `[Q, columns]` float32.
+    """
+    queries, columns = weights.shape
+    answer = torch.empty((queries, heads, table.shape[1]), dtype=table.dtype, device=table.device)
+    step = _AT_ONCE.get(table.device.type, 1 << 16)
+    entries = torch.empty((min(step, queries), heads, 4, columns // heads), dtype=torch.int32, device=table.device)
+    shares = torch.empty_like(entries, dtype=torch.float32)
+    for start in range(0, queries, step):
+        part = slice(start, min(start + step, queries))
+        number = part.stop - start
+        _corners(positions[part], weights[part], layout, entries[:number], shares[:number])
+        answer[part] = embedding_bag(
+            entries[:number].view(number * heads, -1),
+            table,
+            mode="sum",
+            per_sample_weights=shares[:number].view(number * heads, -1),
+        ).view(number, heads, -1)
+    return answer.flatten(1)
+
+
+def _corners(
+    positions: torch.Tensor, weights: torch.Tensor, layout: Layout, entries: torch.Tensor, shares: torch.Tensor
+) -> None:
+    """Writes the table entry and the weight of each point's four cells, `[Q, heads, 4, columns / heads]` each."""
+    # beyond the rim all is zero as on the rim; whole numbers there leave no share for the cells after it
+    inside = torch.minimum(positions.clamp_(min=-1.0), layout.limits, out=positions)
+    cell = inside.floor()
+    right, below = inside.sub_(cell).unbind(1)
+    column, row = cell.unbind(1)
+
+    shape = (len(weights), entries.shape[1], entries.shape[3])
+    first = torch.addcmul(layout.origin, row, layout.down).add_(column, alpha=layout.across)
+    down = layout.down.view(shape[1:]).to(torch.int32)
+    top_left, top_right, bottom_left, bottom_right = entries.unbind(2)
+    top_left.copy_(first.view(shape)).clamp_(0, layout.last)  # what is no number is still an entry, and its share none
+    torch.add(top_left, layout.across, out=top_right)
+    torch.add(top_left, down, out=bottom_left)
+    torch.add(bottom_left, layout.across, out=bottom_right)
+
+    bottom = weights * below
+    top = weights - bottom
+    top_left, top_right, bottom_left, bottom_right = shares.unbind(2)
+    right, bottom, top = right.view(shape), bottom.view(shape), top.view(shape)
+    torch.mul(bottom, right, out=bottom_right)
+    torch.sub(bottom, bottom_right, out=bottom_left)
+    torch.mul(top, right, out=top_right)
+    torch.sub(top, top_right, out=top_left)
