@@ -28,6 +28,7 @@ _WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md"
 _UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # sub-folders and second copies of the weights
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LICENCE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a key at the top with what is below it
 _LOCK_HEADER = "# The commit each model reference stands for; to take a newer one, delete its line.\n"
 
 
@@ -203,8 +204,9 @@ def _licence(path: Path) -> str | None:
     card = path / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    told = _LICENCE.findall(header.group(1)) if header else []  # the rest may be long lists of scores
     try:
-        fields = parse_yaml(header.group(1)) if header else None
+        fields = parse_yaml("\n".join(told))
     except InputError:
         logger.warning("The model card %s has a malformed header, so its licence is unknown.", card)
         return None

@@ -9,7 +9,7 @@ import yaml
 
 from openavs.types import InputError
 
-MAX_BYTES = 1 << 20  # a recipe is a page; anything larger is the wrong file
+MAX_BYTES = 1 << 18  # a recipe is a page; anything larger is the wrong file, and would take the parser seconds
 MAX_DEPTH = 20  # of sections within sections; deeper ones cost the parser time by their square
 
 
@@ -53,7 +53,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no recipe or card is")
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB, which no recipe or card is")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"cannot read {path}: {problem}") from problem
@@ -68,6 +68,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text; `InputError` says where it breaks."""
+    if len(text) > MAX_BYTES:
+        raise InputError(f"this is longer than {MAX_BYTES >> 10} KiB, which no recipe, card or lock file is")
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as problem:

@@ -119,7 +119,7 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
         ("- a\n- b\n", "holds no keys and values"),
         ("", "holds no keys and values"),
         ("\x00\x01", "this is not YAML"),
-        ("# " + "x" * (1 << 20), "is larger than 1 MiB"),
+        ("# " + "x" * (1 << 20), "is larger than 256 KiB"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MEGABYTE = 1 << 20
 
-MAX_TRACKS = 32  # of one file; FFmpeg sets up a decoder and an index for each
+MAX_TRACKS = 64  # of one file; FFmpeg sets up a decoder and an index for each
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; what lies outside is a damaged header, and costs memory to resample
 MAX_PIECE = 512 * MEGABYTE  # what FFmpeg may allocate at once: a picture, the index of a track
 OPEN_SECONDS = 60.0  # for reading a header, and for reading one packet

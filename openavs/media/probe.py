@@ -220,6 +220,6 @@ def _parse_clock(text: str) -> float | None:
 
 def _not_media(path: Path) -> str:
     return (
-        f"{path} cannot be read as video or sound: it is no media file, is truncated before its index, or is a "
-        "playlist, which is refused; give one complete local video or sound file"
+        f"{path} cannot be read as video or sound: it is no media file, is truncated before its index, has more than "
+        f"{MAX_TRACKS} tracks, or is a playlist, which is refused; give one complete local video or sound file"
     )

@@ -70,9 +70,14 @@ def test_the_rates_of_sounds_have_limits(tmp_path: Path) -> None:
         assert sound is not None and sound.rate == rate
 
 
-def test_tracks_beyond_the_limit_are_not_looked_at(tmp_path: Path) -> None:
-    many_tracks(tmp_path / "a.mkv", 100)
+def test_tracks_beyond_the_limit_are_not_looked_at_or_refused(tmp_path: Path) -> None:
+    many_tracks(tmp_path / "a.mkv", limits.MAX_TRACKS + 10)
     assert probe(tmp_path / "a.mkv").size == (48, 64)
+    many_tracks(tmp_path / "few.mp4", 32)
+    assert probe(tmp_path / "few.mp4").size == (48, 64)
+    many_tracks(tmp_path / "a.mp4", limits.MAX_TRACKS)
+    with pytest.raises(InputError, match="more than 64 tracks"):
+        probe(tmp_path / "a.mp4")
 
 
 def test_ffmpeg_takes_no_more_at_once_than_the_limit() -> None:
