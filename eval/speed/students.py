@@ -185,11 +185,12 @@ def tpavi(backbone: str, options: argparse.Namespace, wanted: list[str]) -> dict
 def training_step(student: Tpavi, batch: Batch) -> Work:
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-4)
 
-    def step() -> None:
+    def step() -> float:
         loss = student.loss(student(batch), batch)["loss"]
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
+        return float(loss.detach())
 
     return step
 
