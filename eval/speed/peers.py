@@ -44,6 +44,7 @@ from logging import basicConfig
 from pathlib import Path
 from typing import Any
 
+LOADS = ("standard", "silent_half", "static")
 PARTS = ("ratios", "agreement", "overhead", "growth")
 
 
@@ -67,13 +68,14 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", choices=("small", "real"), default="small")
     parser.add_argument("--reduced", action="store_true", help="with real: pictures of half the edge for the networks")
     parser.add_argument("--segmenter", choices=("sam", "sam2"), default="sam")
-    parser.add_argument("--frames", type=int, help="of the standard load; 10 unless told otherwise")
+    parser.add_argument("--frames", type=int, default=10, help="of a load")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", help="ours; float32 for small networks on a CPU, else bfloat16")
     parser.add_argument("--batch", type=int, default=1, help="frames that our pipeline gives its models at once")
-    parser.add_argument("--peers", nargs="*", help="which of them; all unless told otherwise")
+    parser.add_argument("--peers", nargs="*", help="which of them; all unless told")
+    parser.add_argument("--loads", nargs="*", choices=LOADS, default=LOADS, help="of the ratios; all unless told")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--clips", default="10,100", help="with growth: how many clips, in tens, rising")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a folder for the models")
@@ -82,7 +84,6 @@ def parsed(words: list[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     small_on_cpu = options.size == "small" and options.device == "cpu"
     options.dtype = options.dtype or ("float32" if small_on_cpu else "bfloat16")
-    options.frames = options.frames or 10
     return options
 
 

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from bench import Bench
+from random_models import SMALL
 from standard_load import BOXES, head
 from watching import Run
 
@@ -16,45 +17,42 @@ AGAINST = ("grounded_sam2_fp32", "grounded_sam2_bf16")  # on the loads that a pe
 
 
 def figures(bench: Bench) -> dict[str, Any]:
-    """Ratios on all loads; the rest of the standard load."""
-    peers = bench.chosen
-    runs = turns(bench, "standard", ["ours", *peers])
-    answer: dict[str, Any] = {f"ratio.{name}": figure for name, figure in middle(runs, bench.clock).items()}
-    answer |= {f"ratio_wall.{name}": figure for name, figure in middle(runs, "wall").items()}
-    answer |= {f"spread.{name}": ends(ratios(runs, name, bench.clock)) for name in peers}
-    if "naive" in peers:  # a loop that encodes once for all boxes of a phrase saves these encodings
-        answer["ratio.naive_encoding_per_phrase"] = round(without_encodings(runs), 3)
-    answer |= details(runs, len(bench.load().images))
-    for load in ("silent_half", "static"):
-        chosen = [name for name in AGAINST if name in peers]
-        own = turns(bench, load, ["ours", *chosen])
-        answer |= {f"ratio.{load}.{name}": figure for name, figure in middle(own, bench.clock).items()}
-        answer |= {f"ratio_wall.{load}.{name}": figure for name, figure in middle(own, "wall").items()}
-        answer |= {f"spread.{load}.{name}": ends(ratios(own, name, bench.clock)) for name in chosen}
-        answer |= {f"work.{load}.ours.{what}": count for what, count in sorted(own["ours"][-1].work.items())}
+    """Ratios on all loads; of the standard one everything else, too."""
+    answer: dict[str, Any] = {}
+    for load in bench.options.loads:
+        usual = load == "standard"
+        peers = [name for name in bench.chosen if usual or name in AGAINST]
+        runs = turns(bench, load, ["ours", *peers])
+        at = "" if usual else f"{load}."
+        answer |= {f"ratio.{at}{name}": round(median(ratios(runs, name, bench.clock)), 3) for name in peers}
+        answer |= {f"ratio_wall.{at}{name}": round(median(ratios(runs, name, "wall")), 3) for name in peers}
+        answer |= {f"spread.{at}{name}": ends(ratios(runs, name, bench.clock)) for name in peers}
+        if usual:
+            answer |= details(runs, bench.options.frames)
+            if "naive" in peers:  # a loop that encodes once for all boxes of a phrase saves these encodings
+                answer["ratio.naive_encoding_per_phrase"] = round(without_encodings(runs), 3)
+        else:
+            answer |= {f"work.{at}ours.{what}": count for what, count in sorted(runs["ours"][-1].work.items())}
     return answer
 
 
 def turns(bench: Bench, load: str, ways: list[str]) -> dict[str, list[Run]]:
-    """Every way once a repeat, each time in another order; before that, a frame of all to warm them up."""
+    """Every way once a repeat, each time in another order; before that, a frame to warm all models up."""
     full = bench.load(load)
-    for way in ways:
+    for way in [way for way in ways if bench.size is SMALL or way in ("ours", *AGAINST)]:
         bench.run(way, head(full, 1))
     runs: dict[str, list[Run]] = {way: [] for way in ways}
     for repeat in range(bench.options.repeats):
         shift = repeat % len(ways)
         for way in ways[shift:] + ways[:shift]:
             runs[way].append(bench.run(way, full))
-            log.info("%s, %s, repeat %d: %.2f s", load, way, repeat, runs[way][-1].wall)
+            run = runs[way][-1]
+            log.info("%s, %s, repeat %d: %.2f s, %.2f CPU s, %s", load, way, repeat, run.wall, run.cpu, run.stages)
     return runs
 
 
-def middle(runs: dict[str, list[Run]], clock: str) -> dict[str, float]:
-    """The median over repeats of a peer's seconds over ours in the same repeat."""
-    return {name: round(median(ratios(runs, name, clock)), 3) for name in runs if name != "ours"}
-
-
 def ratios(runs: dict[str, list[Run]], name: str, clock: str) -> list[float]:
+    """A peer's seconds over ours, by repeat."""
     return [getattr(b, clock) / getattr(a, clock) for a, b in zip(runs["ours"], runs[name], strict=True)]
 
 
