@@ -58,11 +58,10 @@ def diagnose(pipeline: str | None = None, *, offline: bool = False, out: Path = 
     from openavs import resources
 
     offline = offline or environment_offline()
-    torch_side = compute()
-    looked_at = [machine.python(), machine.packages(), *torch_side, machine.memory(), codecs(), *machine.torchvision()]
-    found = [*looked_at, *_disks(out)]
-    if any(finding.topic == "torch" and finding.state == "problem" for finding in torch_side):
-        return Diagnosis(pipeline or DEFAULT, offline, found, extras(), [])  # recipes cannot be judged without it
+    core = [machine.python(), machine.packages(), *compute()]
+    found = [*core, machine.memory(), codecs(), *machine.torchvision(), *_disks(out)]
+    if any(finding.state == "problem" for finding in core):  # without these no recipe can be looked at
+        return Diagnosis(pipeline or DEFAULT, offline, found, extras(), [])
     if pipeline is not None:
         recipe = _load(pipeline)
         return Diagnosis(recipe.name, offline, found, extras(), [judge(recipe, hub_cache(), offline).finding])

@@ -39,13 +39,14 @@ def packages() -> Finding:
 
 def misfits(owner: str) -> Iterator[tuple[str, str]]:
     """What an installed package requires and does not find: the requirement and what is here instead."""
-    from packaging.requirements import Requirement
-
     try:
+        from packaging.requirements import Requirement
+
         requirements = [Requirement(text) for text in metadata.requires(owner) or ()]
-    except metadata.PackageNotFoundError:
-        if owner != "openavs":  # which may run from its sources without being installed
-            yield owner, f"{owner} is not installed"
+    except ImportError as problem:  # `packaging` itself, or the distribution of that name
+        absent = owner if isinstance(problem, metadata.PackageNotFoundError) else "packaging"
+        if absent != "openavs":  # which may run from its sources without being installed
+            yield absent, f"{absent} is not installed"
         return
     for needed in requirements:
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):

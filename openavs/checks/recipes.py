@@ -228,9 +228,11 @@ def _total(weights: Sequence[Weights]) -> float | None:
 
 
 def hub_cache() -> Path:
-    """Where the hub's downloads go."""
-    from huggingface_hub import constants
-
+    """Where the hub's downloads go; its default place where its package is missing."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return Path("~/.cache/huggingface/hub")
     return Path(constants.HF_HUB_CACHE)
 
 

@@ -130,6 +130,24 @@ def test_it_finds_a_torchvision_that_would_break_transformers(
     assert "0.28.0 does not fit the installed torch" in found["says"] and "pip uninstall torchvision" in found["fix"]
 
 
+def test_it_runs_where_the_packages_are_missing_or_old(
+    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above all there: each is named with the command that mends it, and nothing is a traceback."""
+    (tmp_path / "transformers-4.57.6.dist-info").mkdir()
+    (tmp_path / "transformers-4.57.6.dist-info" / "METADATA").write_text("Name: transformers\nVersion: 4.57.6\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("torch", "av", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = openavs("check", "--json")
+    found = done.json()
+    problems = {item["topic"]: item for item in found["machine"] if item["state"] == "problem"}
+    assert done.code == 1 and set(problems) == {"packages", "torch", "codecs"} and found["recipes"] == []
+    assert "transformers 4.57.6 for openavs's" in problems["packages"]["says"]
+    assert all("pip install" in item["fix"] for item in problems.values())
+    assert openavs("check").out.rstrip().endswith("Not ready for tiny: mend each PROBLEM above.")
+
+
 def test_in_words_it_ends_with_the_verdict(openavs: Run) -> None:
     assert openavs("check").out.rstrip().splitlines()[-1] == "Ready for tiny."
 
