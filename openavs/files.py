@@ -1,8 +1,9 @@
-"""Files and names: writing that is never half done, and folder names that never leave their folder."""
+"""Files and names: writing never half done, reading that is bounded, folder names that never leave their folder."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from collections import Counter
@@ -31,6 +32,22 @@ def atomic_write(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+class BoundedFile(io.FileIO):
+    """A regular file for parsers that believe what a header says: a read sets aside no more than the file still holds.
+
+    A PNG or a tar of a kilobyte may ask for 8 GB at once; `most` bounds a single read of a file that is as large.
+    """
+
+    def __init__(self, path: Path, most: int = 1 << 28) -> None:
+        super().__init__(path)
+        self._size, self._most = path.stat().st_size, most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As ever, and never None, for a regular file does not make its readers wait."""
+        left = min(max(self._size - self.tell(), 0), self._most)
+        return super().read(left if size is None or size < 0 else min(size, left)) or b""
 
 
 def sync_folder(folder: Path) -> None:

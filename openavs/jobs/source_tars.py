@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from openavs.files import BoundedFile
 from openavs.jobs.items import Item, Slice
 from openavs.jobs.sources import SOUNDS, VIDEOS, Found, Source, gather, relative
 from openavs.types import InputError
@@ -62,7 +63,7 @@ def _samples(tar: Path, root: Path) -> tuple[list[Found], int]:
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with BoundedFile(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
                 yield member

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps
 
+from openavs.files import BoundedFile
 from openavs.media.limits import DEFAULT_LIMITS, Limits
 from openavs.media.probe import check_file
 from openavs.types import Frame, Image, InputError
@@ -102,22 +102,10 @@ def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> Image:
             raise InputError(f"the picture {path} is damaged; repair or remove it") from error
 
 
-class _Bounded(io.FileIO):
-    """A file that sets aside no more than it holds: a PNG of 100 bytes may ask to read 4 GB."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._size = path.stat().st_size
-
-    def read(self, size: int | None = -1, /) -> bytes:  # a regular file, so never None
-        left = max(self._size - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left)) or b""
-
-
 @contextmanager
 def _opened(path: Path, limits: Limits) -> Iterator[Pillow.Image]:
     check_file(path)
-    with _Bounded(path) as file:
+    with BoundedFile(path) as file:
         try:
             picture = Pillow.open(file, formats=FORMATS)
         except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:

@@ -423,6 +423,15 @@ def _tiny(kind: str, name: str) -> bytes:
     return resources.find(kind, name).read_bytes()
 
 
+def _claiming(kind: bytes) -> bytes:
+    """A tar whose first member is a header of 7 GB for the next one."""
+    import tarfile
+
+    info = tarfile.TarInfo("a.mp4")
+    info.type, info.size = kind, 7 << 30
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
 def _archive() -> bytes:
     import tarfile
 
@@ -490,7 +499,7 @@ def targets() -> dict[str, Target]:
         "csv": Target(table, [b'id,path,group,classes\na,a.mp4,v2,"dog,cat"\nb,b.mp4,,\n']),
         "parquet": Target(parquet, [_parquet()]),
         "list": Target(paths, [b"a.mp4\n/b/c.mp4\n../d.mp4\n"]),
-        "tar": Target(tar, [_archive()]),
+        "tar": Target(tar, [_archive(), *map(_claiming, (b"x", b"g", b"L", b"K"))]),
         "plan_line": Target(plan_line, [b'{"id":"a","path":"a.mp4","video_slice":["a.mp4",512,9,".mp4"]}']),
         "avsbench": Target(avsbench, [CSV]),
         "annotations": Target(annotations, [_json(VIS), _json(VIS).replace(b'"counts": "', b'"counts": [48], "x": "')]),

@@ -14,7 +14,27 @@ TARGETS = targets()
 DEEP = b"[" * 5000
 TABLE = b"vid,uid,s,t,a_obj,split,label\n"
 PNG = TARGETS["mask"].seeds[0][:33]
-GOOD = ("recipe", "card", "prompt", "rle", "jsonl", "csv", "parquet", "tar", "result", "run", "pickle", "mask", "sound")
+GOOD = (
+    "recipe",
+    "card",
+    "prompt",
+    "rle",
+    "mark",
+    "plan",
+    "reply",
+    "answer",
+    "annotations",
+    "safetensors",
+    "jsonl",
+    "csv",
+    "parquet",
+    "tar",
+    "result",
+    "run",
+    "pickle",
+    "mask",
+    "sound",
+)
 
 FINDINGS = {
     "recipe: deep nesting took seconds and then the stack": ("recipe", b"name: " + DEEP),
@@ -30,6 +50,7 @@ FINDINGS = {
     "jsonl: deep nesting": ("jsonl", DEEP),
     "parquet: a reason of several lines": ("parquet", b"PAR1" + bytes(40) + b"PAR1"),
     "plan line: deep nesting": ("plan_line", DEEP),
+    "tar: a header of 7 GB": ("tar", TARGETS["tar"].seeds[1]),
     "avsbench: a class of a page": (
         "avsbench",
         TABLE + b"v,u,0,0," + b"x" * 5000 + b",train,v1s\n",
@@ -71,22 +92,10 @@ def test_a_mask_that_claims_much_is_refused_before_it_is_made() -> None:
         TARGETS["rle"].run(FINDINGS["rle: seven letters that stand for 10^9 pixels"][1])
 
 
-def test_seeds_are_taken() -> None:
-    for name in (
-        "recipe",
-        "card",
-        "prompt",
-        "jsonl",
-        "csv",
-        "parquet",
-        "tar",
-        "result",
-        "run",
-        "pickle",
-        "mask",
-        "sound",
-    ):
-        assert all(survives(TARGETS[name], seed) for seed in TARGETS[name].seeds), name
+def test_examples_are_taken() -> None:
+    """A target that refuses its own example would fuzz nothing but its refusal."""
+    for name in GOOD:
+        assert survives(TARGETS[name], TARGETS[name].seeds[0]), name
 
 
 def test_a_pickle_that_would_run_code_runs_none(tmp_path_factory: pytest.TempPathFactory) -> None:
