@@ -116,6 +116,7 @@ def _device(name: str) -> str:
     """The kind of device, and on a CPU what rounding depends on: its instructions and the number of threads."""
     import torch
 
+    from openavs.dense import native_bfloat16, prefers_onednn
     from openavs.device import resolve_device
 
     try:
@@ -125,5 +126,6 @@ def _device(name: str) -> str:
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        return f"cpu {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+        kernels = f"{prefers_onednn():d}{native_bfloat16():d}"
+        return f"cpu {torch.backends.cpu.get_cpu_capability()} {kernels} {torch.get_num_threads()}"
     return str(device.type)

@@ -7,7 +7,8 @@ import logging
 import pytest
 import torch
 
-from openavs.device import resolve_device
+from openavs.dense import native_bfloat16
+from openavs.device import resolve_device, settle_dtype
 from openavs.types import InputError
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU")
@@ -57,3 +58,13 @@ def test_what_cannot_be_is_refused_in_a_sentence(device: str, dtype: str, said: 
     with pytest.raises(InputError, match=said) as caught:
         resolve_device(device, dtype)
     assert "\n" not in str(caught.value)
+
+
+def test_auto_is_bfloat16_for_a_large_network_on_a_processor_that_has_it() -> None:
+    place = resolve_device("cpu", "auto")
+    native = torch.bfloat16 if native_bfloat16() else torch.float32
+    assert settle_dtype(place, "auto", 94_000_000, "SAM") == native
+    assert settle_dtype(place, "auto", 3_000_000, "a small one") == torch.float32
+    assert settle_dtype(place, "float32", 94_000_000, "SAM") == torch.float32
+    exact = resolve_device("cpu", "bfloat16")
+    assert settle_dtype(exact, "bfloat16", 3_000_000, "a small one") == torch.bfloat16

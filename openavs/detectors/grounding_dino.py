@@ -19,7 +19,7 @@ from transformers import (
 from openavs.detectors.candidates import check_options
 from openavs.detectors.captioned import CaptionedDetector, Limits, PixelRules, check_tokenizer, encode
 from openavs.detectors.lean import make_lean
-from openavs.device import resolve_device
+from openavs.device import resolve_device, settle_dtype
 from openavs.hub import load_pretrained, load_processor, resolve
 from openavs.types import ModelError
 
@@ -75,7 +75,7 @@ class GroundingDinoDetector(CaptionedDetector):
         check_tokenizer(self._tokenizer, model)
         self._pixels = _pixel_rules(load_processor(GroundingDinoImageProcessorPil, found), model)
         self.model: Any = load_pretrained(AutoModelForZeroShotObjectDetection, found, torch.float32, self._place.device)
-        make_lean(self.model, self._place.dtype)
+        make_lean(self.model, settle_dtype(self._place, dtype, self.model.num_parameters(), "Grounding DINO"))
         self._limits = Limits(
             # BERT restarts its positions at each phrase, yet no caption may be longer than its position table.
             tokens=min(config.max_text_len, config.text_config.max_position_embeddings),

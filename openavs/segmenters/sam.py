@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate, pad
 from transformers import SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from openavs.device import resolve_device
+from openavs.device import resolve_device, settle_dtype
 from openavs.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.resize import resize_bilinear
 from openavs.segmenters.lean import prepare_encoder
@@ -54,13 +54,14 @@ class SamSegmenter:
             raise InputError(f"sam: batch_size is at least 1, not {batch_size}")
         self.batch_size, self.multimask = batch_size, multimask
         placement = resolve_device(device, dtype)
-        self.device, self.dtype = placement.device, placement.dtype
+        self.device = placement.device
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model
         self._pixels = _Pixels(resolved, self.device)
         self.model: Any = load_pretrained(SamModel, resolved, torch.float32, self.device)
         encoder = self.model.vision_encoder
+        self.dtype = settle_dtype(placement, dtype, encoder.num_parameters(), "SAM's image encoder")
         self._takes = prepare_encoder(encoder, encoder, self.dtype, self.device)
         expected = int(self.model.config.vision_config.image_size)
         if self._pixels.padded != (expected, expected):

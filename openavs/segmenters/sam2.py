@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import Sam2Model
 
-from openavs.device import resolve_device
+from openavs.device import resolve_device, settle_dtype
 from openavs.hub import load_pretrained, resolve
 from openavs.segmenters.lean import prepare_encoder
 from openavs.segmenters.square import SquarePixels
@@ -54,12 +54,13 @@ class Sam2Segmenter:
             raise InputError(f"sam2: batch_size is at least 1, not {batch_size}")
         self.batch_size, self.multimask = batch_size, multimask
         placement = resolve_device(device, dtype)
-        self.device, self.dtype = placement.device, placement.dtype
+        self.device = placement.device
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model
         self.model: Any = load_pretrained(Sam2Model, resolved, torch.float32, self.device)
         encoder = self.model.vision_encoder
+        self.dtype = settle_dtype(placement, dtype, encoder.num_parameters(), "SAM 2's image encoder")
         self._takes = prepare_encoder(encoder, encoder.backbone, self.dtype, self.device)
         self.pixels = SquarePixels(resolved, image_edge(self.model), self.device, "sam2")
 
