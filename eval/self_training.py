@@ -27,15 +27,19 @@ import json
 import logging
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
 
 from openavs.benchmarks.cards import load_card, open_dataset
 from openavs.benchmarks.classes import BASE, CLASSES
 from openavs.benchmarks.evaluation import evaluate, recipe_system
 from openavs.benchmarks.running import System
-from openavs.benchmarks.world.layouts import write_layout
+from openavs.benchmarks.world.casting import scene_of
+from openavs.benchmarks.world.layouts import FRAME_TIME, write_layout
 from openavs.recipes import load_recipe, recipe_from_dict
 from openavs.students.running import StudentPipeline
 from openavs.students.self_training import Choices, Splits, self_train, train_and_score
@@ -107,7 +111,30 @@ def with_pseudo_labels(layout: str, seed: int, options: argparse.Namespace) -> d
         recipe = recipe_of(options.student, seed, options, *starts["truth"])
         places = folder / "truth", folder / "truth-test"
         figures["on truth"] = train_and_score(recipe, splits, *places, None, "cpu", told(layout, seed))
+    if layout == "ms3":
+        figures["one answer a clip"] = {"miou": one_answer(seed, options.clips)}
     return figures | {"cpu_s": round(time.process_time() - started)}
+
+
+def one_answer(seed: int, clips: int) -> float:
+    """The mIoU of true masks of the same things in all frames of a clip; of all such choices the best."""
+    best = []
+    for index in range(clips):
+        scene = scene_of("ms3", "test", seed, index).scene
+        times = [second + FRAME_TIME for second in range(scene.seconds)]
+        owners = np.stack([scene.picture(at)[1] for at in times])
+        nobody = np.zeros(scene.size, dtype=bool)
+        true = np.stack([np.logical_or.reduce([nobody, *scene.truth(at).values()]) for at in times])
+        seen = [i for i, actor in enumerate(scene.actors, start=1) if actor.visible]
+        choices = [chosen for count in range(len(seen) + 1) for chosen in combinations(seen, count)]
+        best.append(max(mean_iou(np.isin(owners, chosen), true) for chosen in choices))
+    return float(np.mean(best))
+
+
+def mean_iou(said: Any, true: Any) -> float:
+    """Of masks `[T, H, W]`; two empty ones agree."""
+    both, either = (said & true).sum(axis=(1, 2)), (said | true).sum(axis=(1, 2))
+    return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
 
 
 def open_vocabulary(layout: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

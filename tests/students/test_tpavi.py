@@ -208,6 +208,16 @@ def test_the_sound_and_the_other_frames_matter() -> None:
     assert np.abs(first.probability[0] - other.probability[0]).max() > 1e-6  # frame 0 looks at frame 3, too
 
 
+def test_frames_that_look_alike_get_one_answer_whatever_sounds_in_them() -> None:
+    """The attention sums over the sounds of all seconds: who sounds when is lost, on MS3 a bound for every TPAVI."""
+    batch, student = batch_of((5,)), make()
+    alike = replace(batch, frames=batch.frames[:, :1].expand_as(batch.frames))
+    logits = student(alike).logits
+    assert torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-5)
+    silent = replace(alike, audio=torch.zeros_like(alike.audio))
+    assert (student(silent).logits - logits).abs().max() > 0.001
+
+
 def test_what_is_in_the_padding_changes_nothing() -> None:
     student, batch = make(), batch_of((2, 4))
     frames, audio = batch.frames.clone(), batch.audio.clone()
