@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 from collections import Counter
@@ -68,9 +69,14 @@ class Worker:
 
     def run(self, spec: ShardSpec, *, tell: Callable[[ClipDone], None], stop: Callable[[], bool]) -> Any:
         """`run_shard`; what is told of clips says how the stage cache did, too."""
-        return run_shard(
-            spec, self.chain, ahead=self.ahead, tell=lambda done: tell(replace(done, cached=self._news())), stop=stop
-        )
+
+        def told(done: ClipDone) -> None:
+            tell(replace(done, cached=self._news()))
+
+        try:
+            return run_shard(spec, self.chain, ahead=self.ahead, tell=told, stop=stop)
+        finally:
+            give_back()
 
     def _news(self) -> dict[str, int]:
         """Hits and misses of the cache since it was last told."""
@@ -80,6 +86,18 @@ class Worker:
         news = counts - self._told
         self._told = counts
         return dict(sorted(news.items()))
+
+
+def give_back() -> None:
+    """Gives freed memory back to the system.
+
+    Clips come and go in several threads, and glibc keeps the gaps that they leave: without this a worker of 90 MB grew
+    by a quarter in 5,000 clips, though no Python object was kept.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+        if trim is not None:
+            trim(0)
 
 
 def _chain(recipe: Recipe, lock: Path | None) -> Pipeline | StudentPipeline:
