@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-packages test-ray docs lint fix install wheel test-wheel sbom audit clean
+.PHONY: demo test test-all test-packages test-ray test-web docs lint fix install wheel test-wheel sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test      install, then run the tests (make test-all: with the slow ones)"
 	@echo "make test-packages  the same for the optional packages, each in a folder of its own beside .venv"
 	@echo "make test-ray  the tests of label jobs on Ray, which it installs into .venv"
+	@echo "make test-web  the tests of the web page in a browser; installs Gradio and playwright into .venv, chromium is yours"
 	@echo "make docs      the docs site into build/site, its links checked, its notebook run; installs MkDocs into .venv"
 	@echo "make test-wheel  builds wheel and sdist into dist, installs the wheel alone and runs it; make wheel: without"
 	@echo "make sbom      what the wheel brings along, as CycloneDX, in build/sbom.json"
@@ -58,6 +59,14 @@ test-ray: $(VENV)/.ray
 
 $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"
+	@touch $@
+
+# Gradio is large and its tests drive a browser; those skip where there is no Chromium (CHROMIUM=/path/to/one).
+test-web: $(VENV)/.web
+	$(BIN)/python -m pytest tests/web tests/cli/test_serve.py $(PYTEST_ARGS)
+
+$(VENV)/.web: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[web]" playwright
 	@touch $@
 
 # The site is built with every link and anchor checked; then the notebook and the longer pages are run.

@@ -115,10 +115,10 @@ def _poster(result: Result, shown: Segmentation) -> str | None:
     return None if picture is None else str(picture_parts(picture.image, fullest, palette)["src"])
 
 
-def downloads(session: Session, result: Result) -> str:
+def downloads(session: Session) -> str:
     """Links to the files, with their sizes."""
     files = [
-        {"href": address(session, name), "says": says, "name": f"{result.clip}-{name}", "size": _size(path)}
+        {"href": address(session, name), "says": says, "name": session.called(name), "size": _size(path)}
         for name, says in DOWNLOADS.items()
         if (path := session.file(name)) is not None
     ]

@@ -21,9 +21,12 @@ VIDEO, PICTURE = "video", "picture"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-# The progress is said aloud as it changes; Gradio has no property for that.
+# What Gradio has no property for: the progress is said aloud as it changes, and the preview of a video has a name.
 SCRIPT = """() => {
   document.documentElement.lang = 'en';
+  const name = () => document.querySelectorAll('#oa-video video:not([aria-label])').forEach(
+    video => video.setAttribute('aria-label', 'The clip that was given'));
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
   const place = document.getElementById('oa-progress');
   if (place) { place.setAttribute('role', 'status'); place.setAttribute('aria-live', 'polite'); }
 }"""

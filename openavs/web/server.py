@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +22,8 @@ from openavs.web.menu import offers
 from openavs.web.models import Models
 from openavs.web.sessions import Sessions
 from openavs.web.settings import LOOPBACK, Settings
+
+log = logging.getLogger(__name__)
 
 SWEEP = 60.0  # s between two looks for what nobody uses any more
 HERE = frozenset({*LOOPBACK})
@@ -102,14 +106,13 @@ def _serve_result(sessions: Sessions) -> Callable[..., Any]:
     def result(token: str, name: str, download: str | None = None) -> Any:
         session = sessions.by_token(token)
         path = session.file(name) if session is not None else None
-        if path is None:
+        if session is None or path is None:
             return responses.PlainTextResponse("this file is gone; run the clip again\n", status_code=404)
         kind = {"vtt": "text/vtt", "mp4": "video/mp4", "json": "application/json"}.get(name.rpartition(".")[2])
         headers = {"cache-control": "private, no-store"}
-        disposition = "inline" if download is None else "attachment"
-        return responses.FileResponse(
-            path, media_type=kind, headers=headers, filename=name, content_disposition_type=disposition
-        )
+        if download is None:
+            return responses.FileResponse(path, media_type=kind, headers=headers)
+        return responses.FileResponse(path, media_type=kind, headers=headers, filename=session.called(name))
 
     result.__annotations__ = {"token": str, "name": str, "download": str | None}
     return result
@@ -157,6 +160,22 @@ def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
         yield bound, f"http://{shown}:{bound.getsockname()[1]}"
 
 
+@contextmanager
+def _until_ended() -> Iterator[None]:
+    """Ctrl+C and SIGTERM end the block in order; uvicorn hands both on when it has closed its connections."""
+
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.info("the server was told to end")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Serves the page until it is interrupted; `ready(address)` is called when it can be opened.
 
@@ -167,7 +186,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     if EXTRAS["web"].version() is None:  # said before anything is loaded; Gradio itself is imported later
         need("gradio", "web")
     uvicorn = need("uvicorn", "web")
-    with listening(settings.host, settings.port) as (bound, address), server_folder() as folder:
+    with _until_ended(), listening(settings.host, settings.port) as (bound, address), server_folder() as folder:
         app = make_app(make_parts(settings, folder))
         ready(address)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none")

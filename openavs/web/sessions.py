@@ -17,7 +17,7 @@ from openavs.types import InputError
 
 log = logging.getLogger(__name__)
 
-KEPT = "given"
+KEPT = "given"  # the folder of a visit in which its uploads are
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Session:
     def begin(self, uploads: Iterable[Path]) -> None:
         """A new run: forgets the last one and removes its files."""
         self.result = None
-        self.stopping.clear()
+        self.stopping = threading.Event()  # that of an earlier run stays set: it may not have noticed yet
         self.runs += 1
         self.uploads.update(uploads)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -46,13 +46,17 @@ class Session:
     def keep(self, upload: Path) -> Path:
         """The visit's own hold on an uploaded file, under the same name; InputError if it is gone."""
         try:
-            place = self.folder / KEPT / str(len(self.uploads)) / upload.name
+            place = self.folder / KEPT / upload.parent.name / upload.name  # every content has a folder
             place.parent.mkdir(exist_ok=True)
             if not place.exists():
                 _link(upload, place)
         except FileNotFoundError as problem:
             raise InputError(f"{upload.name} is no longer here; upload it again") from problem
         return place
+
+    def called(self, name: str) -> str:
+        """A file as its owner shall find it again: `mydog-masks.zip`."""
+        return f"{self.result.clip}-{name}" if self.result is not None else name
 
     def file(self, name: str) -> Path | None:
         """One of its files by name; None for whatever is not one of them."""
@@ -95,7 +99,8 @@ class Sessions:
     def by_token(self, token: str) -> Session | None:
         """The visit whose files have that token in their address."""
         with self._lock:
-            return next((s for s in self._by_key.values() if secrets.compare_digest(s.token, token)), None)
+            asked = token.encode()
+            return next((s for s in self._by_key.values() if secrets.compare_digest(s.token.encode(), asked)), None)
 
     def end(self, key: str | None) -> None:
         """Removes a visit's files now, or, if it is at work, when that is done."""

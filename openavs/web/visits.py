@@ -70,7 +70,7 @@ class Visits:
                     fragments.progress(standing, painted=True),
                     fragments.player(session, result, painted.name),
                     found,
-                    fragments.downloads(session, result),
+                    fragments.downloads(session),
                     details,
                 )
         except OpenAVSError as problem:

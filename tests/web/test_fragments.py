@@ -59,12 +59,13 @@ def hostile(models: Models, scene: Path) -> Result:
 
 def test_nothing_from_outside_becomes_markup(hostile: Result, tmp_path: Path) -> None:
     session = Sessions(tmp_path, 60).get("one")
+    session.result = hostile
     (session.folder / "masks.zip").write_bytes(b"x" * 2000)
     standing = Standing({"load": (1, 1)}, heard=(Caption(HOSTILE, 0.5, 0, 1),), result=hostile, reused=("captioner",))
     pages = {
         "progress": fragments.progress(standing, painted=True),
         "player": fragments.player(session, hostile, "overlay.mp4"),
-        "downloads": fragments.downloads(session, hostile),
+        "downloads": fragments.downloads(session),
         "details": fragments.details(hostile),
         "alert": fragments.alert(HOSTILE),
         "head": fragments.head(HOSTILE),

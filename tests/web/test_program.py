@@ -15,6 +15,7 @@ from tests.web.conftest import Server, wait_for
 
 gradio_client: Any = pytest.importorskip("gradio_client", reason="Gradio is not installed; make test-web installs it")
 httpx: Any = pytest.importorskip("httpx", reason="httpx comes with Gradio; make test-web installs it")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

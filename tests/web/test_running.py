@@ -59,7 +59,7 @@ def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
     assert again.reused == ("captioner", "translator", "detector")
     assert first.result is not None and again.result is not None
     assert not any(frame.segments for frame in first.result.frames)
-    assert {d.reason for frame in first.result.frames for d in frame.dropped} == {"below threshold"}
+    assert "below threshold" in {d.reason for frame in first.result.frames for d in frame.dropped}
     assert any(frame.segments for frame in again.result.frames)
     assert again.result.recipe["keep"]["box_threshold"] == 0.1
 

@@ -46,6 +46,7 @@ def test_a_visit_keeps_its_folder_and_others_have_their_own(sessions: Sessions) 
     assert sessions.get(None) is not sessions.get(None)
     assert sessions.by_token(one.token) is one
     assert sessions.by_token("guessed") is None
+    assert sessions.by_token("gu\u00e9ssed") is None
     assert len(one.token) >= 32
 
 
@@ -70,6 +71,23 @@ def test_a_run_has_links_of_its_own_to_what_was_uploaded(sessions: Sessions, tmp
     two.begin([given])
     with pytest.raises(InputError, match=r"^a.mp4 is no longer here; upload it again$"):
         two.keep(given)
+
+
+def test_two_uploads_of_one_name_stay_two(sessions: Sessions, tmp_path: Path) -> None:
+    one, first, second = sessions.get("one"), upload(tmp_path / "1"), upload(tmp_path / "2")
+    second.write_bytes(b"sound")
+    one.begin([first, second])
+    assert [one.keep(path).read_bytes() for path in (first, second)] == [b"video", b"sound"]
+
+
+def test_a_stop_is_for_its_own_run(sessions: Sessions) -> None:
+    one = sessions.get("one")
+    one.begin([])
+    earlier = one.stopping
+    earlier.set()
+    one.begin([])
+    assert earlier.is_set()
+    assert not one.stopping.is_set()
 
 
 def test_leaving_removes_the_visits_files_but_not_what_another_uses(sessions: Sessions, tmp_path: Path) -> None:

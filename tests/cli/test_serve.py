@@ -1,0 +1,65 @@
+"""`openavs serve` from the command line: it says where it is, ends on a signal and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+def test_without_gradio_one_sentence_names_the_extra(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    monkeypatch.setitem(sys.modules, "gradio", None)  # as Python marks a module that must not be found
+    done = openavs("serve", "--port", "0")
+    assert done.code == 2
+    assert done.err == 'openavs: gradio cannot be used: gradio is not installed; pip install "openavs[web]"\n'
+
+
+@pytest.mark.slow
+def test_a_taken_port_and_an_unknown_recipe(openavs: Run) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = openavs("serve", "--port", port)
+    assert done.code == 2
+    assert f"cannot listen at 127.0.0.1:{port}" in done.err
+    assert "give another --port" in done.err
+    unknown = openavs("serve", "--port", "0", "--pipeline", "tinny")
+    assert (unknown.code, "there is no recipe 'tinny'" in unknown.err) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: int) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
+    command = [sys.executable, "-m", "openavs", "serve", "--port", "0"]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:
+        try:
+            assert running.stdout is not None
+            line = running.stdout.readline()
+            found = re.fullmatch(r"openavs: (http://127\.0\.0\.1:\d+) \(Ctrl\+C ends it\)\n", line)
+            assert found, line
+            page = urllib.request.urlopen(found[1], timeout=60).read().decode()
+            assert "What makes the sound?" in page
+            running.send_signal(end)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("openavs-serve-*"))
