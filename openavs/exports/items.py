@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.exports.categories import Categories
+from openavs.files import safe_id
 from openavs.jsonfile import parse_json
 from openavs.results import clip_folder, is_done, read_result
 from openavs.spelling import nearest
@@ -21,12 +22,20 @@ class Item:
 
     `overlay` is the painted video of the result folder, if there is one: its sound is what was heard, even where that
     had come from another file than the video.
+
+    Raises:
+        InputError: the result's clip id is no plain name, as in a file that somebody else wrote; exports name files so.
     """
 
     result: Segmentation
     open: Callable[[], Clip]
     overlay: Path | None = None
     whole: bool = True  # nothing of the result was filtered out
+
+    def __post_init__(self) -> None:
+        clip = self.result.clip
+        if safe_id(clip) != clip:
+            raise InputError(f"the clip id {clip!r:.60} of a result cannot name a file; write another into its JSON")
 
 
 def run_items(run: Path, clips: Sequence[str] | None = None, root: Path | None = None) -> Iterator[Item]:
