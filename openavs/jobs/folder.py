@@ -8,6 +8,7 @@ from pathlib import Path
 from openavs.jobs.claims import JOB, claim
 from openavs.jobs.marks import committed, read_mark, reopen
 from openavs.jobs.plan import Plan, Wish, check_plan, make_plan, read_plan
+from openavs.results import refuse_links
 from openavs.types import InputError
 
 # In the order of their removal: marks first, so that nothing counts as done, the plan last.
@@ -67,6 +68,7 @@ def retry(out: Path, plan: Plan) -> int:
 
 
 def _open_alone(out: Path, wish: Wish, overwrite: bool) -> Plan:
+    refuse_links(*(out / name for name in _OURS))
     if overwrite:
         _clear(out)
     plan = read_plan(out)
@@ -82,8 +84,6 @@ def _clear(out: Path) -> None:
     """Removes what a job or another command wrote, and nothing else."""
     for name in _OURS:
         path = out / name
-        if path.is_symlink():
-            raise InputError(f"{path} is a link; give an output folder of its own")
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -137,6 +137,17 @@ def test_a_link_in_the_output_folder(openavs: Run, video: Path, yard: Path, tmp_
     assert sorted(path.name for path in treasure.rglob("*")) == ["keep.txt", "masks"]
 
 
+@pytest.mark.parametrize("place", ["clips", "labels", "log", "work", "shards", "plan.json", "index.jsonl"])
+def test_a_link_in_the_folder_of_a_job(openavs: Run, video: Path, yard: Path, place: str) -> None:
+    (yard / "treasure").mkdir()
+    (yard / "job").mkdir()
+    (yard / "job" / place).symlink_to(yard / "treasure")
+    for more in ([], ["--overwrite"]):
+        done = openavs("label", video, "--pipeline", "tiny", "--out", yard / "job", *more)
+        assert done.code == 2 and "is a link" in done.err
+    assert list((yard / "treasure").iterdir()) == []
+
+
 def test_hostile_words_are_no_file_names(openavs: Run, video: Path, yard: Path, tmp_path: Path) -> None:
     """Labels and phrases that look like paths stay inside of files."""
     words = ["--vocab", f"dog,{UP}", "aliases={dog: '../../escaped'}"]
