@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 import time
@@ -163,6 +164,7 @@ def _peak(run: Run) -> Iterator[None]:
         yield
         run.peak_mb = (torch.cuda.max_memory_allocated() - allocated) / 2**20
         return
+    give_back()
     before, ended, peak = resident_mb(), threading.Event(), [0.0]
 
     def look() -> None:
@@ -177,6 +179,13 @@ def _peak(run: Run) -> Iterator[None]:
         ended.set()
         looker.join()
     run.peak_mb = peak[0]
+
+
+def give_back() -> None:
+    """Lets the C library return what it keeps of freed memory, or an earlier run's leavings would hide a later peak."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc
+        library.malloc_trim(0)
 
 
 def resident_mb() -> float:
