@@ -260,9 +260,9 @@ class Pipeline:
         keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
         pictures, answers, done = Pictures(self.settings.tolerance), Answers(), 0
         progress("look", 0, len(wanted))
-        decoded = prefetched(pictures.shared(clip.frames(wanted)))
-        frames: Iterator[Frame] = notes.timed_items("decode", decoded)
-        for batch in batched(frames, self.settings.batch_frames, lambda f: f.image.size // 3, BATCH_PIXELS):
+        frames = pictures.shared(clip.frames(wanted))
+        batches = batched(frames, self.settings.batch_frames, lambda f: f.image.size // 3, BATCH_PIXELS)
+        for batch in notes.timed_items("decode", prefetched(batches, depth=1)):  # the next is decoded meanwhile
             looked_at = [frame for frame in batch if frame.index in keys]
             found = dict(zip(looked_at, self._find(looked_at, asked, answers, notes), strict=True))
             for frame in batch:

@@ -59,14 +59,20 @@ def prefetched(source: Iterable[T], depth: int = 2) -> Iterator[T]:
 
 
 def batched(source: Iterable[T], count: int, weight: Callable[[T], int], limit: int) -> Iterator[list[T]]:
-    """Lists of up to `count` items whose weights add up to at most `limit` (a single heavier item goes alone)."""
+    """Lists of up to `count` items whose weights add up to at most `limit` (a single heavier item goes alone).
+
+    A list that is full leaves at once, and does not wait for the item after it.
+    """
     batch: list[T] = []
     total = 0
     for item in source:
-        if batch and (len(batch) == count or total + weight(item) > limit):
+        if batch and total + weight(item) > limit:
             yield batch
             batch, total = [], 0
         batch.append(item)
         total += weight(item)
+        if len(batch) == count:
+            yield batch
+            batch, total = [], 0
     if batch:
         yield batch

@@ -66,3 +66,16 @@ def test_an_item_over_the_limit_goes_alone() -> None:
 
 def test_nothing_makes_no_batch() -> None:
     assert list(batched([], 4, weight=lambda x: 1, limit=1)) == []
+
+
+def test_a_full_batch_does_not_wait_for_the_next_item() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for i in range(6):
+            made.append(i)
+            yield i
+
+    batches = batched(source(), 2, weight=lambda x: 1, limit=100)
+    assert next(batches) == [0, 1]
+    assert made == [0, 1]
