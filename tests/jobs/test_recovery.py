@@ -30,7 +30,7 @@ def test_those_that_were_under_way_are_tried_alone_and_the_killer_is_put_on_reco
     journal = Journal.read(journal_path(made.out, 0))
     journal.start()
     journal.begin("a")
-    journal.finish({"id": "a"}, {})
+    journal.finish({"id": "a", "status": "ok", "dropped": {}}, {})
     journal.begin("b")
     journal.begin("c")  # opened ahead
     step = recovery.after(spec, died=True)
