@@ -78,7 +78,8 @@ def test_pickles_and_python_files_beside_the_weights(
     "template",
     [
         "{{ cycler.__init__.__globals__.os.system('touch CANARY') }}",
-        "{% for c in ''.__class__.__mro__[1].__subclasses__() if c.__name__ == 'FileIO' %}{{ c('CANARY', 'w') }}{% endfor %}",
+        "{% for c in ''.__class__.__base__.__subclasses__() %}{% if c.__name__ == 'FileIO' %}{{ c('CANARY', 'w') }}"
+        "{% endif %}{% endfor %}",
         "{{ messages.append(messages) }}",
     ],
 )
