@@ -12,8 +12,9 @@
   tenth of them that is surest to be an object (`model.objectness`). `--queries` takes fewer; costs grow with them.
 
 One thread. The variants take turns in one process; `*_cpu_s` are medians of CPU seconds and ratios those of pairs.
-`*_peak_mb` is the peak of memory of a process that makes one step of one variant and nothing else. On a machine with
-a GPU add `--device cuda`: then the seconds are of the clock, between synchronisations, and the peaks are the GPU's.
+`*_peak_mb` is the peak of memory of a process that makes one step of one variant and nothing else (Linux tells). On a
+machine with a GPU add `--device cuda`: then the seconds are of the clock, between synchronisations, and the peaks are
+the GPU's.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -123,8 +123,8 @@ def peak_of(name: str, variant: str, options: argparse.Namespace) -> float:
     variants_of(name, options, variant)[variant]()
     if options.device != "cpu":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)
+    lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would begin with the peak of who started it
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10, 1)
 
 
 def variants_of(name: str, options: argparse.Namespace, only: str | None = None) -> dict[str, Work]:
