@@ -74,15 +74,22 @@ def test_pickles_and_python_files_beside_the_weights(
     assert refused.code == 2 and "pickle weights only" in refused.err and not canary.exists()
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ cycler.__init__.__globals__.os.system('touch CANARY') }}",
-        "{% for c in ''.__class__.__base__.__subclasses__() %}{% if c.__name__ == 'FileIO' %}{{ c('CANARY', 'w') }}"
-        "{% endif %}{% endfor %}",
-        "{{ messages.append(messages) }}",
-    ],
+TEMPLATES = (
+    "{{ cycler.__init__.__globals__.os.system('touch CANARY') }}",
+    "{% for c in ''.__class__.__base__.__subclasses__() %}{% if c.__name__ == '_wrap_close' %}"
+    "{{ c.__init__.__globals__['system']('touch CANARY') }}{% endif %}{% endfor %}",
 )
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_templates_work_without_a_sandbox(canary: Path, template: str) -> None:
+    from jinja2 import Environment
+
+    Environment(autoescape=True).from_string(template.replace("CANARY", str(canary))).render()
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
 def test_a_hostile_chat_template(openavs: Run, video: Path, tmp_path: Path, canary: Path, template: str) -> None:
     folder = copied("lm", tmp_path)
     text = template.replace("CANARY", str(canary))
