@@ -1,8 +1,8 @@
 """Linear layers for inference: the library's fastest exact kernel on this processor, and the precision each one keeps.
 
 In float32 torch multiplies with Intel's MKL, which takes its slower instructions on other makers' processors; oneDNN,
-which comes with every build of torch, does not, and computes the same sums in another order (measured on an AMD EPYC:
-1.8 to 2.5 times as fast). Which of the two runs depends on the processor alone, so results are reproducible.
+which comes with every build of torch, does not, and computes the same sums in another order (about twice as fast on
+an AMD EPYC; eval/speed/detector.py). Which of the two runs depends on the processor alone: results are reproducible.
 """
 
 from __future__ import annotations

@@ -10,14 +10,16 @@ beside them. A ratio is the median over the repeats of the library's seconds ove
 error is the root mean square of what differs from the library's float32 answer, over that of the answer: of the encoded
 picture, upon which everything else rests.
 
-`deformable` is one layer's sampling alone, against the library's `grid_sample`. `--size`: `small` networks, the
-published ones on `reduced` pictures (375 x 667 for the detector, 512 for the segmenters), or on pictures of the size
-they were published for (`real`: 750 x 1333, 1024).
+`deformable` is one layer's sampling alone, against the library's `grid_sample`; `fusion` is one layer's attention
+between picture and caption, `linear` one linear layer. `--size`: `small` networks, the published ones on `reduced`
+pictures (375 x 667 for the detector, 512 for the segmenters), or on pictures of the size they were published for
+(`real`: 750 x 1333, 1024).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
@@ -30,11 +32,16 @@ from typing import Any
 import numpy as np
 import torch
 from random_models import PHRASES, REAL, REDUCED, SMALL, Size, save_models
-from transformers import AutoModelForZeroShotObjectDetection, Sam2Model, SamModel
-from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
+from transformers import AutoModelForZeroShotObjectDetection, GroundingDinoConfig, Sam2Model, SamModel
+from transformers.models.grounding_dino.modeling_grounding_dino import (
+    GroundingDinoBiMultiHeadAttention,
+    MultiScaleDeformableAttention,
+)
 
 from openavs.deformable import lay_out, pad_levels, sample
+from openavs.dense import Dense
 from openavs.detectors.grounding_dino import GroundingDinoDetector
+from openavs.detectors.lean_attention import FusionAttention
 from openavs.segmenters.sam import SamSegmenter
 from openavs.segmenters.sam2 import Sam2Segmenter
 from openavs.types import Image
@@ -185,8 +192,28 @@ def deformable(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
     }
 
 
+def linear(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
+    """The first layer of a feed-forward network, 256 to 2048 channels, for 4096 cells."""
+    torch.manual_seed(0)
+    layer, inputs = torch.nn.Linear(256, 2048), torch.randn(4096, 256)
+    lean, half = Dense(layer), Dense(copy.deepcopy(layer), torch.bfloat16)
+    return four_ways(lambda: layer(inputs), {"float32": lambda: lean(inputs), "bfloat16": lambda: half(inputs)})
+
+
+def fusion(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
+    """Attention between a picture and a caption of nine tokens, in one layer."""
+    torch.manual_seed(0)
+    library = GroundingDinoBiMultiHeadAttention(GroundingDinoConfig()).eval()
+    cells = sum(-(-size.edges[0] // step) * -(-size.edges[1] // step) for step in (8, 16, 32, 64))
+    asked = (torch.randn(1, cells, 256), torch.randn(1, 9, 256), torch.zeros(1, cells, dtype=torch.bool))
+    lean = FusionAttention(library)
+    return {"library": lambda: library(*asked)[0][0], "ours": lambda: lean(*asked)[0][0]}
+
+
 PARTS: dict[str, Callable[[Path, Size, Image], dict[str, Way]]] = {
     "deformable": deformable,
+    "fusion": fusion,
+    "linear": linear,
     "detector": detector,
     "sam": segmenter("sam"),
     "sam2": segmenter("sam2"),
