@@ -49,6 +49,11 @@ class Offer:
         """Whether its models know nothing but the synthetic world."""
         return any(model.reference.startswith("openavs:tiny") for model in self.models)
 
+    @property
+    def asks_a_server(self) -> bool:
+        """Whether what is heard is sent to another machine's language model."""
+        return any(section.use == "openai" for section in self.recipe.stages().values())
+
 
 def offers(settings: Settings) -> dict[str, Offer]:
     """By name: the recipe of the settings first, then all shipped ones that can run as they are.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from openavs.web.server import Parts
 
 VIDEO, PICTURE = "video", "picture"
+NOTHING = "Nothing leaves this server"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -264,9 +265,9 @@ class _Page:
 
     def _limits(self) -> str:
         size, seconds = self._settings.max_upload_mb, self._settings.max_seconds
-        return (
-            f"Clips of up to {seconds:g} s and {size} MB. Nothing leaves this server; files go when you close the page."
-        )
+        told = [name for name, offer in self._models.offers.items() if offer.asks_a_server]
+        leaves = f"What is heard goes to a language model's server with {' and '.join(told)}" if told else NOTHING
+        return f"Clips of up to {seconds:g} s and {size} MB. {leaves}; files go when you close the page."
 
     def _about(self) -> str:
         return fragments.about(self._models.offers, self._models.loaded)

@@ -8,7 +8,7 @@ import pytest
 
 from openavs.recipes import load_recipe
 from openavs.types import InputError
-from openavs.web.menu import is_here, offers
+from openavs.web.menu import Offer, is_here, offers
 from openavs.web.settings import Settings
 
 
@@ -35,6 +35,8 @@ def test_the_named_recipe_comes_first_and_others_only_if_their_models_are_here(t
 def test_a_recipe_that_asks_a_server_is_not_offered_unasked() -> None:
     server = load_recipe("tiny", ["translator={use: openai, model: gpt-4o, base_url: 'http://127.0.0.1:9'}"])
     assert not is_here(server)
+    assert Offer(server, ()).asks_a_server
+    assert not Offer(load_recipe("tiny"), ()).asks_a_server
     assert is_here(load_recipe("tiny"))
     assert not is_here(load_recipe("tiny", ["detector.model=/no/such/folder"]))
 
