@@ -363,7 +363,8 @@ def test_label_maps_of_clips_of_five_and_ten_frames_are_learnt_together(
     openavs: Any, avss: Path, vggish: Path, tmp_path: Path
 ) -> None:
     data = ("--root", avss, "--benchmark", "avss", "--out", tmp_path / "run", "--device", "cpu", "--json", "-q")
-    settings = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4, avm: 0.5, crop: true}", "batch=5")
+    model = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4, avm: 0.5, crop: true}"
+    settings = (model, "init={}", "batch=5")
     done = openavs("train", "tpavi", *settings, f"audio={vggish}", "--max-steps", "2", *data)
     assert done.code == 0, done.err
     assert done.json()["best"]["figure"] == "miou"
