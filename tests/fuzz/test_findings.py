@@ -82,9 +82,9 @@ FINDINGS = {
 @pytest.mark.parametrize("name", FINDINGS)
 def test_a_finding_stays_found(name: str) -> None:
     target, data = FINDINGS[name]
-    began = time.monotonic()
+    began = time.process_time()
     survives(TARGETS[target], data)
-    assert time.monotonic() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_a_mask_that_claims_much_is_refused_before_it_is_made() -> None:

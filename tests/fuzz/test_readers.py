@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import time
 
 import pytest
@@ -17,6 +16,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.mutating import examples
 from tests.fuzz.targets import survives, targets
+
+resource = pytest.importorskip("resource", reason="Windows does not tell the peak of memory")
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 SECONDS = 5.0  # for one input; a few milliseconds are usual
@@ -43,9 +44,9 @@ def test_a_reader_survives(name: str, caplog: pytest.LogCaptureFixture) -> None:
     @given(st.data())
     def fuzz(data: st.DataObject) -> None:
         given_bytes = data.draw(examples(target.seeds))
-        began = time.monotonic()
+        began = time.process_time()
         survives(target, given_bytes)
-        assert time.monotonic() - began < SECONDS
+        assert time.process_time() - began < SECONDS
 
     fuzz()
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10) - before < MEGABYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,7 @@ def test_tracks_beyond_the_limit_are_not_looked_at_or_refused(tmp_path: Path) ->
         probe(tmp_path / "a.mp4")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not find the setting; docs/media.md says so")
 def test_ffmpeg_takes_no_more_at_once_than_the_limit() -> None:
     import ctypes
 
