@@ -67,6 +67,8 @@ def in_turns(recipe: Recipe, schedule: str, share: float = 1.0) -> bool:
     if schedule != "auto":
         return schedule == "stage"
     together, turn = needed(recipe)
+    if not together:
+        return False  # no model: there is no need of torch, either
     free = int(free_memory(resolve_device(recipe.device, recipe.dtype)) * share * SPARE)
     alone = "; the largest of the turns is %.1f" % (turn / 1e9) if together > free else ""
     log.info("the models take %.1f GB together and there are %.1f%s", together / 1e9, free / 1e9, alone)

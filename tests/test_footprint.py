@@ -15,6 +15,7 @@ from openavs.footprint import count_parameters, footprints, in_turns, needed
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, load_recipe
 from openavs.turns import TURNS
+from tests.plugin_recipe import write_recipe
 
 
 @pytest.fixture
@@ -80,6 +81,12 @@ def test_models_that_are_not_here_are_known_by_the_table() -> None:
     together, turn = needed(recipe)
     assert turn == pytest.approx(4022.5e6 * 4)  # the language model's turn
     assert together > 18e9
+
+
+def test_without_models_nobody_takes_turns(tmp_path: Path, memory: dict[str, int]) -> None:
+    recipe = load_recipe(write_recipe(tmp_path))
+    assert needed(recipe) == (0, 0)
+    assert not in_turns(recipe, "auto")
 
 
 def test_every_stage_has_its_turn() -> None:

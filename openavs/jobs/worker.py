@@ -20,7 +20,7 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.shard import run_shard
 from openavs.jobs.sidelog import log_path
 from openavs.jobs.stagewise import Stagewise
-from openavs.locking import load_lock, pinned_pipeline
+from openavs.locking import load_lock, pinned, pinned_pipeline
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, recipe_from_dict
 
@@ -49,7 +49,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         recipe = recipe_from_dict(dict(job.recipe), base=job.base)
         self.ahead = self.cache = None
-        if recipe.student is None and in_turns(recipe, job.schedule, job.share):
+        if recipe.student is None and _in_turns(job, recipe):
             self.ahead = Stagewise(recipe, job.lock, job.cache or job.out / "work" / "stages", job.window, job.threads)
             self.chain, self.cache = self.ahead.pipe, self.ahead.cache
         else:
@@ -98,6 +98,11 @@ def give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
         if trim is not None:
             trim(0)
+
+
+def _in_turns(job: Job, recipe: Recipe) -> bool:
+    """Whether the models take turns; they are measured at the commits that will be loaded."""
+    return in_turns(pinned(recipe, load_lock(job.lock)) if job.lock else recipe, job.schedule, job.share)
 
 
 def _chain(recipe: Recipe, lock: Path | None) -> Pipeline | StudentPipeline:
