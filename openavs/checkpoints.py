@@ -83,12 +83,17 @@ def convert(checkpoint: Path, folder: Path) -> None:
     Raises:
         InputError: no such file, one that holds more than tensors, or a checkpoint of none of the packages.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = _read_pickle(checkpoint)
     config = _config_of(weights, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, folder / "model.safetensors")
+    unwritable: tuple[type[Exception], ...] = (*_UNREADABLE, SafetensorError)
+    try:
+        save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, folder / "model.safetensors")
+    except unwritable as error:
+        raise InputError(f"the checkpoint {checkpoint} holds tensors of a kind that safetensors has not") from error
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -133,16 +138,17 @@ def _config_of(weights: Mapping[str, torch.Tensor], checkpoint: Path) -> dict[st
         return {"model_type": SAM}
     if "audio_branch.patch_embed.proj.weight" in weights:
         return {"model_type": LAION_CLAP}
-    if "features.0.weight" in weights and "embeddings.4.weight" in weights:
-        sizes = {"width": "features.0.weight", "hidden": "embeddings.0.weight", "features": "embeddings.4.weight"}
-        return {"model_type": VGGISH, **{size: len(weights[name]) for size, name in sizes.items()}}
-    swin = weights.get("backbone.0.patch_embed.proj.weight")
+    rows = {name: tensor.shape[0] for name, tensor in weights.items() if tensor.dim()}
+    sizes = {"width": "features.0.weight", "hidden": "embeddings.0.weight", "features": "embeddings.4.weight"}
+    if rows.keys() >= set(sizes.values()):
+        return {"model_type": VGGISH, **{size: rows[name] for size, name in sizes.items()}}
+    swin = rows.get("backbone.0.patch_embed.proj.weight")
     backbones = {96: "swin_T_224_1k", 128: "swin_B_384_22k"}
-    if swin is None or len(swin) not in backbones:
+    if swin not in backbones:
         raise InputError(
             f"the checkpoint {checkpoint} is neither segment-anything's nor groundingdino's, laion-clap's or VGGish's"
         )
-    return {"model_type": GROUNDING_DINO, "backbone": backbones[len(swin)]}
+    return {"model_type": GROUNDING_DINO, "backbone": backbones[swin]}
 
 
 def main() -> int:

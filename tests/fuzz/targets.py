@@ -453,12 +453,15 @@ def _parquet() -> bytes:
     return buffer.getvalue()
 
 
-def _checkpoint() -> bytes:
+VGGISH = ("features.0.weight", "embeddings.0.weight", "embeddings.4.weight")
+
+
+def checkpoint(names: Sequence[str] = VGGISH, shape: tuple[int, ...] = (2, 2)) -> bytes:
+    """What torch.save writes of a VGGish, or of other tensors."""
     import torch
 
     buffer = io.BytesIO()
-    names = ("features.0.weight", "embeddings.0.weight", "embeddings.4.weight")
-    torch.save({"model": {name: torch.zeros(2, 2) for name in names}, "best": np.float64(1.0)}, buffer)
+    torch.save({"model": {name: torch.zeros(shape) for name in names}, "best": np.float64(1.0)}, buffer)
     return buffer.getvalue()
 
 
@@ -517,7 +520,7 @@ def targets() -> dict[str, Target]:
             cache_answer,
             [_json({"answer": [[[["dog"]], "llm", None, 1]], "revisions": {}}), b'{"answer": [[["a",1,0,1,""]]]}'],
         ),
-        "pickle": Target(pickle, [_checkpoint()]),
+        "pickle": Target(pickle, [checkpoint()]),
         "safetensors": Target(safetensors, [_weights()]),
         "config": Target(
             config, [b'{"model_type": "openavs-student", "format": 1, "config": {}, "student": "s"}', b"license: mit"]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from openavs.types import InputError
-from tests.fuzz.targets import PLAN, RESULT, ROW, survives, targets
+from tests.fuzz.targets import PLAN, RESULT, ROW, VGGISH, checkpoint, survives, targets
 
 TARGETS = targets()
 DEEP = b"[" * 5000
@@ -70,6 +70,8 @@ FINDINGS = {
     "plan: no shards": ("plan", json.dumps({**PLAN, "shards": None}).encode()),
     "plan: a negative number of clips": ("plan", json.dumps({**PLAN, "source": {"clips": -1}}).encode()),
     "pickle: bytes that are neither": ("pickle", b"}b\x82\x02"),
+    "pickle: a name of three is missing": ("pickle", checkpoint(VGGISH[:1] + VGGISH[2:])),
+    "pickle: tensors without rows": ("pickle", checkpoint(shape=())),
     "config: a model's card with a number of 5,000 digits": ("config", b"9" * 5000),
     "config: a kind of two lines": ("config", b'{"model_type": "a\\nb"}'),
     "picture: a chunk that claims 4 GB": (
