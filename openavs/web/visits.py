@@ -94,10 +94,11 @@ class Visits:
     def answer(self, key: str | None, wish: Wish) -> Answer:
         """Segments a clip for a program; raises what `running.run` raises."""
         with self._working(key, wish) as session:
-            *_, standing = self._run(session, wish)
-            if standing.result is None:
+            states = list(self._run(session, wish))
+            if not states or states[-1].result is None:
                 raise InputError("the visit ended before there was a result")
-            result = session.result = standing.result
+            standing, result = states[-1], states[-1].result
+            session.result = result
             painted = write_painted(session.folder, result)
             write_files(session.folder, result)
             data = told(result) | {"reused": list(standing.reused), "seconds": round(standing.seconds, 3)}

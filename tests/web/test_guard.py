@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def ask(uploads: Path) -> Any:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        asyncio.run(guard(scope, receive, send))
+        with ThreadPoolExecutor(1) as aside:  # this thread may have a loop already: a browser's
+            aside.submit(lambda: asyncio.run(guard(scope, receive, send))).result()
         assert {name.decode() for name, _ in sent[0]["headers"]} >= set(HEADERS)
         return sent[0]["status"], sent[1]["body"].decode()
 
