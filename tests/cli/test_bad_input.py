@@ -90,7 +90,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
         ("mute.mp4", "has no sound track; give its sound with --audio FILE"),
         ("picture.png", "has no sound track; give its sound with --audio FILE"),
         ("sound.wav", "has sound but no picture; give a video"),
-        ("nan.mkv", "the sound holds NaN or infinite samples; repair or re-encode its track"),
+        ("nan.mkv", "holds NaN or infinite samples; repair or re-encode its track"),
         ("no-pictures", "holds no pictures"),
         ("damaged.png", "cannot be read as a png, jpg, bmp or webp picture; check what it is"),
     ],
