@@ -39,7 +39,7 @@ def watch(way: Callable[[Notes], Iterator[Any]], models: Models, keep: Callable[
     """Runs a way to its end. What `keep` makes of each answer is kept, off the clock, so that the answers' own memory
     and the bench's book-keeping are not part of the figure."""
     run, notes = Run(), Notes()
-    gc.collect()
+    gc.collect(1)  # the young: all that a run before this one can have left, and a hundredth of the time
     with models.watched(run), _peak(run):
         answers = way(notes)
         while True:

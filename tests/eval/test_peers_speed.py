@@ -30,7 +30,8 @@ def found(speed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     """One repeat of the standard load and its variants, on small networks in float32."""
     import peers
 
-    words = ["--frames", str(FRAMES), "--repeats", "1", "--only", "ratios"]
+    words = ["--frames", str(FRAMES), "--repeats", "1", "--only", "ratios", "--peers", "naive", "lang_sam"]
+    words += ["grounded_sam2_fp32"]
     figures: dict[str, Any] = peers.measured(peers.parsed(words), tmp_path_factory.mktemp("models"))
     return figures
 
@@ -56,15 +57,13 @@ def test_what_is_silent_or_stands_still_costs_nothing(found: dict[str, Any], loa
 def test_the_imitations_ask_what_their_originals_ask(found: dict[str, Any]) -> None:
     asked = FRAMES * PHRASES
     assert work(found, "naive") == (asked, asked * BOXES, asked * BOXES)
-    assert work(found, "hf_pipeline") == (asked, FRAMES, asked * BOXES)
     assert work(found, "lang_sam") == (asked, asked, asked)
-    assert work(found, "grounded_sam2_fp32") == work(found, "grounded_sam2_bf16") == (FRAMES, FRAMES, FRAMES)
+    assert work(found, "grounded_sam2_fp32") == (FRAMES, FRAMES, FRAMES)
 
 
 def test_less_work_is_less_time(found: dict[str, Any]) -> None:
-    """CPU seconds of runs beside each other; floors well under what is measured (about 3.3, 2.5 and 2.5)."""
+    """CPU seconds of runs beside each other; floors well under what is measured (about 3.3, 2.5 and 1)."""
     assert found["ratio.naive"] > 1.8
-    assert found["ratio.hf_pipeline"] > 1.4
     assert found["ratio.lang_sam"] > 1.4
     assert found["ratio.grounded_sam2_fp32"] > 0.6  # the same passes: small networks show what is around them
 
@@ -113,4 +112,5 @@ def test_the_script_prints_what_its_contract_names() -> None:
     assert found["agreement"] > 0.96  # two frames of small random networks; the full bench asks for 0.98
     assert found["agreement.tiny"] > 0.98
     assert all(found[f"agreement.{peer}"] > 0.999 for peer in peers[:3])  # the imitations compute what we compute
+    assert work(found, "hf_pipeline") == (2 * PHRASES, 2, 2 * PHRASES * BOXES)  # the library's own
     assert found["overhead.tiny"] < 0.5
