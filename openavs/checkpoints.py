@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ def convert(checkpoint: Path, folder: Path) -> None:
 
 # What torch's reader of pickles and archives raises for bytes that are none.
 _UNREADABLE: tuple[type[Exception], ...] = (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError)
-_UNREADABLE += (AttributeError, AssertionError, OverflowError, MemoryError)
+_UNREADABLE += (AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
 
 
 def _read_pickle(checkpoint: Path) -> dict[str, torch.Tensor]:

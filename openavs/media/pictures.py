@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from openavs.types import Frame, Image, InputError
 log = logging.getLogger(__name__)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+# What Pillow's readers raise for a file that is not as it should be.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap height and width
 
 
@@ -98,7 +102,7 @@ def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> Image:
                 grey = (np.clip(np.asarray(upright), 0, 0xFFFF) >> 8).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
             return np.array(upright.convert("RGB"), dtype=np.uint8)
-        except (OSError, SyntaxError, ValueError) as error:
+        except DAMAGE as error:
             raise InputError(f"the picture {path} is damaged; repair or remove it") from error
 
 
@@ -108,7 +112,7 @@ def _opened(path: Path, limits: Limits) -> Iterator[Pillow.Image]:
     with BoundedFile(path) as file:
         try:
             picture = Pillow.open(file, formats=FORMATS)
-        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        except (*DAMAGE, Pillow.DecompressionBombError) as error:
             raise InputError(f"{path} cannot be read as a png, jpg, bmp or webp picture; check what it is") from error
         if picture.width * picture.height > limits.max_pixels:
             raise InputError(
@@ -124,7 +128,7 @@ def _orientation(picture: Pillow.Image) -> int:
         return 1
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
-    except (SyntaxError, ValueError, TypeError):
+    except DAMAGE:
         return 1  # damaged EXIF data: the picture itself may be sound
 
 
