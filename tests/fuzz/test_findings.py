@@ -71,6 +71,7 @@ FINDINGS = {
     "plan: a negative number of clips": ("plan", json.dumps({**PLAN, "source": {"clips": -1}}).encode()),
     "pickle: bytes that are neither": ("pickle", b"}b\x82\x02"),
     "pickle: a name of three is missing": ("pickle", checkpoint(VGGISH[:1] + VGGISH[2:])),
+    "pickle: a length that is cut short": ("pickle", b"\x80\x02X\x01"),
     "pickle: tensors without rows": ("pickle", checkpoint(shape=())),
     "config: a model's card with a number of 5,000 digits": ("config", b"9" * 5000),
     "config: a kind of two lines": ("config", b'{"model_type": "a\\nb"}'),
