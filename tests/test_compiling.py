@@ -113,8 +113,8 @@ def test_compiled_answers_are_cached_apart(tmp_path: Path) -> None:
     assert prints[0] != prints[1]
 
 
-@pytest.mark.slow
-def test_compiled_kernels_answer_the_same(images: list[Image]) -> None:
+@pytest.fixture
+def compiler() -> None:
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -122,11 +122,27 @@ def test_compiled_kernels_answer_the_same(images: list[Image]) -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         pytest.skip("this machine has no C++ compiler")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_compiled_kernels_segment_the_same(images: list[Image]) -> None:
     plain, compiled = (build("segmenter", "sam", "sam", **how) for how in ({}, {"compile": True}))
     boxes = [[(10.0, 10.0, 60.0, 60.0)], [(20.0, 5.0, 90.0, 70.0)]]
     for one, two in zip(plain.segment(images, boxes), compiled.segment(images, boxes), strict=True):
         assert one[0].score == pytest.approx(two[0].score, abs=1e-3)
         assert abs(one[0].rle.area - two[0].rle.area) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_compiled_kernels_detect_the_same(images: list[Image]) -> None:
+    """Although the adapter's own linear layers run an operation that the compiler does not take."""
+    model = "grounding-dino"
+    plain, compiled = (build("detector", model, model, **how) for how in ({}, {"compile": True}))
+    [one], [two] = (detector.detect(images[:1], [["dog", "train"]]) for detector in (plain, compiled))
+    assert [box.phrase for box in one] == [box.phrase for box in two]
+    np.testing.assert_allclose([box.score for box in one], [box.score for box in two], atol=1e-3)
 
 
 @pytest.mark.gpu
