@@ -51,10 +51,11 @@ def test_pictures_have_words(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_list_begins_after_an_empty_line(page: str) -> None:
-    """Else the site shows a paragraph with dashes, although GitHub shows a list."""
+def test_lists_and_headings_begin_after_an_empty_line(page: str) -> None:
+    """Else the site shows a paragraph with dashes or one more row of a table, although GitHub shows what is meant."""
     lines = prose(text_of(page)).splitlines()
     for above, line in pairwise(lines):
+        assert not (re.match(r"#{1,6} ", line) and above.strip()), line
         if re.match(r"([-*]|1\.) ", line) and above.strip():
             assert re.match(r"\s*([-*]|\d+\.) |\s{2,}", above), line
 
