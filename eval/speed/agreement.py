@@ -11,17 +11,19 @@ from scipy.optimize import linear_sum_assignment
 from standard_load import head, world_clips
 from watching import watch
 
+from openavs.boxes import iou as box_iou
 from openavs.types import RLE, Clip, rle_to_mask
 
 CLIPS = 12  # of the embedded models' world
+ALIKE = 0.98  # IoU from which two boxes are one choice: random scores have near ties, trained ones seldom
 FRAMES = 2  # of the standard load: whoever computes the same thing does so at every frame
 
 
 def figures(bench: Bench) -> dict[str, Any]:
-    """Agreement of types, on the load and with trained weights, and of the imitations with us."""
+    """Agreement of types, with trained weights and on the load, and of the imitations with us."""
     reduced = "bfloat16" if bench.options.dtype in ("float32", "fp32") else bench.options.dtype
-    answer: dict[str, Any] = {"agreement.dtype": reduced, **of_load(bench, reduced)}
-    return answer | {"agreement.tiny": round(of_trained(world_clips(CLIPS), reduced), 4)}
+    trained = round(of_trained(world_clips(CLIPS), reduced), 4)
+    return {"agreement": trained, "agreement.dtype": reduced, **of_load(bench, reduced)}
 
 
 def of_trained(clips: list[Clip], dtype: str) -> float:
@@ -40,7 +42,8 @@ def of_load(bench: Bench, reduced: str) -> dict[str, float]:
     load = head(bench.load(), FRAMES)
     peers = {name: bench.run(name, load).answers for name in bench.chosen if name != "hf_pipeline"}
     joint = bench.run(bench.our_way("float32"), load).answers
-    pairs = {"agreement": (bench.run(bench.our_way(reduced), load).answers, joint)}
+    low = bench.run(bench.our_way(reduced), load).answers
+    pairs = {"agreement.load": (low, joint)}
     if alone := peers.keys() & {"naive", "lang_sam"}:
         apart = bench.run(bench.our_way("float32", joint=False), load).answers
         pairs |= {f"agreement.{name}": (peers[name], apart) for name in sorted(alone)}
@@ -49,19 +52,31 @@ def of_load(bench: Bench, reduced: str) -> dict[str, float]:
         pairs["agreement.grounded_sam2_fp32"] = (exact, joint)
         if "grounded_sam2_bf16" in peers:
             pairs["agreement.grounded_sam2_bf16"] = (peers["grounded_sam2_bf16"], exact)
-    return {name: round(mean_iou(*pair), 4) for name, pair in pairs.items()}
+    answer = {name: round(mean_iou(*pair), 4) for name, pair in pairs.items()}
+    alike = [mask for box, mask in overlaps(low, joint) if box >= ALIKE]
+    share = len(alike) / sum(len(frame) for frame in joint)
+    if alike:
+        answer["agreement.load.same_boxes"] = round(float(np.mean(alike)), 4)
+    return answer | {"agreement.load.same_boxes_share": round(share, 4)}
 
 
 def mean_iou(one: list[Kept], other: list[Kept]) -> float:
-    """Over all segments, those of one phrase in a frame paired as they fit best; one without a partner counts 0."""
-    ious: list[float] = []
+    """Of the masks, over all segments; one without a partner counts 0."""
+    return float(np.mean([mask for _, mask in overlaps(one, other)]))
+
+
+def overlaps(one: list[Kept], other: list[Kept]) -> list[tuple[float, float]]:
+    """IoU of boxes and of masks; the segments of one phrase in a frame are paired as they fit best, others have 0."""
+    found: list[tuple[float, float]] = []
     for own, theirs in zip(one, other, strict=True):
         for phrase in sorted({name for name, _, _ in (*own, *theirs)}):
-            ours, peers = ([mask for name, _, mask in answer if name == phrase] for answer in (own, theirs))
-            overlap = np.array([[iou(a, b) for b in peers] for a in ours]).reshape(len(ours), len(peers))
-            paired = overlap[linear_sum_assignment(overlap, maximize=True)].tolist()
-            ious += paired + [0.0] * (max(overlap.shape) - len(paired))
-    return float(np.mean(ious))
+            ours, peers = ([(box, mask) for name, box, mask in answer if name == phrase] for answer in (own, theirs))
+            pairs = [[(box_iou(a, b), iou(c, d)) for b, d in peers] for a, c in ours]
+            both = np.array(pairs).reshape(len(ours), len(peers), 2)
+            rows, columns = linear_sum_assignment(both.sum(axis=2), maximize=True)
+            found += [pairs[i][k] for i, k in zip(rows.tolist(), columns.tolist(), strict=True)]
+            found += [(0.0, 0.0)] * (max(len(ours), len(peers)) - len(rows))
+    return found
 
 
 def iou(one: RLE, two: RLE) -> float:
