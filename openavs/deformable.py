@@ -17,7 +17,9 @@ import torch
 from torch.nn.functional import embedding_bag
 
 Size = tuple[int, int]  # cells: height, width
-_AT_ONCE = {"cpu": 256, "cuda": 1 << 16}  # queries: on a CPU their indices and weights stay in the second-level cache
+_AT_ONCE = 1 << 16  # queries
+_IN_CACHE = 256  # on one thread of a CPU: their indices and weights stay in the second-level cache
+_OF_A_THREAD = 4096  # on several threads, for which every small operation means to wait for each other
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def sample(
     """
     queries, columns = weights.shape
     answer = torch.empty((queries, heads, table.shape[1]), dtype=table.dtype, device=table.device)
-    step = _AT_ONCE.get(table.device.type, 1 << 16)
+    step = _at_once(table.device)
     entries = torch.empty((min(step, queries), heads, 4, columns // heads), dtype=torch.int32, device=table.device)
     shares = torch.empty_like(entries, dtype=torch.float32)
     for start in range(0, queries, step):
@@ -105,6 +107,13 @@ def sample(
             per_sample_weights=shares[:number].view(number * heads, -1),
         ).view(number, heads, -1)
     return answer.flatten(1)
+
+
+def _at_once(device: torch.device) -> int:
+    if device.type != "cpu":
+        return _AT_ONCE
+    threads = torch.get_num_threads()
+    return _IN_CACHE if threads == 1 else _OF_A_THREAD * threads
 
 
 def _corners(

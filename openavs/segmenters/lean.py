@@ -19,7 +19,8 @@ from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2MultiSca
 
 from openavs.dense import Dense, swap
 
-_SCORES_AT_ONCE = 1 << 18  # 1 MB of float32: the second-level cache
+_IN_CACHE = 1 << 18  # scores on one thread: 1 MB of float32, the second-level cache
+_OF_A_THREAD = 1 << 21  # on several threads, for which every small operation means to wait for each other
 _FOLDED = 32  # cells of an edge: to smaller windows, relative positions are added by the product itself
 
 
@@ -125,7 +126,9 @@ class SamLayer(nn.Module):
                 across = down = None
 
         cells, keys, answer = edge * edge, key.transpose(1, 2), torch.empty_like(query)
-        groups, step = max(_SCORES_AT_ONCE // cells**2, 1), max(_SCORES_AT_ONCE // cells, 1)
+        threads = torch.get_num_threads()
+        at_once = _IN_CACHE if threads == 1 else _OF_A_THREAD * threads
+        groups, step = max(at_once // cells**2, 1), max(at_once // cells, 1)
         for first in range(0, len(query), groups):
             some = slice(first, first + groups)
             for start in range(0, cells, step):
