@@ -23,7 +23,7 @@ def figures(bench: Bench) -> dict[str, Any]:
     """Agreement of types, with trained weights and on the load, and of the imitations with us."""
     reduced = "bfloat16" if bench.options.dtype in ("float32", "fp32") else bench.options.dtype
     trained = round(of_trained(world_clips(CLIPS), reduced), 4)
-    return {"agreement": trained, "agreement.dtype": reduced, **of_load(bench, reduced)}
+    return {**of_load(bench, reduced), "agreement.tiny": trained, "agreement.dtype": reduced}
 
 
 def of_trained(clips: list[Clip], dtype: str) -> float:
@@ -43,7 +43,7 @@ def of_load(bench: Bench, reduced: str) -> dict[str, float]:
     peers = {name: bench.run(name, load).answers for name in bench.chosen if name != "hf_pipeline"}
     joint = bench.run(bench.our_way("float32"), load).answers
     low = bench.run(bench.our_way(reduced), load).answers
-    pairs = {"agreement.load": (low, joint)}
+    pairs = {"agreement": (low, joint)}
     if alone := peers.keys() & {"naive", "lang_sam"}:
         apart = bench.run(bench.our_way("float32", joint=False), load).answers
         pairs |= {f"agreement.{name}": (peers[name], apart) for name in sorted(alone)}
@@ -56,8 +56,8 @@ def of_load(bench: Bench, reduced: str) -> dict[str, float]:
     alike = [mask for box, mask in overlaps(low, joint) if box >= ALIKE]
     share = len(alike) / sum(len(frame) for frame in joint)
     if alike:
-        answer["agreement.load.same_boxes"] = round(float(np.mean(alike)), 4)
-    return answer | {"agreement.load.same_boxes_share": round(share, 4)}
+        answer["agreement.same_boxes"] = round(float(np.mean(alike)), 4)
+    return answer | {"agreement.same_boxes_share": round(share, 4)}
 
 
 def mean_iou(one: list[Kept], other: list[Kept]) -> float:

@@ -13,13 +13,12 @@ short imitations (`imitations.py` says of what), and the detection pipeline of t
   `spread.X`: the least and the greatest. On one thread of a CPU these are CPU seconds, which other work on the machine
   changes little; `ratio_wall.X` is by the wall clock. `ratio.silent_half.X` and `ratio.static.X`: on a clip of which
   one half is silent, and on one that stands still.
-- `agreement`: IoU of the masks of the embedded models (`tiny`), which were trained, in the type that our pipeline was
-  run in (bfloat16 where that was float32) with those in float32. `agreement.load`: the same of the random networks on
-  two frames of the load. Their scores have near ties, which either type may break, and a random SAM answers a box moved
-  by a few pixels with another mask: `.same_boxes` is IoU where both chose the same boxes, `.same_boxes_share` how many.
-  `agreement.grounded_sam2_bf16`: that peer's autocast beside its own float32 on the load. Of the other peers
-  `agreement.X` is IoU with our masks, both in float32 and asking in the same way: 1 says that the imitation and we
-  compute the same thing.
+- `agreement`: IoU of our masks in the type that our pipeline was run in (bfloat16 where that was float32) with our own
+  in float32, on two frames of the load. Random scores have near ties, which either type may break: `.same_boxes` is IoU
+  where both chose the same boxes, `.same_boxes_share` how many they are. `agreement.tiny` is that of the embedded
+  models, which were trained; `agreement.grounded_sam2_bf16` that of this peer's autocast with its own float32. Of the
+  other peers `agreement.X` is IoU with our masks, both in float32 and asking in the same way: 1 says that the imitation
+  and we compute the same thing.
 - `overhead`: seconds of our run over those inside of its models' forward passes, minus 1; `overhead.tiny` the same of
   the recipe `tiny` with its ear and its language model; `overhead.replayed`: CPU seconds of our run over those of the
   same forward passes by themselves, on the recorded tensors, minus 1.

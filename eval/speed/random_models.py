@@ -96,6 +96,9 @@ def save_sam(folder: Path, size: Size) -> Path:
     small = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "global_attn_indexes": [1, 3]}
     vision = square | ({} if size.full else small | {"mlp_dim": 384})
     model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=square)).eval()
+    # Published weights have frequencies of deviation 1 here; the library draws 128 times that, and no box would keep
+    # its mask when it moves by a part of a pixel.
+    torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)
     model.save_pretrained(folder)
     edges = {"size": {"longest_edge": size.square}, "pad_size": {"height": size.square, "width": size.square}}
     SamProcessor(SamImageProcessorPil(**edges)).save_pretrained(folder)
