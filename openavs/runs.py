@@ -190,7 +190,7 @@ def _finished_clips(out: Path) -> Iterator[str]:
 def _refuse_other_recipe(out: Path, saved: dict[str, Any], new: dict[str, Any]) -> None:
     keys = sorted(differing({key: saved[key] for key in new}, new))
     if keys:
-        named = ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+        named = ", ".join(f"{key:.80}" for key in keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
         raise InputError(f"{out} holds results of another recipe, which differs in {named}; choose another --out")
 
 

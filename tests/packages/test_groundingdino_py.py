@@ -78,7 +78,7 @@ def package(folder: Path, bert: Path) -> GroundingDinoPackageDetector:
 
 @pytest.fixture(scope="module")
 def reference(transformers_folder: Path) -> GroundingDinoDetector:
-    return GroundingDinoDetector(model=str(transformers_folder), floor=0.0, device="cpu", offline=True)
+    return GroundingDinoDetector(model=str(transformers_folder), floor=0.0, device="cpu", dtype="float32", offline=True)
 
 
 def answers(detector: CaptionedDetector, images: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +119,13 @@ def test_detections_are_those_of_the_transformers_adapter(
     phrases = [PHRASES, PHRASES] if joint else [PHRASES[:2], PHRASES[:2]]
     ours = load(folder, bert, joint=joint, batch_size=2).detect(images, phrases)
     other = GroundingDinoDetector(
-        model=str(transformers_folder), floor=0.0, device="cpu", joint=joint, batch_size=2, offline=True
+        model=str(transformers_folder),
+        floor=0.0,
+        device="cpu",
+        dtype="float32",
+        joint=joint,
+        batch_size=2,
+        offline=True,
     )
     for mine, theirs, image in zip(ours, other.detect(images, phrases), images, strict=True):
         compare(mine, theirs, max(image.shape))
