@@ -130,7 +130,8 @@ def check_plan(out: Path, plan: Plan, wish: Wish) -> None:
     if any(key.startswith("source.") for key in keys):
         found.insert(0, f"its source ({_source_difference(out, plan, wish, content)})")
     if found:
-        named = ", ".join(f"{key:.200}" for key in found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+        named = ", ".join(f"{key:.200}" for key in found[:6])
+        named += f" and {len(found) - 6} more" if len(found) > 6 else ""
         raise InputError(
             f"{out} holds another job, which differs in {named}; give another --out, or start anew with --overwrite"
         )
