@@ -92,7 +92,7 @@ def test_upload_run_hide_and_take_along(visit: Visit, scene: Path) -> None:
     visit.give(scene)
     visit.run()
     toggles = visit.page.locator("#oa-things input[type=checkbox]")
-    assert toggles.count() >= 1
+    expect(toggles.first).to_be_visible(timeout=LONG)
     whole = visit.page.locator("#oa-player video").get_attribute("src")
     toggles.first.uncheck()
     expect(visit.page.locator("#oa-player video")).not_to_have_attribute("src", str(whole), timeout=LONG)
