@@ -103,9 +103,13 @@ def _check_present(device: torch.device, name: str) -> None:
 def _dtype(name: str, device: torch.device) -> tuple[str, str]:
     import torch
 
+    from openavs.dense import native_bfloat16
+
     if name == "auto":
         if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
             return "bfloat16", "this GPU computes bfloat16 natively"
+        if device.type == "cpu" and native_bfloat16():
+            return "float32", "large networks multiply in bfloat16, which this processor has"
         return "float32", "float32 is the exact choice where bfloat16 is not native"
     if name not in _DTYPES:
         raise InputError(f"'{name}' is not a dtype; write auto, float32, bfloat16 or float16")
