@@ -31,7 +31,7 @@ from openavs.jobs.rows import failed_row, finished_row
 from openavs.jobs.seconds import save_seconds
 from openavs.jobs.sidelog import append
 from openavs.jobs.stagewise import Stagewise
-from openavs.jobs.writing import OF_THE_MACHINE, remove_file, remove_folder, write_whole
+from openavs.jobs.writing import OF_THE_MACHINE, put, remove_file, remove_folder
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
 from openavs.streaming import prefetched
@@ -234,7 +234,7 @@ class _Work:
         size = None if like is None or not like.is_file() else png_size(like)
         places = label_places(item, filtered.result)
         return {
-            f"labels/{place}": _put(self.job.out / "labels" / place, png)
+            f"labels/{place}": put(self.job.out / "labels" / place, png)
             for place, png in zip(places, label_pngs(filtered.result, self.job.classes, size), strict=True)
         }
 
@@ -245,8 +245,8 @@ class _Work:
         numbers = mask_values(result, self.job.values, self.job.classes)
         for frame, own in zip(result.frames, numbers, strict=True):
             png = palette_png(segments_to_label_map(frame.segments, own, result.size))
-            files[f"masks/{frame.index:05d}.png"] = _put(folder / "masks" / f"{frame.index:05d}.png", png)
-        files["result.json"] = _put(folder / "result.json", json_bytes(segmentation_to_json(result)))
+            files[f"masks/{frame.index:05d}.png"] = put(folder / "masks" / f"{frame.index:05d}.png", png)
+        files["result.json"] = put(folder / "result.json", json_bytes(segmentation_to_json(result)))
         return {f"clips/{result.clip}/{name}": digest for name, digest in files.items()}
 
 
@@ -255,11 +255,6 @@ def _impersonal(result: Segmentation, media: Media, item: Item) -> Segmentation:
     models = {ref: {k: v for k, v in facts.items() if k != "path"} for ref, facts in result.models.items()}
     warnings = tuple(media.tell(warning, item) for warning in result.warnings)
     return replace(result, timings={}, models=models, warnings=warnings, source=item.source)
-
-
-def _put(path: Path, data: bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_whole(path, data)
 
 
 def _remove(out: Path, item: Item) -> None:

@@ -22,6 +22,9 @@ OF_THE_MACHINE = frozenset(
 )
 """Errors of the system that are no clip's fault: they end the job, and running it again goes on."""
 
+RACES = 100
+"""So often a folder may go between its making and its first file."""
+
 
 def write_whole(path: Path, data: bytes, *, durable: bool = False) -> str:
     """Writes a file under a temporary name and renames it; gives the SHA-256 of its content.
@@ -42,6 +45,20 @@ def write_whole(path: Path, data: bytes, *, durable: bool = False) -> str:
     if durable:
         sync_folder(path.parent)
     return hashlib.sha256(data).hexdigest()
+
+
+def put(path: Path, data: bytes) -> str:
+    """`write_whole` into a folder that is made if it is not there.
+
+    Another worker may remove a folder that both use while it is still empty (`remove_empty`), between its making and
+    its first file: then it is made again.
+    """
+    for _ in range(RACES):
+        with suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return write_whole(path, data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_whole(path, data)
 
 
 def flush(paths: Iterable[Path]) -> None:
