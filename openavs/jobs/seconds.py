@@ -9,15 +9,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from openavs.jobs.writing import write_whole
+from openavs.jobs.writing import put
 from openavs.jsonfile import parse_json
 
 
 def save_seconds(out: Path, shard: int, seconds: Mapping[str, float]) -> None:
     """Writes the wall seconds of a shard's clips."""
-    path = _path(out, shard)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(dict(sorted(seconds.items()))).encode("ascii"))
+    put(_path(out, shard), json.dumps(dict(sorted(seconds.items()))).encode("ascii"))
 
 
 def read_seconds(out: Path, shard: int) -> dict[str, float]:
@@ -26,7 +24,8 @@ def read_seconds(out: Path, shard: int) -> dict[str, float]:
         found = parse_json(_path(out, shard).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    items = found.items() if isinstance(found, dict) else ()
+    return {clip: seconds for clip, seconds in items if isinstance(seconds, float)}
 
 
 def _path(out: Path, shard: int) -> Path:
