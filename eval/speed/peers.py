@@ -23,8 +23,9 @@ short imitations (`imitations.py` says of what), and the detection pipeline of t
   the recipe `tiny` with its ear and its language model; `overhead.replayed`: CPU seconds of our run over those of the
   same forward passes by themselves, on the recorded tensors, minus 1.
 - `seconds.X`, `cpu_seconds.X`, `stage.X.*`: of a frame; `peak_mb.X`: memory above that at the start of the run.
-- `growth.N.*`: rates and memory over N clips of `tiny`; `growth.spread.*`: the largest over the smallest, minus 1;
-  `growth.late_over_early`: CPU seconds of the second half of the longest run over those of its first.
+- `growth.N.*`: rates and memory over N clips of `tiny`; `.relative`: clips per CPU second over those of runs of the
+  fewest clips, made right beside each block of ten; `growth.spread.*`: the largest over the smallest, minus 1;
+  `growth.early_over_late`: what the first half of the longest run has in `.relative` over its second.
 - `work.X.*`: what X asked for: pictures through the detector, pictures through the image encoder, boxes through the
   decoder, and how many calls that took.
 """
