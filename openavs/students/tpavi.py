@@ -39,8 +39,9 @@ class TpaviConfig:
     `backbone` is a name of `backbones.py`, `side` the length of the square picture in pixels, a multiple of 32.
     `classes` are the names of all classes, the background first; none for binary masks. `avm` is the weight of the AVM
     loss (published: 0 for S4, 0.5 otherwise), `drop_path` the share of a PVT's blocks left out in training. `crop`
-    trains on centred squares instead of squeezed pictures, as AVSS does. `train_frames` of a clip are drawn for a step,
-    one of them labelled; none takes all of them, as published. Answers always see the whole clip.
+    trains on centred squares instead of squeezed pictures, as AVSS does. `frames` of a clip are seen together: so many
+    are drawn for a step, one of them labelled, and runs of as many are answered; none takes all of them, as published.
+    With 1 every frame has its own second of sound alone, which clips need where sources start and stop.
     """
 
     backbone: str = "pvt_v2_b5"
@@ -52,7 +53,7 @@ class TpaviConfig:
     drop_path: float = 0.0
     crop: bool = False
     flip: bool = False
-    train_frames: int | None = None
+    frames: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,8 @@ class Tpavi(Student):
         super().__init__(config)
         if config.side % 32 or config.side <= 0:
             raise InputError(f"'model.side' must be a multiple of 32, not {config.side}")
-        if config.train_frames is not None and config.train_frames < 1:
-            raise InputError(f"'model.train_frames' is at least 1, not {config.train_frames}")
+        if config.frames is not None and config.frames < 1:
+            raise InputError(f"'model.frames' is at least 1, not {config.frames}")
         if len(config.classes) == 1:
             raise InputError("'model.classes' names the background and at least one class, or nothing for binary masks")
         channels = backbone(config.backbone).channels
@@ -117,11 +118,11 @@ class Tpavi(Student):
         return None
 
     def view(self, training: bool) -> View:
-        """A square; the frames are all those of the clip, in training those that the configuration says."""
+        """A square, of as many frames as the configuration says."""
         if not training:
-            return View((self.config.side,))
+            return View((self.config.side,), frames=self.config.frames)
         fit: Literal["crop", "stretch"] = "crop" if self.config.crop else "stretch"
-        return View((self.config.side,), fit, flip=self.config.flip, frames=self.config.train_frames)
+        return View((self.config.side,), fit, flip=self.config.flip, frames=self.config.frames)
 
     def forward(self, batch: Batch) -> Output:
         clips = Clips.of(batch.present)

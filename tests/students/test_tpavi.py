@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PvtV2Backbone, PvtV2Config, ResNetBackbone
 
 from openavs.benchmarks.classes import CLASSES
+from openavs.students.answers import predict_clip
 from openavs.students.backbones import BACKBONES
 from openavs.students.base import Batch
 from openavs.students.tpavi import Tpavi, TpaviConfig
@@ -182,11 +183,19 @@ def test_decoding_only_the_frames_that_teach_changes_no_loss_and_no_gradient() -
     assert torch.allclose(gradient, whole, atol=1e-5)
 
 
-def test_training_may_draw_a_few_frames_and_answers_see_all() -> None:
-    student = Tpavi(replace(SMALL, train_frames=2))
-    assert (student.view(training=True).frames, student.view(training=False).frames) == (2, None)
-    with pytest.raises(InputError, match=r"'model.train_frames' is at least 1, not 0"):
-        Tpavi(replace(SMALL, train_frames=0))
+def test_a_clip_may_be_seen_a_few_frames_at_a_time() -> None:
+    """By itself a frame is answered for by its own second alone."""
+    whole, student = make(), make(replace(SMALL, frames=1))
+    student.load_state_dict(whole.state_dict())
+    assert (student.view(training=True).frames, student.view(training=False).frames) == (1, 1)
+    audio = np.random.default_rng(1).normal(size=(3, 128))
+    images = [np.random.default_rng(2).integers(0, 255, (64, 64, 3), dtype=np.uint8)] * 3
+    together, apart = (predict_clip(s, "c", images, audio.astype(np.float32), None) for s in (whole, student))
+    assert together.probability is not None and apart.probability is not None
+    assert np.abs(together.probability[0] - together.probability[1]).max() < 1e-5
+    assert np.abs(apart.probability[0] - apart.probability[1]).max() > 1e-4
+    with pytest.raises(InputError, match=r"'model.frames' is at least 1, not 0"):
+        Tpavi(replace(SMALL, frames=0))
 
 
 def test_every_frame_is_decoded_where_it_counts() -> None:
