@@ -69,6 +69,7 @@ class Filter(_Section):
 
     min_score: Score | None = None  # of a segment's box
     min_mask_score: Score | None = None  # the segmenter's own estimate of the mask's IoU
+    min_verifier_score: Score | None = None  # how much a segment looks like its phrase to the verifier
     min_area: Score | None = None  # share of the picture that a mask covers
     max_area: Score | None = None
     min_agreement: Score | None = None  # share of the questions of a frame whose captions speak of the phrase
@@ -226,6 +227,11 @@ def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
         raise InputError(f"recipe {data.get('name', '?')!r:.80}: {finding(problem, Recipe, EXAMPLE)}") from None
     recipe._base = base
     _refuse_keys(recipe)
+    if recipe.filter.min_verifier_score is not None and recipe.verifier is None:
+        raise InputError(
+            f"recipe {recipe.name!r:.80}: 'filter.min_verifier_score' needs a verifier; add one, such as "
+            "verifier='{use: clip, model: DIR, threshold: 0}', or leave the filter out"
+        )
     return recipe
 
 

@@ -128,6 +128,8 @@ def _decode_object(kind: type, data: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     given = _expect(dict, data, where)
+    earlier = {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("added")}
+    given = {**earlier, **given}
     for name in names:
         if name not in given:
             raise InputError(f"{where} lacks the key {name!r}")

@@ -208,13 +208,18 @@ def rle_to_mask(rle: RLE) -> BoolMask:
     return np.asarray(coco.decode(rle._coco), dtype=np.bool_)
 
 
+ADDED = {"added": True}
+"""Marks a field that results written by earlier versions lack; they are read with its default."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """One sounding thing found in one frame.
 
     `score` is the detection score; `mask_score` the segmenter's own IoU estimate. `label` is the class the phrase was
     mapped to and `label_how` how (`exact`, `alias`, `lexicon`, `similarity`: see `labels.py`); both None in open
-    vocabulary. `track` is the id of the same thing through the clip, None without a tracker.
+    vocabulary. `track` is the id of the same thing through the clip, None without a tracker. `verifier_score` is how
+    much it looks like its phrase (where it was tracked from a key frame: there), None without a verifier.
     """
 
     mask: RLE
@@ -225,6 +230,7 @@ class Segment:
     label: str | None = None
     label_how: str | None = None
     track: int | None = None
+    verifier_score: float | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)

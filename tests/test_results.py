@@ -150,6 +150,13 @@ def edit(data: dict[str, Any], path: str, value: Any = None) -> dict[str, Any]:
     return data
 
 
+def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: Segmentation) -> None:
+    earlier = segmentation_to_json(clip)
+    for found in earlier["frames"][0]["segments"]:
+        del found["verifier_score"]
+    assert segmentation_from_json(earlier) == clip
+
+
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [

@@ -81,14 +81,26 @@ def reasons(board: Board) -> str:
 def result_line(board: Board) -> str:
     """What became of the job in a line or two."""
     counts = board.status
+    segments, clips = _dropped(board)
     line = f"{counts['ok']} of {board.plan.clips} clips labelled"
-    for status in ("filtered", "failed"):
-        line += f", {counts[status]} {status}" if counts[status] else ""
+    line += f", {counts['filtered']} filtered ({clips})" if counts["filtered"] else ""
+    line += f", {counts['failed']} failed" if counts["failed"] else ""
     left = board.plan.clips - counts.total()
     line += f", {left} not done yet" if left else ""
-    if board.dropped:
-        line += "\ndropped: " + ", ".join(f"{reason} {count}" for reason, count in board.dropped.most_common())
+    line += f"\ndropped in frames: {segments}" if segments else ""
     return f"{line}\n-> {board.job.out}"
+
+
+def _dropped(board: Board) -> tuple[str, str]:
+    """What was asked for and is not in the labels, by reason; and the clips that a filter dropped, by filter."""
+    from openavs.jobs.filters import CLIP_RULES
+
+    whole = {f"filter.{rule}" for rule in CLIP_RULES}
+    parts = [
+        ", ".join(f"{reason} {count}" for reason, count in board.dropped.most_common() if (reason in whole) is of_clips)
+        for of_clips in (False, True)
+    ]
+    return parts[0], parts[1]
 
 
 def failed_clips(board: Board, most: int) -> list[tuple[str, str, str]]:

@@ -13,6 +13,9 @@ from openavs.recipes import Filter
 from openavs.translators.lexicon import lexicon
 from openavs.types import FrameResult, Segment, Segmentation
 
+CLIP_RULES = ("min_sounding", "drop_empty")
+"""The rules that drop a clip as a whole; all others drop segments."""
+
 
 @dataclass(frozen=True)
 class Filtered:
@@ -42,19 +45,25 @@ def apply(result: Segmentation, rules: Filter) -> Filtered:
 
 
 def failures(segment: Segment, frame: FrameResult, rules: Filter) -> Iterator[str]:
-    """The rules that a segment fails. One that the segmenter gives no estimate for passes `min_mask_score`."""
+    """The rules that a segment fails. Where a model gave no score, the rule about that score is passed."""
     height, width = segment.mask.size
     area = segment.mask.area / (height * width)
-    if rules.min_score is not None and segment.score < rules.min_score:
+    if _below(segment.score, rules.min_score):
         yield "min_score"
-    if rules.min_mask_score is not None and (segment.mask_score or 1.0) < rules.min_mask_score:
+    if _below(segment.mask_score, rules.min_mask_score):
         yield "min_mask_score"
-    if rules.min_area is not None and area < rules.min_area:
+    if _below(segment.verifier_score, rules.min_verifier_score):
+        yield "min_verifier_score"
+    if _below(area, rules.min_area):
         yield "min_area"
     if rules.max_area is not None and area > rules.max_area:
         yield "max_area"
     if rules.min_agreement is not None and agreement(segment.phrase, frame) < rules.min_agreement:
         yield "min_agreement"
+
+
+def _below(value: float | None, least: float | None) -> bool:
+    return value is not None and least is not None and value < least
 
 
 def agreement(phrase: str, frame: FrameResult) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from openavs.jobs.items import Item
@@ -34,12 +34,16 @@ def read_folder(folder: Path) -> Source:
     return gather("folder", root, found, [f"{ignored} files that are no videos were left out"] if ignored else [])
 
 
-def read_glob(pattern: str) -> Source:
-    """The files that a glob matches (`**` stands for any folders)."""
+def matches(pattern: str) -> tuple[Path, list[Path]]:
+    """The files that a glob matches (`**` stands for any folders), sorted, and the folder that all lie below."""
     pattern = os.path.abspath(os.path.expanduser(pattern))
     fixed = next((p for p in Path(pattern).parents if not glob.has_magic(str(p))), Path(os.sep))
-    files = sorted(path for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
-    return gather("glob", fixed, (_video(Path(path), fixed) for path in files))
+    return fixed, sorted(Path(path) for path in glob.iglob(pattern, recursive=True) if os.path.isfile(path))
+
+
+def read_files(kind: str, root: Path, files: Iterable[Path]) -> Source:
+    """Some files, each a video, whatever their endings."""
+    return gather(kind, root, (_video(path, root) for path in files))
 
 
 def read_list(path: Path) -> Source:

@@ -23,6 +23,11 @@ def find(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.is_file())
 
 
+def are_tars(files: list[Path]) -> bool:
+    """Whether files are tars and nothing else."""
+    return bool(files) and all(path.suffix.lower() == ".tar" for path in files)
+
+
 def refuse_compressed(path: Path) -> None:
     """Raises InputError for a compressed tar: its members cannot be reached one by one."""
     if path.suffixes[-2:-1] == [".tar"] or path.suffix.lower() in (".tgz", ".tbz2", ".txz"):

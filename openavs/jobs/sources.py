@@ -87,7 +87,10 @@ def _open(source: str, benchmark: str | None, split: str | None) -> Source:
         source_tars.refuse_compressed(path)
         return readers.get(suffix, source_files.read_one)(path)
     if any(letter in source for letter in "*?["):
-        return source_files.read_glob(source)
+        root, files = source_files.matches(source)
+        if source_tars.are_tars(files):
+            return source_tars.read(root, files)
+        return source_files.read_files("glob", root, files)
     raise InputError(f"{source} does not exist; check the name (put a glob in quotes)")
 
 

@@ -114,6 +114,8 @@ def test_filters_drop_and_say_what(openavs: Openavs, pool: Path, quick: Path, tm
     assert answer["dropped"] == {"filter.drop_empty": 3, "filter.min_area": 6}
     assert (tmp_path / "out/clips/v00/result.json").is_file()
     assert not (tmp_path / "out/labels").exists()
+    said = openavs(*words[:-1], "filter.min_area=0.5", "filter.drop_empty=true").out
+    assert "3 filtered (filter.drop_empty 3)\ndropped in frames: filter.min_area 6" in said
 
 
 def test_labels_of_an_avsbench_root_score_as_predictions(openavs: Openavs, quick: Path, tmp_path: Path) -> None:

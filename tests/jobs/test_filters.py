@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,24 @@ def test_a_rule_leaves_segments_out(rules: dict[str, float], dropped: dict[str, 
     assert left.dropped == dropped
     assert [[s.phrase for s in f.segments] for f in left.result.frames] == kept
     assert left.reason is None
+
+
+def test_a_verifiers_score_filters_labels_where_there_is_one() -> None:
+    judged = result(
+        frame(
+            replace(segment("dog", 0.3), verifier_score=0.9),
+            replace(segment("bell", 0.2), verifier_score=0.0),
+            segment("cat", 0.1),  # nobody judged it
+        )
+    )
+    left = apply(judged, Filter(min_verifier_score=0.5))
+    assert left.dropped == {"min_verifier_score": 1}
+    assert [s.phrase for s in left.result.frames[0].segments] == ["dog", "cat"]
+
+
+def test_a_score_of_nothing_is_a_score() -> None:
+    unsure = result(frame(segment("dog", 0.3, mask_score=0.0)))
+    assert apply(unsure, Filter(min_mask_score=0.1)).dropped == {"min_mask_score": 1}
 
 
 def test_clips_fail_as_a_whole_where_they_are_silent_or_nothing_is_left() -> None:

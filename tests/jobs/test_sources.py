@@ -66,6 +66,13 @@ def test_a_glob_and_a_single_video(tmp_path: Path) -> None:
     assert [item.path for item in open_source(str(tmp_path / "a/x.mp4")).items] == ["x.mp4"]
 
 
+def test_a_glob_of_tars_means_their_samples(tmp_path: Path) -> None:
+    for shard in ("0", "1"):
+        tar(tmp_path / f"{shard}.tar", {f"s{shard}.mp4": b"video"})
+    source = open_source(f"{tmp_path}/*.tar")
+    assert (source.kind, [item.id for item in source.items]) == ("tar", ["s0", "s1"])
+
+
 def test_a_list_starts_from_its_own_folder(tmp_path: Path) -> None:
     videos(tmp_path / "v", 1)
     (tmp_path / "list.txt").write_text("v/v00.mp4\n\n/else/where.mp4\nv/v00.mp4\n../up.mp4\n")
