@@ -10,9 +10,9 @@ ground truth; teacher and students are scored on the test split (official protoc
 - `s4`: one mask a clip, that of the first frame, as in the release.
 - `ms3`: the student starts from the one of the seed's `s4`, as the published ones do; pseudo-labelled from
   pseudo-labelled, ground truth from ground truth. Without `s4` it starts as its recipe says.
-- `ov`: OV-AVSS learns from the ground truth of base kinds and names by `--clip`, such as one that
-  `python -m openavs.benchmarks.world.training.clip --out DIR` has trained; scored on all kinds, beside itself with the
-  base names alone to choose from (closed set) and beside `tiny` without any training.
+- `ov`: OV-AVSS learns from the ground truth of base kinds and names by `--clip`, which is `openavs:tiny/clip`; scored
+  on all kinds, beside itself with the base names alone to choose from (closed set) and beside `tiny` without any
+  training.
 
 Running the same again goes on where it stopped.
 """
@@ -55,13 +55,11 @@ def main() -> int:
     parser.add_argument("--student", default="tpavi", choices=["tpavi", "ov-avss"], help="of s4 and ms3")
     parser.add_argument("--train", type=int, help="training clips; default 600 of s4, 200 of ms3, 150 of ov")
     parser.add_argument("--clips", type=int, default=60, help="test clips")
-    parser.add_argument("--clip", metavar="REF", help="what names the masks of ov")
+    parser.add_argument("--clip", metavar="REF", default="openavs:tiny/clip", help="what names the masks of ov")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the training recipe")
     parser.add_argument("--no-truth", action="store_true", help="leave out the student on the ground truth")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if "ov" in options.layouts and not options.clip:
-        parser.error("ov needs --clip: the folder of a CLIPModel that knows the synthetic world")
     logging.basicConfig(level=logging.ERROR)
     figures: dict[str, dict[int, dict[str, Any]]] = {}
     for layout in options.layouts:
