@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from openavs.settings import Settings
 from openavs.types import Box, Detection, Dropped, Prompt
 
 
@@ -18,29 +19,23 @@ def iou(one: Box, two: Box) -> float:
 
 
 def choose(
-    candidates: Sequence[Detection],
-    prompts: Sequence[Prompt],
-    *,
-    threshold: float,
-    nms_iou: float | None,
-    max_boxes: int,
-    max_per_phrase: int | None,
+    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: Settings
 ) -> tuple[list[Detection], list[Dropped]]:
     """The boxes of a frame that are kept, best first, and what becomes of the phrases without one.
 
-    See `pipeline.Settings` for the rules. Candidates of phrases that are not asked for are left out without a word.
+    Candidates of phrases that are not asked for are left out without a word.
     """
     kept: list[Detection] = []
     dropped: list[Dropped] = []
     phrases = {prompt.phrase for prompt in prompts}
     near: dict[str, Detection] = {}  # the best box of each phrase that lies under the threshold
     for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
-        if box.score < threshold:
+        if box.score < rules.box_threshold:
             near.setdefault(box.phrase, box)
-        elif covering := _covering(box, kept, nms_iou):
+        elif covering := _covering(box, kept, rules.nms_iou):
             if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
                 dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
-        elif len(kept) == max_boxes or _is_full(box.phrase, kept, max_per_phrase):
+        elif len(kept) == rules.max_boxes or _is_full(box.phrase, kept, rules.max_per_phrase):
             dropped.append(Dropped(box.phrase, "too many", box.score, box.box))
         else:
             kept.append(box)

@@ -1,11 +1,11 @@
-"""What is worth telling about a clip's run besides its results: warnings, and seconds by stage."""
+"""What is worth telling about a clip's run besides its results: warnings, seconds by stage, and how far it is."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -14,12 +14,21 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Progress = Callable[[str, int, int], None]
+"""Told what is being done (by the pipeline: `listen`, `ask`, `look`), how many items of it are done and how many there
+are."""
+
+
+def _tell_nobody(stage: str, done: int, total: int) -> None:
+    """The progress of whoever has not asked for it."""
+
 
 @dataclass
 class Notes:
-    """Collects them while a clip goes through the pipeline."""
+    """Collects them while a clip goes through the pipeline, and passes on the progress."""
 
     warnings: list[str] = field(default_factory=list)
+    progress: Progress = _tell_nobody
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     _inside: list[float] = field(default_factory=lambda: [0.0])  # per open stage, the seconds of stages within it
 

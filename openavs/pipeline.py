@@ -1,30 +1,35 @@
 """THE ALGORITHM: sound -> words -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
 
-A clip is heard whole before it is looked at: its windows are captioned, one request asks what makes those sounds at
-every frame, and only then are frames decoded, a batch at a time, and only those at which something is asked for.
-What leaves is one `FrameResult` per frame, in order, and it says why: what was heard, asked, found and dropped.
+A clip is heard whole before it is looked at: its windows are captioned (`listen`), one request asks what makes those
+sounds at every frame (`ask`), and only then are frames decoded, a batch at a time, and only those at which something
+is asked for (`look`). What leaves is one `FrameResult` per frame, in order, and it says why: what was heard, asked,
+found and dropped.
+
+What serves this without being part of it has files of its own: `settings.py` (the rules), `windows.py` (which sound
+belongs to a frame), `boxes.py` (which boxes are kept), `frames.py` (batches, decoded ahead), `reuse.py` (pictures that
+repeat), `halving.py` (too little memory), `answers.py` (NaN and the like) and `notes.py` (warnings, seconds, progress).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
 from typing import Any, Self
 
 from openavs.answers import check_answers
-from openavs.boxes import choose, iou
+from openavs.boxes import choose
 from openavs.captioners.base import Captioner
 from openavs.detectors.base import Detector
+from openavs.frames import frame_batches
 from openavs.halving import halved
 from openavs.labels import Labeller
-from openavs.notes import Notes
+from openavs.notes import Notes, Progress
 from openavs.recipes import Recipe
 from openavs.registry import Held, build_backends
-from openavs.reuse import Answers, Pictures
+from openavs.reuse import Answers
 from openavs.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker, check_fit
-from openavs.streaming import batched, prefetched
+from openavs.settings import Settings, settings_of
+from openavs.streaming import prefetched
 from openavs.tracking import key_frames
 from openavs.translators.base import Request, Translation, Translator
 from openavs.translators.lexicon import lexicon
@@ -40,53 +45,20 @@ from openavs.types import (
     Prompt,
     Segment,
     Segmentation,
-    Waveform,
-    Window,
 )
 from openavs.verifiers.base import Verifier
+from openavs.windows import windows_of
 
-__all__ = ["Notes", "Pipeline", "Progress", "Settings", "iou", "window_of"]
+__all__ = ["Notes", "Pipeline", "Progress", "Settings"]
 
-BATCH_PIXELS = 1 << 25
-"""Frames of a batch add up to at most this many pixels (eight 4K frames go one or two at a time)."""
+Heard = tuple[Caption, ...] | None
+"""What is heard at a frame; None where it is silent."""
 
-Progress = Callable[[str, int, int], None]
-"""Told the stage (`listen`, `ask`, `look`), how many of its items are done and how many there are."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the pipeline itself decides; the options of the models are their own.
-
-    `window` is the length in s of the sound paired with a frame; windows below `silence_dbfs` hear nothing. A box is
-    kept from `box_threshold` on, unless a better box covers it with an IoU above `nms_iou`; a frame keeps at most
-    `max_boxes`, of each phrase at most `max_per_phrase`. `batch_frames` and `batch_windows` bound what goes through the
-    models at once. A picture whose `reuse.change` to the one before is at most `tolerance` is not looked at again: 0
-    means the same bits, None looks at every one.
-    """
-
-    window: float = 1.0
-    silence_dbfs: float = -60.0
-    box_threshold: float = 0.25
-    nms_iou: float | None = 0.8
-    max_boxes: int = 20
-    max_per_phrase: int | None = None
-    min_area: int = 0
-    vocabulary: tuple[str, ...] | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    batch_frames: int = 8
-    batch_windows: int = 64
-    tolerance: float | None = 0.0
-
+Asked = tuple[Prompt, ...]
+"""What to look for at a frame."""
 
 Found = tuple[tuple[Segment, ...], tuple[Dropped, ...]]
 """What of a frame's prompts is there, and what is not."""
-
-Parts = tuple[list[list[Detection]], list[list[Mask]], list[list[Dropped]]]
-"""By frame: the boxes that are kept, their masks, and what is dropped."""
-
-Ask = Callable[..., Any]
-"""Asks a stage about the frames of a batch; what did not change is not asked again (`Answers.ask`)."""
 
 
 class Pipeline:
@@ -114,7 +86,7 @@ class Pipeline:
         check_fit(detector, segmenter, tracker)
         self.captioner, self.translator = captioner, translator
         self.detector, self.verifier, self.tracker = detector, verifier, tracker
-        self.segmenter: Any = segmenter or tracker
+        self.segmenter: Any = segmenter or tracker  # of boxes or of phrases, as `check_fit` has seen to
         self.settings = settings or Settings()
         self.recipe = dict(recipe or {})
         similarity = getattr(captioner, "text_similarity", None)
@@ -129,19 +101,9 @@ class Pipeline:
         """
         if recipe.student is not None:
             raise InputError(f"{recipe.name} is a trained student; it runs in evaluate, segment and label")
-        settings = Settings(
-            window=recipe.sample.window,
-            silence_dbfs=recipe.silence.dbfs,
-            **recipe.keep.model_dump(),
-            vocabulary=None if recipe.vocabulary is None else tuple(recipe.vocabulary),
-            aliases=recipe.aliases,
-            batch_frames=recipe.batch.frames,
-            batch_windows=recipe.batch.windows,
-            tolerance=recipe.reuse.tolerance,
-        )
         stages = build_backends(recipe, held)
         main, verifier, tracker = stages[:4], stages.verifier, stages.tracker
-        return cls(*main, settings, recipe.to_dict(), verifier=verifier, tracker=tracker)
+        return cls(*main, settings_of(recipe), recipe.to_dict(), verifier=verifier, tracker=tracker)
 
     @property
     def models(self) -> dict[str, Any]:
@@ -174,46 +136,42 @@ class Pipeline:
     def stream(self, clip: Clip, progress: Progress | None = None, notes: Notes | None = None) -> Iterator[FrameResult]:
         """One result per frame, in order; memory is bounded by the batch, not by the length of the clip."""
         notes = notes if notes is not None else Notes()
-        progress = progress or _silent_progress
-        heard = self.listen(clip, progress, notes)
-        asked = self.ask(heard, progress, notes)
-        yield from self.look(clip, heard, asked, progress, notes)
+        notes.progress = progress or notes.progress
+        heard = self.listen(clip, notes)
+        asked = self.ask(heard, notes)
+        yield from self.look(clip, heard, asked, notes)
 
     # ------------------------------------------------------------------------------------- sound -> words -> prompts
 
-    def listen(self, clip: Clip, progress: Progress, notes: Notes) -> list[tuple[Caption, ...] | None]:
-        """What is heard around every frame; None where it is silent, for which no model is run."""
-        if clip.audio is None:
-            raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
-        windows = [window_of(clip.audio, t, clip.fps, self.settings.window, clip.labels) for t in clip.times]
-        heard: list[tuple[Caption, ...] | None] = [None] * len(windows)
-        audible = [i for i, w in enumerate(windows) if w.audio.dbfs >= self.settings.silence_dbfs]
+    def listen(self, clip: Clip, notes: Notes) -> list[Heard]:
+        """What is heard around every frame; no model is run where it is silent."""
+        windows = windows_of(clip, self.settings.window)
+        heard: list[Heard] = [None] * len(windows)
+        audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
         if not audible:
             notes.warn("the sound is silent throughout, so nothing was looked for")
-        progress("listen", 0, len(audible))
+        notes.progress("listen", 0, len(audible))
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
             with notes.timed("listen"):
-                answers = halved(self.captioner.caption, [windows[i] for i in batch])
-            check_answers("caption", answers)
-            for i, captions in zip(batch, answers, strict=True):
-                heard[i] = tuple(captions)
-            progress("listen", start + len(batch), len(audible))
+                captions = halved(self.captioner.caption, [windows[i] for i in batch])
+            check_answers("caption", captions)
+            for i, own in zip(batch, captions, strict=True):
+                heard[i] = tuple(own)
+            notes.progress("listen", start + len(batch), len(audible))
         return heard
 
-    def ask(
-        self, heard: Sequence[tuple[Caption, ...] | None], progress: Progress, notes: Notes
-    ) -> list[tuple[Prompt, ...]]:
+    def ask(self, heard: Sequence[Heard], notes: Notes) -> list[Asked]:
         """What to look for at every frame: one request holds the captions of all of them."""
         request = Request(tuple(captions or () for captions in heard), self.settings.vocabulary)
         if not any(request.frames):
             return [()] * len(heard)
-        progress("ask", 0, 1)
+        notes.progress("ask", 0, 1)
         with notes.timed("ask"):
             translation = self.translator.translate([request])[0]
         if translation.note:
             notes.warn(translation.note)
-        progress("ask", 1, 1)
+        notes.progress("ask", 1, 1)
         return [
             tuple(self._prompt(phrase, captions or (), translation) for phrase in dict.fromkeys(phrases))
             for phrases, captions in zip(translation.frames, heard, strict=True)
@@ -224,109 +182,77 @@ class Pipeline:
         sources = tuple(c for c in captions if phrase in c.text.lower() or phrase in lexicon(c.text))
         return Prompt(phrase, self.label(phrase)[0], translation.origin, sources or tuple(captions))
 
-    # ---------------------------------------------------------------------------------------- prompts -> boxes -> masks
+    # --------------------------------------------------------------------------------------- prompts -> boxes -> masks
 
-    def look(
-        self,
-        clip: Clip,
-        heard: Sequence[tuple[Caption, ...] | None],
-        asked: Sequence[tuple[Prompt, ...]],
-        progress: Progress,
-        notes: Notes,
-    ) -> Iterator[FrameResult]:
+    def look(self, clip: Clip, heard: Sequence[Heard], asked: Sequence[Asked], notes: Notes) -> Iterator[FrameResult]:
         """Finds what is asked for; frames at which nothing is asked for are not decoded but answered as they are."""
-        wanted = sum(map(bool, asked))
-        sightings = self._see(clip, asked, progress, notes) if wanted else iter(())
+
+        def unseen(i: int) -> FrameResult:
+            return FrameResult(i, clip.times[i], heard[i] is None, heard[i] or ())
+
+        def seen(s: Sighting) -> FrameResult:
+            i = s.frame.index
+            return FrameResult(i, s.frame.time, False, heard[i] or (), asked[i], s.segments, s.dropped)
+
+        sightings = self._see(clip, asked, notes)
         if self.tracker is not None:
             sightings = notes.timed_items("track", self.tracker.track(sightings))
-        following = 0  # the first frame that has not left yet
-        for seen in sightings:
-            at = seen.frame.index
-            yield from (_unseen(clip, i, heard[i]) for i in range(following, at) if not asked[i])
-            result = _unseen(clip, at, heard[at])
-            yield FrameResult(at, seen.frame.time, False, result.heard, asked[at], seen.segments, seen.dropped)
-            following, wanted = at + 1, wanted - 1
-        yield from (_unseen(clip, i, heard[i]) for i in range(following, len(clip.times)) if not asked[i])
-        if wanted:
-            notes.warn(f"{wanted} of {len(clip.times)} frames could not be read; the file may be cut short")
+        quiet = (i for i, prompts in enumerate(asked) if not prompts)
+        missing = sum(map(bool, asked))
+        for result in merge(map(unseen, quiet), map(seen, sightings), key=lambda result: result.index):
+            missing -= bool(result.asked)
+            yield result
+        if missing:
+            notes.warn(f"{missing} of {len(clip.times)} frames could not be read; the file may be cut short")
 
-    def _see(
-        self, clip: Clip, asked: Sequence[tuple[Prompt, ...]], progress: Progress, notes: Notes
-    ) -> Iterator[Sighting]:
-        """Decodes the frames at which something is asked for, batch by batch, and looks at those that are key frames
-        (without a tracker: at all of them)."""
-        sounding = [tuple(prompt.phrase for prompt in prompts) for prompts in asked]
+    def _see(self, clip: Clip, asked: Sequence[Asked], notes: Notes) -> Iterator[Sighting]:
+        """The frames at which something is asked for, with what is found in them. A tracker has the models look at key
+        frames only."""
+        sounding = _phrases(asked)
         wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
         keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
-        pictures, answers, done = Pictures(self.settings.tolerance), Answers(), 0
-        progress("look", 0, len(wanted))
-        frames = pictures.shared(clip.frames(wanted))
-        batches = batched(frames, self.settings.batch_frames, lambda f: f.image.size // 3, BATCH_PIXELS)
-        for batch in notes.timed_items("decode", prefetched(batches, depth=1)):  # the next is decoded meanwhile
+        phrases = tuple(dict.fromkeys(phrase for own in sounding for phrase in own))
+        answers = Answers()
+        for batch in frame_batches(clip, wanted, self.settings, notes):
             looked_at = [frame for frame in batch if frame.index in keys]
-            found = dict(zip(looked_at, self._find(looked_at, asked, answers, notes), strict=True))
+            found = dict(zip(looked_at, self._find(looked_at, asked, phrases, answers, notes), strict=True))
             for frame in batch:
                 segments, dropped = found.get(frame, ((), ()))
                 yield Sighting(frame, sounding[frame.index], segments, dropped, key=frame in found)
-            done += len(batch)
-            progress("look", done, len(wanted))
-        if pictures.near:
-            notes.warn(f"{pictures.near} of {done} frames had hardly changed and were taken for the one before them")
 
     def _find(
-        self, frames: Sequence[Frame], asked: Sequence[tuple[Prompt, ...]], answers: Answers, notes: Notes
+        self, frames: list[Frame], asked: Sequence[Asked], phrases: tuple[str, ...], answers: Answers, notes: Notes
     ) -> list[Found]:
-        """Segments and drops of some frames: boxes of what sounds at each, their masks, and the verifier's word."""
+        """What of the prompts is there in some frames: the boxes that are kept, their masks, and the verifier's word.
+
+        All `phrases` of the clip make one joint grounding caption; a frame keeps boxes of what sounds at it alone.
+        """
         if not frames:
             return []
-        images = [frame.image for frame in frames]
-        answers.begin(images)
-        ask = partial(answers.ask, images)
+        answers.begin([frame.image for frame in frames])
         prompts = [asked[frame.index] for frame in frames]
-        if self.detector is None:
-            kept, masks, dropped = self._phrases_to_masks(ask, prompts, notes)
+        if self.detector is None:  # one model from phrases to masks
+            with notes.timed("segment"):
+                pairs = answers.ask(self.segmenter.segment_phrases, _phrases(prompts))
+            kept, dropped = self._choose([[box for box, _ in own] for own in pairs], prompts)
+            masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
         else:
-            kept, masks, dropped = self._boxes_to_masks(ask, prompts, _phrases(asked), notes)
-        found = [self._compose(*parts) for parts in zip(kept, masks, dropped, strict=True)]
-        return found if self.verifier is None else self._verify(ask, prompts, found, notes)
+            with notes.timed("detect"):
+                candidates = answers.ask(self.detector.detect, [phrases] * len(frames))
+            kept, dropped = self._choose(candidates, prompts)
+            with notes.timed("segment"):
+                masks = answers.ask(self.segmenter.segment, [[box.box for box in boxes] for boxes in kept])
+        found = [self._compose(*own) for own in zip(kept, masks, dropped, strict=True)]
+        return found if self.verifier is None else self._verify(self.verifier, prompts, found, answers, notes)
 
-    def _boxes_to_masks(
-        self, ask: Ask, prompts: list[tuple[Prompt, ...]], phrases: tuple[str, ...], notes: Notes
-    ) -> Parts:
-        """One joint grounding caption of all that sounds in the clip, then one image encoding a frame."""
-        assert self.detector is not None
-        with notes.timed("detect"):
-            candidates = ask(self.detector.detect, [phrases] * len(prompts))
-        chosen = [self.choose(boxes, own) for boxes, own in zip(candidates, prompts, strict=True)]
-        kept, dropped = [boxes for boxes, _ in chosen], [drops for _, drops in chosen]
-        with notes.timed("segment"):
-            masks = ask(self.segmenter.segment, [[detection.box for detection in boxes] for boxes in kept])
-        return kept, masks, dropped
+    def _choose(
+        self, candidates: list[list[Detection]], prompts: list[Asked]
+    ) -> tuple[list[list[Detection]], list[list[Dropped]]]:
+        """By frame: the boxes that are kept, best first, and what becomes of the phrases without one."""
+        chosen = [choose(boxes, own, self.settings) for boxes, own in zip(candidates, prompts, strict=True)]
+        return [kept for kept, _ in chosen], [dropped for _, dropped in chosen]
 
-    def _phrases_to_masks(self, ask: Ask, prompts: list[tuple[Prompt, ...]], notes: Notes) -> Parts:
-        """One model from phrases to masks; the same rules choose among what it finds."""
-        with notes.timed("segment"):
-            finds = ask(self.segmenter.segment_phrases, [[prompt.phrase for prompt in own] for own in prompts])
-        chosen = [self.choose([box for box, _ in own], asked) for own, asked in zip(finds, prompts, strict=True)]
-        kept, dropped = [boxes for boxes, _ in chosen], [drops for _, drops in chosen]
-        masks = [[dict(own)[box] for box in boxes] for own, boxes in zip(finds, kept, strict=True)]
-        return kept, masks, dropped
-
-    def choose(
-        self, candidates: Sequence[Detection], prompts: Sequence[Prompt]
-    ) -> tuple[list[Detection], list[Dropped]]:
-        """The boxes that are kept, best first, and what becomes of the phrases without one."""
-        rules = self.settings
-        return choose(
-            candidates,
-            prompts,
-            threshold=rules.box_threshold,
-            nms_iou=rules.nms_iou,
-            max_boxes=rules.max_boxes,
-            max_per_phrase=rules.max_per_phrase,
-        )
-
-    def _compose(self, kept: Sequence[Detection], masks: Sequence[Mask], dropped: Sequence[Dropped]) -> Found:
+    def _compose(self, kept: list[Detection], masks: list[Mask], dropped: list[Dropped]) -> Found:
         """Boxes and their masks as labelled segments; an empty or too small mask is no segment."""
         segments, drops = [], list(dropped)
         for box, mask in zip(kept, masks, strict=True):
@@ -337,42 +263,20 @@ class Pipeline:
             segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, label, how))
         return tuple(segments), tuple(drops)
 
-    def _verify(self, ask: Ask, prompts: list[tuple[Prompt, ...]], found: list[Found], notes: Notes) -> list[Found]:
+    def _verify(
+        self, verifier: Verifier, prompts: list[Asked], found: list[Found], answers: Answers, notes: Notes
+    ) -> list[Found]:
         """Drops the segments that do not look like what they are taken for."""
-        assert self.verifier is not None
         with notes.timed("verify"):
-            asked = [[prompt.phrase for prompt in own] for own in prompts]
-            verdicts = ask(self.verifier.verify, [segments for segments, _ in found], asked)
-        answers = []
+            verdicts = answers.ask(verifier.verify, [segments for segments, _ in found], _phrases(prompts))
+        verified = []
         for (segments, dropped), own in zip(found, verdicts, strict=True):
             judged = list(zip(segments, own, strict=True))
             gone = [Dropped(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
-            answers.append((tuple(s for s, verdict in judged if verdict.kept), (*dropped, *gone)))
-        return answers
+            verified.append((tuple(s for s, verdict in judged if verdict.kept), (*dropped, *gone)))
+        return verified
 
 
-# ----------------------------------------------------------------------------------------------------------- the rest
-
-
-def window_of(audio: Waveform, at: float, fps: float, length: float, labels: tuple[str, ...] = ()) -> Window:
-    """The sound of a frame: `length` seconds around the middle of the frame interval that a time falls into.
-
-    At one frame per second and one second of sound this is AVSBench's pairing: frame i with second i.
-    """
-    middle = (math.floor(at * fps + 1e-6) + 0.5) / fps
-    start, end = max(middle - length / 2, 0.0), min(middle + length / 2, audio.duration)
-    return Window(audio.cut(start, end), start, max(start, end), labels)
-
-
-def _phrases(asked: Sequence[tuple[Prompt, ...]]) -> tuple[str, ...]:
-    """All phrases of a clip, in the order in which they are first asked for."""
-    return tuple(dict.fromkeys(prompt.phrase for prompts in asked for prompt in prompts))
-
-
-def _unseen(clip: Clip, index: int, captions: tuple[Caption, ...] | None) -> FrameResult:
-    """A frame at which nothing is asked for."""
-    return FrameResult(index, clip.times[index], silent=captions is None, heard=captions or ())
-
-
-def _silent_progress(stage: str, done: int, total: int) -> None:
-    """Tells nobody."""
+def _phrases(prompts: Sequence[Asked]) -> list[tuple[str, ...]]:
+    """The phrases of every frame."""
+    return [tuple(prompt.phrase for prompt in own) for own in prompts]

@@ -79,21 +79,23 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        self._held: list[Image] = []  # alive, so that no other array has the id of one of these
+        self._images: list[Image] = []
+        self._last: list[Image] = []  # alive, so that no other array has its id
         self._said: dict[tuple[Hashable, ...], Any] = {}
 
     def begin(self, images: Sequence[Image]) -> None:
-        """The next batch: all but the last picture of the one before is forgotten."""
-        last = self._held[-1:]
-        self._said = {key: answer for key, answer in self._said.items() if last and key[1] == id(last[0])}
-        self._held = [*last, *images]
+        """The pictures of the next batch; of the one before all but the last is forgotten."""
+        self._last, self._images = self._images[-1:], list(images)
+        last = [id(image) for image in self._last]
+        self._said = {key: answer for key, answer in self._said.items() if key[1] in last}
 
-    def ask(self, images: Sequence[Image], call: Callable[..., list[T]], *asked: Sequence[Sequence[Any]]) -> list[T]:
+    def ask(self, call: Callable[..., list[T]], *asked: Sequence[Sequence[Hashable]]) -> list[T]:
         """`call(images, *asked)`, of which `call` gets to see only what it was not asked before.
 
-        Where nothing repeats, that is the whole call as it stands. `images` are those of the batch, `asked` has one
-        sequence of hashable things per image.
+        Where nothing repeats, that is the whole call as it stands. `asked` has one sequence of things per image of the
+        batch.
         """
+        images = self._images
         keys = [(call.__name__, id(image), *map(tuple, own)) for image, *own in zip(images, *asked, strict=True)]
         new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self._said}
         places = sorted(new.values())

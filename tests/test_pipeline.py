@@ -13,21 +13,17 @@ import torch
 from openavs.benchmarks.world.casting import scene_of
 from openavs.benchmarks.world.layouts import scene_to_clip
 from openavs.benchmarks.world.scenes import Part, Scene, plan_scene, scene_rng
-from openavs.pipeline import Notes, Pipeline, Settings, iou, window_of
+from openavs.pipeline import Notes, Pipeline
 from openavs.types import (
     Clip,
-    Detection,
     Frame,
     FrameResult,
     InputError,
-    Prompt,
     Segmentation,
-    Waveform,
     rle_to_mask,
     segments_to_mask,
 )
-
-BOX = (10.0, 10.0, 50.0, 50.0)
+from openavs.windows import window_of
 
 
 def scene(*parts: Part, seconds: int = 4, seed: int = 0) -> Scene:
@@ -257,54 +253,6 @@ def test_a_closed_vocabulary_labels_and_filters(tiny: Pipeline, dog_and_bell: Sc
     assert labels == [[("dog", "exact")], [("dog", "exact")], [], []]
 
 
-# --------------------------------------------------------------------------------------------------------- the rules
-
-
-def choose(tiny: Pipeline, candidates: list[Detection], phrases: list[str], **rules: Any) -> tuple[Any, Any]:
-    pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, Settings(**rules))
-    return pipe.choose(candidates, [Prompt(phrase) for phrase in phrases])
-
-
-def test_boxes_are_kept_from_the_threshold_on(tiny: Pipeline) -> None:
-    at, under = Detection(BOX, "dog", 0.25), Detection((60.0, 60.0, 90.0, 90.0), "cat", 0.24)
-    kept, dropped = choose(tiny, [under, at], ["dog", "cat", "bell"], box_threshold=0.25)
-    assert kept == [at]
-    reasons = [(drop.phrase, drop.reason, drop.score) for drop in dropped]
-    assert reasons == [("cat", "below threshold", 0.24), ("bell", "not found", None)]
-
-
-def test_a_box_that_a_better_one_covers_is_a_duplicate(tiny: Pipeline) -> None:
-    better, worse = Detection(BOX, "dog", 0.9), Detection((11.0, 10.0, 50.0, 50.0), "puppy", 0.5)
-    kept, dropped = choose(tiny, [worse, better], ["dog", "puppy"])
-    assert kept == [better]
-    assert [(drop.phrase, drop.reason) for drop in dropped] == [("puppy", "duplicate")]
-    again = Detection((10.0, 11.0, 50.0, 50.0), "dog", 0.8)
-    assert choose(tiny, [better, again], ["dog"]) == ([better], [])  # the same thing once more is no news
-    assert choose(tiny, [worse, better], ["dog", "puppy"], nms_iou=None)[0] == [better, worse]
-
-
-def test_phrases_of_other_frames_are_not_kept(tiny: Pipeline) -> None:
-    assert choose(tiny, [Detection(BOX, "bell", 0.9)], ["dog"])[0] == []
-
-
-def test_a_frame_has_at_most_so_many_boxes(tiny: Pipeline) -> None:
-    boxes = [Detection((i * 20.0, 0.0, i * 20.0 + 10, 10.0), "bird", 0.9 - i / 100) for i in range(5)]
-    kept, dropped = choose(tiny, boxes, ["bird"], max_boxes=3)
-    assert kept == boxes[:3]
-    assert {drop.reason for drop in dropped} == {"too many"}
-
-
-def test_a_phrase_may_be_held_to_its_best_box(tiny: Pipeline) -> None:
-    boxes = [Detection((i * 20.0, 0.0, i * 20.0 + 10, 10.0), "bird", 0.9 - i / 100) for i in range(3)]
-    dog = Detection((0.0, 50.0, 10.0, 60.0), "dog", 0.5)
-    kept, dropped = choose(tiny, [*boxes, dog], ["bird", "dog"], max_per_phrase=1)
-    assert kept == [boxes[0], dog]
-    assert [(drop.phrase, drop.reason, drop.score) for drop in dropped] == [
-        ("bird", "too many", boxes[1].score),
-        ("bird", "too many", boxes[2].score),
-    ]
-
-
 def test_a_mask_that_is_too_small_is_no_segment(tiny: Pipeline, dog_and_bell: Scene) -> None:
     strict = Pipeline(
         tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, replace(tiny.settings, min_area=10**6)
@@ -312,37 +260,6 @@ def test_a_mask_that_is_too_small_is_no_segment(tiny: Pipeline, dog_and_bell: Sc
     frame = strict(scene_to_clip(dog_and_bell, "strict")).frames[0]
     assert frame.segments == ()
     assert [drop.reason for drop in frame.dropped] == ["empty mask"]
-
-
-@pytest.mark.parametrize(
-    ("at", "fps", "length", "expected"),
-    [
-        (0.9375, 1.0, 1.0, (0.0, 1.0)),  # AVSBench: the frame at 15/16 of a second and that second
-        (0.5, 1.0, 1.0, (0.0, 1.0)),
-        (4.5, 1.0, 1.0, (4.0, 5.0)),
-        (1.25, 2.0, 1.0, (0.75, 1.75)),  # two frames a second share parts of their windows
-        (0.25, 2.0, 1.0, (0.0, 0.75)),  # there is no sound before the start
-        (4.5, 1.0, 3.0, (3.0, 5.0)),  # nor after the end
-    ],
-)
-def test_the_window_of_a_frame(at: float, fps: float, length: float, expected: tuple[float, float]) -> None:
-    sound = Waveform(np.zeros(5 * 1000, dtype=np.float32), 1000)
-    window = window_of(sound, at, fps, length)
-    assert (window.start, window.end) == pytest.approx(expected)
-    assert len(window.audio.samples) == round((expected[1] - expected[0]) * 1000)
-
-
-def test_past_the_end_of_the_sound_there_is_silence() -> None:
-    window = window_of(Waveform(np.ones(5000, dtype=np.float32), 1000), 9.5, fps=1.0, length=1.0)
-    assert len(window.audio.samples) == 0
-    assert window.audio.dbfs == float("-inf")
-
-
-def test_iou_of_boxes() -> None:
-    assert iou(BOX, BOX) == 1.0
-    assert iou(BOX, (50.0, 10.0, 90.0, 50.0)) == 0.0
-    assert iou((0, 0, 10, 10), (0, 0, 10, 5)) == 0.5
-    assert iou((5, 5, 5, 5), BOX) == 0.0
 
 
 def test_progress_tells_every_stage(tiny: Pipeline, dog_and_bell: Scene) -> None:

@@ -95,18 +95,18 @@ def test_a_stage_is_asked_once_about_an_array_and_a_question() -> None:
     stage, answers = Stage(), Answers()
     one, two = picture(1), picture(2)
     answers.begin([one, one, two])
-    assert answers.ask([one, one, two], stage.look, ["a", "a", "a"]) == ["1 a", "1 a", "2 a"]
+    assert answers.ask(stage.look, ["a", "a", "a"]) == ["1 a", "1 a", "2 a"]
     answers.begin([two, two, one])
-    assert answers.ask([two, two, one], stage.look, ["a", "b", "a"]) == ["2 a", "2 b", "1 a"]
+    assert answers.ask(stage.look, ["a", "b", "a"]) == ["2 a", "2 b", "1 a"]
     assert stage.calls == [[1, 2], [2, 1]]  # the last picture's answer was at hand, the first one's was not kept
-    assert len(answers._held) == 4
+    assert len(answers._last + answers._images) == 4
 
 
 def test_without_repetition_a_call_is_what_it_was() -> None:
     stage, answers = Stage(), Answers()
     images = [picture(i) for i in range(4)]
     answers.begin(images)
-    answers.ask(images, stage.look, list("abcd"))
+    answers.ask(stage.look, list("abcd"))
     assert stage.calls == [[0, 1, 2, 3]]
 
 

@@ -23,6 +23,7 @@ from openavs.benchmarks.published import published
 from openavs.benchmarks.studies import Study, Variant
 from openavs.benchmarks.wording import figure_name, percent, protocol_words, title_of
 from openavs.files import atomic_write
+from openavs.notes import Progress
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe
 from openavs.registry import Held
@@ -31,7 +32,6 @@ from openavs.results import json_bytes
 Row = dict[str, Any]
 
 _INK = ":root{--ink:#1b1f24;--quiet:#57606a;--line:#d8dee4;--card:#fff}"
-Progress = Callable[[str, int, int], None]
 Build = Callable[[Recipe, Held], Pipeline]
 
 

@@ -6,7 +6,6 @@ Clips are read, counted and forgotten one by one; what stays of each is under 2 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -18,12 +17,10 @@ from openavs.benchmarks.predictions import extra_predictions
 from openavs.benchmarks.scores import Scores
 from openavs.benchmarks.silence import SilenceTally
 from openavs.benchmarks.tallies import Row, Tally, tally_for
+from openavs.notes import Progress
 from openavs.types import InputError
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many clips are done and how many there are."""
 
 
 def score(

@@ -56,7 +56,7 @@ class Stagewise:
 
     def hear(self, clip: Clip) -> Request:
         """Listens to a clip, which is remembered; what is to be asked about it."""
-        heard = self.pipe.listen(clip, _tell_nobody, _Unsaid())
+        heard = self.pipe.listen(clip, _Unsaid())
         return Request(tuple(captions or () for captions in heard), self.pipe.settings.vocabulary)
 
     def ask(self, requests: Sequence[Request]) -> None:
@@ -82,7 +82,3 @@ class _Unsaid(Notes):
 
     def warn(self, sentence: str) -> None:
         """Says nothing."""
-
-
-def _tell_nobody(stage: str, done: int, total: int) -> None:
-    """Progress is counted in finished clips."""
