@@ -60,4 +60,9 @@ def serve(
 
             webbrowser.open(address)
 
-    run(settings, ready)
+    def ended(waiting: int) -> None:
+        if not quiet or waiting:
+            told = f", and the {waiting} visitors that waited were told" if waiting else ""
+            print(f"openavs: the page is closed{told}", file=sys.stderr)
+
+    run(settings, ready, ended)

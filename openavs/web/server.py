@@ -15,6 +15,7 @@ from typing import Any
 
 from openavs.extras import EXTRAS, need
 from openavs.types import InputError
+from openavs.web.ending import Ending
 from openavs.web.example import Example
 from openavs.web.folders import remove_old, server_folder
 from openavs.web.guard import Guard
@@ -55,7 +56,7 @@ def make_parts(settings: Settings, folder: Path) -> Parts:
     return Parts(settings, models, sessions, Example(folder / "example"), uploads)
 
 
-def make_app(parts: Parts) -> Any:
+def make_app(parts: Parts) -> Ending:
     """The whole ASGI application.
 
     Raises:
@@ -91,13 +92,14 @@ def make_app(parts: Parts) -> Any:
         js=page.SCRIPT,
     )
     blocks.has_launched = True  # mounted blocks never are, and until then Gradio takes any file for an upload
-    return Guard(
+    guard = Guard(
         app,
         uploads=parts.uploads,
         max_upload=settings.max_upload,
         too_large=f"the file is larger than the {settings.max_upload_mb} MB that this page takes; cut or scale it down",
         hosts=HERE if settings.is_local else None,
     )
+    return Ending(guard, parts.sessions.stop)
 
 
 def _serve_result(sessions: Sessions) -> Callable[..., Any]:
@@ -176,8 +178,22 @@ def _until_ended() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+def runner(app: Ending, **settings: Any) -> Any:
+    """A uvicorn server of the application, whose `run` ends it in order: visitors are told before it closes."""
+    uvicorn = need("uvicorn", "web")
+
+    class Runner(uvicorn.Server):  # type: ignore[misc, name-defined]
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.end()
+            await super().shutdown(sockets)
+
+    return Runner(uvicorn.Config(app, log_level="warning", access_log=False, ws="none", **settings))
+
+
+def serve(settings: Settings, ready: Callable[[str], None], ended: Callable[[int], None]) -> None:
     """Serves the page until it is interrupted; `ready(address)` is called when it can be opened.
+
+    `ended(visitors)` is called at the end: so many waited for an answer, and were told.
 
     Raises:
         InputError: wrong settings, Gradio is not installed, the port is taken.
@@ -185,9 +201,10 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """
     if EXTRAS["web"].version() is None:  # said before anything is loaded; Gradio itself is imported later
         need("gradio", "web")
-    uvicorn = need("uvicorn", "web")
     with _until_ended(), listening(settings.host, settings.port) as (bound, address), server_folder() as folder:
         app = make_app(make_parts(settings, folder))
         ready(address)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="none")
-        uvicorn.Server(config).run(sockets=[bound])
+        try:
+            runner(app, timeout_graceful_shutdown=2).run(sockets=[bound])
+        finally:
+            ended(app.told)

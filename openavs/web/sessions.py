@@ -113,6 +113,12 @@ class Sessions:
             if not session.busy:
                 self._remove(str(key))
 
+    def stop(self) -> None:
+        """Has the models of all visits stop at their next step."""
+        with self._lock:
+            for session in self._by_key.values():
+                session.stopping.set()
+
     def working(self, session: Session, change: int) -> None:
         """Counts what is going on in a visit: +1 when it begins, -1 when it ends."""
         with self._lock:

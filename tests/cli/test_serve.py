@@ -16,7 +16,12 @@ from typing import Any
 
 import pytest
 
+from openavs.benchmarks.world.casting import scene_of
+from openavs.benchmarks.world.layouts import write_clip
+from tests.web.conftest import wait_for
+
 Run = Callable[..., Any]
+WAITING = ("IN_QUEUE", "PROCESSING", "PROGRESS", "ITERATING")  # what a client calls it
 
 
 def test_without_gradio_one_sentence_names_the_extra(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,5 +66,31 @@ def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: int
             _, said = running.communicate(timeout=60)
         finally:
             running.kill()
-    assert "Traceback" not in said
+    assert (running.returncode, said) == (0, "openavs: the page is closed\n")
     assert not list(tmp_path.glob("openavs-serve-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_visitors_that_wait_are_told_when_it_ends(tmp_path: Path, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = pytest.importorskip("gradio_client", reason="Gradio is not installed; make test-web installs it")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where visitors put what they fetch
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, scene_of("clip", "test", 4, 0, size=(144, 192), seconds=40).scene)
+    command = [sys.executable, "-m", "openavs", "serve", "--port", "0"]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:
+        try:
+            assert running.stdout is not None
+            address = running.stdout.readline().split()[1]
+            visitors = [gradio.Client(address, verbose=False) for _ in range(3)]
+            asked = [visitor.submit(gradio.handle_file(clip), api_name="/segment") for visitor in visitors]
+            wait_for(lambda: all(job.status().code.name in WAITING for job in asked))
+            running.send_signal(end)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert (running.returncode, said) == (0, "openavs: the page is closed, and the 3 visitors that waited were told\n")
+    for job in asked:
+        with pytest.raises(Exception, match="the server was told to end before this was answered"):
+            job.result(timeout=10)
