@@ -161,6 +161,10 @@ class Student(nn.Module, ModelHubMixin, ABC):
     def check(self, task: Task, classes: Sequence[str]) -> None:
         """InputError if the student cannot learn this task; `classes` are the benchmark's, the background first."""
 
+    def prepare(self, task: Task, offline: bool = False) -> None:
+        """Gets what it needs beside its own weights, before the first step: what is missing is told then, not hours
+        later when it is first scored."""
+
     def initialise(self, part: str, ref: str, offline: bool = False) -> None:
         """Starts from other weights; `part` is a key of a training recipe's `init`. Every student knows `student`:
         another student's folder, of which every tensor of the same name and shape is taken."""

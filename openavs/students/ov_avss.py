@@ -51,6 +51,11 @@ class OvAvss(Student):
         if task != "binary" and self.config.clip is None:
             raise InputError(NO_CLIP)
 
+    def prepare(self, task: Task, offline: bool = False) -> None:
+        """The CLIP that names masks, where names are asked for."""
+        if task != "binary" and self.config.clip is not None:
+            resolve(self.config.clip, offline)
+
     def view(self, training: bool) -> View:
         """The whole picture by its short side; in training of several lengths, mirrored or not."""
         sides = self.config.sides if training else (self.config.test_side,)

@@ -84,6 +84,7 @@ def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:
     torch.manual_seed(recipe.seed)
     student = cls.build(cls.fitted(dict(recipe.model), dataset.task, dataset.classes))
     student.check(dataset.task, dataset.classes)
+    student.prepare(dataset.task, recipe.offline)
     for part, ref in recipe.init.items():
         student.initialise(part, ref, recipe.offline)
     return student

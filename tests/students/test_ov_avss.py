@@ -313,6 +313,13 @@ def test_names_without_a_clip_are_refused() -> None:
         tiny_student().predict(batch([(1, (64, 64))]), NAMES)
 
 
+def test_a_clip_that_is_not_there_is_told_before_the_training(clip: str) -> None:
+    tiny_student(clip=clip).prepare("semantic")
+    with pytest.raises(ModelError, match="'nowhere' does not exist"):
+        tiny_student(clip="nowhere").prepare("semantic")
+    tiny_student(clip="nowhere").prepare("binary")  # nothing is named
+
+
 @pytest.mark.parametrize("name", ["ov-avss-tiny", "ov-avss-r50", "ov-avss-swin"])
 def test_its_training_recipes_fit_it(name: str) -> None:
     recipe = load_training_recipe(name)
