@@ -108,9 +108,10 @@ class Visitors:
 
         started = time.monotonic()
         try:
-            client = Client(self.address, verbose=False, analytics_enabled=False)
             threshold = random.Random(number).uniform(0.1, 0.3)
-            data = client.predict(handle_file(self.video), threshold=threshold, api_name="/segment")[0]
+            with tempfile.TemporaryDirectory() as got:
+                client = Client(self.address, verbose=False, analytics_enabled=False, download_files=got)
+                data = client.predict(handle_file(self.video), threshold=threshold, api_name="/segment")[0]
         except Exception as problem:  # noqa: BLE001 - counted by what it says; the report shows what was not foreseen
             kind = "turned away" if FULL.search(str(problem)) else "failed"
             if kind == "failed":
@@ -212,7 +213,9 @@ def main() -> None:
     parser.add_argument("--burst", type=int, default=20, help="visitors that come at once, at the beginning")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="openavs-soak-") as folder:
+        tempfile.tempdir = str(Path(folder) / "visitors")  # whose clients leave an empty folder for each answer
+        Path(tempfile.tempdir).mkdir()
         figures = soak(Path(folder), options)
     print(json.dumps(figures, indent=None if options.json else 2))
 

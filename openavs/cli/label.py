@@ -211,11 +211,17 @@ def _command() -> str:
 
 
 def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str | None:
-    """Runs the job; returns the sentence for what ended it, if it was not its end."""
+    """Runs the job; returns the sentence for what ended it, if it was not its end.
+
+    Raises:
+        InputError: the result folder is no longer there.
+    """
     from openavs.cli.app import REFUSALS
     from openavs.cli.job_progress import showing
+    from openavs.jobs.plan import read_plan
     from openavs.jobs.run import run_job
     from openavs.jobs.writing import OF_THE_MACHINE
+    from openavs.types import InputError
 
     try:
         with _interrupts(board), showing(board, quiet):
@@ -223,6 +229,9 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     except KeyboardInterrupt:
         return "stopped at once; run the same again to go on"
     except OSError as problem:
+        if isinstance(problem, FileNotFoundError) and read_plan(job.out) is None:
+            sentence = f"{job.out} was removed while the job ran, and what it held is lost; run the same to begin anew"
+            raise InputError(sentence) from problem
         if problem.errno not in REFUSALS | OF_THE_MACHINE:
             raise
         what = problem.filename or "a file"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import label
+from tests.faults.conftest import ended, label, start, wait_for
 from tests.jobs.pool import tree
 
 
@@ -70,3 +71,20 @@ def test_a_disk_that_became_read_only(pool: Path, recipe: Path, undisturbed: dic
     subprocess.run(["mount", "-o", "remount,rw,size=20m", str(small_disk)], check=True)
     assert label(pool, recipe, small_disk / "out").code == 0
     assert tree(small_disk / "out") == undisturbed
+
+
+def test_a_result_folder_that_is_removed_in_the_middle(
+    pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
+    job = start(*words, PACE="0.3")
+    wait_for(lambda: list(out.glob("clips/*/result.json")))
+    out.rename(tmp_path / "elsewhere")  # as a removal that takes no time
+    lost = ended(job)
+    assert lost.code == 2
+    assert lost.err.splitlines()[-1].startswith(f"openavs: {out} was removed while the job ran")
+    assert "Traceback" not in lost.err
+    shutil.rmtree(out, ignore_errors=True)
+    assert label(pool, recipe, out).code == 0
+    assert tree(out) == undisturbed

@@ -45,7 +45,8 @@ from openavs.types import (
 )
 
 SENTENCES = (InputError, ModelError, AnswerError, replies.Fault)
-SCRATCH = Path(tempfile.mkdtemp(prefix="openavs-fuzz-"))
+_FOLDER = tempfile.TemporaryDirectory(prefix="openavs-fuzz-")  # goes with the process
+SCRATCH = Path(_FOLDER.name)
 
 
 @dataclass(frozen=True)
