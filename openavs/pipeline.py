@@ -13,6 +13,7 @@ repeat), `halving.py` (too little memory), `answers.py` (NaN and the like) and `
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from heapq import merge
 from typing import Any, Self
 
@@ -272,8 +273,9 @@ class Pipeline:
         verified = []
         for (segments, dropped), own in zip(found, verdicts, strict=True):
             judged = list(zip(segments, own, strict=True))
+            kept = tuple(replace(s, verifier_score=verdict.score) for s, verdict in judged if verdict.kept)
             gone = [Dropped(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
-            verified.append((tuple(s for s, verdict in judged if verdict.kept), (*dropped, *gone)))
+            verified.append((kept, (*dropped, *gone)))
         return verified
 
 

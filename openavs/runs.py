@@ -30,6 +30,7 @@ _PACKAGES = (
     *("numpy", "pillow", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "av", "soxr"),
     *("scipy", "pycocotools", "onnxruntime"),
 )
+_ABSENT = object()
 
 
 class RunWriter:
@@ -188,20 +189,37 @@ def _finished_clips(out: Path) -> Iterator[str]:
 
 
 def _refuse_other_recipe(out: Path, saved: dict[str, Any], new: dict[str, Any]) -> None:
-    keys = sorted(differing({key: saved[key] for key in new}, new))
-    if keys:
-        named = ", ".join(f"{key:.80}" for key in keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
-        raise InputError(f"{out} holds results of another recipe, which differs in {named}; choose another --out")
+    found = differing({key: saved[key] for key in new}, new)
+    if found:
+        raise InputError(
+            f"{out} holds results of another recipe, which differs in {named(found)}; choose another --out"
+        )
 
 
-def differing(one: Any, other: Any, at: str = "") -> Iterator[str]:
-    """The dotted keys in which two trees of plain data differ, as a recipe spells them."""
-    if isinstance(one, dict) and isinstance(other, dict):
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
+    """The dotted keys in which two trees of plain data differ, as a recipe spells them, in order; beside each what it
+    was in the one and is in the other, as JSON."""
+    return dict(sorted(_differences(one, other)))
+
+
+def named(differences: Mapping[str, str]) -> str:
+    """Some of the differences for a sentence: `keep.box_threshold (was 0.25, now 0.3), fps (was 1, now 2)`."""
+    first = ", ".join(f"{key:.80}{how}" for key, how in list(differences.items())[:6])
+    return first + (f" and {len(differences) - 6} more" if len(differences) > 6 else "")
+
+
+def _differences(one: Any, other: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in one.keys() | other.keys():
             here = key if at in ("", "recipe") else f"{at}.{key}"
-            yield from [here] if key not in one or key not in other else differing(one[key], other[key], here)
+            yield from _differences(one.get(key, _ABSENT), other.get(key, _ABSENT), here)
     elif one != other or type(one) is not type(other):
-        yield at
+        yield at, f" (was {_short(one)}, now {_short(other)})"
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
 def _remove_results(out: Path) -> None:

@@ -390,7 +390,7 @@ def test_another_recipe_is_refused_by_its_keys(tmp_path: Path, clip: Segmentatio
         writer.write(clip)
     other = {**clip.recipe, "detector": {"name": "grounding-dino", "threshold": 0.3}, "fps": 1.0}
     del other["name"]
-    with pytest.raises(InputError, match=r"differs in detector\.threshold, fps, name"):
+    with pytest.raises(InputError, match=r"threshold \(was 0.25, now 0.3\), fps \(was 1, now 1.0\), name \("):
         RunWriter(tmp_path, other)
     with pytest.raises(InputError, match=r"masks\.values"):
         RunWriter(tmp_path, clip.recipe, values="class", classes=["dog"])

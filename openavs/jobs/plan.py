@@ -20,7 +20,7 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.writing import write_whole
 from openavs.jsonfile import parse_json
 from openavs.results import encode, json_bytes
-from openavs.runs import differing
+from openavs.runs import differing, named
 from openavs.types import InputError
 
 FORMAT = 1
@@ -125,15 +125,14 @@ def check_plan(out: Path, plan: Plan, wish: Wish) -> None:
     size, threads = wish.shard_size or plan.data["shard_size"], wish.threads or plan.data["threads"]
     identity = _identity(wish, content, content.count(b"\n"), size, threads)
     saved = {key: plan.data.get(key) for key in identity}
-    keys = {key.removeprefix("recipe.") for key in differing(saved, identity)}
-    found = sorted(key for key in keys if not key.startswith("source."))
-    if any(key.startswith("source.") for key in keys):
-        found.insert(0, f"its source ({_source_difference(out, plan, wish, content)})")
-    if found:
-        named = ", ".join(f"{key:.200}" for key in found[:6])
-        named += f" and {len(found) - 6} more" if len(found) > 6 else ""
+    found = differing(saved, identity)
+    keys = {key: how for key, how in found.items() if not key.startswith("source.")}
+    if len(keys) < len(found):
+        keys = {"its source": f" ({_source_difference(out, plan, wish, content)})", **keys}
+    if keys:
         raise InputError(
-            f"{out} holds another job, which differs in {named}; give another --out, or start anew with --overwrite"
+            f"{out} holds another job, which differs in {named(keys)}; give another --out, or start anew with "
+            "--overwrite"
         )
 
 

@@ -205,7 +205,9 @@ class OnlyBig:
 def test_what_a_verifier_drops_is_told_with_its_score(tiny: Pipeline) -> None:
     clip = scene_to_clip(plan_scene([Part("dog", (True, True))], scene_rng("test", 77, 5), 2), "verified")
     stages = (tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter)
-    [kept] = {len(f.segments) for f in Pipeline(*stages, tiny.settings, verifier=OnlyBig(1))(clip).frames}
+    verified = Pipeline(*stages, tiny.settings, verifier=OnlyBig(1))(clip)
+    assert {s.verifier_score for f in verified.frames for s in f.segments} == {0.125}
+    [kept] = {len(f.segments) for f in verified.frames}
     result = Pipeline(*stages, tiny.settings, verifier=OnlyBig(10**6))(clip)
     assert kept == 1 and "verify" in result.timings
     for frame in result.frames:
