@@ -1,0 +1,172 @@
+"""Plans: the same wish gives the same plan, another is refused by what differs, and a damaged one is not believed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import openavs
+from openavs.jobs.items import Item, line_to_item
+from openavs.jobs.job import Job
+from openavs.jobs.plan import SHARD_SIZE, Plan, Wish, check_plan, make_plan, read_plan
+from openavs.jobs.shard import read_items
+from openavs.types import InputError
+
+ITEMS = tuple(Item(f"c{n}", f"videos/c{n}.mp4", bytes=n) for n in range(7))
+RECIPE: dict[str, Any] = {"name": "r", "keep": {"box_threshold": 0.25, "max_boxes": 5}, "detector": {"use": "box"}}
+WISH = Wish("folder", ITEMS, RECIPE, shard_size=3)
+
+
+def specs(plan: Plan, out: Path) -> Any:
+    return plan.specs(Job(out, plan.key, out, RECIPE), range(plan.shards))
+
+
+def test_every_shard_finds_its_own_lines(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, WISH)
+    assert (plan.clips, plan.shards) == (7, 3)
+    assert [plan.clips_of(shard) for shard in range(3)] == [3, 3, 1]
+    made = list(specs(plan, tmp_path))
+    assert [spec.number for spec in made] == [0, 1, 2]
+    assert [item for spec in made for item in read_items(spec)] == list(ITEMS)
+    assert made[0].job.key == plan.key and made[0].only is None
+
+
+def test_a_plan_is_read_back_and_says_what_it_was_made_of(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, replace(WISH, classes=("dog", "cat"), threads=2, limit=5))
+    assert read_plan(tmp_path) == plan
+    assert (plan.data["format"], plan.data["openavs"]) == (1, openavs.__version__)
+    assert (plan.data["source"]["kind"], plan.data["source"]["clips"]) == ("folder", 5)
+    assert plan.data["labels"] == {"values": "class", "classes": ["dog", "cat"]}
+    assert (plan.data["limit"], plan.data["threads"], plan.data["shard_size"]) == (5, 2, 3)
+    assert plan.data["recipe"] == RECIPE
+    assert len(plan.key) == 16
+
+
+def test_what_is_not_asked_for_is_the_default(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, Wish("list", ITEMS, RECIPE))
+    assert plan.data["shard_size"] == SHARD_SIZE == 256
+    assert (plan.data["threads"], plan.data["limit"], plan.shards) == (1, None, 1)
+    assert plan.data["labels"] == {"values": "binary", "classes": []}
+
+
+def test_a_plan_of_no_clips_has_no_shards(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, replace(WISH, items=()))
+    assert (plan.clips, plan.shards) == (0, 0)
+    assert read_plan(tmp_path) == plan
+
+
+def test_the_key_stands_for_all_that_the_outputs_depend_on(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {}, {"kind": "list"}, {"items": ITEMS[:-1]}, {"recipe": {**RECIPE, "name": "s"}}, {"classes": ("dog",)},
+        {"classes": ("cat",)}, {"shard_size": 4}, {"threads": 2}, {"limit": 6},
+    ]  # fmt: skip
+    keys = [make_plan(tmp_path, replace(WISH, **change)).key for change in changes]
+    assert len(set(keys)) == len(changes)
+    turned = dict(reversed(RECIPE.items()))
+    assert make_plan(tmp_path, replace(WISH, recipe=turned)).key == keys[0], "the order of keys says nothing"
+
+
+def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, replace(WISH, threads=2))
+    for wish in (replace(WISH, threads=2), replace(WISH, shard_size=None), replace(WISH, threads=None)):
+        check_plan(tmp_path, plan, wish)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"recipe": {**RECIPE, "name": "other"}}, r'differs in name \(was ".*", now "other"\);'),
+        (
+            {"recipe": {**RECIPE, "keep": {"box_threshold": 0.3, "max_boxes": 5}}},
+            r"differs in keep.box_threshold \(was 0.25, now 0.3\);",
+        ),
+        (
+            {"classes": ("dog",)},
+            r'differs in labels.classes \(was \[\], now \["dog"\]\), labels.values \(was "binary", now "class"\);',
+        ),
+        ({"shard_size": 4}, r"differs in shard_size \(was \d+, now 4\);"),
+        ({"threads": 3}, r"differs in threads \(was \d+, now 3\);"),
+        ({"kind": "list"}, r"differs in its source \(it was a folder and is a list\);"),
+        ({"limit": 6}, r"differs in its source \(1 clips fewer, such as c6\), limit \(was null, now 6\);"),
+        ({"items": ITEMS[2:]}, r"its source \(2 clips fewer, such as c0\);"),
+        ({"items": (*ITEMS, Item("x", "x.mp4"))}, r"its source \(1 clips more, such as x\);"),
+        ({"items": (replace(ITEMS[0], bytes=9), *ITEMS[1:])}, r"its source \(1 clips changed, such as c0\);"),
+        (
+            {"items": (*ITEMS[1:5], replace(ITEMS[5], bytes=9), Item("y", "y.mp4"))},
+            r"\(1 clips more, such as y, 2 clips fewer, such as c0, 1 clips changed, such as c5\)",
+        ),
+        (
+            {"recipe": {f"k{n}": n for n in range(9)}, "kind": "list"},
+            r"its source \(.*\), detector \(was .*, now not there\), k0 \(was not there, now 0\), .* and 7 more; give",
+        ),
+    ],
+)
+def test_another_wish_is_refused_by_what_differs(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    plan = make_plan(tmp_path, WISH)
+    with pytest.raises(InputError, match=named) as raised:
+        check_plan(tmp_path, plan, replace(WISH, **change))
+    assert str(raised.value).startswith(f"{tmp_path} holds another job")
+
+
+def test_a_plan_whose_lines_are_gone_still_says_that_it_is_another(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, WISH)
+    (tmp_path / "plan.jsonl").unlink()
+    with pytest.raises(InputError, match=r"6 clips more, such as c0"):
+        check_plan(tmp_path, plan, replace(WISH, items=ITEMS[:6]))
+
+
+def test_a_plan_of_another_version_is_another_job(tmp_path: Path) -> None:
+    data = {**make_plan(tmp_path, WISH).data, "openavs": "0.0.1"}
+    with pytest.raises(InputError, match=r'differs in openavs \(was "0.0.1", now "'):
+        check_plan(tmp_path, Plan(data), WISH)
+
+
+def test_lines_that_are_cut_short_are_found(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, WISH)
+    (tmp_path / "plan.jsonl").write_bytes((tmp_path / "plan.jsonl").read_bytes()[:-1])
+    *whole, last = specs(plan, tmp_path)
+    assert [len(read_items(spec)) for spec in whole] == [3, 3]
+    with pytest.raises(InputError, match=r"is shorter than the plan says; plan anew with --overwrite"):
+        read_items(last)
+
+
+def test_without_a_plan_there_is_none(tmp_path: Path) -> None:
+    assert read_plan(tmp_path) is None
+
+
+GOOD: dict[str, Any] = {"format": 1, "key": "k", "source": {"clips": 1}, "shards": [[0, 10, 1]]}
+DAMAGED: list[dict[str, Any]] = [
+    {"source": []}, {"source": {}}, {"source": {"clips": "1"}}, {"source": {"clips": -1}}, {"key": 7},
+    {"shards": {}}, {"shards": [[0, 10]]}, {"shards": ["abc"]}, {"shards": [[0, 10, "1"]]}, {"shards": [[0, -1, 1]]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", r"is damaged \("),
+        ("[]", "was not written by this openavs"),
+        (json.dumps({**GOOD, "format": 2}), "was not written by this openavs"),
+        *((json.dumps({**GOOD, **change}), "is damaged;") for change in DAMAGED),
+    ],
+)
+def test_what_is_no_plan_is_refused(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(InputError, match=says) as raised:
+        read_plan(tmp_path)
+    assert str(raised.value).startswith(str(tmp_path / "plan.json"))
+
+
+def test_a_plan_may_have_no_clip_and_begin_at_the_first_byte(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({**GOOD, "source": {"clips": 0}, "shards": [[0, 0, 0]]}))
+    assert read_plan(tmp_path) is not None
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"id": "a"}', b'{"id": "a", "path": "b", "video_slice": [1]}'])
+def test_a_line_that_is_no_clip_is_refused(line: bytes) -> None:
+    with pytest.raises(InputError, match=r"a line that is no clip \(.+\); plan anew with --overwrite"):
+        line_to_item(line)
