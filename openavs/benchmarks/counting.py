@@ -219,4 +219,4 @@ def _confusions(predicted: Labels, truth: Labels, classes: int) -> Counts:
 
 def keep_classes(truth: Labels, allowed: Sequence[int]) -> Labels:
     """AVSBench-OV's cleaning of a label map: pixels of classes that the clip's metadata does not name become 0."""
-    return np.where(np.isin(truth, [0, *allowed]), truth, 0).astype(truth.dtype)
+    return np.where(np.isin(truth, list(allowed)), truth, 0).astype(truth.dtype)

@@ -46,7 +46,6 @@ from openavs.benchmarks.figures import (
     Figures,
     Protocol,
     Sums,
-    area_iou,
     binary_figures,
     check_protocol,
     class_means,
@@ -86,7 +85,7 @@ class BinaryMetrics:
         if clips_per_batch < 1:
             raise InputError(f"a batch holds at least one clip, not {clips_per_batch}")
         self.clips_per_batch = clips_per_batch
-        self.clips = self.frames = self.sounding = 0
+        self.frames = self.sounding = 0
         self._j_sum = self._j_sounding = 0.0
         self._curve = np.zeros(THRESHOLD_COUNT, dtype=np.float64)
         self._finished: list[tuple[float, float]] = []
@@ -103,7 +102,6 @@ class BinaryMetrics:
         for curve in clip.curves[:, 0]:
             self._in_curve += curve  # float32, one frame after the other, as published
             self._curve += curve
-        self.clips += 1
         self.frames += len(clip.j)
         self.sounding += len(clip.curves)
         self._j_sum += float(clip.j.sum())
@@ -154,7 +152,7 @@ class SemanticMetrics:
 
     def __init__(self, classes: int = 71, pad_to: int = 10) -> None:
         self.classes, self.pad_to = classes, pad_to
-        self.clips = self.frames = self.padded = 0
+        self.frames = self.padded = 0
         self._iou = np.zeros(classes)
         self._f = np.zeros(classes)
         self._held = np.zeros(classes, dtype=np.int64)
@@ -170,7 +168,6 @@ class SemanticMetrics:
         self._f += clip.f
         self._held += clip.held
         self._shown += clip.shown
-        self.clips += 1
         self.frames += frames
         self.padded += max(0, self.pad_to - frames)
 
@@ -196,7 +193,7 @@ class OpenVocabularyMetrics:
 
     def __init__(self, base: Sequence[int] = BASE, novel: Sequence[int] = NOVEL, classes: int = 71) -> None:
         self.base, self.novel, self.classes = list(base), list(novel), classes
-        self.clips = self.frames = 0
+        self.frames = 0
         self._areas = np.zeros((3, classes), dtype=np.int64)
 
     def update(self, predicted: Labels, truth: Labels) -> None:
@@ -206,12 +203,7 @@ class OpenVocabularyMetrics:
     def add(self, clip: ClassAreas, frames: int) -> None:
         """Adds one clip that was counted already."""
         self._areas += (clip.hit, clip.predicted, clip.true)
-        self.clips += 1
         self.frames += frames
-
-    def per_class(self, protocol: Protocol) -> tuple[Floats, BoolMask]:
-        """IoU of every class over the whole set `[classes]` and which of them the protocol's means count."""
-        return area_iou(protocol, *self._areas)
 
     def compute(self, protocol: Protocol) -> Figures:
         """`miou` (background included), `base`, `novel` and their `harmonic` mean; None where no class is held."""

@@ -91,6 +91,29 @@ def test_intervals_repeat_with_their_seed_and_do_not_hang_on_the_block(monkeypat
     assert intervals(sample)["mean"] == pytest.approx(whole["mean"])
 
 
+@pytest.mark.parametrize("units", [1, 7, 300])
+def test_every_resample_draws_as_many_units_as_there_are(units: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openavs.benchmarks.bootstrap._BLOCK", 250)  # fewer than 300 units
+    drawn: list[Array] = []
+
+    def figures(weights: Array) -> dict[str, Array]:
+        drawn.append(weights)
+        return {"first": weights[:, 0]}
+
+    intervals(Sample(units, figures), resamples=101)
+    weights = np.concatenate(drawn)
+    assert weights.shape == (101, units) and weights.dtype == np.float64
+    assert (weights.sum(axis=1) == units).all() and (weights >= 0).all()
+    assert max(block.size for block in drawn) <= max(250, units), "a block fits in memory"
+
+
+def test_without_units_nothing_is_drawn() -> None:
+    def never(weights: Array) -> dict[str, Array]:
+        raise AssertionError("there is nothing to draw")
+
+    assert intervals(Sample(0, never)) == {}
+
+
 def test_undefined_resamples_are_left_out() -> None:
     sample = Sample(
         1, lambda w: {"never": np.full(len(w), np.nan), "rare": np.where(np.arange(len(w)) < 9, np.nan, 3.0)}

@@ -146,6 +146,18 @@ def test_a_batch_without_truth_counts_as_zero_in_official_alone() -> None:
     assert together.compute("official")["f"] == pytest.approx(1.0)
 
 
+def test_the_mean_curve_is_that_of_the_frames_with_truth() -> None:
+    metrics = BinaryMetrics()
+    assert metrics.mean_f_curve().tolist() == [0.0] * 255
+    clips = [clip_of(seed) for seed in range(3)]
+    for probability, truth in clips:
+        metrics.update(probability, truth)
+    metrics.update(HALF[None], EMPTY[None])
+    curves = [slow_curve(p, y).double() for clip in clips for p, y in zip(*clip, strict=True) if y.any()]
+    assert len(curves) == metrics.sounding < metrics.frames
+    assert metrics.mean_f_curve() == pytest.approx(torch.stack(curves).mean(0).numpy(), abs=1e-7)
+
+
 def test_larger_batches_lower_the_official_f() -> None:
     """Each clip has its own best threshold; the more share one, the less any of them gets."""
     rng = np.random.default_rng(3)
@@ -282,6 +294,7 @@ def test_one_stray_pixel_adds_a_frame_of_zero() -> None:
     iou, _, counted = metrics.per_class("fixed")
     assert iou.tolist() == pytest.approx([15 / 16, 0.5, 0.0])
     assert counted.tolist() == [True, True, False]
+    assert metrics.per_class("official")[2].all()
 
 
 def test_padding_helps_the_background_of_official_alone() -> None:
@@ -338,7 +351,9 @@ def test_a_class_that_is_only_predicted_counts_in_official_alone() -> None:
 
 
 def test_truth_of_other_classes_than_the_metadata_names_becomes_background() -> None:
-    assert keep_classes(np.array([[0, 3, 7, 255]], dtype=np.uint8), [7]).tolist() == [[0, 0, 7, 0]]
+    kept = keep_classes(np.array([[0, 1, 3, 7, 255]], dtype=np.uint8), [7])
+    assert kept.tolist() == [[0, 0, 0, 7, 0]] and kept.dtype == np.uint8
+    assert not keep_classes(np.array([[0, 1, 7]], dtype=np.uint8), []).any()
 
 
 def test_silent_frames_want_empty_predictions() -> None:
