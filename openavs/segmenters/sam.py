@@ -7,7 +7,6 @@ image encoder takes the requested dtype: in bfloat16 the prompt encoder would ro
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,12 +19,10 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from openavs.device import resolve_device, settle_dtype
 from openavs.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.resize import resize_bilinear
+from openavs.segmenters.boxed import check_image, check_lists, corners, decode_boxes
 from openavs.segmenters.lean import prepare_encoder
-from openavs.types import Box, Image, InputError, Mask, ModelError, UnusableAnswer, mask_to_rle
+from openavs.types import Box, Image, InputError, Mask, ModelError
 
-logger = logging.getLogger(__name__)
-
-_BOXES_AT_ONCE = 64  # the decoder works on about 30 MB a box at full size
 _PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256 MB, or one mask
 
 
@@ -73,8 +70,7 @@ class SamSegmenter:
     @torch.inference_mode()
     def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
-        if len(images) != len(boxes):
-            raise InputError(f"sam: {len(images)} images but boxes for {len(boxes)}; give one list of boxes an image")
+        check_lists(images, boxes, "sam")
         masks: list[list[Mask]] = [[] for _ in images]
         for group in self._groups(images, boxes):
             embeddings = self._encode([images[i] for i in group])
@@ -102,22 +98,15 @@ class SamSegmenter:
     def _masks(
         self, embedding: torch.Tensor, boxes: Sequence[Box], size: tuple[int, int], position: int
     ) -> Iterator[Mask]:
-        scaled = self._pixels.scale_boxes(boxes, size)
-        for start in range(0, len(boxes), _BOXES_AT_ONCE):
-            part = scaled[:, start : start + _BOXES_AT_ONCE]
-            answer = self.model(image_embeddings=embedding, input_boxes=part, multimask_output=self.multimask)
-            logits, scores = answer.pred_masks[0], answer.iou_scores[0]  # [boxes, answers, h, w], [boxes, answers]
-            if not (torch.isfinite(logits).all() and torch.isfinite(scores).all()):
-                raise UnusableAnswer(
-                    f"the SAM model '{self._ref}' gave mask logits that are not finite for image {position} of the "
-                    "batch; try dtype float32, or another copy of the model"
-                )
-            best = scores.argmax(dim=1)
-            rows = torch.arange(len(best), device=best.device)
-            trust = scores[rows, best].clamp(0.0, 1.0).tolist()
-            masks = self._pixels.enlarge(logits[rows, best], size)
-            for mask, score in zip(masks, trust, strict=True):
-                yield Mask(mask_to_rle(mask), score)
+        yield from decode_boxes(
+            self.model,
+            embedding,
+            self._pixels.scale_boxes(boxes, size),
+            lambda logits: self._pixels.enlarge(logits, size),
+            multimask=self.multimask,
+            name=f"SAM model '{self._ref}'",
+            position=position,
+        )
 
 
 class _Pixels:
@@ -142,8 +131,7 @@ class _Pixels:
 
     def prepare(self, image: Image) -> torch.Tensor:
         """uint8 `[H, W, 3]` -> float32 `[3, padded, padded]` on the device."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise InputError(f"sam: an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        check_image(image, "sam")
         height, width = self.resized((int(image.shape[0]), int(image.shape[1])))
         small = resize_bilinear(image, (height, width), self.device).permute(2, 0, 1).long()
         pixels = torch.stack([table[channel] for table, channel in zip(self.values, small, strict=True)])
@@ -151,14 +139,11 @@ class _Pixels:
 
     def scale_boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> torch.Tensor:
         """Boxes of the original image -> `[1, boxes, 4]` in pixels of the resized one."""
-        corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2)
-        if not np.isfinite(corners).all():
-            raise InputError("sam: a box has coordinates that are not finite; look at the detector that made it")
         height, width = self.resized(size)
-        corners *= np.array([width / size[1], height / size[0]])
+        scaled = corners(boxes, "sam") * np.array([width / size[1], height / size[0]])
         # float64 like the library's processor; Apple's GPUs have none
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        return torch.from_numpy(corners.reshape(1, -1, 4)).to(self.device, dtype)
+        return torch.from_numpy(scaled.reshape(1, -1, 4)).to(self.device, dtype)
 
     def enlarge(self, logits: torch.Tensor, size: tuple[int, int]) -> Iterator[np.ndarray[Any, np.dtype[np.bool_]]]:
         """Low-resolution logits `[boxes, h, w]` -> boolean masks `[H, W]` on the host, a bounded number at a time."""

@@ -8,7 +8,6 @@ the image model is a part of it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,13 +16,10 @@ from transformers import Sam2Model
 
 from openavs.device import resolve_device, settle_dtype
 from openavs.hub import load_pretrained, resolve
+from openavs.segmenters.boxed import check_lists, decode_boxes
 from openavs.segmenters.lean import prepare_encoder
 from openavs.segmenters.square import SquarePixels
-from openavs.types import Box, Image, InputError, Mask, UnusableAnswer, mask_to_rle
-
-logger = logging.getLogger(__name__)
-
-_BOXES_AT_ONCE = 64  # the decoder works on about 40 MB a box at full size
+from openavs.types import Box, Image, InputError, Mask
 
 Encoding = list[torch.Tensor]
 """What the decoder needs of one image: feature maps `[1, C, h, w]`, finest first, in float32."""
@@ -67,8 +63,7 @@ class Sam2Segmenter:
     @torch.inference_mode()
     def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
-        if len(images) != len(boxes):
-            raise InputError(f"sam2: {len(images)} images but boxes for {len(boxes)}; give one list of boxes an image")
+        check_lists(images, boxes, "sam2")
         masks: list[list[Mask]] = [[] for _ in images]
         wanted = [i for i in range(len(images)) if len(boxes[i])]
         for start in range(0, len(wanted), self.batch_size):
@@ -88,22 +83,15 @@ class Sam2Segmenter:
         self, encoding: Encoding, boxes: Sequence[Box], size: tuple[int, int], position: int = 0
     ) -> Iterator[Mask]:
         """The masks of some boxes of one encoded image of a size (height, width)."""
-        scaled = self.pixels.scale_boxes(boxes, size)
-        for start in range(0, len(boxes), _BOXES_AT_ONCE):
-            part = scaled[:, start : start + _BOXES_AT_ONCE]
-            answer = self.model(image_embeddings=encoding, input_boxes=part, multimask_output=self.multimask)
-            logits, scores = answer.pred_masks[0], answer.iou_scores[0]  # [boxes, answers, h, w], [boxes, answers]
-            if not (torch.isfinite(logits).all() and torch.isfinite(scores).all()):
-                raise UnusableAnswer(
-                    f"the SAM 2 model '{self._ref}' gave mask logits that are not finite for image {position} of the "
-                    "batch; try dtype float32, or another copy of the model"
-                )
-            best = scores.argmax(dim=1)
-            rows = torch.arange(len(best), device=best.device)
-            trust = scores[rows, best].clamp(0.0, 1.0).tolist()
-            masks = self.pixels.enlarge(logits[rows, best], size)
-            for mask, score in zip(masks, trust, strict=True):
-                yield Mask(mask_to_rle(mask), score)
+        yield from decode_boxes(
+            self.model,
+            encoding,
+            self.pixels.scale_boxes(boxes, size),
+            lambda logits: self.pixels.enlarge(logits, size),
+            multimask=self.multimask,
+            name=f"SAM 2 model '{self._ref}'",
+            position=position,
+        )
 
 
 def image_edge(model: Any) -> int:

@@ -21,10 +21,10 @@ from openavs.device import resolve_device
 from openavs.extras import need
 from openavs.hub import resolve
 from openavs.resize import resize_bilinear
+from openavs.segmenters.boxed import BOXES_AT_ONCE, check_image, check_lists, corners, most_trusted
 from openavs.standins import stand_ins
-from openavs.types import Box, Image, InputError, Mask, ModelError, UnusableAnswer, mask_to_rle
+from openavs.types import Box, Image, Mask, ModelError, mask_to_rle
 
-_BOXES_AT_ONCE = 64  # as many as go through the decoder in one call
 _PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256 MB, or one box
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # the package's, on pixels of 0 to 255
 _DECODER_HEADS = 8  # of every published checkpoint; weights do not show it
@@ -70,45 +70,36 @@ class SegmentAnythingSegmenter:
     @torch.inference_mode()
     def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
-        if len(images) != len(boxes):
-            raise InputError(f"{SAM}: {len(images)} images but boxes for {len(boxes)}; give one list of boxes an image")
+        check_lists(images, boxes, SAM)
         return [
             list(self._masks(image, asked, position)) if len(asked) else []
             for position, (image, asked) in enumerate(zip(images, boxes, strict=True))
         ]
 
     def _masks(self, image: Image, boxes: Sequence[Box], position: int) -> Iterator[Mask]:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise InputError(f"{SAM}: an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        check_image(image, SAM)
         size = (int(image.shape[0]), int(image.shape[1]))
         small = _resized(size, self.side)
-        corners = _scale(boxes, size, small).to(self.device)
+        scaled = _scale(boxes, size, small).to(self.device)
         pixels = resize_bilinear(image, small, self.device).permute(2, 0, 1)[None]
         self._predictor.set_torch_image(pixels, size)  # the one encoding
-        for start in range(0, len(corners), chunk := self._boxes_at_once(size)):
-            yield from self._decode(corners[start : start + chunk], position)
+        for start in range(0, len(scaled), chunk := self._boxes_at_once(size)):
+            yield from self._decode(scaled[start : start + chunk], position)
         self._predictor.reset_image()
 
-    def _decode(self, corners: torch.Tensor, position: int) -> Iterator[Mask]:
+    def _decode(self, boxes: torch.Tensor, position: int) -> Iterator[Mask]:
         """Masks of some boxes `[B, 4]` of the image that was set."""
         logits, scores, _ = self._predictor.predict_torch(
-            None, None, corners, multimask_output=self.multimask, return_logits=True
+            None, None, boxes, multimask_output=self.multimask, return_logits=True
         )  # [B, answers, H, W] at full size, [B, answers]
-        if not (torch.isfinite(logits).all() and torch.isfinite(scores).all()):
-            raise UnusableAnswer(
-                f"the SAM model '{self._ref}' gave mask logits that are not finite for image {position} of the batch; "
-                "try dtype float32, or another copy of the model"
-            )
-        best = scores.argmax(dim=1)
-        rows = torch.arange(len(best), device=best.device)
-        masks = (logits[rows, best] > self.model.mask_threshold).cpu().numpy()
-        for mask, score in zip(masks, scores[rows, best].clamp(0.0, 1.0).tolist(), strict=True):
+        best, trust = most_trusted(logits, scores, f"SAM model '{self._ref}'", position)
+        for mask, score in zip((best > self.model.mask_threshold).cpu().numpy(), trust, strict=True):
             yield Mask(mask_to_rle(mask), score)
 
     def _boxes_at_once(self, size: tuple[int, int]) -> int:
         """All boxes of a usual frame; fewer on a very large one, whose masks are enlarged as floats."""
         pixels = max(size[0] * size[1], self.side**2) * (3 if self.multimask else 1)
-        return min(max(_PIXELS_AT_ONCE // pixels, 1), _BOXES_AT_ONCE)
+        return min(max(_PIXELS_AT_ONCE // pixels, 1), BOXES_AT_ONCE)
 
 
 @cache
@@ -126,11 +117,8 @@ def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _scale(boxes: Sequence[Box], size: tuple[int, int], small: tuple[int, int]) -> torch.Tensor:
     """Boxes of the image `[B, 4]` -> float32 in pixels of the resized one."""
-    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2)
-    if not np.isfinite(corners).all():
-        raise InputError(f"{SAM}: a box has coordinates that are not finite; look at the detector that made it")
-    corners = corners * np.array([small[1] / size[1], small[0] / size[0]])
-    return torch.from_numpy(corners.reshape(-1, 4).astype(np.float32))
+    scaled = corners(boxes, SAM) * np.array([small[1] / size[1], small[0] / size[0]])
+    return torch.from_numpy(scaled.reshape(-1, 4).astype(np.float32))
 
 
 def _compute_in(encoder: torch.nn.Module, dtype: torch.dtype) -> None:

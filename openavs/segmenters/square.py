@@ -18,7 +18,8 @@ from torch.nn.functional import interpolate
 from openavs.hub import ResolvedModel
 from openavs.pixels import look_up, value_table
 from openavs.resize import resize_bilinear
-from openavs.types import Box, Image, InputError, ModelError
+from openavs.segmenters.boxed import check_image, corners
+from openavs.types import Box, Image, ModelError
 
 _FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _SECTIONS = ("image_processor", "video_processor")
@@ -53,16 +54,12 @@ class SquarePixels:
 
     def prepare(self, image: Image) -> torch.Tensor:
         """uint8 `[H, W, 3]` -> float32 `[3, size, size]` on the device."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise InputError(f"{self._who}: an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        check_image(image, self._who)
         return look_up(self.values, resize_bilinear(image, (self.size, self.size), self.device))
 
     def scale_boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> torch.Tensor:
         """Boxes of the original image -> float32 `[1, boxes, 4]` in pixels of the square."""
-        corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2)
-        if not np.isfinite(corners).all():
-            raise InputError(f"{self._who}: a box has coordinates that are not finite; look at the detector")
-        scaled = corners * (self.size / np.array([size[1], size[0]], dtype=np.float64))
+        scaled = corners(boxes, self._who) * (self.size / np.array([size[1], size[0]], dtype=np.float64))
         return torch.from_numpy(scaled.reshape(1, -1, 4).astype(np.float32)).to(self.device)
 
     def enlarge(

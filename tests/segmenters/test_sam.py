@@ -13,7 +13,7 @@ from transformers import SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from openavs.hub import ResolvedModel
-from openavs.segmenters import sam
+from openavs.segmenters import boxed, sam
 from openavs.segmenters.base import Segmenter
 from openavs.segmenters.sam import SamSegmenter, masks_at_once
 from openavs.types import Box, Image, InputError, ModelError, OpenAVSError, rle_to_mask
@@ -121,7 +121,7 @@ def test_many_boxes_are_enlarged_in_parts_without_a_difference(folder: Path, mon
     whole = segmenter.segment([image], [boxes])
     monkeypatch.setattr(sam, "_PIXELS_AT_ONCE", 2 * SAM_SIZE**2)
     assert masks_at_once((48, 64), (SAM_SIZE, SAM_SIZE)) == 2
-    monkeypatch.setattr(sam, "_BOXES_AT_ONCE", 4)
+    monkeypatch.setattr(boxed, "BOXES_AT_ONCE", 4)
     [parts] = segmenter.segment([image], [boxes])
     assert [mask.rle for mask in parts] == [mask.rle for mask in whole[0]]
 

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from transformers import Sam2Model
 
 from openavs.hub import ResolvedModel
-from openavs.segmenters import sam2, square
+from openavs.segmenters import boxed, square
 from openavs.segmenters.base import Segmenter
 from openavs.segmenters.sam2 import Sam2Segmenter
 from openavs.segmenters.square import SquarePixels
@@ -133,7 +133,7 @@ def test_many_boxes_are_decoded_and_enlarged_in_parts(folder: Path, monkeypatch:
     image, boxes = picture(48, 64), some_boxes(48, 64, count=9)
     segmenter = Sam2Segmenter(model=str(folder))
     [whole] = segmenter.segment([image], [boxes])
-    monkeypatch.setattr(sam2, "_BOXES_AT_ONCE", 4)
+    monkeypatch.setattr(boxed, "BOXES_AT_ONCE", 4)
     monkeypatch.setattr(square, "_PIXELS_AT_ONCE", 2 * 48 * 64)
     [parts] = segmenter.segment([image], [boxes])
     assert [mask.rle for mask in parts] == [mask.rle for mask in whole]
