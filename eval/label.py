@@ -7,7 +7,8 @@
   clips: one that segments and writes results, and a bare one that throws them away. All in one process and in turns;
   CPU seconds, because other work on the machine changes the wall clock; one thread.
 - `workers`: clips a second of two workers over those of one, by the wall clock between the first clip and the last.
-- `memory`: the peaks of the driver and of its largest worker, at `--clips` over those at 100.
+- `memory`: the peaks of the driver and of its largest worker, at `--clips` over those at 100; with the recipe
+  `--pipeline`, or without models.
 - `rows`: seconds that a job over `--rows` rows takes before its first clip, at the start and when everything is done.
   The marks of the second are copies of a real one under other ids.
 
@@ -156,7 +157,7 @@ def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     found = {}
     for count in (100, options.clips):
         manifest = rows(folder, count, video)
-        found[count] = peaks(label_command(manifest, folder / f"memory{count}", recipe))
+        found[count] = peaks(label_command(manifest, folder / f"memory{count}", options.pipeline or recipe))
     few, many = found[100], found[options.clips]
     return {
         "memory_clips": options.clips,
@@ -167,7 +168,7 @@ def memory(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def label_command(source: Path, out: Path, recipe: Path) -> list[str]:
+def label_command(source: Path, out: Path, recipe: Path | str) -> list[str]:
     return [
         *(sys.executable, "-m", "openavs", "label", str(source), "--out", str(out), "--pipeline", str(recipe)),
         *("--quiet", "--no-cache", "--overwrite", "--workers", "1"),
@@ -177,22 +178,18 @@ def label_command(source: Path, out: Path, recipe: Path) -> list[str]:
 def peaks(command: list[str]) -> dict[str, float]:
     """The peaks of resident memory of a job's driver and of its worker, in MB; Linux, which remembers peaks.
 
-    The driver's is what the system says at its end: the larger of it and its worker, which is the driver as long as the
-    worker is a plug-in of a few lines.
+    Both as they were seen last before they ended.
     """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
-    worker = 0.0
-    while True:
+    driver = worker = 0.0
+    while process.poll() is None:
         children = read(f"/proc/{process.pid}/task/{process.pid}/children").split()
         worker = max([worker, *map(peak, children)])
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if ended:
-            break
+        driver = max(driver, peak(process.pid))
         time.sleep(0.2)
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)[:200]} failed with exit code {process.returncode}")
-    return {"driver": round(usage.ru_maxrss / 2**10, 1), "worker": round(worker, 1)}
+    return {"driver": round(driver, 1), "worker": round(worker, 1)}
 
 
 def peak(pid: int | str) -> float:
@@ -295,6 +292,7 @@ FIGURES: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=FIGURES, nargs="+", default=list(FIGURES))
+    parser.add_argument("--pipeline", help="of memory, such as tiny; without it a recipe of a few lines, no models")
     parser.add_argument("--pool", type=int, default=24, help="clips for overhead, half as many as for workers")
     parser.add_argument("--repeats", type=int, default=5, help="of overhead")
     parser.add_argument("--clips", type=int, default=2000, help="clips of the larger pool for memory")
