@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetched(source: Iterable[T], depth: int = 2) -> Iterator[T]:
+def prefetched(source: Iterable[T], depth: int = 2) -> Generator[T]:
     """The items of `source`, made ahead of time in a thread, at most `depth` waiting.
 
     An exception of the source is raised where its item would have come. When the consumer stops early, the thread

@@ -17,6 +17,7 @@ from openavs.cli.common import (
     Offline,
     Quiet,
     Verbose,
+    command_line,
     print_json,
     recipe_overrides,
     say,
@@ -31,7 +32,6 @@ from openavs.cli.evaluate import (
     Root,
     Split,
     Words,
-    command_line,
     tell_failures,
     what_to_run,
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +49,20 @@ def is_override(word: str) -> bool:
     """`keep.box_threshold=0.3`, unless there is a file of that name."""
     key, equals, _ = word.partition("=")
     return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists()
+
+
+def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What was named, and the `key=value` overrides that stood among it."""
+    named: list[str] = []
+    overrides: list[str] = []
+    for word in words:
+        (overrides if is_override(word) else named).append(word)
+    return named, overrides
+
+
+def command_line() -> str:
+    """What was typed, for a report."""
+    return shlex.join(["openavs", *sys.argv[1:]])
 
 
 def print_json(data: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +18,12 @@ from openavs.cli.common import (
     Pipeline,
     Quiet,
     Verbose,
-    is_override,
+    command_line,
     print_json,
     recipe_overrides,
     say,
     set_up_logging,
+    split_words,
 )
 from openavs.cli.score import ProtocolName
 
@@ -128,12 +127,12 @@ def what_to_run(words: list[str] | None, root: Path | None) -> tuple[str, list[s
     """The benchmark, the overrides and the root of the data; InputError where one is missing."""
     from openavs.types import InputError
 
-    named = [word for word in words or () if not is_override(word)]
+    named, overrides = split_words(words or ())
     if len(named) != 1:
         raise InputError("name one benchmark, such as s4 (see 'openavs list benchmarks')")
     if root is None:
         raise InputError(f"give the folder of {named[0]}'s data with --root DIR")
-    return named[0], [word for word in words or () if is_override(word)], root
+    return named[0], overrides, root
 
 
 class Builder:
@@ -153,11 +152,6 @@ class Builder:
         chain = pinned_pipeline(recipe, self.pins, held)
         self.pins = add_to_lock(self.lock, chain.models)
         return chain
-
-
-def command_line() -> str:
-    """What was typed, for the report."""
-    return shlex.join(["openavs", *sys.argv[1:]])
 
 
 def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> None:

@@ -22,11 +22,12 @@ from openavs.cli.common import (
     Pipeline,
     Quiet,
     Verbose,
-    is_override,
+    command_line,
     print_json,
     recipe_overrides,
     say,
     set_up_logging,
+    split_words,
 )
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def label(
         share=_share(made),
     )
     del source, wish  # the plan is on the disk: memory is not to hold a line for every clip
-    about = {"command": _command(), "engine": engine.value, "source": name, "root": str(root)}
+    about = {"command": command_line(), "engine": engine.value, "source": name, "root": str(root)}
     board = Board(job, plan, shards_of(plan, part), about)
     problem = _run(job, plan, made, board, quiet)
     _finish(board, problem, as_json=as_json, quiet=quiet, stats=stats)
@@ -161,10 +162,10 @@ def label(
 def _words(words: list[str]) -> tuple[str, list[str]]:
     from openavs.types import InputError
 
-    named = [word for word in words if not is_override(word)]
+    named, overrides = split_words(words)
     if len(named) != 1:
         raise InputError(f"name one source, not {len(named)} (a glob goes in quotes)")
-    return named[0], [word for word in words if is_override(word)]
+    return named[0], overrides
 
 
 def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int | None, limit: int | None) -> Wish:
@@ -202,12 +203,6 @@ def _share(engine: Engine) -> float:
     from openavs.jobs.machine import share_of_memory
 
     return share_of_memory(engine.workers, engine.devices) if isinstance(engine, LocalEngine) else 1.0
-
-
-def _command() -> str:
-    from openavs.cli.evaluate import command_line
-
-    return command_line()
 
 
 def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str | None:

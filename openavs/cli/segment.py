@@ -19,11 +19,11 @@ from openavs.cli.common import (
     Pipeline,
     Quiet,
     Verbose,
-    is_override,
     print_json,
     recipe_overrides,
     say,
     set_up_logging,
+    split_words,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def segment(
     from openavs.types import InputError
 
     set_up_logging(quiet=quiet, verbose=verbose)
-    paths = [Path(v) for v in videos if not is_override(v)][:limit]
-    overrides = [v for v in videos if is_override(v)]
+    named, overrides = split_words(videos)
+    paths = [Path(name) for name in named[:limit]]
     if vocab is not None:
         overrides.append(f"vocabulary={json.dumps([word.strip() for word in vocab.split(',') if word.strip()])}")
     for path in [*paths, audio]:

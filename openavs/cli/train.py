@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Quiet, Verbose, is_override, print_json, say, set_up_logging
+from openavs.cli.common import Json, Offline, Quiet, Verbose, print_json, say, set_up_logging, split_words
 
 if TYPE_CHECKING:
     from openavs.benchmarks.dataset import Dataset
@@ -98,10 +98,9 @@ def chosen_recipe(
     from openavs.students.settings import load_training_recipe
     from openavs.types import InputError
 
-    named = [word for word in words if not is_override(word)]
+    named, overrides = split_words(words)
     if len(named) != 1:
         raise InputError("name one student, such as tpavi or ov-avss")
-    overrides = [word for word in words if is_override(word)]
     overrides += [f"max_steps={max_steps}"] if max_steps is not None else []
     overrides += ["offline=true"] if offline else []
     if recipe is None:

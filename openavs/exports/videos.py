@@ -84,7 +84,7 @@ def cutouts(result: Segmentation, clip: Clip) -> Iterator[Shown]:
         spread = Pictures.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
         return mask, np.asarray(spread, dtype=np.bool_)
 
-    with closing(clip_pictures(clip)) as pictures:  # type: ignore[type-var]
+    with closing(clip_pictures(clip)) as pictures:
         for shown in pictures:
             frame = timeline.at(shown.time)
             rgba = np.zeros((*shown.image.shape[:2], 4), dtype=np.uint8)

@@ -140,7 +140,7 @@ class _Work:
     def _go_ahead(self, items: list[Item], ahead: Stagewise, stop: Callable[[], bool]) -> None:
         """Has the clips of a window heard and asked about; a fault of one is put on record when it has its turn."""
         requests: list[Request] = []
-        with closing(prefetched(self._opened(items), depth=OPENED_AHEAD)) as opened:  # type: ignore[type-var]
+        with closing(prefetched(self._opened(items), depth=OPENED_AHEAD)) as opened:
             for item, clip in opened:
                 if stop():
                     return
@@ -154,7 +154,7 @@ class _Work:
     def _finish(self, todo: list[Item], segment: Segment, stop: Callable[[], bool]) -> bool:
         """Segments and writes clips; False if it was told to stop."""
         clips = prefetched(self._opened(todo), depth=OPENED_AHEAD)
-        with closing(clips) as opened, Behind(self._write, depth=UNWRITTEN) as writer:  # type: ignore[type-var]
+        with closing(clips) as opened, Behind(self._write, depth=UNWRITTEN) as writer:
             for item, clip in opened:
                 if stop():
                     return False

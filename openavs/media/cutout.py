@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -43,7 +43,7 @@ class Sound:
     rate: int
 
 
-def clip_pictures(clip: Clip) -> Iterator[Shown]:
+def clip_pictures(clip: Clip) -> Generator[Shown]:
     """Every picture of a clip: a video's at its own rate, else the sampled ones at `fps`; one is held at a time."""
     source = clip.frames
     if not isinstance(source, VideoFrames):
