@@ -158,7 +158,8 @@ def write_predictions(
     result = answer.result if isinstance(answer, Soft) else answer
     if len(result.frames) != len(clip.frames):
         raise InputError(f"{clip.id} has {len(clip.frames)} frames and its result {len(result.frames)}; run it again")
-    size = next((png_size(path) for path in clip.truth if path is not None and path.is_file()), result.size)
+    pictures = (path for path in clip.truth if path is not None and path.suffix == ".png")  # AVSBench-OV's is one JSON
+    size = next((png_size(path) for path in pictures if path.is_file()), result.size)
     if dataset.task != "binary":
         masks: Iterable[Image] = _label_maps(result, labels)
     else:

@@ -46,7 +46,8 @@ def _splits(name: str, root: Path) -> list[str]:
 
 
 def _item(id: str, clip: BenchmarkClip, home: Path) -> Item:
-    truth = next((path for path in clip.truth if path is not None), None)
+    masks = (path for path in clip.truth if path is not None and path.suffix == ".png")  # AVSBench-OV's is one JSON
+    truth = next(masks, None)
     return Item(
         id,
         relative(clip.frames[0].absolute().parent, home),

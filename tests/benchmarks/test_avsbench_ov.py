@@ -13,9 +13,11 @@ from PIL import Image as Pillow
 from openavs.benchmarks.avsbench_ov import read_ov
 from openavs.benchmarks.avsbench_semantic import read_avss
 from openavs.benchmarks.classes import BASE, CLASSES
-from openavs.benchmarks.world.layouts import write_layout
+from openavs.benchmarks.running import write_predictions
+from openavs.benchmarks.world.layouts import SEMANTIC_SIZE, write_layout
+from openavs.jobs import source_benchmark
 from openavs.palettes import voc_palette
-from openavs.types import InputError
+from openavs.types import FrameResult, InputError, Segment, Segmentation, mask_to_rle
 
 JSON = "AVSBench-openvoc/avsbench_ov_{}.json"
 
@@ -110,6 +112,18 @@ def test_predictions_in_the_frame_size_or_small(data: Path, tmp_path: Path, spli
         Pillow.new("L", (100, 100), 17).save(tmp_path / clip.predictions[0])
         with pytest.raises(InputError, match=r"100 x 100 pixels where 224 x 224 was expected or .* 320 x 240"):
             dataset.read_prediction(clip, tmp_path)
+
+
+def test_predictions_are_written_where_the_truth_is_an_annotation_file(data: Path, tmp_path: Path) -> None:
+    """Pseudo-labels of the training split: no PNG says their size, so it is the frames'."""
+    dataset = read_ov(data, "train")
+    clip = dataset.clips[0]
+    segment = Segment(mask_to_rle(np.ones(SEMANTIC_SIZE, dtype=bool)), (0, 0, 1, 1), "dog", 0.9, label="dog")
+    frames = tuple(FrameResult(i, i + 0.5, segments=(segment,)) for i in range(len(clip.frames)))
+    write_predictions(dataset, CLASSES, clip, tmp_path, Segmentation(clip.id, SEMANTIC_SIZE, frames))
+    predicted = dataset.read_prediction(clip, tmp_path)
+    assert predicted is not None and (predicted == CLASSES.index("dog")).all()
+    assert all(item.like is None for item in source_benchmark.read("ov", data, "train").items)
 
 
 def test_what_does_not_belong_together_is_refused(copy: Path) -> None:
