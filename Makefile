@@ -2,12 +2,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST = $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 # The first interpreter that runs and is new enough; PYTHON=... on the command line wins.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-packages test-ray test-web docs lint fix install wheel test-wheel sbom audit clean
+.PHONY: demo test test-all test-packages test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +21,8 @@ help:
 	@echo "make test-wheel  builds wheel and sdist into dist, installs the wheel alone and runs it; make wheel: without"
 	@echo "make sbom      what the wheel brings along, as CycloneDX, in build/sbom.json"
 	@echo "make audit     asks the advisory database about every pinned version"
+	@echo "make coverage  test, test-packages, test-ray and test-web once more, and the lines and branches that they reach"
+	@echo "make mutants   tests the tests: small faults in metrics, run-length codes, the phrase map and what jobs resume from"
 	@echo "make lint      ruff and mypy, changing nothing; make fix: what ruff can mend"
 .PHONY: help
 
@@ -35,7 +38,7 @@ demo: $(STAMP)
 	$(BIN)/openavs demo --out build/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -45,7 +48,7 @@ test-all: $(STAMP)
 PACKAGES := $(notdir $(basename $(wildcard tests/packages/*.txt)))
 test-packages: $(PACKAGES:%=build/packages/%/.installed)
 	@failed=0; for name in $(PACKAGES); do echo "== $$name"; PYTHONPATH=$(CURDIR)/build/packages/$$name \
-		$(BIN)/python -m pytest -m "not slow" tests/packages/test_$$(echo $$name | tr - _).py $(PYTEST_ARGS) \
+		$(PYTEST) -m "not slow" tests/packages/test_$$(echo $$name | tr - _).py $(PYTEST_ARGS) \
 		|| failed=1; done; exit $$failed
 
 build/packages/%/.installed: tests/packages/%.txt $(STAMP)
@@ -55,7 +58,7 @@ build/packages/%/.installed: tests/packages/%.txt $(STAMP)
 
 # Ray is large and its tests start clusters: neither is part of `make test`.
 test-ray: $(VENV)/.ray
-	$(BIN)/python -m pytest tests/jobs/test_ray.py $(PYTEST_ARGS)
+	$(PYTEST) tests/jobs/test_ray.py $(PYTEST_ARGS)
 
 $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"
@@ -63,7 +66,7 @@ $(VENV)/.ray: $(STAMP)
 
 # Gradio is large and its tests drive a browser; those skip where there is no Chromium (CHROMIUM=/path/to/one).
 test-web: $(VENV)/.web
-	$(BIN)/python -m pytest tests/web tests/cli/test_serve.py $(PYTEST_ARGS)
+	$(PYTEST) tests/web tests/cli/test_serve.py $(PYTEST_ARGS)
 
 $(VENV)/.web: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[web]" playwright
@@ -76,6 +79,24 @@ docs: $(VENV)/.docs
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
+
+# Not part of continuous integration: it takes as long as those tests twice. pyproject.toml says what counts.
+coverage: $(VENV)/.quality
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(MAKE) test test-packages test-ray test-web PYTEST="$(BIN)/coverage run -m pytest"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# Hours; a part of it with MUTANTS='openavs.detectors.*', and what survived with `.venv/bin/mutmut browse`.
+MUTANTS ?=
+mutants: $(VENV)/.quality
+	$(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
+
+$(VENV)/.quality: .ci/quality.txt $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r $<
 	@touch $@
 
 lint: $(STAMP)
@@ -128,4 +149,4 @@ audit: $(TOOLS)/.installed
 	@$(TOOLS)/bin/python .ci/audit.py $(TOOLS)/bin/pip-audit
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist mutants .pytest_cache .mypy_cache .ruff_cache

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 UNASKED = 3
-LISTS = (Path("constraints.txt"), Path(".ci/release.txt"))
+LISTS = (Path("constraints.txt"), Path(".ci/release.txt"), Path(".ci/quality.txt"))
 
 
 def main(pip_audit: str) -> int:
-    """Audits both lists with the program given; returns the exit code."""
+    """Audits the lists with the program given; returns the exit code."""
     packages = [package for pins in LISTS for package in ask(pip_audit, pins)]
     code, says = verdict(packages)
     print(says)

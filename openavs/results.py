@@ -19,6 +19,7 @@ from PIL import Image as Pictures
 from openavs.files import atomic_write, safe_id, safe_ids, sync_folder
 from openavs.jsonfile import parse_json
 from openavs.palettes import voc_palette
+from openavs.rle import check_rle
 from openavs.types import RLE, Image, InputError, Segmentation, segments_to_label_map
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "write_result",
 ]
 
-MAX_PIXELS = 1 << 28  # of a mask: a code of three letters may stand for any number of them
 FORMAT = 1  # raised when a reader of the old format would misread the new one
 Values = Literal["instance", "class"]
 
@@ -140,26 +140,6 @@ def _decode_object(kind: type, data: Any, where: str) -> Any:
     if isinstance(made, RLE):
         check_rle(made, where)
     return made
-
-
-def check_rle(rle: RLE, where: str) -> None:
-    """Refuses a code whose runs do not fill the mask, which the C decoder would write beside, or a huge mask."""
-    if rle.size[0] * rle.size[1] > MAX_PIXELS:
-        raise InputError(f"{where} is a mask of {rle.size[0]} x {rle.size[1]} pixels, over the limit of {MAX_PIXELS}")
-    runs: list[int] = []
-    value = shift = 0
-    for letter in rle.counts:
-        code = ord(letter) - 48
-        if not 0 <= code < 64 or shift > 60:
-            raise InputError(f"{where} is no run-length code")
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            value -= (1 << shift) if code & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift or min(rle.size) < 0 or any(run < 0 for run in runs) or sum(runs) != rle.size[0] * rle.size[1]:
-        raise InputError(f"{where}: the run-length code does not fill a mask of {rle.size[0]} x {rle.size[1]} pixels")
 
 
 # -------------------------------------------------------------------------------------------------- as a folder

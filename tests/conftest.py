@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
     from openavs.pipeline import Pipeline
@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])  # no shrinking
 settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openavs.exports.codes import ListsFile, coco_box, coco_categories, coco_rle, merged
-from openavs.results import MAX_PIXELS, check_rle
+from openavs.rle import MAX_PIXELS, check_rle
 from openavs.types import (
     RLE,
     BoolMask,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.metadata import is_plain_name
-from openavs.results import check_rle
+from openavs.rle import check_rle
 from openavs.spelling import nearest
 from openavs.types import RLE, BoolMask, InputError
 
