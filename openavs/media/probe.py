@@ -12,7 +12,7 @@ from typing import Any
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -26,6 +26,7 @@ from openavs.media.limits import (
     Stopwatch,
     cap_allocations,
 )
+from openavs.media.trial import DIRECT_PIXELS, MODEST, is_modest, pixel_limit, try_first
 from openavs.types import InputError
 
 # Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) stay out, because
@@ -36,10 +37,11 @@ FORMATS = (
 )
 # Containers without a header: a duration they report is a guess from a few time stamps.
 HEADLESS = frozenset({"h264", "hevc", "m4v", "mpeg", "mpegts", "mpegvideo", "obu"})
+# Containers whose streams show only while FFmpeg decodes some of them, beyond the reach of the limit on pixels.
+LATE = frozenset({"flv", "mpeg", "mpegts", "wtv"})
 NOT_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 Matrix = tuple[int, int, int, int]
 UPRIGHT: Matrix = (1, 0, 0, 1)
-SMALL = 4096 * 2304  # pixels; above this, decoding several frames at once costs too much memory
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,49 @@ def open_media(path: Path, limits: Limits = DEFAULT_LIMITS) -> InputContainer:
     check_file(path)
     check_claims(path)
     cap_allocations()
+    container = _opened_modestly(path)
+    if container is None:
+        try_first(path, limits)
+        container = _opened(path, min(limits.max_pixels, DIRECT_PIXELS), FORMATS, MODEST)
+    try:
+        picked = [stream for stream in (pick_video(container), pick_audio(container)) if stream is not None]
+        names = {codec_name(stream) for stream in picked if not is_modest(stream)}
+        if not names:
+            return container
+        try_first(path, limits, names)
+    except InputError:
+        container.close()
+        raise
+    container.close()
+    return open_directly(path, limits)
+
+
+def _opened_modestly(path: Path) -> InputContainer | None:
+    """Opens a file while FFmpeg, which decodes to see what is in it, obeys our limits; None where it would not."""
+    try:
+        return _opened(path, DIRECT_PIXELS, ",".join(sorted(set(FORMATS.split(",")) - LATE)), MODEST)
+    except InputError as problem:
+        if isinstance(problem.__cause__, ArgumentError):  # what FFmpeg says of a format that is not on the list
+            return None
+        raise
+
+
+def open_directly(path: Path, limits: Limits) -> InputContainer:
+    """As `open_media`, of a file that was checked and tried."""
+    cap_allocations()
+    return _opened(path, limits.max_pixels, FORMATS, None)
+
+
+def _opened(path: Path, max_pixels: int, formats: str, codecs: str | None) -> InputContainer:
     options = {
         "protocol_whitelist": "file",
-        "format_whitelist": FORMATS,
+        "format_whitelist": formats,
         "fflags": "+genpts",
-        "max_pixels": str(limits.max_pixels),  # probing may decode, too
+        "max_pixels": str(max_pixels),
         "max_streams": str(MAX_TRACKS),
     }
+    if codecs is not None:
+        options["codec_whitelist"] = codecs
     try:  # the explicit protocol keeps names like "concat:a|b" names
         name = f"file:{path.absolute()}"
         container = av.open(name, options=options, metadata_errors="replace", timeout=OPEN_SECONDS)
@@ -131,8 +169,9 @@ def require_video(container: InputContainer, path: Path, limits: Limits) -> Vide
             "scale it down or raise Limits.max_pixels"
         )
     # set before the decoder opens, so that a header that lies about the size is refused, too
-    context.options = {"max_pixels": str(limits.max_pixels)}
-    context.thread_type = "AUTO" if context.width * context.height <= SMALL else "SLICE"
+    context.options = {"max_pixels": str(pixel_limit(stream, limits))}
+    # above this size, decoding several frames at once costs too much memory
+    context.thread_type = "AUTO" if context.width * context.height <= DIRECT_PIXELS else "SLICE"
     context.thread_count = min(4, os.cpu_count() or 1)
     return stream
 

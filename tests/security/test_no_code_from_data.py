@@ -12,6 +12,10 @@ EXCEPTIONS = {
     ("openavs/loading.py", "weights"): "the one place that loads: safetensors, local files, no remote code",
     ("openavs/hub.py", "download"): "the one place that downloads: safetensors and plain texts, never a pickle",
     ("openavs/plugins.py", "code file"): "a recipe's `use: ./file.py:Class`, which its user wrote or trusts",
+    (
+        "openavs/media/trial.py",
+        "process",
+    ): "runs this package's own decoding of a file, whose name goes by standard input",
     ("openavs/benchmarks/world/training/__main__.py", "process"): "runs this package's own training, without a shell",
 }
 # Sources of a network connection: what the user asked for by name.
