@@ -15,7 +15,7 @@ EXCEPTIONS = {
     (
         "openavs/media/trial.py",
         "process",
-    ): "runs this package's own decoding of a file, whose name goes by standard input",
+    ): "runs this package's own decoding of one file, in a child",
     ("openavs/benchmarks/world/training/__main__.py", "process"): "runs this package's own training, without a shell",
 }
 # Sources of a network connection: what the user asked for by name.
