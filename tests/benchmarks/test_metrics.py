@@ -255,6 +255,7 @@ def test_semantic_figures_equal_the_published_formulas(seeds: list[int], classes
     assert official["miou"] == pytest.approx(sum(j) / classes, abs=1e-9)
     assert official["f"] == pytest.approx(sum(g) / classes, abs=1e-9)
     assert official["miou_nobg"] == pytest.approx(sum(j[:-1]) / (classes - 1), abs=1e-9)
+    assert official["f_nobg"] == pytest.approx(sum(g[:-1]) / (classes - 1), abs=1e-9)
 
     iou, f, held, true = slow_semantic(real, classes)
     j = [i / n for i, n, t in zip(iou, held, true, strict=True) if t]
@@ -262,8 +263,9 @@ def test_semantic_figures_equal_the_published_formulas(seeds: list[int], classes
     fixed = metrics.compute("fixed")
     assert fixed["miou"] == pytest.approx(np.mean(j), abs=1e-9)
     assert fixed["f"] == pytest.approx(np.mean(g), abs=1e-9)
-    front = [i / n for i, n, t in list(zip(iou, held, true, strict=True))[1:] if t]
-    assert fixed["miou_foreground"] == (pytest.approx(np.mean(front), abs=1e-9) if front else None)
+    for name, sums in (("miou_foreground", iou), ("f_foreground", f)):
+        front = [i / n for i, n, t in list(zip(sums, held, true, strict=True))[1:] if t]
+        assert fixed[name] == (pytest.approx(np.mean(front), abs=1e-9) if front else None)
 
 
 def test_a_perfect_prediction_without_four_classes_has_67_of_71() -> None:
@@ -348,6 +350,23 @@ def test_a_class_that_is_only_predicted_counts_in_official_alone() -> None:
     metrics.update(predicted, truth)
     assert metrics.compute("official")["base"] == 0.5
     assert metrics.compute("fixed") == {"miou": 0.75, "base": 1.0, "novel": 0.5, "harmonic": pytest.approx(2 / 3)}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "base", "novel", "harmonic"),
+    [([1, 1, 2, 2], 1.0, 1.0, 1.0), ([0, 1, 0, 2], 0.5, 0.5, 0.5), ([1, 1, 0, 0], 1.0, 0.0, 0.0), ([0] * 4, 0, 0, 0)],
+)
+def test_the_harmonic_mean_is_zero_where_either_is(predicted: Any, base: float, novel: float, harmonic: float) -> None:
+    metrics = OpenVocabularyMetrics(base=(1,), novel=(2,), classes=3)
+    metrics.update(np.array([[predicted]]), np.array([[[1, 1, 2, 2]]]))
+    figures = metrics.compute("fixed")
+    assert (figures["base"], figures["novel"], figures["harmonic"]) == (base, novel, pytest.approx(harmonic))
+
+
+def test_a_class_of_one_pixel_counts_as_any_other() -> None:
+    metrics = OpenVocabularyMetrics(base=(1,), novel=(2,), classes=3)
+    metrics.update(np.array([[[0, 1, 0]]]), np.array([[[0, 1, 2]]]))
+    assert metrics.compute("fixed")["base"] == 1.0
 
 
 def test_truth_of_other_classes_than_the_metadata_names_becomes_background() -> None:
