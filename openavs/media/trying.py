@@ -29,10 +29,11 @@ def main() -> None:
 
     given = json.load(sys.stdin)
     path, limits = Path(given["path"]), Limits(**given["limits"])
-    before = _address_space("VmSize")
-    room = max(limits.max_memory, 2 * MAX_PIECE)
-    resource.setrlimit(resource.RLIMIT_AS, (before + room, before + room))
-    most = before + room - MAX_PIECE
+    top = _address_space("VmSize") + max(limits.max_memory, 2 * MAX_PIECE)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)  # that this process was given
+    top = top if hard == resource.RLIM_INFINITY else min(top, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (top, top))
+    most = top - MAX_PIECE
     steps = (_sound, _pictures) if given["whole"] else (_look,)
     fits = all(_fits(step(path, limits), most) for step in steps)
     sys.stdout.write(json.dumps({"fits": fits}))
