@@ -110,7 +110,13 @@ class Visitors:
         try:
             threshold = random.Random(number).uniform(0.1, 0.3)
             with tempfile.TemporaryDirectory() as got:
-                client = Client(self.address, verbose=False, analytics_enabled=False, download_files=got)
+                client = Client(
+                    self.address,
+                    verbose=False,
+                    analytics_enabled=False,
+                    download_files=got,
+                    httpx_kwargs={"timeout": 120},
+                )  # a visitor has patience, on a machine that is busy with other things, too
                 data = client.predict(handle_file(self.video), threshold=threshold, api_name="/segment")[0]
         except Exception as problem:  # noqa: BLE001 - counted by what it says; the report shows what was not foreseen
             kind = "turned away" if FULL.search(str(problem)) else "failed"

@@ -20,6 +20,26 @@ Start = Callable[..., "subprocess.Popen[str]"]
 Label = Callable[..., Outcome]
 
 
+Whole = Callable[[Path], None]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many faults were brought about and survived, and what was lost by them."""
+    own = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if "faults" in report.keywords and report.when == "call"
+    ]
+    facts = [fact for report in own for fact in report.user_properties]
+    compared, lost = (sum(int(n) for what, n in facts if what == name) for name in ("compared", "lost"))
+    survived = sum(report.passed for report in own)
+    terminalreporter.write_line(
+        f"faults: {len(own)} brought about, {survived} survived; "
+        f"{compared} files of results compared with those of an undisturbed run, {lost} lost or different"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this folder is the suite `-m faults`."""
     here = Path(__file__).parent
@@ -78,3 +98,17 @@ def undisturbed(pool: Path, recipe: Path, tmp_path_factory: pytest.TempPathFacto
     done = label(pool, recipe, out)
     assert done.code == 0, done.err
     return tree(out)
+
+
+@pytest.fixture
+def whole(undisturbed: dict[str, str], record_property: Callable[[str, object], None]) -> Whole:
+    """Asserts that a job's folder holds what the undisturbed one holds, and has the difference counted."""
+
+    def check(out: Path) -> None:
+        found = tree(out)
+        lost = {name for name in undisturbed.keys() | found.keys() if undisturbed.get(name) != found.get(name)}
+        record_property("compared", len(undisturbed))
+        record_property("lost", len(lost))
+        assert not lost
+
+    return check

@@ -7,22 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import label, start, wait_for
-from tests.jobs.pool import tree
+from tests.faults.conftest import Whole, label, start, wait_for
 
 
 @pytest.mark.parametrize("jump", [-86400, 3_000_000_000])
 def test_a_clock_that_jumps_in_the_middle_of_a_job(
-    jump: int, pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
+    jump: int, pool: Path, recipe: Path, whole: Whole, tmp_path: Path
 ) -> None:
     done = label(pool, recipe, tmp_path / "out", FAULT=f"clock:{jump}")
     assert done.code == 0, done.err
-    assert tree(tmp_path / "out") == undisturbed
+    whole(tmp_path / "out")
 
 
 @pytest.mark.parametrize("year", [1971, 2100])
 def test_a_half_done_job_whose_files_are_of_another_time(
-    year: int, pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
+    year: int, pool: Path, recipe: Path, whole: Whole, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
@@ -36,4 +35,4 @@ def test_a_half_done_job_whose_files_are_of_another_time(
     done = label(pool, recipe, out)
     assert done.code == 0, done.err
     assert done.json()["worked"] < 6, "what was finished is believed"
-    assert tree(out) == undisturbed
+    whole(out)

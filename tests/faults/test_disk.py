@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import ended, label, start, wait_for
-from tests.jobs.pool import tree
+from tests.faults.conftest import Whole, ended, label, start, wait_for
 
 
 @pytest.mark.parametrize(
@@ -26,7 +25,7 @@ from tests.jobs.pool import tree
     ids=lambda value: errno.errorcode.get(value, "") if isinstance(value, int) else value,
 )
 def test_a_fault_of_the_disk_ends_the_job_and_loses_nothing(
-    call: str, number: int, pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
+    call: str, number: int, pool: Path, recipe: Path, whole: Whole, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     hit = label(pool, recipe, out, FAULT=f"{call}:{number}")
@@ -36,7 +35,7 @@ def test_a_fault_of_the_disk_ends_the_job_and_loses_nothing(
     assert not list(out.rglob("*.part"))
     again = label(pool, recipe, out)
     assert again.code == 0, again.err
-    assert tree(out) == undisturbed
+    whole(out)
 
 
 @pytest.fixture
@@ -53,16 +52,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_disk_that_is_really_full(pool: Path, recipe: Path, undisturbed: dict[str, str], small_disk: Path) -> None:
+def test_a_disk_that_is_really_full(pool: Path, recipe: Path, whole: Whole, small_disk: Path) -> None:
     full = label(pool, recipe, small_disk / "out")
     assert full.code in (1, 2)
     assert os.strerror(errno.ENOSPC) in full.err + full.out
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert label(pool, recipe, small_disk / "out").code == 0
-    assert tree(small_disk / "out") == undisturbed
+    whole(small_disk / "out")
 
 
-def test_a_disk_that_became_read_only(pool: Path, recipe: Path, undisturbed: dict[str, str], small_disk: Path) -> None:
+def test_a_disk_that_became_read_only(pool: Path, recipe: Path, whole: Whole, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     refused = label(pool, recipe, small_disk / "out")
     assert refused.code == 2
@@ -70,12 +69,10 @@ def test_a_disk_that_became_read_only(pool: Path, recipe: Path, undisturbed: dic
     assert "Traceback" not in refused.err
     subprocess.run(["mount", "-o", "remount,rw,size=20m", str(small_disk)], check=True)
     assert label(pool, recipe, small_disk / "out").code == 0
-    assert tree(small_disk / "out") == undisturbed
+    whole(small_disk / "out")
 
 
-def test_a_result_folder_that_is_removed_in_the_middle(
-    pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_result_folder_that_is_removed_in_the_middle(pool: Path, recipe: Path, whole: Whole, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
     job = start(*words, PACE="0.3")
@@ -87,4 +84,4 @@ def test_a_result_folder_that_is_removed_in_the_middle(
     assert "Traceback" not in lost.err
     shutil.rmtree(out, ignore_errors=True)
     assert label(pool, recipe, out).code == 0
-    assert tree(out) == undisturbed
+    whole(out)

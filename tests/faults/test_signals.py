@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from openavs.benchmarks.world.layouts import write_layout
-from tests.faults.conftest import ended, start, wait_for
-from tests.jobs.pool import tree
+from tests.faults.conftest import Whole, ended, start, wait_for
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 
@@ -75,7 +74,7 @@ def test_evaluate(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_a_job_that_is_told_to_end_finishes_the_clip_it_is_at(
-    pool: Path, recipe: Path, undisturbed: dict[str, str], tmp_path: Path
+    pool: Path, recipe: Path, whole: Whole, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
@@ -83,4 +82,4 @@ def test_a_job_that_is_told_to_end_finishes_the_clip_it_is_at(
     assert code == 1
     assert json.loads((out / "run.json").read_bytes())["status"] == "stopped"
     assert ended(start(*words)).code == 0
-    assert tree(out) == undisturbed
+    whole(out)
