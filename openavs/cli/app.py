@@ -35,7 +35,7 @@ COMMANDS = (
 )
 
 # What a disk or its owner refuses; other errors of the system are faults of this program and show where they come from.
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 app = typer.Typer(
     name="openavs",

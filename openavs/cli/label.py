@@ -229,7 +229,7 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
             raise InputError(sentence) from problem
         if problem.errno not in REFUSALS | OF_THE_MACHINE:
             raise
-        what = problem.filename or "a file"
+        what = problem.filename or f"a file of {job.out}"
         return f"{what} cannot be written ({problem.strerror}); make room or change its permissions, then run it again"
     return "stopped; run the same again to go on" if board.stop else None
 

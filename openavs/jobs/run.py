@@ -66,6 +66,7 @@ def _wait(job: Job, board: Board) -> None:
         for number in board.missing:
             with claimed(job.out, FIRST_SHARD + number) as free:
                 if free:
+                    board.look()  # it was released after its mark was in place, if there is one
                     return
         time.sleep(WAIT)
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from openavs.jobs.claims import claim, claimed, release
+from openavs.jobs.board import Board
+from openavs.jobs.claims import FIRST_SHARD, claim, claimed, release
+from openavs.jobs.engine import Watcher
+from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.local import LocalEngine
+from openavs.jobs.plan import Plan
+from openavs.jobs.run import run_job
 from openavs.jobs.shard import ShardBusy, run_shard
 from tests.jobs.pool import ROOT, planned, recipe, videos
 
@@ -82,3 +91,35 @@ def test_a_shard_that_another_process_holds_is_busy(tmp_path: Path) -> None:
     with pytest.raises(ShardBusy):
         run_shard(spec, never)  # type: ignore[arg-type]
     other.kill()
+
+
+@dataclass
+class HeldElsewhere:
+    """An engine whose only shard another process holds, and commits half a second later, when it lets go of it."""
+
+    plan: Plan
+    runs: int = 0
+
+    def run(self, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
+        self.runs += 1
+        if self.runs > 1:
+            return
+        specs = list(shards)
+        LocalEngine(1).run(job, specs, Board(job, self.plan, [0], {}))
+        mark, away = job.out / "shards/000000.json", job.out / "mark"
+        mark.rename(away)
+        other = Other(job.out, FIRST_SHARD)
+        watch.busy(specs[0])
+
+        def commit() -> None:
+            away.rename(mark)
+            other.kill()
+
+        threading.Timer(0.5, commit).start()
+
+
+def test_what_another_job_commits_needs_no_worker_of_ours(tmp_path: Path) -> None:
+    job, plan, _ = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
+    engine, board = HeldElsewhere(plan), Board(job, plan, [0], {})
+    run_job(job, plan, engine, board)
+    assert engine.runs == 1 and board.counts == {"ok": 1}
