@@ -21,7 +21,7 @@ help:
 	@echo "make test-wheel  builds wheel and sdist into dist, installs the wheel alone and runs it; make wheel: without"
 	@echo "make sbom      what the wheel brings along, as CycloneDX, in build/sbom.json"
 	@echo "make audit     asks the advisory database about every pinned version"
-	@echo "make coverage  test, test-packages, test-ray and test-web once more, and the lines and branches that they reach"
+	@echo "make coverage  test-all and test-packages with Ray and the page, and the lines and branches that they reach"
 	@echo "make mutants   tests the tests: small faults in metrics, run-length codes, the phrase map and what jobs resume from"
 	@echo "make lint      ruff and mypy, changing nothing; make fix: what ruff can mend"
 .PHONY: help
@@ -41,7 +41,7 @@ test: $(STAMP)
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # Each optional package lies in a folder of its own that goes before .venv: without its declared dependencies, which
 # would put another torch, numpy or torchvision in place of those that everything else is tested with.
@@ -81,11 +81,11 @@ $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
 	@touch $@
 
-# Not part of continuous integration: it takes as long as those tests twice. pyproject.toml says what counts.
-coverage: $(VENV)/.quality
+# Not part of continuous integration: it takes about twice as long as those tests. pyproject.toml says what counts.
+coverage: $(VENV)/.quality $(VENV)/.ray $(VENV)/.web
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	$(MAKE) test test-packages test-ray test-web PYTEST="$(BIN)/coverage run -m pytest"
+	$(MAKE) test-all test-packages PYTEST="$(BIN)/coverage run -m pytest"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -13,7 +13,8 @@ import torch
 
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.scenes import scene_rng
-from openavs.benchmarks.world.training import clip, detector, resnet, segmenter
+from openavs.benchmarks.world.training import clip, detector, listening, lm, resnet, segmenter, vggish
+from openavs.benchmarks.world.training.conversations import VAL
 from openavs.benchmarks.world.training.pictures import batches, to_tensor
 
 
@@ -38,6 +39,40 @@ def test_the_same_seed_gives_the_same_weights(script: str, options: tuple[str, .
     first = train(script, tmp_path / "a", *options)
     assert train(script, tmp_path / "b", *options) == first
     assert train(script, tmp_path / "c", *options, "--seed", "9") != first
+
+
+@pytest.mark.slow
+def test_the_language_model_trains_alike_from_the_same_seed() -> None:
+    tokenizer = lm.build_tokenizer()
+
+    def trained(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = lm.build_model(len(tokenizer))
+        lm.train(model, tokenizer, steps=20, batch=1, rate=1e-3, seed=seed)
+        assert not model.training
+        figures = lm.evaluate(model, tokenizer, split=VAL, count=2)
+        assert set(figures) == {"answers", "frames"} and all(0 <= share <= 1 for share in figures.values())
+        return [weight.detach() for weight in model.parameters()]
+
+    first = trained(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, trained(1), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, trained(2), strict=True))
+
+
+@pytest.mark.slow
+def test_vggish_trains_alike_from_the_same_seed() -> None:
+    def trained(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        network, tags = vggish.Vggish(vggish.CONFIG), torch.nn.Linear(vggish.CONFIG.features, len(KINDS))
+        vggish.train(network, tags, steps=20, batch=2, rate=1e-3, seed=seed, clips=1)
+        figures = vggish.evaluate(network, tags, split=listening.VAL, count=2)
+        assert set(figures) == {"single_top1", "pair_top2", "triple_top3"}
+        assert all(0 <= share <= 1 for share in figures.values())
+        return [weight.detach() for weight in network.parameters()]
+
+    first = trained(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, trained(1), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, trained(2), strict=True))
 
 
 def test_pictures_know_their_boxes() -> None:
