@@ -95,7 +95,7 @@ def segment(
         print_json({"out": str(out), "ok": len(answers) - failed, "failed": failed, "clips": answers})
     elif not quiet:
         for answer in answers:
-            print(_line(answer, out))
+            print(_line(answer, in_words=recipe.student is None))
     raise typer.Exit(1 if failed else 0)
 
 
@@ -145,12 +145,14 @@ def _naming(reason: str, *paths: Path | None) -> str:
     return reason if any(path.name in reason for path in paths if path) else f"{paths[0]}: {reason}"
 
 
-def _line(answer: dict[str, Any], out: Path) -> str:
+def _line(answer: dict[str, Any], in_words: bool) -> str:
+    """What became of one video; students hear without words."""
     from openavs.cli.work import sentence
 
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
+    heard = f"heard {sentence(answer['heard'])}; " if in_words else ""
     return (
-        f"{answer['id']}: heard {sentence(answer['heard'])}; found {sentence(answer['found'])} "
+        f"{answer['id']}: {heard}found {sentence(answer['found'])} "
         f"in {answer['frames']} frames, {answer['seconds']:.1f} s -> {answer['folder']}"
     )

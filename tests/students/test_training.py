@@ -255,6 +255,8 @@ def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path,
     assert done.code == 0, done.err
     (clip,) = done.json()["clips"]
     assert clip["status"] == "ok" and (Path(clip["folder"]) / "overlay.mp4").is_file()
+    told = openavs("segment", video, "--out", tmp_path / "segment", *shared[:-2]).out
+    assert "scene: found " in told and "heard" not in told
     done = openavs("label", s4, "--split", "val", "--workers", "1", "--out", tmp_path / "label", *shared)
     assert done.code == 0, done.err
     dataset = open_dataset("s4", s4, "val")
