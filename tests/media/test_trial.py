@@ -59,6 +59,7 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
+@pytest.mark.faults
 def test_a_kilobyte_that_asks_for_a_gigabyte_is_refused(tmp_path: Path) -> None:
     path = tiny_precincts(tmp_path / "greedy.mov", 2880)
     assert path.stat().st_size < 2000
@@ -109,6 +110,7 @@ def test_a_transport_stream_is_looked_at_in_a_child(tmp_path: Path, monkeypatch:
         open_clip(path)
 
 
+@pytest.mark.faults
 def test_a_decoder_that_crashes_takes_the_child_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_media(tmp_path / "a.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24")
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -116,6 +118,7 @@ def test_a_decoder_that_crashes_takes_the_child_alone(tmp_path: Path, monkeypatc
         open_clip(path)
 
 
+@pytest.mark.faults
 def test_a_decoder_that_never_ends_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_media(tmp_path / "a.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24")
     for name in ("DECODE_SECONDS", "DECODE_SECONDS_PER_MEGABYTE"):
@@ -129,7 +132,12 @@ def test_a_decoder_that_never_ends_is_killed(tmp_path: Path, monkeypatch: pytest
     ("codec", "form", "options", "wider"),
     [
         ("libx264", "yuv444p10le", {"refs": "16", "bf": "16", "preset": "ultrafast"}, 1),
-        ("libx265", "yuv444p12le", {"preset": "ultrafast", "x265-params": "ref=8:bframes=16:rc-lookahead=20:log-level=none"}, 1),
+        (
+            "libx265",
+            "yuv444p12le",
+            {"preset": "ultrafast", "x265-params": "ref=8:bframes=16:rc-lookahead=20:log-level=none"},
+            1,
+        ),
         ("libvpx-vp9", "yuv444p", {"deadline": "realtime", "cpu-used": "8"}, 2),
     ],
 )
