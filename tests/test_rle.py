@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -140,19 +141,20 @@ def test_categories_begin_with_one() -> None:
     ]  # fmt: skip
 
 
-def test_lists_that_grow_at_the_same_time_become_one_object(tmp_path: Path) -> None:
+def test_lists_that_grow_at_the_same_time_become_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "small"))  # which is not there: they grow beside the file
     path = tmp_path / "coco.json"
-    with ListsFile(path, {"info": {"a": 1}}, ["images", "annotations", "none"]) as file:
+    with ListsFile(path, {"info": {"a": 1}, "year": 2026}, ["images", "annotations", "none"]) as file:
         for number in range(3):
             file.add("images", {"id": number})
             file.add("annotations", [number, number])
         file.finish({"categories": [], "last": None})
     data = json.loads(path.read_bytes())
     assert data == {
-        "info": {"a": 1}, "images": [{"id": n} for n in range(3)], "annotations": [[n, n] for n in range(3)],
-        "none": [], "categories": [], "last": None,
+        "info": {"a": 1}, "year": 2026, "images": [{"id": n} for n in range(3)],
+        "annotations": [[n, n] for n in range(3)], "none": [], "categories": [], "last": None,
     }  # fmt: skip
-    assert list(data) == ["info", "images", "annotations", "none", "categories", "last"]
+    assert list(data) == ["info", "year", "images", "annotations", "none", "categories", "last"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["coco.json"], "no file beside it is left"
     assert b'{"id":1},\n' in path.read_bytes(), "an entry is a line without blanks"
 

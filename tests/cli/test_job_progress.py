@@ -13,6 +13,7 @@ from openavs.jobs.engine import ClipDone
 from openavs.jobs.folder import open_folder
 from openavs.jobs.items import Item
 from openavs.jobs.job import Job
+from openavs.jobs.journal import Entry
 from openavs.jobs.marks import commit
 from openavs.jobs.plan import Wish
 from openavs.jobs.stages import StageTimes
@@ -33,7 +34,7 @@ def done(shard: int, clip: str, reason: str | None = None, status: str = "ok") -
 
 def finish(board: Board, shard: int, *fates: dict[str, Any]) -> None:
     """Commits a shard, as a worker does, and tells the board."""
-    rows = [
+    rows: list[Entry] = [
         ({"id": f"c{3 * shard + n}", "detail": f"sentence {n}", "dropped": {}, **f}, {}) for n, f in enumerate(fates)
     ]
     commit(board.job.out, shard, board.plan.key, rows)

@@ -101,6 +101,10 @@ def test_clearing_removes_what_a_job_wrote_and_nothing_else(out: Path) -> None:
     assert left == {".lock", "mine", "notes.txt", "plan.json", "plan.jsonl"}
 
 
+def test_where_nothing_is_there_to_be_cleared_a_job_is_new(out: Path) -> None:
+    assert open_folder(out, WISH, overwrite=True) == read_plan(out)
+
+
 def test_failed_clips_are_forgotten_where_that_was_asked(out: Path) -> None:
     commits(out, (OK, FAILED), (OK, OK))
     open_folder(out, WISH)

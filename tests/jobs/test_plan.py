@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import openavs
-from openavs.jobs.items import Item, line_to_item
+from openavs.jobs.items import Item, Slice, item_to_line, line_to_item
 from openavs.jobs.job import Job
 from openavs.jobs.plan import SHARD_SIZE, Plan, Wish, check_plan, make_plan, read_plan
 from openavs.jobs.shard import read_items
@@ -164,6 +164,19 @@ def test_what_is_no_plan_is_refused(tmp_path: Path, content: str, says: str) -> 
 def test_a_plan_may_have_no_clip_and_begin_at_the_first_byte(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps({**GOOD, "source": {"clips": 0}, "shards": [[0, 0, 0]]}))
     assert read_plan(tmp_path) is not None
+
+
+def test_a_clip_in_a_tar_survives_its_line() -> None:
+    video, audio = Slice("a/b.mp4", 512, 9, ".mp4"), Slice("a/b.wav", 1024, 2, ".wav")
+    item = Item("d", "s.tar", frames=("1.png", "2.png"), classes=("dog",), video_slice=video, audio_slice=audio)
+    line = item_to_line(item)
+    assert line_to_item(line) == item and item.source == "s.tar::a/b.mp4"
+    assert line.endswith(b"}\n") and b", " not in line and b"null" not in line, "one line without what is not there"
+
+
+def test_a_plan_holds_plain_data() -> None:
+    with pytest.raises(TypeError, match="a plan holds no PosixPath"):
+        item_to_line(Item("a", Path("a.mp4")))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"id": "a"}', b'{"id": "a", "path": "b", "video_slice": [1]}'])

@@ -42,6 +42,7 @@ def test_those_that_were_under_way_are_tried_alone_and_the_killer_is_put_on_reco
     assert step == spec, "then the shard goes on"
     row, files = Journal.read(journal_path(made.out, 0)).finished["c"]
     assert (row["status"], row["reason"], files) == ("failed", "worker_died", {})
+    assert row["detail"] == "the worker died 2 times when it had nothing but this clip to do"
     assert recovery.after(spec, died=False) is None
 
 
@@ -62,5 +63,5 @@ def test_workers_that_die_with_nothing_under_way_end_the_job(job) -> None:  # ty
     recovery = Recovery(made)
     assert recovery.after(spec, died=True) == spec
     assert recovery.after(spec, died=True) == spec
-    with pytest.raises(ModelError, match="no clip under way"):
+    with pytest.raises(ModelError, match=r"died 3 times at shard 0 with no clip under way; see .*out/log, and use"):
         recovery.after(spec, died=True)
