@@ -117,7 +117,7 @@ def test_a_code_that_the_decoder_would_write_beside_is_refused(code: RLE, says: 
 def test_the_largest_mask_is_taken() -> None:
     check_rle(written([MAX_PIXELS], (MAX_PIXELS, 1)), "mask")
     check_rle(RLE((2, 2), "4"), "mask")
-    check_rle(RLE((2, 2), "T" + "P" * 10 + "0"), "mask")  # 4, in more letters than it needs
+    check_rle(RLE((2, 2), "T" + "P" * 11 + "0"), "mask")  # 4, in more letters than it needs
     check_rle(RLE((0, 5), "0"), "mask")
 
 
