@@ -110,6 +110,7 @@ def test_another_wish_is_refused_by_what_differs(tmp_path: Path, change: dict[st
     with pytest.raises(InputError, match=named) as raised:
         check_plan(tmp_path, plan, replace(WISH, **change))
     assert str(raised.value).startswith(f"{tmp_path} holds another job")
+    assert str(raised.value).endswith("; give another --out, or start anew with --overwrite")
 
 
 def test_a_plan_whose_lines_are_gone_still_says_that_it_is_another(tmp_path: Path) -> None:

@@ -46,6 +46,24 @@ def test_those_that_were_under_way_are_tried_alone_and_the_killer_is_put_on_reco
     assert recovery.after(spec, died=False) is None
 
 
+def test_every_shard_has_suspects_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    for name in "abcd":
+        (tmp_path / f"v/{name}.mp4").write_bytes(b"x")
+    made, _, specs = planned(tmp_path / "v", recipe(tmp_path / "r"), tmp_path / "out", shard_size=2)
+    for shard, clips in enumerate(("ab", "cd")):
+        journal = Journal(journal_path(made.out, shard))
+        journal.start()
+        for clip in clips:
+            journal.begin(clip)
+    recovery = Recovery(made)
+    steps = [recovery.after(spec, died=True) for spec in specs]
+    for expected in ("ac", "bd"):
+        assert [step and step.only for step in steps] == [(clip,) for clip in expected]
+        steps = [step and recovery.after(step, died=False) for step in steps]
+    assert steps == specs
+
+
 def test_what_an_earlier_run_had_under_way_is_not_suspected(job) -> None:  # type: ignore[no-untyped-def]
     made, spec = job
     journal = Journal.read(journal_path(made.out, 0))
