@@ -37,6 +37,7 @@ def test_each_span_holds_its_phrase_and_nothing_else() -> None:
 
 def test_what_would_end_a_phrase_is_cleaned_away() -> None:
     assert clean_phrase("U.S. flag?\n\x00Red\u200b \ud800car ") == "u s flag red car"
+    assert clean_phrase("SAX") == "sax"
     (caption,) = map_phrases(["u.s. car", "[SEP] dog", "what? a car"], encode, limit=256)
     assert caption.ids.count(DOT) == 3 and caption.ids.count(SEP) == 1 and QUESTION not in caption.ids
     assert caption.phrases == ("u.s. car", "[SEP] dog", "what? a car"), "phrases are answered as they were given"
@@ -61,7 +62,26 @@ def test_a_phrase_longer_than_a_caption_is_cut_and_said_so(caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         captions = map_phrases(["dog " * 40, "car"], encode, limit=16)
     assert [len(c.ids) for c in captions] == [16, 4]
-    assert "40 tokens" in caplog.text
+    (record,) = caplog.records
+    assert record.getMessage().startswith("a phrase of 40 tokens was cut to the 13 that fit: 'dog dog dog ")
+
+
+def test_a_phrase_that_just_fits_is_asked_whole_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        (caption,) = map_phrases(["dog " * 13], encode, limit=16)
+    assert len(caption.ids) == 16 and not caplog.records
+
+
+def test_captions_are_as_few_as_their_length_allows() -> None:
+    phrases = ["dog", "car", "red", "red dog", "red car"]
+    captions = map_phrases(phrases, encode, limit=8)
+    assert [caption.phrases for caption in captions] == [("dog", "car", "red"), ("red dog", "red car")]
+    assert [len(caption.ids) for caption in captions] == [8, 8]
+
+
+def test_a_tokenizer_that_loses_a_phrase_is_found_out() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        map_phrases(["dog", "car"], lambda texts: encode(texts)[:1], limit=256)
 
 
 @given(st.lists(st.text(max_size=12), max_size=60), st.integers(8, 40), st.booleans())
