@@ -19,7 +19,7 @@ from tests.media.corpus_streams import Make, plain
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
 
-SECONDS = 30.0  # of one file; the slowest takes one on a quiet machine
+SECONDS = 60.0  # of one file; the slowest takes one on a quiet machine
 MEGABYTES = 900  # of address space that one file may take beyond what the process has
 RESIDENT = 300  # MB beyond what the process has; measured: see docs/media.md
 
