@@ -6,11 +6,9 @@ made to say how much of the sound each caption explains: sources that sound toge
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from transformers import (
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.sounds import RATE
 from openavs.benchmarks.world.training import listening
+from openavs.benchmarks.world.training.options import begin
 
 logger = logging.getLogger(__name__)
 
@@ -191,17 +190,8 @@ def evaluate(
 
 def main() -> None:
     """Trains, saves the processor and the model, and writes the figures on the validation split beside them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
+    args = begin(__doc__, steps=4500, batch=32, rate=2e-3, seed=0)
     torch.set_flush_denormal(True)
-    torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer))
     logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)

@@ -12,7 +12,6 @@ a batch only if they stand at the same places in every image.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import time
@@ -40,6 +39,7 @@ from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import scene_rng
+from openavs.benchmarks.world.training.options import begin
 from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
 from openavs.benchmarks.world.training.weights import save_half
 
@@ -292,16 +292,7 @@ def box_iou(one: torch.Tensor, two: torch.Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cells", type=int, default=1300, help="steps of the first stage")
-    parser.add_argument("--steps", type=int, default=3000, help="steps of the second stage")
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
+    options = begin(__doc__, cells=1300, steps=3000, rate=3e-4, seed=1)  # `cells`: steps of the first stage
     words = tokenizer(options.out)
     model = build(len(words))
     log.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)

@@ -6,14 +6,12 @@ prompt about what was heard in a clip with the names of what sounds, in JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.training.conversations import MAX_FRAMES, TRAIN, VAL, Example, example
 from openavs.benchmarks.world.training.hints import NONE, Hints, Probes, hints_of
+from openavs.benchmarks.world.training.options import begin
 from openavs.prompts import PromptTemplate, load_prompt
 from openavs.translators.messages import build_messages
 
@@ -199,17 +198,8 @@ def _frames_right(text: str, item: Example) -> list[bool]:
 
 def main() -> None:
     """Trains, saves model and tokenizer, and reports the figures on the validation split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3600)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
+    args = begin(__doc__, steps=3600, batch=32, rate=2e-3, seed=0)
     torch.set_flush_denormal(True)
-    torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer))
     logger.info("%d pieces, %.2f M parameters", len(tokenizer), sum(p.numel() for p in model.parameters()) / 1e6)

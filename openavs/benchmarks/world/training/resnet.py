@@ -6,11 +6,9 @@ pictures and was told what is in them, never where and never with a sound. Stude
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from transformers.models.convnext.image_processing_pil_convnext import ConvNextI
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.benchmarks.world.training.options import begin
 from openavs.benchmarks.world.training.weights import save_half
 from openavs.students.backbones import backbone
 from openavs.students.base import MEAN, STD, normalised
@@ -86,17 +85,7 @@ def evaluate(model: ResNetForImageClassification, *, split: str, count: int, sid
 
 def main() -> None:
     """Trains, saves the model and its preprocessing, and logs the figures on the validation split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--backbone", default="resnet_tiny")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=4e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
+    args = begin(__doc__, backbone="resnet_tiny", steps=3000, batch=32, rate=4e-3, seed=0)
     model = build_model(args.backbone)
     logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     train(model, steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed)

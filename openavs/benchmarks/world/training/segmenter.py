@@ -11,7 +11,6 @@ nothing never learns what lies inside a box. The configuration sets it to 1.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import time
@@ -26,6 +25,7 @@ from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
 
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import scene_rng
+from openavs.benchmarks.world.training.options import begin
 from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
 from openavs.benchmarks.world.training.weights import save_half
 
@@ -169,16 +169,7 @@ def train(model: SamModel, head: nn.Module, out: Path, steps: int, seed: int, ra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dense", type=int, default=1000, help="steps of the first stage")
-    parser.add_argument("--steps", type=int, default=2800, help="steps of the second stage")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=2)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    torch.manual_seed(options.seed)
+    options = begin(__doc__, dense=1000, steps=2800, rate=1e-3, seed=2)  # `dense`: steps of the first stage
     model = build()
     log.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     images = SamImageProcessorPil(

@@ -6,12 +6,10 @@ feature: here the twenty kinds of the synthetic world, one to three at once, or 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from torch.nn import functional as F
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.sounds import RATE, background
 from openavs.benchmarks.world.training import listening
+from openavs.benchmarks.world.training.options import begin
 from openavs.students.vggish import Vggish, VggishConfig, examples, save_vggish
 from openavs.types import Waveform
 
@@ -83,17 +82,7 @@ def evaluate(network: Vggish, tags: nn.Linear, *, split: int, count: int, seed: 
 
 def main() -> None:
     """Trains, saves the model without its tags, and logs the figures on the validation split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--clips", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
+    args = begin(__doc__, steps=2500, batch=32, rate=3e-3, clips=60, seed=0)
     network, tags = Vggish(CONFIG), nn.Linear(CONFIG.features, len(KINDS))
     train(network, tags, steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed, clips=args.clips)
     save_vggish(network.half(), args.out)
