@@ -8,9 +8,12 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from openavs.recipes import Recipe
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -74,6 +77,12 @@ def say(text: str, *, quiet: bool = False) -> None:
     """A sentence for the person in front of the screen, on stderr."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+def warn_of_tiny(recipe: Recipe) -> None:
+    """Says of the embedded models what they are for, on stderr: what they say of real videos looks like an answer."""
+    if any(model.startswith("openavs:tiny") for model in recipe.models().values()):
+        say("openavs: the embedded models know only the synthetic world; for real videos see 'openavs list recipes'")
 
 
 def set_up_logging(*, quiet: bool = False, verbose: bool = False) -> None:

@@ -38,7 +38,7 @@ def _bar(board: Board, console: object) -> Iterator[None]:
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as bar:  # type: ignore[arg-type]
-        task = bar.add_task("loading the models", total=max(board.total, 1), completed=board.total - board.left)
+        task = bar.add_task(state(board), total=max(board.total, 1), completed=board.total - board.left)
 
         def update(board: Board) -> None:
             bar.update(task, completed=board.total - board.left, description=state(board))
@@ -66,7 +66,7 @@ class _Lines:
 def state(board: Board) -> str:
     """`1.3 clips/s, 0:02:31 left, 3 failed (unreadable 2, no_sound 1)`."""
     if board.rate is None:
-        return "loading the models"
+        return "loading the models" if board.left else "nothing is left to do"
     minutes, seconds = divmod(round(board.left / board.rate) if board.rate else 0, 60)
     shown = f"{board.rate:.2f} clips/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
     failed = sum(board.failures.values())

@@ -28,6 +28,7 @@ from openavs.cli.common import (
     say,
     set_up_logging,
     split_words,
+    warn_of_tiny,
 )
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def label(
     about = {"command": command_line(), "engine": engine.value, "source": name, "root": str(root)}
     board = Board(job, plan, shards_of(plan, part), about)
     problem = _run(job, plan, made, board, quiet)
-    _finish(board, problem, as_json=as_json, quiet=quiet, stats=stats)
+    _finish(board, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
 
 
 def _words(words: list[str]) -> tuple[str, list[str]]:
@@ -252,7 +253,7 @@ def _interrupts(board: Board) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _finish(board: Board, problem: str | None, *, as_json: bool, quiet: bool, stats: bool) -> None:
+def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool, quiet: bool, stats: bool) -> None:
     """Says what became of the job and ends with its exit code."""
     from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line
     from openavs.jobs.stages import stage_times
@@ -271,6 +272,7 @@ def _finish(board: Board, problem: str | None, *, as_json: bool, quiet: bool, st
         print_json(answer if times is None else {**answer, "stages": times.stages})
     elif not quiet:
         print(result_line(board))
+        warn_of_tiny(recipe)
         if times is not None:
             print_stages(times)
     raise typer.Exit(1 if count or problem or board.missing else 0)

@@ -24,6 +24,7 @@ from openavs.cli.common import (
     say,
     set_up_logging,
     split_words,
+    warn_of_tiny,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def segment(
     elif not quiet:
         for answer in answers:
             print(_line(answer, in_words=recipe.student is None))
+        warn_of_tiny(recipe)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -129,6 +131,7 @@ def _segment_all(
                     clip = open_clip(path, fps=fps, audio=audio, id=name)
                     result, seconds = segment_clip(chain, clip, run, progress)
             answer |= summary(result) | {"frames": len(result.frames), "warnings": list(result.warnings)}
+            answer["found_frames"] = sum(bool(frame.segments) for frame in result.frames)
             answer["segments"] = sum(len(frame.segments) for frame in result.frames)
             answer["seconds"] = round(seconds, 3)
         except OpenAVSError as problem:
@@ -152,7 +155,8 @@ def _line(answer: dict[str, Any], in_words: bool) -> str:
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
     heard = f"heard {sentence(answer['heard'])}; " if in_words else ""
+    where = f"{answer['found_frames']} of {answer['frames']}" if answer["found"] else str(answer["frames"])
     return (
         f"{answer['id']}: {heard}found {sentence(answer['found'])} "
-        f"in {answer['frames']} frames, {answer['seconds']:.1f} s -> {answer['folder']}"
+        f"in {where} frames, {answer['seconds']:.1f} s -> {answer['folder']}"
     )

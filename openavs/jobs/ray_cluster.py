@@ -48,7 +48,7 @@ def connected(address: str | None = None) -> Iterator[Any]:
             with the block. A connection that the caller has already made is used and left as it is.
 
     Raises:
-        InputError: Ray is not installed, or there is no cluster at the address.
+        InputError: Ray is not installed, there is no cluster at the address, or a new one does not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray: Any = need("ray", "ray")
@@ -69,7 +69,14 @@ def _connect(ray: Any, address: str | None) -> None:
     found = _running() if address in (None, "auto") else address
     if found == "local" or (found is None and address is None):
         log.info("no Ray cluster runs here, so one is started for this job")
-        ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        try:
+            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        except Exception as problem:  # Ray has no class of its own for a node that does not come up
+            why = str(problem).split(". ")[0]
+            raise InputError(
+                f"Ray could not start a cluster on this machine ({why:.200}); run the same again when it is less busy, "
+                "or start one with `ray start --head`"
+            ) from problem
         return
     # Ray itself would wait for a minute and then end the process.
     if found is None or not _answers(found):

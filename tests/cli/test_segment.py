@@ -69,6 +69,9 @@ def test_running_again_redoes_nothing(openavs: Run, video: Path, tmp_path: Path)
     again = openavs(*command).json()
     assert result.stat().st_mtime_ns == before
     assert again["clips"][0]["found"] == first["clips"][0]["found"]
+    said = openavs(*command[:-1])
+    assert "found dog (" in said.out and "in 2 of 2 frames, 0.0 s" in said.out
+    assert "know only the synthetic world" in said.err
 
 
 def test_another_recipe_in_the_same_folder_is_refused(openavs: Run, video: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 from openavs.jobs.board import Board
 from openavs.jobs.engine import ClipDone, Engine
 from openavs.jobs.local import LocalEngine
+from openavs.jobs.ray_cluster import connected
 from openavs.jobs.ray_engine import RayEngine
 from openavs.jobs.run import run_job
 from openavs.results import read_result
@@ -201,6 +202,14 @@ def test_an_address_without_a_cluster_is_refused(pool: Path, tmp_path: Path) -> 
     board = job_of(pool, recipe(tmp_path / "r"), tmp_path / "out")
     with pytest.raises(InputError, match=r"no Ray cluster to be reached at 127\.0\.0\.1:1"):
         finish(board, RayEngine(1, address="127.0.0.1:1"))
+
+
+def test_a_cluster_that_does_not_come_up_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.shutdown()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))  # where no folder can be made
+    with pytest.raises(InputError, match=r"could not start a cluster .*Not a directory"), connected("local"):
+        pass
 
 
 # ------------------------------------------------------------------------------------------------ the command line
