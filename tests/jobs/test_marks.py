@@ -64,7 +64,7 @@ def test_a_shard_without_a_mark_is_not_committed(tmp_path: Path) -> None:
 def test_only_whole_marks_count_as_committed(tmp_path: Path) -> None:
     for shard in (0, 3, 1_000_000):
         commit(tmp_path, shard, "key", [])
-    for stray in (".000001.json.part", "000002.jsonl", "notes.json", "x00004.json"):
+    for stray in (".000001.json.part", "000002.jsonl", "notes.json", "x00004.json", "00000x.json"):
         (tmp_path / "shards" / stray).write_bytes(b"")
     assert committed(tmp_path) == {0, 3, 1_000_000}
 

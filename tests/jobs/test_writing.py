@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 
+import pytest
+
 from openavs.jobs.seconds import read_seconds, save_seconds
-from openavs.jobs.writing import put, remove_empty, remove_file
+from openavs.jobs.writing import flush, put, remove_empty, remove_file, remove_folder, sha256_of, write_whole
 
 
 def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(tmp_path: Path) -> None:
@@ -28,6 +31,47 @@ def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(tmp_path: 
         ended.set()
         other.join()
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_file_appears_whole_under_its_name_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    (tmp_path / ".a.png.part").write_bytes(b"left by a killed run, and longer")
+    assert write_whole(path, b"mask", durable=True) == hashlib.sha256(b"mask").hexdigest() == sha256_of(path)
+    assert path.read_bytes() == b"mask"
+    with pytest.raises(TypeError):
+        write_whole(path, "text")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"mask" and [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+    assert sha256_of(tmp_path / "none") is None
+
+
+def test_only_what_is_empty_goes_with_what_is_removed(tmp_path: Path) -> None:
+    top = tmp_path / "out"
+    for name in ("a/b/c/1.png", "a/b/c/.2.png.part", "a/d/3.png", "e/f/4.png", "e/f/g/5.png"):
+        put(top / name, b"mask")
+    remove_file(top / "a/b/c/1.png", top)
+    assert (top / "a/b/c").is_dir(), "half of another file is still there"
+    remove_file(top / "a/b/c/2.png", top)
+    assert not (top / "a/b").exists() and (top / "a/d/3.png").exists()
+    remove_folder(top / "e/f", top)
+    assert not (top / "e").exists()
+    remove_folder(top / "a", top)
+    remove_folder(top / "never", top)
+    assert top.is_dir() and not list(top.iterdir()), "the top stays"
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    elsewhere, link = put(tmp_path / "elsewhere/1.png", b"mask"), tmp_path / "out/clips/a"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    remove_folder(link, tmp_path / "out")
+    assert not link.is_symlink() and sha256_of(tmp_path / "elsewhere/1.png") == elsewhere
+
+
+def test_what_is_not_there_cannot_be_flushed(tmp_path: Path) -> None:
+    put(tmp_path / "a/b/1.png", b"mask")
+    flush([tmp_path / "a/b/1.png"])
+    with pytest.raises(FileNotFoundError):
+        flush([tmp_path / "a/b/1.png", tmp_path / "a/b/2.png"])
 
 
 def test_seconds_are_read_back_and_a_damaged_log_costs_nothing_else(tmp_path: Path) -> None:
