@@ -153,9 +153,12 @@ class OvAvss(Student):
         if self.config.clip is None:
             raise InputError(NO_CLIP)
         if self._classifier is None or self._classifier.device != device:
-            centred = self.config.crops == "centred"
             self._classifier = MaskClassifier(
-                self.config.clip, device, batch_size=self.config.crop_batch, centred=centred
+                self.config.clip,
+                device,
+                batch_size=self.config.crop_batch,
+                centred=self.config.crops == "centred",
+                hard=self.config.edges == "hard",
             )
         return self._classifier
 

@@ -41,7 +41,7 @@ class MaskClassifier:
         model: reference of a CLIPModel checkpoint with its tokenizer.
         device: where it runs; float32 except on GPUs that compute bfloat16 natively.
         batch_size: crops (and sentences) that go through the model together.
-        centred: see `mask_crops`.
+        centred, hard: see `mask_crops`.
     """
 
     def __init__(
@@ -51,11 +51,12 @@ class MaskClassifier:
         *,
         batch_size: int = 64,
         centred: bool = False,
+        hard: bool = False,
     ) -> None:
         place = resolve_device(str(device))
         found = resolve(model)
         self.device = place.device
-        self.batch_size, self.centred = batch_size, centred
+        self.batch_size, self.centred, self.hard = batch_size, centred, hard
         self._clip: Any = load_pretrained(CLIPModel, found, place.dtype, place.device)
         self._tokenizer: Any = load_processor(AutoTokenizer, found)
         self._size: int = self._clip.config.vision_config.image_size
@@ -75,7 +76,7 @@ class MaskClassifier:
         sums = torch.zeros(len(masks), len(classes), device=self.device)
         counts = torch.zeros(len(masks), 1, device=self.device)
         scale = self._clip.logit_scale.exp().float()  # 100 in OpenAI's checkpoints
-        crops = mask_crops(frames.to(self.device), masks.to(self.device), self._size, self.centred)
+        crops = mask_crops(frames.to(self.device), masks.to(self.device), self._size, self.centred, self.hard)
         for numbers, pixels in _batches(crops, self.batch_size):
             owners = torch.tensor(numbers, device=self.device)
             sums.index_add_(0, owners, scale * self._images(pixels) @ texts.T)

@@ -16,7 +16,7 @@ _SEEN = 0.5
 
 
 def mask_crops(
-    frames: torch.Tensor, masks: torch.Tensor, size: int, centred: bool = False
+    frames: torch.Tensor, masks: torch.Tensor, size: int, centred: bool = False, hard: bool = False
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """For each mask that is seen in any frame: its number and its crops `[n, 3, size, size]`, 0 to 255.
 
@@ -27,6 +27,7 @@ def mask_crops(
         frames: `[T, 3, H, W]`, uint8 or float.
         masks: logits `[Q, T, h, w]`, scaled to the frames bilinearly.
         centred: the square shares the box's centre; else, as published, its top left corner.
+        hard: the frame times 0 or 1; else, as published, times the probability.
     """
     pictures = frames.float()
     for number, logits in enumerate(masks):
@@ -35,7 +36,8 @@ def mask_crops(
         seen = (soft > _SEEN).flatten(1).any(1)
         if seen.any():
             where = squares(boxes(soft[seen] > _SEEN), centred)
-            both = cut(torch.cat([pictures[seen], soft[seen][:, None]], dim=1), where, size)
+            shown = (soft[seen] > _SEEN).float() if hard else soft[seen]
+            both = cut(torch.cat([pictures[seen], shown[:, None]], dim=1), where, size)
             yield number, both[:, :3] * both[:, 3:]
 
 

@@ -51,6 +51,7 @@ class OvAvssSettings:
         fusion_dropout, freeze_batch_norm: see `OvAvssConfig`.
         clip: reference of the CLIP that names masks; only label maps need it.
         crops: `corner`, the paper's squares, or `centred`.
+        edges: of the masks in the crops: `soft`, the paper's, or `hard`.
         objectness: only queries that are at least this sure to be a sounding object are named; nothing, the paper's
             way, names all, at up to ten times the cost.
         threshold, top: the `top` best pairs of query and class are kept if their probability is above `threshold`.
@@ -73,6 +74,7 @@ class OvAvssSettings:
     freeze_batch_norm: bool = True
     clip: str | None = "hf:openai/clip-vit-base-patch16"
     crops: str = "corner"
+    edges: str = "soft"
     objectness: float | None = None
     threshold: float = 0.3
     top: int = 10
@@ -82,6 +84,8 @@ class OvAvssSettings:
         backbone_config(self.backbone)
         if self.crops not in ("corner", "centred"):
             raise InputError(f"ov-avss: crops are 'corner' or 'centred', not {self.crops!r}")
+        if self.edges not in ("soft", "hard"):
+            raise InputError(f"ov-avss: edges are 'soft' or 'hard', not {self.edges!r}")
         if self.channels % 32 or self.channels % self.heads or self.encoder_ffn % self.heads:
             raise InputError(
                 f"ov-avss: channels ({self.channels}) must be a multiple of 32 and of heads ({self.heads}), and "

@@ -296,6 +296,7 @@ def test_its_view_is_the_papers() -> None:
         ({"queries": 0}, "queries is at least 1"),
         ({"sides": []}, "sides are lengths"),
         ({"crops": "round"}, "'corner' or 'centred'"),
+        ({"edges": "round"}, "'soft' or 'hard'"),
         ({"quieries": 5}, "quieries"),
     ],
 )

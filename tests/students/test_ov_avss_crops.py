@@ -68,3 +68,10 @@ def test_a_crop_is_the_frame_dimmed_by_the_soft_mask() -> None:
     assert found[1].shape == (1, 3, 8, 8) and found[2].shape == (2, 3, 8, 8)
     inside = found[1][0, :, 1:6, 1:6]
     torch.testing.assert_close(inside, torch.full_like(inside, 200 * torch.tensor(2.0).sigmoid().item()))
+
+
+def test_or_the_frame_within_the_mask_as_it_is() -> None:
+    frames, masks = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8), torch.full((1, 1, 32, 32), -1.0)
+    masks[0, 0, 8:16, 8:24] = 0.5  # a mask that is hardly sure
+    ((_, crops),) = mask_crops(frames, masks, 16, hard=True)
+    assert (crops[0, :, 1:7, 1:15] == 200).all() and not crops[0, :, 9:].any()
