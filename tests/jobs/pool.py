@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from openavs.jobs.folder import open_folder
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.plan import Plan, Wish
@@ -93,6 +95,24 @@ def tree(out: Path) -> dict[str, str]:
         elif name not in ("run.json", ".lock", "log", "index.parquet") and not name.startswith("log/"):
             found[name] = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def disk_events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is flushed to the disk from now on, by its path below `root`, and what is renamed, as `-> name` (Linux)."""
+    events: list[str] = []
+    sync, rename = os.fsync, os.replace
+
+    def told_sync(handle: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).relative_to(root).as_posix())
+        sync(handle)
+
+    def told_rename(path: Path, to: Path) -> None:
+        events.append(f"-> {to.name}")
+        rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", told_sync)
+    monkeypatch.setattr(os, "replace", told_rename)
+    return events
 
 
 def label(*args: str | Path, **options: Any) -> subprocess.Popen[str]:

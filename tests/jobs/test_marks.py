@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from openavs.jobs.marks import commit, committed, journal_path, mark_path, read_
 from openavs.jobs.seconds import save_seconds
 from openavs.jobs.writing import put
 from openavs.types import InputError
+from tests.jobs.pool import disk_events
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "status": "ok", "reason": None, "dropped": {"not found": 2, "filter.min_area": 1}},
@@ -54,6 +56,18 @@ def test_a_shard_whose_files_are_not_there_is_not_committed(tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError):
         commit(tmp_path, 0, "key", done)
     assert committed(tmp_path) == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
+def test_a_mark_takes_its_name_when_all_that_it_speaks_of_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = entries(tmp_path)
+    events = disk_events(tmp_path, monkeypatch)
+    commit(tmp_path, 0, "key", done)
+    files = ["clips/a/result.json", "clips/c/result.json"]
+    assert events[:2] == files and set(events[2:-3]) == {"clips", "clips/a", "clips/c"}
+    assert events[-3:] == ["shards/.000000.json.part", "-> 000000.json", "shards"]
 
 
 def test_a_shard_without_a_mark_is_not_committed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from openavs.jobs.job import Job
 from openavs.jobs.plan import SHARD_SIZE, Plan, Wish, check_plan, make_plan, read_plan
 from openavs.jobs.shard import read_items
 from openavs.types import InputError
+from tests.jobs.pool import disk_events
 
 ITEMS = tuple(Item(f"c{n}", f"videos/c{n}.mp4", bytes=n) for n in range(7))
 RECIPE: dict[str, Any] = {"name": "r", "keep": {"box_threshold": 0.25, "max_boxes": 5}, "detector": {"use": "box"}}
@@ -57,6 +59,13 @@ def test_a_plan_of_no_clips_has_no_shards(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, replace(WISH, items=()))
     assert (plan.clips, plan.shards) == (0, 0)
     assert read_plan(tmp_path) == plan
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
+def test_a_plan_takes_its_name_when_its_lines_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = disk_events(tmp_path, monkeypatch)
+    make_plan(tmp_path, WISH)
+    assert events == [".plan.jsonl.part", "-> plan.jsonl", ".", ".plan.json.part", "-> plan.json", "."]
 
 
 def test_the_key_stands_for_all_that_the_outputs_depend_on(tmp_path: Path) -> None:
