@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,28 @@ def test_lines_are_plain_ascii_whatever_a_clip_is_called(path: Path) -> None:
     assert path.read_bytes().isascii()
     assert json.loads(path.read_bytes().splitlines()[-1]) == {"begin": "hünd\udc80\n"}
     assert Journal.read(path).begun == {"hünd\udc80\n"}
+
+
+def test_a_journal_is_no_program(path: Path) -> None:
+    started(path)
+    assert path.stat().st_mode & 0o111 == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_line_that_is_written_in_part_is_a_full_disk(path: Path) -> None:
+    import resource
+
+    journal = started(path)
+    journal.finish({"id": "a", **OK}, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+    try:
+        with pytest.raises(OSError) as raised:
+            journal.finish({"id": "b", **OK}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(path))
+    assert set(journal.finished) == {"a"}, "b counts as it does for who reads the file"
+    journal = started(path)
+    journal.finish({"id": "c", **OK}, {})
+    assert set(Journal.read(path).finished) == {"a", "c"}
