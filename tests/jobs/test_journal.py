@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -146,7 +147,8 @@ def test_a_line_that_is_written_in_part_is_a_full_disk(path: Path) -> None:
             journal.finish({"id": "b", **OK}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(path))
+    problem = raised.value
+    assert (problem.errno, problem.strerror, problem.filename) == (errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     assert set(journal.finished) == {"a"}, "b counts as it does for who reads the file"
     journal = started(path)
     journal.finish({"id": "c", **OK}, {})
