@@ -272,7 +272,8 @@ def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool,
         print_json(answer if times is None else {**answer, "stages": times.stages})
     elif not quiet:
         print(result_line(board))
-        warn_of_tiny(recipe)
+        if board.status["ok"]:
+            warn_of_tiny(recipe)
         if times is not None:
             print_stages(times)
     raise typer.Exit(1 if count or problem or board.missing else 0)

@@ -97,7 +97,8 @@ def segment(
     elif not quiet:
         for answer in answers:
             print(_line(answer, in_words=recipe.student is None))
-        warn_of_tiny(recipe)
+        if failed < len(answers):
+            warn_of_tiny(recipe)
     raise typer.Exit(1 if failed else 0)
 
 
