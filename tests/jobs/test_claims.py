@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from openavs.jobs import claims
 from openavs.jobs.board import Board
 from openavs.jobs.claims import FIRST_SHARD, claim, claimed, release
 from openavs.jobs.engine import Watcher
@@ -26,6 +29,7 @@ pytestmark = pytest.mark.faults
 HOLDS = """
 import sys
 from pathlib import Path
+from openavs.jobs import claims
 from openavs.jobs.claims import claim
 
 print(claim(Path(sys.argv[1]), int(sys.argv[2]), shared=len(sys.argv) > 3), flush=True)
@@ -123,3 +127,69 @@ def test_what_another_job_commits_needs_no_worker_of_ours(tmp_path: Path) -> Non
     engine, board = HeldElsewhere(plan), Board(job, plan, [0], {})
     run_job(job, plan, engine, board)
     assert engine.runs == 1 and board.counts == {"ok": 1}
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Every lock is refused with this error, as some file systems do."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(claims.fcntl, "lockf", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_where_no_locks_are_kept_work_goes_on_with_a_warning(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusing(monkeypatch, number)
+    with claimed(tmp_path, 1) as taken:
+        assert taken
+    (record,) = caplog.records
+    said = f"the file system of {tmp_path} keeps no locks: run one job at a time on it, or split it by --shards"
+    assert (record.levelname, record.getMessage()) == ("WARNING", said)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
+def test_what_another_holds_is_not_to_be_had(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing(monkeypatch, number)
+    with claimed(tmp_path, 1) as taken:
+        assert not taken
+
+
+def test_a_disk_that_fails_is_no_lock_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert claim(tmp_path, 1)
+    refusing(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        claim(tmp_path, 2)
+    with pytest.raises(OSError, match="Input/output"):
+        release(tmp_path, 1)
+
+
+def test_a_system_without_such_locks_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "fcntl", None)
+    with claimed(tmp_path, 1) as taken:
+        assert taken
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_given_back_and_an_end_that_was_refused_takes_none_away(tmp_path: Path) -> None:
+    with claimed(tmp_path, 3) as taken:
+        assert taken
+    other = Other(tmp_path, 3)
+    assert other.taken
+    with claimed(tmp_path, 3) as taken:
+        assert not taken
+    other.kill()
+    release(tmp_path / "elsewhere", 3)  # which was never claimed
+
+
+def test_who_waits_gets_the_lock_when_the_other_ends(tmp_path: Path) -> None:
+    other = Other(tmp_path, 4)
+    ending = threading.Timer(0.5, other.kill)
+    ending.start()
+    assert claim(tmp_path, 4, wait=True)
+    ending.join()
+    late = Other(tmp_path, 4)
+    assert not late.taken
+    late.kill()
