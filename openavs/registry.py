@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from openavs.backends import BUILT_IN, Entry
 from openavs.compiling import OPTION, check_compile, compile_backend
 from openavs.options import bind_options
 from openavs.plugins import is_file_reference, load_file_class
@@ -33,159 +33,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One backend: its short name, the `module:Class` behind it, and the pip extra it needs beyond the core."""
-
-    stage: str
-    name: str
-    target: str
-    summary: str
-    extra: str | None = None
-    origin: str = "openavs"
-
-
-_BUILT_IN = (
-    Entry(
-        "captioner",
-        "clap",
-        "openavs.captioners.clap:ClapCaptioner",
-        "CLAP: scores a vocabulary of sound descriptions against each window",
-    ),
-    Entry(
-        "captioner",
-        "audio-llm",
-        "openavs.captioners.audio_llm:AudioLlmCaptioner",
-        "an audio language model (transformers) answers questions about each window, encoding its sound once",
-    ),
-    Entry(
-        "captioner",
-        "audio-tagger",
-        "openavs.captioners.audio_tagger:AudioTaggerCaptioner",
-        "AST and other audio classifiers (transformers): the labels they were trained on",
-    ),
-    Entry(
-        "captioner",
-        "laion-clap",
-        "openavs.captioners.laion_clap:LaionClapCaptioner",
-        "CLAP through its own package, laion-clap, with its own checkpoints",
-        extra="laion-clap",
-    ),
-    Entry(
-        "captioner",
-        "oracle",
-        "openavs.captioners.oracle:OracleCaptioner",
-        "no model: the labels that a benchmark's metadata gives the clip (the paper's OpenAVS*)",
-    ),
-    Entry(
-        "translator",
-        "llm",
-        "openavs.translators.llm:LlmTranslator",
-        "a chat model (transformers) names the things that make the sounds, one request per clip",
-    ),
-    Entry(
-        "translator",
-        "openai",
-        "openavs.translators.openai_server:OpenAITranslator",
-        "a chat model behind an OpenAI-compatible server: vLLM, transformers serve, a paid one",
-        extra="openai",
-    ),
-    Entry(
-        "translator",
-        "vllm",
-        "openavs.translators.vllm_engine:VllmTranslator",
-        "a chat model in vLLM's own engine, in this process: for jobs of many clips",
-        extra="vllm",
-    ),
-    Entry(
-        "translator",
-        "lexicon",
-        "openavs.translators.lexicon:LexiconTranslator",
-        "no model: a lexicon of sound events and the things that make them",
-    ),
-    Entry(
-        "translator",
-        "none",
-        "openavs.translators.none:NoTranslator",
-        "what was heard is the prompt, as it is",
-    ),
-    Entry(
-        "detector",
-        "grounding-dino",
-        "openavs.detectors.grounding_dino:GroundingDinoDetector",
-        "Grounding DINO and MM-Grounding-DINO (transformers): phrases to boxes",
-    ),
-    Entry(
-        "detector",
-        "owlv2",
-        "openavs.detectors.owlv2:Owlv2Detector",
-        "OWLv2 (transformers): phrases to boxes",
-    ),
-    Entry(
-        "detector",
-        "groundingdino-py",
-        "openavs.detectors.groundingdino_py:GroundingDinoPackageDetector",
-        "Grounding DINO through its own package",
-        extra="groundingdino",
-    ),
-    Entry(
-        "segmenter",
-        "sam",
-        "openavs.segmenters.sam:SamSegmenter",
-        "SAM (transformers): boxes to masks, each image encoded once",
-    ),
-    Entry(
-        "segmenter",
-        "segment-anything",
-        "openavs.segmenters.segment_anything:SegmentAnythingSegmenter",
-        "SAM through its own package",
-        extra="segment-anything",
-    ),
-    Entry(
-        "segmenter",
-        "sam2",
-        "openavs.segmenters.sam2:Sam2Segmenter",
-        "SAM 2 (transformers): boxes to masks, each image encoded once",
-    ),
-    Entry(
-        "segmenter",
-        "sam3",
-        "openavs.segmenters.sam3:Sam3Segmenter",
-        "SAM 3 (transformers): phrases to masks in one model; with 'detector: null'",
-    ),
-    Entry(
-        "segmenter",
-        "box",
-        "openavs.segmenters.box:BoxSegmenter",
-        "no model: the filled box is the mask (a baseline)",
-    ),
-    Entry(
-        "verifier",
-        "clip",
-        "openavs.verifiers.clip:ClipVerifier",
-        "CLIP (transformers): drops masks that do not look like their phrase",
-    ),
-    Entry(
-        "tracker",
-        "sam2-video",
-        "openavs.segmenters.sam2_video:Sam2VideoTracker",
-        "SAM 2 video (transformers): masks carried between key frames by its memory; segments boxes, too",
-    ),
-    Entry(
-        "tracker",
-        "sam3-video",
-        "openavs.segmenters.sam3_video:Sam3VideoTracker",
-        "SAM 3 video (transformers): finds phrases at key frames and carries their masks between them",
-    ),
-    Entry(
-        "tracker",
-        "iou",
-        "openavs.segmenters.iou_tracker:IouTracker",
-        "no model: segments of neighbouring frames that overlap are the same thing",
-    ),
-)
 
 
 class Backends(NamedTuple):
@@ -213,7 +60,7 @@ class Registry:
 
     def entries(self) -> list[Entry]:
         """All backends, the built-in ones first; a plug-in cannot take a built-in name."""
-        known = {entry.name: entry for entry in _BUILT_IN if entry.stage == self.stage}
+        known = {entry.name: entry for entry in BUILT_IN if entry.stage == self.stage}
         for entry in _plugins(self.stage):
             if entry.name in known:
                 _log.warning("the plug-in %s of %s is ignored: the name is taken", entry.name, entry.origin)

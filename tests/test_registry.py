@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from openavs import registry
+from openavs.backends import Entry
 from openavs.recipes import load_recipe
-from openavs.registry import STAGES, Entry, Registry, build_backends
+from openavs.registry import STAGES, Registry, build_backends
 from openavs.types import InputError
 
 PLUGIN = '''
@@ -231,7 +232,7 @@ def test_a_package_that_is_absent_is_one_sentence() -> None:
 
 def test_a_backend_with_an_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("segmenter", "old", "no_such_package:Sam", "the package", extra="segment-anything")
-    monkeypatch.setattr(registry, "_BUILT_IN", (entry,))
+    monkeypatch.setattr(registry, "BUILT_IN", (entry,))
     with pytest.raises(InputError, match=r'pip install "openavs\[segment-anything\]"'):
         Registry("segmenter").load("old")
 
