@@ -174,8 +174,13 @@ def test_a_system_without_such_locks_does_without(tmp_path: Path, monkeypatch: p
 
 
 def test_a_lock_is_given_back_and_an_end_that_was_refused_takes_none_away(tmp_path: Path) -> None:
+    assert claim(tmp_path, 2) and claim(tmp_path, 4)
     with claimed(tmp_path, 3) as taken:
         assert taken
+    for held in (2, 4):
+        neighbour = Other(tmp_path, held)
+        assert not neighbour.taken, "with a lock none of its neighbours is given back"
+        neighbour.kill()
     other = Other(tmp_path, 3)
     assert other.taken
     with claimed(tmp_path, 3) as taken:
