@@ -149,6 +149,9 @@ def test_a_batch_without_truth_counts_as_zero_in_official_alone() -> None:
 def test_the_mean_curve_is_that_of_the_frames_with_truth() -> None:
     metrics = BinaryMetrics()
     assert metrics.mean_f_curve().tolist() == [0.0] * 255
+    one = BinaryMetrics()
+    one.update(HALF[None], HALF[None])
+    assert np.array_equal(one.mean_f_curve(), frame_f_curve(HALF, HALF))
     clips = [clip_of(seed) for seed in range(3)]
     for probability, truth in clips:
         metrics.update(probability, truth)
@@ -339,6 +342,7 @@ def test_open_vocabulary_uses_one_matrix_over_all_frames(seeds: list[int]) -> No
     metrics = OpenVocabularyMetrics(base, novel, classes=6)
     for predicted, truth in clips:
         metrics.update(predicted, truth)
+    assert metrics.frames == 3 * len(clips)
     for protocol in ("official", "fixed"):
         assert metrics.compute(protocol) == pytest.approx(slow_open_vocabulary(clips, base, novel, 6, protocol))
 
