@@ -302,6 +302,29 @@ def test_one_stray_pixel_adds_a_frame_of_zero() -> None:
     assert metrics.per_class("official")[2].all()
 
 
+@pytest.mark.parametrize("frames", [3, 4])
+def test_a_clip_that_is_long_enough_is_not_padded(frames: int) -> None:
+    truth = np.zeros((frames, 2, 2), dtype=np.uint8)
+    metrics = SemanticMetrics(classes=2, pad_to=3)
+    for _ in range(2):
+        metrics.update(np.ones_like(truth), truth)
+    assert metrics.compute("official")["miou"] == 0.0
+    assert metrics.frames == 2 * frames
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_that_a_frame_does_not_hold_are_no_reason_to_warn() -> None:
+    metrics = SemanticMetrics()
+    metrics.update(np.array([[[0, 1]]]), np.array([[[0, 2]]]))
+    assert metrics.compute("fixed") == pytest.approx({"miou": 0.5, "f": 0.5, "miou_foreground": 0, "f_foreground": 0})
+
+
+def test_labels_past_the_71_classes_of_the_benchmark_are_ignored() -> None:
+    metrics = OpenVocabularyMetrics()
+    metrics.update(np.array([[[0, 0]]]), np.array([[[0, 71]]]))
+    assert metrics.compute("official")["miou"] == 1.0
+
+
 def test_padding_helps_the_background_of_official_alone() -> None:
     truth = np.zeros((5, 2, 2), dtype=np.uint8)
     predicted = np.ones_like(truth)
