@@ -41,11 +41,12 @@ def synth(
 
     if layout is Layout.clip:
         scene = scene_of("clip", "test", seed, 0, size=_size(size), seconds=seconds).scene
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _make(out.parent)
         write_clip(out, scene, fps)
         answer = {"out": str(out), "seconds": seconds, "sounding": [scene.sounding(s) for s in range(seconds)]}
         told = f"wrote {out}: {seconds} s"
     else:
+        _make(out)
         written = write_layout(layout.value, out, {"train": train, "val": val, "test": clips}, seed, videos)
         answer = {"out": str(out), "layout": layout.value, "clips": written}
         told = f"wrote {out}: " + ", ".join(f"{count} {split}" for split, count in written.items())
@@ -53,6 +54,15 @@ def synth(
         print_json(answer)
     elif not quiet:
         print(told)
+
+
+def _make(folder: Path) -> None:
+    from openavs.types import InputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"cannot make the folder {folder} ({problem.strerror}); give another --out") from problem
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -45,11 +45,13 @@ def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Targe
     """
     one_file = form.single is not None and bool(out.suffix) and out.suffix == Path(form.single).suffix
     _refuse(out, one_file, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
     making = out.with_name(f".{out.name}.part")
     shutil.rmtree(making, ignore_errors=True)  # what a killed export left
     try:
-        making.mkdir()
+        making.mkdir(parents=True)
+    except OSError as problem:
+        raise InputError(f"cannot make {out} ({problem.strerror}); give another --out") from problem
+    try:
         target = Target(making, form)
         yield target
         if target.about is None:

@@ -54,6 +54,14 @@ def test_labels_as_the_filter_takes_them(openavs: Run, run: Path, tmp_path: Path
     assert openavs("export", "coco", run, "--out", tmp_path / "f", "--filtered", "--json").json()["segments"] == 9
 
 
+def test_a_place_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "file").touch()
+    for words in (("export", "coco", run), ("synth", "s4"), ("synth", "clip")):
+        refused = openavs(*words, "--out", tmp_path / "file/x.mp4")
+        assert refused.code == 2 and "give another --out" in refused.err
+        assert len(refused.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
