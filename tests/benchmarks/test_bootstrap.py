@@ -51,8 +51,8 @@ def test_weights_count_clips_as_often_as_they_say(task: str, protocol: Any, draw
         tally.add(CLIP, *masks(task, seed))
         for _ in range(times):
             repeated.add(CLIP, *masks(task, seed))
-    weights = np.array([[float(times) for _, times in drawn]])
-    if not weights.any():
+    weights = np.array([[float(times) for _, times in drawn], [1.0] * len(drawn)])  # each row is a resample of its own
+    if not weights[0].any():
         return
     expected = repeated.figures(protocol)
     found = {name: values[0] for name, values in tally.sample(protocol).figures(weights).items()}

@@ -351,6 +351,8 @@ def test_labels_that_are_no_classes_are_refused_in_a_prediction() -> None:
         SemanticMetrics().update(np.zeros((2, 2), int), np.zeros((2, 2), int))
     with pytest.raises(InputError, match="does not fit"):
         SemanticMetrics().update(np.zeros((1, 2, 2), int), np.zeros((1, 2, 3), int))
+    with pytest.raises(InputError, match=r"a prediction of \[2, 2\] does not fit a truth of \[2, 3\]"):
+        confusion(np.zeros((2, 2), int), np.zeros((2, 3), int), 71)
     with pytest.raises(InputError, match="does not fit"):
         OpenVocabularyMetrics().update(np.zeros((1, 2, 2), int), np.zeros((1, 2, 3), int))
 
