@@ -16,7 +16,7 @@ from PIL import Image as Pil
 from openavs.benchmarks.cards import load_card, open_dataset
 from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset
-from openavs.benchmarks.evaluation import evaluate, fitted, recipe_system
+from openavs.benchmarks.evaluation import Evaluation, evaluate, fitted, recipe_system
 from openavs.benchmarks.metrics import BinaryMetrics
 from openavs.benchmarks.running import System, as_clip, folder_names, write_predictions
 from openavs.benchmarks.world.layouts import write_layout
@@ -48,7 +48,7 @@ def held() -> Held:
     return {}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def system(held: Held) -> Callable[..., System]:
     """The tiny recipe with overrides as a system for a data set."""
 
@@ -72,20 +72,31 @@ def without(report: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key not in keys}
 
 
+Told = list[tuple[str, int, int]]
+
+
+@pytest.fixture(scope="module")
+def heard(
+    roots: Roots, system: Callable[..., System], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Evaluation, Told]:
+    """S4 by what is heard, and what was told on the way."""
+    dataset, out = open_dataset("s4", roots("s4")), tmp_path_factory.mktemp("heard")
+    told: Told = []
+    done = evaluate(system(dataset), dataset, out, command="openavs evaluate s4", progress=lambda *a: told.append(a))
+    return done, told
+
+
 # ----------------------------------------------------------------------------------------------- what is written
 
 
-def test_s4_is_run_and_scored(roots: Roots, system: Callable[..., System], tmp_path: Path) -> None:
+def test_s4_is_run_and_scored(roots: Roots, heard: tuple[Evaluation, Told]) -> None:
     dataset = open_dataset("s4", roots("s4"))
-    told: list[tuple[str, int, int]] = []
-    done = evaluate(
-        system(dataset), dataset, tmp_path, command="openavs evaluate s4", progress=lambda *a: told.append(a)
-    )
-    assert (done.failed, done.report) == ({}, json.loads((tmp_path / "report.json").read_text()))
+    done, told = heard
+    assert (done.failed, done.report) == ({}, json.loads((done.out / "report.json").read_text()))
     assert done.report is not None
     masks = BinaryMetrics()
     for clip in dataset.clips:
-        paths = [tmp_path / "predictions" / place for place in clip.predictions]
+        paths = [done.out / "predictions" / place for place in clip.predictions]
         shown = np.stack([np.asarray(Pil.open(path)) for path in paths])
         assert set(np.unique(shown)) <= {0, 255}
         masks.update(shown, dataset.read_truth(clip))
@@ -101,7 +112,7 @@ def test_s4_is_run_and_scored(roots: Roots, system: Callable[..., System], tmp_p
     assert {"listen", "ask", "detect", "segment"} <= set(stages)
     assert done.report["timings"]["seconds"] == pytest.approx(sum(stages.values()), abs=1e-3)
     assert [item for item in told if item[0] == "clips"] == [("clips", i, 2) for i in range(3)]
-    assert (tmp_path / "report.html").stat().st_size > 1000
+    assert (done.out / "report.html").stat().st_size > 1000
 
 
 def test_the_table_of_clips(roots: Roots, system: Callable[..., System], tmp_path: Path) -> None:
@@ -135,15 +146,16 @@ def test_label_maps_hold_class_indices(
     assert len(found - {0} - sounding) <= 1  # the small models are seldom wrong
 
 
-def test_the_oracle_is_no_worse_than_what_is_heard(roots: Roots, system: Callable[..., System], tmp_path: Path) -> None:
+def test_the_oracle_is_no_worse_than_what_is_heard(
+    roots: Roots, system: Callable[..., System], heard: tuple[Evaluation, Told], tmp_path: Path
+) -> None:
     dataset = open_dataset("s4", roots("s4"))
-    oracle = system(dataset, "captioner={use: oracle}", "translator={use: none}")
-    told, heard = (evaluate(s, dataset, tmp_path / name).report for s, name in ((oracle, "a"), (system(dataset), "b")))
-    assert told is not None
-    assert heard is not None
-    assert told["metrics"]["miou"] >= heard["metrics"]["miou"]
-    assert "openavs:tiny/clap" not in told["models"]
-    result = json.loads(next((tmp_path / "a").glob("clips/*/result.json")).read_text())
+    oracle = evaluate(system(dataset, "captioner={use: oracle}", "translator={use: none}"), dataset, tmp_path).report
+    assert oracle is not None
+    assert heard[0].report is not None
+    assert oracle["metrics"]["miou"] >= heard[0].report["metrics"]["miou"]
+    assert "openavs:tiny/clap" not in oracle["models"]
+    result = json.loads(next(tmp_path.glob("clips/*/result.json")).read_text())
     assert result["frames"][0]["heard"][0]["text"] in {name for clip in dataset.clips for name in clip.classes}
 
 

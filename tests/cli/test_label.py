@@ -43,6 +43,24 @@ def finished(process: subprocess.Popen[str]) -> Outcome:
     return Outcome(process.returncode, out, err)
 
 
+def undisturbed(pool: Path, made: Path, shard_size: int, out: Path) -> dict[str, str]:
+    """The tree of a job to which nothing happens."""
+    assert finished(label(pool, "--pipeline", made, "--shard-size", shard_size, "--out", out)).code == 0
+    return tree(out)
+
+
+@pytest.fixture(scope="module")
+def whole(pool: Path, quick: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The quick job's, in shards of three."""
+    return undisturbed(pool, quick, 3, tmp_path_factory.mktemp("whole") / "out")
+
+
+@pytest.fixture(scope="module")
+def slow_whole(pool: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The slow one's, in shards of two."""
+    return undisturbed(pool, slow, 2, tmp_path_factory.mktemp("slow-whole") / "out")
+
+
 def test_a_folder_from_start_to_end_and_again(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
     words = ("label", pool, "--pipeline", quick, "--out", tmp_path / "out", "--shard-size", "5", "--json", "--stats")
     first = openavs(*words)
@@ -88,12 +106,14 @@ def test_another_recipe_or_source_is_refused_and_overwrite_starts_anew(
     assert (anew.code, anew.json()["failed"]) == (1, 1)
 
 
-def test_failures_are_named_and_can_be_tried_again(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+def test_failures_are_named_and_can_be_tried_again(
+    openavs: Openavs, pool: Path, quick: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
     source = tmp_path / "videos"
     shutil.copytree(pool, source)
     good = (source / "v03.mp4").read_bytes()
     (source / "v03.mp4").write_bytes(b"#" * len(good))  # the size stays: the plan is still that of this source
-    words = ("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--json", "--shard-size", "6")
+    words = ("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--json", "--shard-size", "3")
     failed = openavs(*words)
     assert failed.code == 1
     assert failed.json()["reasons"] == {"unreadable": 1}
@@ -103,8 +123,7 @@ def test_failures_are_named_and_can_be_tried_again(openavs: Openavs, pool: Path,
     assert openavs(*words).code == 1, "what failed is not tried again unasked"
     retried = openavs(*words, "--retry-failed")
     assert (retried.code, retried.json()["worked"]) == (0, 1)
-    openavs("label", source, "--pipeline", quick, "--out", tmp_path / "whole", "--shard-size", "6")
-    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert tree(tmp_path / "out") == whole
 
 
 def test_filters_drop_and_say_what(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
@@ -134,25 +153,26 @@ def test_labels_of_an_avsbench_root_score_as_predictions(openavs: Openavs, quick
     assert len(list((tmp_path / "out/labels/train").rglob("*.png"))) == 5, "every frame, not the annotated one alone"
 
 
-def test_parts_of_a_job_array_make_the_whole(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
+def test_parts_of_a_job_array_make_the_whole(
+    openavs: Openavs, pool: Path, quick: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
     words = ("label", pool, "--pipeline", quick, "--shard-size", "3", "--json", "--quiet")
-    openavs(*words, "--out", tmp_path / "whole")
     first = openavs(*words, "--out", tmp_path / "out", "--shards", "1/3")
     assert first.code == 0
     assert first.json()["shards"] == {"planned": 4, "committed": 2}
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "stopped"
     for part in ("3/3", "2/3"):
         assert openavs(*words, "--out", tmp_path / "out", "--shards", part).code == 0
-    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert tree(tmp_path / "out") == whole
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
     assert "from 1 to N" in openavs(*words, "--out", tmp_path / "out", "--shards", "0/3").err
 
 
 @pytest.mark.faults
 def test_a_job_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
-    openavs: Openavs, pool: Path, slow: Path, tmp_path: Path
+    pool: Path, slow: Path, slow_whole: dict[str, str], tmp_path: Path
 ) -> None:
-    kill_and_resume(pool, slow, tmp_path, kills=4, workers=2)
+    assert kill_and_resume(pool, slow, tmp_path / "out", kills=4, shard_size=2) == slow_whole
 
 
 @pytest.mark.faults
@@ -161,24 +181,27 @@ def test_twenty_kills_in_two_hundred_clips(tmp_path: Path) -> None:
     source = videos(tmp_path / "videos", 10)
     for copy in range(1, 20):
         shutil.copytree(source, source / f"copy{copy}", ignore=shutil.ignore_patterns("copy*"))
-    kill_and_resume(source, recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"}), tmp_path, kills=20, workers=2)
-
-
-def kill_and_resume(source: Path, made: Path, tmp_path: Path, kills: int, workers: int) -> None:
-    words = (source, "--pipeline", made, "--shard-size", "5", "--quiet", "--workers", workers)
+    made = recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"})
+    words = (source, "--pipeline", made, "--shard-size", "5", "--quiet", "--workers", "2")
     assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
+    assert kill_and_resume(source, made, tmp_path / "out", kills=20, shard_size=5) == tree(tmp_path / "whole")
+
+
+def kill_and_resume(source: Path, made: Path, out: Path, kills: int, shard_size: int) -> dict[str, str]:
+    """The tree of a job that was killed so often and then left in peace."""
+    words = (source, "--pipeline", made, "--shard-size", shard_size, "--quiet", "--workers", "2", "--out", out)
     chance = random.Random(4)
     done = 0
     for _ in range(kills):
-        process = label(*words, "--out", tmp_path / "out")
+        process = label(*words)
         time.sleep(chance.uniform(0.5, 4.0))
         process.kill()
         process.communicate()
         done += process.returncode == -signal.SIGKILL
     assert done, "every run was over before it could be killed"
-    last = finished(label(*words, "--out", tmp_path / "out"))
+    last = finished(label(*words))
     assert last.code == 0, last.err
-    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    return tree(out)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -193,8 +216,10 @@ def clips_of(out: Path) -> int:
 
 
 @pytest.mark.faults
-def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(pool: Path, slow: Path, tmp_path: Path) -> None:
-    words = (pool, "--pipeline", slow, "--shard-size", "4", "--workers", "1")
+def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(
+    pool: Path, slow: Path, slow_whole: dict[str, str], tmp_path: Path
+) -> None:
+    words = (pool, "--pipeline", slow, "--shard-size", "2", "--workers", "1")
     out = tmp_path / "out"
     once = label(*words, "--out", out, "--json")
     wait_for(lambda: clips_of(out) >= 2)
@@ -214,12 +239,13 @@ def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(pool: Path, s
     assert "Traceback" not in ended.err
     assert not list(out.rglob("*.part"))
     assert finished(label(*words, "--out", out)).code == 0
-    assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
-    assert tree(out) == tree(tmp_path / "whole")
+    assert tree(out) == slow_whole
 
 
 @pytest.mark.faults
-def test_two_jobs_on_one_folder_share_the_work(pool: Path, slow: Path, tmp_path: Path) -> None:
+def test_two_jobs_on_one_folder_share_the_work(
+    pool: Path, slow: Path, slow_whole: dict[str, str], tmp_path: Path
+) -> None:
     words = (pool, "--pipeline", slow, "--shard-size", "2", "--workers", "1", "--json")
     jobs = [label(*words, "--out", tmp_path / "out") for _ in range(2)]
     wait_for(lambda: clips_of(tmp_path / "out") >= 1)
@@ -230,15 +256,16 @@ def test_two_jobs_on_one_folder_share_the_work(pool: Path, slow: Path, tmp_path:
     assert [answer.code for answer in answers] == [0, 0]
     assert sum(answer.json()["worked"] for answer in answers) == 12, "no clip was done twice"
     assert all(answer.json()["ok"] == 12 for answer in answers)
-    assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
-    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert tree(tmp_path / "out") == slow_whole
 
 
 @pytest.mark.faults
-def test_a_full_disk_stops_the_job_and_nothing_is_half_written(pool: Path, quick: Path, tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_job_and_nothing_is_half_written(
+    pool: Path, quick: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
     """A limit on the size of files stands for it: the third clip's result does not fit."""
     out = tmp_path / "out"
-    words = (pool, "--pipeline", quick, "--workers", "1", "--shard-size", "12")
+    words = (pool, "--pipeline", quick, "--workers", "1", "--shard-size", "3")
 
     def narrow() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -250,8 +277,7 @@ def test_a_full_disk_stops_the_job_and_nothing_is_half_written(pool: Path, quick
     assert not list(out.rglob("*.part"))
     if (out / "plan.json").exists():
         assert finished(label(*words, "--out", out)).code == 0
-        assert finished(label(*words, "--out", tmp_path / "whole")).code == 0
-        assert tree(out) == tree(tmp_path / "whole")
+        assert tree(out) == whole
 
 
 @pytest.mark.faults
