@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from openavs.jobs.board import Board
-from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed
+from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed, release
 from openavs.jobs.engine import Engine
 from openavs.jobs.index import write_index
 from openavs.jobs.job import Job
@@ -53,10 +53,10 @@ def run_job(job: Job, plan: Plan, engine: Engine, board: Board) -> None:
             _wait(job, board)
     finally:
         board.look()
-        if len(board.shards) == plan.shards:
-            _clean(job)
         write_index(job.out, plan.key)
         board.save("stopped")
+        if len(board.shards) == plan.shards:
+            _clean(job)
 
 
 def _wait(job: Job, board: Board) -> None:
@@ -72,8 +72,12 @@ def _wait(job: Job, board: Board) -> None:
 
 
 def _clean(job: Job) -> None:
-    """Removes the journals' folder when all is committed and no other job is at work on the folder."""
+    """Removes the journals' folder when all is committed and no other job is at work on the folder.
+
+    Of several that end together each lets go for good, so that the last one to come here is alone.
+    """
+    release(job.out, JOB)
     if claim(job.out, JOB):
         with suppress(FileNotFoundError):
             shutil.rmtree(job.out / "work")
-        claim(job.out, JOB, shared=True)
+        release(job.out, JOB)
