@@ -344,6 +344,14 @@ def test_a_confusion_matrix_counts_every_pixel_once(dtype: Any) -> None:
         assert matrix[row, column] == ((truth == row) & (predicted == column)).sum()
 
 
+@pytest.mark.parametrize("classes", [2, 255, 256, 300])
+def test_a_confusion_matrix_holds_its_last_cell_however_many_classes_there_are(classes: int) -> None:
+    matrix = confusion(np.array([classes - 1]), np.array([classes + 9]), classes)
+    assert matrix.shape == (classes + 1, classes) and matrix[classes, classes - 1] == matrix.sum() == 1
+    with pytest.raises(InputError, match=f"0 to {classes - 1}"):
+        confusion(np.array([classes]), np.array([0]), classes)
+
+
 def test_labels_that_are_no_classes_are_refused_in_a_prediction() -> None:
     with pytest.raises(InputError, match="0 to 70"):
         SemanticMetrics().update(np.full((1, 2, 2), 255), np.zeros((1, 2, 2), dtype=int))
