@@ -18,12 +18,6 @@ httpx: Any = pytest.importorskip("httpx", reason="httpx comes with Gradio; make 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients leave an empty folder for each file that they fetch."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-
 @pytest.fixture
 def client(server: Server, tmp_path: Path) -> Any:
     made = gradio_client.Client(server.address, verbose=False, download_files=str(tmp_path / "got"))
