@@ -103,9 +103,10 @@ def remove_folder(folder: Path, top: Path) -> None:
 def remove_empty(folder: Path, top: Path) -> None:
     """Removes empty folders from `folder` up to `top`, which stays. Another process may put something in meanwhile."""
     while folder != top and top in folder.parents:
-        with suppress(FileNotFoundError):
-            try:
-                folder.rmdir()
-            except OSError:  # not empty
-                return
+        try:
+            folder.rmdir()
+        except FileNotFoundError:  # another process was quicker; its parent may be empty, too
+            pass
+        except OSError:  # not empty
+            return
         folder = folder.parent

@@ -12,6 +12,12 @@ from openavs.jobs.seconds import read_seconds, save_seconds
 from openavs.jobs.writing import flush, put, remove_empty, remove_file, remove_folder, sha256_of, write_whole
 
 
+def test_empty_folders_are_removed_although_the_lowest_is_gone_already(tmp_path: Path) -> None:
+    (tmp_path / "labels" / "test").mkdir(parents=True)
+    remove_empty(tmp_path / "labels" / "test" / "dog", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(tmp_path: Path) -> None:
     shared = tmp_path / "labels" / "test" / "dog"
     ended = threading.Event()
