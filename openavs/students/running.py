@@ -12,7 +12,7 @@ import numpy as np
 from openavs.benchmarks.dataset import Dataset
 from openavs.benchmarks.running import Soft, System
 from openavs.device import resolve_device
-from openavs.pipeline import Pipeline, Progress
+from openavs.pipeline import Progress
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.streaming import prefetched
 from openavs.students.answers import frame_results, grey_values, joined, predict_clip
@@ -153,8 +153,3 @@ def student_system(recipe: Recipe, dataset: Dataset) -> System:
         return chain.soft if binary else chain
 
     return System(fit.to_dict(), build, () if binary else dataset.classes, soft=binary)
-
-
-def pipeline_of(recipe: Recipe) -> Pipeline | StudentPipeline:
-    """What runs a recipe, whichever kind it is."""
-    return Pipeline.from_recipe(recipe) if recipe.student is None else StudentPipeline.from_recipe(recipe)

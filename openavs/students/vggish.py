@@ -31,7 +31,6 @@ RATE = 16_000  # Hz
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms every 10 ms
 BANDS, LOWEST, HIGHEST = 64, 125.0, 7500.0  # mel bands, Hz
 EXAMPLE = 96  # frames of an example; the next one begins where it ends
-EXAMPLE_SECONDS = EXAMPLE * HOP / RATE
 SHORTEST = WINDOW + (EXAMPLE - 1) * HOP  # samples of one example
 
 Floats = npt.NDArray[np.float32]
