@@ -118,11 +118,17 @@ def chosen_recipe(
 
 
 def small_recipe(student: str) -> tuple[str, list[str]]:
-    """The small recipe of a student; one of somebody else's takes TPAVI's, without what is the model's."""
+    """The small recipe of a student; one of somebody else's takes TPAVI's, without what is the model's.
+
+    Raises:
+        InputError: there is no such student.
+    """
+    from openavs.students.known import student_class
     from openavs.students.settings import training_recipe_names
 
     if (own := f"{student}-tiny") in training_recipe_names():
         return own, []
+    student_class(student)
     return "tpavi-tiny", [f"student={student}", "model={}", "init={}"]
 
 

@@ -314,6 +314,12 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert done.code == 2 and sentence in done.err and "Traceback" not in done.err
 
 
+def test_nothing_is_said_of_a_recipe_for_a_student_that_is_unknown(openavs: Any, s4: Path, tmp_path: Path) -> None:
+    done = openavs("train", "foo", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run")
+    assert done.code == 2
+    assert done.err == "openavs: there is no student 'foo'; there are ov-avss, tpavi\n"
+
+
 def test_the_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "students.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(# my_student\.py\n.*?)```", text, re.DOTALL)
