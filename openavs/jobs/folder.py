@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Container
 from pathlib import Path
 
 from openavs.jobs.claims import JOB, claim
 from openavs.jobs.marks import committed, read_mark, reopen
-from openavs.jobs.plan import Plan, Wish, check_plan, make_plan, read_plan
+from openavs.jobs.plan import Plan, Wish, check_plan, make_plan, read_plan, replaced_files, take_files
 from openavs.results import refuse_links
 from openavs.types import InputError
 
@@ -24,6 +25,7 @@ _OURS = (
     "log",
     "plan.json",
     "plan.jsonl",
+    "plan.sizes",
 )
 
 
@@ -32,7 +34,7 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
 
     Args:
         overwrite: Remove what an earlier job left.
-        retry_failed: Forget the clips that failed, so that they are run again.
+        retry_failed: Forget the clips that failed, so that they are run again, with the files that they have now.
 
     Raises:
         InputError: the folder cannot be made, holds something else or another job's plan, or is in use where it has to
@@ -48,12 +50,33 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
         if plan is None:
             raise InputError(f"another job has just begun on {out} and ended without a plan; run the same again")
         check_plan(out, plan, wish)
+        _check_files(out, wish)
         return plan
     plan = _open_alone(out, wish, overwrite)
     if retry_failed:
+        _check_files(out, wish, failed(out, plan))
+        take_files(out, wish)  # first: marks that are taken back no longer say who failed
         retry(out, plan)
+    else:
+        _check_files(out, wish)
     claim(out, JOB, shared=True)
     return plan
+
+
+def failed(out: Path, plan: Plan) -> set[str]:
+    """The clips that failed, in shards that are committed."""
+    marks = (read_mark(out, shard, plan.key) for shard in committed(out))
+    return {row["id"] for mark in marks if mark is not None for row in mark["rows"] if row["status"] == "failed"}
+
+
+def _check_files(out: Path, wish: Wish, may_differ: Container[str] = ()) -> None:
+    """Refuses files that were replaced since the job was begun, but for those of some clips."""
+    others = [id for id in replaced_files(out, wish) if id not in may_differ]
+    if others:
+        raise InputError(
+            f"{len(others)} clips of {out} have files of another size now, such as {others[0]}; --retry-failed takes "
+            "new files of clips that failed, for others give another --out or start anew with --overwrite"
+        )
 
 
 def retry(out: Path, plan: Plan) -> int:

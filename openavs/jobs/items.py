@@ -27,11 +27,11 @@ class Item:
     """One clip to label, by its files; nothing is opened before it is worked on.
 
     `path` is the video (or the folder of its pictures, or the tar that holds it), relative to the source's folder or
-    absolute. `name` is the id that was asked for, where another had to be taken. `bytes` is the size of the file when
-    the plan was made (None: it was not there). `frames` are the picture files of a clip that comes as pictures, one a
-    second. `places` are its label files below `labels/`, where a benchmark's layout gives them, and `like` a mask whose
-    size they take. `group` is the folder below `labels/` of all others. `classes` are the clip's known labels (only
-    the `oracle` captioner looks at them).
+    absolute. `name` is the id that was asked for, where another had to be taken. `bytes` is the size of the file as it
+    was found (None: it was not there), of which the plan keeps a list of its own. `frames` are the picture files of a
+    clip that comes as pictures, one a second. `places` are its label files below `labels/`, where a benchmark's layout
+    gives them, and `like` a mask whose size they take. `group` is the folder below `labels/` of all others. `classes`
+    are the clip's known labels (only the `oracle` captioner looks at them).
     """
 
     id: str
@@ -53,14 +53,17 @@ class Item:
         return f"{self.path}::{self.video_slice.name}" if self.video_slice else self.path
 
 
+_WRITTEN = tuple(key for key in Item.__slots__ if key != "bytes")
+
+
 def item_to_line(item: Item) -> bytes:
-    """One line of ASCII JSON, whatever bytes a file name holds; what an item does not have is left out."""
-    data = {key: value for key in Item.__slots__ if (value := getattr(item, key)) is not None and value != ()}
+    """One line of ASCII JSON, whatever bytes a file name holds; without the size and what an item does not have."""
+    data = {key: value for key in _WRITTEN if (value := getattr(item, key)) is not None and value != ()}
     return (_encode(data) + "\n").encode("ascii")
 
 
 def line_to_item(line: bytes) -> Item:
-    """The inverse of `item_to_line`; InputError for a line that is none."""
+    """The inverse of `item_to_line`, but for the size; InputError for a line that is none."""
     try:
         data = parse_json(line)
         return Item(**{key: _typed(key, value) for key, value in data.items()})

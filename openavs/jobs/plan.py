@@ -2,7 +2,8 @@
 
 `OUT/plan.jsonl` has one line a clip, sorted by id, shard after shard; `OUT/plan.json`, written last, says what they are
 to be labelled with and where in it each shard lies, so that nobody has to read more of it than a shard. Neither says
-where on this machine anything is.
+where on this machine anything is. `OUT/plan.sizes` has the size of each clip's file in bytes, a line each: a clip whose
+file was damaged or missing may get another one without becoming another job.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from openavs.results import encode, json_bytes
 from openavs.runs import differing, named
 from openavs.types import InputError
 
-FORMAT = 1
+FORMAT = 2
 SHARD_SIZE = 256
+SIZES = "plan.sizes"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def _is_whole(data: Mapping[str, Any]) -> bool:
 def make_plan(out: Path, wish: Wish) -> Plan:
     """Writes the plan of a new job."""
     size = wish.shard_size or SHARD_SIZE
-    lines = [item_to_line(item) for item in _chosen(wish)]
+    items = _chosen(wish)
+    lines = [item_to_line(item) for item in items]
     shards = []
     offset = 0
     for start in range(0, len(lines), size):
@@ -115,6 +118,7 @@ def make_plan(out: Path, wish: Wish) -> Plan:
     identity = _identity(wish, content, len(lines), size, wish.threads or 1)
     data = {**identity, "key": _key(identity), "shards": shards}
     write_whole(out / "plan.jsonl", content, durable=True)
+    write_whole(out / SIZES, _sizes(items), durable=True)
     write_whole(out / "plan.json", json_bytes(data), durable=True)
     return Plan(data)
 
@@ -134,6 +138,29 @@ def check_plan(out: Path, plan: Plan, wish: Wish) -> None:
             f"{out} holds another job, which differs in {named(keys)}; give another --out, or start anew with "
             "--overwrite"
         )
+
+
+def replaced_files(out: Path, wish: Wish) -> list[str]:
+    """The clips, of a plan that was made of the same, whose files have another size than they had then."""
+    items = _chosen(wish)
+    try:
+        was = (out / SIZES).read_bytes().splitlines()
+    except FileNotFoundError:
+        was = []
+    if len(was) != len(items):
+        raise InputError(f"{out / SIZES} is damaged; give another --out or start anew with --overwrite")
+    now = _sizes(items).splitlines()
+    return [item.id for item, before, after in zip(items, was, now, strict=True) if before != after]
+
+
+def take_files(out: Path, wish: Wish) -> None:
+    """Makes the files as they are those of the plan."""
+    write_whole(out / SIZES, _sizes(_chosen(wish)), durable=True)
+
+
+def _sizes(items: Sequence[Item]) -> bytes:
+    """A line for each; an empty one for a file that is not there."""
+    return "".join("\n" if item.bytes is None else f"{item.bytes}\n" for item in items).encode("ascii")
 
 
 def _chosen(wish: Wish) -> Sequence[Item]:

@@ -101,7 +101,7 @@ def test_another_recipe_or_source_is_refused_and_overwrite_starts_anew(
         assert refused.code == 2
         assert named in refused.err
     (source / "v00.mp4").write_bytes(b"another")
-    assert "1 clips changed, such as v00" in openavs(*words, "--limit", "2").err
+    assert "files of another size now, such as v00;" in openavs(*words, "--limit", "2").err
     anew = openavs(*words, "--limit", "2", "--overwrite", "--json")
     assert (anew.code, anew.json()["failed"]) == (1, 1)
 
@@ -112,15 +112,17 @@ def test_failures_are_named_and_can_be_tried_again(
     source = tmp_path / "videos"
     shutil.copytree(pool, source)
     good = (source / "v03.mp4").read_bytes()
-    (source / "v03.mp4").write_bytes(b"#" * len(good))  # the size stays: the plan is still that of this source
+    (source / "v03.mp4").write_bytes(good[:100])
     words = ("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--json", "--shard-size", "3")
     failed = openavs(*words)
     assert failed.code == 1
     assert failed.json()["reasons"] == {"unreadable": 1}
     assert "clip v03: " in failed.err
     assert str(source) not in (tmp_path / "out/index.jsonl").read_text()
-    (source / "v03.mp4").write_bytes(good)
     assert openavs(*words).code == 1, "what failed is not tried again unasked"
+    (source / "v03.mp4").write_bytes(good)
+    refused = openavs(*words)
+    assert (refused.code, "--retry-failed takes new files" in refused.err) == (2, True)
     retried = openavs(*words, "--retry-failed")
     assert (retried.code, retried.json()["worked"]) == (0, 1)
     assert tree(tmp_path / "out") == whole

@@ -47,6 +47,19 @@ def test_a_new_folder_is_made_and_an_old_one_gone_on_with(out: Path) -> None:
         open_folder(out, replace(WISH, recipe={"name": "s"}))
 
 
+def test_new_files_of_clips_that_failed_are_taken_when_they_are_retried(out: Path) -> None:
+    commits(out, (OK, FAILED), (OK, OK))
+    fetched = replace(WISH, items=(ITEMS[0], replace(ITEMS[1], bytes=7), *ITEMS[2:]))
+    with pytest.raises(InputError, match=r"^1 clips of .* have files of another size now, such as c1; --retry-failed"):
+        open_folder(out, fetched)
+    plan = open_folder(out, fetched, retry_failed=True)
+    assert committed(out) == {1}, "what was done stays"
+    assert open_folder(out, fetched) == plan
+    spoilt = replace(WISH, items=(replace(ITEMS[0], bytes=7), *fetched.items[1:]))
+    with pytest.raises(InputError, match=r"such as c0; .* for others give another --out or start anew"):
+        open_folder(out, spoilt, retry_failed=True)
+
+
 def test_while_it_is_open_others_of_the_same_plan_may_join(out: Path) -> None:
     open_folder(out, WISH)
     other = Other(out, JOB, "shared")
@@ -98,7 +111,7 @@ def test_clearing_removes_what_a_job_wrote_and_nothing_else(out: Path) -> None:
     other = replace(WISH, recipe={"name": "s"})
     assert open_folder(out, other, overwrite=True) == read_plan(out)
     left = {path.name for path in out.iterdir()}
-    assert left == {".lock", "mine", "notes.txt", "plan.json", "plan.jsonl"}
+    assert left == {".lock", "mine", "notes.txt", "plan.json", "plan.jsonl", "plan.sizes"}
 
 
 def test_where_nothing_is_there_to_be_cleared_a_job_is_new(out: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import openavs
 from openavs.jobs.items import Item, Slice, item_to_line, line_to_item
 from openavs.jobs.job import Job
-from openavs.jobs.plan import SHARD_SIZE, Plan, Wish, check_plan, make_plan, read_plan
+from openavs.jobs.plan import SHARD_SIZE, Plan, Wish, check_plan, make_plan, read_plan, replaced_files, take_files
 from openavs.jobs.shard import read_items
 from openavs.types import InputError
 from tests.jobs.pool import disk_events
@@ -33,14 +33,14 @@ def test_every_shard_finds_its_own_lines(tmp_path: Path) -> None:
     assert [plan.clips_of(shard) for shard in range(3)] == [3, 3, 1]
     made = list(specs(plan, tmp_path))
     assert [spec.number for spec in made] == [0, 1, 2]
-    assert [item for spec in made for item in read_items(spec)] == list(ITEMS)
+    assert [item for spec in made for item in read_items(spec)] == [replace(item, bytes=None) for item in ITEMS]
     assert made[0].job.key == plan.key and made[0].only is None
 
 
 def test_a_plan_is_read_back_and_says_what_it_was_made_of(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, replace(WISH, classes=("dog", "cat"), threads=2, limit=5))
     assert read_plan(tmp_path) == plan
-    assert (plan.data["format"], plan.data["openavs"]) == (1, openavs.__version__)
+    assert (plan.data["format"], plan.data["openavs"]) == (2, openavs.__version__)
     assert (plan.data["source"]["kind"], plan.data["source"]["clips"]) == ("folder", 5)
     assert plan.data["labels"] == {"values": "class", "classes": ["dog", "cat"]}
     assert (plan.data["limit"], plan.data["threads"], plan.data["shard_size"]) == (5, 2, 3)
@@ -65,7 +65,8 @@ def test_a_plan_of_no_clips_has_no_shards(tmp_path: Path) -> None:
 def test_a_plan_takes_its_name_when_its_lines_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = disk_events(tmp_path, monkeypatch)
     make_plan(tmp_path, WISH)
-    assert events == [".plan.jsonl.part", "-> plan.jsonl", ".", ".plan.json.part", "-> plan.json", "."]
+    files = ("plan.jsonl", "plan.sizes", "plan.json")
+    assert events == [event for name in files for event in (f".{name}.part", f"-> {name}", ".")]
 
 
 def test_the_key_stands_for_all_that_the_outputs_depend_on(tmp_path: Path) -> None:
@@ -103,9 +104,9 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
         ({"limit": 6}, r"differs in its source \(1 clips fewer, such as c6\), limit \(was null, now 6\);"),
         ({"items": ITEMS[2:]}, r"its source \(2 clips fewer, such as c0\);"),
         ({"items": (*ITEMS, Item("x", "x.mp4"))}, r"its source \(1 clips more, such as x\);"),
-        ({"items": (replace(ITEMS[0], bytes=9), *ITEMS[1:])}, r"its source \(1 clips changed, such as c0\);"),
+        ({"items": (replace(ITEMS[0], path="d.mp4"), *ITEMS[1:])}, r"its source \(1 clips changed, such as c0\);"),
         (
-            {"items": (*ITEMS[1:5], replace(ITEMS[5], bytes=9), Item("y", "y.mp4"))},
+            {"items": (*ITEMS[1:5], replace(ITEMS[5], path="d.mp4"), Item("y", "y.mp4"))},
             r"\(1 clips more, such as y, 2 clips fewer, such as c0, 1 clips changed, such as c5\)",
         ),
         (
@@ -120,6 +121,26 @@ def test_another_wish_is_refused_by_what_differs(tmp_path: Path, change: dict[st
         check_plan(tmp_path, plan, replace(WISH, **change))
     assert str(raised.value).startswith(f"{tmp_path} holds another job")
     assert str(raised.value).endswith("; give another --out, or start anew with --overwrite")
+
+
+def test_files_of_another_size_are_no_other_plan_but_they_are_named(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, replace(WISH, limit=5))
+    fetched = replace(WISH, limit=5, items=(replace(ITEMS[0], bytes=90), replace(ITEMS[1], bytes=None), *ITEMS[2:]))
+    check_plan(tmp_path, plan, fetched)
+    assert replaced_files(tmp_path, replace(WISH, limit=5)) == []
+    assert replaced_files(tmp_path, fetched) == ["c0", "c1"]
+    take_files(tmp_path, fetched)
+    assert replaced_files(tmp_path, fetched) == []
+    assert make_plan(tmp_path, fetched) == plan
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"0\n1\n2\n"])
+def test_sizes_that_are_not_those_of_the_plan_are_damage(tmp_path: Path, damage: bytes | None) -> None:
+    make_plan(tmp_path, WISH)
+    path = tmp_path / "plan.sizes"
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(InputError, match=r"plan\.sizes is damaged; give another --out or start anew"):
+        replaced_files(tmp_path, WISH)
 
 
 def test_a_plan_whose_lines_are_gone_still_says_that_it_is_another(tmp_path: Path) -> None:
@@ -148,7 +169,7 @@ def test_without_a_plan_there_is_none(tmp_path: Path) -> None:
     assert read_plan(tmp_path) is None
 
 
-GOOD: dict[str, Any] = {"format": 1, "key": "k", "source": {"clips": 1}, "shards": [[0, 10, 1]]}
+GOOD: dict[str, Any] = {"format": 2, "key": "k", "source": {"clips": 1}, "shards": [[0, 10, 1]]}
 DAMAGED: list[dict[str, Any]] = [
     {"source": []}, {"source": {}}, {"source": {"clips": "1"}}, {"source": {"clips": -1}}, {"key": 7},
     {"shards": {}}, {"shards": [[0, 10]]}, {"shards": ["abc"]}, {"shards": [[0, 10, "1"]]}, {"shards": [[0, -1, 1]]},
@@ -160,7 +181,7 @@ DAMAGED: list[dict[str, Any]] = [
     [
         ("{", r"is damaged \("),
         ("[]", "was not written by this openavs"),
-        (json.dumps({**GOOD, "format": 2}), "was not written by this openavs"),
+        (json.dumps({**GOOD, "format": 1}), "was not written by this openavs"),
         *((json.dumps({**GOOD, **change}), "is damaged;") for change in DAMAGED),
     ],
 )

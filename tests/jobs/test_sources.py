@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_an_item_survives_its_line() -> None:
         Item("c", "f", frames=("f/1.png",), places=("test/dog/c/c_1.png",), like="m.png"),
         Item("d", "s.tar", video_slice=Slice("d.mp4", 512, 9, ".mp4"), audio_slice=Slice("d.wav", 1024, 2, ".wav")),
     ]
-    assert [line_to_item(item_to_line(item)) for item in items] == items
+    assert [line_to_item(item_to_line(item)) for item in items] == [replace(item, bytes=None) for item in items]
     with pytest.raises(InputError, match="no clip"):
         line_to_item(b'{"id": "a", "colour": "red"}')
 
