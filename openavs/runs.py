@@ -178,8 +178,15 @@ def _read_index(out: Path) -> Iterator[dict[str, Any]]:
         except ValueError:  # the line a killed run was writing; its clip is found again by its result
             log.warning("%s line %d is cut short and left out", path, number)
             continue
-        if isinstance(line, dict) and {"id", "status", "seconds"} <= line.keys():
+        if _is_line(line):
             yield line
+
+
+def _is_line(line: Any) -> bool:
+    """Whether this says what became of a clip, and how many seconds it took."""
+    if not isinstance(line, dict) or not isinstance(line.get("seconds"), int | float):
+        return False
+    return 0 <= line["seconds"] < 1e12 and all(isinstance(line.get(key), str) for key in ("id", "status"))
 
 
 def _finished_clips(out: Path) -> Iterator[str]:

@@ -8,12 +8,13 @@ import time
 import pytest
 
 from openavs.types import InputError
-from tests.fuzz.targets import PLAN, RESULT, ROW, VGGISH, checkpoint, survives, targets
+from tests.fuzz.targets import PLAN, RESULT, ROW, RUN, VGGISH, checkpoint, survives, targets
 
 TARGETS = targets()
 DEEP = b"[" * 5000
 TABLE = b"vid,uid,s,t,a_obj,split,label\n"
 PNG = TARGETS["mask"].seeds[0][:33]
+BEGUN = json.dumps(RUN).encode()
 GOOD = (
     "recipe",
     "card",
@@ -60,6 +61,9 @@ FINDINGS = {
     "result: a recipe that is none": ("result", json.dumps({**RESULT, "recipe": {"sample": True}}).encode()),
     "rle: seven letters that stand for 10^9 pixels": ("rle", b"\0\0\x7b\x86\0\0\x7b\x86TaRdim0"),
     "rle: runs beyond the mask": ("rle", b"\0\0\0\6\0\0\0\x08oooo0"),
+    "run: a clip that took no number of seconds": ("run", BEGUN + b'\0{"id": "", "status": "", "seconds": null}'),
+    "run: a clip that took infinite time": ("run", BEGUN + b'\0{"id": "", "status": "", "seconds": 1e999}'),
+    "run: a stage that took infinite time": ("run", json.dumps({**RUN, "timings": {"look": float("inf")}}).encode()),
     "folder: a run.json that is a number": ("folder", b"1"),
     "folder: classes that are a number": ("folder", b'{"masks": {"classes": true}}'),
     "mark: deep nesting": ("mark", DEEP),
