@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -41,7 +42,8 @@ def ended(app: Callable[..., Awaitable[None]]) -> tuple[Ending, list[Any]]:
         assert stopped == [True]
         return server
 
-    return asyncio.run(session()), sent
+    with ThreadPoolExecutor(1) as beside:  # the browser of other tests has this thread's event loop
+        return beside.submit(lambda: asyncio.run(session())).result(), sent
 
 
 def test_who_waits_on_a_stream_is_told_and_who_was_answered_is_not() -> None:
