@@ -1,6 +1,6 @@
 """What two options of a recipe gain on this machine: frames in batches, and compiled networks.
 
-    python eval/speed/choices.py --json [--size small|reduced|real] [--frames 4] [--repeats 5]
+    python eval/speed/choices.py --json [--size small|reduced|real] [--frames 4] [--repeats 5] [--only OPTION]
 
 Each is a ratio of CPU seconds of one thread without the option over those with it, on the same frames, in one process
 and in turns; the median. Over 1: the option pays. Networks have random weights and are those of `peers.py`.
@@ -35,6 +35,7 @@ def main() -> None:
     options.add_argument("--size", choices=sorted(SIZES), default="small")
     options.add_argument("--frames", type=int, default=4)
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--only", choices=("batch_size", "compile"), help="one of the two options")
     options.add_argument("--json", action="store_true")
     chosen = options.parse_args()
     torch.set_num_threads(1)
@@ -54,13 +55,11 @@ def main() -> None:
             made = build("segmenter", "sam", segmenter, how)
             return lambda: made.segment(load.images, given)
 
-        together = {"batch_size": chosen.frames}
-        found = {
-            "detector.batch_size": ratio(detect(), detect(**together), chosen.repeats),
-            "segmenter.batch_size": ratio(segment(), segment(**together), chosen.repeats),
-            "detector.compile": ratio(detect(), detect(compile=True), chosen.repeats),
-            "segmenter.compile": ratio(segment(), segment(compile=True), chosen.repeats),
-        }
+        found = {}
+        for name, value in {"batch_size": chosen.frames, "compile": True}.items():
+            if chosen.only in (None, name):
+                for stage, work in {"detector": detect, "segmenter": segment}.items():
+                    found[f"{stage}.{name}"] = ratio(work(), work(**{name: value}), chosen.repeats)
     print(json.dumps({"size": size.name, "ratio": found}, indent=None if chosen.json else 1))
 
 
