@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Container
 from pathlib import Path
 
 from openavs.jobs.claims import JOB, claim
@@ -50,15 +49,12 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
         if plan is None:
             raise InputError(f"another job has just begun on {out} and ended without a plan; run the same again")
         check_plan(out, plan, wish)
-        _check_files(out, wish)
+        _settle_files(out, plan, wish)
         return plan
     plan = _open_alone(out, wish, overwrite)
+    _settle_files(out, plan, wish, retry_failed)  # first: marks that are taken back no longer say who failed
     if retry_failed:
-        _check_files(out, wish, failed(out, plan))
-        take_files(out, wish)  # first: marks that are taken back no longer say who failed
         retry(out, plan)
-    else:
-        _check_files(out, wish)
     claim(out, JOB, shared=True)
     return plan
 
@@ -69,14 +65,19 @@ def failed(out: Path, plan: Plan) -> set[str]:
     return {row["id"] for mark in marks if mark is not None for row in mark["rows"] if row["status"] == "failed"}
 
 
-def _check_files(out: Path, wish: Wish, may_differ: Container[str] = ()) -> None:
-    """Refuses files that were replaced since the job was begun, but for those of some clips."""
-    others = [id for id in replaced_files(out, wish) if id not in may_differ]
+def _settle_files(out: Path, plan: Plan, wish: Wish, retry_failed: bool = False) -> None:
+    """Refuses files that were replaced since the job was begun; those of clips that failed are taken for a retry."""
+    replaced = replaced_files(out, wish)
+    if not replaced:
+        return
+    may_differ = failed(out, plan) if retry_failed else set()
+    others = [id for id in replaced if id not in may_differ]
     if others:
         raise InputError(
             f"{len(others)} clips of {out} have files of another size now, such as {others[0]}; --retry-failed takes "
             "new files of clips that failed, for others give another --out or start anew with --overwrite"
         )
+    take_files(out, wish)
 
 
 def retry(out: Path, plan: Plan) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from accelerate import Accelerator
 
 from openavs.benchmarks.dataset import Dataset
 from openavs.files import atomic_write
+from openavs.notes import Progress
 from openavs.results import json_bytes
 from openavs.students.base import Batch, Student
 from openavs.students.curve import write_curve
@@ -32,9 +33,6 @@ from openavs.students.settings import TrainingRecipe
 from openavs.students.validating import CHOSEN_BY, chosen_figure, validate
 from openavs.students.vggish import Ears, Floats, load_vggish, save_vggish
 from openavs.types import OpenAVSError
-
-Progress = Callable[[str, int, int], None]
-"""Told what is done (`sounds`, `steps`, `validation`), how much of it, and how much there is."""
 
 
 class TrainingError(OpenAVSError):
@@ -63,7 +61,7 @@ class Loop:
         out: Path,
         clips: int,
         val_set: Dataset | None,
-        progress: Progress,
+        progress: Progress,  # of `sounds`, `steps` and `validation`
     ) -> None:
         self.accelerator, self.recipe, self.student, self.out = accelerator, recipe, student, out
         self.clips, self.val_set, self.progress = clips, val_set, progress

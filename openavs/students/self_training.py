@@ -27,10 +27,10 @@ from openavs.benchmarks.dataset import BenchmarkClip, Dataset
 from openavs.benchmarks.evaluation import evaluate, recipe_system
 from openavs.benchmarks.running import System, folder_names, predict
 from openavs.files import atomic_write
+from openavs.notes import Progress
 from openavs.recipes import STUDENT, Recipe, load_recipe
 from openavs.results import json_bytes, read_result
 from openavs.students.labels import CONFIDENCE, LEFT_OUT
-from openavs.students.loop import Progress
 from openavs.students.running import student_system
 from openavs.students.settings import TrainingRecipe, training_recipe
 from openavs.students.training import train

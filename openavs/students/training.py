@@ -13,12 +13,13 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from openavs.benchmarks.dataset import Dataset
+from openavs.notes import Progress
 from openavs.runs import provenance
 from openavs.students.base import Student
 from openavs.students.data import LabelSource, TrainingClips
 from openavs.students.known import student_class
 from openavs.students.labels import PseudoLabels, Truth
-from openavs.students.loop import Loop, Progress, Trained
+from openavs.students.loop import Loop, Trained
 from openavs.students.saving import check_resumable
 from openavs.students.settings import TrainingRecipe
 from openavs.types import InputError

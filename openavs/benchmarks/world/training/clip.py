@@ -8,11 +8,9 @@ the other names of AVSBench and with sentences about nothing, which crops of mer
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.benchmarks.world.training.options import begin
 from openavs.benchmarks.world.training.weights import save_half
 from openavs.students.ov_avss_classifier import TEMPLATES
 from openavs.types import BoolMask, Image
@@ -214,16 +213,7 @@ def evaluate(model: CLIPModel, tokenizer: Any, *, split: str, pictures: int) -> 
 
 def main() -> None:
     """Trains, saves the model and its processor, and logs the figures on the validation split."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--pictures", type=int, default=16, help="per step; about three crops each")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
+    args = begin(__doc__, steps=3000, pictures=16, rate=2e-3, seed=0)  # `pictures` a step; about three crops each
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
     logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
