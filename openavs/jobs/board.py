@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openavs.jobs.claims import FACTS, claimed
 from openavs.jobs.engine import ClipDone
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.marks import committed, read_mark
 from openavs.jobs.plan import Plan
-from openavs.jobs.sidelog import append, now
+from openavs.jobs.sidelog import append, log_path, now
 from openavs.jobs.writing import write_whole
 from openavs.locking import add_to_lock
 from openavs.results import json_bytes
@@ -173,8 +174,22 @@ class Board:
         self._looked = time.monotonic()
 
     def save(self, status: str) -> dict[str, Any]:
-        """Writes `run.json` and returns what it says; `status` is `running`, `stopped` or `finished`."""
-        data = {
+        """Writes `run.json` and returns what it says; `status` is `running`, `stopped` or `finished`.
+
+        Of several jobs that end together the last one to write has seen all marks.
+        """
+        with claimed(self.job.out, FACTS, wait=True):
+            if status != "running":
+                self.look()
+            data = self._facts(status)
+            part = log_path(self.job.out, "run", ".json.part")
+            write_whole(self.job.out / "run.json", json_bytes(data), part=part)
+        self._wrote = time.monotonic()
+        return data
+
+    def _facts(self, status: str) -> dict[str, Any]:
+        """What `run.json` is to say."""
+        return {
             **self._about,
             "status": "finished" if len(self.shards) == self.plan.shards else status,
             "updated": now(),
@@ -187,9 +202,6 @@ class Board:
             "models": self._models,
             "recipe": self.plan.data["recipe"],
         }
-        write_whole(self.job.out / "run.json", json_bytes(data))
-        self._wrote = time.monotonic()
-        return data
 
     def _add(self, shard: int) -> None:
         mark = read_mark(self.job.out, shard, self.plan.key)
@@ -210,9 +222,10 @@ class Board:
 def check_models(out: Path, facts: Mapping[str, Any]) -> None:
     """Refuses to go on with other models than a job began with: branches move, and `OUT/models.json` remembers."""
     path = out / "models.json"
-    if not path.is_file():
-        write_whole(path, json_bytes(facts), durable=True)
-        return
+    with claimed(out, FACTS, wait=True):
+        if not path.is_file():
+            write_whole(path, json_bytes(facts), durable=True, part=log_path(out, "models", ".json.part"))
+            return
     known = json.loads(path.read_bytes())
     moved = sorted(ref for ref in known.keys() | facts.keys() if known.get(ref) != facts.get(ref))
     if moved:

@@ -1,10 +1,10 @@
 """Who works on what, when several processes share a result folder.
 
 Claims are byte-range locks of the operating system on one empty file, `OUT/.lock`: byte 0 is the job as a whole, byte 1
-the index, byte 2 + n shard n. They end with the process that holds them, however it ends, so there is no stale claim,
-no heartbeat and no clock in this. Between machines they need a file system that keeps such locks (NFS 4, Lustre with
-`flock`, GPFS); where none are kept, a warning says so, and parts of a job have to be kept apart by `--shards i/n`. Even
-two processes on one shard would write the same bytes.
+the index, byte 2 what tells of the job (`run.json`, `models.json`), byte 3 + n shard n. They end with the process that
+holds them, however it ends, so there is no stale claim, no heartbeat and no clock in this. Between machines they need a
+file system that keeps such locks (NFS 4, Lustre with `flock`, GPFS); where none are kept, a warning says so, and parts
+of a job have to be kept apart by `--shards i/n`. Even two processes on one shard would write the same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ except ImportError:  # Windows: one job at a time, which the documentation says
 log = logging.getLogger(__name__)
 
 NAME = ".lock"
-JOB, INDEX, FIRST_SHARD = 0, 1, 2
+JOB, INDEX, FACTS, FIRST_SHARD = 0, 1, 2, 3
 _HELD_BY_ANOTHER = {errno.EACCES, errno.EAGAIN}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -61,9 +61,9 @@ def release(out: Path, byte: int) -> None:
 
 
 @contextmanager
-def claimed(out: Path, byte: int) -> Iterator[bool]:
+def claimed(out: Path, byte: int, *, wait: bool = False) -> Iterator[bool]:
     """Holds a lock while inside; says whether it was to be had."""
-    taken = claim(out, byte)
+    taken = claim(out, byte, wait=wait)
     try:
         yield taken
     finally:

@@ -21,6 +21,7 @@ from openavs.jobs.claims import INDEX, claim, release
 from openavs.jobs.items import Row
 from openavs.jobs.marks import committed, read_mark
 from openavs.jobs.seconds import read_seconds
+from openavs.jobs.sidelog import log_path
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ def write_index(out: Path, key: str) -> int:
     Of several jobs that end together the last one to write has seen all marks.
     """
     claim(out, INDEX, wait=True)
-    parts = [out / ".index.jsonl.part", out / ".index.parquet.part"]
+    parts = {out / f"index{kind}": log_path(out, "index", f"{kind}.part") for kind in (".jsonl", ".parquet")}
     try:
         count = 0
-        with parts[0].open("wb") as lines, _parquet(parts[1]) as table:
+        lines_part, table_part = parts.values()
+        with lines_part.open("wb") as lines, _parquet(table_part) as table:
             for rows in _shards(out, key):
                 lines.writelines(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n" for row in rows)
                 if table is not None:
@@ -49,13 +51,13 @@ def write_index(out: Path, key: str) -> int:
                 count += len(rows)
             lines.flush()
             os.fsync(lines.fileno())
-        for part in parts:
+        for path, part in parts.items():
             if part.exists():
-                os.replace(part, out / part.name.removeprefix(".").removesuffix(".part"))
+                os.replace(part, path)
         sync_folder(out)
         return count
     finally:
-        for part in parts:
+        for part in parts.values():
             part.unlink(missing_ok=True)
         release(out, INDEX)
 

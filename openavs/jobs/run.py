@@ -52,7 +52,6 @@ def run_job(job: Job, plan: Plan, engine: Engine, board: Board) -> None:
                 break
             _wait(job, board)
     finally:
-        board.look()
         write_index(job.out, plan.key)
         board.save("stopped")
         if len(board.shards) == plan.shards:

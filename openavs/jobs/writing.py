@@ -3,6 +3,9 @@
 Unlike `files.atomic_write`, a file's temporary name is known (`.<name>.part`): what a killed run left is written over
 by the next one, so that nothing of an interruption remains. And files are flushed to the disk shard by shard, not one
 by one, which costs a file system much less.
+
+The few files that tell of the job as a whole are written by every process that works on it: each makes them under a
+name of its own in `OUT/log`.
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ RACES = 100
 """So often a folder may go between its making and its first file."""
 
 
-def write_whole(path: Path, data: bytes, *, durable: bool = False) -> str:
+def write_whole(path: Path, data: bytes, *, durable: bool = False, part: Path | None = None) -> str:
     """Writes a file under a temporary name and renames it; gives the SHA-256 of its content.
 
-    `durable` flushes it and its name to the disk. Only one process at a time may write the same path.
+    `durable` flushes it and its name to the disk. Only one process at a time may write the same path, unless each
+    gives a temporary name of its own as `part`.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = part or path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
             file.write(data)

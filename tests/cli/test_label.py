@@ -255,7 +255,7 @@ def test_two_jobs_on_one_folder_share_the_work(
     assert refused.code == 2
     assert "another job is at work" in refused.err
     answers = [finished(job) for job in jobs]
-    assert [answer.code for answer in answers] == [0, 0]
+    assert [answer.code for answer in answers] == [0, 0], [answer.err for answer in answers]
     assert sum(answer.json()["worked"] for answer in answers) == 12, "no clip was done twice"
     assert all(answer.json()["ok"] == 12 for answer in answers)
     assert tree(tmp_path / "out") == slow_whole

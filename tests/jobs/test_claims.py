@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -87,7 +88,7 @@ def test_a_folder_that_was_made_anew_has_new_locks(tmp_path: Path) -> None:
 
 def test_a_shard_that_another_process_holds_is_busy(tmp_path: Path) -> None:
     spec = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")[2][0]
-    other = Other(tmp_path / "out", 2)
+    other = Other(tmp_path / "out", FIRST_SHARD)
 
     def never(clip: object) -> None:
         raise AssertionError("it is not ours")
@@ -127,6 +128,49 @@ def test_what_another_job_commits_needs_no_worker_of_ours(tmp_path: Path) -> Non
     engine, board = HeldElsewhere(plan), Board(job, plan, [0], {})
     run_job(job, plan, engine, board)
     assert engine.runs == 1 and board.counts == {"ok": 1}
+
+
+TELLS = """
+import sys
+from pathlib import Path
+from openavs.jobs.board import Board, check_models
+from openavs.jobs.index import write_index
+from openavs.jobs.job import Job
+from openavs.jobs.plan import read_plan
+
+out = Path(sys.argv[1])
+plan = read_plan(out)
+board = Board(Job(out, plan.key, out, plan.data["recipe"]), plan, [0], {})
+for turn in range(100):
+    board.save("running")
+    begun = out / "begun" / str(turn)
+    begun.mkdir(parents=True, exist_ok=True)
+    check_models(begun, {"a/model": {"revision": "1"}})
+    if turn % 10 == 0:
+        write_index(out, plan.key)
+"""
+
+
+@pytest.mark.parametrize("locks", ["kept", "not kept"])
+def test_many_jobs_tell_at_once_and_none_is_in_the_way_of_another(tmp_path: Path, locks: str) -> None:
+    """As the tasks of a job array do, which all write `run.json`; on some file systems without locks."""
+    planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
+    without = "from openavs.jobs import claims; claims.fcntl = None\n" if locks == "not kept" else ""
+    command = [sys.executable, "-c", without + TELLS, str(tmp_path / "out")]
+    jobs = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(job.communicate(timeout=120)[1], job.returncode) for job in jobs] == [("", 0)] * 3
+    assert json.loads((tmp_path / "out/run.json").read_bytes())["status"] == "running"
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_who_ends_last_says_that_all_is_done(tmp_path: Path) -> None:
+    """Its last look comes after the other's last word, so that `run.json` cannot fall back from `finished`."""
+    job, plan, specs = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
+    slow, quick = Board(job, plan, [], {}), Board(job, plan, [0], {})
+    LocalEngine(1).run(job, specs, quick)
+    assert not slow.shards
+    assert quick.save("stopped")["status"] == "finished"
+    assert slow.save("stopped")["status"] == "finished"
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from openavs.jobs import writing
 from openavs.jobs.seconds import read_seconds, save_seconds
 from openavs.jobs.writing import flush, put, remove_empty, remove_file, remove_folder, sha256_of, write_whole
 
@@ -18,25 +19,36 @@ def test_empty_folders_are_removed_although_the_lowest_is_gone_already(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(tmp_path: Path) -> None:
-    shared = tmp_path / "labels" / "test" / "dog"
-    ended = threading.Event()
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    path = tmp_path / "labels" / "test" / "dog" / "0.png"
+    left = [times]
+    really = writing.write_whole
 
-    def clear_up() -> None:
-        while not ended.is_set():
-            remove_empty(shared, tmp_path)
+    def write_late(path: Path, data: bytes) -> str:
+        if left[0]:
+            left[0] -= 1
+            remove_empty(path.parent, tmp_path)
+        return really(path, data)
 
-    other = threading.Thread(target=clear_up)
-    other.start()
-    try:
-        for number in range(500):
-            put(shared / f"{number}.png", b"mask")
-            assert (shared / f"{number}.png").read_bytes() == b"mask"
-            remove_file(shared / f"{number}.png", tmp_path)
-    finally:
-        ended.set()
-        other.join()
-    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.setattr(writing, "write_whole", write_late)
+    assert put(path, b"mask") == sha256_of(path)
+    assert left == [0]
+
+
+def test_a_folder_that_goes_every_time_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "labels" / "0.png"
+    really = Path.mkdir
+
+    def make_and_lose(folder: Path, *args: Any, **options: Any) -> None:
+        really(folder, *args, **options)
+        folder.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    with pytest.raises(FileNotFoundError, match="labels"):
+        put(path, b"mask")
 
 
 def test_a_file_appears_whole_under_its_name_or_not_at_all(tmp_path: Path) -> None:
