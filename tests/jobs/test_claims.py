@@ -173,6 +173,41 @@ def test_who_ends_last_says_that_all_is_done(tmp_path: Path) -> None:
     assert slow.save("stopped")["status"] == "finished"
 
 
+ENDS = """
+import sys
+from pathlib import Path
+from openavs.jobs.claims import JOB, claim
+from openavs.jobs.job import Job
+from openavs.jobs.run import run_job
+from openavs.jobs.board import Board
+from openavs.jobs.plan import read_plan
+
+out = Path(sys.argv[1])
+claim(out, JOB, shared=True)
+plan = read_plan(out)
+job = Job(out, plan.key, out, plan.data["recipe"])
+board = Board(job, plan, [0], {})
+print(board.missing, flush=True)
+sys.stdin.readline()
+run_job(job, plan, None, board)
+"""
+
+
+def test_of_two_jobs_that_end_the_last_one_clears_up(tmp_path: Path) -> None:
+    job, plan, specs = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
+    board = Board(job, plan, [0], {})
+    LocalEngine(1).run(job, specs, board)
+    assert (job.out / "work").is_dir() and not board.missing
+    command = [sys.executable, "-c", ENDS, str(job.out)]
+    other = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "[]\n"
+    run_job(job, plan, LocalEngine(1), board)
+    assert (job.out / "work").is_dir(), "the other is still at it"
+    other.communicate("end\n", timeout=60)
+    assert other.returncode == 0
+    assert not (job.out / "work").exists(), "although this process lives on"
+
+
 def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Every lock is refused with this error, as some file systems do."""
 
