@@ -13,6 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image as Pictures
 
+from openavs.spelling import counted
 from openavs.types import Image
 
 
@@ -51,4 +52,5 @@ def _engine() -> Any:
         lstrip_blocks=True,
     )
     engine.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
+    engine.filters["counted"] = counted
     return engine

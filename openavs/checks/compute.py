@@ -8,6 +8,7 @@ from typing import Any
 
 from openavs.checks.finding import Finding
 from openavs.checks.machine import cores
+from openavs.spelling import counted
 
 _NVIDIA = Path("/dev/nvidiactl")
 
@@ -84,16 +85,12 @@ def _unseen(seen: bool, built_for: str | None) -> list[Finding]:
 def threads(used: int, allowed: float) -> Finding:
     """More threads than processors wait for each other."""
     facts = {"threads": used, "cores": round(allowed, 2)}
-    says = f"torch uses {_count(used, 'thread')} on {_count(allowed, 'processor')}"
+    says = f"torch uses {counted(used, 'thread')} on {counted(allowed, 'processor')}"
     if used <= allowed + 0.5:
         return Finding("threads", "ok", f"{says}.", facts=facts)
     return Finding(
         "threads", "warning", f"{says}, which is slower.", f"export OMP_NUM_THREADS={max(1, int(allowed))}", facts
     )
-
-
-def _count(number: float, thing: str) -> str:
-    return f"{number:g} {thing}" + ("" if number == 1 else "s")
 
 
 def _name(dtype: Any) -> str:

@@ -139,12 +139,14 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
     from openavs.benchmarks.ablations import main_figures
     from openavs.benchmarks.wording import figure_name, protocol_words, title_of
     from openavs.cli.tables import columns
+    from openavs.spelling import counted
 
     figures = main_figures(answer["task"])
     rows = [_row(row, figures, answer["baseline"]) for row in answer["variants"]]
     names = [figure_name(name, answer["task"]) for name in figures]
     with_published = any(row["published"] for row in answer["variants"])
-    print(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {answer['clips'] or 0:,} clips")
+    clips = counted(answer["clips"] or 0, "clip")
+    print(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
     print(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
     head = ["variant", *names, f"per clip, against {answer['baseline']}", "published J, F"]
     print(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
@@ -155,9 +157,10 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
 
 def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:
     from openavs.benchmarks.wording import percent
+    from openavs.spelling import counted
 
     if row["metrics"] is None:
-        shown, change = ["–"] * len(figures), f"{len(row['failed'])} clips failed"
+        shown, change = ["–"] * len(figures), f"{counted(len(row['failed']), 'clip')} failed"
     else:
         shown = [percent(row["metrics"].get(name)) for name in figures]
         change = "" if row["name"] == baseline else _change(row["difference"])

@@ -10,10 +10,23 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import typer
 
 from openavs import __version__
+
+
+class _Commands(typer.core.TyperGroup):
+    """Says what is wrong with an option as a sentence of its own, without the name of the error it was found by."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as problem:
+            problem.message = problem.message.removeprefix("Value error, ")
+            raise
+
 
 # openavs/cli/<name>.py exposes `<name>`; heavy imports stay inside the function's body.
 COMMANDS = (
@@ -39,6 +52,7 @@ REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 app = typer.Typer(
     name="openavs",
+    cls=_Commands,
     help="Finds, names and segments whatever makes the sound in a video: open vocabulary, no training.",
     no_args_is_help=True,
     add_completion=False,

@@ -65,9 +65,10 @@ def _facts(store: Cache) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     from openavs.cache import size_to_text
+    from openavs.spelling import counted
 
     def line(entries: int, size: int) -> str:
-        return f"{entries:,} {'answer' if entries == 1 else 'answers'}, {size_to_text(size)}"
+        return f"{counted(entries, 'answer')}, {size_to_text(size)}"
 
     if "removed" in facts:
         print(f"removed {line(facts['removed']['entries'], facts['removed']['bytes'])}")

@@ -156,13 +156,16 @@ class Builder:
 
 def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> None:
     """Names the clips that failed and what follows from it, on stderr."""
+    from openavs.spelling import counted
+
     for clip, reason in failed.items():
         say(f"openavs: clip {clip}: {reason}")
+    share = f"{len(failed)} of {counted(clips, 'clip')}"
     if failed and scored:
-        say(f"openavs: {len(failed)} of {clips} clips failed and count as empty in the figures")
+        say(f"openavs: {share} failed and count as empty in the figures")
     elif failed:
         say(
-            f"openavs: {len(failed)} of {clips} clips failed, so nothing was scored; mend them and run the same again "
+            f"openavs: {share} failed, so nothing was scored; mend them and run the same again "
             f"(what is done in {out} stays), or count them as empty with --allow-missing"
         )
 

@@ -44,6 +44,7 @@ def export(
     from openavs.exports.formats import Options
     from openavs.exports.formats import export as write
     from openavs.exports.items import filtered_by_recipe, run_items
+    from openavs.spelling import counted
 
     set_up_logging(quiet=quiet, verbose=verbose)
     if not split.isidentifier():
@@ -61,7 +62,8 @@ def export(
     for note in told.notes:
         say(f"openavs: {note}", quiet=quiet)
     if not quiet:
-        print(f"{form}: {told.segments} segments in {told.frames} frames of {told.clips} clips -> {out}")
+        inside = f"{counted(told.frames, 'frame')} of {counted(told.clips, 'clip')}"
+        print(f"{form}: {counted(told.segments, 'segment')} in {inside} -> {out}")
 
 
 def _categories(classes: str | None, run: Path) -> Categories:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from openavs.cli.common import say
+from openavs.spelling import counted
 
 if TYPE_CHECKING:
     from openavs.jobs.board import Board
@@ -60,7 +61,7 @@ class _Lines:
     def __call__(self, board: Board) -> None:
         if time.monotonic() - self._last > EVERY:
             self._last = time.monotonic()
-            say(f"openavs: {board.total - board.left} of {board.total} clips, {state(board)}")
+            say(f"openavs: {board.total - board.left} of {counted(board.total, 'clip')}, {state(board)}")
 
 
 def state(board: Board) -> str:
@@ -82,7 +83,7 @@ def result_line(board: Board) -> str:
     """What became of the job in a line or two."""
     counts = board.status
     segments, clips = _dropped(board)
-    line = f"{counts['ok']} of {board.plan.clips} clips labelled"
+    line = f"{counts['ok']} of {counted(board.plan.clips, 'clip')} labelled"
     line += f", {counts['filtered']} filtered ({clips})" if counts["filtered"] else ""
     line += f", {counts['failed']} failed" if counts["failed"] else ""
     left = board.plan.clips - counts.total()

@@ -257,13 +257,15 @@ def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool,
     """Says what became of the job and ends with its exit code."""
     from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line
     from openavs.jobs.stages import stage_times
+    from openavs.spelling import counted
 
     failed = failed_clips(board, NAMED)
     for clip, reason, detail in failed:
         say(f"openavs: clip {clip}: {detail} ({reason})")
     count = board.status["failed"]
     if count > len(failed):
-        say(f"openavs: and {count - len(failed)} more clips failed ({reasons(board)}); see {board.job.out}/index.jsonl")
+        more = counted(count - len(failed), "more clip")
+        say(f"openavs: and {more} failed ({reasons(board)}); see {board.job.out}/index.jsonl")
     if problem:
         say(f"openavs: {problem}")
     times = stage_times(board.job.out) if stats else None

@@ -177,7 +177,9 @@ def _print_benchmarks(benchmarks: Any) -> None:
 
 def _counted(split: Any) -> str:
     """`740 clips, 3,700 frames`, as far as it is known."""
-    known = [f"{split[key]:,} {key}" for key in ("clips", "frames") if split[key] is not None]
+    from openavs.spelling import counted
+
+    known = [counted(split[key], key.removesuffix("s")) for key in ("clips", "frames") if split[key] is not None]
     return ", ".join(known) or "size not published"
 
 

@@ -152,12 +152,14 @@ def _naming(reason: str, *paths: Path | None) -> str:
 def _line(answer: dict[str, Any], in_words: bool) -> str:
     """What became of one video; students hear without words."""
     from openavs.cli.work import sentence
+    from openavs.spelling import counted
 
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
     heard = f"heard {sentence(answer['heard'])}; " if in_words else ""
-    where = f"{answer['found_frames']} of {answer['frames']}" if answer["found"] else str(answer["frames"])
+    frames = counted(answer["frames"], "frame")
+    where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
     return (
         f"{answer['id']}: {heard}found {sentence(answer['found'])} "
-        f"in {where} frames, {answer['seconds']:.1f} s -> {answer['folder']}"
+        f"in {where}, {answer['seconds']:.1f} s -> {answer['folder']}"
     )

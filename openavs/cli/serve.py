@@ -33,6 +33,7 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve a web page: upload or record a clip, see what sounds in it and why."""
+    from openavs.spelling import counted
     from openavs.web.server import serve as run
     from openavs.web.settings import Settings
 
@@ -62,7 +63,7 @@ def serve(
 
     def ended(waiting: int) -> None:
         if not quiet or waiting:
-            told = f", and the {waiting} visitors that waited were told" if waiting else ""
+            told = f"; {counted(waiting, 'waiting visitor')} told so" if waiting else ""
             print(f"openavs: the page is closed{told}", file=sys.stderr)
 
     run(settings, ready, ended)

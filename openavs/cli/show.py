@@ -92,6 +92,8 @@ def _unknown(name: str) -> Exception:
     from openavs.spelling import nearest
     from openavs.types import InputError
 
-    known = {*resources.names("pipelines"), *resources.names("prompts")}
+    prompts = resources.names("prompts")
+    known = {*resources.names("pipelines"), *prompts}
     known.update(backend for stage in STAGES for backend in Registry(stage).names())
-    return InputError(f"there is no recipe, prompt or backend {name!r}; {nearest(name, known)}")
+    otherwise = f"'openavs list' names recipes and backends, and the prompts are {', '.join(sorted(prompts))}"
+    return InputError(f"there is no recipe, prompt or backend {name!r}; {nearest(name, known, otherwise)}")

@@ -32,6 +32,7 @@ def synth(
     seconds: Annotated[int, typer.Option(min=2, help="clip: its length.")] = 5,
     size: Annotated[str, typer.Option(help="clip: WIDTHxHEIGHT.")] = "384x288",
     fps: Annotated[float, typer.Option(min=1, max=120, help="clip: frames a second.")] = 25.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="clip: replace an earlier file.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -40,6 +41,7 @@ def synth(
     from openavs.benchmarks.world.layouts import write_clip, write_layout
 
     if layout is Layout.clip:
+        _refuse(out, overwrite)
         scene = scene_of("clip", "test", seed, 0, size=_size(size), seconds=seconds).scene
         _make(out.parent)
         write_clip(out, scene, fps)
@@ -54,6 +56,15 @@ def synth(
         print_json(answer)
     elif not quiet:
         print(told)
+
+
+def _refuse(video: Path, overwrite: bool) -> None:
+    from openavs.types import InputError
+
+    if video.is_dir():
+        raise InputError(f"{video} is a folder; give --out the name of a video, such as {video / 'clip.mp4'}")
+    if video.exists() and not overwrite:
+        raise InputError(f"{video} is there already; give another --out, or --overwrite to replace it")
 
 
 def _make(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, Published, as_published, by_kind
 from openavs.benchmarks.wording import figure_name, figure_value, in_order, percent, protocol_words, title_of
+from openavs.spelling import counted
 
 LONGEST_CELL = 90
 _PAIRED = (("score", "score"), ("f", "F"))
@@ -28,7 +29,8 @@ def scores_text(report: Mapping[str, Any]) -> str:
     parts = [title, columns(["percent [95 %]", *(protocol_words(report, p) for p in protocols)], rows)]
     parts += [*_silence_text(report.get("silence") or {}), *_worst_text(report["per_class"])]
     if report.get("missing"):
-        parts.append(f"{report['missing']:,} clips lack predictions: {report['missing_masks']:,} masks count as empty.")
+        masks = counted(report["missing_masks"], "mask")
+        parts.append(f"{counted(report['missing'], 'clip')} without predictions: {masks} taken as empty.")
     return "\n\n".join(parts)
 
 
@@ -85,7 +87,7 @@ def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A"
     """What `print_comparison` prints; differences are the second run minus the first, in points of percent."""
     head = (
         f"{title_of(comparison['benchmark'])}, {comparison['split']}, "
-        f"{protocol_words(comparison, comparison['protocol'])}: {comparison['clips']:,} clips in both runs"
+        f"{protocol_words(comparison, comparison['protocol'])}: {counted(comparison['clips'], 'clip')} in both runs"
     )
     left = [f"{comparison[key]:,} only in {name}" for key, name in zip(("only_a", "only_b"), names, strict=True)]
     if comparison["only_a"] or comparison["only_b"]:
@@ -138,7 +140,7 @@ def _probability(p: float) -> str:
 
 
 def _counts(report: Mapping[str, Any]) -> str:
-    return f"{report['clips']:,} clips, {report['frames']:,} frames"
+    return f"{counted(report['clips'], 'clip')}, {counted(report['frames'], 'frame')}"
 
 
 def _cell(text: str) -> str:

@@ -153,5 +153,7 @@ def answer(done: Trained) -> dict[str, Any]:
 
 def sentence(done: Trained) -> str:
     """What is printed."""
+    from openavs.spelling import counted
+
     best = f", best {done.figure} {100 * done.best:.2f} at step {done.best_step}" if done.best is not None else ""
-    return f"{done.steps} steps{best}; evaluate it with --pipeline student:{done.out}"
+    return f"{counted(done.steps, 'step')}{best}; evaluate it with --pipeline student:{done.out}"

@@ -28,6 +28,7 @@ from openavs.exports.items import Item, sampled_fps
 from openavs.exports.pictures import result_frames
 from openavs.media import resample, write_wav
 from openavs.palettes import voc_palette
+from openavs.spelling import counted
 from openavs.types import (
     FrameResult,
     Image,
@@ -207,7 +208,7 @@ def _write_pieces(items: Iterable[Item], layout: Layout, told: Told) -> Iterator
         lengths = " or ".join(map(str, sorted(layout.lengths)))
         told.notes.append(f"{seconds} s at the ends of clips are left out: the layout's clips last {lengths} s")
     if mute:
-        told.notes.append(f"{mute} clips have no sound beside their pictures any more; it is written as silence")
+        told.notes.append(f"{counted(mute, 'clip')} without sound beside the pictures: it is written as silence")
 
 
 def _write_sound(path: Path, audio: Waveform | None, piece: Piece) -> None:

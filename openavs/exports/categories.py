@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from openavs.labels import Labeller
+from openavs.spelling import counted
 from openavs.types import Segment
 
 
@@ -48,4 +49,4 @@ class Categories:
         if not self._left_out:
             return []
         named = ", ".join(f"{name} ({count})" for name, count in self._left_out.most_common(5))
-        return [f"{self._left_out.total()} segments of other categories are left out: {named}"]
+        return [f"{counted(self._left_out.total(), 'segment')} of other categories left out: {named}"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image as Pictures
 
 from openavs.exports.items import Item
+from openavs.spelling import counted
 from openavs.types import Clip, Frame, InputError, Segmentation
 
 QUALITY = 95  # of the JPEG files
@@ -34,7 +35,9 @@ def result_frames(result: Segmentation, clip: Clip) -> Iterator[Frame]:
         missing.discard(frame.index)
         yield frame
     if missing:
-        raise InputError(f"{len(missing)} frames of {clip.source} cannot be read any more, such as {min(missing)}")
+        raise InputError(
+            f"{counted(len(missing), 'frame')} of {clip.source} cannot be read any more, such as {min(missing)}"
+        )
 
 
 def write_pictures(folder: Path, item: Item, rename: Callable[[str], str] = str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from openavs.spelling import counted
 from openavs.types import InputError, OpenAVSError
 from openavs.web import fragments
 from openavs.web.products import Thing
@@ -274,5 +275,4 @@ class _Page:
 
 
 def _says(thing: Thing) -> str:
-    frames = "1 frame" if thing.frames == 1 else f"{thing.frames} frames"
-    return f"{thing.name} ({frames}, best {thing.best:.2f})"
+    return f"{thing.name} ({counted(thing.frames, 'frame')}, best {thing.best:.2f})"

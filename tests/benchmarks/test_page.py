@@ -130,14 +130,16 @@ def test_how_it_was_made(tmp_path: Path) -> None:
     text = page_of(tmp_path, **MADE).text
     for said in ("hf:org/clap", "abc123", "apache-2.0", "torch", "2.13.0", "detector", "6.00", '"box_threshold": 0.25'):
         assert said in text
+    made = MADE | {"versions": {"openavs": "0.3", "commit": None, "packages": {"torch": "2.13.0", "ray": None}}}
+    assert page_of(tmp_path / "unknown", **made).text == text, "what is not known is left out"
     assert "How it was made" not in page_of(tmp_path / "scored").text  # `score` knows nothing of it
 
 
 def test_what_is_not_the_whole_benchmark_says_so(tmp_path: Path) -> None:
     failed = [{"id": "clip001", "reason": "the sound is damaged"}]
     text = page_of(tmp_path, limit=20, failed=failed, missing=1, missing_masks=2).text
-    assert "Only the first 20 clips" in text
-    assert "1 clips lack predictions: 2 masks count as empty" in text
+    assert "Limited to the first 20 clips of the split" in text
+    assert "1 clip without predictions: 2 masks taken as empty" in text
     assert "clip001 (the sound is damaged)" in text
 
 

@@ -59,6 +59,21 @@ def test_synth_clip_is_a_video(openavs: Run, tmp_path: Path) -> None:
     assert read_audio(path) is not None
 
 
+def test_synth_clip_replaces_a_file_only_when_told_to(openavs: Run, tmp_path: Path) -> None:
+    path = tmp_path / "holiday.mp4"
+    path.write_bytes(b"not to be lost")
+    words = ("synth", "clip", "--out", path, "--seconds", "2", "--size", "32x32", "--fps", "2", "--quiet")
+    refused = openavs(*words)
+    assert refused.code == 2
+    assert refused.err == f"openavs: {path} is there already; give another --out, or --overwrite to replace it\n"
+    assert path.read_bytes() == b"not to be lost"
+    done = openavs(*words, "--overwrite")
+    assert (done.code, done.out) == (0, "")
+    assert probe(path).size == (32, 32)
+    folder = openavs("synth", "clip", "--out", tmp_path, "--overwrite")
+    assert (folder.code, "is a folder; give --out the name of a video" in folder.err) == (2, True)
+
+
 def test_synth_refuses_what_it_cannot_do(openavs: Run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")

@@ -61,7 +61,7 @@ def test_a_broken_clip_is_exit_code_1(openavs: Run, tmp_path: Path) -> None:
     answer = done.json()
     assert answer["metrics"] is None
     assert [clip["id"] for clip in answer["failed"]] == [sound.stem]
-    assert "1 of 1 clips failed, so nothing was scored" in done.err
+    assert "1 of 1 clip failed, so nothing was scored" in done.err
     assert "Traceback" not in done.err
     counted = openavs(*command, "--json", "--allow-missing")
     assert counted.code == 1

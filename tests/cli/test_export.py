@@ -33,7 +33,7 @@ def test_json_says_counts_and_notes(openavs: Run, run: Path, tmp_path: Path) -> 
     assert (told["clips"], told["frames"], told["segments"]) == (1, 5, 4)
     assert [note.split(":")[0] for note in told["notes"]] == [
         "YOLO-seg is lossy",
-        "2 segments of other categories are left out",
+        "2 segments of other categories left out",
     ]
 
 

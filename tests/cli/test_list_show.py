@@ -38,7 +38,9 @@ def test_list_in_words(openavs: Run) -> None:
 
 
 def test_list_of_something_else_is_wrong_usage(openavs: Run) -> None:
-    assert openavs("list", "birds").code == 2
+    wrong = openavs("list", "birds")
+    assert wrong.code == 2
+    assert "Invalid value for 'what': 'birds' is not one of 'recipes'" in wrong.err
 
 
 def test_show_prints_the_recipe_as_it_was_written(openavs: Run) -> None:
@@ -68,6 +70,7 @@ def test_show_a_prompt_and_a_backend(openavs: Run) -> None:
     ("arguments", "sentence"),
     [
         (["tinny"], "there is no recipe, prompt or backend 'tinny'; did you mean 'tiny'?"),
+        (["zebra"], "there is no recipe, prompt or backend 'zebra'; 'openavs list' names recipes and backends"),
         (["./absent.yaml"], "the recipe file './absent.yaml' does not exist"),
         (["tiny", "keep.box_treshold=1"], "did you mean 'box_threshold'?"),
         (["tinny", "offline=true"], "there is no recipe 'tinny'; did you mean 'tiny'?"),

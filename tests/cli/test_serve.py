@@ -90,7 +90,7 @@ def test_visitors_that_wait_are_told_when_it_ends(tmp_path: Path, end: int, monk
             _, said = running.communicate(timeout=60)
         finally:
             running.kill()
-    assert (running.returncode, said) == (0, "openavs: the page is closed, and the 3 visitors that waited were told\n")
+    assert (running.returncode, said) == (0, "openavs: the page is closed; 3 waiting visitors told so\n")
     for job in asked:
         with pytest.raises(Exception, match="the server was told to end before this was answered"):
             job.result(timeout=10)

@@ -39,10 +39,10 @@ def test_the_batch_is_named(report: dict[str, Any]) -> None:
 
 
 def test_what_is_missing_is_said(report: dict[str, Any]) -> None:
-    assert "3 clips lack predictions: 6 masks count as empty" in scores_text(
+    assert "3 clips without predictions: 6 masks taken as empty" in scores_text(
         {**report, "missing": 3, "missing_masks": 6}
     )
-    assert "lack predictions" not in scores_text(report)
+    assert "without predictions" not in scores_text(report)
 
 
 def test_label_maps(tmp_path: Path) -> None:
