@@ -48,12 +48,13 @@ def multiply(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 
 def _through_onednn(inputs: torch.Tensor, weight: torch.Tensor) -> bool:
-    if torch.compiler.is_compiling():  # the compiler chooses kernels itself
+    if (
+        torch.compiler.is_compiling()  # it chooses kernels itself, and takes this one only with weights of its layout
+        or weight.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or inputs.numel() < _ROWS * weight.shape[1]
+    ):
         return False
-    if weight.device.type != "cpu" or torch.is_grad_enabled() or inputs.numel() < _ROWS * weight.shape[1]:
-        return False
-    if torch.compiler.is_compiling():
-        return False  # the compiler takes this operation only with weights of its own layout
     return _ONEDNN.get(weight.dtype, False)
 
 

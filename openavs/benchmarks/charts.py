@@ -120,20 +120,12 @@ def histogram(name: str, title: str, description: str, x: Axis, counts: Sequence
     return _svg(name, title, description, _axes(x, y) + Markup("").join(columns))
 
 
-def bar(value: float | None, interval: Sequence[float] | None = None, kind: int = 0) -> Markup:
-    """A share as a bar for a line of text, with its interval as a thin one; the text beside it says the numbers."""
-    parts = [Markup('<rect class="rail" x="0" y="0" width="100" height="6"/>')]
-    if value is not None:
-        parts.append(Markup('<rect class="column" x="0" y="0" width="{}" height="6"/>').format(_n(100 * value)))
-    if interval is not None:
-        low, high = interval
-        parts.append(
-            Markup('<rect class="range" x="{}" y="2" width="{}" height="2"/>').format(
-                _n(100 * low), _n(max(100 * (high - low), 0.5))
-            )
-        )
+def bar(value: float, kind: int = 0) -> Markup:
+    """A share as a bar for a line of text; the text beside it says the number."""
+    rail = Markup('<rect class="rail" x="0" y="0" width="100" height="6"/>')
+    column = Markup('<rect class="column" x="0" y="0" width="{}" height="6"/>').format(_n(100 * value))
     frame = Markup('<svg class="bar k{}" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">{}</svg>')
-    return frame.format(kind, Markup("").join(parts))
+    return frame.format(kind, rail + column)
 
 
 def mark_key(kind: int) -> Markup:

@@ -156,7 +156,7 @@ def _classes(report: Report) -> Row:
     """The classes that the truth holds as bars, best first, and the names of those that it does not."""
     rows = [{"part": None, **row, "score": class_score(row)} for row in report["per_class"]]
     held = sorted((row for row in rows if row["frames"]), key=lambda row: (-(row["score"] or 0.0), row["name"]))
-    shown = [{**row, "bar": bar(row["score"], kind=_PARTS.get(row["part"], 0))} for row in held]
+    shown = [{**row, "bar": bar(row["score"] or 0.0, kind=_PARTS.get(row["part"], 0))} for row in held]
     absent = [row["name"] for row in rows if not row["frames"]]
     return {
         "rows": shown[:CLASSES],

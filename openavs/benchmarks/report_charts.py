@@ -21,12 +21,9 @@ def report_charts(report: Report) -> list[tuple[str, Markup]]:
     curve = report.get("curve")
     if curve:
         charts.append(("Precision and recall over all thresholds", _precision_recall(curve)))
-        if "f" in curve:
-            charts.append(("Mean F at each threshold", _f_curve(curve)))
-    scores = [row["score"] for row in report["per_clip"]]
-    if scores:
-        name = "mean J" if report["task"] == "binary" else "mean IoU of the classes that it holds"
-        charts.append((f"Clips by their {name}", _score_histogram(scores)))
+        charts.append(("Mean F at each threshold", _f_curve(curve)))
+    name = "mean J" if report["task"] == "binary" else "mean IoU of the classes that it holds"
+    charts.append((f"Clips by their {name}", _score_histogram([row["score"] for row in report["per_clip"]])))
     return charts
 
 

@@ -146,3 +146,16 @@ def test_the_box_and_the_oracle_beside_published_figures(dataset: Dataset, tmp_p
     assert labels["metrics"]["miou"] >= box["metrics"]["miou"] > 0.1
     assert (answer["clips"], answer["limit"], answer["baseline"]) == (1, 1, "box")
     assert not (tmp_path / "out" / "curve.svg").exists()
+
+
+def test_a_study_that_failed_throughout_has_a_table_of_reasons_and_no_curve(tmp_path: Path) -> None:
+    """The oracle has nothing to say of MS3, whose clips have no labels."""
+    write_layout("ms3", tmp_path / "data", {"test": 1})
+    path = tmp_path / "mine.yaml"
+    oracle = "overrides: ['captioner={use: oracle}', 'translator={use: none}']"
+    path.write_text(f"title: In vain\naxis: share\nvariants: [{{name: half, at: 0.5, {oracle}}}]\n")
+    study, data = load_study(path), open_dataset("ms3", tmp_path / "data")
+    answer = run_study(study, study_recipes(study, "tiny"), data, load_card("ms3"), tmp_path / "out")
+    assert [len(row["failed"]) for row in answer["variants"]] == [1]
+    assert (tmp_path / "out" / "ablation.csv").is_file()
+    assert not (tmp_path / "out" / "curve.svg").exists()

@@ -144,6 +144,17 @@ def test_ms3_frames_without_mp4_in_their_names(ms3: Path) -> None:
     assert all(path.is_file() for clip in read_ms3(ms3).clips for path in clip.frames)
 
 
+def test_ms3_frames_may_lie_by_split_or_not_at_all(ms3: Path) -> None:
+    frames = ms3 / "ms3_data" / "visual_frames"
+    for clip in read_ms3(ms3).clips:
+        (frames / "test").mkdir()
+        (frames / clip.id).rename(frames / "test" / clip.id)
+    assert all(path.is_file() for clip in read_ms3(ms3).clips for path in clip.frames)
+    shutil.rmtree(frames)
+    dataset = read_ms3(ms3)
+    assert dataset.read_truth(dataset.clips[0]).any(), "scoring needs masks alone"
+
+
 # --------------------------------------------------------------------------------------------------- predictions
 
 

@@ -114,6 +114,16 @@ def test_predictions_in_the_frame_size_or_small(data: Path, tmp_path: Path, spli
             dataset.read_prediction(clip, tmp_path)
 
 
+def test_a_clip_without_predictions_and_truth_of_its_own_size(data: Path, tmp_path: Path) -> None:
+    dataset = read_ov(data, "train")
+    clip = dataset.clips[0]
+    assert dataset.read_prediction(clip, tmp_path) is None
+    assert dataset.read_native is not None
+    native, truth = dataset.read_native(clip), dataset.read_truth(clip)
+    assert (native.shape[1:], truth.shape[1:]) == (SEMANTIC_SIZE, (224, 224))
+    assert set(np.unique(native)) >= set(np.unique(truth)) > {0}
+
+
 def test_predictions_are_written_where_the_truth_is_an_annotation_file(data: Path, tmp_path: Path) -> None:
     """Pseudo-labels of the training split: no PNG says their size, so it is the frames'."""
     dataset = read_ov(data, "train")

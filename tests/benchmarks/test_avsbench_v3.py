@@ -68,3 +68,6 @@ def test_what_is_missing_is_named(data: Path) -> None:
         read_v3(data, "3-shot-train")
     with pytest.raises(InputError, match="V3 has no split 'unseen'; there are 1-shot-test"):
         read_v3(data, "unseen")
+    (data / "v3" / "v3_1_shot" / "train.csv").write_text(HEADER + "\n")
+    with pytest.raises(InputError, match=r"v3_1_shot/train\.csv lists no clip"):
+        read_v3(data, "1-shot-train")

@@ -166,6 +166,7 @@ def test_a_reader_that_is_none(own: Path, tmp_path: Path, reader: str, says: str
             "classes: [none, a, b]\nvocabulary: [a, b]\naliases: {a: [c], b: [c]}\nobtain:",
             "the alias 'c' means both 'a' and 'b'",
         ),
+        ("obtain:", "aliases: [a, b]\nobtain:", "'aliases' must be a section of keys and values"),
     ],
 )
 def test_a_wrong_card_is_refused(own: Path, old: str, new: str, says: str) -> None:

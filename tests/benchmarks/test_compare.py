@@ -101,6 +101,9 @@ def test_classes_by_the_size_of_their_difference() -> None:
     found = compare(with_ious(0.5, 0.5), with_ious(0.4, 0.8))["per_class"]
     assert [(row["name"], round(row["difference"], 6)) for row in found] == [("dog", 0.3), ("cat", -0.1)]
     assert compare(with_ious(None, 0.5), with_ious(0.4, 0.8))["per_class"][1]["difference"] is None
+    few = with_ious(0.4, 0.8)
+    del few["per_class"][0]
+    assert [row["name"] for row in compare(with_ious(0.5, 0.5), few)["per_class"]] == ["dog"], "the one of both runs"
 
 
 @pytest.mark.parametrize(

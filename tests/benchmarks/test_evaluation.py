@@ -218,6 +218,18 @@ def test_another_recipe_or_another_split_is_refused(
     assert done.report["metrics"]["miou"] == 0.0  # nothing scores 0.9
 
 
+def test_a_link_among_the_outputs_is_not_followed_when_they_are_made_anew(
+    roots: Roots, system: Callable[..., System], tmp_path: Path
+) -> None:
+    dataset = open_dataset("s4", roots("s4"))
+    evaluate(system(dataset), dataset, tmp_path / "out", limit=1)
+    (tmp_path / "out" / "predictions").rename(tmp_path / "elsewhere")
+    (tmp_path / "out" / "predictions").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="predictions is a link; give an output folder of its own"):
+        evaluate(system(dataset), dataset, tmp_path / "out", limit=1, overwrite=True)
+    assert any((tmp_path / "elsewhere").rglob("*.png"))
+
+
 def test_a_clip_that_fails_is_named_and_no_figure_hides_it(system: Callable[..., System], tmp_path: Path) -> None:
     write_layout("s4", tmp_path / "data", {"test": 2}, seed=3)
     dataset = open_dataset("s4", tmp_path / "data")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from openavs.benchmarks.metadata import (
+    MAX_BYTES,
     MissingDataError,
     Row,
     check_names,
@@ -57,6 +59,13 @@ def test_rows_are_read_by_position_or_by_name(tmp_path: Path, text: str) -> None
 def test_what_is_no_table_is_refused(tmp_path: Path, text: str | bytes, says: str) -> None:
     with pytest.raises(InputError, match=says):
         read_table(table(tmp_path, text), S4)
+
+
+def test_a_file_too_large_to_be_a_table_is_not_read(tmp_path: Path) -> None:
+    path = table(tmp_path, "name,start,category,split\n")
+    os.truncate(path, MAX_BYTES + 1)
+    with pytest.raises(InputError, match=r"table\.csv is larger than \d+ MiB, which no table of clips is"):
+        read_table(path, S4)
 
 
 @pytest.mark.parametrize("name", ["../x", "..", "/etc/passwd", "a/b", "a\\b", "a\0b", "", "C:x", "a\nb", "x" * 256])

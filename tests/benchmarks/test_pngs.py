@@ -176,6 +176,12 @@ def test_colours_and_indices_agree_and_shrink_alike(tmp_path: Path) -> None:
     assert np.array_equal(rgb, np.asarray(pillow))
 
 
+def test_colours_may_be_saved_with_a_palette(tmp_path: Path) -> None:
+    """Image editors do so; it is the colours that count, and not their order in the palette."""
+    drawn = with_palette(np.where(LABELS == 70, 2, (LABELS == 22) * 1), voc_palette()[[0, 22, 70]])
+    assert np.array_equal(read_palette(saved(tmp_path, drawn)), LABELS)
+
+
 def test_a_few_stray_colours_are_background_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     colours = voc_palette()[LABELS].copy()
     colours[2, 3] = (9, 9, 9)

@@ -106,6 +106,24 @@ def test_a_wrong_cell_is_named(
         published("s4")
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["benchmark,method", "s4,mine"], "published.csv should have the columns method, variant"),
+        ([",".join(Published.__dataclass_fields__), "s4,mine"], "line 2: the row does not have as many cells"),
+        ([",".join(Published.__dataclass_fields__), "," * 99], "line 2: the row does not have as many cells"),
+    ],
+)
+def test_a_table_of_another_form_is_refused(
+    lines: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "published.csv").write_text("\n".join(lines))
+    monkeypatch.setattr(resources, "folders", lambda kind: [tmp_path])
+    monkeypatch.setattr(module, "_rows", module._rows.__wrapped__)
+    with pytest.raises(InputError, match=said):
+        published("s4")
+
+
 def test_the_page_in_docs_is_the_one_that_the_file_makes(tmp_path: Path) -> None:
     """After a change of eval/published.csv or of the charts: `python eval/published.py`, and commit docs/."""
     made = runpy.run_path(str(ROOT / "eval" / "published.py"))["write"](tmp_path)

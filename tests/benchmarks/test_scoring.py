@@ -234,6 +234,13 @@ def test_missing_predictions_are_refused_or_count_as_empty(tmp_path: Path) -> No
     assert score(dataset, out).figures == scores.figures
 
 
+def test_a_reader_that_finds_nothing_where_masks_lie_is_told(tmp_path: Path) -> None:
+    dataset = by_hand(tmp_path, [np.ones((2, 4, 4), bool)])
+    save_all(tmp_path / "out", dataset, 255)
+    with pytest.raises(InputError, match=r"the reader of hand finds no prediction of clip clip0 below .*out"):
+        score(replace(dataset, read_prediction=lambda clip, folder: None), tmp_path / "out")
+
+
 def test_missing_label_maps_are_found_in_either_folder(world: Path, tmp_path: Path) -> None:
     dataset = open_dataset("avss", world / "avss")
     predict(dataset, tmp_path)

@@ -106,10 +106,23 @@ def test_ov(tmp_path: Path) -> None:
                     assert np.array_equal(mask, pixels(labels) == entry["category_id"])
 
 
-def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(InputError, match="not empty"):
         write_layout("s4", tmp_path, {"test": 1})
+    with pytest.raises(InputError, match="there is no layout 's5'; there are s4, ms3, avss, ov"):
+        write_layout("s5", tmp_path / "new", {"test": 1})
+    with pytest.raises(InputError, match="there is no split 'tset'; there are train, val, test"):
+        write_layout("s4", tmp_path / "new", {"tset": 1})
+
+
+@pytest.mark.parametrize(("layout", "place"), [("s4", "test/*/*.mp4"), ("ms3", "*.mp4")])
+def test_videos_are_written_where_the_releases_have_them(layout: str, place: str, tmp_path: Path) -> None:
+    write_layout(layout, tmp_path, {"test": 1}, videos=True)
+    [video] = (tmp_path / f"{layout}_data" / "raw_videos").glob(place)
+    assert round(probe(video).duration) == 5
+    [sound] = (tmp_path / f"{layout}_data" / "audio_wav").rglob("*.wav")
+    assert sound.stem == video.stem
 
 
 def test_a_clip_is_a_video_with_sound(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from openavs.benchmarks.world.casting import LAYOUTS, scene_of
 from openavs.benchmarks.world.kinds import BY_NAME, KINDS
 from openavs.benchmarks.world.looks import LOOKS, look_of
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.types import InputError
 
 
 def test_every_kind_has_a_look_inside_its_square() -> None:
@@ -26,6 +27,11 @@ def test_a_scene_follows_from_its_seed_alone(layout: str) -> None:
     assert np.array_equal(one.soundtrack().samples, two.soundtrack().samples)
 
 
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(InputError, match="there is no layout 'v3'; there are clip, s4, "):
+        scene_of("v3", "test", 0, 0)
+
+
 @pytest.mark.parametrize("other", [("train", 3, 8), ("test", 4, 8), ("test", 3, 9)])
 def test_another_split_seed_or_index_is_another_scene(other: tuple[str, int, int]) -> None:
     one, two = scene_of("ms3", "test", 3, 8).scene, scene_of("ms3", *other).scene
@@ -40,6 +46,13 @@ def test_masks_cover_what_changes_when_a_thing_is_taken_away() -> None:
     changed = (image != empty).any(axis=2)
     assert (changed & (owners == 0)).mean() < 0.02  # the anti-aliased rim
     assert changed[owners == 1].mean() > 0.97
+
+
+def test_more_things_than_there_is_room_for_are_shown_all_the_same() -> None:
+    kinds = [kind.name for kind in KINDS[:12]]
+    scene = plan_scene([Part(kind, (True,)) for kind in kinds], scene_rng("test", 3), 1)
+    assert [actor.kind for actor in scene.actors] == kinds
+    assert len(set(np.unique(scene.picture(0.5)[1])) - {0}) >= 10, "some may be covered by others"
 
 
 def test_truth_holds_only_what_sounds_and_is_seen() -> None:

@@ -72,9 +72,10 @@ def test_the_background_is_below_what_the_pipeline_calls_silence() -> None:
     assert any(np.isneginf(levels)) and not all(np.isneginf(levels))
 
 
-def test_unknown_kinds_and_unequal_lengths_are_refused() -> None:
+def test_unknown_kinds_and_unequal_lengths_are_refused_and_no_time_is_no_sound() -> None:
     with pytest.raises(InputError, match="'whale'"):
         sound_of("whale", 1.0, np.random.default_rng(0))
+    assert len(sound_of("dog", 0.0, np.random.default_rng(0))) == 0
     with pytest.raises(InputError, match="equally long"):
         mix([np.zeros(3, dtype=np.float32), np.zeros(4, dtype=np.float32)])
     with pytest.raises(InputError, match="at least one"):
