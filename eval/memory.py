@@ -37,7 +37,7 @@ def measure(folder: Path, seconds: int, options: argparse.Namespace) -> float:
     video = folder / f"{seconds}s.mp4"
     if not video.exists():
         part = folder / f"part-{seconds}s.mp4"
-        form = ("--size", options.size, "--seconds", seconds, "--fps", options.fps)
+        form = ("--size", options.size, "--seconds", str(seconds), "--fps", options.fps)
         openavs("synth", "clip", "--out", part, "--overwrite", *form)
         part.rename(video)
     words = [

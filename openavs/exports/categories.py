@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from openavs.labels import Labeller
 from openavs.spelling import counted
-from openavs.types import Segment
+from openavs.types import Segment, Segmentation
 
 
 class Categories:
@@ -24,6 +24,15 @@ class Categories:
         self._ids: dict[str, int] = {name: place for place, name in enumerate(given, start=1)}
         self._labeller = Labeller(given, aliases) if given else None
         self._left_out: Counter[str] = Counter()
+
+    @classmethod
+    def of_clip(cls, segmentation: Segmentation) -> Categories:
+        """Those of a whole clip, so that a frame's ids do not depend on which frame is asked for first."""
+        known = cls()
+        for frame in segmentation.frames:
+            for segment in frame.segments:
+                known.id(segment)
+        return known
 
     def id(self, segment: Segment) -> int | None:
         """The category's id; None for a segment of no category of the closed list."""

@@ -123,10 +123,8 @@ def _corners(path: list[int], width: int) -> Ring:
 
 
 def _distances(points: Ring, start: Ring, end: Ring) -> npt.NDArray[np.float64]:
-    """The distance in pixels of points from the line between two others (from the point, where they are one)."""
+    """The distance in pixels of points from the line between two others, which are not one."""
     along = (end - start).astype(np.float64)
     offset = (points - start).astype(np.float64)
     length = float(np.hypot(*along))
-    if length == 0:
-        return np.asarray(np.hypot(offset[:, 0], offset[:, 1]))
     return np.asarray(np.abs(along[0] * offset[:, 1] - along[1] * offset[:, 0]) / length)

@@ -26,7 +26,7 @@ def to_supervision(segmentation: Segmentation, frame: int, categories: Categorie
         InputError: supervision is not installed.
     """
     supervision = need("supervision", "supervision")
-    known = categories if categories is not None else _of_clip(segmentation)
+    known = categories if categories is not None else Categories.of_clip(segmentation)
     segments = [s for s in segmentation.frames[frame].segments if known.id(s) is not None]
     ids = [known.id(s) or 0 for s in segments]
     tracks = [s.track for s in segments]
@@ -43,12 +43,3 @@ def to_supervision(segmentation: Segmentation, frame: int, categories: Categorie
         },
     )
     return found
-
-
-def _of_clip(segmentation: Segmentation) -> Categories:
-    """The categories of a whole clip, so that a frame's ids do not depend on which frame is asked for first."""
-    known = Categories()
-    for frame in segmentation.frames:
-        for segment in frame.segments:
-            known.id(segment)
-    return known

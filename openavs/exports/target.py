@@ -38,7 +38,7 @@ class Target:
 
 @contextmanager
 def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Target]:
-    """Gives a `Target`; its files take the place of `out` if `finish` was called, and are removed if not.
+    """Gives a `Target`; its files take the place of `out` when all is finished, and are removed after an error.
 
     Raises:
         InputError: `out` exists, unless `overwrite` is given and it is an earlier export (or, for one file, a file).
@@ -54,8 +54,7 @@ def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Targe
     try:
         target = Target(making, form)
         yield target
-        if target.about is None:
-            return
+        assert target.about is not None, "finish comes last"
         if one_file:
             os.replace(making / str(form.single), out)
         else:

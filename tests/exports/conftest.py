@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from openavs.exports.items import Item, open_source
 from openavs.media import write_overlay, write_video
 from openavs.overlay import Painter
 from openavs.runs import RunWriter
@@ -67,11 +69,12 @@ def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = Fals
     return Segmentation(clip, SIZE, tuple(frames), source, RECIPE, timings={"look": 0.25})
 
 
-def write_source(path: Path, seconds: int) -> None:
+def write_source(path: Path, seconds: int, *, mute: bool = False) -> None:
     picture = np.empty((*SIZE, 3), dtype=np.uint8)
     picture[:, : SIZE[1] // 2], picture[:, SIZE[1] // 2 :] = LEFT, RIGHT
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(seconds * 16000) / 16000)
-    write_video(path, (picture for _ in range(seconds * FPS)), FPS, Waveform(tone.astype(np.float32), 16000))
+    sound = None if mute else Waveform(tone.astype(np.float32), 16000)
+    write_video(path, (picture for _ in range(seconds * FPS)), FPS, sound)
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +94,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
             writer.write(result, extras=extras)
     return folder / "out"
+
+
+@pytest.fixture
+def mute(tmp_path: Path) -> Item:
+    """Five seconds of a video without sound."""
+    write_source(tmp_path / "mute.mp4", 5, mute=True)
+    result = by_hand("mute", str(tmp_path / "mute.mp4"), 5)
+    return Item(result, partial(open_source, result))
 
 
 @pytest.fixture

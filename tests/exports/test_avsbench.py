@@ -49,6 +49,13 @@ def test_frames_and_sound_are_those_of_the_video(run: Path, tmp_path: Path) -> N
     assert int(spectrum.argmax()) == 440
 
 
+def test_a_clip_without_sound_is_written_with_silence(mute: Item, tmp_path: Path) -> None:
+    told = export("avsbench-object", [mute], tmp_path / "ms3", Options(Categories(), split="test"))
+    assert told.notes == ["1 clip without sound beside the pictures: it is written as silence"]
+    sound = read_audio(open_dataset("ms3", tmp_path / "ms3", "test").clips[0].audio)
+    assert sound is not None and (sound.rate, sound.duration, float(sound.samples.max())) == (16000, 5.0, 0.0)
+
+
 def test_the_semantic_reader_reads_the_class_indices(run: Path, tmp_path: Path) -> None:
     export("avsbench-semantic", run_items(run), tmp_path / "avss", Options(Categories(), split="test"))
     dataset = open_dataset("avss", tmp_path / "avss", "test")

@@ -12,7 +12,7 @@ import pytest
 
 from openavs.exports.categories import Categories
 from openavs.exports.formats import FORMATS, Options, export
-from openavs.exports.items import Item, filtered_by_recipe, open_source, run_items
+from openavs.exports.items import Item, filtered_by_recipe, open_source, run_classes, run_items, sampled_fps
 from openavs.types import InputError, Segmentation
 from tests.exports.conftest import by_hand, write_source
 
@@ -50,6 +50,15 @@ def test_an_earlier_export_is_replaced_when_asked(run: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["events.csv", "export.json", "timeline.csv"]
     about = json.loads((tmp_path / "set" / "export.json").read_text())
     assert (about["format"], about["origin"], about["clips"]) == ("timeline", "run", 2)
+
+
+def test_an_earlier_file_is_replaced_when_asked(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "coco.json").write_text("{}")
+    export("coco", run_items(run), tmp_path / "coco.json", overwrite=True)
+    assert len(json.loads((tmp_path / "coco.json").read_text())["images"]) == 11
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(InputError, match="no earlier export"):
+        export("coco", run_items(run), tmp_path / "folder.json", overwrite=True)
 
 
 def test_a_failure_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
@@ -124,6 +133,47 @@ def test_relative_sources_start_from_the_folder_given(results: list[Segmentation
 def test_the_filter_of_the_recipe_leaves_out_what_label_would(run: Path, tmp_path: Path) -> None:
     told = export("coco", filtered_by_recipe(run_items(run)), tmp_path / "set")
     assert told.segments == 9  # min_score 0.5 drops the bells
+
+
+def test_a_clip_that_its_recipe_refuses_as_a_whole_is_left_out(results: list[Segmentation], tmp_path: Path) -> None:
+    loud = replace(results[1], recipe={"filter": {"min_sounding": 0.9}})  # one frame of five is silent
+    told = export("coco", filtered_by_recipe(memory_items([results[0], loud])), tmp_path / "set")
+    assert told.clips == 1
+    wrong = replace(results[1], recipe={"filter": {"min_sounding": "much"}})
+    with pytest.raises(InputError, match="the recipe of two has a 'filter' that is none; label it again"):
+        list(filtered_by_recipe(memory_items([wrong])))
+
+
+def test_where_no_recipe_says_it_the_times_say_how_many_frames_a_second(results: list[Segmentation]) -> None:
+    assert sampled_fps(results[0]) == 1.0
+    half = tuple(replace(frame, time=frame.time / 2) for frame in results[0].frames)
+    assert sampled_fps(replace(results[0], recipe={}, frames=half)) == 2.0
+    assert sampled_fps(replace(results[0], recipe={"sample": {"fps": 0}}, frames=half[:1])) == 1.0
+
+
+def test_a_clip_id_that_is_no_name_of_a_file_is_refused(results: list[Segmentation]) -> None:
+    with pytest.raises(InputError, match=r"the clip id '\.\./up' of a result cannot name a file"):
+        memory_items([replace(results[0], clip="../up")])
+
+
+@pytest.mark.parametrize(
+    ("saved", "why"),
+    [
+        ("{", "was not written by this openavs"),
+        ('{"masks": [1]}', "was not written by this openavs"),
+        ('{"masks": {"classes": [1, 2]}}', "holds classes that are no texts"),
+    ],
+)
+def test_a_damaged_run_is_refused(saved: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(saved)
+    with pytest.raises(InputError, match=rf"run\.json {why}"):
+        run_classes(tmp_path)
+
+
+def test_the_categories_of_a_clip_do_not_depend_on_the_frame(results: list[Segmentation]) -> None:
+    late = replace(results[0], frames=results[0].frames[1:])  # the dog alone comes first, then the bell
+    assert Categories.of_clip(late).names == ("dog", "bell")
+    assert Categories.of_clip(replace(results[0], frames=())).names == ()
 
 
 def test_categories_map_as_the_pipeline_does(results: list[Segmentation]) -> None:

@@ -15,9 +15,10 @@ from PIL import Image as Pictures
 
 from openavs.exports.categories import Categories
 from openavs.exports.formats import Options, export
-from openavs.exports.items import run_items
+from openavs.exports.items import Item, run_items
 from openavs.media import read_audio
-from openavs.types import Image
+from openavs.media.cutout import Shown, write_transparent
+from openavs.types import Image, InputError
 from tests.exports.conftest import FPS, LEFT, RIGHT, SIZE, pair, ring
 
 DOG_AND_BELL = ring() | pair()
@@ -90,6 +91,30 @@ def test_pngs_are_exact(run: Path, tmp_path: Path) -> None:
     assert told.notes == ["import the pictures at 5 frames per second"]
     with wave.open(str(folder / "sound.wav")) as sound:
         assert sound.getnframes() / sound.getframerate() == pytest.approx(6, abs=0.15)
+
+
+def test_pictures_of_a_clip_without_sound_have_no_sound_beside_them(mute: Item, tmp_path: Path) -> None:
+    told = export("cutout-png", [mute], tmp_path / "cut")
+    assert (told.clips, len(list((tmp_path / "cut" / "mute").glob("*.png")))) == (1, 5 * FPS)
+    assert not (tmp_path / "cut" / "mute" / "sound.wav").exists()
+
+
+def test_odd_pictures_get_a_transparent_row_and_column(tmp_path: Path) -> None:
+    white = np.full((33, 31, 4), 255, dtype=np.uint8)
+    assert write_transparent(tmp_path / "odd.mov", [Shown(0, 0.5, white), Shown(0.5, 0.5, white)], "mov") == 2
+    for _, picture in decode(tmp_path / "odd.mov"):
+        assert picture.shape == (34, 32, 4)
+        assert picture[:32, :30, 3].min() > 200
+        assert picture[33, :, 3].max() == picture[:, 31, 3].max() == 0
+
+
+def test_what_makes_no_video_leaves_no_file(tmp_path: Path) -> None:
+    small, large = np.zeros((32, 32, 4), dtype=np.uint8), np.zeros((32, 34, 4), dtype=np.uint8)
+    with pytest.raises(InputError, match=r"there are no pictures to write to .*cut\.webm"):
+        write_transparent(tmp_path / "cut.webm", [], "webm")
+    with pytest.raises(InputError, match=r"a picture is uint8 \[32, 32, 4\] like the first one, not \[32, 34, 4\]"):
+        write_transparent(tmp_path / "cut.webm", [Shown(0, 1, small), Shown(1, 1, large)], "webm")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_of_the_background_is_left_far_from_the_masks(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from openavs.exports.categories import Categories
 from openavs.exports.formats import Options, export
 from openavs.exports.items import run_items
 from openavs.exports.yolo_seg import Losses, mask_to_polygon, to_yolo_seg
-from openavs.types import BoolMask, Segmentation
+from openavs.types import BoolMask, Segmentation, mask_to_rle
 from tests.exports.conftest import SIZE, disc, pair, ring
 
 SCALE = 8  # Pillow fills whole pixels, so it is given small ones
@@ -66,6 +67,15 @@ def test_values_lie_within_the_picture(results: list[Segmentation]) -> None:
         for line in lines:
             values = [float(value) for value in line.split()[1:]]
             assert all(0 <= value <= 1 for value in values) and len(values) % 2 == 0 and len(values) >= 6
+
+
+def test_what_is_of_no_category_or_empty_gets_no_line(results: list[Segmentation]) -> None:
+    frame = results[0].frames[0]
+    empty = replace(frame.segments[1], mask=mask_to_rle(np.zeros(SIZE, dtype=np.bool_)))
+    result = replace(results[0], frames=(replace(frame, segments=(*frame.segments, empty)),))
+    ((_, lines),) = to_yolo_seg(result, Categories(["bell"]))
+    assert [filled(line)[0] for line in lines] == [0]
+    assert iou(filled(lines[0])[1], pair()) > 0.93
 
 
 def test_names_that_yaml_would_read_as_something_else(run: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.youtube_vis import read_annotations
 from openavs.exports.avsbench import to_label_map
-from openavs.exports.formats import export
+from openavs.exports.categories import Categories
+from openavs.exports.formats import Options, export
 from openavs.exports.items import run_items
 from openavs.exports.youtube_vis import to_youtube_vis
 from openavs.types import Segmentation, rle_to_mask
@@ -33,6 +34,19 @@ def test_the_file_says_the_same_as_the_function(run: Path, tmp_path: Path) -> No
     export("youtube-vis", run_items(run), tmp_path / "set")
     written = json.loads((tmp_path / "set" / "youtube_vis.json").read_text())
     assert written == to_youtube_vis(item.result for item in run_items(run))
+
+
+def test_pictures_go_along_when_asked_for(run: Path, tmp_path: Path) -> None:
+    export("youtube-vis", run_items(run, ["two"]), tmp_path / "set", Options(Categories(), images=True))
+    (video,) = json.loads((tmp_path / "set" / "youtube_vis.json").read_text())["videos"]
+    assert len(video["file_names"]) == 5
+    assert all((tmp_path / "set" / "images" / name).is_file() for name in video["file_names"])
+
+
+def test_of_named_classes_only_those_are_annotated(results: list[Segmentation]) -> None:
+    data = to_youtube_vis(results[:1], ["bell"])
+    assert [category["name"] for category in data["categories"]] == ["bell"]
+    assert [annotation["category_id"] for annotation in data["annotations"]] == [1]
 
 
 def test_a_track_is_one_annotation_though_its_frames_are_apart(results: list[Segmentation]) -> None:
