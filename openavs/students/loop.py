@@ -83,7 +83,7 @@ class Loop:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[rules.kind]
         optimiser = kind(groups, lr=rules.lr, weight_decay=rules.weight_decay)
         self.out.mkdir(parents=True, exist_ok=True)
-        if resume and (self.out / "train.json").is_file():
+        if resume:
             self.state = load_last(self.out, self.student, optimiser)
             self.saved = self.state.step
         self.network, self.optimiser = self.accelerator.prepare(self.student, optimiser)
@@ -123,7 +123,7 @@ class Loop:
             self.state = replace(self.state, step=step + 1)
             self._look_after(step + 1, heard)
             self.progress("steps", step + 1, self.steps)
-        if self.accelerator.is_main_process and self.metrics is not None:
+        if self.metrics is not None:  # one process alone writes
             self.metrics.close()
         if self.recipe.tensorboard:
             self.accelerator.end_training()

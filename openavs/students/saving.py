@@ -70,14 +70,14 @@ def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, sta
 
 
 def load_last(out: Path, student: Student, optimiser: torch.optim.Optimizer) -> State:
-    """Puts student and optimiser where they were, and says where that is.
+    """Puts student and optimiser where they were, and says where that is: at the start if there is no checkpoint yet.
 
     Raises:
-        InputError: nothing to go on with. ModelError: what is there is damaged or of another student.
+        ModelError: what is there is damaged or of another student.
     """
     folder = next((out / name for name in (LAST, OLD) if (out / name / STATE).is_file()), None)
     if folder is None:
-        raise InputError(f"{out} holds no checkpoint to go on with; start anew without --resume")
+        return State()
     fill(student, read_weights(resolve(str(folder))), str(folder))
     try:
         data = json.loads((folder / STATE).read_bytes())
@@ -137,20 +137,18 @@ def keep_metrics(path: Path, step: int) -> None:
 
 
 def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by `parameter.name`, and everything else as JSON data."""
-    tensors, numbers = {}, {}
-    for parameter, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{parameter}.{name}"] = value.detach().cpu().contiguous()
-            else:
-                numbers[f"{parameter}.{name}"] = value
-    return tensors, {"numbers": numbers, "groups": state["param_groups"]}
+    """What Adam keeps of each parameter, all of it tensors, by `parameter.name`; and its groups as JSON data."""
+    tensors = {
+        f"{parameter}.{name}": value.detach().cpu().contiguous()
+        for parameter, entries in state["state"].items()
+        for name, value in entries.items()
+    }
+    return tensors, {"groups": state["param_groups"]}
 
 
 def _unflat(tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *data["numbers"].items()]:
+    for key, value in tensors.items():
         parameter, _, name = key.partition(".")
         state.setdefault(int(parameter), {})[name] = value
     return {"state": state, "param_groups": data["groups"]}

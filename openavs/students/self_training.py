@@ -30,6 +30,7 @@ from openavs.files import atomic_write
 from openavs.notes import Progress
 from openavs.recipes import STUDENT, Recipe, load_recipe
 from openavs.results import json_bytes, read_result
+from openavs.spelling import counted
 from openavs.students.labels import CONFIDENCE, LEFT_OUT
 from openavs.students.running import student_system
 from openavs.students.settings import TrainingRecipe, training_recipe
@@ -120,7 +121,7 @@ def label(
     failed = predict(system, dataset, out, names=names, progress=progress)
     if failed:
         clip, reason = next(iter(failed.items()))
-        raise InputError(f"{len(failed)} clips could not be labelled, such as {clip}: {reason}")
+        raise InputError(f"{counted(len(failed), 'clip')} could not be labelled, such as {clip}: {reason}")
     results = {clip.id: read_result(out, names[clip.id]) for clip in dataset.clips}
     confidence = {id: [frame_confidence(frame) for frame in result.frames] for id, result in results.items()}
     left_out = [clip.id for clip in dataset.clips if not _kept(clip, results[clip.id], confidence[clip.id], choices)]
@@ -166,6 +167,6 @@ def _scored(system: System, dataset: Dataset, out: Path, progress: Progress | No
     done = evaluate(system, dataset, out, progress=progress)
     if done.report is None:
         clip, reason = next(iter(done.failed.items()))
-        raise InputError(f"{len(done.failed)} clips could not be evaluated, such as {clip}: {reason}")
+        raise InputError(f"{counted(len(done.failed), 'clip')} could not be evaluated, such as {clip}: {reason}")
     figures: dict[str, Any] = json.loads(json.dumps(done.report["figures"]["official"]))
     return figures

@@ -17,9 +17,9 @@ CHOSEN_BY = {"binary": "miou", "semantic": "miou", "open-vocabulary": "harmonic"
 
 
 def validate(
-    student: Student, dataset: Dataset, features: Mapping[str, Floats], progress: Callable[[int], None] | None = None
+    student: Student, dataset: Dataset, features: Mapping[str, Floats], progress: Callable[[int], None]
 ) -> Figures:
-    """The official figures of a student in evaluation mode; it is left in the mode it was in."""
+    """The official figures of a student in evaluation mode; it is left in the mode it was in. `progress` counts clips."""
     classes = None if dataset.task == "binary" else dataset.classes
     tally = tally_for(dataset)
     was_training = student.training
@@ -29,8 +29,7 @@ def validate(
         prediction = predict_clip(student, clip.id, images, features[clip.id], classes)
         truth = dataset.read_truth(clip)
         tally.add(clip, scored_maps(prediction, clip, classes, (truth.shape[1], truth.shape[2])), truth)
-        if progress:
-            progress(done)
+        progress(done)
     student.train(was_training)
     return tally.figures("official")
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from openavs.benchmarks.cards import open_dataset
 from openavs.benchmarks.dataset import Dataset
 from openavs.students import data
-from openavs.students.base import View
+from openavs.students.base import View, at_own_size
 from openavs.students.data import Example, Positions, TrainingClips, batches_to_predict, collate, loader
 from openavs.students.labels import PseudoLabels, Truth
 from openavs.students.scaling import choose_frames, runs_of_frames, scale_mask, scale_picture, scaled_size
@@ -96,6 +97,10 @@ def test_an_evaluation_is_a_folder_of_labels_with_weights_and_clips_to_pass_over
     assert labels.weight(first, 0) == 0.25
     with pytest.raises(InputError, match=f"no confidence for frame 0 of {second.id}"):
         labels.weight(second, 0)
+    (tmp_path / "left_out.json").write_text('{"clips": []}')
+    with pytest.raises(InputError, match=r"left_out\.json is no list of clip ids; mend it or delete it"):
+        PseudoLabels(train_set, tmp_path)
+    (tmp_path / "left_out.json").unlink()
     (tmp_path / "confidence.json").write_text(json.dumps({first.id: [1.5]}))
     with pytest.raises(InputError, match="holds a confidence outside of 0 to 1"):
         PseudoLabels(train_set, tmp_path, weighted=True)
@@ -178,6 +183,13 @@ def test_pictures_and_masks_are_scaled_alike(view: View, scaled: tuple[int, int]
     small, small_mask = scale_picture(picture, 64, view), scale_mask(mask, (100, 200), 64, view)
     assert small.shape[:2] == small_mask.shape == cut
     assert ((small[..., 0] > 127) == (small_mask == 1)).mean() > 0.98
+
+
+def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert np.array_equal(scale_picture(picture, 64, View((64,))), picture)
+    maps = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    assert torch.equal(at_own_size(maps, (64, 64), (64, 64), (64, 64)), maps)
 
 
 def test_frames_are_drawn_with_a_labelled_one_among_them_and_in_order() -> None:

@@ -152,6 +152,8 @@ def test_a_vocabulary_can_change_in_part(clip: str) -> None:
     narrow = used.classify(frames, some_masks(), ["dog", "bell"])
     wide = used.classify(frames, some_masks(), ["bell", "guitar", "dog"])
     torch.testing.assert_close(wide[:2, [2, 0]] / wide[:2, [2, 0]].sum(1, keepdim=True), narrow[:2])
+    with pytest.raises(InputError, match="a vocabulary has at least one class"):
+        used.texts([])
 
 
 def test_the_best_pairs_may_name_a_query_twice() -> None:
@@ -217,6 +219,14 @@ def test_crops_of_sure_queries_only(clip: str) -> None:
     assert [f.score for f in got] == pytest.approx([f.score for f in kept], rel=1e-4)
 
 
+def test_a_source_is_named_in_the_frames_that_show_it(clip: str) -> None:
+    masks = torch.full((1, 2, 16, 16), -5.0)
+    masks[0, 1, 4:12, 4:12] = 5.0
+    student, said = tiny_student(clip=clip, top=1, threshold=0.0), Answer(torch.tensor([[1.0, -1.0]]), masks)
+    first, second = student.named(batch([(2, (64, 64))]), 0, said, NAMES).frames
+    assert first == () and len(second) == 1 and second[0].mask.any()
+
+
 def test_nothing_sure_is_nothing_found(clip: str) -> None:
     student, clips = tiny_student(clip=clip, objectness=0.999), batch([(2, (64, 64))])
     with torch.no_grad():
@@ -240,6 +250,9 @@ def test_a_saved_student_is_the_same_student(tmp_path: Path, clip: str) -> None:
             student.predict(clips, None)[0].probability,  # type: ignore[arg-type]
         )
     loaded.predict(clips, NAMES)
+    named_by = loaded._classifier
+    loaded.predict(clips, NAMES)
+    assert loaded._classifier is named_by is not None, "CLIP is loaded once"
     assert set(loaded.state_dict()) == set(student.state_dict())  # CLIP is not among its weights
 
 
@@ -257,7 +270,7 @@ def test_it_starts_from_a_mask2former_of_its_sizes(tmp_path: Path) -> None:
 
 
 def test_it_starts_from_a_backbone(tmp_path: Path) -> None:
-    from transformers import ResNetModel
+    from transformers import ResNetBackbone, ResNetModel
 
     config = tiny_student().network.config.backbone_config
     torch.manual_seed(4)
@@ -269,6 +282,23 @@ def test_it_starts_from_a_backbone(tmp_path: Path) -> None:
     assert torch.equal(
         encoder.state_dict()["embedder.embedder.convolution.weight"], donor.embedder.embedder.convolution.weight
     )
+    config.depths = [1, 1, 1, 2]
+    with pytest.raises(ModelError, match=r"the backbone '.*' is no resnet_tiny \(.* does not fit\); name its own"):
+        deeper = tiny_student()
+        deeper.network.model.pixel_level_module.encoder = ResNetBackbone(config)
+        deeper.initialise("backbone", str(tmp_path))
+
+
+def test_it_starts_from_another_student(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = tiny_student()
+    first.save_pretrained(tmp_path)
+    torch.manual_seed(2)
+    second = tiny_student()
+    second.initialise("student", str(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    with pytest.raises(InputError, match="has no part 'head' to start from; remove 'init.head'"):
+        second.initialise("head", str(tmp_path))
 
 
 def test_the_backbone_learns_slower_and_norms_do_not_decay() -> None:

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from openavs.benchmarks.cards import open_dataset
-from openavs.students.self_training import UNSURE, frame_confidence
-from openavs.types import FrameResult, Segment, mask_to_rle
+from openavs.benchmarks.cards import load_card, open_dataset
+from openavs.benchmarks.running import System
+from openavs.benchmarks.world.layouts import write_layout
+from openavs.recipes import load_recipe
+from openavs.students.labels import PseudoLabels
+from openavs.students.self_training import UNSURE, Choices, Splits, frame_confidence, label, self_train
+from openavs.students.settings import load_training_recipe
+from openavs.types import Clip, FrameResult, InputError, Segment, Segmentation, mask_to_rle
 
 SMALL = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}", "init={}", "batch=2")
 
@@ -24,6 +29,44 @@ def segment(score: float) -> Segment:
 def test_a_frame_is_as_sure_as_its_segments_and_half_sure_without_any() -> None:
     assert frame_confidence(FrameResult(0, 0.5, segments=(segment(0.9), segment(0.5)))) == pytest.approx(0.7)
     assert frame_confidence(FrameResult(0, 0.5)) == UNSURE == 0.5
+
+
+def teacher(found_in: set[str], broken: str = "") -> System:
+    """Finds one thing in every frame of some clips and nothing in the others; fails at a broken one."""
+    masks = segment(0.9)
+
+    def look(clip: Clip) -> Segmentation:
+        if clip.id == broken:
+            raise InputError("its frames cannot be read")
+        found = (masks,) if clip.id in found_in else ()
+        return Segmentation(clip.id, (2, 2), tuple(FrameResult(i, t, segments=found) for i, t in enumerate(clip.times)))
+
+    return System({"name": "by hand"}, lambda: look, (), soft=False)
+
+
+def test_clips_in_which_nothing_was_found_may_be_left_out(s4: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    first = dataset.clips[0].id
+    kept = label(teacher({first}), dataset, tmp_path / "some", Choices(drop_empty=True), None)
+    assert kept == 1
+    assert len(json.loads((tmp_path / "some" / "left_out.json").read_text())) == 3
+    assert [clip.id for clip in dataset.clips if PseudoLabels(dataset, tmp_path / "some").has(clip)] == [first]
+    assert label(teacher({first}), dataset, tmp_path / "all", Choices(), None) == 4
+    with pytest.raises(InputError, match="the filter leaves none of the 4 clips; lower --min-score or keep empty ones"):
+        label(teacher(set()), dataset, tmp_path / "none", Choices(drop_empty=True), None)
+
+
+def test_a_clip_that_cannot_be_labelled_or_evaluated_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    bad = dataset.clips[2].id
+    with pytest.raises(InputError, match=f"1 clip could not be labelled, such as {bad}: its frames cannot be read"):
+        label(teacher(set(), bad), dataset, tmp_path, Choices(), None)
+    root = tmp_path / "ms3"
+    write_layout("ms3", root, {"train": 1, "test": 1})
+    splits = Splits(load_card("ms3"), open_dataset("ms3", root, "train"), None, open_dataset("ms3", root, "test"))
+    dumb = load_recipe("tiny", ["captioner={use: oracle}", "translator={use: none}"])  # MS3's clips have no names
+    with pytest.raises(InputError, match="1 clip could not be evaluated, such as "):
+        self_train(load_training_recipe("tpavi-tiny"), dumb, splits, tmp_path / "out", Choices(weighted=True))
 
 
 @pytest.mark.slow

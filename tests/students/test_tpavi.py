@@ -14,7 +14,7 @@ from transformers import PvtV2Backbone, PvtV2Config, ResNetBackbone
 from openavs.benchmarks.classes import CLASSES
 from openavs.students.answers import predict_clip
 from openavs.students.backbones import BACKBONES
-from openavs.students.base import Batch
+from openavs.students.base import Batch, take_matching
 from openavs.students.tpavi import Tpavi, TpaviConfig
 from openavs.students.tpavi_network import Clips, Interaction, Residual
 from openavs.types import InputError, ModelError
@@ -263,6 +263,8 @@ def test_ms3_starts_from_s4_and_a_semantic_head_from_all_but_the_head(tmp_path: 
         if not torch.equal(tensor, s4.state_dict().get(name, torch.zeros(0)))
     }
     assert differing == {"decoder.head.conv3.weight", "decoder.head.conv3.bias"}
+    with pytest.raises(ModelError, match="no tensor of the model 'other' fits this student; start from a folder of"):
+        take_matching(s4, {"decoder.head.conv3.bias": torch.zeros(9), "elsewhere": torch.zeros(1)}, "other")
 
 
 def test_a_backbone_starts_from_a_checkpoint_of_its_own_kind(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,11 @@ from openavs.students.answers import predict_clip
 from openavs.students.base import Student
 from openavs.students.curve import smoothed
 from openavs.students.hearing import FeatureCache
-from openavs.students.known import load_student
+from openavs.students.known import load_student, student_class
 from openavs.students.loop import TrainingError
 from openavs.students.running import StudentPipeline
 from openavs.students.settings import TrainingRecipe, load_training_recipe, training_recipe_names
-from openavs.students.training import train
+from openavs.students.training import check_device, train
 from openavs.students.vggish import load_vggish
 from openavs.types import InputError, ModelError
 from tests.conftest import ROOT
@@ -78,6 +80,34 @@ def test_a_killed_training_goes_on_with_the_same_losses(s4: Path, vggish: Path, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_training_killed_before_its_first_checkpoint_begins_anew(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    recipe = small(vggish, "max_steps=2")
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "steps" and done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, s4, tmp_path, validate=False, progress=kill)
+    assert len(before := losses(tmp_path)) == 1 and not (tmp_path / "last").exists()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert run(recipe, s4, tmp_path, validate=False, resume=True).steps == 2
+    assert [step for step, _ in losses(tmp_path)] == [1, 2] and losses(tmp_path)[:1] == before
+
+
+def test_a_training_may_be_deterministic_unclipped_and_validated_on_a_few_clips(
+    s4: Path, vggish: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    recipe = small(vggish, "deterministic=true", "optimiser.clip_norm=null", "validation.clips=1", "max_steps=1")
+    try:
+        done = run(recipe, s4, tmp_path, progress=lambda *what: told.append(what))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert done.best is not None and ("validation", 1, 1) in told
+
+
 def test_parts_of_a_step_add_up_to_it(s4: Path, vggish: Path, tmp_path: Path) -> None:
     plain = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}"
     run(small(vggish, plain, "batch=4", "max_steps=1"), s4, tmp_path / "one", validate=False)
@@ -119,6 +149,7 @@ def test_saved_students_come_back_equal_and_other_folders_are_refused(s4: Path, 
     for change, sentence in (
         ({"student": "ov-avss"}, "is a student 'ov-avss', not 'tpavi'"),
         ({"model_type": "clap"}, "is of the kind 'clap' and no student"),
+        ({"format": 99}, "was saved by another version of openavs; update openavs or train anew"),
         ({"config": {**config["config"], "channels": 12}}, "do not fit its configuration"),
         ({"config": {**config["config"], "chanels": 12}}, "did you mean 'channels'"),
     ):
@@ -140,6 +171,12 @@ def test_a_folder_in_use_is_not_begun_anew_nor_gone_on_with_differently(s4: Path
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(ModelError, match="is damaged or of another optimiser"):
         run(small(vggish), s4, tmp_path / "run", validate=False, resume=True)
+    (tmp_path / "run" / "train.json").write_text("{}")
+    with pytest.raises(InputError, match=r"train\.json was not written by this openavs; choose another --out"):
+        run(small(vggish), s4, tmp_path / "run", validate=False, resume=True)
+    (tmp_path / "run" / "train.json").unlink()
+    with pytest.raises(InputError, match="holds a model already; choose another --out"):
+        run(small(vggish), s4, tmp_path / "run", validate=False)
 
 
 class Fragile(Student):
@@ -245,6 +282,19 @@ def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -
     soft = chain.soft(as_clip(clip, clip.id))
     assert direct.probability is not None
     assert np.array_equal(soft.probability, np.rint(direct.probability * 255).astype(np.uint8))
+    assert [result.frames for result in chain.run([as_clip(clip, clip.id)])] == [soft.result.frames]
+
+
+def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> None:
+    from openavs.benchmarks.running import as_clip
+
+    chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
+    clip = as_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
+    with pytest.raises(InputError, match="a clip has no sound track; give its sound with --audio FILE"):
+        chain(replace(clip, audio=None, source=None))
+    cut = replace(clip, source="cut.mp4", frames=lambda wanted: list(clip.frames(wanted))[:3])
+    with pytest.raises(InputError, match=r"cut\.mp4 lacks 2 frames; it is cut short"):
+        chain(cut)
 
 
 def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path, tmp_path: Path) -> None:
@@ -272,6 +322,10 @@ def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, t
     save_vggish(Vggish(VggishConfig(width=4, hidden=32)), tmp_path / "student" / "vggish")
     with pytest.raises(ModelError, match="was trained with another VGGish"):
         StudentPipeline.from_recipe(load_recipe(f"student:{tmp_path / 'student'}", ["device=cpu"]))
+    student.facts.clear()
+    student.save_pretrained(tmp_path / "alone" / "student")
+    with pytest.raises(ModelError, match="does not say which VGGish it hears with; put its folder at .*student/vggish"):
+        StudentPipeline.from_recipe(load_recipe(f"student:{tmp_path / 'alone' / 'student'}", ["device=cpu"]))
 
 
 # ----------------------------------------------------------------------------------------------------- the command line
@@ -297,6 +351,8 @@ def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish
         (("tpavi", "--recipe", "tpavi-s5"), "there is no training recipe 'tpavi-s5'"),
         (("ov-avss", "--recipe", "tpavi-s4"), "is for tpavi, not ov-avss"),
         (("tpavi", "batch=3", "accumulate=2"), "a batch of 3 clips cannot be split evenly"),
+        (("tpavi", "--recipe", "./mine.yaml"), "the training recipe './mine.yaml' does not exist"),
+        (("tpavi", "model.frames=0"), "'model.frames' is at least 1, not 0"),
         (("tpavi", "audio=/nowhere"), "the model folder '/nowhere' does not exist"),
         (("tpavi", "--labels", "/nowhere"), "the folder of labels /nowhere does not exist"),
         pytest.param(
@@ -339,6 +395,28 @@ def test_the_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Pa
 def test_tensorboard_gets_the_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
     run(small(vggish, "tensorboard=true", "max_steps=1"), s4, tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_students_come_from_installed_packages_and_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = EntryPoint("mine", f"{__name__}:Fragile", "openavs.students")
+    monkeypatch.setattr("openavs.students.known.entry_points", lambda group: [mine] if group == mine.group else [])
+    assert student_class("mine") is Fragile
+    with pytest.raises(InputError, match="there is no student 'mne'; did you mean 'mine'"):
+        student_class("mne")
+    (tmp_path / "other.py").write_text("class Other:\n    pass\n")
+    with pytest.raises(InputError, match="is no student: its class must derive from openavs"):
+        student_class(f"{tmp_path / 'other.py'}:Other")
+
+
+def test_which_gpus_are_used_is_no_matter_of_the_device() -> None:
+    with pytest.raises(InputError, match="a training takes --device auto or cpu, not 'cuda:1'; choose GPUs by acc"):
+        check_device("cuda:1")
+
+
+def test_a_recipe_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    shipped = load_training_recipe("tpavi-tiny", ["seed=7"])
+    (tmp_path / "mine.yaml").write_text(shipped.to_yaml())
+    assert load_training_recipe(tmp_path / "mine.yaml") == shipped
 
 
 def test_every_recipe_is_whole() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
 from openavs.checkpoints import convert
+from openavs.media import write_video
 from openavs.students.hearing import FeatureCache, features_of
 from openavs.students.vggish import Vggish, VggishConfig, examples, fingerprint, load_vggish, log_mel
 from openavs.types import InputError, ModelError, Waveform
@@ -65,6 +67,11 @@ def test_examples_do_not_overlap_and_the_rest_is_dropped(seconds: float, frames:
         assert np.array_equal(cut[i], log_mel(wave.samples)[96 * i : 96 * i + 96])
 
 
+def test_a_sound_shorter_than_a_window_has_no_spectrum() -> None:
+    assert log_mel(sound(399 / 16_000).samples).shape == (0, 64)
+    assert log_mel(sound(400 / 16_000).samples).shape == (1, 64)
+
+
 def test_silence_is_the_logarithm_of_the_offset() -> None:
     assert np.allclose(log_mel(np.zeros(16_000, dtype=np.float32)), np.log(0.01))
 
@@ -109,6 +116,9 @@ def test_another_model_and_a_pickle_are_refused(vggish: Path, tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clap"}))
     with pytest.raises(ModelError, match="is a 'clap' model, not a 'vggish' one"):
         load_vggish(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vggish", "width": -4}))
+    with pytest.raises(ModelError, match="gives a size that is no positive whole number"):
+        load_vggish(str(tmp_path))
     (tmp_path / "model.safetensors").rename(tmp_path / "model.pth")
     with pytest.raises(ModelError, match="pickle weights only"):
         load_vggish(str(tmp_path))
@@ -138,3 +148,15 @@ def test_features_are_computed_once_and_belong_to_their_vggish(s4: Path, vggish:
     (kept,) = (tmp_path / ears.fingerprint).iterdir()
     kept.write_bytes(b"broken")
     assert not np.array_equal(FeatureCache(ears, tmp_path).of(clip), first)  # damaged, so computed anew
+
+
+def test_a_file_without_sound_or_no_file_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    from openavs.benchmarks.cards import open_dataset
+
+    cache = FeatureCache(load_vggish(str(vggish)))
+    mute = replace(open_dataset("s4", s4, "val").clips[0], audio=tmp_path / "mute.mp4")
+    with pytest.raises(InputError, match=r"cannot read the sound .*mute\.mp4: No such file"):
+        cache.of(mute)
+    write_video(mute.audio, [np.zeros((32, 32, 3), dtype=np.uint8)] * 4, 4.0)
+    with pytest.raises(InputError, match=r"mute\.mp4 holds no sound that can be decoded"):
+        cache.of(mute)
