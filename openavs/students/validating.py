@@ -19,7 +19,7 @@ CHOSEN_BY = {"binary": "miou", "semantic": "miou", "open-vocabulary": "harmonic"
 def validate(
     student: Student, dataset: Dataset, features: Mapping[str, Floats], progress: Callable[[int], None]
 ) -> Figures:
-    """The official figures of a student in evaluation mode; it is left in the mode it was in. `progress` counts clips."""
+    """The official figures of a student in evaluation mode, left in the mode it was in; `progress` counts clips."""
     classes = None if dataset.task == "binary" else dataset.classes
     tally = tally_for(dataset)
     was_training = student.training

@@ -297,7 +297,7 @@ def test_it_starts_from_another_student(tmp_path: Path) -> None:
     second = tiny_student()
     second.initialise("student", str(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    with pytest.raises(InputError, match="has no part 'head' to start from; remove 'init.head'"):
+    with pytest.raises(InputError, match=r"has no part 'head' to start from; remove 'init\.head'"):
         second.initialise("head", str(tmp_path))
 
 
