@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -142,6 +143,67 @@ def test_long_sound_lies_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(folder.iterdir()) == []  # unlinked: nothing stays behind
     np.testing.assert_array_equal(short.samples, long.samples)
     np.testing.assert_array_equal(resample(short, 16000).samples, resample(long, 16000).samples)
+
+
+def test_a_gap_in_long_sound_is_silence_that_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sound, "IN_MEMORY", 400)
+    spool = sound.Spool()
+    for part in (np.ones(200), np.ones(10)):  # the second goes to the disk
+        spool.write(part.astype(np.float32))
+    spool.pad(1000)
+    spool.write(np.ones(5, dtype=np.float32))
+    samples = spool.close()[:, 0]
+    assert on_disk(samples)
+    assert np.flatnonzero(samples).tolist() == [*range(210), *range(1210, 1215)]
+
+
+def test_a_rate_that_changes_within_a_stream_changes_no_pitch(tmp_path: Path) -> None:
+    parts = [
+        make_media(tmp_path / f"{rate}.mp3", sound=tone(1, rate), rate=rate, sound_codec="libmp3lame")
+        for rate in (44100, 22050)
+    ]
+    path = tmp_path / "both.mp3"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    heard = read_audio(path)
+    assert heard is not None and heard.duration == pytest.approx(2.0, abs=0.1)
+    for start in (0.2, 1.2):
+        spectrum = np.abs(np.fft.rfft(heard.cut(start, start + 0.5).samples))
+        assert int(spectrum.argmax()) / 0.5 == pytest.approx(440, abs=4)
+
+
+def test_sound_that_is_longer_than_its_header_says_meets_the_limit(tmp_path: Path) -> None:
+    path = make_media(tmp_path / "a.flac", sound=tone(3, 8000), rate=8000, sound_codec="flac")
+    data = bytearray(path.read_bytes())
+    data[22:26] = (8000).to_bytes(4)  # of 24,000 samples
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"the sound of .*a\.flac is longer than the limit of 2 s; cut it"):
+        read_audio(path, limits=Limits(max_duration=2))
+
+
+def test_samples_of_64_bits(tmp_path: Path) -> None:
+    heard = read_audio(make_media(tmp_path / "a.wav", sound=tone(1, 8000), rate=8000, sound_codec="pcm_s64le"))
+    assert heard is not None and heard.rate == 8000
+    assert heard.dbfs == pytest.approx(Waveform(tone(1, 8000)[0], 8000).dbfs, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (slice(20, 24), r"\d+ packets of the sound of a\.mkv are damaged and were passed over"),
+        (slice(None), r"the sound track of a\.mkv could not be decoded"),
+    ],
+)
+def test_sound_that_is_damaged_is_said(tmp_path: Path, damaged: slice, said: str) -> None:
+    path = make_media(tmp_path / "a.mkv", [grey(i) for i in range(20)], sound=tone(2))
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size > 8]
+    data = path.read_bytes()
+    for packet in packets[damaged]:
+        data = data.replace(packet, b"\xff" * len(packet))
+    path.write_bytes(data)
+    clip = open_clip(path)
+    assert (clip.audio is None) == (damaged == slice(None))
+    assert re.fullmatch(said, "".join(clip.warnings))
 
 
 def test_nan_and_infinite_samples_are_refused(tmp_path: Path) -> None:

@@ -193,6 +193,26 @@ def test_pictures_become_a_slideshow_with_sound(tmp_path: Path) -> None:
     sounds_alike(tmp_path / "o.mp4", wav)
 
 
+def test_a_folder_of_pictures_becomes_a_slideshow(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        Pillow.fromarray(grey(i)).save(folder / f"{i}.png")
+    write_overlay(tmp_path / "o.mp4", folder, same)
+    assert frame_times(tmp_path / "o.mp4") == [0.0, 1.0, 2.0]
+    assert [which(frame.image) for frame in open_clip(tmp_path / "o.mp4", fps=1).frames(None)] == [0, 1, 2]
+
+
+def test_a_video_without_one_picture_gives_no_overlay(tmp_path: Path) -> None:
+    source = make_media(tmp_path / "a.mp4", [grey(i) for i in range(10)], options={"movflags": "+faststart"})
+    data = source.read_bytes()
+    pictures = data.index(b"mdat") + 4
+    source.write_bytes(data[:pictures] + bytes(len(data) - pictures))
+    with pytest.raises(InputError, match=r"no picture of .*a\.mp4 can be decoded; it is damaged or empty"):
+        write_overlay(tmp_path / "o.mp4", source, same)
+    assert not (tmp_path / "o.mp4").exists()
+
+
 def test_a_clip_made_in_memory_becomes_a_slideshow(tmp_path: Path) -> None:
     def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
         for i in (0, 2):  # the second one is missing

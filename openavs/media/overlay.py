@@ -76,15 +76,17 @@ def _painted(clip: Clip, paint: Paint) -> Iterator[tuple[float, Image]]:
 def _repaint(
     path: Path, source: Path, paint: Paint, other: Waveform | None, size_limit: int | None, limits: Limits
 ) -> None:
-    for copy in (True, False):
-        try:
-            with open_media(source, limits) as given, replacing(path) as temporary, open_mp4(temporary) as container:
-                Repainting(given, container, source, paint, other, copy, size_limit, limits).run()
-            return
-        except FFmpegError as error:
-            if not copy or isinstance(error, OSError):  # a full disk does not go away
-                raise
-            log.warning("the sound of %s cannot be copied (%s); encoding it anew", source, error.strerror)
+    def run(copy: bool) -> None:
+        with open_media(source, limits) as given, replacing(path) as temporary, open_mp4(temporary) as container:
+            Repainting(given, container, source, paint, other, copy, size_limit, limits).run()
+
+    try:
+        run(copy=True)
+    except FFmpegError as error:
+        if isinstance(error, OSError):  # a full disk does not go away
+            raise
+        log.warning("the sound of %s cannot be copied (%s); encoding it anew", source, error.strerror)
+        run(copy=False)
 
 
 class Repainting:
@@ -188,11 +190,10 @@ def can_copy(stream: AudioStream) -> bool:
 
 
 def recode(container: OutputContainer, path: Path, start: float, limits: Limits) -> EncodedSound | None:
-    """The file's sound as AAC, in stereo if it is stereo; None if it cannot be decoded."""
+    """The sound of a file that has some as AAC, in stereo if it is stereo; None if it cannot be decoded."""
     with open_media(path, limits) as given:
         stream = pick_audio(given)
-        if stream is None:
-            return None
+        assert stream is not None, "the file has sound"
         decoder = SoundDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
         decoder.run(given)
         return encode_sound(container, decoder.samples(), decoder.rate) if decoder.spool.length else None
