@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
+from itertools import count
 from pathlib import Path
 
 LONGEST_ID = 120  # characters
@@ -71,15 +72,16 @@ def safe_id(name: str, *, taken: Collection[str] = (), origin: str | None = None
     clean = _clean(name)
     if clean == name and _fits(clean) and not _is_taken(clean, taken):
         return clean
-    for salt in range(1 << 16):
-        seed = f"{name}\0{origin or name}\0{salt or ''}".encode("utf-8", "surrogatepass")
-        digest = hashlib.sha256(seed).hexdigest()[:8]
-        stem = clean
-        while not _fits(f"{stem}-{digest}"):
-            stem = stem[:-1]
-        if not _is_taken(f"{stem}-{digest}", taken):
-            return f"{stem}-{digest}"
-    raise AssertionError("more than 65,536 clips share one name")
+    marked = (_marked(clean, f"{name}\0{origin or name}\0{salt or ''}") for salt in count())
+    return next(id for id in marked if not _is_taken(id, taken))
+
+
+def _marked(stem: str, seed: str) -> str:
+    """As much of the stem as fits, with a hash of the seed."""
+    digest = hashlib.sha256(seed.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    while not _fits(f"{stem}-{digest}"):
+        stem = stem[:-1]
+    return f"{stem}-{digest}"
 
 
 def safe_ids(paths: Sequence[str | Path]) -> list[str]:

@@ -210,6 +210,14 @@ def test_a_notebook_shows_a_result_though_its_file_is_gone(result: library.Resul
         held.show()
 
 
+def test_a_notebook_says_what_was_dropped_and_why(result: library.Result) -> None:
+    dropped = library.Dropped("spaceship", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0))
+    frames = tuple(replace(frame, dropped=(dropped, dropped)) for frame in result.frames)
+    html = replace(result, frames=frames)._repr_html_()
+    assert "spaceship" in html and "below threshold" in html
+    assert "spaceship" not in result._repr_html_()
+
+
 def test_texts_of_models_are_no_html(result: library.Result) -> None:
     evil = "<script>alert(1)</script>"
     first = result.frames[0]

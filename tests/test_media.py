@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from openavs.media import Limits, open_clip, probe
+from openavs.media import Limits, open_clip, open_pictures, probe
 from openavs.media.clips import planned_times
-from openavs.types import Clip
+from openavs.types import Clip, InputError
 from tests.media_files import corner_names, corners, grey, make_media, tone, which
 
 
@@ -262,6 +262,11 @@ def test_pictures_are_turned_by_their_exif_tag_and_become_rgb(tmp_path: Path) ->
     save(tmp_path / "grey16.png", np.full((4, 4), 0x8000, np.uint16))
     (frame,) = open_clip(tmp_path / "grey16.png").frames(None)
     assert frame.image.shape == (4, 4, 3) and int(frame.image[0, 0, 0]) == 0x80
+
+
+def test_a_clip_of_no_pictures_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^the clip 'bare' has no pictures; name at least one$"):
+        open_pictures([], id="bare")
 
 
 def test_a_damaged_picture_of_a_folder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

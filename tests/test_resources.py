@@ -66,3 +66,11 @@ def test_somebody_elses_project_is_not_taken_for_the_checkout(tmp_path: Path, mo
     (tmp_path / "openavs").mkdir()
     monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "openavs")
     assert resources.names("prompts") == []
+
+
+def test_an_installation_without_its_data_says_so() -> None:
+    assert resources.shipped("eval", "published.csv").is_file()
+    with pytest.raises(InputError, match=r"^eval/gone\.csv is missing from this installation of openavs; install it"):
+        resources.shipped("eval", "gone.csv")
+    with pytest.raises(InputError, match="no kind of resource 'recipes'; "):
+        resources.names("recipes")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,24 @@ def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: Segmentation
 def test_broken_json_is_named(clip: Segmentation, path: str, value: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         segmentation_from_json(edit(segmentation_to_json(clip), path, value))
+
+
+def test_a_mask_of_another_size_than_the_clips_is_named(clip: Segmentation) -> None:
+    taller = edit(segmentation_to_json(clip), "size", [21, 30])
+    with pytest.raises(InputError, match=r"a mask of frame \d+ is 20 x 30 pixels in a clip of 21 x 30"):
+        segmentation_from_json(taller)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ({"keep": {1: 0.5}}, "segmentation.recipe.keep has a key that is not text"),
+        ({"words": {"dog", "cat"}}, "segmentation.recipe.words is a set, which a result file cannot hold"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_by_name(clip: Segmentation, recipe: Any, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        segmentation_to_json(replace(clip, recipe=recipe))
 
 
 def test_other_json_is_no_result() -> None:
@@ -416,6 +435,30 @@ def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, clip: Segmentation
     assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == ["clip", "other"]
 
 
+def test_an_index_that_is_lost_or_damaged_is_made_anew_from_the_results(tmp_path: Path, clip: Segmentation) -> None:
+    with RunWriter(tmp_path, clip.recipe) as writer:
+        writer.write(clip)
+    whole = index(tmp_path)
+    (tmp_path / "index.jsonl").unlink()
+    with RunWriter(tmp_path, clip.recipe):
+        pass
+    assert [line["id"] for line in index(tmp_path)] == ["clip"]
+    lines = ["[]", '{"id": "clip"}', '{"id": "clip", "status": "ok", "seconds": -1}', '{"id": 1, "status": "ok"}']
+    (tmp_path / "index.jsonl").write_text("\n".join(lines))
+    hidden = tmp_path / "clips" / ".gone.part"
+    hidden.mkdir()
+    (hidden / "result.json").write_text("{}")  # of a run that was killed
+    with RunWriter(tmp_path, clip.recipe):
+        pass
+    assert index(tmp_path) == [{**whole[0], "seconds": 0.0}]
+
+
+def test_overwriting_a_folder_that_is_not_there_begins_one(tmp_path: Path, clip: Segmentation) -> None:
+    with RunWriter(tmp_path / "new", clip.recipe, overwrite=True) as writer:
+        writer.write(clip)
+    assert len(index(tmp_path / "new")) == 1
+
+
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, clip: Segmentation) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot make the output folder"):
@@ -443,3 +486,17 @@ def test_the_commit_is_read_from_git_itself(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == "a" * 40
     (git / "HEAD").write_text("c" * 40 + "\n")
     assert git_commit(tmp_path) == "c" * 40
+
+
+def test_the_commit_of_a_work_tree_of_its_own(tmp_path: Path) -> None:
+    git = tmp_path / "main" / ".git"
+    own = git / "worktrees" / "side"
+    own.mkdir(parents=True)
+    (tmp_path / "side").mkdir()
+    (tmp_path / "side" / ".git").write_text(f"gitdir: {own}\n")
+    (own / "HEAD").write_text("ref: refs/heads/side\n")
+    (own / "commondir").write_text("../..\n")
+    (git / "packed-refs").write_text("d" * 40 + " refs/heads/side\n")
+    assert git_commit(tmp_path / "side") == "d" * 40
+    (own / "HEAD").unlink()
+    assert git_commit(tmp_path / "side") is None  # and not that of a folder above

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.types import InputError, Waveform
+from openavs.types import InputError, Waveform, mask_to_rle
 
 SECOND = np.zeros(16000, dtype=np.float32)
 
@@ -66,3 +66,8 @@ def test_the_level_is_that_of_the_whole_sound() -> None:
 def test_a_cut_is_what_lies_between_two_times(start: float, end: float, found: list[int]) -> None:
     cut = Waveform(np.arange(40, dtype=np.float32), 10).cut(start, end)
     assert cut.samples.tolist() == found and cut.rate == 10
+
+
+def test_a_mask_has_rows_and_columns() -> None:
+    with pytest.raises(ValueError, match=r"^a mask is \[H, W\], not \[3, 4, 1\]$"):
+        mask_to_rle(np.zeros((3, 4, 1), dtype=np.bool_))

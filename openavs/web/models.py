@@ -28,13 +28,13 @@ Heard = Sequence[tuple[Caption, ...] | None]
 class WatchedPipeline(VideoPipeline):
     """Tells what was heard as soon as it is known, before anything is looked at."""
 
-    on_heard: Callable[[Heard], None] | None = None
+    on_heard: Callable[[Heard], None]
+    """Set anew for every run."""
 
     def listen(self, *args: Any, **kwargs: Any) -> Any:
         """As the pipeline."""
         heard = super().listen(*args, **kwargs)
-        if self.on_heard is not None:
-            self.on_heard(heard)
+        self.on_heard(heard)
         return heard
 
 

@@ -111,7 +111,7 @@ class Sessions:
             session.closed = True
             session.stopping.set()
             if not session.busy:
-                self._remove(str(key))
+                self._remove(session)
 
     def stop(self) -> None:
         """Has the models of all visits stop at their next step."""
@@ -125,19 +125,17 @@ class Sessions:
             session.busy += change
             session.used = self._clock()
             if session.closed and not session.busy:
-                key = next((key for key, other in self._by_key.items() if other is session), None)
-                if key is not None:
-                    self._remove(key)
+                self._remove(session)  # again, where it ended before its work began and made the folder anew
 
     def expire(self) -> None:
         """Removes the visits that were not used for as long as files are kept."""
         with self._lock:
             before = self._clock() - self._keep
-            for key in [k for k, s in self._by_key.items() if s.used < before and not s.busy]:
-                self._remove(key)
+            for session in [s for s in self._by_key.values() if s.used < before and not s.busy]:
+                self._remove(session)
 
-    def _remove(self, key: str) -> None:
-        session = self._by_key.pop(key)
+    def _remove(self, session: Session) -> None:
+        self._by_key = {key: other for key, other in self._by_key.items() if other is not session}
         shutil.rmtree(session.folder, ignore_errors=True)
         needed = set().union(*(other.uploads for other in self._by_key.values()))
         for path in session.uploads - needed:  # equal uploads of two visits are one file

@@ -26,21 +26,26 @@ def uploads(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ask(uploads: Path) -> Any:
-    """Asks a guarded application that answers with the body it was given: `ask("GET", "/")` -> status, body."""
+def guard(uploads: Path) -> Guard:
+    """Around an application that answers with the body it was given."""
 
     async def echo(scope: Any, receive: Any, send: Any) -> None:
         body = (await receive())["body"] if scope["method"] == "POST" else b"page"
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
-    guard = Guard(
+    return Guard(
         echo,
         uploads=uploads,
         max_upload=1000,
         too_large="too large",
         hosts=frozenset({"127.0.0.1", "localhost", "::1"}),
     )
+
+
+@pytest.fixture
+def ask(guard: Guard) -> Any:
+    """Asks the guarded application: `ask("GET", "/")` -> status, body; `b"..."` is a request that ends early."""
 
     def ask(method: str, path: str, body: bytes = b"", host: str = "127.0.0.1:7860", **headers: str) -> tuple[int, str]:
         given = {"host": host, "content-length": str(len(body)), **{k.replace("_", "-"): v for k, v in headers.items()}}
@@ -53,7 +58,8 @@ def ask(uploads: Path) -> Any:
         sent: list[Any] = []
 
         async def receive() -> Any:
-            return {"type": "http.request", "body": body, "more_body": False}
+            kind = "http.disconnect" if body == b"..." else "http.request"
+            return {"type": kind, "body": body, "more_body": False}
 
         async def send(message: Any) -> None:
             sent.append(message)
@@ -123,6 +129,8 @@ def test_a_question_reaches_the_page_as_it_was_asked(ask: Any) -> None:
 def test_questions_that_are_none(ask: Any) -> None:
     assert ask("POST", "/gradio_api/queue/join", b"{")[0] == 400
     assert ask("POST", "/gradio_api/queue/join", b"[" * 100_000)[0] == 400
+    assert ask("POST", "/gradio_api/queue/join", b"...") == (400, "the request ended early\n")
+    assert ask("POST", "/gradio_api/queue/join", b"") == (200, "")  # names no file
     assert ask("POST", "/gradio_api/queue/join", b"{}", content_length="1")[0] == 400
     assert ask("POST", "/gradio_api/queue/join", content_length=str(LARGEST_QUESTION + 1))[0] == 413
     assert ask("POST", "/gradio_api/queue/join", content_length="")[0] == 411
@@ -131,6 +139,11 @@ def test_questions_that_are_none(ask: Any) -> None:
 def test_a_large_upload_is_refused_before_it_is_read(ask: Any) -> None:
     assert ask("POST", "/gradio_api/upload", b"x" * 900)[0] == 200
     assert ask("POST", "/gradio_api/upload", content_length="30000") == (413, "too large\n")
+
+
+def test_a_web_socket_is_not_opened(guard: Guard) -> None:
+    with pytest.raises(RuntimeError, match="this server has no websocket"):
+        asyncio.run(guard({"type": "websocket"}, None, None))  # type: ignore[arg-type]
 
 
 def test_only_its_own_names_reach_a_server_of_this_machine(ask: Any) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
+from openavs.extras import EXTRAS
+from openavs.hub import resolve
 from openavs.recipes import load_recipe
+from openavs.students.folders import write_student
 from openavs.types import InputError
 from openavs.web.menu import Offer, is_here, offers
 from openavs.web.settings import Settings
@@ -44,3 +50,33 @@ def test_a_recipe_that_asks_a_server_is_not_offered_unasked() -> None:
 def test_a_recipe_that_does_not_exist_is_named() -> None:
     with pytest.raises(InputError, match="there is no recipe 'tinny'"):
         offers(Settings(pipeline="tinny"))
+
+
+def test_a_recipe_whose_extra_is_absent_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package == EXTRAS["segment-anything"].package:
+            raise metadata.PackageNotFoundError(package)
+        return "1.0"
+
+    other = load_recipe("tiny", ["segmenter.use=segment-anything"])
+    monkeypatch.setattr(metadata, "version", version)
+    assert not is_here(other)
+
+
+def test_a_student_hears_no_words_to_show(tmp_path: Path) -> None:
+    write_student(tmp_path / "mine", "tpavi", {}, {}, {"weight": torch.zeros(1)})
+    with pytest.raises(InputError, match=r"mine is a trained student, which hears no words to show; give a recipe"):
+        offers(Settings(pipeline=f"student:{tmp_path / 'mine'}"))
+
+
+def test_models_of_ones_own_are_named_by_their_folder_and_card(tmp_path: Path) -> None:
+    embedded = load_recipe("tiny").models()["segmenter"]
+    shutil.copytree(resolve(embedded).path, tmp_path / "my-sam")
+    (tmp_path / "my-sam" / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")
+    own = tmp_path / "mine.yaml"
+    own.write_text(load_recipe("tiny", ["name=mine", f"segmenter.model={tmp_path / 'my-sam'}"]).to_yaml())
+    models = {model.stage: model for model in offers(Settings(pipeline=str(own)))["mine"].models}
+    assert (models["segmenter"].title, models["segmenter"].licence) == ("my-sam", "mit")
+    shutil.rmtree(tmp_path / "my-sam")
+    models = {model.stage: model for model in offers(Settings(pipeline=str(own)))["mine"].models}
+    assert (models["segmenter"].title, models["segmenter"].licence) == ("my-sam", "not stated")

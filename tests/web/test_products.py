@@ -96,7 +96,9 @@ def test_tracks_are_things_of_their_own(result: Result) -> None:
 
 def test_what_was_heard_is_captions_that_hold_no_markup(result: Result) -> None:
     hostile = Caption("<b>dog</b>\n00:01 --> 00:02", 0.5, 1.0, 61.25)
-    text = captions(replace(result, frames=(replace(result.frames[0], heard=(hostile,)),)))
+    frame = replace(result.frames[0], heard=(hostile,))
+    text = captions(replace(result, frames=(frame, frame)))  # a window of two frames: it is said once
+    assert "dog" not in captions(replace(result, frames=(replace(result.frames[0], heard=()),)))
     assert text.splitlines() == [
         "WEBVTT",
         "",

@@ -115,6 +115,23 @@ def test_a_visit_at_work_is_removed_when_that_is_done(sessions: Sessions) -> Non
     assert not one.folder.exists()
 
 
+def test_a_visit_that_ends_just_before_its_work_begins_leaves_nothing(sessions: Sessions, tmp_path: Path) -> None:
+    one, own = sessions.get("one"), upload(tmp_path / "uploads")
+    sessions.end("one")
+    sessions.working(one, +1)  # its work was on the way
+    one.begin([own])
+    one.keep(own)
+    sessions.working(one, -1)
+    assert not one.folder.exists()
+    assert not own.exists()
+
+
+def test_a_file_that_is_given_twice_is_kept_once(sessions: Sessions, tmp_path: Path) -> None:
+    one, given = sessions.get("one"), upload(tmp_path / "uploads")
+    one.begin([given])
+    assert one.keep(given) == one.keep(given)  # a video that is its own sound, too
+
+
 def test_visits_that_nobody_came_back_to_go(sessions: Sessions, clock: Clock) -> None:
     one, two = sessions.get("one"), sessions.get("two")
     clock.now = 40
@@ -143,9 +160,10 @@ def test_the_servers_folder_goes_with_it_and_that_of_a_killed_one_at_the_next_st
     (killed / "lock").touch()
     other = tmp_path / "mine"
     other.mkdir()
+    (tmp_path / f"{PREFIX}link").symlink_to(other)  # not ours, whoever made it
     with server_folder(tmp_path) as first:
         assert not killed.exists()
         assert first.stat().st_mode & 0o077 == 0  # private
         with server_folder(tmp_path):
             assert first.exists()  # it is in use
-    assert list(tmp_path.iterdir()) == [other]
+    assert sorted(tmp_path.iterdir()) == [other, tmp_path / f"{PREFIX}link"]
