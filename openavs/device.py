@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -64,6 +65,15 @@ def settle_dtype(placement: Placement, asked: str, parameters: int, who: str) ->
         who,
     )
     return torch.bfloat16
+
+
+def free_cache() -> None:
+    """Gives back to the GPU what torch keeps for later; unused blocks of the wrong size are often all that is missing.
+
+    Does nothing where no GPU is in use, and does not import torch.
+    """
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
 
 
 def _device(name: str) -> tuple[torch.device, str]:

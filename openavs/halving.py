@@ -6,9 +6,10 @@ Answers do not depend on batch mates beyond float rounding, so a result is the s
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+from openavs.device import free_cache
 
 R = TypeVar("R")
 
@@ -29,7 +30,7 @@ def halved(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequen
         if len(first) < 2 or not is_out_of_memory(problem):
             raise
     # Outside of the handler: the error holds the failed call, and that the tensors which filled the memory.
-    _free()
+    free_cache()
     middle = len(first) // 2
     log.warning("a batch of %d did not fit into memory; it is done in halves", len(first))
     lower = halved(work, first[:middle], *(part[:middle] for part in rest))
@@ -41,10 +42,3 @@ def is_out_of_memory(problem: BaseException) -> bool:
     if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
         return True
     return isinstance(problem, RuntimeError) and _CPU_ALLOCATOR in str(problem)
-
-
-def _free() -> None:
-    """Gives back what torch keeps for later; unused blocks of the wrong size are often all that is missing."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -8,11 +8,11 @@ do between two of them (`jobs/stagewise.py`).
 from __future__ import annotations
 
 import gc
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from openavs.device import free_cache
 from openavs.recipes import Recipe
 from openavs.registry import Held, check_backends, make
 
@@ -56,9 +56,7 @@ class Turns:
             del self._made[stage]
         if gone:
             gc.collect()  # networks refer to themselves in circles
-            torch = sys.modules.get("torch")
-            if torch is not None and torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            free_cache()
 
 
 class Deferred:

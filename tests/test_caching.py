@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from openavs.benchmarks.world.layouts import scene_to_clip
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.cache import Cache
 from openavs.caching import with_cache
+from openavs.device import resolve_device
 from openavs.fingerprints import folder_digest, stage_fingerprint
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, load_recipe
 from openavs.registry import Held, build_backends, check_backends
 from openavs.results import segmentation_to_json
-from openavs.types import Clip, Segmentation
+from openavs.types import Clip, InputError, Segmentation
 from tests.plugin_recipe import write_recipe
 from tests.translators.local_server import Answer, phrases, refusal, serving
 
@@ -141,17 +143,27 @@ def test_results_are_the_same_without_with_an_empty_and_with_a_full_cache(held: 
     assert filled.cache.counts == {(stage, "hits"): 1 for stage in STAGES}
 
 
-def test_answers_of_another_form_are_computed(held: Held, clip: Clip, cache: Path) -> None:
+@pytest.mark.parametrize("answer", ['[[["only a text"]]]', "[]"])  # rows too short, and too few
+def test_answers_of_another_form_are_computed(held: Held, clip: Clip, cache: Path, answer: str) -> None:
     """A whole file with the right hash, but not what the stage wrote."""
     plain = Counted(held, cache)(clip)
     store = Cache(cache)
     for entry in store.entries():
         key = entry.path.parent.name + entry.path.name.partition("-")[2]
-        store.put(entry.stage, key, b'{"answer": [[["only a text"]]], "revisions": {}}')
+        store.put(entry.stage, key, f'{{"answer": {answer}, "revisions": {{}}}}'.encode())
     again = Counted(held, cache)
     assert content(again(clip)) == content(plain)
     assert again.ran == {"captioner", "translator", "detector", "segmenter"}
     assert Counted(held, cache).cache.get("captioner", "0" * 64) is None
+
+
+def test_a_stage_that_cannot_be_cached_and_one_that_is_copied(held: Held, cache: Path) -> None:
+    recipe = load_recipe("tiny")
+    pipe = Pipeline.from_recipe(recipe, held)
+    with pytest.raises(InputError, match="the segmenter cannot be cached; these can: captioner, translator, detector"):
+        with_cache(pipe, recipe, cache, ("segmenter",))
+    with_cache(pipe, recipe, cache, ("captioner",))
+    assert copy(pipe.captioner).models == pipe.captioner.models  # type: ignore[attr-defined]
 
 
 def test_what_else_a_stage_can_do_is_still_there(held: Held, cache: Path) -> None:
@@ -268,3 +280,36 @@ def test_an_edited_plug_in_is_another_stage(tmp_path: Path) -> None:
     source = tmp_path / "stages.py"
     source.write_text(source.read_text().replace('"dog", 0.9', '"dog", 0.8'))
     assert own() != before
+
+
+def test_options_count_by_their_values_and_what_lies_at_their_paths(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("dog")
+
+    def of(options: dict[str, Any]) -> str:
+        return stage_fingerprint(object(), object, options)
+
+    before = of({"files": {"words": str(tmp_path / "words.txt")}, "top": [1, 2]})
+    assert before == of({"top": [1, 2], "files": {"words": str(tmp_path / "words.txt")}})
+    assert before != of({"files": {"words": str(tmp_path / "words.txt")}, "top": [2, 1]})
+    (tmp_path / "words.txt").write_text("cat")
+    assert before != of({"files": {"words": str(tmp_path / "words.txt")}, "top": [1, 2]})
+
+
+def test_answers_of_one_device_are_not_those_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Local:
+        models = {"here": {"path": str(tmp_path)}}  # noqa: RUF012
+
+    def on(device: str) -> str:
+        resolve_device.cache_clear()
+        return stage_fingerprint(Local(), Local, {"device": device})
+
+    cpu, own = on("cpu"), on("a plug-in's own")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    names = iter(["one GPU", "another GPU"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: next(names))
+    one, another = on("cuda:0"), on("cuda:0")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert len({cpu, own, one, another, on("mps")}) == 5
+    resolve_device.cache_clear()

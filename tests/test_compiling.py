@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from openavs.benchmarks.world.casting import scene_of
 from openavs.benchmarks.world.layouts import scene_to_clip
 from openavs.caching import with_cache
+from openavs.compiling import _check_compiler
 from openavs.pipeline import Pipeline
 from openavs.recipes import load_recipe
 from openavs.registry import Registry, check_backends
@@ -58,6 +62,16 @@ def test_without_a_compiler_the_fix_is_named() -> None:
     nowhere: Any = config.patch({"cpp.cxx": ("/nowhere/g++",)})
     with nowhere, pytest.raises(InputError, match=r"compile needs a C\+\+ compiler on the cpu, such as g\+\+"):
         build("segmenter", "sam", "sam", compile=True)
+
+
+def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)  # Python's own mark of a module that cannot be had
+    with pytest.raises(InputError, match="compile needs the package triton on a GPU: pip install triton"):
+        _check_compiler(torch.device("cuda"))
+    triton = ModuleType("triton")
+    triton.__spec__ = ModuleSpec("triton", None)
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    _check_compiler(torch.device("cuda"))  # and no C++ compiler
 
 
 def test_a_plug_in_may_have_an_option_of_that_name(tmp_path: Path) -> None:

@@ -65,3 +65,8 @@ def test_swapping_replaces_the_outermost_match_on_one_instance_alone() -> None:
 
 def test_the_kernel_depends_on_the_processor_alone() -> None:
     assert prefers_onednn() is prefers_onednn() and native_bfloat16() in (True, False)
+
+
+def test_processors_without_wide_registers_keep_torchs_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not prefers_onednn()

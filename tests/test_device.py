@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -28,6 +29,46 @@ def test_auto_is_cuda_where_there_is_one() -> None:
     native = torch.cuda.get_device_capability()[0] >= 8
     assert placement.device.type == "cuda"
     assert placement.dtype == (torch.bfloat16 if native else torch.float32)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[int, int]]]:
+    """As if there were one GPU, of the generation that is asked for."""
+    capability = {"is": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a fine GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability["is"])
+    resolve_device.cache_clear()
+    yield capability
+    resolve_device.cache_clear()
+
+
+def test_auto_is_the_gpu_in_bfloat16_if_it_is_not_old(gpu: dict[str, tuple[int, int]]) -> None:
+    new = resolve_device("auto", "auto")
+    assert (new.device, new.dtype) == (torch.device("cuda"), torch.bfloat16)
+    assert "a fine GPU" in new.reason
+    assert settle_dtype(new, "auto", 94_000_000, "SAM") == torch.bfloat16
+    resolve_device.cache_clear()
+    gpu["is"] = (7, 5)
+    old = resolve_device("cuda:0", "auto")
+    assert (old.device, old.dtype) == (torch.device("cuda:0"), torch.float32)
+    assert "where bfloat16 is not native" in old.reason
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_second_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="device 'cuda:1' does not exist; there are 1 CUDA GPUs from 0"):
+        resolve_device("cuda:1", "auto")
+
+
+def test_auto_is_apples_gpu_in_float32_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    resolve_device.cache_clear()
+    placement = resolve_device("auto", "auto")
+    resolve_device.cache_clear()
+    assert (placement.device.type, placement.dtype) == ("mps", torch.float32)
 
 
 def test_what_is_asked_for_is_given() -> None:

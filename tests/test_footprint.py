@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,13 @@ def test_every_stage_has_its_turn() -> None:
     from openavs.registry import STAGES
 
     assert sorted(stage for turn in TURNS for stage in turn) == sorted(STAGES)
+
+
+def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Placement(torch.device("cpu"), torch.float32, "")
+    assert 0 < footprint.free_memory(place) < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.delattr(os, "sysconf")  # Windows has none
+    assert footprint.free_memory(place) == 4 << 30
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -35,6 +36,20 @@ def test_what_does_not_fit_is_done_in_halves_in_its_order(error: Exception) -> N
     stage = Stage(2, error)
     assert halved(stage, list(range(7)), list(range(7))) == [0, 2, 4, 6, 8, 10, 12]
     assert stage.sizes == [7, 3, 1, 2, 4, 2, 2]
+
+
+def test_what_the_device_keeps_for_later_is_given_back_before_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    stage = Stage(1, ERRORS[1])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(len(stage.sizes)))
+    assert halved(stage, [1, 2], [3, 4]) == [4, 6]
+    assert given == [1], "after the batch that did not fit, and before its halves"
+
+
+def test_stages_without_torch_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    assert halved(Stage(1, MemoryError()), [1, 2], [3, 4]) == [4, 6]
+    assert "torch" not in sys.modules
 
 
 def test_one_item_that_does_not_fit_is_an_error() -> None:

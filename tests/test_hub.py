@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ClapModel, SamModel
+from transformers.utils import logging as log
 
 from openavs.hub import Lock, load_pretrained, load_processor, resolve
 from openavs.types import ModelError
@@ -83,6 +84,8 @@ def test_incomplete_folders_are_refused(tmp_path: Path) -> None:
     sharded = folder_with(tmp_path / "d", "config.json", "model-1.safetensors", index)
     (sharded / index).write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
     assert "1 of its weight files are missing (model-2.safetensors)" in refusal(sharded)
+    (sharded / "model-2.safetensors").touch()
+    assert resolve(str(sharded)).path == sharded
     (sharded / index).write_text('{"weight_map": ')
     assert "is damaged" in refusal(sharded)
 
@@ -106,6 +109,17 @@ def test_loading_gives_the_saved_weights_ready_for_inference(sam: Path) -> None:
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     saved = load_file(sam / "model.safetensors")["mask_decoder.iou_token.weight"]
     assert torch.equal(model.mask_decoder.iou_token.weight, saved.to(torch.bfloat16))
+
+
+def test_bars_that_were_off_before_loading_stay_off(sam: Path) -> None:
+    log.disable_progress_bar()
+    try:
+        load_pretrained(SamModel, resolve(str(sam)), torch.float32, "cpu")
+        assert not log.is_progress_bar_enabled()
+    finally:
+        log.enable_progress_bar()
+    load_pretrained(SamModel, resolve(str(sam)), torch.float32, "cpu")
+    assert log.is_progress_bar_enabled()
 
 
 def test_a_checkpoint_of_another_class_is_refused(sam: Path) -> None:

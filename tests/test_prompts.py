@@ -26,6 +26,10 @@ def test_a_prompt_renders_to_a_system_and_a_user_turn() -> None:
     ]
 
 
+def test_blank_lines_before_the_first_section_are_no_text() -> None:
+    assert parse_prompt(GOOD.replace("[system]", "\n  \n[system]"), "mine") == parse_prompt(GOOD, "mine")
+
+
 def test_the_system_turn_may_be_left_out() -> None:
     prompt = parse_prompt(GOOD.replace("[system]\nBe brief.\n", ""), "mine")
 

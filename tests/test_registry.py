@@ -206,6 +206,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         EntryPoint("parrot", "collections:Counter", "openavs.captioner"),
         EntryPoint("clap", "collections:OrderedDict", "openavs.captioner"),
         EntryPoint("ghost", "no_such_package.module:Class", "openavs.captioner"),
+        EntryPoint("function", "collections:namedtuple", "openavs.captioner"),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in points if p.group == group])
     registry._plugins.cache_clear()
@@ -228,6 +229,19 @@ def test_an_installed_plugin_is_a_backend_but_takes_no_built_in_name(caplog: pyt
 def test_a_package_that_is_absent_is_one_sentence() -> None:
     with pytest.raises(InputError, match=r"'ghost' cannot be loaded .*: pip install no_such_package"):
         Registry("captioner").load("ghost")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_plug_in_that_names_no_class_is_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"the captioner 'function' of .* is not a class: collections:namedtuple"):
+        Registry("captioner").load("function")
+
+
+def test_a_part_of_openavs_that_is_missing_is_nothing_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("segmenter", "old", "openavs.no_such_module:Sam", "ours")
+    monkeypatch.setattr(registry, "BUILT_IN", (entry,))
+    with pytest.raises(ModuleNotFoundError, match=r"openavs\.no_such_module"):
+        Registry("segmenter").load("old")
 
 
 def test_a_backend_with_an_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

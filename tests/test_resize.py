@@ -41,3 +41,9 @@ def test_the_sizes_of_real_frames(old: tuple[int, int], new: tuple[int, int]) ->
 def test_the_same_bytes_on_a_gpu() -> None:
     image = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
     assert np.array_equal(resize_bilinear(image, (576, 1024), "cuda").cpu().numpy(), pillow(image, (576, 1024)))
+
+
+def test_on_another_device_a_frame_is_resized_there() -> None:
+    frame = np.zeros((30, 40, 3), dtype=np.uint8)
+    small = resize_bilinear(frame, (12, 10), "meta")
+    assert (small.device.type, small.dtype, small.shape) == ("meta", torch.uint8, (12, 10, 3))

@@ -47,6 +47,7 @@ def test_a_package_imports_and_what_it_uses_works(old: str) -> None:
     assert package.size(3) == (3, 3)
     with pytest.raises(ImportError, match=r"no_such_vision\.ops\.boxes\.nms is needed .* pip install no_such_vision"):
         package.nms([1], [2], 0.5)
+    assert not hasattr(package.ops, "__version__"), "what Python itself looks for is absent and no stand-in"
     assert set(sys.modules) - before == {old}
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("no_such_vision")

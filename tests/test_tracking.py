@@ -279,6 +279,13 @@ def test_carrying_back_stops_where_the_thing_is_hidden_or_is_another() -> None:
     assert "cat" in found[7]
 
 
+def test_a_thing_is_not_carried_back_to_where_nobody_asked_for_it() -> None:
+    asked = [["dog", "bell"]] * 5 + [["dog"]] * 3 + [["dog", "bell"]]
+    rows = [[segment("dog", 10)] if i < 8 else [segment("dog", 10), segment("bell", 60, 25)] for i in range(9)]
+    found = tracks(follow(Drift(), frames(rows, asked=asked, keys={0, 8}), Rules()))
+    assert [i for i in found if "bell" in found[i]] == [1, 2, 3, 4, 8]
+
+
 def test_carrying_back_does_not_leap_over_silence() -> None:
     asked = [["dog", "bell"]] * 3 + [[]] * 3 + [["dog", "bell"]]
     rows = [[segment("dog", 10)]] * 6 + [[segment("dog", 10), segment("bell", 60)]]

@@ -43,12 +43,10 @@ class DeformableAttention(nn.Module):
         spatial_shapes_list: Any = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
-        assert encoder_hidden_states is not None and reference_points is not None
-        if position_embeddings is not None:
-            hidden_states = hidden_states + position_embeddings
-        value: torch.Tensor = self.value(encoder_hidden_states)
-        if attention_mask is not None:
-            value.masked_fill_(~attention_mask[..., None], 0.0)
+        assert encoder_hidden_states is not None and reference_points is not None  # as the library always asks
+        assert position_embeddings is not None and attention_mask is not None
+        hidden_states = hidden_states + position_embeddings
+        value: torch.Tensor = self.value(encoder_hidden_states).masked_fill_(~attention_mask[..., None], 0.0)
         layout = lay_out(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
 
         batch, queries, _channels = hidden_states.shape

@@ -149,8 +149,14 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_texts_are_compared_by_what_they_would_sound_like(plain: Path) -> None:
-    table = everything(plain).text_similarity(["dog", "bell"], ["bell", "dog", "siren"])
+    captioner = everything(plain)
+    table = captioner.text_similarity(["dog", "bell"], ["bell", "dog", "siren"])
     assert table.shape == (2, 3)
     assert np.allclose([table[0, 1], table[1, 0]], 1.0, atol=1e-5)  # a text and itself
     assert table[0, 1] > table[0, 2]
     assert np.abs(table).max() <= 1 + 1e-5
+    passes: list[int] = []
+    captioner.model.text_model.register_forward_hook(lambda *_: passes.append(1))
+    again = captioner.text_similarity(["bell"], ["bell", "dog", "siren"])
+    assert len(passes) == 1, "the labels are known by then"
+    assert np.allclose(again[0], table[1], atol=1e-6)

@@ -61,3 +61,10 @@ def test_resizing_is_pillows_and_the_tensor_way_is_within_one_level(size: tuple[
     assert np.array_equal(ours.numpy(), pillow)
     tensor = resize_tensor(torch.from_numpy(image).permute(2, 0, 1), size, "bilinear")
     assert np.abs(tensor.numpy().astype(int) - pillow).max() <= 1
+
+
+def test_a_frame_of_the_right_size_is_not_resized() -> None:
+    image = noise(24, 32)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    assert resize_tensor(pixels, (24, 32), "bicubic") is pixels
+    assert np.array_equal(resize(image, (24, 32), BILINEAR, torch.device("cpu")).numpy(), image.transpose(2, 0, 1))

@@ -240,6 +240,12 @@ def test_a_processor_without_edges_is_refused(grounding_dino: Path, tmp_path: Pa
         load(tmp_path)
 
 
+def test_a_model_that_picks_more_boxes_than_its_pictures_have_cells_is_told(tmp_path: Path) -> None:
+    greedy = load(save_grounding_dino(tmp_path, num_queries=600))
+    with pytest.raises(ModelError, match=r"picks 600 boxes from fewer image cells .* give it a larger shortest_edge"):
+        greedy.detect([noise(96, 160)], [["dog"]])
+
+
 @pytest.mark.parametrize("wrong", [{"floor": 1.5}, {"batch_size": 0}, {"max_candidates": 0}])
 def test_options_outside_their_range_are_refused(grounding_dino: Path, wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForZeroShotObjectDetection
 
+from openavs.detectors import lean
 from openavs.detectors.grounding_dino import GroundingDinoDetector
-from openavs.detectors.lean import make_lean
+from openavs.detectors.lean import RememberedText, make_lean
 from openavs.detectors.lean_attention import DeformableAttention, FusionAttention, TokenAttention
 from openavs.types import Image
 from tests.detectors.conftest import noise
@@ -118,6 +119,18 @@ def test_in_bfloat16_what_is_delicate_stays_exact(library: Any) -> None:
     ]
     assert errors[0] < 1.1 * errors[1]  # no worse than torch's own mixed precision
     assert ours.pred_boxes.dtype == ours.logits.dtype == torch.float32
+
+
+def test_only_so_many_captions_are_remembered(grounding_dino: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = GroundingDinoDetector(model=str(grounding_dino), floor=0.0, device="cpu", offline=True)
+    frame: Image = noise(120, 200, seed=1)
+    before = detector.detect([frame], [["dog"]])
+    monkeypatch.setattr(lean, "_CAPTIONS", 1)
+    for phrases in (["red car"], ["dog", "red car"]):
+        detector.detect([frame], [phrases])
+    [known] = [module for module in detector.model.modules() if isinstance(module, RememberedText)]
+    assert len(known._known) == 1
+    assert detector.detect([frame], [["dog"]]) == before
 
 
 def test_a_frame_of_another_shape_leaves_no_trace(grounding_dino: Path) -> None:

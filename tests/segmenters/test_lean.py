@@ -14,13 +14,13 @@ from openavs.dense import Dense
 from openavs.segmenters.lean import make_lean, prepare_encoder
 
 
-def sam(edge: int, relative: bool = True, window: int = 5) -> Any:
+def sam(edge: int, relative: bool = True, window: int = 5, biases: bool = True) -> Any:
     """A random encoder of `edge` x `edge` cells: two layers in windows, one of all cells."""
     torch.manual_seed(0)
     config = SamVisionConfig(
         hidden_size=64, num_hidden_layers=3, num_attention_heads=4, mlp_dim=128, output_channels=16,
         image_size=8 * edge, patch_size=8, window_size=window, global_attn_indexes=[1],
-        use_rel_pos=relative, num_pos_feats=8,
+        use_rel_pos=relative, num_pos_feats=8, qkv_bias=biases,
     )  # fmt: skip
     return widened(SamVisionEncoder(config))
 
@@ -67,6 +67,7 @@ ENCODERS = {
     "sam": lambda: sam(12),
     "sam, windows that fit": lambda: sam(10),
     "sam, no relative positions": lambda: sam(12, relative=False),
+    "sam, no biases": lambda: sam(12, biases=False),
     "sam, a global layer of many cells": lambda: sam(36, window=14),
     "sam 2": hiera,
 }
@@ -96,6 +97,14 @@ def test_bfloat16_is_no_worse_than_torchs_own_mixed_precision(name: str) -> None
         rounded = levels(library, asked)
     assert ours[-1].dtype == torch.float32
     assert (ours[-1] - exact[-1]).abs().mean() < 1.1 * (rounded[-1] - exact[-1]).abs().mean()
+
+
+def test_elsewhere_than_on_a_cpu_the_body_is_converted_as_it_is() -> None:
+    encoder = sam(10)
+    assert prepare_encoder(encoder, encoder.layers, torch.bfloat16, torch.device("meta")) == torch.bfloat16
+    assert {weight.dtype for weight in encoder.layers.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in encoder.neck.parameters()} == {torch.float32}
+    assert not any(isinstance(module, Dense) for module in encoder.modules())
 
 
 @torch.inference_mode()

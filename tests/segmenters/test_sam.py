@@ -87,6 +87,21 @@ def test_pixels_at_full_size_are_the_librarys_bit_for_bit(tmp_path: Path, shape:
     assert ours.dtype == theirs.dtype == torch.float32 and torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("left_out", ["do_normalize", "do_rescale"])
+def test_a_preprocessor_may_leave_out_a_step(tmp_path: Path, left_out: str) -> None:
+    processor: Any = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    setattr(processor, left_out, False)
+    processor.save_pretrained(tmp_path)
+    image = picture(64, 48)
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    ours = sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu")).prepare(image)
+    assert torch.allclose(ours, theirs.float(), atol=1e-4)
+    processor.resample = 3
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"the preprocessor of 'here' is not SAM's \(a bilinear resize"):
+        sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu"))
+
+
 def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) -> None:
     segmenter = SamSegmenter(model=str(folder))
     encoded: list[int] = []

@@ -69,6 +69,14 @@ def test_pixels_are_the_documented_ones(tmp_path: Path, shape: tuple[int, int]) 
         assert levels.max() < 1.01 and levels.mean() < (0.1 if rounded else 0.4)
 
 
+def test_pixels_are_not_normalised_where_the_preprocessor_does_not(tmp_path: Path) -> None:
+    settings = {"size": {"height": 64, "width": 64}, "do_normalize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    image = picture(64, 64)
+    ours = SquarePixels(ResolvedModel(tmp_path, "here"), 64, torch.device("cpu"), "sam2").prepare(image)
+    assert torch.allclose(ours, torch.from_numpy(image).permute(2, 0, 1) / 255, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_masks_equal_a_direct_call_of_the_model(folder: Path, shape: tuple[int, int]) -> None:
     image, boxes = picture(*shape), some_boxes(*shape, count=3)

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import interpolate
 from transformers import AutoTokenizer, Sam3Model, Sam3VideoModel
 
+from openavs.segmenters import sam3
 from openavs.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker
 from openavs.segmenters.sam3 import Sam3Segmenter
 from openavs.segmenters.sam3_video import Sam3VideoTracker
@@ -98,6 +99,16 @@ def test_an_image_is_encoded_once_whatever_its_phrases_and_not_without(folder: P
     assert encoded == [1, 1]
     assert len(texts) == 2  # two phrases, one phrase; the dog is known by then
     assert segmenter.segment_phrases([], []) == [] and segmenter.segment_phrases(images[:1], [[]]) == [[]]
+
+
+def test_only_so_many_phrases_are_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(48, 64)
+    [expected] = Sam3Segmenter(model=str(folder), floor=0.0).segment_phrases([image], [PHRASES])
+    monkeypatch.setattr(sam3, "_TEXTS_KEPT", 2)
+    segmenter = Sam3Segmenter(model=str(folder), floor=0.0)
+    segmenter.segment_phrases([image], [["cat"]])
+    assert segmenter.segment_phrases([image], [PHRASES]) == [expected]
+    assert set(segmenter._texts) == set(PHRASES), "those before are forgotten"
 
 
 def test_phrases_asked_together_or_alone_give_the_same(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -15,6 +16,7 @@ import pytest
 from openavs.recipes import load_recipe
 from openavs.registry import Registry
 from openavs.translators import answers, replies, server, wire
+from openavs.translators.background import BackgroundLoop
 from openavs.translators.base import Request, Translation, Translator
 from openavs.translators.openai_server import OpenAITranslator
 from openavs.types import InputError, ModelError
@@ -93,6 +95,16 @@ def test_tokens_are_counted_and_the_served_model_is_recorded() -> None:
 
     assert (ask.usage.requests, ask.usage.prompt_tokens, ask.usage.completion_tokens) == (1, 100, 10)
     assert ask.models["small"]["revision"] == "small-1"
+
+
+def test_a_server_need_not_say_what_it_serves_and_counts() -> None:
+    bare = Answer(json.dumps({"choices": [{"message": {"content": '{"frames": [["dog"]]}'}}]}).encode())
+    with serving(lambda *_: bare) as local:
+        ask = translator(local)
+        assert ask.translate([DOG])[0].frames == (("dog",),)
+
+    assert (ask.usage.requests, ask.usage.prompt_tokens) == (1, 0)
+    assert ask.models["small"]["revision"] is None
 
 
 def test_further_fields_are_sent_along() -> None:
@@ -236,6 +248,7 @@ BROKEN = [
     (Answer(b"[" * 100_000), replies.NO_COMPLETION),
     (Answer(b'{"choices": []}'), replies.NO_COMPLETION),
     (Answer(b'{"error": "overloaded"}'), replies.NO_COMPLETION),
+    (completion([{"type": "text", "text": "dog"}]), replies.NO_COMPLETION),  # type: ignore[arg-type]
     (completion(None, tool_calls=[]), answers.EMPTY),
     (completion(""), answers.EMPTY),
     (completion(" \n\t" * 2000, finish_reason="length"), answers.EMPTY),
@@ -395,6 +408,12 @@ def test_what_would_fail_every_clip_alike_is_an_error_and_not_tried_again(answer
     assert 1 <= len(local.asked) <= 2  # both clips, once each
 
 
+def test_a_server_that_wants_a_key_says_how_to_give_one() -> None:
+    said = r"wants a key \(HTTP 401\); put it into an environment .* 'api_key_env'"
+    with serving(lambda *_: refusal(401, "no key")) as local, pytest.raises(ModelError, match=said):
+        translator(local, structured="none").translate([DOG])
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -423,6 +442,13 @@ def test_the_key_comes_from_the_environment_and_is_seen_nowhere(caplog: pytest.L
     assert local.headers[0]["authorization"] == f"Bearer {KEY}"
     assert KEY not in caplog.text + repr(translation) + repr(ask.models) + repr(vars(ask)) + repr(vars(ask.server))
     assert "your key (key) is odd" in caplog.text
+
+
+def test_a_key_that_cannot_be_sent_is_told_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAVS_TEST_KEY", f"{KEY}\nX-Header: 1")
+    with pytest.raises(ModelError, match="OPENAVS_TEST_KEY holds no key, but something unprintable") as raised:
+        translator("http://localhost:1/v1", api_key_env="OPENAVS_TEST_KEY")
+    assert KEY not in str(raised.value)
 
 
 def test_a_key_for_openai_is_sent_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,3 +531,11 @@ def test_a_recipe_names_it_and_its_model_is_no_download() -> None:
     assert cls is OpenAITranslator
     assert options == {"model": "gpt-x", "base_url": "http://localhost:1/v1", "tries": 2, "offline": True}
     assert "translator" not in recipe.models()
+
+
+def test_a_loop_in_the_background_is_stopped_once() -> None:
+    loop = BackgroundLoop("a test")
+    assert loop.run(asyncio.sleep(0, "slept")) == "slept" and loop.alive
+    for _ in range(2):
+        loop.stop()
+        assert not loop.alive

@@ -149,7 +149,11 @@ def test_a_template_without_a_system_turn(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_a_question_that_is_too_long_does_not_fail_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     long = Request(request(["dog barking", "bell ringing", "cat meowing", "bird chirping"]).frames * 60)
-    short, cut = build(monkeypatch, StandIn(local())).translate([CLIPS[1], long])
+    engine = StandIn(local())
+    asked = build(monkeypatch, engine)
+    [alone] = asked.translate([long])
+    assert alone.origin == "lexicon" and engine.sampled == [], "the engine was not asked for nothing"
+    short, cut = asked.translate([CLIPS[1], long])
 
     assert short.frames == (("cat",),) and short.note is None
     assert cut.origin == "lexicon" and f"failed once ({TOO_LONG})" in str(cut.note)

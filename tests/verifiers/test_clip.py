@@ -19,6 +19,7 @@ from openavs.benchmarks.world.layouts import scene_to_clip
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.pipeline import Pipeline
 from openavs.types import BoolMask, Dropped, Image, InputError, ModelError, OpenAVSError, Segment, mask_to_rle
+from openavs.verifiers import clip
 from openavs.verifiers.base import Verdict, Verifier
 from openavs.verifiers.calibration import calibrate
 from openavs.verifiers.clip import ClipVerifier
@@ -72,6 +73,24 @@ def test_a_processor_that_crops(tmp_path: Path) -> None:
     square = picture(50, 50)
     theirs = CLIPImageProcessorPil.from_pretrained(tmp_path / "crop")(Pillow.fromarray(square), return_tensors="pt")
     assert torch.allclose(cropping._pixels.prepare(square), theirs["pixel_values"][0], atol=1e-6)
+
+
+def test_a_processor_that_crops_more_than_there_is_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="crops 40 pixels out of 32; use the preprocessor"):
+        ClipVerifier(model=str(make_clip(tmp_path / "crop", crop=40)), nothing=NOTHING)
+
+
+def test_only_so_many_texts_are_remembered(
+    folder: Path, verifier: ClipVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, own = ["dog", "bell", "cat"], [segment("dog", patch(90, 130, 20, 30, 40))]
+    asked = [picture(90, 130)], [own], [names]
+    expected = verifier.verify(*asked)
+    monkeypatch.setattr(clip, "_TEXTS_KEPT", 6)
+    forgetful = ClipVerifier(model=str(folder), nothing=NOTHING, template="a photo of a {}")
+    forgetful.verify([picture(90, 130)], [own], [["sky"]])
+    assert forgetful.verify(*asked) == expected
+    assert len(forgetful._texts) == 6 and "a photo of a sky" not in forgetful._texts
 
 
 def test_a_score_is_the_softmax_of_a_direct_call(folder: Path, verifier: ClipVerifier) -> None:
