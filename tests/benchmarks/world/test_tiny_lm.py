@@ -71,6 +71,14 @@ def test_all_names_and_captions_are_known_words(tokenizer: Any) -> None:
                 assert not unknown or (place.startswith("{") and text != kind.name)
 
 
+def test_batches_of_a_training_are_of_one_size_and_of_about_one_length(tokenizer: Any) -> None:
+    batches = list(lm._batches(tokenizer, seed=1, steps=17, size=2))
+    assert [len(batch) for batch in batches] == [2] * 32  # whole groups of 16
+    spread = [abs(len(one.tokens) - len(other.tokens)) for one, other in batches]
+    lengths = [len(item.tokens) for batch in batches for item in batch]
+    assert sum(spread) / len(spread) < 0.1 * (max(lengths) - min(lengths))
+
+
 def test_the_rules_of_the_right_answer() -> None:
     sure, doubtful, strange = Note(DOG, "dog barking", 0.9), Note(BELL, "bell", 0.3), Note(None, "speech", 0.9)
     assert answer_of([[sure, doubtful], [], [sure, strange]]) == (("dog",), (), ("dog",))

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import openavs
 from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.scenes import scene_rng
+from openavs.benchmarks.world.training import __main__ as whole
 from openavs.benchmarks.world.training import clip, detector, listening, lm, resnet, segmenter, vggish
 from openavs.benchmarks.world.training.conversations import VAL
-from openavs.benchmarks.world.training.pictures import batches, to_tensor
+from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
+from openavs.benchmarks.world.training.telling import Teller
+
+HOME = Path(openavs.__file__).parent / "assets" / "tiny"
 
 
 def train(script: str, out: Path, *options: str) -> str:
@@ -75,6 +83,41 @@ def test_vggish_trains_alike_from_the_same_seed() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(first, trained(2), strict=True))
 
 
+def test_a_training_tells_its_figures_every_so_many_steps(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        tell = Teller(logging.getLogger("a test"), "dense", every=50)
+        for step in range(120):
+            tell(step, loss=step / 4, IoU=0.5)
+    told = [re.sub(r", \d+ s$", "", record.message) for record in caplog.records]
+    assert told == ["dense 50: loss 12.2500, IoU 0.5000", "dense 100: loss 24.7500, IoU 0.5000"]
+
+
+def test_every_model_of_the_family_has_its_script() -> None:
+    lanes = [model for lane in whole.LANES for model in lane]
+    assert {folder for _, folder in lanes} == {path.name for path in HOME.iterdir() if path.is_dir()}
+    assert all(find_spec(f"openavs.benchmarks.world.training.{script}") for script, _ in lanes)
+
+
+def test_a_lane_ends_with_the_first_model_that_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "LANES", ((("no_such_script", "sam"), ("conversations", "lm")), ()))
+    monkeypatch.setattr(sys, "argv", ["training", "--out", str(tmp_path)])
+    with pytest.raises(subprocess.CalledProcessError):
+        whole.main()
+    said = capfd.readouterr()
+    assert "training sam" in said.out and "training lm" not in said.out
+    assert "No module named openavs.benchmarks.world.training.no_such_script" in said.err
+    whole.run_lane((("conversations", "lm"),), tmp_path)  # which ends by itself
+
+
+def test_what_is_hidden_has_no_box() -> None:
+    owners = np.zeros((32, 32), dtype=np.uint8)
+    owners[4:20, 4:20], owners[30, 3:9] = 1, 2
+    seen, hidden = Picture(np.zeros((32, 32, 3), dtype=np.uint8), owners, (0, 1)).boxes()
+    assert seen.tolist() == [4, 4, 20, 20] and np.isnan(hidden).all()
+
+
 def test_pictures_know_their_boxes() -> None:
     for item in next(batches("train", 3, 8, ((128, 171),))):
         assert item.image.shape == (128, 171, 3)
@@ -121,6 +164,17 @@ def test_a_batch_is_trained_on_the_targets_of_its_pictures(tmp_path: Path) -> No
     assert loss(kept) == pytest.approx(whole, rel=1e-4)
 
 
+def test_where_nothing_was_asked_for_no_cell_teaches(tmp_path: Path) -> None:
+    words = detector.tokenizer(tmp_path)
+    model = detector.build(len(words))
+    batch = next(batches("train", 5, 1, ((128, 128),)))
+    asked = [["accordion", "airplane"]]
+    text = words([" . ".join(asked[0]) + " ."], return_tensors="pt")
+    outputs = model(pixel_values=torch.from_numpy(to_tensor(batch, detector.MEAN, detector.STD)), **text)
+    loss = detector.dense_loss(outputs, batch, asked, [detector.targets_for(batch[0], asked[0])])
+    assert loss == 0 and loss.requires_grad
+
+
 def test_boxes_of_the_segmenter_are_jittered_like_a_detectors() -> None:
     errors = []
     for item in next(batches("train", 6, 24, ((128, 128),))):
@@ -155,6 +209,13 @@ def test_crops_show_the_things_of_a_picture_and_some_of_its_ground() -> None:
         assert images.shape == (len(names), clip.EDGE, clip.EDGE, 3)
         assert {clip.NAMES[name] for name in names if name >= 0} <= kinds
         assert names.count(-1) <= 1 and len(names) >= 1
+
+
+def test_a_mask_too_faint_to_frame_is_shown_in_the_whole_picture() -> None:
+    image = np.full((80, 80, 3), 200, dtype=np.uint8)
+    faint = np.full((80, 80), 0.4, dtype=np.float32)
+    crop = clip.cropped(image, faint, np.random.default_rng(0))
+    assert crop.shape == (clip.EDGE, clip.EDGE, 3) and crop.any()
 
 
 def test_a_soiled_mask_still_lies_where_the_mask_does() -> None:

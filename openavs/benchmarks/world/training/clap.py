@@ -29,6 +29,7 @@ from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.sounds import RATE
 from openavs.benchmarks.world.training import listening
 from openavs.benchmarks.world.training.options import begin
+from openavs.benchmarks.world.training.telling import Teller
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def train(
     logger.info("made the sounds in %.0f s", time.monotonic() - began)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    average = 0.0
+    average, tell = 0.0, Teller(logger)
     model.train()
     for step in range(steps):
         rng = listening.generator(listening.TRAIN, seed + 1, step)
@@ -151,8 +152,7 @@ def train(
         with torch.no_grad():
             model.logit_scale_a.clamp_(max=float(np.log(60)))
         average = 0.99 * average + 0.01 * loss.item() if step else loss.item()
-        if step % 100 == 99:
-            logger.info("step %d loss %.3f, %.0f s", step + 1, average, time.monotonic() - began)
+        tell(step, loss=average)
     with torch.no_grad():
         model.logit_scale_t.copy_(model.logit_scale_a)
     model.eval()

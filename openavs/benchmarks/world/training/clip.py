@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.benchmarks.world.training.options import begin
+from openavs.benchmarks.world.training.telling import Teller
 from openavs.benchmarks.world.training.weights import save_half
 from openavs.students.ov_avss_classifier import TEMPLATES
 from openavs.types import BoolMask, Image
@@ -176,7 +176,7 @@ def loss_of(model: CLIPModel, tokenizer: Any, rng: Rng, pictures: int) -> torch.
 
 def train(model: CLIPModel, tokenizer: Any, *, steps: int, pictures: int, rate: float, seed: int) -> None:
     """Trains in place; the model is left in evaluation mode."""
-    began, average = time.monotonic(), 0.0
+    average, tell = 0.0, Teller(logger)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     model.train()
@@ -190,8 +190,7 @@ def train(model: CLIPModel, tokenizer: Any, *, steps: int, pictures: int, rate: 
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(60)))
         average = 0.99 * average + 0.01 * loss.item() if step else loss.item()
-        if step % 100 == 99:
-            logger.info("step %d loss %.3f, %.0f s", step + 1, average, time.monotonic() - began)
+        tell(step, loss=average)
     model.eval()
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import scene_rng
 from openavs.benchmarks.world.training.options import begin
 from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
+from openavs.benchmarks.world.training.telling import Teller
 from openavs.benchmarks.world.training.weights import save_half
 
 log = logging.getLogger("detector")
@@ -132,7 +132,7 @@ def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.15)
     weight = torch.ones(len(KINDS) + 1)
     weight[-1] = 0.3
-    started, right = time.monotonic(), 0.0
+    right, tell = 0.0, Teller(log, "cells", every=50)
     for step, batch in zip(range(steps), batches("train", seed, 24, SHAPES[:1]), strict=False):
         maps = backbone(torch.from_numpy(to_tensor(batch, MEAN, STD))).feature_maps
         loss = torch.zeros(())
@@ -146,10 +146,7 @@ def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
         nn.utils.clip_grad_norm_(backbone.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 49:
-            log.info(
-                "cells %d: loss %.3f, right %.3f, %.0f s", step + 1, loss.item(), right, time.monotonic() - started
-            )
+        tell(step, loss=loss.item(), right=right)
 
 
 # ---------------------------------------------------------------------------------------- stage 2: words to boxes
@@ -229,7 +226,7 @@ def train(
     groups = [{"params": fast, "lr": rate}, {"params": slow, "lr": rate / 3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, rate / 3], total_steps=steps, pct_start=0.08)
-    started, smooth = time.monotonic(), np.zeros(2)
+    smooth, tell = np.zeros(2), Teller(log)
     for step, batch in zip(range(steps), batches("train", seed + 1, 16, SHAPES), strict=False):
         rng = scene_rng("train", 901, seed, step)
         count = int(rng.choice([1, 2, 3, 4, 6, 8]))
@@ -247,8 +244,7 @@ def train(
         schedule.step()
         losses = np.array([outputs.loss.item(), dense.item()])
         smooth = losses if not smooth.any() else 0.98 * smooth + 0.02 * losses
-        if step % 100 == 99:
-            log.info("step %d: loss %.3f, dense %.3f, %.0f s", step + 1, *smooth, time.monotonic() - started)
+        tell(step, loss=smooth[0], dense=smooth[1])
         if step % 500 == 499:
             log.info("step %d: %s", step + 1, evaluate(model, words))
             save_half(model, out)

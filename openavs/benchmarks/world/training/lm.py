@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.training.conversations import MAX_FRAMES, TRAIN, VAL, Example, example
 from openavs.benchmarks.world.training.hints import NONE, Hints, Probes, hints_of
 from openavs.benchmarks.world.training.options import begin
+from openavs.benchmarks.world.training.telling import Teller
 from openavs.prompts import PromptTemplate, load_prompt
 from openavs.translators.messages import build_messages
 
@@ -149,7 +149,7 @@ def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
 
 def train(model: Qwen3ForCausalLM, tokenizer: Any, *, steps: int, batch: int, rate: float, seed: int) -> None:
     """Trains in place; the model is left in evaluation mode."""
-    began, average = time.monotonic(), 0.0
+    average, tell = 0.0, Teller(logger)
     probes = Probes(model.config.hidden_size)
     parameters = [*model.parameters(), *probes.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -163,9 +163,7 @@ def train(model: Qwen3ForCausalLM, tokenizer: Any, *, steps: int, batch: int, ra
         optimizer.step()
         schedule.step()
         average = 0.98 * average + 0.02 * loss.item() if step else loss.item()
-        if step % 100 == 99:
-            passed = time.monotonic() - began
-            logger.info("step %d loss %.4f hints %.2f, %.0f s", step + 1, average, hints.item(), passed)
+        tell(step, loss=average, hints=hints.item())
     model.eval()
 
 

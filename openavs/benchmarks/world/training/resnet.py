@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.benchmarks.world.training.options import begin
+from openavs.benchmarks.world.training.telling import Teller
 from openavs.benchmarks.world.training.weights import save_half
 from openavs.students.backbones import backbone
 from openavs.students.base import MEAN, STD, normalised
@@ -50,10 +50,9 @@ def batch_of(rng: Rng, count: int, side: int) -> tuple[torch.Tensor, torch.Tenso
 
 def train(model: ResNetForImageClassification, *, steps: int, batch: int, rate: float, seed: int) -> None:
     """Trains in place; the model is left in evaluation mode."""
-    began = time.monotonic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    average = 0.0
+    average, tell = 0.0, Teller(logger)
     model.train()
     for step in range(steps):
         rng = scene_rng("train", _PICTURES, seed, step)
@@ -64,8 +63,7 @@ def train(model: ResNetForImageClassification, *, steps: int, batch: int, rate: 
         optimizer.step()
         schedule.step()
         average = 0.99 * average + 0.01 * loss.item() if step else loss.item()
-        if step % 100 == 99:
-            logger.info("step %d loss %.4f, %.0f s", step + 1, average, time.monotonic() - began)
+        tell(step, loss=average)
     model.eval()
 
 

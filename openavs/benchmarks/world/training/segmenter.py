@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from openavs.benchmarks.world.looks import Rng
 from openavs.benchmarks.world.scenes import scene_rng
 from openavs.benchmarks.world.training.options import begin
 from openavs.benchmarks.world.training.pictures import Picture, batches, to_tensor
+from openavs.benchmarks.world.training.telling import Teller
 from openavs.benchmarks.world.training.weights import save_half
 
 log = logging.getLogger("segmenter")
@@ -99,7 +99,7 @@ def pretrain(model: SamModel, head: nn.Module, steps: int, seed: int) -> None:
     parameters = [*model.vision_encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    started, smooth = time.monotonic(), 0.0
+    smooth, tell = 0.0, Teller(log, "dense")
     for step, batch in zip(range(steps), batches("train", seed, 16, SHAPES[:1]), strict=False):
         loss, iou = dense_loss(model.vision_encoder(pixels(batch))[0], head, batch)
         optimizer.zero_grad()
@@ -108,8 +108,7 @@ def pretrain(model: SamModel, head: nn.Module, steps: int, seed: int) -> None:
         optimizer.step()
         schedule.step()
         smooth = 0.98 * smooth + 0.02 * iou
-        if step % 100 == 99:
-            log.info("dense %d: loss %.3f, IoU %.3f, %.0f s", step + 1, loss.item(), smooth, time.monotonic() - started)
+        tell(step, loss=loss.item(), IoU=smooth)
 
 
 def dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -142,7 +141,7 @@ def train(model: SamModel, head: nn.Module, out: Path, steps: int, seed: int, ra
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    started, smooth = time.monotonic(), 0.0
+    smooth, tell = 0.0, Teller(log)
     for step, batch in zip(range(steps), batches("train", seed + 1, 12, SHAPES), strict=False):
         batch = [item for item in batch if not np.isnan(item.boxes()).all()]
         rng = scene_rng("train", 902, seed, step)
@@ -162,8 +161,7 @@ def train(model: SamModel, head: nn.Module, out: Path, steps: int, seed: int, ra
         optimizer.step()
         schedule.step()
         smooth = iou.mean().item() if not smooth else 0.98 * smooth + 0.02 * iou.mean().item()
-        if step % 100 == 99:
-            log.info("step %d: loss %.3f, IoU %.3f, %.0f s", step + 1, loss.item(), smooth, time.monotonic() - started)
+        tell(step, loss=loss.item(), IoU=smooth)
         if step % 500 == 499:
             save_half(model, out)
 

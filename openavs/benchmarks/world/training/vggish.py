@@ -20,6 +20,7 @@ from openavs.benchmarks.world.kinds import KINDS
 from openavs.benchmarks.world.sounds import RATE, background
 from openavs.benchmarks.world.training import listening
 from openavs.benchmarks.world.training.options import begin
+from openavs.benchmarks.world.training.telling import Teller
 from openavs.students.vggish import Vggish, VggishConfig, examples, save_vggish
 from openavs.types import Waveform
 
@@ -46,7 +47,7 @@ def train(network: Vggish, tags: nn.Linear, *, steps: int, batch: int, rate: flo
     parameters = [*network.parameters(), *tags.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    average = 0.0
+    average, tell = 0.0, Teller(logger)
     for step in range(steps):
         rng = listening.generator(listening.TRAIN, seed + 2, step)
         windows = [_window(pool, rng) for _ in range(batch)]
@@ -58,8 +59,7 @@ def train(network: Vggish, tags: nn.Linear, *, steps: int, batch: int, rate: flo
         optimizer.step()
         schedule.step()
         average = 0.99 * average + 0.01 * loss.item() if step else loss.item()
-        if step % 100 == 99:
-            logger.info("step %d loss %.4f, %.0f s", step + 1, average, time.monotonic() - began)
+        tell(step, loss=average)
 
 
 def _window(pool: listening.Pool, rng: np.random.Generator) -> listening.Heard:
