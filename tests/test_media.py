@@ -266,7 +266,7 @@ def test_pictures_are_turned_by_their_exif_tag_and_become_rgb(tmp_path: Path) ->
 
 def test_a_clip_of_no_pictures_is_refused() -> None:
     with pytest.raises(InputError, match=r"^the clip 'bare' has no pictures; name at least one$"):
-        open_pictures([], id="bare")
+        open_pictures([], id="bare", audio="bare.wav")
 
 
 def test_a_damaged_picture_of_a_folder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

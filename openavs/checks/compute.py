@@ -26,7 +26,7 @@ def compute() -> list[Finding]:
     facts = {"version": str(torch.__version__), "cuda": torch.version.cuda}
     found = [Finding("torch", "ok", f"torch {torch.__version__} (built {built}) can be imported.", facts=facts)]
     found.append(_device())
-    found += _unseen(torch.cuda.is_available(), torch.version.cuda)
+    found += unseen(torch.cuda.is_available(), torch.version.cuda)
     if torch.cuda.is_available():
         found += [_gpu(index) for index in range(torch.cuda.device_count())]
     return [*found, threads(torch.get_num_threads(), cores())]
@@ -71,7 +71,7 @@ def _runs_on(kind: str, capability: tuple[int, int]) -> bool:
     return later if family == "compute" else later and major == capability[0]
 
 
-def _unseen(seen: bool, built_for: str | None) -> list[Finding]:
+def unseen(seen: bool, built_for: str | None) -> list[Finding]:
     """An NVIDIA driver whose GPUs torch does not see."""
     if seen or not _NVIDIA.exists():
         return []

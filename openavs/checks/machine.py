@@ -74,7 +74,8 @@ def torchvision() -> list[Finding]:
     try:
         import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as problem:
-        why = f"torchvision {version} does not fit the installed torch ({str(problem).splitlines()[0]})"
+        line = (str(problem).splitlines() or [type(problem).__name__])[0]
+        why = f"torchvision {version} does not fit the installed torch ({line})"
         fix = "pip uninstall torchvision (openavs does without it), or install the one made for this torch"
         return [Finding("torchvision", "problem", f"{why}, and transformers fails with it.", fix, {"version": version})]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +19,10 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
-    print_json,
     recipe_overrides,
     say,
     set_up_logging,
+    tell,
 )
 from openavs.cli.evaluate import (
     AllowMissing,
@@ -107,10 +108,7 @@ def ablate(
             say(f"openavs: the variant {row['name']}:")
             failed = {item["id"]: item["reason"] for item in row["failed"]}
             tell_failures(failed, clips, out / row["name"], scored=row["metrics"] is not None)
-    if as_json:
-        print_json({**answer, "out": str(out)})
-    elif not quiet:
-        _print_study(answer, out)
+    tell({**answer, "out": str(out)}, partial(_print_study, answer, out), as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if any(row["failed"] for row in answer["variants"]) else 0)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, print_json, set_up_logging
+from openavs.cli.common import Json, Quiet, set_up_logging, tell
 
 if TYPE_CHECKING:
     from openavs.cache import Cache
@@ -43,10 +44,7 @@ def cache(
     facts = _facts(store)
     if removed is not None:
         facts["removed"] = {"entries": len(removed), "bytes": sum(entry.size for entry in removed)}
-    if as_json:
-        print_json(facts)
-    elif not quiet:
-        _print(facts)
+    tell(facts, partial(_print, facts), as_json=as_json, quiet=quiet)
 
 
 def _facts(store: Cache) -> dict[str, Any]:

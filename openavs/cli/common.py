@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +71,14 @@ def command_line() -> str:
 def print_json(data: Any) -> None:
     """One JSON object on stdout; NaN and infinities, which JSON does not have, are refused."""
     print(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def tell(answer: Any, show: Callable[[], object], *, as_json: bool, quiet: bool) -> None:
+    """What a command has to say at its end: the answer as JSON, else what `show` prints, unless it is to be quiet."""
+    if as_json:
+        print_json(answer)
+    elif not quiet:
+        show()
 
 
 def say(text: str, *, quiet: bool = False) -> None:

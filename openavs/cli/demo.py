@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, Verbose, print_json, set_up_logging
+from openavs.cli.common import Json, Quiet, Verbose, set_up_logging, tell
 
 if TYPE_CHECKING:
     from openavs.benchmarks.world.scenes import Scene
@@ -25,7 +26,7 @@ def demo(
     """Render a synthetic scene with its sound, segment it, and say how well that went. Offline, in seconds."""
     from openavs.benchmarks.world.casting import scene_of
     from openavs.benchmarks.world.layouts import write_clip
-    from openavs.cli.work import progress_bar, segment_clip, sentence, summary
+    from openavs.cli.work import progress_bar, segment_clip, summary
     from openavs.media import open_clip
     from openavs.pipeline import Pipeline
     from openavs.recipes import load_recipe
@@ -42,14 +43,17 @@ def demo(
         result, _ = segment_clip(pipe, open_clip(out / "scene.mp4", fps=recipe.sample.fps, id="demo"), run, progress)
     answer = summary(result) | {"miou": round(mean_iou(scene, result), 4)}
     answer |= {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
-    if as_json:
-        print_json(answer)
-    elif not quiet:
-        print(f"heard: {sentence(answer['heard'])}")
-        print(f"found: {sentence(answer['found'])}")
-        print(f"mIoU with the true masks: {answer['miou']:.2f} ({answer['seconds']:.1f} s)")
-        print(f"look at {out}/clips/demo/report.html and {out}/clips/demo/overlay.mp4")
-        print("These embedded models know only this synthetic world; for real videos see 'openavs list recipes'.")
+    tell(answer, partial(_print, answer), as_json=as_json, quiet=quiet)
+
+
+def _print(answer: dict[str, Any]) -> None:
+    from openavs.cli.work import sentence
+
+    print(f"heard: {sentence(answer['heard'])}")
+    print(f"found: {sentence(answer['found'])}")
+    print(f"mIoU with the true masks: {answer['miou']:.2f} ({answer['seconds']:.1f} s)")
+    print(f"look at {answer['out']}/clips/demo/report.html and {answer['out']}/clips/demo/overlay.mp4")
+    print("These embedded models know only this synthetic world; for real videos see 'openavs list recipes'.")
 
 
 def mean_iou(scene: Scene, result: Segmentation) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Pipeline, Quiet, Verbose, print_json, recipe_overrides, set_up_logging
+from openavs.cli.common import Json, Offline, Pipeline, Quiet, Verbose, recipe_overrides, set_up_logging, tell
 from openavs.cli.train import (
     Benchmark,
     DeviceKind,
@@ -66,10 +67,7 @@ def self_train(
     choices = Choices(min_score=min_score, drop_empty=drop_empty, weighted=weighted, rounds=rounds, truth=truth)
     with progress_bar("self-training", quiet) as progress:
         report = run(chosen, teacher, splits, out, choices, device=device, progress=progress)
-    if as_json:
-        print_json({**report, "out": str(out)})
-    elif not quiet:
-        _print(report)
+    tell({**report, "out": str(out)}, partial(_print, report), as_json=as_json, quiet=quiet)
 
 
 def _print(report: Mapping[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from openavs.cli.common import Json, Quiet, print_json
+from openavs.cli.common import Json, Quiet, tell
 
 
 class Layout(StrEnum):
@@ -52,10 +53,7 @@ def synth(
         written = write_layout(layout.value, out, {"train": train, "val": val, "test": clips}, seed, videos)
         answer = {"out": str(out), "layout": layout.value, "clips": written}
         told = f"wrote {out}: " + ", ".join(f"{count} {split}" for split, count in written.items())
-    if as_json:
-        print_json(answer)
-    elif not quiet:
-        print(told)
+    tell(answer, partial(print, told), as_json=as_json, quiet=quiet)
 
 
 def _refuse(video: Path, overwrite: bool) -> None:

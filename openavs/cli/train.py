@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Quiet, Verbose, print_json, say, set_up_logging, split_words
+from openavs.cli.common import Json, Offline, Quiet, Verbose, say, set_up_logging, split_words, tell
 
 if TYPE_CHECKING:
     from openavs.benchmarks.dataset import Dataset
@@ -71,10 +72,7 @@ def train(
         done = run_training(
             chosen, train_set, val_set, out, labels=labels, resume=resume, device=device, progress=progress
         )
-    if as_json:
-        print_json(answer(done))
-    elif not quiet:
-        print(sentence(done))
+    tell(answer(done), partial(print, sentence(done)), as_json=as_json, quiet=quiet)
 
 
 def need_accelerate() -> None:

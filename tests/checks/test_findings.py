@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from openavs.checks import Finding, codecs, machine
+from openavs.checks import Finding, codecs, compute, machine
 from openavs.checks.compute import gpu_finding, threads
 from openavs.checks.packages import extra_finding
 from openavs.extras import EXTRAS
@@ -51,6 +54,23 @@ def test_requirements_of_other_systems_and_extras_do_not_count(site: Path) -> No
     assert list(machine.misfits("other")) == [("absent-package>=2", "absent-package is not installed")]
 
 
+def test_what_is_not_installed_requires_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(machine.misfits("absent-thing")) == [("absent-thing", "absent-thing is not installed")]
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "packaging.requirements", None)
+        assert list(machine.misfits("openavs")) == [("packaging", "packaging is not installed")]
+
+    def absent(package: str) -> list[str]:
+        if package == "openavs":
+            raise metadata.PackageNotFoundError(package)
+        return real(package) or []
+
+    real = metadata.requires
+    monkeypatch.setattr(metadata, "requires", absent)
+    assert list(machine.misfits("openavs")) == []  # it runs from its sources
+    assert extra_finding(EXTRAS["train"]).state == "ok"
+
+
 def test_an_extra_in_every_state(site: Path) -> None:
     gdino, vllm, clap = EXTRAS["groundingdino"], EXTRAS["vllm"], EXTRAS["laion-clap"]
     assert extra_finding(vllm).state == "absent" and 'pip install "openavs[vllm]"' in extra_finding(vllm).fix
@@ -62,6 +82,16 @@ def test_an_extra_in_every_state(site: Path) -> None:
     assert odd.state == "warning" and "transformers" in odd.says and "for vllm's <5.18,>=5.10.4" in odd.says
     install(site, "laion-clap", "1.1.7", "numpy<2")
     assert extra_finding(clap).state == "ok"  # the tests were run with it beside numpy 2
+
+
+def test_an_extra_of_another_version_than_the_tests_ran_with(site: Path) -> None:
+    ray = EXTRAS["ray"]
+    install(site, "ray", "2.99.0")
+    other = replace(ray, tried=("2.50.0",))
+    assert extra_finding(other).says.endswith("ray 2.99.0 is installed; the tests of this release ran with 2.50.0.")
+    assert extra_finding(other).fix == "if it fails: pip install ray==2.50.0"
+    unknown = replace(ray, name="newer", tried=())  # than the metadata of this installation
+    assert (extra_finding(unknown).state, extra_finding(unknown).fix) == ("ok", "")
 
 
 def test_codecs_that_lack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +129,27 @@ def test_more_threads_than_processors() -> None:
     assert threads(2, 2.0).state == "ok"
     many = threads(64, 4.0)
     assert many.state == "warning" and many.fix == "export OMP_NUM_THREADS=4"
+
+
+def test_gpus_that_torch_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "_NVIDIA", tmp_path / "nvidiactl")
+    assert compute.unseen(False, "13.0") == []  # there is no driver
+    (tmp_path / "nvidiactl").touch()
+    (plain,), (old,) = compute.unseen(False, None), compute.unseen(False, "13.0")
+    assert plain.state == old.state == "warning"
+    assert "built without CUDA" in plain.says and "install a CUDA build" in plain.fix
+    assert "too old for CUDA 13.0" in old.says and "nvidia-smi" in old.fix
+    assert compute.unseen(True, "13.0") == []
+
+
+def test_how_much_memory_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_gib(gib: float | None) -> Finding:
+        monkeypatch.setattr(machine, "memory_gib", lambda: gib)
+        return machine.memory()
+
+    assert [with_gib(gib).state for gib in (1.0, 4.0, 64.0, None)] == ["problem", "warning", "ok", "warning"]
+    assert with_gib(4.0).says == "There are 4.0 GiB of memory; the recipes for real videos want 8 GiB or more."
+    assert with_gib(None).says == "This system does not say how much memory it has."
 
 
 def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

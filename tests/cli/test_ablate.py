@@ -44,6 +44,34 @@ def test_two_thresholds_in_one_table(openavs: Run, root: Path, tmp_path: Path) -
     assert len(rows["0.75"]) == 5, "two figures, and the difference with its interval"
 
 
+STUDY = """
+title: Two thresholds of one's own
+baseline: low
+variants:
+  - {name: low, overrides: [keep.box_threshold=0.2]}
+  - {name: high, overrides: [keep.box_threshold=0.6]}
+"""
+
+
+def test_clips_that_fail_are_named_for_each_variant(openavs: Run, tmp_path: Path) -> None:
+    write_layout("s4", tmp_path / "data", {"test": 1}, seed=6)
+    sound = next((tmp_path / "data").glob("s4_data/audio_wav/**/*.wav"))
+    sound.write_bytes(b"no sound at all")
+    (tmp_path / "own.yaml").write_text(STUDY, encoding="utf-8")
+    where = ("--root", tmp_path / "data", "--pipeline", "tiny", "--out", tmp_path / "out")
+    done = openavs("ablate", "s4", "--study", tmp_path / "own.yaml", *where)
+    assert done.code == 1
+    for name in ("low", "high"):
+        assert f"openavs: the variant {name}:\nopenavs: clip {sound.stem}: " in done.err
+    assert "1 of 1 clip failed, so nothing was scored" in done.err
+    rows = {cells[0]: cells[1:] for line in done.out.splitlines() if (cells := line.split())}
+    assert rows["low"] == rows["high"] == ["–", "–", "1", "clip", "failed"]
+    assert "after" not in done.out  # it mirrors no table
+    counted = openavs("ablate", "s4", "--study", tmp_path / "own.yaml", *where, "--allow-missing")
+    assert counted.code == 1
+    assert "1 of 1 clip failed and count as empty in the figures" in counted.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -37,6 +37,12 @@ def test_it_shows_entries_and_sizes_by_stage(openavs: Cli, full: Path) -> None:
     ]
 
 
+def test_quiet_is_silent(openavs: Cli, full: Path) -> None:
+    done = openavs("cache", "--folder", full, "--prune", "20kB", "--quiet")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert len(list(Cache(full).entries())) == 2
+
+
 def test_json_is_one_object(openavs: Cli, full: Path) -> None:
     assert openavs("cache", "--folder", full, "--json").json() == {
         "folder": str(full),

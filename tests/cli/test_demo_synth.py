@@ -40,7 +40,9 @@ def test_the_demo_hears_and_finds_in_a_fresh_process_and_replaces_an_earlier_one
     assert time.monotonic() - started < 180
 
     earlier = (out / "scene.mp4").read_bytes()
-    assert openavs("demo", "--out", out, "--seed", "2", "--quiet").code == 0
+    again = openavs("demo", "--out", out, "--seed", "2")
+    assert again.code == 0
+    assert "mIoU with the true masks: 0." in again.out and f"look at {out}/clips/demo/report.html" in again.out
     assert (out / "scene.mp4").read_bytes() != earlier
     assert len((out / "index.jsonl").read_text().splitlines()) == 1
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from openavs.benchmarks.world.layouts import write_layout
+from openavs.hub import Lock
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -49,6 +50,14 @@ def test_a_run_its_table_and_a_comparison(openavs: Run, root: Path, tmp_path: Pa
     assert side_by_side["clips"] == 2
     assert side_by_side["score"]["difference"] == 0.0
     assert "2 clips in both" in openavs("evaluate", "--compare", tmp_path / "a", tmp_path / "b").out
+
+
+def test_a_lock_file_notes_what_was_used(openavs: Run, root: Path, tmp_path: Path) -> None:
+    command = ("evaluate", "s4", "--root", root, "--pipeline", "tiny", "--limit", "1", "--lock", tmp_path / "my.lock")
+    assert openavs(*command, "--out", tmp_path / "out", "--json").code == 0
+    assert Lock.load(tmp_path / "my.lock").pins == {}  # embedded models are part of this openavs
+    missing = openavs(*command[:-1], tmp_path / "absent" / "my.lock", "--out", tmp_path / "other")
+    assert (missing.code, "the folder of the lock file" in missing.err) == (2, True)
 
 
 def test_a_broken_clip_is_exit_code_1(openavs: Run, tmp_path: Path) -> None:

@@ -133,6 +133,14 @@ def test_good_videos_are_done_beside_bad_ones(openavs: Run, video: Path, tmp_pat
     assert "Traceback" not in done.err
 
 
+def test_where_all_failed_nothing_is_said_of_the_models(openavs: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("not a video")
+    done = openavs("segment", tmp_path / "notes.mp4", "--pipeline", "tiny", "--out", tmp_path / "out")
+    assert (done.code, done.out) == (1, "notes: failed\n")
+    assert "notes.mp4" in done.err
+    assert "synthetic world" not in done.err
+
+
 def test_silent_sound_gives_empty_masks_and_says_so(openavs: Run, tmp_path: Path) -> None:
     path = tmp_path / "hush.mp4"
     write_video(path, grey(), 10, Waveform(np.zeros(32000, dtype=np.float32), 16000))

@@ -18,6 +18,7 @@ import pytest
 
 from openavs.benchmarks.world.casting import scene_of
 from openavs.benchmarks.world.layouts import write_clip
+from openavs.web.settings import Settings
 from tests.web.conftest import wait_for
 
 Run = Callable[..., Any]
@@ -33,6 +34,37 @@ def test_without_gradio_one_sentence_names_the_extra(openavs: Run, monkeypatch: 
     done = openavs("serve", "--port", "0")
     assert done.code == 2
     assert done.err == 'openavs: gradio cannot be used: gradio is not installed; pip install "openavs[web]"\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "out", "err"),
+    [
+        ((), "openavs: http://here (Ctrl+C ends it)\n", "openavs: the page is closed\n"),
+        (("--quiet",), "", ""),
+        (
+            ("--quiet", "--host", "0.0.0.0"),
+            "",
+            "openavs: whoever reaches this machine can use the page; it asks for no password\n",
+        ),
+    ],
+)
+def test_who_can_reach_the_page_is_said_even_when_quiet(
+    openavs: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], out: str, err: str
+) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
+    opened: list[str] = []
+
+    def serve(settings: Settings, ready: Callable[[str], None], ended: Callable[[int], None]) -> None:
+        ready("http://here")
+        ended(0)
+
+    monkeypatch.setattr("openavs.web.server.serve", serve)
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    done = openavs("serve", *words)
+    assert (done.code, done.out, done.err) == (0, out, err)
+    assert opened == []
+    openavs("serve", "--open", *words)
+    assert opened == ["http://here"]
 
 
 @pytest.mark.slow
