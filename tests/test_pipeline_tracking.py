@@ -154,6 +154,18 @@ def test_a_tracker_that_segments_encodes_each_sounding_frame_once(tiny: Pipeline
     assert set(result.models) >= {str(tmp_path / "model")}
 
 
+def test_tracks_do_not_depend_on_the_batch(tiny: Pipeline, tmp_path: Path) -> None:
+    """Of the frames of a batch none may be a key frame: then no model but the tracker's looks at them."""
+    options = {"model": str(make_sam2_video(tmp_path / "model")), "every": 3}
+    clip = dense_clip(plan_scene([Part("dog", (True, True))], scene_rng("test", 77, 3), 2), "small batches")
+    usual = with_tracker(tiny, Registry("tracker").build("sam2-video", options), detector=True)
+    one_by_one = with_tracker(tiny, Registry("tracker").build("sam2-video", options), detector=True)
+    one_by_one.settings = replace(usual.settings, batch_frames=1)
+    assert [[(s.phrase, s.track) for s in frame.segments] for frame in one_by_one(clip).frames] == [
+        [(s.phrase, s.track) for s in frame.segments] for frame in usual(clip).frames
+    ]
+
+
 def test_sam3_needs_no_detector(tiny: Pipeline, tmp_path: Path) -> None:
     segmenter = Registry("segmenter").build("sam3", {"model": str(make_sam3(tmp_path / "model")), "floor": 0.0})
     settings = replace(tiny.settings, box_threshold=0.0, max_boxes=3, max_per_phrase=None)

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from openavs import resources
+from openavs import known_models, resources
 from openavs.known_models import known_model
 from openavs.recipes import Recipe, load_recipe, recipe_from_dict
 
@@ -70,6 +70,14 @@ def test_sizes_are_sums_over_the_weights(script: ModuleType) -> None:
     exact = changed("openavs-cpu", detector={**recipe.to_dict()["detector"], "dtype": "float32"})
     assert script.memory(exact, 2) == pytest.approx((153.5 * 2 + 172.3 * 4 + 93.7 * 2) / 1000)
     assert script.sizes(load_recipe("tiny"))[1] == "none"
+
+
+def test_a_row_of_the_table_that_says_something_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models.tsv").write_text("# name\n\norg/model\tA model\tMIT\tperhaps\t1.0\t2.0\n")
+    monkeypatch.setattr(known_models, "_TABLE", tmp_path / "models.tsv")
+    monkeypatch.setattr(known_models, "_listed", known_models._listed.__wrapped__)
+    with pytest.raises(ValueError, match="org/model is permissive 'yes', 'no' or 'unknown', not 'perhaps'"):
+        known_model("hf:org/model")
 
 
 def test_what_is_known_of_a_model() -> None:

@@ -94,6 +94,7 @@ def test_overrides_are_dotted_yaml() -> None:
         ("dtype=int8", "'dtype' must be one of"),
         ("captioner.use.deeper=1", "'use' is not a section"),
         ("filter.min_verifier_score=0.5", "'filter.min_verifier_score' needs a verifier; add one"),
+        ("translator.api_key=sk-1", "the translator's option 'api_key' would be saved with every result, and recipes"),
         ("keep.box_threshold", "is not key=value"),
         ("=1", "is not key=value"),
         ("keep.max_boxes=[1", "cannot be read: line 1: this is not YAML"),

@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image as Pillow
 
 from openavs.benchmarks.cards import open_dataset
+from openavs.pipeline import Pipeline
 from openavs.recipes import load_recipe
 from openavs.students.answers import predict_clip
 from openavs.students.base import Student
@@ -283,6 +284,11 @@ def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -
     assert direct.probability is not None
     assert np.array_equal(soft.probability, np.rint(direct.probability * 255).astype(np.uint8))
     assert [result.frames for result in chain.run([as_clip(clip, clip.id)])] == [soft.result.frames]
+
+
+def test_a_student_is_no_pipeline_of_stages(trained: Path) -> None:
+    with pytest.raises(InputError, match="is a trained student; it runs in evaluate, segment and label"):
+        Pipeline.from_recipe(load_recipe(f"student:{trained}"))
 
 
 def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> None:
