@@ -80,6 +80,12 @@ class OvAvssNetwork(Mask2FormerPreTrainedModel):  # type: ignore[misc]
         said = [(self.sound_predictor(layer.queries), layer.masks) for layer in self.model(pixel_values, sound)]
         return [[Answer(head[clip], masks[clip]) for head, masks in said] for clip in range(len(pixel_values))]
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: of custom code transformers passes over modules without weights of their own, which is where Mask2Former
+        and `_init_weights` settle those of whole layers."""
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """As Mask2Former's; what is new as the published code has it: attention Xavier, plain layers torch's own."""

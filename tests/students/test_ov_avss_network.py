@@ -13,6 +13,7 @@ from openavs.students import mask2former_decoder, mask2former_positions
 from openavs.students.mask2former_decoder import Memory
 from openavs.students.mask2former_fusion import EarlyFusion
 from openavs.students.mask2former_positions import sine_3d, stretched
+from openavs.students.ov_avss_config import OvAvssConfig
 from openavs.students.ov_avss_network import OvAvssNetwork, from_mask2former, is_new
 from openavs.students.ov_avss_settings import OvAvssSettings
 from openavs.types import InputError, ModelError
@@ -26,6 +27,22 @@ def test_the_published_size(backbone: str, millions: float) -> None:
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
     fusion = network.model.pixel_level_module.decoder.audio_fusion
     assert sum(p.numel() for p in fusion.parameters()) == 1_185_280
+
+
+def test_it_begins_as_mask2former_and_what_is_new_as_published() -> None:
+    torch.manual_seed(0)
+    own = OvAvssNetwork(OvAvssConfig(**mask2former_options())).state_dict()
+    stock = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**mask2former_options())).state_dict()
+    shared = {name for name in own.keys() & stock.keys() if own[name].is_floating_point() and own[name].numel() > 99}
+    assert len(shared) > 50
+    for name in shared:
+        assert float(own[name].std()) == pytest.approx(float(stock[name].std()), rel=0.2, abs=1e-6), name
+    offsets = "model.pixel_level_module.decoder.encoder.layers.0.self_attn.sampling_offsets.bias"
+    assert torch.equal(own[offsets], stock[offsets]) and own[offsets].abs().max() >= 1, "points look around at first"
+    for layer in ("model.transformer_module.audio_projection.0", "sound_predictor"):  # as torch draws a linear layer
+        bound = own[f"{layer}.weight"].shape[1] ** -0.5
+        assert 0.5 * bound < own[f"{layer}.weight"].abs().max() <= bound
+        assert 0 < own[f"{layer}.bias"].abs().max() <= bound
 
 
 @pytest.mark.parametrize("backbone", ["resnet", "swin"])
