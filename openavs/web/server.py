@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 SWEEP = 60.0  # s between two looks for what nobody uses any more
 HERE = frozenset({*LOOPBACK})
+REMEMBERED = 300
+"""Visits of which Gradio keeps what their pages look like, 75 kB each, whether they are over or not."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def make_app(parts: Parts) -> Ending:
 
     settings = parts.settings
     blocks = page.build(parts)
+    blocks.state_session_capacity = REMEMBERED  # 10,000 otherwise
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_sweeping(parts))
     app.add_api_route("/results/{token}/{name}", _serve_result(parts.sessions), methods=["GET", "HEAD"])
     gradio.mount_gradio_app(
