@@ -98,6 +98,8 @@ def test_overrides_are_dotted_yaml() -> None:
         ("keep.box_threshold", "is not key=value"),
         ("=1", "is not key=value"),
         ("keep.max_boxes=[1", "cannot be read: line 1: this is not YAML"),
+        ("vocabulary=" + "[" * 30, "line 1: there are more than 20 sections within each other"),
+        ("summary=" + "x" * (1 << 20), "this is longer than 256 KiB, which no recipe, card or lock file is"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:

@@ -6,13 +6,16 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from openavs.checks import Finding, codecs, compute, machine
 from openavs.checks.compute import gpu_finding, threads
 from openavs.checks.packages import extra_finding
+from openavs.checks.recipes import judge
 from openavs.extras import EXTRAS
+from openavs.recipes import load_recipe
 
 
 @pytest.fixture
@@ -150,6 +153,25 @@ def test_how_much_memory_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [with_gib(gib).state for gib in (1.0, 4.0, 64.0, None)] == ["problem", "warning", "ok", "warning"]
     assert with_gib(4.0).says == "There are 4.0 GiB of memory; the recipes for real videos want 8 GiB or more."
     assert with_gib(None).says == "This system does not say how much memory it has."
+
+
+def test_what_a_recipe_lacks_is_said_before_it_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    (tmp_path / "mine.py").touch()
+    stages = [f"{stage}: {{use: './mine.py:Own'}}" for stage in ("captioner", "detector", "segmenter")]
+    (tmp_path / "own.yaml").write_text("\n".join(["translator: {use: none}", *stages]), encoding="utf-8")
+    own = judge(load_recipe(tmp_path / "own.yaml"), tmp_path).finding
+    assert (own.state, own.says) == ("ok", "own: it needs no weights.")
+    wrong = judge(load_recipe("tiny", ["device=cuda:63", "captioner.use=clapp"]), tmp_path).finding
+    assert wrong.state == "problem"
+    assert "cuda" in wrong.says and "'clapp'" in wrong.says
+    large = load_recipe("openavs-cpu")
+    assert judge(large, tmp_path).finding.state == "absent"
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1e9))
+    full = judge(large, tmp_path).finding
+    assert full.state == "problem"
+    assert "GB does not fit into the 1.0 GB that are free in" in full.says
+    assert "HF_HOME" in full.fix
 
 
 def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,24 @@ def test_failures_are_named_and_can_be_tried_again(
     assert tree(tmp_path / "out") == whole
 
 
+def test_a_folder_of_damaged_files_names_the_first_and_counts_the_others(
+    openavs: Openavs, quick: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "videos"
+    source.mkdir()
+    for number in range(22):
+        (source / f"v{number:02}.mp4").write_bytes(b"no video")
+    (source / "notes.txt").write_text("not a video, and not named as one")
+    done = openavs("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--workers", "1", "--stats")
+    assert done.code == 1
+    assert "that are no videos were left out" in done.err
+    assert done.err.count("openavs: clip v") == 20
+    assert f"openavs: and 2 more clips failed (unreadable 22); see {tmp_path / 'out'}/index.jsonl" in done.err
+    assert "0 of 22 clips labelled, 22 failed" in done.out
+    assert "synthetic world" not in done.err
+    assert "read and write" in done.out  # of the table of stages
+
+
 def test_filters_drop_and_say_what(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
     words = ("label", pool, "--pipeline", quick, "--out", tmp_path / "out", "--limit", "3", "--json")
     answer = openavs(*words, "filter.min_area=0.5", "filter.drop_empty=true").json()
