@@ -92,18 +92,16 @@ class FusionAttention(nn.Module):
         self,
         vision_features: torch.Tensor,
         text_features: torch.Tensor,
-        vision_attention_mask: torch.Tensor | None = None,
+        vision_attention_mask: torch.Tensor,
         text_attention_mask: torch.Tensor | None = None,
     ) -> tuple[tuple[torch.Tensor, None], tuple[torch.Tensor, None]]:
-        nothing = [None] * len(vision_features)
-        no_cell = nothing if vision_attention_mask is None else vision_attention_mask
-        no_token = nothing if text_attention_mask is None else text_attention_mask
-        images = zip(vision_features, text_features, no_cell, no_token, strict=True)
+        no_token = [None] * len(text_features) if text_attention_mask is None else text_attention_mask
+        images = zip(vision_features, text_features, vision_attention_mask, no_token, strict=True)
         cells, tokens = zip(*(self._fuse(*image) for image in images), strict=True)
         return (torch.stack(cells), None), (torch.stack(tokens), None)
 
     def _fuse(
-        self, cells: torch.Tensor, tokens: torch.Tensor, no_cell: torch.Tensor | None, no_token: torch.Tensor | None
+        self, cells: torch.Tensor, tokens: torch.Tensor, no_cell: torch.Tensor, no_token: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cells `[N, C]` and tokens `[T, C]` -> what each receives, `[N, C]` and `[T, C]`."""
         keys = self._heads(self.key(tokens)) * self.scale  # [h, T, D]
@@ -112,8 +110,7 @@ class FusionAttention(nn.Module):
         scores = multiply(cells, narrow.flatten(0, 1), shift.flatten()).view(len(cells), self.heads, -1)  # [N, h, T]
 
         to_tokens = scores.permute(1, 2, 0).contiguous()  # [h, T, N]
-        if no_cell is not None:
-            to_tokens.masked_fill_(no_cell, float("-inf"))
+        to_tokens.masked_fill_(no_cell, float("-inf"))
         means = (softmax(to_tokens, dim=-1).flatten(0, 1) @ cells).view(*to_tokens.shape[:2], -1)  # [h, T, C]
         heard = means @ self._heads(self.cell_value.weight.t()) + self._heads(self.cell_value.bias[None])  # [h, T, D]
         to_cells = scores if no_token is None else scores.masked_fill_(no_token, float("-inf"))

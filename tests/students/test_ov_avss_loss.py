@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from openavs.students.mask2former_loss import localiser_loss, uncertain_points
 from openavs.students.mask2former_matching import Target, Weights, match
@@ -122,6 +123,21 @@ def test_clips_of_a_batch_share_the_number_of_objects() -> None:
     alone = [localiser_loss([[a]], [t], flat) for a, t in zip(answers, targets, strict=True)]
     for part in ("mask", "dice"):
         assert together[part].item() == pytest.approx((alone[0][part] + 3 * alone[1][part]).item() / 4, rel=0.02)
+
+
+def test_a_process_group_of_one_changes_no_loss(tmp_path: Path) -> None:
+    """The number of objects is exchanged between processes (`test_two_processes_train_as_one_does` has two)."""
+
+    def losses() -> dict[str, float]:
+        torch.manual_seed(1)
+        return {name: loss.item() for name, loss in localiser_loss([[answer()]], [target(3)], WEIGHTS).items()}
+
+    alone = losses()
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        assert losses() == alone
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_frame_counts_as_much_as_its_weight() -> None:
