@@ -264,6 +264,12 @@ def test_pictures_are_turned_by_their_exif_tag_and_become_rgb(tmp_path: Path) ->
     assert frame.image.shape == (4, 4, 3) and int(frame.image[0, 0, 0]) == 0x80
 
 
+def test_a_live_stream_whose_header_tells_no_length_is_as_long_as_its_packets(tmp_path: Path) -> None:
+    path = make_media(tmp_path / "live.mkv", [grey(i) for i in range(15)], options={"live": "1"})
+    assert probe(path).duration == pytest.approx(1.5)
+    assert len(open_clip(path, fps=2).times) == 3
+
+
 def test_a_clip_of_no_pictures_is_refused() -> None:
     with pytest.raises(InputError, match=r"^the clip 'bare' has no pictures; name at least one$"):
         open_pictures([], id="bare", audio="bare.wav")
