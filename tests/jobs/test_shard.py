@@ -77,9 +77,10 @@ def test_class_labels_hold_the_place_in_the_vocabulary(pool: Path, tmp_path: Pat
     made = recipe(tmp_path / "r", vocabulary=["cat", "dog"])
     spec = planned(pool, made, tmp_path / "out")[2][0]
     run_shard(spec, chain(spec))
-    picture = Image.open(tmp_path / "out/labels/clips/v00/labels_semantic/0.png")
-    assert picture.mode == "P"
-    assert set(np.unique(np.asarray(picture))) == {0, 2}
+    for name in ("labels/clips/v00/labels_semantic/0.png", "clips/v00/masks/00000.png"):
+        picture = Image.open(tmp_path / "out" / name)
+        assert picture.mode == "P"
+        assert set(np.unique(np.asarray(picture))) == {0, 2}
 
 
 def test_what_is_finished_is_not_done_again(spec: ShardSpec) -> None:
