@@ -23,6 +23,7 @@ from av.error import FFmpegError
 from openavs.media.files import replacing
 from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch, check_rate, longest_silence
 from openavs.media.probe import open_media, pick_audio, pick_video, seconds
+from openavs.spelling import counted
 from openavs.types import InputError, Waveform
 
 log = logging.getLogger(__name__)
@@ -251,5 +252,5 @@ def _notes(path: Path, got: float, promised: float, decoder: SoundDecoder) -> tu
     if promised - got > max(0.5, 0.02 * promised):
         return (f"the sound of {path.name} ends at {got:.2f} s of {promised:.2f} s; the file is truncated or damaged",)
     if damaged := decoder.damaged:
-        return (f"{damaged} packets of the sound of {path.name} are damaged and were passed over",)
+        return (f"{counted(damaged, 'packet')} of the sound of {path.name} damaged and passed over",)
     return ()

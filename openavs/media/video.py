@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch
 from openavs.media.probe import Matrix, is_turned, open_media, require_video, seconds
+from openavs.spelling import counted
 from openavs.types import Frame, Image
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class VideoFrames:
         if missing:
             log.warning("%s ends early: %d planned frames are not there (truncated or damaged)", self.path, missing)
         elif damaged:
-            log.warning("%s is damaged: %d packets could not be decoded and were passed over", self.path, damaged)
+            log.warning("%s is damaged: passed over %s", self.path, counted(damaged, "packet"))
 
 
 def to_image(frame: VideoFrame, size: tuple[int, int], matrix: Matrix) -> Image:
