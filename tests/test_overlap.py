@@ -110,7 +110,7 @@ def test_the_next_batch_is_decoded_while_the_models_work(timeline: Timeline, bat
 def test_a_result_is_written_while_the_next_clip_is_looked_at(timeline: Timeline) -> None:
     clips = [clip(timeline, str(i), frames=3) for i in range(4)]
     write: Callable[[Segmentation], None] = lambda result: timeline.work("write", 3)  # noqa: E731
-    with Behind(write) as writer:
+    with Behind(write, depth=2) as writer:
         for result in pipeline(timeline, 1).run(clips):
             writer.put(result)
     assert timeline.spent("write") > 4 * 3 * STEP * 0.9

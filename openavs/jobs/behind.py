@@ -18,7 +18,7 @@ class Behind(Generic[T]):
     by the end of the block. When the block ends by an exception of its own, what waits is still done.
     """
 
-    def __init__(self, work: Callable[[T], object], depth: int = 2) -> None:
+    def __init__(self, work: Callable[[T], object], depth: int) -> None:
         self._work = work
         self._items: queue.Queue[list[T]] = queue.Queue(maxsize=depth)  # a list of one; empty: the end
         self._error: BaseException | None = None

@@ -116,7 +116,7 @@ class _Work:
 
     def __init__(self, job: Job, number: int, tell: Callable[[ClipDone], None]) -> None:
         self.job, self.number, self.tell = job, number, tell
-        self.recipe: Recipe = recipe_from_dict(dict(job.recipe), base=job.base)
+        self.recipe: Recipe = recipe_from_dict(dict(job.recipe))
         self.scratch = journal_path(job.out, number).with_suffix("")
         self.media = Media(job.root, self.scratch, self.recipe.sample.fps)
         shutil.rmtree(self.scratch, ignore_errors=True)  # what a killed run left
@@ -205,15 +205,7 @@ class _Work:
         started = time.monotonic()
         item, result = answer.item, answer.result
         _remove(self.job.out, item)
-        files: dict[str, str] = {}
-        if isinstance(result, Segmentation):
-            try:
-                row, files = self._write_result(item, result)
-            except InputError as problem:
-                result = ClipError("failed", self.media.tell(str(problem), item))
-                _remove(self.job.out, item)
-        if isinstance(result, ClipError):
-            row, files = failed_row(item, result.reason, str(result)), {}
+        row, files = self._put_on_record(item, result)
         self.media.close(item)
         seconds = round(answer.seconds + time.monotonic() - started, 4)
         self.journal.finish(row, files, seconds)
@@ -221,6 +213,16 @@ class _Work:
         done = ClipDone(self.number, item.id, row["status"], row["reason"], seconds, timings)
         append(self.job.out, "clips", {key: value for key, value in asdict(done).items() if key != "cached"})
         self.tell(done)
+
+    def _put_on_record(self, item: Item, result: Segmentation | ClipError) -> tuple[Row, dict[str, str]]:
+        """The row of a clip, and its files, which are written."""
+        if isinstance(result, Segmentation):
+            try:
+                return self._write_result(item, result)
+            except InputError as problem:
+                _remove(self.job.out, item)
+                result = ClipError("failed", self.media.tell(str(problem), item))
+        return failed_row(item, result.reason, str(result)), {}
 
     def _write_result(self, item: Item, result: Segmentation) -> tuple[Row, dict[str, str]]:
         clean = _impersonal(result, self.media, item)

@@ -106,7 +106,8 @@ def test_a_result_says_nothing_of_the_folders_of_this_machine(pool: Path, tmp_pa
     models = {"a/model": {"revision": "1", "path": "/home/somebody/models"}}
 
     def segment(clip: Clip) -> Segmentation:
-        return replace(good(clip), warnings=(f"{clip.source} of {spec.job.root}/v00.mp4 is dark",), models=models)
+        warnings = (f"{clip.source} of {spec.job.root}/v00.mp4 is dark",)
+        return replace(good(clip), warnings=warnings, models=models, source=str(spec.job.root / "v00.mp4"))
 
     run_shard(spec, segment)
     written = read_result(tmp_path / "out", "v00")

@@ -97,9 +97,10 @@ def test_an_evaluation_is_a_folder_of_labels_with_weights_and_clips_to_pass_over
     assert labels.weight(first, 0) == 0.25
     with pytest.raises(InputError, match=f"no confidence for frame 0 of {second.id}"):
         labels.weight(second, 0)
-    (tmp_path / "left_out.json").write_text('{"clips": []}')
-    with pytest.raises(InputError, match=r"left_out\.json is no list of clip ids; mend it or delete it"):
-        PseudoLabels(train_set, tmp_path)
+    for text in ('{"clips": []}', '["cut sho'):
+        (tmp_path / "left_out.json").write_text(text)
+        with pytest.raises(InputError, match=r"left_out\.json is no list of clip ids; mend it or delete it"):
+            PseudoLabels(train_set, tmp_path)
     (tmp_path / "left_out.json").unlink()
     (tmp_path / "confidence.json").write_text(json.dumps({first.id: [1.5]}))
     with pytest.raises(InputError, match="holds a confidence outside of 0 to 1"):

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedTokenizerFast
 
-from openavs.students.answers import joined
+from openavs.students.answers import joined, label_maps
 from openavs.students.base import Found, Prediction
 from openavs.students.known import load_student, student_class
 from openavs.students.ov_avss import OvAvss, _binary, _pixels, _target, best_pairs
@@ -367,3 +367,12 @@ def test_a_track_number_means_one_thing_through_a_long_clip() -> None:
     parts = [Prediction(((Found(mask, 0.9, "dog", track),),) * 2) for track in (1, 0, 1)]
     whole = joined(parts)
     assert [frame[0].track for frame in whole.frames] == [1, 1, 2, 2, 4, 4]
+
+
+def test_a_name_that_a_benchmark_does_not_have_paints_nothing() -> None:
+    low, high = np.zeros((2, 2, 4), dtype=bool)
+    low[:, :3], high[:, 2:] = True, True
+    shown = Prediction(((Found(low, 0.5, "dog"), Found(high, 0.9, "spaceship"), Found(high, 0.7, None)),))
+    assert label_maps(shown, {"dog": 7}, (2, 4)).tolist() == [[[7, 7, 7, 0]] * 2]
+    shown = Prediction(((Found(low, 0.5, "dog"), Found(high, 0.9, "bell")),))
+    assert label_maps(shown, {"dog": 7, "bell": 3}, (2, 4)).tolist() == [[[7, 7, 3, 3]] * 2], "the surer one on top"

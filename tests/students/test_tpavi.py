@@ -285,6 +285,8 @@ def test_it_says_which_benchmark_it_cannot_learn() -> None:
         make().check("semantic", CLASSES)
     with pytest.raises(InputError, match="has a head of 2 classes where the benchmark needs a binary one"):
         make(replace(SMALL, classes=("background", "dog"))).check("binary", ())
+    with pytest.raises(InputError, match="names the background and at least one class, or nothing for binary masks"):
+        make(replace(SMALL, classes=("background",)))
     with pytest.raises(InputError, match="must be a multiple of 32, not 100"):
         make(replace(SMALL, side=100))
     with pytest.raises(InputError, match="there is no backbone 'pvt_v2_b6'; did you mean"):

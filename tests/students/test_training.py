@@ -157,6 +157,9 @@ def test_saved_students_come_back_equal_and_other_folders_are_refused(s4: Path, 
         (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ModelError, match=sentence):
             type(student).from_pretrained(tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"config\.json of the model '.*' is not a JSON object; copy the folder again"):
+        load_student(str(tmp_path / "copy"))
     (tmp_path / "copy" / "model.safetensors").rename(tmp_path / "copy" / "pytorch_model.bin")
     with pytest.raises(ModelError, match="pickle weights only"):
         load_student(str(tmp_path / "copy"))
