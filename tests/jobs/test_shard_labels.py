@@ -64,9 +64,9 @@ def test_where_there_is_no_mask_labels_have_the_size_of_the_picture(
 
 def test_a_benchmarks_clip_with_another_number_of_frames_has_no_labels(pool: Path, tmp_path: Path) -> None:
     spec = of_a_benchmark(pool, recipe(tmp_path / "r"), tmp_path / "out", places=PLACES[:1])
-    stray = tmp_path / "out/labels" / PLACES[0]
-    stray.parent.mkdir(parents=True)
-    stray.write_bytes(b"of a killed run")
+    for stray in (tmp_path / "out/labels" / PLACES[0], tmp_path / "out/clips/v00/result.json"):
+        stray.parent.mkdir(parents=True)
+        stray.write_bytes(b"of a killed run")
     mark = run_shard(spec, chain(spec))
     assert mark is not None
     (row,) = mark["rows"]
