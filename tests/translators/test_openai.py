@@ -215,14 +215,22 @@ def test_a_wait_beyond_the_budget_is_not_begun() -> None:
     assert len(local.asked) <= 2
 
 
-def test_waits_grow_and_differ() -> None:
+def test_waits_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waits.extend([seconds] if seconds else [])
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
     with serving(lambda *_: refusal(503)) as local:
         translation = translator(local, tries=4, structured="none").translate([DOG])[0]
-    waits = [later - sooner for sooner, later in zip(local.times, local.times[1:], strict=False)]
 
     assert fell_back(translation, "the server is overloaded (HTTP 503); tries: 4")
     assert "failed once" in str(translation.note)  # and was not asked everything a second time
-    assert len(waits) == 3 and waits[2] > waits[0]
+    assert len(local.asked) == 4 and len(waits) == 3
+    assert all(0.5 <= wait / (0.02 * 2**i) <= 1.0 for i, wait in enumerate(waits)), "each twice the last, more or less"
 
 
 # ------------------------------------------------------------------------------------ answers that cannot be used
