@@ -15,7 +15,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from openavs.files import sync_folder
@@ -51,18 +50,19 @@ def write_whole(path: Path, data: bytes, *, durable: bool = False, part: Path | 
     return hashlib.sha256(data).hexdigest()
 
 
-def put(path: Path, data: bytes) -> str:
+def put(path: Path, data: bytes, races: int = RACES) -> str:
     """`write_whole` into a folder that is made if it is not there.
 
     Another worker may remove a folder that both use while it is still empty (`remove_empty`), between its making and
-    its first file: then it is made again.
+    its first file: then it is made again, up to `races` times.
     """
-    for _ in range(RACES):
-        with suppress(FileNotFoundError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return write_whole(path, data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_whole(path, data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_whole(path, data)
+    except FileNotFoundError:
+        if not races:
+            raise
+    return put(path, data, races - 1)
 
 
 def flush(paths: Iterable[Path]) -> None:

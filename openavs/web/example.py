@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
+
+from openavs.types import InputError
 
 NAME = "example.mp4"
 SEED = 4
@@ -15,14 +18,26 @@ class Example:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._lock = threading.Lock()
+        self._ended = False
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begins to render in a thread."""
-        threading.Thread(target=self.clip, name="openavs-example", daemon=True).start()
+        self._thread = threading.Thread(target=self._render, name="openavs-example", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Waits for what is being rendered, and nothing is from then on: the folder may go."""
+        with self._lock:
+            self._ended = True
+        if self._thread is not None:
+            self._thread.join()
 
     def clip(self) -> Path:
-        """The video file, rendered now if it was not."""
+        """The video file, rendered now if it was not. InputError after the end."""
         with self._lock:
+            if self._ended:
+                raise InputError("the page is closed")
             if not self.path.is_file():
                 from openavs.benchmarks.world.casting import scene_of
                 from openavs.benchmarks.world.layouts import write_clip
@@ -30,3 +45,7 @@ class Example:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_clip(self.path, scene_of("clip", "test", SEED, 0, size=(288, 384), seconds=6).scene)
             return self.path
+
+    def _render(self) -> None:
+        with suppress(InputError):  # it ended before this thread had its turn
+            self.clip()

@@ -141,6 +141,7 @@ def _sweeping(parts: Parts) -> Callable[[Any], Any]:
             yield
         finally:
             task.cancel()
+            await asyncio.to_thread(parts.example.end)
 
     return lifespan
 

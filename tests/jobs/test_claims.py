@@ -16,14 +16,16 @@ import pytest
 
 from openavs.jobs import claims
 from openavs.jobs.board import Board
-from openavs.jobs.claims import FIRST_SHARD, claim, claimed, release
+from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed, release
 from openavs.jobs.engine import Watcher
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.local import LocalEngine
 from openavs.jobs.plan import Plan
 from openavs.jobs.run import run_job
 from openavs.jobs.shard import ShardBusy, run_shard
+from openavs.types import Clip, Segmentation
 from tests.jobs.pool import ROOT, planned, recipe, videos
+from tests.jobs.test_shard import chain
 
 pytestmark = pytest.mark.faults
 
@@ -86,16 +88,33 @@ def test_a_folder_that_was_made_anew_has_new_locks(tmp_path: Path) -> None:
     other.kill()
 
 
-def test_a_shard_that_another_process_holds_is_busy(tmp_path: Path) -> None:
-    spec = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")[2][0]
-    other = Other(tmp_path / "out", FIRST_SHARD)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_shard_that_another_process_holds_is_busy(tmp_path: Path, number: int) -> None:
+    made = planned(videos(tmp_path / "v", 2), recipe(tmp_path / "r"), tmp_path / "out", shard_size=1)
+    other = Other(tmp_path / "out", FIRST_SHARD + number)
 
     def never(clip: object) -> None:
         raise AssertionError("it is not ours")
 
-    with pytest.raises(ShardBusy):
-        run_shard(spec, never)  # type: ignore[arg-type]
+    with pytest.raises(ShardBusy, match=f"^shard {number} of {tmp_path}/out$"):
+        run_shard(made[2][number], never)  # type: ignore[arg-type]
     other.kill()
+
+
+def test_a_shard_at_work_shares_the_job_with_others(tmp_path: Path) -> None:
+    spec = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")[2][0]
+    release(tmp_path / "out", JOB)
+    taken: list[tuple[bool, bool]] = []
+
+    def segment(clip: Clip) -> Segmentation:
+        for shared in ("shared", ""):
+            other = Other(tmp_path / "out", JOB, *filter(None, [shared]))
+            taken.append((bool(shared), other.taken))
+            other.kill()
+        return chain(spec)(clip)
+
+    run_shard(spec, segment)
+    assert taken == [(True, True), (False, False)]
 
 
 @dataclass

@@ -69,6 +69,14 @@ def test_a_plan_takes_its_name_when_its_lines_are_on_the_disk(tmp_path: Path, mo
     assert events == [event for name in files for event in (f".{name}.part", f"-> {name}", ".")]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
+def test_sizes_that_a_retry_takes_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_plan(tmp_path, WISH)
+    events = disk_events(tmp_path, monkeypatch)
+    take_files(tmp_path, WISH)
+    assert events == [".plan.sizes.part", "-> plan.sizes", "."]
+
+
 def test_the_key_stands_for_all_that_the_outputs_depend_on(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {}, {"kind": "list"}, {"items": ITEMS[:-1]}, {"recipe": {**RECIPE, "name": "s"}}, {"classes": ("dog",)},

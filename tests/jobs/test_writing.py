@@ -40,15 +40,17 @@ def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(
 
 def test_a_folder_that_goes_every_time_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "labels" / "0.png"
-    really = Path.mkdir
+    really, times = Path.mkdir, []
 
     def make_and_lose(folder: Path, *args: Any, **options: Any) -> None:
         really(folder, *args, **options)
         folder.rmdir()
+        times.append(folder)
 
     monkeypatch.setattr(Path, "mkdir", make_and_lose)
     with pytest.raises(FileNotFoundError, match="labels"):
-        put(path, b"mask")
+        put(path, b"mask", races=7)
+    assert len(times) == 8
 
 
 def test_a_file_appears_whole_under_its_name_or_not_at_all(tmp_path: Path) -> None:
@@ -75,6 +77,14 @@ def test_only_what_is_empty_goes_with_what_is_removed(tmp_path: Path) -> None:
     remove_folder(top / "a", top)
     remove_folder(top / "never", top)
     assert top.is_dir() and not list(top.iterdir()), "the top stays"
+
+
+def test_nothing_outside_of_the_top_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/a").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    remove_empty(tmp_path / "elsewhere/a", tmp_path / "out")
+    remove_empty(tmp_path / "out", tmp_path / "out")
+    assert (tmp_path / "elsewhere/a").is_dir() and (tmp_path / "out").is_dir()
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
