@@ -170,6 +170,7 @@ def test_the_documented_shape_is_the_real_one(openavs: Run, nothing_cached: None
     assert all(f"`{topic}`" in page for topic in topics)
 
 
+@pytest.mark.skipif("coverage" in sys.modules, reason="it would take what the tracer takes")
 def test_it_takes_less_than_three_seconds() -> None:
     """CPU time, because the wall clock also counts the neighbours; most of it is the import of torch."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
