@@ -9,6 +9,7 @@ from openavs.jobs.claims import JOB, claim
 from openavs.jobs.marks import committed, read_mark, reopen
 from openavs.jobs.plan import Plan, Wish, check_plan, make_plan, read_plan, replaced_files, take_files
 from openavs.results import refuse_links
+from openavs.spelling import counted
 from openavs.types import InputError
 
 # In the order of their removal: marks first, so that nothing counts as done, the plan last.
@@ -74,7 +75,7 @@ def _settle_files(out: Path, plan: Plan, wish: Wish, retry_failed: bool = False)
     others = [id for id in replaced if id not in may_differ]
     if others:
         raise InputError(
-            f"{len(others)} clips of {out} have files of another size now, such as {others[0]}; --retry-failed takes "
+            f"{counted(len(others), 'clip')} of {out} changed in size since, such as {others[0]}; --retry-failed takes "
             "new files of clips that failed, for others give another --out or start anew with --overwrite"
         )
     take_files(out, wish)

@@ -15,6 +15,7 @@ import numpy as np
 from openavs.benchmarks.running import grey_png, resized
 from openavs.jobs.items import Item
 from openavs.results import mask_values, palette_png
+from openavs.spelling import counted
 from openavs.types import Image, InputError, Segmentation, segments_to_label_map, segments_to_mask
 
 GROUP = "clips"
@@ -35,7 +36,7 @@ def label_places(item: Item, result: Segmentation) -> list[str]:
         folder = label_folder(item) / "labels_semantic"
         return [str(folder / f"{frame.index}.png") for frame in result.frames]
     if len(item.places) != len(result.frames):
-        raise InputError(f"{item.id} has {len(item.places)} frames and its result {len(result.frames)}")
+        raise InputError(f"{item.id} has {counted(len(item.places), 'frame')} and its result {len(result.frames)}")
     return list(item.places)
 
 

@@ -22,6 +22,7 @@ from openavs.jobs.writing import write_whole
 from openavs.jsonfile import parse_json
 from openavs.results import encode, json_bytes
 from openavs.runs import differing, named
+from openavs.spelling import counted
 from openavs.types import InputError
 
 FORMAT = 2
@@ -193,7 +194,7 @@ def _source_difference(out: Path, plan: Plan, wish: Wish, content: bytes) -> str
         "fewer": sorted(was.keys() - now.keys()),
         "changed": sorted(id for id in was.keys() & now.keys() if was[id] != now[id]),
     }
-    return ", ".join(f"{len(ids)} clips {how}, such as {ids[0]}" for how, ids in changes.items() if ids)
+    return ", ".join(f"{counted(len(ids), 'clip')} {how}, such as {ids[0]}" for how, ids in changes.items() if ids)
 
 
 def _lines(out: Path) -> bytes:

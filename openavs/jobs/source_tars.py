@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from openavs.files import BoundedFile
 from openavs.jobs.items import Item, Slice
 from openavs.jobs.sources import SOUNDS, VIDEOS, Found, Source, gather, relative
+from openavs.spelling import counted
 from openavs.types import InputError
 
 
@@ -43,7 +44,7 @@ def read(root: Path, tars: list[Path]) -> Source:
         samples, skipped = _samples(Path(os.path.abspath(tar)), root)
         found += samples
         left_out += skipped
-    notes = [f"{left_out} members of the tars were left out: no media, no plain files or unsafe names"]
+    notes = [f"{counted(left_out, 'member')} of the tars left out: no media, no plain files or unsafe names"]
     return gather("tar", root, found, notes if left_out else [])
 
 

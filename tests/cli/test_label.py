@@ -102,7 +102,7 @@ def test_another_recipe_or_source_is_refused_and_overwrite_starts_anew(
         assert refused.code == 2
         assert named in refused.err
     (source / "v00.mp4").write_bytes(b"another")
-    assert "files of another size now, such as v00;" in openavs(*words, "--limit", "2").err
+    assert "changed in size since, such as v00;" in openavs(*words, "--limit", "2").err
     anew = openavs(*words, "--limit", "2", "--overwrite", "--json")
     assert (anew.code, anew.json()["failed"]) == (1, 1)
 

@@ -50,14 +50,15 @@ def test_a_new_folder_is_made_and_an_old_one_gone_on_with(out: Path) -> None:
 def test_new_files_of_clips_that_failed_are_taken_when_they_are_retried(out: Path) -> None:
     commits(out, (OK, FAILED), (OK, OK))
     fetched = replace(WISH, items=(ITEMS[0], replace(ITEMS[1], bytes=7), *ITEMS[2:]))
-    with pytest.raises(InputError, match=r"^1 clips of .* have files of another size now, such as c1; --retry-failed"):
+    with pytest.raises(InputError, match=r"^1 clip of .* changed in size since, such as c1; --retry-failed"):
         open_folder(out, fetched)
     plan = open_folder(out, fetched, retry_failed=True)
     assert committed(out) == {1}, "what was done stays"
     assert open_folder(out, fetched) == plan
     spoilt = replace(WISH, items=(replace(ITEMS[0], bytes=7), *fetched.items[1:]))
-    with pytest.raises(InputError, match=r"such as c0; .* for others give another --out or start anew"):
+    with pytest.raises(InputError, match=r"such as c0; .* new files of clips that failed, for others give") as refused:
         open_folder(out, spoilt, retry_failed=True)
+    assert str(refused.value).endswith("give another --out or start anew with --overwrite")
 
 
 def test_while_it_is_open_others_of_the_same_plan_may_join(out: Path) -> None:
@@ -71,6 +72,7 @@ def test_while_it_is_open_others_of_the_same_plan_may_join(out: Path) -> None:
 
 
 def test_a_second_job_takes_the_plan_of_the_first_and_must_not_clear_it(out: Path) -> None:
+    commits(out, (OK, FAILED))
     plan = open_folder(out, WISH)
     other = Other(out, JOB, "shared")
     assert other.taken
@@ -81,6 +83,9 @@ def test_a_second_job_takes_the_plan_of_the_first_and_must_not_clear_it(out: Pat
         open_folder(out, WISH, overwrite=True)
     with pytest.raises(InputError, match=r"at work on .*, and --retry-failed needs it alone"):
         open_folder(out, WISH, retry_failed=True)
+    fetched = replace(WISH, items=(ITEMS[0], replace(ITEMS[1], bytes=7), *ITEMS[2:]))
+    with pytest.raises(InputError, match="changed in size since, such as c1"):
+        open_folder(out, fetched)  # although c1 failed: the other job goes by its sizes
     other.kill()
     assert read_plan(out) == plan
 

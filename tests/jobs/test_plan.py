@@ -109,13 +109,13 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
         ({"shard_size": 4}, r"differs in shard_size \(was \d+, now 4\);"),
         ({"threads": 3}, r"differs in threads \(was \d+, now 3\);"),
         ({"kind": "list"}, r"differs in its source \(it was a folder and is a list\);"),
-        ({"limit": 6}, r"differs in its source \(1 clips fewer, such as c6\), limit \(was null, now 6\);"),
+        ({"limit": 6}, r"differs in its source \(1 clip fewer, such as c6\), limit \(was null, now 6\);"),
         ({"items": ITEMS[2:]}, r"its source \(2 clips fewer, such as c0\);"),
-        ({"items": (*ITEMS, Item("x", "x.mp4"))}, r"its source \(1 clips more, such as x\);"),
-        ({"items": (replace(ITEMS[0], path="d.mp4"), *ITEMS[1:])}, r"its source \(1 clips changed, such as c0\);"),
+        ({"items": (*ITEMS, Item("x", "x.mp4"))}, r"its source \(1 clip more, such as x\);"),
+        ({"items": (replace(ITEMS[0], path="d.mp4"), *ITEMS[1:])}, r"its source \(1 clip changed, such as c0\);"),
         (
             {"items": (*ITEMS[1:5], replace(ITEMS[5], path="d.mp4"), Item("y", "y.mp4"))},
-            r"\(1 clips more, such as y, 2 clips fewer, such as c0, 1 clips changed, such as c5\)",
+            r"\(1 clip more, such as y, 2 clips fewer, such as c0, 1 clip changed, such as c5\)",
         ),
         (
             {"recipe": {f"k{n}": n for n in range(9)}, "kind": "list"},

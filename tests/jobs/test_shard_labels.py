@@ -70,7 +70,7 @@ def test_a_benchmarks_clip_with_another_number_of_frames_has_no_labels(pool: Pat
     mark = run_shard(spec, chain(spec))
     assert mark is not None
     (row,) = mark["rows"]
-    assert (row["status"], row["reason"], row["detail"]) == ("failed", "failed", "v00 has 1 frames and its result 2")
+    assert (row["status"], row["reason"], row["detail"]) == ("failed", "failed", "v00 has 1 frame and its result 2")
     assert mark["files"] == {"v00": {}}
     assert not (tmp_path / "out/labels").exists() and not (tmp_path / "out/clips").exists()
 
