@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openavs.jobs.claims import JOB
+from openavs.jobs.claims import JOB, release
 from openavs.jobs.folder import open_folder, retry
 from openavs.jobs.items import Item
 from openavs.jobs.journal import Entry, Journal
@@ -88,6 +89,19 @@ def test_a_second_job_takes_the_plan_of_the_first_and_must_not_clear_it(out: Pat
         open_folder(out, fetched)  # although c1 failed: the other job goes by its sizes
     other.kill()
     assert read_plan(out) == plan
+
+
+def test_who_comes_while_another_has_the_folder_alone_waits_and_has_its_share_then(out: Path) -> None:
+    plan = open_folder(out, WISH)
+    release(out, JOB)
+    other = Other(out, JOB)
+    ending = threading.Timer(0.5, other.kill)
+    ending.start()
+    assert open_folder(out, WISH) == plan
+    ending.join()
+    late = Other(out, JOB)
+    assert not late.taken
+    late.kill()
 
 
 def test_another_that_ended_before_its_plan_was_there_is_said_so(out: Path) -> None:
