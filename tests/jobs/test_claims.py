@@ -88,6 +88,15 @@ def test_a_folder_that_was_made_anew_has_new_locks(tmp_path: Path) -> None:
     other.kill()
 
 
+def test_a_lock_that_was_removed_is_made_anew_by_whoever_comes_first(tmp_path: Path) -> None:
+    assert claim(tmp_path, 1)
+    (tmp_path / ".lock").unlink()
+    assert claim(tmp_path, 1)
+    other = Other(tmp_path, 1)
+    assert not other.taken
+    other.kill()
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_shard_that_another_process_holds_is_busy(tmp_path: Path, number: int) -> None:
     made = planned(videos(tmp_path / "v", 2), recipe(tmp_path / "r"), tmp_path / "out", shard_size=1)
