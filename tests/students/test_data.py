@@ -193,6 +193,14 @@ def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
     assert torch.equal(at_own_size(maps, (64, 64), (64, 64), (64, 64)), maps)
 
 
+def test_the_padding_is_cut_off_coarse_maps_too() -> None:
+    coarse = torch.zeros(1, 1, 16, 16)
+    coarse[..., :12, :] = 1.0  # the picture fills 48 of 64 rows
+    whole = at_own_size(coarse, (48, 64), (64, 64), (96, 128))
+    assert whole.shape == (1, 1, 96, 128)
+    assert whole[..., :90, :].eq(1).all() and whole.min() >= 0.5, "what is seen goes down to the picture's edge"
+
+
 def test_frames_are_drawn_with_a_labelled_one_among_them_and_in_order() -> None:
     random = np.random.default_rng(0)
     drawn = [choose_frames(10, (3,), 4, random) for _ in range(50)]
