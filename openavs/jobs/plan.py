@@ -165,7 +165,7 @@ def _sizes(items: Sequence[Item]) -> bytes:
 
 
 def _chosen(wish: Wish) -> Sequence[Item]:
-    return wish.items if wish.limit is None else wish.items[: wish.limit]
+    return wish.items[: wish.limit]
 
 
 def _identity(wish: Wish, content: bytes, clips: int, shard_size: int, threads: int) -> dict[str, Any]:

@@ -131,6 +131,12 @@ def test_another_wish_is_refused_by_what_differs(tmp_path: Path, change: dict[st
     assert str(raised.value).endswith("; give another --out, or start anew with --overwrite")
 
 
+def test_sizes_are_kept_a_line_for_each_clip(tmp_path: Path) -> None:
+    sized = (replace(ITEMS[0], bytes=90), replace(ITEMS[1], bytes=None), replace(ITEMS[2], bytes=0))
+    make_plan(tmp_path, replace(WISH, items=sized))
+    assert (tmp_path / "plan.sizes").read_bytes() == b"90\n\n0\n"
+
+
 def test_files_of_another_size_are_no_other_plan_but_they_are_named(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, replace(WISH, limit=5))
     fetched = replace(WISH, limit=5, items=(replace(ITEMS[0], bytes=90), replace(ITEMS[1], bytes=None), *ITEMS[2:]))
