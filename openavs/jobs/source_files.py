@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from openavs.jobs.items import Item
 from openavs.jobs.sources import SOUNDS, VIDEOS, Found, Source, gather, relative
 from openavs.media.pictures import is_picture
+from openavs.spelling import counted
 from openavs.types import InputError
 
 
@@ -31,7 +32,7 @@ def read_folder(folder: Path) -> Source:
             found.append(pictures)
         else:
             ignored += sum(PurePath(name).suffix.lower() not in VIDEOS | SOUNDS for name in names)
-    return gather("folder", root, found, [f"{ignored} files that are no videos were left out"] if ignored else [])
+    return gather("folder", root, found, [f"left out: {counted(ignored, 'file')} of no video"] if ignored else [])
 
 
 def matches(pattern: str) -> tuple[Path, list[Path]]:

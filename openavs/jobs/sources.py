@@ -11,6 +11,7 @@ from pathlib import Path
 from openavs.benchmarks.dataset import Dataset
 from openavs.jobs.items import Item
 from openavs.jobs.naming import unique_ids
+from openavs.spelling import counted
 from openavs.types import InputError
 
 SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"})
@@ -135,7 +136,7 @@ def _size(path: str) -> int | None:
 def _twice(again: list[Found]) -> list[str]:
     if not again:
         return []
-    return [f"{len(again)} entries are there twice and were taken once, such as {again[0].origin!r:.80}"]
+    return [f"taken once: {counted(len(again), 'entry', 'entries')} there twice, such as {again[0].origin!r:.80}"]
 
 
 def _renamed(items: list[Item]) -> list[str]:

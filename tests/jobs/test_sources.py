@@ -45,7 +45,7 @@ def test_a_folder_is_searched_to_the_bottom_and_hidden_things_are_not(tmp_path: 
     assert [item.id for item in source.items] == sorted(item.id for item in source.items)
     assert {item.name for item in source.items} == {None, "b"}  # two are called b
     assert source.root == tmp_path
-    assert any("1 files that are no videos" in note for note in source.notes)
+    assert any("left out: 1 file of no video" in note for note in source.notes)
     assert any("b" in note and "hash" in note for note in source.notes)
 
 
@@ -80,7 +80,7 @@ def test_a_list_starts_from_its_own_folder(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "list.txt"))
     assert [item.path for item in source.items] == ["../up.mp4", "v/v00.mp4", "/else/where.mp4"]
     assert [item.bytes is None for item in source.items] == [True, False, True]
-    assert any("1 entries are there twice" in note for note in source.notes)
+    assert any("taken once: 1 entry there twice" in note for note in source.notes)
 
 
 ROWS = [
