@@ -32,7 +32,8 @@ def read_folder(folder: Path) -> Source:
             found.append(pictures)
         else:
             ignored += sum(PurePath(name).suffix.lower() not in VIDEOS | SOUNDS for name in names)
-    return gather("folder", root, found, [f"left out: {counted(ignored, 'file')} of no video"] if ignored else [])
+    left_out = counted(ignored, "file that is no video", "files that are no videos")
+    return gather("folder", root, found, [f"left out: {left_out}"] if ignored else [])
 
 
 def matches(pattern: str) -> tuple[Path, list[Path]]:

@@ -45,7 +45,7 @@ def test_a_folder_is_searched_to_the_bottom_and_hidden_things_are_not(tmp_path: 
     assert [item.id for item in source.items] == sorted(item.id for item in source.items)
     assert {item.name for item in source.items} == {None, "b"}  # two are called b
     assert source.root == tmp_path
-    assert any("left out: 1 file of no video" in note for note in source.notes)
+    assert any("left out: 1 file that is no video" in note for note in source.notes)
     assert any("b" in note and "hash" in note for note in source.notes)
 
 
