@@ -88,6 +88,15 @@ def test_a_folder_that_was_made_anew_has_new_locks(tmp_path: Path) -> None:
     other.kill()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_however_often_it_is_claimed_one_file_is_open(tmp_path: Path) -> None:
+    claim(tmp_path, 1)
+    before = len(os.listdir("/proc/self/fd"))
+    for byte in range(50):
+        assert claim(tmp_path, byte)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_lock_that_was_removed_is_made_anew_by_whoever_comes_first(tmp_path: Path) -> None:
     assert claim(tmp_path, 1)
     (tmp_path / ".lock").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,13 @@ def test_what_is_not_asked_for_is_the_default(tmp_path: Path) -> None:
     assert plan.data["shard_size"] == SHARD_SIZE == 256
     assert (plan.data["threads"], plan.data["limit"], plan.shards) == (1, None, 1)
     assert plan.data["labels"] == {"values": "binary", "classes": []}
+    lines = (tmp_path / "plan.jsonl").read_bytes()
+    assert plan.data["source"] == {"kind": "list", "clips": len(ITEMS), "sha256": hashlib.sha256(lines).hexdigest()}
+
+
+def test_a_recipe_that_json_cannot_hold_is_named_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^recipe\.score is nan, which a result file cannot hold"):
+        make_plan(tmp_path, replace(WISH, recipe={"score": float("nan")}))
 
 
 def test_a_plan_of_no_clips_has_no_shards(tmp_path: Path) -> None:
