@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from openavs.files import _umask
 from openavs.jobs import claims
 from openavs.jobs.board import Board
 from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed, release
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.faults
 HOLDS = """
 import sys
 from pathlib import Path
+from openavs.files import _umask
 from openavs.jobs import claims
 from openavs.jobs.claims import claim
 
@@ -95,6 +97,7 @@ def test_however_often_it_is_claimed_one_file_is_open(tmp_path: Path) -> None:
     for byte in range(50):
         assert claim(tmp_path, byte)
     assert len(os.listdir("/proc/self/fd")) == before
+    assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o666 & ~_umask(), "a file that is shared and is no program"
 
 
 def test_a_lock_that_was_removed_is_made_anew_by_whoever_comes_first(tmp_path: Path) -> None:
@@ -311,6 +314,7 @@ def test_who_waits_gets_the_lock_when_the_other_ends(tmp_path: Path) -> None:
     ending.start()
     assert claim(tmp_path, 4, wait=True)
     ending.join()
-    late = Other(tmp_path, 4)
-    assert not late.taken
-    late.kill()
+    for shared in ([], ["shared"]):
+        late = Other(tmp_path, 4, *shared)
+        assert not late.taken, "and has it alone"
+        late.kill()
