@@ -85,7 +85,7 @@ $(VENV)/.docs: $(STAMP)
 coverage: $(VENV)/.quality $(VENV)/.ray $(VENV)/.web
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	$(MAKE) test-all test-packages PYTEST="$(BIN)/coverage run -m pytest"
+	-$(MAKE) -k test-all test-packages PYTEST="$(BIN)/coverage run -m pytest" # the report comes if a test fails, too
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
