@@ -172,8 +172,15 @@ def test_the_documented_shape_is_the_real_one(openavs: Run, nothing_cached: None
 
 @pytest.mark.skipif("coverage" in sys.modules, reason="it would take what the tracer takes")
 def test_it_takes_less_than_three_seconds() -> None:
-    """CPU time, because the wall clock also counts the neighbours; most of it is the import of torch."""
+    """CPU time, because the wall clock also counts the neighbours; most of it is the import of torch.
+
+    The best of three: neighbours on the same core make that grow, too.
+    """
+    assert min(cpu_seconds(sys.executable, "-m", "openavs", "check") for _ in range(3)) < 3
+
+
+def cpu_seconds(*command: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "openavs", "check"], capture_output=True, check=True)
+    subprocess.run(command, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,12 +22,18 @@ def sessions(tmp_path: Path) -> Sessions:
 
 
 @pytest.fixture
+def upload(scene: Path, tmp_path: Path) -> Path:
+    """A file of the visitor's own: it goes with the visit."""
+    return Path(shutil.copy(scene, tmp_path / "upload.mp4"))
+
+
+@pytest.fixture
 def visits(models: Models, sessions: Sessions) -> Visits:
     return Visits(models, sessions, SETTINGS)
 
 
-def test_a_run_that_is_stopped_says_so_and_has_no_result(visits: Visits, models: Models, scene: Path) -> None:
-    shown = visits.run("one", Wish(scene))
+def test_a_run_that_is_stopped_says_so_and_has_no_result(visits: Visits, models: Models, upload: Path) -> None:
+    shown = visits.run("one", Wish(upload))
     with models.using("tiny"):  # the run waits for the models meanwhile
         next(shown)
         visits.stop("one")
@@ -36,13 +43,13 @@ def test_a_run_that_is_stopped_says_so_and_has_no_result(visits: Visits, models:
 
 
 def test_a_program_whose_visit_ends_gets_a_sentence(
-    visits: Visits, models: Models, sessions: Sessions, scene: Path
+    visits: Visits, models: Models, sessions: Sessions, upload: Path
 ) -> None:
     with ThreadPoolExecutor(1) as aside:
         with models.using("tiny"):
-            answer = aside.submit(visits.answer, "one", Wish(scene))
+            answer = aside.submit(visits.answer, "one", Wish(upload))
             session = sessions.get("one")
-            wait_for(lambda: list(session.folder.rglob(scene.name)))
+            wait_for(lambda: list(session.folder.rglob(upload.name)))
             visits.end("one")
         with pytest.raises(InputError, match=r"^the visit ended before there was a result$"):
             answer.result(timeout=60)
