@@ -203,7 +203,7 @@ def test_eight_bit_masks_score_as_their_floats() -> None:
 @pytest.mark.parametrize(
     ("probability", "truth", "says"),
     [
-        (np.full((1, 2, 2), 1.5, np.float32), np.ones((1, 2, 2), bool), "probabilities, not logits"),
+        (np.full((1, 2, 2), 1.5, np.float32), np.ones((1, 2, 2), bool), "^a .* not logits$"),
         (np.full((1, 2, 2), np.nan, np.float32), np.ones((1, 2, 2), bool), "NaN"),
         (np.zeros((1, 2, 3), np.float32), np.ones((1, 2, 2), bool), "does not fit"),
         (np.zeros((1, 2, 2), np.int64), np.ones((1, 2, 2), bool), "not int64"),
@@ -218,12 +218,13 @@ def test_what_is_no_prediction_is_refused(probability: Array, truth: Array, says
 
 def test_nothing_to_score_and_unknown_protocols_are_refused() -> None:
     for metrics in (BinaryMetrics(), SemanticMetrics(), OpenVocabularyMetrics()):
-        with pytest.raises(InputError, match="no clip was added"):
+        with pytest.raises(InputError, match="^there is nothing to score: no clip was added$"):
             metrics.compute("fixed")
     with pytest.raises(InputError, match="'official' or 'fixed'"):
         BinaryMetrics().compute("paper")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least one clip"):
         BinaryMetrics(0)
+    assert BinaryMetrics().clips_per_batch == 1, "unless it is said otherwise"
 
 
 # ------------------------------------------------------------------------------------------------------ semantic
