@@ -218,7 +218,7 @@ def test_what_is_no_prediction_is_refused(probability: Array, truth: Array, says
 
 def test_nothing_to_score_and_unknown_protocols_are_refused() -> None:
     for metrics in (BinaryMetrics(), SemanticMetrics(), OpenVocabularyMetrics()):
-        with pytest.raises(InputError, match="^there is nothing to score: no clip was added$"):
+        with pytest.raises(InputError, match=r"^there is nothing to score: no clip was added$"):
             metrics.compute("fixed")
     with pytest.raises(InputError, match="'official' or 'fixed'"):
         BinaryMetrics().compute("paper")  # type: ignore[arg-type]
