@@ -69,7 +69,8 @@ def _load(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # as of every .py file
+    if spec is None or spec.loader is None:  # a link named .py leads to a file that is not
+        raise InputError(f"{path} is not a Python file that can be loaded")
     module = module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up
     try:

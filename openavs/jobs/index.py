@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from openavs.files import sync_folder
-from openavs.jobs.claims import INDEX, claim, release
+from openavs.jobs.claims import INDEX, claimed
 from openavs.jobs.items import Row
 from openavs.jobs.marks import committed, read_mark
 from openavs.jobs.seconds import read_seconds
@@ -38,28 +38,31 @@ def write_index(out: Path, key: str) -> int:
 
     Of several jobs that end together the last one to write has seen all marks.
     """
-    claim(out, INDEX, wait=True)
     parts = {out / f"index{kind}": log_path(out, "index", f"{kind}.part") for kind in (".jsonl", ".parquet")}
-    try:
-        count = 0
-        lines_part, table_part = parts.values()
-        with lines_part.open("wb") as lines, _parquet(table_part) as table:
-            for rows in _shards(out, key):
-                lines.writelines(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n" for row in rows)
-                if table is not None:
-                    table.write(rows)
-                count += len(rows)
-            lines.flush()
-            os.fsync(lines.fileno())
-        for path, part in parts.items():
-            if part.exists():
-                os.replace(part, path)
-        sync_folder(out)
-        return count
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-        release(out, INDEX)
+    with claimed(out, INDEX, wait=True):
+        try:
+            count = _write(out, key, *parts.values())
+            for path, part in parts.items():
+                if part.exists():
+                    os.replace(part, path)
+            sync_folder(out)
+            return count
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+
+
+def _write(out: Path, key: str, lines_path: Path, table_path: Path) -> int:
+    count = 0
+    with lines_path.open("wb") as lines, _parquet(table_path) as table:
+        for rows in _shards(out, key):
+            lines.writelines(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n" for row in rows)
+            if table is not None:
+                table.write(rows)
+            count += len(rows)
+        lines.flush()
+        os.fsync(lines.fileno())
+    return count
 
 
 def _shards(out: Path, key: str) -> Iterator[list[Row]]:
