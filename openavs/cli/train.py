@@ -66,6 +66,8 @@ def train(
     need_accelerate()
     chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
     train_set, val_set = open_splits(chosen, benchmark, root)
+    if resume and not (out / "train.json").is_file():
+        say(f"openavs: {out} holds no training to go on with; one begins", quiet=quiet)
     from openavs.students.training import train as run_training
 
     with progress_bar(chosen.student, quiet) as progress:

@@ -342,12 +342,15 @@ def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, t
 
 def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
     command = ["train", "tpavi", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu"]
-    command += ["--max-steps", "2", "model.side=32", "model.channels=8", f"audio={vggish}", "batch=2", "--json", "-q"]
-    done = openavs(*command)
+    command += ["--max-steps", "2", "model.side=32", "model.channels=8", f"audio={vggish}", "batch=2", "--json"]
+    begun = f"openavs: {tmp_path / 'run'} holds no training to go on with; one begins\n"
+    done = openavs(*command, "--resume")
     assert done.code == 0, done.err
+    assert begun in done.err
     assert done.json()["steps"] == 2 and done.json()["pipeline"] == f"student:{tmp_path / 'run'}"
-    assert openavs(*command).code == 2
-    assert openavs(*command, "--resume").code == 0
+    assert openavs(*command, "-q").code == 2
+    resumed = openavs(*command, "--resume")
+    assert resumed.code == 0 and begun not in resumed.err
 
 
 @pytest.mark.parametrize(
