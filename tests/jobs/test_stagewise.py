@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from openavs.jobs.stagewise import Stagewise
 from openavs.jobs.worker import Worker
 from openavs.media import write_video
 from openavs.recipes import load_recipe, recipe_from_dict
+from openavs.translators.base import Request
 from openavs.turns import deferred_stages
+from openavs.types import Clip
 from tests.jobs.pool import planned, recipe, tree, videos
 
 WEIGHTED = ("captioner", "translator", "detector", "segmenter")
@@ -186,6 +188,37 @@ def test_it_stops_in_a_window_and_goes_on(pool: Path, tmp_path: Path) -> None:
     run(spec, staged(spec))
     run(whole, staged(whole))
     assert results(spec.job.out) == results(whole.job.out)
+
+
+def test_told_to_stop_it_begins_no_other_window(pool: Path, tmp_path: Path) -> None:
+    spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(len(asked) == 3)  # twice while it hears, once before the first clip is segmented
+        return any(asked)
+
+    assert run(spec, staged(spec, window=2), stop) == (None, ["v00"])
+    assert asked == [False, False, False, True]
+
+
+def test_a_window_is_heard_and_then_asked_about_before_the_next(pool: Path, tmp_path: Path) -> None:
+    spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
+    ahead = staged(spec, window=3)
+    hear, ask = ahead.hear, ahead.ask
+    events: list[str | int] = []
+
+    def told_hear(clip: Clip) -> Request:
+        events.append(clip.id)
+        return hear(clip)
+
+    def told_ask(requests: Sequence[Request]) -> None:
+        events.append(len(requests))
+        ask(requests)
+
+    ahead.hear, ahead.ask = told_hear, told_ask  # type: ignore[method-assign]
+    run(spec, ahead)
+    assert events == ["v00", "v01", "v02", 3, "v03", 1]
 
 
 def test_clips_that_were_heard_are_not_under_suspicion(pool: Path, tmp_path: Path) -> None:
