@@ -28,8 +28,9 @@ def prefetched(source: Iterable[T], depth: int = 2) -> Generator[T]:
                 continue
         return False
 
+    iterator = iter(source)
+
     def produce() -> None:
-        iterator = iter(source)
         try:
             for item in iterator:
                 if not put("item", item):

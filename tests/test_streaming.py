@@ -39,6 +39,15 @@ def test_an_error_of_the_source_is_raised_where_its_item_would_have_come() -> No
         next(stream)
 
 
+def test_a_source_that_cannot_even_begin_is_an_error_and_no_endless_wait() -> None:
+    class Gone:
+        def __iter__(self) -> Iterator[int]:
+            raise OSError("the folder is gone")
+
+    with pytest.raises(OSError, match="the folder is gone"):
+        list(prefetched(Gone()))
+
+
 def test_stopping_early_ends_the_thread_and_closes_the_source() -> None:
     closed = threading.Event()
 
