@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openavs.spelling import counted
 from openavs.types import Clip, InputError, Segmentation
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Result(Segmentation):
 
     def __repr__(self) -> str:
         found = sum(len(frame.segments) for frame in self.frames)
-        return f"<Result of {self.clip!r}: {found} segments in {len(self.frames)} frames>"
+        return f"<Result of {self.clip!r}: {counted(found, 'segment')} in {counted(len(self.frames), 'frame')}>"
 
 
 def _values(segmentation: Segmentation) -> dict[str, Any]:

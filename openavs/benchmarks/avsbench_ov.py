@@ -23,6 +23,7 @@ from openavs.benchmarks.metadata import MissingDataError, Row, is_plain_name, li
 from openavs.benchmarks.pngs import Labels, Size, png_size
 from openavs.benchmarks.predictions import find_predictions
 from openavs.benchmarks.youtube_vis import AnnotatedVideo, read_annotations
+from openavs.spelling import counted
 from openavs.types import InputError
 
 OPEN_VOCABULARY = "AVSBench-openvoc"
@@ -60,7 +61,8 @@ def read_ov(root: Path, split: str = "test") -> Dataset:
             f"{folders.openvoc} holds neither avsbench_ov_{split}*.json nor clips in {split}/JPEGImages/"
         )
     if unknown := [uid for uid in uids if uid not in rows]:
-        raise InputError(f"{folders.table} does not list {len(unknown)} clips of {split!r}, such as {unknown[0]!r}")
+        many = counted(len(unknown), "clip")
+        raise InputError(f"{folders.table} does not list {many} of {split!r}, such as {unknown[0]!r}")
     chosen = [rows[uid] for uid in uids]
     reader = _Reader(videos)
     clips = _clips(folders, split, chosen, videos)

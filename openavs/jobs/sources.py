@@ -145,6 +145,6 @@ def _renamed(items: list[Item]) -> list[str]:
         return []
     first = min(renamed, key=lambda item: item.id)
     return [
-        f"{len(renamed)} names are shared, differ in case alone or cannot name a folder, and got a hash: such as "
+        f"{counted(len(renamed), 'name')} got a hash, being shared, alike but for case, or unfit for a folder: such as "
         f"{first.name!r:.60} -> {first.id}"
     ]

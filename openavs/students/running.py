@@ -14,6 +14,7 @@ from openavs.benchmarks.running import Soft, System
 from openavs.device import resolve_device
 from openavs.pipeline import Progress
 from openavs.recipes import Recipe, recipe_from_dict
+from openavs.spelling import counted
 from openavs.streaming import prefetched
 from openavs.students.answers import frame_results, grey_values, joined, predict_clip
 from openavs.students.base import Prediction, Student
@@ -74,7 +75,8 @@ class StudentPipeline:
         for piece in _pieces(clip.times):
             images = [frame.image for frame in clip.frames(frozenset(piece))]
             if len(images) != len(piece):
-                raise InputError(f"{clip.source or clip.id} lacks {len(piece) - len(images)} frames; it is cut short")
+                lost = counted(len(piece) - len(images), "frame")
+                raise InputError(f"{clip.source or clip.id} lacks {lost}; it is cut short")
             parts.append(predict_clip(self.student, clip.id, images, heard[piece.start : piece.stop], self.classes))
             tell("look", piece.stop, len(clip.times))
         timings["look"] = time.monotonic() - started

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from openavs.spelling import counted
 from openavs.translators.closing import to_vocabulary
 
 EMPTY = "the answer is empty"
@@ -64,7 +65,7 @@ def parse_answer(
         raise AnswerError(EMPTY)
     rows = _rows(body)
     if len(rows) != frames:
-        raise AnswerError(f"the answer has {len(rows)} frames instead of {frames}")
+        raise AnswerError(f"the answer has {counted(len(rows), 'frame')} instead of {frames}")
     kept = tuple(_phrases(row, max_phrases, vocabulary) for row in rows)
     if not any(kept) and any(_tidy(entry) not in _NOTHING for row in rows for entry in row if entry.strip()):
         raise AnswerError(UNUSABLE if vocabulary is None else NOT_IN_VOCABULARY)

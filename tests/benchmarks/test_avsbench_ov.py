@@ -139,7 +139,7 @@ def test_predictions_are_written_where_the_truth_is_an_annotation_file(data: Pat
 def test_what_does_not_belong_together_is_refused(copy: Path) -> None:
     (copy / "AVSBench-openvoc" / "test" / "JPEGImages" / "unlisted").mkdir()
     (copy / JSON.format("test_base_novel")).unlink()
-    with pytest.raises(InputError, match=r"metadata\.csv does not list 1 clips of 'test', such as 'unlisted'"):
+    with pytest.raises(InputError, match=r"metadata\.csv does not list 1 clip of 'test', such as 'unlisted'"):
         read_ov(copy)
     shutil.copy(copy / JSON.format("val_base_novel"), copy / JSON.format("val_old"))
     with pytest.raises(InputError, match="several files for the split 'val'"):
