@@ -6,10 +6,12 @@ Answers do not depend on batch mates beyond float rounding, so a result is the s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from openavs.device import free_cache
+from openavs.types import OutOfMemory
 
 R = TypeVar("R")
 
@@ -22,12 +24,15 @@ def halved(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequen
     """`work(first, *rest)` for parallel sequences; where memory runs out, for each half of them, and so on.
 
     Raises:
-        What `work` raises; for want of memory only when there was one item left.
+        What `work` raises; OutOfMemory only when there was one item left.
     """
+    if len(first) < 2:
+        with shortage_told():
+            return list(work(first, *rest))
     try:
         return list(work(first, *rest))
     except (RuntimeError, MemoryError) as problem:
-        if len(first) < 2 or not is_out_of_memory(problem):
+        if not is_out_of_memory(problem):
             raise
     # Outside of the handler: the error holds the failed call, and that the tensors which filled the memory.
     free_cache()
@@ -37,8 +42,22 @@ def halved(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequen
     return lower + halved(work, first[middle:], *(part[middle:] for part in rest))
 
 
+@contextmanager
+def shortage_told() -> Iterator[None]:
+    """Around work that cannot be halved: an error for want of memory becomes OutOfMemory, which is a sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        if not is_out_of_memory(problem):
+            raise
+        raise OutOfMemory(
+            "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 "
+            "or device=cpu"
+        ) from problem
+
+
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's own, a device's, or that of torch's allocator for the CPU."""
-    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+    """Whether an error says that memory ran out: ours, Python's own, a device's, or torch's on the CPU."""
+    if isinstance(problem, MemoryError | OutOfMemory) or type(problem).__name__ == "OutOfMemoryError":
         return True
     return isinstance(problem, RuntimeError) and _CPU_ALLOCATOR in str(problem)

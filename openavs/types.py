@@ -33,6 +33,10 @@ class UnusableAnswer(InputError):
     """A model answered with something that is no answer, such as NaN."""
 
 
+class OutOfMemory(InputError):
+    """Memory does not even hold the smallest batch."""
+
+
 class ModelError(OpenAVSError):
     """A model cannot be had or loaded: absent, incomplete, gated, unsafe or of another kind."""
 
@@ -109,7 +113,7 @@ class Clip:
     """A video to work on: nothing is decoded before `frames` is called.
 
     `times` are the planned times of the sampled frames; frame i is paired with the sound window of length
-    `pipeline.window` around the i-th interval of `1 / fps` seconds. `audio` is None where there is no sound track.
+    `sample.window` around the i-th interval of `1 / fps` seconds. `audio` is None where there is no sound track.
     `source` is the path to show a user and to take the sound from for the overlay; None for clips made in memory.
     `labels` are the names of what sounds in the clip where a data set tells; only the `oracle` captioner looks at them.
     """

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from openavs.halving import halved, is_out_of_memory
+from openavs.types import OutOfMemory
 
 ERRORS = [
     MemoryError(),
@@ -54,9 +55,11 @@ def test_stages_without_torch_are_halved_too(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_one_item_that_does_not_fit_is_an_error() -> None:
     stage = Stage(0, ERRORS[1])
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory, match=r"not even one frame .* fits into memory .*; take a smaller model") as caught:
         halved(stage, [1, 2, 3, 4], [1, 2, 3, 4])
     assert stage.sizes == [4, 2, 1]
+    assert caught.value.__cause__ is ERRORS[1]
+    assert is_out_of_memory(caught.value)
 
 
 def test_other_errors_are_raised_at_once() -> None:
@@ -65,6 +68,8 @@ def test_other_errors_are_raised_at_once() -> None:
         with pytest.raises(type(error)):
             halved(stage, [1, 2], [1, 2])
         assert stage.sizes == [2]
+        with pytest.raises(type(error)):
+            halved(Stage(0, error), [1], [1])
 
 
 def test_what_torch_says_when_the_machine_is_full_is_known() -> None:

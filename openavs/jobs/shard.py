@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from openavs.benchmarks.pngs import png_size
-from openavs.halving import is_out_of_memory
 from openavs.jobs.behind import Behind
 from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed
 from openavs.jobs.engine import ClipDone
@@ -36,7 +35,7 @@ from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
 from openavs.streaming import prefetched
 from openavs.translators.base import Request
-from openavs.types import Clip, InputError, ModelError, Segmentation, UnusableAnswer, segments_to_label_map
+from openavs.types import Clip, InputError, ModelError, OutOfMemory, Segmentation, UnusableAnswer, segments_to_label_map
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +182,9 @@ class _Work:
             raise
         except UnusableAnswer as problem:
             return ClipError("unusable_answer", str(problem))
+        except OutOfMemory as problem:
+            log.error("clip %s failed", item.id, exc_info=problem)
+            return ClipError("out_of_memory", str(problem))
         except InputError as problem:
             return ClipError("failed", self.media.tell(str(problem), item))
         except OSError as problem:
@@ -194,8 +196,6 @@ class _Work:
 
     def _unexpected(self, item: Item, problem: Exception) -> ClipError:
         log.error("clip %s failed", item.id, exc_info=problem)
-        if is_out_of_memory(problem):
-            return ClipError("out_of_memory", "not even one frame of this clip fits into memory beside the models")
         kind = type(problem).__name__
         return ClipError(f"unexpected {kind}", self.media.tell(f"{kind}: {problem}", item))
 

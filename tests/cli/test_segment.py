@@ -133,6 +133,42 @@ def test_good_videos_are_done_beside_bad_ones(openavs: Run, video: Path, tmp_pat
     assert "Traceback" not in done.err
 
 
+def test_a_video_for_which_memory_runs_out_is_named_and_the_next_one_is_done(
+    openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from openavs.segmenters.sam import SamSegmenter
+
+    segment, errors = SamSegmenter.segment, [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def narrow(self: Any, images: Any, boxes: Any) -> Any:
+        if len(images) > 1 or errors:
+            raise errors.pop() if len(images) == 1 else MemoryError
+        return segment(self, images, boxes)
+
+    monkeypatch.setattr(SamSegmenter, "segment", narrow)
+    (tmp_path / "other.mp4").write_bytes(video.read_bytes())
+    words = ("segment", video, tmp_path / "other.mp4", "--pipeline", "tiny", "--out", tmp_path / "out", "--json")
+    done = openavs(*words)
+    assert done.code == 1
+    first, second = done.json()["clips"]
+    assert (first["status"], second["status"]) == ("failed", "ok")
+    assert first["reason"].endswith(
+        "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 or "
+        "device=cpu"
+    )
+
+
+def test_a_name_in_bytes_that_are_no_text_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    from openavs.cli.common import print_json
+
+    print_json({"source": "caf\udce9.mp4", "of": "Straße"})
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert json.loads(printed) == {"source": "caf\udce9.mp4", "of": "Straße"}
+
+
 def test_where_all_failed_nothing_is_said_of_the_models(openavs: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("not a video")
     done = openavs("segment", tmp_path / "notes.mp4", "--pipeline", "tiny", "--out", tmp_path / "out")
