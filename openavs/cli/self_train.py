@@ -34,7 +34,8 @@ def self_train(
     recipe: RecipeOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="Ours: above 1, students teach further students.")] = 1,
     min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Ours: leave out clips whose mean confidence is lower.")
+        float,
+        typer.Option(min=0, max=1, help="Ours: leave out clips whose mean score, as the teacher scores, is lower."),
     ] = 0.0,
     drop_empty: Annotated[
         bool, typer.Option("--drop-empty", help="Ours: leave out clips in which nothing was found.")

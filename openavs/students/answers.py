@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,16 +32,22 @@ def predict_clip(
 
 
 def joined(parts: Sequence[Prediction]) -> Prediction:
-    """Predictions one after the other. Tracks are numbered on: a number of one part is nothing of the next."""
-    frames: list[tuple[Found, ...]] = []
+    """Predictions one after the other, as one."""
+    frames = tuple(frame for part in numbered_on(parts) for frame in part.frames)
+    shares = [part.probability for part in parts if part.probability is not None]
+    return Prediction(frames, np.concatenate(shares) if shares else None)
+
+
+def numbered_on(parts: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Predictions one after the other, their tracks numbered on: a number of one part is nothing of the next."""
     taken = 0
     for part in parts:
         tracks = [found.track for frame in part.frames for found in frame if found.track is not None]
-        for frame in part.frames:
-            frames.append(tuple(f if f.track is None else replace(f, track=f.track + taken) for f in frame))
+        frames = (
+            tuple(f if f.track is None else replace(f, track=f.track + taken) for f in frame) for frame in part.frames
+        )
+        yield replace(part, frames=tuple(frames))
         taken += max(tracks, default=-1) + 1
-    shares = [part.probability for part in parts if part.probability is not None]
-    return Prediction(tuple(frames), np.concatenate(shares) if shares else None)
 
 
 def grey_values(prediction: Prediction, size: Size) -> Grey:
@@ -74,12 +80,13 @@ def scored_maps(
     return label_maps(prediction, {name: i for i, name in enumerate(classes)}, size)[list(clip.annotated)]
 
 
-def frame_results(prediction: Prediction, times: Sequence[float]) -> tuple[FrameResult, ...]:
-    """The masks as segments. A student hears and asks nothing in words, so only they are told."""
-    return tuple(
-        FrameResult(index, time, segments=tuple(_segment(found) for found in frame if found.mask.any()))
-        for index, (time, frame) in enumerate(zip(times, prediction.frames, strict=True))
-    )
+def frame_results(prediction: Prediction, indices: range, times: Sequence[float]) -> list[FrameResult]:
+    """The masks as segments, of those frames of a clip. A student hears and asks nothing in words, so only they are
+    told."""
+    return [
+        FrameResult(index, times[index], segments=tuple(_segment(found) for found in frame if found.mask.any()))
+        for index, frame in zip(indices, prediction.frames, strict=True)
+    ]
 
 
 def nearest(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:

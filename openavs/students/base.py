@@ -123,6 +123,7 @@ class Student(nn.Module, ModelHubMixin, ABC):
     """A network that learns masks from clips with their sound; see the module for what a subclass has to say.
 
     `facts` is what is saved beside the configuration: which VGGish made the audio features, what it was trained on.
+    With `offline` whatever it loads later is taken from this disk.
     """
 
     name: ClassVar[str]
@@ -132,6 +133,7 @@ class Student(nn.Module, ModelHubMixin, ABC):
         super().__init__()
         self.config = config
         self.facts: dict[str, Any] = {}
+        self.offline = False
 
     # ------------------------------------------------------------------------------------- what a student has to say
 
@@ -191,7 +193,7 @@ class Student(nn.Module, ModelHubMixin, ABC):
             ModelError: pickle weights, another student's folder, or tensors that are missing or do not fit.
         """
         folder = read_student(str(pretrained_model_name_or_path), offline)
-        return load_folder(cls, folder)
+        return load_folder(cls, folder, offline)
 
     def _save_pretrained(self, save_directory: Any) -> None:
         write_student(save_directory, self.name, dataclasses.asdict(self.config), self.facts, self.state_dict())
@@ -206,7 +208,7 @@ def make_config(cls: type[Student], settings: Mapping[str, Any]) -> Any:
     return cls.Config(**{key: tuple(value) if isinstance(value, list) else value for key, value in bound.items()})
 
 
-def load_folder(cls: type[S], folder: StudentFolder) -> S:
+def load_folder(cls: type[S], folder: StudentFolder, offline: bool = False) -> S:
     """A student of a class from its folder, in evaluation mode; every tensor must be there and fit."""
     from openavs.checkpoints import fill
 
@@ -221,7 +223,7 @@ def load_folder(cls: type[S], folder: StudentFolder) -> S:
             f"the config.json of the student '{folder.ref}' does not fit this openavs: {problem}"
         ) from None
     fill(student, folder.weights(), folder.ref)
-    student.facts = dict(folder.facts)
+    student.facts, student.offline = dict(folder.facts), offline
     return student.eval()
 
 

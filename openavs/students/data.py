@@ -171,6 +171,15 @@ def collate(examples: Sequence[Example], multiple: int = 1) -> Batch:
     )
 
 
+def check_split(batch: int, accumulate: int, devices: int) -> None:
+    """InputError if a step's clips cannot be split over its parts and devices."""
+    if batch % (accumulate * devices):
+        raise InputError(
+            f"a batch of {batch} clips cannot be split evenly over {devices} devices and {accumulate} parts; "
+            "choose 'batch' as a multiple of both"
+        )
+
+
 class Positions:
     """Which positions of the stream each step takes: a step's clips, split over micro-batches and devices.
 
@@ -180,11 +189,7 @@ class Positions:
     def __init__(
         self, batch: int, start: int, steps: int, accumulate: int = 1, rank: int = 0, devices: int = 1
     ) -> None:
-        if batch % (accumulate * devices):
-            raise InputError(
-                f"a batch of {batch} clips cannot be split evenly over {devices} devices and {accumulate} parts; "
-                "choose 'batch' as a multiple of both"
-            )
+        check_split(batch, accumulate, devices)
         self.batch, self.start, self.steps = batch, start, steps
         self.accumulate, self.rank, self.devices = accumulate, rank, devices
 

@@ -48,4 +48,4 @@ def load_student(ref: str, offline: bool = False, cls: type[Student] | None = No
         ModelError, InputError: see `Student.from_pretrained` and `student_class`.
     """
     folder = read_student(ref, offline)
-    return load_folder(cls or student_class(folder.student), folder)
+    return load_folder(cls or student_class(folder.student), folder, offline)

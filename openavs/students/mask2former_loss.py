@@ -99,9 +99,12 @@ def uncertain_points(masks: torch.Tensor, weights: Weights) -> torch.Tensor:
 
 
 def _objects(count: int, device: torch.device) -> torch.Tensor:
-    """The number of objects to divide by: the mean over all processes, at least 1."""
+    """The number of objects to divide by: the mean over all processes, at least 1.
+
+    Without gradients it is one process that asks by itself, and the others are elsewhere.
+    """
     objects = torch.tensor(float(count), device=device)
-    if distributed.is_available() and distributed.is_initialized():
+    if torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(objects)
         objects /= distributed.get_world_size()
     return objects.clamp(min=1.0)

@@ -159,6 +159,7 @@ class OvAvss(Student):
                 batch_size=self.config.crop_batch,
                 centred=self.config.crops == "centred",
                 hard=self.config.edges == "hard",
+                offline=self.offline,
             )
         return self._classifier
 

@@ -42,6 +42,7 @@ class MaskClassifier:
         device: where it runs; float32 except on GPUs that compute bfloat16 natively.
         batch_size: crops (and sentences) that go through the model together.
         centred, hard: see `mask_crops`.
+        offline: take the model from this disk only.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class MaskClassifier:
         batch_size: int = 64,
         centred: bool = False,
         hard: bool = False,
+        offline: bool = False,
     ) -> None:
         place = resolve_device(str(device))
-        found = resolve(model)
+        found = resolve(model, offline)
         self.device = place.device
         self.batch_size, self.centred, self.hard = batch_size, centred, hard
         self._clip: Any = load_pretrained(CLIPModel, found, place.dtype, place.device)

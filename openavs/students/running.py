@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ import numpy as np
 from openavs.benchmarks.dataset import Dataset
 from openavs.benchmarks.running import Soft, System
 from openavs.device import resolve_device
+from openavs.halving import shortage_told
 from openavs.pipeline import Progress
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.spelling import counted
 from openavs.streaming import prefetched
-from openavs.students.answers import frame_results, grey_values, joined, predict_clip
+from openavs.students.answers import Grey, frame_results, grey_values, numbered_on, predict_clip
 from openavs.students.base import Prediction, Student
 from openavs.students.hearing import features_of
 from openavs.students.known import load_student
 from openavs.students.vggish import RATE, SHORTEST, Ears, Floats, load_vggish
-from openavs.types import Clip, InputError, ModelError, Segmentation, Waveform
+from openavs.types import Clip, FrameResult, InputError, ModelError, Segmentation, Waveform
 
 PIECE = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench
 BACKGROUND = "background"
@@ -61,37 +63,50 @@ class StudentPipeline:
             yield self(clip, progress)
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
-        """Segments one clip."""
-        return self.soft(clip, progress).result
+        """Segments one clip, a piece after the other: its length does not show in the memory that it takes."""
+        return self._segment(clip, progress, lambda part: None)
 
     def soft(self, clip: Clip, progress: Progress | None = None) -> Soft:
-        """Segments one clip and keeps the probability of each pixel."""
+        """Segments one clip and keeps the probability of each pixel, a byte each."""
+        shares: list[Grey] = []
+        result = self._segment(clip, progress, lambda part: shares.append(grey_values(part, clip.size)))
+        return Soft(result, np.concatenate(shares))
+
+    def _segment(self, clip: Clip, progress: Progress | None, keep: Callable[[Prediction], None]) -> Segmentation:
+        """One clip; `keep` is given the prediction of each piece."""
         tell = progress or (lambda stage, done, total: None)
         started = time.monotonic()
         heard = self._listen(clip)
         timings = {"listen": time.monotonic() - started}
         started = time.monotonic()
-        parts: list[Prediction] = []
-        for piece in _pieces(clip.times):
-            images = [frame.image for frame in clip.frames(frozenset(piece))]
-            if len(images) != len(piece):
-                lost = counted(len(piece) - len(images), "frame")
-                raise InputError(f"{clip.source or clip.id} lacks {lost}; it is cut short")
-            parts.append(predict_clip(self.student, clip.id, images, heard[piece.start : piece.stop], self.classes))
+        frames: list[FrameResult] = []
+        for piece, part in zip(_pieces(clip.times), numbered_on(self._look(clip, heard)), strict=True):
+            frames += frame_results(part, piece, clip.times)
+            keep(part)
             tell("look", piece.stop, len(clip.times))
         timings["look"] = time.monotonic() - started
-        whole = joined(parts)
-        result = Segmentation(
+        return Segmentation(
             clip=clip.id,
             size=clip.size,
-            frames=frame_results(whole, clip.times),
+            frames=tuple(frames),
             source=clip.source,
             recipe=self.recipe,
             models=self.models,
             timings={stage: round(seconds, 4) for stage, seconds in timings.items()},
             warnings=clip.warnings,
         )
-        return Soft(result, grey_values(whole, clip.size))
+
+    def _look(self, clip: Clip, heard: Floats) -> Iterator[Prediction]:
+        """A prediction for each piece, from one pass over the file."""
+        stream = clip.frames(None)
+        for piece in _pieces(clip.times):
+            pictures = list(islice(stream, len(piece)))
+            if lost := len(set(piece) - {picture.index for picture in pictures}):
+                raise InputError(f"{clip.source or clip.id} lacks {counted(lost, 'frame')}; it is cut short")
+            images, sound = [picture.image for picture in pictures], heard[piece.start : piece.stop]
+            with shortage_told():
+                part = predict_clip(self.student, clip.id, images, sound, self.classes)
+            yield part
 
     def _listen(self, clip: Clip) -> Floats:
         """One feature per frame: that of its second within the piece."""

@@ -3,6 +3,7 @@
     OUT/config.json, model.safetensors    the best student so far, by the validation split
     OUT/vggish/                           the VGGish its sounds went through
     OUT/last/                             the last student; in training/ what going on needs
+    OUT/features/                         the VGGish features of its sounds
     OUT/metrics.jsonl, curve.png          the losses of every step and the scores of every validation
     OUT/train.json                        the resolved recipe, the data and the versions
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openavs.benchmarks.cards import Card
-from openavs.benchmarks.dataset import BenchmarkClip, Dataset
+from openavs.benchmarks.dataset import Dataset
 from openavs.benchmarks.evaluation import evaluate, recipe_system
 from openavs.benchmarks.running import System, folder_names, predict
 from openavs.files import atomic_write
@@ -35,11 +35,9 @@ from openavs.students.labels import CONFIDENCE, LEFT_OUT
 from openavs.students.running import student_system
 from openavs.students.settings import TrainingRecipe, training_recipe
 from openavs.students.training import train
-from openavs.types import FrameResult, InputError, Segmentation
+from openavs.types import InputError, Segmentation
 
 log = logging.getLogger(__name__)
-
-UNSURE = 0.5  # the confidence of a frame in which nothing was found: the teacher gives no score for that
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,8 @@ def label(
         clip, reason = next(iter(failed.items()))
         raise InputError(f"{counted(len(failed), 'clip')} could not be labelled, such as {clip}: {reason}")
     results = {clip.id: read_result(out, names[clip.id]) for clip in dataset.clips}
-    confidence = {id: [frame_confidence(frame) for frame in result.frames] for id, result in results.items()}
-    left_out = [clip.id for clip in dataset.clips if not _kept(clip, results[clip.id], confidence[clip.id], choices)]
+    confidence = confidences(results)
+    left_out = [clip.id for clip in dataset.clips if not _kept(results[clip.id], confidence[clip.id], choices)]
     if len(left_out) == len(dataset.clips):
         raise InputError(f"the filter leaves none of the {len(left_out)} clips; lower --min-score or keep empty ones")
     atomic_write(out / CONFIDENCE, json_bytes(confidence))
@@ -132,13 +130,24 @@ def label(
     return len(dataset.clips) - len(left_out)
 
 
-def frame_confidence(frame: FrameResult) -> float:
-    """How sure a teacher is of a frame: the mean score of its segments."""
-    scores = [segment.score for segment in frame.segments]
-    return sum(scores) / len(scores) if scores else UNSURE
+def confidences(results: Mapping[str, Segmentation]) -> dict[str, list[float]]:
+    """How sure a teacher is of each frame of its clips: the mean score of the frame's segments.
+
+    A frame in which nothing was found has no score, and scores of another teacher have another scale; so it counts as
+    much as, on average, one in which something was found.
+    """
+    scores = {clip: [_mean(s.score for s in frame.segments) for frame in own.frames] for clip, own in results.items()}
+    usual = _mean(score for own in scores.values() for score in own if score is not None)
+    unscored = 1.0 if usual is None else usual
+    return {clip: [unscored if score is None else score for score in own] for clip, own in scores.items()}
 
 
-def _kept(clip: BenchmarkClip, result: Segmentation, confidence: Sequence[float], choices: Choices) -> bool:
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def _kept(result: Segmentation, confidence: Sequence[float], choices: Choices) -> bool:
     if choices.drop_empty and not any(frame.segments for frame in result.frames):
         return False
     return sum(confidence) / len(confidence) >= choices.min_score

@@ -16,7 +16,7 @@ from openavs.benchmarks.dataset import Dataset
 from openavs.notes import Progress
 from openavs.runs import provenance
 from openavs.students.base import Student
-from openavs.students.data import LabelSource, TrainingClips
+from openavs.students.data import LabelSource, TrainingClips, check_split
 from openavs.students.known import student_class
 from openavs.students.labels import PseudoLabels, Truth
 from openavs.students.loop import Loop, Trained
@@ -59,6 +59,7 @@ def train(
         project_dir=str(out) if recipe.tensorboard else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],  # the others wait while one validates
     )
+    check_split(recipe.batch, recipe.accumulate, accelerator.num_processes)
     if val_set is not None and recipe.validation.clips:
         val_set = replace(val_set, clips=val_set.clips[: recipe.validation.clips])
     source: LabelSource = Truth(train_set)
@@ -84,6 +85,7 @@ def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:
     cls = student_class(recipe.student)
     torch.manual_seed(recipe.seed)
     student = cls.build(cls.fitted(dict(recipe.model), dataset.task, dataset.classes))
+    student.offline = recipe.offline
     student.check(dataset.task, dataset.classes)
     student.prepare(dataset.task, recipe.offline)
     for part, ref in recipe.init.items():

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedTokenizerFast
 
+from openavs.hub import ResolvedModel, resolve
 from openavs.students.answers import joined, label_maps
 from openavs.students.base import Found, Prediction
 from openavs.students.known import load_student, student_class
@@ -359,6 +360,20 @@ def test_its_training_recipes_fit_it(name: str) -> None:
         student = OvAvss.build(recipe.model)
     assert set(recipe.init) <= {"backbone", "mask2former"}
     student.check("open-vocabulary", ["background", *NAMES])  # a CLIP that names is part of each
+
+
+def test_offline_its_clip_comes_from_this_disk(clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def told(ref: str, offline: bool = False) -> ResolvedModel:
+        asked.append(offline)
+        return resolve(ref, offline)
+
+    monkeypatch.setattr("openavs.students.ov_avss_classifier.resolve", told)
+    tiny_student(clip=clip).save_pretrained(tmp_path)
+    for offline in (True, False):
+        load_student(str(tmp_path), offline)._names(torch.device("cpu"))  # type: ignore[attr-defined]
+    assert asked == [True, False]
 
 
 def test_a_track_number_means_one_thing_through_a_long_clip() -> None:

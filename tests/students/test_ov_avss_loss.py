@@ -140,6 +140,19 @@ def test_a_process_group_of_one_changes_no_loss(tmp_path: Path) -> None:
         distributed.destroy_process_group()
 
 
+def test_who_looks_for_a_loss_that_is_no_number_asks_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are waiting for gradients then."""
+    asked: list[int] = []
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce", lambda objects: asked.append(1))
+    with torch.no_grad():
+        localiser_loss([[answer()]], [target()], WEIGHTS)
+    assert not asked
+    localiser_loss([[answer()]], [target()], WEIGHTS)
+    assert asked
+
+
 def test_a_frame_counts_as_much_as_its_weight() -> None:
     got = answer()
     losses = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from openavs.benchmarks.running import System
 from openavs.benchmarks.world.layouts import write_layout
 from openavs.recipes import load_recipe
 from openavs.students.labels import PseudoLabels
-from openavs.students.self_training import UNSURE, Choices, Splits, frame_confidence, label, self_train
+from openavs.students.self_training import Choices, Splits, confidences, label, self_train
 from openavs.students.settings import load_training_recipe
 from openavs.types import Clip, FrameResult, InputError, Segment, Segmentation, mask_to_rle
 
@@ -26,9 +27,29 @@ def segment(score: float) -> Segment:
     return Segment(mask_to_rle(np.ones((2, 2), dtype=bool)), (0, 0, 2, 2), "dog", score)
 
 
-def test_a_frame_is_as_sure_as_its_segments_and_half_sure_without_any() -> None:
-    assert frame_confidence(FrameResult(0, 0.5, segments=(segment(0.9), segment(0.5)))) == pytest.approx(0.7)
-    assert frame_confidence(FrameResult(0, 0.5)) == UNSURE == 0.5
+def result(*frames: tuple[float, ...]) -> Segmentation:
+    """A clip whose frames have segments of these scores."""
+    shown = (FrameResult(i, i + 0.5, segments=tuple(map(segment, scores))) for i, scores in enumerate(frames))
+    return Segmentation("clip", (2, 2), tuple(shown))
+
+
+def test_a_frame_is_as_sure_as_its_segments_and_one_without_any_as_the_others_are() -> None:
+    """On whatever scale the teacher's scores are: one that is never above 0.3 is no less sure of what it found."""
+    found = confidences({"a": result((0.3, 0.1), ()), "b": result((0.1,))})
+    assert found == {"a": [pytest.approx(0.2), pytest.approx(0.15)], "b": [pytest.approx(0.1)]}
+    assert confidences({"a": result((), ())}) == {"a": [1.0, 1.0]}
+
+
+def test_clips_of_which_the_teacher_is_unsure_may_be_left_out(s4: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    scores = dict(zip((clip.id for clip in dataset.clips), [(0.1,), (0.2,), (0.3,), ()], strict=True))
+
+    def look(clip: Clip) -> Segmentation:
+        return replace(result(*[scores[clip.id]] * len(clip.times)), clip=clip.id)
+
+    kept = label(System({"name": "by hand"}, lambda: look), dataset, tmp_path, Choices(min_score=0.15), None)
+    assert kept == 3, "the one in which nothing was found counts 0.2"
+    assert json.loads((tmp_path / "left_out.json").read_text()) == [dataset.clips[0].id]
 
 
 def teacher(found_in: set[str], broken: str = "") -> System:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
@@ -304,6 +305,48 @@ def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> 
     cut = replace(clip, source="cut.mp4", frames=lambda wanted: list(clip.frames(wanted))[:3])
     with pytest.raises(InputError, match=r"cut\.mp4 lacks 2 frames; it is cut short"):
         chain(cut)
+
+
+def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Path) -> None:
+    """Each ten seconds as if they were a clip of their own, whatever comes before them."""
+    from openavs.benchmarks.running import as_clip
+    from openavs.types import Frame
+
+    chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
+    short = as_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
+    assert short.audio is not None
+    images = [frame.image for frame in short.frames(None)]
+    rate = short.audio.rate
+    samples = np.tile(short.audio.samples[..., : 5 * rate], 5)
+    passes: list[object] = []
+
+    def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
+        passes.append(wanted)
+        return (Frame(i, i + 0.5, images[i % 5]) for i in range(25))
+
+    times = tuple(i + 0.5 for i in range(25))
+    long = replace(short, times=times, frames=frames, audio=replace(short.audio, samples=samples))
+    soft = chain.soft(long)
+    assert passes == [None]
+    assert [(frame.index, frame.time) for frame in soft.result.frames] == list(enumerate(times))
+    assert np.array_equal(soft.probability[:10], soft.probability[10:20])
+    assert soft.probability.shape == (25, *long.size)
+    assert chain(long).frames == soft.result.frames
+    assert [f.segments for f in soft.result.frames[:10]] == [f.segments for f in soft.result.frames[10:20]]
+
+
+def test_a_student_for_which_memory_runs_out_says_so(s4: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openavs.benchmarks.running import as_clip
+    from openavs.types import OutOfMemory
+
+    chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(chain.student, "predict", full)
+    with pytest.raises(OutOfMemory, match="take a smaller model"):
+        chain(as_clip(open_dataset("s4", s4, "val").clips[0], "a clip"))
 
 
 def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path, tmp_path: Path) -> None:
