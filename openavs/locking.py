@@ -66,7 +66,7 @@ def add_to_lock(path: Path, models: Mapping[str, Mapping[str, Any]]) -> Lock:
     """
     lock = known = load_lock(path)
     for ref, facts in models.items():
-        if ref not in lock.pins:
+        if ref not in lock.pins and facts.get("revision"):  # a server's models and a student's parts have none
             lock = lock.pin(ResolvedModel(Path(facts["path"]), ref, facts["revision"]))
     if lock != known or not path.exists():
         try:

@@ -67,6 +67,12 @@ def test_only_models_of_the_hub_without_a_commit_in_their_name_are_added(tmp_pat
     assert (tmp_path / "a.lock").exists()
 
 
+def test_what_has_no_revision_to_pin_is_passed_over(tmp_path: Path) -> None:
+    """A model behind a server, and the parts of a student."""
+    models = {"gpt-oss": {"revision": None, "server": "http://localhost:8000/v1"}, "runs/tpavi": {"facts": {}}}
+    assert add_to_lock(tmp_path / "a.lock", models).pins == {}
+
+
 def test_a_lock_file_that_lacks_nothing_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     path.write_text(f"# mine\nhf:org/sam@main: {OLD}\n")

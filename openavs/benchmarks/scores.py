@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from openavs.benchmarks.bootstrap import Interval
 from openavs.benchmarks.dataset import Task
 from openavs.benchmarks.figures import Figures, Protocol
 from openavs.files import atomic_write
+from openavs.results import json_bytes
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,4 @@ def write_scores(out: Path, report: dict[str, Any]) -> None:
     writer.writeheader()
     writer.writerows(report["per_clip"])
     atomic_write(out / "per_clip.csv", table.getvalue().encode())
-    text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    atomic_write(out / "report.json", text.encode())
+    atomic_write(out / "report.json", json_bytes(report))

@@ -69,8 +69,11 @@ def command_line() -> str:
 
 
 def print_json(data: Any) -> None:
-    """One JSON object on stdout; NaN and infinities, which JSON does not have, are refused."""
-    print(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
+    """One JSON object on stdout, in ASCII, which every terminal takes, and every file name in it, too.
+
+    NaN and infinities, which JSON does not have, are refused.
+    """
+    print(json.dumps(data, indent=2, allow_nan=False))
 
 
 def tell(answer: Any, show: Callable[[], object], *, as_json: bool, quiet: bool) -> None:

@@ -76,8 +76,8 @@ class ClipVerifier:
                 "clip: threshold and background lie between 0 and 1, margin is not negative and batch_size is at least "
                 f"1, not {threshold}, {background}, {margin}, {batch_size}"
             )
-        if not nothing or "{}" not in template:
-            raise InputError("clip: 'nothing' needs at least one text, and 'template' a {} for the phrase")
+        if not nothing or template.count("{}") != 1:
+            raise InputError("clip: 'nothing' needs at least one text, and 'template' one {} for the phrase")
         self.threshold, self.nothing, self.template, self.others = threshold, tuple(nothing), template, others
         self.margin, self.background, self.batch_size = margin, background, batch_size
         placement = resolve_device(device, dtype)
@@ -109,7 +109,7 @@ class ClipVerifier:
     def _judge(self, image: torch.Tensor, phrase: str, asked: Sequence[str]) -> Verdict:
         rivals = [other for other in asked if self.others and not set(other.split()) & set(phrase.split())]
         names = [phrase, *dict.fromkeys(rivals)]
-        named = self._embed_texts([self.template.format(name) for name in names]) @ image
+        named = self._embed_texts([self.template.replace("{}", name) for name in names]) @ image
         nothing = (self._embed_texts(self.nothing) @ image).max()
         logits = torch.cat([named, nothing[None]]) * self.model.logit_scale.float().exp()
         shares = logits.softmax(dim=0).tolist()

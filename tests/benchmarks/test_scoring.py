@@ -304,6 +304,7 @@ def test_reports_are_written_whole(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((1, 4, 4), bool), np.zeros((1, 4, 4), bool)])
     save_all(tmp_path / "masks", dataset, 0)
     report = score(dataset, tmp_path / "masks").to_dict()
+    report |= {"root": "/data/caf\udce9"}  # a folder whose name is no text
     write_scores(tmp_path / "new" / "out", report)
     assert json.loads((tmp_path / "new/out/report.json").read_text()) == report
     lines = (tmp_path / "new/out/per_clip.csv").read_text().splitlines()

@@ -161,6 +161,12 @@ def test_batches_change_nothing_and_texts_are_embedded_once(folder: Path) -> Non
     assert many.verify([images[0]], [[]], [["dog"]]) == [[]]
 
 
+def test_braces_of_a_template_are_text_but_for_the_one_pair(folder: Path) -> None:
+    odd = ClipVerifier(model=str(folder), template="a {kind} {} {")
+    assert odd.verify([picture(20, 20)], [[segment("dog", patch(20, 20, 2, 2, 9))]], [["dog"]])
+    assert "a {kind} dog {" in odd._texts
+
+
 def test_numbers_that_are_not_finite_are_an_error(folder: Path) -> None:
     broken = ClipVerifier(model=str(folder))
     broken.model.get_parameter("visual_projection.weight").fill_(float("nan"))
@@ -170,6 +176,7 @@ def test_numbers_that_are_not_finite_are_an_error(folder: Path) -> None:
 
 def test_bad_options_and_models_are_refused(folder: Path, tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [{"threshold": 2.0}, {"margin": -1.0}, {"nothing": []}, {"template": "a photo"}]
+    wrong += [{"template": "{} and {}"}]
     for option in wrong:
         with pytest.raises(InputError, match="clip: "):
             ClipVerifier(model=str(folder), **option)
