@@ -45,6 +45,14 @@ Licences are those of the weights, as the model cards state them. Those that are
 them before use. A result's `run.json` records the licence and commit of what was really loaded.
 
 """
+EXTRAS = """
+## Backends with packages of their own
+
+`openavs check` says which are installed and fit. Some put other versions of torch, numpy or torchvision in place, so
+read first: [vllm](translators.md#vllm-in-this-process) (an environment of its own),
+[laion-clap](captioners.md#the-package-laion-clap), [groundingdino-py](detectors.md#the-package-groundingdino-py).
+
+"""
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -81,7 +89,7 @@ def licences(recipe: Recipe) -> str:
 
 
 def gigabytes(value: float) -> str:
-    """`1.7 GB`, `26 MB`."""
+    """`1.7 GB`, `20 MB`."""
     return f"{value:.1f} GB" if value >= 0.1 else f"{value * 1000:.0f} MB"
 
 
@@ -139,8 +147,7 @@ def extras() -> str:
     rows = [
         [f"`{entry.name}`", entry.stage, f'`pip install "openavs[{entry.extra}]"`'] for entry in entries if entry.extra
     ]
-    intro = "\n## Backends with packages of their own\n\n`openavs check` says which are installed and fit.\n\n"
-    return intro + table(["backend", "stage", "install"], rows)
+    return EXTRAS + table(["backend", "stage", "install"], rows)
 
 
 def readme(recipes: list[Recipe]) -> str:

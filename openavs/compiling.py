@@ -35,6 +35,11 @@ _MODULES = {
 """By backend, the modules whose forward pass is nearly all of its time; a language model's many steps are none."""
 
 
+def can_compile(use: str) -> bool:
+    """Whether a backend takes the option."""
+    return use in _MODULES
+
+
 def check_compile(use: str, value: Any) -> str | None:
     """The option's value for a backend as one of `CHOICES`; None for `false`, and where it is not given.
 

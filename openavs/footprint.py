@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from openavs.device import Placement, resolve_device
 from openavs.hub import resolve
-from openavs.known_models import known_model
+from openavs.known_models import count_parameters, known_model
 from openavs.recipes import Recipe, Stage
 from openavs.turns import TURNS
 from openavs.types import OpenAVSError
@@ -87,17 +85,6 @@ def free_memory(place: Placement) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not every system says
         return 4 << 30
-
-
-def count_parameters(folder: Path) -> int:
-    """How many numbers the safetensors files of a folder hold, read from their headers."""
-    return sum(_numbers(path) for path in folder.glob("*.safetensors"))
-
-
-def _numbers(path: Path) -> int:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def _place(recipe: Recipe, section: Stage) -> Placement:

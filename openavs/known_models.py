@@ -1,7 +1,9 @@
-"""What is known of a model before it is downloaded: its title, licence and size (data/models.tsv)."""
+"""What is known of a model without loading it: its title, licence and size, from data/models.tsv or its files."""
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,10 +63,21 @@ def _listed() -> dict[str, KnownModel]:
     return found
 
 
+def count_parameters(folder: Path) -> int:
+    """How many numbers the safetensors files of a folder hold, read from their headers."""
+    return sum(_numbers(path) for path in folder.glob("*.safetensors"))
+
+
+def _numbers(path: Path) -> int:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
 def _embedded(name: str) -> KnownModel | None:
-    """An embedded model; its size is that of its files, whose weights are stored in 16 or 32 bits."""
-    weights = _EMBEDDED / name / "model.safetensors"
-    if not weights.is_file():
+    """An embedded model; its weights are counted and not weighed, since some are stored in 16 bits and some in 32."""
+    folder = _EMBEDDED / name
+    if not (folder / "model.safetensors").is_file():
         return None
     titles = {
         "clap": "tiny CLAP",
@@ -76,5 +89,5 @@ def _embedded(name: str) -> KnownModel | None:
         "vggish": "tiny VGGish",
     }
     short = name.rpartition("/")[2]
-    millions = weights.stat().st_size / 2e6
+    millions = count_parameters(folder) / 1e6
     return KnownModel(titles.get(short, f"tiny {short}"), "Apache-2.0", "yes", millions, 0.0)

@@ -1,9 +1,9 @@
 """THE ALGORITHM: sound -> words -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
 
 A clip is heard whole before it is looked at: its windows are captioned (`listen`), one request asks what makes those
-sounds at every frame (`ask`), and only then are frames decoded, a batch at a time, and only those at which something
-is asked for (`look`). What leaves is one `FrameResult` per frame, in order, and it says why: what was heard, asked,
-found and dropped.
+sounds at every frame (`ask`), and only then are frames decoded, a batch at a time; only those at which something is
+asked for are looked at (`look`). What leaves is one `FrameResult` per frame, in order, and it says why: what was heard,
+asked, found and dropped.
 
 What serves this without being part of it has files of its own: `settings.py` (the rules), `windows.py` (which sound
 belongs to a frame), `boxes.py` (which boxes are kept), `frames.py` (batches, decoded ahead), `reuse.py` (pictures that
@@ -186,7 +186,7 @@ class Pipeline:
     # --------------------------------------------------------------------------------------- prompts -> boxes -> masks
 
     def look(self, clip: Clip, heard: Sequence[Heard], asked: Sequence[Asked], notes: Notes) -> Iterator[FrameResult]:
-        """Finds what is asked for; frames at which nothing is asked for are not decoded but answered as they are."""
+        """Finds what is asked for; frames at which nothing is asked for are not looked at but answered as they are."""
 
         def unseen(i: int) -> FrameResult:
             return FrameResult(i, clip.times[i], heard[i] is None, heard[i] or ())

@@ -55,7 +55,8 @@ class Keep(_Section):
     """Which boxes become masks."""
 
     box_threshold: Score = 0.25
-    nms_iou: Score | None = 0.8  # boxes of one phrase that overlap more than this are one; null: all are kept
+    # A box that overlaps a better one, of whatever phrase, more than this is dropped; null: all are kept.
+    nms_iou: Score | None = 0.8
     max_boxes: Count = 20  # per frame, best first
     max_per_phrase: Count | None = None  # boxes of one phrase in a frame, best first; null: all
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are dropped

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from openavs import footprint
 from openavs.device import Placement
-from openavs.footprint import count_parameters, footprints, in_turns, needed
+from openavs.footprint import footprints, in_turns, needed
+from openavs.known_models import count_parameters
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, load_recipe
 from openavs.turns import TURNS

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from openavs import known_models, resources
 from openavs.known_models import known_model
@@ -69,7 +71,18 @@ def test_sizes_are_sums_over_the_weights(script: ModuleType) -> None:
     assert script.sizes(recipe) == ["`openavs-cpu`", "1.7 GB", "1.7 GB", "0.8 GB"]
     exact = changed("openavs-cpu", detector={**recipe.to_dict()["detector"], "dtype": "float32"})
     assert script.memory(exact, 2) == pytest.approx((153.5 * 2 + 172.3 * 4 + 93.7 * 2) / 1000)
-    assert script.sizes(load_recipe("tiny"))[1] == "none"
+    assert script.sizes(load_recipe("tiny"))[1:] == ["none", "20 MB", "10 MB"]
+
+
+def test_embedded_models_are_counted_in_whatever_type_they_are_stored() -> None:
+    stored = set()
+    for name in ("clap", "sam"):
+        tensors = load_file(ROOT / "openavs" / "assets" / "tiny" / name / "model.safetensors")
+        stored |= {tensor.dtype for tensor in tensors.values()}
+        known = known_model(f"openavs:tiny/{name}")
+        assert known is not None
+        assert known.parameters * 1e6 == pytest.approx(sum(tensor.numel() for tensor in tensors.values()))
+    assert {torch.float16, torch.float32} <= stored
 
 
 def test_a_row_of_the_table_that_says_something_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def demo(
     from openavs.runs import RunWriter
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    _refuse_other_results(out)
     started = time.monotonic()
     recipe = load_recipe("tiny")
     scene = scene_of("clip", "test", seed, 0, size=(288, 384), seconds=6).scene
@@ -44,6 +45,16 @@ def demo(
     answer = summary(result) | {"miou": round(mean_iou(scene, result), 4)}
     answer |= {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
     tell(answer, partial(_print, answer), as_json=as_json, quiet=quiet)
+
+
+def _refuse_other_results(out: Path) -> None:
+    """A demo replaces what an earlier demo left, and no other results."""
+    from openavs.types import InputError
+
+    clips = {path.name for path in (out / "clips").glob("[!.]*")}
+    is_demo = clips <= {"demo"} and (not clips or (out / "scene.mp4").is_file())
+    if not is_demo or (out / "plan.jsonl").exists():
+        raise InputError(f"{out} holds results that are no demo's, which a demo would replace; give another --out")
 
 
 def _print(answer: dict[str, Any]) -> None:

@@ -94,7 +94,7 @@ def label(
         typer.Option(min=1, help="Seconds without a finished clip after which a worker is killed; default: none."),
     ] = None,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Take from the stage cache what was heard and asked before.")
+        bool, typer.Option("--cache/--no-cache", help="The stage cache of what was heard and asked before.")
     ] = True,
     schedule: Annotated[
         Schedule,

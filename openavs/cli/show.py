@@ -56,6 +56,7 @@ def _backend(name: str) -> dict[str, Any] | None:
     """The backend's documentation and options; importing it may load torch."""
     import inspect
 
+    from openavs.compiling import OPTION, can_compile
     from openavs.registry import STAGES, Registry
 
     for stage in STAGES:
@@ -63,11 +64,12 @@ def _backend(name: str) -> dict[str, Any] | None:
         if name not in registry.names():
             continue
         entry, cls = registry.entry(name), registry.load(name)
-        options = {
-            key: None if p.default is inspect.Parameter.empty else p.default
-            for key, p in inspect.signature(cls).parameters.items()
-        }
-        shown = "\n".join(f"  {parameter}" for parameter in inspect.signature(cls).parameters.values()) or "  none"
+        parameters = dict(inspect.signature(cls).parameters)
+        if can_compile(name):  # an option that no class has: it is settled outside of them
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters[OPTION] = inspect.Parameter(OPTION, kind, default=False, annotation="bool | str")
+        options = {key: None if p.default is inspect.Parameter.empty else p.default for key, p in parameters.items()}
+        shown = "\n".join(f"  {parameter}" for parameter in parameters.values()) or "  none"
         about = inspect.getdoc(cls) or entry.summary
         text = f"{stage} {name} ({entry.target})\n\n{about}\n\nOptions:\n{shown}"
         return {

@@ -1,4 +1,4 @@
-"""What a media file may ask of this machine: the one place for limits, so that no file decides over memory or time.
+"""What a media file may ask of this machine: the place for most limits, so that no file decides over memory or time.
 
 Most are properties of the file that are refused with a sentence that names the limit; those on time and on silence grow
 with the file's size, since a large file may well take long and a small one may not. docs/media.md has them all.

@@ -28,7 +28,7 @@ class LlmTranslator(ChatTranslator):
         model: reference of a causal LM checkpoint with a chat template.
         prompt: name or path of a prompt template.
         retries: further attempts after an unusable answer.
-        max_new_tokens: tokens of an answer; five frames take about 60, sixty about 500.
+        max_new_tokens: tokens of an answer; five frames take about 35, sixty about 365.
         max_phrases: phrases a frame keeps.
         max_frames: frames in one question; longer clips are asked in parts.
         batch_size: questions that are answered together.

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from openavs.media import probe, read_audio
 
 Run = Callable[..., Any]
@@ -45,6 +47,26 @@ def test_the_demo_hears_and_finds_in_a_fresh_process_and_replaces_an_earlier_one
     assert "mIoU with the true masks: 0." in again.out and f"look at {out}/clips/demo/report.html" in again.out
     assert (out / "scene.mp4").read_bytes() != earlier
     assert len((out / "index.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        ("clips/video/result.json", "scene.mp4", "index.jsonl", "run.json"),  # `segment --out` of the same name
+        ("clips/demo/result.json", "index.jsonl", "run.json"),  # a run of a video that is called demo.mp4
+        ("plan.jsonl", "plan.json"),  # a job
+    ],
+)
+def test_the_demo_replaces_nothing_but_a_demo(openavs: Run, tmp_path: Path, there: tuple[str, ...]) -> None:
+    out = tmp_path / "out"
+    for name in there:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("not to be lost")
+    refused = openavs("demo", "--out", out)
+    sentence = f"openavs: {out} holds results that are no demo's, which a demo would replace; give another --out\n"
+    assert (refused.code, refused.out, refused.err) == (2, "", sentence)
+    left = {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*") if path.is_file()}
+    assert left == dict.fromkeys(there, "not to be lost")
 
 
 def test_synth_writes_the_splits_it_is_asked_for(openavs: Run, tmp_path: Path) -> None:

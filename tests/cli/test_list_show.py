@@ -66,6 +66,12 @@ def test_show_a_prompt_and_a_backend(openavs: Run) -> None:
     assert "model" in openavs("show", "sam").out
 
 
+def test_show_names_the_option_that_is_settled_outside_of_the_backends(openavs: Run) -> None:
+    assert "  compile: 'bool | str' = False" in openavs("show", "grounding-dino").out
+    assert openavs("show", "sam", "--json").json()["options"]["compile"] is False
+    assert "compile" not in openavs("show", "lexicon", "--json").json()["options"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
