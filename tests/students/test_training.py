@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -308,7 +309,7 @@ def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> 
 
 
 def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Path) -> None:
-    """Each ten seconds as if they were a clip of their own, whatever comes before them."""
+    """Each ten seconds as if they were a clip of their own, and no more pictures are held than those of two pieces."""
     from openavs.benchmarks.running import as_clip
     from openavs.types import Frame
 
@@ -317,21 +318,28 @@ def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Pat
     assert short.audio is not None
     images = [frame.image for frame in short.frames(None)]
     rate = short.audio.rate
-    samples = np.tile(short.audio.samples[..., : 5 * rate], 5)
+    samples = np.tile(short.audio.samples[..., : 5 * rate], 9)
     passes: list[object] = []
+    held: list[int] = []
 
     def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
         passes.append(wanted)
-        return (Frame(i, i + 0.5, images[i % 5]) for i in range(25))
+        made: list[weakref.ref[Any]] = []
+        for i in range(45):
+            image = images[i % 5].copy()
+            made.append(weakref.ref(image))
+            held.append(sum(picture() is not None for picture in made))
+            yield Frame(i, i + 0.5, image)
 
-    times = tuple(i + 0.5 for i in range(25))
+    times = tuple(i + 0.5 for i in range(45))
     long = replace(short, times=times, frames=frames, audio=replace(short.audio, samples=samples))
     soft = chain.soft(long)
     assert passes == [None]
     assert [(frame.index, frame.time) for frame in soft.result.frames] == list(enumerate(times))
     assert np.array_equal(soft.probability[:10], soft.probability[10:20])
-    assert soft.probability.shape == (25, *long.size)
+    assert soft.probability.shape == (45, *long.size)
     assert chain(long).frames == soft.result.frames
+    assert max(held) <= 21
     assert [f.segments for f in soft.result.frames[:10]] == [f.segments for f in soft.result.frames[10:20]]
 
 
