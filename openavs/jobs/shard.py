@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from openavs.benchmarks.pngs import png_size
+from openavs.halving import shortage_told
 from openavs.jobs.behind import Behind
 from openavs.jobs.claims import FIRST_SHARD, JOB, claim, claimed
 from openavs.jobs.engine import ClipDone
@@ -177,7 +178,8 @@ class _Work:
     def _guarded(self, item: Item, clip: Clip, segment: Callable[[Clip], T]) -> T | ClipError:
         """One clip through models; whatever is its own fault is a row, so that one clip does not end the job."""
         try:
-            return segment(clip)
+            with shortage_told():
+                return segment(clip)
         except ModelError:
             raise
         except UnusableAnswer as problem:

@@ -53,6 +53,9 @@ def row_of(spec: ShardSpec, problem: Exception) -> dict[str, Any]:
     return row
 
 
+NO_MEMORY = "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 or device=cpu"
+
+
 @pytest.mark.parametrize(
     ("problem", "reason", "detail"),
     [
@@ -60,7 +63,7 @@ def row_of(spec: ShardSpec, problem: Exception) -> dict[str, Any]:
         (InputError("it has no frames"), "failed", "it has no frames"),
         (ZeroDivisionError("by zero"), "unexpected ZeroDivisionError", "ZeroDivisionError: by zero"),
         (FileNotFoundError(2, "gone"), "unexpected FileNotFoundError", "FileNotFoundError: [Errno 2] gone"),
-        (MemoryError(), "out_of_memory", "not even one frame of this clip fits into memory beside the models"),
+        (MemoryError(), "out_of_memory", NO_MEMORY),
     ],
 )  # fmt: skip
 def test_a_clips_own_fault_is_its_row(spec: ShardSpec, problem: Exception, reason: str, detail: str) -> None:
