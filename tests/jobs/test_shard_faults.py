@@ -53,7 +53,10 @@ def row_of(spec: ShardSpec, problem: Exception) -> dict[str, Any]:
     return row
 
 
-NO_MEMORY = "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 or device=cpu"
+NO_MEMORY = (
+    "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 or "
+    "device=cpu"
+)
 
 
 @pytest.mark.parametrize(
