@@ -51,7 +51,7 @@ def check_compile(use: str, value: Any) -> str | None:
     chosen = "default" if value is True else value
     if chosen not in CHOICES:
         raise InputError(f"compile is true, false or one of {', '.join(CHOICES)}, not {value!r}")
-    if use not in _MODULES:
+    if not can_compile(use):
         raise InputError(f"{use!r} cannot be compiled; leave 'compile' out of it (these can: {', '.join(_MODULES)})")
     return str(chosen)
 

@@ -69,7 +69,7 @@ def command_line() -> str:
 
 
 def print_json(data: Any) -> None:
-    """One JSON object on stdout, in ASCII, which every terminal takes, and every file name in it, too.
+    """One JSON object on stdout, in ASCII: every terminal takes it, whatever a file name holds.
 
     NaN and infinities, which JSON does not have, are refused.
     """
