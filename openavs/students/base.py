@@ -123,7 +123,7 @@ class Student(nn.Module, ModelHubMixin, ABC):
     """A network that learns masks from clips with their sound; see the module for what a subclass has to say.
 
     `facts` is what is saved beside the configuration: which VGGish made the audio features, what it was trained on.
-    With `offline` whatever it loads later is taken from this disk.
+    With `offline` whatever it loads beside its own weights is taken from this disk.
     """
 
     name: ClassVar[str]
@@ -163,16 +163,16 @@ class Student(nn.Module, ModelHubMixin, ABC):
     def check(self, task: Task, classes: Sequence[str]) -> None:
         """InputError if the student cannot learn this task; `classes` are the benchmark's, the background first."""
 
-    def prepare(self, task: Task, offline: bool = False) -> None:
+    def prepare(self, task: Task) -> None:
         """Gets what it needs beside its own weights, before the first step: what is missing is told then, not hours
         later when it is first scored."""
 
-    def initialise(self, part: str, ref: str, offline: bool = False) -> None:
+    def initialise(self, part: str, ref: str) -> None:
         """Starts from other weights; `part` is a key of a training recipe's `init`. Every student knows `student`:
         another student's folder, of which every tensor of the same name and shape is taken."""
         if part != "student":
             raise InputError(f"the student {self.name!r} has no part {part!r} to start from; remove 'init.{part}'")
-        take_matching(self, read_student(ref, offline).weights(), ref)
+        take_matching(self, read_student(ref, self.offline).weights(), ref)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser: `params`, and `scale` of the learning rate or `weight_decay` where they differ."""

@@ -51,35 +51,35 @@ class OvAvss(Student):
         if task != "binary" and self.config.clip is None:
             raise InputError(NO_CLIP)
 
-    def prepare(self, task: Task, offline: bool = False) -> None:
+    def prepare(self, task: Task) -> None:
         """The CLIP that names masks, where names are asked for."""
         if task != "binary" and self.config.clip is not None:
-            resolve(self.config.clip, offline)
+            resolve(self.config.clip, self.offline)
 
     def view(self, training: bool) -> View:
         """The whole picture by its short side; in training of several lengths, mirrored or not."""
         sides = self.config.sides if training else (self.config.test_side,)
         return View(sides, "keep", multiple=STRIDE, flip=training, frames=self.config.frames)
 
-    def initialise(self, part: str, ref: str, offline: bool = False) -> None:
+    def initialise(self, part: str, ref: str) -> None:
         """`mask2former`: a Mask2FormerForUniversalSegmentation of the same sizes; `backbone`: ImageNet weights."""
         if part == "mask2former":
-            donor = from_mask2former(resolve(ref, offline), audio_frames=self.config.frames)
+            donor = from_mask2former(resolve(ref, self.offline), audio_frames=self.config.frames)
             if left := take_matching(self.network, donor.state_dict(), ref):
                 raise ModelError(
                     f"the Mask2Former '{ref}' is of other sizes than this student ({len(left)} tensors, such as "
                     f"{left[0]}); set its 'model.backbone', 'model.queries' and other sizes to the checkpoint's"
                 )
         elif part == "backbone":
-            self._start_backbone(ref, offline)
+            self._start_backbone(ref)
         else:
-            super().initialise(part, ref, offline)
+            super().initialise(part, ref)
 
-    def _start_backbone(self, ref: str, offline: bool) -> None:
+    def _start_backbone(self, ref: str) -> None:
         from openavs.loading import load_pretrained
 
         fresh: Any = self.network.model.pixel_level_module.encoder
-        found = resolve(ref, offline)
+        found = resolve(ref, self.offline)
         loaded = load_pretrained(type(fresh), found, torch.float32, "cpu", out_features=list(fresh.out_features))
         if left := take_matching(fresh, loaded.state_dict(), ref):
             raise ModelError(

@@ -104,15 +104,15 @@ class Tpavi(Student):
             need = f"one of its {len(wanted)} classes" if wanted else "a binary one"
             raise InputError(f"this TPAVI has {have} where the benchmark needs {need}; train another for it")
 
-    def initialise(self, part: str, ref: str, offline: bool = False) -> None:
+    def initialise(self, part: str, ref: str) -> None:
         """`backbone`: ImageNet weights of the same backbone; `student`: another TPAVI (MS3 from S4)."""
         if part != "backbone":
-            return super().initialise(part, ref, offline)
+            return super().initialise(part, ref)
         from openavs.loading import load_pretrained
 
         fresh: Any = self.backbone
         loaded = load_pretrained(
-            type(fresh), resolve(ref, offline), torch.float32, "cpu", out_features=list(fresh.out_features)
+            type(fresh), resolve(ref, self.offline), torch.float32, "cpu", out_features=list(fresh.out_features)
         )
         fresh.load_state_dict(loaded.state_dict())
         return None

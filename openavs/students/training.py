@@ -87,9 +87,9 @@ def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:
     student = cls.build(cls.fitted(dict(recipe.model), dataset.task, dataset.classes))
     student.offline = recipe.offline
     student.check(dataset.task, dataset.classes)
-    student.prepare(dataset.task, recipe.offline)
+    student.prepare(dataset.task)
     for part, ref in recipe.init.items():
-        student.initialise(part, ref, recipe.offline)
+        student.initialise(part, ref)
     return student
 
 
