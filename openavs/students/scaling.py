@@ -15,13 +15,16 @@ Labels = npt.NDArray[np.uint8]
 
 
 def scaled_size(size: Size, side: int, view: View) -> Size:
-    """What a picture of `size` (height, width) is scaled to, before a square is cut from it."""
+    """Return the (height, width) that a picture of `size` is scaled to, before a square is cut from it.
+
+    For a crop the longer side is rounded down, as AVSS's published loader does.
+    """
+    height, width = size
     if view.fit == "stretch":
         return side, side
-    height, width = size
-    factor = side / min(size)
-    if view.fit == "keep":
-        factor = min(factor, view.longest / max(size))
+    if view.fit == "crop":
+        return height * side // min(size), width * side // min(size)
+    factor = min(side / min(size), view.longest / max(size))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
@@ -63,8 +66,8 @@ def _resized(pixels: npt.NDArray[np.uint8], size: Size, how: Pillow.Resampling) 
 
 
 def _cut(pixels: npt.NDArray[np.uint8], side: int, view: View) -> npt.NDArray[np.uint8]:
-    """The centred square, where the view wants one."""
+    """Cut the centered square if the view wants one; half a pixel is rounded to the even one, as published."""
     if view.fit != "crop":
         return pixels
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    top, left = (round((length - side) / 2) for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]

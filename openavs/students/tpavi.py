@@ -153,8 +153,9 @@ class Tpavi(Student):
             mask_loss = output.logits.sum() * 0.0  # a batch without a label teaches no masks
         if not self.config.avm:
             return {"loss": mask_loss}
-        # The decoder's in-place ReLU has gone over the maps by now in the published model.
-        avm = avm_loss(output.logits, [maps.relu() for maps in output.maps], output.heard)
+        # In the published model the decoder's in-place ReLU has been applied to the maps at this point.
+        maps = [stage.relu() for stage in output.maps]
+        avm = avm_loss(output.logits, maps, output.heard, (batch.weight * batch.labelled)[batch.present])
         return {"loss": mask_loss + self.config.avm * avm, "mask": mask_loss, "avm": avm}
 
     @torch.no_grad()

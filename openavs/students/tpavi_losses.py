@@ -31,18 +31,20 @@ def _weighted(frames: Tensor, weight: Tensor) -> Tensor:
     return (frames * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
-def avm_loss(logits: Tensor, maps: Sequence[Tensor], heard: Sequence[Tensor]) -> Tensor:
-    """The mean over stages of KL(softmax(sound) || softmax(what the mask covers)).
+def avm_loss(logits: Tensor, maps: Sequence[Tensor], heard: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Return the mean over stages of KL(softmax(sound) || softmax(pooled masked features)).
 
-    What a mask covers is the mean over all pixels of the stage's map times the mask. Binary: the mask is the sigmoid of
-    the logits averaged to the stage's size, and the divergence is summed over frames and channels, as published (so it
-    grows with the batch). Classes: it is the share of pixels that are not background, which has no gradient, and the
-    divergence is averaged over frames.
+    The pooled features are the mean over all pixels of the stage's map times the mask. Binary: the mask is the sigmoid
+    of the logits averaged to the stage's size, and the divergence is summed over all frames and channels, as published
+    (so it grows with the batch). Classes: the mask is the share of pixels that are not background, which has no
+    gradient, and the divergence is the weighted mean over frames: an unlabelled frame has weight 0, as published.
 
     Args:
         logits: `[M, classes, H, W]`.
         maps: by stage, `[M, c, h, w]` after a ReLU.
         heard: by stage, the aligned audio `[M, c]`.
+        weight: `[M]`, the weight of each frame in the loss of classes; 1 for labelled and 0 for unlabelled frames is
+            the published loss. Binary masks do not use it.
     """
     binary = logits.shape[1] == 1
     marked = logits.float() if binary else (logits.argmax(dim=1, keepdim=True) > 0).float()
@@ -54,5 +56,5 @@ def avm_loss(logits: Tensor, maps: Sequence[Tensor], heard: Sequence[Tensor]) ->
         divergence = functional.kl_div(
             covered.log_softmax(dim=1), sound.float().log_softmax(dim=1), reduction="none", log_target=True
         ).sum(dim=1)
-        stages.append(divergence.sum() if binary else divergence.mean())
+        stages.append(divergence.sum() if binary else _weighted(divergence, weight))
     return torch.stack(stages).mean()

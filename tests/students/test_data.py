@@ -193,6 +193,26 @@ def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
     assert torch.equal(at_own_size(maps, (64, 64), (64, 64), (64, 64)), maps)
 
 
+def published_crop(image: Pillow.Image, side: int, how: Pillow.Resampling) -> Pillow.Image:
+    """AVSS's training crop, as its loader describes it: the short side to `side`, then the middle of the other."""
+    wide, high = image.size
+    new = (int(1.0 * wide * side / high), side) if wide > high else (side, int(1.0 * high * side / wide))
+    left, top = (round((length - side) / 2.0) for length in new)
+    return image.resize(new, how).crop((left, top, left + side, top + side))
+
+
+@pytest.mark.parametrize("size", [(240, 320), (320, 240), (360, 640), (480, 854), (225, 300), (224, 227), (300, 300)])
+def test_the_training_crop_of_avss_is_the_published_one(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(size[1])
+    picture = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = random.integers(0, 71, size, dtype=np.uint8)
+    view = View((224,), "crop")
+    expected = published_crop(Pillow.fromarray(picture), 224, Pillow.Resampling.BILINEAR)
+    assert np.array_equal(scale_picture(picture, 224, view), np.asarray(expected))
+    expected = published_crop(Pillow.fromarray(mask), 224, Pillow.Resampling.NEAREST)
+    assert np.array_equal(scale_mask(mask, size, 224, view), np.asarray(expected))
+
+
 def test_the_padding_is_cut_off_coarse_maps_too() -> None:
     coarse = torch.zeros(1, 1, 16, 16)
     coarse[..., :12, :] = 1.0  # the picture fills 48 of 64 rows

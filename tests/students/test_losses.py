@@ -48,11 +48,11 @@ def slow_semantic(logits: Tensor, masks: Tensor) -> float:
     return sum(frames) / len(frames)
 
 
-def slow_avm(marked: Tensor, maps: list[Tensor], heard: list[Tensor], through_sigmoid: bool) -> float:
-    """`marked` [M, H, W] is averaged over blocks, which the stages' sizes divide; the sum over frames and channels."""
-    stages = []
+def slow_avm(marked: Tensor, maps: list[Tensor], heard: list[Tensor], through_sigmoid: bool) -> list[float]:
+    """Per frame, the mean over stages of the divergence; `marked` [M, H, W] is averaged over blocks of pixels."""
+    frames = [0.0] * len(marked)
     for stage, sound in zip(maps, heard, strict=True):
-        total, (height, width) = 0.0, stage.shape[-2:]
+        height, width = stage.shape[-2:]
         step = marked.shape[-1] // width
         for frame in range(len(stage)):
             covered = [0.0] * stage.shape[1]
@@ -63,9 +63,8 @@ def slow_avm(marked: Tensor, maps: list[Tensor], heard: list[Tensor], through_si
                     for c in range(stage.shape[1]):
                         covered[c] += float(stage[frame, c, y, x]) * mask / (height * width)
             p, q = softmax(covered), softmax(sound[frame].tolist())
-            total += sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
-        stages.append(total)
-    return sum(stages) / len(stages)
+            frames[frame] += sum(b * math.log(b / a) for a, b in zip(p, q, strict=True)) / len(maps)
+    return frames
 
 
 def test_the_binary_loss_is_the_mean_over_pixels_and_weighted_frames() -> None:
@@ -86,17 +85,22 @@ def test_avm_of_binary_masks_is_summed_over_frames_and_averaged_over_stages() ->
     logits = random(3, 1, 8, 8)
     maps = [random(3, 6, size, size, seed=size).relu() for size in (4, 2)]
     heard = [random(3, 6, seed=7), random(3, 6, seed=8)]
-    expected = slow_avm(logits[:, 0], maps, heard, through_sigmoid=True)
-    assert float(avm_loss(logits, maps, heard)) == pytest.approx(expected, abs=1e-5)
+    expected = sum(slow_avm(logits[:, 0], maps, heard, through_sigmoid=True))
+    for weight in (torch.ones(3), torch.tensor([1.0, 0.0, 0.0])):  # S4 and MS3 count unlabelled frames, as published
+        assert float(avm_loss(logits, maps, heard, weight)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_avm_of_classes_covers_what_is_not_background_and_is_averaged_over_frames() -> None:
+@pytest.mark.parametrize("weight", [(1, 1, 1), (1, 0, 0), (1, 0, 0.25)])
+def test_avm_of_classes_covers_what_is_not_background_and_is_averaged_over_labelled_frames(
+    weight: tuple[float, ...],
+) -> None:
     logits = random(3, 4, 8, 8)
     maps = [random(3, 6, size, size, seed=size).relu() for size in (4, 2)]
     heard = [random(3, 6, seed=7), random(3, 6, seed=8)]
     marked = (logits.argmax(dim=1) > 0).float()
-    expected = slow_avm(marked, maps, heard, through_sigmoid=False) / 3
-    assert float(avm_loss(logits, maps, heard)) == pytest.approx(expected, abs=1e-5)
+    frames = slow_avm(marked, maps, heard, through_sigmoid=False)
+    expected = sum(w * frame for w, frame in zip(weight, frames, strict=True)) / sum(weight)
+    assert float(avm_loss(logits, maps, heard, torch.tensor(weight))) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("classes", [(), ("background", "dog", "bell")])
@@ -119,13 +123,34 @@ def test_s4_takes_the_first_frame_of_each_clip() -> None:
     assert float(student.loss(output, batch)["loss"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_avm_loss_is_added_with_its_weight_and_gets_positive_maps() -> None:
-    student, batch = make(replace(SMALL, avm=0.5)), batch_of((2, 2))
+@pytest.mark.parametrize("classes", [(), ("background", "dog", "bell")])
+def test_the_avm_loss_is_added_with_its_weight_and_gets_positive_maps(classes: tuple[str, ...]) -> None:
+    """A clip with its first frame labelled beside one that is labelled throughout."""
+    student = make(replace(SMALL, avm=0.5, classes=classes))
+    batch = batch_of((5, 5), labelled=((0,), range(5)), classes=max(2, len(classes)))
     output = student(batch)
     losses = student.loss(output, batch)
-    positive = [maps.clamp(min=0) for maps in output.maps]
-    assert torch.equal(losses["avm"], avm_loss(output.logits, positive, output.heard))
+    positive = [maps.clamp(min=0).detach() for maps in output.maps]
+    heard = [sound.detach() for sound in output.heard]
+    if classes:
+        marked = (output.logits.argmax(dim=1) > 0).float()
+        frames = slow_avm(marked, positive, heard, through_sigmoid=False)
+        expected = sum(frames[i] for i in (0, 5, 6, 7, 8, 9)) / 6  # frames 1 to 4 have no label
+    else:
+        expected = sum(slow_avm(output.logits[:, 0].detach(), positive, heard, through_sigmoid=True))
+    assert float(losses["avm"]) == pytest.approx(expected, rel=1e-4)
     assert float(losses["loss"]) == pytest.approx(float(losses["mask"] + 0.5 * losses["avm"]))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_avm_of_classes_takes_gradients_from_labelled_frames_alone(labelled: bool) -> None:
+    logits = random(2, 4, 8, 8)
+    maps = [random(2, 6, 4, 4).relu().requires_grad_()]
+    heard = [random(2, 6, seed=7).requires_grad_()]
+    avm_loss(logits, maps, heard, torch.tensor([1.0, float(labelled)])).backward()
+    for leaf in (*maps, *heard):
+        assert leaf.grad is not None
+        assert bool(leaf.grad[0].any()) and bool(leaf.grad[1].any()) == labelled
 
 
 def test_a_batch_without_labels_teaches_no_masks_and_breaks_nothing() -> None:
