@@ -15,7 +15,15 @@ import numpy as np
 from openavs.files import atomic_write
 from openavs.htmlpage import asset, render
 from openavs.palettes import palette_of
-from openavs.reportparts import colour_rules, found_rows, model_rows, picture_parts, timeline_parts, timing_rows
+from openavs.reportparts import (
+    colour_rules,
+    found_rows,
+    model_rows,
+    picture_parts,
+    timeline_parts,
+    timing_rows,
+    why_rows,
+)
 from openavs.types import Frame, Segmentation, Waveform
 
 PICTURES = 48  # at most so many frames are shown
@@ -31,12 +39,16 @@ def report_frames(segmentation: Segmentation, most: int = PICTURES) -> frozenset
 
 
 def write_report(
-    path: Path, segmentation: Segmentation, clip_frames: Iterable[Frame], audio: Waveform | None = None
+    path: Path,
+    segmentation: Segmentation,
+    clip_frames: Iterable[Frame],
+    audio: Waveform | None = None,
+    duration: float | None = None,
 ) -> None:
     """Writes the report as one HTML file.
 
     `clip_frames` may be all of the clip's frames or those of `report_frames`; they are taken one at a time. Frames that
-    do not come (a truncated file) are left out of the pictures.
+    do not come (a truncated file) are left out of the pictures. `duration` is the length of the file in s, if known.
     """
     palette = palette_of(segmentation.frames)
     results = {frame.index: frame for frame in segmentation.frames}
@@ -51,15 +63,15 @@ def write_report(
         source=PurePath(segmentation.source.replace("\\", "/")).name if segmentation.source else None,
         recipe_name=segmentation.recipe.get("name"),
         recipe=json.dumps(segmentation.recipe, indent=2, ensure_ascii=False),
-        models=model_rows(segmentation.models),
+        models=model_rows(segmentation.models, segmentation.recipe.get("licence")),
         only_synthetic=any(str(model).startswith("openavs:tiny") for model in segmentation.models),
         pictures=pictures,
         shown=len(shown),
-        rows=segmentation.frames[:ROWS],
+        rows=why_rows(segmentation.frames[:ROWS]),
         listed={frame.index for frame in segmentation.frames[:ROWS]},
         found=found_rows(segmentation.frames, palette),
         place=palette.place,
         timings=timing_rows(segmentation.timings),
-        **timeline_parts(segmentation.frames, audio, palette),
+        **timeline_parts(segmentation.frames, audio, palette, duration),
     )
     atomic_write(path, page)

@@ -103,7 +103,7 @@ class Result(Segmentation):
         if overlay and clip is not None:
             write_overlay(folder / "overlay.mp4", clip, Painter(self))
         if report and clip is not None:
-            write_report(folder / "report.html", self, clip.frames(report_frames(self)), clip.audio)
+            write_report(folder / "report.html", self, clip.frames(report_frames(self)), clip.audio, clip.duration)
 
     def _repr_html_(self) -> str:
         """What a notebook shows for a result: pictures and words; `show()` has the video, which takes a moment."""

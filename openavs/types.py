@@ -116,6 +116,7 @@ class Clip:
     `sample.window` around the i-th interval of `1 / fps` seconds. `audio` is None where there is no sound track.
     `source` is the path to show a user and to take the sound from for the overlay; None for clips made in memory.
     `labels` are the names of what sounds in the clip where a data set tells; only the `oracle` captioner looks at them.
+    `duration` is the length of the video file in seconds; None for pictures and for clips made in memory.
     """
 
     id: str
@@ -127,6 +128,7 @@ class Clip:
     source: str | None = None
     warnings: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    duration: float | None = None
 
 
 # ------------------------------------------------------------------------------------------- what the stages say

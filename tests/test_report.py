@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
+from openavs.media import open_clip, probe, write_video
 from openavs.report import PICTURES, report_frames, write_report
+from openavs.result import Result
 from openavs.types import (
     Caption,
     Dropped,
@@ -167,6 +169,71 @@ def test_the_timeline_has_words_for_those_who_do_not_see_it(tmp_path: Path) -> N
             for target in str(attributes.get(key) or "").split():
                 assert target.removeprefix("#") in ids
     assert {"lang": "en"} in page.all("html")
+
+
+def overlapping() -> Segmentation:
+    """Ten frames with windows of 5 s: "engine" is heard throughout, "guitar" at one frame alone."""
+    frames = []
+    for i in range(10):
+        start, end = max(0.0, i - 2.0), min(10.0, i + 3.0)
+        heard = (Caption("engine", 0.2 + 0.05 * i, start, end), Caption("engine", 0.1, start, end, "another question"))
+        heard += (Caption("guitar", 0.9, start, end),) if i == 4 else ()
+        frames.append(FrameResult(i, i + 0.5, heard=heard))
+    return Segmentation("clip", SIZE, tuple(frames))
+
+
+def test_a_moment_of_a_lane_shows_one_score(tmp_path: Path) -> None:
+    source, page = report(tmp_path, overlapping(), iter([]), None)
+    bars = [rect for rect in page.all("rect") if str(rect["class"]).startswith("span")]
+    assert not [rect for rect in bars if "fill-opacity" in rect]  # translucent bars would add up
+    shown = sorted((float(str(rect["x"])), float(str(rect["width"])), str(rect["class"])) for rect in bars)
+    guitar = (400.0, 100.0, "span v18")
+    assert guitar in shown
+    shown.remove(guitar)
+    assert [(x, width) for x, width, _ in shown] == [(100.0 * i, 100.0) for i in range(10)]
+    assert [kind for _, _, kind in shown] == [f"span v{round(20 * (0.2 + 0.05 * i))}" for i in range(10)]
+    assert ".lane .v18{fill:color-mix(in srgb,var(--c,var(--heard)) 93.5%,var(--rail))}" in source
+
+
+def test_the_best_score_is_seen_where_frames_share_a_pixel(tmp_path: Path) -> None:
+    frames = [FrameResult(i, i + 0.5, heard=(Caption("hum", i % 7 / 7, i, i + 1.0),)) for i in range(3000)]
+    _, page = report(tmp_path, Segmentation("clip", SIZE, tuple(frames)), iter([]), None)
+    levels = [int(str(rect["class"]).split(" v")[1]) for rect in page.all("rect") if "span" in str(rect["class"])]
+    assert levels == sorted(levels)  # what is drawn later lies on top
+    assert len(set(levels)) == 7
+
+
+def test_each_prompt_names_what_was_heard_and_each_caption_without_a_prompt_says_so(tmp_path: Path) -> None:
+    dog, shuffle, horse = (Caption(*said, 0, 1.0) for said in (("barking", 1.0), ("Shuffle", 0.15), ("hooves", 0.3)))
+    asked = (Prompt("dog", captions=(dog,)), Prompt("person", captions=(shuffle,)))
+    frames = (FrameResult(0, 0.5, heard=(dog, shuffle, horse), asked=asked), FrameResult(1, 1.5, heard=(horse,)))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, frames), iter([]), None)
+    text = " ".join(page.text.split())
+    assert "dog ←from barking 1.00, by the language model" in text
+    assert "person ←from Shuffle 0.15, by the language model" in text
+    assert text.count("hooves 0.30 not asked for by the language model") == 2
+    assert "barking 1.00 not" not in text
+    lexicon = replace(frames[0], asked=tuple(replace(prompt, origin="lexicon") for prompt in asked))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, (lexicon,)), iter([]), None)
+    assert "hooves 0.30 not asked for by the lexicon" in " ".join(page.text.split())
+
+
+def test_the_length_is_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, [np.full((*SIZE, 3), 90, dtype=np.uint8)] * 16, 10, sound(1.6))
+    clip = open_clip(path, fps=1.0)
+    assert clip.duration == probe(path).duration == pytest.approx(1.6)
+    made = Result.of(Segmentation("clip", SIZE, tuple(FrameResult(i, i + 0.5) for i in range(2))), clip)
+    made.save(tmp_path / "out", overlay=False)
+    assert "length 1.6 s" in Page((tmp_path / "out" / "clips" / "clip" / "report.html").read_text("utf-8")).text
+
+
+def test_a_licence_that_the_recipe_alone_states_is_shown(tmp_path: Path) -> None:
+    made = segmentation()
+    made = replace(made, recipe={**made.recipe, "licence": "MIT (tagger), Apache-2.0 (detector)"})
+    _, page = report(tmp_path, made, pictures(4), None)
+    assert "in the recipe: MIT (tagger), Apache-2.0 (detector)" in page.text
+    assert "not stated" not in page.text
 
 
 def test_the_waveform_follows_the_sound(tmp_path: Path) -> None:

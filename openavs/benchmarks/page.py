@@ -32,6 +32,7 @@ from openavs.benchmarks.report_charts import is_hard, report_charts
 from openavs.benchmarks.wording import figure_name, in_order, percent, protocol_words, title_of
 from openavs.files import atomic_write
 from openavs.htmlpage import asset, render
+from openavs.reportparts import model_rows
 
 CLIPS = 6  # of the best, and as many of the worst
 CLASSES = 120  # at most so many classes are listed
@@ -56,7 +57,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
     rows = beside(report["benchmark"], report["split"])
     kinds = by_kind(rows)
     near = [row for found in kinds.values() for row in found[:NEAR]]
-    style = asset("report/report.css") + asset("benchmark/benchmark.css") + CHART_STYLE
+    style = asset("report/report.css") + asset("report/pieces.css") + asset("benchmark/benchmark.css") + CHART_STYLE
     page = render(
         "benchmark/benchmark.html",
         style,
@@ -82,7 +83,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
         hard=is_hard(report.get("curve")),
         clips=_clips(report, dataset, predictions),
         silence=_silence(report.get("silence") or {}),
-        models=_models(report),
+        models=model_rows(report.get("models") or {}, (report.get("recipe") or {}).get("licence")),
         timings=_timings(report),
         versions=_versions(report),
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False)[:LONGEST_RECIPE]
@@ -199,15 +200,6 @@ def _clips(report: Report, dataset: Dataset, predictions: Path) -> list[Row]:
 
 
 # ------------------------------------------------------------------------------------------------------ how it was made
-
-
-def _models(report: Report) -> list[Row]:
-    rows = []
-    for reference, known in (report.get("models") or {}).items():
-        facts = known if isinstance(known, Mapping) else {}
-        revision = str(facts.get("revision") or "not recorded")
-        rows.append({"model": reference, "revision": revision, "licence": str(facts.get("licence") or "not stated")})
-    return rows
 
 
 def _timings(report: Report) -> list[Row]:

@@ -30,7 +30,7 @@ def segment_clip(pipe: Pipeline, clip: Clip, run: RunWriter, progress: Progress)
     def extras(folder: Path) -> None:
         progress("write", 0, 1)
         write_overlay(folder / "overlay.mp4", clip, Painter(result))
-        write_report(folder / "report.html", result, clip.frames(report_frames(result)), clip.audio)
+        write_report(folder / "report.html", result, clip.frames(report_frames(result)), clip.audio, clip.duration)
         progress("write", 1, 1)
 
     run.write(result, seconds=time.monotonic() - started, extras=extras)

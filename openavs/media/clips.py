@@ -73,7 +73,7 @@ def open_clip(
     times = _plan(path, info.duration, fps, limits)
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
     own = read_sound(path, limits, start) if audio is None else _read_beside(audio, limits)
-    return _clip(path, id, times, fps, info.size, frames, own)
+    return replace(_clip(path, id, times, fps, info.size, frames, own), duration=info.duration)
 
 
 def open_pictures(

@@ -17,6 +17,7 @@ from openavs.reportparts import (
     picture_parts,
     timeline_parts,
     timing_rows,
+    why_rows,
 )
 from openavs.result import Result
 from openavs.types import Segmentation
@@ -139,11 +140,11 @@ def details(result: Result) -> str:
         found=found_rows(result.frames, palette),
         place=palette.place,
         pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in taken],
-        rows=result.frames[:ROWS],
+        rows=why_rows(result.frames[:ROWS]),
         listed=(),  # a link within the page would leave it: Gradio sets a base address
-        models=model_rows(result.models),
+        models=model_rows(result.models, result.recipe.get("licence")),
         timings=timing_rows(result.timings),
-        **timeline_parts(result.frames, clip.audio, palette),
+        **timeline_parts(result.frames, clip.audio, palette, clip.duration),
     )
 
 

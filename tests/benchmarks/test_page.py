@@ -45,6 +45,15 @@ def test_it_names_the_protocol_beside_the_figures(tmp_path: Path) -> None:
     assert f"{100 * low:.2f} to {100 * high:.2f}" in text
 
 
+def test_every_class_on_the_page_has_a_style(tmp_path: Path) -> None:
+    page = page_of(tmp_path, **MADE)
+    style = (tmp_path / "report.html").read_text("utf-8").split("<style>")[1].split("</style>")[0]
+    used = {name for _, attributes in page.elements for name in str(attributes.get("class") or "").split()}
+    assert {"quiet", "score", "facts", "strip"} <= used
+    unstyled = {name for name in used if not re.search(rf"\.{re.escape(name)}(?![\w-])", style)}
+    assert unstyled <= {"class-name", "tick"}  # names without a look of their own
+
+
 def test_it_stands_alone(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     source = (tmp_path / "report.html").read_text("utf-8")
