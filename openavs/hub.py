@@ -28,18 +28,25 @@ _WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md"
 _UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # sub-folders and second copies of the weights
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # as transformers looks for it
+_CONVERTED = "openavs/converted"  # our ref in the hub's cache to the commit of the converter's pull request
 _LICENCE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a key at the top with what is below it
+GATED = "which its owner may take days to answer and may refuse"
 _LOCK_HEADER = "# The commit each model reference stands for; to take a newer one, delete its line.\n"
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model on this disk: its folder, the reference it came from, the commit and the licence where known."""
+    """A model on this disk: its folder, the reference it came from, the commit and the licence where known.
+
+    `converted`: the weights are those of the hub converter's pull request, because the named branch has pickles only.
+    """
 
     path: Path
     ref: str
     revision: str | None = None
     licence: str | None = None
+    converted: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What a result records about the model, as plain data."""
@@ -91,14 +98,23 @@ def resolve(ref: str, offline: bool = False, lock: Lock | None = None) -> Resolv
     `offline` (or the environment's HF_HUB_OFFLINE=1) uses only what is on this disk. Raises ModelError, one sentence
     with the fix, for a model that is absent, gated, incomplete, not cached, or that has pickle weights only.
     """
+    converted = False
     if ref.startswith("hf:"):
-        path = _from_hub(lock.pinned(ref) if lock else ref, offline or _offline_environment())
+        path, converted = _from_hub(lock.pinned(ref) if lock else ref, offline or _offline_environment())
     elif ref.startswith("openavs:"):
         path = _embedded(ref)
     else:
         path = _local(ref)
     check_folder(path, ref)
-    return ResolvedModel(path, ref, _commit(path), _licence(path))
+    return ResolvedModel(path, ref, _commit(path), _licence(path), converted)
+
+
+def download_command(ref: str) -> str:
+    """The shell command that downloads of a hub reference what `resolve` would download."""
+    name, _, revision = ref.removeprefix("hf:").partition("@")
+    at = f" --revision {revision}" if revision not in ("", "main") else ""
+    patterns = [f"--include '{pattern}'" for pattern in _WANTED] + [f"--exclude '{pattern}'" for pattern in _UNWANTED]
+    return f"hf download {name}{at} {' '.join(patterns)}"
 
 
 def is_pinned(ref: str) -> bool:
@@ -128,17 +144,67 @@ def check_folder(path: Path, ref: str) -> None:
 # ------------------------------------------------------------------------------------------------- the three origins
 
 
-def _from_hub(ref: str, offline: bool) -> Path:
+def _from_hub(ref: str, offline: bool) -> tuple[Path, bool]:
+    """The snapshot folder of a hub reference, and whether it is the converter's."""
     name, _, revision = ref.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ref.endswith("@"):
         raise ModelError(f"'{ref}' is not a model reference; write hf:org/name, hf:org/name@revision or a folder")
     path = _download(ref, name, revision or None, offline)
-    if not any(path.glob("*.safetensors")):  # pickles are never downloaded, so only this much is known
+    if any(path.glob("*.safetensors")):  # pickles are never downloaded, so only this much is known
+        return path, False
+    converted = _converted(ref, name, path, offline) if revision in ("", "main") else None
+    if converted is None:
         raise ModelError(
-            f"the model '{ref}' has no safetensors weights at this revision; name one that has "
-            "(the hub's converter offers some as @refs/pr/N) or convert it into a local folder"
+            f"the model '{ref}' has no safetensors weights at this revision; name one that has, such as a pull request "
+            "@refs/pr/N whose author you trust, or convert it into a local folder"
         )
+    return converted, True
+
+
+def _converted(ref: str, name: str, main: Path, offline: bool) -> Path | None:
+    """The snapshot of the hub converter's open pull request, if there is one on top of the snapshot `main`.
+
+    A ref in the hub's cache keeps which one was taken, for use without the network. Nothing is converted here.
+    """
+    from huggingface_hub import errors
+
+    transport: type[Exception] = getattr(errors, "HTTPError", OSError)
+    kept = main.parent.parent / "refs" / _CONVERTED
+    try:
+        revision = None if offline else _conversion(name, main.name)
+    except (transport, OSError) as error:
+        logger.warning("The pull requests of the model '%s' cannot be listed (%s).", ref, _line(error))
+        offline, revision = True, None
+    if offline:
+        return _download(ref, name, _CONVERTED, offline) if kept.is_file() else None
+    if revision is None:
+        return None
+    path = _download(ref, name, revision, offline)
+    if not any(path.glob("*.safetensors")):
+        return None
+    kept.parent.mkdir(exist_ok=True)
+    atomic_write(kept, path.name.encode("ascii"))
+    logger.warning(
+        "The model '%s' has no safetensors weights on its main branch; those of the hub converter's open pull request "
+        "(%s, commit %s) are used.",
+        ref,
+        revision,
+        path.name,
+    )
     return path
+
+
+def _conversion(name: str, main: str) -> str | None:
+    """The revision of the converter's open pull request whose parent is the commit `main`."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    for found in api.get_repo_discussions(name, discussion_type="pull_request", discussion_status="open"):
+        if found.title == _CONVERSION and found.author == _CONVERTER and found.git_reference is not None:
+            commits = api.list_repo_commits(name, revision=found.git_reference)
+            if [commit.commit_id for commit in commits[1:2]] == [main]:
+                return found.git_reference
+    return None
 
 
 def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
@@ -149,7 +215,7 @@ def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=offline, **wanted))
     except errors.GatedRepoError as error:
-        fix = f"ask for access at its page on the hub ({name}), then log in with `hf auth login`"
+        fix = f"ask for access at its page on the hub ({name}), {GATED}, then log in with `hf auth login`"
         raise ModelError(f"the model '{ref}' is gated; {fix}") from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"the model '{ref}' has no such revision; look at its branches on the hub") from error
@@ -160,7 +226,7 @@ def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
         raise ModelError(f"'{ref}' is not a model reference ({_line(error)}); write hf:org/name") from error
     except errors.LocalEntryNotFoundError as error:
         state = "is not (wholly) cached and offline mode is on" if offline else "cannot be reached and is not cached"
-        fix = f"run once online, e.g. `hf download {name}{f' --revision {revision}' if revision else ''}`"
+        fix = f"run once online, e.g. `{download_command(ref)}`"
         raise ModelError(f"the model '{ref}' {state}; {fix}, or give a local folder") from error
     except (transport, OSError) as error:
         raise ModelError(f"the model '{ref}' could not be downloaded ({_line(error)}); try again") from error

@@ -8,10 +8,29 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+DATE = "2024-01-01T00:00:00.000Z"
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """An open pull request; `parent` is the commit that it changes, `commit` the one that it makes."""
+
+    number: int
+    author: str
+    title: str
+    parent: str
+    commit: str
+    files: dict[str, bytes]
+
+    @property
+    def revision(self) -> str:
+        return f"refs/pr/{self.number}"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -20,10 +39,11 @@ class Hub(BaseHTTPRequestHandler):
     files: dict[str, dict[str, bytes]]  # repository -> name -> content
     asked: list[str]
     commits: tuple[str, ...]  # of every repository; `main` stands at the last one
+    pulls: dict[str, list[PullRequest]]  # by repository; none by default
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        parts = unquote(self.path.partition("?")[0]).strip("/").split("/")
+        parts = [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
         self.asked.append(f"{self.command} {'/'.join(parts)}")
         name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
         if name == "org/gated":
@@ -33,21 +53,54 @@ class Hub(BaseHTTPRequestHandler):
         elif name not in self.files:
             self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
         elif parts[0] != "api":
-            content = self.files[name]["/".join(parts[4:])]
-            self.answer(200, content, {"ETag": f'"{digest(content)}"', "X-Repo-Commit": self.commit(parts[3])})
-        elif parts[4] == "revision" and parts[5] not in ("main", *self.commits):
+            content = self.files_at(name, parts[3])["/".join(parts[4:])]
+            self.answer(200, content, {"ETag": f'"{digest(content)}"', "X-Repo-Commit": self.commit(name, parts[3])})
+        elif parts[4] == "discussions":
+            self.discussions(name)
+        elif parts[4] == "commits":
+            pull = self.pull(name, parts[5])
+            history = [pull.commit, pull.parent] if pull else list(self.commits[::-1])
+            rows = [{"id": id, "authors": [], "date": DATE, "title": "", "message": ""} for id in history]
+            self.json(rows)
+        elif parts[4] == "revision" and parts[5] not in ("main", *self.commits) and not self.pull(name, parts[5]):
             self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
         elif parts[4] == "revision":
-            siblings = [{"rfilename": f} for f in self.files[name]]
-            self.json({"id": name, "sha": self.commit(parts[5]), "siblings": siblings})
+            siblings = [{"rfilename": f} for f in self.files_at(name, parts[5])]
+            self.json({"id": name, "sha": self.commit(name, parts[5]), "siblings": siblings})
         else:
-            listing = self.files[name].items()
+            listing = self.files_at(name, parts[5]).items()
             self.json([{"type": "file", "path": f, "size": len(c), "oid": digest(c)} for f, c in listing])
 
     do_HEAD = do_GET
 
-    def commit(self, revision: str) -> str:
+    def pull(self, name: str, revision: str) -> PullRequest | None:
+        """The pull request that a revision names by its reference or its commit."""
+        own = getattr(self, "pulls", {}).get(name, [])
+        return next((pull for pull in own if revision in (pull.revision, pull.commit)), None)
+
+    def files_at(self, name: str, revision: str) -> dict[str, bytes]:
+        pull = self.pull(name, revision)
+        return pull.files if pull else self.files[name]
+
+    def commit(self, name: str, revision: str) -> str:
+        if pull := self.pull(name, revision):
+            return pull.commit
         return self.commits[-1] if revision == "main" else revision
+
+    def discussions(self, name: str) -> None:
+        rows = [
+            {
+                "title": pull.title,
+                "num": pull.number,
+                "author": {"name": pull.author},
+                "createdAt": DATE,
+                "status": "open",
+                "repo": {"name": name, "type": "model"},
+                "isPullRequest": True,
+            }
+            for pull in getattr(self, "pulls", {}).get(name, [])
+        ]
+        self.json({"discussions": rows, "count": len(rows), "start": 0})
 
     def json(self, content: Any) -> None:
         self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ClapModel, SamModel
 from transformers.utils import logging as log
 
-from openavs.hub import Lock, load_pretrained, load_processor, resolve
+from openavs.checks.weights import find_weights
+from openavs.hub import Lock, download_command, load_pretrained, load_processor, resolve
 from openavs.types import ModelError
-from tests.model_hub import Hub, client_settings, serving
+from tests.model_hub import Hub, PullRequest, client_settings, serving
 from tests.tiny_models import make_sam
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -190,11 +192,15 @@ def hub() -> Iterator[str]:
         "model.safetensors": b"weights",
         "README.md": b"---\nlicense: apache-2.0\n---\n",
         "pytorch_model.bin": b"pickle",
+        "flax_model.msgpack": b"flax",
+        "model.onnx": b"onnx",
+        "model.gguf": b"gguf",
         "onnx/model.safetensors": b"another copy",
         "modeling_evil.py": b"raise SystemExit",
     }
     pickled = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
     Hub.files, Hub.asked, Hub.commits = {"org/whole": whole, "org/pickled": pickled}, [], (COMMIT,)
+    Hub.pulls = {}
     with serving() as address:
         yield address
 
@@ -208,7 +214,8 @@ answers = []
 for ref in sys.argv[2:]:
     try:
         found = resolve(ref, lock=lock)
-        answers.append([found.revision, found.licence, sorted(p.name for p in found.path.iterdir())])
+        files = sorted(p.name for p in found.path.iterdir())
+        answers.append([found.revision, found.licence, files, *["converted"] * found.converted])
     except ModelError as error:
         answers.append(str(error))
 print(json.dumps(answers))
@@ -239,10 +246,71 @@ def test_a_model_is_downloaded_once_and_its_commit_and_licence_are_known(hub: st
     assert Hub.asked == []
 
 
+def test_the_download_command_fetches_what_the_loader_does(hub: str, tmp_path: Path) -> None:
+    command = find_weights("hf:org/whole@main").download
+    assert command == download_command("hf:org/whole")
+    assert f"--revision {COMMIT} " in download_command(f"hf:org/whole@{COMMIT}")
+    program, *words = shlex.split(command)
+    assert program == "hf"
+    settings = client_settings(hub, tmp_path / "hf")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "hf"), *words], env=settings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    fetched = {line.split("/", 5)[-1] for line in Hub.asked if line.startswith("GET org/whole/resolve")}
+    assert fetched == {"README.md", "config.json", "model.safetensors"}
+    Hub.asked.clear()
+    assert ask(hub, tmp_path / "hf", "hf:org/whole", offline=True)[0][0] == COMMIT
+
+
+CONVERSION = "Adding `safetensors` variant of this model"
+CONVERTED = "89abcdef" * 5
+
+
+def pull_request(author: str = "SFconvertbot", title: str = CONVERSION, parent: str = COMMIT) -> PullRequest:
+    files = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"}
+    return PullRequest(3, author, title, parent, CONVERTED, files)
+
+
+def test_the_converters_pull_request_is_used_where_main_has_pickles_only(hub: str, tmp_path: Path) -> None:
+    """It is kept for use offline and without a network, until main has safetensors."""
+    Hub.pulls = {"org/pickled": [pull_request(title="Update README"), pull_request()]}
+    expected = [CONVERTED, None, ["config.json", "model.safetensors"], "converted"]
+    assert ask(hub, tmp_path, "hf:org/pickled@main", "hf:org/pickled") == [expected, expected]
+    assert not any(".bin" in line for line in Hub.asked if "resolve" in line)
+    Hub.asked.clear()
+    assert ask(hub, tmp_path, "hf:org/pickled", offline=True) == [expected]
+    assert Hub.asked == []
+    assert ask("http://127.0.0.1:9", tmp_path, "hf:org/pickled") == [expected]
+    assert ask(hub, tmp_path, "hf:org/pickled", pins={"hf:org/pickled": CONVERTED})[0] == expected[:3]
+    Hub.files["org/pickled"]["model.safetensors"] = b"merged"
+    Hub.commits = (COMMIT, "f" * 40)
+    assert ask(hub, tmp_path, "hf:org/pickled")[0][0] == "f" * 40
+
+
+@pytest.mark.parametrize(
+    "pull",
+    [pull_request(author="somebody"), pull_request(title="Better weights"), pull_request(parent="e" * 40)],
+    ids=["another author", "another title", "not on top of main"],
+)
+def test_other_pull_requests_are_not_used(pull: PullRequest, hub: str, tmp_path: Path) -> None:
+    Hub.pulls = {"org/pickled": [pull]}
+    [message] = ask(hub, tmp_path, "hf:org/pickled")
+    assert "has no safetensors weights at this revision; name one that has" in message
+    assert ask(hub, tmp_path, "hf:org/pickled", offline=True) == [message]
+
+
+def test_a_named_revision_is_never_replaced(hub: str, tmp_path: Path) -> None:
+    Hub.pulls = {"org/pickled": [pull_request()]}
+    assert "no safetensors weights" in ask(hub, tmp_path, f"hf:org/pickled@{COMMIT}")[0]
+    assert ask(hub, tmp_path, "hf:org/pickled@refs/pr/3")[0][0] == CONVERTED
+
+
 def test_every_refusal_of_the_hub_is_one_sentence_with_the_fix(hub: str, tmp_path: Path) -> None:
     refs = ("hf:org/gated", "hf:org/absent", "hf:org/whole@v9", "hf:org/pickled", "hf:org/broken", "hf:", "hf:a b")
     gated, absent, revision, pickled, broken, empty, spaced = ask(hub, tmp_path, *refs)
     assert "is gated; ask for access" in gated
+    assert "may take days to answer and may refuse" in gated
     assert "is not on the hub; check the spelling" in absent
     assert "no such revision" in revision
     assert "no safetensors weights at this revision" in pickled
@@ -255,5 +323,5 @@ def test_without_network_or_offline_what_is_not_cached_is_refused(tmp_path: Path
     nowhere = "http://127.0.0.1:9"  # the discard port: nothing listens
     assert "cannot be reached and is not cached; run once online" in ask(nowhere, tmp_path, "hf:org/whole")[0]
     message = ask(nowhere, tmp_path, "hf:org/whole@v1", offline=True)[0]
-    assert "offline mode is on; run once online, e.g. `hf download org/whole --revision v1`" in message
+    assert "offline mode is on; run once online, e.g. `hf download org/whole --revision v1 --include" in message
     assert "offline mode is on" in refusal("hf:org/never-downloaded", offline=True)

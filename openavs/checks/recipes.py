@@ -98,13 +98,15 @@ def _gated(weights: Sequence[Weights]) -> Iterator[Obstacle]:
     """Without a log-in the hub refuses gated weights; whether the owner has consented only the hub knows."""
     from huggingface_hub import get_token
 
+    from openavs.hub import GATED
+
     absent = [model for model in weights if model.gated and not model.here]
     if absent and not get_token():
         names = ", ".join(model.model for model in absent)
         pages = ", ".join(
             f"https://huggingface.co/{model.model.removeprefix('hf:').partition('@')[0]}" for model in absent
         )
-        yield f"{names} is gated and nobody is logged in", f"ask for access at {pages}, then: hf auth login"
+        yield f"{names} is gated and nobody is logged in", f"ask for access at {pages}, {GATED}, then: hf auth login"
 
 
 def _too_large(weights: Sequence[Weights], cache: Path) -> Iterator[Obstacle]:
@@ -175,9 +177,17 @@ def _device(recipe: Recipe) -> Iterator[Obstacle]:
 
 def _remarks(recipe: Recipe, weights: Sequence[Weights]) -> Iterator[str]:
     """What does not stop it but should be known: licences that forbid uses, and memory."""
+    from huggingface_hub import get_token
+
+    from openavs.hub import GATED
+
     for model in weights:
         if model.permissive == "no":
             yield f"{model.model} is not under a permissive licence ({model.licence})."
+        if model.converted:
+            yield f"{model.model} has no safetensors on main; the hub converter's pull request is used."
+        if model.gated and not model.here and get_token():
+            yield f"{model.model} is gated: access is asked for at its page, {GATED}."
     needed = sum(model.parameters_m or 0.0 for model in weights) / 1000
     place, room = _room(recipe)
     if place is not None and room is not None and needed * place[1] > 0.9 * room:

@@ -21,6 +21,7 @@ class Weights:
         state: `embedded` in openavs, `cached` by the hub, a `local` folder; `partial` (begun but not whole) or
             `missing`.
         revision: the commit of a cached model.
+        converted: whether the weights are those of the hub converter's pull request.
         pinned: whether the reference names a commit, so that it can never mean other weights.
         gated: whether the hub asks for a log-in and the owner's consent.
         permissive: `yes`, `no` or `unknown`: whether the licence allows any use.
@@ -32,6 +33,7 @@ class Weights:
     model: str
     state: Place
     revision: str | None = None
+    converted: bool = False
     pinned: bool = False
     gated: bool = False
     licence: str | None = None
@@ -47,10 +49,10 @@ class Weights:
 
     @property
     def download(self) -> str:
-        """The command that fetches it, without the pickles that may lie beside its safetensors."""
-        name, _, revision = self.model.removeprefix("hf:").partition("@")
-        at = f" --revision {revision}" if revision not in ("", "main") else ""
-        return f"hf download {name}{at} --exclude '*.bin' --exclude '*.pt' --exclude '*.h5'"
+        """The command that downloads what the loader takes of it."""
+        from openavs.hub import download_command
+
+        return download_command(self.model)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `download` is the command that fetches it."""
@@ -74,7 +76,7 @@ def find_weights(model: str) -> Weights:
         return Weights(model, state, **facts, why=str(problem))
     place: Place = "embedded" if model.startswith("openavs:") else "cached" if model.startswith("hf:") else "local"
     facts |= {"licence": facts.get("licence") or found.licence, "size_gb": _size_gb([*found.path.iterdir()])}
-    return Weights(model, place, found.revision, **facts)
+    return Weights(model, place, found.revision, found.converted, **facts)
 
 
 def _begun(model: str) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from openavs.checks.recipes import judge
 from openavs.checks.weights import find_weights
 from openavs.hub import is_pinned
+from openavs.recipes import load_recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = Path(__file__).resolve().parents[2] / "openavs" / "assets" / "tiny" / "clap"
@@ -63,3 +65,30 @@ def test_what_is_known_before_a_download() -> None:
 def test_only_a_commit_pins() -> None:
     assert is_pinned(f"hf:org/name@{COMMIT}") and is_pinned("openavs:tiny/clap")
     assert not any(map(is_pinned, ("hf:org/name@main", "hf:org/name", "./folder", f"./folder@{COMMIT}")))
+
+
+def test_weights_of_the_converters_pull_request_are_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`resolve` leaves a ref to the pull request's commit in the cache; main has no safetensors."""
+    (cached(cache, "org/pickled") / "config.json").write_text("{}")
+    assert "no safetensors" in find_weights("hf:org/pickled").why
+    model = cache / "models--org--pickled"
+    converted = "f" * 40
+    shutil.copytree(TINY, model / "snapshots" / converted)
+    (model / "refs" / "openavs").mkdir()
+    (model / "refs" / "openavs" / "converted").write_text(converted)
+    found = find_weights("hf:org/pickled@main")
+    assert (found.state, found.revision, found.converted) == ("cached", converted, True)
+    recipe = load_recipe("tiny", ["captioner.model=hf:org/pickled@main"])
+    assert (
+        "hf:org/pickled@main has no safetensors on main; the hub converter's pull" in judge(recipe, cache).finding.says
+    )
+
+
+def test_gated_weights_take_days(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    assert "may take days to answer and may refuse" in judge(load_recipe("sam3"), cache).finding.fix
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
+    assert (
+        "hf:facebook/sam3@main is gated: access is asked for at its page"
+        in judge(load_recipe("sam3"), cache).finding.says
+    )

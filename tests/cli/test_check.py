@@ -64,7 +64,7 @@ def test_it_knows_the_embedded_models(openavs: Run) -> None:
         (("-p", "tiny", "--offline"), 0, "tiny: its 4 models are embedded in openavs."),
         (("-p", "openavs-cpu"), 0, "openavs-cpu: 3 of 3 models are not here; the first use downloads about 1.7 GB."),
         (("-p", "openavs-cpu", "--offline"), 1, "3 of 3 models are not here, and offline nothing is downloaded"),
-        (("-p", "sam3"), 1, "ask for access at https://huggingface.co/facebook/sam3, then: hf auth login"),
+        (("-p", "sam3"), 1, "ask for access at https://huggingface.co/facebook/sam3, which its owner may take days"),
         (("-p", "paper"), 1, "OPENAI_API_KEY, which should hold the key for https://api.openai.com/v1, is not set"),
     ],
 )
