@@ -35,6 +35,17 @@ def atomic_write(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def is_missing(path: str | Path) -> bool:
+    """True if nothing can be at this path; False for a file that is there but cannot be reached or read."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class BoundedFile(io.FileIO):
     """A regular file for parsers that believe what a header says: a read sets aside no more than the file still holds.
 

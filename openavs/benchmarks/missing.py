@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,4 +73,4 @@ def _read(dataset: Dataset, clip: BenchmarkClip, folder: Path) -> Masks:
 
 def _is_there(path: Path) -> bool:
     """Whether a predicted mask lies at its place, or in the clip's folder without the folder of labels."""
-    return path.is_file() or without_labels_folder(path).is_file()
+    return os.path.isfile(path) or os.path.isfile(without_labels_folder(path))

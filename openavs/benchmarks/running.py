@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 import time
 from collections import Counter
@@ -119,8 +120,8 @@ def predict(
             except OpenAVSError as problem:
                 failed[clip.id] = str(problem)
                 log.warning("clip %s failed: %s", clip.id, problem)
-                for path in clip.predictions:
-                    (out / "predictions" / path).unlink(missing_ok=True)
+                for path in filter(os.path.lexists, (out / "predictions" / path for path in clip.predictions)):
+                    path.unlink()
                 run.fail(names[clip.id], str(problem), seconds=time.monotonic() - started)
             done += 1
             tell("clips", done, len(dataset.clips))
@@ -159,7 +160,7 @@ def write_predictions(
     if len(result.frames) != len(clip.frames):
         raise InputError(f"{clip.id} has {len(clip.frames)} frames and its result {len(result.frames)}; run it again")
     pictures = (path for path in clip.truth if path is not None and path.suffix == ".png")  # AVSBench-OV's is one JSON
-    size = next((png_size(path) for path in pictures if path.is_file()), result.size)
+    size = next((png_size(path) for path in pictures if os.path.isfile(path)), result.size)
     if dataset.task != "binary":
         masks: Iterable[Image] = _label_maps(result, labels)
     else:
@@ -220,7 +221,7 @@ def _restore(
 
 
 def _has_predictions(clip: BenchmarkClip, out: Path) -> bool:
-    return all((out / "predictions" / path).is_file() for path in clip.predictions)
+    return all(os.path.isfile(out / "predictions" / path) for path in clip.predictions)
 
 
 def _remove_predictions(out: Path) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from openavs.benchmarks.dataset import BenchmarkClip, Masks
 from openavs.benchmarks.figures import Figures
 from openavs.benchmarks.metrics import SilenceMetrics
+from openavs.files import is_missing
 from openavs.media import read_audio
 from openavs.types import InputError, Waveform
 
@@ -69,7 +70,7 @@ def _level(sound: Waveform, second: int) -> float:
 
 
 def _sound(clip: BenchmarkClip) -> Waveform | None:
-    if not clip.audio.is_file():
+    if is_missing(clip.audio):
         return None
     try:
         return read_audio(clip.audio)

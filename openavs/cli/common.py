@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -51,7 +52,7 @@ def recipe_overrides(
 def is_override(word: str) -> bool:
     """`keep.box_threshold=0.3`, unless there is a file of that name."""
     key, equals, _ = word.partition("=")
-    return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not Path(word).exists()
+    return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not os.path.exists(word)
 
 
 def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:

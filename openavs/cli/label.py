@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ class Schedule(StrEnum):
 
 
 NAMED = 20  # failed clips that are printed
+TAKEN = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 Words = Annotated[
     list[str],
@@ -212,12 +214,8 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     Raises:
         InputError: the result folder is no longer there.
     """
-    from openavs.cli.app import REFUSALS
     from openavs.cli.job_progress import showing
-    from openavs.jobs.plan import read_plan
     from openavs.jobs.run import run_job
-    from openavs.jobs.writing import OF_THE_MACHINE
-    from openavs.types import InputError
 
     try:
         with _interrupts(board), showing(board, quiet):
@@ -225,14 +223,35 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     except KeyboardInterrupt:
         return "stopped at once; run the same again to go on"
     except OSError as problem:
-        if isinstance(problem, FileNotFoundError) and read_plan(job.out) is None:
-            sentence = f"{job.out} was removed while the job ran, and what it held is lost; run the same to begin anew"
-            raise InputError(sentence) from problem
-        if problem.errno not in REFUSALS | OF_THE_MACHINE:
-            raise
-        what = problem.filename or f"a file of {job.out}"
-        return f"{what} cannot be written ({problem.strerror}); make room or change its permissions, then run it again"
+        return _system_error(problem, job.out)
     return "stopped; run the same again to go on" if board.stop else None
+
+
+def _system_error(problem: OSError, out: Path) -> str:
+    """The sentence for a system error that ended the job.
+
+    Raises:
+        InputError: the result folder is no longer there.
+        OSError: `problem`, if its cause is not known.
+    """
+    from openavs.cli.app import REFUSALS
+    from openavs.jobs.writing import OF_THE_MACHINE
+    from openavs.types import InputError
+
+    if isinstance(problem, FileNotFoundError) and not (out / "plan.json").is_file():
+        raise InputError(
+            f"{out} was removed while the job ran, and its results are lost; start anew with --overwrite"
+        ) from problem
+    name = problem.filename or f"a file of {out}"
+    if problem.errno in TAKEN and str(name).startswith(str(out)):
+        return (
+            f"{name} was removed or replaced while the job ran ({problem.strerror}), by hand or by another job that "
+            "the file system's locks did not keep out; run the same again to make it anew"
+        )
+    if problem.errno not in REFUSALS | OF_THE_MACHINE:
+        raise problem
+    verb = "written" if str(name).startswith(("a file", str(out))) else "read"
+    return f"{name} cannot be {verb} ({problem.strerror}); make room or change its permissions, then run it again"
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def segment(
     verbose: Verbose = False,
 ) -> None:
     """Find, name and segment what makes the sound in videos."""
+    from openavs.files import is_missing
     from openavs.locking import add_to_lock, load_lock, pinned_pipeline
     from openavs.pipeline import Pipeline as Chain
     from openavs.recipes import load_recipe
@@ -68,7 +69,7 @@ def segment(
     if vocab is not None:
         overrides.append(f"vocabulary={json.dumps([word.strip() for word in vocab.split(',') if word.strip()])}")
     for path in [*paths, audio]:
-        if path is not None and not path.exists():
+        if path is not None and is_missing(path):
             raise InputError(f"{path} does not exist; check the name")
     if not paths or (audio is not None and len(paths) > 1):
         raise InputError("--audio goes with exactly one video" if paths else "name at least one video")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
+from openavs.files import is_missing
 from openavs.jobs.items import Item, Slice, locate
 from openavs.media import open_clip, open_pictures
+from openavs.media.probe import check_file, reading
 from openavs.types import Clip, InputError
 
 log = logging.getLogger(__name__)
@@ -39,12 +44,18 @@ class Media:
         try:
             clip = self._open(item)
         except InputError as problem:
-            reason = "unreadable" if self._is_there(item) else "missing"
-            raise ClipError(reason, self.tell(str(problem), item)) from problem
+            raise self.failure("unreadable", problem, item) from problem
         if clip.audio is None:
             raise ClipError("no_sound", f"{item.source} has no sound track")
         warnings = tuple(self.tell(warning, item) for warning in clip.warnings)
         return replace(clip, source=item.source, warnings=warnings, labels=item.classes)
+
+    def failure(self, reason: str, problem: InputError, item: Item) -> ClipError:
+        """The failure of a clip; its reason is `missing` if one of the clip's files is not there."""
+        files = [item.path, *([item.audio] if item.audio else []), *item.frames]
+        if any(is_missing(os.path.join(self.root, file)) for file in files):
+            reason = "missing"
+        return ClipError(reason, self.tell(str(problem), item))
 
     def close(self, item: Item) -> None:
         """Removes what was copied for a clip."""
@@ -76,26 +87,31 @@ class Media:
             raise InputError(f"{path!r} is not the name of a file (it holds a NUL character)")
         return locate(self.root, path)
 
-    def _is_there(self, item: Item) -> bool:
-        return "\0" not in item.path and locate(self.root, item.path).exists()
-
     def _cut(self, item: Item, part: Slice) -> Path:
         """Copies a member of a tar to a name of our own; the member's name is never used as one."""
-        path = self._copy_of(item, part)
+        tar, path = self._file(item.path), self._copy_of(item, part)
         path.parent.mkdir(parents=True, exist_ok=True)
-        left = part.size
-        try:
-            with self._file(item.path).open("rb") as archive, path.open("wb") as copy:
-                archive.seek(part.offset)
-                while left:
-                    block = archive.read(min(left, BLOCK))
-                    if not block:
-                        raise InputError(f"{item.source} is cut short: the tar ends within it")
-                    copy.write(block)
-                    left -= len(block)
-        except FileNotFoundError as problem:
-            raise InputError(f"there is no file {item.path}") from problem
+        with reading(tar):
+            check_file(tar)
+            opened = tar.open("rb")
+        with opened as archive, path.open("wb") as copy:
+            for block in _blocks(archive, part, item):
+                copy.write(block)
         return path
 
     def _copy_of(self, item: Item, part: Slice) -> Path:
         return self.scratch / f"{item.id}{part.suffix}"
+
+
+def _blocks(archive: IO[bytes], part: Slice, item: Item) -> Iterator[bytes]:
+    """The content of a member, a block at a time; InputError if it cannot be read to its end."""
+    left = part.size
+    with reading(Path(item.path)):
+        archive.seek(part.offset)
+    while left:
+        with reading(Path(item.path)):
+            block = archive.read(min(left, BLOCK))
+        if not block:
+            raise InputError(f"{item.source} is cut short: the tar ends within it")
+        yield block
+        left -= len(block)

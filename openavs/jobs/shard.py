@@ -7,6 +7,7 @@ it, when, how often it was interrupted or what ran beside it. Times and hosts go
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -188,7 +189,7 @@ class _Work:
             log.error("clip %s failed", item.id, exc_info=problem)
             return ClipError("out_of_memory", str(problem))
         except InputError as problem:
-            return ClipError("failed", self.media.tell(str(problem), item))
+            return self.media.failure("failed", problem, item)
         except OSError as problem:
             if problem.errno in OF_THE_MACHINE:
                 raise
@@ -235,7 +236,7 @@ class _Work:
 
     def _write_labels(self, item: Item, filtered: Filtered) -> dict[str, str]:
         like = None if item.like is None else locate(self.job.root, item.like)
-        size = None if like is None or not like.is_file() else png_size(like)
+        size = None if like is None or not os.path.isfile(like) else png_size(like)
         places = label_places(item, filtered.result)
         return {
             f"labels/{place}": put(self.job.out / "labels" / place, png)

@@ -84,7 +84,7 @@ def _pictures(folder: Path, names: list[str], root: Path) -> Found | None:
 def _beside(folder: Path) -> Iterator[Path]:
     for suffix in sorted(SOUNDS):
         sound = folder.with_name(folder.name + suffix)
-        if sound.is_file():
+        if os.path.isfile(sound):
             yield sound
 
 

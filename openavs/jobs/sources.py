@@ -70,15 +70,15 @@ def _open(source: str, benchmark: str | None, split: str | None) -> Source:
     from openavs.jobs import source_benchmark, source_files, source_manifest, source_tars
 
     path = Path(source).expanduser()
-    name = benchmark or (source_benchmark.recognise(path) if path.is_dir() else None)
+    name = benchmark or (source_benchmark.recognise(path) if os.path.isdir(path) else None)
     if name is not None:
         return source_benchmark.read(name, path, split)
     if split is not None:
         raise InputError(f"--split goes with a benchmark, and {source} is none that is known; name it with --benchmark")
-    if path.is_dir():
+    if os.path.isdir(path):
         tars = source_tars.find(path)
         return source_tars.read(path, tars) if tars else source_files.read_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         suffix = path.suffix.lower()
         readers: dict[str, Callable[[Path], Source]] = {
             **dict.fromkeys(LISTS, source_files.read_list),

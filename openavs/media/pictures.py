@@ -17,7 +17,7 @@ from PIL import ImageOps
 
 from openavs.files import BoundedFile
 from openavs.media.limits import DEFAULT_LIMITS, Limits
-from openavs.media.probe import check_file
+from openavs.media.probe import check_file, reading
 from openavs.types import Frame, Image, InputError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def is_picture(path: Path) -> bool:
 
 def list_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder in natural order (frame2 before frame10); `InputError` if there are none."""
-    paths = sorted((p for p in folder.iterdir() if is_picture(p) and p.name[0] != "."), key=_natural)
+    with reading(folder):
+        paths = sorted((p for p in folder.iterdir() if is_picture(p) and p.name[0] != "."), key=_natural)
     if not paths:
         raise InputError(f"the folder {folder} holds no pictures (png, jpg, bmp, webp); give one that does, or a video")
     return paths
@@ -108,8 +109,10 @@ def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> Image:
 
 @contextmanager
 def _opened(path: Path, limits: Limits) -> Iterator[Pillow.Image]:
-    check_file(path)
-    with BoundedFile(path) as file:
+    with reading(path):
+        check_file(path)
+        opened = BoundedFile(path)
+    with opened as file:
         try:
             picture = Pillow.open(file, formats=FORMATS)
         except (*DAMAGE, Pillow.DecompressionBombError) as error:

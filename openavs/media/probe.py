@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -39,6 +42,10 @@ FORMATS = (
 HEADLESS = frozenset({"h264", "hevc", "m4v", "mpeg", "mpegts", "mpegvideo", "obu"})
 # Containers whose streams show only while FFmpeg decodes some of them, beyond the reach of the limit on pixels.
 LATE = frozenset({"flv", "mpeg", "mpegts", "wtv"})
+# System errors that PyAV reports for a file that is there; others mean that the content is no media.
+UNREADABLE = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT))
+# System errors of this process and not of the file that it opens.
+SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 NOT_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 Matrix = tuple[int, int, int, int]
 UPRIGHT: Matrix = (1, 0, 0, 1)
@@ -68,19 +75,22 @@ def open_media(path: Path, limits: Limits = DEFAULT_LIMITS) -> InputContainer:
     Only the `file` protocol and containers that hold their own data are allowed, so a crafted file cannot make the
     process read other files or the network.
     """
-    check_file(path)
-    check_claims(path)
+    with reading(path):
+        check_file(path)
+        check_claims(path)
     cap_allocations()
     container = _opened_modestly(path)
     if container is None:
-        try_first(path, limits)
+        with reading(path):
+            try_first(path, limits)
         container = _opened(path, min(limits.max_pixels, DIRECT_PIXELS), FORMATS, MODEST)
     try:
         picked = [stream for stream in (pick_video(container), pick_audio(container)) if stream is not None]
         names = {codec_name(stream) for stream in picked if not is_modest(stream)}
         if not names:
             return container
-        try_first(path, limits, names)
+        with reading(path):
+            try_first(path, limits, names)
     except InputError:
         container.close()
         raise
@@ -118,11 +128,24 @@ def _opened(path: Path, max_pixels: int, formats: str, codecs: str | None) -> In
         name = f"file:{path.absolute()}"
         container = av.open(name, options=options, metadata_errors="replace", timeout=OPEN_SECONDS)
     except (FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) in UNREADABLE:
+            raise InputError(_unreadable(path, error)) from error
         raise InputError(_not_media(path)) from error
     if not container.streams.video and not container.streams.audio:
         container.close()
         raise InputError(_not_media(path))
     return container
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a system error at an input file into InputError; a shortage in this process stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        raise InputError(_unreadable(path, error)) from error
 
 
 def check_file(path: Path) -> None:
@@ -132,12 +155,11 @@ def check_file(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"there is no file {path}; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else "its name holds a NUL character"
-        raise InputError(f"{str(path)[:200]!r} cannot be opened ({reason}); check the path") from error
+        raise InputError(_unreadable(path, error)) from error
     if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{path} is not a regular file; give a media file or a folder of pictures")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{path} may not be read; change its permissions")
+        raise InputError(_unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
     if found.st_size == 0:
         raise InputError(f"{path} is empty (0 bytes); fetch or export it again")
 
@@ -255,6 +277,13 @@ def _parse_clock(text: str) -> float | None:
         return int(hours) * 3600 + int(minutes) * 60 + float(rest)
     except ValueError:
         return None
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return f"{str(path)[:200]!r} cannot be read (its name holds a NUL character); check the path"
+    cure = "change its permissions" if error.errno in (errno.EACCES, errno.EPERM) else "check the path and its disk"
+    return f"{str(path)[:200]} cannot be read ({error.strerror}); {cure}"
 
 
 def _not_media(path: Path) -> str:

@@ -22,7 +22,7 @@ from av.error import FFmpegError
 
 from openavs.media.files import replacing
 from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch, check_rate, longest_silence
-from openavs.media.probe import open_media, pick_audio, pick_video, seconds
+from openavs.media.probe import open_media, pick_audio, pick_video, reading, seconds
 from openavs.spelling import counted
 from openavs.types import InputError, Waveform
 
@@ -101,7 +101,9 @@ class SoundDecoder:
         self.rate = self.stream.rate or 48000
         check_rate(self.rate, self.path)
         self._watch = Stopwatch(self.path)
-        self._silence = longest_silence(self.path.stat().st_size) * self.rate  # samples that may still be filled in
+        with reading(self.path):
+            size = self.path.stat().st_size
+        self._silence = longest_silence(size) * self.rate  # samples that may still be filled in
         self.spool = Spool(self.channels)
         promised = seconds(self.stream.duration, self.stream.time_base) or 0.0
         whole = (getattr(self.stream.container, "duration", None) or 0) / 1e6
