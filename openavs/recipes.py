@@ -202,9 +202,10 @@ def is_student(name_or_path: str | Path) -> bool:
 def _student_data(ref: str, offline: bool) -> dict[str, Any]:
     """A student as a recipe: its folder is absolute, since a job may run elsewhere."""
     from openavs.fingerprints import folder_digest
-    from openavs.students.folders import read_student
+    from openavs.students.folders import find_installed, read_student
 
     folder = read_student(ref, offline)
+    find_installed(folder.student)
     here = ref if ref.startswith("hf:") else str(folder.found.path)
     weights = folder_digest(folder.found.path / "model.safetensors")
     stages: dict[str, Any] = {"captioner": {"use": "none"}, "translator": {"use": "none"}}
