@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,8 +29,11 @@ def load_pretrained(
 
     A checkpoint of another class would leave tensors at random values and only log it, so any missing or misfitting
     tensor raises ModelError. Integer buffers are not counted: they are index tables a class makes for itself.
+    With accelerate, weights go straight to a GPU; without it they are in the machine's memory first.
     """
     _refuse_kernels(resolved)
+    if str(device) != "cpu" and find_spec("accelerate"):
+        options["device_map"] = {"": device}
     with _quiet(), _translated(cls, resolved):
         model, report = cls.from_pretrained(  # type: ignore[attr-defined]
             resolved.path,
