@@ -19,6 +19,7 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    echo,
     recipe_overrides,
     say,
     set_up_logging,
@@ -144,13 +145,13 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
     names = [figure_name(name, answer["task"]) for name in figures]
     with_published = any(row["published"] for row in answer["variants"])
     clips = counted(answer["clips"] or 0, "clip")
-    print(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
-    print(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
+    echo(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
+    echo(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
     head = ["variant", *names, f"per clip, against {answer['baseline']}", "published J, F"]
-    print(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
+    echo(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
     if answer["mirrors"]:
-        print(f"\nafter {answer['mirrors']}")
-    print(f"\nwrote {out / 'ablation.json'}")
+        echo(f"\nafter {answer['mirrors']}")
+    echo(f"\nwrote {out / 'ablation.json'}")
 
 
 def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openavs.logs import TerminalFormatter
+from openavs.spelling import printable
+
 if TYPE_CHECKING:
     from openavs.recipes import Recipe
 
@@ -86,9 +89,14 @@ def tell(answer: Any, show: Callable[[], object], *, as_json: bool, quiet: bool)
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """A sentence for the person in front of the screen, on stderr."""
+    """Prints a message of one line on stderr, with control characters escaped."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text).replace("\n", "\\n"), file=sys.stderr, flush=True)
+
+
+def echo(text: str = "") -> None:
+    """Prints a part of the answer on stdout, with control characters escaped."""
+    print(printable(text), flush=True)
 
 
 def warn_of_tiny(recipe: Recipe) -> None:
@@ -100,5 +108,7 @@ def warn_of_tiny(recipe: Recipe) -> None:
 def set_up_logging(*, quiet: bool = False, verbose: bool = False) -> None:
     """Logs of openavs on stderr: warnings by default, everything with `-v`, only errors with `-q`."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TerminalFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("openavs").setLevel(level)

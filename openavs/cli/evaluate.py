@@ -19,6 +19,7 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    echo,
     print_json,
     recipe_overrides,
     say,
@@ -206,6 +207,6 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
 
     tables.print_scores(report)
     if rows := beside(report["benchmark"], report["split"]):
-        print()
+        echo()
         tables.print_published(rows, most=5)
-    print(f"\nwrote {out / 'report.html'}")
+    echo(f"\nwrote {out / 'report.html'}")

@@ -24,6 +24,7 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    echo,
     print_json,
     recipe_overrides,
     say,
@@ -292,7 +293,7 @@ def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool,
         answer = {"out": str(board.job.out), "problem": problem, **board.summary()}
         print_json(answer if times is None else {**answer, "stages": times.stages})
     elif not quiet:
-        print(result_line(board))
+        echo(result_line(board))
         if board.status["ok"]:
             warn_of_tiny(recipe)
         if times is not None:

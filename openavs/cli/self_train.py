@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Pipeline, Quiet, Verbose, recipe_overrides, set_up_logging, tell
+from openavs.cli.common import Json, Offline, Pipeline, Quiet, Verbose, echo, recipe_overrides, set_up_logging, tell
 from openavs.cli.train import (
     Benchmark,
     DeviceKind,
@@ -75,5 +75,5 @@ def _print(report: Mapping[str, Any]) -> None:
     """One line for the teacher and each student."""
     for name, figures in report["figures"].items():
         shown = ", ".join(f"{key} {100 * value:.2f}" for key, value in figures.items() if value is not None)
-        print(f"{name}: {shown}")
-    print(f"the last student: --pipeline {report['pipeline']}")
+        echo(f"{name}: {shown}")
+    echo(f"the last student: --pipeline {report['pipeline']}")

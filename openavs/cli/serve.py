@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from openavs.cli.common import Device, Dtype, Offline, Quiet, Verbose, set_up_logging
+from openavs.cli.common import Device, Dtype, Offline, Quiet, Verbose, echo, say, set_up_logging
 
 
 def serve(
@@ -53,9 +52,9 @@ def serve(
 
     def ready(address: str) -> None:
         if not quiet:
-            print(f"openavs: {address} (Ctrl+C ends it)", flush=True)
+            echo(f"openavs: {address} (Ctrl+C ends it)")
         if not settings.is_local:
-            print("openavs: whoever reaches this machine can use the page; it asks for no password", file=sys.stderr)
+            say("openavs: whoever reaches this machine can use the page; it asks for no password")
         if open_page:
             import webbrowser
 
@@ -64,6 +63,6 @@ def serve(
     def ended(waiting: int) -> None:
         if not quiet or waiting:
             told = f"; {counted(waiting, 'waiting visitor')} told so" if waiting else ""
-            print(f"openavs: the page is closed{told}", file=sys.stderr)
+            say(f"openavs: the page is closed{told}")
 
     run(settings, ready, ended)
