@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ from openavs import resources
 from openavs.types import InputError
 from openavs.validation import finding
 from openavs.yamlfile import parse_yaml, read_yaml
+
+log = logging.getLogger(__name__)
 
 STUDENT = "student:"  # what a trained student's folder is written after where a recipe could stand
 EXAMPLE = "see 'openavs show tiny' for a complete recipe"
@@ -192,6 +195,21 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         apply_override(data, override)
     return recipe_from_dict(data, base=base)
+
+
+def default_recipe(overrides: Sequence[str] = ()) -> str:
+    """Return the recipe that is used where none is named: `openavs` on a CUDA GPU, else `openavs-cpu`.
+
+    `overrides` are those of the recipe, of which `device=` says where it is to run.
+    """
+    from openavs.device import has_gpu
+
+    devices = [override.removeprefix("device=") for override in overrides if override.startswith("device=")]
+    device = devices[-1] if devices else "auto"
+    on_gpu = has_gpu() if device == "auto" else device.startswith("cuda")
+    name = "openavs" if on_gpu else "openavs-cpu"
+    log.info("no recipe is named, so it is %s (%s GPU)", name, "with a" if on_gpu else "without a")
+    return name
 
 
 def is_student(name_or_path: str | Path) -> bool:

@@ -19,6 +19,7 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    default_pipeline,
     echo,
     recipe_overrides,
     say,
@@ -52,7 +53,7 @@ def ablate(
         typer.Option(
             "--pipeline",
             "-p",
-            help="The recipe that is varied; default: the study's, else openavs.",
+            help="The recipe that is varied; default: the study's, else openavs with a GPU, openavs-cpu without.",
             show_default=False,
         ),
     ] = None,
@@ -85,7 +86,7 @@ def ablate(
         raise InputError("name a study with --study, such as threshold (see 'openavs list studies')")
     chosen = load_study(study).choose([word.strip() for word in variants.split(",")] if variants else None)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipes = study_recipes(chosen, pipeline or chosen.pipeline or "openavs", shared)
+    recipes = study_recipes(chosen, pipeline or chosen.pipeline or default_pipeline(shared, quiet=quiet), shared)
     card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
     with _Bars(quiet) as bars:
         answer = run_study(

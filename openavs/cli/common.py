@@ -23,9 +23,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done and why.")]
 Pipeline = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--pipeline", "-p", help="A recipe: its name (see [bold]openavs list[/]) or a YAML file; or student:DIR."
+        "--pipeline",
+        "-p",
+        help="A recipe: its name (see [bold]openavs list[/]) or a YAML file; or student:DIR. "
+        "Default: openavs with a GPU, openavs-cpu without.",
+        show_default=False,
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; default: the recipe's.")]
@@ -50,6 +54,16 @@ def recipe_overrides(
     """The shared options as `key=value` overrides of a recipe, after those given as such."""
     shared = {"device": device, "dtype": dtype, "batch.frames": batch_size, "offline": "true" if offline else None}
     return [*(overrides or ()), *(f"{key}={value}" for key, value in shared.items() if value is not None)]
+
+
+def default_pipeline(overrides: list[str], *, quiet: bool) -> str:
+    """The name of the default recipe, which is said on stderr."""
+    from openavs.recipes import default_recipe
+
+    name = default_recipe(overrides)
+    where = "with a GPU" if name == "openavs" else "without a GPU"
+    say(f"openavs: the recipe is {name}, the default {where}; --pipeline takes another", quiet=quiet)
+    return name
 
 
 def is_override(word: str) -> bool:

@@ -24,6 +24,7 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    default_pipeline,
     echo,
     print_json,
     recipe_overrides,
@@ -74,7 +75,7 @@ Words = Annotated[
 def label(
     words: Words,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")],
-    pipeline: Pipeline = "openavs",
+    pipeline: Pipeline = None,
     engine: Annotated[EngineName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
         EngineName.local
     ),
@@ -134,7 +135,7 @@ def label(
     name, overrides = _words(words)
     part = None if shards is None else parse_part(shards)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipe = load_recipe(pipeline, shared)
+    recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     source = open_source(name, benchmark=benchmark, split=split)
     for note in source.notes:
         say(f"openavs: {note}", quiet=quiet)

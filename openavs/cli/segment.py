@@ -21,6 +21,7 @@ from openavs.cli.common import (
     Pipeline,
     Quiet,
     Verbose,
+    default_pipeline,
     echo,
     print_json,
     recipe_overrides,
@@ -44,7 +45,7 @@ def segment(
             help="Videos, pictures or folders of pictures; and overrides such as keep.box_threshold=0.3.",
         ),
     ],
-    pipeline: Pipeline = "openavs",
+    pipeline: Pipeline = None,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
     audio: Annotated[Path | None, typer.Option(help="Take the sound from this file (one video only).")] = None,
     vocab: Annotated[str | None, typer.Option(help="Only these things, comma-separated: dog,cat,bell.")] = None,
@@ -78,7 +79,7 @@ def segment(
     if not paths or (audio is not None and len(paths) > 1):
         raise InputError("--audio goes with exactly one video" if paths else "name at least one video")
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipe = load_recipe(pipeline, shared)
+    recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     classes = recipe.vocabulary or []
     if recipe.student is not None:
         from openavs.students.running import StudentPipeline

@@ -39,6 +39,25 @@ def noise(seconds: float = 2.0) -> Waveform:
     return Waveform(samples.astype(np.float32), 16000)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "words", "said"),
+    [
+        (False, (), "the recipe is openavs-cpu, the default without a GPU; --pipeline takes another"),
+        (True, ("--device", "cpu"), "the recipe is openavs-cpu, the default without a GPU; --pipeline takes another"),
+        (True, (), "the recipe is openavs, the default with a GPU; --pipeline takes another"),
+    ],
+)
+def test_the_default_recipe_is_said_in_one_line(
+    openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, words: Any, said: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("openavs.device.has_gpu", lambda: gpu)
+    done = openavs("segment", video, "--offline", "--out", tmp_path / "out", *words)
+    assert done.err.splitlines()[0] == f"openavs: {said}"
+    assert done.code == 2  # its models are not here
+    assert said not in openavs("segment", video, "--offline", "--out", tmp_path / "out", "--quiet", *words).err
+
+
 def test_a_video_becomes_a_result_folder(openavs: Run, video: Path, tmp_path: Path) -> None:
     done = openavs("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out", "--json")
     assert done.code == 0, done.err
