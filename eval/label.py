@@ -10,7 +10,7 @@
 - `memory`: the peaks of the driver and of its largest worker, at `--clips` over those at 100; with the recipe
   `--pipeline`, or without models.
 - `rows`: seconds that a job over `--rows` rows takes before its first clip, at the start and when everything is done.
-  The marks of the second are copies of a real one under other ids.
+  The marks of the second are copies of a real one under other ids, and their files hard links to real ones.
 
 Every measurement is a process of its own. The models of `memory` and `rows` are a few lines in a plug-in file: what is
 measured there is the job.
@@ -234,6 +234,7 @@ def start(manifest: str, out: str, recipe: str) -> None:
     """All that `openavs label` does before it starts its first worker, interpreter and imports included."""
     import openavs.cli  # noqa: F401
     from openavs.jobs.board import Board
+    from openavs.jobs.checking import reopen_changed
     from openavs.jobs.folder import open_folder
     from openavs.jobs.job import Job
     from openavs.jobs.plan import Wish
@@ -243,6 +244,7 @@ def start(manifest: str, out: str, recipe: str) -> None:
     made, source = load_recipe(recipe), open_source(manifest)
     plan = open_folder(Path(out), Wish(source.kind, source.items, made.to_dict()))
     job = Job(Path(out), plan.key, source.root, made.to_dict(), base=made.base)
+    reopen_changed(job.out, plan.key, range(plan.shards))
     Board(job, plan, range(plan.shards), {}).save("running")
 
 
@@ -257,9 +259,22 @@ def copy_marks(few: Path, out: Path) -> None:
         ids = [json.loads(line)["id"] for line in lines[at : at + count]]
         at += count
         own = [{**row, "id": id} for row, id in zip(mark["rows"], ids, strict=False)]
-        files = dict(zip(ids, mark["files"].values(), strict=False))
+        files = {
+            id: linked(few, out, row["id"], id, mark["files"][row["id"]])
+            for row, id in zip(mark["rows"], ids, strict=False)
+        }
         copy = {**mark, "shard": number, "plan": plan["key"], "counts": {"ok": count}, "rows": own, "files": files}
         (out / f"shards/{number:06d}.json").write_text(json.dumps(copy, separators=(",", ":")))
+
+
+def linked(few: Path, out: Path, was: str, id: str, files: dict[str, str]) -> dict[str, str]:
+    """The files of a clip under another id, which are made as hard links, and their stamps."""
+    made = {path.replace(f"/{was}/", f"/{id}/"): stamp for path, stamp in files.items()}
+    for folder in {os.path.dirname(path) for path in made}:
+        os.makedirs(out / folder, exist_ok=True)
+    for old, new in zip(files, made, strict=True):
+        os.link(few / old, out / new)
+    return made
 
 
 def plugin(folder: Path) -> tuple[Path, Path]:

@@ -24,8 +24,6 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
-    default_pipeline,
-    echo,
     print_json,
     recipe_overrides,
     say,
@@ -75,7 +73,7 @@ Words = Annotated[
 def label(
     words: Words,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")],
-    pipeline: Pipeline = None,
+    pipeline: Pipeline = "openavs",
     engine: Annotated[EngineName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
         EngineName.local
     ),
@@ -93,6 +91,9 @@ def label(
     split: Annotated[str | None, typer.Option(help="The split of the benchmark; default: all.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the earlier job in the folder first.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run the clips that failed again.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare finished files with their hashes, not with their sizes alone.")
+    ] = False,
     patience: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds without a finished clip after which a worker is killed; default: none."),
@@ -135,7 +136,7 @@ def label(
     name, overrides = _words(words)
     part = None if shards is None else parse_part(shards)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
+    recipe = load_recipe(pipeline, shared)
     source = open_source(name, benchmark=benchmark, split=split)
     for note in source.notes:
         say(f"openavs: {note}", quiet=quiet)
@@ -158,8 +159,10 @@ def label(
         share=_share(made),
     )
     del source, wish  # the plan is on the disk: memory is not to hold a line for every clip
+    numbers = shards_of(plan, part)
+    _check_files(out, plan, numbers, verify, quiet)
     about = {"command": command_line(), "engine": engine.value, "source": name, "root": str(root)}
-    board = Board(job, plan, shards_of(plan, part), about)
+    board = Board(job, plan, numbers, about)
     problem = _run(job, plan, made, board, quiet)
     _finish(board, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
 
@@ -189,6 +192,17 @@ def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int |
         system = recipe_system(recipe, source.datasets[0], load_card(source.kind))
         data, classes = dict(system.recipe), system.labels
     return Wish(source.kind, source.items, data, classes, shard_size, threads, limit)
+
+
+def _check_files(out: Path, plan: Plan, shards: list[int], verify: bool, quiet: bool) -> None:
+    """Reopens the shards whose files were lost or changed since they were committed, and says so."""
+    from openavs.jobs.checking import reopen_changed
+    from openavs.spelling import counted
+
+    again = reopen_changed(out, plan.key, shards, verify=verify)
+    if again:
+        lost = f"the files of {counted(len(again), 'finished clip')} were lost or changed, such as those of {again[0]}"
+        say(f"openavs: {lost}; they are made again", quiet=quiet)
 
 
 def _engine(name: EngineName, workers: int | None, device: str, patience: float | None) -> Engine:
@@ -294,7 +308,7 @@ def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool,
         answer = {"out": str(board.job.out), "problem": problem, **board.summary()}
         print_json(answer if times is None else {**answer, "stages": times.stages})
     elif not quiet:
-        echo(result_line(board))
+        print(result_line(board))
         if board.status["ok"]:
             warn_of_tiny(recipe)
         if times is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from openavs.jobs.claims import JOB, claim
 from openavs.jobs.marks import committed, read_mark, reopen
@@ -63,7 +65,12 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
 def failed(out: Path, plan: Plan) -> set[str]:
     """The clips that failed, in shards that are committed."""
     marks = (read_mark(out, shard, plan.key) for shard in committed(out))
-    return {row["id"] for mark in marks if mark is not None for row in mark["rows"] if row["status"] == "failed"}
+    return {id for mark in marks if mark is not None for id in failed_in(mark)}
+
+
+def failed_in(mark: Mapping[str, Any]) -> list[str]:
+    """The clips of a mark that failed."""
+    return [row["id"] for row in mark["rows"] if row["status"] == "failed"]
 
 
 def _settle_files(out: Path, plan: Plan, wish: Wish, retry_failed: bool = False) -> None:
@@ -86,9 +93,9 @@ def retry(out: Path, plan: Plan) -> int:
     count = 0
     for shard in sorted(committed(out)):
         mark = read_mark(out, shard, plan.key)
-        if mark is not None and mark["counts"].get("failed"):
-            count += mark["counts"]["failed"]
-            reopen(out, mark)
+        if mark is not None and (again := failed_in(mark)):
+            count += len(again)
+            reopen(out, mark, again)
     return count
 
 

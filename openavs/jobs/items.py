@@ -104,3 +104,8 @@ def is_row(row: Any) -> bool:
     return all(isinstance(row.get(key), str) for key in texts) and all(
         isinstance(count, int) for count in row["dropped"].values()
     )
+
+
+def are_stamps(files: Any) -> bool:
+    """Whether this is the stamp of each of a clip's files by their paths."""
+    return isinstance(files, dict) and all(isinstance(stamp, str) for stamp in files.values())

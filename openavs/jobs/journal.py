@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openavs.jobs.items import Row, is_row
-from openavs.jobs.writing import sha256_of
+from openavs.jobs.items import Row, are_stamps, is_row
+from openavs.jobs.writing import is_intact
 from openavs.jsonfile import parse_json
 
 Entry = tuple[Row, Mapping[str, str]]
-"""A finished clip: its row, and the SHA-256 of each of its files by path below the result folder."""
+"""A finished clip: its row, and the stamp (size and SHA-256) of each of its files by path below the result folder."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Journal:
     def believe(self, out: Path) -> None:
         """Forgets finished clips whose files are not there as recorded."""
         for clip, (_, files) in list(self.finished.items()):
-            if any(sha256_of(out / path) != digest for path, digest in files.items()):
+            if not all(is_intact(out / path, stamp, verify=True) for path, stamp in files.items()):
                 del self.finished[clip]
 
     def _take(self, line: bytes) -> None:
@@ -84,7 +84,7 @@ class Journal:
             self.begun.add(data["begin"])
         elif isinstance(data.get("aside"), str):
             self.begun.discard(data["aside"])
-        elif is_row(data.get("row")) and isinstance(data.get("files"), dict):
+        elif is_row(data.get("row")) and are_stamps(data.get("files")):
             self._finished(data)
 
     def _finished(self, data: Mapping[str, Any]) -> None:

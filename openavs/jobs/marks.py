@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from openavs.jobs.items import is_row
+from openavs.jobs.items import are_stamps, is_row
 from openavs.jobs.journal import Entry, Journal
 from openavs.jobs.seconds import read_seconds
 from openavs.jobs.writing import flush, write_whole
 from openavs.jsonfile import parse_json
 from openavs.types import InputError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no sizes
 
 
 def mark_path(out: Path, shard: int) -> Path:
@@ -51,7 +51,11 @@ def read_mark(out: Path, shard: int, key: str) -> dict[str, Any] | None:
 def _is_whole(mark: Mapping[str, Any]) -> bool:
     """Whether a mark has rows and files as `commit` writes them."""
     rows, files = mark.get("rows"), mark.get("files")
-    return isinstance(rows, list) and isinstance(files, dict) and all(is_row(row) for row in rows)
+    if not isinstance(rows, list) or not isinstance(files, dict) or not all(map(is_row, rows)):
+        return False
+    if not all(isinstance(mark.get(name), dict) for name in ("counts", "reasons", "dropped")):
+        return False
+    return files.keys() == {row["id"] for row in rows} and all(map(are_stamps, files.values()))
 
 
 def commit(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -77,14 +81,14 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: dict(sorted(counter.items())) for name, counter in found.items()}
 
 
-def reopen(out: Path, mark: Mapping[str, Any]) -> None:
-    """Takes a commit back for the sake of the clips that failed; the journal gets all others."""
+def reopen(out: Path, mark: Mapping[str, Any], again: Collection[str]) -> None:
+    """Takes a commit back so that the clips `again` are done again; the journal gets all others."""
     path = journal_path(out, mark["shard"])
     path.unlink(missing_ok=True)
     journal, seconds = Journal(path), read_seconds(out, mark["shard"])
     journal.start()
     for row in mark["rows"]:
-        if row["status"] != "failed":
+        if row["id"] not in again:
             journal.finish(row, mark["files"][row["id"]], seconds.get(row["id"]))
     mark_path(out, mark["shard"]).unlink()  # last: until then the shard is committed as it was
 

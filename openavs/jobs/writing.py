@@ -15,7 +15,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 from openavs.files import sync_folder
 
@@ -29,7 +31,7 @@ RACES = 100
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = False, part: Path | None = None) -> str:
-    """Writes a file under a temporary name and renames it; gives the SHA-256 of its content.
+    """Writes a file under a temporary name and renames it; returns the stamp of its content.
 
     `durable` flushes it and its name to the disk. Only one process at a time may write the same path, unless each
     gives a temporary name of its own as `part`.
@@ -47,7 +49,30 @@ def write_whole(path: Path, data: bytes, *, durable: bool = False, part: Path | 
         raise
     if durable:
         sync_folder(path.parent)
-    return hashlib.sha256(data).hexdigest()
+    return stamp(data)
+
+
+def stamp(data: bytes) -> str:
+    """The size and the SHA-256 of a file's content, as `<bytes>:<hex digits>`."""
+    return f"{len(data)}:{hashlib.sha256(data).hexdigest()}"
+
+
+def is_intact(path: str | Path, stamp: str, *, verify: bool) -> bool:
+    """True if a regular file of the stamp's size is at `path` and, with `verify`, its content has the stamp's hash.
+
+    A link is no regular file. OSError if the file may be there and cannot be read.
+    """
+    try:
+        found = os.lstat(path)
+        size, _, digest = stamp.partition(":")
+        if not S_ISREG(found.st_mode) or str(found.st_size) != size:
+            return False
+        if not verify:
+            return True
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def put(path: Path, data: bytes, races: int = RACES) -> str:
@@ -79,29 +104,26 @@ def flush(paths: Iterable[Path]) -> None:
         sync_folder(folder)
 
 
-def sha256_of(path: Path) -> str | None:
-    """The SHA-256 of a file's content; None if there is no such file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
-
-
 def remove_file(path: Path, top: Path) -> None:
-    """Removes a file if it is there, and the folders above it, up to `top`, that are empty then."""
-    path.unlink(missing_ok=True)
+    """Removes a file, or what is in its place, and the folders above it, up to `top`, that are empty then."""
+    _remove(path)
     path.with_name(f".{path.name}.part").unlink(missing_ok=True)
     remove_empty(path.parent, top)
 
 
 def remove_folder(folder: Path, top: Path) -> None:
-    """Removes a folder with all that is in it, and those above it, up to `top`, that are empty then."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.is_dir():
-        shutil.rmtree(folder)
+    """Removes a folder, or what is in its place, and those above it, up to `top`, that are empty then."""
+    _remove(folder)
     remove_empty(folder.parent, top)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link, but not what the link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def remove_empty(folder: Path, top: Path) -> None:

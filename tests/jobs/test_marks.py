@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def entries(out: Path) -> list[Entry]:
     return [(row, {files[row["id"]]: put(out / files[row["id"]], b"{}")} if row["id"] in files else {}) for row in ROWS]
 
 
+def marked(**changes: Any) -> bytes:
+    """A mark of one clip in which some keys are changed."""
+    row = {"id": "a", "status": "ok", "dropped": {}}
+    whole = {"format": 2, "plan": "key", **summary([row]), "rows": [row], "files": {"a": {}}}
+    return json.dumps({**whole, **changes}).encode()
+
+
 def test_a_mark_counts_its_clips_and_ends_the_journal(tmp_path: Path) -> None:
     journal = Journal(journal_path(tmp_path, 7))
     journal.start()
@@ -40,7 +48,7 @@ def test_a_mark_counts_its_clips_and_ends_the_journal(tmp_path: Path) -> None:
     assert [list(mark[name]) for name in ("counts", "reasons", "dropped")] == [
         ["failed", "filtered", "ok"], ["missing", "no_sound"], ["filter.min_area", "not found"]
     ]  # fmt: skip
-    assert (mark["rows"], mark["shard"], mark["plan"], mark["format"]) == (ROWS, 7, "key", 1)
+    assert (mark["rows"], mark["shard"], mark["plan"], mark["format"]) == (ROWS, 7, "key", 2)
     assert set(mark["files"]) == set("abcde")
     assert set(mark["files"]["a"]) == {"clips/a/result.json"} and mark["files"]["b"] == {}
     assert read_mark(tmp_path, 7, "key") == mark
@@ -89,11 +97,16 @@ def test_only_whole_marks_count_as_committed(tmp_path: Path) -> None:
         (b'{"format": 1, "plan": "k', "is damaged .*remove it"),
         (b"[1]", "belongs to another plan"),
         (b'{"format": 1, "plan": "other", "rows": [], "files": {}}', "belongs to another plan"),
-        (b'{"format": 2, "plan": "key", "rows": [], "files": {}}', "belongs to another plan"),
-        (b'{"format": 1, "plan": "key", "rows": [], "files": []}', "its rows are none"),
-        (b'{"format": 1, "plan": "key", "rows": {}, "files": {}}', "its rows are none"),
-        (b'{"format": 1, "plan": "key", "files": {}}', "its rows are none"),
-        (b'{"format": 1, "plan": "key", "rows": [{"id": "a", "status": "ok"}], "files": {}}', "its rows are none"),
+        (b'{"format": 1, "plan": "key", "rows": [], "files": {}}', "belongs to another plan"),
+        (b'{"format": 2, "plan": "key", "rows": [], "files": []}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "rows": {}, "files": {}}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "files": {}}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "rows": [{"id": "a", "status": "ok"}], "files": {}}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "rows": [], "files": {}}', "its rows are none"),
+        (marked(files={}), "its rows are none"),
+        (marked(files={"a": []}), "its rows are none"),
+        (marked(files={"a": {"clips/a/result.json": 7}}), "its rows are none"),
+        (marked(counts=3), "its rows are none"),
     ],
 )
 def test_what_is_no_mark_of_this_plan_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
@@ -111,7 +124,7 @@ def test_trying_again_keeps_all_but_the_failed_clips(tmp_path: Path) -> None:
     old = Journal(journal_path(tmp_path, 2))
     old.start()
     old.begin("left by a killed run")
-    reopen(tmp_path, mark)
+    reopen(tmp_path, mark, ["b", "d", "e"])
     assert committed(tmp_path) == set()
     journal = Journal.read(journal_path(tmp_path, 2))
     assert journal.finished == {row["id"]: (row, mark["files"][row["id"]]) for row in ROWS if row["id"] in "ac"}
@@ -124,7 +137,7 @@ def test_a_shard_stays_committed_until_its_journal_is_whole(tmp_path: Path) -> N
     mark = commit(tmp_path, 2, "key", entries(tmp_path))
     damaged = {**mark, "files": {"a": mark["files"]["a"]}}  # of `c` nothing is said
     with pytest.raises(KeyError):
-        reopen(tmp_path, damaged)
+        reopen(tmp_path, damaged, ["b", "d", "e"])
     assert read_mark(tmp_path, 2, "key") == mark
 
 

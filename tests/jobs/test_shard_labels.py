@@ -15,10 +15,11 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.plan import Wish
 from openavs.jobs.shard import run_shard
 from openavs.jobs.sources import open_source
+from openavs.jobs.writing import stamp
 from openavs.recipes import load_recipe
 from openavs.results import read_result
 from openavs.types import Clip, Segmentation
-from tests.jobs.pool import planned, recipe, tree, videos
+from tests.jobs.pool import planned, recipe, videos
 from tests.jobs.test_shard import chain
 
 PLACES = ("test/dog/a_0.png", "test/dog/a_1.png")
@@ -100,7 +101,7 @@ def test_files_are_listed_by_name(pool: Path, tmp_path: Path) -> None:
     assert mark is not None
     names = list(mark["files"]["v00"])
     assert names == sorted(names)
-    assert {name: tree(tmp_path / "out")[name] for name in names} == mark["files"]["v00"]
+    assert {name: stamp((tmp_path / "out" / name).read_bytes()) for name in names} == mark["files"]["v00"]
 
 
 def test_a_result_says_nothing_of_the_folders_of_this_machine(pool: Path, tmp_path: Path) -> None:
