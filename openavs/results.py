@@ -9,8 +9,9 @@ import math
 import os
 import shutil
 import types as builtin_types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "FORMAT",
     "atomic_write",
     "clip_folder",
+    "is_complete",
     "is_done",
     "mask_values",
     "read_result",
@@ -164,6 +166,27 @@ def refuse_links(*paths: Path) -> None:
 def is_done(out: Path, clip: str) -> bool:
     """Whether the clip's `result.json` is there; it is written last, so all the rest is there too."""
     return (clip_folder(out, clip) / "result.json").is_file()
+
+
+def is_complete(out: Path, clip: str, extras: Collection[str] = ()) -> bool:
+    """True if `result.json` can be parsed and each mask that it names, and each of `extras`, is a file with content."""
+    folder = clip_folder(out, clip)
+    if not is_done(out, clip):
+        return False
+    try:
+        frames = parse_json((folder / "result.json").read_bytes())["frames"]
+        masks = [f"masks/{frame['index']:05d}.png" for frame in frames]
+    except (ValueError, TypeError, LookupError):
+        return False
+    return all(_has_content(folder / name) for name in (*masks, *extras))
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def read_result(out: str | Path, clip: str) -> Segmentation:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,17 @@ from typing import Any
 import openavs
 from openavs.files import atomic_write
 from openavs.jsonfile import parse_json
-from openavs.results import Values, clip_folder, encode, is_done, json_bytes, read_result, refuse_links, write_result
+from openavs.results import (
+    Values,
+    clip_folder,
+    encode,
+    is_complete,
+    is_done,
+    json_bytes,
+    read_result,
+    refuse_links,
+    write_result,
+)
 from openavs.types import InputError, Segmentation
 
 log = logging.getLogger(__name__)
@@ -72,14 +82,17 @@ class RunWriter:
         self._index = {line["id"]: line for line in _read_index(out)} if saved is not None else {}
         self._save_run()
 
-    def is_done(self, clip: str, source: str | None = None) -> bool:
-        """Whether this clip's result is there. InputError if it was made from another `source` than the one given."""
+    def is_done(self, clip: str, source: str | None = None, extras: Collection[str] = ()) -> bool:
+        """Whether this clip's result is there, with its masks and `extras` (see `is_complete`).
+
+        InputError if it was made from another `source` than the one given.
+        """
         if not is_done(self.out, clip):
             return False
         was = self._index.get(clip, {}).get("source")
         if source is not None and was is not None and was != source:
             raise InputError(f"{self.out} already holds '{clip}' made from {was}, not {source}; give another folder")
-        return True
+        return is_complete(self.out, clip, extras)
 
     def write(
         self, segmentation: Segmentation, *, seconds: float = 0.0, extras: Callable[[Path], object] | None = None
@@ -117,8 +130,7 @@ class RunWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
             self.finish()
-        else:
-            self._run["status"] = "interrupted"
+        else:  # interrupted: say what is there, and that it is not all
             self._save_run()
 
     def _fresh_run(self) -> dict[str, Any]:

@@ -56,12 +56,8 @@ def score(
     frames = highest = 0
     for done, clip in enumerate(clips, start=1):
         truth = dataset.read_truth(clip)
-        absent = missing.frames.get(clip.id, frozenset())
-        predicted = read_present(dataset, clip, predictions, truth, absent)
-        published = None
-        if dataset.read_published is not None:
-            published = read_present(dataset, clip, predictions, truth, absent, dataset.read_published)
-        rows.append(_count(tally, clip, predicted, truth, published))
+        predicted = read_present(dataset, clip, predictions, truth, missing.frames.get(clip.id, frozenset()))
+        rows.append(_count(tally, clip, predicted, truth))
         silence.add(clip, predicted, truth)
         frames, highest = frames + len(truth), max(highest, int(predicted.max()))
         if progress:
@@ -90,9 +86,9 @@ def score(
     )
 
 
-def _count(tally: Tally, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None) -> Row:
+def _count(tally: Tally, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
     try:
-        return tally.add(clip, predicted, truth, published)
+        return tally.add(clip, predicted, truth)
     except InputError as problem:
         raise InputError(f"clip {clip.id}: {problem}") from problem
 

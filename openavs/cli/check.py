@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.common import Json, Offline, echo, print_json
+from openavs.cli.common import Json, Offline, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,34 +46,34 @@ def check(
 def _print(found: Diagnosis) -> None:
     for title, findings in (("Machine", found.machine), ("Extras", found.extras), ("Recipes", found.recipes)):
         if findings:
-            echo(title)
+            print(title)
             _print_findings(findings)
-            echo()
+            print()
     if len(found.recipes) == 1:
         _print_models(found.recipes[0])
     else:
-        echo("openavs check --pipeline NAME says all about one recipe, and how to download its models.")
+        print("openavs check --pipeline NAME says all about one recipe, and how to download its models.")
     if not found.ready:
-        echo(f"Not ready for {found.judged}: mend each PROBLEM above.")
+        print(f"Not ready for {found.judged}: mend each PROBLEM above.")
     elif any(finding.state == "absent" for finding in found.recipes if finding.facts.get("recipe") == found.judged):
-        echo(f"Ready for {found.judged}, once its models are downloaded.")
+        print(f"Ready for {found.judged}, once its models are downloaded.")
     else:
-        echo(f"Ready for {found.judged}.")
+        print(f"Ready for {found.judged}.")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        echo(f"  {_MARKS[finding.state]}{finding.says}")
+        print(f"  {_MARKS[finding.state]}{finding.says}")
         if finding.fix and not (finding.topic == "recipe" and finding.state == "absent"):
-            echo(f"          -> {finding.fix}")
+            print(f"          -> {finding.fix}")
 
 
 def _print_models(recipe: Finding) -> None:
-    echo("Models")
+    print("Models")
     for model in recipe.facts["models"]:
         size = "size unknown" if model["size_gb"] is None else f"{model['size_gb']:.2f} GB"
         at = f" at {model['revision'][:12]}" if model["revision"] else ""
-        echo(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['licence'] or 'licence not stated'})")
+        print(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['licence'] or 'licence not stated'})")
         if model["state"] not in ("embedded", "cached", "local") and model["model"].startswith("hf:"):
-            echo(f"          -> {model['download']}")
-    echo()
+            print(f"          -> {model['download']}")
+    print()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, echo, print_json
+from openavs.cli.common import Json, print_json
 
 
 class What(StrEnum):
@@ -37,7 +37,7 @@ def list(
         return
     for number, (kind, (_, show)) in enumerate(chosen.items()):
         if number:
-            echo()
+            print()
         show(found[kind.value])
 
 
@@ -129,14 +129,14 @@ def _studies() -> Any:
 
 
 def _print_recipes(recipes: Any) -> None:
-    echo("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
+    print("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
     for recipe in recipes:
-        echo(f"\n  {recipe['name']}\n    {recipe['summary']}")
-        echo(f"    licence: {recipe['licence'] or 'not stated'}")
+        print(f"\n  {recipe['name']}\n    {recipe['summary']}")
+        print(f"    licence: {recipe['licence'] or 'not stated'}")
         for stage, use in recipe["backends"].items():
             model = recipe["models"].get(stage)
             about = f", {model} ({_told(recipe['weights'][model])})" if model else ""
-            echo(f"    {stage}: {use}{about}")
+            print(f"    {stage}: {use}{about}")
 
 
 def _told(weights: Any) -> str:
@@ -148,15 +148,15 @@ def _told(weights: Any) -> str:
 
 
 def _print_backends(backends: Any) -> None:
-    echo("Backends (use: NAME in a recipe, or use: ./file.py:Class for one of your own)")
+    print("Backends (use: NAME in a recipe, or use: ./file.py:Class for one of your own)")
     stage = None
     for entry in backends:
         if entry["stage"] != stage:
             stage = entry["stage"]
-            echo(f"\n  {stage}")
+            print(f"\n  {stage}")
         extra = "" if entry["installed"] == "core" else f" ({_state(entry)})"
         origin = "" if entry["origin"] == "openavs" else f" from {entry['origin']}"
-        echo(f"    {entry['name']:16} {entry['summary']}{origin}{extra}")
+        print(f"    {entry['name']:16} {entry['summary']}{origin}{extra}")
 
 
 def _state(entry: Any) -> str:
@@ -167,12 +167,12 @@ def _state(entry: Any) -> str:
 
 
 def _print_benchmarks(benchmarks: Any) -> None:
-    echo("Benchmarks (openavs evaluate NAME --root DIR; openavs score NAME --root DIR --predictions DIR)")
+    print("Benchmarks (openavs evaluate NAME --root DIR; openavs score NAME --root DIR --predictions DIR)")
     for card in benchmarks:
-        echo(f"\n  {card['name']:6} {card['title']}")
-        echo(f"    metric: {' '.join(card['metric'].split())}")
+        print(f"\n  {card['name']:6} {card['title']}")
+        print(f"    metric: {' '.join(card['metric'].split())}")
         for name, split in card["splits"].items():
-            echo(f"    {name}: {_counted(split)}")
+            print(f"    {name}: {_counted(split)}")
 
 
 def _counted(split: Any) -> str:
@@ -184,9 +184,9 @@ def _counted(split: Any) -> str:
 
 
 def _print_studies(studies: Any) -> None:
-    echo("Studies (openavs ablate BENCHMARK --study NAME --root DIR)")
+    print("Studies (openavs ablate BENCHMARK --study NAME --root DIR)")
     for study in studies:
-        echo(f"\n  {study['name']:12} {study['title']}")
-        echo(f"    variants: {', '.join(study['variants'])}")
+        print(f"\n  {study['name']:12} {study['title']}")
+        print(f"    variants: {', '.join(study['variants'])}")
         if study["mirrors"]:
-            echo(f"    after {study['mirrors']}")
+            print(f"    after {study['mirrors']}")

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openavs.spelling import printable
-
 if TYPE_CHECKING:
     from openavs.pipeline import Pipeline, Progress
     from openavs.runs import RunWriter
     from openavs.types import Clip, Segmentation
+
+
+EXTRAS = ("overlay.mp4", "report.html")
 
 
 def segment_clip(pipe: Pipeline, clip: Clip, run: RunWriter, progress: Progress) -> tuple[Segmentation, float]:
@@ -31,8 +32,9 @@ def segment_clip(pipe: Pipeline, clip: Clip, run: RunWriter, progress: Progress)
 
     def extras(folder: Path) -> None:
         progress("write", 0, 1)
-        write_overlay(folder / "overlay.mp4", clip, Painter(result))
-        write_report(folder / "report.html", result, clip.frames(report_frames(result)), clip.audio, clip.duration)
+        overlay, report = EXTRAS
+        write_overlay(folder / overlay, clip, Painter(result))
+        write_report(folder / report, result, clip.frames(report_frames(result)), clip.audio, clip.duration)
         progress("write", 1, 1)
 
     run.write(result, seconds=time.monotonic() - started, extras=extras)
@@ -71,9 +73,9 @@ def progress_bar(title: str, quiet: bool) -> Iterator[Progress]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(printable(title), total=None)
+        task = bar.add_task(title, total=None)
 
         def update(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{printable(title)}: {stage}", completed=done, total=max(total, 1))
+            bar.update(task, description=f"{title}: {stage}", completed=done, total=max(total, 1))
 
         yield update
