@@ -47,7 +47,19 @@ class Server:
     address: str = field(init=False)
 
     def __post_init__(self) -> None:
-        command = [sys.executable, "-m", "openavs", "serve", "--port", "0", "--queue", str(QUEUE), "--offline"]
+        command = [
+            sys.executable,
+            "-m",
+            "openavs",
+            "serve",
+            "--port",
+            "0",
+            "--pipeline",
+            "tiny",
+            "--queue",
+            str(QUEUE),
+            "--offline",
+        ]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(self.folder)}
         )

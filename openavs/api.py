@@ -14,7 +14,7 @@ from pathlib import Path
 from openavs.media import open_clip
 from openavs.notes import Notes
 from openavs.pipeline import Pipeline, Progress
-from openavs.recipes import Recipe, load_recipe, overridden
+from openavs.recipes import Recipe, default_recipe, load_recipe, overridden
 from openavs.result import Result
 from openavs.streaming import prefetched
 from openavs.types import Clip, FrameResult
@@ -24,7 +24,7 @@ Source = str | os.PathLike[str] | Clip
 
 
 def load(
-    recipe: str | Path | Recipe = "openavs",
+    recipe: str | Path | Recipe | None = None,
     *overrides: str,
     vocabulary: Sequence[str] | None = None,
     device: str | None = None,
@@ -34,7 +34,8 @@ def load(
     """Builds the pipeline that a recipe describes and loads its models; they are downloaded on first use.
 
     Args:
-        recipe: its name (`openavs list` names them), its YAML file, or the recipe itself.
+        recipe: its name (`openavs list` names them), its YAML file, or the recipe itself; None: `openavs` on a CUDA
+            GPU, else `openavs-cpu`.
         overrides: changes such as `"keep.box_threshold=0.3"`, as on the command line.
         vocabulary: look for these things only, and label what is found with them.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; the recipe's if None.
@@ -50,7 +51,10 @@ def load(
         changes.append(f"vocabulary={json.dumps(list(vocabulary))}")
     settings = {"device": device, "dtype": dtype, "offline": "true" if offline else None}
     changes += [f"{key}={value}" for key, value in settings.items() if value is not None]
-    asked = overridden(recipe, changes) if isinstance(recipe, Recipe) else load_recipe(recipe, changes)
+    if isinstance(recipe, Recipe):
+        asked = overridden(recipe, changes)
+    else:
+        asked = load_recipe(recipe or default_recipe(changes), changes)
     return VideoPipeline.from_recipe(asked)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 _DTYPES |= {"float16": "float16", "fp16": "float16"}
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, ROCm, WSL
 _LARGE = 20_000_000  # parameters: smaller networks win nothing by bfloat16 on a CPU
 
 
@@ -33,8 +35,8 @@ class Placement:
 def resolve_device(device: str = "auto", dtype: str = "auto") -> Placement:
     """Chooses where to run.
 
-    `device` is `auto` (CUDA, else Apple's MPS, else the CPU) or a torch device such as `cuda:1`; `dtype` is `auto`
-    (bfloat16 on a CUDA GPU of compute capability 8 or more, else float32; but see `settle_dtype`), `float32`,
+    `device` is `auto` (CUDA, else the CPU) or a torch device such as `cuda:1` or `mps`; `dtype` is `auto` (bfloat16 on
+    a CUDA GPU of compute capability 8 or more, else float32; but see `settle_dtype` and `language_dtype`), `float32`,
     `bfloat16` or `float16`.
     Raises InputError when this machine cannot do what is asked.
     """
@@ -67,6 +69,28 @@ def settle_dtype(placement: Placement, asked: str, parameters: int, who: str) ->
     return torch.bfloat16
 
 
+def language_dtype(placement: Placement, asked: str, stored: str) -> torch.dtype:
+    """Return the dtype of a language model's weights, which are most of a recipe's memory.
+
+    As resolved, except where `auto` would be float32 and the checkpoint is `stored` in 16 bits: then bfloat16 on a CPU,
+    and float16 on a GPU that has no bfloat16 of its own (compute capability below 8, MPS).
+    """
+    import torch
+
+    if asked != "auto" or placement.dtype != torch.float32 or stored not in ("bfloat16", "float16"):
+        return placement.dtype
+    return torch.bfloat16 if placement.device.type == "cpu" else torch.float16
+
+
+def has_gpu() -> bool:
+    """Return whether torch sees a CUDA GPU; torch is not imported for this on Linux without a driver."""
+    if "torch" not in sys.modules and sys.platform == "linux" and not any(map(os.path.exists, _DRIVERS)):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def free_cache() -> None:
     """Gives back to the GPU what torch keeps for later; unused blocks of the wrong size are often all that is missing.
 
@@ -83,7 +107,7 @@ def _device(name: str) -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda"), f"the GPU {torch.cuda.get_device_name()} is there"
         if torch.backends.mps.is_available():
-            return torch.device("mps"), "there is no CUDA GPU but Apple's MPS"
+            return torch.device("cpu"), "torch sees no CUDA GPU, and Apple's MPS is used only if device=mps asks for it"
         return torch.device("cpu"), "torch sees no GPU"
     try:
         device = torch.device(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,11 @@ class KnownModel:
     permissive: Permissive
     parameters: float
     download: float
+
+    @property
+    def stored(self) -> str:
+        """The dtype that the weights are stored in, judged by the download's bytes for each parameter."""
+        return "bfloat16" if self.download * 1000 < 3 * self.parameters else "float32"
 
     @property
     def gated(self) -> bool:
@@ -65,13 +71,27 @@ def _listed() -> dict[str, KnownModel]:
 
 def count_parameters(folder: Path) -> int:
     """How many numbers the safetensors files of a folder hold, read from their headers."""
-    return sum(_numbers(path) for path in folder.glob("*.safetensors"))
+    return sum(_numbers(folder).values())
 
 
-def _numbers(path: Path) -> int:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+def stored_dtype(folder: Path) -> str:
+    """Return the torch name of the dtype that most weights of a folder are stored in, such as `bfloat16`."""
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    numbers = _numbers(folder)
+    most = max(numbers, key=lambda dtype: numbers[dtype], default="F32")
+    return names.get(most, most)
+
+
+def _numbers(folder: Path) -> Counter[str]:
+    """By safetensors' name of the dtype: how many numbers a folder's files hold."""
+    found: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                found[tensor["dtype"]] += math.prod(tensor["shape"])
+    return found
 
 
 def _embedded(name: str) -> KnownModel | None:

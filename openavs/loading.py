@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from openavs.jsonfile import parse_json
 from openavs.types import ModelError
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from openavs.hub import ResolvedModel
 
 T = TypeVar("T")
+_IMPLEMENTATIONS = {f"{start}{kind}_implementation" for start in ("", "_") for kind in ("attn", "experts")}
 
 
 def load_pretrained(
@@ -26,7 +29,11 @@ def load_pretrained(
 
     A checkpoint of another class would leave tensors at random values and only log it, so any missing or misfitting
     tensor raises ModelError. Integer buffers are not counted: they are index tables a class makes for itself.
+    With accelerate, weights go straight to a GPU; without it they are in the machine's memory first.
     """
+    _refuse_kernels(resolved)
+    if str(device) != "cpu" and find_spec("accelerate"):
+        options["device_map"] = {"": device}
     with _quiet(), _translated(cls, resolved):
         model, report = cls.from_pretrained(  # type: ignore[attr-defined]
             resolved.path,
@@ -57,6 +64,27 @@ def load_processor(cls: type[T], resolved: ResolvedModel, **options: Any) -> T:
             resolved.path, local_files_only=True, trust_remote_code=False, **options
         )
     return loaded
+
+
+def _refuse_kernels(resolved: ResolvedModel) -> None:
+    """Raise ModelError if config.json names a kernel of the hub, which transformers would download and run."""
+    try:
+        waiting = [parse_json((resolved.path / "config.json").read_text(encoding="utf-8"))]
+    except ValueError:
+        return  # transformers says what is wrong with it
+    while waiting:
+        section = waiting.pop()
+        if not isinstance(section, dict):
+            continue
+        waiting += section.values()
+        for key in _IMPLEMENTATIONS & section.keys():
+            named = section[key].values() if isinstance(section[key], dict) else [section[key]]
+            for kernel in named:
+                if "/" in str(kernel):
+                    raise ModelError(
+                        f"the config.json of the model '{resolved.ref}' names the kernel {kernel!r:.80} ('{key}'), and "
+                        "code from the hub is never run; remove the key"
+                    )
 
 
 def _kind(path: Path) -> str:

@@ -25,16 +25,17 @@ def _tell_nobody(stage: str, done: int, total: int) -> None:
 
 @dataclass
 class Notes:
-    """Collects them while a clip goes through the pipeline, and passes on the progress."""
+    """Collects them while a clip goes through the pipeline, and passes on the progress. `clip` names it in the log."""
 
     warnings: list[str] = field(default_factory=list)
     progress: Progress = _tell_nobody
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    clip: str = ""
     _inside: list[float] = field(default_factory=lambda: [0.0])  # per open stage, the seconds of stages within it
 
     def warn(self, sentence: str) -> None:
         """Keeps a sentence about this clip and logs it."""
-        log.warning("%s", sentence)
+        log.warning("%s", f"{self.clip}: {sentence}" if self.clip else sentence)
         self.warnings.append(sentence)
 
     @contextmanager

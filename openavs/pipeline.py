@@ -121,7 +121,7 @@ class Pipeline:
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
         """Segments one clip."""
-        notes = Notes(list(clip.warnings))
+        notes = Notes(list(clip.warnings), clip=clip.id)
         frames = tuple(self.stream(clip, progress, notes))
         return Segmentation(
             clip=clip.id,
@@ -136,7 +136,7 @@ class Pipeline:
 
     def stream(self, clip: Clip, progress: Progress | None = None, notes: Notes | None = None) -> Iterator[FrameResult]:
         """One result per frame, in order; memory is bounded by the batch, not by the length of the clip."""
-        notes = notes if notes is not None else Notes()
+        notes = notes if notes is not None else Notes(clip=clip.id)
         notes.progress = progress or notes.progress
         heard = self.listen(clip, notes)
         asked = self.ask(heard, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,8 @@ from openavs import resources
 from openavs.types import InputError
 from openavs.validation import finding
 from openavs.yamlfile import parse_yaml, read_yaml
+
+log = logging.getLogger(__name__)
 
 STUDENT = "student:"  # what a trained student's folder is written after where a recipe could stand
 EXAMPLE = "see 'openavs show tiny' for a complete recipe"
@@ -194,6 +197,21 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return recipe_from_dict(data, base=base)
 
 
+def default_recipe(overrides: Sequence[str] = ()) -> str:
+    """Return the recipe that is used where none is named: `openavs` on a CUDA GPU, else `openavs-cpu`.
+
+    `overrides` are those of the recipe, of which `device=` says where it is to run.
+    """
+    from openavs.device import has_gpu
+
+    devices = [override.removeprefix("device=") for override in overrides if override.startswith("device=")]
+    device = devices[-1] if devices else "auto"
+    on_gpu = has_gpu() if device == "auto" else device.startswith("cuda")
+    name = "openavs" if on_gpu else "openavs-cpu"
+    log.info("no recipe is named, so it is %s (%s GPU)", name, "with a" if on_gpu else "without a")
+    return name
+
+
 def is_student(name_or_path: str | Path) -> bool:
     """Whether a recipe's name is that of a trained student: `student:DIR` or `student:hf:org/name`."""
     return str(name_or_path).startswith(STUDENT)
@@ -202,9 +220,10 @@ def is_student(name_or_path: str | Path) -> bool:
 def _student_data(ref: str, offline: bool) -> dict[str, Any]:
     """A student as a recipe: its folder is absolute, since a job may run elsewhere."""
     from openavs.fingerprints import folder_digest
-    from openavs.students.folders import read_student
+    from openavs.students.folders import find_installed, read_student
 
     folder = read_student(ref, offline)
+    find_installed(folder.student)
     here = ref if ref.startswith("hf:") else str(folder.found.path)
     weights = folder_digest(folder.found.path / "model.safetensors")
     stages: dict[str, Any] = {"captioner": {"use": "none"}, "translator": {"use": "none"}}

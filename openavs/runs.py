@@ -130,7 +130,8 @@ class RunWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
             self.finish()
-        else:  # interrupted: say what is there, and that it is not all
+        else:
+            self._run["status"] = "interrupted"
             self._save_run()
 
     def _fresh_run(self) -> dict[str, Any]:

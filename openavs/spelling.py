@@ -1,7 +1,8 @@
-"""Words of sentences: the nearest thing to a misspelt name, and a number with what is counted."""
+"""Words of sentences: the nearest thing to a misspelt name, a number with what is counted, text safe to print."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -29,3 +30,22 @@ def counted(number: float, thing: str, things: str = "") -> str:
     """
     shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{shown} {thing if number == 1 else things or thing + 's'}"
+
+
+# Control characters, lone surrogates, line and paragraph separators, and those that reverse the direction of writing.
+_UNSAFE = {"Cc", "Cs", "Zl", "Zp"}
+_REVERSING = {*"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
+
+
+def printable(text: str) -> str:
+    """The text with escape sequences in place of characters that a terminal would obey; line breaks and tabs stay.
+
+    >>> printable("a\\x1b[2J.mp4")
+    'a\\\\x1b[2J.mp4'
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(letter: str) -> str:
+    unsafe = letter not in "\n\t" and (unicodedata.category(letter) in _UNSAFE or letter in _REVERSING)
+    return letter.encode("unicode_escape").decode("ascii") if unsafe else letter

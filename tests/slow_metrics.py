@@ -104,5 +104,6 @@ def slow_open_vocabulary(
 
     b, n = mean(base), mean(novel)
     both = b is not None and n is not None
-    harmonic = (2 * b * n / (b + n) if b + n else 0.0) if both else None  # type: ignore[operator]
+    undefined = 0.0 if protocol == "official" else None
+    harmonic = (2 * b * n / (b + n) if b + n else 0.0) if both else undefined  # type: ignore[operator]
     return {"miou": mean(range(classes)), "base": b, "novel": n, "harmonic": harmonic}

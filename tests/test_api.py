@@ -34,6 +34,13 @@ PYTHON = (ROOT / "docs" / "python.md").read_text("utf-8")
 EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
 
 
+def test_without_a_recipe_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpu, name in ((False, "openavs-cpu"), (True, "openavs")):
+        monkeypatch.setattr("openavs.device.has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(library.VideoPipeline, "from_recipe", lambda recipe: recipe)
+        assert library.load().name == name  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages' examples name."""

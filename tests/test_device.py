@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from openavs import device
 from openavs.dense import native_bfloat16
-from openavs.device import resolve_device, settle_dtype
+from openavs.device import Placement, has_gpu, language_dtype, resolve_device, settle_dtype
 from openavs.types import InputError
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU")
@@ -62,13 +64,44 @@ def test_a_second_gpu_that_is_not_there_is_refused() -> None:
         resolve_device("cuda:1", "auto")
 
 
-def test_auto_is_apples_gpu_in_float32_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apples_gpu_is_used_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     resolve_device.cache_clear()
-    placement = resolve_device("auto", "auto")
+    placement, asked = resolve_device("auto", "auto"), resolve_device("mps", "auto")
     resolve_device.cache_clear()
-    assert (placement.device.type, placement.dtype) == ("mps", torch.float32)
+    assert placement.device.type == "cpu"
+    assert "MPS is used only if device=mps asks for it" in placement.reason
+    assert (asked.device.type, asked.dtype) == ("mps", torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("device", "resolved", "asked", "stored", "expected"),
+    [
+        ("cpu", torch.float32, "auto", "bfloat16", torch.bfloat16),
+        ("cpu", torch.float32, "auto", "float16", torch.bfloat16),
+        ("cpu", torch.float32, "auto", "float32", torch.float32),
+        ("cpu", torch.float32, "float32", "bfloat16", torch.float32),
+        ("cuda", torch.bfloat16, "auto", "bfloat16", torch.bfloat16),  # compute capability 8 or more
+        ("cuda", torch.float32, "auto", "bfloat16", torch.float16),  # below
+        ("cuda", torch.float32, "float32", "bfloat16", torch.float32),
+    ],
+)
+def test_language_models_keep_16_bits(
+    device: str, resolved: torch.dtype, asked: str, stored: str, expected: torch.dtype
+) -> None:
+    assert language_dtype(Placement(torch.device(device), resolved, ""), asked, stored) == expected
+
+
+def test_a_gpu_needs_a_driver_and_torchs_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert has_gpu()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not has_gpu()
+    monkeypatch.setattr(device.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(device, "sys", SimpleNamespace(modules={}, platform="linux"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("torch was asked"))
+    assert not has_gpu()
 
 
 def test_what_is_asked_for_is_given() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ClapModel, SamModel
 from transformers.utils import logging as log
 
+from openavs import loading
 from openavs.checks.weights import find_weights
 from openavs.hub import Lock, download_command, load_pretrained, load_processor, resolve
 from openavs.types import ModelError
@@ -111,6 +112,26 @@ def test_loading_gives_the_saved_weights_ready_for_inference(sam: Path) -> None:
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     saved = load_file(sam / "model.safetensors")["mask_decoder.iou_token.weight"]
     assert torch.equal(model.mask_decoder.iou_token.weight, saved.to(torch.bfloat16))
+
+
+def test_weights_go_straight_to_a_device_where_accelerate_is(sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Recording(SamModel):
+        @classmethod
+        def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+            asked.append(options.get("device_map"))
+            return super().from_pretrained(*args, **options)
+
+    other = torch.device("cpu:0")  # as far as this machine goes
+    whole = load_pretrained(Recording, resolve(str(sam)), torch.float32, other)
+    plain = load_pretrained(Recording, resolve(str(sam)), torch.float32, "cpu")
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    load_pretrained(Recording, resolve(str(sam)), torch.float32, other)
+    assert asked == [{"": other}, None, None]
+    tensors = plain.state_dict()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in whole.state_dict().items())
+    assert not hasattr(whole, "_hf_hook")  # no hooks of accelerate's on a single device
 
 
 def test_bars_that_were_off_before_loading_stay_off(sam: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openavs import resources
-from openavs.recipes import Recipe, load_recipe, recipe_from_dict
+from openavs.recipes import Recipe, default_recipe, load_recipe, recipe_from_dict
 from openavs.types import InputError
 
 SMALL = """
@@ -153,3 +153,21 @@ def test_any_recipe_survives_writing(threshold: float, fps: float, words: list[s
     data["keep"]["box_threshold"], data["sample"]["fps"], data["vocabulary"] = threshold, fps, words
     recipe: Recipe = recipe_from_dict(data)
     assert recipe_from_dict(parse_yaml(recipe.to_yaml())) == recipe
+
+
+@pytest.mark.parametrize(
+    ("gpu", "overrides", "name"),
+    [
+        (True, [], "openavs"),
+        (False, [], "openavs-cpu"),
+        (True, ["device=cpu"], "openavs-cpu"),
+        (False, ["device=cuda:1"], "openavs"),
+        (False, ["device=mps"], "openavs-cpu"),
+        (True, ["device=cpu", "device=auto"], "openavs"),
+    ],
+)
+def test_the_default_recipe_depends_on_the_gpu(
+    gpu: bool, overrides: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openavs.device.has_gpu", lambda: gpu)
+    assert default_recipe(overrides) == name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openavs.spelling import counted, nearest
+from openavs.spelling import counted, nearest, printable
 
 
 def test_a_name_that_is_nearly_right_is_guessed() -> None:
@@ -31,3 +31,17 @@ def test_a_name_that_is_like_none_gets_them_all_or_where_they_are_listed() -> No
 )
 def test_a_number_has_its_thing_in_the_singular_or_the_plural(words: tuple[float, str], said: str) -> None:
     assert counted(*words) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;owned\x07\x1b[2J\r", r"\x1b]0;owned\x07\x1b[2J\r"),
+        ("\x9b2J\x7f\x00", r"\x9b2J\x7f\x00"),
+        ("gpj\u202e\u2066.mp4\u2028", r"gpj\u202e\u2066.mp4\u2028"),
+        ("caf\udce9.mp4", r"caf\udce9.mp4"),
+        ("Stra\u00dfe \u72ac \U0001f415\n\tdog", "Stra\u00dfe \u72ac \U0001f415\n\tdog"),
+    ],
+)
+def test_characters_that_a_terminal_would_obey_are_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown

@@ -22,8 +22,8 @@ from openavs.benchmarks.metadata import (
     listing,
     read_table,
 )
-from openavs.benchmarks.pngs import png_size, read_binary_truth, read_probability
-from openavs.benchmarks.predictions import check_size, find_predictions, read_stack
+from openavs.benchmarks.pngs import png_size, read_binary_truth, read_probability, resized
+from openavs.benchmarks.predictions import check_predicted_size, find_predictions, read_stack
 
 FRAMES = 5
 
@@ -130,8 +130,6 @@ def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
         return None
     truth = next(path for path in clip.truth if path is not None)
     size = png_size(truth)
-    masks = []
     for path in paths:
-        check_size(path, png_size(path), size, "its ground truth has")
-        masks.append(read_probability(path))
-    return np.stack(masks)
+        check_predicted_size(clip, path, png_size(path), lambda: size, "its ground truth has")
+    return np.stack([resized(read_probability(path), size) for path in paths])

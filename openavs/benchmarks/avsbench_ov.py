@@ -2,12 +2,13 @@
 
 The ground truth of validation and test are the colours of AVSBench-semantic, of which classes that the clip's metadata
 does not name are taken out. Training clips, whose novel classes are unlabelled, and clips without masks there take
-theirs from the YouTube-VIS file. Masks are compared at 224 x 224, as the published code does.
+theirs from the YouTube-VIS file. Masks are compared at 224 x 224. The published code samples truth and predictions at
+different pixels there; the `official` figures do the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.counting import keep_classes
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
 from openavs.benchmarks.metadata import MissingDataError, Row, is_plain_name, listing, sounding_classes
-from openavs.benchmarks.pngs import Labels, Size, png_size
+from openavs.benchmarks.pngs import Labels, Size, png_size, resized, sampled
 from openavs.benchmarks.predictions import find_predictions
 from openavs.benchmarks.youtube_vis import AnnotatedVideo, read_annotations
 from openavs.spelling import counted
@@ -66,7 +67,11 @@ def read_ov(root: Path, split: str = "test") -> Dataset:
     chosen = [rows[uid] for uid in uids]
     reader = _Reader(videos)
     clips = _clips(folders, split, chosen, videos)
-    return Dataset("ov", "open-vocabulary", root, split, clips, reader.truth, reader.prediction, CLASSES, reader.native)
+    return Dataset(
+        *("ov", "open-vocabulary", root, split, clips, reader.truth, reader.prediction, CLASSES),
+        read_native=reader.native,
+        read_published=reader.published,
+    )
 
 
 def _folders(root: Path) -> Folders:
@@ -167,11 +172,19 @@ class _Reader:
         return np.asarray(keep_classes(read_labels(path, size), allowed), dtype=np.uint8)
 
     def prediction(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
-        """What a system predicted, class indices uint8 `[T, 224, 224]`."""
+        """Read a system's class indices uint8 `[T, 224, 224]`, sampled at the centers of pixels as the truth is."""
+        return self._predicted(clip, folder, resized)
+
+    def published(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
+        """Read the same as the published code samples it, which is not how it samples the truth."""
+        return self._predicted(clip, folder, sampled)
+
+    def _predicted(self, clip: BenchmarkClip, folder: Path, sample: Callable[[Labels, Size], Labels]) -> Masks | None:
         if (paths := find_predictions(clip, folder)) is None:
             return None
         frames = zip(paths, clip.annotated, strict=True)
-        return np.stack([read_predicted(path, partial(self._size, clip, i)) for path, i in frames])
+        maps = (read_predicted(clip, path, partial(self._size, clip, i)) for path, i in frames)
+        return np.stack([sample(labels, SIZE) for labels in maps])
 
     def _size(self, clip: BenchmarkClip, i: int) -> Size:
         path = clip.truth[i]

@@ -26,8 +26,8 @@ from openavs.benchmarks.metadata import (
     read_table,
     sounding_classes,
 )
-from openavs.benchmarks.pngs import Labels, Size, png_size, read_index, read_palette
-from openavs.benchmarks.predictions import check_size, find_predictions
+from openavs.benchmarks.pngs import Labels, Size, png_size, read_index, read_palette, read_predicted_labels, resized
+from openavs.benchmarks.predictions import check_predicted_size, find_predictions
 from openavs.spelling import nearest
 from openavs.types import InputError
 
@@ -130,16 +130,17 @@ def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
     if (paths := find_predictions(clip, folder)) is None:
         return None
     truth = [path for path in clip.truth if path is not None]
-    return np.stack([read_predicted(path, partial(_truth_size, true)) for path, true in zip(paths, truth, strict=True)])
+    maps = (read_predicted(clip, path, partial(_truth_size, true)) for path, true in zip(paths, truth, strict=True))
+    return np.stack([resized(labels, SIZE) for labels in maps])
 
 
 def _truth_size(path: Path) -> Size:
     return png_size(mask_file(path))
 
 
-def read_predicted(path: Path, native: Callable[[], Size]) -> Labels:
-    """One predicted label map at 224 x 224; `native` gives the other size that is accepted."""
+def read_predicted(clip: BenchmarkClip, path: Path, native: Callable[[], Size]) -> Labels:
+    """Read one predicted label map at its own size: 224 x 224 or the one that `native` gives, unless `clip.resize`."""
     size = png_size(path)
     if size != SIZE:
-        check_size(path, size, native(), "224 x 224 was expected or the ground truth's")
-    return read_index(path, SIZE)
+        check_predicted_size(clip, path, size, native, "224 x 224 was expected or the ground truth's")
+    return read_predicted_labels(path)

@@ -27,7 +27,8 @@ class BenchmarkClip:
     `classes` are AVSBench class names of what sounds in it as far as its metadata tells (empty where it does not);
     `group` is the row it falls into in tables (an S4 category, a subset of AVSBench-semantic) and `truth` the mask file
     of each frame, None for frames without one. `predictions` are the paths, below a folder of predictions and in the
-    layout of the ground truth, of each frame's mask.
+    layout of the ground truth, of each frame's mask; with `resize` masks of another size than the benchmark's are
+    resized instead of refused.
     """
 
     id: str
@@ -38,6 +39,7 @@ class BenchmarkClip:
     predictions: tuple[str, ...]
     classes: tuple[str, ...] = ()
     group: str | None = None
+    resize: bool = False
 
     @property
     def annotated(self) -> tuple[int, ...]:
@@ -76,6 +78,8 @@ class Dataset:
     (binary) or class indices, predictions uint8 probabilities (value / 255) or class indices. `read_prediction` returns
     None for a clip of which nothing is there. Both raise InputError for a file that is not what the layout says.
     `read_native` gives the truth at the size it is stored in, for training; None where `read_truth` does already.
+    `read_published` gives the predictions as the published code samples them, for the `official` figures; None where
+    these are the masks of `read_prediction`.
     """
 
     benchmark: str
@@ -87,6 +91,7 @@ class Dataset:
     read_prediction: Callable[[BenchmarkClip, Path], Masks | None]
     classes: tuple[str, ...] = ()
     read_native: Callable[[BenchmarkClip], Masks] | None = None
+    read_published: Callable[[BenchmarkClip, Path], Masks | None] | None = None
 
 
 def empty_prediction(truth: Masks) -> npt.NDArray[np.uint8]:

@@ -92,8 +92,13 @@ def area_iou(protocol: Protocol, hit: Sums, predicted: Sums, true: Sums) -> tupl
 def open_vocabulary_figures(
     protocol: Protocol, hit: Sums, predicted: Sums, true: Sums, base: Sequence[int], novel: Sequence[int]
 ) -> dict[str, Floats]:
-    """AVSBench-OV: the mean IoU of all, base and novel classes, and the harmonic mean of the last two."""
+    """AVSBench-OV: the mean IoU of all, base and novel classes, and the harmonic mean of the last two.
+
+    Where no base or no novel class counts the harmonic mean is 0 in `official`, as published, and undefined in `fixed`.
+    """
     iou, counted = area_iou(protocol, hit, predicted, true)
     seen, unseen = (mean_of(iou[..., list(group)], counted[..., list(group)]) for group in (base, novel))
     harmonic = np.where(seen + unseen == 0, 0.0, ratio(2 * seen * unseen, seen + unseen))
+    if protocol == "official":
+        harmonic = np.nan_to_num(harmonic, nan=0.0)
     return {"miou": mean_of(iou, counted), "base": seen, "novel": unseen, "harmonic": harmonic}

@@ -8,7 +8,9 @@ keeps the same per-frame definitions (`counting.py`) and mends the rest:
   counts 0; fixed averages the curves of all frames with non-empty truth, then takes the best threshold.
 - AVSS: official divides by 71, so that absent classes count 0, and the loader's padded frames count for the
   background; fixed leaves out padded frames and the classes that no truth holds.
-- OV: official leaves out classes that neither truth nor prediction holds; fixed those that no truth holds.
+- OV: official leaves out classes that neither truth nor prediction holds, has a harmonic mean of 0 where no base or no
+  novel class is left, and samples predictions as the published code does; fixed leaves out classes that no truth holds
+  and samples predictions as the truth (the readers do the sampling).
 
 So a `fixed` figure depends neither on the order of the clips nor on how they are batched, and every system is averaged
 over the same classes. Both keep the rule that an empty truth scores J as the share of pixels left unmarked.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks, empty_prediction
 from openavs.benchmarks.predictions import without_labels_folder
 from openavs.types import InputError
+
+Reader = Callable[[BenchmarkClip, Path], Masks | None]
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,31 @@ def refuse_missing(missing: Missing, clips: Sequence[BenchmarkClip]) -> None:
         )
 
 
-def read_present(dataset: Dataset, clip: BenchmarkClip, folder: Path, truth: Masks, absent: frozenset[int]) -> Masks:
-    """The clip's predictions `[T, H, W]`, with empty masks where they are missing."""
+def read_present(
+    dataset: Dataset,
+    clip: BenchmarkClip,
+    folder: Path,
+    truth: Masks,
+    absent: frozenset[int],
+    read: Reader | None = None,
+) -> Masks:
+    """Return the clip's predictions `[T, H, W]`, with empty masks where they are missing.
+
+    `read` is the data set's `read_prediction` unless another is given.
+    """
+    read = read or dataset.read_prediction
     if not absent:
-        return _read(dataset, clip, folder)
+        return _read(dataset, read, clip, folder)
     whole = empty_prediction(truth)
     there = [row for row, frame in enumerate(clip.annotated) if frame not in absent]
     if there:
         kept = tuple(None if frame in absent else path for frame, path in enumerate(clip.truth))
-        whole[there] = _read(dataset, replace(clip, truth=kept), folder)
+        whole[there] = _read(dataset, read, replace(clip, truth=kept), folder)
     return whole
 
 
-def _read(dataset: Dataset, clip: BenchmarkClip, folder: Path) -> Masks:
-    predicted = dataset.read_prediction(clip, folder)
+def _read(dataset: Dataset, read: Reader, clip: BenchmarkClip, folder: Path) -> Masks:
+    predicted = read(clip, folder)
     if predicted is None:
         raise InputError(f"the reader of {dataset.benchmark} finds no prediction of clip {clip.id} below {folder}")
     return predicted

@@ -11,7 +11,7 @@ import os
 import struct
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,26 @@ def read_index(path: Path, size: Size | None = None) -> Labels:
     return np.asarray(_nearest(image, size))
 
 
+def read_predicted_labels(path: Path) -> Labels:
+    """Read the class indices `[H, W]` of a predicted label map: indices (see `read_index`) or colors of the palette.
+
+    An RGB PNG cannot hold indices, so its meaning is clear. A color that is not in the palette is refused: smooth
+    resizing makes such colors, and at some edges the colors of other classes.
+    """
+    if _header(path, _bytes(path, 33)).colour != _RGB:
+        return read_index(path)
+    rgb = read_rgb(path)
+    labels = decode_palette(rgb)
+    unknown = (labels == 0) & rgb.any(axis=-1)
+    if unknown.any():
+        color = tuple(int(value) for value in rgb[unknown][0])
+        raise InputError(
+            f"{path} holds the color {color}, which is not in AVSBench-semantic's palette of 71 classes; write masks "
+            "that were not resized smoothly, or class indices"
+        )
+    return labels
+
+
 def read_palette(path: Path, size: Size | None = None) -> Labels:
     """Class indices `[H, W]` from the colours of an RGB mask of AVSBench-semantic, resized to the nearest first."""
     rgb = read_rgb(path, size)
@@ -141,6 +161,25 @@ def _table() -> Labels:
         table[red << 16 | green << 8 | blue] = index
     table.flags.writeable = False
     return table
+
+
+def resized(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
+    """Resize a mask to another (height, width) by the pixels nearest to the new pixels' centers, as Pillow does."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(_nearest(Pillow.fromarray(mask), size))
+
+
+def sampled(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
+    """Resize a mask to another (height, width) by the pixels floor(i * scale), as `torch.nn.Upsample` does.
+
+    These lie up to half a new pixel above and to the left of the centers. The product is taken in float32, as in torch.
+    """
+    rows, columns = (
+        np.floor(np.arange(new, dtype=np.float32) * (np.float32(old) / np.float32(new))).astype(np.intp)
+        for old, new in zip(mask.shape, size, strict=True)
+    )
+    return np.asarray(mask[rows.clip(max=mask.shape[0] - 1)[:, None], columns.clip(max=mask.shape[1] - 1)])
 
 
 # ----------------------------------------------------------------------------------------------------------- files

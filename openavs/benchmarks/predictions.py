@@ -51,6 +51,18 @@ def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], who
         raise InputError(f"{path} has {found} pixels where {whose} {wanted}")
 
 
+def check_predicted_size(
+    clip: BenchmarkClip, path: Path, size: tuple[int, int], expected: Callable[[], tuple[int, int]], whose: str
+) -> None:
+    """Refuse a predicted mask of another size than `expected()` unless the clip's masks are to be resized."""
+    if clip.resize:
+        return
+    try:
+        check_size(path, size, expected(), whose)
+    except InputError as problem:
+        raise InputError(f"{problem}; write masks of that size, or resize them (nearest pixel) with --resize") from None
+
+
 def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
     """Folders (and PNG files beside them) below `folder` where predictions of the split's clips lie, of no such clip,
     and PNG files in a clip's own folder that are of none of its frames.

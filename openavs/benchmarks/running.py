@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image as Pictures
 
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset
-from openavs.benchmarks.pngs import png_size
+from openavs.benchmarks.pngs import png_size, resized
 from openavs.files import atomic_write, safe_id
 from openavs.media import open_pictures
 from openavs.pipeline import Progress
@@ -229,13 +229,6 @@ def _remove_predictions(out: Path) -> None:
     if folder.is_symlink():
         raise InputError(f"{folder} is a link; give an output folder of its own")
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def resized(mask: Image, size: tuple[int, int]) -> Image:
-    """The mask at another (height, width), by the nearest pixel, as the published loader scales masks."""
-    if mask.shape == size:
-        return mask
-    return np.asarray(Pictures.fromarray(mask).resize((size[1], size[0]), Pictures.Resampling.NEAREST))
 
 
 def grey_png(mask: Image) -> bytes:

@@ -56,8 +56,12 @@ def score(
     frames = highest = 0
     for done, clip in enumerate(clips, start=1):
         truth = dataset.read_truth(clip)
-        predicted = read_present(dataset, clip, predictions, truth, missing.frames.get(clip.id, frozenset()))
-        rows.append(_count(tally, clip, predicted, truth))
+        absent = missing.frames.get(clip.id, frozenset())
+        predicted = read_present(dataset, clip, predictions, truth, absent)
+        published = None
+        if dataset.read_published is not None:
+            published = read_present(dataset, clip, predictions, truth, absent, dataset.read_published)
+        rows.append(_count(tally, clip, predicted, truth, published))
         silence.add(clip, predicted, truth)
         frames, highest = frames + len(truth), max(highest, int(predicted.max()))
         if progress:
@@ -86,9 +90,9 @@ def score(
     )
 
 
-def _count(tally: Tally, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
+def _count(tally: Tally, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None) -> Row:
     try:
-        return tally.add(clip, predicted, truth)
+        return tally.add(clip, predicted, truth, published)
     except InputError as problem:
         raise InputError(f"clip {clip.id}: {problem}") from problem
 

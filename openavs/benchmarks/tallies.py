@@ -7,14 +7,14 @@ the figures of any weighting of the clips follow: that is what the bootstrap and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from openavs.benchmarks.bootstrap import Sample
 from openavs.benchmarks.classes import BASE, S4_CATEGORIES
-from openavs.benchmarks.counting import Floats, clip_class_areas, clip_class_sums, clip_curves, thresholds
+from openavs.benchmarks.counting import ClassAreas, Floats, clip_class_areas, clip_class_sums, clip_curves, thresholds
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
 from openavs.benchmarks.figures import Figures, binary_figures, open_vocabulary_figures, ratio, semantic_figures
 from openavs.benchmarks.figures import Protocol as Rules
@@ -26,8 +26,11 @@ Row = dict[str, Any]
 class Tally(Protocol):
     """Adds up the clips of one task."""
 
-    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
-        """Counts a clip, `[T, H, W]` both, and returns its row: id, group, frames, score and f."""
+    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None = None) -> Row:
+        """Count a clip, `[T, H, W]` all, and return its row: id, group, frames, score and f.
+
+        `published` is the prediction as the published code samples it, where that is not `predicted`.
+        """
 
     def figures(self, protocol: Rules) -> Figures:
         """The exact figures of all clips so far."""
@@ -69,7 +72,7 @@ class BinaryTally:
         self._curves = bytearray()  # float32 `[clips, 255]`: grows in place and is read without a copy
         self._precision_recall = np.zeros((2, len(thresholds())))
 
-    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
+    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None = None) -> Row:
         counted = clip_curves(predicted, truth)
         self.metrics.add(counted)
         j, frames = float(counted.j.sum()), len(counted.j)
@@ -130,7 +133,7 @@ class SemanticTally:
         self._sums: list[npt.NDArray[np.float32]] = []  # `[4, classes]`: IoU, F, frames holding it, frames showing it
         self._padded: list[int] = []
 
-    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
+    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None = None) -> Row:
         counted = clip_class_sums(predicted, truth, len(self.classes))
         self.metrics.add(counted, len(truth))
         self._padded.append(max(0, self.metrics.pad_to - len(truth)))
@@ -166,35 +169,41 @@ class SemanticTally:
 
 
 class OpenVocabularyTally:
-    """AVSBench-OV's pixels, by class."""
+    """AVSBench-OV's pixels, by class; each protocol counts the prediction as it samples it."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = classes
-        self.metrics = OpenVocabularyMetrics(classes=len(classes))
-        self._areas: list[npt.NDArray[np.int32]] = []  # `[4, classes]`: hit, predicted, true, frames showing it
+        self.metrics = {rules: OpenVocabularyMetrics(classes=len(classes)) for rules in get_args(Rules)}
+        # `[4, classes]` per clip: hit, predicted, true, frames showing it
+        self._areas: dict[Rules, list[npt.NDArray[np.int32]]] = {rules: [] for rules in self.metrics}
 
-    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> Row:
+    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None = None) -> Row:
         counted = clip_class_areas(predicted, truth, len(self.classes))
-        self.metrics.add(counted, len(truth))
-        self._areas.append(np.array([counted.hit, counted.predicted, counted.true, counted.shown], dtype=np.int32))
+        official = counted if published is None else clip_class_areas(published, truth, len(self.classes))
+        by_rules: dict[Rules, ClassAreas] = {"fixed": counted, "official": official}
+        for rules, areas in by_rules.items():
+            self.metrics[rules].add(areas, len(truth))
+            row = np.array([areas.hit, areas.predicted, areas.true, areas.shown], dtype=np.int32)
+            self._areas[rules].append(row)
         union = counted.predicted + counted.true - counted.hit
         held = union > 0
         return _row(clip, len(truth), _mean(counted.hit[held] / union[held]), None)
 
     def figures(self, protocol: Rules) -> Figures:
-        return self.metrics.compute(protocol)
+        return self.metrics[protocol].compute(protocol)
 
     def sample(self, protocol: Rules) -> Sample:
-        hit, predicted, true, _ = np.stack(self._areas, axis=1).astype(np.float64)
+        hit, predicted, true, _ = np.stack(self._areas[protocol], axis=1).astype(np.float64)
+        metrics = self.metrics[protocol]
 
         def of_clips(weights: Floats) -> dict[str, Floats]:
             sums = (weights @ hit, weights @ predicted, weights @ true)
-            return open_vocabulary_figures(protocol, *sums, base=self.metrics.base, novel=self.metrics.novel)
+            return open_vocabulary_figures(protocol, *sums, base=metrics.base, novel=metrics.novel)
 
         return Sample(len(hit), of_clips)
 
     def per_class(self) -> list[Row]:
-        stack = np.array(self._areas)
+        stack = np.array(self._areas["fixed"])
         hit, predicted, true, shown = stack.sum(axis=0, dtype=np.int64)
         part = ["background" if c == 0 else "base" if c in BASE else "novel" for c in range(len(self.classes))]
         return [

@@ -16,8 +16,9 @@ import transformers
 
 from openavs.captioners.audio_families import family_of, load_reader, prompt_tokens
 from openavs.captioners.sounds import Samples, batches, fitted
-from openavs.device import resolve_device
+from openavs.device import language_dtype, resolve_device
 from openavs.hub import load_pretrained, resolve
+from openavs.known_models import stored_dtype
 from openavs.types import Caption, InputError, UnusableAnswer, Window
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class AudioLlmCaptioner:
         questions: what to ask about each window; the paper's three by default.
         max_new_tokens: tokens of an answer at most.
         batch_size: windows that go through the model together; the language model sees each once per question.
-        device, dtype, offline: as everywhere.
+        device, dtype, offline: as everywhere; `auto` keeps a 16-bit checkpoint in 16 bits (see `language_dtype`).
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class AudioLlmCaptioner:
         resolved = resolve(model, offline)
         self.family = family_of(resolved)
         placement = resolve_device(device, dtype)
-        self.device, self.dtype = placement.device, placement.dtype
+        self.device, self.dtype = placement.device, language_dtype(placement, dtype, stored_dtype(resolved.path))
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model
         self.reader = load_reader(self.family, resolved)

@@ -19,6 +19,8 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    default_pipeline,
+    echo,
     recipe_overrides,
     say,
     set_up_logging,
@@ -51,7 +53,7 @@ def ablate(
         typer.Option(
             "--pipeline",
             "-p",
-            help="The recipe that is varied; default: the study's, else openavs.",
+            help="The recipe that is varied; default: the study's, else openavs with a GPU, openavs-cpu without.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +86,7 @@ def ablate(
         raise InputError("name a study with --study, such as threshold (see 'openavs list studies')")
     chosen = load_study(study).choose([word.strip() for word in variants.split(",")] if variants else None)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipes = study_recipes(chosen, pipeline or chosen.pipeline or "openavs", shared)
+    recipes = study_recipes(chosen, pipeline or chosen.pipeline or default_pipeline(shared, quiet=quiet), shared)
     card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
     with _Bars(quiet) as bars:
         answer = run_study(
@@ -144,13 +146,13 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
     names = [figure_name(name, answer["task"]) for name in figures]
     with_published = any(row["published"] for row in answer["variants"])
     clips = counted(answer["clips"] or 0, "clip")
-    print(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
-    print(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
+    echo(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
+    echo(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
     head = ["variant", *names, f"per clip, against {answer['baseline']}", "published J, F"]
-    print(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
+    echo(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
     if answer["mirrors"]:
-        print(f"\nafter {answer['mirrors']}")
-    print(f"\nwrote {out / 'ablation.json'}")
+        echo(f"\nafter {answer['mirrors']}")
+    echo(f"\nwrote {out / 'ablation.json'}")
 
 
 def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from openavs import __version__
+from openavs.cli.common import echo, say
 
 
 class _Commands(typer.core.TyperGroup):
@@ -64,7 +65,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"openavs {__version__}")
+        echo(f"openavs {__version__}")
         raise typer.Exit
 
 
@@ -89,7 +90,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
     except _user_errors() as problem:
-        print(f"openavs: {problem}", file=sys.stderr)
+        say(f"openavs: {problem}")
         return 2
     except BrokenPipeError:  # the reader, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,7 +99,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if problem.errno not in REFUSALS:
             raise
         why = f"{problem.filename or 'a file'} cannot be read or written ({problem.strerror})"
-        print(f"openavs: {why}; make room or change its permissions, then run the same again", file=sys.stderr)
+        say(f"openavs: {why}; make room or change its permissions, then run the same again")
         return 2
     return 0
 

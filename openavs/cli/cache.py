@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, set_up_logging, tell
+from openavs.cli.common import Json, Quiet, echo, set_up_logging, tell
 
 if TYPE_CHECKING:
     from openavs.cache import Cache
@@ -69,7 +69,7 @@ def _print(facts: dict[str, Any]) -> None:
         return f"{counted(entries, 'answer')}, {size_to_text(size)}"
 
     if "removed" in facts:
-        print(f"removed {line(facts['removed']['entries'], facts['removed']['bytes'])}")
-    print(f"{facts['folder']}: {line(facts['entries'], facts['bytes'])} of {size_to_text(facts['limit'])}")
+        echo(f"removed {line(facts['removed']['entries'], facts['removed']['bytes'])}")
+    echo(f"{facts['folder']}: {line(facts['entries'], facts['bytes'])} of {size_to_text(facts['limit'])}")
     for stage, own in facts["stages"].items():
-        print(f"  {stage:<11} {line(own['entries'], own['bytes'])}")
+        echo(f"  {stage:<11} {line(own['entries'], own['bytes'])}")

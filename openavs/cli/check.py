@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.common import Json, Offline, print_json
+from openavs.cli.common import Json, Offline, echo, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,34 +46,34 @@ def check(
 def _print(found: Diagnosis) -> None:
     for title, findings in (("Machine", found.machine), ("Extras", found.extras), ("Recipes", found.recipes)):
         if findings:
-            print(title)
+            echo(title)
             _print_findings(findings)
-            print()
+            echo()
     if len(found.recipes) == 1:
         _print_models(found.recipes[0])
     else:
-        print("openavs check --pipeline NAME says all about one recipe, and how to download its models.")
+        echo("openavs check --pipeline NAME says all about one recipe, and how to download its models.")
     if not found.ready:
-        print(f"Not ready for {found.judged}: mend each PROBLEM above.")
+        echo(f"Not ready for {found.judged}: mend each PROBLEM above.")
     elif any(finding.state == "absent" for finding in found.recipes if finding.facts.get("recipe") == found.judged):
-        print(f"Ready for {found.judged}, once its models are downloaded.")
+        echo(f"Ready for {found.judged}, once its models are downloaded.")
     else:
-        print(f"Ready for {found.judged}.")
+        echo(f"Ready for {found.judged}.")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        print(f"  {_MARKS[finding.state]}{finding.says}")
+        echo(f"  {_MARKS[finding.state]}{finding.says}")
         if finding.fix and not (finding.topic == "recipe" and finding.state == "absent"):
-            print(f"          -> {finding.fix}")
+            echo(f"          -> {finding.fix}")
 
 
 def _print_models(recipe: Finding) -> None:
-    print("Models")
+    echo("Models")
     for model in recipe.facts["models"]:
         size = "size unknown" if model["size_gb"] is None else f"{model['size_gb']:.2f} GB"
         at = f" at {model['revision'][:12]}" if model["revision"] else ""
-        print(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['licence'] or 'licence not stated'})")
+        echo(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['licence'] or 'licence not stated'})")
         if model["state"] not in ("embedded", "cached", "local") and model["model"].startswith("hf:"):
-            print(f"          -> {model['download']}")
-    print()
+            echo(f"          -> {model['download']}")
+    echo()

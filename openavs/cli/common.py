@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openavs.logs import TerminalFormatter
+from openavs.spelling import printable
+
 if TYPE_CHECKING:
     from openavs.recipes import Recipe
 
@@ -20,9 +23,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done and why.")]
 Pipeline = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--pipeline", "-p", help="A recipe: its name (see [bold]openavs list[/]) or a YAML file; or student:DIR."
+        "--pipeline",
+        "-p",
+        help="A recipe: its name (see [bold]openavs list[/]) or a YAML file; or student:DIR. "
+        "Default: openavs with a GPU, openavs-cpu without.",
+        show_default=False,
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; default: the recipe's.")]
@@ -47,6 +54,16 @@ def recipe_overrides(
     """The shared options as `key=value` overrides of a recipe, after those given as such."""
     shared = {"device": device, "dtype": dtype, "batch.frames": batch_size, "offline": "true" if offline else None}
     return [*(overrides or ()), *(f"{key}={value}" for key, value in shared.items() if value is not None)]
+
+
+def default_pipeline(overrides: list[str], *, quiet: bool) -> str:
+    """The name of the default recipe, which is said on stderr."""
+    from openavs.recipes import default_recipe
+
+    name = default_recipe(overrides)
+    where = "with a GPU" if name == "openavs" else "without a GPU"
+    say(f"openavs: the recipe is {name}, the default {where}; --pipeline takes another", quiet=quiet)
+    return name
 
 
 def is_override(word: str) -> bool:
@@ -86,9 +103,14 @@ def tell(answer: Any, show: Callable[[], object], *, as_json: bool, quiet: bool)
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """A sentence for the person in front of the screen, on stderr."""
+    """Prints a message of one line on stderr, with control characters escaped."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text).replace("\n", "\\n"), file=sys.stderr, flush=True)
+
+
+def echo(text: str = "") -> None:
+    """Prints a part of the answer on stdout, with control characters escaped."""
+    print(printable(text), flush=True)
 
 
 def warn_of_tiny(recipe: Recipe) -> None:
@@ -100,5 +122,7 @@ def warn_of_tiny(recipe: Recipe) -> None:
 def set_up_logging(*, quiet: bool = False, verbose: bool = False) -> None:
     """Logs of openavs on stderr: warnings by default, everything with `-v`, only errors with `-q`."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TerminalFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("openavs").setLevel(level)

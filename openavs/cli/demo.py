@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, Verbose, set_up_logging, tell
+from openavs.cli.common import Json, Quiet, Verbose, echo, set_up_logging, tell
 
 if TYPE_CHECKING:
     from openavs.benchmarks.world.scenes import Scene
@@ -60,11 +60,11 @@ def _refuse_other_results(out: Path) -> None:
 def _print(answer: dict[str, Any]) -> None:
     from openavs.cli.work import sentence
 
-    print(f"heard: {sentence(answer['heard'])}")
-    print(f"found: {sentence(answer['found'])}")
-    print(f"mIoU with the true masks: {answer['miou']:.2f} ({answer['seconds']:.1f} s)")
-    print(f"look at {answer['out']}/clips/demo/report.html and {answer['out']}/clips/demo/overlay.mp4")
-    print("These embedded models know only this synthetic world; for real videos see 'openavs list recipes'.")
+    echo(f"heard: {sentence(answer['heard'])}")
+    echo(f"found: {sentence(answer['found'])}")
+    echo(f"mIoU with the true masks: {answer['miou']:.2f} ({answer['seconds']:.1f} s)")
+    echo(f"look at {answer['out']}/clips/demo/report.html and {answer['out']}/clips/demo/overlay.mp4")
+    echo("These embedded models know only this synthetic world; for real videos see 'openavs list recipes'.")
 
 
 def mean_iou(scene: Scene, result: Segmentation) -> float:

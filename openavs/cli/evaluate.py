@@ -19,6 +19,8 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    default_pipeline,
+    echo,
     print_json,
     recipe_overrides,
     say,
@@ -60,7 +62,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the earlier
 def evaluate(
     words: Words = None,
     root: Root = None,
-    pipeline: Pipeline = "openavs",
+    pipeline: Pipeline = None,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
     split: Split = "test",
     protocol: ProtocolOption = ProtocolName.official,
@@ -95,7 +97,7 @@ def evaluate(
     benchmark, overrides, root = what_to_run(words, root)
     card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipe = load_recipe(pipeline, shared)
+    recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     if recipe.student is None:
         system = recipe_system(recipe, dataset, card, Builder(lock))
     else:
@@ -206,6 +208,6 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
 
     tables.print_scores(report)
     if rows := beside(report["benchmark"], report["split"]):
-        print()
+        echo()
         tables.print_published(rows, most=5)
-    print(f"\nwrote {out / 'report.html'}")
+    echo(f"\nwrote {out / 'report.html'}")

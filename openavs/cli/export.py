@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.common import Json, Quiet, Verbose, print_json, say, set_up_logging
+from openavs.cli.common import Json, Quiet, Verbose, echo, print_json, say, set_up_logging
 from openavs.exports.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def export(
         say(f"openavs: {note}", quiet=quiet)
     if not quiet:
         inside = f"{counted(told.frames, 'frame')} of {counted(told.clips, 'clip')}"
-        print(f"{form}: {counted(told.segments, 'segment')} in {inside} -> {out}")
+        echo(f"{form}: {counted(told.segments, 'segment')} in {inside} -> {out}")
 
 
 def _categories(classes: str | None, run: Path) -> Categories:

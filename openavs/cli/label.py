@@ -24,6 +24,8 @@ from openavs.cli.common import (
     Quiet,
     Verbose,
     command_line,
+    default_pipeline,
+    echo,
     print_json,
     recipe_overrides,
     say,
@@ -73,7 +75,7 @@ Words = Annotated[
 def label(
     words: Words,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")],
-    pipeline: Pipeline = "openavs",
+    pipeline: Pipeline = None,
     engine: Annotated[EngineName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
         EngineName.local
     ),
@@ -136,7 +138,7 @@ def label(
     name, overrides = _words(words)
     part = None if shards is None else parse_part(shards)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipe = load_recipe(pipeline, shared)
+    recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     source = open_source(name, benchmark=benchmark, split=split)
     for note in source.notes:
         say(f"openavs: {note}", quiet=quiet)
@@ -308,7 +310,7 @@ def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool,
         answer = {"out": str(board.job.out), "problem": problem, **board.summary()}
         print_json(answer if times is None else {**answer, "stages": times.stages})
     elif not quiet:
-        print(result_line(board))
+        echo(result_line(board))
         if board.status["ok"]:
             warn_of_tiny(recipe)
         if times is not None:

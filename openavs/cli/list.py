@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, print_json
+from openavs.cli.common import Json, echo, print_json
 
 
 class What(StrEnum):
@@ -37,7 +37,7 @@ def list(
         return
     for number, (kind, (_, show)) in enumerate(chosen.items()):
         if number:
-            print()
+            echo()
         show(found[kind.value])
 
 
@@ -129,14 +129,14 @@ def _studies() -> Any:
 
 
 def _print_recipes(recipes: Any) -> None:
-    print("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
+    echo("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
     for recipe in recipes:
-        print(f"\n  {recipe['name']}\n    {recipe['summary']}")
-        print(f"    licence: {recipe['licence'] or 'not stated'}")
+        echo(f"\n  {recipe['name']}\n    {recipe['summary']}")
+        echo(f"    licence: {recipe['licence'] or 'not stated'}")
         for stage, use in recipe["backends"].items():
             model = recipe["models"].get(stage)
             about = f", {model} ({_told(recipe['weights'][model])})" if model else ""
-            print(f"    {stage}: {use}{about}")
+            echo(f"    {stage}: {use}{about}")
 
 
 def _told(weights: Any) -> str:
@@ -148,15 +148,15 @@ def _told(weights: Any) -> str:
 
 
 def _print_backends(backends: Any) -> None:
-    print("Backends (use: NAME in a recipe, or use: ./file.py:Class for one of your own)")
+    echo("Backends (use: NAME in a recipe, or use: ./file.py:Class for one of your own)")
     stage = None
     for entry in backends:
         if entry["stage"] != stage:
             stage = entry["stage"]
-            print(f"\n  {stage}")
+            echo(f"\n  {stage}")
         extra = "" if entry["installed"] == "core" else f" ({_state(entry)})"
         origin = "" if entry["origin"] == "openavs" else f" from {entry['origin']}"
-        print(f"    {entry['name']:16} {entry['summary']}{origin}{extra}")
+        echo(f"    {entry['name']:16} {entry['summary']}{origin}{extra}")
 
 
 def _state(entry: Any) -> str:
@@ -167,12 +167,12 @@ def _state(entry: Any) -> str:
 
 
 def _print_benchmarks(benchmarks: Any) -> None:
-    print("Benchmarks (openavs evaluate NAME --root DIR; openavs score NAME --root DIR --predictions DIR)")
+    echo("Benchmarks (openavs evaluate NAME --root DIR; openavs score NAME --root DIR --predictions DIR)")
     for card in benchmarks:
-        print(f"\n  {card['name']:6} {card['title']}")
-        print(f"    metric: {' '.join(card['metric'].split())}")
+        echo(f"\n  {card['name']:6} {card['title']}")
+        echo(f"    metric: {' '.join(card['metric'].split())}")
         for name, split in card["splits"].items():
-            print(f"    {name}: {_counted(split)}")
+            echo(f"    {name}: {_counted(split)}")
 
 
 def _counted(split: Any) -> str:
@@ -184,9 +184,9 @@ def _counted(split: Any) -> str:
 
 
 def _print_studies(studies: Any) -> None:
-    print("Studies (openavs ablate BENCHMARK --study NAME --root DIR)")
+    echo("Studies (openavs ablate BENCHMARK --study NAME --root DIR)")
     for study in studies:
-        print(f"\n  {study['name']:12} {study['title']}")
-        print(f"    variants: {', '.join(study['variants'])}")
+        echo(f"\n  {study['name']:12} {study['title']}")
+        echo(f"    variants: {', '.join(study['variants'])}")
         if study["mirrors"]:
-            print(f"    after {study['mirrors']}")
+            echo(f"    after {study['mirrors']}")

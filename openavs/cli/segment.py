@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,8 @@ from openavs.cli.common import (
     Pipeline,
     Quiet,
     Verbose,
+    default_pipeline,
+    echo,
     print_json,
     recipe_overrides,
     say,
@@ -26,6 +30,7 @@ from openavs.cli.common import (
     split_words,
     warn_of_tiny,
 )
+from openavs.spelling import counted
 
 if TYPE_CHECKING:
     from openavs import pipeline
@@ -40,7 +45,7 @@ def segment(
             help="Videos, pictures or folders of pictures; and overrides such as keep.box_threshold=0.3.",
         ),
     ],
-    pipeline: Pipeline = "openavs",
+    pipeline: Pipeline = None,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
     audio: Annotated[Path | None, typer.Option(help="Take the sound from this file (one video only).")] = None,
     vocab: Annotated[str | None, typer.Option(help="Only these things, comma-separated: dog,cat,bell.")] = None,
@@ -74,7 +79,7 @@ def segment(
     if not paths or (audio is not None and len(paths) > 1):
         raise InputError("--audio goes with exactly one video" if paths else "name at least one video")
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
-    recipe = load_recipe(pipeline, shared)
+    recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     classes = recipe.vocabulary or []
     if recipe.student is not None:
         from openavs.students.running import StudentPipeline
@@ -84,29 +89,48 @@ def segment(
         classes = list(chain.classes[1:]) if chain.classes else []
     else:
         chain = pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
-    with RunWriter(
-        out, recipe.to_dict(), values="class" if classes else "instance", classes=classes, overwrite=overwrite
-    ) as run:
+    answers: list[dict[str, Any]] = []
+    with (
+        _interruption_reported(answers, len(paths), overwrite),
+        RunWriter(
+            out, recipe.to_dict(), values="class" if classes else "instance", classes=classes, overwrite=overwrite
+        ) as run,
+    ):
         try:
-            answers = _segment_all(chain, run, paths, audio, recipe.sample.fps, quiet)
+            for answer in _segment_all(chain, run, paths, audio, recipe.sample.fps, quiet):
+                answers.append(answer)
+                if not quiet and not as_json:
+                    place = f"{len(answers)} of {len(paths)}, " if len(paths) > 1 else ""
+                    echo(place + _line(answer, in_words=recipe.student is None))
         finally:  # an interrupted run, too, is gone on with by the models it began with
             if lock:
                 add_to_lock(lock, chain.models)
     failed = sum(answer["status"] == "failed" for answer in answers)
     if as_json:
         print_json({"out": str(out), "ok": len(answers) - failed, "failed": failed, "clips": answers})
-    elif not quiet:
-        for answer in answers:
-            print(_line(answer, in_words=recipe.student is None))
-        if failed < len(answers):
-            warn_of_tiny(recipe)
+    elif not quiet and failed < len(answers):
+        warn_of_tiny(recipe)
     raise typer.Exit(1 if failed else 0)
+
+
+@contextmanager
+def _interruption_reported(answers: list[dict[str, Any]], clips: int, overwrite: bool) -> Iterator[None]:
+    """On Ctrl-C, prints how many clips are done and how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = sum(answer["status"] == "ok" for answer in answers)
+        how = "without --overwrite" if overwrite else "again"
+        say(
+            f"openavs: interrupted with {done} of {counted(clips, 'clip')} done; run the same command {how} to continue"
+        )
+        raise
 
 
 def _segment_all(
     chain: pipeline.Pipeline, run: RunWriter, paths: list[Path], audio: Path | None, fps: float, quiet: bool
-) -> list[dict[str, Any]]:
-    """One answer per video; a video that cannot be worked on is recorded and the rest goes on."""
+) -> Iterator[dict[str, Any]]:
+    """One answer per video, as it ends; a video that cannot be worked on is recorded and the rest goes on."""
     import time
 
     from openavs.cli.work import EXTRAS, progress_bar, segment_clip, summary
@@ -117,8 +141,7 @@ def _segment_all(
     named = list(zip(paths, safe_ids(paths), strict=True))
     # before any work: it may refuse the folder
     done = {name for path, name in named if run.is_done(name, str(path), EXTRAS)}
-    answers = []
-    for path, name in named:
+    for number, (path, name) in enumerate(named, start=1):
         answer: dict[str, Any] = {
             "id": name,
             "source": str(path),
@@ -130,7 +153,8 @@ def _segment_all(
             if name in done:
                 result, seconds = read_result(run.out, name), 0.0
             else:
-                with progress_bar(path.name, quiet) as progress:
+                title = f"{number} of {len(named)}, {path.name}" if len(named) > 1 else path.name
+                with progress_bar(title, quiet) as progress:
                     clip = open_clip(path, fps=fps, audio=audio, id=name)
                     result, seconds = segment_clip(chain, clip, run, progress)
             answer |= summary(result) | {"frames": len(result.frames), "warnings": list(result.warnings)}
@@ -142,8 +166,7 @@ def _segment_all(
             run.fail(name, reason, seconds=time.monotonic() - started, source=str(path))
             answer |= {"status": "failed", "reason": reason}
             say(f"openavs: {reason}")
-        answers.append(answer)
-    return answers
+        yield answer
 
 
 def _naming(reason: str, *paths: Path | None) -> str:
@@ -154,14 +177,11 @@ def _naming(reason: str, *paths: Path | None) -> str:
 def _line(answer: dict[str, Any], in_words: bool) -> str:
     """What became of one video; students hear without words."""
     from openavs.cli.work import sentence
-    from openavs.spelling import counted
 
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
     heard = f"heard {sentence(answer['heard'])}; " if in_words else ""
     frames = counted(answer["frames"], "frame")
     where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
-    return (
-        f"{answer['id']}: {heard}found {sentence(answer['found'])} "
-        f"in {where}, {answer['seconds']:.1f} s -> {answer['folder']}"
-    )
+    spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "done before"
+    return f"{answer['id']}: {heard}found {sentence(answer['found'])} in {where}, {spent} -> {answer['folder']}"

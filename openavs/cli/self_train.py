@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Pipeline, Quiet, Verbose, recipe_overrides, set_up_logging, tell
+from openavs.cli.common import (
+    Json,
+    Offline,
+    Pipeline,
+    Quiet,
+    Verbose,
+    default_pipeline,
+    echo,
+    recipe_overrides,
+    set_up_logging,
+    tell,
+)
 from openavs.cli.train import (
     Benchmark,
     DeviceKind,
@@ -30,7 +41,7 @@ def self_train(
     root: Root,
     benchmark: Benchmark,
     out: Annotated[Path, typer.Option(help="The folder of labels, student and evaluations.", show_default=False)],
-    pipeline: Pipeline = "openavs",
+    pipeline: Pipeline = None,
     recipe: RecipeOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="Ours: above 1, students teach further students.")] = 1,
     min_score: Annotated[
@@ -59,7 +70,8 @@ def self_train(
     set_up_logging(quiet=quiet, verbose=verbose)
     need_accelerate()
     chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
-    teacher = load_recipe(pipeline, recipe_overrides(device=None if device == "auto" else device, offline=offline))
+    shared = recipe_overrides(device=None if device == "auto" else device, offline=offline)
+    teacher = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     train_set, val_set = open_splits(chosen, benchmark, root)
     from openavs.students.self_training import Choices, Splits
     from openavs.students.self_training import self_train as run
@@ -75,5 +87,5 @@ def _print(report: Mapping[str, Any]) -> None:
     """One line for the teacher and each student."""
     for name, figures in report["figures"].items():
         shown = ", ".join(f"{key} {100 * value:.2f}" for key, value in figures.items() if value is not None)
-        print(f"{name}: {shown}")
-    print(f"the last student: --pipeline {report['pipeline']}")
+        echo(f"{name}: {shown}")
+    echo(f"the last student: --pipeline {report['pipeline']}")

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from openavs.cli.common import Device, Dtype, Offline, Quiet, Verbose, set_up_logging
+from openavs.cli.common import (
+    Device,
+    Dtype,
+    Offline,
+    Quiet,
+    Verbose,
+    default_pipeline,
+    echo,
+    recipe_overrides,
+    say,
+    set_up_logging,
+)
 
 
 def serve(
     pipeline: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--pipeline", "-p", help="The recipe to begin with; others whose models are on this disk are offered, too."
+            "--pipeline",
+            "-p",
+            help="The recipe to begin with; others whose models are on this disk are offered, too. Default: openavs "
+            "with a GPU, openavs-cpu without.",
+            show_default=False,
         ),
-    ] = "tiny",
+    ] = None,
     host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", min=1, help="The largest file, in MB.")] = 200,
@@ -39,7 +53,7 @@ def serve(
 
     set_up_logging(quiet=quiet, verbose=verbose)
     settings = Settings(
-        pipeline=pipeline,
+        pipeline=pipeline or default_pipeline(recipe_overrides(device=device), quiet=quiet),
         host=host,
         port=port,
         max_upload_mb=max_upload_mb,
@@ -53,9 +67,9 @@ def serve(
 
     def ready(address: str) -> None:
         if not quiet:
-            print(f"openavs: {address} (Ctrl+C ends it)", flush=True)
+            echo(f"openavs: {address} (Ctrl+C ends it)")
         if not settings.is_local:
-            print("openavs: whoever reaches this machine can use the page; it asks for no password", file=sys.stderr)
+            say("openavs: whoever reaches this machine can use the page; it asks for no password")
         if open_page:
             import webbrowser
 
@@ -64,6 +78,6 @@ def serve(
     def ended(waiting: int) -> None:
         if not quiet or waiting:
             told = f"; {counted(waiting, 'waiting visitor')} told so" if waiting else ""
-            print(f"openavs: the page is closed{told}", file=sys.stderr)
+            say(f"openavs: the page is closed{told}")
 
     run(settings, ready, ended)

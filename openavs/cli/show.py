@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, print_json
+from openavs.cli.common import Json, echo, print_json
 
 
 def show(
@@ -25,7 +25,7 @@ def show(
     if as_json:
         print_json({key: value for key, value in found.items() if key != "text"})
     else:
-        print(found["text"].rstrip("\n"))
+        echo(found["text"].rstrip("\n"))
 
 
 def _recipe(name: str, overrides: list[str]) -> dict[str, Any] | None:

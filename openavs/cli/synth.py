@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from openavs.cli.common import Json, Quiet, tell
+from openavs.cli.common import Json, Quiet, echo, tell
 
 
 class Layout(StrEnum):
@@ -53,7 +53,7 @@ def synth(
         written = write_layout(layout.value, out, {"train": train, "val": val, "test": clips}, seed, videos)
         answer = {"out": str(out), "layout": layout.value, "clips": written}
         told = f"wrote {out}: " + ", ".join(f"{count} {split}" for split, count in written.items())
-    tell(answer, partial(print, told), as_json=as_json, quiet=quiet)
+    tell(answer, partial(echo, told), as_json=as_json, quiet=quiet)
 
 
 def _refuse(video: Path, overwrite: bool) -> None:

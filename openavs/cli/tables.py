@@ -7,6 +7,7 @@ from typing import Any
 
 from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, Published, as_published, by_kind
 from openavs.benchmarks.wording import figure_name, figure_value, in_order, percent, protocol_words, title_of
+from openavs.cli.common import echo
 from openavs.spelling import counted
 
 LONGEST_CELL = 90
@@ -15,7 +16,7 @@ _PAIRED = (("score", "score"), ("f", "F"))
 
 def print_scores(report: Mapping[str, Any]) -> None:
     """Prints `Scores.to_dict()` or a report.json: figures with intervals in both protocols, silence, omissions."""
-    print(scores_text(report))
+    echo(scores_text(report))
 
 
 def scores_text(report: Mapping[str, Any]) -> str:
@@ -53,7 +54,7 @@ def _worst_text(per_class: Sequence[Mapping[str, Any]], most: int = 5) -> list[s
 
 def print_published(rows: Sequence[Published], most: int = 8) -> None:
     """Prints published results by what the methods learned from, best first, `most` of each kind, with sources."""
-    print(published_text(rows, most))
+    echo(published_text(rows, most))
 
 
 def published_text(rows: Sequence[Published], most: int = 8) -> str:
@@ -80,7 +81,7 @@ def _published_row(row: Published, shown: Sequence[str], with_setting: bool) -> 
 
 def print_comparison(comparison: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> None:
     """Prints `compare`'s outcome: paired differences with interval and p-value, the classes and clips behind them."""
-    print(comparison_text(comparison, names))
+    echo(comparison_text(comparison, names))
 
 
 def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> str:

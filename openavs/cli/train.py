@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Quiet, Verbose, say, set_up_logging, split_words, tell
+from openavs.cli.common import Json, Offline, Quiet, Verbose, echo, say, set_up_logging, split_words, tell
 
 if TYPE_CHECKING:
     from openavs.benchmarks.dataset import Dataset
@@ -74,7 +74,7 @@ def train(
         done = run_training(
             chosen, train_set, val_set, out, labels=labels, resume=resume, device=device, progress=progress
         )
-    tell(answer(done), partial(print, sentence(done)), as_json=as_json, quiet=quiet)
+    tell(answer(done), partial(echo, sentence(done)), as_json=as_json, quiet=quiet)
 
 
 def need_accelerate() -> None:

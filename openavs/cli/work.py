@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openavs.spelling import printable
+
 if TYPE_CHECKING:
     from openavs.pipeline import Pipeline, Progress
     from openavs.runs import RunWriter
@@ -73,9 +75,9 @@ def progress_bar(title: str, quiet: bool) -> Iterator[Progress]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(printable(title), total=None)
 
         def update(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=f"{title}: {stage}", completed=done, total=max(total, 1))
+            bar.update(task, description=f"{printable(title)}: {stage}", completed=done, total=max(total, 1))
 
         yield update

@@ -1,8 +1,8 @@
 """CSV: `timeline.csv` has a row per frame, to be read by people; `events.csv` a row per thing heard, asked, found or
 dropped, to be read by programs.
 
-A text that a spreadsheet would take for a formula (it begins with = + - @) gets an apostrophe in front: captions come
-from models and from files.
+Captions come from models and from files. A text that a spreadsheet would take for a formula (it begins with = + - @,
+perhaps after spaces) gets an apostrophe in front, and control characters are escaped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from openavs.exports.formats import Options, Told
 from openavs.exports.items import Item
+from openavs.spelling import printable
 from openavs.types import FrameResult, Segmentation
 
 Cell = str | int | float | bool | None
@@ -99,7 +100,12 @@ def _table(path: Path, columns: tuple[str, ...], files: ExitStack) -> csv.DictWr
 
 
 def _safe(row: Row) -> Row:
-    return {key: f"'{v}" if isinstance(v, str) and v[:1] in {*"=+-@\t\r"} else v for key, v in row.items()}
+    return {key: _safe_text(value) if isinstance(value, str) else value for key, value in row.items()}
+
+
+def _safe_text(text: str) -> str:
+    guard = "'" if text.lstrip()[:1] in {*"=+-@"} else ""
+    return guard + printable(text)
 
 
 def _cell(texts: Iterable[str]) -> str:

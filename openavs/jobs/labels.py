@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from openavs.benchmarks.running import grey_png, resized
+from openavs.benchmarks.pngs import resized
+from openavs.benchmarks.running import grey_png
 from openavs.jobs.items import Item
 from openavs.results import mask_values, palette_png
 from openavs.spelling import counted

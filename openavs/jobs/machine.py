@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, ROCm, WSL
+from openavs.device import has_gpu
+
 MEMORY_EACH = 4 << 30
 """Bytes of free memory that a worker on the CPU is reckoned with: an audio model, a detector and a segmenter."""
 
@@ -13,14 +13,14 @@ MEMORY_EACH = 4 << 30
 def gpus(device: str) -> tuple[str, ...]:
     """The GPUs to spread workers over, as `CUDA_VISIBLE_DEVICES` names them; none if the recipe says where to run.
 
-    torch is asked only where there is a driver.
+    torch is imported only where there may be one.
     """
     if device not in ("auto", "cuda"):
         return ()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return tuple(name.strip() for name in named.split(",") if name.strip())
-    if not any(Path(driver).exists() for driver in DRIVERS):
+    if not has_gpu():
         return ()
     import torch
 

@@ -22,6 +22,7 @@ from openavs.jobs.shard import run_shard
 from openavs.jobs.sidelog import log_path
 from openavs.jobs.stagewise import Stagewise
 from openavs.locking import load_lock, pinned, pinned_pipeline
+from openavs.logs import SafeFormatter
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, recipe_from_dict
 
@@ -132,8 +133,6 @@ def _chain(recipe: Recipe, lock: Path | None) -> Pipeline | StudentPipeline:
 def log_to_file(job: Job, level: int = logging.WARNING) -> None:
     """Sends this process's log to a file of its own in `OUT/log`, which is not hashed."""
     with suppress(OSError):  # a full or read-only disk is told where results are written
-        logging.basicConfig(
-            filename=log_path(job.out, "worker", ".log"),
-            level=level,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        handler = logging.FileHandler(log_path(job.out, "worker", ".log"))
+        handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(handlers=[handler], level=level)

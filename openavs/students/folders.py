@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openavs.files import atomic_write
 from openavs.hub import ResolvedModel, resolve
 from openavs.jsonfile import parse_json
-from openavs.types import ModelError
+from openavs.plugins import is_file_reference
+from openavs.spelling import nearest
+from openavs.types import InputError, ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+GROUP = "openavs.students"
+BUILT_IN = {
+    "tpavi": EntryPoint("tpavi", "openavs.students.tpavi:Tpavi", GROUP),
+    "ov-avss": EntryPoint("ov-avss", "openavs.students.ov_avss:OvAvss", GROUP),
+}
 KIND = "openavs-student"
 FORMAT = 1  # raised when an old openavs would misread the new folder
 
@@ -41,11 +49,23 @@ class StudentFolder:
         return read_weights(self.found)
 
 
+def find_installed(name: str) -> EntryPoint:
+    """Return the entry point of a student that is built in or installed as a plug-in, without importing it.
+
+    Raises:
+        InputError: there is no such student; the nearest is named.
+    """
+    installed = {point.name: point for point in entry_points(group=GROUP)} | BUILT_IN
+    if name not in installed:
+        raise InputError(f"there is no student {name!r:.80}; {nearest(name, installed)}")
+    return installed[name]
+
+
 def read_student(ref: str, offline: bool = False) -> StudentFolder:
     """Finds a student's folder (a path or `hf:org/name`) and reads its config.json.
 
     Raises:
-        ModelError: no such folder, no safetensors, or a model that is no student.
+        ModelError: no such folder, no safetensors, a model that is no student, or a config.json that names a file.
     """
     found = resolve(ref, offline)
     try:
@@ -58,7 +78,13 @@ def read_student(ref: str, offline: bool = False) -> StudentFolder:
         raise ModelError(f"the model '{ref}' {what}; give a folder that 'train' wrote")
     if data.get("format") != FORMAT or not isinstance(data.get("config"), dict) or "student" not in data:
         raise ModelError(f"the student '{ref}' was saved by another version of openavs; update openavs or train anew")
-    return StudentFolder(found, str(data["student"]), data["config"], dict(data.get("facts") or {}))
+    name = str(data["student"])
+    if is_file_reference(name):
+        raise ModelError(
+            f"the config.json of the student '{ref}' names the Python file {name!r:.80} as its code, and a model "
+            "folder may only name an installed student; do not use this folder"
+        )
+    return StudentFolder(found, name, data["config"], dict(data.get("facts") or {}))
 
 
 def write_student(

@@ -35,7 +35,7 @@ def validate(
 
 
 def chosen_figure(dataset: Dataset, figures: Figures) -> float:
-    """The figure to choose by; of a split where it is not defined (no novel class), the mean IoU."""
-    value = figures.get(CHOSEN_BY[dataset.task])
-    value = figures.get("miou") if value is None else value
+    """Return the figure to choose by; the mean IoU of a split that has no base or no novel class."""
+    one_sided = dataset.task == "open-vocabulary" and None in (figures["base"], figures["novel"])
+    value = figures["miou" if one_sided else CHOSEN_BY[dataset.task]]
     return float(value if value is not None else 0.0)

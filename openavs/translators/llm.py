@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from openavs.device import resolve_device
+from openavs.device import language_dtype, resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
+from openavs.known_models import stored_dtype
 from openavs.translators.answers import TOO_LONG, AnswerError
 from openavs.translators.chat import ChatTranslator, Question
 from openavs.translators.messages import MAX_PHRASES
@@ -32,7 +33,7 @@ class LlmTranslator(ChatTranslator):
         max_phrases: phrases a frame keeps.
         max_frames: frames in one question; longer clips are asked in parts.
         batch_size: questions that are answered together.
-        device, dtype, offline: as everywhere.
+        device, dtype, offline: as everywhere; `auto` keeps a 16-bit checkpoint in 16 bits (see `language_dtype`).
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class LlmTranslator(ChatTranslator):
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         resolved = resolve(model, offline)
         placement = resolve_device(device, dtype)
-        self.device = placement.device
+        self.device, kind = placement.device, language_dtype(placement, dtype, stored_dtype(resolved.path))
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self.tokenizer: Any = chat_tokenizer(load_processor(AutoTokenizer, resolved), model)
-        self.model: Any = load_pretrained(AutoModelForCausalLM, resolved, placement.dtype, placement.device)
+        self.model: Any = load_pretrained(AutoModelForCausalLM, resolved, kind, self.device)
 
     def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
         tokens = [to_tokens(self.tokenizer, question.messages) for question in questions]

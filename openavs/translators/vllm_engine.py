@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from openavs.device import resolve_device
+from openavs.device import language_dtype, resolve_device
 from openavs.hub import load_processor, resolve
+from openavs.known_models import stored_dtype
 from openavs.translators.answers import TOO_LONG, AnswerError
 from openavs.translators.chat import ChatTranslator, Question
 from openavs.translators.messages import MAX_PHRASES
@@ -35,7 +36,8 @@ class VllmTranslator(ChatTranslator):
         max_new_tokens: tokens of an answer.
         max_phrases: phrases a frame keeps.
         max_frames: frames in one question; longer clips are asked in parts.
-        max_model_len: tokens of a question and its answer together; None: as many as the model reads.
+        max_model_len: tokens of a question and its answer together, at most as many as the model reads. The engine
+            keeps room for one sequence of this length: 1.2 GB for Qwen3-4B at 8192, 39 GB at the 262,144 that it reads.
         gpu_memory_utilization: part of the GPU's memory that the engine takes, whether it needs it or not; the models
             of the other stages need theirs beside it.
         tensor_parallel: GPUs that share the model.
@@ -53,7 +55,7 @@ class VllmTranslator(ChatTranslator):
         max_new_tokens: int = 512,
         max_phrases: int = MAX_PHRASES,
         max_frames: int = 60,
-        max_model_len: int | None = None,
+        max_model_len: int = 8192,
         gpu_memory_utilization: float = 0.4,
         tensor_parallel: int = 1,
         engine: dict[str, Any] | None = None,
@@ -61,22 +63,25 @@ class VllmTranslator(ChatTranslator):
         offline: bool = False,
     ) -> None:
         super().__init__(prompt=prompt, retries=retries, max_phrases=max_phrases, max_frames=max_frames)
-        if min(max_new_tokens, tensor_parallel) < 1 or not 0 < gpu_memory_utilization <= 1:
+        if min(max_new_tokens, max_model_len, tensor_parallel) < 1 or not 0 < gpu_memory_utilization <= 1:
             raise InputError(
-                "the translator's options 'max_new_tokens' and 'tensor_parallel' must be at least 1 and "
-                "'gpu_memory_utilization' a part of 1"
+                "the translator's options 'max_new_tokens', 'max_model_len' and 'tensor_parallel' must be at least 1 "
+                "and 'gpu_memory_utilization' a part of 1"
             )
         self.structured, self.max_new_tokens = structured, max_new_tokens
         self._vllm = _package()
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
         self.tokenizer: Any = chat_tokenizer(load_processor(AutoTokenizer, resolved), model)
+        config: Any = load_processor(AutoConfig, resolved)
+        context = getattr(config.get_text_config(), "max_position_embeddings", None) or max_model_len
+        place = resolve_device("auto", dtype)
         options = engine_options(
             str(resolved.path),
-            dtype=str(resolve_device("auto", dtype).dtype).removeprefix("torch."),
-            max_model_len=max_model_len,
+            dtype=str(language_dtype(place, dtype, stored_dtype(resolved.path))).removeprefix("torch."),
+            max_model_len=min(max_model_len, context),
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel=tensor_parallel,
         )
@@ -117,14 +122,13 @@ class VllmTranslator(ChatTranslator):
 
 
 def engine_options(
-    path: str, *, dtype: str, max_model_len: int | None, gpu_memory_utilization: float, tensor_parallel: int
+    path: str, *, dtype: str, max_model_len: int, gpu_memory_utilization: float, tensor_parallel: int
 ) -> dict[str, Any]:
     """The arguments of `vllm.LLM` that are not the user's to set otherwise: no pickles, no code of the checkpoint's."""
-    length = {} if max_model_len is None else {"max_model_len": max_model_len}
     return {
-        **length,
         "model": path,
         "dtype": dtype,
+        "max_model_len": max_model_len,
         "gpu_memory_utilization": gpu_memory_utilization,
         "tensor_parallel_size": tensor_parallel,
         "enable_prefix_caching": True,

@@ -150,13 +150,26 @@ def test_predictions_in_both_layouts_sizes_and_modes(data: Path, predicted: Path
     assert extra_predictions(dataset, predicted) == ["v2/0.png", "v2/other"]
 
 
+def test_predictions_in_the_colors_of_labels_rgb(data: Path, predicted: Path) -> None:
+    dataset = read_avss(data)
+    clip = of(dataset, "v2")
+    for path, place in zip(clip.truth, clip.predictions, strict=True):
+        assert path is not None
+        Pillow.fromarray(voc_palette()[np.asarray(Pillow.open(path))]).save(predicted / place)  # native size
+        assert Pillow.open(predicted / place).mode == "RGB"
+    labels = dataset.read_prediction(clip, predicted)
+    assert labels is not None
+    assert np.array_equal(labels, dataset.read_truth(clip)) and labels.any()
+
+
 def test_wrong_predictions_are_refused(data: Path, predicted: Path) -> None:
     dataset = read_avss(data)
     clip = of(dataset, "v1s")
     path = predicted / clip.predictions[2]
     for image, says in (
         (Pillow.new("L", (100, 100)), r"2\.png has 100 x 100 pixels where 224 x 224 was expected or .* 320 x 240"),
-        (Pillow.new("RGB", (224, 224)), "8-bit RGB PNG; a label map is"),
+        (Pillow.new("RGBA", (224, 224)), "8-bit RGB with alpha PNG; a label map is"),
+        (Pillow.new("RGB", (224, 224), (128, 64, 1)), r"the color \(128, 64, 1\), which is not in .* palette of 71"),
         (Pillow.new("L", (224, 224), 255), "holds the value 255"),
     ):
         image.save(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -206,6 +207,16 @@ def test_captions_carry_their_times_and_questions_and_no_score(qwen: Path) -> No
     [captions] = load(qwen).caption([tone(1.0, 200, start=4.0)])
     assert {(caption.start, caption.end, caption.score) for caption in captions} == {(4.0, 5.0, None)}
     assert tuple(caption.question for caption in captions) == PAPER_QUESTIONS
+
+
+def test_a_16_bit_checkpoint_stays_in_16_bits_on_a_cpu(qwen: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(qwen, tmp_path / "half")
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(half / "model.safetensors").items()}
+    save_file(weights, half / "model.safetensors", {"format": "pt"})
+    captioner = AudioLlmCaptioner(model=str(half), device="cpu", max_new_tokens=4)
+    assert captioner.model.dtype == captioner.dtype == torch.bfloat16
+    assert AudioLlmCaptioner(model=str(qwen), device="cpu").model.dtype == torch.float32
+    captioner.caption([tone(1.0, 440.0)])
 
 
 def test_texts_are_one_line_of_bounded_length() -> None:

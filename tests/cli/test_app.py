@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import openavs.cli
 from openavs.cli.common import tell
 from tests.conftest import Outcome
 
@@ -51,3 +54,10 @@ def test_an_answer_is_json_or_words_or_nothing(capsys: pytest.CaptureFixture[str
     tell({"a": 1}, lambda: shown.append(2), as_json=False, quiet=True)
     tell({"a": 1}, lambda: shown.append(3), as_json=False, quiet=False)
     assert (shown, capsys.readouterr().out) == ([3], "")
+
+
+def test_all_that_is_printed_goes_through_the_functions_that_escape_control_characters() -> None:
+    sources = [path for path in Path(openavs.cli.__file__).parent.glob("*.py") if path.name != "common.py"]
+    assert len(sources) > 10
+    raw = re.compile(r"(?<![\w.])print\(|sys\.std(out|err)\.write|partial\(print")
+    assert [path.name for path in sources if raw.search(path.read_text("utf-8"))] == []

@@ -335,3 +335,12 @@ def test_a_folder_of_other_results_is_left_alone(openavs: Openavs, pool: Path, q
     assert refused.code == 2
     assert "other results" in refused.err
     assert (tmp_path / "out/clips/mine").is_dir()
+
+
+def test_no_control_character_of_a_name_reaches_the_terminal(quick: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a\x1b]0;owned\x07\x1b[2J\r.mp4").write_text("no video")
+    done = finished(label(tmp_path / "pool", "--pipeline", quick, "--out", tmp_path / "out"))
+    assert done.code == 1
+    assert r"\x1b]0;owned\x07" in done.err
+    assert not {letter for letter in done.out + done.err if not letter.isprintable()} - {"\n"}

@@ -147,7 +147,7 @@ def no_png(path: Path) -> None:
         ("s4", replaced("I;16"), "16 bits per channel"),
         ("s4", truncated, "truncated"),
         ("s4", no_png, "not a PNG"),
-        ("avss", replaced("RGB"), "8-bit RGB PNG; a label map is an 8-bit grey or palette PNG"),
+        ("avss", replaced("RGB", colour=(1, 2, 3)), "the color (1, 2, 3), which is not in AVSBench-semantic's palette"),
         ("avss", replaced("L", colour=71), "holds the value 71; class indices go from 0 to 70"),
         ("avss", replaced("L", (50, 60)), "50 x 60"),
         ("ov", replaced("RGBA"), "with alpha"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,25 @@ def grey(count: int = 20, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
 def noise(seconds: float = 2.0) -> Waveform:
     samples = np.random.default_rng(0).normal(0, 0.1, int(16000 * seconds)).clip(-1, 1)
     return Waveform(samples.astype(np.float32), 16000)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words", "said"),
+    [
+        (False, (), "the recipe is openavs-cpu, the default without a GPU; --pipeline takes another"),
+        (True, ("--device", "cpu"), "the recipe is openavs-cpu, the default without a GPU; --pipeline takes another"),
+        (True, (), "the recipe is openavs, the default with a GPU; --pipeline takes another"),
+    ],
+)
+def test_the_default_recipe_is_said_in_one_line(
+    openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, words: Any, said: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("openavs.device.has_gpu", lambda: gpu)
+    done = openavs("segment", video, "--offline", "--out", tmp_path / "out", *words)
+    assert done.err.splitlines()[0] == f"openavs: {said}"
+    assert done.code == 2  # its models are not here
+    assert said not in openavs("segment", video, "--offline", "--out", tmp_path / "out", "--quiet", *words).err
 
 
 def test_a_video_becomes_a_result_folder(openavs: Run, video: Path, tmp_path: Path) -> None:
@@ -70,7 +91,7 @@ def test_running_again_redoes_nothing(openavs: Run, video: Path, tmp_path: Path)
     assert result.stat().st_mtime_ns == before
     assert again["clips"][0]["found"] == first["clips"][0]["found"]
     said = openavs(*command[:-1])
-    assert "found dog (" in said.out and "in 2 of 2 frames, 0.0 s" in said.out
+    assert "found dog (" in said.out and "in 2 of 2 frames, done before ->" in said.out
     assert "know only the synthetic world" in said.err
 
 
@@ -184,6 +205,63 @@ def test_silent_sound_gives_empty_masks_and_says_so(openavs: Run, tmp_path: Path
     assert clip["status"] == "ok"
     assert clip["segments"] == 0
     assert "silent" in clip["warnings"][0]
+
+
+def test_each_clip_is_reported_when_it_ends(
+    openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from openavs.cli import work
+
+    (tmp_path / "other.mp4").write_bytes(video.read_bytes())
+    segment_clip, printed = work.segment_clip, []
+
+    def watched(*given: Any) -> Any:
+        printed.append(capsys.readouterr().out)
+        return segment_clip(*given)
+
+    monkeypatch.setattr(work, "segment_clip", watched)
+    done = openavs("segment", video, tmp_path / "other.mp4", "--pipeline", "tiny", "--out", tmp_path / "out")
+    assert done.code == 0
+    assert printed[0] == ""
+    assert printed[1].startswith("1 of 2, dog: heard dog barking")
+    assert done.out.startswith("2 of 2, other: heard dog barking")
+
+
+def test_an_interruption_says_how_many_clips_are_done_and_how_to_continue(
+    openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openavs.cli import work
+
+    (tmp_path / "other.mp4").write_bytes(video.read_bytes())
+    segment_clip = work.segment_clip
+
+    def interrupted(pipe: Any, clip: Any, *rest: Any) -> Any:
+        if clip.id == "other":
+            raise KeyboardInterrupt
+        return segment_clip(pipe, clip, *rest)
+
+    words = ("segment", video, tmp_path / "other.mp4", "--pipeline", "tiny", "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "segment_clip", interrupted)
+        done = openavs(*words)
+    assert done.code == 130
+    assert done.out.startswith("1 of 2, dog: heard dog barking")
+    assert "openavs: interrupted with 1 of 2 clips done; run the same command again to continue\n" in done.err
+    status = [json.loads((tmp_path / "out" / "run.json").read_text())["status"]]
+    assert openavs(*words).code == 0
+    assert [*status, json.loads((tmp_path / "out" / "run.json").read_text())["status"]] == ["interrupted", "finished"]
+
+
+def test_warnings_name_their_clip_and_no_control_character_reaches_the_terminal(tmp_path: Path) -> None:
+    hush, text = tmp_path / "hush.mp4", tmp_path / "a\x1b]0;owned\x07\x1b[2J\rb\u202e\n.mp4"
+    write_video(hush, grey(), 10, Waveform(np.zeros(32000, dtype=np.float32), 16000))
+    text.write_text("not a video")
+    command = [sys.executable, "-m", "openavs", "segment", text, hush, "-p", "tiny", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert "openavs: hush: the sound is silent throughout, so nothing was looked for\n" in done.stderr
+    assert r"a\x1b]0;owned\x07\x1b[2J\rb\u202e\n.mp4" in done.stderr
+    assert not {letter for letter in done.stdout + done.stderr if not letter.isprintable()} - {"\n"}
+    assert all(line.startswith("openavs: ") for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 801), (600, 4)])

@@ -31,7 +31,7 @@ def test_without_gradio_one_sentence_names_the_extra(openavs: Run, monkeypatch: 
 
     monkeypatch.setattr(metadata, "version", absent)
     monkeypatch.setitem(sys.modules, "gradio", None)  # as Python marks a module that must not be found
-    done = openavs("serve", "--port", "0")
+    done = openavs("serve", "--port", "0", "--pipeline", "tiny")
     assert done.code == 2
     assert done.err == 'openavs: gradio cannot be used: gradio is not installed; pip install "openavs[web]"\n'
 
@@ -60,10 +60,10 @@ def test_who_can_reach_the_page_is_said_even_when_quiet(
 
     monkeypatch.setattr("openavs.web.server.serve", serve)
     monkeypatch.setattr("webbrowser.open", opened.append)
-    done = openavs("serve", *words)
+    done = openavs("serve", "--pipeline", "tiny", *words)
     assert (done.code, done.out, done.err) == (0, out, err)
     assert opened == []
-    openavs("serve", "--open", *words)
+    openavs("serve", "--pipeline", "tiny", "--open", *words)
     assert opened == ["http://here"]
 
 
@@ -72,7 +72,7 @@ def test_a_taken_port_and_an_unknown_recipe(openavs: Run) -> None:
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = openavs("serve", "--port", port)
+        done = openavs("serve", "--port", port, "--pipeline", "tiny")
     assert done.code == 2
     assert f"cannot listen at 127.0.0.1:{port}" in done.err
     assert "give another --port" in done.err
@@ -84,7 +84,7 @@ def test_a_taken_port_and_an_unknown_recipe(openavs: Run) -> None:
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: int) -> None:
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
-    command = [sys.executable, "-m", "openavs", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "openavs", "serve", "--port", "0", "--pipeline", "tiny"]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:
         try:
@@ -109,7 +109,7 @@ def test_visitors_that_wait_are_told_when_it_ends(tmp_path: Path, end: int, monk
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where visitors put what they fetch
     clip = tmp_path / "clip.mp4"
     write_clip(clip, scene_of("clip", "test", 4, 0, size=(144, 192), seconds=40).scene)
-    command = [sys.executable, "-m", "openavs", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "openavs", "serve", "--port", "0", "--pipeline", "tiny"]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:
         try:

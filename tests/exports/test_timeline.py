@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 from openavs.exports.formats import export
-from openavs.exports.items import run_items
+from openavs.exports.items import Item, run_items
 from openavs.exports.timeline import EVENT_COLUMNS, FRAME_COLUMNS, to_events, to_timeline
-from openavs.types import Segmentation
+from openavs.types import Caption, FrameResult, Segmentation
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -51,6 +53,17 @@ def test_no_text_is_taken_for_a_formula(run: Path, tmp_path: Path) -> None:
     export("timeline", run_items(run), tmp_path / "csv")
     texts = {row["text"] for row in read(tmp_path / "csv" / "events.csv")}
     assert "'=SUM(A1)" in texts and not any(text.startswith("=") for text in texts)
+
+
+@pytest.mark.parametrize("text", [" =1+1", "\n=1+1", "\t@SUM(1)", "\x1b]0;owned\x07", "-\r2"])
+def test_formulas_behind_spaces_and_control_characters_are_made_harmless(text: str, tmp_path: Path) -> None:
+    frames = (FrameResult(0, 0.5, heard=(Caption(text, 0.5, 0.0, 1.0),)),)
+    item = Item(Segmentation("clip", (4, 4), frames), lambda: pytest.fail("nothing is decoded"))
+    export("timeline", [item], tmp_path / "csv")
+    for table, column in (("timeline", "heard"), ("events", "text")):
+        (row,) = read(tmp_path / "csv" / f"{table}.csv")
+        assert row[column].lstrip()[:1] not in {*"=+-@"}
+        assert not {*row[column]} & {*"\x1b\x07\r"}
 
 
 def test_in_python_the_texts_are_as_they_are(results: list[Segmentation]) -> None:

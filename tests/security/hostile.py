@@ -1,8 +1,10 @@
-"""Texts that would do harm where a page took them for HTML, and a reader of pages that looks for it."""
+"""Texts that would do harm where a page took them for HTML, a reader of pages that looks for it, and a pickle bomb."""
 
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 MARK = "hostile-canary"
@@ -18,6 +20,17 @@ TEXTS = (
     f"‮{MARK}‬ \u2028 \x01 ＜script＞",
 )
 ALL = " ".join(TEXTS)
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
 
 _RUNS = {"script", "iframe", "object", "embed", "base", "link", "form", "applet", "frame", "frameset", "foreignobject"}
 _ADDRESSES = {"src", "href", "xlink:href", "action", "formaction", "data", "poster", "srcset", "background", "srcdoc"}

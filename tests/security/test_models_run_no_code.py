@@ -11,35 +11,11 @@ from typing import Any
 
 import pytest
 
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from tests.conftest import ROOT, Outcome
+from tests.security.hostile import Bomb
 
 Run = Callable[..., Outcome]
 TINY = ROOT / "openavs" / "assets" / "tiny"
-
-
-class Bomb:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> Any:
-        return open, (self.path, "w")
-
-
-@pytest.fixture
-def canary(tmp_path: Path) -> Path:
-    """A file that exists once somebody's code has run."""
-    return tmp_path / "ran"
-
-
-@pytest.fixture
-def video(tmp_path: Path) -> Path:
-    path = tmp_path / "dog.mp4"
-    write_clip(path, plan_scene([Part("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
-    return path
 
 
 def copied(name: str, tmp_path: Path, **config: Any) -> Path:

@@ -57,6 +57,16 @@ def test_answers_equal_the_librarys_own(folder: Path) -> None:
     assert len(set(answers)) > 1  # the questions matter
 
 
+def test_a_16_bit_checkpoint_stays_in_16_bits_on_a_cpu(folder: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(half)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(half)
+    assert translator(half, dtype="auto").model.dtype == torch.bfloat16
+    assert translator(half, dtype="float32").model.dtype == torch.float32
+    assert translator(folder, dtype="auto").model.dtype == torch.float32
+    assert all(isinstance(answer, str) for answer in ask(translator(half, dtype="auto"), conversations()))
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_an_answer_does_not_depend_on_its_batch_mates(folder: Path, batch_size: int) -> None:
     together = ask(translator(folder), conversations())

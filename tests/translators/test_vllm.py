@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from openavs.hub import resolve
 from openavs.translators import vllm_engine
 from openavs.translators.answers import TOO_LONG
 from openavs.translators.base import Request
@@ -180,6 +183,17 @@ def test_an_engine_that_does_not_start_is_one_sentence(monkeypatch: pytest.Monke
     assert "\n" not in str(raised.value)
 
 
+def test_the_context_is_8192_tokens_or_what_the_model_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The engine keeps room for one sequence of the longest length, which for Qwen3-4B is 39 GB."""
+    folder = shutil.copytree(resolve(TINY).path, tmp_path / "lm")
+    config = json.loads((folder / "config.json").read_text())
+    for reads, expected in ((262_144, 8192), (2048, 2048)):
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": reads}))
+        engine = StandIn(local())
+        build(monkeypatch, engine, str(folder))
+        assert engine.made["max_model_len"] == expected
+
+
 def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = StandIn(local())
     build(monkeypatch, engine, max_model_len=300, tensor_parallel=2, engine={"enforce_eager": True})
@@ -188,7 +202,7 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.made["enforce_eager"] is True
     with pytest.raises(InputError, match="'engine' may not set load_format, trust_remote_code"):
         build(monkeypatch, engine, engine={"trust_remote_code": True, "load_format": "pt"})
-    for wrong in ({"tensor_parallel": 0}, {"gpu_memory_utilization": 1.5}, {"max_new_tokens": 0}):
+    for wrong in ({"tensor_parallel": 0}, {"max_model_len": 0}, {"gpu_memory_utilization": 1.5}, {"max_new_tokens": 0}):
         with pytest.raises(InputError, match="at least 1"):
             build(monkeypatch, engine, **wrong)
 

@@ -1,0 +1,23 @@
+"""A file that hostile code would write, and a short video to run the command line on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openavs.benchmarks.world.layouts import write_clip
+from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file that exists once somebody's code has run."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "dog.mp4"
+    write_clip(path, plan_scene([Part("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
+    return path
