@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from openavs.pipeline import Pipeline
     from openavs.recipes import Recipe, load_recipe
     from openavs.registry import Registry
-    from openavs.result import Result
-    from openavs.results import read_result, segmentation_from_json, segmentation_to_json, write_result
+    from openavs.result import Result, read_result
+    from openavs.results import segmentation_from_json, segmentation_to_json, write_result
     from openavs.types import (
         RLE,
         Caption,
@@ -64,8 +64,8 @@ _HOMES = {
     "openavs.pipeline": ("Pipeline",),
     "openavs.recipes": ("Recipe", "load_recipe"),
     "openavs.registry": ("Registry",),
-    "openavs.result": ("Result",),
-    "openavs.results": ("read_result", "segmentation_from_json", "segmentation_to_json", "write_result"),
+    "openavs.result": ("Result", "read_result"),
+    "openavs.results": ("segmentation_from_json", "segmentation_to_json", "write_result"),
     "openavs.types": (
         "RLE",
         "Caption",

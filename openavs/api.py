@@ -16,6 +16,7 @@ from openavs.notes import Notes
 from openavs.pipeline import Pipeline, Progress
 from openavs.recipes import Recipe, default_recipe, load_recipe, overridden
 from openavs.result import Result
+from openavs.spelling import listed_words
 from openavs.streaming import prefetched
 from openavs.types import Clip, FrameResult
 
@@ -26,7 +27,7 @@ Source = str | os.PathLike[str] | Clip
 def load(
     recipe: str | Path | Recipe | None = None,
     *overrides: str,
-    vocabulary: Sequence[str] | None = None,
+    vocabulary: str | Sequence[str] | None = None,
     device: str | None = None,
     dtype: str | None = None,
     offline: bool = False,
@@ -37,7 +38,7 @@ def load(
         recipe: its name (`openavs list` names them), its YAML file, or the recipe itself; None: `openavs` on a CUDA
             GPU, else `openavs-cpu`.
         overrides: changes such as `"keep.box_threshold=0.3"`, as on the command line.
-        vocabulary: look for these things only, and label what is found with them.
+        vocabulary: look for these things only, and label what is found with them; a list, or a text with commas.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; the recipe's if None.
         dtype: `auto`, `float32`, `bfloat16`, `float16`; the recipe's if None.
         offline: use only what is on this disk.
@@ -48,7 +49,7 @@ def load(
     """
     changes = list(overrides)
     if vocabulary is not None:
-        changes.append(f"vocabulary={json.dumps(list(vocabulary))}")
+        changes.append(f"vocabulary={json.dumps(listed_words(vocabulary))}")
     settings = {"device": device, "dtype": dtype, "offline": "true" if offline else None}
     changes += [f"{key}={value}" for key, value in settings.items() if value is not None]
     if isinstance(recipe, Recipe):

@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
 
+from openavs.types import InputError
+
 LONGEST_ID = 120  # characters
 LONGEST_ID_BYTES = 200  # file systems stop at 255 bytes, and a temporary name adds some
 _FORBIDDEN = frozenset('/\\<>:"|?*')  # the last ones for the sake of Windows
@@ -44,6 +46,14 @@ def is_missing(path: str | Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def refuse_address(path: str | Path) -> None:
+    """Raises InputError for an address such as https://...; a `Path` of one has lost a slash."""
+    scheme, colon, rest = str(path).partition(":/")
+    if colon and len(scheme) > 1 and scheme.isalnum() and is_missing(path):
+        address = f"{scheme}://{rest.lstrip('/')}"
+        raise InputError(f"{address} is an address, and openavs reads files only; download it and name the file")
 
 
 class BoundedFile(io.FileIO):

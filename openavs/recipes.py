@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from openavs import resources
+from openavs.spelling import listed_words
 from openavs.types import InputError
-from openavs.validation import finding
+from openavs.validation import finding, section_of
 from openavs.yamlfile import parse_yaml, read_yaml
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,19 @@ def _as_number(value: Any) -> Any:
         return value
 
 
+def _as_vocabulary(value: Any) -> Any:
+    """A list of words as it stands, or one text with commas; an empty one is refused."""
+    words = listed_words(value) if isinstance(value, str) else value
+    if words == []:
+        raise ValueError("'vocabulary' is empty; name at least one thing, such as dog,bell, or leave it out")
+    return words
+
+
 Number = Annotated[float, BeforeValidator(_as_number)]
 Score = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
+Vocabulary = Annotated[list[Text], BeforeValidator(_as_vocabulary)]
 
 
 class _Section(BaseModel):
@@ -135,7 +145,7 @@ class Recipe(_Section):
     tracker: Stage | None = None
     keep: Keep = Keep()
     filter: Filter = Filter()
-    vocabulary: list[Text] | None = None  # closes the set of labels; null: open vocabulary
+    vocabulary: Vocabulary | None = None  # closes the set of labels; null: open vocabulary
     aliases: dict[str, Text] = {}  # phrase -> label
     batch: Batch = Batch()
     reuse: Reuse = Reuse()
@@ -192,8 +202,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     else:
         path = resources.find("pipelines", name_or_path)
         base, data = path.parent, {"name": path.stem, **read_yaml(path)}
-    for override in overrides:
-        apply_override(data, override)
+    _apply_overrides(data, overrides)
     return recipe_from_dict(data, base=base)
 
 
@@ -210,6 +219,16 @@ def default_recipe(overrides: Sequence[str] = ()) -> str:
     name = "openavs" if on_gpu else "openavs-cpu"
     log.info("no recipe is named, so it is %s (%s GPU)", name, "with a" if on_gpu else "without a")
     return name
+
+
+def has_key(name: str) -> bool:
+    """Whether a recipe may have this dotted key: a key of its own, or any option of a stage."""
+    section, _, key = name.partition(".")
+    field = Recipe.model_fields.get(section)
+    inside = None if field is None else section_of(field.annotation)
+    if field is None or inside is None:
+        return field is not None and not key
+    return key in inside.model_fields or (inside is Stage and key.isidentifier())
 
 
 def is_student(name_or_path: str | Path) -> bool:
@@ -234,8 +253,7 @@ def _student_data(ref: str, offline: bool) -> dict[str, Any]:
 def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with `key=value` overrides; InputError as in `load_recipe`."""
     data = recipe.to_dict()
-    for override in overrides:
-        apply_override(data, override)
+    _apply_overrides(data, overrides)
     return recipe_from_dict(data, base=recipe.base)
 
 
@@ -272,6 +290,23 @@ def _refuse_keys(recipe: Recipe) -> None:
         check_form(recipe.translator.options.get("base_url"), recipe.translator.options.get("api_key_env"))
 
 
+def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Applies `key=value` overrides. A stage with another `use` keeps only the options given beside it."""
+    for stage, use in [_chosen_backend(override) for override in overrides]:
+        section = data.get(stage)
+        if use is not None and isinstance(section, dict) and section.get("use") != use:
+            data[stage] = {}
+    for override in overrides:
+        apply_override(data, override)
+
+
+def _chosen_backend(override: str) -> tuple[str, str | None]:
+    """The stage and the backend of `detector.use=NAME`; None for another override."""
+    key, _, value = override.partition("=")
+    stage, _, option = key.strip().partition(".")
+    return stage, value.strip(" '\"") if option == "use" else None
+
+
 def apply_override(data: dict[str, Any], override: str) -> None:
     """Sets one dotted key (`section.key=value`, read as YAML). Whether it exists is the validation's question."""
     key, equals, text = override.partition("=")
@@ -284,7 +319,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         raise InputError(f"the value of {override!r:.80} cannot be read: {problem}") from problem
     place = data
     for section in sections:
-        place = place.setdefault(section, {})
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
         if not isinstance(place, dict):
             raise InputError(f"{override!r:.80}: {section!r:.80} is not a section of the recipe")
     place[last] = value

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openavs.spelling import counted
+from openavs.spelling import counted, listed_words
 from openavs.types import Clip, InputError, Segmentation
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Result(Segmentation):
 
         return show(self, self.video, width=width, most_seconds=most_seconds, most_bytes=most_bytes)
 
-    def export(self, form: str, out: str | Path, *, classes: Sequence[str] = (), overwrite: bool = False) -> Path:
+    def export(self, form: str, out: str | Path, *, classes: str | Sequence[str] = (), overwrite: bool = False) -> Path:
         """Writes this result in one of the formats of `openavs export`, such as `coco` or `cutout-webm`."""
         from openavs.exports.categories import Categories
         from openavs.exports.formats import Options
@@ -90,7 +90,7 @@ class Result(Segmentation):
         from openavs.exports.items import Item
 
         item = Item(self, lambda: self.video)
-        chosen = classes or self.recipe.get("vocabulary") or ()
+        chosen = listed_words(classes) or self.recipe.get("vocabulary") or ()
         write(form, [item], Path(out), Options(Categories(chosen)), origin=self.clip, overwrite=overwrite)
         return Path(out)
 
@@ -117,6 +117,22 @@ class Result(Segmentation):
     def __repr__(self) -> str:
         found = sum(len(frame.segments) for frame in self.frames)
         return f"<Result of {self.clip!r}: {counted(found, 'segment')} in {counted(len(self.frames), 'frame')}>"
+
+
+def read_result(out: str | Path, clip: str | None = None) -> Result:
+    """Reads one clip of a result folder; `clip` may be left out where the folder holds one clip.
+
+    Raises:
+        InputError: no such folder or clip, a damaged file, or several clips and none is named.
+    """
+    from openavs.exports.items import finished
+    from openavs.results import read_result as read
+
+    names = [clip] if clip is not None else finished(Path(out))
+    if len(names) > 1:
+        some = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        raise InputError(f"{out} holds {len(names)} clips; name one: {some}")
+    return Result.of(read(out, names[0]))
 
 
 def _values(segmentation: Segmentation) -> dict[str, Any]:

@@ -22,6 +22,15 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return otherwise or (f"there are {', '.join(names)}" if names else "there are none")
 
 
+def listed_words(words: str | Iterable[str]) -> list[str]:
+    """The entries of a list of words; one text is split at its commas.
+
+    >>> listed_words("dog, bell")
+    ['dog', 'bell']
+    """
+    return [word.strip() for word in words.split(",") if word.strip()] if isinstance(words, str) else list(words)
+
+
 def counted(number: float, thing: str, things: str = "") -> str:
     """A number and its thing in the singular or the plural, which is `things` where it is more than an s.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -42,7 +43,7 @@ def finding(problem: ValidationError, model: type[BaseModel], example: str) -> s
     path = [part for part in found["loc"] if part not in ("[key]",)]
     key = ".".join(str(part) for part in path)[:80]
     if found["type"] == "extra_forbidden":
-        return f"there is no key {key!r}; {nearest(str(path[-1]), _fields(model, path[:-1]))}"
+        return f"there is no key {key!r}; {_suggestion(model, path)}"
     if found["type"] == "missing":
         return f"the key {key!r} is missing; {example}"
     if found["type"] == "value_error":  # raised by a validator of ours, which has the words
@@ -55,6 +56,31 @@ def finding(problem: ValidationError, model: type[BaseModel], example: str) -> s
         return f"{key!r} must be one of {found['ctx']['expected']}, not {given}"
     quote = "; write it in quotes" if found["type"] == "string_type" and _is_scalar(found["input"]) else ""
     return f"{key!r} must be {_WANTED.get(found['type'], found['msg'])}, not {given}{quote}"
+
+
+def _suggestion(model: type[BaseModel], path: list[str | int]) -> str:
+    """The key of that name in another section, else the nearest key."""
+    wanted, own = str(path[-1]), _fields(model, path[:-1])
+    elsewhere = {
+        f"{section}.{key}": key
+        for section, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for key in field.annotation.model_fields
+    }
+    same = [repr(dotted) for dotted, key in elsewhere.items() if key == wanted]
+    if same:
+        return f"did you mean {' or '.join(same)}?"
+    every = nearest(wanted, own)
+    if every.startswith("did you mean"):
+        return every
+    close = get_close_matches(wanted, sorted(set(elsewhere.values())), n=1, cutoff=0.6)
+    return next((f"did you mean {dotted!r}?" for dotted, key in elsewhere.items() if [key] == close), every)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The class of a field that is a section, or may be one (`Keep | None`); None for a plain value."""
+    kinds = [annotation, *typing.get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _is_scalar(value: Any) -> bool:

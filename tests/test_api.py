@@ -266,3 +266,34 @@ def test_a_type_checker_knows_every_name_and_no_others(tmp_path: Path) -> None:
     done = subprocess.run([*words, "good.py", "bad.py"], cwd=tmp_path, capture_output=True, text=True)
     assert '"openavs.result.Result"' in done.stdout and "CocoDataset" in done.stdout
     assert 'has no attribute "nonsense"' in done.stdout and "Found 2 errors in 1 file" in done.stdout
+
+
+def test_a_vocabulary_as_a_text_means_its_words() -> None:
+    assert library.load("tiny", vocabulary="dog,bell").settings.vocabulary == ("dog", "bell")
+    with pytest.raises(InputError, match="'vocabulary' is empty; name at least one thing"):
+        library.load("tiny", vocabulary=[])
+
+
+def test_an_address_is_refused_as_such(pipe: library.VideoPipeline) -> None:
+    with pytest.raises(InputError, match=r"^https://example\.com/v\.mp4 is an address, and openavs reads files only"):
+        pipe("https://example.com/v.mp4")
+    with pytest.raises(InputError, match="is an address"):
+        library.probe("rtsp://camera/1")
+
+
+def test_a_result_that_is_read_again_can_show_export_and_save_itself(result: library.Result, tmp_path: Path) -> None:
+    result.save(tmp_path / "run", overlay=False, report=False)
+    again = library.read_result(tmp_path / "run")
+    assert isinstance(again, library.Result)
+    assert again == result == library.read_result(str(tmp_path / "run"), result.clip)
+    assert again.export("timeline", tmp_path / "one.csv").is_file()
+    replace_named(result, "other").save(tmp_path / "run", overlay=False, report=False)
+    with pytest.raises(InputError, match=r"holds 2 clips; name one: 'other', 'video'"):
+        library.read_result(tmp_path / "run")
+    with pytest.raises(InputError, match="holds no results"):
+        library.read_result(tmp_path / "absent")
+
+
+def replace_named(result: library.Result, clip: str) -> library.Result:
+    """The same result under another id."""
+    return library.Result.of(replace(result, clip=clip), result.video)

@@ -88,7 +88,13 @@ def test_overrides_are_dotted_yaml() -> None:
         ("keep=3", "'keep' must be a section of keys and values, not 3 (a number)"),
         ("sample.fps=0", "'sample.fps' must be more than 0, not 0 (a number)"),
         ("sample.fps=.nan", "'sample.fps' must be"),
-        ("vocabulary=dog", "'vocabulary' must be a list, not 'dog' (text)"),
+        ("vocabulary=3", "'vocabulary' must be a list, not 3 (a number)"),
+        ("vocabulary=[]", "'vocabulary' is empty; name at least one thing, such as dog,bell, or leave it out"),
+        ("vocabulary=' , '", "'vocabulary' is empty; name at least one thing"),
+        ("box_threshold=0.3", "no key 'box_threshold'; did you mean 'keep.box_threshold'?"),
+        ("box_treshold=0.3", "no key 'box_treshold'; did you mean 'keep.box_threshold'?"),
+        ("min_area=3", "no key 'min_area'; did you mean 'keep.min_area' or 'filter.min_area'?"),
+        ("kep=3", "no key 'kep'; did you mean 'keep'?"),
         ("vocabulary=[dog, no]", "'vocabulary.1' must be text, not False (true or false); write it in quotes"),
         ("vocabulary=[747]", "'vocabulary.0' must be text, not 747 (a number); write it in quotes"),
         ("dtype=int8", "'dtype' must be one of"),
@@ -134,6 +140,22 @@ def test_a_wrong_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_vocabulary_in_one_text_is_split_at_its_commas(tmp_path: Path) -> None:
+    assert load_recipe("tiny", ["vocabulary=dog, church bell"]).vocabulary == ["dog", "church bell"]
+    assert load_recipe(write(tmp_path, SMALL + "vocabulary: dog,bell\n")).vocabulary == ["dog", "bell"]
+
+
+def test_another_backend_keeps_only_the_options_given_beside_it() -> None:
+    changed = load_recipe("tiny", ["detector.share=0.5", "detector.use=./my.py:Mine", "captioner.top_k=2"])
+    assert changed.detector is not None
+    assert changed.detector.model_dump() == {"use": "./my.py:Mine", "share": 0.5}
+    assert changed.captioner.options["model"] == load_recipe("tiny").captioner.options["model"]
+    assert load_recipe("tiny", ["captioner.use=clap"]) == load_recipe("tiny")
+    added = load_recipe("tiny", ["verifier.use=clip", "verifier.model=DIR"])
+    assert added.verifier is not None
+    assert added.verifier.options == {"model": "DIR"}
+
+
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\x00")
@@ -144,7 +166,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 @given(
     threshold=st.floats(0, 1),
     fps=st.floats(0.01, 240),
-    words=st.lists(st.text(min_size=1).filter(lambda word: word.isprintable()), max_size=5),
+    words=st.lists(st.text(min_size=1).filter(lambda word: word.isprintable()), min_size=1, max_size=5),
 )
 def test_any_recipe_survives_writing(threshold: float, fps: float, words: list[str]) -> None:
     from openavs.yamlfile import parse_yaml

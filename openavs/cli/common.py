@@ -81,6 +81,16 @@ def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
     return named, overrides
 
 
+def refuse_bare_keys(named: Iterable[str]) -> None:
+    """Raises InputError for a recipe's key without a value, such as `keep.box_threshold`, among the inputs."""
+    from openavs.recipes import has_key
+    from openavs.types import InputError
+
+    for name in named:
+        if has_key(name) and not Path(name).exists():
+            raise InputError(f"{name} is a key of the recipe and has no value; write {name}=VALUE without spaces")
+
+
 def command_line() -> str:
     """What was typed, for a report."""
     return shlex.join(["openavs", *sys.argv[1:]])

@@ -72,11 +72,12 @@ def _categories(classes: str | None, run: Path) -> Categories:
     from openavs.benchmarks.cards import load_card
     from openavs.exports.categories import Categories
     from openavs.exports.items import run_classes
+    from openavs.spelling import listed_words
     from openavs.types import InputError
 
     if classes is None:
         return Categories(run_classes(run))
-    names = [name.strip() for name in classes.split(",") if name.strip()]
+    names = listed_words(classes)
     if len(names) == 1 and names[0] in resources.names("eval"):
         card = load_card(names[0])
         if card.vocabulary is None:

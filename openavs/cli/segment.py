@@ -25,6 +25,7 @@ from openavs.cli.common import (
     echo,
     print_json,
     recipe_overrides,
+    refuse_bare_keys,
     say,
     set_up_logging,
     split_words,
@@ -61,7 +62,7 @@ def segment(
     verbose: Verbose = False,
 ) -> None:
     """Find, name and segment what makes the sound in videos."""
-    from openavs.files import is_missing
+    from openavs.files import is_missing, refuse_address
     from openavs.locking import add_to_lock, load_lock, pinned_pipeline
     from openavs.pipeline import Pipeline as Chain
     from openavs.recipes import load_recipe
@@ -70,9 +71,12 @@ def segment(
 
     set_up_logging(quiet=quiet, verbose=verbose)
     named, overrides = split_words(videos)
+    for name in (*named, audio or ""):
+        refuse_address(name)
+    refuse_bare_keys(named)
     paths = [Path(name) for name in named[:limit]]
     if vocab is not None:
-        overrides.append(f"vocabulary={json.dumps([word.strip() for word in vocab.split(',') if word.strip()])}")
+        overrides.append(f"vocabulary={json.dumps(vocab)}")
     for path in [*paths, audio]:
         if path is not None and is_missing(path):
             raise InputError(f"{path} does not exist; check the name")

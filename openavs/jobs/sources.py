@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openavs.benchmarks.dataset import Dataset
+from openavs.files import refuse_address
 from openavs.jobs.items import Item
 from openavs.jobs.naming import unique_ids
 from openavs.spelling import counted
@@ -69,6 +70,7 @@ def open_source(source: str, *, benchmark: str | None = None, split: str | None 
 def _open(source: str, benchmark: str | None, split: str | None) -> Source:
     from openavs.jobs import source_benchmark, source_files, source_manifest, source_tars
 
+    refuse_address(source)
     path = Path(source).expanduser()
     name = benchmark or (source_benchmark.recognise(path) if os.path.isdir(path) else None)
     if name is not None:

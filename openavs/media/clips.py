@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from openavs.files import refuse_address
 from openavs.media.limits import DEFAULT_LIMITS, Limits
 from openavs.media.pictures import PictureFrames, common_size, is_picture, list_pictures, picture_size
 from openavs.media.probe import (
@@ -32,6 +33,7 @@ from openavs.types import Clip, FrameSource, InputError, Waveform
 
 def probe(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> MediaInfo:
     """Says what a video, sound, picture or folder of pictures holds; at most one picture is decoded."""
+    refuse_address(path)
     path = Path(path)
     if os.path.isdir(path):
         paths = list_pictures(path)
@@ -62,6 +64,7 @@ def open_clip(
     Raises:
         InputError: the input is missing, no media, without pictures, over the limits.
     """
+    refuse_address(path)
     path = Path(path)
     if not (math.isfinite(fps) and fps > 0):
         raise InputError(f"fps is a positive number of frames per second, not {fps}")
