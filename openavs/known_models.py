@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 Permissive = Literal["yes", "no", "unknown"]
 
@@ -54,6 +55,21 @@ def known_model(reference: str) -> KnownModel | None:
     if reference.startswith("openavs:"):
         return _embedded(reference.removeprefix("openavs:"))
     return _listed().get(reference.removeprefix("hf:").partition("@")[0])
+
+
+def only_synthetic(models: Mapping[str, Any]) -> bool:
+    """Whether one of a result's models (facts by reference) is an embedded one, or a student that was trained with one.
+
+    These know only the synthetic world.
+    """
+    return any(_is_synthetic(str(reference), facts) for reference, facts in models.items())
+
+
+def _is_synthetic(reference: str, facts: Any) -> bool:
+    student = facts.get("facts") if isinstance(facts, Mapping) else None
+    audio = student.get("audio") if isinstance(student, Mapping) else None
+    heard = audio.get("model") if isinstance(audio, Mapping) else None
+    return any(str(name).startswith("openavs:tiny") for name in (reference, heard))
 
 
 @cache

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image as Pictures
 
 from openavs.htmlpage import jpeg_address, render
+from openavs.known_models import only_synthetic
 from openavs.media import write_overlay
 from openavs.overlay import Painter, paint_frame
 from openavs.palettes import Palette, palette_of
@@ -84,7 +85,7 @@ def _html(
         heard=list(_heard(result))[:MOST_TEXTS],
         found=list(_found(result, palette))[:MOST_TEXTS],
         dropped=list(_dropped(result))[:MOST_TEXTS],
-        only_synthetic=any(str(model).startswith("openavs:tiny") for model in result.models),
+        only_synthetic=only_synthetic(result.models),
     )
     return page.decode("utf-8")
 

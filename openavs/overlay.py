@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
+from openavs.known_models import only_synthetic
 from openavs.palettes import RGB, Palette, ink_on, palette_of
 from openavs.types import BoolMask, Caption, FrameResult, Image, Segment, Segmentation, rle_to_mask
 
+SYNTHETIC = "synthetic demo model"
 _TINT = 0.45  # share of the colour inside a mask: the thing below stays recognisable
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rectangle = tuple[int, int, int, int]
@@ -25,12 +27,13 @@ def paint(
     *,
     heard: Sequence[Caption] = (),
     text_scale: float = 1.0,
+    mark: str = "",
 ) -> Image:
     """A copy of a picture `[H, W, 3]` with the segments painted on it, best score on top, and captions at the bottom.
 
     Masks of another size than the picture (a scaled copy of the video) are resized to it. Any size from 1x1 works;
     where there is no room for words there are none. Words are sized by the picture; `text_scale` enlarges them for one
-    that will be shown small.
+    that will be shown small. `mark` is a text for the upper right corner.
     """
     colours = palette if palette is not None else Palette(s.phrase for s in segments)
     height, width = image.shape[:2]
@@ -47,15 +50,15 @@ def paint(
     draw = ImageDraw.Draw(picture, "RGBA")
     size = _text_size(width, height, text_scale)
     strip = _draw_heard(draw, heard, size, (width, height))
-    taken: list[_Rectangle] = []
+    taken = _draw_mark(draw, mark, size, (width, height))
     for segment, area in reversed(chips):  # the best score takes the best place
         _draw_chip(draw, segment, area, colours[segment.phrase], size, taken, (width, height - strip))
     return np.asarray(picture)
 
 
-def paint_frame(image: Image, frame: FrameResult, palette: Palette | None = None) -> Image:
+def paint_frame(image: Image, frame: FrameResult, palette: Palette | None = None, mark: str = "") -> Image:
     """`paint` with a frame's segments and what was heard there; pass the clip's `palette_of` to keep the colours."""
-    return paint(image, frame.segments, palette, heard=frame.heard)
+    return paint(image, frame.segments, palette, heard=frame.heard, mark=mark)
 
 
 class Timeline:
@@ -81,17 +84,21 @@ class Timeline:
 class Painter:
     """Paints a whole clip at full frame rate: `painter(time, picture)` is what `media.write_overlay` calls.
 
-    `palette` keeps the colours of a result of which only a part is painted.
+    `palette` keeps the colours of a result of which only a part is painted. What models of the synthetic world found
+    is marked as such in every picture.
     """
 
     def __init__(self, segmentation: Segmentation, palette: Palette | None = None) -> None:
         self._timeline = Timeline(segmentation.frames)
         self._palette = palette if palette is not None else palette_of(segmentation.frames)
+        self._mark = SYNTHETIC if only_synthetic(segmentation.models) else ""
 
     def __call__(self, time: float, image: Image) -> Image:
         """The picture with the result that is on show at `time`."""
         frame = self._timeline.at(time)
-        return image if frame is None else paint_frame(image, frame, self._palette)
+        if frame is not None:
+            return paint_frame(image, frame, self._palette, self._mark)
+        return paint(image, (), mark=self._mark) if self._mark else image
 
 
 # --------------------------------------------------------------------------------------------------------- masks
@@ -198,6 +205,19 @@ def _draw_chip(
 
 def _overlap(one: _Rectangle, other: _Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _draw_mark(draw: ImageDraw.ImageDraw, mark: str, size: int, room: tuple[int, int]) -> list[_Rectangle]:
+    """Writes the mark small into the upper right corner; returns its rectangle, none where there is no room."""
+    size = max(8, round(size * 0.7))
+    font, pad = _font(size), max(2, size // 4)
+    line = _shortened(mark, font, room[0] - 4 * pad)
+    if not line or size + 2 * pad > room[1] // 3:
+        return []
+    place = (room[0] - round(font.getlength(line)) - 2 * pad, 0, room[0], size + 2 * pad)
+    draw.rectangle(place, fill=(0, 0, 0, 150))
+    draw.text((place[0] + pad, place[3] / 2), line, fill=(255, 255, 255), font=font, anchor="lm")
+    return [place]
 
 
 def _draw_heard(draw: ImageDraw.ImageDraw, heard: Sequence[Caption], size: int, room: tuple[int, int]) -> int:

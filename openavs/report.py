@@ -14,6 +14,7 @@ import numpy as np
 
 from openavs.files import atomic_write
 from openavs.htmlpage import asset, render
+from openavs.known_models import only_synthetic
 from openavs.palettes import palette_of
 from openavs.reportparts import (
     colour_rules,
@@ -64,7 +65,7 @@ def write_report(
         recipe_name=segmentation.recipe.get("name"),
         recipe=json.dumps(segmentation.recipe, indent=2, ensure_ascii=False),
         models=model_rows(segmentation.models, segmentation.recipe.get("licence")),
-        only_synthetic=any(str(model).startswith("openavs:tiny") for model in segmentation.models),
+        only_synthetic=only_synthetic(segmentation.models),
         pictures=pictures,
         shown=len(shown),
         rows=why_rows(segmentation.frames[:ROWS]),

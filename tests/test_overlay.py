@@ -146,6 +146,22 @@ def test_the_nearest_sampled_frame_is_on_show() -> None:
     assert Timeline(frames[:1]).at(100.0) == frames[0]  # one picture stands for the whole
 
 
+def test_every_picture_that_shows_results_of_synthetic_models_is_marked() -> None:
+    size = (120, 200)
+    dog = square("dog", 0.5, size, 5, 20, 20)
+    frames = (FrameResult(0, 0.0, segments=(dog,)), FrameResult(1, 1.0))
+    plain = Segmentation("clip", size, frames, models={"hf:org/clap": {}})
+    student = {"/runs/mine": {"facts": {"audio": {"model": "openavs:tiny/vggish"}}}}
+    for models in ({"openavs:tiny/clap": {}}, student):
+        marked = Painter(replace(plain, models=models))
+        for time in (0.0, 1.0, 9.0):
+            before, after = Painter(plain)(time, grey(*size)).astype(int), marked(time, grey(*size)).astype(int)
+            rows, columns = np.nonzero(np.abs(after - before).max(axis=2))
+            assert rows.max() < 20 and columns.min() > 70  # the upper right corner
+            assert after[rows.min() : rows.max() + 1, columns.min() :].max() > 200  # letters
+    assert (Painter(replace(plain, models=student))(9.0, grey(1, 1)) == grey(1, 1)).all()  # no room for words
+
+
 def test_a_painter_paints_what_is_on_show() -> None:
     size = (60, 60)
     frames = (FrameResult(0, 0.0, segments=(square("dog", 0.5, size, 5, 20, 20),)), FrameResult(1, 1.0))

@@ -32,6 +32,7 @@ from openavs.benchmarks.report_charts import is_hard, report_charts
 from openavs.benchmarks.wording import figure_name, in_order, percent, protocol_words, title_of
 from openavs.files import atomic_write
 from openavs.htmlpage import asset, render
+from openavs.known_models import only_synthetic
 from openavs.reportparts import model_rows
 
 CLIPS = 6  # of the best, and as many of the worst
@@ -64,7 +65,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
         r={**_NOT_SAID, **report},
         title=title_of(report["benchmark"]),
         recipe_name=(report.get("recipe") or {}).get("name"),
-        only_synthetic=any(str(model).startswith("openavs:tiny") for model in report.get("models") or {}),
+        only_synthetic=only_synthetic(report.get("models") or {}),
         protocols=[(name, protocol_words(report, name)) for name in _protocols(report)],
         figures=_figures(report),
         published=near,

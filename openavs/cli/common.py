@@ -124,9 +124,16 @@ def echo(text: str = "") -> None:
 
 
 def warn_of_tiny(recipe: Recipe) -> None:
-    """Says of the embedded models what they are for, on stderr: what they say of real videos looks like an answer."""
-    if any(model.startswith("openavs:tiny") for model in recipe.models().values()):
-        say("openavs: the embedded models know only the synthetic world; for real videos see 'openavs list recipes'")
+    """Warns on stderr that the embedded models, and students trained with them, are not for real videos."""
+    from openavs.known_models import only_synthetic
+
+    models: dict[str, Any] = dict.fromkeys(recipe.models().values())
+    if recipe.student is not None:
+        from openavs.students.folders import read_student
+
+        models[recipe.student.model] = {"facts": read_student(recipe.student.model, recipe.offline).facts}
+    if only_synthetic(models):
+        say("openavs: these models know only the synthetic world; for real videos see 'openavs list recipes'")
 
 
 def set_up_logging(*, quiet: bool = False, verbose: bool = False) -> None:

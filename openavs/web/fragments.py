@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from openavs.htmlpage import asset, render
+from openavs.known_models import only_synthetic
 from openavs.palettes import palette_of
 from openavs.report import ROWS, report_frames
 from openavs.reportparts import (
@@ -136,7 +137,7 @@ def details(result: Result) -> str:
     return _html(
         "web/details.html",
         s=result,
-        only_synthetic=any(str(model).startswith("openavs:tiny") for model in result.models),
+        only_synthetic=only_synthetic(result.models),
         found=found_rows(result.frames, palette),
         place=palette.place,
         pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in taken],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from openavs import resources
 from openavs.extras import EXTRAS
 from openavs.hub import resolve
-from openavs.known_models import known_model
+from openavs.known_models import known_model, only_synthetic
 from openavs.recipes import Recipe, load_recipe
 from openavs.registry import Registry
 from openavs.types import InputError, ModelError
@@ -47,7 +47,7 @@ class Offer:
     @property
     def only_synthetic(self) -> bool:
         """Whether its models know nothing but the synthetic world."""
-        return any(model.reference.startswith("openavs:tiny") for model in self.models)
+        return only_synthetic(dict.fromkeys(model.reference for model in self.models))
 
     @property
     def asks_a_server(self) -> bool:

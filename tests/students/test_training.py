@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from accelerate.state import AcceleratorState
 from PIL import Image as Pillow
 
 from openavs.benchmarks.cards import open_dataset
+from openavs.benchmarks.world.layouts import write_clip
+from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.pipeline import Pipeline
 from openavs.recipes import load_recipe
 from openavs.students.answers import predict_clip
@@ -294,6 +297,24 @@ def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -
 def test_a_student_is_no_pipeline_of_stages(trained: Path) -> None:
     with pytest.raises(InputError, match="is a trained student; it runs in evaluate, segment and label"):
         Pipeline.from_recipe(load_recipe(f"student:{trained}"))
+
+
+def test_a_student_trained_with_an_embedded_model_says_that_it_knows_only_the_synthetic_world(
+    trained: Path, openavs: Callable[..., Any], tmp_path: Path
+) -> None:
+    student, video = tmp_path / "student", tmp_path / "dog.mp4"
+    shutil.copytree(trained, student)
+    config = json.loads((student / "config.json").read_text())
+    config["facts"]["audio"]["model"] = "openavs:tiny/vggish"
+    (student / "config.json").write_text(json.dumps(config))
+    write_clip(video, plan_scene([Part("dog", (True, True))], scene_rng("test", 3), 2, (64, 96)), fps=5)
+    for place, warned in ((trained, False), (student, True)):
+        out = tmp_path / f"out-{warned}"
+        done = openavs("segment", video, "--pipeline", f"student:{place}", "--device", "cpu", "--out", out)
+        assert done.code == 0, done.err
+        assert ("know only the synthetic world" in done.err) is warned
+        report = (out / "clips" / "dog" / "report.html").read_text("utf-8")
+        assert ("which know only openavs' synthetic world" in report) is warned
 
 
 def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> None:
