@@ -93,7 +93,11 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
 
 
 def _data(options: Options) -> str:
-    """The description that trainers read; a name as JSON text is YAML, whatever it holds."""
+    """The description that trainers read; a name as JSON text is YAML, whatever it holds.
+
+    It has no `path`: Ultralytics resolves a relative one against the working directory, and without one takes the
+    folder of the file.
+    """
     place = f"images/{options.split}"
     names = "".join(f"  {i}: {json.dumps(name)}\n" for i, name in enumerate(options.categories.names))
-    return f"path: .\ntrain: {place}\nval: {place}\nnames:{' {}' if not names else ''}\n{names}"
+    return f"train: {place}\nval: {place}\nnames:{' {}' if not names else ''}\n{names}"

@@ -62,6 +62,16 @@ def test_every_picture_has_its_labels_and_the_description_names_both(exported: P
         assert picture.size == SIZE[::-1]
 
 
+def test_the_pictures_are_found_from_any_working_directory(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    data = yaml.safe_load((exported / "data.yaml").read_text())
+    root = Path(data.get("path") or exported)  # as Ultralytics and FiftyOne resolve it
+    assert (root / data["train"] / "one_00000.jpg").is_file() and (root / data["val"]).is_dir()
+
+
 def test_values_lie_within_the_picture(results: list[Segmentation]) -> None:
     for _, lines in to_yolo_seg(results[0], Categories()):
         for line in lines:
