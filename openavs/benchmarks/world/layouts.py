@@ -192,6 +192,7 @@ def _youtube_vis(clips: Iterable[tuple[str, str, Cast]]) -> dict[str, Any]:
                 "iscrowd": 0,
             }
             entry |= {"bboxes": [None if m is None else _xywh(m) for m in shown]}
+            entry |= {"areas": [None if m is None else int(m.sum()) for m in shown]}
             entry |= {"segmentations": [None if m is None else _coco(m) for m in shown]}
             annotations.append(entry)
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES) if i]

@@ -94,13 +94,14 @@ def test_ov(tmp_path: Path) -> None:
         assert len(videos) == 3
         for entry in data["annotations"]:
             video = videos[entry["video_id"]]
-            assert len(entry["segmentations"]) == len(entry["bboxes"]) == video["length"]
+            assert len(entry["segmentations"]) == len(entry["bboxes"]) == len(entry["areas"]) == video["length"]
             uid = video["file_names"][0].split("/")[0]
             for k, code in enumerate(entry["segmentations"]):
                 assert (folder / split / "JPEGImages" / video["file_names"][k]).is_file()
                 if code is None:
                     continue
                 mask = rle_to_mask(RLE(tuple(code["size"]), code["counts"]))
+                assert entry["areas"][k] == mask.sum()
                 labels = tmp_path / "AVSBench-semantic" / video["label"] / uid / "labels_semantic" / f"{k}.png"
                 if labels.is_file():  # v1s has one labelled frame in training
                     assert np.array_equal(mask, pixels(labels) == entry["category_id"])
