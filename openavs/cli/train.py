@@ -47,7 +47,10 @@ def train(
     recipe: RecipeOption = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Pseudo-labels in place of the ground truth: a folder of predictions.", show_default=False),
+        typer.Option(
+            help="Pseudo-labels in place of the ground truth: a folder of predictions, or of 'label' or 'evaluate'.",
+            show_default=False,
+        ),
     ] = None,
     max_steps: MaxSteps = None,
     resume: Resume = False,

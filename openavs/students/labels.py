@@ -51,7 +51,7 @@ class Truth:
 
 
 class PseudoLabels:
-    """The masks in a folder of predictions (or an evaluation's, which has one): `openavs evaluate --split train`.
+    """The masks in a folder of predictions, or in the output folder of `evaluate --split train` or `label`.
 
     `which` frames: those for which the benchmark has a mask, as the paper swaps one label for the other, or `all` that
     the folder holds. A grey value of more than half is foreground. `weighted` takes each frame's weight from the
@@ -63,7 +63,7 @@ class PseudoLabels:
         if not folder.is_dir():
             raise InputError(f"the folder of labels {folder} does not exist; check --labels")
         self.dataset, self.which = dataset, which
-        self.folder = folder / "predictions" if (folder / "predictions").is_dir() else folder
+        self.folder = labels_folder(folder)
         self._confidence = folder / CONFIDENCE
         self._weights = _read_confidence(self._confidence) if weighted else None
         left_out = frozenset(_read_left_out(folder / LEFT_OUT))
@@ -100,6 +100,11 @@ class PseudoLabels:
     def _present(self, clip: BenchmarkClip) -> tuple[int, ...]:
         candidates = clip.annotated if self.which == "annotated" else range(len(clip.frames))
         return tuple(i for i in candidates if (self.folder / clip.predictions[i]).is_file())
+
+
+def labels_folder(folder: Path) -> Path:
+    """The masks' folder: `predictions` of an evaluation's output, `labels` of a label job's, else the folder itself."""
+    return next((folder / name for name in ("predictions", "labels") if (folder / name).is_dir()), folder)
 
 
 def _foreground(path: Path) -> npt.NDArray[np.uint8]:

@@ -107,6 +107,14 @@ def test_an_evaluation_is_a_folder_of_labels_with_weights_and_clips_to_pass_over
         PseudoLabels(train_set, tmp_path, weighted=True)
 
 
+def test_a_label_jobs_folder_is_a_folder_of_labels(train_set: Dataset, tmp_path: Path) -> None:
+    clip = train_set.clips[2]
+    write_grey(tmp_path / "labels" / clip.predictions[0], 255)
+    (tmp_path / "clips").mkdir()
+    labels = PseudoLabels(train_set, tmp_path)
+    assert labels.frames(clip) == (0,) and labels.read(clip, [0])[0].all()
+
+
 def test_a_folder_without_labels_says_where_one_would_be(train_set: Dataset, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=f"holds no label of s4 train; one of them would be {train_set.clips[0].predictions[0]}"
