@@ -91,7 +91,7 @@ class Result(Segmentation):
 
         item = Item(self, lambda: self.video)
         chosen = listed_words(classes) or self.recipe.get("vocabulary") or ()
-        write(form, [item], Path(out), Options(Categories(chosen)), origin=self.clip, overwrite=overwrite)
+        write(form, [item], Path(out), Options(Categories.of_vocabulary(chosen)), origin=self.clip, overwrite=overwrite)
         return Path(out)
 
     def _extras(self, folder: Path, overlay: bool, report: bool) -> None:

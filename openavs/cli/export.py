@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -32,8 +32,15 @@ def export(
     as_labels: Annotated[
         bool, typer.Option("--filtered", help="Only what the recipe's filter takes as labels, as 'label' does.")
     ] = False,
+    masks: Annotated[
+        str,
+        typer.Option(
+            metavar="rle|counts|polygons",
+            help="How coco and youtube-vis write masks: run-lengths, compressed or as lists of counts, or polygons.",
+        ),
+    ] = "rle",
     root: Annotated[
-        Path | None, typer.Option(help="Where the videos lie, if the results name them by relative paths.")
+        Path | None, typer.Option(help="Where the videos lie, if they are not where the results say.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: Json = False,
@@ -41,7 +48,7 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
-    from openavs.exports.formats import Options
+    from openavs.exports.formats import MaskCode, Options
     from openavs.exports.formats import export as write
     from openavs.exports.items import filtered_by_recipe, run_items
     from openavs.spelling import counted
@@ -49,12 +56,16 @@ def export(
     set_up_logging(quiet=quiet, verbose=verbose)
     if not split.isidentifier():
         raise typer.BadParameter("a split is a plain name such as train, val or test", param_hint="--split")
+    if masks not in get_args(MaskCode):
+        raise typer.BadParameter(f"give one of {', '.join(get_args(MaskCode))}", param_hint="--masks")
     wanted = None if clips is None else [name.strip() for name in clips.split(",") if name.strip()]
     items = run_items(run, wanted, root)
-    options = Options(_categories(classes, run), images, split)
+    categories, typed = _categories(classes, run)
+    options = Options(categories, images, split, cast(MaskCode, masks), run)
     told = write(
         form, filtered_by_recipe(items) if as_labels else items, out, options, origin=str(run), overwrite=overwrite
     )
+    told.notes += categories.not_found() if typed else []
     if as_json:
         counts = {"clips": told.clips, "frames": told.frames, "segments": told.segments}
         print_json({"format": form, "out": str(out), **counts, "notes": told.notes})
@@ -66,23 +77,26 @@ def export(
         echo(f"{form}: {counted(told.segments, 'segment')} in {inside} -> {out}")
 
 
-def _categories(classes: str | None, run: Path) -> Categories:
-    """The categories asked for, else those of the run's closed vocabulary, else whatever was found."""
+def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
+    """The categories asked for, and whether they were named one by one.
+
+    By default those of the run's closed vocabulary, else whatever was found.
+    """
     from openavs import resources
     from openavs.benchmarks.cards import load_card
     from openavs.exports.categories import Categories
-    from openavs.exports.items import run_classes
+    from openavs.exports.origins import run_classes
     from openavs.spelling import listed_words
     from openavs.types import InputError
 
     if classes is None:
-        return Categories(run_classes(run))
+        return Categories.of_vocabulary(run_classes(run)), False
     names = listed_words(classes)
     if len(names) == 1 and names[0] in resources.names("eval"):
         card = load_card(names[0])
         if card.vocabulary is None:
             raise InputError(f"the masks of {card.name} have no classes; use --classes avss, or name them: dog,cat")
-        return Categories(card.vocabulary, card.aliases)
+        return Categories.of_card(card), False
     if not names:
         raise InputError("--classes names no category; give some, such as dog,cat")
-    return Categories(names)
+    return Categories(names), True

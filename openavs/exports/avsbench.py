@@ -131,9 +131,8 @@ class SemanticLayout:
     lengths: Mapping[int, str] = MappingProxyType({10: "v2", 5: "v1m"})
 
     def __init__(self, folder: Path) -> None:
-        card = load_card("avss")
         self._folder = folder
-        self.known = Categories(card.vocabulary or (), card.aliases)
+        self.known = Categories.of_card(load_card("avss"))
 
     def frame(self, piece: Piece, k: int, image: Image, result: Segmentation) -> None:
         """A frame, its class indices and the same in colours."""

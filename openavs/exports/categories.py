@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from openavs.labels import Labeller
 from openavs.spelling import counted
 from openavs.types import Segment, Segmentation
+
+if TYPE_CHECKING:
+    from openavs.benchmarks.cards import Card
 
 
 class Categories:
@@ -24,6 +28,26 @@ class Categories:
         self._ids: dict[str, int] = {name: place for place, name in enumerate(given, start=1)}
         self._labeller = Labeller(given, aliases) if given else None
         self._left_out: Counter[str] = Counter()
+        self._written: tuple[str, ...] = ()
+        self._found: set[int] = set()
+
+    @classmethod
+    def of_card(cls, card: Card) -> Categories:
+        """A benchmark's classes: segments are matched by the card's phrases, names are the published ones."""
+        made = cls(card.vocabulary or (), card.aliases)
+        made._written = tuple(card.classes[1:])
+        return made
+
+    @classmethod
+    def of_vocabulary(cls, names: Sequence[str]) -> Categories:
+        """The categories of a recipe's vocabulary; a benchmark's own vocabulary has the benchmark's class names."""
+        from openavs import resources
+        from openavs.benchmarks.cards import load_card
+
+        given = list(names[1:] if names and names[0] == "background" else names)
+        cards = map(load_card, resources.names("eval")) if given else iter(())
+        card = next((card for card in cards if card.vocabulary == given), None)
+        return cls(given) if card is None else cls.of_card(card)
 
     @classmethod
     def of_clip(cls, segmentation: Segmentation) -> Categories:
@@ -39,10 +63,11 @@ class Categories:
         name = segment.label or segment.phrase
         if self._labeller is None:
             return self._ids.setdefault(name, len(self._ids) + 1)
-        if name in self._ids:
-            return self._ids[name]
-        label, _ = self._labeller(name)
-        return None if label is None else self._ids[label]
+        label = name if name in self._ids else self._labeller(name)[0]
+        if label is None:
+            return None
+        self._found.add(self._ids[label])
+        return self._ids[label]
 
     def leave_out(self, segment: Segment) -> None:
         """Counts a segment that no category holds."""
@@ -51,7 +76,14 @@ class Categories:
     @property
     def names(self) -> tuple[str, ...]:
         """The categories so far, in the order of their ids."""
-        return tuple(self._ids)
+        return self._written or tuple(self._ids)
+
+    def not_found(self) -> list[str]:
+        """A sentence on the categories of a closed list that no segment has, if there are any."""
+        found = [name for place, name in enumerate(self.names, start=1) if place in self._found]
+        missing = [name for name in self.names if name not in found]
+        there = ", ".join(sorted({*found, *self._left_out})) or "no segments at all"
+        return [f"no segment is of {', '.join(missing)}; the results hold {there}"] if missing else []
 
     def notes(self) -> list[str]:
         """A sentence on what was left out, if anything was."""

@@ -1,4 +1,8 @@
-"""COCO JSON: one image entry per sampled frame, one annotation per segment, masks as compressed run-lengths."""
+"""COCO JSON: one image entry per sampled frame, one annotation per segment.
+
+A folder has the layout of the COCO release, which CVAT and datumaro read: `annotations/instances_<split>.json` and
+`images/<split>/`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import NotRequired, TypedDict
 
 from openavs import __version__
 from openavs.exports.categories import Categories
-from openavs.exports.codes import CocoCategory, CocoRLE, ListsFile, coco_box, coco_categories, coco_rle
+from openavs.exports.codes import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories
 from openavs.exports.formats import Options, Told
 from openavs.exports.items import Item
 from openavs.exports.pictures import picture_name, write_pictures
@@ -27,19 +31,28 @@ class CocoImage(TypedDict):
     time: float
 
 
+class CocoAttributes(TypedDict):
+    """What COCO has no field of its own for. A `track_id` belongs to one thing of one clip."""
+
+    score: float
+    phrase: str
+    track_id: NotRequired[int]
+
+
 class CocoAnnotation(TypedDict):
-    """One segment. `track_id` is the same for the same thing of a clip, and no other clip's thing has it."""
+    """One segment. `attributes` repeats the fields that CVAT and datumaro read from there only."""
 
     id: int
     image_id: int
     category_id: int
-    segmentation: CocoRLE
+    segmentation: CocoMask
     bbox: list[float]
     area: int
     iscrowd: int
     score: float
     phrase: str
     track_id: NotRequired[int]
+    attributes: CocoAttributes
 
 
 class CocoDataset(TypedDict):
@@ -59,7 +72,7 @@ def to_coco(segmentations: Iterable[Segmentation], classes: Sequence[str] = ()) 
     category, in the order of first appearance.
     """
     categories, images, annotations = Categories(classes), [], []
-    entries = _Entries(categories)
+    entries = _Entries(categories, MaskWriter("rle"))
     for segmentation in segmentations:
         for image, own in entries.of(segmentation):
             images.append(image)
@@ -74,10 +87,12 @@ def to_coco(segmentations: Iterable[Segmentation], classes: Sequence[str] = ()) 
 
 
 def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
-    """Writes `coco.json` and, with `images`, the frames under `images/`."""
-    told, entries = Told(), _Entries(options.categories)
+    """Writes `annotations/instances_<split>.json` and, with `images`, the frames under `images/<split>/`."""
+    told, entries = Told(), _Entries(options.categories, MaskWriter(options.masks))
     head = {"info": _info(), "licenses": []}
-    with ListsFile(folder / "coco.json", head, ("images", "annotations")) as file:
+    (folder / "annotations").mkdir()
+    path = folder / "annotations" / f"instances_{options.split}.json"
+    with ListsFile(path, head, ("images", "annotations")) as file:
         for item in items:
             told.clips += 1
             for image, annotations in entries.of(item.result):
@@ -87,8 +102,9 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
                 for annotation in annotations:
                     file.add("annotations", annotation)
             if options.images:
-                write_pictures(folder / "images", item)
+                write_pictures(folder / "images" / options.split, item)
         file.finish({"categories": coco_categories(options.categories.names)})
+    told.notes += entries.masks.notes()
     return told
 
 
@@ -99,8 +115,8 @@ def _info() -> dict[str, str]:
 class _Entries:
     """Makes the entries and counts their ids through all clips."""
 
-    def __init__(self, categories: Categories) -> None:
-        self._categories = categories
+    def __init__(self, categories: Categories, masks: MaskWriter) -> None:
+        self._categories, self.masks = categories, masks
         self._images = self._annotations = 0
         self._tracks: dict[tuple[str, int], int] = {}
 
@@ -113,23 +129,25 @@ class _Entries:
 
     def _annotate(self, clip: str, frame: FrameResult) -> Iterator[CocoAnnotation]:
         for segment in frame.segments:
-            category = self._categories.id(segment)
-            if category is None:
+            category, mask = self._categories.id(segment), self.masks(segment.mask)
+            if category is None or mask is None:
                 continue
             self._annotations += 1
+            attributes: CocoAttributes = {"score": segment.score, "phrase": segment.phrase}
             entry: CocoAnnotation = {
                 "id": self._annotations,
                 "image_id": self._images,
                 "category_id": category,
-                "segmentation": coco_rle(segment.mask),
+                "segmentation": mask,
                 "bbox": coco_box(segment.mask),
                 "area": segment.mask.area,
                 "iscrowd": 0,
                 "score": segment.score,
                 "phrase": segment.phrase,
+                "attributes": attributes,
             }
             if segment.track is not None:
-                entry["track_id"] = self._track(clip, segment)
+                entry["track_id"] = attributes["track_id"] = self._track(clip, segment)
             yield entry
 
     def _track(self, clip: str, segment: Segment) -> int:

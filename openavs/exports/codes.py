@@ -10,7 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict
 
-from openavs.types import RLE
+from openavs.exports.formats import MaskCode
+from openavs.exports.polygons import Losses, mask_to_polygon
+from openavs.rle import rle_runs
+from openavs.types import RLE, rle_to_mask
 
 
 class CocoRLE(TypedDict):
@@ -18,6 +21,17 @@ class CocoRLE(TypedDict):
 
     size: list[int]
     counts: str
+
+
+class CocoCounts(TypedDict):
+    """A mask as COCO's uncompressed run-length code: counts as numbers, background first."""
+
+    size: list[int]
+    counts: list[int]
+
+
+CocoMask = CocoRLE | CocoCounts | list[list[float]]
+"""A mask as run-lengths or as one polygon `[[x, y, x, y, ...]]` in pixels."""
 
 
 class CocoCategory(TypedDict):
@@ -31,6 +45,26 @@ class CocoCategory(TypedDict):
 def coco_rle(rle: RLE) -> CocoRLE:
     """The mask as plain JSON data."""
     return {"size": list(rle.size), "counts": rle.counts}
+
+
+class MaskWriter:
+    """Writes masks in one code, and counts what polygons lose."""
+
+    def __init__(self, code: MaskCode) -> None:
+        self._code, self._losses = code, Losses()
+
+    def __call__(self, rle: RLE) -> CocoMask | None:
+        """The mask as plain JSON data; None for an empty mask as a polygon."""
+        if self._code == "rle":
+            return coco_rle(rle)
+        if self._code == "counts":
+            return {"size": list(rle.size), "counts": rle_runs(rle, "the mask")}
+        polygon = mask_to_polygon(rle_to_mask(rle), self._losses)
+        return None if polygon is None else [[float(value) for value in polygon.ravel()]]
+
+    def notes(self) -> list[str]:
+        """A sentence on what polygons lose, if masks are written as polygons."""
+        return [f"polygons are lossy: {self._losses}"] if self._code == "polygons" else []
 
 
 def coco_box(rle: RLE) -> list[float]:

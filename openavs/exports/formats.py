@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from openavs.exports.categories import Categories
@@ -21,16 +21,23 @@ MARK = "export.json"
 """Written into every exported folder: what it is and where it came from. Only such a folder is ever overwritten."""
 
 
+MaskCode = Literal["rle", "counts", "polygons"]
+"""How COCO and YouTube-VIS write masks: run-lengths, compressed or as lists of counts, or one polygon each (lossy)."""
+
+
 @dataclass(frozen=True)
 class Options:
-    """What an export may be told: the categories, whether pictures go along, the split's name.
+    """The options of an export: the categories, whether pictures are written, the split's name, the code of masks.
 
-    `images` None leaves it to the format: YOLO-seg has pictures, COCO and YouTube-VIS name them only.
+    `images` None leaves it to the format: YOLO-seg writes pictures, COCO and YouTube-VIS only name them. `run` is the
+    result folder that the items come from, if any.
     """
 
     categories: Categories
     images: bool | None = None
     split: str = "train"
+    masks: MaskCode = "rle"
+    run: Path | None = None
 
 
 @dataclass
@@ -48,12 +55,17 @@ Writer = Callable[[Path, "Iterable[Item]", Options], Told]
 
 @dataclass(frozen=True)
 class Format:
-    """One export format. `single` is the file that is all of it, for an output path that names a file."""
+    """One export format.
+
+    `single` is a pattern for the one file that an output path with its suffix stands for; `coded` formats take
+    `Options.masks`.
+    """
 
     name: str
     says: str
     writer: str
     single: str | None = None
+    coded: bool = False
 
     def load(self) -> Writer:
         """Imports its writer."""
@@ -67,12 +79,19 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         form.name: form
         for form in (
-            Format("coco", "COCO JSON: run-length masks, boxes, scores, tracks", f"{_HERE}.coco:write", "coco.json"),
+            Format(
+                "coco",
+                "COCO JSON: run-length masks, boxes, scores, tracks",
+                f"{_HERE}.coco:write",
+                "annotations/*.json",
+                coded=True,
+            ),
             Format(
                 "youtube-vis",
                 "YouTube-VIS JSON: one mask per frame of every track (without tracks: of every category)",
                 f"{_HERE}.youtube_vis:write",
                 "youtube_vis.json",
+                coded=True,
             ),
             Format("yolo-seg", "YOLO-seg: pictures, polygons and data.yaml (lossy)", f"{_HERE}.yolo_seg:write"),
             Format("avsbench-object", "AVSBench's MS3 layout: binary masks", f"{_HERE}.avsbench:write_object"),
@@ -106,17 +125,23 @@ def export(
     is written. `origin` is recorded in `export.json`.
 
     Raises:
-        InputError: no such format, nothing to export, `out` is there already (with `overwrite`: and is no export).
+        InputError: no such format, options that it has no place for, nothing to export, `out` exists already (with
+            `overwrite`: and is not an export).
     """
     from openavs.exports.categories import Categories
     from openavs.exports.items import filtered
-    from openavs.exports.target import replacing_export
+    from openavs.exports.target import is_single_file, replacing_export
     from openavs.spelling import nearest
     from openavs.types import InputError
 
     if name not in FORMATS:
         raise InputError(f"there is no export format {name!r}; {nearest(name, FORMATS)}")
     form, chosen = FORMATS[name], options or Options(Categories())
+    if chosen.images and is_single_file(out, form):
+        raise InputError(f"--images writes a folder, and {out} names a file; give --out a name without {out.suffix}")
+    if chosen.masks != "rle" and not form.coded:
+        coded = " and ".join(other.name for other in FORMATS.values() if other.coded)
+        raise InputError(f"--masks {chosen.masks} is for {coded}; leave it out for {name}")
     with replacing_export(out, form, overwrite) as target:
         told = form.load()(target.folder, filtered(items, chosen.categories), chosen)
         if not told.clips:

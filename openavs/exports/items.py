@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from openavs.exports.categories import Categories
+from openavs.exports.origins import read_origins
 from openavs.files import safe_id
-from openavs.jsonfile import parse_json
 from openavs.results import clip_folder, is_done, read_result
 from openavs.spelling import nearest
 from openavs.types import Clip, InputError, Segmentation
@@ -30,6 +29,7 @@ class Item:
     result: Segmentation
     open: Callable[[], Clip]
     overlay: Path | None = None
+    avsbench: tuple[str, str] | None = None  # the subset (v1s, v1m, v2) and uid of a clip of AVSBench-semantic or -OV
     whole: bool = True  # nothing of the result was filtered out
 
     def __post_init__(self) -> None:
@@ -43,19 +43,21 @@ def run_items(run: Path, clips: Sequence[str] | None = None, root: Path | None =
 
     Args:
         clips: only these.
-        root: the folder that relative sources start from, as those of a label job do; the current one if None.
+        root: the folder that relative sources start from, as those of a label job do; None: the one that run.json
+            names, else the current one.
 
     Raises:
         InputError: no result folder, or a clip that is not there.
     """
-    names = finished(run)
+    names, origins = finished(run), read_origins(run, root)
     for clip in clips or ():
         if clip not in names:
             raise InputError(f"{run} has no finished clip {clip!r}; {nearest(clip, names)}")
     for name in names if clips is None else dict.fromkeys(clips):
         result, overlay = read_result(run, name), clip_folder(run, name) / "overlay.mp4"
         beside = overlay if overlay.is_file() else None
-        yield Item(result, partial(open_source, result, root, beside), beside)
+        sound = beside or origins.sound(name)
+        yield Item(result, partial(open_source, result, origins.root, sound), beside, origins.avsbench(result))
 
 
 def finished(run: Path) -> list[str]:
@@ -67,21 +69,8 @@ def finished(run: Path) -> list[str]:
     return names
 
 
-def run_classes(run: Path) -> tuple[str, ...]:
-    """The closed list of classes of a result folder, empty in open vocabulary (or where no run.json says)."""
-    path = run / "run.json"
-    try:
-        saved: Any = parse_json(path.read_bytes()) if path.is_file() else {}
-        classes = tuple(saved.get("masks", {}).get("classes") or ())
-    except (ValueError, AttributeError, TypeError) as problem:
-        raise InputError(f"{path} was not written by this openavs ({problem}); give another result folder") from problem
-    if not all(isinstance(name, str) for name in classes):
-        raise InputError(f"{path} holds classes that are no texts; give another result folder")
-    return classes
-
-
-def open_source(result: Segmentation, root: Path | None = None, overlay: Path | None = None) -> Clip:
-    """The clip a result was made from, sampled at the same times; with the sound of `overlay` if it is given.
+def open_source(result: Segmentation, root: Path | None = None, sound: Path | None = None) -> Clip:
+    """The clip a result was made from, sampled at the same times; with the sound of the file `sound` if it has any.
 
     Raises:
         InputError: the source is not there any more, or never was a file.
@@ -92,9 +81,8 @@ def open_source(result: Segmentation, root: Path | None = None, overlay: Path | 
         raise InputError(f"{result.clip} was made in memory, so its pictures cannot be read again")
     path = (root or Path()) / result.source
     if not path.exists():
-        where = "say with --root where it lies" if root is None else "put it back"
-        raise InputError(f"the source {path} of {result.clip} is not there; {where}")
-    heard = overlay if overlay is not None and probe(overlay).audio_codec is not None else None
+        raise InputError(f"the source {path} of {result.clip} is not there; say with --root where the videos lie")
+    heard = sound if sound is not None and probe(sound).audio_codec is not None else None
     return open_clip(path, fps=sampled_fps(result), audio=heard, id=result.clip)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,40 @@ from openavs.types import BoolMask
 
 Ring = npt.NDArray[np.int64]
 """The corners of a closed outline, x and y `[N, 2]`, in pixels; the last one is joined to the first."""
+
+TOLERANCE = 0.75  # pixels; the steps of a slanted outline are at most 0.71 off the line
+
+
+@dataclass
+class Losses:
+    """Counts the masks that one polygon cannot represent exactly."""
+
+    masks: int = 0
+    with_holes: int = 0
+    in_parts: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.masks} masks {self.with_holes} had holes, which are filled, and {self.in_parts} were in parts, "
+            "which are joined by thin lines; outlines are simplified"
+        )
+
+
+def mask_to_polygon(mask: BoolMask, losses: Losses | None = None) -> Ring | None:
+    """One polygon `[N, 2]` (x, y in pixels) for a mask `[H, W]`; None for an empty mask.
+
+    Holes are filled. Several parts are joined by thin lines, as the usual converters from COCO do it. The outline is
+    simplified to within `TOLERANCE` pixels.
+    """
+    parts, holes = mask_to_rings(mask)
+    if not parts:
+        return None
+    if losses is not None:
+        losses.masks += 1
+        losses.with_holes += bool(holes)
+        losses.in_parts += len(parts) > 1
+    parts.sort(key=signed_area, reverse=True)
+    return joined([simplified(part, TOLERANCE) for part in parts])
 
 
 def mask_to_rings(mask: BoolMask) -> tuple[list[Ring], list[Ring]]:

@@ -43,7 +43,7 @@ def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Targe
     Raises:
         InputError: `out` exists, unless `overwrite` is given and it is an earlier export (or, for one file, a file).
     """
-    one_file = form.single is not None and bool(out.suffix) and out.suffix == Path(form.single).suffix
+    one_file = is_single_file(out, form)
     _refuse(out, one_file, overwrite)
     making = out.with_name(f".{out.name}.part")
     shutil.rmtree(making, ignore_errors=True)  # what a killed export left
@@ -56,12 +56,17 @@ def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Targe
         yield target
         assert target.about is not None, "finish comes last"
         if one_file:
-            os.replace(making / str(form.single), out)
+            os.replace(next(making.glob(str(form.single))), out)
         else:
             (making / MARK).write_bytes(json_bytes(target.about))
             _swap(making, out)
     finally:
         shutil.rmtree(making, ignore_errors=True)
+
+
+def is_single_file(out: Path, form: Format) -> bool:
+    """Whether an output path stands for the one file of a format and not for a folder."""
+    return form.single is not None and bool(out.suffix) and out.suffix == Path(form.single).suffix
 
 
 def _refuse(out: Path, one_file: bool, overwrite: bool) -> None:

@@ -1,16 +1,11 @@
 """YOLO-seg: a text file per picture, a line per thing: its class (from 0) and one polygon, x and y over the picture's
-width and height. The format is lossy: it has no holes, no scores and no tracks, and one outline per thing.
-
-Holes are filled, a thing of several parts becomes one polygon whose parts hang together by thin lines (as the usual
-converters from COCO do it), and outlines are simplified to within `TOLERANCE` pixels. How many masks that
-changes is counted and told.
-"""
+width and height. The format is lossy: it has no holes, no scores and no tracks, and one outline per thing (see
+`polygons.mask_to_polygon`). How many masks that changes is counted."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,40 +14,8 @@ from openavs.exports.categories import Categories
 from openavs.exports.formats import Options, Told
 from openavs.exports.items import Item
 from openavs.exports.pictures import picture_name, write_pictures
-from openavs.exports.polygons import Ring, joined, mask_to_rings, signed_area, simplified
-from openavs.types import BoolMask, FrameResult, Segmentation, rle_to_mask
-
-TOLERANCE = 0.75  # pixels; the steps of a slanted outline are at most 0.71 off the line
-
-
-@dataclass
-class Losses:
-    """What the polygons of some masks could not say."""
-
-    masks: int = 0
-    with_holes: int = 0
-    in_parts: int = 0
-
-    def notes(self) -> list[str]:
-        """The sentence that goes with every export."""
-        return [
-            f"YOLO-seg is lossy: of {self.masks} masks {self.with_holes} had holes, which are filled, and "
-            f"{self.in_parts} were in parts, which are joined by thin lines; outlines are simplified, scores and "
-            "tracks are not kept"
-        ]
-
-
-def mask_to_polygon(mask: BoolMask, losses: Losses | None = None) -> Ring | None:
-    """The one polygon `[N, 2]` (x, y in pixels) that stands for a mask `[H, W]`; None for an empty one."""
-    parts, holes = mask_to_rings(mask)
-    if not parts:
-        return None
-    if losses is not None:
-        losses.masks += 1
-        losses.with_holes += bool(holes)
-        losses.in_parts += len(parts) > 1
-    parts.sort(key=signed_area, reverse=True)
-    return joined([simplified(part, TOLERANCE) for part in parts])
+from openavs.exports.polygons import Losses, mask_to_polygon
+from openavs.types import FrameResult, Segmentation, rle_to_mask
 
 
 def to_yolo_seg(
@@ -88,7 +51,7 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
         if options.images is not False:
             write_pictures(images, item, lambda name: name.replace("/", "_"))
     (folder / "data.yaml").write_text(_data(options), encoding="utf-8")
-    told.notes += losses.notes()
+    told.notes.append(f"YOLO-seg is lossy: {losses}; scores and tracks are not kept")
     return told
 
 

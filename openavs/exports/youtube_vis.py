@@ -1,34 +1,39 @@
 """YouTube-VIS JSON: per track one mask for every frame of its clip, null where it is not there.
 
-A clip without tracks gets one annotation per category, the union of its masks, as AVSBench-OV is annotated.
+A clip without tracks gets one annotation per category, the union of its masks, as AVSBench-OV is annotated. A clip of
+AVSBench-semantic or AVSBench-OV, and any other of 5 or 10 frames, one a second, is written as AVSBench-OV's readers
+expect it: frames `<uid>/3.jpg`, whose number is the second of the sound, and the subset as the video's `label`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from openavs import __version__
 from openavs.exports.categories import Categories
-from openavs.exports.codes import CocoCategory, CocoRLE, ListsFile, coco_box, coco_categories, coco_rle, merged
+from openavs.exports.codes import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories, merged
 from openavs.exports.formats import Options, Told
 from openavs.exports.items import Item
 from openavs.exports.pictures import picture_name, write_pictures
 from openavs.types import Segment, Segmentation
 
 Thing = tuple[str, int]  # ("track", its number) or ("category", its id)
+LABELS = {5: "v1m", 10: "v2"}  # the subset of AVSBench-semantic that has clips of so many frames, all of them labelled
 
 
 class YoutubeVisVideo(TypedDict):
-    """One clip and its frames."""
+    """One clip and its frames. `label` is a subset of AVSBench-semantic: v1s, v1m or v2."""
 
     id: int
     width: int
     height: int
     length: int
     file_names: list[str]
+    label: NotRequired[str]
 
 
 class YoutubeVisAnnotation(TypedDict):
@@ -41,7 +46,7 @@ class YoutubeVisAnnotation(TypedDict):
     width: int
     height: int
     score: float
-    segmentations: list[CocoRLE | None]
+    segmentations: list[CocoMask | None]
     bboxes: list[list[float] | None]
     areas: list[int | None]
 
@@ -60,28 +65,32 @@ def to_youtube_vis(segmentations: Iterable[Segmentation], classes: Sequence[str]
     categories = Categories(classes)
     videos: list[YoutubeVisVideo] = []
     annotations: list[YoutubeVisAnnotation] = []
+    write_mask = MaskWriter("rle")
     for number, segmentation in enumerate(segmentations, start=1):
-        videos.append(_video(segmentation, number))
-        annotations += _annotations(segmentation, number, len(annotations), categories)
+        videos.append(_video(segmentation, number, None))
+        annotations += _annotations(segmentation, number, len(annotations), categories, write_mask)
     listed = coco_categories(categories.names)
     return {"info": _info(), "videos": videos, "annotations": annotations, "categories": listed}
 
 
 def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
     """Writes `youtube_vis.json` and, with `images`, the frames under `images/`."""
-    told, done = Told(), 0
+    told, done, write_mask = Told(), 0, MaskWriter(options.masks)
     with ListsFile(folder / "youtube_vis.json", {"info": _info()}, ("videos", "annotations")) as file:
         for item in items:
             told.clips += 1
             told.frames += len(item.result.frames)
-            file.add("videos", _video(item.result, told.clips))
-            for annotation in _annotations(item.result, told.clips, done, options.categories):
+            video = _video(item.result, told.clips, item.avsbench)
+            file.add("videos", video)
+            for annotation in _annotations(item.result, told.clips, done, options.categories, write_mask):
                 done += 1
                 told.segments += sum(mask is not None for mask in annotation["segmentations"])
                 file.add("annotations", annotation)
             if options.images:
-                write_pictures(folder / "images", item)
+                names = dict(zip(_plain_names(item.result), video["file_names"], strict=True))
+                write_pictures(folder / "images", item, names.__getitem__)
         file.finish({"categories": coco_categories(options.categories.names)})
+    told.notes += write_mask.notes()
     return told
 
 
@@ -89,13 +98,33 @@ def _info() -> dict[str, str]:
     return {"description": f"exported by openavs {__version__}"}
 
 
-def _video(result: Segmentation, number: int) -> YoutubeVisVideo:
-    files = [picture_name(result.clip, frame.index) for frame in result.frames]
+def _video(result: Segmentation, number: int, avsbench: tuple[str, str] | None) -> YoutubeVisVideo:
+    label, uid = avsbench or (_label(result), result.clip)
+    files = _plain_names(result) if label is None else [f"{uid}/{k}.jpg" for k in range(len(result.frames))]
     height, width = result.size
-    return {"id": number, "width": width, "height": height, "length": len(files), "file_names": files}
+    video: YoutubeVisVideo = {
+        "id": number,
+        "width": width,
+        "height": height,
+        "length": len(files),
+        "file_names": files,
+    }
+    return video if label is None else {**video, "label": label}
 
 
-def _annotations(result: Segmentation, video: int, done: int, categories: Categories) -> Iterator[YoutubeVisAnnotation]:
+def _plain_names(result: Segmentation) -> list[str]:
+    return [picture_name(result.clip, frame.index) for frame in result.frames]
+
+
+def _label(result: Segmentation) -> str | None:
+    """The subset that a clip of no benchmark fits in: frame k shows second k, for 5 or 10 seconds."""
+    whole = all(math.floor(frame.time + 1e-6) == k for k, frame in enumerate(result.frames))
+    return LABELS.get(len(result.frames)) if whole else None
+
+
+def _annotations(
+    result: Segmentation, video: int, done: int, categories: Categories, write_mask: MaskWriter
+) -> Iterator[YoutubeVisAnnotation]:
     height, width = result.size
     for number, frames in enumerate(_things(result, categories).values(), start=done + 1):
         own = [segment for segments in frames for segment in segments]
@@ -108,7 +137,7 @@ def _annotations(result: Segmentation, video: int, done: int, categories: Catego
             "width": width,
             "height": height,
             "score": round(sum(segment.score for segment in own) / len(own), 6),
-            "segmentations": [None if mask is None else coco_rle(mask) for mask in masks],
+            "segmentations": [None if mask is None else write_mask(mask) for mask in masks],
             "bboxes": [None if mask is None else coco_box(mask) for mask in masks],
             "areas": [None if mask is None else mask.area for mask in masks],
         }

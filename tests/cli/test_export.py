@@ -24,7 +24,8 @@ def test_help_lists_every_format(openavs: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_becomes_coco(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     done = openavs("export", "coco", run, "--out", tmp_path / "coco")
     assert (done.code, done.out) == (0, f"coco: 14 segments in 11 frames of 2 clips -> {tmp_path / 'coco'}\n")
-    assert len(json.loads((tmp_path / "coco" / "coco.json").read_text())["annotations"]) == 14
+    data = json.loads((tmp_path / "coco" / "annotations" / "instances_train.json").read_text())
+    assert len(data["annotations"]) == 14
 
 
 def test_json_says_counts_and_notes(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -50,6 +51,14 @@ def test_classes_of_a_benchmark(openavs: Run, run: Path, tmp_path: Path) -> None
     assert {names[a["category_id"]] for a in data["annotations"]} == {"dog", "bell"}
 
 
+def test_classes_that_nothing_has_are_named_with_those_there_are(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
+    done = openavs("export", "coco", run, "--out", tmp_path / "one", "--classes", "unicorn,dog")
+    assert done.code == 0 and "no segment is of unicorn; the results hold bell, dog" in done.err
+    none = openavs("export", "coco", run, "--out", tmp_path / "none", "--classes", "unicorn", "--json").json()
+    assert none["segments"] == 0 and none["notes"][-1] == "no segment is of unicorn; the results hold bell, dog"
+    assert "no segment is of" not in openavs("export", "coco", run, "--out", tmp_path / "all", "--classes", "avss").err
+
+
 def test_labels_as_the_filter_takes_them(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     assert openavs("export", "coco", run, "--out", tmp_path / "f", "--filtered", "--json").json()["segments"] == 9
 
@@ -70,6 +79,8 @@ def test_a_place_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Path
         (("coco", "."), "holds no results; give the --out folder"),
         (("coco", "RUN", "--classes", "s4"), "the masks of s4 have no classes"),
         (("coco", "RUN", "--classes", ","), "--classes names no category"),
+        (("coco", "RUN", "--masks", "rles"), "give one of rle, counts, polygons"),
+        (("yolo-seg", "RUN", "--masks", "counts"), "--masks counts is for coco and youtube-vis"),
         (("avsbench-object", "RUN", "--split", "../up"), "a split is a plain name"),
     ],
 )

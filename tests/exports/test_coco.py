@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from pycocotools.coco import COCO
 from openavs.exports.categories import Categories
 from openavs.exports.coco import to_coco
 from openavs.exports.formats import Options, export
-from openavs.exports.items import run_items
-from openavs.types import Segmentation, rle_to_mask
-from tests.exports.conftest import SIZE, pair, ring
+from openavs.exports.items import Item, run_items
+from openavs.types import Segmentation, mask_to_rle, rle_to_mask
+from tests.exports.conftest import SIZE, disc, pair, ring
 
 
 def read(data: object, path: Path) -> COCO:
@@ -69,17 +70,63 @@ def test_classes_fix_the_ids_and_leave_others_out(results: list[Segmentation]) -
 def test_the_file_says_the_same_as_the_function(run: Path, tmp_path: Path) -> None:
     items = list(run_items(run))
     told = export("coco", items, tmp_path / "set")
-    written = json.loads((tmp_path / "set" / "coco.json").read_text())
+    written = json.loads((tmp_path / "set" / "annotations" / "instances_train.json").read_text())
     assert written == to_coco(item.result for item in items)
     assert (told.clips, told.frames, told.segments) == (2, 11, len(written["annotations"]))
 
 
 def test_pictures_are_where_the_file_says(run: Path, tmp_path: Path) -> None:
     export("coco", run_items(run), tmp_path / "set", Options(Categories(), images=True))
-    coco = COCO(str(tmp_path / "set" / "coco.json"))
+    coco = COCO(str(tmp_path / "set" / "annotations" / "instances_train.json"))
     for image in coco.loadImgs(coco.getImgIds()):
-        with Pictures.open(tmp_path / "set" / "images" / image["file_name"]) as picture:
+        with Pictures.open(tmp_path / "set" / "images" / "train" / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"])
+
+
+def test_a_folder_has_the_layout_of_the_coco_release(run: Path, tmp_path: Path) -> None:
+    export("coco", run_items(run), tmp_path / "set", Options(Categories(), images=True, split="val"))
+    names = sorted(path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set").glob("*/*"))
+    assert names == ["annotations/instances_val.json", "images/val"]
+    image = json.loads((tmp_path / "set" / "annotations" / "instances_val.json").read_text())["images"][0]
+    assert (tmp_path / "set" / "images" / "val" / image["file_name"]).is_file()
+
+
+def test_what_coco_has_no_field_for_is_in_the_attributes_too(results: list[Segmentation]) -> None:
+    tracked, plain = (to_coco([result])["annotations"][0] for result in results)
+    assert tracked["attributes"] == {"score": 0.75, "phrase": "dog", "track_id": tracked["track_id"]}
+    assert plain["attributes"] == {"score": 0.75, "phrase": "dog"}
+
+
+def test_masks_as_lists_of_counts(run: Path, tmp_path: Path) -> None:
+    export("coco", run_items(run), tmp_path / "coco.json", Options(Categories(), masks="counts"))
+    coco = COCO(str(tmp_path / "coco.json"))
+    dog, bell = coco.loadAnns(coco.getAnnIds(imgIds=1))
+    assert all(isinstance(count, int) for count in dog["segmentation"]["counts"])
+    assert np.array_equal(coco.annToMask(dog), ring()) and np.array_equal(coco.annToMask(bell), pair())
+
+
+def test_masks_as_polygons_are_one_ring_each_as_label_studio_reads_them(run: Path, tmp_path: Path) -> None:
+    told = export("coco", run_items(run), tmp_path / "coco.json", Options(Categories(), masks="polygons"))
+    assert told.notes == [
+        "polygons are lossy: of 14 masks 9 had holes, which are filled, and 5 were in parts, which are joined by thin "
+        "lines; outlines are simplified"
+    ]
+    coco = COCO(str(tmp_path / "coco.json"))
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        (ring_,) = annotation["segmentation"]
+        assert len(ring_) >= 6 and len(ring_) % 2 == 0 and annotation["iscrowd"] == 0
+    dog, bell = (coco.annToMask(a).astype(bool) for a in coco.loadAnns(coco.getAnnIds(imgIds=1)))
+    for found, true in ((dog, disc(22, 20, 14)), (bell, pair())):
+        assert (found & true).sum() / (found | true).sum() > 0.93
+
+
+def test_an_empty_mask_has_no_polygon_and_so_no_annotation(results: list[Segmentation], tmp_path: Path) -> None:
+    frame = results[0].frames[0]
+    empty = replace(frame.segments[0], mask=mask_to_rle(np.zeros(SIZE, dtype=np.bool_)))
+    item = Item(replace(results[0], frames=(replace(frame, segments=(empty, frame.segments[1])),)), lambda: None)
+    told = export("coco", [item], tmp_path / "coco.json", Options(Categories(), masks="polygons"))
+    (annotation,) = json.loads((tmp_path / "coco.json").read_text())["annotations"]
+    assert (told.segments, annotation["id"], annotation["phrase"]) == (1, 1, "bell")
 
 
 def test_a_result_without_anything_found_is_still_a_picture(results: list[Segmentation], tmp_path: Path) -> None:

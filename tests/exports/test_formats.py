@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from openavs.benchmarks.cards import load_card
 from openavs.exports.categories import Categories
 from openavs.exports.formats import FORMATS, Options, export
-from openavs.exports.items import Item, filtered_by_recipe, open_source, run_classes, run_items, sampled_fps
+from openavs.exports.items import Item, filtered_by_recipe, open_source, run_items, sampled_fps
+from openavs.exports.origins import run_classes
 from openavs.types import InputError, Segmentation
 from tests.exports.conftest import by_hand, write_source
 
@@ -63,7 +65,7 @@ def test_an_earlier_file_is_replaced_when_asked(run: Path, tmp_path: Path) -> No
 
 def test_a_failure_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
     export("coco", run_items(run), tmp_path / "set")
-    before = (tmp_path / "set" / "coco.json").read_bytes()
+    before = (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes()
 
     def broken() -> Iterator[Item]:
         yield from run_items(run, ["one"])
@@ -71,7 +73,7 @@ def test_a_failure_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="the disk is full"):
         export("coco", broken(), tmp_path / "set", overwrite=True)
-    assert (tmp_path / "set" / "coco.json").read_bytes() == before
+    assert (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
@@ -160,7 +162,8 @@ def test_a_clip_id_that_is_no_name_of_a_file_is_refused(results: list[Segmentati
     ("saved", "why"),
     [
         ("{", "was not written by this openavs"),
-        ('{"masks": [1]}', "was not written by this openavs"),
+        ("[1]", "was not written by this openavs"),
+        ('{"masks": [1]}', "holds classes that are no texts"),
         ('{"masks": {"classes": [1, 2]}}', "holds classes that are no texts"),
     ],
 )
@@ -174,6 +177,24 @@ def test_the_categories_of_a_clip_do_not_depend_on_the_frame(results: list[Segme
     late = replace(results[0], frames=results[0].frames[1:])  # the dog alone comes first, then the bell
     assert Categories.of_clip(late).names == ("dog", "bell")
     assert Categories.of_clip(replace(results[0], frames=())).names == ()
+
+
+def test_a_benchmarks_vocabulary_has_the_benchmarks_class_names(results: list[Segmentation]) -> None:
+    card = load_card("ov")
+    known = Categories.of_vocabulary(["background", *(card.vocabulary or ())])
+    assert known.names == tuple(card.classes[1:]) and "emergency-car" in known.names
+    dog = results[0].frames[0].segments[0]
+    phrases = ("emergency car", "fire truck", "emergency-car")
+    assert {known.id(replace(dog, phrase=phrase)) for phrase in phrases} == {card.classes.index("emergency-car")}
+    assert Categories.of_vocabulary(["emergency car", "dog"]).names == ("emergency car", "dog")
+
+
+def test_options_that_a_format_has_no_place_for_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--images writes a folder, and .*coco\.json names a file; give --out a name"):
+        export("coco", run_items(run), tmp_path / "coco.json", Options(Categories(), images=True))
+    with pytest.raises(InputError, match="--masks polygons is for coco and youtube-vis; leave it out for timeline"):
+        export("timeline", run_items(run), tmp_path / "timeline", Options(Categories(), masks="polygons"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_categories_map_as_the_pipeline_does(results: list[Segmentation]) -> None:

@@ -14,7 +14,8 @@ from PIL import ImageDraw
 from openavs.exports.categories import Categories
 from openavs.exports.formats import Options, export
 from openavs.exports.items import run_items
-from openavs.exports.yolo_seg import Losses, mask_to_polygon, to_yolo_seg
+from openavs.exports.polygons import Losses, mask_to_polygon
+from openavs.exports.yolo_seg import to_yolo_seg
 from openavs.types import BoolMask, Segmentation, mask_to_rle
 from tests.exports.conftest import SIZE, disc, pair, ring
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.youtube_vis import read_annotations
 from openavs.exports.avsbench import to_label_map
 from openavs.exports.categories import Categories
-from openavs.exports.formats import Options, export
+from openavs.exports.formats import MaskCode, Options, export
 from openavs.exports.items import run_items
 from openavs.exports.youtube_vis import to_youtube_vis
 from openavs.types import Segmentation, rle_to_mask
-from tests.exports.conftest import disc, segment
+from tests.exports.conftest import by_hand, disc, pair, ring, segment
 
 
 def test_our_reader_gives_the_label_maps_back(run: Path, tmp_path: Path) -> None:
@@ -41,6 +42,26 @@ def test_pictures_go_along_when_asked_for(run: Path, tmp_path: Path) -> None:
     (video,) = json.loads((tmp_path / "set" / "youtube_vis.json").read_text())["videos"]
     assert len(video["file_names"]) == 5
     assert all((tmp_path / "set" / "images" / name).is_file() for name in video["file_names"])
+
+
+def test_clips_of_five_or_ten_seconds_are_named_as_avsbench_ov_names_them(results: list[Segmentation]) -> None:
+    six, five = to_youtube_vis(results)["videos"]
+    assert "label" not in six and six["file_names"][3] == "one/00003.jpg"
+    assert (five["label"], five["file_names"][3]) == ("v1m", "two/3.jpg")
+    ten = by_hand("ten", None, 10)
+    (video,) = to_youtube_vis([ten])["videos"]
+    assert (video["label"], video["file_names"][9]) == ("v2", "ten/9.jpg")
+    fast = replace(ten, frames=tuple(replace(frame, time=frame.time / 2) for frame in ten.frames))
+    (video,) = to_youtube_vis([fast])["videos"]
+    assert "label" not in video and video["file_names"][9] == "ten/00009.jpg"  # frame 9 is not second 9
+
+
+@pytest.mark.parametrize("masks", ["counts", "polygons"])
+def test_our_reader_reads_every_code_of_masks(masks: MaskCode, run: Path, tmp_path: Path) -> None:
+    export("youtube-vis", run_items(run), tmp_path / "ytvis.json", Options(Categories(), masks=masks))
+    read = read_annotations(tmp_path / "ytvis.json")["two"].label_map(0) > 0
+    near = disc(22, 20, 14) | pair() if masks == "polygons" else ring() | pair()
+    assert (read & near).sum() / (read | near).sum() > (0.93 if masks == "polygons" else 0.999)
 
 
 def test_of_named_classes_only_those_are_annotated(results: list[Segmentation]) -> None:
