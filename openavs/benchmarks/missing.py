@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks, empty_prediction
-from openavs.benchmarks.predictions import without_labels_folder
+from openavs.benchmarks.predictions import is_there
 from openavs.types import InputError
 
 Reader = Callable[[BenchmarkClip, Path], Masks | None]
@@ -38,7 +37,7 @@ def find_missing(clips: Sequence[BenchmarkClip], folder: Path) -> Missing:
     found: dict[str, frozenset[int]] = {}
     first: Path | None = None
     for clip in clips:
-        if absent := [i for i in clip.annotated if not _is_there(folder / clip.predictions[i])]:
+        if absent := [i for i in clip.annotated if not is_there(folder / clip.predictions[i])]:
             found[clip.id] = frozenset(absent)
             first = first or folder / clip.predictions[absent[0]]
     return Missing(found, first)
@@ -82,8 +81,3 @@ def _read(dataset: Dataset, read: Reader, clip: BenchmarkClip, folder: Path) -> 
     if predicted is None:
         raise InputError(f"the reader of {dataset.benchmark} finds no prediction of clip {clip.id} below {folder}")
     return predicted
-
-
-def _is_there(path: Path) -> bool:
-    """Whether a predicted mask lies at its place, or in the clip's folder without the folder of labels."""
-    return os.path.isfile(path) or os.path.isfile(without_labels_folder(path))

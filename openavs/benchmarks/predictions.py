@@ -69,7 +69,7 @@ def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
 
     Paths relative to `folder`, sorted. They are not scored: a misspelt clip shows up here and as a missing one.
     """
-    known = {_clip_folder(clip) for clip in dataset.clips}
+    known = {clip_folder(clip) for clip in dataset.clips}
     depth = max((len(path.parts) for path in known), default=1)
     found = {path.as_posix() for path in _unknown(folder, Path(), depth, known)}
     return sorted(found.union(*(_strays(clip, folder) for clip in dataset.clips)))
@@ -78,7 +78,7 @@ def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
 def _strays(clip: BenchmarkClip, folder: Path) -> set[str]:
     """PNG files in a clip's folder of predictions that are of none of its frames."""
     expected = {Path(path).name for path in clip.predictions}
-    home = _clip_folder(clip)
+    home = clip_folder(clip)
     places = [place for place in (home, home / LABELS_FOLDER) if (folder / place).is_dir()]
     entries = [(place / name).as_posix() for place in places for name in os.listdir(folder / place)]
     return {path for path in entries if path.lower().endswith(".png") and Path(path).name not in expected}
@@ -95,13 +95,19 @@ def _unknown(folder: Path, below: Path, depth: int, known: set[Path]) -> list[Pa
     return found
 
 
-def _clip_folder(clip: BenchmarkClip) -> Path:
+def clip_folder(clip: BenchmarkClip) -> Path:
+    """Return the folder of a clip's predictions, without the folder of labels."""
     return without_labels_folder(Path(clip.predictions[0])).parent
 
 
 def without_labels_folder(path: Path) -> Path:
     """Where a predicted mask may lie too: in the clip's folder itself."""
     return path.parent.parent / path.name if path.parent.name == LABELS_FOLDER else path
+
+
+def is_there(path: Path) -> bool:
+    """Whether a predicted mask is at its place, or in the clip's folder without the folder of labels."""
+    return os.path.isfile(path) or os.path.isfile(without_labels_folder(path))
 
 
 def _holds_files(folder: Path) -> bool:

@@ -13,7 +13,8 @@ from openavs.benchmarks.bootstrap import intervals
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset, Masks
 from openavs.benchmarks.figures import Protocol, check_protocol
 from openavs.benchmarks.missing import find_missing, read_present, refuse_missing
-from openavs.benchmarks.predictions import extra_predictions
+from openavs.benchmarks.prediction_layouts import located
+from openavs.benchmarks.predictions import clip_folder, extra_predictions
 from openavs.benchmarks.scores import Scores
 from openavs.benchmarks.silence import SilenceTally
 from openavs.benchmarks.tallies import Row, Tally, tally_for
@@ -31,19 +32,25 @@ def score(
     clips_per_batch: int = 1,
     allow_missing: bool = False,
     limit: int | None = None,
+    numbering: int | None = None,
+    resize: bool = False,
     progress: Progress | None = None,
 ) -> Scores:
-    """Scores the masks below `predictions`, which lie there in the layout of the ground truth.
+    """Score the masks below `predictions`, in the layout of the ground truth or one of `prediction_layouts`.
 
     Args:
         protocol: whose figures are asked for; those of the other are computed too.
         clips_per_batch: the batch of the `official` J and F of binary masks; no other figure depends on it.
         allow_missing: count missing masks as empty and list their clips, instead of refusing.
         limit: score the first clips only.
+        numbering: the number of a clip's first mask in file names; None is the benchmark's.
+        resize: resize masks of another size to the nearest pixel, instead of refusing.
 
     Raises:
-        InputError: missing predictions, a mask that is not what the layout says, or nothing to score.
+        InputError: missing predictions, masks that seem to be numbered otherwise, a mask that is not what the layout
+            says, or nothing to score.
     """
+    dataset = located(dataset, predictions, numbering=numbering, resize=resize)
     clips = dataset.clips[:limit]
     check_protocol(protocol, len(clips))
     missing = find_missing(clips, predictions)
@@ -99,8 +106,9 @@ def _count(tally: Tally, clip: BenchmarkClip, predicted: Masks, truth: Masks, pu
 
 def _warn_of_extra(dataset: Dataset, predictions: Path) -> None:
     """Names what lies among the split's predictions and belongs to none of its clips: often a misspelt name."""
-    tops = {Path(clip.predictions[0]).parts[0] for clip in dataset.clips}  # other splits have folders of their own
-    extra = [path for path in extra_predictions(dataset, predictions) if Path(path).parts[0] in tops]
+    folders = (clip_folder(clip).parts for clip in dataset.clips)
+    tops = {parts[0] for parts in folders if len(parts) > 1}  # other splits have folders of their own
+    extra = [path for path in extra_predictions(dataset, predictions) if not tops or Path(path).parts[0] in tops]
     if extra:
         log.warning(
             "%s holds what belongs to no clip or frame of the split %r and is not scored: %s (%d in all)",

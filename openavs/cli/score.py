@@ -24,7 +24,7 @@ def score(
     ],
     root: Annotated[Path, typer.Option(help="The folder that holds the benchmark's table of clips.")],
     predictions: Annotated[
-        Path, typer.Option(help="The predicted masks (PNG), in the layout of the ground truth below its masks.")
+        Path, typer.Option(help="The predicted masks (PNG), in the layout of the ground truth or of published scripts.")
     ],
     split: Annotated[str, typer.Option(help="Which split of the benchmark.")] = "test",
     protocol: Annotated[
@@ -35,6 +35,18 @@ def score(
     ] = 1,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Count missing masks as empty instead of refusing.")
+    ] = False,
+    numbering: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The number of a clip's first mask in file names, where it is not the benchmark's.",
+            show_default=False,
+        ),
+    ] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Resize masks of another size (nearest pixel) instead of refusing.")
     ] = False,
     limit: Limit = None,
     out: Annotated[Path | None, typer.Option(help="Write report.json and per_clip.csv to this folder.")] = None,
@@ -60,9 +72,12 @@ def score(
             clips_per_batch=clips_per_batch,
             allow_missing=allow_missing,
             limit=limit,
+            numbering=numbering,
+            resize=resize,
             progress=progress,
         )
-    origin = {"root": str(root), "predictions": str(predictions), "versions": {"openavs": __version__}}
+    read = {"predictions": str(predictions), "numbering": numbering, "resize": resize}
+    origin = {"root": str(root), **read, "versions": {"openavs": __version__}}
     report: dict[str, Any] = scores.to_dict() | {"missing_clips": list(scores.missing)} | origin
     if out is not None:
         write_scores(out, report)

@@ -107,6 +107,26 @@ def test_missing_masks_may_count_as_empty(openavs: Run, own: Path) -> None:
     assert "1 clip without predictions: 5 masks taken as empty" in openavs(*arguments(own, "s4"), "--allow-missing").out
 
 
+def test_masks_of_published_scripts_are_scored_without_renaming(openavs: Run, released: Path, tmp_path: Path) -> None:
+    """`pred_masks/<category>/<video>/<video>_{0..4}.png`, of AVSegFormer in 512 x 512 pixels."""
+    for path in (released / "s4-masks/test").rglob("*.png"):
+        stem, _, number = path.stem.rpartition("_")
+        target = tmp_path / path.parent.parent.name / path.parent.name / f"{stem}_{int(number) - 1}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((512, 512), Image.Resampling.NEAREST).convert("P").save(target)
+    command = ("score", "s4", "--root", released / "s4", "--predictions", tmp_path, "--json")
+    guessed = openavs(*command, "--allow-missing")
+    assert (guessed.code, guessed.out) == (2, "")
+    assert "are its masks numbered from 0? s4 counts from 1; say --numbering 0" in guessed.err
+    large = openavs(*command, "--numbering", 0)
+    assert (large.code, large.out) == (2, "")
+    assert "has 512 x 512 pixels where its ground truth has 224 x 224; " in large.err and "--resize" in large.err
+    found = openavs(*command, "--numbering", 0, "--resize").json()
+    assert (found["numbering"], found["resize"], found["missing"]) == (0, True, 0)
+    assert found["metrics"]["miou"] == pytest.approx(1.0, abs=0.01)
+    assert openavs(*command, "--numbering", 2).code == 2
+
+
 def test_extra_predictions_are_named_and_not_scored(openavs: Run, own: Path) -> None:
     extra = own / "avss-masks/v2/nobody/labels_semantic/0.png"
     extra.parent.mkdir(parents=True)
