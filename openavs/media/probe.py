@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from openavs.media.claims import check_claims
+from openavs.media.layouts import drop_channel_table
 from openavs.media.limits import (
     DEFAULT_LIMITS,
     MAX_TRACKS,
@@ -134,6 +135,9 @@ def _opened(path: Path, max_pixels: int, formats: str, codecs: str | None) -> In
     if not container.streams.video and not container.streams.audio:
         container.close()
         raise InputError(_not_media(path))
+    for stream in container.streams.audio:
+        if stream.codec_context is not None:  # None: FFmpeg has no decoder
+            drop_channel_table(stream.codec_context)
     return container
 
 

@@ -162,7 +162,7 @@ class SoundDecoder:
 def frame_samples(frame: AudioFrame, channels: int) -> Samples:
     """A decoded frame's samples as float32 `[n, channels]` in [-1, 1]: the mean of its channels, or both of two."""
     count = frame.layout.nb_channels
-    if frame.format.is_planar and count > PLANES:
+    if frame.format.is_planar and count >= PLANES:
         frame = _converted(frame, frame.format.packed.name)
     if frame.format.name in ("s64", "s64p"):  # which PyAV does not hand to NumPy
         frame = _converted(frame, "dbl")
@@ -179,7 +179,7 @@ def frame_samples(frame: AudioFrame, channels: int) -> Samples:
 
 
 def _converted(frame: AudioFrame, form: str) -> AudioFrame:
-    """The frame in another format, interleaved: PyAV reads past the end of the list of more than eight planes."""
+    """The frame in another format, interleaved: PyAV reads past the end of a list of eight planes or more."""
     return AudioResampler(format=form, layout=frame.layout, rate=frame.sample_rate).resample(frame)[0]
 
 
