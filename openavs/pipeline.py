@@ -20,6 +20,7 @@ from typing import Any, Self
 from openavs.answers import check_answers
 from openavs.boxes import choose
 from openavs.captioners.base import Captioner
+from openavs.contracts import checked, checked_sightings
 from openavs.detectors.base import Detector
 from openavs.frames import frame_batches
 from openavs.halving import halved
@@ -155,7 +156,7 @@ class Pipeline:
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
             with notes.timed("listen"):
-                captions = halved(self.captioner.caption, [windows[i] for i in batch])
+                captions = halved(checked(self.captioner.caption), [windows[i] for i in batch])
             check_answers("caption", captions)
             for i, own in zip(batch, captions, strict=True):
                 heard[i] = tuple(own)
@@ -169,7 +170,7 @@ class Pipeline:
             return [()] * len(heard)
         notes.progress("ask", 0, 1)
         with notes.timed("ask"):
-            translation = self.translator.translate([request])[0]
+            translation = checked(self.translator.translate)([request])[0]
         if translation.note:
             notes.warn(translation.note)
         notes.progress("ask", 1, 1)
@@ -197,7 +198,7 @@ class Pipeline:
 
         sightings = self._see(clip, asked, notes)
         if self.tracker is not None:
-            sightings = notes.timed_items("track", self.tracker.track(sightings))
+            sightings = notes.timed_items("track", checked_sightings(self.tracker.track(sightings)))
         quiet = (i for i, prompts in enumerate(asked) if not prompts)
         missing = sum(map(bool, asked))
         for result in merge(map(unseen, quiet), map(seen, sightings), key=lambda result: result.index):
@@ -234,15 +235,15 @@ class Pipeline:
         prompts = [asked[frame.index] for frame in frames]
         if self.detector is None:  # one model from phrases to masks
             with notes.timed("segment"):
-                pairs = answers.ask(self.segmenter.segment_phrases, _phrases(prompts))
+                pairs = answers.ask(checked(self.segmenter.segment_phrases), _phrases(prompts))
             kept, dropped = self._choose([[box for box, _ in own] for own in pairs], prompts)
             masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
         else:
             with notes.timed("detect"):
-                candidates = answers.ask(self.detector.detect, [phrases] * len(frames))
+                candidates = answers.ask(checked(self.detector.detect), [phrases] * len(frames))
             kept, dropped = self._choose(candidates, prompts)
             with notes.timed("segment"):
-                masks = answers.ask(self.segmenter.segment, [[box.box for box in boxes] for boxes in kept])
+                masks = answers.ask(checked(self.segmenter.segment), [[box.box for box in boxes] for boxes in kept])
         found = [self._compose(*own) for own in zip(kept, masks, dropped, strict=True)]
         return found if self.verifier is None else self._verify(self.verifier, prompts, found, answers, notes)
 
@@ -269,7 +270,7 @@ class Pipeline:
     ) -> list[Found]:
         """Drops the segments that do not look like what they are taken for."""
         with notes.timed("verify"):
-            verdicts = answers.ask(verifier.verify, [segments for segments, _ in found], _phrases(prompts))
+            verdicts = answers.ask(checked(verifier.verify), [segments for segments, _ in found], _phrases(prompts))
         verified = []
         for (segments, dropped), own in zip(found, verdicts, strict=True):
             judged = list(zip(segments, own, strict=True))

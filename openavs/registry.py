@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openavs.backends import BUILT_IN, Entry
 from openavs.compiling import OPTION, check_compile, compile_backend
+from openavs.contracts import check_methods
 from openavs.options import bind_options
 from openavs.plugins import is_file_reference, load_file_class
 from openavs.segmenters.base import check_fit
@@ -162,6 +163,8 @@ def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:
         stage: Registry(stage).check(section.use, section.options, shared, recipe.base)
         for stage, section in recipe.stages().items()
     }
+    for stage, (cls, _) in checked.items():
+        check_methods(stage, recipe.stages()[stage].use, cls)
     check_fit(*(checked[stage][0] if stage in checked else None for stage in ("detector", "segmenter", "tracker")))
     return checked
 
