@@ -117,7 +117,7 @@ def _row(variant: Variant, item: Evaluation, first: Mapping[str, Any] | None, st
         "seconds": report["timings"]["seconds"] if report is not None else None,
         "failed": [{"id": clip, "reason": reason} for clip, reason in item.failed.items()],
         "difference": _difference(first, report) if differs and first is not None and report is not None else None,
-        "published": _published(variant, study, benchmark),
+        "published": _published(variant, study, benchmark) if report and not report["incomparable"] else None,
     }
 
 

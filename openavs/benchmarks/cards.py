@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from openavs import resources
 from openavs.benchmarks.dataset import Dataset, Task
 from openavs.benchmarks.metadata import MissingDataError
+from openavs.benchmarks.world.names import is_synthetic
 from openavs.plugins import is_file_reference, load_file_function
 from openavs.spelling import nearest
 from openavs.translators.closing import plain_key
@@ -142,13 +143,20 @@ def open_dataset(benchmark: str | Path, root: Path, split: str = "test") -> Data
         raise MissingDataError(f"{problem}; {card.obtain}") from problem
     if not isinstance(dataset, Dataset):
         raise InputError(f"the reader {card.reader} of {card.name} gives a {type(dataset).__name__}, not a Dataset")
-    expected = card.splits[split].clips
-    if expected not in (None, len(dataset.clips)):
-        log.warning(
-            "%s %s has %d clips here and %d in the release: figures do not compare with published ones",
-            *(card.name, split, len(dataset.clips), expected),
-        )
-    return replace(dataset, benchmark=card.name)
+    reason = _incomparable(dataset, card.splits[split].clips)
+    if reason is not None:
+        log.warning("%s %s: %s, so figures do not compare with published ones", card.name, split, reason)
+    return replace(dataset, benchmark=card.name, incomparable=reason)
+
+
+def _incomparable(dataset: Dataset, released: int | None) -> str | None:
+    """Why figures on the data set do not compare with published ones, as far as its clips tell."""
+    count = len(dataset.clips)
+    if count and is_synthetic(dataset.clips[0].id):
+        return "the clips are of openavs' synthetic world"
+    if released not in (None, count):
+        return f"the split has {count:,} clips here and {released:,} in the release"
+    return None
 
 
 def load_reader(card: Card) -> Reader:

@@ -79,7 +79,8 @@ class Dataset:
     None for a clip of which nothing is there. Both raise InputError for a file that is not what the layout says.
     `read_native` gives the truth at the size it is stored in, for training; None where `read_truth` does already.
     `read_published` gives the predictions as the published code samples them, for the `official` figures; None where
-    these are the masks of `read_prediction`.
+    these are the masks of `read_prediction`. `incomparable` says why figures on it do not compare with published ones;
+    None where nothing is known against it.
     """
 
     benchmark: str
@@ -92,6 +93,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     read_native: Callable[[BenchmarkClip], Masks] | None = None
     read_published: Callable[[BenchmarkClip, Path], Masks | None] | None = None
+    incomparable: str | None = None
 
 
 def empty_prediction(truth: Masks) -> npt.NDArray[np.uint8]:

@@ -86,6 +86,7 @@ def evaluate(
         progress=progress,
     )
     asked = {"root": str(dataset.root), "limit": limit, "command": command}
+    asked["incomparable"] = _incomparable(dataset, len(chosen.clips))
     report = _report(scores, out, _timings(chosen.clips, names, out), failed) | asked
     atomic_write(out / "report.json", json_bytes(report))
     atomic_write(out / "per_clip.csv", _per_clip_csv(report))
@@ -141,6 +142,13 @@ def _labels(recipe: Recipe, dataset: Dataset, card: Card) -> tuple[str, ...]:
 
 
 # -------------------------------------------------------------------------------------------------------- the report
+
+
+def _incomparable(dataset: Dataset, scored: int) -> str | None:
+    """Why the figures do not compare with published ones: the data set's reason, or a limit of the run."""
+    if dataset.incomparable is None and scored < len(dataset.clips):
+        return f"{scored:,} of {len(dataset.clips):,} clips were scored"
+    return dataset.incomparable
 
 
 def _remove_reports(out: Path) -> None:

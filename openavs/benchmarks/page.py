@@ -44,7 +44,7 @@ Report = Mapping[str, Any]
 Row = dict[str, Any]
 
 _NOT_SAID = dict.fromkeys(
-    ("date", "limit", "failed", "command", "curve", "missing_masks")
+    ("date", "limit", "failed", "command", "curve", "missing_masks", "incomparable")
 )  # what `score` has nothing to say of
 _PARTS = {"base": 0, "novel": 1, "background": 4}
 
@@ -55,7 +55,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
     `dataset` and `predictions` are those that were scored; their files are read for the pictures alone.
     """
     card = _card(report["benchmark"])
-    rows = beside(report["benchmark"], report["split"])
+    rows = [] if report.get("incomparable") else beside(report["benchmark"], report["split"])
     kinds = by_kind(rows)
     near = [row for found in kinds.values() for row in found[:NEAR]]
     style = asset("report/report.css") + asset("report/pieces.css") + asset("benchmark/benchmark.css") + CHART_STYLE
@@ -91,7 +91,6 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
         if report.get("recipe")
         else None,
         caveats=card.caveats if card is not None else [],
-        released=_released(card, report["split"]),
         percent=percent,
         as_published=as_published,
         figure_words=FIGURE_WORDS,
@@ -227,8 +226,3 @@ def _versions(report: Report) -> list[tuple[str, str]]:
 def _card(benchmark: str) -> Card | None:
     """The benchmark's card; one of the user's own lies where this page does not know."""
     return load_card(benchmark) if benchmark in resources.names("eval") else None
-
-
-def _released(card: Card | None, split: str) -> int | None:
-    """How many clips the split has in the release."""
-    return card.splits[split].clips if card is not None and split in card.splits else None

@@ -26,6 +26,7 @@ from openavs.cli.common import (
     say,
     set_up_logging,
     split_words,
+    warn_of_tiny,
 )
 from openavs.cli.score import ProtocolName
 
@@ -122,6 +123,7 @@ def evaluate(
         print_json(_answer(done, card.name, split, protocol.value, clips_per_batch))
     elif done.report is not None and not quiet:
         _print_report(done.report, out)
+        warn_of_tiny(recipe)
     raise typer.Exit(1 if done.failed else 0)
 
 
@@ -187,7 +189,7 @@ def print_comparison(first: Path, second: Path, as_json: bool) -> None:
 
 _SHOWN = (
     *("benchmark", "task", "split", "protocol", "clips_per_batch", "clips", "frames", "metrics", "figures"),
-    *("intervals", "silence", "missing", "limit"),
+    *("intervals", "silence", "missing", "limit", "incomparable"),
 )
 
 
@@ -207,7 +209,9 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
     from openavs.cli import tables
 
     tables.print_scores(report)
-    if rows := beside(report["benchmark"], report["split"]):
+    if report["incomparable"]:
+        echo(f"\nThese figures do not compare with published ones: {report['incomparable']}.")
+    elif rows := beside(report["benchmark"], report["split"]):
         echo()
         tables.print_published(rows, most=5)
     echo(f"\nwrote {out / 'report.html'}")

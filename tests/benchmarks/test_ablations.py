@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,11 @@ def test_the_box_and_the_oracle_beside_published_figures(dataset: Dataset, tmp_p
         "    overrides: ['captioner={use: oracle}', 'translator={use: none}', 'segmenter={use: box}']\n"
     )
     study = load_study(path)
-    answer = run_study(study, study_recipes(study, "tiny"), dataset, load_card("s4"), tmp_path / "out", limit=1)
+    recipes, card = study_recipes(study, "tiny"), load_card("s4")
+    synthetic = run_study(study, recipes, dataset, card, tmp_path / "out", limit=1)
+    assert [row["published"] for row in synthetic["variants"]] == [None, None], "these do not compare"
+    real = replace(dataset, clips=dataset.clips[:1], incomparable=None)
+    answer = run_study(study, recipes, real, card, tmp_path / "out", limit=1)
     box, labels = answer["variants"]
     assert box["published"] is None
     assert (labels["published"]["j"], labels["published"]["f"]) == (64.8, 74.8)

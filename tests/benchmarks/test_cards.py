@@ -94,7 +94,32 @@ def test_opening_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING):
         dataset = open_dataset("s4", tmp_path / "s4")
     assert (dataset.benchmark, dataset.split, len(dataset.clips)) == ("s4", "test", 1)
-    assert "s4 test has 1 clips here and 740 in the release" in caplog.text
+    assert dataset.incomparable == "the clips are of openavs' synthetic world"
+    assert f"s4 test: {dataset.incomparable}, so figures do not compare with published ones" in caplog.text
+
+
+@pytest.mark.parametrize(("released", "reason"), [(1, None), (2, "the split has 1 clips here and 2 in the release")])
+def test_a_real_split_compares_if_it_has_as_many_clips_as_the_release(
+    own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, released: int, reason: str | None
+) -> None:
+    write_layout("s4", tmp_path / "s4", {"test": 1})
+    for path in sorted((tmp_path / "s4").rglob("*te000w00000*"), key=lambda path: -len(path.parts)):
+        path.rename(path.with_name(path.name.replace("te000w00000", "-AbcdEfgHij")))
+    table = tmp_path / "s4/s4_meta_data.csv"
+    table.write_text(table.read_text().replace("te000w00000", "-AbcdEfgHij"))
+    own.write_text(
+        CARD.format(reader="openavs.benchmarks.avsbench_object:read_s4").replace("clips: 1", f"clips: {released}")
+    )
+    assert open_dataset(own, tmp_path / "s4").incomparable == reason
+    assert (reason is None) == ("compare with published" not in caplog.text)
+
+
+@pytest.mark.parametrize("layout", ["s4", "ms3", "avss", "ov"])
+def test_the_synthetic_world_compares_with_nothing_however_many_clips_it_has(layout: str, tmp_path: Path) -> None:
+    write_layout(layout, tmp_path / layout, {"test": 1, "val": 1}, seed=999)
+    for split in ("test", "val"):
+        reason = open_dataset(layout, tmp_path / layout, split).incomparable
+        assert reason == "the clips are of openavs' synthetic world"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from PIL import Image as Pil
 from openavs.benchmarks.classes import CLASSES
 from openavs.benchmarks.world.casting import Cast, scene_of
 from openavs.benchmarks.world.kinds import BY_NAME
+from openavs.benchmarks.world.names import clip_name
 from openavs.benchmarks.world.scenes import SPLITS, Scene
 from openavs.media import write_video, write_wav
 from openavs.palettes import voc_palette
@@ -220,10 +221,10 @@ def _audible(scene: Scene) -> list[str]:
 
 
 def _clips(counts: Counts, seed: int) -> Iterator[tuple[str, str, int]]:
-    """Split, an 11-character name like a YouTube id, and index of every clip."""
+    """Split, name and index of every clip."""
     for split, count in counts.items():
         for index in range(count):
-            yield split, f"{split[:2]}{seed:03d}w{index:05d}", index
+            yield split, clip_name(split, seed, index), index
 
 
 def _binary(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> Image:
