@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -127,6 +128,28 @@ def test_what_is_there_of_a_truncated_video_is_done_and_it_says_so(attempt: Atte
     assert [bool(frame["segments"]) for frame in frames if frame["time"] < 4] == [True] * 4
     assert not any(frame["segments"] for frame in frames if frame["time"] > 6)
     assert 3 < probe(folder / "overlay.mp4").duration < 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the trial in a child process")
+@pytest.mark.faults
+def test_a_clip_that_ends_the_child_process_is_refused_alone(
+    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [grey(i) for i in range(10)]
+    names = ("first.mp4", "deadly.mov", "last.mp4")
+    for name in names:
+        codec, form = ("jpeg2000", "rgb24") if name == "deadly.mov" else ("libx264", "yuv420p")
+        make_media(tmp_path / name, pictures, codec=codec, pix_fmt=form, sound=tone(1))
+    child = tmp_path / "child"
+    child.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    child.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(child))
+    out = tmp_path / "out"
+    done = openavs("segment", *(tmp_path / name for name in names), "-p", write_recipe(tmp_path), "--out", out)
+    assert done.code == 1
+    assert {path.name for path in (out / "clips").iterdir()} == {"first", "last"}
+    said = f"openavs: {tmp_path / 'deadly.mov'} (jpeg2000) ends the process that decodes it; it is damaged or made to"
+    assert [line.startswith(said) for line in done.err.splitlines()] == [True]
 
 
 # ------------------------------------------------------------------------------------------------------- wrong usage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from openavs.types import Caption, InputError
 from openavs.web.models import Models
 from openavs.web.running import Standing, best_heard, newest, run
 from openavs.web.wishes import Wish
+from tests.media_files import grey, make_media, tone
 from tests.web.conftest import SETTINGS
 
 
@@ -62,6 +64,21 @@ def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
     assert "below threshold" in {d.reason for frame in first.result.frames for d in frame.dropped}
     assert any(frame.segments for frame in again.result.frames)
     assert again.result.recipe["keep"]["box_threshold"] == 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the trial in a child process")
+@pytest.mark.faults
+def test_a_clip_that_ends_the_child_process_costs_its_visitor_one_sentence(
+    models: Models, scene: Path, tmp_path: Path
+) -> None:
+    deadly = make_media(tmp_path / "deadly.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24", sound=tone(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(
+            InputError, match=r"deadly\.mov \(jpeg2000\) ends the process that decodes it; it is damaged"
+        ):
+            list(run(Wish(deadly), models, SETTINGS))
+        assert list(run(Wish(scene), models, SETTINGS))[-1].result is not None
 
 
 def test_one_recipe_beside_tiny_is_held(models: Models) -> None:
