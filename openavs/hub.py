@@ -247,6 +247,8 @@ def _local(ref: str) -> Path:
     if path.is_file():
         pickle = " and pickle weights are never loaded" if path.suffix in _PICKLES else ""
         raise ModelError(f"the model '{ref}' is a file{pickle}; give a folder with config.json and *.safetensors")
+    if path.suffix in {*_PICKLES, ".safetensors", ".onnx"}:
+        raise ModelError(f"the model '{ref}' does not exist; give a folder with config.json and *.safetensors")
     hint = f"hf:{ref}" if re.fullmatch(r"[\w.-]+/[\w.-]+", ref) else "hf:org/name"
     raise ModelError(f"the model folder '{ref}' does not exist; check the path, or write {hint} to download one")
 

@@ -74,6 +74,9 @@ def test_the_licence_is_read_from_the_model_card(tmp_path: Path) -> None:
 def test_absent_folders_and_files_are_refused(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "nowhere")
     assert "write hf:facebook/sam-vit-base to download" in refusal("facebook/sam-vit-base")
+    assert refusal("models/net.pt") == (
+        "the model 'models/net.pt' does not exist; give a folder with config.json and *.safetensors"
+    )
     pickle = tmp_path / "sam_vit_b.pth"
     pickle.write_bytes(b"")
     assert "is a file and pickle weights are never loaded" in refusal(pickle)

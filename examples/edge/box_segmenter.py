@@ -42,7 +42,9 @@ class BoxSegmenter:
 
     def __init__(self, *, model: str, margin: float = 0.2, side: int = 160, rounds: int = 3) -> None:
         if not Path(model).is_file():
-            raise ModelError(f"there is no model file {model}; give its place with segmenter.model=FILE")
+            raise ModelError(
+                f"there is no model file {model}; put it beside the recipe, or give its place with segmenter.model=FILE"
+            )
         try:
             self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         except Exception as problem:

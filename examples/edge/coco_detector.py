@@ -70,7 +70,9 @@ class CocoDetector:
 
     def __init__(self, *, model: str, floor: float = 0.1, overlap: float = 0.45, rival: float = 0.75) -> None:
         if not Path(model).is_file():
-            raise ModelError(f"there is no model file {model}; give its place with detector.model=FILE")
+            raise ModelError(
+                f"there is no model file {model}; put it beside the recipe, or give its place with detector.model=FILE"
+            )
         try:
             self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         except Exception as problem:

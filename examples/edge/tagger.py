@@ -65,7 +65,9 @@ def read_weights(path: Path) -> Weights:
     try:
         weights: Weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"there is no model file {path}; give its place with captioner.model=FILE") from None
+        raise ModelError(
+            f"there is no model file {path}; put it beside the recipe, or give its place with captioner.model=FILE"
+        ) from None
     except Exception as problem:  # a broken zip, a pickle that holds more than arrays, ...
         raise ModelError(f"{path} is not a plain state dict of torch.save ({type(problem).__name__})") from problem
     if "classifier.5.bias" not in weights or "features.16.0.weight" not in weights:

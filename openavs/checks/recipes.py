@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from openavs.checks.finding import Finding, State
 from openavs.checks.machine import memory_gib
-from openavs.checks.weights import Weights, find_weights
+from openavs.checks.weights import Weights, find_plugin_weights, find_weights
 from openavs.types import InputError, OpenAVSError
 
 if TYPE_CHECKING:
@@ -62,16 +62,28 @@ class Verdict:
 
 def judge(recipe: Recipe, cache: Path, offline: bool = False) -> Verdict:
     """Looks at everything a recipe names. `cache` is where downloads go; `offline` forbids them."""
-    from openavs.registry import local_path
-
-    references = dict.fromkeys(local_path(model, recipe.base) for model in recipe.models().values())
-    weights = tuple(map(find_weights, references))
+    weights = _weights(recipe)
     offline = offline or recipe.offline
     always = [*_damaged(weights), *_missing_extras(recipe), *_plugins(recipe), *_device(recipe)]
     online = [*always, *_server(recipe, False), *_gated(weights), *_too_large(weights, cache)]
     alone = [*always, *_server(recipe, True), *_not_here(weights)]
     remarks = tuple(_remarks(recipe, weights))
     return Verdict(recipe, weights, tuple(alone if offline else online), tuple(alone), remarks)
+
+
+def _weights(recipe: Recipe) -> tuple[Weights, ...]:
+    """Each model that the recipe names, once."""
+    from openavs.plugins import is_file_reference
+    from openavs.registry import local_path
+
+    stages = recipe.stages()
+    found: dict[str, Weights] = {}
+    for stage, model in recipe.models().items():
+        reference = local_path(model, recipe.base)
+        if reference not in found:
+            plugin = stage in stages and is_file_reference(stages[stage].use)
+            found[reference] = find_plugin_weights(reference, stage) if plugin else find_weights(reference)
+    return tuple(found.values())
 
 
 # ---------------------------------------------------------------------------------------------------- obstacles

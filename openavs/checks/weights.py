@@ -79,6 +79,17 @@ def find_weights(model: str) -> Weights:
     return Weights(model, place, found.revision, found.converted, **facts)
 
 
+def find_plugin_weights(model: str, stage: str) -> Weights:
+    """Look for the model of a plug-in, which may be any file or folder; a hub reference is looked up as one."""
+    path = Path(model).expanduser()
+    if model.startswith(("hf:", "openavs:")):
+        return find_weights(model)
+    if not path.exists():
+        why = f"there is no model file {model}; put it beside the recipe, or give its place with {stage}.model=FILE"
+        return Weights(model, "missing", why=why)
+    return Weights(model, "local", size_gb=_size_gb([path] if path.is_file() else [*path.iterdir()]))
+
+
 def _begun(model: str) -> bool:
     """Whether some of it is here: a download that broke off, or a folder that lacks files."""
     from huggingface_hub import constants

@@ -70,10 +70,14 @@ def _print_findings(findings: Sequence[Finding]) -> None:
 
 def _print_models(recipe: Finding) -> None:
     echo("Models")
+    stated = recipe.facts["licence"]
+    if stated:
+        echo(f"  licences, as the recipe states them: {stated}")
+    otherwise = "licence: see above" if stated else "licence not stated"
     for model in recipe.facts["models"]:
         size = "size unknown" if model["size_gb"] is None else f"{model['size_gb']:.2f} GB"
         at = f" at {model['revision'][:12]}" if model["revision"] else ""
-        echo(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['licence'] or 'licence not stated'})")
+        echo(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['licence'] or otherwise})")
         if model["state"] not in ("embedded", "cached", "local") and model["model"].startswith("hf:"):
             echo(f"          -> {model['download']}")
     echo()

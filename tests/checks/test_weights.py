@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openavs.checks.recipes import judge
-from openavs.checks.weights import find_weights
+from openavs.checks.weights import find_plugin_weights, find_weights
 from openavs.hub import is_pinned
 from openavs.recipes import load_recipe
+from tests.plugin_recipe import write_recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY = Path(__file__).resolve().parents[2] / "openavs" / "assets" / "tiny" / "clap"
@@ -52,6 +55,30 @@ def test_folders(tmp_path: Path) -> None:
     lacking = find_weights(str(tmp_path))
     assert lacking.state == "partial" and "no *.safetensors" in lacking.why
     assert find_weights(str(tmp_path / "gone")).state == "missing"
+
+
+def test_the_model_of_a_plug_in_may_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"x" * 2_000_000)
+    there = find_plugin_weights(str(tmp_path / "net.pt"), "captioner")
+    assert (there.state, there.size_gb, there.why) == ("local", 0.002, "")
+    gone = find_plugin_weights("./models/net.pt", "captioner")
+    assert gone.state == "missing"
+    assert gone.why == (
+        "there is no model file ./models/net.pt; put it beside the recipe, or give its place with captioner.model=FILE"
+    )
+    assert find_plugin_weights(str(tmp_path), "captioner").state == "local"
+    assert find_plugin_weights("hf:org/never@main", "captioner").why == find_weights("hf:org/never@main").why
+
+
+def test_a_recipe_of_plug_ins_is_ready_with_its_files(openavs: Callable[..., Any], tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, captioner={"use": "./stages.py:Ear", "model": "./net.pt"}, licence="MIT (net)")
+    lacking = openavs("check", "--pipeline", recipe)
+    assert "there is no model file ./net.pt" in lacking.out
+    assert "model folder" not in lacking.out and "hf:" not in lacking.out
+    (tmp_path / "net.pt").write_bytes(b"x")
+    ready = openavs("check", "--pipeline", recipe)
+    assert "its model is on this disk" in ready.out
+    assert "licences, as the recipe states them: MIT (net)" in ready.out
 
 
 def test_what_is_known_before_a_download() -> None:

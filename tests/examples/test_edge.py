@@ -158,7 +158,10 @@ def test_models_of_another_kind_are_refused(use: str, models: dict[str, str], tm
 
 @pytest.mark.parametrize("use", ["tagger.py:Tagger", "coco_detector.py:CocoDetector", "box_segmenter.py:BoxSegmenter"])
 def test_a_missing_model_says_which_option_names_it(use: str) -> None:
-    with pytest.raises(ModelError, match=r"no model file nowhere\.bin; give its place with \w+\.model=FILE"):
+    with pytest.raises(
+        ModelError,
+        match=r"no model file nowhere\.bin; put it beside the recipe, or give its place with \w+\.model=FILE",
+    ):
         stage(use, model="nowhere.bin")
 
 
