@@ -12,9 +12,12 @@ from openavs.files import refuse_address
 from openavs.media.limits import DEFAULT_LIMITS, Limits
 from openavs.media.pictures import PictureFrames, common_size, is_picture, list_pictures, picture_size
 from openavs.media.probe import (
+    HEADLESS,
+    JUMP,
     UPRIGHT,
     Matrix,
     MediaInfo,
+    Scan,
     codec_name,
     display_matrix,
     open_media,
@@ -22,7 +25,7 @@ from openavs.media.probe import (
     pick_video,
     require_video,
     scan_duration,
-    seconds,
+    stream_length,
     upright_size,
     video_duration,
 )
@@ -70,13 +73,14 @@ def open_clip(
         raise InputError(f"fps is a positive number of frames per second, not {fps}")
     if os.path.isdir(path) or is_picture(path):
         return _open_pictures(path, fps, audio, id, limits)
-    info, start, matrix = _probe_file(path, limits)
+    info, start, matrix, notes = _probe_file(path, limits)
     if info.size is None:
         raise InputError(f"{path} has sound but no picture; give a video, or a picture with the sound beside it")
     times = _plan(path, info.duration, fps, limits)
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
-    own = read_sound(path, limits, start) if audio is None else _read_beside(audio, limits)
-    return replace(_clip(path, id, times, fps, info.size, frames, own), duration=info.duration)
+    waveform, more = read_sound(path, limits, start) if audio is None else _read_beside(audio, limits)
+    clip = _clip(path, id, times, fps, info.size, frames, (waveform, notes + more))
+    return replace(clip, duration=info.duration)
 
 
 def open_pictures(
@@ -150,17 +154,18 @@ def _read_beside(audio: str | Path, limits: Limits) -> tuple[Waveform | None, tu
     return waveform, notes
 
 
-def _probe_file(path: Path, limits: Limits) -> tuple[MediaInfo, float, Matrix]:
-    """Describes a media file, and gives its first picture's time on the file's clock and display matrix."""
+def _probe_file(path: Path, limits: Limits) -> tuple[MediaInfo, float, Matrix, tuple[str, ...]]:
+    """Describes a media file: info, its first picture's time on the file's clock and display matrix, and warnings."""
     with open_media(path, limits) as container:
         sound = pick_audio(container)
         audio = (codec_name(sound), sound.rate, sound.channels) if sound else (None, None, None)
         if pick_video(container) is None and sound is not None:
-            length = seconds(sound.duration, sound.time_base) or (container.duration or 0) / 1e6
+            length = stream_length(sound) or (container.duration or 0) / 1e6
             return (
                 MediaInfo(str(path), "audio", container.format.name, length, None, None, None, None, *audio),
                 0.0,
                 UPRIGHT,
+                (),
             )
         stream = require_video(container, path, limits)
         rate = float(stream.average_rate) if stream.average_rate else None
@@ -169,12 +174,25 @@ def _probe_file(path: Path, limits: Limits) -> tuple[MediaInfo, float, Matrix]:
             raise InputError(f"no picture of {path} can be decoded; it is damaged, empty or over the limit of pixels")
         matrix = display_matrix(first.frame)
         start, size = first.start, upright_size(first.frame, matrix)
-        duration = video_duration(container, stream, start)
-        codec, count, form = codec_name(stream), stream.frames or None, container.format.name
-    duration = scan_duration(path, limits, start) if duration is None else duration
+        promised, is_own = video_duration(container, stream, start)
+        codec, form = codec_name(stream), container.format.name
+        count = (stream.frames or None) if promised is not None else None
+    scan = Scan(promised) if promised is not None and is_own else scan_duration(path, limits, start, promised)
+    duration = scan.duration
     if duration > limits.max_duration:
         raise InputError(
             f"{path} lasts {duration:.0f} s, over the limit of {limits.max_duration:g} s; "
             "cut it or raise Limits.max_duration"
         )
-    return MediaInfo(str(path), "video", form, duration, size, rate, count, codec, *audio), start, matrix
+    info = MediaInfo(str(path), "video", form, duration, size, rate, count, codec, *audio)
+    return info, start, matrix, _jump_notes(path, form, scan)
+
+
+def _jump_notes(path: Path, form: str, scan: Scan) -> tuple[str, ...]:
+    """A sentence on time stamps that jump ahead, of a container that has no header to confirm the length."""
+    if form not in HEADLESS or scan.step <= JUMP:
+        return ()
+    return (
+        f"the time stamps of {path.name} jump ahead by {scan.step:.0f} s at {scan.place:.2f} s; the last picture "
+        "before is held, and sound that jumps with it is silent, for that long",
+    )

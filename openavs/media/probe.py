@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -40,7 +40,13 @@ FORMATS = (
     "mp3,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,opus,rm,tta,w64,wav,webm,wtv,wv,yuv4mpegpipe"
 )
 # Containers without a header: a duration they report is a guess from a few time stamps.
-HEADLESS = frozenset({"h264", "hevc", "m4v", "mpeg", "mpegts", "mpegvideo", "obu"})
+HEADLESS = frozenset({"h264", "hevc", "m4v", "mpeg", "mpegts", "mpegvideo", "obu", "ogg"})
+# Containers whose streams all report the length of the whole file.
+SHARED_LENGTH = frozenset({"asf", "wtv"})
+AVI_UNKNOWN = 1 << 30  # chunks; FFmpeg writes it where it cannot come back to the header
+AVI_CHUNK = 8  # bytes of the header that each picture of an AVI has, a dropped one too
+LATE_START = 0.1  # s; pictures that begin so much later than their file are placed by an edit list
+JUMP = 10.0  # s; FFmpeg, too, takes a longer step between packets for a discontinuity
 # Containers whose streams show only while FFmpeg decodes some of them, beyond the reach of the limit on pixels.
 LATE = frozenset({"flv", "mpeg", "mpegts", "wtv"})
 # System errors that PyAV reports for a file that is there; others mean that the content is no media.
@@ -212,43 +218,96 @@ def seconds(value: int | None, base: Fraction | None) -> float | None:
     return None if value is None or base is None else float(value * base)
 
 
-def video_duration(container: InputContainer, stream: VideoStream, start: float) -> float | None:
-    """Length of the video in seconds as the header promises it, else None; `start` is its first picture's time."""
-    if container.format.name in HEADLESS:
-        return None
-    own = seconds(stream.duration, stream.time_base)
-    if own is not None and own > 0:
-        return own
+def stream_length(stream: AudioStream | VideoStream) -> float | None:
+    """Length in seconds that the header promises for a stream; None if unknown or more than the file's bytes hold."""
+    container = cast(InputContainer, stream.container)
+    if container.format.name == "avi":
+        pictures = (stream.duration or 0) if isinstance(stream, VideoStream) else 0
+        if stream.frames == AVI_UNKNOWN or pictures * AVI_CHUNK > container.size:
+            return None
+    return seconds(stream.duration, stream.time_base) or None
+
+
+def video_duration(container: InputContainer, stream: VideoStream, start: float) -> tuple[float | None, bool]:
+    """Length of the video in seconds as the header promises it, and whether that is the length of this very stream.
+
+    None where the header gives no length that can be right; `start` is the first picture's time.
+    """
+    name = container.format.name
+    own = stream_length(stream)
+    if name in HEADLESS or (name == "avi" and own is None):
+        return None, False
+    if own is not None and name not in SHARED_LENGTH:
+        return own, start - (container.start_time or 0) / 1e6 < LATE_START  # else an mp4 may count an empty edit
     tag = _parse_clock(stream.metadata.get("DURATION", ""))  # Matroska: the end of this track
     if tag is not None and tag > start:
-        return tag - start
-    if container.duration is not None and container.duration > 0:
-        end = (container.duration + (container.start_time or 0)) / 1e6
-        return max(end - start, 0.0) or None
-    return None
+        return tag - start, True
+    end = _promised_end(container, stream)
+    return (None if end is None else max(end - start, 0.0) or None), len(container.streams) == 1
 
 
-def scan_duration(path: Path, limits: Limits, start: float) -> float:
-    """Length of the video in seconds from its packets, for files whose header does not say (raw or live streams)."""
+def _promised_end(container: InputContainer, stream: VideoStream) -> float | None:
+    """When the longest stream ends, on the file's clock, as the header promises it."""
+    if container.format.name in SHARED_LENGTH:  # the container's adds the start of the pictures
+        return stream_length(stream)
+    if container.duration is None or container.duration <= 0:
+        return None
+    return (container.duration + (container.start_time or 0)) / 1e6
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Length of the video in seconds as its packets have it, and their longest step ahead in time with its place."""
+
+    duration: float
+    step: float = 0.0
+    place: float = 0.0
+
+
+def scan_duration(path: Path, limits: Limits, start: float, promised: float | None = None) -> Scan:
+    """Reads all packets for the length of the video, where the header does not give the stream's own.
+
+    `promised` is the length from the header. It stays the length of a file that is cut short: one with fewer packets
+    than the header counts or, where it counts none, without a stream that reaches the promised end.
+    """
     with open_media(path, limits) as container:
         stream = require_video(container, path, limits)
         tick = float(1 / (stream.average_rate or stream.guessed_rate or Fraction(25)))
-        end, newest = start, float("-inf")
+        whole = _promised_end(container, stream)
+        end, newest, last, count = start, float("-inf"), start, 0
+        delay: float | None = None  # from a picture's decoding to its showing
+        step = place = 0.0
         watch = Stopwatch(path)
         try:
-            for packet in watch.timed(container.demux(stream)):
-                time = seconds(packet.pts, stream.time_base)
-                order = seconds(packet.dts, stream.time_base)
-                if not packet.size:
+            for packet in watch.timed(container.demux()):
+                count += packet.size > 0 and packet.stream_index == stream.index
+                if not packet.size or packet.is_discard:  # an edit list leaves it out
                     continue
+                order, time = seconds(packet.dts, packet.time_base), seconds(packet.pts, packet.time_base)
+                length = seconds(packet.duration, packet.time_base)
+                if packet.stream_index != stream.index:
+                    last = max(last, (time or order or last) + (length or 0.0))
+                    continue
+                if delay is None and order is not None:
+                    delay = max(0.0, start - order)
+                if time is None and order is not None:
+                    time = order + (delay or 0.0)
                 if time is None or (order is not None and order <= newest):
                     end += tick  # no time stamps, or they begin anew: the decoder counts on, too
                 else:
-                    end = max(end, time + (seconds(packet.duration, stream.time_base) or tick))
+                    if order is not None and newest > float("-inf") and order - newest > step:
+                        step, place = order - newest, newest - start
+                    end = max(end, time + (length or tick))
                 newest = max(newest, order if order is not None else newest)
         except FFmpegError:
             pass  # what lies behind the damage cannot be decoded either; the decoder reports it
-        return end - start
+        is_cut = count < stream.frames if stream.frames else whole is not None and is_short(max(last, end), whole)
+    return Scan(promised if promised is not None and is_cut else end - start, step, place)
+
+
+def is_short(got: float, promised: float) -> bool:
+    """Whether something ends so much before its promised end, in seconds, that a part of it is lost."""
+    return promised - got > max(0.5, 0.02 * promised)
 
 
 def display_matrix(frame: VideoFrame) -> Matrix:

@@ -22,7 +22,7 @@ from av.error import FFmpegError
 
 from openavs.media.files import replacing
 from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch, check_rate, longest_silence
-from openavs.media.probe import open_media, pick_audio, pick_video, reading, seconds
+from openavs.media.probe import is_short, open_media, pick_audio, pick_video, reading, seconds, stream_length
 from openavs.spelling import counted
 from openavs.types import InputError, Waveform
 
@@ -67,6 +67,12 @@ class Spool:
             self._file.seek(count * self.channels * 4, os.SEEK_CUR)
             self.length += count
 
+    def trim(self, count: int) -> None:
+        """Removes the last samples."""
+        self._file.seek(-count * self.channels * 4, os.SEEK_CUR)
+        self._file.truncate()
+        self.length -= count
+
     def close(self) -> Samples:
         """All samples as `[N, channels]`, a memory map if they are many."""
         shape = (self.length, self.channels)
@@ -81,8 +87,10 @@ class Spool:
 class SoundDecoder:
     """Writes decoded sound to a spool so that sample 0 lies at `start` seconds of the file's clock.
 
-    Sound before it is cut off, a later beginning and gaps are filled with silence, so every sample keeps its time; of
-    `jumped` seconds in gaps too long to be filled, it does not. `start` None means the sound's own beginning.
+    Sound before it is cut off, and a later beginning and gaps are filled with silence. Where time stamps rise more
+    slowly than the samples, the newer sound replaces the end of the older. So every sample is within `SLACK` of its
+    time stamp, except after `jumped` seconds in gaps too long to be filled. Time stamps that fall back begin anew
+    where the sound ends. `start` None means the sound's own beginning.
 
     Raises:
         InputError: a rate outside of the limits, samples that are no numbers, or sound that is longer than the limit.
@@ -95,6 +103,10 @@ class SoundDecoder:
     channels: int = 1
     damaged: int = 0
     jumped: float = 0.0
+    overlapped: int = field(default=0, init=False)
+    _before: int = field(default=0, init=False)  # samples cut off at the start, or less than 0: silence put there
+    _newest: float = field(default=float("-inf"), init=False)
+    _shift: int = field(default=0, init=False)  # samples, added to time stamps that began anew
     spool: Spool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +117,7 @@ class SoundDecoder:
             size = self.path.stat().st_size
         self._silence = longest_silence(size) * self.rate  # samples that may still be filled in
         self.spool = Spool(self.channels)
-        promised = seconds(self.stream.duration, self.stream.time_base) or 0.0
+        promised = stream_length(self.stream) or 0.0
         whole = (getattr(self.stream.container, "duration", None) or 0) / 1e6
         self._end = min(max(promised, whole) + LONGEST_GAP, self.limits.max_duration)
 
@@ -129,7 +141,9 @@ class SoundDecoder:
         if frame.sample_rate != self.rate:  # changed within the stream
             check_rate(frame.sample_rate, self.path)
             samples = np.asarray(soxr.resample(samples, frame.sample_rate, self.rate), dtype=np.float32)
-        samples = samples[self._align(frame) :]
+        skipped = min(self._align(frame), len(samples))
+        self._before += skipped
+        samples = samples[skipped:]
         if (self.spool.length + len(samples)) / self.rate > self.limits.max_duration:
             raise InputError(
                 f"the sound of {self.path} is longer than the limit of {self.limits.max_duration:g} s; "
@@ -145,14 +159,30 @@ class SoundDecoder:
         if self.start is None:
             self.start = time
         at = round((time - self.start) * self.rate)
+        if abs(at + self._shift - self.spool.length) < abs(at - self.spool.length):
+            at += self._shift
         gap = at - self.spool.length
         slack = SLACK * self.rate if self.spool.length else 0
-        if gap > slack and at / self.rate <= self._end and gap <= self._silence:
+        rises, self._newest = time > self._newest, time
+        if gap < -slack and self.spool.length:
+            if rises:
+                count = min(-gap, self.spool.length)
+                self.spool.trim(count)
+                self.overlapped += count
+            else:
+                self._shift = self.spool.length - round((time - self.start) * self.rate)
+        elif gap > slack and at / self.rate <= self._end and gap <= self._silence:
+            self._before -= 0 if self.spool.length else gap
             self.spool.pad(gap)
             self._silence -= gap
         elif gap > slack:
             self.jumped = gap / self.rate
         return -at if at < 0 and not self.spool.length else 0
+
+    @property
+    def end(self) -> float:
+        """Seconds from the beginning of the stream to the end of what was decoded."""
+        return (self.spool.length + self._before) / self.rate
 
     def samples(self) -> Samples:
         """What was decoded, `[N, channels]`."""
@@ -198,7 +228,7 @@ def read_sound(path: Path, limits: Limits, start: float | None = None) -> tuple[
         stream = pick_audio(container)
         if stream is None:
             return None, ()
-        length = seconds(stream.duration, stream.time_base) or 0.0
+        length = stream_length(stream) or 0.0
         if length > limits.max_duration:
             raise InputError(
                 f"{path} lasts {length:.0f} s, over the limit of {limits.max_duration:g} s; "
@@ -215,7 +245,7 @@ def read_sound(path: Path, limits: Limits, start: float | None = None) -> tuple[
         if not decoder.spool.length:
             return None, (f"the sound track of {path.name} could not be decoded",)
         waveform = Waveform(decoder.samples()[:, 0], decoder.rate)
-        return waveform, _notes(path, waveform.duration, length, decoder)
+        return waveform, _notes(path, length, decoder)
 
 
 def resample(waveform: Waveform, rate: int) -> Waveform:
@@ -248,11 +278,25 @@ def write_wav(path: str | Path, waveform: Waveform) -> None:
             file.writeframes(np.round(block * 32767.0).astype("<i2").tobytes())
 
 
-def _notes(path: Path, got: float, promised: float, decoder: SoundDecoder) -> tuple[str, ...]:
+def _notes(path: Path, promised: float, decoder: SoundDecoder) -> tuple[str, ...]:
+    overlap: tuple[str, ...] = ()
+    if decoder.overlapped:
+        lost = decoder.overlapped / decoder.rate
+        overlap = (
+            f"the time stamps of the sound of {path.name} overlap by {lost:.2f} s in all, which are left out so that "
+            "the rest keeps its time",
+        )
     if decoder.jumped:
-        return (f"the sound of {path.name} jumps ahead by {decoder.jumped:.0f} s, which are left out",)
-    if promised - got > max(0.5, 0.02 * promised):
-        return (f"the sound of {path.name} ends at {got:.2f} s of {promised:.2f} s; the file is truncated or damaged",)
+        return (
+            *overlap,
+            f"the sound of {path.name} jumps ahead by {decoder.jumped:.0f} s, which are left out",
+        )
+    if is_short(decoder.end, promised):
+        ends = f"ends at {decoder.end:.2f} s of {promised:.2f} s"
+        return (
+            *overlap,
+            f"the sound of {path.name} {ends}; the file is truncated or damaged",
+        )
     if damaged := decoder.damaged:
-        return (f"{counted(damaged, 'packet')} of the sound of {path.name} damaged and passed over",)
-    return ()
+        return (*overlap, f"{counted(damaged, 'packet')} of the sound of {path.name} damaged and passed over")
+    return overlap
