@@ -125,7 +125,7 @@ def _opened(path: Path, max_pixels: int, formats: str, codecs: str | None) -> In
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": formats,
-        "fflags": "+genpts",
+        "fflags": "-genpts",  # PyAV's default takes the next packet's decoding time for a missing presentation time
         "max_pixels": str(max_pixels),
         "max_streams": str(MAX_TRACKS),
     }

@@ -36,12 +36,18 @@ class Shown:
 
 @dataclass
 class VideoDecoder:
-    """Turns packets into pictures with rising times, stepping over what is damaged and counting it."""
+    """Turns packets into pictures with rising times, stepping over what is damaged and counting it.
+
+    A picture without a presentation time has the decoding time of the packet that completed it. AVI has only the order
+    of decoding and begins at 0, so there the first picture is moved to the time of its own packet, the others with it.
+    """
 
     stream: VideoStream
     path: Path
     limits: Limits = DEFAULT_LIMITS
     damaged: int = 0
+    _entry: float | None = field(default=None, init=False)
+    _delay: float = field(default=0.0, init=False)
     _first: float | None = field(default=None, init=False)
     _last: float | None = field(default=None, init=False)
 
@@ -49,21 +55,35 @@ class VideoDecoder:
         self.watch = Stopwatch(self.path)
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.tick = float(1 / rate) if rate else 0.04
+        self._step = self.tick  # to a picture without a time stamp
+        self._is_timed = False  # whether the last picture had one
+        self._is_avi = self.stream.container.format.name == "avi"
 
     def decode(self, packet: Packet[VideoStream]) -> Iterator[Shown]:
         """The pictures that one packet completes (several when flushing)."""
+        if self._first is None and packet.size and (packet.is_keyframe or self._entry is None):
+            self._entry = seconds(packet.dts, packet.time_base)
         try:
             with self.watch:
                 frames = self.stream.decode(packet)
         except FFmpegError:
             self.damaged += 1
             return
+        untimed = sum(stamp(frame) is None for frame in frames)
+        if untimed and not packet.size and self._is_timed:  # the pictures that were delayed share the time of the delay
+            self._step = self._delay / untimed or self.tick
         yield from map(self._stamp, frames)
 
     def _stamp(self, frame: VideoFrame) -> Shown:
-        time = seconds(frame.pts, frame.time_base or self.stream.time_base)
+        time = seconds(stamp(frame), frame.time_base or self.stream.time_base)
+        self._is_timed = time is not None
+        if self._last is None and time is not None and self._entry is not None:
+            self._delay = max(0.0, time - self._entry)
+        if time is not None and self._is_avi:
+            time -= self._delay
         if self._last is not None and (time is None or time <= self._last or self._is_far(time)):
-            time = self._last + self.tick  # raw streams have no time stamps, joined ones fall back, damaged ones jump
+            # raw streams have no time stamps, joined ones fall back, damaged ones jump
+            time = self._last + (self._step if time is None else self.tick)
         self._last = time or 0.0
         self._first = self._last if self._first is None else self._first
         length = seconds(frame.duration, frame.time_base) or self.tick
@@ -72,6 +92,11 @@ class VideoDecoder:
     def _is_far(self, time: float) -> bool:
         """Whether a time lies outside of any clip that begins where this one does."""
         return time - (self._first or 0.0) > self.limits.max_duration
+
+
+def stamp(frame: VideoFrame) -> int | None:
+    """A picture's presentation time or, where the file has none, the decoding time of the packet that completed it."""
+    return frame.dts if frame.pts is None else frame.pts
 
 
 def read_packets(

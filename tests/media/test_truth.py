@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import logging
+import statistics
 import struct
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from openavs.media import open_clip, probe
 from openavs.media.sound import SLACK
 from openavs.types import Clip
-from tests.media.truth import RATES, Rate, constant, picture_errors, sound_offset, write_truth
+from tests.media.truth import RATES, Rate, constant, picture_errors, picture_offsets, sound_offset, write_truth
 
 TOLERANCE = 0.01  # s
 FPS = 12.0
@@ -27,10 +29,94 @@ SLOW = pytest.mark.slow
 PLACES = (0.1, 1.7, 3.4)  # s of the noise that are compared
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A container with its codecs; `clock` is what it rounds times to, in ticks of the rate."""
+
+    ending: str
+    options: dict[str, Any] = field(default_factory=dict)
+    clock: float = 0.0
+    rates: tuple[str, ...] = ("25", "29.97", "variable")
+
+
 NO_B = {"bf": "0"}
 MJPEG = {"codec": "mjpeg", "pix_fmt": "yuvj420p"}
+OPUS = {"sound_codec": "libopus", "sound_rate": 48000}
 MP3 = {"sound_codec": "libmp3lame"}
 PCM = {"sound_codec": "pcm_s16le"}
+CONSTANT = ("25", "29.97")
+KINDS = {
+    "mp4-h264-aac": Kind("mp4"),
+    "mp4-h264-mp3": Kind("mp4", MP3),
+    "mp4-fragments": Kind("mp4", {"options": {"movflags": "frag_keyframe+empty_moov"}}),
+    "mp4-mpeg4-aac": Kind("mp4", {"codec": "mpeg4"}),
+    "mov-h264-pcm": Kind("mov", PCM),
+    "mov-mjpeg-pcm": Kind("mov", {**MJPEG, **PCM}),
+    "3gp-mpeg4-aac": Kind("3gp", {"codec": "mpeg4"}),
+    "mkv-h264-aac": Kind("mkv"),
+    "mkv-live": Kind("mkv", {"options": {"live": "1"}}),
+    "mkv-mpeg4-flac": Kind("mkv", {"codec": "mpeg4", "sound_codec": "flac"}),
+    "mkv-ffv1-pcm": Kind("mkv", {"codec": "ffv1", **PCM}),
+    "webm-vp8-opus": Kind("webm", {"codec": "libvpx", **OPUS}),
+    "webm-vp9-opus": Kind("webm", {"codec": "libvpx-vp9", **OPUS}),
+    "avi-h264-pcm": Kind("avi", {"codec_options": NO_B, **PCM}),
+    "avi-h264-mp3": Kind("avi", {"codec_options": NO_B, **MP3}, 0.5),
+    "avi-h264-b-pcm": Kind("avi", PCM),
+    "avi-h264-b-mp3": Kind("avi", MP3, 0.5),
+    "avi-mpeg4-mp3": Kind("avi", {"codec": "mpeg4", **MP3}, 0.5),
+    "avi-mpeg4-b-pcm": Kind("avi", {"codec": "mpeg4", "codec_options": {"bf": "2"}, **PCM}),
+    "avi-mjpeg-pcm": Kind("avi", {**MJPEG, **PCM}),
+    "ts-h264-aac": Kind("ts"),
+    "ts-mpeg2-mp2": Kind("ts", {"codec": "mpeg2video", "sound_codec": "mp2"}),
+    "mpg-mpeg2-mp2": Kind("mpg", {"codec": "mpeg2video", "sound_codec": "mp2"}, 0, CONSTANT),  # counts pictures
+    "mpg-h264-mp2": Kind("mpg", {"sound_codec": "mp2"}, 0, CONSTANT),
+    "mxf-mpeg2-pcm": Kind("mxf", {"codec": "mpeg2video", **PCM, "sound_rate": 48000}, 0, CONSTANT),
+    "flv-h264-aac": Kind("flv"),
+    "flv-flv1-mp3": Kind("flv", {"codec": "flv", **MP3}),
+    "asf-h264-aac": Kind("asf"),
+    "asf-wmv2-mp3": Kind("asf", {"codec": "wmv2", **MP3}),
+    "nut-h264-pcm": Kind("nut", PCM),
+    "nut-mpeg4-mp3": Kind("nut", {"codec": "mpeg4", **MP3}),
+    "wtv-mpeg2-mp2": Kind("wtv", {"codec": "mpeg2video", "sound_codec": "mp2"}),
+    "ogv-vp8-opus": Kind("ogv", {"codec": "libvpx", **OPUS}, 0, CONSTANT),  # FFmpeg writes no gaps into Ogg
+}
+SAMPLE = {
+    ("mp4-h264-aac", "variable"),
+    ("mkv-h264-aac", "29.97"),
+    ("webm-vp9-opus", "variable"),
+    ("ts-h264-aac", "29.97"),
+    ("asf-h264-aac", "variable"),
+    ("nut-h264-pcm", "variable"),
+    ("avi-mpeg4-b-pcm", "variable"),
+    ("avi-h264-pcm", "25"),
+    ("avi-h264-pcm", "variable"),
+    ("avi-h264-mp3", "25"),
+    ("avi-h264-b-pcm", "29.97"),
+    ("avi-h264-b-pcm", "variable"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        pytest.param(kind, rate, id=f"{kind}-{rate}", marks=() if (kind, rate) in SAMPLE else SLOW)
+        for kind in KINDS
+        for rate in KINDS[kind].rates
+    ],
+)
+def test_pictures_and_sound_keep_their_times(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, rate: str
+) -> None:
+    given, path = KINDS[kind], tmp_path / f"a.{KINDS[kind].ending}"
+    write_truth(path, RATES[rate], **given.options)
+    clip = whole_clip(path, caplog)
+    tick = float(RATES[rate].tick)
+    pictures = statistics.median(picture_offsets(clip, RATES[rate]))
+    assert abs(pictures) <= tick + 0.001
+    assert max(picture_errors(clip, RATES[rate], pictures)) <= 1
+    assert abs(len(clip.times) / FPS - RATES[rate].times[-1] - tick) <= 10 * tick  # how long the last is on show
+    for place in PLACES:
+        assert sound_offset(clip.audio, place) == pytest.approx(pictures, abs=TOLERANCE + given.clock * tick)
 
 
 def whole_clip(path: Path, caplog: pytest.LogCaptureFixture) -> Clip:
@@ -59,7 +145,9 @@ class Pipe(io.RawIOBase):
         return len(data)
 
 
-@pytest.mark.parametrize("options", [{"codec": "mpeg4", **MP3}, {**MJPEG, **PCM}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"codec": "mpeg4", **MP3}, {**MJPEG, **PCM}, {"codec_options": NO_B, **PCM}], ids=str
+)
 def test_an_avi_written_to_a_pipe_has_the_length_of_its_packets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
