@@ -23,6 +23,7 @@ from openavs.benchmarks.pngs import (
     read_binary_truth,
     read_index,
     read_palette,
+    read_predicted_labels,
     read_probability,
 )
 from openavs.palettes import voc_palette
@@ -202,7 +203,9 @@ def test_another_palette_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- files in general
 
 
-@pytest.mark.parametrize("read", [read_binary_truth, read_probability, read_index, read_palette, png_size])
+@pytest.mark.parametrize(
+    "read", [read_binary_truth, read_probability, read_index, read_palette, read_predicted_labels, png_size]
+)
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -220,6 +223,14 @@ def test_files_that_are_no_masks(tmp_path: Path, read: Callable[[Path], Any], da
     path.write_bytes(data)
     with pytest.raises(InputError, match=rf"bad\.png .*{says}"):
         read(path)
+
+
+def test_a_predicted_label_map_holds_indices_or_colors(tmp_path: Path) -> None:
+    for pixels in (LABELS, voc_palette()[LABELS]):
+        assert np.array_equal(read_predicted_labels(saved(tmp_path, pixels)), LABELS)
+    smooth = Pillow.fromarray(voc_palette()[LABELS]).resize((30, 20))
+    with pytest.raises(InputError, match=r"the color \(.*\), which is not in .* not resized smoothly"):
+        read_predicted_labels(saved(tmp_path, np.asarray(smooth)))
 
 
 @pytest.mark.parametrize("read", [read_binary_truth, read_probability, read_index])

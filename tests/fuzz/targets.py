@@ -19,7 +19,8 @@ from openavs import caching, resources
 from openavs.benchmarks import metadata, pngs, youtube_vis
 from openavs.benchmarks.cards import load_card
 from openavs.cache import Cache, size_to_bytes
-from openavs.exports.items import finished, run_classes, sampled_fps
+from openavs.exports.items import finished, sampled_fps
+from openavs.exports.origins import run_classes
 from openavs.hub import Lock, ResolvedModel, check_folder
 from openavs.jobs import items, journal, marks, plan, source_files, source_manifest, source_tars
 from openavs.media.pictures import read_picture
@@ -353,13 +354,15 @@ def mask(data: bytes) -> None:
     """A PNG, as each kind of mask."""
     path = _file("m.png", data)
     refused = 0
-    for read in (pngs.read_binary_truth, pngs.read_probability, pngs.read_index, pngs.read_palette, pngs.png_size):
+    kinds = (pngs.read_binary_truth, pngs.read_probability, pngs.read_index, pngs.read_palette)
+    readers = (*kinds, pngs.read_predicted_labels, pngs.png_size)
+    for read in readers:
         try:
             read(path)
         except InputError as problem:
             assert "\n" not in str(problem), str(problem)
             refused += 1
-    if refused == 5:
+    if refused == len(readers):
         raise InputError("no mask")
 
 
