@@ -12,9 +12,9 @@ import torch
 from PIL import Image as Pillow
 
 from openavs.benchmarks.dataset import BenchmarkClip
+from openavs.media.logmel import Floats
 from openavs.students.base import Found, Prediction, Size, Student
 from openavs.students.data import batches_to_predict
-from openavs.students.vggish import Floats
 from openavs.types import BoolMask, FrameResult, Image, Segment, mask_to_rle
 
 BINARY_PHRASE = "sounding object"

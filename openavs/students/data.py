@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from openavs.benchmarks.dataset import BenchmarkClip
+from openavs.media.logmel import Floats
 from openavs.media.pictures import read_picture
 from openavs.students.base import Batch, Size, View
 from openavs.students.labels import ClipLabels
 from openavs.students.scaling import choose_frames, runs_of_frames, scale_mask, scale_picture
-from openavs.students.vggish import Floats
 from openavs.types import Image, InputError
 
 KEPT = 512 * 2**20

@@ -15,8 +15,9 @@ import numpy as np
 
 from openavs.benchmarks.dataset import BenchmarkClip
 from openavs.files import atomic_write
+from openavs.media.logmel import RATE, SHORTEST, Floats
 from openavs.media.sound import read_audio
-from openavs.students.vggish import RATE, SHORTEST, Ears, Floats
+from openavs.students.vggish import Ears
 from openavs.types import InputError, Waveform
 
 log = logging.getLogger(__name__)

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 
 from openavs.benchmarks.dataset import Dataset
 from openavs.files import atomic_write
+from openavs.media.logmel import Floats
 from openavs.notes import Progress
 from openavs.results import json_bytes
 from openavs.students.base import Batch, Student
@@ -31,7 +32,7 @@ from openavs.students.hearing import FeatureCache
 from openavs.students.saving import State, keep_metrics, load_last, save_best, save_last
 from openavs.students.settings import TrainingRecipe
 from openavs.students.validating import CHOSEN_BY, chosen_figure, validate
-from openavs.students.vggish import Ears, Floats, load_vggish, save_vggish
+from openavs.students.vggish import Ears, load_vggish, save_vggish
 from openavs.types import OpenAVSError
 
 

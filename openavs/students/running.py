@@ -14,6 +14,7 @@ from openavs.benchmarks.dataset import Dataset
 from openavs.benchmarks.running import Soft, System
 from openavs.device import resolve_device
 from openavs.halving import shortage_told
+from openavs.media.logmel import RATE, SHORTEST, Floats
 from openavs.pipeline import Progress
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.spelling import counted
@@ -22,7 +23,7 @@ from openavs.students.answers import Grey, frame_results, grey_values, numbered_
 from openavs.students.base import Prediction, Student
 from openavs.students.hearing import features_of
 from openavs.students.known import load_student
-from openavs.students.vggish import RATE, SHORTEST, Ears, Floats, load_vggish
+from openavs.students.vggish import Ears, load_vggish
 from openavs.types import Clip, FrameResult, InputError, ModelError, Segmentation, Waveform
 
 PIECE = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench

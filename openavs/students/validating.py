@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from openavs.benchmarks.dataset import Dataset
 from openavs.benchmarks.figures import Figures
 from openavs.benchmarks.tallies import tally_for
+from openavs.media.logmel import Floats
 from openavs.students.answers import predict_clip, scored_maps
 from openavs.students.base import Student
 from openavs.students.data import read_frames
-from openavs.students.vggish import Floats
 
 CHOSEN_BY = {"binary": "miou", "semantic": "miou", "open-vocabulary": "harmonic"}
 """The figure that the best checkpoint has the highest of."""

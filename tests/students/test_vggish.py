@@ -15,8 +15,9 @@ from transformers.audio_utils import mel_filter_bank, spectrogram
 
 from openavs.checkpoints import convert
 from openavs.media import write_video
+from openavs.media.logmel import examples, log_mel
 from openavs.students.hearing import FeatureCache, features_of
-from openavs.students.vggish import Vggish, VggishConfig, examples, fingerprint, load_vggish, log_mel
+from openavs.students.vggish import Vggish, VggishConfig, fingerprint, load_vggish
 from openavs.types import InputError, ModelError, Waveform
 
 

@@ -21,7 +21,8 @@ from openavs.benchmarks.world.sounds import RATE, background
 from openavs.benchmarks.world.training import listening
 from openavs.benchmarks.world.training.options import begin
 from openavs.benchmarks.world.training.telling import Teller
-from openavs.students.vggish import Vggish, VggishConfig, examples, save_vggish
+from openavs.media.logmel import examples
+from openavs.students.vggish import Vggish, VggishConfig, save_vggish
 from openavs.types import Waveform
 
 logger = logging.getLogger(__name__)
