@@ -15,6 +15,11 @@ from openavs.types import InputError
 LABELS_FOLDER = "labels_semantic"  # may be left out of a prediction's path
 
 
+def labels_folder(folder: Path) -> Path:
+    """The masks' folder: `predictions` of an evaluation's output, `labels` of a label job's, else the folder itself."""
+    return next((folder / name for name in ("predictions", "labels") if (folder / name).is_dir()), folder)
+
+
 def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
     """The predicted mask of each annotated frame; None where nothing of the clip is there.
 

@@ -40,7 +40,10 @@ def export(
         ),
     ] = "rle",
     root: Annotated[
-        Path | None, typer.Option(help="Where the videos lie, if they are not where the results say.")
+        Path | None, typer.Option(help="Where the videos or the benchmark lie, if not where the results say.")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="For avsbench-training: s4, ms3 or avss, if RUN does not say.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: Json = False,
@@ -48,7 +51,7 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
-    from openavs.exports.formats import MaskCode, Options
+    from openavs.exports.formats import TRAINING, MaskCode, Options
     from openavs.exports.formats import export as write
     from openavs.exports.items import filtered_by_recipe, run_items
     from openavs.spelling import counted
@@ -56,12 +59,14 @@ def export(
     set_up_logging(quiet=quiet, verbose=verbose)
     if not split.isidentifier():
         raise typer.BadParameter("a split is a plain name such as train, val or test", param_hint="--split")
+    if form == TRAINING and (clips is not None or classes is not None or images is not None or as_labels):
+        raise typer.BadParameter(f"{form} takes the labels as they are; leave out --clips, --classes and the like")
     if masks not in get_args(MaskCode):
         raise typer.BadParameter(f"give one of {', '.join(get_args(MaskCode))}", param_hint="--masks")
     wanted = None if clips is None else [name.strip() for name in clips.split(",") if name.strip()]
     items = run_items(run, wanted, root)
     categories, typed = _categories(classes, run)
-    options = Options(categories, images, split, cast(MaskCode, masks), run)
+    options = Options(categories, images, split, cast(MaskCode, masks), run, root, benchmark)
     told = write(
         form, filtered_by_recipe(items) if as_labels else items, out, options, origin=str(run), overwrite=overwrite
     )
@@ -74,7 +79,7 @@ def export(
         say(f"openavs: {note}", quiet=quiet)
     if not quiet:
         inside = f"{counted(told.frames, 'frame')} of {counted(told.clips, 'clip')}"
-        echo(f"{form}: {counted(told.segments, 'segment')} in {inside} -> {out}")
+        echo(f"{form}: {counted(told.segments, told.what)} in {inside} -> {out}")
 
 
 def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:

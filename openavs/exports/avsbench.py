@@ -100,10 +100,15 @@ def write_semantic(folder: Path, items: Iterable[Item], options: Options) -> Tol
         heard = "_".join(layout.classes(piece)) or UNSEEN
         rows.append((piece.clip, piece.name, str(minute), str(second), heard, options.split, piece.subset))
     _write_table(folder / "metadata.csv", rows)
-    numbered = {name: index for index, name in enumerate(CLASSES)}
-    (folder / "label2idx.json").write_text(json.dumps(numbered, indent=0) + "\n", encoding="ascii")
+    write_class_indices(folder)
     told.notes += layout.known.notes()
     return told
+
+
+def write_class_indices(folder: Path) -> None:
+    """Writes AVSBench-semantic's `label2idx.json`."""
+    numbered = {name: index for index, name in enumerate(CLASSES)}
+    (folder / "label2idx.json").write_text(json.dumps(numbered, indent=0) + "\n", encoding="ascii")
 
 
 class ObjectLayout:

@@ -29,8 +29,8 @@ MaskCode = Literal["rle", "counts", "polygons"]
 class Options:
     """The options of an export: the categories, whether pictures are written, the split's name, the code of masks.
 
-    `images` None leaves it to the format: YOLO-seg writes pictures, COCO and YouTube-VIS only name them. `run` is the
-    result folder that the items come from, if any.
+    `images` None leaves it to the format: YOLO-seg writes pictures, COCO and YouTube-VIS only name them. `run`, `root`
+    and `benchmark` are for `avsbench-training`: the folder with the labels, the benchmark's folder and its name.
     """
 
     categories: Categories
@@ -38,16 +38,19 @@ class Options:
     split: str = "train"
     masks: MaskCode = "rle"
     run: Path | None = None
+    root: Path | None = None
+    benchmark: str | None = None
 
 
 @dataclass
 class Told:
-    """What an export wrote, and sentences on what the format could not hold."""
+    """What an export wrote, and sentences on what the format could not hold; `what` are counted as segments."""
 
     clips: int = 0
     frames: int = 0
     segments: int = 0
     notes: list[str] = field(default_factory=list)
+    what: str = "segment"
 
 
 Writer = Callable[[Path, "Iterable[Item]", Options], Told]
@@ -75,6 +78,7 @@ class Format:
 
 
 _HERE = "openavs.exports"
+TRAINING = "avsbench-training"
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         form.name: form
@@ -99,6 +103,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "avsbench-semantic",
                 "AVSBench-semantic's layout: masks of class indices",
                 f"{_HERE}.avsbench:write_semantic",
+            ),
+            Format(
+                TRAINING,
+                "AVSBench's tree to train any system on a label job's masks, with the benchmark's own for validation",
+                f"{_HERE}.training_tree:write",
             ),
             Format("timeline", "CSV: what was heard and found when", f"{_HERE}.timeline:write", "timeline.csv"),
             Format("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.videos:write_overlays"),

@@ -66,8 +66,19 @@ def run_classes(run: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def run_benchmark(run: Path) -> str | None:
+    """The benchmark that a label job or an evaluation is of; None where the folder does not say."""
+    data, source = _run_json(run, "data"), _read_json(run / "plan.json", "source")
+    known = (data, "benchmark") if isinstance(data, dict) else (source, "kind")
+    name = known[0].get(known[1]) if isinstance(known[0], dict) else None
+    return name if isinstance(name, str) else None
+
+
 def _run_json(run: Path, key: str) -> Any:
-    path = run / "run.json"
+    return _read_json(run / "run.json", key)
+
+
+def _read_json(path: Path, key: str) -> Any:
     try:
         return parse_json(path.read_bytes()).get(key) if path.is_file() else None
     except (ValueError, AttributeError) as problem:

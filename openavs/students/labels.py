@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from openavs.benchmarks.dataset import BenchmarkClip, Dataset
 from openavs.benchmarks.pngs import read_index, read_probability
+from openavs.benchmarks.predictions import labels_folder
 from openavs.jsonfile import parse_json
 from openavs.types import InputError
 
@@ -100,11 +101,6 @@ class PseudoLabels:
     def _present(self, clip: BenchmarkClip) -> tuple[int, ...]:
         candidates = clip.annotated if self.which == "annotated" else range(len(clip.frames))
         return tuple(i for i in candidates if (self.folder / clip.predictions[i]).is_file())
-
-
-def labels_folder(folder: Path) -> Path:
-    """The masks' folder: `predictions` of an evaluation's output, `labels` of a label job's, else the folder itself."""
-    return next((folder / name for name in ("predictions", "labels") if (folder / name).is_dir()), folder)
 
 
 def _foreground(path: Path) -> npt.NDArray[np.uint8]:
