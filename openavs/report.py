@@ -23,7 +23,7 @@ from openavs.reportparts import (
     picture_parts,
     timeline_parts,
     timing_rows,
-    why_rows,
+    why_parts,
 )
 from openavs.types import Frame, Segmentation, Waveform
 
@@ -68,11 +68,11 @@ def write_report(
         only_synthetic=only_synthetic(segmentation.models),
         pictures=pictures,
         shown=len(shown),
-        rows=why_rows(segmentation.frames[:ROWS]),
         listed={frame.index for frame in segmentation.frames[:ROWS]},
         found=found_rows(segmentation.frames, palette),
         place=palette.place,
         timings=timing_rows(segmentation.timings),
+        **why_parts(segmentation.frames[:ROWS]),
         **timeline_parts(segmentation.frames, audio, palette, duration),
     )
     atomic_write(path, page)

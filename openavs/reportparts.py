@@ -141,25 +141,31 @@ def _level(score: float | None) -> int:
 _ASKERS = {"llm": "the language model", "lexicon": "the lexicon", "none": "the captions as they are"}
 
 
-def why_rows(frames: Sequence[FrameResult]) -> list[dict[str, Any]]:
-    """Per frame: the prompts with the captions they came from, and for each caption why no prompt came from it."""
-    asker = next((_ASKERS.get(p.origin, p.origin) for frame in frames for p in frame.asked), None)
-    return [
-        {
-            "frame": frame,
-            "heard": [(caption, _why_unasked(caption, frame, asker)) for caption in frame.heard],
-            "asked": [(p.phrase, _ASKERS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.asked],
-        }
-        for frame in frames
-    ]
+def why_parts(frames: Sequence[FrameResult]) -> dict[str, Any]:
+    """The rows of the table Why, and who proposed the prompts where it was the same for all.
+
+    A row has the prompts with the captions they came from, and for each caption why no prompt came from it.
+    """
+    askers = list(dict.fromkeys(_ASKERS.get(p.origin, p.origin) for frame in frames for p in frame.asked))
+    return {
+        "asker": askers[0] if len(askers) == 1 else None,
+        "rows": [
+            {
+                "frame": frame,
+                "heard": [(caption, _why_unasked(caption, frame, askers)) for caption in frame.heard],
+                "asked": [(p.phrase, _ASKERS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.asked],
+            }
+            for frame in frames
+        ],
+    }
 
 
-def _why_unasked(caption: Caption, frame: FrameResult, asker: str | None) -> str | None:
+def _why_unasked(caption: Caption, frame: FrameResult, askers: Sequence[str]) -> str | None:
     """A few words where no prompt of the frame came from this caption; None where one did."""
     sources = {source.text for prompt in frame.asked for source in prompt.captions}
     if caption.text in sources or any(not prompt.captions for prompt in frame.asked):
         return None
-    return f"not asked for by {asker}" if asker else "not asked for"
+    return f"not asked for by {askers[0]}" if askers else "not asked for"
 
 
 def _wave_path(audio: Waveform, duration: float) -> str:

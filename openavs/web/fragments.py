@@ -18,7 +18,7 @@ from openavs.reportparts import (
     picture_parts,
     timeline_parts,
     timing_rows,
-    why_rows,
+    why_parts,
 )
 from openavs.result import Result
 from openavs.types import Segmentation
@@ -141,10 +141,10 @@ def details(result: Result) -> str:
         found=found_rows(result.frames, palette),
         place=palette.place,
         pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in taken],
-        rows=why_rows(result.frames[:ROWS]),
         listed=(),  # a link within the page would leave it: Gradio sets a base address
         models=model_rows(result.models, result.recipe.get("licence")),
         timings=timing_rows(result.timings),
+        **why_parts(result.frames[:ROWS]),
         **timeline_parts(result.frames, clip.audio, palette, clip.duration),
     )
 
