@@ -157,6 +157,20 @@ def test_a_gap_in_long_sound_is_silence_that_takes_no_room(monkeypatch: pytest.M
     assert np.flatnonzero(samples).tolist() == [*range(210), *range(1210, 1215)]
 
 
+@pytest.mark.parametrize("memory", [100, 10**6], ids=["disk", "memory"])
+def test_trimmed_samples_are_replaced_by_the_next(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
+    monkeypatch.setattr(sound, "IN_MEMORY", memory)
+    spool = sound.Spool()
+    for part in (np.ones(200), np.full(100, 2.0)):
+        spool.write(part.astype(np.float32))
+    spool.pad(50)
+    spool.trim(120)
+    spool.write(np.full(10, 3.0, np.float32))
+    samples = spool.close()[:, 0]
+    assert on_disk(samples) == (memory == 100)
+    assert samples.tolist() == [1.0] * 200 + [2.0] * 30 + [3.0] * 10
+
+
 def test_a_rate_that_changes_within_a_stream_changes_no_pitch(tmp_path: Path) -> None:
     parts = [
         make_media(tmp_path / f"{rate}.mp3", sound=tone(1, rate), rate=rate, sound_codec="libmp3lame")
