@@ -51,6 +51,8 @@ COMMANDS = (
 # What a disk or its owner refuses; other errors of the system are faults of this program and show where they come from.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
+INTERRUPTED = 130  # what typer returns after Ctrl-C
+
 app = typer.Typer(
     name="openavs",
     cls=_Commands,
@@ -85,6 +87,13 @@ for _command in COMMANDS:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line; `args` defaults to `sys.argv[1:]`. Returns the exit code and never raises SystemExit."""
+    try:
+        return _main(args)
+    except KeyboardInterrupt:  # a second Ctrl-C, while the first one is handled
+        return INTERRUPTED
+
+
+def _main(args: Sequence[str] | None) -> int:
     try:
         app(args=None if args is None else list(args), prog_name="openavs")
     except SystemExit as done:

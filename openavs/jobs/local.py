@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,6 +27,8 @@ from openavs.jobs.shard import ShardBusy
 from openavs.jobs.worker import Worker, environment, log_to_file
 
 log = logging.getLogger(__name__)
+
+INTERRUPTS = frozenset((signal.SIGINT, signal.SIGTERM))
 
 
 @dataclass
@@ -81,7 +83,8 @@ class _Processes(Crew[_Worker]):
         process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(theirs, self.job, log.getEffectiveLevel()), name=f"openavs-worker-{slot}", daemon=True
         )
-        with _set(environment(self.job, self.devices[slot % len(self.devices)] if self.devices else None)):
+        device = self.devices[slot % len(self.devices)] if self.devices else None
+        with _set(environment(self.job, device)), _signals_blocked():
             process.start()
         theirs.close()
         return _Worker(slot, process, ours)
@@ -132,8 +135,10 @@ class _Processes(Crew[_Worker]):
 
 def _work(pipe: Connection, job: Job, level: int) -> None:
     """A worker's life: models, then shards, until it is told to stop or the driver is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     log_to_file(job, level)
     try:
@@ -163,6 +168,23 @@ def _end_with_the_driver() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks Ctrl-C and SIGTERM for the processes that are started inside, until they ignore both (`_work`).
+
+    A signal that arrives here meanwhile is delivered at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # its start, which `Process.start` would cause, unblocks both
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

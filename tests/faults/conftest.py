@@ -59,13 +59,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return faulty_recipe(tmp_path_factory.mktemp("recipe"))
 
 
-def start(*words: object, **environment: str) -> subprocess.Popen[str]:
-    """Starts `openavs` in a process of its own."""
+def start(*words: object, start_new_session: bool = False, **environment: str) -> subprocess.Popen[str]:
+    """Starts `openavs` in a process of its own, and in a group of its own where that is asked for."""
     return subprocess.Popen(
         [sys.executable, "-m", "openavs", *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=start_new_session,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from openavs.benchmarks.world.layouts import write_layout
+from openavs.cli import main
 from tests.faults.conftest import Whole, ended, start, wait_for
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
@@ -83,3 +87,52 @@ def test_a_job_that_is_told_to_end_finishes_the_clip_it_is_at(
     assert json.loads((out / "run.json").read_bytes())["status"] == "stopped"
     assert ended(start(*words)).code == 0
     whole(out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_ctrl_c_at_the_terminal_while_workers_import_is_a_sentence(
+    pool: Path, recipe: Path, whole: Whole, tmp_path: Path, times: int
+) -> None:
+    """A terminal sends Ctrl-C to the driver and to its workers."""
+    out = tmp_path / "out"
+    words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "2", "--shard-size", "3", "--no-cache")
+    process = start(*words, start_new_session=True)
+    wait_for(lambda: importing(process.pid))
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    outcome = ended(process)
+    assert outcome.code != 0 and "Traceback" not in outcome.err, outcome.err
+    assert "run the same again" in outcome.err
+    assert ended(start(*words)).code == 0
+    whole(out)
+
+
+def importing(pid: int) -> bool:
+    """Whether one of the workers of a driver has begun to import."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    spawned = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return any("_multiarray_umath" in Path(f"/proc/{child}/maps").read_text() for child in spawned)
+
+
+def test_several_ctrl_c_at_once_are_no_traceback(pool: Path, recipe: Path, tmp_path: Path) -> None:
+    for moment in ("plan.json", "run.json", "log"):
+        out = tmp_path / moment
+        process = start("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--no-cache", PACE="0.3")
+        wait_for((out / moment).exists)
+        for _ in range(4):
+            process.send_signal(signal.SIGINT)
+        outcome = ended(process)
+        assert outcome.code != 0 and "Traceback" not in outcome.err, (moment, outcome.err)
+
+
+def test_a_ctrl_c_while_another_is_handled_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(sys.modules["openavs.cli.app"], "app", interrupted)
+    assert main(["list"]) == 130
