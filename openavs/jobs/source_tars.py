@@ -71,11 +71,13 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
     try:
         with BoundedFile(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
+                if member.size < 0:
+                    raise tarfile.ReadError(f"the size of {member.name!r:.80} is negative")
                 archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
                 yield member
             if _is_damaged(tar, archive.offset):
                 raise tarfile.ReadError("what follows its last readable member is not an end")
-    except (tarfile.TarError, OSError, EOFError) as problem:
+    except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as problem:
         raise InputError(f"{tar} cannot be read as a tar ({problem}); fetch it again or leave it out") from problem
 
 

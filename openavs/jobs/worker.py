@@ -131,7 +131,11 @@ def _chain(recipe: Recipe, lock: Path | None) -> Pipeline | StudentPipeline:
 
 
 def log_to_file(job: Job, level: int = logging.WARNING) -> None:
-    """Sends this process's log to a file of its own in `OUT/log`, which is not hashed."""
+    """Sends this process's log to a file of its own in `OUT/log`, which is not hashed.
+
+    What cannot be written there, such as on a full disk, is lost; a fault of the disk is reported with the results.
+    """
+    logging.raiseExceptions = False
     with suppress(OSError):  # a full or read-only disk is told where results are written
         handler = logging.FileHandler(log_path(job.out, "worker", ".log"))
         handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

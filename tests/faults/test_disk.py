@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def test_a_fault_of_the_disk_ends_the_job_and_loses_nothing(
     whole(out)
 
 
+def test_a_log_that_does_not_fit_on_the_disk_is_no_traceback(tmp_path: Path) -> None:
+    """The worker's log lies on the same disk as the results, whose fault is what is reported."""
+    script = (
+        "import errno, logging, os\n"
+        "from pathlib import Path\n"
+        "from openavs.jobs.job import Job\n"
+        "from openavs.jobs.worker import log_to_file\n"
+        f"log_to_file(Job(Path({str(tmp_path)!r}), 'key', Path('.'), {{}}))\n"
+        "handler = logging.getLogger().handlers[0]\n"
+        "handler.setStream(open('/dev/full', 'w'))\n"
+        "logging.error('the worker ends')\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 160 kB of its own."""
@@ -56,6 +74,7 @@ def test_a_disk_that_is_really_full(pool: Path, recipe: Path, whole: Whole, smal
     full = label(pool, recipe, small_disk / "out")
     assert full.code in (1, 2)
     assert os.strerror(errno.ENOSPC) in full.err + full.out
+    assert "Traceback" not in full.err
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert label(pool, recipe, small_disk / "out").code == 0
     whole(small_disk / "out")

@@ -235,3 +235,13 @@ def test_what_is_not_there(name: str, tmp_path: Path) -> None:
 def test_a_split_goes_with_a_benchmark(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--benchmark"):
         open_source(str(tmp_path), split="test")
+
+
+def test_a_tar_with_a_negative_size_is_one_sentence(tmp_path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("a.mp4").tobuf())
+    header[124:136] = b"\xff" * 11 + b"\0"  # -256 as tar writes large and negative numbers
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
+    with pytest.raises(InputError, match=r"a\.tar cannot be read as a tar \(.+\); fetch it again or leave it out"):
+        open_source(str(tmp_path / "a.tar"))
