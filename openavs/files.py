@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -54,6 +55,18 @@ def refuse_address(path: str | Path) -> None:
     if colon and len(scheme) > 1 and scheme.isalnum() and is_missing(path):
         address = f"{scheme}://{rest.lstrip('/')}"
         raise InputError(f"{address} is an address, and openavs reads files only; download it and name the file")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a folder, a link or a FIFO is there; opening a FIFO would wait for a writer.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ValueError("it is no regular file")
+    return path.read_bytes()
 
 
 class BoundedFile(io.FileIO):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -256,19 +257,21 @@ def _system_error(problem: OSError, out: Path) -> str:
     from openavs.jobs.writing import OF_THE_MACHINE
     from openavs.types import InputError
 
-    if isinstance(problem, FileNotFoundError) and not (out / "plan.json").is_file():
+    if problem.errno in TAKEN and not (out / "plan.json").is_file():
         raise InputError(
             f"{out} was removed while the job ran, and its results are lost; start anew with --overwrite"
         ) from problem
-    name = problem.filename or f"a file of {out}"
-    if problem.errno in TAKEN and str(name).startswith(str(out)):
+    path = str(problem.filename or "")
+    name = path if os.path.isabs(path) else f"a file of {out}"
+    own = name != path or Path(path).is_relative_to(out)
+    if problem.errno in TAKEN and own:
         return (
             f"{name} was removed or replaced while the job ran ({problem.strerror}), by hand or by another job that "
             "the file system's locks did not keep out; run the same again to make it anew"
         )
     if problem.errno not in REFUSALS | OF_THE_MACHINE:
         raise problem
-    verb = "written" if str(name).startswith(("a file", str(out))) else "read"
+    verb = "written" if own else "read"
     return f"{name} cannot be {verb} ({problem.strerror}); make room or change its permissions, then run it again"
 
 

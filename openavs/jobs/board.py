@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openavs.files import read_regular
 from openavs.jobs.claims import FACTS, claimed
 from openavs.jobs.engine import ClipDone
 from openavs.jobs.job import Job, ShardSpec
@@ -19,10 +19,11 @@ from openavs.jobs.marks import committed, read_mark
 from openavs.jobs.plan import Plan
 from openavs.jobs.sidelog import append, log_path, now
 from openavs.jobs.writing import write_whole
+from openavs.jsonfile import parse_json
 from openavs.locking import add_to_lock
 from openavs.results import json_bytes
 from openavs.runs import provenance
-from openavs.types import ModelError
+from openavs.types import InputError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -223,10 +224,10 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
     """Refuses to go on with other models than a job began with: branches move, and `OUT/models.json` remembers."""
     path = out / "models.json"
     with claimed(out, FACTS, wait=True):
-        if not path.is_file():
+        if not os.path.lexists(path):
             write_whole(path, json_bytes(facts), durable=True, part=log_path(out, "models", ".json.part"))
             return
-    known = json.loads(path.read_bytes())
+    known = _known_models(path)
     moved = sorted(ref for ref in known.keys() | facts.keys() if known.get(ref) != facts.get(ref))
     if moved:
         was, now = (found.get(moved[0], {}).get("revision") for found in (known, facts))
@@ -234,3 +235,15 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
             f"the model '{moved[0]}' is at {now} and the job in {out} began with {was}; "
             "pin it with --lock or in the recipe (@revision), or start anew with --overwrite"
         )
+
+
+def _known_models(path: Path) -> dict[str, dict[str, Any]]:
+    """The content of `models.json`: facts by model. InputError if it is damaged."""
+    try:
+        known = parse_json(read_regular(path))
+        if not isinstance(known, dict) or not all(isinstance(facts, dict) for facts in known.values()):
+            raise ValueError("it holds no models")
+    except ValueError as problem:
+        sentence = f"{path} is damaged ({problem}); remove it and run the same again to go on with the models of today"
+        raise InputError(sentence) from problem
+    return known

@@ -35,12 +35,16 @@ _handles: dict[Path, int] = {}
 
 
 def claim(out: Path, byte: int, *, shared: bool = False, wait: bool = False) -> bool:
-    """Takes a lock of a result folder, or turns it from shared to exclusive and back; False if another has it."""
+    """Takes a lock of a result folder, or turns it from shared to exclusive and back; False if another has it.
+
+    OSError if its file cannot be opened for writing.
+    """
     if fcntl is None:
         return True
+    handle = _handle(out)
     kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     try:
-        fcntl.lockf(_handle(out), kind, 1, byte)
+        fcntl.lockf(handle, kind, 1, byte)
     except OSError as problem:
         if problem.errno in _HELD_BY_ANOTHER:
             return False

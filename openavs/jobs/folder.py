@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ _OURS = (
     "plan.sizes",
 )
 
+_FOLDERS = frozenset(("shards", "labels", "clips", "work", "log"))
+
 
 def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed: bool = False) -> Plan:
     """The plan to work by; the folder stays claimed while this process lives, shared with jobs of the same plan.
@@ -42,8 +45,7 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
         InputError: the folder cannot be made, holds something else or another job's plan, or is in use where it has to
             be ours alone.
     """
-    _make(out)
-    if not claim(out, JOB):
+    if not _make_and_claim(out):
         if overwrite or retry_failed:
             what = "--overwrite" if overwrite else "--retry-failed"
             raise InputError(f"another job is at work on {out}, and {what} needs it alone; wait for it or stop it")
@@ -51,7 +53,8 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
         plan = read_plan(out)
         if plan is None:
             raise InputError(f"another job has just begun on {out} and ended without a plan; run the same again")
-        check_plan(out, plan, wish)
+        _refuse_strange(out)
+        plan = check_plan(out, plan, wish)
         _settle_files(out, plan, wish)
         return plan
     plan = _open_alone(out, wish, overwrite)
@@ -105,10 +108,11 @@ def _open_alone(out: Path, wish: Wish, overwrite: bool) -> Plan:
         _clear(out)
     plan = read_plan(out)
     if plan is not None:
-        check_plan(out, plan, wish)
-        return plan
+        _refuse_strange(out)
+        return check_plan(out, plan, wish)
     if any((out / name).exists() for name in ("clips", "labels", "shards", "run.json")):
         raise InputError(f"{out} holds other results, of no job; give another --out, or remove them with --overwrite")
+    _refuse_strange(out)
     return make_plan(out, wish)
 
 
@@ -122,8 +126,23 @@ def _clear(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _make(out: Path) -> None:
+def _refuse_strange(out: Path) -> None:
+    """Raises InputError if something else than a file is in the place of a file of the job, or than a folder."""
+    for name in _OURS:
+        path, is_folder = out / name, name in _FOLDERS
+        if os.path.lexists(path) and not (path.is_dir() if is_folder else path.is_file()):
+            kind = "folder" if is_folder else "regular file"
+            raise InputError(f"{path} is no {kind}; remove it, give another --out or start anew with --overwrite")
+
+
+def _make_and_claim(out: Path) -> bool:
+    """Makes the folder and claims it; False if another job has it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the output folder {out} ({error.strerror}); give another --out") from error
+    try:
+        return claim(out, JOB)
+    except OSError as error:
+        sentence = f"the output folder {out} cannot be written ({error.strerror}); change its permissions"
+        raise InputError(f"{sentence} or give another --out") from error

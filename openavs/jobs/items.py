@@ -68,7 +68,7 @@ def line_to_item(line: bytes) -> Item:
         data = parse_json(line)
         return Item(**{key: _typed(key, value) for key, value in data.items()})
     except (ValueError, TypeError, AttributeError) as problem:
-        sentence = f"the plan holds a line that is no clip ({problem!s:.200}); plan anew with --overwrite"
+        sentence = f"plan.jsonl has an invalid line ({problem!s:.200}); run the same again, which writes it anew"
         raise InputError(sentence) from problem
 
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openavs.files import read_regular
 from openavs.jobs.items import Row, are_stamps, is_row
 from openavs.jobs.writing import is_intact
 from openavs.jsonfile import parse_json
+from openavs.types import InputError
 
 Entry = tuple[Row, Mapping[str, str]]
 """A finished clip: its row, and the stamp (size and SHA-256) of each of its files by path below the result folder."""
@@ -34,12 +36,14 @@ class Journal:
 
     @classmethod
     def read(cls, path: Path) -> Journal:
-        """What is there; a line that was cut short by a kill is left out."""
+        """What is there; a line that was cut short by a kill is left out. InputError if it is no regular file."""
         journal = cls(path)
         try:
-            lines = path.read_bytes().splitlines()
+            lines = read_regular(path).splitlines()
         except FileNotFoundError:
             return journal
+        except ValueError as problem:
+            raise InputError(f"{path} is damaged ({problem}); remove it and run the same again") from problem
         for line in lines:
             journal._take(line)
         return journal

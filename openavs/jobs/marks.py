@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from openavs.files import read_regular
 from openavs.jobs.items import are_stamps, is_row
 from openavs.jobs.journal import Entry, Journal
 from openavs.jobs.seconds import read_seconds
@@ -36,7 +37,7 @@ def read_mark(out: Path, shard: int, key: str) -> dict[str, Any] | None:
     """The mark of a shard; None if it is not committed. InputError if it is damaged or of another plan."""
     path = mark_path(out, shard)
     try:
-        mark = parse_json(path.read_bytes())
+        mark = parse_json(read_regular(path))
     except FileNotFoundError:
         return None
     except ValueError as problem:

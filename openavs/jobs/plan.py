@@ -1,21 +1,24 @@
 """The plan of a job: which clips, in which shards, with which recipe. Made once; everything else follows from it.
 
-`OUT/plan.jsonl` has one line a clip, sorted by id, shard after shard; `OUT/plan.json`, written last, says what they are
-to be labelled with and where in it each shard lies, so that nobody has to read more of it than a shard. Neither says
-where on this machine anything is. `OUT/plan.sizes` has the size of each clip's file in bytes, a line each: a clip whose
-file was damaged or missing may get another one without becoming another job.
+`OUT/plan.jsonl` has one line a clip, sorted by id, shard after shard. `OUT/plan.json`, written last, says what they are
+to be labelled with and where in it each shard lies, so that nobody has to read more of it than a shard. It also holds
+the SHA-256 of `plan.jsonl`, which is compared when a job is opened. Neither says where on this machine anything is.
+`OUT/plan.sizes` has the size of each clip's file in bytes, a line each: a clip whose file was damaged or missing may
+get another one without becoming another job.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import openavs
+from openavs.files import atomic_write, read_regular
 from openavs.jobs.items import Item, item_to_line, line_to_item
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.writing import write_whole
@@ -25,9 +28,11 @@ from openavs.runs import differing, named
 from openavs.spelling import counted
 from openavs.types import InputError
 
+log = logging.getLogger(__name__)
+
 FORMAT = 2
 SHARD_SIZE = 256
-SIZES = "plan.sizes"
+LINES, SIZES = "plan.jsonl", "plan.sizes"
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def read_plan(out: Path) -> Plan | None:
     """The plan of a result folder; None if it has none. InputError if it is not one of this openavs."""
     path = out / "plan.json"
     try:
-        data = parse_json(path.read_bytes())
+        data = parse_json(read_regular(path))
     except FileNotFoundError:
         return None
     except ValueError as problem:
@@ -107,26 +112,35 @@ def make_plan(out: Path, wish: Wish) -> Plan:
     """Writes the plan of a new job."""
     size = wish.shard_size or SHARD_SIZE
     items = _chosen(wish)
-    lines = [item_to_line(item) for item in items]
-    shards = []
-    offset = 0
-    for start in range(0, len(lines), size):
-        own = lines[start : start + size]
-        length = sum(map(len, own))
-        shards.append([offset, length, len(own)])
-        offset += length
-    content = b"".join(lines)
-    identity = _identity(wish, content, len(lines), size, wish.threads or 1)
-    data = {**identity, "key": _key(identity), "shards": shards}
-    write_whole(out / "plan.jsonl", content, durable=True)
+    content = b"".join(map(item_to_line, items))
+    data = _data(_identity(wish, content, len(items), size, wish.threads or 1), content)
+    write_whole(out / LINES, content, durable=True)
     write_whole(out / SIZES, _sizes(items), durable=True)
     write_whole(out / "plan.json", json_bytes(data), durable=True)
     return Plan(data)
 
 
-def check_plan(out: Path, plan: Plan, wish: Wish) -> None:
-    """Refuses to go on with a plan that was made of something else; the InputError names what differs."""
-    content = b"".join(item_to_line(item) for item in _chosen(wish))
+def _data(identity: Mapping[str, Any], content: bytes) -> dict[str, Any]:
+    """What `plan.json` holds: the identity, its key, and the offset, length and number of lines of each shard."""
+    lines, size = content.splitlines(keepends=True), identity["shard_size"]
+    shards, offset = [], 0
+    for start in range(0, len(lines), size):
+        own = lines[start : start + size]
+        length = sum(map(len, own))
+        shards.append([offset, length, len(own)])
+        offset += length
+    return {**identity, "key": _key(identity), "shards": shards}
+
+
+def check_plan(out: Path, plan: Plan, wish: Wish) -> Plan:
+    """Compares a plan with what it would be made of now, and with its own hash.
+
+    Returns the plan. If `plan.jsonl` or the places in `plan.json` were damaged since, they are written again.
+
+    Raises:
+        InputError: the plan was made of something else, which is named.
+    """
+    content = b"".join(map(item_to_line, _chosen(wish)))
     size, threads = wish.shard_size or plan.data["shard_size"], wish.threads or plan.data["threads"]
     identity = _identity(wish, content, content.count(b"\n"), size, threads)
     saved = {key: plan.data.get(key) for key in identity}
@@ -139,14 +153,25 @@ def check_plan(out: Path, plan: Plan, wish: Wish) -> None:
             f"{out} holds another job, which differs in {named(keys)}; give another --out, or start anew with "
             "--overwrite"
         )
+    data = _data(identity, content)
+    if _content(out / LINES) != content:
+        _write_again(out / LINES, content)
+    if plan.data != data:
+        _write_again(out / "plan.json", json_bytes(data))
+    return Plan(data)
+
+
+def _write_again(path: Path, content: bytes) -> None:
+    log.warning("%s was lost or changed; it is written again", path)
+    atomic_write(path, content)
 
 
 def replaced_files(out: Path, wish: Wish) -> list[str]:
     """The clips, of a plan that was made of the same, whose files have another size than they had then."""
     items = _chosen(wish)
     try:
-        was = (out / SIZES).read_bytes().splitlines()
-    except FileNotFoundError:
+        was = read_regular(out / SIZES).splitlines()
+    except (FileNotFoundError, ValueError):
         was = []
     if len(was) != len(items):
         raise InputError(f"{out / SIZES} is damaged; give another --out or start anew with --overwrite")
@@ -188,7 +213,11 @@ def _key(identity: Mapping[str, Any]) -> str:
 def _source_difference(out: Path, plan: Plan, wish: Wish, content: bytes) -> str:
     if plan.data["source"]["kind"] != wish.kind:
         return f"it was a {plan.data['source']['kind']} and is a {wish.kind}"
-    was, now = ({line_to_item(line).id: line for line in text.splitlines()} for text in (_lines(out), content))
+    before = _content(out / LINES)
+    try:
+        was, now = ({line_to_item(line).id: line for line in text.splitlines()} for text in (before, content))
+    except InputError:
+        return f"{out / LINES} is damaged, so the clips cannot be compared"
     changes = {
         "more": sorted(now.keys() - was.keys()),
         "fewer": sorted(was.keys() - now.keys()),
@@ -197,8 +226,9 @@ def _source_difference(out: Path, plan: Plan, wish: Wish, content: bytes) -> str
     return ", ".join(f"{counted(len(ids), 'clip')} {how}, such as {ids[0]}" for how, ids in changes.items() if ids)
 
 
-def _lines(out: Path) -> bytes:
+def _content(path: Path) -> bytes:
+    """The content of a file of the plan; empty if it is lost."""
     try:
-        return (out / "plan.jsonl").read_bytes()
+        return read_regular(path)
     except FileNotFoundError:
         return b""

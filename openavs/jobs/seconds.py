@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from openavs.files import read_regular
 from openavs.jobs.writing import put
 from openavs.jsonfile import parse_json
 
@@ -21,7 +22,7 @@ def save_seconds(out: Path, shard: int, seconds: Mapping[str, float]) -> None:
 def read_seconds(out: Path, shard: int) -> dict[str, float]:
     """Wall seconds by clip id; empty where the log was removed or damaged, which costs nothing but this column."""
     try:
-        found = parse_json(_path(out, shard).read_bytes())
+        found = parse_json(read_regular(_path(out, shard)))
     except (FileNotFoundError, ValueError):
         return {}
     items = found.items() if isinstance(found, dict) else ()

@@ -28,6 +28,7 @@ from openavs.jobs.journal import Journal
 from openavs.jobs.labels import label_folder, label_places, label_pngs
 from openavs.jobs.marks import commit, journal_path, read_mark
 from openavs.jobs.opening import ClipError, Media
+from openavs.jobs.plan import LINES
 from openavs.jobs.rows import failed_row, finished_row
 from openavs.jobs.seconds import save_seconds
 from openavs.jobs.sidelog import append
@@ -94,12 +95,12 @@ def run_shard(
 
 def read_items(spec: ShardSpec) -> list[Item]:
     """The clips of a shard, from its lines in the plan."""
-    path = spec.job.out / "plan.jsonl"
+    path = spec.job.out / LINES
     with path.open("rb") as file:
         file.seek(spec.offset)
         lines = file.read(spec.size)
     if len(lines) != spec.size:
-        raise InputError(f"{path} is shorter than the plan says; plan anew with --overwrite")
+        raise InputError(f"{path} was cut short while the job ran; run the same again, which writes it anew")
     return [line_to_item(line) for line in lines.splitlines()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,45 @@ def test_lines_that_are_cut_short_are_found(tmp_path: Path) -> None:
     (tmp_path / "plan.jsonl").write_bytes((tmp_path / "plan.jsonl").read_bytes()[:-1])
     *whole, last = specs(plan, tmp_path)
     assert [len(read_items(spec)) for spec in whole] == [3, 3]
-    with pytest.raises(InputError, match=r"is shorter than the plan says; plan anew with --overwrite"):
+    with pytest.raises(InputError, match=r"was cut short while the job ran; run the same again"):
         read_items(last)
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:70] + bytes([data[70] ^ 1]) + data[71:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [flipped, lambda lines: lines + item_to_line(ITEMS[0]), lambda lines: lines[:-9], lambda lines: b"", None],
+    ids=["bit flip", "appended line", "cut short", "empty", "gone"],
+)
+def test_lines_that_were_lost_or_changed_are_written_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, path = make_plan(tmp_path, WISH), tmp_path / "plan.jsonl"
+    whole = path.read_bytes()
+    assert check_plan(tmp_path, plan, WISH) == plan and not caplog.records
+    path.unlink() if damage is None else path.write_bytes(damage(whole))
+    assert check_plan(tmp_path, plan, WISH) == plan
+    assert path.read_bytes() == whole
+    assert [record.getMessage() for record in caplog.records] == [f"{path} was lost or changed; it is written again"]
+
+
+@pytest.mark.parametrize("change", [{"key": "another"}, {"shards": [[0, 10, 1]]}])
+def test_places_that_were_changed_are_written_again(tmp_path: Path, change: dict[str, Any]) -> None:
+    plan = make_plan(tmp_path, WISH)
+    (tmp_path / "plan.json").write_text(json.dumps({**plan.data, **change}))
+    damaged = read_plan(tmp_path)
+    assert damaged is not None
+    assert check_plan(tmp_path, damaged, WISH) == plan == read_plan(tmp_path)
+
+
+def test_another_source_is_refused_although_the_lines_are_damaged(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, WISH)
+    (tmp_path / "plan.jsonl").write_bytes(b"{")
+    with pytest.raises(InputError, match=r"plan\.jsonl is damaged, so the clips cannot be compared"):
+        check_plan(tmp_path, plan, replace(WISH, items=ITEMS[:6]))
 
 
 def test_without_a_plan_there_is_none(tmp_path: Path) -> None:
@@ -234,5 +272,5 @@ def test_a_plan_holds_plain_data() -> None:
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"id": "a"}', b'{"id": "a", "path": "b", "video_slice": [1]}'])
 def test_a_line_that_is_no_clip_is_refused(line: bytes) -> None:
-    with pytest.raises(InputError, match=r"a line that is no clip \(.+\); plan anew with --overwrite"):
+    with pytest.raises(InputError, match=r"an invalid line \(.+\); run the same again"):
         line_to_item(line)
