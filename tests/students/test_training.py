@@ -483,7 +483,7 @@ def test_tensorboard_gets_the_losses(s4: Path, vggish: Path, tmp_path: Path) -> 
 
 def test_students_come_from_installed_packages_and_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = EntryPoint("mine", f"{__name__}:Fragile", "openavs.students")
-    monkeypatch.setattr("openavs.students.known.entry_points", lambda group: [mine] if group == mine.group else [])
+    monkeypatch.setattr("openavs.students.folders.entry_points", lambda group: [mine] if group == mine.group else [])
     assert student_class("mine") is Fragile
     with pytest.raises(InputError, match="there is no student 'mne'; did you mean 'mine'"):
         student_class("mne")
