@@ -17,10 +17,19 @@ from openavs.cli.common import (
     recipe_overrides,
     say,
     set_up_logging,
+    split_words,
 )
 
 
 def serve(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE...",
+            help="Overrides of the recipe, such as keep.box_threshold=0.3.",
+            show_default=False,
+        ),
+    ] = None,
     pipeline: Annotated[
         str | None,
         typer.Option(
@@ -34,6 +43,15 @@ def serve(
     host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", min=1, help="The largest file, in MB.")] = 200,
+    max_total_mb: Annotated[
+        int | None,
+        typer.Option(
+            "--max-total-mb",
+            min=1,
+            help="Files of all visitors together, in MB; default: ten of the largest uploads.",
+            show_default=False,
+        ),
+    ] = None,
     max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="The longest clip, in seconds.")] = 60.0,
     queue: Annotated[int, typer.Option(min=1, help="Visitors that may wait; further ones are turned away.")] = 8,
     keep_minutes: Annotated[
@@ -48,17 +66,25 @@ def serve(
 ) -> None:
     """Serve a web page: upload or record a clip, see what sounds in it and why."""
     from openavs.spelling import counted
+    from openavs.types import InputError
     from openavs.web.server import serve as run
     from openavs.web.settings import Settings
 
     set_up_logging(quiet=quiet, verbose=verbose)
+    named, changes = split_words(overrides or ())
+    if named:
+        raise InputError(
+            f"{named[0]!r:.80} is not key=value, such as keep.box_threshold=0.3; --pipeline names a recipe"
+        )
     settings = Settings(
-        pipeline=pipeline or default_pipeline(recipe_overrides(device=device), quiet=quiet),
+        pipeline=pipeline or default_pipeline(recipe_overrides(changes, device=device), quiet=quiet),
+        overrides=tuple(changes),
         host=host,
         port=port,
         max_upload_mb=max_upload_mb,
         max_seconds=max_seconds,
         queue=queue,
+        max_total_mb=max_total_mb,
         keep_minutes=keep_minutes,
         device=device,
         dtype=dtype,

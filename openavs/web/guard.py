@@ -2,8 +2,8 @@
 
 Gradio answers far more than one page uses: it fetches addresses for a visitor, and, mounted in another application, it
 takes the path of any file in place of an upload. Here a request passes only if its route is on a list, its size within
-the limit, the files that it names are uploads, and its host is one that this server goes by. The answers carry a policy
-that forbids the browser to fetch anything from elsewhere.
+the limit, the files that it names are uploads, its host is one that this server goes by, and no page of another origin
+sends it. The answers carry a policy that forbids the browser to fetch anything from elsewhere.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from openavs.web.room import Room
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,6 +29,7 @@ ROUTES = re.compile(
     r"|/gradio_api/(info/?|theme\.css|startup-events|queue/(join|data)|run/predict|call/[\w/-]+|cancel|reset/?|upload|upload_progress"
     r"|heartbeat/[\w-]+|file=.*)"
 )
+UPLOAD = "/gradio_api/upload"
 LARGEST_QUESTION = 1_000_000  # bytes of a request that is no upload
 FORM_ROOM = 20_000  # bytes that a form takes around its file
 
@@ -57,15 +61,23 @@ class Guard:
         app: what is guarded.
         uploads: the one folder whose files may be named and served.
         max_upload: bytes of one upload.
+        room: the space that uploads share.
         too_large: the sentence for a larger one.
         hosts: names that the server goes by, None for any; it keeps a page elsewhere from reaching a server of this
             machine by a name of its own that it points here.
     """
 
     def __init__(
-        self, app: App, *, uploads: Path, max_upload: int, too_large: str, hosts: frozenset[str] | None = None
+        self,
+        app: App,
+        *,
+        uploads: Path,
+        max_upload: int,
+        room: Room,
+        too_large: str,
+        hosts: frozenset[str] | None = None,
     ) -> None:
-        self._app, self._uploads = app, uploads.resolve()
+        self._app, self._uploads, self._room = app, uploads.resolve(), room
         self._max_upload, self._too_large, self._hosts = max_upload, too_large, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,17 +87,23 @@ class Guard:
             return
         if scope["type"] != "http":
             raise RuntimeError(f"this server has no {scope['type']}")
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            receive = await self._checked(scope, receive)
+            receive = await self._checked(scope, headers, receive)
+            if scope["path"] == UPLOAD and scope["method"] == "POST":
+                with self._room.reserved(_length(headers)):
+                    await self._app(scope, self._room.whole(receive), _with_headers(send))
+                return
         except Refused as problem:
             await _answer(send, problem)
             return
         await self._app(scope, receive, _with_headers(send))
 
-    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+    async def _checked(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Receive:
         """Raises Refused, or gives what the application shall read the body from."""
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         self._check_host(headers.get("host", ""))
+        if scope["method"] not in ("GET", "HEAD"):
+            _check_origin(headers)
         path = scope["path"]
         if not ROUTES.fullmatch(path):
             raise Refused(404, "there is no such page here")
@@ -94,7 +112,7 @@ class Guard:
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
         size = _length(headers)
-        if path == "/gradio_api/upload":
+        if path == UPLOAD:
             if size > self._max_upload + FORM_ROOM:
                 raise Refused(413, self._too_large)
             return receive
@@ -141,6 +159,21 @@ def _paths(data: Any) -> Iterator[str]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+
+
+def _check_origin(headers: dict[str, str]) -> None:
+    """Refuses what a browser sends for a page of another origin; what is no browser's says nothing of an origin.
+
+    `sec-fetch-site` is sent to this machine and over TLS only. Without it the origin must be the host that was asked,
+    here or at a proxy.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        is_own = site in ("same-origin", "none")
+    else:
+        is_own = origin is None or origin.partition("://")[2] in (headers.get("host"), headers.get("x-forwarded-host"))
+    if not is_own:
+        raise Refused(403, "this server takes nothing from pages of other origins; open its own page")
 
 
 def _length(headers: dict[str, str]) -> int:

@@ -56,14 +56,14 @@ class Offer:
 
 
 def offers(settings: Settings) -> dict[str, Offer]:
-    """By name: the recipe of the settings first, then all shipped ones that can run as they are.
+    """By name: the recipe of the settings with its overrides first, then all shipped ones that can run as they are.
 
     Raises:
         InputError: there is no such recipe, or it is a student's, which hears no words.
     """
     shared = {"device": settings.device, "dtype": settings.dtype, "offline": "true" if settings.offline else None}
     changes = [f"{key}={value}" for key, value in shared.items() if value is not None]
-    first = load_recipe(settings.pipeline, changes)
+    first = load_recipe(settings.pipeline, [*settings.overrides, *changes])
     if first.student is not None:
         raise InputError(f"{first.name} is a trained student, which hears no words to show; give a recipe")
     others = (load_recipe(name, [*changes, "offline=true"]) for name in resources.names("pipelines"))

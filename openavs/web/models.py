@@ -75,7 +75,7 @@ class Models:
     def offer(self, name: str) -> Offer:
         """The recipe of that name; InputError if the page has none."""
         if name not in self.offers:
-            raise InputError(f"this page has no recipe {name[:60]!r}; it has {', '.join(self.offers)}")
+            raise InputError(f"this page has no recipe {name!r:.60}; it has {', '.join(self.offers)}")
         return self.offers[name]
 
     def _build(self, offer: Offer, vocabulary: Sequence[str], threshold: float | None) -> tuple[WatchedPipeline, Cache]:

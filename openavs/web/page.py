@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 VIDEO, PICTURE = "video", "picture"
 NOTHING = "Nothing leaves this server"
+MISTYPED = "an input has the wrong type or is missing; see docs/serve.md, or the API page at the foot of this one"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-# What Gradio has no property for: the progress is said aloud as it changes, and the preview of a video has a name.
+# What Gradio has no property for: progress is announced as it changes, the preview of a video has a name, and another
+# painting of the same run is played from where the last one was.
 SCRIPT = """() => {
   document.documentElement.lang = 'en';
   const name = () => document.querySelectorAll('#oa-video video:not([aria-label])').forEach(
@@ -31,6 +33,22 @@ SCRIPT = """() => {
   new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
   const place = document.getElementById('oa-progress');
   if (place) { place.setAttribute('role', 'status'); place.setAttribute('aria-live', 'polite'); }
+
+  const fresh = {at: 0, plays: false, rate: 1};
+  let last = {src: '', ...fresh};
+  const run = src => src.split('?run=')[1];
+  const note = ({target: {src, currentTime: at, paused, playbackRate: rate}}) => {
+    if (src && src === last.src) last = {src, at, plays: !paused, rate};
+  };
+  for (const event of ['timeupdate', 'seeking', 'play', 'pause', 'ratechange'])
+    document.addEventListener(event, note, true);
+  document.addEventListener('loadedmetadata', ({target}) => {
+    if (!target.closest('#oa-player') || target.src === last.src) return;
+    last = {...(run(target.src) === run(last.src) ? last : fresh), src: target.src};
+    target.currentTime = last.at;
+    target.playbackRate = last.rate;
+    if (last.plays) target.play().catch(() => {});
+  }, true);
 }"""
 
 
@@ -49,6 +67,25 @@ def build(parts: Parts) -> Any:
     return _Page(parts).blocks
 
 
+class _Blocks(gr.Blocks):  # type: ignore[misc]
+    """Blocks that answer inputs of the wrong type and refusals with a sentence, and leave no traceback of them."""
+
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+        """Convert the inputs of a function as Gradio does; every error is the visitor's."""
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except Exception as problem:
+            says = problem.message if isinstance(problem, gr.Error) else MISTYPED
+            raise gr.Error(says, print_exception=False) from problem
+
+    async def call_function(self, *args: Any, **kwargs: Any) -> Any:
+        """Call a function as Gradio does; an error of openavs is a sentence for the visitor."""
+        try:
+            return await super().call_function(*args, **kwargs)
+        except OpenAVSError as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+
+
 class _Page:
     """Makes the components once, then ties each to its function."""
 
@@ -56,7 +93,7 @@ class _Page:
         self._settings, self._models, self._example = parts.settings, parts.models, parts.example
         self._visits = Visits(parts.models, parts.sessions, parts.settings)
         self._first = next(iter(parts.models.offers.values()))
-        self.blocks = gr.Blocks(title="openavs", analytics_enabled=False)
+        self.blocks = _Blocks(title="openavs", analytics_enabled=False)
         with self.blocks:
             gr.HTML(fragments.head(self._limits()), apply_default_css=False)
             with gr.Row():
@@ -68,7 +105,8 @@ class _Page:
                 self.about = gr.HTML(self._about(), apply_default_css=False)
             self._tie()
             self._tie_programs()
-        self.blocks.queue(max_size=parts.settings.queue, default_concurrency_limit=1)
+        # api_open=False: no question that has to wait can be asked past the queue
+        self.blocks.queue(max_size=parts.settings.queue, default_concurrency_limit=1, api_open=False)
 
     # ------------------------------------------------------------------------------------------- the components
 
@@ -236,15 +274,12 @@ class _Page:
         request: gr.Request = None,
     ) -> tuple[Any, ...]:
         """The defaults are those of the API: only `video` has to be given."""
-        try:
-            if not video:
-                raise InputError("give a video, or a picture with its sound")
-            beside = Path(sound) if sound else None
-            name = recipe or self._first.name
-            wish = Wish(Path(video), beside, name, vocabulary_of(vocabulary), threshold_of(threshold))
-            answer = self._visits.answer(request.session_hash, wish)
-        except OpenAVSError as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
+        if not video:
+            raise InputError("give a video, or a picture with its sound")
+        beside = Path(sound) if sound else None
+        name = recipe or self._first.name
+        wish = Wish(Path(video), beside, name, vocabulary_of(vocabulary), threshold_of(threshold))
+        answer = self._visits.answer(request.session_hash, wish)
         return answer.data, *map(str, (answer.overlay, answer.masks, answer.result, answer.coco))
 
     def _recipes(self) -> list[dict[str, Any]]:

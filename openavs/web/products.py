@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from openavs.overlay import Painter
 from openavs.palettes import palette_of
 from openavs.result import Result
 from openavs.results import Values, json_bytes, mask_values, palette_png, segmentation_to_json
-from openavs.types import Segment, Segmentation, segments_to_label_map
+from openavs.types import Clip, Segment, Segmentation, segments_to_label_map
 
 LONGEST_SIDE = 960  # pixels of the painted video
 
@@ -62,8 +62,13 @@ def only(result: Segmentation, shown: Collection[str]) -> Segmentation:
     return replace(result, frames=frames)
 
 
-def write_painted(folder: Path, result: Result, shown: Collection[str] | None = None) -> Path:
-    """The video with the masks of some things (None: of all) painted on it; made once for every choice of them."""
+def write_painted(
+    folder: Path, result: Result, shown: Collection[str] | None = None, reopen: Callable[[], Clip] | None = None
+) -> Path:
+    """The video with the masks of some things (None: of all) painted on it; made once for every choice of them.
+
+    `reopen` gives the clip with its sound, where the clip of the result has none.
+    """
     known = [thing.name for thing in things(result)]
     wanted = known if shown is None else [name for name in known if name in shown]
     choice = "".join("1" if name in wanted else "0" for name in known)
@@ -71,7 +76,7 @@ def write_painted(folder: Path, result: Result, shown: Collection[str] | None = 
     path = folder / name
     if not path.is_file():
         painter = Painter(only(result, wanted), palette_of(result.frames))
-        write_overlay(path, result.video, painter, size_limit=LONGEST_SIDE)
+        write_overlay(path, reopen() if reopen else result.video, painter, size_limit=LONGEST_SIDE)
     return path
 
 

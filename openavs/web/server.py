@@ -21,6 +21,7 @@ from openavs.web.folders import remove_old, server_folder
 from openavs.web.guard import Guard
 from openavs.web.menu import offers
 from openavs.web.models import Models
+from openavs.web.room import Room
 from openavs.web.sessions import Sessions
 from openavs.web.settings import LOOPBACK, Settings
 
@@ -68,6 +69,7 @@ def make_app(parts: Parts) -> Ending:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     gradio = need("gradio", "web")
     fastapi = need("fastapi", "web")
+    broken = need("starlette.formparsers", "web").MultiPartException
     from openavs.web import page
 
     settings = parts.settings
@@ -99,6 +101,7 @@ def make_app(parts: Parts) -> Ending:
         app,
         uploads=parts.uploads,
         max_upload=settings.max_upload,
+        room=Room(parts.uploads, parts.sessions.root, settings.max_total, broken),
         too_large=f"the file is larger than the {settings.max_upload_mb} MB that this page takes; cut or scale it down",
         hosts=HERE if settings.is_local else None,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from openavs.result import Result
-from openavs.types import InputError
+from openavs.types import Clip, InputError
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,10 @@ KEPT = "given"  # the folder of a visit in which its uploads are
 
 @dataclass(eq=False)
 class Session:
-    """One visit. `token` names its folder in addresses and cannot be guessed; `result` is that of its last run."""
+    """One visit. `token` names its folder in addresses and cannot be guessed.
+
+    `result` is that of its last run, without the sound of its clip, and `reopen` opens that clip again.
+    """
 
     folder: Path
     token: str
@@ -30,13 +33,14 @@ class Session:
     busy: int = 0
     closed: bool = False
     result: Result | None = None
+    reopen: Callable[[], Clip] | None = None
     uploads: set[Path] = field(default_factory=set)
     runs: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def begin(self, uploads: Iterable[Path]) -> None:
         """A new run: forgets the last one and removes its files."""
-        self.result = None
+        self.result = self.reopen = None
         self.stopping = threading.Event()  # that of an earlier run stays set: it may not have noticed yet
         self.runs += 1
         self.uploads.update(uploads)
@@ -78,7 +82,7 @@ class Sessions:
     """All visits by the browser's own key; thread-safe."""
 
     def __init__(self, root: Path, keep: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._root, self._keep, self._clock = root, keep, clock
+        self.root, self._keep, self._clock = root, keep, clock
         self._by_key: dict[str, Session] = {}
         self._lock = threading.RLock()
 
@@ -89,7 +93,7 @@ class Sessions:
             key = key or secrets.token_hex(16)
             if key not in self._by_key:
                 token = secrets.token_urlsafe(24)
-                folder = self._root / token
+                folder = self.root / token
                 folder.mkdir(parents=True)
                 self._by_key[key] = Session(folder, token, self._clock())
             session = self._by_key[key]

@@ -18,7 +18,7 @@ from openavs.web.products import Thing, name_of, only, outside, things, write_fi
 from openavs.web.running import Standing, run
 from openavs.web.sessions import Session, Sessions
 from openavs.web.settings import Settings
-from openavs.web.wishes import Wish
+from openavs.web.wishes import Wish, open_wish
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,10 @@ class Visits:
                 if standing.result is None:
                     yield Shown(fragments.stopped())
                     return
-                result = session.result = standing.result
+                result = standing.result
                 details, found = fragments.details(result), tuple(things(result))
                 yield Shown(fragments.progress(standing), details=details)
-                painted = write_painted(session.folder, result)
-                write_files(session.folder, result)
+                painted = self._write(session, result)
                 yield Shown(
                     fragments.progress(standing, painted=True),
                     fragments.player(session, result, painted.name),
@@ -86,7 +85,7 @@ class Visits:
         try:
             if session.result is None:
                 raise InputError("the result is gone, run the clip again")
-            painted = write_painted(session.folder, session.result, shown)
+            painted = write_painted(session.folder, session.result, shown, session.reopen)
             return fragments.player(session, session.result, painted.name, only(session.result, shown))
         finally:
             self._sessions.working(session, -1)
@@ -98,9 +97,7 @@ class Visits:
             if not states or states[-1].result is None:
                 raise InputError("the visit ended before there was a result")
             standing, result = states[-1], states[-1].result
-            session.result = result
-            painted = write_painted(session.folder, result)
-            write_files(session.folder, result)
+            painted = self._write(session, result)
             data = told(result) | {"reused": list(standing.reused), "seconds": round(standing.seconds, 3)}
             files = (session.folder / name for name in ("masks.zip", "result.json", "coco.json"))
             return Answer(data, painted, *files)
@@ -123,9 +120,18 @@ class Visits:
         finally:
             self._sessions.working(session, -1)
 
+    def _write(self, session: Session, result: Result) -> Path:
+        """Writes the files of a result and returns the painted video; the visit keeps the result without its sound."""
+        painted = write_painted(session.folder, result)
+        write_files(session.folder, result)
+        session.result = Result.of(result, replace(result.video, audio=None))
+        return painted
+
     def _run(self, session: Session, wish: Wish) -> Iterator[Standing]:
         """With the files in the visit's own folder: an upload may be removed while a clip is worked on."""
         own = replace(wish, source=session.keep(wish.source), sound=wish.sound and session.keep(wish.sound))
+        fps = self._models.offer(wish.recipe).recipe.sample.fps
+        session.reopen = lambda: open_wish(own, fps, self._settings)
         return run(own, self._models, self._settings, session.stopping.is_set)
 
 

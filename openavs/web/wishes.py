@@ -35,10 +35,12 @@ def vocabulary_of(text: str | None) -> tuple[str, ...]:
     return words
 
 
-def threshold_of(value: float | None) -> float | None:
-    """A score in [0, 1], in steps that a slider has; InputError outside of them."""
+def threshold_of(value: object) -> float | None:
+    """A score in [0, 1], in steps that a slider has; InputError outside of them and for what is no number."""
     if value is None:
         return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"a threshold is a number between 0 and 1, not {value!r:.40}")
     if not 0 <= value <= 1:
         raise InputError(f"a threshold lies between 0 and 1, not at {value:g}")
     return round(float(value), 4)

@@ -67,6 +67,17 @@ def test_who_can_reach_the_page_is_said_even_when_quiet(
     assert opened == ["http://here"]
 
 
+def test_overrides_of_the_recipe(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Settings] = []
+    monkeypatch.setattr("openavs.web.server.serve", lambda settings, *_: given.append(settings))
+    words = ("keep.box_threshold=0.2", "translator={use: lexicon}")
+    assert openavs("serve", "--pipeline", "tiny", *words, "--device", "cpu").code == 0
+    assert [(one.pipeline, one.overrides, one.device) for one in given] == [("tiny", words, "cpu")]
+    wrong = openavs("serve", "tiny")
+    assert (wrong.code, len(given)) == (2, 1)
+    assert wrong.err.startswith("openavs: 'tiny' is not key=value, such as keep.box_threshold=0.3")
+
+
 @pytest.mark.slow
 def test_a_taken_port_and_an_unknown_recipe(openavs: Run) -> None:
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")

@@ -23,7 +23,7 @@ from openavs.web.menu import offers
 from openavs.web.models import Models
 from openavs.web.settings import Settings
 
-SETTINGS = Settings(max_upload_mb=1, max_seconds=8, queue=4)
+SETTINGS = Settings(max_upload_mb=1, max_total_mb=50, max_seconds=8, queue=4)
 
 
 @pytest.fixture(scope="session")

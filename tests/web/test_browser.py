@@ -108,6 +108,31 @@ def test_upload_run_hide_and_take_along(visit: Visit, scene: Path) -> None:
     assert json.loads(got["scene-coco.json"])["annotations"]
 
 
+def test_hiding_a_thing_keeps_the_place_in_the_video(visit: Visit, scene: Path) -> None:
+    visit.give(scene)
+    visit.run()
+    toggle = visit.page.locator("#oa-things input[type=checkbox]").first
+    player = visit.page.locator("#oa-player video")
+
+    def changed() -> None:
+        whole = str(player.get_attribute("src"))
+        toggle.click()
+        expect(player).not_to_have_attribute("src", whole, timeout=LONG)
+
+    player.evaluate("v => { v.muted = true; v.volume = 0.5; v.currentTime = 2.5; }")
+    changed()
+    expect(player).to_have_js_property("currentTime", 2.5, timeout=LONG)
+    assert player.evaluate("v => [v.paused, v.muted, v.volume]") == [True, True, 0.5]
+    player.evaluate("v => { v.currentTime = 1; v.playbackRate = 0.1; v.play(); }")
+    changed()
+    expect(player).to_have_js_property("paused", False, timeout=LONG)
+    goes_on = "v => new Promise(r => { v.ontimeupdate = () => v.currentTime > 1 && r(v.currentTime) })"
+    assert player.evaluate(goes_on) < 4
+    player.evaluate("v => v.pause()")
+    visit.run()  # another run begins at its start
+    expect(player).to_have_js_property("currentTime", 0)
+
+
 def test_another_threshold_reuses_what_was_heard(visit: Visit, scene: Path) -> None:
     visit.give(scene)
     visit.run()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from openavs.web.guard import HEADERS, LARGEST_QUESTION, Guard
+from openavs.web.room import Room
 
 JSON = {"content-type": "application/json"}
 
@@ -38,6 +39,7 @@ def guard(uploads: Path) -> Guard:
         echo,
         uploads=uploads,
         max_upload=1000,
+        room=Room(uploads, uploads.parent / "visits", 40_000, ValueError),
         too_large="too large",
         hosts=frozenset({"127.0.0.1", "localhost", "::1"}),
     )
@@ -150,3 +152,32 @@ def test_only_its_own_names_reach_a_server_of_this_machine(ask: Any) -> None:
     for host in ("localhost:7860", "127.0.0.1", "[::1]:7860"):
         assert ask("GET", "/", host=host)[0] == 200
     assert ask("GET", "/", host="attacker.example:7860")[0] == 421
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/call/segment"])
+def test_pages_of_other_origins_can_send_nothing(ask: Any, path: str) -> None:
+    own, other = "http://127.0.0.1:7860", "http://attacker.example"
+    for headers in (
+        {},
+        {"origin": own},
+        {"origin": other, "sec_fetch_site": "same-origin"},  # a proxy names another host than the browser
+        {"origin": "https://page.example", "x_forwarded_host": "page.example"},
+    ):
+        assert ask("POST", path, b"{}", **headers)[0] == 200, headers
+    for headers in (
+        {"origin": other},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:3000"},
+        {"origin": own, "sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+    ):
+        status, said = ask("POST", path, b"{}", **headers)
+        assert status == 403 and said.startswith("this server takes nothing from pages of other origins"), headers
+
+
+def test_an_upload_that_does_not_fit_beside_the_others_is_refused(ask: Any, uploads: Path) -> None:
+    (uploads / "other.mp4").write_bytes(bytes(39_500))
+    status, said = ask("POST", "/gradio_api/upload", b"x" * 900)
+    assert status == 507 and said.endswith("that this server has for them; try again later\n")
+    (uploads / "other.mp4").unlink()
+    assert ask("POST", "/gradio_api/upload", b"x" * 900)[0] == 200

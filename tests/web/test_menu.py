@@ -63,6 +63,20 @@ def test_a_recipe_whose_extra_is_absent_is_not_offered(monkeypatch: pytest.Monke
     assert not is_here(other)
 
 
+def test_overrides_change_the_named_recipe_alone() -> None:
+    found = offers(Settings(overrides=("keep.box_threshold=0.41", "name=mine")))
+    assert [found[name].threshold for name in ("mine", "tiny")] == [0.41, load_recipe("tiny").keep.box_threshold]
+    with pytest.raises(InputError, match=r"box_thresold.*did you mean"):
+        offers(Settings(overrides=("keep.box_thresold=0.41",)))
+
+
+def test_all_visitors_have_room_for_at_least_one_upload() -> None:
+    assert Settings(max_upload_mb=30).max_total == 300 << 20
+    assert Settings(max_upload_mb=30, max_total_mb=50).max_total == 50 << 20
+    with pytest.raises(InputError, match=r"--max-total-mb 20 has no room for an upload of 30 MB; raise it, or lower"):
+        Settings(max_upload_mb=30, max_total_mb=20)
+
+
 def test_a_student_hears_no_words_to_show(tmp_path: Path) -> None:
     write_student(tmp_path / "mine", "tpavi", {}, {}, {"weight": torch.zeros(1)})
     with pytest.raises(InputError, match=r"mine is a trained student, which hears no words to show; give a recipe"):

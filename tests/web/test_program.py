@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -169,3 +171,103 @@ def test_a_full_queue_turns_visitors_away(server: Server, scene: Path) -> None:
     started = time.monotonic()
     assert all("event: complete" in answer(server, event) for event in events)
     assert time.monotonic() - started < 60
+
+
+def test_nothing_that_waits_can_be_asked_past_the_queue(server: Server, scene: Path) -> None:
+    path = upload(server, scene).json()[0]
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "tiny", "", None]
+    functions = httpx.get(f"{server.address}/config").json()["dependencies"]
+    waiting = [one["id"] for one in functions if one["queue"] is not False]
+    assert len(waiting) >= 4
+    for number in waiting:
+        asked = {"data": data, "fn_index": number, "session_hash": "past"}
+        answer = httpx.post(f"{server.address}/gradio_api/run/predict", json=asked, timeout=30)
+        assert answer.status_code == 404 and "join the queue" in answer.text, number
+    for path in ("run/segment", "run/predict/", "api/predict", "api/segment", "run/recipes"):
+        assert httpx.post(f"{server.address}/gradio_api/{path}", json={"data": data}).status_code == 404
+
+
+def test_uploads_that_are_broken_off_leave_nothing(server: Server) -> None:
+    host, port = server.address.removeprefix("http://").split(":")
+    uploads = server.folder / "uploads"
+
+    def left() -> list[str]:
+        open_files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        files = [path.name for path in uploads.iterdir() if path.is_file()]
+        return [*files, *(name for name in open_files if name.startswith(f"{uploads}{os.sep}"))]
+
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 500000\r\n"
+    head += "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    part = '--b\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+    for _ in range(10):
+        with socket.create_connection((host, int(port))) as visitor:
+            visitor.sendall((head + part).encode() + bytes(100_000))
+            wait_for(lambda: any(path.is_file() and path.stat().st_size for path in uploads.iterdir()))
+    wait_for(lambda: not left(), 10)
+    body = part.encode() + bytes(1000)  # whole, and without the boundary at its end
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    httpx.post(f"{server.address}/gradio_api/upload", content=body, headers=headers, timeout=30)
+    wait_for(lambda: not left(), 10)
+
+
+def test_uploads_of_all_visitors_together_are_bounded(
+    server: Server, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openavs.web.room.Room.used", lambda self: 50 << 20)
+    refused = upload(server, scene)
+    assert refused.status_code == 507
+    assert refused.text == ("the files of all visitors take the 50 MB that this server has for them; try again later\n")
+
+
+def test_pages_elsewhere_can_neither_upload_nor_ask(server: Server, scene: Path) -> None:
+    with scene.open("rb") as file:
+        elsewhere = {"origin": "http://attacker.example"}
+        sent = httpx.post(f"{server.address}/gradio_api/upload", files={"files": file}, headers=elsewhere)
+    assert sent.status_code == 403
+    asked = httpx.post(f"{server.address}/gradio_api/call/recipes", json={"data": []}, headers=elsewhere)
+    assert asked.status_code == 403
+    own = {"origin": server.address}
+    assert httpx.post(f"{server.address}/gradio_api/call/recipes", json={"data": []}, headers=own).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((0, value) for value in (None, 3, "a.mp4", [], {}, {"path": None}, {"path": 3}, {"url": "x"})),
+        *((1, value) for value in (3, "a.wav", [], {"path": None})),
+        *((2, value) for value in (3, [], {}, True)),
+        *((3, value) for value in (3, [1], {"a": 1})),
+        *((4, value) for value in ("0.5", [], {}, True, "x")),
+    ],
+)
+def test_inputs_of_a_wrong_type_are_answered_with_a_sentence(
+    server: Server, scene: Path, capfd: pytest.CaptureFixture[str], place: int, value: Any
+) -> None:
+    path = upload(server, scene).json()[0]
+    data: list[Any] = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "tiny", "", None]
+    data[place] = value
+    said = answer(server, call(server, data).json()["event_id"])
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out
+    if "event: error" in said:
+        error = json.loads(said.partition("data: ")[2])["error"]
+        assert isinstance(error, str) and len(error) > 20 and "\n" not in error
+    else:
+        assert place in (2, 3) and "event: complete" in said  # words are words, whatever they were sent as
+
+
+def test_inputs_of_the_page_of_a_wrong_type(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    functions = httpx.get(f"{server.address}/config").json()["dependencies"]
+    for one in [one for one in functions if one["backend_fn"]]:
+        for data in ([], [None] * len(one["inputs"]), [3] * len(one["inputs"]), [{"path": None}] * len(one["inputs"])):
+            asked = {"data": data, "fn_index": one["id"], "session_hash": "mistyped"}
+            joined = httpx.post(f"{server.address}/gradio_api/queue/join", json=asked, timeout=30)
+            assert joined.status_code in (200, 400, 422), joined.text
+            assert joined.status_code == 200 or joined.json()["detail"]
+            if joined.status_code == 200:
+                address = f"{server.address}/gradio_api/queue/data?session_hash=mistyped"
+                messages = [json.loads(line[6:]) for line in httpx.get(address, timeout=60).text.split("\n") if line]
+                (done,) = [message for message in messages if message["msg"] == "process_completed"]
+                assert done["success"] or done["output"]["error"], (one["api_name"], data)
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.err + printed.out

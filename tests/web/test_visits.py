@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from openavs.types import InputError
+from openavs.media import Limits, probe
+from openavs.media.sound import read_sound
+from openavs.types import InputError, Waveform
 from openavs.web.models import Models
 from openavs.web.sessions import Sessions
 from openavs.web.visits import Visits
@@ -61,3 +64,23 @@ def test_what_is_wrong_with_a_clip_is_shown_as_a_sentence(visits: Visits, long_c
     alert = list(visits.run("one", Wish(long_clip)))[-1].progress
     assert "8" in alert
     assert "long" in alert
+
+
+def test_a_visit_does_not_hold_its_sound_and_can_still_be_repainted(
+    visits: Visits, sessions: Sessions, upload: Path
+) -> None:
+    """A minute of sound takes up to 45 MB, and a visit stays for an hour."""
+    gc.collect()
+    before = sum(isinstance(one, Waveform) for one in gc.get_objects())
+    list(visits.run("one", Wish(upload)))
+    visits.answer("two", Wish(upload))
+    gc.collect()
+    assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before
+    (whole,) = sessions.get("one").folder.glob("overlay*.mp4")
+    assert "results/" in visits.repaint("one", [])
+    (bare,) = set(sessions.get("one").folder.glob("overlay*.mp4")) - {whole}
+    assert probe(bare).audio_codec == probe(whole).audio_codec == "aac"
+    (sound, _), (own, _) = read_sound(bare, Limits()), read_sound(whole, Limits())
+    assert sound is not None and own is not None and len(sound.samples) == len(own.samples)
+    assert abs(sound.samples).max() > 0.01
+    assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before + 2
