@@ -1,11 +1,11 @@
 """What stages answered before: one small file per answer in a folder that many processes and machines may share.
 
 Files and not a database, because the folder often lies on a network disk that a whole cluster mounts, where SQLite's
-locks do not hold. A file is renamed into place whole, begins with the hash of its content and is checked when it is
-read, so the worst that a crash, a full disk or two writers at once can do is to have a stage run again.
+locks do not hold. A file is renamed into place whole, begins with a hash of its name and content and is checked when it
+is read, so the worst that a crash, a full disk or two writers at once can do is to have a stage run again.
 
     ~/.cache/openavs/stages/limit                         bytes, if another limit than 5 GB was set
-    ~/.cache/openavs/stages/v1/<2 hex>/<stage>-<62 hex>   256 folders by the first digits of the key
+    ~/.cache/openavs/stages/v2/<2 hex>/<stage>-<62 hex>   256 folders by the first digits of the key
 
 The whole stays near its limit without anybody counting it: keys are hashes, so each of the 256 folders gets an equal
 share, and puts that the key itself chooses, one in so many that an eighth of a share is written between two of them,
@@ -31,7 +31,7 @@ from openavs.types import InputError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1 had no key in its hash
 DEFAULT_LIMIT = 5_000_000_000
 LEAST_LIMIT = 10_000_000
 _FOLDERS = 256
@@ -75,7 +75,7 @@ class Cache:
 
     def get(self, stage: str, key: str) -> bytes | None:
         """The answer, or None; a damaged one is removed."""
-        content = self._read(self._path(stage, key))
+        content = self._read(stage, key)
         self.counts[stage, "misses" if content is None else "hits"] += 1
         return content
 
@@ -86,7 +86,7 @@ class Cache:
     def put(self, stage: str, key: str, content: bytes) -> None:
         """Keeps an answer, unless it alone is more than a folder's share of the limit."""
         path, share = self._path(stage, key), self.limit // _FOLDERS
-        data = _head(content) + content
+        data = _head(stage, key, content) + content
         if _on_disk(len(data)) > share:
             log.debug("an answer of the %s is too large for the cache (%d bytes)", stage, len(content))
             return
@@ -124,12 +124,13 @@ class Cache:
     def _path(self, stage: str, key: str) -> Path:
         return self.folder / f"v{FORMAT}" / key[:2] / f"{stage}-{key[2:]}"
 
-    def _read(self, path: Path) -> bytes | None:
+    def _read(self, stage: str, key: str) -> bytes | None:
+        path = self._path(stage, key)
         try:
             with path.open("rb") as file:
                 head, content = file.readline(), file.read()
                 used = os.fstat(file.fileno()).st_mtime
-            if head != _head(content):
+            if head != _head(stage, key, content):
                 log.warning("the cache entry %s is damaged; it is made anew", path)
                 path.unlink(missing_ok=True)
                 return None
@@ -164,8 +165,10 @@ def size_to_text(size: int) -> str:
     return f"{size} B"
 
 
-def _head(content: bytes) -> bytes:
-    return f"openavs-cache {FORMAT} {hashlib.sha256(content).hexdigest()}\n".encode()
+def _head(stage: str, key: str, content: bytes) -> bytes:
+    """The first line of an entry; its hash covers the name of the entry as well as the content."""
+    digest = hashlib.sha256(f"{stage} {key}\n".encode() + content).hexdigest()
+    return f"openavs-cache {FORMAT} {digest}\n".encode()
 
 
 def _write(path: Path, data: bytes) -> None:

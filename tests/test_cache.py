@@ -50,6 +50,19 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize(("stage", "number"), [("captioner", 2), ("translator", 1)])
+def test_an_entry_under_the_name_of_another_is_no_answer(cache: Cache, stage: str, number: int) -> None:
+    cache.put("captioner", key_of(1), b"a dog barks")
+    entry = file_of(cache).read_bytes()
+    cache.put(stage, key_of(number), b"a bell rings")
+    (other,) = [found.path for found in cache.entries() if found.path.read_bytes() != entry]
+    other.write_bytes(entry)
+    assert cache.get(stage, key_of(number)) is None
+    assert not other.exists()
+    assert cache.get("captioner", key_of(1)) == b"a dog barks"
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "damage",
     [
