@@ -31,7 +31,8 @@ class Item:
     was found (None: it was not there), of which the plan keeps a list of its own. `frames` are the picture files of a
     clip that comes as pictures, one a second. `places` are its label files below `labels/`, where a benchmark's layout
     gives them, and `like` a mask whose size they take. `group` is the folder below `labels/` of all others. `classes`
-    are the clip's known labels (only the `oracle` captioner looks at them).
+    are the clip's known labels (only the `oracle` captioner looks at them). `problem` is why the manifest's row cannot
+    be used: such a clip fails without being opened.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Item:
     classes: tuple[str, ...] = ()
     video_slice: Slice | None = None
     audio_slice: Slice | None = None
+    problem: str | None = None
 
     @property
     def source(self) -> str:

@@ -39,8 +39,10 @@ class Media:
         """Opens a clip; its frames are decoded later.
 
         Raises:
-            ClipError: `missing`, `unreadable` or `no_sound`.
+            ClipError: `bad_row`, `missing`, `unreadable` or `no_sound`.
         """
+        if item.problem is not None:
+            raise ClipError("bad_row", item.problem)
         try:
             clip = self._open(item)
         except InputError as problem:

@@ -4,6 +4,8 @@ Columns: `path` (or `video`), and if wanted `id` (or `uid`; else the file's name
 of the video's own), `group` (the folder below `labels/`; AVSBench-semantic's subset) and `classes` (what sounds, for
 the `oracle` captioner: a list, or text with commas). Others are ignored. Relative paths start from the manifest's
 folder.
+
+A row whose cells cannot be used is a clip that fails with the reason `bad_row`; a file that is no table is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from openavs.benchmarks.metadata import is_plain_name
 from openavs.jobs.items import Item
 from openavs.jobs.sources import Found, Source, gather, relative
 from openavs.jsonfile import parse_json
+from openavs.spelling import counted
 from openavs.types import InputError
 
 ALIASES = {"path": ("path", "video"), "id": ("id", "uid"), "audio": ("audio",), "group": ("group",)}
@@ -27,18 +30,35 @@ Cells = Mapping[str, Any]
 
 
 def read(path: Path) -> Source:
-    """Reads a manifest by its ending. InputError names the row of what is wrong."""
+    """Reads a manifest by its ending.
+
+    Raises:
+        InputError: it cannot be read, a line of it is damaged, or none of its rows can be used.
+    """
     root = Path(os.path.abspath(path)).parent
     readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}
     rows = readers.get(path.suffix.lower(), _jsonl)(path)
     try:
-        return gather("manifest", root, (_found(path, number, row, root) for number, row in rows))
+        found = [_found(number, row, root) for number, row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise InputError(f"the manifest {path} cannot be read ({_line(problem)})") from problem
+    bad = [one.item.problem for one in found if one.item.problem is not None]
+    if bad and len(bad) == len(found):
+        raise InputError(f"{path}, {bad[0]}")
+    failing = f"{counted(len(bad), 'row')} of {path} cannot be used, and their clips fail as bad_row: such as "
+    return gather("manifest", root, found, [failing + sentence for sentence in bad[:1]])
 
 
-def _found(manifest: Path, number: int, row: Cells, root: Path) -> Found:
-    where = f"{manifest}, row {number}"
+def _found(number: int, row: Cells, root: Path) -> Found:
+    """The clip of a row, or one that fails with what is wrong with the row."""
+    try:
+        return _clip(f"row {number}", row, root)
+    except InputError as problem:
+        id, path = (next((row[n] for n in ALIASES[k] if isinstance(row.get(n), str)), "") for k in ("id", "path"))
+        return Found(id or f"row{number}", Item("", relative(path, root), problem=str(problem)))
+
+
+def _clip(where: str, row: Cells, root: Path) -> Found:
     cells = {name: _text(row, names, where) for name, names in ALIASES.items()}
     path, group = cells["path"], cells["group"]
     if path is None:

@@ -7,15 +7,18 @@ import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openavs.benchmarks.world.layouts import write_layout
 from openavs.jobs.items import Item, Slice, item_to_line, line_to_item
 from openavs.jobs.opening import ClipError, Media
+from openavs.jobs.shard import run_shard
 from openavs.jobs.sources import open_source
 from openavs.types import InputError
-from tests.jobs.pool import videos
+from tests.jobs.pool import planned, recipe, videos
+from tests.jobs.test_shard import chain
 from tests.media_files import grey, make_media, tone
 
 
@@ -33,7 +36,7 @@ def test_an_item_survives_its_line() -> None:
         Item("d", "s.tar", video_slice=Slice("d.mp4", 512, 9, ".mp4"), audio_slice=Slice("d.wav", 1024, 2, ".wav")),
     ]
     assert [line_to_item(item_to_line(item)) for item in items] == [replace(item, bytes=None) for item in items]
-    with pytest.raises(InputError, match="no clip"):
+    with pytest.raises(InputError, match="invalid line"):
         line_to_item(b'{"id": "a", "colour": "red"}')
 
 
@@ -128,6 +131,7 @@ def test_a_manifest_in_any_form_says_the_same(kind: str, tmp_path: Path) -> None
     ("text", "sentence"),
     [
         ('{"id": "a"}', "row 1 has no 'path'"),
+        ('{"id": "a"}\n{"id": "b"}', "m.jsonl, row 1 has no 'path'"),
         ('{"path": "a.mp4"}\nnonsense', "row 2 is no JSON"),
         ("[1]", "should be an object"),
         ('{"path": 3.5}', "should be text"),
@@ -140,6 +144,40 @@ def test_a_malformed_manifest_is_refused_with_its_row(text: str, sentence: str, 
     (tmp_path / "m.jsonl").write_text(text)
     with pytest.raises(InputError, match=sentence):
         open_source(str(tmp_path / "m.jsonl"))
+
+
+BAD_ROWS = [
+    ({"id": "no path", "path": ""}, "row 2 has no 'path'"),
+    ({"path": 3.5}, "row 2: 'path' is 3.5 and should be text"),
+    ({"id": ["x"], "path": "b.mp4"}, "row 2: 'id' is"),
+    ({"path": "b.mp4", "group": "../x"}, "row 2: the group '../x' is not the name of a folder"),
+    ({"path": "b.mp4", "classes": [1]}, "row 2: 'classes' is"),
+]
+
+
+@pytest.mark.parametrize(("row", "sentence"), BAD_ROWS)
+def test_a_bad_row_of_a_manifest_is_its_clips_own_failure(row: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    rows = [{"path": "a.mp4"}, row, {"path": "c.mp4"}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    source = open_source(str(tmp_path / "m.jsonl"))
+    (bad,) = [item for item in source.items if item.problem is not None]
+    assert len(source.items) == 3 and line_to_item(item_to_line(bad)) == replace(bad, bytes=None)
+    assert any(note.startswith("1 row of") and sentence in note for note in source.notes)
+    with pytest.raises(ClipError, match=sentence) as problem:
+        Media(source.root, tmp_path, 1.0).open(bad)
+    assert problem.value.reason == "bad_row"
+
+
+def test_the_neighbors_of_a_bad_row_are_labelled(tmp_path: Path) -> None:
+    videos(tmp_path, 2)
+    rows = [{"path": "v00.mp4"}, {"path": "v00.mp4", "id": "x", "group": "a/b"}, {"path": ""}, {"path": "v01.mp4"}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = planned(tmp_path / "m.jsonl", recipe(tmp_path / "r"), tmp_path / "out")[2][0]
+    mark = run_shard(spec, chain(spec))
+    assert mark is not None
+    found = {row["id"]: row["reason"] for row in mark["rows"]}
+    assert found == {"row3": "bad_row", "v00": None, "v01": None, "x": "bad_row"}
+    assert mark["rows"][3]["detail"] == "row 2: the group 'a/b' is not the name of a folder"
 
 
 def test_one_id_for_two_videos_is_told_apart_and_one_row_twice_is_one(tmp_path: Path) -> None:
