@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from openavs.footprint import in_turns
 from openavs.media import open_clip
 from openavs.notes import Notes
 from openavs.pipeline import Pipeline, Progress
@@ -18,6 +19,7 @@ from openavs.recipes import Recipe, default_recipe, load_recipe, overridden
 from openavs.result import Result
 from openavs.spelling import listed_words
 from openavs.streaming import prefetched
+from openavs.turns import deferred_stages
 from openavs.types import Clip, FrameResult
 
 Source = str | os.PathLike[str] | Clip
@@ -43,8 +45,10 @@ def load(
         dtype: `auto`, `float32`, `bfloat16`, `float16`; the recipe's if None.
         offline: use only what is on this disk.
 
+    Models that do not fit into memory together are loaded in turns, for each clip anew.
+
     Raises:
-        InputError: no such recipe, an unknown key or a wrong value.
+        InputError: no such recipe, an unknown key or a wrong value, or too little memory.
         ModelError: a model cannot be had or loaded.
     """
     changes = list(overrides)
@@ -56,7 +60,7 @@ def load(
         asked = overridden(recipe, changes)
     else:
         asked = load_recipe(recipe or default_recipe(changes), changes)
-    return VideoPipeline.from_recipe(asked)
+    return VideoPipeline.from_recipe(asked, deferred_stages(asked)[1] if in_turns(asked) else None)
 
 
 class VideoPipeline(Pipeline):

@@ -58,15 +58,20 @@ def settle_dtype(placement: Placement, asked: str, parameters: int, who: str) ->
     """
     import torch
 
-    from openavs.dense import native_bfloat16
-
-    if asked != "auto" or placement.device.type != "cpu" or parameters < _LARGE or not native_bfloat16():
+    if asked != "auto" or not gains_by_bfloat16(placement, parameters):
         return placement.dtype
     logger.info(
         "%s multiplies in bfloat16, which this processor has, and keeps float32 between; dtype=float32 is exact.",
         who,
     )
     return torch.bfloat16
+
+
+def gains_by_bfloat16(placement: Placement, parameters: int) -> bool:
+    """Return whether a network of so many parameters is faster in bfloat16 on this CPU."""
+    from openavs.dense import native_bfloat16
+
+    return placement.device.type == "cpu" and parameters >= _LARGE and native_bfloat16()
 
 
 def language_dtype(placement: Placement, asked: str, stored: str) -> torch.dtype:

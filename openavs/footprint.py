@@ -1,33 +1,41 @@
-"""How much memory a recipe's models take, from their files alone, and whether they fit together.
+"""How much memory a recipe's models take, and whether they fit together, one group after the other, or not at all.
 
 Weights are counted from the headers of the safetensors files (or, where a model is not downloaded yet, from the table
-of known ones). Working memory is an estimate: see `_working`.
+of known ones). Working memory is an estimate: see `_working`; `eval/speed/offload.py` compares it with a real run.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from openavs.device import Placement, resolve_device
+from openavs.device import Placement, gains_by_bfloat16, language_dtype, resolve_device
 from openavs.hub import resolve
-from openavs.known_models import count_parameters, known_model
-from openavs.recipes import Recipe, Stage
+from openavs.known_models import count_parameters, known_model, stored_dtype
+from openavs.memory import available_memory
+from openavs.recipes import Recipe, Stage, load_recipe, overridden
 from openavs.turns import TURNS
-from openavs.types import OpenAVSError
+from openavs.types import InputError, OpenAVSError
 
 log = logging.getLogger(__name__)
 
 SPARE = 0.9
-"""This part of the free memory is reckoned with: allocators waste some."""
+"""This part of the free memory is filled with models at most: allocators waste some."""
 
-_IMAGE_MODEL = 1_500_000_000  # working memory of SAM ViT-B or Grounding DINO tiny, one frame at full size (measured)
+_PROCESS = 500_000_000  # on a CPU: Python, torch and the libraries (measured)
+_IMAGE_MODEL = 1_500_000_000  # working memory of SAM ViT-B or Grounding DINO tiny on a GPU, a frame at full size
+_IMAGE_MODEL_CPU = 900_000_000  # the same on a CPU in float32 (measured)
+_IMAGE_MODEL_BFLOAT16 = 450_000_000  # the same on a CPU that multiplies bfloat16 copies of the weights (measured)
 _SOUND_MODEL = 500_000_000
+_SOUND_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch (measured on a CPU)
 _TOKENS = 2048  # of a question and its answer
+_UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
 _FLOAT32 = ("clap", "audio-tagger", "laion-clap")  # `auto` is float32 for these
+_LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
+_LEAN = ("grounding-dino", "sam", "sam2")  # float32 between products of matrices, which `auto` settles
+_FALLBACKS = ("openavs-cpu", "tiny")  # what is suggested instead of a recipe that does not fit
 
 
 @dataclass(frozen=True)
@@ -38,85 +46,155 @@ class Footprint:
     working: int
 
 
+@dataclass(frozen=True)
+class _Model:
+    """What is known of a model's files: its number of parameters, the dtype they are stored in, its configuration."""
+
+    parameters: int
+    stored: str
+    config: dict[str, Any]
+
+
 def footprints(recipe: Recipe) -> dict[str, Footprint]:
     """By stage; stages without a model on this machine take nothing. Models are downloaded, as they are to be run."""
     found = {}
     for stage, reference in recipe.models().items():
         section = recipe.stages()[stage]
-        place = _place(recipe, section)
-        parameters, config = _measure(reference, recipe.offline)
+        model = _measure(reference, recipe.offline)
+        place = _place(recipe, section, model)
         each = place.dtype.itemsize
-        weights = parameters * each
-        found[stage] = Footprint(weights, _working(stage, section, config, each, weights))
+        weights = model.parameters * each
+        copies = _copies(section, place, model, str(section.options.get("dtype", recipe.dtype)))
+        image = _IMAGE_MODEL_BFLOAT16 if copies else _IMAGE_MODEL_CPU if place.device.type == "cpu" else _IMAGE_MODEL
+        working = _working(stage, section, place, model, image)
+        found[stage] = Footprint(weights + copies, working)
     return found
 
 
 def needed(recipe: Recipe) -> tuple[int, int]:
-    """Bytes that all models together take, and that the largest of the turns takes."""
+    """Bytes that all models together take, and that the largest of the groups takes; on a CPU with the process."""
     found = footprints(recipe)
-    turns = [[found[stage] for stage in turn if stage in found] for turn in TURNS]
-    together = sum(own.weights for own in found.values()) + max((own.working for own in found.values()), default=0)
-    return together, max(sum(f.weights for f in turn) + max((f.working for f in turn), default=0) for turn in turns)
+    if not found:
+        return 0, 0
+    process = 0 if resolve_device(recipe.device, recipe.dtype).device.type == "cuda" else _PROCESS
+    groups = [[found[stage] for stage in group if stage in found] for group in TURNS]
+    together, *single = (
+        process + sum(own.weights for own in group) + max((own.working for own in group), default=0)
+        for group in (list(found.values()), *groups)
+    )
+    return together, max(single)
 
 
-def in_turns(recipe: Recipe, schedule: str, share: float = 1.0) -> bool:
-    """Whether a recipe's models are to take turns: as `schedule` says (`clip`: no, `stage`: yes), or for `auto` when
-    they do not fit together into a worker's share of the free memory of its device."""
+def in_turns(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool:
+    """Return whether the models are loaded one group after the other instead of all at once.
+
+    As `schedule` says (`clip`: no, `stage`: yes); for `auto` when they do not fit together into the process's share of
+    its device's free memory. Nothing is loaded for this, and what is known to be too large is not downloaded either.
+
+    Raises:
+        InputError: for `auto`, not even the largest group fits.
+    """
     if schedule != "auto":
         return schedule == "stage"
-    together, turn = needed(recipe)
-    if not together:
-        return False  # no model: there is no need of torch, either
-    free = int(free_memory(resolve_device(recipe.device, recipe.dtype)) * share * SPARE)
-    alone = "; the largest of the turns is %.1f" % (turn / 1e9) if together > free else ""
-    log.info("the models take %.1f GB together and there are %.1f%s", together / 1e9, free / 1e9, alone)
-    if turn > free:
-        log.warning("%.1f GB of memory are hardly enough for these models, which take %.1f", free / 1e9, turn / 1e9)
-    return together > free
+    if recipe.student is not None or not recipe.models():
+        return False  # torch is not needed either
+    free = free_memory(resolve_device(recipe.device, recipe.dtype))
+    if free is None:
+        log.info("this system does not say how much memory is free; all models are loaded at once")
+        return False
+    free = int(free * share)
+    if not recipe.offline:
+        _check_fit(overridden(recipe, ["offline=true"]), free)
+    together, largest = _check_fit(recipe, free)
+    if together <= free * SPARE:
+        log.info("the models take %.1f GB and %.1f GB are free", together / 1e9, free / 1e9)
+        return False
+    log.warning(
+        "the models take %.1f GB together and %.1f GB are free, so they are loaded in turns (at most %.1f GB)",
+        together / 1e9,
+        free / 1e9,
+        largest / 1e9,
+    )
+    return True
 
 
-def free_memory(place: Placement) -> int:
-    """Bytes that are free on a device."""
+def _check_fit(recipe: Recipe, free: int) -> tuple[int, int]:
+    """What `needed` returns; InputError, with a recipe that fits, where the largest group does not."""
+    together, largest = needed(recipe)
+    if largest <= free:
+        return together, largest
+    place = resolve_device(recipe.device, recipe.dtype).device
+    where = "of this machine's memory" if place.type == "cpu" else f"of the memory of {place}"
+    shared = [f"device={recipe.device}", "offline=true"]
+    others = {name: needed(load_recipe(name, shared))[1] for name in _FALLBACKS if name != recipe.name}
+    fitting = next((name for name, size in others.items() if size <= free), None)
+    fix = f"use --pipeline {fitting}, which needs {others[fitting] / 1e9:.1f} GB" if fitting else "free some memory"
+    raise InputError(
+        f"the recipe {recipe.name} needs {largest / 1e9:.1f} GB even if its models are loaded in turns, and "
+        f"{free / 1e9:.1f} GB {where} are free; {fix}"
+    )
+
+
+def free_memory(place: Placement) -> int | None:
+    """Bytes that are free on a device; None where the system does not say."""
     if place.device.type == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info(place.device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system says
-        return 4 << 30
+    return available_memory()
 
 
-def _place(recipe: Recipe, section: Stage) -> Placement:
+def _place(recipe: Recipe, section: Stage, model: _Model) -> Placement:
     device = str(section.options.get("device", recipe.device))
     dtype = str(section.options.get("dtype", recipe.dtype))
-    return resolve_device(device, "float32" if dtype == "auto" and section.use in _FLOAT32 else dtype)
+    place = resolve_device(device, "float32" if dtype == "auto" and section.use in _FLOAT32 else dtype)
+    if section.use in _LANGUAGE:
+        return replace(place, dtype=language_dtype(place, dtype, model.stored))
+    if section.use in _LEAN and place.device.type == "cpu":
+        return replace(place, dtype=resolve_device(device, "float32").dtype)
+    return place
 
 
-def _measure(reference: str, offline: bool) -> tuple[int, dict[str, Any]]:
-    """A model's number of parameters and its configuration; what cannot be had is for its stage to refuse."""
+def _copies(section: Stage, place: Placement, model: _Model, dtype: str) -> int:
+    """Bytes of the bfloat16 copies that a CPU multiplies with."""
+    if section.use not in _LEAN or place.device.type != "cpu":
+        return 0
+    in_bfloat16 = gains_by_bfloat16(place, model.parameters) if dtype == "auto" else dtype in ("bfloat16", "bf16")
+    return 2 * model.parameters if in_bfloat16 else 0
+
+
+def _measure(reference: str, offline: bool) -> _Model:
+    """What is known of a model; what cannot be had is for its stage to refuse."""
     try:
         folder = resolve(reference, offline).path
-        return count_parameters(folder), json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _Model(count_parameters(folder), stored_dtype(folder), config)
     except (OpenAVSError, ValueError, KeyError, OSError) as problem:
         log.debug("the size of %s is not known from its files: %s", reference, problem)
         known = known_model(reference)
-        return round(known.parameters * 1e6) if known else 0, {}
+        return _Model(round(known.parameters * 1e6), known.stored, {}) if known else _Model(0, "float32", {})
 
 
-def _working(stage: str, section: Stage, config: dict[str, Any], each: int, weights: int) -> int:
-    """Bytes beside the weights: of a language model the keys and values of a batch; of SAM, whose global attention has
-    a bias for each pair of tokens, twice that; of others what was measured, or ten times the weights of small ones."""
+def _working(stage: str, section: Stage, place: Placement, model: _Model, image: int) -> int:
+    """Bytes beside the weights.
+
+    Of a language model the keys and values of a batch; of the library's SAM on a GPU, whose global attention has a bias
+    for each pair of tokens, twice that; of others what was measured (`image`), or ten times the weights of small ones.
+    """
+    config, each, batch = model.config, place.dtype.itemsize, int(section.options.get("batch_size", 1))
+    weights = model.parameters * each
     if stage == "translator":
-        return _keys_and_values(config) * each * int(section.options.get("batch_size", 8))
-    batch = int(section.options.get("batch_size", 1))
+        questions = int(section.options.get("batch_size", 8))
+        return _keys_and_values(config) * each * questions if config else min(_UNKNOWN_KEYS, weights)
+    if section.use == "clap":
+        return min(_SOUND_WINDOW * int(section.options.get("batch_size", 32)), 10 * weights)
     if stage == "captioner":
         return min(_SOUND_MODEL, 10 * weights)
     vision = config.get("vision_config", {})
-    if config.get("model_type") == "sam" and "image_size" in vision:
+    if place.device.type != "cpu" and config.get("model_type") == "sam" and "image_size" in vision:
         tokens = (int(vision["image_size"]) // int(vision.get("patch_size", 16))) ** 2
         return 2 * int(vision.get("num_attention_heads", 12)) * tokens**2 * each * batch
-    return min(_IMAGE_MODEL, 10 * weights) * batch
+    return min(image, 10 * weights) * batch
 
 
 def _keys_and_values(config: dict[str, Any]) -> int:

@@ -1,18 +1,18 @@
-"""Models that take turns in memory: whoever is asked is loaded, and the models of other turns are let go before.
+"""Offloading: loading the models of one group of stages unloads those of the other groups first.
 
-There are three turns: hearing, asking, and looking, whose models work on the same frames and so stay together. A
-pipeline of `Deferred` stages is the same pipeline; it only pays for a change of turns, and so should be given much to
-do between two of them (`jobs/stagewise.py`).
+There are three groups: captioner, translator, and the stages that work on the same frames. A pipeline of `Deferred`
+stages gives the same results; a change of groups costs a load, so many clips go through one group before the next
+(`stagewise.py`).
 """
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from openavs.device import free_cache
+from openavs.memory import release_memory
 from openavs.recipes import Recipe
 from openavs.registry import Held, check_backends, make
 
@@ -50,12 +50,12 @@ class Turns:
         return self._models[stage]
 
     def release(self, but: tuple[str, ...] = ()) -> None:
-        """Lets go of all loaded stages except some, and gives their memory back to the device."""
+        """Unloads all stages except some and returns their memory to the system and the device."""
         gone = [stage for stage in self._made if stage not in but]
         for stage in gone:
             del self._made[stage]
         if gone:
-            gc.collect()  # networks refer to themselves in circles
+            release_memory()
             free_cache()
 
 

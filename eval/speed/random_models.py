@@ -1,4 +1,4 @@
-"""Grounding DINO, SAM and SAM 2 with seeded random weights, saved as their checkpoints are.
+"""CLAP, Grounding DINO, SAM and SAM 2 with seeded random weights, saved as their checkpoints are.
 
 What a network costs does not hang on its weights, so random ones do for a bench, and all who run it have the same. A
 few are not left as the library draws them (`spread`), so that the detector answers as a trained one does: its boxes and
@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertTokenizer,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapProcessor,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessorPil,
@@ -123,6 +129,15 @@ def save_sam2(folder: Path, size: Size) -> Path:
     model.save_pretrained(folder)
     settings = {"size": {"height": side, "width": side}, **_IMAGENET}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def save_clap(folder: Path) -> Path:
+    """CLAP with HTSAT-tiny and feature fusion, as laion/clap-htsat-fused; the tokenizer is the embedded model's."""
+    audio = {"enable_fusion": True, "hidden_size": 768, "patch_embeds_hidden_size": 96, "depths": [2, 2, 6, 2]}
+    ClapModel(ClapConfig(audio_config=audio)).eval().save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(files("openavs") / "assets" / "tiny" / "clap")
+    ClapProcessor(ClapFeatureExtractor(), tokenizer).save_pretrained(folder)
     return folder
 
 

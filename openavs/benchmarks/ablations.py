@@ -28,11 +28,12 @@ from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe
 from openavs.registry import Held
 from openavs.results import json_bytes
+from openavs.stagewise import Stagewise
 
 Row = dict[str, Any]
 
 _INK = ":root{--ink:#1b1f24;--quiet:#57606a;--line:#d8dee4;--card:#fff}"
-Build = Callable[[Recipe, Held], Pipeline]
+Build = Callable[[Recipe, Held], Pipeline | Stagewise]
 
 
 def run_study(

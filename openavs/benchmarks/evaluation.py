@@ -27,6 +27,7 @@ from openavs.files import atomic_write
 from openavs.pipeline import Pipeline, Progress
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes
+from openavs.stagewise import Stagewise
 from openavs.translators.closing import plain_key
 from openavs.types import InputError
 
@@ -98,7 +99,7 @@ def evaluate(
 
 
 def recipe_system(
-    recipe: Recipe, dataset: Dataset, card: Card, build: Callable[[Recipe], Pipeline] = Pipeline.from_recipe
+    recipe: Recipe, dataset: Dataset, card: Card, build: Callable[[Recipe], Pipeline | Stagewise] = Pipeline.from_recipe
 ) -> System:
     """A recipe as it is run on a benchmark, `fitted` to it and built when there is something to do."""
     fit = fitted(recipe, dataset, card)

@@ -33,6 +33,7 @@ from openavs.media import open_pictures
 from openavs.pipeline import Progress
 from openavs.results import Values, mask_values, palette_png, read_result
 from openavs.runs import RunWriter
+from openavs.stagewise import Stagewise
 from openavs.streaming import prefetched
 from openavs.types import (
     Clip,
@@ -112,7 +113,7 @@ def predict(
         done = len(dataset.clips) - len(todo)
         tell("clips", done, len(dataset.clips))
         segment = system.build() if todo else None
-        for clip, opened in prefetched(_opened(dataset, labels, todo, names), depth=1):
+        for clip, opened in _ready(segment, dataset, labels, todo, names):
             assert segment is not None
             started = time.monotonic()
             try:
@@ -196,6 +197,19 @@ def _run_clip(
     result = answer.result if isinstance(answer, Soft) else answer
     # `extras` is called between a result's masks and its result.json.
     run.write(result, seconds=seconds, extras=lambda folder: write(run.out / "predictions", answer))
+
+
+def _ready(
+    segment: Any, dataset: Dataset, labels: tuple[str, ...], clips: list[BenchmarkClip], names: Mapping[str, str]
+) -> Iterator[tuple[BenchmarkClip, Clip | OpenAVSError]]:
+    """Every clip opened, the next one while the models work; for models in turns a window is prepared first."""
+    size = segment.window if isinstance(segment, Stagewise) else len(clips)
+    for start in range(0, len(clips), size or 1):
+        window = clips[start : start + size]
+        if isinstance(segment, Stagewise):
+            opened = _opened(dataset, labels, window, names)
+            segment.prepare(clip for _, clip in opened if isinstance(clip, Clip))
+        yield from prefetched(_opened(dataset, labels, window, names), depth=1)
 
 
 def _opened(

@@ -11,9 +11,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from openavs.checks.finding import Finding
+from openavs.memory import read_cgroup, total_memory
 
 TINY_MEMORY, COMFORT = 2.0, 8.0  # GiB: what the tiny recipe needs, what the others want
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def python() -> Finding:
@@ -100,26 +100,15 @@ def memory() -> Finding:
 
 def memory_gib() -> float | None:
     """GiB of memory, at most the container's limit; None where the system does not say."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-    limit = _cgroup("memory.max")
-    return float(min(total, int(limit)) if limit and limit.isdigit() else total) / 2**30
+    total = total_memory()
+    return None if total is None else total / 2**30
 
 
 def cores() -> float:
     """How many processors this process may use: its affinity, or less where a container sets a quota."""
     count = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
-    quota, _, period = (_cgroup("cpu.max") or "").partition(" ")
+    quota, _, period = (read_cgroup("cpu.max") or "").partition(" ")
     return min(count, int(quota) / int(period)) if quota.isdigit() and period.isdigit() else count
-
-
-def _cgroup(name: str) -> str | None:
-    try:
-        return (_CGROUP / name).read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def disk(topic: str, folder: Path, purpose: str, least: float, otherwise: str) -> Finding:

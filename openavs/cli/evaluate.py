@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from openavs.benchmarks.running import Failures
     from openavs.recipes import Recipe
     from openavs.registry import Held
+    from openavs.stagewise import Stagewise
 
 
 Words = Annotated[
@@ -147,13 +148,17 @@ class Builder:
 
         self.lock, self.pins = lock, load_lock(lock) if lock else None
 
-    def __call__(self, recipe: Recipe, held: Held | None = None) -> pipeline.Pipeline:
+    def __call__(self, recipe: Recipe, held: Held | None = None) -> pipeline.Pipeline | Stagewise:
         from openavs.locking import add_to_lock, pinned_pipeline
         from openavs.pipeline import Pipeline as Chain
+        from openavs.stagewise import load_in_turns
 
+        chain: pipeline.Pipeline | Stagewise | None = None
+        if not held:  # models that are held already have shown that they fit
+            chain = load_in_turns(recipe, self.lock)
         if self.lock is None or self.pins is None:
-            return Chain.from_recipe(recipe, held)
-        chain = pinned_pipeline(recipe, self.pins, held)
+            return chain or Chain.from_recipe(recipe, held)
+        chain = chain or pinned_pipeline(recipe, self.pins, held)
         self.pins = add_to_lock(self.lock, chain.models)
         return chain
 

@@ -132,8 +132,8 @@ def label(
     from openavs.jobs.job import Job
     from openavs.jobs.run import parse_part, shards_of
     from openavs.jobs.sources import open_source
-    from openavs.jobs.stagewise import WINDOW
     from openavs.recipes import load_recipe
+    from openavs.stagewise import WINDOW
 
     set_up_logging(quiet=quiet, verbose=verbose)
     name, overrides = _words(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,8 @@ from openavs.spelling import counted
 if TYPE_CHECKING:
     from openavs import pipeline
     from openavs.runs import RunWriter
+    from openavs.stagewise import Stagewise
+    from openavs.types import Clip
 
 
 def segment(
@@ -67,6 +69,7 @@ def segment(
     from openavs.pipeline import Pipeline as Chain
     from openavs.recipes import load_recipe
     from openavs.runs import RunWriter
+    from openavs.stagewise import load_in_turns
     from openavs.types import InputError
 
     set_up_logging(quiet=quiet, verbose=verbose)
@@ -92,7 +95,9 @@ def segment(
         chain: Any = StudentPipeline.from_recipe(recipe)
         classes = list(chain.classes[1:]) if chain.classes else []
     else:
-        chain = pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
+        chain = load_in_turns(recipe, lock) or (
+            pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
+        )
     answers: list[dict[str, Any]] = []
     with (
         _interruption_reported(answers, len(paths), overwrite),
@@ -132,7 +137,7 @@ def _interruption_reported(answers: list[dict[str, Any]], clips: int, overwrite:
 
 
 def _segment_all(
-    chain: pipeline.Pipeline, run: RunWriter, paths: list[Path], audio: Path | None, fps: float, quiet: bool
+    chain: pipeline.Pipeline | Stagewise, run: RunWriter, paths: list[Path], audio: Path | None, fps: float, quiet: bool
 ) -> Iterator[dict[str, Any]]:
     """One answer per video, as it ends; a video that cannot be worked on is recorded and the rest goes on."""
     import time
@@ -140,12 +145,18 @@ def _segment_all(
     from openavs.cli.work import EXTRAS, progress_bar, segment_clip, summary
     from openavs.media import open_clip
     from openavs.results import read_result, safe_ids
+    from openavs.stagewise import Stagewise
     from openavs.types import OpenAVSError
 
     named = list(zip(paths, safe_ids(paths), strict=True))
     # before any work: it may refuse the folder
     done = {name for path, name in named if run.is_done(name, str(path), EXTRAS)}
+    todo = [(path, name) for path, name in named if name not in done]
+    size = chain.window if isinstance(chain, Stagewise) else len(todo) or 1
+    windows = {todo[start][1]: todo[start : start + size] for start in range(0, len(todo), size)}
     for number, (path, name) in enumerate(named, start=1):
+        if isinstance(chain, Stagewise) and name in windows:
+            chain.prepare(_opened(windows[name], audio, fps))
         answer: dict[str, Any] = {
             "id": name,
             "source": str(path),
@@ -171,6 +182,16 @@ def _segment_all(
             answer |= {"status": "failed", "reason": reason}
             say(f"openavs: {reason}")
         yield answer
+
+
+def _opened(named: list[tuple[Path, str]], audio: Path | None, fps: float) -> Iterator[Clip]:
+    """The clips that can be opened; the others are reported when it is their turn."""
+    from openavs.media import open_clip
+    from openavs.types import OpenAVSError
+
+    for path, name in named:
+        with suppress(OpenAVSError):
+            yield open_clip(path, fps=fps, audio=audio, id=name)
 
 
 def _naming(reason: str, *paths: Path | None) -> str:

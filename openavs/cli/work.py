@@ -13,13 +13,16 @@ from openavs.spelling import printable
 if TYPE_CHECKING:
     from openavs.pipeline import Pipeline, Progress
     from openavs.runs import RunWriter
+    from openavs.stagewise import Stagewise
     from openavs.types import Clip, Segmentation
 
 
 EXTRAS = ("overlay.mp4", "report.html")
 
 
-def segment_clip(pipe: Pipeline, clip: Clip, run: RunWriter, progress: Progress) -> tuple[Segmentation, float]:
+def segment_clip(
+    pipe: Pipeline | Stagewise, clip: Clip, run: RunWriter, progress: Progress
+) -> tuple[Segmentation, float]:
     """Segments a clip and writes its folder: masks, overlay, report, result. Returns the result and the seconds taken.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from openavs.device import has_gpu
+from openavs.memory import available_memory
 
 MEMORY_EACH = 4 << 30
 """Bytes of free memory that a worker on the CPU is reckoned with: an audio model, a detector and a segmenter."""
@@ -29,16 +30,9 @@ def gpus(device: str) -> tuple[str, ...]:
 
 def default_workers(devices: tuple[str, ...]) -> int:
     """One for each GPU; on a CPU one for two cores, as far as the free memory goes."""
-    return len(devices) or max(1, min((os.cpu_count() or 1) // 2, _free_memory() // MEMORY_EACH))
+    return len(devices) or max(1, min((os.cpu_count() or 1) // 2, (available_memory() or MEMORY_EACH) // MEMORY_EACH))
 
 
 def share_of_memory(workers: int, devices: tuple[str, ...]) -> float:
     """The part of its device's memory that each of so many workers can count on."""
     return 1 / -(-workers // max(len(devices), 1))
-
-
-def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system says
-        return MEMORY_EACH

@@ -32,10 +32,10 @@ from openavs.jobs.plan import LINES
 from openavs.jobs.rows import failed_row, finished_row
 from openavs.jobs.seconds import save_seconds
 from openavs.jobs.sidelog import append
-from openavs.jobs.stagewise import Stagewise
 from openavs.jobs.writing import OF_THE_MACHINE, put, remove_file, remove_folder
 from openavs.recipes import Recipe, recipe_from_dict
 from openavs.results import clip_folder, json_bytes, mask_values, palette_png, segmentation_to_json
+from openavs.stagewise import Stagewise
 from openavs.streaming import prefetched
 from openavs.translators.base import Request
 from openavs.types import Clip, InputError, ModelError, OutOfMemory, Segmentation, UnusableAnswer, segments_to_label_map

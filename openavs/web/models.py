@@ -12,8 +12,10 @@ from typing import Any
 from openavs.api import VideoPipeline
 from openavs.cache import Cache
 from openavs.caching import with_cache
+from openavs.footprint import in_turns
 from openavs.recipes import overridden
 from openavs.registry import Held
+from openavs.turns import deferred_stages
 from openavs.types import Caption, InputError
 from openavs.web.menu import Offer
 
@@ -85,6 +87,9 @@ class Models:
         recipe = overridden(offer.recipe, changes)
         is_small = offer.name == ALWAYS
         self._loaded.pop(is_small, None)  # a build that fails half-way leaves no recipe loaded
-        pipe = WatchedPipeline.from_recipe(recipe, self._small if is_small else self._large)
+        held = self._small if is_small else self._large
+        if not held and in_turns(recipe):
+            held.update(deferred_stages(recipe)[1])
+        pipe = WatchedPipeline.from_recipe(recipe, held)
         self._loaded[is_small] = offer.name
         return pipe, with_cache(pipe, recipe, self._cache_folder, REMEMBERED)

@@ -175,7 +175,7 @@ def test_what_a_recipe_lacks_is_said_before_it_is_run(tmp_path: Path, monkeypatc
 
 
 def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr("openavs.memory.CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1073741824\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     assert machine.memory_gib() == 1.0 and machine.cores() == 0.5

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from openavs.benchmarks.world.layouts import write_layout
+from openavs.footprint import needed
 from openavs.hub import Lock
+from openavs.recipes import load_recipe
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -55,6 +57,20 @@ def test_a_run_its_table_and_a_comparison(openavs: Run, root: Path, tmp_path: Pa
     assert side_by_side["clips"] == 2
     assert side_by_side["score"]["difference"] == 0.0
     assert "2 clips in both" in openavs("evaluate", "--compare", tmp_path / "a", tmp_path / "b").out
+
+
+def test_models_in_turns_give_the_same_report(
+    openavs: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("evaluate", "s4", "--root", root, "--pipeline", "tiny", "--limit", "2", "--json", "--out")
+    whole = openavs(*words, tmp_path / "whole").json()
+    monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    done = openavs(*words, tmp_path / "turned")
+    assert "so they are loaded in turns" in caplog.text and done.json()["metrics"] == whole["metrics"]
+    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: 1000)
+    refused = openavs(*words, tmp_path / "refused")
+    assert refused.code == 2 and "free some memory" in refused.err
 
 
 def test_a_lock_file_notes_what_was_used(openavs: Run, root: Path, tmp_path: Path) -> None:

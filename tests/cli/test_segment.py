@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +17,10 @@ from PIL import Image as Pil
 
 from openavs.benchmarks.world.layouts import scene_frames, write_clip
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.footprint import needed
 from openavs.media import probe, read_audio, write_video, write_wav
+from openavs.recipes import load_recipe
+from openavs.turns import Turns
 from openavs.types import Waveform
 
 Run = Callable[..., Any]
@@ -56,6 +61,52 @@ def test_the_default_recipe_is_said_in_one_line(
     assert done.err.splitlines()[0] == f"openavs: {said}"
     assert done.code == 2  # its models are not here
     assert said not in openavs("segment", video, "--offline", "--out", tmp_path / "out", "--quiet", *words).err
+
+
+def results(out: Path) -> dict[str, Any]:
+    """The results in a folder without their times."""
+    found = {path.parent.name: json.loads(path.read_bytes()) for path in out.glob("clips/*/result.json")}
+    return {name: {**result, "timings": None} for name, result in found.items()}
+
+
+def test_models_take_turns_where_they_do_not_fit_together(
+    openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The results are the same; each group of stages is loaded for all videos and not for each."""
+    write_video(tmp_path / "silent.mp4", grey(), fps=10, audio=Waveform(np.zeros(32000, np.float32), 16000))
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    second = shutil.copy(video, tmp_path / "second.mp4")
+    words = ("segment", video, tmp_path / "broken.mp4", tmp_path / "silent.mp4", second, "--pipeline", "tiny", "--out")
+    whole = openavs(*words, tmp_path / "whole", "--json")
+    monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    made: list[Turns] = []
+    init = Turns.__init__
+    monkeypatch.setattr(Turns, "__init__", lambda self, checked: (init(self, checked), made.append(self))[0])
+    turned = openavs(*words, tmp_path / "turned", "--lock", tmp_path / "openavs.lock", "--json")
+
+    assert "so they are loaded in turns" in caplog.text
+    assert (whole.code, turned.code) == (1, 1) and whole.json()["failed"] == turned.json()["failed"] == 1
+    assert results(tmp_path / "turned") == results(tmp_path / "whole") != {}
+    [turns] = made
+    assert turns.most == 2 and turns.loads["captioner"] == 1  # last to be loaded at the start
+    assert all(turns.loads[stage] == 2 for stage in ("translator", "detector", "segmenter"))
+
+
+def test_a_recipe_that_cannot_fit_is_refused_before_anything_is_loaded(
+    openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: int(8e9))
+    monkeypatch.setattr("openavs.registry.make", lambda *_: pytest.fail("a model was loaded"))
+    done = openavs("segment", video, "--pipeline", "openavs", "--device", "cpu", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert re.fullmatch(
+        r"openavs: the recipe openavs needs \d+\.\d GB even if its models are loaded in turns, and 8\.0 GB of this "
+        r"machine's memory are free; use --pipeline openavs-cpu, which needs \d\.\d GB\n",
+        done.err,
+    )
+    assert not (tmp_path / "out").exists() and not (tmp_path / "empty").exists()
 
 
 def test_a_video_becomes_a_result_folder(openavs: Run, video: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from openavs.jobs.journal import Journal
 from openavs.jobs.machine import share_of_memory
 from openavs.jobs.marks import journal_path
 from openavs.jobs.shard import run_shard
-from openavs.jobs.stagewise import Stagewise
 from openavs.jobs.worker import Worker
 from openavs.media import write_video
 from openavs.recipes import load_recipe, recipe_from_dict
+from openavs.stagewise import Stagewise
 from openavs.translators.base import Request
 from openavs.turns import deferred_stages
 from openavs.types import Clip

@@ -8,18 +8,22 @@ same, and a window that was interrupted is gone on with where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from openavs.cache import cache_folder
 from openavs.caching import RememberingTranslator, with_cache
+from openavs.footprint import in_turns
 from openavs.halving import is_out_of_memory
 from openavs.locking import load_lock, pinned, pinned_pipeline
-from openavs.notes import Notes
+from openavs.notes import Notes, Progress
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe
 from openavs.translators.base import Request
 from openavs.turns import deferred_stages
-from openavs.types import Clip
+from openavs.types import Clip, OpenAVSError, Segmentation
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +39,19 @@ class Stagewise:
         lock: a file of pinned model commits.
         cache: the folder of the stage cache, which holds what passes between the stages.
         window: clips in a window.
-        threads: of a CPU; results depend on them.
+        threads: of a CPU; results depend on them. None: torch's own number.
 
     Raises:
         OpenAVSError: the recipe or one of its models cannot be used; each is loaded once to find out.
     """
 
-    def __init__(self, recipe: Recipe, lock: Path | None, cache: Path, window: int = WINDOW, threads: int = 1) -> None:
-        import torch
+    def __init__(
+        self, recipe: Recipe, lock: Path | None, cache: Path, window: int = WINDOW, threads: int | None = 1
+    ) -> None:
+        if threads is not None:
+            import torch
 
-        torch.set_num_threads(threads)
+            torch.set_num_threads(threads)
         self.window = window
         pins = load_lock(lock) if lock else None
         self.turns, held = deferred_stages(pinned(recipe, pins) if pins else recipe)
@@ -53,6 +60,26 @@ class Stagewise:
             if stage in held:
                 self.turns.models(stage)
         self.cache = with_cache(self.pipe, recipe, cache, stages=("translator", "captioner"))
+
+    def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
+        """Segments one clip; with `prepare` before, only the models of the last group are loaded for it."""
+        return self.pipe(clip, progress)
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """What every model reference of the stages resolved to."""
+        return self.pipe.models
+
+    def prepare(self, clips: Iterable[Clip]) -> None:
+        """Captions the clips of a window and translates all captions in one call; the answers are cached.
+
+        A clip that fails is left out: the same error is raised again when it is segmented.
+        """
+        requests = []
+        for clip in clips:
+            with suppress(OpenAVSError):
+                requests.append(self.hear(clip))
+        self.ask(requests)
 
     def hear(self, clip: Clip) -> Request:
         """Listens to a clip, which is remembered; what is to be asked about it."""
@@ -63,10 +90,15 @@ class Stagewise:
         """Asks about all clips of a window in one call of the translator; the answers are remembered one by one."""
         asked = [request for request in requests if any(request.frames)]
         translator = self.pipe.translator
-        if not asked or not isinstance(translator, RememberingTranslator):
+        if not asked:
             return
         try:
-            answers = translator.ahead(asked)
+            if isinstance(translator, RememberingTranslator):
+                answers = translator.ahead(asked)
+            elif self.pipe.settings.vocabulary:
+                answers = translator.translate(asked)
+            else:
+                return
         except Exception as problem:
             if not is_out_of_memory(problem):
                 raise
@@ -75,6 +107,17 @@ class Stagewise:
         for answer in answers:
             for phrase in (phrase for phrases in answer.frames for phrase in phrases):
                 self.pipe.label(phrase)  # may take the captioner's text encoder; the pipeline remembers it
+
+
+def load_in_turns(recipe: Recipe, lock: Path | None = None) -> Stagewise | None:
+    """Return the recipe with models that take turns where they do not fit into memory together, else None.
+
+    Raises:
+        InputError: not even the largest group of stages fits; nothing is loaded.
+    """
+    if not in_turns(pinned(recipe, load_lock(lock)) if lock else recipe):
+        return None
+    return Stagewise(recipe, lock, cache_folder(), threads=None)
 
 
 class _Unsaid(Notes):
