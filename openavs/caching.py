@@ -134,7 +134,7 @@ class RememberingCaptioner(_Remembering):
         """As the backend."""
         return self._remembered(
             _digest(part for window in windows for part in _window_parts(window)),
-            lambda: checked(self.backend.caption)(windows),
+            lambda: checked("caption", self.backend.caption)(windows),
             lambda captions: [[_caption_row(caption) for caption in own] for own in captions],
             lambda rows: _as_many([[Caption(*row) for row in own] for own in rows], len(windows)),
         )
@@ -148,7 +148,7 @@ class RememberingTranslator(_Remembering):
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
         """As the backend."""
-        return self._answers(requests, lambda: checked(self.backend.translate)(requests))
+        return self._answers(requests, lambda: checked("translate", self.backend.translate)(requests))
 
     def ahead(self, requests: Sequence[Request]) -> list[Translation]:
         """Asks in one call for what is not known yet, and keeps each answer as if it had been asked for alone.
@@ -157,10 +157,10 @@ class RememberingTranslator(_Remembering):
         their last bits by the company of a question, its words hardly ever do.
         """
         new = [r for r in dict.fromkeys(requests) if not self.cache.has(self.stage, self._key(_content([r])))]
-        fresh = dict(zip(new, halved(checked(self.backend.translate), new), strict=True)) if new else {}
+        fresh = dict(zip(new, halved(checked("translate", self.backend.translate), new), strict=True)) if new else {}
 
         def alone(request: Request) -> list[Translation]:
-            return [fresh[request]] if request in fresh else checked(self.backend.translate)([request])
+            return [fresh[request]] if request in fresh else checked("translate", self.backend.translate)([request])
 
         return [self._answers([request], lambda request=request: alone(request))[0] for request in requests]  # type: ignore[misc]
 
@@ -185,7 +185,7 @@ class RememberingDetector(_Remembering):
         asked = json.dumps([list(own) for own in phrases]).encode()
         return self._remembered(
             _digest([asked, *(part for image in images for part in (_shape(image), _bytes(image)))]),
-            lambda: checked(self.backend.detect)(images, phrases),
+            lambda: checked("detect", self.backend.detect)(images, phrases),
             lambda boxes: [[[box.box, box.phrase, box.score] for box in own] for own in boxes],
             lambda rows: _as_many([[_detection(*row) for row in own] for own in rows], len(images)),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
 from typing import Any, NamedTuple
 
 from openavs.captioners.base import Captioner
@@ -69,14 +68,17 @@ def _spelled(call: str) -> str:
     return f"{call}({', '.join(parameters)})"
 
 
-def checked(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a stage's method (bound, of any backend but a tracker) so that what it returns is checked.
+def checked(call: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a stage's method so that what it returns is checked.
 
-    The function returned raises UnusableAnswer for anything else than the stage's protocol describes.
+    Args:
+        call: the method's name in the stage's protocol, a key of `CONTRACTS` other than `track`.
+        method: bound, of any backend.
+
+    Returns:
+        A function of that name, which raises UnusableAnswer for anything else than the protocol describes.
     """
-    call = method.__name__
 
-    @wraps(method)
     def run(inputs: Sequence[Any], *rest: Sequence[Sequence[Any]]) -> Any:
         returned = method(inputs, *rest)
         if not isinstance(returned, list | tuple):
@@ -89,6 +91,7 @@ def checked(method: Callable[..., Any]) -> Callable[..., Any]:
             _check_items(call, returned, rest[0] if call in ("segment", "verify") else None)
         return returned
 
+    run.__name__ = call
     return run
 
 

@@ -156,7 +156,7 @@ class Pipeline:
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
             with notes.timed("listen"):
-                captions = halved(checked(self.captioner.caption), [windows[i] for i in batch])
+                captions = halved(checked("caption", self.captioner.caption), [windows[i] for i in batch])
             check_answers("caption", captions)
             for i, own in zip(batch, captions, strict=True):
                 heard[i] = tuple(own)
@@ -170,7 +170,7 @@ class Pipeline:
             return [()] * len(heard)
         notes.progress("ask", 0, 1)
         with notes.timed("ask"):
-            translation = checked(self.translator.translate)([request])[0]
+            translation = checked("translate", self.translator.translate)([request])[0]
         if translation.note:
             notes.warn(translation.note)
         notes.progress("ask", 1, 1)
@@ -235,15 +235,17 @@ class Pipeline:
         prompts = [asked[frame.index] for frame in frames]
         if self.detector is None:  # one model from phrases to masks
             with notes.timed("segment"):
-                pairs = answers.ask(checked(self.segmenter.segment_phrases), _phrases(prompts))
+                pairs = answers.ask(checked("segment_phrases", self.segmenter.segment_phrases), _phrases(prompts))
             kept, dropped = self._choose([[box for box, _ in own] for own in pairs], prompts)
             masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
         else:
             with notes.timed("detect"):
-                candidates = answers.ask(checked(self.detector.detect), [phrases] * len(frames))
+                candidates = answers.ask(checked("detect", self.detector.detect), [phrases] * len(frames))
             kept, dropped = self._choose(candidates, prompts)
             with notes.timed("segment"):
-                masks = answers.ask(checked(self.segmenter.segment), [[box.box for box in boxes] for boxes in kept])
+                masks = answers.ask(
+                    checked("segment", self.segmenter.segment), [[box.box for box in boxes] for boxes in kept]
+                )
         found = [self._compose(*own) for own in zip(kept, masks, dropped, strict=True)]
         return found if self.verifier is None else self._verify(self.verifier, prompts, found, answers, notes)
 
@@ -270,7 +272,9 @@ class Pipeline:
     ) -> list[Found]:
         """Drops the segments that do not look like what they are taken for."""
         with notes.timed("verify"):
-            verdicts = answers.ask(checked(verifier.verify), [segments for segments, _ in found], _phrases(prompts))
+            verdicts = answers.ask(
+                checked("verify", verifier.verify), [segments for segments, _ in found], _phrases(prompts)
+            )
         verified = []
         for (segments, dropped), own in zip(found, verdicts, strict=True):
             judged = list(zip(segments, own, strict=True))

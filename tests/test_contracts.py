@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openavs.contracts import CONTRACTS, check_methods
+from openavs.contracts import CONTRACTS, check_methods, checked
 from openavs.registry import STAGES, check_backends
-from openavs.types import InputError
+from openavs.types import InputError, UnusableAnswer
 from tests.conftest import Outcome
 from tests.media_files import grey, make_media, tone
 from tests.plugin_recipe import STAGES as PLUGINS
@@ -171,3 +172,12 @@ def test_every_stage_has_a_contract_that_the_embedded_backends_keep() -> None:
 
     assert {contract.stage for contract in CONTRACTS.values()} == set(STAGES)
     check_backends(load_recipe("tiny"))
+
+
+def test_a_method_that_was_replaced_may_have_another_name() -> None:
+    def counting(windows: Any) -> Any:
+        return [[] for _ in windows]
+
+    assert checked("caption", counting)([1, 2]) == [[], []]
+    with pytest.raises(UnusableAnswer, match="the captioner returned nothing"):
+        checked("caption", partial(lambda found, windows: found, None))([1])
