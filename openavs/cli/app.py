@@ -50,6 +50,7 @@ COMMANDS = (
 
 # What a disk or its owner refuses; other errors of the system are faults of this program and show where they come from.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+REFUSALS |= {errno.EIO, errno.ESTALE}
 
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 

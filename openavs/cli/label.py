@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +58,6 @@ class Schedule(StrEnum):
 
 
 NAMED = 20  # failed clips that are printed
-TAKEN = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 Words = Annotated[
     list[str],
@@ -233,6 +230,7 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     Raises:
         InputError: the result folder is no longer there.
     """
+    from openavs.cli.job_errors import system_error
     from openavs.cli.job_progress import showing
     from openavs.jobs.run import run_job
 
@@ -242,37 +240,8 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     except KeyboardInterrupt:
         return "stopped at once; run the same again to go on"
     except OSError as problem:
-        return _system_error(problem, job.out)
+        return system_error(problem, job.out)
     return "stopped; run the same again to go on" if board.stop else None
-
-
-def _system_error(problem: OSError, out: Path) -> str:
-    """The sentence for a system error that ended the job.
-
-    Raises:
-        InputError: the result folder is no longer there.
-        OSError: `problem`, if its cause is not known.
-    """
-    from openavs.cli.app import REFUSALS
-    from openavs.jobs.writing import OF_THE_MACHINE
-    from openavs.types import InputError
-
-    if problem.errno in TAKEN and not (out / "plan.json").is_file():
-        raise InputError(
-            f"{out} was removed while the job ran, and its results are lost; start anew with --overwrite"
-        ) from problem
-    path = str(problem.filename or "")
-    name = path if os.path.isabs(path) else f"a file of {out}"
-    own = name != path or Path(path).is_relative_to(out)
-    if problem.errno in TAKEN and own:
-        return (
-            f"{name} was removed or replaced while the job ran ({problem.strerror}), by hand or by another job that "
-            "the file system's locks did not keep out; run the same again to make it anew"
-        )
-    if problem.errno not in REFUSALS | OF_THE_MACHINE:
-        raise problem
-    verb = "written" if own else "read"
-    return f"{name} cannot be {verb} ({problem.strerror}); make room or change its permissions, then run it again"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -160,6 +161,32 @@ def test_the_same_command_makes_lost_files_again_and_says_so(
     assert openavs(*words, "--json").json()["worked"] == 0
     assert openavs(*words, "--json", "--verify").json()["worked"] == 1
     assert tree(out) == whole
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_results_that_a_failing_disk_does_not_give_are_one_sentence_and_are_kept(
+    openavs: Openavs,
+    states: Path,
+    pool: Path,
+    recipe: Path,
+    tmp_path: Path,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = shutil.copytree(states / "finished", tmp_path / "out")
+    before, really = tree(out), os.lstat
+
+    def refusing(path: object, *args: object, **options: object) -> os.stat_result:
+        if str(path).endswith(FILES["mask"]):
+            raise OSError(number, os.strerror(number), str(path))
+        return really(path, *args, **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(os, "lstat", refusing)
+    said = openavs("label", pool, "--pipeline", recipe, "--out", out, "--shard-size", "3", "--no-cache")
+    assert (said.code, "Traceback" in said.err) == (2, False)
+    assert f"{out}/{FILES['mask']} cannot be read or written ({os.strerror(number)})" in said.err
+    monkeypatch.undo()
+    assert tree(out) == before
 
 
 @pytest.mark.parametrize(
