@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,10 +30,11 @@ class Room:
     def used(self) -> int:
         """Bytes on disk; a file with several links counts once."""
         sizes = {}
-        for folder in (self._uploads, self._visits):
-            for path in folder.rglob("*"):
-                with suppress(FileNotFoundError):  # a visit may end meanwhile
-                    if (seen := path.lstat()).st_nlink and not path.is_dir():
+        for top in (self._uploads, self._visits):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    with suppress(FileNotFoundError):  # a visit may end meanwhile
+                        seen = os.lstat(os.path.join(folder, name))
                         sizes[seen.st_dev, seen.st_ino] = seen.st_size
         return sum(sizes.values())
 

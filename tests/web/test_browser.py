@@ -119,6 +119,7 @@ def test_hiding_a_thing_keeps_the_place_in_the_video(visit: Visit, scene: Path) 
         toggle.click()
         expect(player).not_to_have_attribute("src", whole, timeout=LONG)
 
+    wait_for(lambda: player.evaluate("v => v.readyState") == 4)
     player.evaluate("v => { v.muted = true; v.volume = 0.5; v.currentTime = 2.5; }")
     changed()
     expect(player).to_have_js_property("currentTime", 2.5, timeout=LONG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,26 @@ def test_files_count_once_whatever_links_there_are(folders: tuple[Path, Path]) -
     os.link(uploads / "hash" / "a.mp4", visits / "token" / "a.mp4")
     (visits / "token" / "overlay.mp4").write_bytes(bytes(50))
     assert Room(uploads, visits, 1000, Broken).used() == 350
+
+
+def test_a_visit_that_ends_while_its_files_are_counted(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads, visits = folders
+    (uploads / "hash" / "a.mp4").write_bytes(bytes(300))
+    (visits / "token" / "given").mkdir()
+    (visits / "token" / "overlay.mp4").write_bytes(bytes(50))
+    lstat = os.lstat
+
+    def vanishing(path: str) -> os.stat_result:
+        if path.endswith("overlay.mp4"):
+            monkeypatch.setattr(os, "lstat", lstat)
+            shutil.rmtree(visits / "token")
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", vanishing)
+    assert Room(uploads, visits, 1000, Broken).used() == 300
+    assert not (visits / "token").exists()
 
 
 def test_uploads_on_their_way_count(folders: tuple[Path, Path]) -> None:
