@@ -23,12 +23,12 @@ def choose(
 ) -> tuple[list[Detection], list[Dropped]]:
     """The boxes of a frame that are kept, best first, and what becomes of the phrases without one.
 
-    Candidates of phrases that are not asked for are left out without a word.
+    Candidates of phrases that are not asked for are left out.
     """
+    unlikely, dropped = _less_likely(candidates, prompts, rules)
     kept: list[Detection] = []
-    dropped: list[Dropped] = []
-    phrases = {prompt.phrase for prompt in prompts}
-    near: dict[str, Detection] = {}  # the best box of each phrase that lies under the threshold
+    phrases = {prompt.phrase for prompt in prompts} - unlikely
+    near: dict[str, Detection] = {}  # the best box below the threshold, by phrase
     for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
         if box.score < rules.box_threshold:
             near.setdefault(box.phrase, box)
@@ -47,6 +47,31 @@ def choose(
         else:
             dropped.append(Dropped(phrase, "below threshold", best.score, best.box))
     return kept, dropped
+
+
+def _less_likely(
+    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: Settings
+) -> tuple[set[str], list[Dropped]]:
+    """The phrases that audio and picture together make less likely than the frame's best one, and a note for each.
+
+    A phrase's likelihood is the score of its best caption times the score of its best box above the threshold (a
+    product of experts); a caption without a score counts 1.
+    """
+    if rules.min_audio_visual_ratio is None:
+        return set(), []
+    best: dict[str, Detection] = {}
+    for box in candidates:
+        if box.score >= rules.box_threshold and (box.phrase not in best or box.score > best[box.phrase].score):
+            best[box.phrase] = box
+    likelihood = {p.phrase: audio_score(p) * best[p.phrase].score for p in prompts if p.phrase in best}
+    least = rules.min_audio_visual_ratio * max(likelihood.values(), default=0.0)
+    unlikely = [phrase for phrase, value in likelihood.items() if value < least]
+    return set(unlikely), [Dropped(p, "less likely", best[p].score, best[p].box) for p in unlikely]
+
+
+def audio_score(prompt: Prompt) -> float:
+    """The score of the best caption that a prompt comes from, in [0, 1]; 1 where captions have no scores."""
+    return max((1.0 if caption.score is None else caption.score for caption in prompt.captions), default=1.0)
 
 
 def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) -> list[Detection]:

@@ -25,6 +25,7 @@ from openavs.detectors.base import Detector
 from openavs.frames import frame_batches
 from openavs.halving import halved
 from openavs.labels import Labeller
+from openavs.lexicon import detector_name, lexicon
 from openavs.notes import Notes, Progress
 from openavs.recipes import Recipe
 from openavs.registry import Held, build_backends
@@ -34,7 +35,6 @@ from openavs.settings import Settings, settings_of
 from openavs.streaming import prefetched
 from openavs.tracking import key_frames
 from openavs.translators.base import Request, Translation, Translator
-from openavs.translators.lexicon import lexicon
 from openavs.types import (
     Caption,
     Clip,
@@ -147,7 +147,7 @@ class Pipeline:
 
     def listen(self, clip: Clip, notes: Notes) -> list[Heard]:
         """What is heard around every frame; no model is run where it is silent."""
-        windows = windows_of(clip, self.settings.window)
+        windows = windows_of(clip, self.settings.window, self.settings.context)
         heard: list[Heard] = [None] * len(windows)
         audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
         if not audible:
@@ -161,11 +161,13 @@ class Pipeline:
             for i, own in zip(batch, captions, strict=True):
                 heard[i] = tuple(own)
             notes.progress("listen", start + len(batch), len(audible))
+        if note := _unnamed([heard[i] or () for i in audible]):
+            notes.warn(note)
         return heard
 
     def ask(self, heard: Sequence[Heard], notes: Notes) -> list[Asked]:
         """What to look for at every frame: one request holds the captions of all of them."""
-        request = Request(tuple(captions or () for captions in heard), self.settings.vocabulary)
+        request = Request(tuple(_strong(captions) for captions in heard), self.settings.vocabulary)
         if not any(request.frames):
             return [()] * len(heard)
         notes.progress("ask", 0, 1)
@@ -175,14 +177,15 @@ class Pipeline:
             notes.warn(translation.note)
         notes.progress("ask", 1, 1)
         return [
-            tuple(self._prompt(phrase, captions or (), translation) for phrase in dict.fromkeys(phrases))
-            for phrases, captions in zip(translation.frames, heard, strict=True)
+            _distinct(self._prompt(phrase, captions, translation) for phrase in phrases)
+            for phrases, captions in zip(translation.frames, request.frames, strict=True)
         ]
 
     def _prompt(self, phrase: str, captions: Sequence[Caption], translation: Translation) -> Prompt:
         """A phrase with the captions it can have come from: those that speak of it, else all of its frame."""
         sources = tuple(c for c in captions if phrase in c.text.lower() or phrase in lexicon(c.text))
-        return Prompt(phrase, self.label(phrase)[0], translation.origin, sources or tuple(captions))
+        name = detector_name(phrase) if self.settings.disambiguate else phrase
+        return Prompt(name, self.label(phrase)[0], translation.origin, sources or tuple(captions))
 
     # --------------------------------------------------------------------------------------- prompts -> boxes -> masks
 
@@ -190,11 +193,13 @@ class Pipeline:
         """Finds what is asked for; frames at which nothing is asked for are not looked at but answered as they are."""
 
         def unseen(i: int) -> FrameResult:
-            return FrameResult(i, clip.times[i], heard[i] is None, heard[i] or ())
+            return FrameResult(i, clip.times[i], heard[i] is None, _strong(heard[i]), weak=_weak(heard[i]))
 
         def seen(s: Sighting) -> FrameResult:
             i = s.frame.index
-            return FrameResult(i, s.frame.time, False, heard[i] or (), asked[i], s.segments, s.dropped)
+            return FrameResult(
+                i, s.frame.time, False, _strong(heard[i]), asked[i], s.segments, s.dropped, _weak(heard[i])
+            )
 
         sightings = self._see(clip, asked, notes)
         if self.tracker is not None:
@@ -213,21 +218,18 @@ class Pipeline:
         sounding = _phrases(asked)
         wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
         keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
-        phrases = tuple(dict.fromkeys(phrase for own in sounding for phrase in own))
         answers = Answers()
         for batch in frame_batches(clip, wanted, self.settings, notes):
             looked_at = [frame for frame in batch if frame.index in keys]
-            found = dict(zip(looked_at, self._find(looked_at, asked, phrases, answers, notes), strict=True))
+            found = dict(zip(looked_at, self._find(looked_at, asked, answers, notes), strict=True))
             for frame in batch:
                 segments, dropped = found.get(frame, ((), ()))
                 yield Sighting(frame, sounding[frame.index], segments, dropped, key=frame in found)
 
-    def _find(
-        self, frames: list[Frame], asked: Sequence[Asked], phrases: tuple[str, ...], answers: Answers, notes: Notes
-    ) -> list[Found]:
+    def _find(self, frames: list[Frame], asked: Sequence[Asked], answers: Answers, notes: Notes) -> list[Found]:
         """What of the prompts is there in some frames: the boxes that are kept, their masks, and the verifier's word.
 
-        All `phrases` of the clip make one joint grounding caption; a frame keeps boxes of what sounds at it alone.
+        Each frame is grounded with its own phrases: beside a phrase of another frame, a box could answer that one.
         """
         if not frames:
             return []
@@ -240,7 +242,7 @@ class Pipeline:
             masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
         else:
             with notes.timed("detect"):
-                candidates = answers.ask(checked("detect", self.detector.detect), [phrases] * len(frames))
+                candidates = answers.ask(checked("detect", self.detector.detect), _phrases(prompts))
             kept, dropped = self._choose(candidates, prompts)
             with notes.timed("segment"):
                 masks = answers.ask(
@@ -282,6 +284,34 @@ class Pipeline:
             gone = [Dropped(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
             verified.append((kept, (*dropped, *gone)))
         return verified
+
+
+def _strong(captions: Heard) -> tuple[Caption, ...]:
+    """The captions that reach the captioner's threshold."""
+    return tuple(caption for caption in captions or () if not caption.weak)
+
+
+def _weak(captions: Heard) -> tuple[Caption, ...]:
+    """The captions below the captioner's threshold."""
+    return tuple(caption for caption in captions or () if caption.weak)
+
+
+def _unnamed(frames: Sequence[tuple[Caption, ...]]) -> str | None:
+    """A sentence about audible frames without a caption above the threshold; None if there are none."""
+    missed = [captions for captions in frames if not _strong(captions)]
+    if not missed:
+        return None
+    scores = [caption.score for captions in missed for caption in captions if caption.score is not None]
+    best = f" (best {max(scores):.2f})" if scores else ""
+    return f"{len(missed)} of {len(frames)} audible frames had no caption{best}"
+
+
+def _distinct(prompts: Iterable[Prompt]) -> Asked:
+    """The prompts, the first one of each phrase."""
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.phrase, prompt)
+    return tuple(first.values())
 
 
 def _phrases(prompts: Sequence[Asked]) -> list[tuple[str, ...]]:

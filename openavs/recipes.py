@@ -56,12 +56,22 @@ class Sample(_Section):
 
     fps: Annotated[Number, Field(gt=0, le=240, allow_inf_nan=False)] = 1.0  # frames a second
     window: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] = 1.0  # seconds of sound around a frame
+    # Seconds of a longer sound around the same moment; captioners that score labels use both. null: the window alone.
+    context: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] | None = None
 
 
 class Silence(_Section):
     """Windows below this level hear nothing."""
 
     dbfs: Annotated[Number, Field(le=0)] = -60.0  # RMS level; -.inf: only digital silence
+
+
+class Prompts(_Section):
+    """How phrases are given to the detector, and which of them are kept by audio and picture together."""
+
+    disambiguate: bool = False  # use the names that detectors know: "lawn mower" for "mower"
+    # A phrase needs this share of the frame's best product of audio score and best box; null: all phrases are kept.
+    min_audio_visual_ratio: Score | None = None
 
 
 class Keep(_Section):
@@ -143,6 +153,7 @@ class Recipe(_Section):
     student: StudentModel | None = None  # written only where there is one: `--pipeline student:DIR`
     verifier: Stage | None = None
     tracker: Stage | None = None
+    prompts: Prompts = Prompts()
     keep: Keep = Keep()
     filter: Filter = Filter()
     vocabulary: Vocabulary | None = None  # closes the set of labels; null: open vocabulary

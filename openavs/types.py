@@ -21,6 +21,10 @@ BoolMask = npt.NDArray[np.bool_]  # [H, W]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 
+ADDED = {"added": True}
+"""Marks a field that results written by earlier versions lack; they are read with its default."""
+
+
 class OpenAVSError(Exception):
     """Something the user can mend: its message is one sentence that says what is wrong and how to fix it."""
 
@@ -86,12 +90,17 @@ class Waveform:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The sound that belongs to one frame: its samples and where in the clip they lie. `labels` are its clip's."""
+    """The sound that belongs to one frame: its samples and where in the clip they are. `labels` are its clip's.
+
+    `context` is a longer stretch of sound around the same moment, None without one: captioners that score labels
+    combine both, the short one for the time and the long one for the name.
+    """
 
     audio: Waveform
     start: float
     end: float
     labels: tuple[str, ...] = ()
+    context: Waveform | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +145,18 @@ class Clip:
 
 @dataclass(frozen=True)
 class Caption:
-    """What was heard in one window: the text, how sure (None where the model gives no score), when, asked by what."""
+    """What was heard in one window: the text, how sure (None where the model gives no score), when, asked by what.
+
+    A `weak` caption scores below the captioner's threshold: it says how close the window came, and nothing is looked
+    for because of it.
+    """
 
     text: str
     score: float | None
     start: float
     end: float
     question: str = ""
+    weak: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -214,10 +228,6 @@ def rle_to_mask(rle: RLE) -> BoolMask:
     return np.asarray(coco.decode(rle._coco), dtype=np.bool_)
 
 
-ADDED = {"added": True}
-"""Marks a field that results written by earlier versions lack; they are read with its default."""
-
-
 @dataclass(frozen=True)
 class Segment:
     """One sounding thing found in one frame.
@@ -244,7 +254,8 @@ class Dropped:
     """Something that was asked for and is not among the segments, and why.
 
     `reason` is one of `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many`
-    (over the number of boxes that a frame or a phrase may have), `empty mask` (none, or smaller than the least area),
+    (over the number of boxes that a frame or a phrase may have), `less likely` (its audio score times its best box is
+    too small a share of the frame's best phrase), `empty mask` (none, or smaller than the least area),
     `verifier` (does not look like its phrase; the score is the verifier's), `not tracked` (between key frames).
     """
 
@@ -256,7 +267,10 @@ class Dropped:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One frame's answer: what was heard, asked, found and dropped. `silent` frames hear and ask nothing."""
+    """One frame's answer: what was heard, asked, found and dropped. `silent` frames hear and ask nothing.
+
+    `weak` holds captions below the captioner's threshold: they were not asked about.
+    """
 
     index: int
     time: float
@@ -265,6 +279,7 @@ class FrameResult:
     asked: tuple[Prompt, ...] = ()
     segments: tuple[Segment, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    weak: tuple[Caption, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)

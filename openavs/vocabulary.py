@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 
+from openavs.lexicon import audioset_labels, lexicon, rejected_sound
 from openavs.types import InputError
-
-_AUDIOSET = Path(__file__).parent / "data" / "audioset.tsv"
 
 
 def load_vocabulary(spec: str | Sequence[str]) -> tuple[str, ...]:
     """The entries of a vocabulary, in order, each once.
 
-    `spec` is a sequence of entries, the name `audioset` (its 527 display names) or the path of a UTF-8 text file
-    with one entry a line (blank lines and lines that start with # are skipped). Raises InputError for an unreadable
-    or empty one.
+    `spec` is a sequence of entries, a name or the path of a UTF-8 text file with one entry a line (blank lines and
+    lines that start with # are skipped). The names are `audioset` (its 527 display names) and `audioset-things` (those
+    that name something visible, and the few that stand for rain, wind, noise and the like).
+
+    Raises:
+        InputError: an unreadable or empty vocabulary.
     """
     if spec == "audioset":
-        return _audioset()
+        return audioset_labels()
+    if spec == "audioset-things":
+        return tuple(label for label in audioset_labels() if lexicon(label) or rejected_sound(label))
     if isinstance(spec, str):
         return _from_file(Path(spec).expanduser())
     if not all(isinstance(entry, str) for entry in spec):
@@ -33,17 +36,9 @@ def _from_file(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"the vocabulary '{path}' cannot be read as a text file ({type(error).__name__}); "
-            "give 'audioset', a list of words, or a UTF-8 file with one entry a line"
+            "give 'audioset-things', a list of words, or a UTF-8 file with one entry a line"
         ) from error
     return _tidy((line for line in text.splitlines() if not line.lstrip().startswith("#")), f"the vocabulary '{path}'")
-
-
-@cache
-def _audioset() -> tuple[str, ...]:
-    """The first column of the packaged table (label, tab, sounding things)."""
-    lines = _AUDIOSET.read_text(encoding="utf-8").splitlines()
-    rows = (line.split("\t")[0] for line in lines if not line.startswith("#"))
-    return _tidy((label for label in rows if label != "label"), "the AudioSet vocabulary")
 
 
 def _tidy(entries: Iterable[str], name: str) -> tuple[str, ...]:

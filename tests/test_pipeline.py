@@ -125,7 +125,7 @@ def test_a_sound_from_off_the_screen_says_what_it_looked_for(tiny: Pipeline) -> 
 
 def test_counted_work(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """One audio batch, no text twice, one detector pass a frame for the joint caption, one image encoding a frame."""
-    monkeypatch.setattr(tiny.detector, "joint", True)
+    monkeypatch.setattr(tiny.detector, "phrases_per_caption", 8)
     tiny.captioner.caption([window_of(dog_and_bell.soundtrack(), 0.5, 1.0, 1.0)])  # texts are embedded once, before
     modules = {
         "audio": tiny.captioner.model.audio_model,  # type: ignore[attr-defined]

@@ -38,7 +38,7 @@ class Ours:
             "dtype": dtype,
             "offline": True,
         }
-        recipe["detector"] |= {"joint": joint, "batch_size": batch}
+        recipe["detector"] |= {"phrases_per_caption": 8 if joint else 1, "batch_size": batch}
         recipe["segmenter"] |= {"batch_size": batch}
         self.pipeline = Pipeline.from_recipe(recipe_from_dict(recipe))
 

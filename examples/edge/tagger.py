@@ -15,7 +15,8 @@ import soxr
 import torch
 import torch.nn.functional as F
 
-from openavs.types import Caption, InputError, ModelError, Window
+from openavs.captioners.selection import LabelSelector, Scores, combine_scales
+from openavs.types import Caption, InputError, ModelError, Waveform, Window
 from openavs.vocabulary import load_vocabulary
 
 RATE, FFT, FRAME, HOP, MELS, TOP_HZ = 32000, 1024, 800, 320, 128, 15000.0
@@ -27,16 +28,17 @@ Weights = dict[str, torch.Tensor]
 
 
 class Tagger:
-    """Up to `top_k` labels per window whose probability is at least `threshold`, best first.
+    """Captions with AudioSet labels, one per thing that sounds.
 
     Args:
         model: the state dict, a file of `torch.save`; read as arrays only, never as code.
         labels: `audioset`, or a text file with one label a line, in the order of the model's outputs.
-        top_k: labels a window at most.
-        threshold: the least probability; classes are independent, so scores do not sum to one.
+        top_k, threshold, min_ratio: see `LabelSelector`; labels are independent, so scores do not sum to one.
     """
 
-    def __init__(self, *, model: str, labels: str = "audioset", top_k: int = 5, threshold: float = 0.1) -> None:
+    def __init__(
+        self, *, model: str, labels: str = "audioset", top_k: int = 3, threshold: float = 0.03, min_ratio: float = 0.35
+    ) -> None:
         self.weights = read_weights(Path(model))
         self.labels = load_vocabulary(labels)
         outputs = len(self.weights["classifier.5.bias"])
@@ -44,20 +46,28 @@ class Tagger:
             raise InputError(
                 f"{model} has {outputs} outputs, but there are {len(self.labels)} labels; give its own list"
             )
-        self.top_k, self.threshold = top_k, threshold
+        self.selector = LabelSelector(
+            self.labels, top_k=top_k, threshold=threshold, min_ratio=min_ratio, combine="max", name="tagger"
+        )
         self.models = {model: {"path": model}}
         self._filters = mel_filters()
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
-        """One list of captions per window; windows go through one by one, so that their lengths may differ."""
-        return [self._caption(window) for window in windows]
+        """One list of captions per window; sounds go through one by one, so that their lengths may differ."""
+        rows = combine_scales(windows, self._score, softmax=False)
+        return [
+            [] if row is None else self.selector.captions(row, window, "AudioSet tags")
+            for window, row in zip(windows, rows, strict=True)
+        ]
 
-    def _caption(self, window: Window) -> list[Caption]:
-        samples = torch.from_numpy(soxr.resample(window.audio.samples, window.audio.rate, RATE))
-        scores = torch.sigmoid(forward(self.weights, log_mel(samples, self._filters))).numpy()
-        best = [i for i in np.argsort(-scores)[: self.top_k] if scores[i] >= self.threshold]
-        return [Caption(self.labels[i], float(scores[i]), window.start, window.end, "AudioSet tags") for i in best]
+    def _score(self, audios: Sequence[tuple[Window, Waveform]]) -> list[Scores | None]:
+        return [self._tag(audio) if len(audio.samples) else None for _, audio in audios]
+
+    def _tag(self, audio: Waveform) -> Scores:
+        samples = torch.from_numpy(soxr.resample(audio.samples, audio.rate, RATE))
+        scores: Scores = torch.sigmoid(forward(self.weights, log_mel(samples, self._filters))).numpy()
+        return scores
 
 
 def read_weights(path: Path) -> Weights:

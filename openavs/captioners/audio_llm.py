@@ -86,7 +86,7 @@ class AudioLlmCaptioner:
         """One list of captions per window; windows of any length and rate, those without samples hear nothing."""
         extractor = self.reader.extractor
         rate, longest = int(extractor.sampling_rate), int(extractor.n_samples)
-        sounds = [fitted(window, rate, longest, round(_SHORTEST * rate)) for window in windows]
+        sounds = [fitted(window.audio, rate, longest, round(_SHORTEST * rate)) for window in windows]
         captions: list[list[Caption]] = [[] for _ in windows]
         for batch in batches(sounds, self.batch_size):
             vectors = self._encode([sounds[i] for i in batch], [windows[i] for i in batch])

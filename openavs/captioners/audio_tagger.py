@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
+from openavs.captioners.selection import LabelSelector, Scores, combine_scales
 from openavs.captioners.sounds import Samples, batches, fitted
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
-from openavs.types import Caption, InputError, ModelError, UnusableAnswer, Window
+from openavs.types import Caption, InputError, ModelError, UnusableAnswer, Waveform, Window
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,11 @@ _SHORTEST = 0.1  # seconds: of less, some extractors cannot make a frame
 
 
 class AudioTaggerCaptioner:
-    """Hears the labels that a classifier was trained on, as they are spelt there.
-
-    Up to `top_k` captions a window, each of at least `threshold`, best first.
+    """Captions with the labels that a classifier was trained on, as they are spelled there.
 
     Args:
         model: reference of an audio classification checkpoint.
-        top_k: captions a window at most.
-        threshold: the least score, in [0, 1].
+        top_k, threshold, min_ratio, things: see `LabelSelector`.
         scores: `sigmoid` (labels go together, each scored by itself), `softmax` (they exclude each other, the scores of
             all sum to one) or `auto`: what the checkpoint's `problem_type` says; if it says nothing, sigmoid for
             AudioSet's 527 labels and softmax for others.
@@ -49,20 +46,20 @@ class AudioTaggerCaptioner:
         *,
         model: str,
         top_k: int = 3,
-        threshold: float = 0.1,
+        threshold: float = 0.05,
+        min_ratio: float = 0.35,
+        things: bool = True,
         scores: Literal["auto", "sigmoid", "softmax"] = "auto",
         batch_size: int = 16,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        if top_k < 1 or batch_size < 1:
-            raise InputError(f"audio-tagger: top_k and batch_size are at least 1, not {top_k} and {batch_size}")
-        if not 0.0 <= threshold <= 1.0:
-            raise InputError(f"audio-tagger: threshold lies in [0, 1], not {threshold}")
+        if batch_size < 1:
+            raise InputError(f"audio-tagger: batch_size is at least 1, not {batch_size}")
         if scores not in ("auto", "sigmoid", "softmax"):
             raise InputError(f"audio-tagger: scores is auto, sigmoid or softmax, not '{scores}'")
-        self.top_k, self.threshold, self.batch_size = top_k, threshold, batch_size
+        self.batch_size = batch_size
         resolved = resolve(model, offline)
         placement = resolve_device(device, "float32" if dtype == "auto" else dtype)
         self.device, self.dtype = placement.device, placement.dtype
@@ -72,28 +69,45 @@ class AudioTaggerCaptioner:
         self.model: Any = load_pretrained(AutoModelForAudioClassification, resolved, self.dtype, self.device)
         self.labels = _labels(self.model.config, model)
         self.scores = _scoring(self.model.config) if scores == "auto" else scores
+        self.selector = LabelSelector(
+            self.labels,
+            top_k=top_k,
+            threshold=threshold,
+            min_ratio=min_ratio,
+            combine="sum" if self.scores == "softmax" else "max",
+            things=things,
+            name="audio-tagger",
+        )
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
-        """One list of captions per window; windows of any length and rate, those without samples hear nothing."""
+        """One list of captions per window, of any length and rate; a window without samples has no captions."""
+        rows = combine_scales(windows, self._score, softmax=self.scores == "softmax")
+        return [
+            [] if row is None else self.selector.captions(row, window, "")
+            for window, row in zip(windows, rows, strict=True)
+        ]
+
+    def _score(self, audios: Sequence[tuple[Window, Waveform]]) -> list[Scores | None]:
+        """Label scores of each audio; None for audio without samples."""
         rate = int(self.extractor.sampling_rate)
-        sounds = [fitted(window, rate, self._longest(rate), round(_SHORTEST * rate)) for window in windows]
-        captions: list[list[Caption]] = [[] for _ in windows]
+        sounds = [fitted(audio, rate, self._longest(rate), round(_SHORTEST * rate)) for _, audio in audios]
+        scores: list[Scores | None] = [None] * len(sounds)
         for length in sorted({len(sound) for sound in sounds}):
             alike = [sound if len(sound) == length else sound[:0] for sound in sounds]
             for batch in batches(alike, self.batch_size):
                 for i, row in zip(batch, self._run([sounds[i] for i in batch]), strict=True):
-                    captions[i] = self._captions(row, windows[i])
-        return captions
+                    scores[i] = self._checked(row, audios[i][0])
+        return scores
 
-    def _run(self, sounds: Sequence[Samples]) -> npt.NDArray[np.float32]:
-        """Scores `[windows, labels]` of sounds of one length."""
+    def _run(self, sounds: Sequence[Samples]) -> Scores:
+        """Scores `[sounds, labels]` of sounds of one length."""
         rate = int(self.extractor.sampling_rate)
         features = self.extractor(list(sounds), sampling_rate=rate, return_tensors="pt")
         name = "input_values" if "input_values" in features else "input_features"
         logits = self.model(**{name: features[name].to(self.device, self.dtype)}).logits.float()
         probabilities = logits.sigmoid() if self.scores == "sigmoid" else logits.softmax(dim=-1)
-        scores: npt.NDArray[np.float32] = probabilities.cpu().numpy()
+        scores: Scores = probabilities.cpu().numpy()
         return scores
 
     def _longest(self, rate: int) -> int:
@@ -104,18 +118,13 @@ class AudioTaggerCaptioner:
             return (int(frames) - 1) * 160 + 400
         return round(_LONGEST * rate)
 
-    def _captions(self, scores: npt.NDArray[np.float32], window: Window) -> list[Caption]:
+    def _checked(self, scores: Scores, window: Window) -> Scores:
         if not np.isfinite(scores).all():
             raise UnusableAnswer(
                 f"the audio tagger '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
                 f"to {window.end:g} s; try dtype float32, or another copy of the model"
             )
-        best = np.argsort(-scores, kind="stable")[: self.top_k]
-        return [
-            Caption(self.labels[i], float(scores[i]), window.start, window.end)
-            for i in best
-            if scores[i] >= self.threshold
-        ]
+        return scores
 
 
 def _labels(config: Any, ref: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 Library traps that are handled here: models without feature fusion need `rand_trunc` features although the extractor's
 default is `fusion`; both crop long sounds at random, so ours are cut to their centre first; and a fused model's
-extractor marks one window of a batch, drawn at random, as long, so here each window counts as it would alone.
+extractor marks one window of a batch, drawn at random, as longer than the model takes, while here none is.
 """
 
 from __future__ import annotations
@@ -14,25 +14,21 @@ from typing import Any
 import torch
 from transformers import ClapModel, ClapProcessor
 
-from openavs.captioners.similarity import SimilarityCaptioner
+from openavs.captioners.similarity import LOGIT_SCALE, TEMPLATES, SimilarityCaptioner
 from openavs.captioners.sounds import Samples, fitted
 from openavs.device import resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
-from openavs.types import Window
+from openavs.types import Waveform
 
 logger = logging.getLogger(__name__)
 
 
 class ClapCaptioner(SimilarityCaptioner):
-    """Hears vocabulary entries; see `SimilarityCaptioner` for what a score is.
+    """Captions with vocabulary entries; `SimilarityCaptioner` defines the scores.
 
     Args:
         model: reference of a ClapModel checkpoint.
-        vocabulary: `audioset`, a text file with one entry a line, or the entries themselves.
-        top_k: captions a window at most.
-        threshold: the least score, in [0, 1].
-        template: the sentence an entry is put into; holds `{}` once.
-        batch_size: windows (and texts) that go through the model together.
+        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `SimilarityCaptioner`.
         device, dtype, offline: as everywhere; `auto` is float32 here, because bfloat16 would round the features, which
             are decibels, to steps of up to 0.5 dB, and CLAP's share of the time is small.
     """
@@ -41,10 +37,13 @@ class ClapCaptioner(SimilarityCaptioner):
         self,
         *,
         model: str,
-        vocabulary: str | Sequence[str] = "audioset",
+        vocabulary: str | Sequence[str] = "audioset-things",
         top_k: int = 3,
-        threshold: float = 0.2,
-        template: str = "This is a sound of {}.",
+        threshold: float = 0.1,
+        min_ratio: float = 0.35,
+        template: str | Sequence[str] = TEMPLATES,
+        things: bool = True,
+        logit_scale: float | None = LOGIT_SCALE,
         batch_size: int = 32,
         device: str = "auto",
         dtype: str = "auto",
@@ -55,7 +54,10 @@ class ClapCaptioner(SimilarityCaptioner):
             vocabulary=vocabulary,
             top_k=top_k,
             threshold=threshold,
+            min_ratio=min_ratio,
             template=template,
+            things=things,
+            logit_scale=logit_scale,
             batch_size=batch_size,
         )
         resolved = resolve(model, offline)
@@ -65,9 +67,9 @@ class ClapCaptioner(SimilarityCaptioner):
         self.processor: Any = load_processor(ClapProcessor, resolved)
         self.model: Any = load_pretrained(ClapModel, resolved, self.dtype, self.device)
 
-    def _prepare(self, window: Window) -> Samples:
+    def _prepare(self, audio: Waveform) -> Samples:
         extractor = self.processor.feature_extractor
-        return fitted(window, extractor.sampling_rate, int(extractor.nb_max_samples))
+        return fitted(audio, extractor.sampling_rate, int(extractor.nb_max_samples))
 
     def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
         fused = bool(self.model.config.audio_config.enable_fusion)
@@ -78,8 +80,9 @@ class ClapCaptioner(SimilarityCaptioner):
             truncation="fusion" if fused else "rand_trunc",
             return_tensors="pt",
         )["input_features"]
-        # For a window alone the extractor always says "longer" when fusing; in a batch it would draw who is.
-        longer = torch.full((len(sounds), 1), fused, device=self.device)
+        # Windows are cut to what the model takes, so none is longer. The extractor marks one of each batch as longer,
+        # at random; LAION's own inference marks none (laion_clap/clap_module/htsat.py, `forward`).
+        longer = torch.zeros(len(sounds), 1, dtype=torch.bool, device=self.device)
         inputs = features.to(self.device, self.dtype)
         return _pooled(self.model.get_audio_features(input_features=inputs, is_longer=longer))
 

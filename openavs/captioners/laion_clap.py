@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, RobertaTokenizer
 
-from openavs.captioners.similarity import SimilarityCaptioner
+from openavs.captioners.similarity import LOGIT_SCALE, TEMPLATES, SimilarityCaptioner
 from openavs.captioners.sounds import Samples, fitted
 from openavs.checkpoints import LAION_CLAP, fill, read_config, read_weights
 from openavs.device import resolve_device
 from openavs.extras import EXTRAS, need
 from openavs.hub import load_processor, resolve
 from openavs.standins import stand_ins
-from openavs.types import InputError, ModelError, Window
+from openavs.types import InputError, ModelError, Waveform
 
 _WIDTHS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # of the first layer -> the package's name
 _TOKENS = 77  # of a text, as in the package
@@ -39,12 +39,13 @@ _UNUSED: Mapping[str, Mapping[str, Any]] = {"torchvision": {}, "h5py": {}, "skle
 
 
 class LaionClapCaptioner(SimilarityCaptioner):
-    """Hears vocabulary entries; see `SimilarityCaptioner` for what a score is.
+    """Captions with vocabulary entries; `SimilarityCaptioner` defines the scores.
 
     Args:
         model: folder made by `python -m openavs.checkpoints 630k-audioset-best.pt FOLDER`, with the files of the
             roberta-base tokenizer beside the weights.
-        vocabulary, top_k, threshold, template, batch_size, device, dtype, offline: as for `clap`.
+        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `SimilarityCaptioner`.
+        device, dtype, offline: as for `clap`.
 
     Raises:
         InputError: the package is not installed.
@@ -57,10 +58,13 @@ class LaionClapCaptioner(SimilarityCaptioner):
         self,
         *,
         model: str,
-        vocabulary: str | Sequence[str] = "audioset",
+        vocabulary: str | Sequence[str] = "audioset-things",
         top_k: int = 3,
-        threshold: float = 0.2,
-        template: str = "This is a sound of {}.",
+        threshold: float = 0.1,
+        min_ratio: float = 0.35,
+        template: str | Sequence[str] = TEMPLATES,
+        things: bool = True,
+        logit_scale: float | None = LOGIT_SCALE,
         batch_size: int = 32,
         device: str = "auto",
         dtype: str = "auto",
@@ -71,7 +75,10 @@ class LaionClapCaptioner(SimilarityCaptioner):
             vocabulary=vocabulary,
             top_k=top_k,
             threshold=threshold,
+            min_ratio=min_ratio,
             template=template,
+            things=things,
+            logit_scale=logit_scale,
             batch_size=batch_size,
         )
         package = load_package()
@@ -87,8 +94,8 @@ class LaionClapCaptioner(SimilarityCaptioner):
         self.model.requires_grad_(False).eval().to(self.device, self.dtype)
         self._audio: Any = self.model.audio_cfg
 
-    def _prepare(self, window: Window) -> Samples:
-        return fitted(window, int(self._audio.sample_rate), int(self._audio.clip_samples))
+    def _prepare(self, audio: Waveform) -> Samples:
+        return fitted(audio, int(self._audio.sample_rate), int(self._audio.clip_samples))
 
     def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
         rounded = [_sixteen_bits(sound) for sound in sounds]

@@ -1,26 +1,43 @@
-"""Zero-shot hearing: which entries of a vocabulary does a sound resemble most, by a model that embeds both?"""
+"""Zero-shot audio classification: which labels does a sound resemble most, by a model that embeds both?"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from openavs.captioners.selection import LabelSelector, Scores, combine_scales
 from openavs.captioners.sounds import Samples, batches
-from openavs.types import Caption, InputError, UnusableAnswer, Window
+from openavs.types import Caption, InputError, UnusableAnswer, Waveform, Window
 from openavs.vocabulary import load_vocabulary
 
-Scores = npt.NDArray[np.float32]
+TEMPLATES = ("This is a sound of {}.", "the sound of {}", "{}")
+LOGIT_SCALE = 18.5
+"""Scale of the cosines before the softmax, whatever a checkpoint learned.
+
+Published similarities of CLAP (0.56 for a clap and its label, 0.23 to -0.02 for others) give a sound of one label about
+half of the mass over 400 labels at this scale, and a window without any of them at most a tenth: see the simulation in
+`tests/captioners/test_selection.py`.
+"""
 
 
 class SimilarityCaptioner(ABC):
-    """What all two-tower models share: template, vocabulary, thresholds, batching. A backend adds its two towers.
+    """Base of the two-tower captioners: vocabulary, templates, batching and selection. A backend adds its two towers.
 
-    The score of an entry is the softmax over the whole vocabulary of the model's scaled cosine, so scores of one window
-    sum to one. Up to `top_k` captions a window, each of at least `threshold`, best first; `question` is the template.
+    The score of a label is its share of the softmax over the whole vocabulary, so scores of one window sum to one. A
+    label's text embedding is the mean over the templates. Captions are those of `LabelSelector`; their `question` is
+    the first template.
+
+    Args:
+        vocabulary: `audioset-things`, `audioset`, a text file with one entry a line, or the entries themselves.
+        top_k: things (labels with `things=False`) a window keeps at most.
+        threshold: the least score, in [0, 1].
+        min_ratio: the least score as a share of the window's best specific thing, in [0, 1].
+        template: one sentence or several that an entry is put into; each contains `{}` once.
+        things: False scores every label for itself.
+        logit_scale: what the cosines are multiplied by; None takes the checkpoint's own.
+        batch_size: sounds (and texts) that go through the model together.
     """
 
     name = "clap"  # in a recipe, for the sentences of errors
@@ -32,28 +49,44 @@ class SimilarityCaptioner(ABC):
         vocabulary: str | Sequence[str],
         top_k: int,
         threshold: float,
-        template: str,
+        min_ratio: float,
+        template: str | Sequence[str],
+        things: bool,
+        logit_scale: float | None,
         batch_size: int,
     ) -> None:
-        if top_k < 1 or batch_size < 1:
-            raise InputError(f"{self.name}: top_k and batch_size are at least 1, not {top_k} and {batch_size}")
-        if not 0.0 <= threshold <= 1.0:
-            raise InputError(f"{self.name}: threshold lies in [0, 1], not {threshold}")
-        if template.count("{}") != 1:
-            raise InputError(f"{self.name}: template needs {{}} once, where the word goes, not '{template}'")
+        if batch_size < 1:
+            raise InputError(f"{self.name}: batch_size is at least 1, not {batch_size}")
+        if logit_scale is not None and not logit_scale > 0:
+            raise InputError(f"{self.name}: logit_scale is positive, not {logit_scale}")
+        self.templates = (template,) if isinstance(template, str) else tuple(template)
+        if not self.templates:
+            raise InputError(f"{self.name}: template is empty; give at least one sentence with {{}} in it")
+        for sentence in self.templates:
+            if sentence.count("{}") != 1:
+                raise InputError(f"{self.name}: template needs {{}} once, where the word goes, not '{sentence}'")
         self.vocabulary = load_vocabulary(vocabulary)
-        self.top_k, self.threshold, self.template, self.batch_size = top_k, threshold, template, batch_size
+        self.selector = LabelSelector(
+            self.vocabulary,
+            top_k=top_k,
+            threshold=threshold,
+            min_ratio=min_ratio,
+            combine="sum",
+            things=things,
+            name=self.name,
+        )
+        self.logit_scale, self.batch_size = logit_scale, batch_size
         self._ref = model
         self._texts: torch.Tensor | None = None
         self._labels: dict[tuple[str, ...], torch.Tensor] = {}
 
     @abstractmethod
-    def _prepare(self, window: Window) -> Samples:
+    def _prepare(self, audio: Waveform) -> Samples:
         """The samples at the model's rate, no longer than it takes."""
 
     @abstractmethod
     def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
-        """Unit vectors `[windows, d]`."""
+        """Unit vectors `[sounds, d]`."""
 
     @abstractmethod
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
@@ -61,32 +94,39 @@ class SimilarityCaptioner(ABC):
 
     @abstractmethod
     def _scale(self) -> torch.Tensor:
-        """What the cosines are multiplied with before the softmax."""
+        """The checkpoint's own scale of the cosines."""
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
-        """One list of captions per window; windows of any length and rate, those without samples hear nothing."""
-        sounds = [self._prepare(window) for window in windows]
-        captions: list[list[Caption]] = [[] for _ in windows]
-        for batch in batches(sounds, self.batch_size):
-            scores = self._scores([sounds[i] for i in batch], [windows[i] for i in batch])
-            for i, row in zip(batch, scores, strict=True):
-                captions[i] = self._captions(row, windows[i])
-        return captions
+        """One list of captions per window, of any length and rate; a window without samples has no captions."""
+        rows = combine_scales(windows, self._score, softmax=True)
+        return [
+            [] if row is None else self.selector.captions(row, window, self.templates[0])
+            for window, row in zip(windows, rows, strict=True)
+        ]
 
     @torch.inference_mode()
     def text_similarity(self, phrases: Sequence[str], labels: Sequence[str]) -> Scores:
         """Cosine similarities `[phrases, labels]` of what the texts would sound like (for closed vocabularies)."""
         key = tuple(labels)
         if key not in self._labels:
-            self._labels[key] = self._embed_texts([self.template.replace("{}", label) for label in labels])
-        asked = self._embed_texts([self.template.replace("{}", phrase) for phrase in phrases])
-        similarity: Scores = (asked @ self._labels[key].T).float().cpu().numpy()
+            self._labels[key] = self._embed_entries(labels)
+        similarity: Scores = (self._embed_entries(phrases) @ self._labels[key].T).float().cpu().numpy()
         return similarity
 
-    def _scores(self, sounds: Sequence[Samples], windows: Sequence[Window]) -> Scores:
-        """Probabilities `[windows, vocabulary]`, summing to one along the vocabulary."""
-        logits = self._embed_sounds(sounds) @ self._text_embeddings().T * self._scale()
+    def _score(self, audios: Sequence[tuple[Window, Waveform]]) -> list[Scores | None]:
+        """Probabilities `[vocabulary]` of each audio, summing to one; None for audio without samples."""
+        sounds = [self._prepare(audio) for _, audio in audios]
+        scores: list[Scores | None] = [None] * len(sounds)
+        for batch in batches(sounds, self.batch_size):
+            rows = self._probabilities([sounds[i] for i in batch], [audios[i][0] for i in batch])
+            for i, row in zip(batch, rows, strict=True):
+                scores[i] = row
+        return scores
+
+    def _probabilities(self, sounds: Sequence[Samples], windows: Sequence[Window]) -> Scores:
+        scale = self._scale() if self.logit_scale is None else self.logit_scale
+        logits = self._embed_sounds(sounds) @ self._text_embeddings().T * scale
         finite = torch.isfinite(logits).all(dim=1).tolist()
         if not all(finite):
             window = windows[finite.index(False)]
@@ -100,15 +140,16 @@ class SimilarityCaptioner(ABC):
     def _text_embeddings(self) -> torch.Tensor:
         """Unit vectors `[vocabulary, d]`, computed once for an instance."""
         if self._texts is None:
-            texts = [self.template.replace("{}", entry) for entry in self.vocabulary]
-            parts = [self._embed_texts(texts[i : i + self.batch_size]) for i in range(0, len(texts), self.batch_size)]
-            self._texts = torch.cat(parts)
+            self._texts = self._embed_entries(self.vocabulary)
         return self._texts
 
-    def _captions(self, scores: Scores, window: Window) -> list[Caption]:
-        best = np.argsort(-scores, kind="stable")[: self.top_k]
-        return [
-            Caption(self.vocabulary[i], float(scores[i]), window.start, window.end, self.template)
-            for i in best
-            if scores[i] >= self.threshold
-        ]
+    def _embed_entries(self, entries: Sequence[str]) -> torch.Tensor:
+        """Unit vectors `[entries, d]`: the mean over the templates (Radford et al. 2021, section 3.1.4)."""
+        towers = [self._embed_all([sentence.replace("{}", entry) for entry in entries]) for sentence in self.templates]
+        if len(towers) == 1:
+            return towers[0]
+        return torch.nn.functional.normalize(torch.stack(towers).mean(dim=0), dim=-1)
+
+    def _embed_all(self, texts: list[str]) -> torch.Tensor:
+        parts = [self._embed_texts(texts[i : i + self.batch_size]) for i in range(0, len(texts), self.batch_size)]
+        return torch.cat(parts)

@@ -8,21 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from openavs.types import Window
+from openavs.types import Waveform
 
 Samples = npt.NDArray[np.float32]  # [N]
 
 
-def fitted(window: Window, rate: int, longest: int | None = None, shortest: int = 0) -> Samples:
+def fitted(audio: Waveform, rate: int, longest: int | None = None, shortest: int = 0) -> Samples:
     """The samples at `rate` Hz; of more than `longest` the centre is kept, fewer than `shortest` get silence behind.
 
-    A window without samples stays empty.
+    Audio without samples stays empty.
     """
-    samples = window.audio.samples
+    samples = audio.samples
     if not len(samples):
         return samples
-    if window.audio.rate != rate:
-        samples = soxr.resample(samples, window.audio.rate, rate)
+    if audio.rate != rate:
+        samples = soxr.resample(samples, audio.rate, rate)
     surplus = len(samples) - longest if longest is not None else 0
     if longest is not None and surplus > 0:  # the centre, always: extractors cut the end off or draw a place at random
         samples = samples[surplus // 2 : surplus // 2 + longest]

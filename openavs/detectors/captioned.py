@@ -20,7 +20,10 @@ from openavs.detectors.candidates import batches, best_first, boxes_to_detection
 from openavs.detectors.fitting import Fit, Size, fit_edges, resize
 from openavs.detectors.phrase_map import CLS, DOT, SEP, CaptionTokens, map_phrases
 from openavs.device import Placement
-from openavs.types import Detection, Image, ModelError, UnusableAnswer
+from openavs.types import Detection, Image, InputError, ModelError, UnusableAnswer
+
+PHRASES_PER_CAPTION = 8
+"""Long captions cost recall: users report phrases that are found alone and missed among others (GroundingDINO #330)."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class CaptionedDetector(ABC):
     """
 
     floor: float
-    joint: bool
+    phrases_per_caption: int
     max_candidates: int
     batch_size: int
     models: dict[str, dict[str, Any]]
@@ -85,7 +88,7 @@ class CaptionedDetector(ABC):
         keys = [(fit.canvas, tuple(asked)) for fit, asked in zip(fits, phrases, strict=True)]
         answers: list[list[Detection]] = [[] for _ in images]
         for members in batches(keys, self.batch_size):
-            captions = map_phrases(keys[members[0]][1], self._encode, self._limits.tokens, self.joint)
+            captions = map_phrases(keys[members[0]][1], self._encode, self._limits.tokens, self.phrases_per_caption)
             if not captions:
                 continue
             chosen = [fits[i] for i in members]
@@ -141,24 +144,35 @@ class CaptionedDetector(ABC):
         """Best score and phrase `[B, Q]` and boxes `[B, Q, 4]` as numpy arrays."""
         ids = torch.tensor(caption.ids, device=pixels.device).expand(len(pixels), -1)
         token_logits, boxes = self._answer(pixels, ids)
-        logits, boxes = phrase_logits(token_logits.float(), caption), boxes.float()
-        if not bool(torch.isfinite(logits).all() & torch.isfinite(boxes).all()):
+        scores, winners = phrase_scores(token_logits.float(), caption)
+        boxes = boxes.float()
+        if not bool(torch.isfinite(scores).all() & torch.isfinite(boxes).all()):
             raise UnusableAnswer(
                 f"{self._reference} answered with numbers that are not finite; use dtype=float32, or another copy of "
                 f"the weights if that is what you have"
             )
-        scores, winners = logits.sigmoid().max(dim=-1)
         return scores.cpu().numpy(), winners.cpu().numpy(), boxes.cpu().numpy()
 
 
-def phrase_logits(logits: torch.Tensor, caption: CaptionTokens) -> torch.Tensor:
-    """Token logits `[B, Q, T]` -> phrase logits `[B, Q, P]`: the highest among each phrase's own tokens.
+def phrase_scores(logits: torch.Tensor, caption: CaptionTokens) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token logits `[B, Q, T]` -> each query's score and phrase, both `[B, Q]`.
 
-    The library's post-processing takes the highest over the whole caption, borders included; a border says nothing
-    about any phrase.
+    The phrase is the one with the highest mean over its tokens, as in Grounding DINO's own evaluation
+    (demo/test_ap_on_coco.py: maps that sum to one): the best token alone would give any car to "car window". The score
+    is the highest of that phrase's tokens, which is what the paper's threshold of 0.25 applies to. Tokens between
+    phrases are left out.
     """
-    best = [logits[..., start:end].amax(dim=-1) for start, end in caption.spans]
-    return torch.stack(best, dim=-1)
+    tokens = logits.sigmoid()
+    means = torch.stack([tokens[..., start:end].mean(dim=-1) for start, end in caption.spans], dim=-1)
+    highest = torch.stack([tokens[..., start:end].amax(dim=-1) for start, end in caption.spans], dim=-1)
+    winners = means.argmax(dim=-1)
+    return highest.gather(-1, winners[..., None])[..., 0], winners
+
+
+def check_phrases_per_caption(count: int) -> None:
+    """Raises InputError unless a caption holds at least one phrase."""
+    if count < 1:
+        raise InputError(f"phrases_per_caption of a detector is 1 or more, not {count}")
 
 
 def check_tokenizer(tokenizer: Any, reference: str) -> None:

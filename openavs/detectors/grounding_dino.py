@@ -17,7 +17,15 @@ from transformers import (
 )
 
 from openavs.detectors.candidates import check_options
-from openavs.detectors.captioned import CaptionedDetector, Limits, PixelRules, check_tokenizer, encode
+from openavs.detectors.captioned import (
+    PHRASES_PER_CAPTION,
+    CaptionedDetector,
+    Limits,
+    PixelRules,
+    check_phrases_per_caption,
+    check_tokenizer,
+    encode,
+)
 from openavs.detectors.lean import make_lean
 from openavs.device import resolve_device, settle_dtype
 from openavs.hub import load_pretrained, load_processor, resolve
@@ -33,7 +41,7 @@ class GroundingDinoDetector(CaptionedDetector):
     Args:
         model: reference of a checkpoint whose model type is `grounding-dino` or `mm-grounding-dino`.
         floor: candidates that score less are not returned, in [0, 1].
-        joint: ask all phrases of a frame in one caption; False asks one phrase at a time. The answers differ.
+        phrases_per_caption: phrases that one caption holds at most; 1 grounds one phrase at a time. The answers differ.
         max_candidates: how many candidates a frame keeps, best first; each phrase's best one always stays.
         batch_size: frames in one forward; only frames of one resized shape with the same phrases go together.
         device: `auto`, `cpu`, `cuda`, ...
@@ -51,7 +59,7 @@ class GroundingDinoDetector(CaptionedDetector):
         *,
         model: str,
         floor: float = 0.05,
-        joint: bool = True,
+        phrases_per_caption: int = PHRASES_PER_CAPTION,
         max_candidates: int = 300,
         batch_size: int = 1,
         device: str = "auto",
@@ -59,9 +67,10 @@ class GroundingDinoDetector(CaptionedDetector):
         offline: bool = False,
     ) -> None:
         check_options(floor, max_candidates, batch_size)
+        check_phrases_per_caption(phrases_per_caption)
         found = resolve(model, offline=offline)
         self.models: dict[str, dict[str, Any]] = {model: found.describe()}
-        self.floor, self.joint = floor, joint
+        self.floor, self.phrases_per_caption = floor, phrases_per_caption
         self.max_candidates, self.batch_size = max_candidates, batch_size
         self._reference = model
         self._place = resolve_device(device, dtype)

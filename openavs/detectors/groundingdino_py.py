@@ -33,7 +33,15 @@ from transformers import (  # noqa: F401
 
 from openavs.checkpoints import GROUNDING_DINO, fill, read_config, read_weights
 from openavs.detectors.candidates import check_options
-from openavs.detectors.captioned import CaptionedDetector, Limits, PixelRules, check_tokenizer, encode
+from openavs.detectors.captioned import (
+    PHRASES_PER_CAPTION,
+    CaptionedDetector,
+    Limits,
+    PixelRules,
+    check_phrases_per_caption,
+    check_tokenizer,
+    encode,
+)
 from openavs.device import Placement, resolve_device
 from openavs.extras import need
 from openavs.hub import load_processor, resolve
@@ -69,7 +77,7 @@ class GroundingDinoPackageDetector(CaptionedDetector):
             checkpoint and not read from here.
         shortest_edge, longest_edge: pixels that frames are resized to; the package leaves them to its caller and
             its examples use 800 and 1333.
-        floor, joint, max_candidates, batch_size: as for `grounding-dino`.
+        floor, phrases_per_caption, max_candidates, batch_size: as for `grounding-dino`.
         device, offline: as everywhere.
         dtype: `auto` or `float32`; the package computes in float32 alone.
 
@@ -86,7 +94,7 @@ class GroundingDinoPackageDetector(CaptionedDetector):
         shortest_edge: int = 800,
         longest_edge: int = 1333,
         floor: float = 0.05,
-        joint: bool = True,
+        phrases_per_caption: int = PHRASES_PER_CAPTION,
         max_candidates: int = 300,
         batch_size: int = 1,
         device: str = "auto",
@@ -94,6 +102,7 @@ class GroundingDinoPackageDetector(CaptionedDetector):
         offline: bool = False,
     ) -> None:
         check_options(floor, max_candidates, batch_size)
+        check_phrases_per_caption(phrases_per_caption)
         if not 0 < shortest_edge <= longest_edge:
             raise InputError(
                 f"shortest_edge ({shortest_edge}) is more than 0 and at most longest_edge ({longest_edge})"
@@ -103,7 +112,7 @@ class GroundingDinoPackageDetector(CaptionedDetector):
         found, words = resolve(model, offline), resolve(text_encoder, offline)
         settings = _settings(read_config(found, GROUNDING_DINO), model)
         self.models: dict[str, dict[str, Any]] = {model: found.describe(), text_encoder: words.describe()}
-        self.floor, self.joint = floor, joint
+        self.floor, self.phrases_per_caption = floor, phrases_per_caption
         self.max_candidates, self.batch_size = max_candidates, batch_size
         self._reference = model
         self._tokenizer: Any = load_processor(AutoTokenizer, words)

@@ -41,18 +41,18 @@ def clean_phrase(phrase: str, borders: str = ".?") -> str:
     return " ".join("".join(kept).lower().split())
 
 
-def map_phrases(phrases: Sequence[str], encode: Encode, limit: int, joint: bool = True) -> list[CaptionTokens]:
+def map_phrases(phrases: Sequence[str], encode: Encode, limit: int, most: int | None = None) -> list[CaptionTokens]:
     """Plans the captions that ask for all phrases, none longer than `limit` tokens.
 
     Phrases keep their order and their spelling. Those that read the same to the model (`Dog`, `dog`) are asked once,
     under the first spelling; those of which nothing is left (`...`) are not asked. A phrase that is too long for a
-    caption of its own is cut. With `joint=False` every phrase gets its own caption.
+    caption of its own is cut. A caption holds at most `most` phrases; None sets no bound.
     """
     captions: list[CaptionTokens] = []
     batch: list[tuple[str, tuple[int, ...]]] = []
     length = 2  # [CLS] and [SEP]
     for tokens, phrase in _distinct(phrases, encode, longest=limit - 3).items():
-        if batch and (not joint or length + len(tokens) + 1 > limit):
+        if batch and (len(batch) == most or length + len(tokens) + 1 > limit):
             captions.append(_join(batch))
             batch, length = [], 2
         batch.append((phrase, tokens))

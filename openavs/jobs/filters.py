@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from openavs.lexicon import lexicon
 from openavs.recipes import Filter
-from openavs.translators.lexicon import lexicon
 from openavs.types import FrameResult, Segment, Segmentation
 
 CLIP_RULES = ("min_sounding", "drop_empty")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from openavs.translators.words import broader, kinds_of, lexicon, normal, stem
+from openavs.lexicon import broader, kinds_of, lexicon, normal, stem
 
 _ANYBODY = frozenset({"singer", "choir", "crowd", "hand"})  # of whom man, woman or child are no kinds, yet parts
 

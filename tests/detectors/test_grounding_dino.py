@@ -93,7 +93,7 @@ def count_forwards(detector: GroundingDinoDetector) -> list[int]:
 
 
 def test_one_forward_for_all_phrases_of_a_frame(grounding_dino: Path, picture: Image) -> None:
-    joint, apart = load(grounding_dino), load(grounding_dino, joint=False)
+    joint, apart = load(grounding_dino), load(grounding_dino, phrases_per_caption=1)
     forwards, forwards_apart = count_forwards(joint), count_forwards(apart)
     joint.detect([picture], [PHRASES])
     apart.detect([picture], [PHRASES])
@@ -109,7 +109,7 @@ def test_no_phrases_no_forward(grounding_dino: Path, picture: Image) -> None:
 
 
 def test_one_by_one_is_asking_each_phrase_alone(grounding_dino: Path, picture: Image) -> None:
-    (together,) = load(grounding_dino, joint=False).detect([picture], [PHRASES])
+    (together,) = load(grounding_dino, phrases_per_caption=1).detect([picture], [PHRASES])
     alone = [d for phrase in PHRASES for d in load(grounding_dino).detect([picture], [[phrase]])[0]]
     assert together == sorted(alone, key=lambda d: -d.score)
 

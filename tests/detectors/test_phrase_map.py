@@ -54,7 +54,7 @@ def test_nothing_is_asked_where_nothing_is_left() -> None:
 
 
 def test_one_by_one() -> None:
-    captions = map_phrases(["dog", "red car"], encode, limit=256, joint=False)
+    captions = map_phrases(["dog", "red car"], encode, limit=256, most=1)
     assert [c.phrases for c in captions] == [("dog",), ("red car",)]
 
 

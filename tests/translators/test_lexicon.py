@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openavs.benchmarks.world.kinds import KINDS
+from openavs.lexicon import audioset_labels, lexicon
 from openavs.translators.base import Request, Translator
 from openavs.translators.closing import to_vocabulary
-from openavs.translators.lexicon import LexiconTranslator, audioset_labels, lexicon
+from openavs.translators.lexicon import LexiconTranslator
 from openavs.translators.none import NoTranslator
 from tests.translators.captions import request
 

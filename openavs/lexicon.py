@@ -32,6 +32,11 @@ class _Tables:
     nouns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sounds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     broader: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    categories: dict[str, frozenset[str]] = field(default_factory=dict)  # their name -> what belongs to them
+    ask: dict[str, str] = field(default_factory=dict)  # a thing -> the name that detectors know
+    collective: set[str] = field(default_factory=set)  # normalised labels that name a category
+    genres: set[str] = field(default_factory=set)  # normalised labels of kinds of music that name no instrument
+    rejected: dict[str, str] = field(default_factory=dict)  # normalised labels -> the sound without a visible source
     longest: int = 1  # words of the longest entry
 
 
@@ -70,6 +75,47 @@ def broader(thing: str) -> tuple[str, ...]:
 def kinds_of(thing: str) -> tuple[str, ...]:
     """The inverse of `broader`, one step down, in the order of the table: child -> boy, girl, baby."""
     return tuple(word for word, general in _tables().broader.items() if normal(thing) in general)
+
+
+def members(thing: str) -> frozenset[str]:
+    """The things that belong to a category: `bird` -> crow, owl, ...; empty for what is no category."""
+    return _tables().categories.get(normal(thing), frozenset())
+
+
+def category(thing: str) -> frozenset[str]:
+    """The things of all categories that a thing names or belongs to: `dog` -> every animal."""
+    rows = _tables().categories.items()
+    return frozenset().union(*(own for name, own in rows if thing == name or thing in own))
+
+
+def specific(things: Sequence[str]) -> tuple[str, ...]:
+    """The things without the categories of which another one is a member, in their order: animal, dog -> dog."""
+    return tuple(thing for thing in things if not members(thing).intersection(things))
+
+
+def is_collective(label: str) -> bool:
+    """True for a label that names a whole category of things, such as "Domestic animals, pets"."""
+    return normal(label) in _tables().collective
+
+
+def names_nothing(label: str) -> bool:
+    """True for an AudioSet label that stands for nothing visible, such as "Inside, small room"."""
+    return _tables().exact.get(normal(label)) == ()
+
+
+def is_genre(label: str) -> bool:
+    """True for an AudioSet label of a genre, role or mood of music that names no instrument, such as "Jazz"."""
+    return normal(label) in _tables().genres
+
+
+def rejected_sound(label: str) -> str | None:
+    """The sound without a visible source that an AudioSet label stands for ("Raindrop" -> rain); None for others."""
+    return _tables().rejected.get(normal(label))
+
+
+def detector_name(thing: str) -> str:
+    """The name by which object detectors know a thing: mower -> lawn mower; most things keep theirs."""
+    return _tables().ask.get(normal(thing), thing)
 
 
 def normal(text: str) -> str:
@@ -129,13 +175,25 @@ def _stems(words: Sequence[str]) -> str:
 @cache
 def _tables() -> _Tables:
     tables = _Tables()
-    for label, things in _rows("audioset.tsv"):
+    for label, things, *marks in _rows("audioset.tsv"):
         tables.labels[label] = _things(things)
         tables.exact[normal(label)] = _things(things)
+        for mark in marks:
+            kind, _, sound = mark.partition(" ")
+            if kind == "general":
+                tables.collective.add(normal(label))
+            if kind == "reject":
+                tables.rejected[normal(label)] = sound
+            if kind == "genre" or sound == "music":
+                tables.genres.add(normal(label))
     words = list(_rows("words.tsv"))
     for kind, word, things in words:
         if kind == "broader":
             tables.broader[normal(word)] = _things(things)
+        elif kind == "general":
+            tables.categories[word] = frozenset(_things(things))
+        elif kind == "ask":
+            tables.ask[word] = things
         else:
             _add({"noun": tables.nouns, "sound": tables.sounds}[kind], word, _things(things))
     for things_of_label in tables.labels.values():
