@@ -21,7 +21,16 @@ Scores = npt.NDArray[np.float32]
 Combine = Literal["sum", "max"]
 
 REJECTER_RATIO = 0.5
-"""A thing is kept beside a competing rejecter (rain, noise) from this share of its score on."""
+"""Least score of a thing as a share of the best rejecter's (rain, noise) under a softmax."""
+
+KIND_RATIO = 1 / 3
+"""Least score of a kind, as a share of its thing's, from which on the thing gives way: a bird of 0.6 to a crow of 0.2.
+
+Category labels ("Vehicle", "Music") give way to any kept member, since they score high beside every one of them.
+"""
+
+LABELS_PER_THING = 3
+"""Best labels of a thing that are summed: over all of them, noise would favor things with many labels (a person's 60)."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class LabelSelector:
 
     def _combined(self, scores: Scores, group: _Group) -> np.float32:
         own = scores[list(group.members)]
-        combined: np.float32 = own.sum() if self.combine == "sum" else own.max()
+        combined: np.float32 = np.sort(own)[-LABELS_PER_THING:].sum() if self.combine == "sum" else own.max()
         return combined
 
     def _kept(self, ranked: Sequence[tuple[float, _Group]]) -> list[tuple[float, _Group]]:
@@ -112,8 +121,11 @@ class LabelSelector:
             least = max(least, REJECTER_RATIO * rejecters[0][0])
         kept: list[tuple[float, _Group]] = []
         for score, group in [*specific, *((score, group) for score, group in ranked if group.general)]:
-            if score >= least and len(kept) < self.top_k and not any(_gives_way(group, other) for _, other in kept):
-                kept = [(s, other) for s, other in kept if not _gives_way(other, group)] + [(score, group)]
+            if score < least or any(_gives_way(group, score, other, s) for s, other in kept):
+                continue
+            kept = [(s, other) for s, other in kept if not _gives_way(other, s, group, score)]
+            kept.append((score, group))
+        kept = sorted(kept, key=lambda pair: -pair[0])[: self.top_k]
         return sorted([*kept, *rejecters], key=lambda pair: -pair[0])
 
 
@@ -145,8 +157,10 @@ def combine_scales(
     return combined
 
 
-def _gives_way(group: _Group, other: _Group) -> bool:
+def _gives_way(group: _Group, score: float, other: _Group, other_score: float) -> bool:
     """True if `group` adds nothing beside `other`: the same things and more, or the category of one of them."""
+    if not group.general and other_score < KIND_RATIO * score:
+        return False
     near = category if group.general else members
     return other.things <= group.things or any(near(thing) & other.things for thing in group.things)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,15 @@ def library_scores(folder: Path, window: Window) -> np.ndarray:
     inputs = processor(
         text=texts, audio=window.audio.samples, sampling_rate=CLAP_RATE, padding=True, return_tensors="pt"
     )
+    inputs["is_longer"] = torch.zeros(1, 1, dtype=torch.bool)  # as in LAION's own inference
     with torch.no_grad():
         return model(**inputs).logits_per_audio[0].softmax(-1).numpy()
 
 
 def everything(folder: Path, **options: Any) -> ClapCaptioner:
-    settings = {"vocabulary": WORDS, "top_k": len(WORDS), "threshold": 0.0} | options
+    """A captioner that returns every label with the plain softmax score of one template."""
+    plain = {"things": False, "template": TEMPLATE, "logit_scale": None}
+    settings = {"vocabulary": WORDS, "top_k": len(WORDS), "threshold": 0.0, **plain} | options
     return ClapCaptioner(model=str(folder), **settings)
 
 
@@ -102,7 +106,26 @@ def test_captions_are_the_best_above_the_threshold_with_their_times(plain: Path)
     threshold = ranked[2].score
     assert threshold is not None and ranked[3].score is not None and ranked[3].score < threshold
     assert everything(plain, threshold=threshold).caption([window]) == [ranked[:3]]
-    assert everything(plain, threshold=1.0).caption([window]) == [[]]
+    [weak] = everything(plain, threshold=1.0).caption([window])
+    assert weak == [replace(ranked[0], weak=True)], "the best one below the threshold says how close it came"
+
+
+def test_a_longer_context_is_combined_with_the_window(plain: Path) -> None:
+    short, longer = tone(1.0, 200), tone(0.8, 3000)
+    both = replace(short, context=longer.audio)
+    captioner = everything(plain)
+    expected = np.sqrt(scores(captioner, [short])[0] * scores(captioner, [longer])[0])
+    assert np.abs(scores(captioner, [both, short])[0] - expected / expected.sum()).max() < 1e-6
+    assert np.abs(scores(captioner, [both, short])[1] - scores(captioner, [short])[0]).max() < 1e-6
+
+
+def test_several_templates_are_averaged_in_the_embedding_space(plain: Path) -> None:
+    one, two = everything(plain), everything(plain, template="{} is near")
+    both = everything(plain, template=[TEMPLATE, "{} is near"])
+    mean = one._text_embeddings() + two._text_embeddings()
+    expected = mean / mean.norm(dim=-1, keepdim=True)
+    assert torch.allclose(both._text_embeddings(), expected, atol=1e-6)
+    assert not torch.allclose(one._text_embeddings(), two._text_embeddings(), atol=1e-3)
 
 
 def test_texts_are_embedded_once(plain: Path) -> None:
@@ -136,7 +159,7 @@ def test_scores_that_are_not_finite_are_an_error_that_names_the_window(plain: Pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"top_k": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"template": "a sound"}, {"template": "{} {}"}],
+    [{"top_k": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"template": "a sound"}, {"template": "{} {}"}, {"template": []}, {"logit_scale": 0}, {"min_ratio": -1}],
 )
 def test_options_out_of_range_are_refused(plain: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"clap: .*{next(iter(options))}"):

@@ -84,13 +84,14 @@ def test_a_tokenizer_that_loses_a_phrase_is_found_out() -> None:
         map_phrases(["dog", "car"], lambda texts: encode(texts)[:1], limit=256)
 
 
-@given(st.lists(st.text(max_size=12), max_size=60), st.integers(8, 40), st.booleans())
-def test_any_list_is_split_into_whole_captions(phrases: list[str], limit: int, joint: bool) -> None:
-    captions = map_phrases(phrases, encode, limit, joint)
+@given(st.lists(st.text(max_size=12), max_size=60), st.integers(8, 40), st.none() | st.integers(1, 9))
+def test_any_list_is_split_into_whole_captions(phrases: list[str], limit: int, most: int | None) -> None:
+    captions = map_phrases(phrases, encode, limit, most)
     asked = [phrase for caption in captions for phrase in caption.phrases]
     places = [phrases.index(phrase) for phrase in asked]
     assert places == sorted(places) and len(set(places)) == len(places), "in order, none twice"
     for caption in captions:
+        assert most is None or len(caption.phrases) <= most
         assert len(caption.ids) <= limit and caption.ids[0] == CLS and caption.ids[-1] == SEP
         ends = [end for _, end in caption.spans]
         assert [i for i, token in enumerate(caption.ids) if token == DOT] == ends

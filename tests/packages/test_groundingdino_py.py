@@ -111,19 +111,19 @@ def compare(ours: list[Detection], theirs: list[Detection], side: int) -> None:
         assert min(np.abs(np.subtract(d.box, found.box)).max() for d in twins) < 1e-4 * side
 
 
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("phrases_per_caption", [8, 1])
 def test_detections_are_those_of_the_transformers_adapter(
-    folder: Path, bert: Path, transformers_folder: Path, joint: bool
+    folder: Path, bert: Path, transformers_folder: Path, phrases_per_caption: int
 ) -> None:
     images = [noise(120, 200, seed=3), noise(120, 200, seed=4)]
-    phrases = [PHRASES, PHRASES] if joint else [PHRASES[:2], PHRASES[:2]]
-    ours = load(folder, bert, joint=joint, batch_size=2).detect(images, phrases)
+    phrases = [PHRASES, PHRASES] if phrases_per_caption > 1 else [PHRASES[:2], PHRASES[:2]]
+    ours = load(folder, bert, phrases_per_caption=phrases_per_caption, batch_size=2).detect(images, phrases)
     other = GroundingDinoDetector(
         model=str(transformers_folder),
         floor=0.0,
         device="cpu",
         dtype="float32",
-        joint=joint,
+        phrases_per_caption=phrases_per_caption,
         batch_size=2,
         offline=True,
     )
