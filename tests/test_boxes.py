@@ -6,7 +6,7 @@ from typing import Any
 
 from openavs.boxes import choose, iou
 from openavs.settings import Settings
-from openavs.types import Detection, Dropped, Prompt
+from openavs.types import Caption, Detection, Dropped, Prompt
 
 BOX = (10.0, 10.0, 50.0, 50.0)
 
@@ -60,3 +60,34 @@ def test_iou_of_boxes() -> None:
     assert iou(BOX, (50.0, 10.0, 90.0, 50.0)) == 0.0
     assert iou((0, 0, 10, 10), (0, 0, 10, 5)) == 0.5
     assert iou((5, 5, 5, 5), BOX) == 0.0
+
+
+def heard(phrase: str, score: float | None) -> Prompt:
+    return Prompt(phrase, captions=(Caption(phrase, score, 0.0, 1.0),))
+
+
+def test_audio_score_times_best_box_decides_between_phrases() -> None:
+    """A viola that sounds half as likely as the violin, and looks no likelier, is dropped; a second source is not."""
+    violin, viola = Detection(BOX, "violin", 0.6), Detection((60.0, 0.0, 90.0, 30.0), "viola", 0.55)
+    piano = Detection((0.0, 60.0, 40.0, 90.0), "piano", 0.9)
+    prompts = [heard("violin", 0.4), heard("viola", 0.15), heard("piano", 0.2)]
+    kept, dropped = choose([violin, viola, piano], prompts, Settings(min_audio_visual_ratio=0.5))
+    assert kept == [piano, violin]
+    assert dropped == [Dropped("viola", "less likely", 0.55, viola.box)]
+    assert choose([violin, viola, piano], prompts, Settings())[0] == [piano, violin, viola]
+
+
+def test_a_phrase_without_a_box_does_not_compete() -> None:
+    """Background music without an instrument in the picture takes nothing from the dog."""
+    dog = Detection(BOX, "dog", 0.5)
+    faint = Detection((60.0, 0.0, 90.0, 30.0), "musical instrument", 0.2)
+    prompts = [heard("musical instrument", 0.9), heard("dog", 0.1)]
+    kept, dropped = choose([dog, faint], prompts, Settings(min_audio_visual_ratio=0.5))
+    assert kept == [dog]
+    assert [(drop.phrase, drop.reason) for drop in dropped] == [("musical instrument", "below threshold")]
+
+
+def test_captions_without_scores_leave_the_choice_to_the_boxes() -> None:
+    dog, cat = Detection(BOX, "dog", 0.8), Detection((60.0, 0.0, 90.0, 30.0), "cat", 0.3)
+    kept, dropped = choose([dog, cat], [heard("dog", None), Prompt("cat")], Settings(min_audio_visual_ratio=0.5))
+    assert kept == [dog] and dropped[0].reason == "less likely"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from openavs.benchmarks.world.layouts import scene_to_clip
 from openavs.benchmarks.world.scenes import Part, Scene, plan_scene, scene_rng
 from openavs.pipeline import Notes, Pipeline
 from openavs.types import (
+    Caption,
     Clip,
     Frame,
     FrameResult,
@@ -78,6 +79,45 @@ def test_a_frame_asks_only_for_what_sounds_at_that_frame(result: Segmentation) -
     assert [[prompt.phrase for prompt in frame.asked] for frame in result.frames] == [["dog"], ["dog"], [], ["bell"]]
     prompt = result.frames[0].asked[0]
     assert (prompt.origin, [caption.text for caption in prompt.captions]) == ("llm", ["dog barking"])
+
+
+def test_a_frame_is_grounded_with_its_own_phrases_only(
+    tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a phrase of another frame, a box may answer that one, and the frame's own phrase would have none."""
+    given: list[list[str]] = []
+    detect = tiny.detector.detect  # type: ignore[union-attr]
+
+    def watched(images: Any, phrases: Any) -> Any:
+        given.extend(list(own) for own in phrases)
+        return detect(images, phrases)
+
+    watched.__name__ = "detect"
+    monkeypatch.setattr(tiny.detector, "detect", watched)
+    tiny(scene_to_clip(dog_and_bell, "own"))
+    assert given == [["dog"], ["dog"], ["bell"]]
+
+
+def test_names_that_detectors_know_are_asked_and_labeled_as_the_class(tiny: Pipeline) -> None:
+    settings = replace(tiny.settings, disambiguate=True, vocabulary=("mower", "dog"))
+    pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
+    asked = pipe.ask([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], Notes())
+    assert [(prompt.phrase, prompt.label) for prompt in asked[0]] == [("lawn mower", "mower")]
+    assert pipe.label("lawn mower")[0] == "mower"
+
+
+def test_captions_below_the_threshold_are_kept_apart_and_counted(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    class Unsure:
+        models: ClassVar[dict[str, Any]] = {}
+
+        def caption(self, windows: Any) -> list[list[Caption]]:
+            return [[Caption("dog barking", 0.11, w.start, w.end, weak=True)] for w in windows]
+
+    pipe = Pipeline(Unsure(), tiny.translator, tiny.detector, tiny.segmenter, tiny.settings)
+    result = pipe(scene_to_clip(dog_and_bell, "weak"))
+    assert "3 of 3 audible frames had no caption (best 0.11)" in result.warnings
+    first = result.frames[0]
+    assert (first.heard, first.asked) == ((), ()) and first.weak[0].text == "dog barking"
 
 
 def test_what_sounds_is_segmented_and_what_is_silent_is_not(result: Segmentation, dog_and_bell: Scene) -> None:

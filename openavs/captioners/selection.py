@@ -30,7 +30,7 @@ Category labels ("Vehicle", "Music") give way to any kept member, since they sco
 """
 
 LABELS_PER_THING = 3
-"""Best labels of a thing that are summed: over all of them, noise would favor things with many labels (a person's 60)."""
+"""Best labels of a thing that are summed. Over all of them, noise would favor things with many labels (a person)."""
 
 
 @dataclass(frozen=True)

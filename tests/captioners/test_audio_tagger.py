@@ -49,7 +49,9 @@ WINDOWS = [tone(0.9, 200), tone(0.4, 3000), tone(0.9, 900), tone(0.15, 5000)]
 
 
 def load(folder: Path, **options: Any) -> AudioTaggerCaptioner:
-    return AudioTaggerCaptioner(model=str(folder), device="cpu", **({"top_k": 5, "threshold": 0.0, "things": False} | options))
+    return AudioTaggerCaptioner(
+        model=str(folder), device="cpu", **({"top_k": 5, "threshold": 0.0, "things": False} | options)
+    )
 
 
 def scores(captioner: AudioTaggerCaptioner, windows: list[Window]) -> np.ndarray:

@@ -159,7 +159,16 @@ def test_scores_that_are_not_finite_are_an_error_that_names_the_window(plain: Pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"top_k": 0}, {"batch_size": 0}, {"threshold": 1.5}, {"template": "a sound"}, {"template": "{} {}"}, {"template": []}, {"logit_scale": 0}, {"min_ratio": -1}],
+    [
+        {"top_k": 0},
+        {"batch_size": 0},
+        {"threshold": 1.5},
+        {"template": "a sound"},
+        {"template": "{} {}"},
+        {"template": []},
+        {"logit_scale": 0},
+        {"min_ratio": -1},
+    ],
 )
 def test_options_out_of_range_are_refused(plain: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"clap: .*{next(iter(options))}"):

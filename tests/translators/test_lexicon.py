@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openavs.benchmarks.world.kinds import KINDS
-from openavs.lexicon import audioset_labels, lexicon
+from openavs.lexicon import audioset_labels, category, detector_name, lexicon, members, specific
 from openavs.translators.base import Request, Translator
 from openavs.translators.closing import to_vocabulary
 from openavs.translators.lexicon import LexiconTranslator
@@ -169,3 +169,50 @@ def test_without_a_translator_a_vocabulary_still_closes() -> None:
     clip = request(["dog barking", "bell"], vocabulary=("bell",))
 
     assert NoTranslator().translate([clip])[0].frames == (("bell",),)
+
+
+# ---------------------------------------------------------------------------------------- categories and their names
+
+
+@pytest.mark.parametrize(
+    ("captions", "phrases"),
+    [
+        (["Animal", "Dog", "Domestic animals, pets"], ("dog",)),
+        (["Domestic animals, pets"], ("dog", "cat")),
+        (["Vehicle", "Car", "Lawn mower"], ("car", "mower")),
+        (["Music", "Violin, fiddle"], ("violin",)),
+        (["Music", "Dog"], ("musical instrument", "dog")),
+        (["Speech", "Baby laughter"], ("baby",)),
+        (["an animal", "a dog barks"], ("dog",)),
+        (["Jazz", "Sad music"], ()),
+    ],
+)
+def test_categories_add_nothing_beside_their_members(captions: list[str], phrases: tuple[str, ...]) -> None:
+    assert LexiconTranslator().translate([request(captions)])[0].frames[0] == phrases
+
+
+def test_a_genre_stands_for_an_instrument_only_on_request() -> None:
+    on = LexiconTranslator(genre_instruments=True)
+    assert on.translate([request(["Jazz"])])[0].frames == (("musical instrument",),)
+    assert on.translate([request(["Jazz", "Trumpet"])])[0].frames == (("trumpet",),)
+    assert on.translate([request(["Rain"])])[0].frames == ((),)
+
+
+def test_names_for_detectors_stand_for_the_same_class() -> None:
+    names = {thing: detector_name(thing) for thing in ("mower", "fan", "keyboard", "dog", "emergency-car")}
+    assert names["mower"] == "lawn mower" and names["dog"] == "dog" and names["emergency-car"] == "emergency vehicle"
+    for label in audioset_labels():
+        for thing in lexicon(label):
+            assert to_vocabulary(detector_name(thing), [thing]) == (thing,), (label, thing)
+    for word in AVSBENCH:
+        assert to_vocabulary(detector_name(word), AVSBENCH) == (word,), word
+
+
+def test_members_of_a_category_are_things_of_the_lexicon() -> None:
+    known = {thing for label in audioset_labels() for thing in lexicon(label)} | {
+        plain.replace("-", " ") for plain in AVSBENCH
+    }
+    assert members("animal") >= {"dog", "cat", "bird", "horse"} and not members("dog")
+    assert category("dog") >= {"dog", "cat"} and "car" not in category("dog")
+    assert specific(["animal", "dog", "car"]) == ("dog", "car")
+    assert {thing for name in ("animal", "vehicle", "musical instrument") for thing in members(name) & known}
