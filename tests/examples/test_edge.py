@@ -137,7 +137,7 @@ def test_the_tagger_takes_windows_of_any_length_and_rate(models: dict[str, str])
     assert [captions[0].text for captions in together] == ["Dog"] * 3
     assert together == [tagger.caption([window])[0] for window in windows]
     scores = [caption.score for caption in together[0]]
-    assert scores == sorted(scores, reverse=True) 
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_a_pickle_that_holds_more_than_arrays_is_refused(tmp_path: Path) -> None:
