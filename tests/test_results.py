@@ -371,7 +371,7 @@ def run(out: Path) -> dict[str, Any]:
 
 def test_a_run_says_what_ran_and_what_became_of_each_clip(tmp_path: Path, clip: Segmentation) -> None:
     with RunWriter(tmp_path, clip.recipe) as writer:
-        assert run(tmp_path)["status"] == "running"
+        assert run(tmp_path)["status"] == "interrupted"
         writer.write(clip, seconds=1.5)
         writer.fail("broken", "it holds no frames", seconds=0.5, source="b.mp4")
     said = run(tmp_path)
