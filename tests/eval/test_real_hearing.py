@@ -1,4 +1,4 @@
-"""The script that measures what a real tagger names: its counts on a tagger whose answer is known, and on the real one."""
+"""The script that counts what a real tagger names: on a tagger whose answer is known, and on the real one."""
 
 from __future__ import annotations
 
