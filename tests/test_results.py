@@ -425,7 +425,7 @@ def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, clip: Segmentation
     with pytest.raises(KeyboardInterrupt), RunWriter(tmp_path, clip.recipe) as writer:
         writer.write(clip)
         raise KeyboardInterrupt
-    assert run(tmp_path)["status"] == "running"
+    assert run(tmp_path)["status"] == "interrupted"
     (tmp_path / "index.jsonl").write_text('{"id": "clip", "sta')  # cut while it was written
     (tmp_path / "clips" / ".other.part" / "masks").mkdir(parents=True)
     with RunWriter(tmp_path, clip.recipe) as writer:
