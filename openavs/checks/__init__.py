@@ -1,4 +1,4 @@
-"""What `openavs check` finds out about a machine; nothing here asks the network or loads a model."""
+"""What `openavs check` finds out; only `downloads` asks the network and only `trial` loads models."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import typer
 from openavs.cli.common import Json, Offline, echo, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from openavs.checks import Diagnosis, Finding
 
@@ -25,6 +25,14 @@ def check(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results would be written.")] = Path("."),
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Download what is missing, then load each stage and run it once."),
+    ] = False,
+    video: Annotated[
+        Path | None,
+        typer.Option("--try", metavar="VIDEO", help="With --download: run on this video, not on a synthetic second."),
+    ] = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -33,14 +41,49 @@ def check(
     Exit code 0: the recipe can run here ([bold]tiny[/] if none is named). 1: it cannot; each reason comes with its fix.
     """
     from openavs.checks import diagnose
+    from openavs.types import InputError
 
-    found = diagnose(pipeline, offline=offline, out=out)
-    if as_json:
-        print_json(found.to_dict())
-    else:
+    if video is not None and not download:
+        raise InputError("--try runs the stages, which may need downloads; add --download")
+    found = diagnose(pipeline or ("tiny" if download else None), offline=offline, out=out)
+    answer = found.to_dict()
+    if not as_json:
         _print(found)
-    if not found.ready:
+    worked = found.ready
+    if worked and download:
+        for key, finding in _tried(found.judged if pipeline is None else pipeline, video, offline):
+            worked = worked and finding.state != "problem"
+            answer.setdefault(key, []).append(finding.to_dict())
+            if not as_json:
+                _print_findings([finding])
+        answer["ready"] = worked
+    if as_json:
+        print_json(answer)
+    elif download and found.ready:
+        echo("Every stage works." if worked else f"Not ready for {found.judged}: each PROBLEM above names its stage.")
+    if not worked:
         raise typer.Exit(1)
+
+
+def _tried(pipeline: str, video: Path | None, offline: bool) -> Iterator[tuple[str, Finding]]:
+    """The models as they are downloaded and the stages as they are tried, each with its key in the JSON."""
+    from openavs.checks.downloads import fetch_models
+    from openavs.checks.trial import bundled_clip, try_stages
+    from openavs.media import open_clip
+    from openavs.recipes import load_recipe
+    from openavs.types import InputError
+
+    recipe = load_recipe(pipeline, ["offline=true"] if offline else [])
+    if recipe.student is not None:
+        raise InputError(f"--download tries the stages of a recipe, and {pipeline} is a student; leave the option out")
+    clip = bundled_clip() if video is None else open_clip(video, fps=recipe.sample.fps)
+    failed: dict[str, str] = {}
+    for finding in fetch_models(recipe):
+        if finding.state == "problem":
+            failed |= dict.fromkeys(finding.facts["stages"], finding.says)
+        yield "downloads", finding
+    for finding in try_stages(recipe, clip, failed):
+        yield "stages", finding
 
 
 def _print(found: Diagnosis) -> None:

@@ -1,0 +1,67 @@
+"""Downloads what a recipe lacks and opens the header of every weight file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from openavs.checks.finding import Finding
+from openavs.hub import resolve
+from openavs.known_models import count_parameters
+from openavs.recipes import Recipe
+from openavs.registry import local_path
+from openavs.spelling import counted
+from openavs.types import ModelError
+
+
+def fetch_models(recipe: Recipe) -> Iterator[Finding]:
+    """Download each model of a recipe that is missing and open its files; one finding per model, as it is ready.
+
+    The facts are `model`, the `stages` that use it, `seconds`, `size_gb` (on this disk) and `parameters_m` (millions).
+    Models of plug-ins may be any file, so they are left to their stage.
+    """
+    from openavs.plugins import is_file_reference
+
+    sections = recipe.stages()
+    stages: dict[str, list[str]] = {}
+    for stage, model in recipe.models().items():
+        if not is_file_reference(sections[stage].use):
+            stages.setdefault(local_path(model, recipe.base), []).append(stage)
+    for model, users in stages.items():
+        yield _fetch(model, users, recipe.offline)
+
+
+def _fetch(model: str, stages: list[str], offline: bool) -> Finding:
+    facts = {"model": model, "stages": stages}
+    started = time.monotonic()
+    try:
+        found = resolve(model, offline)
+        parameters = open_headers(found.path, model)
+    except ModelError as problem:
+        return Finding("model", "problem", f"{problem}.", facts=facts)
+    files = [*found.path.glob("*.safetensors")]
+    size = sum(file.stat().st_size for file in files) / 1e9
+    facts |= {"seconds": round(time.monotonic() - started, 2), "size_gb": round(size, 3)}
+    facts |= {"parameters_m": round(parameters / 1e6, 3)}
+    says = f"{model}: {counted(len(files), 'weight file')}, {size:.2f} GB, {parameters / 1e6:.1f} million parameters."
+    return Finding("model", "ok", says, facts=facts)
+
+
+def open_headers(folder: Path, ref: str) -> int:
+    """Open every safetensors file of a folder and return the number of parameters; no tensor is read.
+
+    Raises:
+        ModelError: a header is damaged, or a file is shorter or longer than its header says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"the weights {file} of the model '{ref}' are damaged ({error}); delete the file and download it again"
+            ) from error
+    return count_parameters(folder)

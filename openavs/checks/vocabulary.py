@@ -1,0 +1,28 @@
+"""Labels of a captioner's vocabulary that name nothing a detector can look for."""
+
+from __future__ import annotations
+
+from openavs.recipes import Recipe
+from openavs.registry import local_path
+from openavs.spelling import counted
+from openavs.translators.words import lexicon
+from openavs.vocabulary import load_vocabulary
+
+
+def unknown_labels(recipe: Recipe) -> str:
+    """Return a sentence about the labels of the user's own vocabulary that the lexicon does not know, or "".
+
+    Only where the lexicon translates: a language model is not bound to its words.
+    """
+    spec = local_path(recipe.captioner.options.get("vocabulary"), recipe.base)
+    own = isinstance(spec, list) or (isinstance(spec, str) and not spec.startswith("audioset"))
+    if not own or recipe.translator.use != "lexicon":
+        return ""
+    labels = load_vocabulary(spec)
+    unknown = [label for label in labels if not lexicon(label)]
+    if not unknown:
+        return ""
+    return (
+        f"The lexicon knows no thing that sounds for {len(unknown)} of {counted(len(labels), 'label')} of the vocabulary "
+        f"(such as '{unknown[0]}'), so nothing is looked for where they are heard; reword them or use an LLM translator."
+    )
