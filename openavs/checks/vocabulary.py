@@ -6,6 +6,7 @@ from openavs.recipes import Recipe
 from openavs.registry import local_path
 from openavs.spelling import counted
 from openavs.translators.words import lexicon
+from openavs.types import InputError
 from openavs.vocabulary import load_vocabulary
 
 
@@ -13,6 +14,9 @@ def unknown_labels(recipe: Recipe) -> str:
     """Return a sentence about the labels of the user's own vocabulary that the lexicon does not know, or "".
 
     Only where the lexicon translates: a language model is not bound to its words.
+
+    Raises:
+        InputError: it knows none of them, so nothing can ever be looked for.
     """
     spec = local_path(recipe.captioner.options.get("vocabulary"), recipe.base)
     own = isinstance(spec, list) or (isinstance(spec, str) and not spec.startswith("audioset"))
@@ -22,7 +26,11 @@ def unknown_labels(recipe: Recipe) -> str:
     unknown = [label for label in labels if not lexicon(label)]
     if not unknown:
         return ""
-    return (
-        f"The lexicon knows no thing that sounds for {len(unknown)} of {counted(len(labels), 'label')} of the vocabulary "
-        f"(such as '{unknown[0]}'), so nothing is looked for where they are heard; reword them or use an LLM translator."
+    says = (
+        f"{len(unknown)} of {counted(len(labels), 'label')} of the vocabulary name nothing that the lexicon knows to "
+        f"be visible (such as '{unknown[0]}'), so nothing is looked for where they are heard; reword them, or use the "
+        "translator llm"
     )
+    if len(unknown) == len(labels):
+        raise InputError(says)
+    return f"{says}."

@@ -1,0 +1,215 @@
+"""`openavs check --download`: models are downloaded, opened, loaded one at a time and run; what fails is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from openavs.benchmarks.world.layouts import write_clip
+from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.checks import trial
+from openavs.checks.downloads import fetch_models
+from openavs.checks.peak_memory import PeakMemory
+from openavs.device import resolve_device
+from openavs.media import write_video
+from openavs.recipes import load_recipe
+from openavs.turns import Turns, deferred_stages
+from tests.conftest import ROOT, Outcome
+from tests.model_hub import Hub, client_settings, serving
+from tests.plugin_recipe import STAGES, write_recipe
+
+Run = Callable[..., Outcome]
+TINY = ROOT / "openavs" / "assets" / "tiny"
+
+
+def recipe_file(folder: Path, **stages: dict[str, Any]) -> Path:
+    """The tiny recipe with some options of its stages changed."""
+    plain = load_recipe("tiny").to_dict()
+    for stage, changes in stages.items():
+        plain[stage] = changes if "use" in changes else {**plain[stage], **changes}
+    path = folder / "changed.yaml"
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    return path
+
+
+def stages_of(done: Outcome) -> dict[str, Any]:
+    found = {item["stage"]: item for item in done.json()["stages"]}
+    for item in found.values():  # one sentence
+        assert item["says"].endswith(".") and "\n" not in item["says"], item
+    return found
+
+
+def test_tiny_works_stage_by_stage(openavs: Run) -> None:
+    done = openavs("check", "--download", "--pipeline", "tiny", "--json")
+    found = stages_of(done)
+    assert (done.code, done.json()["ready"]) == (0, True)
+    assert list(found) == ["captioner", "translator", "detector", "segmenter"]
+    assert {item["state"] for item in [*found.values(), *done.json()["downloads"]]} == {"ok"}
+    assert "1 of 1 audible frame with captions (dog barking)" in found["captioner"]["says"]
+    assert "1 phrase to look for (dog)" in found["translator"]["says"]
+    assert "1 box above the threshold" in found["detector"]["says"]
+    assert "1 mask, the largest covers" in found["segmenter"]["says"]
+    for item in found.values():
+        assert item["load_seconds"] > 0 and item["run_seconds"] > 0 and item["peak_gb"] > 0.05
+        assert not item["stand_in"]
+
+
+def test_one_stage_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Turns] = []
+
+    def watched(recipe: Any) -> Any:
+        turns, held = deferred_stages(recipe)
+        kept.append(turns)
+        return turns, held
+
+    monkeypatch.setattr(trial, "deferred_stages", watched)
+    assert len(list(trial.try_stages(load_recipe("tiny"), trial.bundled_clip()))) == 4
+    assert kept[0].most == 1 and set(kept[0].loads.values()) == {1}
+
+
+def test_half_a_checkpoint_is_named_and_the_stages_after_it_still_run(openavs: Run, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(TINY / "grounding-dino", half)
+    tensors = load_file(half / "model.safetensors")
+    save_file(dict(list(tensors.items())[::2]), half / "model.safetensors", metadata={"format": "pt"})
+    done = openavs("check", "--download", "-p", recipe_file(tmp_path, detector={"model": str(half)}), "--json")
+    found = stages_of(done)
+    assert (done.code, done.json()["ready"]) == (1, False)
+    assert {stage: item["state"] for stage, item in found.items()} == {
+        "captioner": "ok",
+        "translator": "ok",
+        "detector": "problem",
+        "segmenter": "ok",
+    }
+    assert found["detector"]["says"].startswith("detector grounding-dino: the model")
+    assert "is not a whole" in found["detector"]["says"]
+    assert found["segmenter"]["stand_in"]
+
+
+def test_a_file_that_is_cut_short_is_found_by_its_header(openavs: Run, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(TINY / "sam", short)
+    whole = (short / "model.safetensors").read_bytes()
+    (short / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    (found,) = (
+        finding
+        for finding in fetch_models(load_recipe(recipe_file(tmp_path, segmenter={"model": str(short)})))
+        if finding.state == "problem"
+    )
+    assert found.facts["stages"] == ["segmenter"]
+    assert f"the weights {short / 'model.safetensors'}" in found.says and "are damaged" in found.says
+
+
+@pytest.mark.parametrize(
+    ("labels", "state", "share"),
+    [
+        (["dog barking", "zorblat", "dog barking loudly"], "warning", "1 of 3 labels of the vocabulary name nothing"),
+        (["zorblat", "qwmt"], "problem", "2 of 2 labels of the vocabulary name nothing"),
+    ],
+)
+def test_labels_that_the_lexicon_does_not_know_are_counted(
+    openavs: Run, tmp_path: Path, labels: list[str], state: str, share: str
+) -> None:
+    (tmp_path / "labels.txt").write_text("\n".join(labels), encoding="utf-8")
+    path = recipe_file(tmp_path, captioner={"vocabulary": "./labels.txt"}, translator={"use": "lexicon"})
+    done = openavs("check", "--download", "-p", path, "--json")
+    heard = stages_of(done)["captioner"]
+    assert (done.code, heard["state"]) == (int(state == "problem"), state)
+    assert share in heard["says"] and "(such as 'zorblat')" in heard["says"]
+
+
+def test_thresholds_outside_their_range_are_refused(openavs: Run, tmp_path: Path) -> None:
+    done = openavs("check", "--download", "-p", recipe_file(tmp_path, captioner={"threshold": 7.0}), "--json")
+    found = stages_of(done)
+    assert done.code == 1 and found["detector"]["state"] == "ok"
+    assert found["captioner"]["says"].startswith("captioner clap: clap: threshold")
+    assert found["captioner"]["says"].endswith("[0, 1], not 7.0.")
+    kept = recipe_file(tmp_path, keep={"box_threshold": 2.0})
+    refused = openavs("check", "--download", "-p", kept)
+    assert refused.code == 2 and len(refused.err.strip().splitlines()) == 1 and "keep.box_threshold" in refused.err
+
+
+def test_what_a_plug_in_raises_or_returns_is_its_stages_problem(openavs: Run, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    broken = STAGES.replace("        found = []\n", '        raise RuntimeError("no kernel\\nfor this")\n')
+    (tmp_path / "stages.py").write_text(broken.replace("return [[self._filled", "return None and [[self._filled"))
+    done = openavs("check", "--download", "-p", path, "--json")
+    found = stages_of(done)
+    assert done.code == 1
+    assert found["detector"]["says"] == "detector ./stages.py:Eye: RuntimeError: no kernel."
+    assert "the segmenter returned nothing (None)" in found["segmenter"]["says"]
+    assert [found[stage]["state"] for stage in ("captioner", "translator")] == ["ok", "ok"]
+
+
+def test_a_video_is_tried_for_ten_frames_at_most(openavs: Run, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    scene = plan_scene([Part("dog", (True,) * 12)], scene_rng("test", 50), 12, (64, 80))
+    write_clip(tmp_path / "video.mp4", scene, fps=4)
+    done = openavs("check", "--download", "-p", path, "--try", tmp_path / "video.mp4")
+    assert done.code == 0, done.out
+    assert "10 of 10 audible frames with captions (dog)" in done.out
+    assert "10 masks, the largest covers 25% of the picture" in done.out
+    assert done.out.rstrip().endswith("Every stage works.")
+
+
+def test_unusable_options_and_videos_are_refused(openavs: Run, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path)
+    assert "add --download" in openavs("check", "-p", path, "--try", tmp_path / "video.mp4").err
+    write_video(tmp_path / "mute.mp4", [np.zeros((64, 80, 3), dtype=np.uint8)] * 8, 4)
+    mute = openavs("check", "-p", path, "--download", "--try", tmp_path / "mute.mp4")
+    assert mute.code == 2 and "has no sound track; give a video with sound" in mute.err
+
+
+def test_trackers_and_verifiers_are_tried_on_what_the_segmenter_found(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny", ["verifier={use: clip, model: 'openavs:tiny/clip'}", "tracker={use: iou}"])
+    found = {finding.facts["stage"]: finding for finding in trial.try_stages(recipe, trial.bundled_clip())}
+    assert found["verifier"].state == found["tracker"].state == "ok", found
+    assert "1 segment kept" in found["verifier"].says
+    assert "1 track through 1 frame" in found["tracker"].says
+
+
+def test_peak_memory_is_that_since_its_start() -> None:
+    place = resolve_device("cpu", "float32")
+    peak = PeakMemory(place)
+    before = peak.gb()
+    block = np.ones(100_000_000, dtype=np.uint8)
+    assert peak.gb() >= before + 0.09
+    del block
+    if sys.platform == "linux":
+        assert PeakMemory(place).gb() <= before + 0.05
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    clap = {path.name: path.read_bytes() for path in (TINY / "clap").iterdir()}
+    Hub.files = {"org/clap": clap, "org/pickled": {"config.json": b"{}", "pytorch_model.bin": b"pickle"}}
+    Hub.asked, Hub.commits, Hub.pulls = [], ("a" * 40,), {}
+    with serving() as address:
+        yield address
+
+
+def test_missing_models_are_downloaded_and_one_without_safetensors_fails_its_stage(hub: str, tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, captioner={"model": "hf:org/clap@main"}, segmenter={"model": "hf:org/pickled@main"})
+    command = [sys.executable, "-m", "openavs", "check", "--download", "-p", str(path), "--json"]
+    settings = client_settings(hub, tmp_path / "hf")
+    done = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    answer = json.loads(done.stdout)
+    stages = {item["stage"]: item for item in answer["stages"]}
+    assert {item["model"]: item["state"] for item in answer["recipes"][0]["models"]}["hf:org/clap@main"] == "missing"
+    downloads = {item["model"]: item for item in answer["downloads"]}
+    assert downloads["hf:org/clap@main"]["parameters_m"] > 0.5
+    assert stages["captioner"]["state"] == "ok" and "dog barking" in stages["captioner"]["says"]
+    reason = "the model 'hf:org/pickled@main' has no safetensors weights at this revision; "
+    assert stages["segmenter"]["says"].startswith(f"segmenter sam: not loaded, since {reason}")
+    assert not any("pytorch_model.bin" in line for line in Hub.asked if "resolve" in line)
