@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from openavs.checks.finding import Finding
 from openavs.hub import resolve
@@ -33,7 +34,7 @@ def fetch_models(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _fetch(model: str, stages: list[str], offline: bool) -> Finding:
-    facts = {"model": model, "stages": stages}
+    facts: dict[str, Any] = {"model": model, "stages": stages}
     started = time.monotonic()
     try:
         found = resolve(model, offline)

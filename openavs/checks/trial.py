@@ -119,7 +119,7 @@ class _Trial:
     def _caption(self) -> str:
         self._remark = unknown_labels(self._recipe)
         self._heard = self._pipe.listen(self._clip, Notes())
-        audible = [captions for captions in self._heard if captions is not None]
+        audible = [_strong(captions) for captions in self._heard if captions is not None]
         if not audible:
             return "the sound is silent, so the model was not run"
         texts = list(dict.fromkeys(caption.text for captions in audible for caption in captions))
@@ -128,7 +128,7 @@ class _Trial:
 
     def _translate(self) -> str:
         heard = self._heard
-        if not any(heard):
+        if not any(map(_strong, heard)):
             self._stand_in = True
             heard = [(Caption(CAPTION, None, at, at + 1.0),) for at in self._clip.times]
         self._asked = self._pipe.ask(heard, Notes())
@@ -147,7 +147,8 @@ class _Trial:
 
     def _detect(self) -> str:
         images, phrases = self._looked_at()
-        candidates = checked(self._pipe.detector.detect)(images, phrases)  # type: ignore[union-attr]
+        detector: Any = self._pipe.detector
+        candidates = checked("detect", detector.detect)(images, phrases)
         check_answers("detect", candidates)
         return self._kept(candidates)
 
@@ -162,7 +163,7 @@ class _Trial:
     def _segment(self) -> str:
         if self._pipe.detector is None:
             images, phrases = self._looked_at()
-            pairs = checked(self._pipe.segmenter.segment_phrases)(images, phrases)
+            pairs = checked("segment_phrases", self._pipe.segmenter.segment_phrases)(images, phrases)
             check_answers("segment_phrases", pairs, self._sizes())
             says = self._kept([[box for box, _ in own] for own in pairs])
             masks = [dict(own) for own in pairs]
@@ -176,7 +177,8 @@ class _Trial:
             self._stand_in = True
             self._boxes = [[_middle(frame)] for frame in self._frames]
         boxes = [[box.box for box in own] for own in self._boxes]
-        masks = checked(self._pipe.segmenter.segment)([frame.image for frame in self._frames], boxes)
+        images = [frame.image for frame in self._frames]
+        masks: list[list[Mask]] = checked("segment", self._pipe.segmenter.segment)(images, boxes)
         check_answers("segment", masks, self._sizes())
         return masks
 
@@ -204,7 +206,8 @@ class _Trial:
     def _verify(self) -> str:
         segments = self._segments()
         images, phrases = self._looked_at()
-        verdicts = checked(self._pipe.verifier.verify)(images, segments, phrases)  # type: ignore[union-attr]
+        verifier: Any = self._pipe.verifier
+        verdicts = checked("verify", verifier.verify)(images, segments, phrases)
         check_answers("verify", verdicts)
         every = [verdict for own in verdicts for verdict in own]
         return f"{sum(verdict.kept for verdict in every)} of {counted(len(every), 'segment')} kept"
@@ -219,6 +222,11 @@ class _Trial:
         followed = list(checked_sightings(tracker.track(iter(sightings))))
         tracks = {segment.track for sighting in followed for segment in sighting.segments}
         return f"{counted(len(tracks), 'track')} through {counted(len(followed), 'frame')}"
+
+
+def _strong(captions: Sequence[Caption] | None) -> list[Caption]:
+    """The captions that reach the captioner's threshold."""
+    return [caption for caption in captions or () if not caption.weak]
 
 
 def _reason(problem: Exception) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from openavs.lexicon import lexicon, names_nothing
 from openavs.recipes import Recipe
 from openavs.registry import local_path
 from openavs.spelling import counted
-from openavs.translators.words import lexicon
 from openavs.types import InputError
 from openavs.vocabulary import load_vocabulary
 
@@ -23,12 +23,12 @@ def unknown_labels(recipe: Recipe) -> str:
     if not own or recipe.translator.use != "lexicon":
         return ""
     labels = load_vocabulary(spec)
-    unknown = [label for label in labels if not lexicon(label)]
+    unknown = [label for label in labels if not lexicon(label) and not names_nothing(label)]
     if not unknown:
         return ""
     says = (
-        f"{len(unknown)} of {counted(len(labels), 'label')} of the vocabulary name nothing that the lexicon knows to "
-        f"be visible (such as '{unknown[0]}'), so nothing is looked for where they are heard; reword them, or use the "
+        f"{len(unknown)} of {counted(len(labels), 'label')} of the vocabulary are not known to the lexicon "
+        f"(such as '{unknown[0]}'), so nothing is looked for where they are heard; reword them, or use the "
         "translator llm"
     )
     if len(unknown) == len(labels):

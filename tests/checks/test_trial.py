@@ -113,8 +113,8 @@ def test_a_file_that_is_cut_short_is_found_by_its_header(openavs: Run, tmp_path:
 @pytest.mark.parametrize(
     ("labels", "state", "share"),
     [
-        (["dog barking", "zorblat", "dog barking loudly"], "warning", "1 of 3 labels of the vocabulary name nothing"),
-        (["zorblat", "qwmt"], "problem", "2 of 2 labels of the vocabulary name nothing"),
+        (["dog barking", "zorblat", "Rain"], "warning", "1 of 3 labels of the vocabulary are not known"),
+        (["zorblat", "qwmt"], "problem", "2 of 2 labels of the vocabulary are not known"),
     ],
 )
 def test_labels_that_the_lexicon_does_not_know_are_counted(
