@@ -2,7 +2,7 @@
 
     python eval/speed/offload.py --json
 
-CLAP with fusion, Grounding DINO tiny and SAM ViT-B at their published sizes with random weights, on a CPU, on two
+CLAP with fusion, Grounding DINO tiny and SAM ViT-B at their published sizes with random weights, on a CPU, on
 frames of 1280 x 720. The free memory that `openavs` sees is set by the script: enough for all models, for the largest
 group of stages, and too little. Every run is a process of its own; a process on Linux starts with the peak of the one
 that started it, so nothing large is imported here. `--keep DIR` keeps the models (1.5 GB) for the next run.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,13 +64,25 @@ def run(code: str, *words: str | Path, expected: int = 0) -> tuple[float, str]:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, text
 
 
-def measure(folder: Path, dtype: str) -> dict[str, float | str]:
+def measure(folder: Path, dtype: str, frames: int) -> dict[str, float | str]:
     """Peaks and predictions in GB, and the sentence that refuses to run in too little memory."""
     models = folder / "models"
     if not (models / "sam").is_dir():
         run(SAVE, models)
     video = folder / "video.mp4"
-    synth = ("synth", "clip", "--out", video, "--overwrite", "--size", "1280x720", "--seconds", "2", "--fps", "2")
+    synth = (
+        "synth",
+        "clip",
+        "--out",
+        video,
+        "--overwrite",
+        "--size",
+        "1280x720",
+        "--seconds",
+        str(frames),
+        "--fps",
+        "2",
+    )
     run(RUN, 10**12, *synth)
     changes = [
         f"captioner.model={models / 'clap'}",
@@ -84,12 +97,15 @@ def measure(folder: Path, dtype: str) -> dict[str, float | str]:
     ]
     together, largest = json.loads(run(PREDICT, *changes)[1].splitlines()[-1])
     words = ("segment", video, "--pipeline", "openavs-cpu", "--overwrite", *changes, "--out")
-    at_once, _ = run(RUN, 10**12, *words, folder / "at-once")
+    refused, why = run(RUN, largest // 3, *words, folder / "refused", expected=2)
+    print(why.strip(), file=sys.stderr)
     os.environ["OPENAVS_CACHE"] = str(folder / "cache")
+    shutil.rmtree(folder / "cache", ignore_errors=True)
     in_turns, said = run(RUN, largest, *words, folder / "in-turns")
     if "loaded in turns" not in said:
         raise SystemExit(f"the models did not take turns: {said}")
-    refused, why = run(RUN, largest // 3, *words, folder / "refused", expected=2)
+    print(f"in turns {in_turns:.2f} GB, predicted {largest / 1e9:.2f}", file=sys.stderr)
+    at_once, _ = run(RUN, 10**12, *words, folder / "at-once")
     return {
         "at_once_gb": round(at_once, 2),
         "at_once_predicted_gb": round(together / 1e9, 2),
@@ -104,6 +120,7 @@ def measure(folder: Path, dtype: str) -> dict[str, float | str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="auto", help="of the models: auto, float32")
+    parser.add_argument("--frames", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a folder for the models and the results")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -111,7 +128,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as passing:
         folder = (options.keep or Path(passing)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        answer = measure(folder, options.dtype) | {"seconds": round(time.monotonic() - started, 1)}
+        answer = measure(folder, options.dtype, options.frames) | {"seconds": round(time.monotonic() - started, 1)}
     print(json.dumps(answer, indent=2) if options.json else ", ".join(f"{k} {v}" for k, v in answer.items()))
 
 

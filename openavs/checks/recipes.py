@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openavs.checks.finding import Finding, State
-from openavs.checks.machine import memory_gib
 from openavs.checks.weights import Weights, find_plugin_weights, find_weights
 from openavs.types import InputError, OpenAVSError
 
@@ -64,7 +63,13 @@ def judge(recipe: Recipe, cache: Path, offline: bool = False) -> Verdict:
     """Looks at everything a recipe names. `cache` is where downloads go; `offline` forbids them."""
     weights = _weights(recipe)
     offline = offline or recipe.offline
-    always = [*_damaged(weights), *_missing_extras(recipe), *_plugins(recipe), *_device(recipe)]
+    always = [
+        *_damaged(weights),
+        *_missing_extras(recipe),
+        *_plugins(recipe),
+        *_device(recipe),
+        *_too_little_memory(recipe),
+    ]
     online = [*always, *_server(recipe, False), *_gated(weights), *_too_large(weights, cache)]
     alone = [*always, *_server(recipe, True), *_not_here(weights)]
     remarks = tuple(_remarks(recipe, weights))
@@ -174,6 +179,16 @@ def _server(recipe: Recipe, offline: bool) -> Iterator[Obstacle]:
         yield says, fix
 
 
+def _too_little_memory(recipe: Recipe) -> Iterator[Obstacle]:
+    sizes = _memory(recipe)
+    if sizes is not None and sizes.largest > sizes.room:
+        yield (
+            f"its models need {sizes.largest / 1e9:.1f} GB even if they are loaded in turns, and {sizes.where} has "
+            f"{sizes.room / 1e9:.1f} GB",
+            "use a smaller recipe, such as openavs-cpu, or a machine with more memory",
+        )
+
+
 def _device(recipe: Recipe) -> Iterator[Obstacle]:
     from openavs.device import resolve_device
 
@@ -200,27 +215,43 @@ def _remarks(recipe: Recipe, weights: Sequence[Weights]) -> Iterator[str]:
             yield f"{model.model} has no safetensors on main; the hub converter's pull request is used."
         if model.gated and not model.here and get_token():
             yield f"{model.model} is gated: access is asked for at its page, {GATED}."
-    needed = sum(model.parameters_m or 0.0 for model in weights) / 1000
-    place, room = _room(recipe)
-    if place is not None and room is not None and needed * place[1] > 0.9 * room:
-        yield f"Its weights take about {needed * place[1]:.1f} GB and {place[0]} has {room:.1f} GB."
+    sizes = _memory(recipe)
+    if sizes is not None and sizes.largest <= sizes.room < sizes.together:
+        yield (
+            f"Its models take about {sizes.together / 1e9:.1f} GB together and {sizes.where} has "
+            f"{sizes.room / 1e9:.1f} GB, so they are loaded in turns."
+        )
 
 
-def _room(recipe: Recipe) -> tuple[tuple[str, int] | None, float | None]:
-    """Where the models go with bytes per parameter there, and its memory in 10^9 bytes."""
+class _Memory(NamedTuple):
+    """Bytes of all models, of the largest group of stages, and of the device that is named by `where`."""
+
+    together: int
+    largest: int
+    room: int
+    where: str
+
+
+def _memory(recipe: Recipe) -> _Memory | None:
+    """What the recipe needs and has, used or free; None where the device is wrong or the system does not say."""
     import torch
 
     from openavs.device import resolve_device
+    from openavs.footprint import needed
+    from openavs.memory import total_memory
+    from openavs.recipes import overridden
 
+    if recipe.student is not None:
+        return None
     try:
-        chosen = resolve_device(recipe.device, recipe.dtype)
+        chosen = resolve_device(recipe.device, recipe.dtype).device
+        together, largest = needed(overridden(recipe, ["offline=true"]))
     except InputError:
-        return None, None
-    size = torch.empty((), dtype=chosen.dtype).element_size()
-    if chosen.device.type == "cuda":
-        return ("the GPU", size), torch.cuda.mem_get_info(chosen.device)[1] / 1e9
-    total = memory_gib()
-    return ("this machine", size), None if total is None else total * 2**30 / 1e9
+        return None
+    if chosen.type == "cuda":
+        return _Memory(together, largest, torch.cuda.mem_get_info(chosen)[1], "the GPU")
+    total = total_memory()
+    return None if total is None else _Memory(together, largest, total, "this machine")
 
 
 # ------------------------------------------------------------------------------------------------------ wording

@@ -174,6 +174,22 @@ def test_what_a_recipe_lacks_is_said_before_it_is_run(tmp_path: Path, monkeypatc
     assert "HF_HOME" in full.fix
 
 
+def test_a_recipe_that_is_too_large_for_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """14 GB together, 11 GB in turns: in the total memory, since what is free now says little of a later run."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    recipe = load_recipe("openavs", ["device=cpu"])
+
+    def judged(gigabytes: float) -> Finding:
+        monkeypatch.setattr("openavs.memory.total_memory", lambda: int(gigabytes * 1e9))
+        return judge(recipe, tmp_path).finding
+
+    assert judged(64).state == "absent" and "in turns" not in judged(64).says
+    assert "GB together and this machine has 13.0 GB, so they are loaded in turns." in judged(13).says
+    small = judged(8)
+    assert small.state == "problem" and "GB even if they are loaded in turns, and this machine has 8.0 GB" in small.says
+    assert "such as openavs-cpu" in small.fix
+
+
 def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openavs.memory.CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1073741824\n")
