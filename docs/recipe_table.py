@@ -33,9 +33,10 @@ prints it, and `key=value` behind a command changes one entry. `python docs/reci
 SIZES = """
 ## Download and memory
 
-What a recipe downloads once, and what its weights alone take in memory: on a CPU in float32, and on a GPU in bfloat16
-but for a stage that its recipe keeps in float32. Working memory comes on top, mostly of the image models: about 1.5 GB
-for SAM ViT-B or Grounding DINO tiny at full size, one frame at a time. Figures are approximate.
+What a recipe downloads once, and what its weights alone take in memory: on a CPU in float32 except for language models,
+which stay in 16 bits, and on a GPU in bfloat16 except for a stage that its recipe keeps in float32. Working memory comes
+on top ([estimates](performance.md#stage-by-stage)). Models that do not fit together are loaded in turns. Figures are
+approximate.
 
 """
 MODELS = """
@@ -94,11 +95,16 @@ def gigabytes(value: float) -> str:
 
 
 def memory(recipe: Recipe, bytes_each: int) -> float:
-    """GB of all weights at this many bytes a parameter, at least 4 where the stage asks for float32."""
+    """GB of all weights at this many bytes a parameter.
+
+    At least 4 where the stage asks for float32, and 2 for a language model that is stored in 16 bits.
+    """
     total = 0.0
     for stage, model in recipe.models().items():
-        exact = recipe.stages()[stage].options.get("dtype") in ("float32", "fp32")
-        total += facts(model).memory(4 if exact else bytes_each)
+        section, known = recipe.stages()[stage], facts(model)
+        exact = section.options.get("dtype") in ("float32", "fp32")
+        half = section.use in ("llm", "audio-llm") and known.stored == "bfloat16"
+        total += known.memory(4 if exact else 2 if half else bytes_each)
     return total
 
 

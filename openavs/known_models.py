@@ -38,7 +38,7 @@ class KnownModel:
     @property
     def stored(self) -> str:
         """The dtype that the weights are stored in, judged by the download's bytes for each parameter."""
-        return "bfloat16" if self.download * 1000 < 3 * self.parameters else "float32"
+        return "bfloat16" if 0 < self.download * 1000 < 3 * self.parameters else "float32"
 
     @property
     def gated(self) -> bool:

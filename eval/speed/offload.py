@@ -42,7 +42,7 @@ from openavs import footprint
 from openavs.cli import main
 free = int(sys.argv.pop(1))
 footprint.free_memory = lambda place: free
-main()
+sys.exit(main())
 """
 
 
@@ -70,20 +70,8 @@ def measure(folder: Path, dtype: str, frames: int) -> dict[str, float | str]:
     if not (models / "sam").is_dir():
         run(SAVE, models)
     video = folder / "video.mp4"
-    synth = (
-        "synth",
-        "clip",
-        "--out",
-        video,
-        "--overwrite",
-        "--size",
-        "1280x720",
-        "--seconds",
-        str(frames),
-        "--fps",
-        "2",
-    )
-    run(RUN, 10**12, *synth)
+    length = ("--size", "1280x720", "--seconds", "2", "--fps", "2")
+    run(RUN, 10**12, "synth", "clip", "--out", video, "--overwrite", *length)
     changes = [
         f"captioner.model={models / 'clap'}",
         "captioner.vocabulary=[dog barking, bell ringing, car passing]",
@@ -94,6 +82,7 @@ def measure(folder: Path, dtype: str, frames: int) -> dict[str, float | str]:
         "keep.max_boxes=4",
         f"dtype={dtype}",
         "device=cpu",
+        f"sample.fps={frames / 2}",
     ]
     together, largest = json.loads(run(PREDICT, *changes)[1].splitlines()[-1])
     words = ("segment", video, "--pipeline", "openavs-cpu", "--overwrite", *changes, "--out")
