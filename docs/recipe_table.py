@@ -33,10 +33,10 @@ prints it, and `key=value` behind a command changes one entry. `python docs/reci
 SIZES = """
 ## Download and memory
 
-What a recipe downloads once, and what its weights alone take in memory: on a CPU in float32 except for language models,
-which stay in 16 bits, and on a GPU in bfloat16 except for a stage that its recipe keeps in float32. Working memory comes
-on top ([estimates](performance.md#stage-by-stage)). Models that do not fit together are loaded in turns. Figures are
-approximate.
+What a recipe downloads once, and what its weights alone take in memory: on a CPU in float32 except for language
+models, which stay in 16 bits, and on a GPU in bfloat16 except for a stage that its recipe keeps in float32. Working
+memory comes on top ([estimates](performance.md#stage-by-stage)). Models that do not fit together are loaded in turns.
+Figures are approximate.
 
 """
 MODELS = """

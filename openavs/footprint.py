@@ -160,7 +160,8 @@ def _copies(section: Stage, place: Placement, model: _Model, dtype: str) -> int:
     if section.use not in _LEAN or place.device.type != "cpu":
         return 0
     in_bfloat16 = gains_by_bfloat16(place, model.parameters) if dtype == "auto" else dtype in ("bfloat16", "bf16")
-    return 2 * model.parameters if in_bfloat16 else 0
+    parts = 0.5 if section.use == "grounding-dino" else 1.0  # its text encoder, about half of it, stays in float32
+    return int(2 * parts * model.parameters) if in_bfloat16 else 0
 
 
 def _measure(reference: str, offline: bool) -> _Model:
