@@ -40,15 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
 
 
-@pytest.fixture(scope="session")
-def weights_dir() -> Path:
-    """The folder of real models that tests marked `weights` use; they skip without it."""
-    folder = os.environ.get("OPENAVS_WEIGHTS")
-    if not folder:
-        pytest.skip("set OPENAVS_WEIGHTS to a folder of real models to run this")
-    return Path(folder)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a command did: its exit code and what it printed."""

@@ -1,0 +1,1 @@
+"""Published reference values of real checkpoints, through the adapters of this package."""

@@ -1,0 +1,97 @@
+"""Comparisons of an adapter's answers with reference values; a difference is an AssertionError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openavs.boxes import iou
+from openavs.captioners.audio_llm import AudioLlmCaptioner
+from openavs.captioners.clap import ClapCaptioner
+from openavs.detectors.base import Detector
+from openavs.media.sound import read_audio
+from openavs.segmenters.base import PhraseSegmenter, Segmenter
+from openavs.types import Box, Detection, Image, Waveform, Window
+
+SCORE = 1e-3
+PIXELS = 0.5
+
+
+def close(found: Sequence[float], expected: Sequence[float], tolerance: float) -> None:
+    """Equal in number, order and value."""
+    assert list(found) == pytest.approx(list(expected), abs=tolerance, rel=0)
+
+
+def check_boxes(
+    detector: Detector, image: Image, phrase: str, scores: Sequence[float], first: Box, floor: float
+) -> None:
+    """The candidates of one phrase with at least `floor`, best first: their scores, and the box of the first."""
+    found = [box for box in detector.detect([image], [[phrase]])[0] if box.score >= floor]
+    close([box.score for box in found], scores, SCORE)
+    close(found[0].box, first, PIXELS)
+
+
+def check_things(
+    detector: Detector, image: Image, phrases: Sequence[str], expected: Sequence[Detection], floor: float
+) -> None:
+    """The candidates with at least `floor`: phrase, score within 0.02, IoU of 0.95 with the box, in any order."""
+    found = [box for box in detector.detect([image], [list(phrases)])[0] if box.score >= floor]
+    assert len(found) == len(expected)
+    for wanted in expected:
+        best = max(found, key=lambda box: iou(box.box, wanted.box))
+        assert iou(best.box, wanted.box) >= 0.95, (best, wanted)
+        assert best.phrase == wanted.phrase
+        close([best.score], [wanted.score], 0.02)
+
+
+def check_masks(segmenter: Segmenter, image: Image, boxes: Sequence[Box], scores: Sequence[float]) -> None:
+    """The mask scores (estimated IoU) of boxes; masks have the size of the picture."""
+    masks = segmenter.segment([image], [list(boxes)])[0]
+    close([mask.score or 0.0 for mask in masks], scores, SCORE)
+    assert all(mask.rle.size == image.shape[:2] for mask in masks)
+
+
+def check_phrase(
+    segmenter: PhraseSegmenter, image: Image, phrase: str, expected: Sequence[Detection], floor: float
+) -> None:
+    """The finds of one phrase with at least `floor`, best first: scores and boxes."""
+    found = [box for box, _ in segmenter.segment_phrases([image], [[phrase]])[0] if box.score >= floor]
+    close([box.score for box in found], [box.score for box in expected], SCORE)
+    for box, wanted in zip(found, expected, strict=True):
+        close(box.box, wanted.box, PIXELS)
+
+
+def check_embedding(captioner: ClapCaptioner, audio: Waveform, mean: float) -> None:
+    """The mean of the audio embedding, which has length 1."""
+    embedding = captioner._embed_sounds([captioner._prepare(audio)])[0].float().cpu()
+    close([float(embedding.norm())], [1.0], SCORE)
+    close([float(embedding.mean())], [mean], SCORE)
+
+
+def check_labels(captioner: ClapCaptioner, sounds: Sequence[tuple[Path, str]], least: float) -> None:
+    """The share of sound files whose best caption is their label."""
+    wrong = []
+    for path, label in sounds:
+        audio = read_audio(path)
+        assert audio is not None, path
+        best = captioner.caption([Window(audio, 0.0, audio.duration)])[0][0].text
+        if best != label:
+            wrong.append(f"{path.name}: {best}")
+    assert len(sounds) - len(wrong) >= least * len(sounds), wrong
+
+
+def check_answer(captioner: AudioLlmCaptioner, audio: Waveform, tokens: int, answer: str) -> None:
+    """How many vectors the sound becomes, and the answer to the captioner's first question."""
+    import torch
+
+    from openavs.captioners.sounds import fitted
+
+    window, extractor = Window(audio, 0.0, audio.duration), captioner.reader.extractor
+    with torch.inference_mode():
+        (vectors,) = captioner._encode([fitted(audio, extractor.sampling_rate, extractor.n_samples)], [window])
+    assert len(vectors) == tokens
+    found: list[Any] = captioner.caption([window])
+    assert found[0][0].text == answer
