@@ -9,12 +9,12 @@ it the links lead to. The sounds of S4 and MS3 also come as the pickled log-mel 
 from __future__ import annotations
 
 import csv
-import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from pickle import dump
 from types import MappingProxyType
 
 import numpy as np
@@ -140,7 +140,7 @@ def _place_object(clip: BenchmarkClip, data: Path, frames: list[str], masks: dic
     sound = str(PurePosixPath(clip.predictions[0]).parent)  # <split>/<category>/<name>, for MS3 <split>/<name>
     _link(data / "audio_wav" / f"{sound}.wav", clip.audio)
     with _parent(data / "audio_log_mel" / f"{sound}.pkl").open("wb") as file:
-        pickle.dump(log_mel_tensor(clip.audio), file)
+        dump(log_mel_tensor(clip.audio), file)
 
 
 def _place_semantic(clip: BenchmarkClip, folder: Path, masks: dict[int, Path], labeled: bool) -> None:

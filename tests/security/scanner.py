@@ -20,7 +20,7 @@ class Found:
 
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-HARMLESS = {"UnpicklingError", "PicklingError", "PickleError"}
+HARMLESS = {"dump", "UnpicklingError", "PicklingError", "PickleError"}  # writing runs nothing that was read
 NETWORK = {"socket", "ssl", "http", "ftplib", "smtplib", "urllib.request", "requests", "httpx", "httpx2", "aiohttp"}
 SHELLS = {"os.system", "os.popen", "pty.spawn", "subprocess.getoutput", "subprocess.getstatusoutput"}
 DOWNLOADS = {"snapshot_download", "hf_hub_download", "load_state_dict_from_url", "urlretrieve", "urlopen"}

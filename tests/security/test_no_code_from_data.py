@@ -63,6 +63,7 @@ def test_templates_never_switch_escaping_off() -> None:
     [
         ("import pickle", "pickle"),
         ("from pickle import loads", "pickle"),
+        ("from pickle import dump, load", "pickle"),
         ("import joblib as j", "pickle"),
         ("def f():\n    from dill import load", "pickle"),
         ("pandas.read_pickle(p)", "pickle"),
@@ -109,6 +110,7 @@ def test_the_check_sees_it(code: str, rule: str) -> None:
     "code",
     [
         "from pickle import UnpicklingError",
+        "from pickle import dump",
         "torch.load(p, weights_only=True)",
         "np.load(p, allow_pickle=False)",
         "yaml.safe_load(t)",
