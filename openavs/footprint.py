@@ -102,10 +102,10 @@ def in_turns(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool
     if free is None:
         log.info("this system does not say how much memory is free; all models are loaded at once")
         return False
-    free = int(free * share)
     if not recipe.offline:
-        _check_fit(overridden(recipe, ["offline=true"]), free)
-    together, largest = _check_fit(recipe, free)
+        _check_fit(overridden(recipe, ["offline=true"]), free, share)
+    together, largest = _check_fit(recipe, free, share)
+    free = int(free * share)
     if together <= free * SPARE:
         log.info("the models take %.1f GB and %.1f GB are free", together / 1e9, free / 1e9)
         return False
@@ -118,9 +118,10 @@ def in_turns(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool
     return True
 
 
-def _check_fit(recipe: Recipe, free: int) -> tuple[int, int]:
-    """What `needed` returns; InputError, with a recipe that fits, where the largest group does not."""
+def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
+    """What `needed` returns; InputError, with what fits, if the largest group exceeds the share of `whole`."""
     together, largest = needed(recipe)
+    free = int(whole * share)
     if largest <= free:
         return together, largest
     place = resolve_device(recipe.device, recipe.dtype).device
@@ -129,6 +130,9 @@ def _check_fit(recipe: Recipe, free: int) -> tuple[int, int]:
     others = {name: needed(load_recipe(name, shared))[1] for name in _FALLBACKS if name != recipe.name}
     fitting = next((name for name, size in others.items() if size <= free), None)
     fix = f"use --pipeline {fitting}, which needs {others[fitting] / 1e9:.1f} GB" if fitting else "free some memory"
+    if share < 1:
+        where += " for each worker"
+        fix = "use fewer --workers" if largest <= whole else fix
     raise InputError(
         f"the recipe {recipe.name} needs {largest / 1e9:.1f} GB even if its models are loaded in turns, and "
         f"{free / 1e9:.1f} GB {where} are free; {fix}"

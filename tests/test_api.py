@@ -23,9 +23,11 @@ from openavs.benchmarks.world.layouts import write_clip
 from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.exports.formats import FORMATS
 from openavs.exports.items import run_items
+from openavs.footprint import needed
 from openavs.media import write_wav
 from openavs.pipeline import Pipeline
 from openavs.recipes import load_recipe
+from openavs.turns import Deferred
 from openavs.types import Clip, InputError, Segmentation
 from tests.conftest import ROOT
 
@@ -34,10 +36,20 @@ PYTHON = (ROOT / "docs" / "python.md").read_text("utf-8")
 EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
 
 
+def test_models_that_do_not_fit_together_are_loaded_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    pipe = library.load("tiny")
+    assert isinstance(pipe.detector, Deferred) and isinstance(pipe.captioner, Deferred)
+    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: 1000)
+    with pytest.raises(InputError, match="the recipe tiny needs"):
+        library.load("tiny")
+
+
 def test_without_a_recipe_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     for gpu, name in ((False, "openavs-cpu"), (True, "openavs")):
         monkeypatch.setattr("openavs.device.has_gpu", lambda gpu=gpu: gpu)
-        monkeypatch.setattr(library.VideoPipeline, "from_recipe", lambda recipe: recipe)
+        monkeypatch.setattr(library.VideoPipeline, "from_recipe", lambda recipe, held: recipe)
+        monkeypatch.setattr("openavs.api.in_turns", lambda recipe: False)
         assert library.load().name == name  # type: ignore[attr-defined]
 
 

@@ -118,6 +118,17 @@ def test_the_smallest_recipe_is_named_and_then_none(memory: dict[str, int]) -> N
         in_turns(load_recipe("tiny"))
 
 
+def test_fewer_workers_may_fit(memory: dict[str, int]) -> None:
+    recipe = load_recipe("openavs-cpu", ["offline=true", "device=cpu"])
+    memory["bytes"] = int(8e9)
+    assert in_turns(recipe, share=0.4)
+    with pytest.raises(InputError, match=r"and 2\.0 GB of this .* for each worker are free; use fewer --workers"):
+        in_turns(recipe, share=0.25)
+    memory["bytes"] = int(2e9)
+    with pytest.raises(InputError, match="for each worker are free; use --pipeline tiny"):
+        in_turns(recipe, share=0.5)
+
+
 def test_what_is_too_large_is_not_downloaded(memory: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
