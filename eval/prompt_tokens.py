@@ -1,8 +1,9 @@
-"""What one clip costs with each prompt template, in tokens: the table of docs/translators.md.
+"""Tokens of one clip with each prompt template: the table of docs/translators.md.
 
     python eval/prompt_tokens.py TOKENIZER
 
 TOKENIZER is a folder or a hub name that `transformers.AutoTokenizer` takes. A chat template adds about ten tokens more.
+The captions change at every frame, so that every frame is a run of its own: frames with equal captions cost less.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ def main(tokenizer_name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, trust_remote_code=False)
     print("| prompt | system turn | 5 frames, CLAP | 10 frames, CLAP | 5 frames, 3 sentences | answer, 5 frames |")
     print("|---|---|---|---|---|---|")
-    answer = count(tokenizer, json.dumps({"frames": [["dog", "man"]] * 5}))
+    words = ["dog", "man"]
+    by_frame, by_run = {"frames": [words] * 5}, {str(run): words for run in range(5)}
     for name in resources.names("prompts"):
         counts = [asked(tokenizer, name, request) for request in (clap(5), clap(10), sentences(5))]
-        system = counts[0][0]
-        print(f"| `{name}` | {system} | " + " | ".join(str(sum(turns)) for turns in counts) + f" | {answer} |")
+        totals = " | ".join(str(sum(turns)) for turns in counts)
+        answer = count(tokenizer, json.dumps(by_run if load_prompt(name).by_runs else by_frame))
+        print(f"| `{name}` | {counts[0][0]} | {totals} | {answer} |")
 
 
 def asked(tokenizer: Any, prompt: str, request: Request) -> list[int]:
@@ -53,13 +56,23 @@ def count(tokenizer: Any, text: str) -> int:
 
 
 def clap(frames: int) -> Request:
-    """A clip as CLAP hears it."""
-    return Request(tuple(tuple(Caption(text, score, i, i + 1) for text, score in LABELS) for i in range(frames)))
+    """A clip as CLAP hears it; the order of the labels changes from frame to frame."""
+    return Request(
+        tuple(
+            tuple(Caption(text, score, i, i + 1) for text, score in LABELS[:: 1 if i % 2 else -1])
+            for i in range(frames)
+        )
+    )
 
 
 def sentences(frames: int) -> Request:
-    """A clip as an audio language model hears it, asked three questions."""
-    return Request(tuple(tuple(Caption(text, None, i, i + 1, ask) for ask, text in SENTENCES) for i in range(frames)))
+    """A clip as an audio language model hears it, asked three questions; the order changes from frame to frame."""
+    return Request(
+        tuple(
+            tuple(Caption(text, None, i, i + 1, question) for question, text in SENTENCES[:: 1 if i % 2 else -1])
+            for i in range(frames)
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ class RememberingTranslator(_Remembering):
         return self._remembered(
             _content(requests),
             ask,
-            lambda answers: [[t.frames, t.origin, t.note, t.attempts] for t in answers],
+            lambda answers: [[t.frames, t.origin, t.note, t.attempts, t.origins] for t in answers],
             lambda found: _as_many([_translation(*row) for row in found], len(requests)),
             keep=lambda answers: not any(t.passing for t in answers),
         )
@@ -232,8 +232,11 @@ def _caption_row(caption: Caption) -> list[Any]:
     return [caption.text, caption.score, caption.start, caption.end, caption.question]
 
 
-def _translation(frames: list[list[str]], origin: str, note: str | None, attempts: int) -> Translation:
-    return Translation(tuple(map(tuple, frames)), origin, note, attempts)
+def _translation(
+    frames: list[list[str]], origin: str, note: str | None, attempts: int, origins: list[str] | None = None
+) -> Translation:
+    by_frame = None if origins is None else tuple(origins)
+    return Translation(tuple(map(tuple, frames)), origin, note, attempts, origins=by_frame)
 
 
 def _detection(box: list[float], phrase: str, score: float) -> Detection:

@@ -119,6 +119,8 @@ def _check_translations(returned: Sequence[Any], requests: Sequence[Request]) ->
             raise _broken("translate", f"{_named(translation)} for a request")
         if len(translation.frames) != len(request.frames):
             raise _broken("translate", f"phrases for {len(translation.frames)} of {len(request.frames)} frames")
+        if translation.origins is not None and len(translation.origins) != len(request.frames):
+            raise _broken("translate", f"origins for {len(translation.origins)} of {len(request.frames)} frames")
         for phrase in (phrase for own in translation.frames for phrase in own):
             if not isinstance(phrase, str):
                 raise _broken("translate", f"{_named(phrase)} as a phrase")

@@ -34,7 +34,7 @@ from openavs.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracke
 from openavs.settings import Settings, settings_of
 from openavs.streaming import prefetched
 from openavs.tracking import key_frames
-from openavs.translators.base import Request, Translation, Translator
+from openavs.translators.base import Request, Translator
 from openavs.types import (
     Caption,
     Clip,
@@ -177,15 +177,15 @@ class Pipeline:
             notes.warn(translation.note)
         notes.progress("ask", 1, 1)
         return [
-            _distinct(self._prompt(phrase, captions, translation) for phrase in phrases)
-            for phrases, captions in zip(translation.frames, request.frames, strict=True)
+            _distinct(self._prompt(phrase, captions, translation.origin_of(i)) for phrase in phrases)
+            for i, (phrases, captions) in enumerate(zip(translation.frames, request.frames, strict=True))
         ]
 
-    def _prompt(self, phrase: str, captions: Sequence[Caption], translation: Translation) -> Prompt:
+    def _prompt(self, phrase: str, captions: Sequence[Caption], origin: str) -> Prompt:
         """A phrase with the captions it can have come from: those that speak of it, else all of its frame."""
         sources = tuple(c for c in captions if phrase in c.text.lower() or phrase in lexicon(c.text))
         name = detector_name(phrase) if self.settings.disambiguate else phrase
-        return Prompt(name, self.label(phrase)[0], translation.origin, sources or tuple(captions))
+        return Prompt(name, self.label(phrase)[0], origin, sources or tuple(captions))
 
     # --------------------------------------------------------------------------------------- prompts -> boxes -> masks
 

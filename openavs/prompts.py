@@ -32,6 +32,11 @@ class PromptTemplate:
     user: str
     closed: str | None = None
 
+    @property
+    def by_runs(self) -> bool:
+        """True if the prompt asks about runs of frames with equal captions, False if about every frame."""
+        return "runs" in self.variables
+
     def render(self, **values: str) -> list[Message]:
         """The system turn (if the prompt has one) and the user turn.
 

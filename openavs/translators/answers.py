@@ -13,12 +13,13 @@ from typing import Any
 
 from openavs.spelling import counted
 from openavs.translators.closing import to_vocabulary
+from openavs.translators.schema import AnswerForm
 
 EMPTY = "the answer is empty"
 REFUSED = "the model refused to answer"
 TRUNCATED = "the JSON breaks off or is malformed"
 NO_JSON = "the answer holds no JSON"
-WRONG_SHAPE = 'the JSON is not {"frames": [[...], ...]} with one list of words per frame'
+WRONG_SHAPE = "the JSON has another form than the one asked for"
 UNUSABLE = "none of the answered phrases is a short noun phrase"
 NOT_IN_VOCABULARY = "none of the answered phrases is in the vocabulary"
 TOO_LONG = "the question is longer than the model's context"
@@ -51,40 +52,79 @@ class AnswerError(Exception):
         self.reason, self.final, self.passing = reason, final, passing
 
 
-def parse_answer(
-    text: str, frames: int, max_phrases: int = 4, vocabulary: Sequence[str] | None = None
-) -> tuple[tuple[str, ...], ...]:
-    """The phrases of each frame, at most `max_phrases`, lower case, none twice; a vocabulary's own words where given.
+Row = list[str] | None
+"""What an answer says of one run or frame; None for nothing that can be read."""
 
-    Reads `{"frames": [["dog"], []]}`, also among chatter or in a code fence; of several the last counts. What is no
-    short noun phrase, or names nothing that can be seen ("music", "silence"), is left out. Raises AnswerError for an
-    answer that is empty, a refusal, broken JSON, of another shape or number of frames, or whose every phrase is bad.
+
+def parse_answer(text: str, form: AnswerForm) -> tuple[tuple[str, ...] | None, ...]:
+    """The phrases of each run or frame, in lower case or as the vocabulary spells them, without duplicates.
+
+    Reads `{"0": ["dog"], "1": []}` or `{"frames": [["dog"], []]}`, also among chatter or in a code fence; of several
+    the last counts. What is no short noun phrase, or names nothing that can be seen ("music", "silence"), is left out.
+
+    Returns:
+        One tuple of at most `form.max_phrases` phrases per run or frame. A run that is missing, malformed or without a
+        usable phrase is None, and keys that are no run are ignored; a frame is never None.
+
+    Raises:
+        AnswerError: the answer is empty, a refusal, broken JSON, of another form or number of frames, or without any
+            usable run or phrase.
     """
     body = re.split(r"</think\s*>", text[-_CHARACTERS:])[-1].strip()
     if not body:
         raise AnswerError(EMPTY)
-    rows = _rows(body)
-    if len(rows) != frames:
-        raise AnswerError(f"the answer has {counted(len(rows), 'frame')} instead of {frames}")
-    kept = tuple(_phrases(row, max_phrases, vocabulary) for row in rows)
-    if not any(kept) and any(_tidy(entry) not in _NOTHING for row in rows for entry in row if entry.strip()):
-        raise AnswerError(UNUSABLE if vocabulary is None else NOT_IN_VOCABULARY)
-    return kept
+    rows = _rows(body, form)
+    if len(rows) != form.count:
+        raise AnswerError(f"the answer has {counted(len(rows), 'frame')} instead of {form.count}")
+    kept = [None if row is None else _phrases(row, form) for row in rows]
+    if not any(kept) and None in kept and not (form.by_runs and () in kept):
+        raise AnswerError(UNUSABLE if form.vocabulary is None else NOT_IN_VOCABULARY)
+    return tuple(kept) if form.by_runs else tuple(phrases or () for phrases in kept)
 
 
-def _rows(body: str) -> list[list[str]]:
-    """The lists of words in the last `{"frames": ...}` of the text, else in its last bare list of lists."""
+def _rows(body: str, form: AnswerForm) -> list[Row]:
     values = list(_values(body))
-    objects = [_shape(value["frames"]) for value in values if isinstance(value, dict) and "frames" in value]
-    lists = [_shape(value) for value in values if isinstance(value, list)]
-    for rows in (*reversed(objects), *reversed(lists)):
-        if rows is not None:
-            return rows
+    rows = _by_runs(body, values, form) if form.by_runs else _by_frames(values)
+    if rows is not None:
+        return rows
     if values:
         raise AnswerError(WRONG_SHAPE)
     if _BEGINS.search(body):
         raise AnswerError(TRUNCATED)
     raise AnswerError(REFUSED if _REFUSAL.search(body) else NO_JSON)
+
+
+def _by_frames(values: Sequence[Any]) -> list[Row] | None:
+    """The lists of words in the last `{"frames": ...}`, else in the last bare list of lists; None if there is none."""
+    objects = [value["frames"] for value in values if isinstance(value, dict) and "frames" in value]
+    lists = [value for value in values if isinstance(value, list)]
+    for value in (*reversed(objects), *reversed(lists)):
+        rows: list[Row] = [_row(entry) for entry in value] if isinstance(value, list) else [None]
+        if None not in rows:
+            return rows
+    return None
+
+
+def _by_runs(body: str, values: Sequence[Any], form: AnswerForm) -> list[Row] | None:
+    """The lists of words in the last object with a run in it; None if there is none.
+
+    An answer that breaks off counts up to its last complete list.
+    """
+    cut = list(_values(body[: body.rfind("]") + 1] + "}"))
+    for table in reversed(max(_objects(values), _objects(cut), key=len)):
+        rows = [_row(table[key]) if key in table else None for key in form.keys]
+        if any(row is not None for row in rows):
+            return rows
+    return None
+
+
+def _objects(values: Sequence[Any]) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _row(value: Any) -> Row:
+    row = [value] if isinstance(value, str) else [] if value is None else value
+    return row if isinstance(row, list) and all(isinstance(entry, str) for entry in row) else None
 
 
 def _values(body: str) -> Iterator[Any]:
@@ -105,23 +145,18 @@ def _values(body: str) -> Iterator[Any]:
             yield value
 
 
-def _shape(value: Any) -> list[list[str]] | None:
-    if not isinstance(value, list):
-        return None
-    rows = [[row] if isinstance(row, str) else [] if row is None else row for row in value]
-    if all(isinstance(row, list) and all(isinstance(entry, str) for entry in row) for row in rows):
-        return rows
-    return None
-
-
-def _phrases(row: Sequence[str], max_phrases: int, vocabulary: Sequence[str] | None) -> tuple[str, ...]:
+def _phrases(row: Sequence[str], form: AnswerForm) -> tuple[str, ...] | None:
+    """The usable phrases of a row; None if it has words but none that can be used."""
+    vocabulary = form.vocabulary
     tidy = [_tidy(entry) for entry in row]
     usable = [phrase for phrase in tidy if phrase not in _NOTHING or _listed(phrase, vocabulary)]
     if vocabulary is None:
         kept = [phrase for phrase in usable if _PHRASE.fullmatch(phrase)]
     else:
         kept = [word for phrase in usable if len(phrase) <= 80 for word in to_vocabulary(phrase, vocabulary)]
-    return tuple(dict.fromkeys(kept))[:max_phrases]
+    if not kept and any(_tidy(entry) not in _NOTHING for entry in row if entry.strip()):
+        return None
+    return tuple(dict.fromkeys(kept))[: form.max_phrases]
 
 
 def _listed(phrase: str, vocabulary: Sequence[str] | None) -> bool:

@@ -26,7 +26,8 @@ class Translation:
 
     `origin` says who answered (`llm`, `lexicon`, `none`); `note` is a sentence when something went wrong on the way
     (a malformed answer, a fallback), else None; `attempts` counts the requests that were made. `passing` says that a
-    fault of the moment had a part in it (a server that was down): asked again, it may well be another.
+    fault of the moment had a part in it (a server that was down): asked again, it may well be another. `origins` has
+    who answered for each frame if not the same for all; `origin` is then `llm`.
     """
 
     frames: tuple[tuple[str, ...], ...]
@@ -34,6 +35,11 @@ class Translation:
     note: str | None = None
     attempts: int = 1
     passing: bool = False
+    origins: tuple[str, ...] | None = None
+
+    def origin_of(self, frame: int) -> str:
+        """Who answered for one frame."""
+        return self.origins[frame] if self.origins else self.origin
 
 
 @runtime_checkable

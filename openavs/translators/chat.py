@@ -8,31 +8,42 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from openavs.prompts import Message, load_prompt
+from openavs.prompts import Message, PromptTemplate, load_prompt
+from openavs.spelling import counted
 from openavs.translators.answers import AnswerError, parse_answer
 from openavs.translators.base import Request, Translation
 from openavs.translators.lexicon import LexiconTranslator
-from openavs.translators.messages import MAX_PHRASES, build_messages, clean_text
+from openavs.translators.messages import (
+    MAX_PHRASES,
+    build_messages,
+    clean_text,
+    messages_about,
+    prompt_for,
+    runs_for,
+)
+from openavs.translators.runs import Run
+from openavs.translators.schema import AnswerForm, answer_tokens
 from openavs.types import InputError
 
 __all__ = ["AnswerError", "ChatTranslator", "Conversation", "Question", "build_messages", "parse_answer"]
 
 logger = logging.getLogger(__name__)
 
+MAX_RUNS, MAX_FRAMES = 12, 60  # of one question
+
 Conversation = list[Message]
-Frames = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation that ends with the user's turn, and what its answer must fit: so many frames, these classes."""
+    """A conversation that ends with the user's turn, the form of its answer, and the answer's tokens at most."""
 
     messages: Conversation
-    frames: int
-    vocabulary: tuple[str, ...] | None = None
+    form: AnswerForm
+    max_tokens: int
 
 
 @dataclass
@@ -41,7 +52,7 @@ class _Dialogue:
 
     question: Question
     attempts: int = 0
-    answer: Frames | None = None
+    answer: tuple[tuple[str, ...] | None, ...] | None = None
     reasons: list[str] = field(default_factory=list)  # why each attempt failed
     follow_up: Conversation = field(default_factory=list)
     closed: bool = False  # answered, or in vain
@@ -52,38 +63,56 @@ class _Dialogue:
         return replace(self.question, messages=self.question.messages + self.follow_up)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Part:
-    """A stretch of one clip: the frames from `start` on, and what was asked about them (None: nothing)."""
+    """Runs of one clip that are asked about together, and their question (None: nothing is heard in them)."""
 
-    start: int
-    request: Request
+    runs: Sequence[Run]
     dialogue: _Dialogue | None
+
+    @property
+    def answers(self) -> Sequence[tuple[str, ...] | None]:
+        """The model's phrases for each run; None for a run that it did not answer."""
+        answer = self.dialogue.answer if self.dialogue else None
+        return answer or [None] * len(self.runs)
 
 
 class ChatTranslator(ABC):
-    """Asks a chat model once per clip, all frames together.
+    """Asks a chat model about whole clips.
 
-    Clips of more than `max_frames` frames are asked in consecutive parts. Parts in which nothing was heard are not
-    asked; identical ones are asked once. An answer that cannot be used is asked for `retries` times more, then the
-    lexicon answers and the translation's `note` says why. Frames without captions never get a phrase.
+    The prompt decides how: one that has the variable `runs` asks about runs of frames with equal captions, and the
+    lexicon fills the runs that the answer leaves out; any other asks for a list per frame and takes all or nothing.
+    Longer clips are asked in consecutive parts. Parts in which nothing was heard are not asked; identical ones are
+    asked once. An answer that cannot be used is asked for `retries` times more, then the lexicon answers. Whatever the
+    lexicon answers is said by the translation's `note` and `origins`. Frames without captions never get a phrase.
 
     Args:
         prompt: name or path of a prompt template.
         retries: further attempts after an unusable answer.
         max_phrases: phrases a frame keeps.
-        max_frames: frames in one question.
+        max_runs: runs in one question, where the prompt asks about runs.
+        max_frames: frames in one question, where it asks about frames.
+        max_new_tokens: tokens of an answer at most; by default enough for the longest that the question allows.
     """
 
     def __init__(
-        self, *, prompt: str = "default", retries: int = 1, max_phrases: int = MAX_PHRASES, max_frames: int = 60
+        self,
+        *,
+        prompt: str = "default",
+        retries: int = 1,
+        max_phrases: int = MAX_PHRASES,
+        max_runs: int = MAX_RUNS,
+        max_frames: int = MAX_FRAMES,
+        max_new_tokens: int | None = None,
     ) -> None:
-        options = {"retries": (retries, 0), "max_phrases": (max_phrases, 1), "max_frames": (max_frames, 1)}
-        for name, (value, least) in options.items():
-            if value < least:
-                raise InputError(f"the translator's option '{name}' must be at least {least}, not {value}")
+        least = {"retries": 0, "max_phrases": 1, "max_runs": 1, "max_frames": 1, "max_new_tokens": 1}
+        values = (retries, max_phrases, max_runs, max_frames, max_new_tokens)
+        for (name, lowest), value in zip(least.items(), values, strict=True):
+            if value is not None and value < lowest:
+                raise InputError(f"the translator's option '{name}' must be at least {lowest}, not {value}")
         self.template = load_prompt(prompt)
-        self.retries, self.max_phrases, self.max_frames = retries, max_phrases, max_frames
+        self.retries, self.max_phrases, self.max_new_tokens = retries, max_phrases, max_new_tokens
+        self.max_runs, self.max_frames = max_runs, max_frames
         self._lexicon = LexiconTranslator(max_phrases=max_phrases)
 
     @abstractmethod
@@ -95,20 +124,30 @@ class ChatTranslator(ABC):
         dialogues: dict[tuple[object, ...], _Dialogue] = {}
         clips = [self._parts(request, dialogues) for request in requests]
         self._settle(list(dialogues.values()))
-        return [self._join(parts) for parts in clips]
+        return [self._join(request, parts) for request, parts in zip(requests, clips, strict=True)]
 
     def _parts(self, request: Request, dialogues: dict[tuple[object, ...], _Dialogue]) -> list[_Part]:
-        parts = []
-        for start in range(0, len(request.frames), self.max_frames):
-            part = Request(request.frames[start : start + self.max_frames], request.vocabulary)
-            parts.append(_Part(start, part, self._dialogue(part, dialogues) if any(part.frames) else None))
-        return parts
+        template = prompt_for(self.template, request.vocabulary)
+        runs, most = runs_for(template, request), self.max_runs if template.by_runs else self.max_frames
+        parts = [runs[start : start + most] for start in range(0, len(runs), most)]
+        return [
+            _Part(part, self._dialogue(template, part, request.vocabulary, dialogues) if _captioned(part) else None)
+            for part in parts
+        ]
 
-    def _dialogue(self, request: Request, dialogues: dict[tuple[object, ...], _Dialogue]) -> _Dialogue:
-        messages = build_messages(self.template, request, max_phrases=self.max_phrases)
-        heard = tuple(bool(captions) for captions in request.frames)
-        key = (*(tuple(sorted(message.items())) for message in messages), heard, request.vocabulary)
-        return dialogues.setdefault(key, _Dialogue(Question(messages, len(request.frames), request.vocabulary)))
+    def _dialogue(
+        self,
+        template: PromptTemplate,
+        runs: Sequence[Run],
+        vocabulary: tuple[str, ...] | None,
+        dialogues: dict[tuple[object, ...], _Dialogue],
+    ) -> _Dialogue:
+        form = AnswerForm(len(runs), self.max_phrases, vocabulary, template.by_runs)
+        messages = messages_about(template, runs, vocabulary, self.max_phrases)
+        question = Question(messages, form, self.max_new_tokens or answer_tokens(form))
+        heard = tuple(bool(run.captions) for run in runs)
+        key = (*(tuple(sorted(message.items())) for message in messages), heard, form)
+        return dialogues.setdefault(key, _Dialogue(question))
 
     def _settle(self, dialogues: list[_Dialogue]) -> None:
         """Asks every question until it is closed or its attempts are used up."""
@@ -126,56 +165,69 @@ class ChatTranslator(ABC):
         try:
             if isinstance(answer, AnswerError):
                 raise answer
-            dialogue.answer = parse_answer(answer, question.frames, self.max_phrases, question.vocabulary)
+            dialogue.answer = parse_answer(answer, question.form)
             dialogue.closed = True
         except AnswerError as error:
             logger.debug("attempt %d: %s", dialogue.attempts, error.reason)
             dialogue.reasons.append(error.reason)
             dialogue.closed, dialogue.passing = error.final, error.passing
             if isinstance(answer, str):
-                dialogue.follow_up = _correction(answer, error.reason, question.frames)
+                dialogue.follow_up = _correction(answer, error.reason, question.form)
 
-    def _join(self, parts: list[_Part]) -> Translation:
+    def _join(self, request: Request, parts: list[_Part]) -> Translation:
+        frames: list[tuple[str, ...]] = [()] * len(request.frames)
+        origins = ["llm"] * len(request.frames)
+        pairs = [pair for part in parts for pair in zip(part.runs, part.answers, strict=True) if pair[0].captions]
+        for run, phrases in pairs:
+            origin = "lexicon" if phrases is None else "llm"
+            own = self._looked_up(run, request.vocabulary) if phrases is None else phrases
+            frames[run.start : run.stop] = [own] * (run.stop - run.start)
+            origins[run.start : run.stop] = [origin] * (run.stop - run.start)
         asked = [part.dialogue for part in parts if part.dialogue]
-        fallen = bool(asked) and all(dialogue.answer is None for dialogue in asked)
-        notes = []
-        for part in parts:
-            if part.dialogue and (note := _note(part.dialogue)):
-                end = part.start + len(part.request.frames) - 1
-                notes.append(f"frames {part.start} to {end}: {note}" if len(parts) > 1 else note)
+        fallen = bool(pairs) and all(phrases is None for _, phrases in pairs)
         return Translation(
-            tuple(phrases for part in parts for phrases in self._phrases_of(part)),
+            tuple(frames),
             origin="lexicon" if fallen else "llm",
-            note="; ".join(notes) or None,
+            note="; ".join(_notes(parts)) or None,
             attempts=sum(dialogue.attempts for dialogue in asked),
             passing=any(dialogue.passing for dialogue in asked),
+            origins=tuple(origins) if "lexicon" in origins and not fallen else None,
         )
 
-    def _phrases_of(self, part: _Part) -> Frames:
-        if part.dialogue is None:
-            return ((),) * len(part.request.frames)
-        answer = part.dialogue.answer
-        if answer is None:
-            answer = self._lexicon.translate([part.request])[0].frames
-        # A frame in which nothing was heard stays empty, whatever the model makes of its neighbours.
-        return tuple(phrases if captions else () for phrases, captions in zip(answer, part.request.frames, strict=True))
+    def _looked_up(self, run: Run, vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
+        return self._lexicon.translate([Request((run.captions,), vocabulary)])[0].frames[0]
 
 
-def _correction(answer: str, reason: str, frames: int) -> Conversation:
+def _captioned(runs: Sequence[Run]) -> bool:
+    return any(run.captions for run in runs)
+
+
+def _correction(answer: str, reason: str, form: AnswerForm) -> Conversation:
     """The turns that follow an unusable answer; without the answer's turn some chat templates refuse a second one."""
     return [
         {"role": "assistant", "content": clean_text(answer) or "-"},
         {
             "role": "user",
-            "content": f"That cannot be used: {reason}. "
-            f'Answer again with JSON only: {{"frames": [...]}} with exactly {frames} lists of short nouns.',
+            "content": f"That cannot be used: {reason}. Answer again with JSON only: {form.described}.",
         },
     ]
 
 
-def _note(dialogue: _Dialogue) -> str | None:
-    if not dialogue.reasons:
-        return None
+def _notes(parts: Sequence[_Part]) -> Iterator[str]:
+    """A clause for every part whose question failed, and one for all runs that were left out of answers."""
+    for part in parts:
+        if part.dialogue and part.dialogue.reasons:
+            where = f"frames {part.runs[0].start} to {part.runs[-1].stop - 1}: " if len(parts) > 1 else ""
+            yield where + _note(part.dialogue)
+    answered = [answer for part in parts if part.dialogue and part.dialogue.answer for answer in part.dialogue.answer]
+    if missing := answered.count(None):
+        yield (
+            f"the lexicon answered for {missing} of {counted(len(answered), 'run')} of equal captions, which the "
+            "language model left out or answered without a usable phrase"
+        )
+
+
+def _note(dialogue: _Dialogue) -> str:
     reasons = ", then ".join(dict.fromkeys(dialogue.reasons))
     if dialogue.answer is None:
         return f"the lexicon answered, because the language model failed {_times(dialogue.attempts)} ({reasons})"

@@ -16,7 +16,7 @@ from openavs.device import language_dtype, resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
 from openavs.known_models import stored_dtype
 from openavs.translators.answers import TOO_LONG, AnswerError
-from openavs.translators.chat import ChatTranslator, Question
+from openavs.translators.chat import MAX_FRAMES, MAX_RUNS, ChatTranslator, Question
 from openavs.translators.messages import MAX_PHRASES
 from openavs.translators.rendering import chat_tokenizer, room, to_tokens
 from openavs.types import InputError
@@ -29,9 +29,9 @@ class LlmTranslator(ChatTranslator):
         model: reference of a causal LM checkpoint with a chat template.
         prompt: name or path of a prompt template.
         retries: further attempts after an unusable answer.
-        max_new_tokens: tokens of an answer; five frames take about 35, sixty about 365.
+        max_new_tokens: tokens of an answer at most; by default enough for the longest that the question allows.
         max_phrases: phrases a frame keeps.
-        max_frames: frames in one question; longer clips are asked in parts.
+        max_runs, max_frames: runs or frames in one question, as the prompt asks; longer clips are asked in parts.
         batch_size: questions that are answered together.
         device, dtype, offline: as everywhere; `auto` keeps a 16-bit checkpoint in 16 bits (see `language_dtype`).
     """
@@ -42,18 +42,26 @@ class LlmTranslator(ChatTranslator):
         model: str,
         prompt: str = "default",
         retries: int = 1,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         max_phrases: int = MAX_PHRASES,
-        max_frames: int = 60,
+        max_runs: int = MAX_RUNS,
+        max_frames: int = MAX_FRAMES,
         batch_size: int = 8,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        super().__init__(prompt=prompt, retries=retries, max_phrases=max_phrases, max_frames=max_frames)
-        if min(max_new_tokens, batch_size) < 1:
-            raise InputError("the translator's options 'max_new_tokens' and 'batch_size' must be at least 1")
-        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        super().__init__(
+            prompt=prompt,
+            retries=retries,
+            max_phrases=max_phrases,
+            max_runs=max_runs,
+            max_frames=max_frames,
+            max_new_tokens=max_new_tokens,
+        )
+        if batch_size < 1:
+            raise InputError(f"the translator's option 'batch_size' must be at least 1, not {batch_size}")
+        self.batch_size = batch_size
         resolved = resolve(model, offline)
         placement = resolve_device(device, dtype)
         self.device, kind = placement.device, language_dtype(placement, dtype, stored_dtype(resolved.path))
@@ -64,12 +72,12 @@ class LlmTranslator(ChatTranslator):
     def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
         tokens = [to_tokens(self.tokenizer, question.messages) for question in questions]
         answers: list[str | AnswerError] = [AnswerError(TOO_LONG, final=True) for _ in questions]
-        for new, batch in self._batches(tokens):
+        for new, batch in self._batches(tokens, [question.max_tokens for question in questions]):
             for i, answer in zip(batch, self._generate([tokens[i] for i in batch], new), strict=True):
                 answers[i] = answer
         return answers
 
-    def _batches(self, tokens: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[int]]]:
+    def _batches(self, tokens: Sequence[Sequence[int]], most: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """The room for an answer and the positions of the questions that have it, similar lengths together.
 
         Questions share a batch only where their room is the same, so that none is cut for its batch mates' sake.
@@ -77,7 +85,7 @@ class LlmTranslator(ChatTranslator):
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         rooms: dict[int, list[int]] = {}
         for i in sorted(range(len(tokens)), key=lambda i: len(tokens[i])):  # as little padding as can be
-            rooms.setdefault(room(len(tokens[i]), context, self.max_new_tokens), []).append(i)
+            rooms.setdefault(room(len(tokens[i]), context, most[i]), []).append(i)
         rooms.pop(0, None)
         for new, positions in rooms.items():
             for start in range(0, len(positions), self.batch_size):

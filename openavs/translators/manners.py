@@ -26,23 +26,19 @@ class Manners:
     refuses, `json_schema` insists, `none` never asks.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, model: str, *, max_tokens: int, max_phrases: int, structured: Structured
-    ) -> None:
-        self.endpoint, self.model = endpoint, model
-        self.max_tokens, self.max_phrases, self.structured = max_tokens, max_phrases, structured
+    def __init__(self, endpoint: Endpoint, model: str, *, structured: Structured) -> None:
+        self.endpoint, self.model, self.structured = endpoint, model, structured
         self._schema: bool | None = False if structured == "none" else None  # whether it is taken; None: not known yet
         self._temperature = True
         self._limit = "max_tokens"  # OpenAI's reasoning models insist on the longer name
 
     def fields(self, question: Question, plain: bool = False) -> dict[str, Any]:
         """The request's body; `plain` leaves the schema out."""
-        fields: dict[str, Any] = {"model": self.model, "messages": question.messages, self._limit: self.max_tokens}
+        fields: dict[str, Any] = {"model": self.model, "messages": question.messages, self._limit: question.max_tokens}
         if self._temperature:
             fields["temperature"] = 0
         if self._schema is not False and not plain:
-            schema = answer_schema(question.frames, self.max_phrases, question.vocabulary)
-            named = {"name": "sounding_things", "strict": True, "schema": schema}
+            named = {"name": "sounding_things", "strict": True, "schema": answer_schema(question.form)}
             fields["response_format"] = {"type": "json_schema", "json_schema": named}
         return fields
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from openavs.prompts import Message, PromptTemplate, load_prompt
 from openavs.translators.base import Request
+from openavs.translators.runs import Run, runs_of, single_frames
 from openavs.types import Caption
 
 MAX_CHARACTERS = 200  # of one caption
@@ -31,15 +32,7 @@ def build_messages(prompt: PromptTemplate | str, request: Request, *, max_phrase
     prompt, that one is used. Raises InputError when the prompt needs a variable that the request cannot fill.
     """
     template = prompt_for(load_prompt(prompt) if isinstance(prompt, str) else prompt, request.vocabulary)
-    values = {
-        "captions": captions_to_json(request.frames),
-        "lines": captions_to_lines(request.frames),
-        "frames": str(len(request.frames)),
-        "max_phrases": str(max_phrases),
-    }
-    if request.vocabulary is not None:
-        values["vocabulary"] = json.dumps([clean_text(word) for word in request.vocabulary], ensure_ascii=False)
-    return template.render(**{name: value for name, value in values.items() if name in template.variables})
+    return messages_about(template, runs_for(template, request), request.vocabulary, max_phrases)
 
 
 def prompt_for(template: PromptTemplate, vocabulary: tuple[str, ...] | None) -> PromptTemplate:
@@ -47,13 +40,44 @@ def prompt_for(template: PromptTemplate, vocabulary: tuple[str, ...] | None) -> 
     return load_prompt(template.closed) if vocabulary is not None and template.closed else template
 
 
+def runs_for(template: PromptTemplate, request: Request) -> list[Run]:
+    """What the template asks about: runs of frames with equal captions, or every frame on its own."""
+    return (runs_of if template.by_runs else single_frames)(request.frames)
+
+
+def messages_about(
+    template: PromptTemplate, runs: Sequence[Run], vocabulary: tuple[str, ...] | None, max_phrases: int
+) -> list[Message]:
+    """The turns that ask for the phrases of some runs."""
+    frames = [run.captions for run in runs]
+    values = {"max_phrases": str(max_phrases)}
+    if template.by_runs:
+        values |= {"runs": runs_to_json(runs), "count": str(len(runs))}
+    else:
+        values |= {
+            "captions": captions_to_json(frames),
+            "lines": captions_to_lines(frames),
+            "frames": str(len(frames)),
+        }
+    if vocabulary is not None:
+        values["vocabulary"] = json.dumps([clean_text(word) for word in vocabulary], ensure_ascii=False)
+    return template.render(**{name: value for name, value in values.items() if name in template.variables})
+
+
+def runs_to_json(runs: Sequence[Run]) -> str:
+    """The `$runs` variable: a JSON list with one object per run and line, its seconds and its captions quoted."""
+    return _rows_to_json(
+        {"run": index, "seconds": f"{_time(run.captions[0].start)} to {_time(run.captions[0].end)}"}
+        | {"heard": _quoted(_readable(run.captions))}
+        for index, run in enumerate(runs)
+    )
+
+
 def captions_to_json(frames: Sequence[Sequence[Caption]]) -> str:
     """The `$captions` variable: a JSON list with one object per frame and line, its captions quoted."""
-    rows = [
-        json.dumps({"frame": index, "heard": _quoted(_readable(captions))}, ensure_ascii=False)
-        for index, captions in enumerate(frames)
-    ]
-    return "[" + ",\n".join(rows) + "]"
+    return _rows_to_json(
+        {"frame": index, "heard": _quoted(_readable(captions))} for index, captions in enumerate(frames)
+    )
 
 
 def captions_to_lines(frames: Sequence[Sequence[Caption]]) -> str:
@@ -67,6 +91,14 @@ def clean_text(text: str) -> str:
     head = text[: 4 * MAX_CHARACTERS].translate(_BRACKETS)
     seen = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in head)
     return " ".join(seen.split())[:MAX_CHARACTERS].rstrip()
+
+
+def _rows_to_json(rows: Iterable[Mapping[str, object]]) -> str:
+    return "[" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]"
+
+
+def _time(seconds: float) -> str:
+    return f"{round(seconds, 1):g}"
 
 
 def _readable(captions: Sequence[Caption]) -> list[Caption]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from openavs.translators.answers import AnswerError
-from openavs.translators.chat import ChatTranslator, Question
+from openavs.translators.chat import MAX_FRAMES, MAX_RUNS, ChatTranslator, Question
 from openavs.translators.endpoint import OPENAI, find_endpoint
 from openavs.translators.manners import Manners, Structured
 from openavs.translators.messages import MAX_PHRASES
@@ -31,9 +31,10 @@ class OpenAITranslator(ChatTranslator):
         retries: further questions after an unusable answer.
         structured: `auto` asks for a JSON schema and does without where the server refuses, `json_schema` insists,
             `none` never asks.
-        max_new_tokens: tokens of an answer; a thinking model's thoughts count, too.
+        max_new_tokens: tokens of an answer at most; by default enough for the longest that the question allows. Set a
+            number for a thinking model, whose thoughts count, too.
         max_phrases: phrases a frame keeps.
-        max_frames: frames in one question; longer clips are asked in parts.
+        max_runs, max_frames: runs or frames in one question, as the prompt asks; longer clips are asked in parts.
         timeout: seconds that one try may take.
         budget: seconds that all tries of a question may take, the waits between them included.
         tries: how often a question is sent before the server counts as failing.
@@ -52,9 +53,10 @@ class OpenAITranslator(ChatTranslator):
         prompt: str = "default",
         retries: int = 1,
         structured: Structured = "auto",
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         max_phrases: int = MAX_PHRASES,
-        max_frames: int = 60,
+        max_runs: int = MAX_RUNS,
+        max_frames: int = MAX_FRAMES,
         timeout: float = 60.0,
         budget: float = 120.0,
         tries: int = 4,
@@ -63,16 +65,21 @@ class OpenAITranslator(ChatTranslator):
         extra_body: dict[str, Any] | None = None,
         offline: bool = False,
     ) -> None:
-        super().__init__(prompt=prompt, retries=retries, max_phrases=max_phrases, max_frames=max_frames)
-        if min(max_new_tokens, tries, concurrency) < 1:
-            raise InputError(
-                "the translator's options 'max_new_tokens', 'tries' and 'concurrency' must be at least 1 each"
-            )
+        super().__init__(
+            prompt=prompt,
+            retries=retries,
+            max_phrases=max_phrases,
+            max_runs=max_runs,
+            max_frames=max_frames,
+            max_new_tokens=max_new_tokens,
+        )
+        if min(tries, concurrency) < 1:
+            raise InputError("the translator's options 'tries' and 'concurrency' must be at least 1 each")
         if not (0 < timeout < float("inf") and 0 < budget < float("inf")):
             raise InputError("the translator's options 'timeout' and 'budget' are seconds above 0")
         endpoint = find_endpoint(base_url, api_key_env, offline)
         self.server = ChatServer(
-            Manners(endpoint, model, max_tokens=max_new_tokens, max_phrases=max_phrases, structured=structured),
+            Manners(endpoint, model, structured=structured),
             Limits(timeout, budget, tries, concurrency),
             must_answer=when_down == "error",
             extra_body=extra_body,

@@ -15,7 +15,7 @@ from openavs.device import language_dtype, resolve_device
 from openavs.hub import load_processor, resolve
 from openavs.known_models import stored_dtype
 from openavs.translators.answers import TOO_LONG, AnswerError
-from openavs.translators.chat import ChatTranslator, Question
+from openavs.translators.chat import MAX_FRAMES, MAX_RUNS, ChatTranslator, Question
 from openavs.translators.messages import MAX_PHRASES
 from openavs.translators.rendering import chat_tokenizer, room, to_tokens
 from openavs.translators.schema import answer_schema
@@ -33,9 +33,9 @@ class VllmTranslator(ChatTranslator):
         prompt: name or path of a prompt template.
         retries: further attempts after an unusable answer.
         structured: holds answers to a JSON schema.
-        max_new_tokens: tokens of an answer.
+        max_new_tokens: tokens of an answer at most; by default enough for the longest that the question allows.
         max_phrases: phrases a frame keeps.
-        max_frames: frames in one question; longer clips are asked in parts.
+        max_runs, max_frames: runs or frames in one question, as the prompt asks; longer clips are asked in parts.
         max_model_len: tokens of a question and its answer together, at most as many as the model reads. The engine
             keeps room for one sequence of this length: 1.2 GB for Qwen3-4B at 8192, 39 GB at the 262,144 that it reads.
         gpu_memory_utilization: part of the GPU's memory that the engine takes, whether it needs it or not; the models
@@ -52,9 +52,10 @@ class VllmTranslator(ChatTranslator):
         prompt: str = "default",
         retries: int = 1,
         structured: bool = True,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         max_phrases: int = MAX_PHRASES,
-        max_frames: int = 60,
+        max_runs: int = MAX_RUNS,
+        max_frames: int = MAX_FRAMES,
         max_model_len: int = 8192,
         gpu_memory_utilization: float = 0.4,
         tensor_parallel: int = 1,
@@ -62,13 +63,20 @@ class VllmTranslator(ChatTranslator):
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        super().__init__(prompt=prompt, retries=retries, max_phrases=max_phrases, max_frames=max_frames)
-        if min(max_new_tokens, max_model_len, tensor_parallel) < 1 or not 0 < gpu_memory_utilization <= 1:
+        super().__init__(
+            prompt=prompt,
+            retries=retries,
+            max_phrases=max_phrases,
+            max_runs=max_runs,
+            max_frames=max_frames,
+            max_new_tokens=max_new_tokens,
+        )
+        if min(max_model_len, tensor_parallel) < 1 or not 0 < gpu_memory_utilization <= 1:
             raise InputError(
-                "the translator's options 'max_new_tokens', 'max_model_len' and 'tensor_parallel' must be at least 1 "
-                "and 'gpu_memory_utilization' a part of 1"
+                "the translator's options 'max_model_len' and 'tensor_parallel' must be at least 1 and "
+                "'gpu_memory_utilization' a part of 1"
             )
-        self.structured, self.max_new_tokens = structured, max_new_tokens
+        self.structured = structured
         self._vllm = _package()
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
@@ -99,7 +107,7 @@ class VllmTranslator(ChatTranslator):
     def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
         context = int(self.engine.model_config.max_model_len)
         tokens = [to_tokens(self.tokenizer, question.messages) for question in questions]
-        rooms = [room(len(ids), context, self.max_new_tokens) for ids in tokens]
+        rooms = [room(len(ids), context, q.max_tokens) for ids, q in zip(tokens, questions, strict=True)]
         asked = [i for i, space in enumerate(rooms) if space]
         answers: list[str | AnswerError] = [AnswerError(TOO_LONG, final=True) for _ in questions]
         if asked:
@@ -116,8 +124,7 @@ class VllmTranslator(ChatTranslator):
         """Greedy sampling of at most `new` tokens; the checkpoint's own settings do not count."""
         if not self.structured:
             return self._vllm.SamplingParams(**sampling_options(new))
-        schema = answer_schema(question.frames, self.max_phrases, question.vocabulary)
-        held = import_module("vllm.sampling_params").StructuredOutputsParams(json=schema)
+        held = import_module("vllm.sampling_params").StructuredOutputsParams(json=answer_schema(question.form))
         return self._vllm.SamplingParams(**sampling_options(new), structured_outputs=held)
 
 

@@ -31,6 +31,7 @@ from openavs.results import read_result, segmentation_from_json, segmentation_to
 from openavs.runs import RunWriter
 from openavs.translators import replies
 from openavs.translators.answers import AnswerError, parse_answer
+from openavs.translators.schema import AnswerForm
 from openavs.types import (
     RLE,
     Caption,
@@ -118,10 +119,12 @@ def size(data: bytes) -> None:
 
 
 def answer(data: bytes) -> None:
-    """An LLM's answer; its first byte says for how many frames and with which vocabulary."""
+    """An LLM's answer; its first byte gives the number of frames or runs, which of them it is, and the vocabulary."""
     head = data[0] if data else 0
-    rows = parse_answer(_text(data[1:]), head % 4 + 1, vocabulary=["dog", "church bell"] if head & 16 else None)
-    assert all(len(row) <= 4 and all(phrase == phrase.strip() and len(phrase) <= 80 for phrase in row) for row in rows)
+    vocabulary = ("dog", "church bell") if head & 16 else None
+    rows = parse_answer(_text(data[1:]), AnswerForm(head % 4 + 1, 4, vocabulary, bool(head & 32)))
+    for row in filter(None, rows):
+        assert len(row) <= 4 and all(phrase == phrase.strip() and len(phrase) <= 80 for phrase in row)
 
 
 def reply(data: bytes) -> None:
@@ -499,7 +502,14 @@ def targets() -> dict[str, Target]:
         "prompt": Target(prompt, [PROMPT, _tiny("prompts", "default")]),
         "size": Target(size, [b"5GB", b"1.5 T", b"100"]),
         "answer": Target(
-            answer, [b'\0{"frames": [["dog"]]}', b'\x13```json\n{"frames": [["dog"],[],[],[]]}```', b"\0["]
+            answer,
+            [
+                b'\0{"frames": [["dog"]]}',
+                b'\x13```json\n{"frames": [["dog"],[],[],[]]}```',
+                b"\0[",
+                b'\x22{"0": ["dog"], "1": [], "2": "a bell"}',
+                b'\x32{"0": ["church bell"], "1": ["do',
+            ],
         ),
         "reply": Target(reply, [b"\0\xc820\n" + _json(COMPLETION), b"\1\xadWed, 21 Oct 2026 07:28:00 GMT\n{}"]),
         "jsonl": Target(jsonl, [b'{"id": "a", "path": "a.mp4", "classes": ["dog"]}\n{"video": "b.mp4", "uid": 3}\n']),

@@ -24,7 +24,7 @@ SERVERS: dict[str, Callable[[Any, int], Answer]] = {
     "accepts no key and repeats it": lambda *_: refusal(401, f"Incorrect API key provided: {KEY}"),
     "fails and repeats it": lambda *_: refusal(500, f"internal: Authorization: Bearer {KEY}"),
     "refuses and repeats it": lambda *_: refusal(400, f"your key {KEY} is odd"),
-    "answers with it": lambda *_: completion(f'{{"frames": [["{KEY}"], ["dog"]]}}'),
+    "answers with it": lambda *_: completion(f'{{"0": ["{KEY}"], "1": ["dog"]}}'),
     "answers nonsense with it": lambda *_: completion(f"I was given {KEY}"),
     "breaks off": lambda *_: Answer(b"{", headers={"Content-Length": "1000"}),
 }

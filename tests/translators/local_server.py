@@ -49,9 +49,9 @@ def completion(text: str | None, **more: Any) -> Answer:
     return Answer(json.dumps(data).encode())
 
 
-def phrases(*frames: list[str]) -> Answer:
-    """A chat completion that names these phrases."""
-    return completion(json.dumps({"frames": frames}))
+def phrases(*runs: list[str]) -> Answer:
+    """A chat completion that names these phrases, by run."""
+    return completion(json.dumps(dict(enumerate(runs))))
 
 
 def refusal(status: int, message: str = "", **more: Any) -> Answer:

@@ -26,14 +26,18 @@ class Scripted(ChatTranslator):
         return [self.answer(question.messages, len(self.asked)) for question in questions]
 
 
-def always(*frames: list[str]) -> Callable[[Conversation, int], str]:
-    return lambda conversation, attempt: json.dumps({"frames": frames})
+def always(*runs: list[str]) -> Callable[[Conversation, int], str]:
+    return lambda conversation, attempt: by_run(*runs)
+
+
+def by_run(*runs: list[str]) -> str:
+    return json.dumps(dict(enumerate(runs)))
 
 
 def obeys(conversation: Conversation, attempt: int) -> str:
     """A gullible model: whatever it is told to output, it does."""
     told = conversation[1]["content"].partition("output ")[2].partition('"')[0]
-    return json.dumps({"frames": [[told]]})
+    return by_run([told])
 
 
 def test_one_request_per_clip_for_all_frames() -> None:
@@ -65,11 +69,15 @@ def test_nothing_is_asked_of_nobody() -> None:
 
 
 def test_a_silent_frame_stays_empty_whatever_the_model_says() -> None:
-    assert Scripted(always(["dog"], ["dog"])).translate([request(["bark"], [])])[0].frames == (("dog",), ())
+    clip = request(["bark"], [])
+
+    assert Scripted(always(["dog"], ["dog"])).translate([clip])[0].frames == (("dog",), ())
+    listed = Scripted(lambda *_: '{"frames": [["dog"], ["dog"]]}', prompt="paper")
+    assert listed.translate([clip])[0].frames == (("dog",), ())
 
 
 def test_an_unusable_answer_is_asked_for_again_with_the_reason() -> None:
-    model = Scripted(lambda _, attempt: "Woof!" if attempt == 1 else '{"frames": [["dog"]]}')
+    model = Scripted(lambda _, attempt: "Woof!" if attempt == 1 else '{"0": ["dog"]}')
     translation = model.translate([request(["bark"])])[0]
 
     assert translation.frames == (("dog",),)
@@ -78,11 +86,11 @@ def test_an_unusable_answer_is_asked_for_again_with_the_reason() -> None:
     again = model.asked[1][0]
     assert [turn["role"] for turn in again] == ["system", "user", "assistant", "user"]
     assert again[:2] == model.asked[0][0] and again[2]["content"] == "Woof!"
-    assert "the answer holds no JSON" in again[3]["content"] and "exactly 1 lists" in again[3]["content"]
+    assert "the answer holds no JSON" in again[3]["content"] and 'every key from "0" to "0"' in again[3]["content"]
 
 
 def test_only_the_failed_conversations_are_asked_again() -> None:
-    model = Scripted(lambda turns, n: "?" if n == 1 and "growl" in turns[1]["content"] else '{"frames": [["dog"]]}')
+    model = Scripted(lambda turns, n: "?" if n == 1 and "growl" in turns[1]["content"] else '{"0": ["dog"]}')
     translations = model.translate([request(["bark"]), request(["growl"])])
 
     assert [len(batch) for batch in model.asked] == [2, 1]
@@ -94,8 +102,8 @@ def test_only_the_failed_conversations_are_asked_again() -> None:
     [
         ("", "the answer is empty"),
         ("I'm sorry, I can't help with that.", "the model refused to answer"),
-        ('{"frames": [["do', "the JSON breaks off or is malformed"),
-        ('{"frames": [["dog"], ["dog"]]}', "the answer has 2 frames instead of 1"),
+        ('{"0": ["do', "the JSON breaks off or is malformed"),
+        ('{"1": ["dog"], "2": ["dog"]}', "the JSON has another form than the one asked for"),
         (AnswerError("the server did not answer within 60 s"), "the server did not answer within 60 s"),
     ],
 )
@@ -109,7 +117,7 @@ def test_after_the_last_attempt_the_lexicon_answers(answer: str | AnswerError, r
 
 
 def test_a_server_that_did_not_answer_is_asked_the_same_again() -> None:
-    model = Scripted(lambda _, attempt: AnswerError("time-out") if attempt == 1 else '{"frames": [["dog"]]}')
+    model = Scripted(lambda _, attempt: AnswerError("time-out") if attempt == 1 else '{"0": ["dog"]}')
 
     assert model.translate([request(["bark"])])[0].frames == (("dog",),)
     assert model.asked[0] == model.asked[1]
@@ -167,7 +175,7 @@ def test_a_caption_that_gives_orders_changes_nothing_even_if_the_model_obeys(cap
     assert all(phrase == "dog" for phrase in translation.frames[0])
     assert model.asked[0][0][0] == plain.asked[0][0][0]  # the system turn is the same
     data = model.asked[0][0][1]["content"].partition("as JSON:\n")[2]
-    assert [list(row) for row in json.loads(data)] == [["frame", "heard"]]  # still one quoted caption of one frame
+    assert [list(row) for row in json.loads(data)] == [["run", "seconds", "heard"]]  # still one quoted caption
     assert len(data) < 300
 
 
@@ -186,14 +194,19 @@ def test_a_vocabulary_closes_what_is_asked_and_what_is_kept() -> None:
 
 
 def test_non_ascii_captions_and_very_many_frames() -> None:
-    model = Scripted(lambda turns, _: json.dumps({"frames": [["dog"]] * turns[1]["content"].count('"frame"')}))
+    model = Scripted(
+        lambda turns, _: json.dumps({"frames": [["dog"]] * turns[1]["content"].count('"frame"')}), prompt="paper"
+    )
     clips = [request(*[["犬が吠える 🐕"]] * 130)]
 
     assert model.translate(clips)[0].frames == (("dog",),) * 130
     assert [len(batch) for batch in model.asked] == [2]  # 60 frames twice, which are the same, and 10
 
 
-@pytest.mark.parametrize("option", [{"retries": -1}, {"max_phrases": 0}, {"max_frames": 0}])
+@pytest.mark.parametrize(
+    "option",
+    [{"retries": -1}, {"max_phrases": 0}, {"max_runs": 0}, {"max_frames": 0}, {"max_new_tokens": 0}],
+)
 def test_options_out_of_range(option: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"'{next(iter(option))}' must be at least"):
         Scripted(always(), **option)

@@ -20,7 +20,7 @@ PROGRAM = """
 import json, sys
 turns = json.load(sys.stdin)
 assert [turn["role"] for turn in turns] == ["system", "user"]
-print('{"frames": [["dog"]]}' if "bark" in turns[1]["content"] else 1 / 0)
+print('{"0": ["dog"]}' if "bark" in turns[1]["content"] else 1 / 0)
 """
 
 

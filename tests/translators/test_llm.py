@@ -12,6 +12,7 @@ from openavs.translators.answers import TOO_LONG, AnswerError
 from openavs.translators.chat import Question
 from openavs.translators.llm import LlmTranslator
 from openavs.translators.rendering import render, room, to_tokens
+from openavs.translators.schema import AnswerForm
 from openavs.types import InputError, ModelError
 from tests.tiny_lms import CHATML, NO_SYSTEM, make_lm
 from tests.translators.captions import request
@@ -33,7 +34,9 @@ def conversations() -> list[list[dict[str, str]]]:
 
 
 def ask(llm: LlmTranslator, conversations: list[list[dict[str, str]]]) -> list[str | AnswerError]:
-    return llm._chat([Question(conversation, frames=1) for conversation in conversations])
+    return llm._chat(
+        [Question(conversation, AnswerForm(1), llm.max_new_tokens or 24) for conversation in conversations]
+    )
 
 
 def direct(folder: Path, conversation: list[dict[str, str]], new: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openavs.prompts import load_prompt
+from openavs.prompts import load_prompt, parse_prompt
 from openavs.translators.messages import (
     MAX_CAPTIONS,
     MAX_CHARACTERS,
@@ -30,8 +30,8 @@ def test_the_tiny_prompt_is_a_line_per_frame() -> None:
     ]
 
 
-def test_the_other_prompts_quote_the_captions_as_json() -> None:
-    user = build_messages("default", CLIP)[1]["content"]
+def test_the_papers_prompts_quote_the_captions_of_every_frame_as_json() -> None:
+    user = build_messages("paper", CLIP)[1]["content"]
 
     assert "There are 3 frames." in user
     assert json.loads(user[user.index("[") :]) == [
@@ -39,6 +39,26 @@ def test_the_other_prompts_quote_the_captions_as_json() -> None:
         {"frame": 1, "heard": []},
         {"frame": 2, "heard": [{"text": "horse clip-clop"}]},
     ]
+
+
+def test_the_default_prompt_lists_runs_of_frames_with_equal_captions() -> None:
+    clip = request([("dog barking", 0.9)], [("dog barking", 0.7)], [], ["horse clip-clop"])
+    user = build_messages("default", clip)[1]["content"]
+
+    assert "There are 2 runs" in user
+    assert json.loads(user[user.index("[") :]) == [
+        {"run": 0, "seconds": "0 to 2", "heard": [{"text": "dog barking", "sure": 0.8}]},
+        {"run": 1, "seconds": "3 to 4", "heard": [{"text": "horse clip-clop"}]},
+    ]
+
+
+def test_a_prompt_asks_about_runs_or_about_frames() -> None:
+    mixed = parse_prompt(
+        "name: x\nversion: 1\nvariables: runs, captions\nsummary: x\n---\n[user]\n$runs $captions", "x"
+    )
+
+    with pytest.raises(InputError, match="'x' needs a value for 'captions'"):
+        build_messages(mixed, CLIP)
 
 
 def test_several_questions_are_told_apart_and_a_single_one_is_not_repeated() -> None:

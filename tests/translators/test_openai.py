@@ -47,7 +47,7 @@ def fell_back(translation: Translation, reason: str) -> bool:
 # ------------------------------------------------------------------------------------------------- what is asked
 
 
-def test_one_request_a_clip_at_temperature_0_with_a_schema_for_its_frames() -> None:
+def test_one_request_a_clip_at_temperature_0_with_a_schema_for_its_runs() -> None:
     with serving(lambda *_: phrases(["dog"], [])) as local:
         asked = translator(local, max_new_tokens=99)
         translation = asked.translate([request(["dog barking"], ["a murmur"])])[0]
@@ -58,8 +58,9 @@ def test_one_request_a_clip_at_temperature_0_with_a_schema_for_its_frames() -> N
     fields = local.asked[0]
     assert (fields["model"], fields["temperature"], fields["max_tokens"]) == ("small", 0, 99)
     assert [turn["role"] for turn in fields["messages"]] == ["system", "user"]
-    rows = fields["response_format"]["json_schema"]["schema"]["properties"]["frames"]
-    assert (rows["minItems"], rows["maxItems"], rows["items"]["maxItems"]) == (2, 2, 4)
+    schema = fields["response_format"]["json_schema"]["schema"]
+    assert schema["required"] == list(schema["properties"]) == ["0", "1"]
+    assert {rows["maxItems"] for rows in schema["properties"].values()} == {4}
 
 
 def test_a_vocabulary_is_part_of_the_schema_and_a_very_long_one_is_not() -> None:
@@ -68,7 +69,7 @@ def test_a_vocabulary_is_part_of_the_schema_and_a_very_long_one_is_not() -> None
         ask = translator(local)
         assert ask.translate([request(["?"], vocabulary=("thing 7", "bell"))])[0].frames == (("thing 7",),)
         assert ask.translate([request(["?"], vocabulary=long)])[0].frames == (("thing 7",),)
-    items = [f["response_format"]["json_schema"]["schema"]["properties"]["frames"]["items"] for f in local.asked]
+    items = [f["response_format"]["json_schema"]["schema"]["properties"]["0"] for f in local.asked]
 
     assert items[0]["items"] == {"type": "string", "enum": ["thing 7", "bell"]}
     assert items[1]["items"] == {"type": "string"}
@@ -98,7 +99,7 @@ def test_tokens_are_counted_and_the_served_model_is_recorded() -> None:
 
 
 def test_a_server_need_not_say_what_it_serves_and_counts() -> None:
-    bare = Answer(json.dumps({"choices": [{"message": {"content": '{"frames": [["dog"]]}'}}]}).encode())
+    bare = Answer(json.dumps({"choices": [{"message": {"content": '{"0": ["dog"]}'}}]}).encode())
     with serving(lambda *_: bare) as local:
         ask = translator(local)
         assert ask.translate([DOG])[0].frames == (("dog",),)
@@ -170,7 +171,7 @@ def test_reasoning_models_get_the_fields_they_insist_on() -> None:
         ask.translate([request(["dog howling"])])
 
     assert len(local.asked) == 4
-    assert local.asked[3]["max_completion_tokens"] == 512 and "temperature" not in local.asked[3]
+    assert local.asked[3]["max_completion_tokens"] == 256 and "temperature" not in local.asked[3]
     assert "response_format" in local.asked[3]
 
 
@@ -260,11 +261,11 @@ BROKEN = [
     (completion(None, tool_calls=[]), answers.EMPTY),
     (completion(""), answers.EMPTY),
     (completion(" \n\t" * 2000, finish_reason="length"), answers.EMPTY),
-    (completion('{"frames": [["do', finish_reason="length"), answers.TRUNCATED),
+    (completion('{"0": ["do', finish_reason="length"), answers.TRUNCATED),
     (completion("I'm sorry, but I can't help with that."), answers.REFUSED),
     (completion(None, refusal="I will not."), answers.REFUSED),
     (completion("", finish_reason="content_filter"), answers.REFUSED),
-    (completion('{"frames": [["/etc/passwd"]]}'), answers.UNUSABLE),
+    (completion('{"0": ["/etc/passwd"]}'), answers.UNUSABLE),
 ]
 
 
@@ -516,9 +517,10 @@ def test_odd_captions_reach_the_server_cleaned() -> None:
         return phrases(*[["dog"]] * len(json.loads(text[text.index("[") :])))
 
     odd = request(["dog " * 12_500], ["犬が吠える 🐕 \ud800 собака"], [""], ["dog"] * 10_000)
-    odd = Request(odd.frames + DOG.frames * 130)
+    changing = request(["dog barking"], ["a bark"]).frames
+    odd = Request(odd.frames + changing * 65)
     with serving(counted) as local:
-        translation = translator(local).translate([odd])[0]
+        translation = translator(local, max_runs=60).translate([odd])[0]
 
     assert translation.note is None and len(translation.frames) == 134
     assert len(local.asked) == 3

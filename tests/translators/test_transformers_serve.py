@@ -24,6 +24,7 @@ from openavs.translators.answers import AnswerError
 from openavs.translators.chat import Question
 from openavs.translators.llm import LlmTranslator
 from openavs.translators.openai_server import OpenAITranslator
+from openavs.translators.schema import AnswerForm
 from openavs.types import ModelError
 from tests.translators.local_server import Answer, Fields, completion, serving
 
@@ -104,7 +105,7 @@ def test_one_language_model_request_a_clip_over_http(tiny: Pipeline, monkeypatch
     assert isinstance(model, LlmTranslator)
 
     def answer(fields: Fields, number: int) -> Answer:
-        text = model._chat([Question(fields["messages"], frames=1)])[0]
+        text = model._chat([Question(fields["messages"], AnswerForm(1), 160)])[0]
         assert not isinstance(text, AnswerError)
         return completion(text)
 

@@ -171,6 +171,30 @@ def test_answers_are_held_to_the_schema_of_their_own_question(monkeypatch: pytes
     assert [(rows["minItems"], rows["maxItems"]) for rows in frames] == [(3, 3), (1, 1), (2, 2)]
 
 
+def test_answers_by_runs_have_their_keys_in_the_schema_and_room_for_the_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Brief(StandIn):
+        """Answers the first run only; the tiny model does not read a prompt of this length."""
+
+        def generate(self, prompts: list[Any], sampling_params: list[Any], *, use_tqdm: bool = True) -> list[Any]:
+            self.sampled = sampling_params
+            return [SimpleNamespace(outputs=[SimpleNamespace(text='{"0": ["hound"]}')]) for _ in prompts]
+
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", SimpleNamespace(StructuredOutputsParams=SimpleNamespace))
+    engine = Brief(local(), context=8192)
+    asked = build(monkeypatch, engine, structured=True, prompt="default", max_new_tokens=None).translate(CLIPS)
+
+    assert [sampling.structured_outputs.json["required"] for sampling in engine.sampled] == [
+        ["0", "1"],
+        ["0"],
+        ["0", "1"],
+    ]
+    assert {sampling.max_tokens for sampling in engine.sampled} == {256}
+    assert asked[0].frames == (("hound",), (), ("dog", "bell"))
+    assert asked[0].origins == ("llm", "llm", "lexicon")
+
+
 def test_an_engine_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(StandIn):
         def LLM(self, **options: Any) -> StandIn:
