@@ -43,6 +43,7 @@ class Family:
     processor_class: str | None = None
     text_first: bool = False
     chat: bool = True  # a chat template asks; else `voxtral_tokens`
+    template: str | None = None  # for a checkpoint that has none
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,25 @@ def _flat(output: Any) -> torch.Tensor:
 
 # ---------------------------------------------------------------------------------------------------------- the table
 
+# The checkpoint on the hub has no chat template. The library's processor still has this one as a default, with the
+# comment that it is kept only until the hub has it. Here it is limited to one question about one sound.
+_QWEN2_AUDIO_TEMPLATE = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "{% for part in messages[0].content %}"
+    "{% if part.type == 'audio' %}Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n<|im_start|>assistant\n"
+)
+
 _OMNI_2_5 = Family("Qwen2_5OmniThinkerForConditionalGeneration", _omni, _pooled_twice)
 _OMNI_3 = Family("Qwen3OmniMoeThinkerForConditionalGeneration", _omni_by_length, _chunks_halved_thrice)
 
 FAMILIES: dict[str, Family] = {
     "qwen2_audio": Family(
-        "Qwen2AudioForConditionalGeneration", _qwen2_audio, _pooled_twice, processor_class="Qwen2AudioProcessor"
+        "Qwen2AudioForConditionalGeneration",
+        _qwen2_audio,
+        _pooled_twice,
+        processor_class="Qwen2AudioProcessor",
+        template=_QWEN2_AUDIO_TEMPLATE,
     ),
     "audioflamingo3": Family(
         "AudioFlamingo3ForConditionalGeneration",
@@ -166,7 +180,7 @@ def load_reader(family: Family, resolved: ResolvedModel) -> Reader:
     """Feature extractor, tokenizer and chat template of a model's folder, or ModelError."""
     if family.processor_class:
         processor: Any = load_processor(getattr(transformers, family.processor_class), resolved)
-        return Reader(processor.feature_extractor, processor.tokenizer, processor.chat_template)
+        return Reader(processor.feature_extractor, processor.tokenizer, processor.chat_template or family.template)
     extractor = load_processor(transformers.WhisperFeatureExtractor, resolved)
     tokenizer: Any = load_processor(transformers.AutoTokenizer, resolved)
     template = (_template_file(resolved.path) or tokenizer.chat_template) if family.chat else None

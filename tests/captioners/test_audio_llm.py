@@ -281,6 +281,25 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
         load(folder)
 
 
+def test_qwen2_audio_is_asked_by_its_own_template_if_neither_checkpoint_nor_library_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_audio.make_qwen2_audio(tmp_path / "qwen")
+    (folder / "chat_template.jinja").unlink()
+    by_library = load(folder)
+    monkeypatch.setattr(transformers.Qwen2AudioProcessor, "default_chat_template", None)
+    by_family = load(folder)
+    question = [{"role": "user", "content": [{"type": "audio", "audio": ""}, {"type": "text", "text": "What's that?"}]}]
+    rendered = [
+        reader.tokenizer.apply_chat_template(question, chat_template=reader.template, tokenize=False)
+        for reader in (by_library.reader, by_family.reader)
+    ]
+
+    assert by_library.reader.template != by_family.reader.template
+    assert rendered[1] == rendered[0] + "<|im_start|>assistant\n"
+    assert texts(by_family, WINDOWS) == texts(by_library, WINDOWS)
+
+
 def test_the_thinker_of_a_whole_omni_checkpoint_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
     """As the hub has it: the thinker's tensors below a prefix, its configuration within a larger one."""
     thinker, whole = folders["qwen2.5-omni"], tmp_path / "whole"
