@@ -146,7 +146,7 @@ def why_parts(frames: Sequence[FrameResult]) -> dict[str, Any]:
 
     A row has the prompts with the captions they came from, and for each caption why no prompt came from it.
     """
-    askers = list(dict.fromkeys(_ASKERS.get(p.origin, p.origin) for frame in frames for p in frame.asked))
+    askers = _askers(frames)
     return {
         "asker": askers[0] if len(askers) == 1 else None,
         "rows": [
@@ -160,12 +160,18 @@ def why_parts(frames: Sequence[FrameResult]) -> dict[str, Any]:
     }
 
 
+def _askers(frames: Sequence[FrameResult]) -> list[str]:
+    """Everything that proposed prompts at some frames, in words."""
+    return list(dict.fromkeys(_ASKERS.get(p.origin, p.origin) for frame in frames for p in frame.asked))
+
+
 def _why_unasked(caption: Caption, frame: FrameResult, askers: Sequence[str]) -> str | None:
     """A few words where no prompt of the frame came from this caption; None where one did."""
     sources = {source.text for prompt in frame.asked for source in prompt.captions}
     if caption.text in sources or any(not prompt.captions for prompt in frame.asked):
         return None
-    return f"not asked for by {askers[0]}" if askers else "not asked for"
+    possible = _askers([frame]) or askers
+    return f"not asked for by {possible[0]}" if len(possible) == 1 else "not asked for"
 
 
 def _wave_path(audio: Waveform, duration: float) -> str:

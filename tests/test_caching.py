@@ -25,7 +25,7 @@ from openavs.registry import Held, build_backends, check_backends
 from openavs.results import segmentation_to_json
 from openavs.types import Clip, InputError, Segmentation
 from tests.plugin_recipe import write_recipe
-from tests.translators.local_server import Answer, phrases, refusal, serving
+from tests.translators.local_server import Answer, completion, phrases, refusal, serving
 
 STAGES = ("captioner", "translator", "detector")
 
@@ -209,9 +209,21 @@ def test_what_the_lexicon_said_for_a_server_that_was_down_is_not_kept(held: Held
     assert remembered.models["small"]["revision"] == "small-1"
 
 
+def test_who_answered_for_each_frame_is_kept(held: Held, clip: Clip, cache: Path) -> None:
+    """The model leaves out the second run, which the lexicon then answers."""
+    with serving(lambda fields, number: phrases(["hound"])) as server:
+        results = [ask(server.url, held, clip, cache) for _ in range(2)]
+    assert len(server.asked) == 1
+    for result in results:
+        origins = {prompt.phrase: prompt.origin for frame in result.frames for prompt in frame.asked}
+        assert origins.pop("hound") == "llm"
+        assert set(origins.values()) == {"lexicon"}
+        assert sum("which the language model left out" in warning for warning in result.warnings) == 1
+
+
 def test_an_answer_that_cannot_be_used_is_kept_with_its_note(held: Held, clip: Clip, cache: Path) -> None:
     """The model was asked and babbled: asking it again is what the recipe's `retries` are for."""
-    with serving(lambda fields, number: phrases(["dog"])) as server:
+    with serving(lambda fields, number: completion("Woof!")) as server:
         first = ask(server.url, held, clip, cache)
         second = ask(server.url, held, clip, cache)
     assert len(server.asked) == 1

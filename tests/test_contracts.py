@@ -62,6 +62,11 @@ class ShortTongue:
         return [Translation((("dog",),), "mine") for _ in requests]
 
 
+class NamelessTongue:
+    def translate(self, requests):
+        return [Translation((("dog",),) * len(r.frames), "llm", origins=("llm",)) for r in requests]
+
+
 class BooleanJudge:
     def verify(self, images, segments, asked):
         return [[True for _ in own] for own in segments]
@@ -105,6 +110,7 @@ TRANSLATE = "translate(requests) must return a Translation for each request"
         ),
         ("captioner", "NothingEar", f"the captioner returned nothing (None); {CAPTION}"),
         ("translator", "FlatTongue", f"the translator returned an object of type list for a request; {TRANSLATE}"),
+        ("translator", "NamelessTongue", f"the translator returned origins for 1 of 3 frames; {TRANSLATE}"),
         ("translator", "ShortTongue", f"the translator returned phrases for 1 of 3 frames; {TRANSLATE}"),
         (
             "detector",

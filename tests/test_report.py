@@ -217,6 +217,12 @@ def test_each_prompt_names_what_was_heard_and_each_caption_without_a_prompt_says
     lexicon = replace(frames[0], asked=tuple(replace(prompt, origin="lexicon") for prompt in asked))
     _, page = report(tmp_path, Segmentation("clip", SIZE, (lexicon,)), iter([]), None)
     assert "hooves 0.30 not asked for by the lexicon" in " ".join(page.text.split())
+    mixed = (frames[0], replace(lexicon, index=1), replace(frames[1], index=2))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, mixed), iter([]), None)
+    text = " ".join(page.text.split())
+    assert text.count("hooves 0.30 not asked for by the language model") == 1
+    assert text.count("hooves 0.30 not asked for by the lexicon") == 1
+    assert text.count("hooves 0.30 not asked for by") == 2  # for the last frame it may be either
 
 
 def test_the_length_is_that_of_the_file(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ _QWEN2_AUDIO_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     "{% for part in messages[0].content %}"
     "{% if part.type == 'audio' %}Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n<|im_start|>assistant\n"
+    "{% endfor %}<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 _OMNI_2_5 = Family("Qwen2_5OmniThinkerForConditionalGeneration", _omni, _pooled_twice)

@@ -78,6 +78,19 @@ def test_an_answer_does_not_depend_on_its_batch_mates(folder: Path, batch_size: 
     assert ask(translator(folder), conversations()[::-1]) == together[::-1]
 
 
+def test_an_answer_has_room_for_the_longest_unless_the_recipe_says_otherwise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[int] = []
+    monkeypatch.setattr(LlmTranslator, "_generate", lambda self, tokens, new: rooms.append(new) or [""] * len(tokens))
+    for limit in (None, 24):
+        llm = translator(folder, max_new_tokens=limit, retries=0)
+        llm.model.config.max_position_embeddings = 100_000
+        llm.translate([request(["dog"]), request(*[["dog"]] * 12)])
+
+    assert rooms == [256, 1024, 24]
+
+
 def test_babble_falls_to_the_lexicon(folder: Path) -> None:
     llm = translator(folder)
     translation = llm.translate([request(["dog barking"], [])])[0]
