@@ -29,6 +29,9 @@ KIND_RATIO = 1 / 3
 Category labels ("Vehicle", "Music") give way to any kept member, since they score high beside every one of them.
 """
 
+CATEGORY_RATIO = 0.1
+"""Least score of a thing as a share of the best category's: speech of 0.03 is noise beside music of 0.8."""
+
 LABELS_PER_THING = 3
 """Best labels of a thing that are summed. Over all of them, noise would favor things with many labels (a person)."""
 
@@ -117,6 +120,7 @@ class LabelSelector:
         specific = [(score, group) for score, group in ranked if not (group.general or group.rejects)]
         rejecters = [(score, group) for score, group in ranked if group.rejects and score >= self.threshold][:1]
         least = max(self.threshold, self.min_ratio * (specific[0][0] if specific else 0.0))
+        least = max(least, CATEGORY_RATIO * max((score for score, group in ranked if group.general), default=0.0))
         if self.combine == "sum" and rejecters:
             least = max(least, REJECTER_RATIO * rejecters[0][0])
         kept: list[tuple[float, _Group]] = []

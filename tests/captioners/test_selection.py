@@ -69,6 +69,11 @@ def test_a_thing_needs_a_share_of_the_best_specific_one() -> None:
     assert [text for text, _ in strong(selector(top_k=1).captions(scores, WINDOW, ""))] == ["Dog"]
 
 
+def test_faint_things_beside_a_loud_category_are_left_out() -> None:
+    scores = row(**{"Music": 0.8, "Speech": 0.05, "Guitar": 0.05})
+    assert strong(selector(threshold=0.03).captions(scores, WINDOW, "")) == [("Music", 0.8)]
+
+
 def test_rain_is_a_caption_and_competes_under_a_softmax_only() -> None:
     scores = row(Rain=0.6, Dog=0.2)
     assert strong(selector().captions(scores, WINDOW, "")) == [("Rain", 0.6), ("Dog", 0.2)]
