@@ -208,12 +208,20 @@ def _conversion(name: str, main: str) -> str | None:
 
 
 def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import HfApi, errors, snapshot_download
 
     transport: type[Exception] = getattr(errors, "HTTPError", OSError)  # the HTTP client's, whichever the hub uses
     wanted: dict[str, Any] = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
+    cached_only = offline
     try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=offline, **wanted))
+        if not offline and _COMMIT.fullmatch(revision or ""):
+            try:  # of a commit the client lists the files at once, and repeats that for half a minute without a network
+                HfApi().repo_info(name, revision=revision)
+            except transport as error:
+                if getattr(error, "response", None) is not None:
+                    raise
+                cached_only = True
+        return Path(snapshot_download(name, revision=revision, local_files_only=cached_only, **wanted))
     except errors.GatedRepoError as error:
         fix = f"ask for access at its page on the hub ({name}), {GATED}, then log in with `hf auth login`"
         raise ModelError(f"the model '{ref}' is gated; {fix}") from error
@@ -226,8 +234,10 @@ def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
         raise ModelError(f"'{ref}' is not a model reference ({_line(error)}); write hf:org/name") from error
     except errors.LocalEntryNotFoundError as error:
         state = "is not (wholly) cached and offline mode is on" if offline else "cannot be reached and is not cached"
-        fix = f"run once online, e.g. `{download_command(ref)}`"
-        raise ModelError(f"the model '{ref}' {state}; {fix}, or give a local folder") from error
+        fix = (
+            "run once online (`openavs check --pipeline NAME` prints the downloads of a recipe), or give a local folder"
+        )
+        raise ModelError(f"the model '{ref}' {state}; {fix}") from error
     except (transport, OSError) as error:
         raise ModelError(f"the model '{ref}' could not be downloaded ({_line(error)}); try again") from error
 

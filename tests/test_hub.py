@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -343,9 +344,19 @@ def test_every_refusal_of_the_hub_is_one_sentence_with_the_fix(hub: str, tmp_pat
     assert not any("\n" in message for message in (gated, absent, revision, pickled, broken))
 
 
+def test_a_commit_is_refused_at_once_without_network_and_taken_from_the_cache(hub: str, tmp_path: Path) -> None:
+    """The hub's client lists a commit's files first, and repeats that five times where nothing answers."""
+    nowhere, pinned = "http://127.0.0.1:9", f"hf:org/whole@{COMMIT}"
+    start = time.monotonic()
+    assert "cannot be reached and is not cached" in ask(nowhere, tmp_path, pinned)[0]
+    assert time.monotonic() - start < 20, "its repetitions take longer"
+    assert ask(hub, tmp_path, pinned)[0][0] == COMMIT
+    assert ask(nowhere, tmp_path, pinned)[0][0] == COMMIT
+
+
 def test_without_network_or_offline_what_is_not_cached_is_refused(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9"  # the discard port: nothing listens
     assert "cannot be reached and is not cached; run once online" in ask(nowhere, tmp_path, "hf:org/whole")[0]
     message = ask(nowhere, tmp_path, "hf:org/whole@v1", offline=True)[0]
-    assert "offline mode is on; run once online, e.g. `hf download org/whole --revision v1 --include" in message
+    assert "offline mode is on; run once online (`openavs check --pipeline NAME`" in message
     assert "offline mode is on" in refusal("hf:org/never-downloaded", offline=True)
