@@ -1,0 +1,155 @@
+"""How often CLAP finds a caption in sounds, at several thresholds and window lengths.
+
+    python eval/experiments/clap_calibration.py SOUNDS --pipeline openavs-cpu
+
+Runs the captioner of a recipe (`clap` or `laion-clap`) on every sound or video file of a folder, one window a second,
+and prints
+
+- `logit_scale`: the checkpoint's own scale of the cosines, and the one that is used;
+- for the recipe's windows, and for windows of 1, 3 and 10 s alone: the audible windows, the 10th, 50th and 90th
+  percentile of the best score, and for each threshold the share of audible windows with a caption (`captioned`) and
+  with a caption that names something visible (`named`).
+
+Choose the largest threshold at which at least 0.9 of the windows of sounds with a visible source are named. Windows of
+rain, wind or music should then mostly not be. `--files` lists the captions of each window at the recipe's threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openavs.captioners.selection import combine_scales
+from openavs.captioners.similarity import SimilarityCaptioner
+from openavs.lexicon import lexicon
+from openavs.media.clips import planned_times
+from openavs.media.sound import read_audio
+from openavs.recipes import Recipe, load_recipe
+from openavs.registry import check_backends, make
+from openavs.types import Caption, InputError, OpenAVSError, Waveform, Window
+from openavs.windows import window_of
+
+THRESHOLDS = (0.2, 0.1, 0.05, 0.04, 0.02, 0.01)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sounds", type=Path, help="a folder of sound or video files")
+    parser.add_argument("--pipeline", default="openavs-cpu", help="a recipe whose captioner is clap or laion-clap")
+    parser.add_argument("--windows", type=_numbers, default=(1.0, 3.0, 10.0), help="lengths in seconds: 1,3,10")
+    parser.add_argument("--thresholds", type=_numbers, default=THRESHOLDS, help="such as 0.2,0.1,0.05")
+    parser.add_argument("--files", action="store_true", help="also the captions of each window")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
+    options = parser.parse_intermixed_args()
+    try:
+        recipe = load_recipe(options.pipeline, options.overrides)
+        found = calibrate(recipe, read_sounds(options.sounds), options.windows, options.thresholds, options.files)
+    except OpenAVSError as problem:
+        sys.stderr.write(f"{problem}\n")
+        return 2
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+    return 0
+
+
+def read_sounds(folder: Path) -> dict[str, Waveform]:
+    """By name: the sounds of a folder; files without sound are left out."""
+    sounds = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        try:
+            audio = read_audio(path)
+        except InputError as problem:
+            sys.stderr.write(f"left out: {problem}\n")
+            continue
+        if audio is not None:
+            sounds[path.name] = audio
+    if not sounds:
+        raise InputError(f"{folder} holds no sound; give a folder of sound or video files")
+    return sounds
+
+
+@torch.inference_mode()
+def calibrate(
+    recipe: Recipe,
+    sounds: dict[str, Waveform],
+    lengths: Sequence[float] = (),
+    thresholds: Sequence[float] = THRESHOLDS,
+    files: bool = False,
+) -> dict[str, Any]:
+    """The figures of the module's docstring."""
+    captioner = make(*check_backends(recipe)["captioner"])
+    if not isinstance(captioner, SimilarityCaptioner):
+        raise InputError(f"the captioner of {recipe.name} is {recipe.captioner.use}; give a recipe with clap")
+    own = float(captioner._scale())
+    found: dict[str, Any] = {
+        "logit_scale": {"checkpoint": round(own, 3), "used": captioner.logit_scale or round(own, 3)},
+        "files": len(sounds),
+        "windows": [],
+    }
+    settings: list[tuple[float, float | None]] = [(recipe.sample.window, recipe.sample.context)]
+    for length, context in [*settings, *((length, None) for length in lengths)]:
+        windows = [
+            (name, window_of(audio, at, 1.0, length, context=context))
+            for name, audio in sounds.items()
+            for at in planned_times(audio.duration, 1.0)
+        ]
+        audible = [(name, window) for name, window in windows if window.audio.dbfs >= recipe.silence.dbfs]
+        rows = combine_scales([window for _, window in audible], captioner._score, softmax=True)
+        scored = [(name, window, row) for (name, window), row in zip(audible, rows, strict=True) if row is not None]
+        part = {"window": length, "context": context, **_figures(captioner, scored, thresholds)}
+        found["windows"].append(part)
+        if files and context == recipe.sample.context and length == recipe.sample.window:
+            part["captions"] = [
+                {"file": name, "start": round(window.start, 2), "captions": _texts(captioner, window, row)}
+                for name, window, row in scored
+            ]
+    return found
+
+
+Scored = Sequence[tuple[str, Window, Any]]
+
+
+def _figures(captioner: SimilarityCaptioner, scored: Scored, thresholds: Sequence[float]) -> dict[str, Any]:
+    best = [max((c.score or 0.0 for c in own), default=0.0) for own in _captions(captioner, scored, 0.0)]
+    shares = []
+    for threshold in thresholds:
+        captions = _captions(captioner, scored, threshold)
+        named = [any(lexicon(caption.text) for caption in own) for own in captions]
+        shares.append({"threshold": threshold, "captioned": _share(map(bool, captions)), "named": _share(named)})
+    percentiles = [round(float(np.percentile(best, q)), 3) for q in (10, 50, 90)] if best else None
+    return {"audible": len(scored), "best_score": percentiles, "thresholds": shares}
+
+
+def _captions(captioner: SimilarityCaptioner, scored: Scored, threshold: float) -> list[list[Caption]]:
+    """The captions of each window that reach a threshold."""
+    usual, captioner.selector.threshold = captioner.selector.threshold, threshold
+    found = [_strong(captioner.selector.captions(row, window, "")) for _, window, row in scored]
+    captioner.selector.threshold = usual
+    return found
+
+
+def _share(flags: Iterable[bool]) -> float:
+    flags = list(flags)
+    return round(sum(flags) / len(flags), 3) if flags else 0.0
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _texts(captioner: SimilarityCaptioner, window: Window, row: Any) -> dict[str, float]:
+    return {c.text: round(c.score or 0.0, 3) for c in _strong(captioner.selector.captions(row, window, ""))}
+
+
+def _strong(captions: Sequence[Caption]) -> list[Caption]:
+    return [caption for caption in captions if not caption.weak]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
