@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SPARE = 0.9
 """This part of the free memory is filled with models at most: allocators waste some."""
 
-_PROCESS = 500_000_000  # on a CPU: Python, torch and the libraries (measured)
+PROCESS = 500_000_000  # on a CPU: Python, torch and the libraries (measured)
 _IMAGE_MODEL = 1_500_000_000  # working memory of SAM ViT-B or Grounding DINO tiny on a GPU, a frame at full size
 _IMAGE_MODEL_CPU = 900_000_000  # the same on a CPU in float32 (measured)
 _IMAGE_MODEL_BFLOAT16 = 450_000_000  # the same on a CPU that multiplies bfloat16 copies of the weights (measured)
@@ -76,7 +76,7 @@ def needed(recipe: Recipe) -> tuple[int, int]:
     found = footprints(recipe)
     if not found:
         return 0, 0
-    process = 0 if resolve_device(recipe.device, recipe.dtype).device.type == "cuda" else _PROCESS
+    process = 0 if resolve_device(recipe.device, recipe.dtype).device.type == "cuda" else PROCESS
     groups = [[found[stage] for stage in group if stage in found] for group in TURNS]
     together, *single = (
         process + sum(own.weights for own in group) + max((own.working for own in group), default=0)

@@ -15,10 +15,11 @@ from openavs.checks.peak_memory import PeakMemory
 from openavs.checks.vocabulary import unknown_labels
 from openavs.contracts import checked, checked_sightings
 from openavs.device import resolve_device
+from openavs.footprint import PROCESS, Footprint, footprints
 from openavs.halving import is_out_of_memory
 from openavs.notes import Notes
 from openavs.pipeline import Pipeline
-from openavs.recipes import Recipe
+from openavs.recipes import Recipe, overridden
 from openavs.segmenters.base import Sighting
 from openavs.spelling import counted
 from openavs.turns import deferred_stages
@@ -45,7 +46,8 @@ def try_stages(recipe: Recipe, clip: Clip, failed: Mapping[str, str] | None = No
     """Run each stage once, one in memory at a time; one finding per stage, as it is done.
 
     A stage runs on what the stages before it found, or on a stand-in where they found nothing or failed. The facts are
-    `stage`, `use`, `load_seconds`, `run_seconds`, `peak_gb` and `stand_in` (whether the input was one).
+    `stage`, `use`, `load_seconds`, `run_seconds`, `peak_gb`, `estimated_gb` (by `openavs.footprint`; None for a stage
+    without a model) and `stand_in` (whether the input was one).
 
     Args:
         recipe: what to try; models that are missing are downloaded.
@@ -71,6 +73,8 @@ class _Trial:
 
     def __init__(self, recipe: Recipe, clip: Clip, frames: Sequence[Frame]) -> None:
         self._recipe, self._clip, self._frames = recipe, clip, frames
+        self._place = resolve_device(recipe.device, recipe.dtype)
+        self._footprints: dict[str, Footprint] | None = None
         self._turns, held = deferred_stages(recipe)
         self._pipe = Pipeline.from_recipe(recipe, held)
         self._heard: list[Any] = []
@@ -87,7 +91,7 @@ class _Trial:
         if failed:
             return Finding("stage", "problem", f"{stage} {use}: not loaded, since {failed}", facts=facts)
         self._stand_in, self._remark = False, ""
-        peak = PeakMemory(resolve_device(self._recipe.device, self._recipe.dtype))
+        peak = PeakMemory(self._place)
         try:
             started = time.monotonic()
             self._turns.backend(stage)
@@ -100,10 +104,22 @@ class _Trial:
         finally:
             self._turns.release()
         facts |= {"load_seconds": round(loaded - started, 2), "run_seconds": round(ran - loaded, 2)}
-        facts |= {"peak_gb": peak.gb(), "stand_in": self._stand_in}
+        facts |= {"peak_gb": peak.gb(), "estimated_gb": self._estimated(stage), "stand_in": self._stand_in}
         cost = f"loaded in {loaded - started:.1f} s, ran in {ran - loaded:.1f} s, peak memory {facts['peak_gb']:.2f} GB"
+        if facts["estimated_gb"] is not None:
+            cost += f" (estimated {facts['estimated_gb']:.2f} GB)"
         says = f"{stage} {use}: {cost}; {says}."
         return Finding("stage", "warning" if self._remark else "ok", f"{says} {self._remark}".rstrip(), facts=facts)
+
+    def _estimated(self, stage: str) -> float | None:
+        """GB that the stage was expected to take at most, on a CPU with the process."""
+        if self._footprints is None:
+            self._footprints = footprints(overridden(self._recipe, ["offline=true"]))
+        own = self._footprints.get(stage)
+        if own is None:
+            return None
+        process = 0 if self._place.device.type == "cuda" else PROCESS
+        return round((own.weights + own.working + process) / 1e9, 3)
 
     def _run(self, stage: str) -> str:
         runs: dict[str, Callable[[], str]] = {

@@ -69,14 +69,16 @@ def _tried(pipeline: str, video: Path | None, offline: bool) -> Iterator[tuple[s
     """The models as they are downloaded and the stages as they are tried, each with its key in the JSON."""
     from openavs.checks.downloads import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
+    from openavs.footprint import in_turns
     from openavs.media import open_clip
-    from openavs.recipes import load_recipe
+    from openavs.recipes import load_recipe, overridden
     from openavs.types import InputError
 
     recipe = load_recipe(pipeline, ["offline=true"] if offline else [])
     if recipe.student is not None:
         raise InputError(f"--download tries the stages of a recipe, and {pipeline} is a student; leave the option out")
     clip = bundled_clip() if video is None else open_clip(video, fps=recipe.sample.fps)
+    in_turns(overridden(recipe, ["offline=true"]))  # refuses before the download what is known not to fit
     failed: dict[str, str] = {}
     for finding in fetch_models(recipe):
         if finding.state == "problem":

@@ -61,6 +61,7 @@ def test_tiny_works_stage_by_stage(openavs: Run) -> None:
     assert "1 mask, the largest covers" in found["segmenter"]["says"]
     for item in found.values():
         assert item["load_seconds"] > 0 and item["run_seconds"] > 0 and item["peak_gb"] > 0.05
+        assert 0.5 <= item["estimated_gb"] < 1
         assert not item["stand_in"]
 
 
@@ -168,6 +169,15 @@ def test_unusable_options_and_videos_are_refused(openavs: Run, tmp_path: Path) -
     write_video(tmp_path / "mute.mp4", [np.zeros((64, 80, 3), dtype=np.uint8)] * 8, 4)
     mute = openavs("check", "-p", path, "--download", "--try", tmp_path / "mute.mp4")
     assert mute.code == 2 and "has no sound track; give a video with sound" in mute.err
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_downloaded(
+    openavs: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: 1000)
+    monkeypatch.setattr("openavs.checks.downloads.resolve", lambda *given: pytest.fail("downloads"))
+    done = openavs("check", "--download", "-p", "tiny")
+    assert done.code == 2 and "the recipe tiny needs" in done.err and "free" in done.err
 
 
 def test_trackers_and_verifiers_are_tried_on_what_the_segmenter_found(tmp_path: Path) -> None:

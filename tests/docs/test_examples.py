@@ -19,7 +19,7 @@ from tests.docs.conftest import copied
 from tests.docs.reading import PAGES, Block, blocks, commands, text_of
 
 Run = Callable[..., Any]
-RUN = ("quickstart.md", "concepts.md", "faq.md", "tiny.md", "extending.md")
+RUN = ("quickstart.md", "concepts.md", "first-run.md", "faq.md", "tiny.md", "extending.md")
 COMMAND_PAGES = tuple(page for page in PAGES if page.startswith("commands/") and page != "commands/index.md")
 ELSEWHERE = {
     "README.md": "tests/test_readme.py",
