@@ -20,10 +20,12 @@ from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.checks import trial
 from openavs.checks.downloads import fetch_models
 from openavs.checks.peak_memory import PeakMemory
+from openavs.cli.check import _tried
 from openavs.device import resolve_device
 from openavs.media import write_video
-from openavs.recipes import load_recipe
+from openavs.recipes import StudentModel, load_recipe
 from openavs.turns import Turns, deferred_stages
+from openavs.types import InputError
 from tests.conftest import ROOT, Outcome
 from tests.model_hub import Hub, client_settings, serving
 from tests.plugin_recipe import STAGES, write_recipe
@@ -178,6 +180,20 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_downloaded(
     monkeypatch.setattr("openavs.checks.downloads.resolve", lambda *given: pytest.fail("downloads"))
     done = openavs("check", "--download", "-p", "tiny")
     assert done.code == 2 and "the recipe tiny needs" in done.err and "free" in done.err
+
+
+def test_offline_nothing_is_downloaded_or_tried(openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    done = openavs("check", "--download", "--offline", "-p", "openavs-cpu", "--json")
+    assert done.code == 1 and not {"downloads", "stages"} & done.json().keys()
+    assert "offline nothing is downloaded" in done.json()["recipes"][0]["says"]
+
+
+def test_students_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = load_recipe("tiny").model_copy(update={"student": StudentModel(model="./student")})
+    monkeypatch.setattr("openavs.recipes.load_recipe", lambda *given: student)
+    with pytest.raises(InputError, match="student:x is a student; leave the option out"):
+        list(_tried("student:x", None, offline=False))
 
 
 def test_trackers_and_verifiers_are_tried_on_what_the_segmenter_found(tmp_path: Path) -> None:
