@@ -524,7 +524,7 @@ def targets() -> dict[str, Target]:
         "rle": Target(rle, [bytes((0, 0, 0, 6, 0, 0, 0, 8)) + PLAIN_RLE.counts.encode(), b"\0\0{\x86\0\0{\x86TaRdim0"]),
         "run": Target(run, [_json(RUN) + b"\0" + _json(LINE) + b"\n"]),
         "folder": Target(folder, [_json(RUN)]),
-        "mark": Target(mark, [_json({"format": 1, "plan": "k", "shard": 0, "rows": [ROW], "files": {"a": {}}})]),
+        "mark": Target(mark, [_json({"format": marks.FORMAT, "plan": "k", "shard": 0, "rows": [ROW], "files": {"a": {}}})]),
         "journal": Target(
             shard_journal, [b'{"start": true}\n{"begin": "a"}\n' + _json({"row": ROW, "files": {"x": "0"}}) + b"\n"]
         ),
