@@ -408,6 +408,7 @@ FRAME = RESULT["frames"][0]
 SEGMENT = FRAME["segments"][0]
 PLAIN_RLE = RLE((6, 8), SEGMENT["mask"]["counts"])
 ROW = {"id": "a", "status": "failed", "reason": "missing", "dropped": {"not found": 1}}
+MARK = {"format": marks.FORMAT, "plan": "k", "shard": 0, **marks.summary([ROW]), "rows": [ROW], "files": {"a": {}}}
 PLAN = {"format": 2, "key": "k", "source": {"clips": 1, "kind": "folder", "sha256": ""}, "shards": [[0, 10, 1]]}
 RUN = {"format": 1, "recipe": {"name": "tiny"}, "masks": {"values": "instance", "classes": []}, "data": {}}
 RUN |= {"models": {}, "timings": {}, "status": "running"}
@@ -524,7 +525,7 @@ def targets() -> dict[str, Target]:
         "rle": Target(rle, [bytes((0, 0, 0, 6, 0, 0, 0, 8)) + PLAIN_RLE.counts.encode(), b"\0\0{\x86\0\0{\x86TaRdim0"]),
         "run": Target(run, [_json(RUN) + b"\0" + _json(LINE) + b"\n"]),
         "folder": Target(folder, [_json(RUN)]),
-        "mark": Target(mark, [_json({"format": marks.FORMAT, "plan": "k", "shard": 0, "rows": [ROW], "files": {"a": {}}})]),
+        "mark": Target(mark, [_json(MARK)]),
         "journal": Target(
             shard_journal, [b'{"start": true}\n{"begin": "a"}\n' + _json({"row": ROW, "files": {"x": "0"}}) + b"\n"]
         ),
