@@ -26,7 +26,8 @@ _OF_A_THREAD = 4096  # on several threads, for which every small operation means
 class Layout:
     """Where the cells of a pyramid lie in the table of `pad_levels`, for each column (head, level, point) of a query.
 
-    All tensors but `starts` are `[columns]`, float32: sums of them are whole numbers below 2**24, hence exact.
+    The tensors are `[columns]` where nothing else is said, float32: sums of them are whole numbers below 2**24, hence
+    exact.
     """
 
     sizes: tuple[Size, ...]
@@ -37,6 +38,7 @@ class Layout:
     down: torch.Tensor  # from a cell to the one below
     across: int  # from a cell to the one on its right
     limits: torch.Tensor  # [2, columns]: width, then height
+    edges: torch.Tensor  # [levels, 2]: width and height
 
 
 @lru_cache(maxsize=32)
@@ -65,6 +67,7 @@ def lay_out(sizes: tuple[Size, ...], heads: int, points: int, device: torch.devi
         down=(columns([width + 1 for _, width in sizes]) * heads).reshape(-1).to(device),
         across=heads,
         limits=torch.stack([columns([size[axis] for size in sizes]).reshape(-1) for axis in (1, 0)]).to(device),
+        edges=torch.tensor([size[::-1] for size in sizes], dtype=torch.float32).to(device),
     )
 
 

@@ -42,18 +42,24 @@ def resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def _resize_axis(image: torch.Tensor, axis: int, length: int) -> torch.Tensor:
     """One pass: a sum over the filter's taps, each tap one gathered image, so memory does not grow with the filter."""
-    positions, weights = _taps(image.shape[axis], length)
+    positions, weights = _taps_on(image.device, image.shape[axis], length)
     shape = [1, 1, 1]
     shape[axis] = length
     total: torch.Tensor | int = 1 << (_BITS - 1)  # rounds to nearest
     for position, weight in zip(positions, weights, strict=True):
-        rows = image.index_select(axis, torch.from_numpy(position).to(image.device))
-        total = total + rows.to(torch.int32) * torch.from_numpy(weight).to(image.device).view(shape)
+        rows = image.index_select(axis, position)
+        total = total + rows.to(torch.int32) * weight.view(shape)
     assert isinstance(total, torch.Tensor)
     return (total >> _BITS).clamp_(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=64)
+def _taps_on(device: torch.device, old: int, new: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The taps on a device, where the frames of a video need the same ones again and again."""
+    positions, weights = _taps(old, new)
+    return torch.from_numpy(positions).to(device), torch.from_numpy(weights).to(device)
+
+
 def _taps(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
     """Which old samples make each new one, and their fixed-point weights: `[taps, new]` each.
 

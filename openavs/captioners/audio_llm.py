@@ -105,12 +105,14 @@ class AudioLlmCaptioner:
             return_attention_mask=True,
             return_tensors="pt",
         )
-        mask = features["attention_mask"].to(self.device)
-        flat = self.family.vectors(self.model, features["input_features"].to(self.device, self.dtype), mask)
-        counts = [self.family.count(int(frames), self._audio_config) for frames in mask.sum(-1)]
+        mask = features["attention_mask"]
+        inputs = features["input_features"].to(self.device, self.dtype)
+        flat = self.family.vectors(self.model, inputs, mask.to(self.device))
+        counts = [self.family.count(frames, self._audio_config) for frames in mask.sum(-1).tolist()]
         vectors = torch.split(flat, counts)
-        for window, part in zip(windows, vectors, strict=True):
-            if not torch.isfinite(part).all():
+        finite = torch.stack([torch.isfinite(part).all() for part in vectors]).tolist()
+        for window, whole in zip(windows, finite, strict=True):
+            if not whole:
                 raise UnusableAnswer(
                     f"the audio model '{self._ref}' gave vectors that are not finite for the window from "
                     f"{window.start:g} to {window.end:g} s; try dtype float32 or bfloat16, or another copy of the model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from openavs.captioners.selection import LabelSelector, Scores, combine_scales
@@ -127,14 +128,15 @@ class SimilarityCaptioner(ABC):
     def _probabilities(self, sounds: Sequence[Samples], windows: Sequence[Window]) -> Scores:
         scale = self._scale() if self.logit_scale is None else self.logit_scale
         logits = self._embed_sounds(sounds) @ self._text_embeddings().T * scale
-        finite = torch.isfinite(logits).all(dim=1).tolist()
-        if not all(finite):
-            window = windows[finite.index(False)]
+        whole = torch.isfinite(logits).all(dim=1, keepdim=True)
+        scores: Scores = logits.float().softmax(dim=-1).where(whole, torch.nan).cpu().numpy()
+        finite = np.isfinite(scores).all(axis=1)
+        if not finite.all():
+            window = windows[int(finite.argmin())]
             raise UnusableAnswer(
                 f"the CLAP model '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
                 f"to {window.end:g} s; try dtype float32, or another copy of the model"
             )
-        scores: Scores = logits.float().softmax(dim=-1).cpu().numpy()
         return scores
 
     def _text_embeddings(self) -> torch.Tensor:

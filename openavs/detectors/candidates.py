@@ -6,8 +6,9 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from openavs.types import Detection, Image, InputError
+from openavs.types import Detection, Image, InputError, UnusableAnswer
 
 Floats = npt.NDArray[np.float32]
 
@@ -67,6 +68,23 @@ def boxes_to_detections(
         for a, b, winner, score in zip(first, last, winners[kept], scores[kept], strict=True)
         if (b > a).all()
     ]
+
+
+def to_host(
+    scores: torch.Tensor, winners: torch.Tensor, boxes: torch.Tensor, model: str
+) -> tuple[Floats, npt.NDArray[np.int64], Floats]:
+    """Scores and phrases `[B, Q]` and boxes `[B, Q, 4]` of a batch in the memory of the CPU, by one transfer.
+
+    Raises:
+        UnusableAnswer: a number is not finite; `model` is the reference to name.
+    """
+    packed = torch.cat([scores[..., None], winners[..., None].to(scores), boxes], dim=-1).cpu().numpy()
+    if not np.isfinite(packed).all():
+        raise UnusableAnswer(
+            f"{model} answered with numbers that are not finite; use dtype=float32, or another copy of the weights if "
+            f"that is what you have"
+        )
+    return packed[..., 0], packed[..., 1].astype(np.int64), packed[..., 2:]
 
 
 def best_first(candidates: Sequence[Detection], limit: int) -> list[Detection]:

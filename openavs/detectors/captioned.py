@@ -11,16 +11,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import PIL.Image
 import torch
 
-from openavs.detectors.candidates import batches, best_first, boxes_to_detections, check_inputs
+from openavs.detectors.candidates import batches, best_first, boxes_to_detections, check_inputs, to_host
 from openavs.detectors.fitting import Fit, Size, fit_edges, resize
 from openavs.detectors.phrase_map import CLS, DOT, SEP, CaptionTokens, map_phrases
 from openavs.device import Placement
-from openavs.types import Detection, Image, InputError, ModelError, UnusableAnswer
+from openavs.pixels import look_up, value_table
+from openavs.types import Detection, Image, InputError, ModelError
 
 PHRASES_PER_CAPTION = 8
 """Long captions cost recall: users report phrases that are found alone and missed among others (GroundingDINO #330)."""
@@ -132,26 +134,24 @@ class CaptionedDetector(ABC):
 
     def _prepare(self, images: Sequence[Image], fits: Sequence[Fit]) -> torch.Tensor:
         """Pixel values `[B, 3, h, w]`; letterboxing stays 0, the mean colour after normalisation."""
-        device, rules = self._place.device, self._pixels
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (rules.mean, rules.std))
+        device = self._place.device
         batch = torch.zeros((len(images), 3, *fits[0].canvas), device=device)
         for slot, image, fit in zip(batch, images, fits, strict=True):
-            content = resize(image, fit.content, rules.filter, device).float() * rules.scale
-            slot[:, : fit.content[0], : fit.content[1]] = (content - mean) / std
+            content = resize(image, fit.content, self._pixels.filter, device)
+            slot[:, : fit.content[0], : fit.content[1]] = look_up(self._values, content)
         return batch
+
+    @cached_property
+    def _values(self) -> torch.Tensor:
+        """What each byte of each channel becomes, on the device."""
+        return value_table(self._pixels.scale, self._pixels.mean, self._pixels.std).to(self._place.device)
 
     def _score(self, pixels: torch.Tensor, caption: CaptionTokens) -> tuple[Any, Any, Any]:
         """Best score and phrase `[B, Q]` and boxes `[B, Q, 4]` as numpy arrays."""
         ids = torch.tensor(caption.ids, device=pixels.device).expand(len(pixels), -1)
         token_logits, boxes = self._answer(pixels, ids)
         scores, winners = phrase_scores(token_logits.float(), caption)
-        boxes = boxes.float()
-        if not bool(torch.isfinite(scores).all() & torch.isfinite(boxes).all()):
-            raise UnusableAnswer(
-                f"{self._reference} answered with numbers that are not finite; use dtype=float32, or another copy of "
-                f"the weights if that is what you have"
-            )
-        return scores.cpu().numpy(), winners.cpu().numpy(), boxes.cpu().numpy()
+        return to_host(scores, winners, boxes.float(), self._reference)
 
 
 def phrase_scores(logits: torch.Tensor, caption: CaptionTokens) -> tuple[torch.Tensor, torch.Tensor]:

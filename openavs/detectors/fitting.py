@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 import torch
-from torch.nn.functional import interpolate
 
+from openavs.resize import resize_bilinear
 from openavs.types import Image
 
 Size = tuple[int, int]  # height, width
 _RATIOS = (16.0, 8.0, 4.0, 2.0, 1.0)  # long side to short side, tried in turn
-_TENSOR_MODES = {PIL.Image.Resampling.BILINEAR: "bilinear", PIL.Image.Resampling.BICUBIC: "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,11 @@ def fit_edges(size: Size, shortest: int, longest: int, accepts: Callable[[Size],
 
 
 def resize(image: Image, size: Size, filter_: PIL.Image.Resampling, device: torch.device) -> torch.Tensor:
-    """A frame resized on the device, uint8 `[3, h, w]`.
+    """A frame resized to the bytes that the model's image processor makes of it: uint8 `[h, w, 3]` on the device.
 
-    Pillow does it on a CPU, so that a model sees exactly what its image processor would give it; on CUDA the same
-    antialiased filter runs as a tensor operation, equal to within one level of 255.
+    The bilinear filter, which all released checkpoints name, runs on the device; Pillow does any other on the CPU.
     """
-    if device.type == "cuda" and filter_ in _TENSOR_MODES:
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device, non_blocking=True)
-        return resize_tensor(pixels.permute(2, 0, 1), size, _TENSOR_MODES[filter_])
+    if filter_ is PIL.Image.Resampling.BILINEAR:
+        return resize_bilinear(image, size, device)
     resized = PIL.Image.fromarray(image).resize((size[1], size[0]), resample=filter_)
-    return torch.from_numpy(np.array(resized)).to(device).permute(2, 0, 1)
-
-
-def resize_tensor(pixels: torch.Tensor, size: Size, mode: str) -> torch.Tensor:
-    """Antialiased resize of uint8 `[3, H, W]` to uint8 `[3, h, w]`, rounded to whole levels as Pillow does."""
-    if tuple(pixels.shape[-2:]) == size:
-        return pixels
-    resized = interpolate(pixels[None].float(), size=size, mode=mode, antialias=True)[0]
-    return resized.round().clamp(0, 255).to(torch.uint8)
+    return torch.from_numpy(np.array(resized)).to(device)

@@ -59,12 +59,12 @@ class DeformableAttention(nn.Module):
 
     def _positions(self, offsets: torch.Tensor, references: torch.Tensor, layout: Layout) -> torch.Tensor:
         """Offsets `[B, Q, 2, columns]` and points or boxes `[B, Q, levels, 2 or 4]` -> positions in cells."""
-        sizes = torch.tensor([size[::-1] for size in layout.sizes], dtype=torch.float32, device=offsets.device)
-        centres = (references[..., :2] * sizes - 0.5).transpose(2, 3)[:, :, :, None, :, None]
+        centres = (references[..., :2] * layout.edges - 0.5).transpose(2, 3)[:, :, :, None, :, None]
         offsets = offsets.reshape(*offsets.shape[:3], self.heads, self.levels, self.points)
         if references.shape[-1] == 4:  # in parts of half a box instead of cells
             offsets = (
-                offsets * (references[..., 2:] * sizes * (0.5 / self.points)).transpose(2, 3)[:, :, :, None, :, None]
+                offsets
+                * (references[..., 2:] * layout.edges * (0.5 / self.points)).transpose(2, 3)[:, :, :, None, :, None]
             )
         return (offsets + centres).flatten(3)
 

@@ -47,14 +47,16 @@ def most_trusted(
     Raises:
         UnusableAnswer: one of them is not finite.
     """
-    if not (torch.isfinite(logits).all() and torch.isfinite(scores).all()):
+    best = scores.argmax(dim=1)
+    rows = torch.arange(len(best), device=best.device)
+    finite = torch.isfinite(logits).all() & torch.isfinite(scores).all()
+    whole, *kept = torch.cat([finite[None].to(scores), scores[rows, best].clamp(0.0, 1.0)]).tolist()  # one transfer
+    if not whole:
         raise UnusableAnswer(
             f"the {model} gave mask logits that are not finite for image {position} of the batch; try dtype float32, "
             "or another copy of the model"
         )
-    best = scores.argmax(dim=1)
-    rows = torch.arange(len(best), device=best.device)
-    return logits[rows, best], scores[rows, best].clamp(0.0, 1.0).tolist()
+    return logits[rows, best], kept
 
 
 def decode_boxes(

@@ -33,7 +33,26 @@ def prepare_encoder(encoder: nn.Module, body: nn.Module, dtype: torch.dtype, dev
         make_lean(encoder, dtype)
         return torch.float32
     body.to(dtype)
+    for module in encoder.modules():
+        if isinstance(module, SamVisionLayer) and module.attn.use_rel_pos:
+            _remember_positions(module.attn)
     return dtype
+
+
+def _remember_positions(attention: Any) -> None:
+    """Expands the tables of relative positions once: the library does so in each pass, with indices from the CPU."""
+    tables = [attention.rel_pos_h, attention.rel_pos_w]
+    made = _relative_positions(attention)
+    attention.get_rel_pos = lambda _queries, _keys, table: made[0] if table is tables[0] else made[1]
+
+
+def _relative_positions(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[edge, edge, D]` of a query's place and a key's: by rows, and by columns."""
+    edge = (len(attention.rel_pos_h) + 1) // 2
+    rows, columns = (
+        attention.get_rel_pos(edge, edge, table).detach() for table in (attention.rel_pos_h, attention.rel_pos_w)
+    )
+    return rows, columns
 
 
 def make_lean(encoder: nn.Module, dtype: torch.dtype) -> None:
@@ -77,10 +96,8 @@ class SamLayer(nn.Module):
         self.mlp = FeedForward(library.mlp.lin1, library.mlp.lin2, library.mlp.act, dtype)
         self.rows = self.columns = None
         if attention.use_rel_pos:
-            edge = (len(attention.rel_pos_h) + 1) // 2
-            self.rows, self.columns = (  # [edge, edge, D]: of a query's place and a key's
-                nn.Parameter(attention.get_rel_pos(edge, edge, table).detach().to(dtype), requires_grad=False)
-                for table in (attention.rel_pos_h, attention.rel_pos_w)
+            self.rows, self.columns = (
+                nn.Parameter(table.to(dtype), requires_grad=False) for table in _relative_positions(attention)
             )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

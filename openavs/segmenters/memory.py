@@ -21,7 +21,6 @@ from openavs.types import RLE, Image, UnusableAnswer, mask_to_rle, rle_to_mask
 T = TypeVar("T")
 
 _CORRECTED = 4  # frames with a find that a memory keeps: the first and the latest; SAM 2 was trained with so many
-_NO_PIXELS = torch.empty(0)  # a session asks for a frame's pixels although its features are at hand
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class MemoryCarrier:
     ) -> None:
         self.model, self._session, self._features = model, session, features
         self._pixels, self._ref = pixels, ref
+        self._no_pixels = torch.empty(0, device=pixels.device)  # a session takes a frame's pixels beside its features
 
     @torch.inference_mode()
     def begin(self, at: int, image: Image, mask: RLE) -> Any:
@@ -68,13 +68,15 @@ class MemoryCarrier:
     def carry(self, memory: Any, at: int, image: Image, backwards: bool = False) -> tuple[RLE, float]:
         """Where the thing is in the next frame; the certainty is SAM 2's own that it is there at all."""
         logits, presence = self._show(memory, at, image, backwards)
-        if not bool(torch.isfinite(logits).all() & torch.isfinite(presence).all()):
+        finite = torch.isfinite(logits).all() & torch.isfinite(presence).all()
+        whole, certainty = torch.stack([finite.float(), presence.flatten()[0].sigmoid().float()]).tolist()
+        if not whole:
             raise UnusableAnswer(
                 f"the model '{self._ref}' gave mask logits that are not finite while tracking; try dtype "
                 "float32, or another copy of the model"
             )
         [mask] = self._pixels.enlarge(logits[:, 0], (int(image.shape[0]), int(image.shape[1])))
-        return mask_to_rle(mask), float(presence.flatten()[0].sigmoid())
+        return mask_to_rle(mask), certainty
 
     @torch.inference_mode()
     def correct(self, memory: Any, at: int, image: Image, mask: RLE) -> None:
@@ -93,7 +95,7 @@ class MemoryCarrier:
         seen = {"vision_feats": features.levels, "vision_pos_embeds": [features.positions]}
         session.cache.clear_all()
         session.cache.cache_vision_features(at, seen)
-        answer = self.model(session, frame=_NO_PIXELS, frame_idx=at, reverse=backwards)
+        answer = self.model(session, frame=self._no_pixels, frame_idx=at, reverse=backwards)
         self._tidy(session)
         return answer.pred_masks, answer.object_score_logits
 

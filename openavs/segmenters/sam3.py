@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -108,18 +109,20 @@ class Sam3Segmenter:
             attention_mask=attended,
         )
         scores = answer.pred_logits.sigmoid() * answer.presence_logits.sigmoid()  # [phrases, queries]
-        if not bool(torch.isfinite(scores).all() & torch.isfinite(answer.pred_masks).all()):
+        order = scores.argsort(dim=-1, descending=True, stable=True)[:, : self.max_candidates]
+        boxes = answer.pred_boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        finite = torch.isfinite(scores).all() & torch.isfinite(answer.pred_masks).all()
+        best = torch.cat([scores.gather(1, order)[..., None], boxes], dim=-1).where(finite, torch.nan).cpu().numpy()
+        if np.isnan(best[..., 0]).any():
             raise UnusableAnswer(
                 f"the SAM 3 model '{self._ref}' gave numbers that are not finite for image {position} of the batch; "
                 "try dtype float32, or another copy of the model"
             )
-        edges = torch.tensor([size[1], size[0], size[1], size[0]], device=self.device)
+        edges = np.array([1, size[1], size[0], size[1], size[0]], dtype=np.float32)
         for row, phrase in enumerate(phrases):
-            best = scores[row].argsort(descending=True, stable=True)[: self.max_candidates]
-            best = best[scores[row][best] >= self.floor]
-            boxes = (answer.pred_boxes[row][best] * edges).tolist()
-            masks = self.pixels.enlarge(answer.pred_masks[row][best].sigmoid(), size, _MASK)
-            for score, box, mask in zip(scores[row][best].tolist(), boxes, masks, strict=True):
+            found = best[row][best[row, :, 0] >= self.floor] * edges  # the best are first
+            masks = self.pixels.enlarge(answer.pred_masks[row][order[row, : len(found)]].sigmoid(), size, _MASK)
+            for (score, *box), mask in zip(found.tolist(), masks, strict=True):
                 yield Detection(_inside(box, size), phrase, score), Mask(mask_to_rle(mask))
 
     def _embed(self, phrases: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:

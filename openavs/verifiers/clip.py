@@ -88,6 +88,7 @@ class ClipVerifier:
         self._pixels = _Pixels(resolved, self.device)
         self._tokenizer: Any = load_processor(AutoTokenizer, resolved)
         self.model: Any = load_pretrained(CLIPModel, resolved, self.dtype, self.device)
+        self._scale = self.model.logit_scale.float().exp().cpu()
         self._texts: dict[str, torch.Tensor] = {}
 
     @torch.inference_mode()
@@ -111,7 +112,7 @@ class ClipVerifier:
         names = [phrase, *dict.fromkeys(rivals)]
         named = self._embed_texts([self.template.replace("{}", name) for name in names]) @ image
         nothing = (self._embed_texts(self.nothing) @ image).max()
-        logits = torch.cat([named, nothing[None]]) * self.model.logit_scale.float().exp()
+        logits = torch.cat([named, nothing[None]]) * self._scale
         shares = logits.softmax(dim=0).tolist()
         best = int(np.argmax(shares))
         return Verdict(shares[0] >= self.threshold, shares[0], names[best] if best < len(names) else None)
@@ -140,7 +141,8 @@ class ClipVerifier:
         return torch.stack([self._texts[text] for text in texts])
 
     def _unit(self, vectors: torch.Tensor) -> torch.Tensor:
-        unit = torch.nn.functional.normalize(vectors.float(), dim=-1)
+        """Unit vectors in the memory of the CPU, where verdicts are computed: they are few and small."""
+        unit = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()
         if not bool(torch.isfinite(unit).all()):
             raise UnusableAnswer(
                 f"the CLIP model '{self._ref}' gave numbers that are not finite; try dtype float32, or another copy "
