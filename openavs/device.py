@@ -87,6 +87,14 @@ def language_dtype(placement: Placement, asked: str, stored: str) -> torch.dtype
     return torch.bfloat16 if placement.device.type == "cpu" else torch.float16
 
 
+def frames_at_once(asked: int | None, device: torch.device) -> int:
+    """Return how many frames go through a network together: as asked, or 8 on a GPU and 1 elsewhere.
+
+    One frame of a large network keeps all cores of a CPU busy, and each further one takes as much memory as the first.
+    """
+    return asked if asked is not None else 8 if device.type == "cuda" else 1
+
+
 def has_gpu() -> bool:
     """Return whether torch sees a CUDA GPU; torch is not imported for this on Linux without a driver."""
     if "torch" not in sys.modules and sys.platform == "linux" and not any(map(os.path.exists, _DRIVERS)):

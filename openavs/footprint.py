@@ -185,8 +185,9 @@ def _working(stage: str, section: Stage, place: Placement, model: _Model, image:
 
     Of a language model the keys and values of a batch; of the library's SAM on a GPU, whose global attention has a bias
     for each pair of tokens, twice that; of others what was measured (`image`), or ten times the weights of small ones.
+    Frames that go together by default count as one, because a batch that does not fit is halved.
     """
-    config, each, batch = model.config, place.dtype.itemsize, int(section.options.get("batch_size", 1))
+    config, each, batch = model.config, place.dtype.itemsize, int(section.options.get("batch_size") or 1)
     weights = model.parameters * each
     if stage == "translator":
         questions = int(section.options.get("batch_size", 8))

@@ -11,7 +11,7 @@ import torch
 
 from openavs import device
 from openavs.dense import native_bfloat16
-from openavs.device import Placement, has_gpu, language_dtype, resolve_device, settle_dtype
+from openavs.device import Placement, frames_at_once, has_gpu, language_dtype, resolve_device, settle_dtype
 from openavs.types import InputError
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU")
@@ -22,6 +22,12 @@ def test_auto_is_the_cpu_in_float32_where_there_is_no_gpu() -> None:
     placement = resolve_device("auto", "auto")
     assert (placement.device, placement.dtype) == (torch.device("cpu"), torch.float32)
     assert "cpu in float32" in placement.reason and "no GPU" in placement.reason
+
+
+def test_frames_go_together_on_a_gpu_and_singly_on_a_cpu_unless_a_number_is_given() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert [frames_at_once(None, place) for place in (cpu, gpu)] == [1, 8]
+    assert [frames_at_once(3, place) for place in (cpu, gpu)] == [3, 3]
 
 
 @pytest.mark.gpu

@@ -22,11 +22,11 @@ def check_inputs(images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> N
             raise InputError(f"an image is uint8 RGB [H, W, 3] with pixels in it, not {image.dtype} {image.shape}")
 
 
-def check_options(floor: float, max_candidates: int, batch_size: int) -> None:
+def check_options(floor: float, max_candidates: int, batch_size: int | None) -> None:
     """Refuses option values that no detector can work with."""
     if not 0 <= floor <= 1:
         raise InputError(f"the detector's floor is a score between 0 and 1, not {floor}")
-    if max_candidates < 1 or batch_size < 1:
+    if max_candidates < 1 or (batch_size is not None and batch_size < 1):
         raise InputError(f"max_candidates ({max_candidates}) and batch_size ({batch_size}) of a detector are 1 or more")
 
 

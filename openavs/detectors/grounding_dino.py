@@ -27,7 +27,7 @@ from openavs.detectors.captioned import (
     encode,
 )
 from openavs.detectors.lean import make_lean
-from openavs.device import resolve_device, settle_dtype
+from openavs.device import frames_at_once, resolve_device, settle_dtype
 from openavs.hub import load_pretrained, load_processor, resolve
 from openavs.types import ModelError
 
@@ -44,6 +44,7 @@ class GroundingDinoDetector(CaptionedDetector):
         phrases_per_caption: phrases that one caption holds at most; 1 grounds one phrase at a time. The answers differ.
         max_candidates: how many candidates a frame keeps, best first; each phrase's best one always stays.
         batch_size: frames in one forward; only frames of one resized shape with the same phrases go together.
+            None: 8 on a GPU, 1 on a CPU.
         device: `auto`, `cpu`, `cuda`, ...
         dtype: `auto`, `float32`, `bfloat16`, `float16`: of the large products of matrices. Coordinates, scores, the
             text and its fusion with the picture are float32 in any case.
@@ -61,7 +62,7 @@ class GroundingDinoDetector(CaptionedDetector):
         floor: float = 0.05,
         phrases_per_caption: int = PHRASES_PER_CAPTION,
         max_candidates: int = 300,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
@@ -71,9 +72,10 @@ class GroundingDinoDetector(CaptionedDetector):
         found = resolve(model, offline=offline)
         self.models: dict[str, dict[str, Any]] = {model: found.describe()}
         self.floor, self.phrases_per_caption = floor, phrases_per_caption
-        self.max_candidates, self.batch_size = max_candidates, batch_size
+        self.max_candidates = max_candidates
         self._reference = model
         self._place = resolve_device(device, dtype)
+        self.batch_size = frames_at_once(batch_size, self._place.device)
         config: Any = load_processor(AutoConfig, found)
         if config.model_type not in _KINDS:
             raise ModelError(

@@ -42,7 +42,7 @@ from openavs.detectors.captioned import (
     check_tokenizer,
     encode,
 )
-from openavs.device import Placement, resolve_device
+from openavs.device import Placement, frames_at_once, resolve_device
 from openavs.extras import need
 from openavs.hub import load_processor, resolve
 from openavs.spelling import nearest
@@ -96,7 +96,7 @@ class GroundingDinoPackageDetector(CaptionedDetector):
         floor: float = 0.05,
         phrases_per_caption: int = PHRASES_PER_CAPTION,
         max_candidates: int = 300,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
@@ -109,11 +109,12 @@ class GroundingDinoPackageDetector(CaptionedDetector):
             )
         package = _package()
         self._place = _float32(device, dtype)
+        self.batch_size = frames_at_once(batch_size, self._place.device)
         found, words = resolve(model, offline), resolve(text_encoder, offline)
         settings = _settings(read_config(found, GROUNDING_DINO), model)
         self.models: dict[str, dict[str, Any]] = {model: found.describe(), text_encoder: words.describe()}
         self.floor, self.phrases_per_caption = floor, phrases_per_caption
-        self.max_candidates, self.batch_size = max_candidates, batch_size
+        self.max_candidates = max_candidates
         self._reference = model
         self._tokenizer: Any = load_processor(AutoTokenizer, words)
         check_tokenizer(self._tokenizer, text_encoder)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, Owlv2ForObjectDetection, Owl
 
 from openavs.detectors.candidates import batches, best_first, boxes_to_detections, check_inputs, check_options
 from openavs.detectors.phrase_map import clean_phrase
-from openavs.device import resolve_device
+from openavs.device import frames_at_once, resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
 from openavs.types import Detection, Image, InputError, ModelError, UnusableAnswer
 
@@ -28,7 +28,7 @@ class Owlv2Detector:
         floor: candidates that score less are not returned, in [0, 1].
         template: what is asked for a phrase; `{}` stands for it. OWLv2 was trained on captions, not on bare nouns.
         max_candidates: how many candidates a frame keeps, best first; each phrase's best one always stays.
-        batch_size: frames in one forward of the image encoder.
+        batch_size: frames in one forward of the image encoder; None: 8 on a GPU, 1 on a CPU.
         device: `auto`, `cpu`, `cuda`, ...
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
         offline: use only what is already on this machine.
@@ -45,7 +45,7 @@ class Owlv2Detector:
         floor: float = 0.05,
         template: str = "a photo of a {}",
         max_candidates: int = 300,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
@@ -56,7 +56,7 @@ class Owlv2Detector:
         found = resolve(model, offline=offline)
         self.models: dict[str, dict[str, Any]] = {model: found.describe()}
         self.floor, self.template = floor, template
-        self.max_candidates, self.batch_size = max_candidates, batch_size
+        self.max_candidates = max_candidates
         self._reference = model
         self._place = resolve_device(device, dtype)
         self._config: Any = load_processor(AutoConfig, found)
@@ -67,6 +67,7 @@ class Owlv2Detector:
         self.model: Any = load_pretrained(Owlv2ForObjectDetection, found, self._place.dtype, self._place.device)
 
     @torch.inference_mode()
+        self.batch_size = frames_at_once(batch_size, self._place.device)
     def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Boxes for each image's phrases, best first, every box under the phrase it answers best.
 

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate, pad
 from transformers import SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from openavs.device import resolve_device, settle_dtype
+from openavs.device import frames_at_once, resolve_device, settle_dtype
 from openavs.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.resize import resize_bilinear
 from openavs.segmenters.boxed import check_image, check_lists, corners, decode_boxes
@@ -32,6 +32,7 @@ class SamSegmenter:
     Args:
         model: reference of a SamModel checkpoint.
         batch_size: images encoded together; only images of one shape are, so no result hangs on its batch mates.
+            None: 8 on a GPU, 1 on a CPU.
         multimask: ask for SAM's three answers per box and keep the one it trusts most, instead of the single answer
             (which suits boxes, the less ambiguous prompt).
         device, dtype, offline: as everywhere; dtype holds for the image encoder.
@@ -41,17 +42,18 @@ class SamSegmenter:
         self,
         *,
         model: str,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         multimask: bool = False,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise InputError(f"sam: batch_size is at least 1, not {batch_size}")
-        self.batch_size, self.multimask = batch_size, multimask
+        self.multimask = multimask
         placement = resolve_device(device, dtype)
         self.device = placement.device
+        self.batch_size = frames_at_once(batch_size, self.device)
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import Sam2Model
 
-from openavs.device import resolve_device, settle_dtype
+from openavs.device import frames_at_once, resolve_device, settle_dtype
 from openavs.hub import load_pretrained, resolve
 from openavs.segmenters.boxed import check_lists, decode_boxes
 from openavs.segmenters.lean import prepare_encoder
@@ -30,7 +30,8 @@ class Sam2Segmenter:
 
     Args:
         model: reference of a Sam2Model or Sam2VideoModel checkpoint.
-        batch_size: images encoded together (all are stretched to one square, so any may be).
+        batch_size: images encoded together (all are stretched to one square, so any may be); None: 8 on a
+            GPU, 1 on a CPU.
         multimask: ask for SAM 2's three answers per box and keep the one it trusts most, instead of the single answer
             (which suits boxes, the less ambiguous prompt).
         device, dtype, offline: as everywhere; dtype holds for the image encoder.
@@ -40,17 +41,18 @@ class Sam2Segmenter:
         self,
         *,
         model: str,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         multimask: bool = False,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise InputError(f"sam2: batch_size is at least 1, not {batch_size}")
-        self.batch_size, self.multimask = batch_size, multimask
+        self.multimask = multimask
         placement = resolve_device(device, dtype)
         self.device = placement.device
+        self.batch_size = frames_at_once(batch_size, self.device)
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model

@@ -41,7 +41,7 @@ class Sam2VideoTracker(Sam2Segmenter):
         min_iou: float = 0.5,
         patience: int = 2,
         max_objects: int = 32,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         multimask: bool = False,
         device: str = "auto",
         dtype: str = "auto",
