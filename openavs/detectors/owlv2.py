@@ -11,11 +11,18 @@ import numpy.typing as npt
 import torch
 from transformers import AutoConfig, AutoTokenizer, Owlv2ForObjectDetection, Owlv2ImageProcessorPil
 
-from openavs.detectors.candidates import batches, best_first, boxes_to_detections, check_inputs, check_options
+from openavs.detectors.candidates import (
+    batches,
+    best_first,
+    boxes_to_detections,
+    check_inputs,
+    check_options,
+    to_host,
+)
 from openavs.detectors.phrase_map import clean_phrase
 from openavs.device import frames_at_once, resolve_device
 from openavs.hub import load_pretrained, load_processor, resolve
-from openavs.types import Detection, Image, InputError, ModelError, UnusableAnswer
+from openavs.types import Detection, Image, InputError, ModelError
 
 _TEXTS_AT_ONCE = 128
 
@@ -30,7 +37,8 @@ class Owlv2Detector:
         max_candidates: how many candidates a frame keeps, best first; each phrase's best one always stays.
         batch_size: frames in one forward of the image encoder; None: 8 on a GPU, 1 on a CPU.
         device: `auto`, `cpu`, `cuda`, ...
-        dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`: of the encoders. The heads, which answer boxes and scores, are
+            float32 in any case.
         offline: use only what is already on this machine.
 
     Raises:
@@ -59,15 +67,22 @@ class Owlv2Detector:
         self.max_candidates = max_candidates
         self._reference = model
         self._place = resolve_device(device, dtype)
+        self.batch_size = frames_at_once(batch_size, self._place.device)
         self._config: Any = load_processor(AutoConfig, found)
         if self._config.model_type != "owlv2":
             raise ModelError(f"{model} is a {self._config.model_type} model; give the detector owlv2 one of type owlv2")
         self._tokenizer: Any = load_processor(AutoTokenizer, found)
         self._rules: Any = load_processor(Owlv2ImageProcessorPil, found)
-        self.model: Any = load_pretrained(Owlv2ForObjectDetection, found, self._place.dtype, self._place.device)
+        self.model: Any = load_pretrained(Owlv2ForObjectDetection, found, torch.float32, self._place.device)
+        # The heads stay float32: bfloat16 has 8 bits, and a corner among 960 pixels needs more than 10.
+        for encoder in (self.model.owlv2, self.model.layer_norm):
+            encoder.to(self._place.dtype)
+        self._mean, self._std = (
+            torch.tensor(values, device=self._place.device).view(3, 1, 1)
+            for values in (self._rules.image_mean, self._rules.image_std)
+        )
 
     @torch.inference_mode()
-        self.batch_size = frames_at_once(batch_size, self._place.device)
     def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Boxes for each image's phrases, best first, every box under the phrase it answers best.
 
@@ -113,30 +128,25 @@ class Owlv2Detector:
         ).to(self._place.device)
         model = self.model.owlv2
         state = model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-        embeds: torch.Tensor = model.text_projection(state.pooler_output)
+        embeds: torch.Tensor = model.text_projection(state.pooler_output).float()
         return torch.nn.functional.normalize(embeds, dim=-1)
 
     def _prepare(self, images: Sequence[Image]) -> torch.Tensor:
         """Pixel values `[B, 3, h, w]`: padded to a square at the bottom and right, resized, normalised."""
         rules, device = self._rules, self._place.device
-        mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (rules.image_mean, rules.image_std))
         size = (int(rules.size["height"]), int(rules.size["width"]))
-        pixels = [(resize_in_square(image, size, device) * rules.rescale_factor - mean) / std for image in images]
+        squares = (resize_in_square(image, size, device) * rules.rescale_factor for image in images)
+        pixels = [(square - self._mean) / self._std for square in squares]
         return torch.stack(pixels).to(self._place.dtype)
 
     def _forward(self, pixels: torch.Tensor, queries: torch.Tensor) -> tuple[Any, Any, Any]:
         """Best score and phrase `[B, Q]` and boxes `[B, Q, 4]` as numpy arrays."""
-        features, _ = self.model.image_embedder(pixels)
+        features = self.model.image_embedder(pixels)[0].float()
         cells = features.flatten(1, 2)
         logits, _ = self.model.class_predictor(cells, queries[None].expand(len(pixels), -1, -1))
-        boxes = self.model.box_predictor(cells, features).float()
-        if not bool(torch.isfinite(logits).all() & torch.isfinite(boxes).all()):
-            raise UnusableAnswer(
-                f"{self._reference} answered with numbers that are not finite; use dtype=float32, or another copy of "
-                f"the weights if that is what you have"
-            )
-        scores, winners = logits.float().sigmoid().max(dim=-1)
-        return scores.cpu().numpy(), winners.cpu().numpy(), boxes.cpu().numpy()
+        scores, winners = logits.sigmoid().max(dim=-1)
+        scores = scores.where(torch.isfinite(logits).all(dim=-1), torch.nan)
+        return to_host(scores, winners, self.model.box_predictor(cells, features), self._reference)
 
 
 def resize_in_square(image: Image, size: tuple[int, int], device: torch.device) -> torch.Tensor:
@@ -147,8 +157,8 @@ def resize_in_square(image: Image, size: tuple[int, int], device: torch.device) 
     """
     height, width = image.shape[:2]
     side = max(height, width)
-    down = _resampling(side, size[0], height).to(device)
-    across = _resampling(side, size[1], width).to(device)
+    down = _resampling(side, size[0], height, device)
+    across = _resampling(side, size[1], width, device)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).float()
     rows: torch.Tensor = torch.sparse.mm(down, pixels.reshape(height, width * 3))  # [h, W * 3]
     columns = rows.view(-1, width, 3).transpose(0, 1).reshape(width, -1)  # [W, h * 3]
@@ -157,7 +167,7 @@ def resize_in_square(image: Image, size: tuple[int, int], device: torch.device) 
 
 
 @lru_cache(maxsize=16)
-def _resampling(length: int, target: int, used: int) -> torch.Tensor:
+def _resampling(length: int, target: int, used: int, device: torch.device) -> torch.Tensor:
     """One axis of OWLv2's resize as a sparse matrix `[target, used]`: a Gaussian, then linear interpolation.
 
     Each of the `target` samples mixes its two neighbours among `length` pixels, each smoothed over four standard
@@ -180,7 +190,7 @@ def _resampling(length: int, target: int, used: int) -> torch.Tensor:
     real = pixels < used
     indices = torch.from_numpy(np.stack([rows[real], pixels[real]]))
     values = torch.from_numpy(weights[real].astype(np.float32))
-    return torch.sparse_coo_tensor(indices, values, (target, used), check_invariants=True).coalesce()
+    return torch.sparse_coo_tensor(indices, values, (target, used), check_invariants=True).coalesce().to(device)
 
 
 def _mirror(positions: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:

@@ -151,3 +151,15 @@ def test_an_answer_that_is_no_number_is_an_error(owlv2: Path, picture: Image) ->
 
 def test_half_precision_runs(owlv2: Path, picture: Image) -> None:
     assert load(owlv2, dtype="bfloat16").detect([picture], [PHRASES])[0]
+
+
+def test_boxes_and_scores_of_a_bfloat16_model_are_those_of_float32_heads(owlv2: Path, picture: Image) -> None:
+    half, exact = load(owlv2, dtype="bfloat16"), load(owlv2, dtype="float32")
+    with torch.inference_mode():
+        pixels = half._prepare([picture])
+        features, _ = half.model.image_embedder(pixels)
+        exact.model.image_embedder = lambda _: (features.float(), None)
+        (_, queries), (_, same) = half._embed(PHRASES), exact._embed(PHRASES)
+        assert features.dtype == torch.bfloat16 and queries.shape == same.shape
+        answers = zip(half._forward(pixels, queries), exact._forward(pixels, queries.float()), strict=True)
+    assert all(np.abs(ours - expected).max() < 1e-6 for ours, expected in answers)
