@@ -25,7 +25,7 @@ PER_ITEM = {
     "grounding-dino": (1, 0, 0), "grounding-dino-per-phrase": (1, 0, 0), "mm-grounding-dino": (1, 0, 0),
     "owlv2": (1, 0, 0), "sam": (2, 1, 1), "sam-multimask": (2, 1, 1), "sam2": (2, 1, 1), "sam2-of-video": (2, 1, 1),
     "sam3": (2, 3, 5), "sam3-of-video": (2, 3, 5), "sam2-video": (2, 1, 1), "sam3-video": (2, 1, 1), "clip": (1, 0, 0),
-    "pipeline": (6, 2, 2),
+    "pipeline": (3, 1, 1),
 }  # fmt: skip
 # Most a batch may do besides: what the libraries do for a forward pass, and the words of an answer.
 PER_BATCH = {
@@ -33,7 +33,7 @@ PER_BATCH = {
     "grounding-dino": (3, 1, 1), "grounding-dino-per-phrase": (6, 2, 2), "mm-grounding-dino": (3, 1, 1),
     "owlv2": (2, 1, 2), "sam": (0, 0, 0), "sam-multimask": (0, 0, 0), "sam2": (0, 0, 0), "sam2-of-video": (0, 0, 0),
     "sam3": (0, 0, 0), "sam3-of-video": (0, 0, 0), "sam2-video": (0, 0, 0), "sam3-video": (0, 0, 0), "clip": (0, 1, 0),
-    "pipeline": (17, 1, 22),
+    "pipeline": (26, 4, 25),
 }  # fmt: skip
 EXACT = 2e-3  # in float32: a near tie of random boxes may change places
 
