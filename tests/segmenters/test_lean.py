@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
 from openavs.dense import Dense
 from openavs.segmenters.lean import make_lean, prepare_encoder
@@ -114,3 +114,13 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     asked = pixels(lean, 3)
     (together,), (alone,) = levels(lean, asked), levels(lean, asked[2:])
     assert torch.allclose(together[2:], alone, atol=1e-5 * float(alone.abs().max()))
+
+
+def test_a_gpu_expands_relative_positions_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = sam(10)
+    prepared = copy.deepcopy(library)
+    prepare_encoder(prepared, prepared, torch.float32, torch.device("cuda"))  # moves nothing
+    with torch.inference_mode():
+        expected = library(pixels(library)).last_hidden_state
+        monkeypatch.delattr(SamVisionAttention, "get_rel_pos")
+        assert torch.equal(prepared(pixels(library)).last_hidden_state, expected)
