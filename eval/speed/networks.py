@@ -80,51 +80,28 @@ def cost(network: torch.nn.Module, run: Callable[[Any], object]) -> Cost:
     return Cost(float(counter.get_total_flops()), float(traffic.numbers), float(parameters))
 
 
-@cache
-def detector(size: str, picture: tuple[int, int] = PICTURE, tokens: int = CAPTION) -> Cost:
-    """Grounding DINO (`tiny`: Swin-T, `base`: Swin-B) on one picture. The adapter's own attentions do less than this
-    count of the library's."""
-    from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+def detector_config(size: str) -> Any:
+    """Grounding DINO's: `tiny` with Swin-T, `base` with Swin-B."""
+    from transformers import GroundingDinoConfig, SwinConfig
 
     base = SwinConfig(
         embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], window_size=12, image_size=384,
         out_indices=[2, 3, 4],
     )  # fmt: skip
-    ids = torch.zeros(1, tokens, dtype=torch.long, device=META)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-    pixels = {
-        "pixel_values": torch.zeros(1, 3, *picture, device=META),
-        "pixel_mask": torch.ones(1, *picture, dtype=torch.long, device=META),
-    }
-    with _quiet(), _without_numbers(), META:
-        config = GroundingDinoConfig(backbone_config=base) if size == "base" else GroundingDinoConfig()
-        return cost(GroundingDinoForObjectDetection(config).to(META), lambda network: network(**pixels, **inputs))
+    return GroundingDinoConfig(backbone_config=base) if size == "base" else GroundingDinoConfig()
 
 
-@cache
-def sam(size: str, boxes: int) -> Cost:
-    """SAM: one picture encoded, and the masks of some boxes."""
-    from transformers import SamConfig, SamModel
-
+def sam_vision(size: str) -> dict[str, Any]:
+    """The image encoder of SAM: `base`, `large` or `huge`."""
     width, layers, heads, everywhere = _SAM[size]
-    vision = {
+    return {
         "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "mlp_dim": 4 * width,
         "global_attn_indexes": everywhere,
     }  # fmt: skip
 
-    def run(network: Any) -> None:
-        embedding = network.get_image_embeddings(torch.zeros(1, 3, 1024, 1024))
-        network(image_embeddings=embedding, input_boxes=torch.zeros(1, boxes, 4), multimask_output=False)
 
-    with _quiet(), META:
-        return cost(SamModel(SamConfig(vision_config=vision)), run)
-
-
-@cache
-def sam2(size: str, boxes: int) -> Cost:
-    """SAM 2.1: one picture encoded, and the masks of some boxes."""
-    from transformers import Sam2Config, Sam2Model
-
+def sam2_vision(size: str) -> dict[str, Any]:
+    """The image encoder of SAM 2.1: `tiny`, `base-plus` or `large`."""
     width, heads, blocks, windows, everywhere, edge = _SAM2[size]
     widths = [width * 2**stage for stage in range(4)]
     backbone = {
@@ -133,14 +110,61 @@ def sam2(size: str, boxes: int) -> Cost:
         "num_attention_heads_per_stage": [heads * 2**stage for stage in range(4)],
         "global_attention_blocks": everywhere, "window_positional_embedding_background_size": [edge, edge],
     }  # fmt: skip
+    return {"backbone_config": backbone, "backbone_channel_list": widths[::-1]}
+
+
+def language_config() -> Any:
+    """Qwen3-4B's."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+        intermediate_size=9728, vocab_size=151936, tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+@cache
+def detector(size: str, picture: tuple[int, int] = PICTURE, tokens: int = CAPTION) -> Cost:
+    """Grounding DINO (`tiny`: Swin-T, `base`: Swin-B) on one picture. The adapter's own attentions do less than this
+    count of the library's."""
+    from transformers import GroundingDinoForObjectDetection
+
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=META)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    pixels = {
+        "pixel_values": torch.zeros(1, 3, *picture, device=META),
+        "pixel_mask": torch.ones(1, *picture, dtype=torch.long, device=META),
+    }
+    with _quiet(), _without_numbers(), META:
+        return cost(
+            GroundingDinoForObjectDetection(detector_config(size)).to(META), lambda network: network(**pixels, **inputs)
+        )
+
+
+@cache
+def sam(size: str, boxes: int) -> Cost:
+    """SAM: one picture encoded, and the masks of some boxes."""
+    from transformers import SamConfig, SamModel
+
+    def run(network: Any) -> None:
+        embedding = network.get_image_embeddings(torch.zeros(1, 3, 1024, 1024))
+        network(image_embeddings=embedding, input_boxes=torch.zeros(1, boxes, 4), multimask_output=False)
+
+    with _quiet(), META:
+        return cost(SamModel(SamConfig(vision_config=sam_vision(size))), run)
+
+
+@cache
+def sam2(size: str, boxes: int) -> Cost:
+    """SAM 2.1: one picture encoded, and the masks of some boxes."""
+    from transformers import Sam2Config, Sam2Model
 
     def run(network: Any) -> None:
         levels = network.get_image_embeddings(torch.zeros(1, 3, 1024, 1024))
         network(image_embeddings=levels, input_boxes=torch.zeros(1, boxes, 4), multimask_output=False)
 
-    vision = {"backbone_config": backbone, "backbone_channel_list": widths[::-1]}
     with _quiet(), META:
-        return cost(Sam2Model(Sam2Config(vision_config=vision)), run)
+        return cost(Sam2Model(Sam2Config(vision_config=sam2_vision(size))), run)
 
 
 @cache
@@ -156,16 +180,12 @@ def clap() -> Cost:
 @cache
 def language_model(question: int, answer: int) -> Cost:
     """Qwen3-4B: a question and its answer in tokens. Every token passes once, whether it is read or written."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3ForCausalLM
 
-    config = Qwen3Config(
-        hidden_size=2560, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
-        intermediate_size=9728, vocab_size=151936, tie_word_embeddings=True,
-    )  # fmt: skip
     tokens = torch.zeros(1, question + answer, dtype=torch.long, device=META)
     seen = torch.zeros(1, 1, question + answer, question + answer, device=META)
     with _quiet(), META:
-        network = Qwen3ForCausalLM(config)
+        network = Qwen3ForCausalLM(language_config())
         return cost(network, lambda m: m(input_ids=tokens, attention_mask=seen, logits_to_keep=answer, use_cache=False))
 
 

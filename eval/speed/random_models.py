@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import detector_config, sam2_vision, sam_vision
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -66,19 +67,22 @@ def save_models(folder: Path, size: Size, segmenter: str, picture: Image, seed: 
     return detector, make(folder / segmenter, size)
 
 
-def save_detector(folder: Path, size: Size, picture: Image) -> Path:
-    """Grounding DINO: with Swin-T and BERT base as published, or a tenth of it."""
+def save_detector(folder: Path, size: Size, picture: Image, network: str = "tiny", device: str = "cpu") -> Path:
+    """Grounding DINO: with Swin-T (`tiny`) or Swin-B (`base`) and BERT base as published, or a tenth of `tiny`."""
     tokenizer = word_tokenizer()
     if size.full:
         # The vocabulary is a table to look into: its length costs nothing, and every word that is asked is in this one.
-        config = GroundingDinoConfig(text_config=BertConfig(vocab_size=len(tokenizer)))
+        config = detector_config(network)
+        config.text_config = BertConfig(vocab_size=len(tokenizer))
     else:
         config = GroundingDinoConfig(**_small_detector(len(tokenizer)))
-    model = GroundingDinoForObjectDetection(config).eval()
+    with torch.device(device):
+        model = GroundingDinoForObjectDetection(config).eval()
     shortest, longest = size.edges
     pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": shortest, "longest_edge": longest})
     processor: Any = GroundingDinoProcessor(pictures, tokenizer)
-    spread(model, processor(images=picture, text=". ".join(PHRASES[:3]) + ".", return_tensors="pt"))
+    example = processor(images=picture, text=". ".join(PHRASES[:3]) + ".", return_tensors="pt")
+    spread(model, example.to(device))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -96,12 +100,13 @@ def _small_detector(words: int) -> dict[str, Any]:
     return {"backbone_config": swin, "text_config": text, "d_model": 64, "num_queries": 200, **layers, **heads}
 
 
-def save_sam(folder: Path, size: Size) -> Path:
-    """SAM with ViT-B as published, or a small one."""
+def save_sam(folder: Path, size: Size, network: str = "base", device: str = "cpu") -> Path:
+    """SAM with ViT-B (`base`), L or H as published, or a small one."""
     square: dict[str, Any] = {"image_size": size.square}
     small = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "global_attn_indexes": [1, 3]}
-    vision = square | ({} if size.full else small | {"mlp_dim": 384})
-    model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=square)).eval()
+    vision = square | (sam_vision(network) if size.full else small | {"mlp_dim": 384})
+    with torch.device(device):
+        model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=square)).eval()
     # Published weights have frequencies of deviation 1 here; the library draws 128 times that, and no box would keep
     # its mask when it moves by a part of a pixel.
     torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)
@@ -111,13 +116,15 @@ def save_sam(folder: Path, size: Size) -> Path:
     return folder
 
 
-def save_sam2(folder: Path, size: Size) -> Path:
-    """SAM 2.1 with the tiny Hiera as published, or a small one."""
+def save_sam2(folder: Path, size: Size, network: str = "tiny", device: str = "cpu") -> Path:
+    """SAM 2.1 with the `tiny`, `base-plus` or `large` Hiera as published, or a small one."""
     side = size.square
-    backbone: dict[str, Any] = {"model_type": "sam2_hiera_det_model", "image_size": [side, side]}
-    channels = [768, 384, 192, 96]
+    vision = sam2_vision(network)
+    backbone = vision["backbone_config"] | {"image_size": [side, side]}
+    channels = vision["backbone_channel_list"]
     if not size.full:
         channels = [256, 128, 64, 32]
+        backbone = {"model_type": "sam2_hiera_det_model", "image_size": [side, side]}
         backbone |= {"blocks_per_stage": [1, 1, 2, 1], "global_attention_blocks": [3], "hidden_size": 32}
         backbone |= {"embed_dim_per_stage": channels[::-1], "num_attention_heads_per_stage": [1, 2, 4, 8]}
     vision = {
@@ -125,7 +132,8 @@ def save_sam2(folder: Path, size: Size) -> Path:
         "backbone_channel_list": channels,
         "backbone_feature_sizes": [[side // 4, side // 4], [side // 8, side // 8], [side // 16, side // 16]],
     }
-    model = Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config={"image_size": side})).eval()
+    with torch.device(device):
+        model = Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config={"image_size": side})).eval()
     model.save_pretrained(folder)
     settings = {"size": {"height": side, "width": side}, **_IMAGENET}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
