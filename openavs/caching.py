@@ -206,8 +206,9 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def _window_parts(window: Window) -> tuple[bytes | memoryview, ...]:
-    facts = json.dumps([window.audio.rate, window.start, window.end, list(window.labels)])
-    return facts.encode(), _bytes(window.audio.samples)
+    around = window.context
+    facts = json.dumps([window.audio.rate, window.start, window.end, list(window.labels), around and around.rate])
+    return facts.encode(), _bytes(window.audio.samples), b"" if around is None else _bytes(around.samples)
 
 
 def _bytes(array: np.ndarray[Any, Any]) -> memoryview:
@@ -229,7 +230,7 @@ def _content(requests: Sequence[Request]) -> str:
 
 
 def _caption_row(caption: Caption) -> list[Any]:
-    return [caption.text, caption.score, caption.start, caption.end, caption.question]
+    return [caption.text, caption.score, caption.start, caption.end, caption.question, caption.weak]
 
 
 def _translation(

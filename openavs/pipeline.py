@@ -47,6 +47,7 @@ from openavs.types import (
     Prompt,
     Segment,
     Segmentation,
+    strong_captions,
 )
 from openavs.verifiers.base import Verifier
 from openavs.windows import windows_of
@@ -165,9 +166,13 @@ class Pipeline:
             notes.warn(note)
         return heard
 
+    def request(self, heard: Sequence[Heard]) -> Request:
+        """Return the translator's request for a clip: the captions that reach the threshold, by frame."""
+        return Request(tuple(map(strong_captions, heard)), self.settings.vocabulary)
+
     def ask(self, heard: Sequence[Heard], notes: Notes) -> list[Asked]:
         """What to look for at every frame: one request holds the captions of all of them."""
-        request = Request(tuple(_strong(captions) for captions in heard), self.settings.vocabulary)
+        request = self.request(heard)
         if not any(request.frames):
             return [()] * len(heard)
         notes.progress("ask", 0, 1)
@@ -193,12 +198,12 @@ class Pipeline:
         """Finds what is asked for; frames at which nothing is asked for are not looked at but answered as they are."""
 
         def unseen(i: int) -> FrameResult:
-            return FrameResult(i, clip.times[i], heard[i] is None, _strong(heard[i]), weak=_weak(heard[i]))
+            return FrameResult(i, clip.times[i], heard[i] is None, strong_captions(heard[i]), weak=_weak(heard[i]))
 
         def seen(s: Sighting) -> FrameResult:
             i = s.frame.index
             return FrameResult(
-                i, s.frame.time, False, _strong(heard[i]), asked[i], s.segments, s.dropped, _weak(heard[i])
+                i, s.frame.time, False, strong_captions(heard[i]), asked[i], s.segments, s.dropped, _weak(heard[i])
             )
 
         sightings = self._see(clip, asked, notes)
@@ -286,11 +291,6 @@ class Pipeline:
         return verified
 
 
-def _strong(captions: Heard) -> tuple[Caption, ...]:
-    """The captions that reach the captioner's threshold."""
-    return tuple(caption for caption in captions or () if not caption.weak)
-
-
 def _weak(captions: Heard) -> tuple[Caption, ...]:
     """The captions below the captioner's threshold."""
     return tuple(caption for caption in captions or () if caption.weak)
@@ -298,7 +298,7 @@ def _weak(captions: Heard) -> tuple[Caption, ...]:
 
 def _unnamed(frames: Sequence[tuple[Caption, ...]]) -> str | None:
     """A sentence about audible frames without a caption above the threshold; None if there are none."""
-    missed = [captions for captions in frames if not _strong(captions)]
+    missed = [captions for captions in frames if not strong_captions(captions)]
     if not missed:
         return None
     scores = [caption.score for captions in missed for caption in captions if caption.score is not None]

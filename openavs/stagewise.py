@@ -83,8 +83,7 @@ class Stagewise:
 
     def hear(self, clip: Clip) -> Request:
         """Listens to a clip, which is remembered; what is to be asked about it."""
-        heard = self.pipe.listen(clip, _Unsaid())
-        return Request(tuple(captions or () for captions in heard), self.pipe.settings.vocabulary)
+        return self.pipe.request(self.pipe.listen(clip, _Unsaid()))
 
     def ask(self, requests: Sequence[Request]) -> None:
         """Asks about all clips of a window in one call of the translator; the answers are remembered one by one."""

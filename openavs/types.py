@@ -8,7 +8,7 @@ codes (`RLE`) and become dense one frame at a time. Converters are free function
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -157,6 +157,11 @@ class Caption:
     end: float
     question: str = ""
     weak: bool = field(default=False, metadata=ADDED)
+
+
+def strong_captions(captions: Iterable[Caption] | None) -> tuple[Caption, ...]:
+    """Return the captions that reach the captioner's threshold; none for None, which is a silent frame."""
+    return tuple(caption for caption in captions or () if not caption.weak)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,13 @@ def test_another_clip_is_another_question(held: Held, clip: Clip, cache: Path) -
     assert "captioner" in other.ran
 
 
+def test_the_audio_model_runs_when_the_longer_sound_changes(held: Held, clip: Clip, cache: Path) -> None:
+    for context in ("null", "2", "3"):
+        run = Counted(held, cache, f"sample.context={context}")
+        run(clip)
+        assert "captioner" in run.ran
+
+
 # --------------------------------------------------------------------------------------------- nobody can tell
 
 
@@ -141,6 +148,12 @@ def test_results_are_the_same_without_with_an_empty_and_with_a_full_cache(held: 
     filling, filled = Counted(held, cache), Counted(held, cache)
     assert content(plain) == content(filling(clip)) == content(filled(clip))
     assert filled.cache.counts == {(stage, "hits"): 1 for stage in STAGES}
+
+
+def test_weak_captions_are_weak_in_the_cache(held: Held, clip: Clip, cache: Path) -> None:
+    result = Counted(held, cache, "captioner.threshold=1")(clip)
+    assert any(frame.weak for frame in result.frames) and not any(frame.heard for frame in result.frames)
+    assert content(Counted(held, cache, "captioner.threshold=1")(clip)) == content(result)
 
 
 @pytest.mark.parametrize("answer", ['[[["only a text"]]]', "[]"])  # rows too short, and too few

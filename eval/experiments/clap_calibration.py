@@ -33,7 +33,7 @@ from openavs.media.clips import planned_times
 from openavs.media.sound import read_audio
 from openavs.recipes import Recipe, load_recipe
 from openavs.registry import check_backends, make
-from openavs.types import Caption, InputError, OpenAVSError, Waveform, Window
+from openavs.types import Caption, InputError, OpenAVSError, Waveform, Window, strong_captions
 from openavs.windows import window_of
 
 THRESHOLDS = (0.2, 0.1, 0.05, 0.04, 0.02, 0.01)
@@ -126,10 +126,10 @@ def _figures(captioner: SimilarityCaptioner, scored: Scored, thresholds: Sequenc
     return {"audible": len(scored), "best_score": percentiles, "thresholds": shares}
 
 
-def _captions(captioner: SimilarityCaptioner, scored: Scored, threshold: float) -> list[list[Caption]]:
+def _captions(captioner: SimilarityCaptioner, scored: Scored, threshold: float) -> list[tuple[Caption, ...]]:
     """The captions of each window that reach a threshold."""
     usual, captioner.selector.threshold = captioner.selector.threshold, threshold
-    found = [_strong(captioner.selector.captions(row, window, "")) for _, window, row in scored]
+    found = [strong_captions(captioner.selector.captions(row, window, "")) for _, window, row in scored]
     captioner.selector.threshold = usual
     return found
 
@@ -144,11 +144,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _texts(captioner: SimilarityCaptioner, window: Window, row: Any) -> dict[str, float]:
-    return {c.text: round(c.score or 0.0, 3) for c in _strong(captioner.selector.captions(row, window, ""))}
-
-
-def _strong(captions: Sequence[Caption]) -> list[Caption]:
-    return [caption for caption in captions if not caption.weak]
+    return {c.text: round(c.score or 0.0, 3) for c in strong_captions(captioner.selector.captions(row, window, ""))}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,18 @@ from openavs.recipes import Recipe, overridden
 from openavs.segmenters.base import Sighting
 from openavs.spelling import counted
 from openavs.turns import deferred_stages
-from openavs.types import Caption, Clip, Detection, Frame, InputError, Mask, OpenAVSError, Prompt, Segment
+from openavs.types import (
+    Caption,
+    Clip,
+    Detection,
+    Frame,
+    InputError,
+    Mask,
+    OpenAVSError,
+    Prompt,
+    Segment,
+    strong_captions,
+)
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +146,7 @@ class _Trial:
     def _caption(self) -> str:
         self._remark = unknown_labels(self._recipe)
         self._heard = self._pipe.listen(self._clip, Notes())
-        audible = [_strong(captions) for captions in self._heard if captions is not None]
+        audible = [strong_captions(captions) for captions in self._heard if captions is not None]
         if not audible:
             return "the sound is silent, so the model was not run"
         texts = list(dict.fromkeys(caption.text for captions in audible for caption in captions))
@@ -144,7 +155,7 @@ class _Trial:
 
     def _translate(self) -> str:
         heard = self._heard
-        if not any(map(_strong, heard)):
+        if not any(map(strong_captions, heard)):
             self._stand_in = True
             heard = [(Caption(CAPTION, None, at, at + 1.0),) for at in self._clip.times]
         self._asked = self._pipe.ask(heard, Notes())
@@ -238,11 +249,6 @@ class _Trial:
         followed = list(checked_sightings(tracker.track(iter(sightings))))
         tracks = {segment.track for sighting in followed for segment in sighting.segments}
         return f"{counted(len(tracks), 'track')} through {counted(len(followed), 'frame')}"
-
-
-def _strong(captions: Sequence[Caption] | None) -> list[Caption]:
-    """The captions that reach the captioner's threshold."""
-    return [caption for caption in captions or () if not caption.weak]
 
 
 def _reason(problem: Exception) -> str:

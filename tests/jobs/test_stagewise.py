@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from openavs.benchmarks.world.casting import scene_of
+from openavs.benchmarks.world.layouts import scene_to_clip
 from openavs.jobs.engine import ClipDone
 from openavs.jobs.job import ShardSpec
 from openavs.jobs.journal import Journal
@@ -105,6 +106,12 @@ def test_both_schedules_write_the_same_bytes(
     assert turns.loads["captioner"] == windows  # it was loaded last at the start, and hears first
     assert len(calls) <= windows
     assert sum(calls) <= 4  # no question of the silent one, none twice
+
+
+def test_nothing_is_asked_about_weak_captions_in_turns(tmp_path: Path) -> None:
+    scene = scene_of("ms3", "test", 40, 2).scene
+    chain = Stagewise(load_recipe("tiny", ["captioner.threshold=1"]), None, tmp_path / "cache")
+    assert not any(chain.hear(scene_to_clip(scene, "scene")).frames)
 
 
 def test_models_of_another_turn_are_gone() -> None:
