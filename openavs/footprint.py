@@ -66,7 +66,10 @@ def footprints(recipe: Recipe) -> dict[str, Footprint]:
         weights = model.parameters * each
         copies = _copies(section, place, model, str(section.options.get("dtype", recipe.dtype)))
         image = _IMAGE_MODEL_BFLOAT16 if copies else _IMAGE_MODEL_CPU if place.device.type == "cpu" else _IMAGE_MODEL
-        working = _working(stage, section, place, model, image)
+        try:
+            working = _working(stage, section, place, model, image)
+        except (AttributeError, TypeError, ValueError, ArithmeticError):  # a config.json that the stage refuses
+            working = _working(stage, section, place, replace(model, config={}), image)
         found[stage] = Footprint(weights + copies, working)
     return found
 
@@ -187,13 +190,12 @@ def _working(stage: str, section: Stage, place: Placement, model: _Model, image:
     for each pair of tokens, twice that; of others what was measured (`image`), or ten times the weights of small ones.
     Frames that go together by default count as one, because a batch that does not fit is halved.
     """
-    config, each, batch = model.config, place.dtype.itemsize, int(section.options.get("batch_size") or 1)
+    config, each, batch = model.config, place.dtype.itemsize, _batch_size(section, 1)
     weights = model.parameters * each
     if stage == "translator":
-        questions = int(section.options.get("batch_size", 8))
-        return _keys_and_values(config) * each * questions if config else min(_UNKNOWN_KEYS, weights)
+        return _keys_and_values(config) * each * _batch_size(section, 8) if config else min(_UNKNOWN_KEYS, weights)
     if section.use == "clap":
-        return min(_SOUND_WINDOW * int(section.options.get("batch_size", 32)), 10 * weights)
+        return min(_SOUND_WINDOW * _batch_size(section, 32), 10 * weights)
     if stage == "captioner":
         return min(_SOUND_MODEL, 10 * weights)
     vision = config.get("vision_config", {})
@@ -201,6 +203,12 @@ def _working(stage: str, section: Stage, place: Placement, model: _Model, image:
         tokens = (int(vision["image_size"]) // int(vision.get("patch_size", 16))) ** 2
         return 2 * int(vision.get("num_attention_heads", 12)) * tokens**2 * each * batch
     return min(image, 10 * weights) * batch
+
+
+def _batch_size(section: Stage, default: int) -> int:
+    """The stage's option; the default for a value that is not a number, which is refused when the stage is built."""
+    value = section.options.get("batch_size")
+    return value if isinstance(value, int) else default
 
 
 def _keys_and_values(config: dict[str, Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+
+from openavs.files import BoundedFile
+from openavs.jsonfile import parse_json
+from openavs.types import ModelError
 
 Permissive = Literal["yes", "no", "unknown"]
 
@@ -86,12 +89,20 @@ def _listed() -> dict[str, KnownModel]:
 
 
 def count_parameters(folder: Path) -> int:
-    """How many numbers the safetensors files of a folder hold, read from their headers."""
+    """How many numbers the safetensors files of a folder hold, read from their headers.
+
+    Raises:
+        ModelError: a header is damaged.
+    """
     return sum(_numbers(folder).values())
 
 
 def stored_dtype(folder: Path) -> str:
-    """Return the torch name of the dtype that most weights of a folder are stored in, such as `bfloat16`."""
+    """Return the torch name of the dtype that most weights of a folder are stored in, such as `bfloat16`.
+
+    Raises:
+        ModelError: a header is damaged.
+    """
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     numbers = _numbers(folder)
     most = max(numbers, key=lambda dtype: numbers[dtype], default="F32")
@@ -102,11 +113,16 @@ def _numbers(folder: Path) -> Counter[str]:
     """By safetensors' name of the dtype: how many numbers a folder's files hold."""
     found: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                found[tensor["dtype"]] += math.prod(tensor["shape"])
+        try:
+            with BoundedFile(path) as file:
+                header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
+            for name, tensor in header.items():
+                if name != "__metadata__":
+                    found[tensor["dtype"]] += math.prod(tensor["shape"])
+        except (ValueError, LookupError, TypeError, AttributeError) as problem:
+            raise ModelError(
+                f"the weights {path} are damaged ({problem!s:.100}); delete the file and download it again"
+            ) from problem
     return found
 
 

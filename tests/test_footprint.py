@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from openavs import footprint
 from openavs.device import Placement
 from openavs.footprint import Footprint, footprints, in_turns, needed
-from openavs.known_models import count_parameters
+from openavs.known_models import count_parameters, stored_dtype
 from openavs.memory import available_memory, total_memory
 from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe, load_recipe
@@ -36,6 +36,35 @@ def test_parameters_are_counted_from_the_headers(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "model-1.safetensors", {"format": "pt"})
     save_file({"c": torch.zeros((), dtype=torch.float16)}, tmp_path / "model-2.safetensors")
     assert count_parameters(tmp_path) == 12 + 5 + 1
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        (1 << 40).to_bytes(8, "little") + b'{"a"',
+        (2).to_bytes(8, "little") + b"[]",
+        b"\x0c" + bytes(7) + b'{"a": {"b":0',
+        b"",
+    ],
+)
+def test_a_damaged_header_is_a_model_error(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(damaged)
+    with pytest.raises(ModelError, match="model.safetensors are damaged"):
+        stored_dtype(tmp_path)
+
+
+@pytest.mark.parametrize("config", ["[]", '{"text_config": null}', '{"num_attention_heads": 0, "hidden_size": 8}'])
+def test_a_config_of_another_form_is_left_to_the_stage(tmp_path: Path, config: str) -> None:
+    save_file({"a": torch.zeros(1000)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    found = footprints(load_recipe("tiny", [f"translator.model={tmp_path}"]))
+    assert found["translator"] == Footprint(4000, 4000)
+
+
+@pytest.mark.parametrize("stage", ["captioner", "translator", "detector"])
+def test_a_batch_size_that_is_not_a_number_is_left_to_the_stage(stage: str) -> None:
+    changed = footprints(load_recipe("tiny", [f"{stage}.batch_size=many"]))
+    assert changed[stage].weights == footprints(load_recipe("tiny"))[stage].weights
 
 
 def test_the_embedded_models_are_as_large_as_they_are(tiny: Pipeline) -> None:
