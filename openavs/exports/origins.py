@@ -51,10 +51,10 @@ def read_origins(run: Path, root: Path | None = None) -> Origins:
                 places += line.get("places", ())[:1]
                 if "audio" in line and "audio_slice" not in line:
                     sounds[line["id"]] = str(line["audio"])
-        parts = [place.split("/") for place in places]
+        parts = [PurePath(place).parts for place in places]
     except (ValueError, AttributeError, TypeError, KeyError) as problem:
         raise InputError(f"{plan} is damaged ({problem}); give another result folder") from problem
-    return Origins(root, sounds, {uid: subset for subset, uid, *_ in parts if subset in FRAMES})
+    return Origins(root, sounds, {own[1]: own[0] for own in parts if len(own) > 1 and own[0] in FRAMES})
 
 
 def run_classes(run: Path) -> tuple[str, ...]:

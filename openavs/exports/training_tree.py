@@ -56,10 +56,11 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
     """Writes the tree; the labels are those in `options.run`, for the split `options.split`.
 
     Raises:
-        InputError: the benchmark or its folder is not known, files of it are missing or damaged, or a clip has less
+        InputError: no folder of labels, the benchmark or its folder is not known, files of it are missing or damaged, or a clip has less
             than a second of sound.
     """
-    assert options.run is not None, "labels lie in a folder"
+    if options.run is None:
+        raise InputError("avsbench-training is made of a folder of labels, not of one result; use 'openavs export RUN'")
     name = options.benchmark or run_benchmark(options.run)
     root = read_origins(options.run, options.root).root
     if name is None or name not in TREES:

@@ -107,3 +107,8 @@ def test_an_evaluation_knows_the_subset_of_its_clips_too(job: Path, tmp_path: Pa
     (tmp_path / "predictions" / "v1s" / UIDS[1] / "labels_semantic").mkdir(parents=True)
     origins = read_origins(tmp_path)
     assert [origins.avsbench(item.result) for item in run_items(job)] == [None, ("v1s", UIDS[1])]
+
+
+def test_labels_without_a_folder_are_of_no_subset(tmp_path: Path) -> None:
+    (tmp_path / "plan.jsonl").write_text('{"id": "a", "places": ["a.png"]}\n')
+    assert read_origins(tmp_path).subsets == {}

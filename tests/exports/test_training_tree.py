@@ -57,6 +57,11 @@ def pixels(path: Path) -> Any:
         return np.asarray(picture.convert("RGB"))
 
 
+def test_one_result_is_not_a_folder_of_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="folder of labels"):
+        write_export("avsbench-training", [], tmp_path / "out", Options(Categories()))
+
+
 def test_s4_with_the_labels_of_a_job_of_which_a_clip_failed(openavs: Run, tmp_path: Path) -> None:
     root, job, tree = tmp_path / "s4", tmp_path / "labels", tmp_path / "tree"
     write_layout("s4", root, {"train": 2, "val": 1, "test": 1}, seed=2)
