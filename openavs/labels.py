@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from openavs.lexicon import thing_of
 from openavs.translators.closing import plain_key, to_vocabulary
 
 Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
@@ -15,6 +16,8 @@ Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
 
 class Labeller:
     """Maps phrases to the labels of a closed vocabulary and remembers how.
+
+    A name that detectors know ("electric fan") has the label of its thing ("fan").
 
     Args:
         vocabulary: the labels; None leaves phrases as they are (open vocabulary), without a label.
@@ -45,11 +48,12 @@ class Labeller:
         return self._known[phrase]
 
     def _find(self, phrase: str) -> tuple[str | None, str | None]:
-        key = plain_key(phrase)
-        for how, table in (("exact", self._names), ("alias", self._aliases)):
-            if key in table:
-                return table[key], how
-        if meant := to_vocabulary(phrase, self.vocabulary or ()):
+        thing = thing_of(phrase)
+        for key in map(plain_key, (phrase, thing)):
+            for how, table in (("exact", self._names), ("alias", self._aliases)):
+                if key in table:
+                    return table[key], how
+        if meant := to_vocabulary(thing, self.vocabulary or ()):
             return meant[0], "lexicon"
         if self._similarity is not None and self.vocabulary:
             row = self._similarity([phrase], self.vocabulary)[0]

@@ -34,6 +34,7 @@ class _Tables:
     broader: dict[str, tuple[str, ...]] = field(default_factory=dict)
     categories: dict[str, frozenset[str]] = field(default_factory=dict)  # their name -> what belongs to them
     ask: dict[str, str] = field(default_factory=dict)  # a thing -> the name that detectors know
+    asked: dict[str, str] = field(default_factory=dict)  # the inverse: such a name -> the thing
     collective: set[str] = field(default_factory=set)  # normalised labels that name a category
     genres: set[str] = field(default_factory=set)  # normalised labels of kinds of music that name no instrument
     rejected: dict[str, str] = field(default_factory=dict)  # normalised labels -> the sound without a visible source
@@ -118,6 +119,11 @@ def detector_name(thing: str) -> str:
     return _tables().ask.get(normal(thing), thing)
 
 
+def thing_of(name: str) -> str:
+    """The thing that a name stands for, the inverse of `detector_name`: lawn mower -> mower."""
+    return _tables().asked.get(normal(name), name)
+
+
 def normal(text: str) -> str:
     """Lower-case words joined by single spaces; hyphens and underscores part words."""
     return " ".join(re.findall(r"[^\W_]+", text.casefold().replace("'s ", " ").replace("'", "")))
@@ -193,7 +199,7 @@ def _tables() -> _Tables:
         elif kind == "general":
             tables.categories[word] = frozenset(_things(things))
         elif kind == "ask":
-            tables.ask[word] = things
+            tables.ask[word], tables.asked[normal(things)] = things, word
         else:
             _add({"noun": tables.nouns, "sound": tables.sounds}[kind], word, _things(things))
     for things_of_label in tables.labels.values():

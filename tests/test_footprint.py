@@ -49,7 +49,7 @@ def test_parameters_are_counted_from_the_headers(tmp_path: Path) -> None:
 )
 def test_a_damaged_header_is_a_model_error(tmp_path: Path, damaged: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(damaged)
-    with pytest.raises(ModelError, match="model.safetensors are damaged"):
+    with pytest.raises(ModelError, match=r"model\.safetensors are damaged"):
         stored_dtype(tmp_path)
 
 

@@ -30,6 +30,12 @@ def test_names_then_aliases_then_the_lexicon(phrase: str, expected: tuple[str | 
     assert label(phrase) == expected
 
 
+def test_the_name_that_detectors_know_has_the_label_of_its_thing() -> None:
+    label = Labeller(["ventilator", "baby"], {"fan": "ventilator"})
+    assert label("electric fan") == label("fan") == ("ventilator", "alias")
+    assert label("baby rattle") == label("rattle") == (None, None)
+
+
 def test_an_open_vocabulary_labels_nothing() -> None:
     assert Labeller(None)("dog") == (None, None)
 

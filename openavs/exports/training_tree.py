@@ -56,8 +56,8 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
     """Writes the tree; the labels are those in `options.run`, for the split `options.split`.
 
     Raises:
-        InputError: no folder of labels, the benchmark or its folder is not known, files of it are missing or damaged, or a clip has less
-            than a second of sound.
+        InputError: no folder of labels, the benchmark or its folder is not known, files of it are missing or damaged,
+            or a clip has less than a second of sound.
     """
     if options.run is None:
         raise InputError("avsbench-training is made of a folder of labels, not of one result; use 'openavs export RUN'")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from openavs.lexicon import lexicon
+from openavs.lexicon import lexicon, thing_of
 from openavs.recipes import Filter
 from openavs.types import FrameResult, Segment, Segmentation
 
@@ -72,8 +72,9 @@ def agreement(phrase: str, frame: FrameResult) -> float:
     1 where all questions that were asked lead to it. A frame with one question can only agree (1) or not (0).
     """
     answers: dict[str, bool] = {}
+    thing = thing_of(phrase)
     for caption in frame.heard:
-        speaks = phrase in caption.text.lower() or phrase in lexicon(caption.text)
+        speaks = any(name in caption.text.lower() or name in lexicon(caption.text) for name in (phrase, thing))
         answers[caption.question] = answers.get(caption.question, False) or speaks
     return sum(answers.values()) / len(answers) if answers else 0.0
 

@@ -94,6 +94,12 @@ def test_agreement_is_the_share_of_questions_that_lead_to_the_phrase() -> None:
     assert agreement("dog", frame()) == 0
 
 
+def test_captions_of_a_thing_agree_with_the_name_that_detectors_know() -> None:
+    assert agreement("electric fan", frame(texts=("Fan",))) == 1
+    assert agreement("crow bird", frame(texts=("Caw",))) == 1
+    assert agreement("electric fan", frame(texts=("Caw",))) == 0
+
+
 def test_a_row_counts_what_the_pipeline_and_the_filters_dropped() -> None:
     scene = result(
         FrameResult(
