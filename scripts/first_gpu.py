@@ -130,7 +130,7 @@ def detector(setting: Setting) -> dict[str, Any]:
             rows.append({"what": "Grounding DINO base", "dtype": name, "batch": batch, **found})
     exact = encoded["float32"].float()
     error = {name: float((other.float() - exact).norm() / exact.norm()) for name, other in encoded.items()}
-    return {"rows": rows, "error": error}
+    return {"rows": rows, "relative_error": error}
 
 
 def segmenters(setting: Setting) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_a_step_that_takes_too_long_is_stopped_and_the_error_is_reported(script:
 def test_every_step_runs(script: Any) -> None:
     found = run()["steps"]
     assert list(found) == list(script.STEPS)
-    assert found["detector"]["error"]["float32"] == 0 < found["detector"]["error"]["bfloat16"] < 0.02
+    assert found["detector"]["relative_error"]["float32"] == 0 < found["detector"]["relative_error"]["bfloat16"] < 0.02
     assert found["jobs"]["exit_code"] == 0 and found["jobs"]["out_of_memory"]["batches"] == [8, 4, 2, 2, 4, 2, 2]
     assert found["jobs"]["out_of_memory"]["largest_difference"] < 1e-3
     assert {row["batch"] for row in found["segmenters"]["rows"]} == {1, 8}
