@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pictures
 
+from openavs.boxes import audio_score
 from openavs.htmlpage import jpeg_address
 from openavs.known_models import known_model
 from openavs.overlay import paint
 from openavs.palettes import DISTINCT, Palette
-from openavs.types import Caption, FrameResult, Image, Waveform
+from openavs.types import Caption, Dropped, FrameResult, Image, Waveform
 
 LANES = 10
 LEVELS = 20  # shades between the faintest and the full colour of a lane
@@ -144,7 +145,8 @@ _ASKERS = {"llm": "the language model", "lexicon": "the lexicon", "none": "the c
 def why_parts(frames: Sequence[FrameResult]) -> dict[str, Any]:
     """The rows of the table Why, and who proposed the prompts where it was the same for all.
 
-    A row has the prompts with the captions they came from, and for each caption why no prompt came from it.
+    A row has the prompts with the captions they came from, for each caption why no prompt came from it, and for each
+    dropped phrase the reason.
     """
     askers = _askers(frames)
     return {
@@ -154,6 +156,7 @@ def why_parts(frames: Sequence[FrameResult]) -> dict[str, Any]:
                 "frame": frame,
                 "heard": [(caption, _why_unasked(caption, frame, askers)) for caption in frame.heard],
                 "asked": [(p.phrase, _ASKERS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.asked],
+                "dropped": [(drop, _why_dropped(drop, frame)) for drop in frame.dropped],
             }
             for frame in frames
         ],
@@ -172,6 +175,14 @@ def _why_unasked(caption: Caption, frame: FrameResult, askers: Sequence[str]) ->
         return None
     possible = _askers([frame]) or askers
     return f"not asked for by {possible[0]}" if len(possible) == 1 else "not asked for"
+
+
+def _why_dropped(drop: Dropped, frame: FrameResult) -> str:
+    """The reason; for `less likely` with the audio score, which is multiplied by the score of the box."""
+    scores = [audio_score(prompt) for prompt in frame.asked if prompt.phrase == drop.phrase]
+    if drop.reason != "less likely" or not scores:
+        return drop.reason
+    return f"less likely: heard {scores[0]:.2f} × box"
 
 
 def _wave_path(audio: Waveform, duration: float) -> str:

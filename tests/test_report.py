@@ -225,6 +225,19 @@ def test_each_prompt_names_what_was_heard_and_each_caption_without_a_prompt_says
     assert text.count("hooves 0.30 not asked for by") == 2  # for the last frame it may be either
 
 
+def test_weak_captions_and_less_likely_phrases_are_shown_with_their_scores(tmp_path: Path) -> None:
+    engine, weak = Caption("engine", 0.11, 0, 1.0), Caption("hooves", 0.02, 1, 2.0, weak=True)
+    drops = (Dropped("car", "less likely", 0.38), Dropped("dog", "less likely", 0.25), Dropped("bus", "duplicate", 0.5))
+    asked = (Prompt("car", captions=(engine,)), Prompt("bus", captions=(engine,)))
+    frames = (FrameResult(0, 0.5, heard=(engine,), asked=asked, dropped=drops), FrameResult(1, 1.5, weak=(weak,)))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, frames), iter([]), None)
+    text = " ".join(page.text.split())
+    assert "car less likely: heard 0.11 × box 0.38" in text
+    assert "dog less likely 0.25" in text  # a result of another program may not say what was asked
+    assert "bus duplicate 0.50" in text
+    assert "hooves 0.02 below the threshold" in text
+
+
 def test_the_length_is_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, [np.full((*SIZE, 3), 90, dtype=np.uint8)] * 16, 10, sound(1.6))
