@@ -38,6 +38,7 @@ __all__ = [
     "write_result",
 ]
 
+_CLIP_FILES = frozenset(("masks", "overlay.mp4", "report.html", "result.json"))
 FORMAT = 1  # raised when a reader of the old format would misread the new one
 Values = Literal["instance", "class"]
 
@@ -163,6 +164,18 @@ def refuse_links(*paths: Path) -> None:
             raise InputError(f"{path} is a link; remove it, or give an output folder of its own")
 
 
+def is_clip_folder(path: Path) -> bool:
+    """True if openavs wrote this folder: it has `result.json`, or nothing but files that a result has."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() and not path.is_symlink() else {""}
+    return "result.json" in names or names <= _CLIP_FILES
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Raises InputError if the place of a clip's result is taken by something else, such as the clip's pictures."""
+    if folder.exists() and not is_clip_folder(folder):
+        raise InputError(f"{folder} holds other files, and the clip's result would replace them; give another --out")
+
+
 def is_done(out: Path, clip: str) -> bool:
     """Whether the clip's `result.json` is there; it is written last, so all the rest is there too."""
     return (clip_folder(out, clip) / "result.json").is_file()
@@ -211,13 +224,14 @@ def write_result(
     """Writes `out/clips/<id>/` (masks, what `extras` adds, `result.json` last) and returns the folder.
 
     `extras(folder)` may write further files (overlay, report). All is made in a hidden folder beside it that takes the
-    place of whatever was there by one rename: a failure leaves nothing. `values` is what a mask's pixels say, see
-    `mask_values`.
+    place of an earlier result by one rename: a failure leaves nothing. `values` is what a mask's pixels say, see
+    `mask_values`. InputError if files that are no result are there.
     """
     folder = clip_folder(Path(out), segmentation.clip)
     painted = mask_values(segmentation, values, classes)
     making = folder.with_name(f".{folder.name}.part")
     refuse_links(folder, making)
+    refuse_other_folder(folder)
     shutil.rmtree(making, ignore_errors=True)  # what a killed run left
     try:
         (making / "masks").mkdir(parents=True)

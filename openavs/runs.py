@@ -23,11 +23,13 @@ from openavs.results import (
     Values,
     clip_folder,
     encode,
+    is_clip_folder,
     is_complete,
     is_done,
     json_bytes,
     read_result,
     refuse_links,
+    refuse_other_folder,
     write_result,
 )
 from openavs.types import InputError, Segmentation
@@ -70,7 +72,7 @@ class RunWriter:
         self._data = encode(dict(data or {}), "data")
         saved = _read_run(out)
         if overwrite:
-            _remove_results(out)
+            remove_results(out)
             saved = None
         elif saved is None and any(_finished_clips(out)):
             raise InputError(f"{out} holds results of an unknown recipe (it has no run.json); give another --out")
@@ -85,8 +87,9 @@ class RunWriter:
     def is_done(self, clip: str, source: str | None = None, extras: Collection[str] = ()) -> bool:
         """Whether this clip's result is there, with its masks and `extras` (see `is_complete`).
 
-        InputError if it was made from another `source` than the one given.
+        InputError if it was made from another `source` than the one given, or if other files are in its place.
         """
+        refuse_other_folder(clip_folder(self.out, clip))
         if not is_done(self.out, clip):
             return False
         was = self._index.get(clip, {}).get("source")
@@ -109,7 +112,8 @@ class RunWriter:
         """Records that a clip failed and why; whatever was begun of its folder is removed."""
         folder = clip_folder(self.out, clip)
         for begun in (folder, folder.with_name(f".{folder.name}.part")):
-            shutil.rmtree(begun, ignore_errors=True)
+            if is_clip_folder(begun):
+                shutil.rmtree(begun, ignore_errors=True)
         line = {"id": clip, "status": "failed", "reason": reason, "frames": 0, "segments": 0}
         self._add_line({**line, "seconds": round(seconds, 3), "source": source})
 
@@ -243,11 +247,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
-def _remove_results(out: Path) -> None:
+def remove_results(out: Path) -> None:
     """Removes what this module wrote and nothing else."""
     clips = out / "clips"
-    if clips.is_dir():
-        shutil.rmtree(clips)
+    for folder in clips.iterdir() if clips.is_dir() else ():
+        if is_clip_folder(folder):
+            shutil.rmtree(folder)
+    if clips.is_dir() and not any(clips.iterdir()):
+        clips.rmdir()
     (out / "index.jsonl").unlink(missing_ok=True)
     (out / "run.json").unlink(missing_ok=True)  # last: until then what is left still has its recipe
 

@@ -371,7 +371,7 @@ def run(out: Path) -> dict[str, Any]:
 
 def test_a_run_says_what_ran_and_what_became_of_each_clip(tmp_path: Path, clip: Segmentation) -> None:
     with RunWriter(tmp_path, clip.recipe) as writer:
-        assert run(tmp_path)["status"] == "interrupted"
+        assert run(tmp_path)["status"] == "running"
         writer.write(clip, seconds=1.5)
         writer.fail("broken", "it holds no frames", seconds=0.5, source="b.mp4")
     said = run(tmp_path)
@@ -451,6 +451,28 @@ def test_an_index_that_is_lost_or_damaged_is_made_anew_from_the_results(tmp_path
     with RunWriter(tmp_path, clip.recipe):
         pass
     assert index(tmp_path) == [{**whole[0], "seconds": 0.0}]
+
+
+def test_files_that_are_no_results_are_neither_replaced_nor_removed(tmp_path: Path, clip: Segmentation) -> None:
+    for name in ("clip", "other"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        (tmp_path / "clips" / name / "0.jpg").write_bytes(b"mine")
+    (tmp_path / "clips" / "film.mp4").write_bytes(b"mine")
+    writer = RunWriter(tmp_path, clip.recipe, overwrite=True)
+    with pytest.raises(
+        InputError, match="clips/clip holds other files, and the clip's result would replace them; give"
+    ):
+        writer.is_done("clip")
+    with pytest.raises(InputError, match="holds other files"):
+        writer.write(clip)
+    writer.fail("clip", "broken")
+    assert len(list((tmp_path / "clips").glob("*/0.jpg"))) == 2
+    (tmp_path / "clips" / "clip" / "0.jpg").unlink()
+    writer.write(clip)
+    (tmp_path / "clips" / "clip" / "result.json").unlink()
+    writer.write(clip)  # what a result left is replaced
+    RunWriter(tmp_path, clip.recipe, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["film.mp4", "other"]
 
 
 def test_overwriting_a_folder_that_is_not_there_begins_one(tmp_path: Path, clip: Segmentation) -> None:

@@ -23,7 +23,7 @@ def system_error(problem: OSError, out: Path) -> str:
     """
     if problem.errno in TAKEN and not (out / "plan.json").is_file():
         raise InputError(
-            f"{out} was removed while the job ran, and its results are lost; start anew with --overwrite"
+            f"{out} was removed while the job ran, and its results are lost; remove what is left of it and run again"
         ) from problem
     path = str(problem.filename or "")
     name = path if os.path.isabs(path) else f"a file of {out}"

@@ -12,8 +12,11 @@ from openavs.jobs.claims import JOB, claim
 from openavs.jobs.marks import committed, read_mark, reopen
 from openavs.jobs.plan import Plan, Wish, check_plan, make_plan, read_plan, replaced_files, take_files
 from openavs.results import refuse_links
+from openavs.runs import remove_results
 from openavs.spelling import counted
 from openavs.types import InputError
+
+_PLAN = ("plan.json", "plan.jsonl", "plan.sizes")
 
 # In the order of their removal: marks first, so that nothing counts as done, the plan last.
 _OURS = (
@@ -26,9 +29,7 @@ _OURS = (
     "clips",
     "work",
     "log",
-    "plan.json",
-    "plan.jsonl",
-    "plan.sizes",
+    *_PLAN,
 )
 
 _FOLDERS = frozenset(("shards", "labels", "clips", "work", "log"))
@@ -117,7 +118,15 @@ def _open_alone(out: Path, wish: Wish, overwrite: bool) -> Plan:
 
 
 def _clear(out: Path) -> None:
-    """Removes what a job or another command wrote, and nothing else."""
+    """Removes what a job or another command wrote, and nothing else.
+
+    Raises:
+        InputError: files that no command wrote are in the place of a job's.
+    """
+    if not any((out / name).exists() for name in _PLAN):
+        remove_results(out)
+        for name in (name for name in _OURS if (out / name).exists()):
+            raise InputError(f"{out / name} is there, and no job wrote it; give another --out, or remove it yourself")
     for name in _OURS:
         path = out / name
         if path.is_dir():

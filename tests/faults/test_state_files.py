@@ -178,10 +178,11 @@ def test_a_folder_that_is_removed_bit_by_bit_is_named_and_can_be_started_anew(
         shutil.rmtree(out, ignore_errors=True)
     lost = ended(job)
     assert lost.code == 2
-    said = f"{out} was removed while the job ran, and its results are lost; start anew with --overwrite"
+    said = f"{out} was removed while the job ran, and its results are lost; remove what is left of it and run again"
     assert lost.err.splitlines()[-1] == f"openavs: {said}"
     assert "Traceback" not in lost.err
-    assert ended(start(*words, "--overwrite")).code == 0
+    shutil.rmtree(out, ignore_errors=True)
+    assert ended(start(*words)).code == 0
     whole(out)
 
 

@@ -133,6 +133,23 @@ def test_clearing_removes_what_a_job_wrote_and_nothing_else(out: Path) -> None:
     assert left == {".lock", "mine", "notes.txt", "plan.json", "plan.jsonl", "plan.sizes"}
 
 
+@pytest.mark.parametrize("name", ["clips/film.mp4", "clips/film/0.jpg", "labels/1.txt", "log/mine.txt"])
+def test_clearing_refuses_where_files_that_no_job_wrote_are_in_the_way(out: Path, name: str) -> None:
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_bytes(b"mine")
+    with pytest.raises(InputError, match="is there, and no job wrote it; give another --out, or remove it yourself"):
+        open_folder(out, WISH, overwrite=True)
+    assert (out / name).read_bytes() == b"mine"
+
+
+def test_clearing_removes_the_results_of_other_commands(out: Path) -> None:
+    (out / "clips" / "a").mkdir(parents=True)
+    for name in ("clips/a/result.json", "run.json", "index.jsonl"):
+        (out / name).write_bytes(b"x")
+    assert open_folder(out, WISH, overwrite=True) == read_plan(out)
+    assert {path.name for path in out.iterdir()} == {".lock", "plan.json", "plan.jsonl", "plan.sizes"}
+
+
 def test_where_nothing_is_there_to_be_cleared_a_job_is_new(out: Path) -> None:
     assert open_folder(out, WISH, overwrite=True) == read_plan(out)
 
