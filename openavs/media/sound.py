@@ -279,24 +279,18 @@ def write_wav(path: str | Path, waveform: Waveform) -> None:
 
 
 def _notes(path: Path, promised: float, decoder: SoundDecoder) -> tuple[str, ...]:
-    overlap: tuple[str, ...] = ()
+    notes, sound = [], f"the sound of {path.name}"
     if decoder.overlapped:
         lost = decoder.overlapped / decoder.rate
-        overlap = (
-            f"the time stamps of the sound of {path.name} overlap by {lost:.2f} s in all, which are left out so that "
-            "the rest keeps its time",
+        notes.append(
+            f"the time stamps of {sound} overlap by {lost:.2f} s in all, which are left out so that the rest keeps its "
+            "time"
         )
     if decoder.jumped:
-        return (
-            *overlap,
-            f"the sound of {path.name} jumps ahead by {decoder.jumped:.0f} s, which are left out",
-        )
-    if is_short(decoder.end, promised):
+        notes.append(f"{sound} jumps ahead by {decoder.jumped:.0f} s, which are left out")
+    elif is_short(decoder.end, promised):
         ends = f"ends at {decoder.end:.2f} s of {promised:.2f} s"
-        return (
-            *overlap,
-            f"the sound of {path.name} {ends}; the file is truncated or damaged",
-        )
-    if damaged := decoder.damaged:
-        return (*overlap, f"{counted(damaged, 'packet')} of the sound of {path.name} damaged and passed over")
-    return overlap
+        notes.append(f"{sound} {ends}; the file is truncated or damaged")
+    elif decoder.damaged:
+        notes.append(f"{counted(decoder.damaged, 'packet')} of {sound} damaged and passed over")
+    return tuple(notes)
