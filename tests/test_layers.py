@@ -21,7 +21,10 @@ STAGES = ("captioners", "translators", "detectors", "segmenters", "verifiers")
 ABOVE = ("benchmarks", "checks", "cli", "exports", "jobs", "students", "web")
 """What stands on the pipeline."""
 
-SERVED = ("api", "pipeline", "result", "results", "runs")
+SERVED = (
+    *("api", "caching", "contracts", "footprint", "pipeline"),
+    *("registry", "result", "results", "runs", "stagewise", "turns"),
+)
 """What the stages serve and know nothing of."""
 
 ALLOWED = {
