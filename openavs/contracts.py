@@ -51,14 +51,17 @@ def check_methods(stage: str, use: str, cls: type) -> None:
         raise InputError(f"the {stage} {use!r} has no method {' or '.join(map(_spelled, calls))}; add it to the class")
     for call in there:
         own = getattr(cls, call)
+        try:
+            signature = inspect.signature(own)
+        except ValueError:  # a method in C may not say what it takes
+            continue
         wanted = list(inspect.signature(getattr(CONTRACTS[call].protocol, call)).parameters)
         bound = not inspect.isfunction(inspect.getattr_static(cls, call))  # a static or class method has no self
         try:
-            inspect.signature(own).bind(*wanted[bound:])
+            signature.bind(*wanted[bound:])
         except TypeError:
             raise InputError(
-                f"the {stage} {use!r} has {call}{inspect.signature(own)} and is called as {_spelled(call)}; "
-                "change its parameters"
+                f"the {stage} {use!r} has {call}{signature} and is called as {_spelled(call)}; change its parameters"
             ) from None
 
 

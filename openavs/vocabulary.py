@@ -8,6 +8,8 @@ from pathlib import Path
 from openavs.lexicon import audioset_labels, lexicon, rejected_sound
 from openavs.types import InputError
 
+AUDIOSET, THINGS = "audioset", "audioset-things"
+
 
 def load_vocabulary(spec: str | Sequence[str]) -> tuple[str, ...]:
     """The entries of a vocabulary, in order, each once.
@@ -19,9 +21,9 @@ def load_vocabulary(spec: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         InputError: an unreadable or empty vocabulary.
     """
-    if spec == "audioset":
+    if spec == AUDIOSET:
         return audioset_labels()
-    if spec == "audioset-things":
+    if spec == THINGS:
         return tuple(label for label in audioset_labels() if lexicon(label) or rejected_sound(label))
     if isinstance(spec, str):
         return _from_file(Path(spec).expanduser())

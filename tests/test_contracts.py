@@ -173,6 +173,13 @@ def test_further_parameters_and_other_names_are_allowed() -> None:
         check_methods("segmenter", "mine", Wide)
 
 
+def test_a_method_in_c_that_does_not_say_what_it_takes_is_accepted() -> None:
+    class Compiled:
+        detect = dict.update
+
+    check_methods("detector", "mine", Compiled)
+
+
 def test_every_stage_has_a_contract_that_the_embedded_backends_keep() -> None:
     from openavs.recipes import load_recipe
 

@@ -146,7 +146,8 @@ def combine_scales(
     Args:
         windows: with or without `context`.
         score: label scores of sounds, each with the window it belongs to; None for a sound without samples.
-        softmax: the scores of a sound sum to one, and so do those that are returned.
+        softmax: the scores of a sound sum to one, and so do those that are returned; all are 0 where no label has a
+            score above 0 in both.
     """
     longer = [(window, window.context) for window in windows if window.context is not None]
     rows = iter(score([*((window, window.audio) for window in windows), *longer]))
@@ -157,7 +158,8 @@ def combine_scales(
         row, around = combined[i], next(rows)
         if row is not None and around is not None:
             mean = np.sqrt(row * around)
-            combined[i] = mean / mean.sum() if softmax else mean
+            total = mean.sum()
+            combined[i] = mean / total if softmax and total > 0 else mean
     return combined
 
 
@@ -179,12 +181,12 @@ def _groups(labels: Sequence[str]) -> tuple[_Group, ...]:
 
     AudioSet's labels of rooms, textures and genres name nothing and are in no group.
     """
-    members: dict[tuple[frozenset[str], bool, bool], list[int]] = {}
+    positions: dict[tuple[frozenset[str], bool, bool], list[int]] = {}
     for position, label in enumerate(labels):
         sound = rejected_sound(label)
         if sound is None and names_nothing(label):
             continue
         things = frozenset({sound} if sound else lexicon(label) or {label})
         general = sound is None and is_collective(label)
-        members.setdefault((things, general, sound is not None), []).append(position)
-    return tuple(_Group(things, tuple(own), general, rejects) for (things, general, rejects), own in members.items())
+        positions.setdefault((things, general, sound is not None), []).append(position)
+    return tuple(_Group(things, tuple(own), general, rejects) for (things, general, rejects), own in positions.items())

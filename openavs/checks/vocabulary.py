@@ -7,7 +7,7 @@ from openavs.recipes import Recipe
 from openavs.registry import local_path
 from openavs.spelling import counted
 from openavs.types import InputError
-from openavs.vocabulary import load_vocabulary
+from openavs.vocabulary import AUDIOSET, THINGS, load_vocabulary
 
 
 def unknown_labels(recipe: Recipe) -> str:
@@ -19,7 +19,7 @@ def unknown_labels(recipe: Recipe) -> str:
         InputError: it knows none of them, so nothing can ever be looked for.
     """
     spec = local_path(recipe.captioner.options.get("vocabulary"), recipe.base)
-    own = isinstance(spec, list) or (isinstance(spec, str) and not spec.startswith("audioset"))
+    own = isinstance(spec, list) or (isinstance(spec, str) and spec not in (AUDIOSET, THINGS))
     if not own or recipe.translator.use != "lexicon":
         return ""
     labels = load_vocabulary(spec)

@@ -121,6 +121,13 @@ def test_two_scales_are_combined_by_their_geometric_mean() -> None:
     assert rows[1] is not None and rows[1] == pytest.approx([0.5, 0.5])
 
 
+def test_sounds_without_a_common_label_score_nothing() -> None:
+    window = Window(WINDOW.audio, 2.0, 3.0, context=WINDOW.audio)
+    given = iter([np.array([1, 0], np.float32), np.array([0, 1], np.float32)])
+    (row,) = combine_scales([window], lambda audios: [next(given) for _ in audios], softmax=True)
+    assert row is not None and row.tolist() == [0.0, 0.0]
+
+
 # ------------------------------------------------------------------------- CLAP's rule on simulated similarities
 #
 # Published similarities of CLAP (LAION-630K with fusion): 0.56 for a clap and "applause", 0.54 and 0.41 for near

@@ -20,6 +20,7 @@ from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.checks import trial
 from openavs.checks.downloads import fetch_models
 from openavs.checks.peak_memory import PeakMemory
+from openavs.checks.vocabulary import unknown_labels
 from openavs.cli.check import _tried
 from openavs.device import resolve_device
 from openavs.media import write_video
@@ -239,3 +240,10 @@ def test_missing_models_are_downloaded_and_one_without_safetensors_fails_its_sta
     reason = "the model 'hf:org/pickled@main' has no safetensors weights at this revision; "
     assert stages["segmenter"]["says"].startswith(f"segmenter sam: not loaded, since {reason}")
     assert not any("pytorch_model.bin" in line for line in Hub.asked if "resolve" in line)
+
+
+def test_a_vocabulary_file_is_checked_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "audioset_mine.txt").write_text("dog barking\nzorblat\n")
+    recipe = load_recipe("tiny", ["captioner.vocabulary=audioset_mine.txt", "translator.use=lexicon"])
+    assert "1 of 2 labels of the vocabulary are not known" in unknown_labels(recipe)
