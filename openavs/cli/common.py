@@ -87,7 +87,7 @@ def refuse_bare_keys(named: Iterable[str]) -> None:
     from openavs.types import InputError
 
     for name in named:
-        if has_key(name) and not Path(name).exists():
+        if has_key(name) and not os.path.exists(name):
             raise InputError(f"{name} is a key of the recipe and has no value; write {name}=VALUE without spaces")
 
 

@@ -223,6 +223,7 @@ def test_a_model_folder_that_is_absent_incomplete_or_unsafe(
         (("good.mp4", "--audio", "https://a.org/b.wav"), "https://a.org/b.wav is an address, and openavs reads"),
         (("good.mp4", "keep.box_threshold"), "has no value; write keep.box_threshold=VALUE"),
         (("good.mp4", "detector.model", "x"), "has no value; write detector.model=VALUE"),
+        (("good.mp4", "detector." + "a" * 5000), "has no value"),
         (("good.mp4", "--vocab", ""), "'vocabulary' is empty; name at least one thing"),
         (("good.mp4", "-p", "./absent.yaml"), "the recipe file './absent.yaml' does not exist"),
         (("good.mp4", "--lock", "absent/openavs.lock"), "the folder of the lock file"),
