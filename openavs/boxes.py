@@ -63,15 +63,10 @@ def _less_likely(
     for box in candidates:
         if box.score >= rules.box_threshold and (box.phrase not in best or box.score > best[box.phrase].score):
             best[box.phrase] = box
-    likelihood = {p.phrase: audio_score(p) * best[p.phrase].score for p in prompts if p.phrase in best}
+    likelihood = {p.phrase: p.audio_score * best[p.phrase].score for p in prompts if p.phrase in best}
     least = rules.min_audio_visual_ratio * max(likelihood.values(), default=0.0)
     unlikely = [phrase for phrase, value in likelihood.items() if value < least]
     return set(unlikely), [Dropped(p, "less likely", best[p].score, best[p].box) for p in unlikely]
-
-
-def audio_score(prompt: Prompt) -> float:
-    """The score of the best caption that a prompt comes from, in [0, 1]; 1 where captions have no scores."""
-    return max((1.0 if caption.score is None else caption.score for caption in prompt.captions), default=1.0)
 
 
 def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) -> list[Detection]:

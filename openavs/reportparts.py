@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pictures
 
-from openavs.boxes import audio_score
 from openavs.htmlpage import jpeg_address
 from openavs.known_models import known_model
 from openavs.overlay import paint
@@ -179,7 +178,7 @@ def _why_unasked(caption: Caption, frame: FrameResult, askers: Sequence[str]) ->
 
 def _why_dropped(drop: Dropped, frame: FrameResult) -> str:
     """The reason; for `less likely` with the audio score, which is multiplied by the score of the box."""
-    scores = [audio_score(prompt) for prompt in frame.asked if prompt.phrase == drop.phrase]
+    scores = [prompt.audio_score for prompt in frame.asked if prompt.phrase == drop.phrase]
     if drop.reason != "less likely" or not scores:
         return drop.reason
     return f"less likely: heard {scores[0]:.2f} × box"

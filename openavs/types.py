@@ -176,6 +176,11 @@ class Prompt:
     origin: str = "llm"
     captions: tuple[Caption, ...] = ()
 
+    @property
+    def audio_score(self) -> float:
+        """The score of the best of its captions, in [0, 1]; 1 for captions without scores."""
+        return max((1.0 if caption.score is None else caption.score for caption in self.captions), default=1.0)
+
 
 @dataclass(frozen=True)
 class Detection:

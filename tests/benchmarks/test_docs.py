@@ -30,7 +30,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_studies_are_those_that_there_are() -> None:
-    told = re.findall(r"^\| `([a-z]+)` \| .+ \| .* \|$", PAGE[PAGE.index("| study |") :], re.MULTILINE)
+    told = re.findall(r"^\| `([a-z-]+)` \| .+ \| .* \|$", PAGE[PAGE.index("| study |") :], re.MULTILINE)
     assert sorted(told) == sorted(file.stem for file in (ROOT / "eval" / "ablations").glob("*.yaml"))
 
 
