@@ -23,7 +23,7 @@ from openavs.pipeline import Pipeline
 from openavs.recipes import Recipe
 from openavs.translators.base import Request
 from openavs.turns import deferred_stages
-from openavs.types import Clip, OpenAVSError, Segmentation
+from openavs.types import Clip, InputError, OpenAVSError, Segmentation
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ class Stagewise:
         for clip in clips:
             with suppress(OpenAVSError):
                 requests.append(self.hear(clip))
-        self.ask(requests)
+        with suppress(OpenAVSError):
+            self.ask(requests)
 
     def hear(self, clip: Clip) -> Request:
         """Listens to a clip, which is remembered; what is to be asked about it."""
@@ -99,6 +100,9 @@ class Stagewise:
             else:
                 return
         except Exception as problem:
+            if isinstance(problem, InputError):  # of one of the clips, which fails when it is segmented
+                log.info("the questions of %d clips are asked singly: %s", len(asked), problem)
+                return
             if not is_out_of_memory(problem):
                 raise
             log.warning("the questions of %d clips do not fit into memory at once; they are asked singly", len(asked))

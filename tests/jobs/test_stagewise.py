@@ -26,7 +26,7 @@ from openavs.recipes import load_recipe, recipe_from_dict
 from openavs.stagewise import Stagewise
 from openavs.translators.base import Request
 from openavs.turns import deferred_stages
-from openavs.types import Clip
+from openavs.types import Clip, ModelError, UnusableAnswer
 from tests.jobs.pool import planned, recipe, tree, videos
 
 WEIGHTED = ("captioner", "translator", "detector", "segmenter")
@@ -112,6 +112,25 @@ def test_nothing_is_asked_about_weak_captions_in_turns(tmp_path: Path) -> None:
     scene = scene_of("ms3", "test", 40, 2).scene
     chain = Stagewise(load_recipe("tiny", ["captioner.threshold=1"]), None, tmp_path / "cache")
     assert not any(chain.hear(scene_to_clip(scene, "scene")).frames)
+
+
+@pytest.mark.parametrize("fault", [UnusableAnswer, ModelError])
+def test_a_fault_of_the_translator_is_of_the_clip_that_has_it(
+    fault: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openavs.translators.llm import LlmTranslator
+
+    def refuse(self: Any, requests: Any) -> Any:
+        raise fault("no answer")
+
+    clip = scene_to_clip(scene_of("ms3", "test", 40, 2).scene, "scene")
+    monkeypatch.setattr(LlmTranslator, "translate", refuse)
+    chain = Stagewise(load_recipe("tiny"), None, tmp_path / "cache")
+    chain.prepare([clip])
+    if fault is UnusableAnswer:
+        chain.ask([chain.hear(clip)])
+    with pytest.raises(fault, match="no answer"):
+        chain(clip)
 
 
 def test_models_of_another_turn_are_gone() -> None:
