@@ -218,9 +218,8 @@ def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
             try:  # of a commit the client lists the files at once, and repeats that for half a minute without a network
                 HfApi().repo_info(name, revision=revision)
             except transport as error:
-                if getattr(error, "response", None) is not None:
-                    raise
-                cached_only = True
+                response = getattr(error, "response", None)
+                cached_only = response is None or response.status_code >= 500  # others are raised below if not cached
         return Path(snapshot_download(name, revision=revision, local_files_only=cached_only, **wanted))
     except errors.GatedRepoError as error:
         fix = f"ask for access at its page on the hub ({name}), {GATED}, then log in with `hf auth login`"

@@ -40,13 +40,16 @@ class Hub(BaseHTTPRequestHandler):
     asked: list[str]
     commits: tuple[str, ...]  # of every repository; `main` stands at the last one
     pulls: dict[str, list[PullRequest]]  # by repository; none by default
+    refusal: int = 0  # the status of every answer, if not 0
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         parts = [unquote(part) for part in self.path.partition("?")[0].strip("/").split("/")]
         self.asked.append(f"{self.command} {'/'.join(parts)}")
         name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
-        if name == "org/gated":
+        if self.refusal:
+            self.answer(self.refusal, b"")
+        elif name == "org/gated":
             self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
         elif name == "org/broken":
             self.answer(500, b"")

@@ -354,6 +354,17 @@ def test_a_commit_is_refused_at_once_without_network_and_taken_from_the_cache(hu
     assert ask(nowhere, tmp_path, pinned)[0][0] == COMMIT
 
 
+@pytest.mark.parametrize("status", [401, 503])
+def test_a_cached_commit_is_used_while_the_hub_refuses(
+    hub: str, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = f"hf:org/whole@{COMMIT}"
+    assert ask(hub, tmp_path, pinned)[0][0] == COMMIT
+    monkeypatch.setattr(Hub, "refusal", status)
+    assert ask(hub, tmp_path, pinned)[0][0] == COMMIT
+    assert isinstance(ask(hub, tmp_path / "empty", pinned)[0], str)
+
+
 def test_without_network_or_offline_what_is_not_cached_is_refused(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9"  # the discard port: nothing listens
     assert "cannot be reached and is not cached; run once online" in ask(nowhere, tmp_path, "hf:org/whole")[0]
