@@ -301,9 +301,10 @@ def _unnamed(frames: Sequence[tuple[Caption, ...]]) -> str | None:
     missed = [captions for captions in frames if not strong_captions(captions)]
     if not missed:
         return None
-    scores = [caption.score for captions in missed for caption in captions if caption.score is not None]
-    best = f" (best {max(scores):.2f})" if scores else ""
-    return f"{len(missed)} of {len(frames)} audible frames had no caption{best}"
+    scored = ((caption.score, caption.text) for own in missed for caption in own if caption.score is not None)
+    best = max(scored, default=None)
+    closest = f" above the threshold (best: {best[1]}, {best[0]:.2f})" if best else ""
+    return f"{len(missed)} of {len(frames)} audible frames had no caption{closest}"
 
 
 def _distinct(prompts: Iterable[Prompt]) -> Asked:

@@ -115,7 +115,7 @@ def test_captions_below_the_threshold_are_kept_apart_and_counted(tiny: Pipeline,
 
     pipe = Pipeline(Unsure(), tiny.translator, tiny.detector, tiny.segmenter, tiny.settings)
     result = pipe(scene_to_clip(dog_and_bell, "weak"))
-    assert "3 of 3 audible frames had no caption (best 0.11)" in result.warnings
+    assert "3 of 3 audible frames had no caption above the threshold (best: dog barking, 0.11)" in result.warnings
     first = result.frames[0]
     assert (first.heard, first.asked) == ((), ()) and first.weak[0].text == "dog barking"
 

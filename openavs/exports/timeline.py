@@ -54,8 +54,8 @@ def to_timeline(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
 
 
 def to_events(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
-    """A row per event (`silent`, `heard`, `asked`, `found`, `dropped`); what does not apply is left out. Times are in
-    s, boxes and areas in pixels."""
+    """A row per event (`silent`, `heard`, `weak`, `asked`, `found`, `dropped`); what does not apply is left out. Times
+    are in s, boxes and areas in pixels."""
     for frame in segmentation.frames:
         where: dict[str, Cell] = {"clip": segmentation.clip, "frame": frame.index, "time": frame.time}
         yield from (where | event for event in _events(frame))
@@ -64,9 +64,10 @@ def to_events(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
 def _events(frame: FrameResult) -> Iterator[dict[str, Cell]]:
     if frame.silent:
         yield {"event": "silent"}
-    for caption in frame.heard:
-        span: dict[str, Cell] = {"start": caption.start, "end": caption.end}
-        yield {"event": "heard", "text": caption.text, "score": caption.score, **span}
+    for event, captions in (("heard", frame.heard), ("weak", frame.weak)):
+        for caption in captions:
+            span: dict[str, Cell] = {"start": caption.start, "end": caption.end}
+            yield {"event": event, "text": caption.text, "score": caption.score, **span}
     for prompt in frame.asked:
         yield {"event": "asked", "text": prompt.phrase, "label": prompt.label, "reason": prompt.origin}
     for segment in frame.segments:

@@ -49,6 +49,14 @@ def test_events_hold_every_number_in_full(results: list[Segmentation], run: Path
     assert sum(row["event"] == "silent" for row in rows) == 2
 
 
+def test_weak_captions_are_events_of_their_own() -> None:
+    frame = FrameResult(
+        0, 0.5, heard=(Caption("rain", 0.4, 0.0, 1.0),), weak=(Caption("dog", 0.1, 0.0, 1.0, "", True),)
+    )
+    events = list(to_events(Segmentation("clip", (4, 4), (frame,))))
+    assert [(e["event"], e["text"], e["score"]) for e in events] == [("heard", "rain", 0.4), ("weak", "dog", 0.1)]
+
+
 def test_no_text_is_taken_for_a_formula(run: Path, tmp_path: Path) -> None:
     export("timeline", run_items(run), tmp_path / "csv")
     texts = {row["text"] for row in read(tmp_path / "csv" / "events.csv")}
