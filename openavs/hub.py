@@ -31,7 +31,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # as transformers looks for it
 _CONVERTED = "openavs/converted"  # our ref in the hub's cache to the commit of the converter's pull request
 _LICENCE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a key at the top with what is below it
-GATED = "which its owner may take days to answer and may refuse"
+GATED = "which its owner may take days to answer and may refuse"  # said of a request for access
 _LOCK_HEADER = "# The commit each model reference stands for; to take a newer one, delete its line.\n"
 
 

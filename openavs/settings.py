@@ -15,13 +15,12 @@ class Settings:
     """The rules between the stages.
 
     `window` is the length in s of the sound paired with a frame, `context` that of the longer sound around it (None: no
-    longer one); windows below `silence_dbfs` hear nothing. A box is
-    kept from `box_threshold` on, unless a better box covers it with an IoU above `nms_iou`; a frame keeps at most
-    `max_boxes`, of each phrase at most `max_per_phrase`. `batch_frames` and `batch_windows` bound what goes through the
-    models at once. A picture whose `reuse.change` to the one before is at most `tolerance` is not looked at again: 0
-    means the same bits, None looks at every one. `disambiguate` gives detectors the names that they know
-    (`lexicon.detector_name`). A phrase is kept if its audio score times its best box is at least
-    `min_audio_visual_ratio` of the frame's best such product; None keeps all.
+    longer one); windows below `silence_dbfs` hear nothing. A box is kept from `box_threshold` on, unless a better box
+    covers it with an IoU above `nms_iou`; a frame keeps at most `max_boxes`, of each phrase at most `max_per_phrase`.
+    `batch_frames` and `batch_windows` bound what goes through the models at once. A picture whose `reuse.change` to the
+    one before is at most `tolerance` is not looked at again: 0 means the same bits, None looks at every one.
+    `disambiguate` gives detectors the names that they know (`lexicon.detector_name`). A phrase is kept if its audio
+    score times its best box is at least `min_audio_visual_ratio` of the frame's best such product; None keeps all.
     """
 
     window: float = 1.0

@@ -99,7 +99,7 @@ def _print(found: Diagnosis) -> None:
     else:
         echo("openavs check --pipeline NAME says all about one recipe, and how to download its models.")
     if not found.ready:
-        echo(f"Not ready for {found.judged}: mend each PROBLEM above.")
+        echo(f"Not ready for {found.judged}: fix each PROBLEM above.")
     elif any(finding.state == "absent" for finding in found.recipes if finding.facts.get("recipe") == found.judged):
         echo(f"Ready for {found.judged}, once its models are downloaded.")
     else:

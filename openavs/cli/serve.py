@@ -95,7 +95,7 @@ def serve(
         if not quiet:
             echo(f"openavs: {address} (Ctrl+C ends it)")
         if not settings.is_local:
-            say("openavs: whoever reaches this machine can use the page; it asks for no password")
+            say("openavs: the page has no authentication; anyone on the network can use it")
         if open_page:
             import webbrowser
 

@@ -145,7 +145,7 @@ def test_it_runs_where_the_packages_are_missing_or_old(
     assert done.code == 1 and set(problems) == {"packages", "torch", "codecs"} and found["recipes"] == []
     assert "transformers 4.57.6 for openavs's" in problems["packages"]["says"]
     assert all("pip install" in item["fix"] for item in problems.values())
-    assert openavs("check").out.rstrip().endswith("Not ready for tiny: mend each PROBLEM above.")
+    assert openavs("check").out.rstrip().endswith("Not ready for tiny: fix each PROBLEM above.")
 
 
 def test_in_words_it_ends_with_the_verdict(openavs: Run) -> None:

@@ -44,7 +44,7 @@ def test_without_gradio_one_sentence_names_the_extra(openavs: Run, monkeypatch: 
         (
             ("--quiet", "--host", "0.0.0.0"),
             "",
-            "openavs: whoever reaches this machine can use the page; it asks for no password\n",
+            "openavs: the page has no authentication; anyone on the network can use it\n",
         ),
     ],
 )
