@@ -44,11 +44,14 @@ class Diagnosis:
         return {**head, "offline": self.offline, **lists}
 
 
-def diagnose(pipeline: str | None = None, *, offline: bool = False, out: Path = Path(".")) -> Diagnosis:
+def diagnose(
+    pipeline: str | None = None, overrides: Sequence[str] = (), *, offline: bool = False, out: Path = Path(".")
+) -> Diagnosis:
     """Looks at this machine; with a recipe's name, file or `student:DIR`, at what that one needs.
 
     Args:
         pipeline: the recipe to judge; None judges `tiny` and lists what there is of the others.
+        overrides: `key=value` changes of the recipe.
         offline: judge as if nothing may be downloaded.
         out: the folder that results would be written to.
 
@@ -63,16 +66,16 @@ def diagnose(pipeline: str | None = None, *, offline: bool = False, out: Path = 
     if any(finding.state == "problem" for finding in core):  # without these no recipe can be looked at
         return Diagnosis(pipeline or DEFAULT, offline, found, extras(), [])
     if pipeline is not None:
-        recipe = _load(pipeline)
+        recipe = _load(pipeline, overrides)
         return Diagnosis(recipe.name, offline, found, extras(), [judge(recipe, hub_cache(), offline).finding])
     recipes = [_listed(load_recipe(name), offline) for name in resources.names("pipelines")]
     found.append(_works_offline(recipes))
     return Diagnosis(DEFAULT, offline, found, extras(), recipes)
 
 
-def _load(pipeline: str) -> Recipe:
+def _load(pipeline: str, overrides: Sequence[str]) -> Recipe:
     """A student's folder is read to make its recipe, which must not ask the network here."""
-    return load_recipe(pipeline, ["offline=true"] if pipeline.startswith(STUDENT) else [])
+    return load_recipe(pipeline, [*overrides, *(["offline=true"] if pipeline.startswith(STUDENT) else ())])
 
 
 def _listed(recipe: Recipe, offline: bool) -> Finding:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.common import Json, Offline, echo, print_json
+from openavs.cli.common import Json, Offline, echo, print_json, recipe_overrides, refuse_bare_keys, split_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +18,13 @@ _MARKS = {"ok": "ok      ", "absent": "-       ", "warning": "warning ", "proble
 
 
 def check(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE...",
+            help="Judge the recipe of --pipeline with these changes, such as detector.model=FILE.",
+        ),
+    ] = None,
     pipeline: Annotated[
         str | None,
         typer.Option(
@@ -43,15 +50,21 @@ def check(
     from openavs.checks import diagnose
     from openavs.types import InputError
 
+    named, changes = split_words(overrides or ())
+    refuse_bare_keys(named)
+    if named:
+        raise InputError(f"check takes KEY=VALUE, not {named[0]}; a recipe is named with --pipeline")
+    if changes and pipeline is None:
+        raise InputError(f"{changes[0]} changes a recipe; name it with --pipeline")
     if video is not None and not download:
         raise InputError("--try runs the stages, which may need downloads; add --download")
-    found = diagnose(pipeline or ("tiny" if download else None), offline=offline, out=out)
+    found = diagnose(pipeline or ("tiny" if download else None), changes, offline=offline, out=out)
     answer = found.to_dict()
     if not as_json:
         _print(found)
     worked = found.ready
     if worked and download:
-        for key, finding in _tried(found.judged if pipeline is None else pipeline, video, offline):
+        for key, finding in _tried(found.judged if pipeline is None else pipeline, changes, video, offline):
             worked = worked and finding.state != "problem"
             answer.setdefault(key, []).append(finding.to_dict())
             if not as_json:
@@ -65,7 +78,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _tried(pipeline: str, video: Path | None, offline: bool) -> Iterator[tuple[str, Finding]]:
+def _tried(pipeline: str, changes: Sequence[str], video: Path | None, offline: bool) -> Iterator[tuple[str, Finding]]:
     """The models as they are downloaded and the stages as they are tried, each with its key in the JSON."""
     from openavs.checks.downloads import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
@@ -74,7 +87,7 @@ def _tried(pipeline: str, video: Path | None, offline: bool) -> Iterator[tuple[s
     from openavs.recipes import load_recipe, overridden
     from openavs.types import InputError
 
-    recipe = load_recipe(pipeline, ["offline=true"] if offline else [])
+    recipe = load_recipe(pipeline, recipe_overrides(list(changes), offline=offline))
     if recipe.student is not None:
         raise InputError(f"--download tries the stages of a recipe, and {pipeline} is a student; leave the option out")
     clip = bundled_clip() if video is None else open_clip(video, fps=recipe.sample.fps)

@@ -50,6 +50,28 @@ def test_it_says_what_is_here_and_what_is_not(openavs: Run, nothing_cached: None
     assert offline["recipes"] == ["tiny"]
 
 
+def test_a_recipe_is_judged_and_tried_with_its_overrides(openavs: Run) -> None:
+    lost = openavs("check", "--pipeline", "tiny", "segmenter.model=/lost", "--json")
+    (tiny,) = lost.json()["recipes"]
+    assert (lost.code, tiny["state"]) == (1, "problem") and "/lost" in tiny["says"]
+    tried = openavs("check", "--pipeline", "tiny", "--download", "keep.box_threshold=1", "--json").json()
+    (detector,) = [item for item in tried["stages"] if item["stage"] == "detector"]
+    assert "0 boxes above the threshold" in detector["says"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("tiny",), "check takes KEY=VALUE, not tiny; a recipe is named with --pipeline"),
+        (("keep.box_threshold=1",), "keep.box_threshold=1 changes a recipe; name it with --pipeline"),
+        (("--pipeline", "tiny", "keep.box_threshold"), "keep.box_threshold is a key of the recipe and has no value"),
+    ],
+)
+def test_words_that_change_no_recipe_are_refused(openavs: Run, words: tuple[str, ...], says: str) -> None:
+    refused = openavs("check", *words)
+    assert refused.code == 2 and says in refused.err
+
+
 def test_it_knows_the_embedded_models(openavs: Run) -> None:
     (tiny,) = openavs("check", "--pipeline", "tiny", "--json").json()["recipes"]
     assert {model["model"] for model in tiny["models"]} == set(load_recipe("tiny").models().values())
