@@ -165,13 +165,17 @@ def refuse_links(*paths: Path) -> None:
 
 
 def is_clip_folder(path: Path) -> bool:
-    """True if openavs wrote this folder: it has `result.json`, or nothing but files that a result has."""
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() and not path.is_symlink() else {""}
-    return "result.json" in names or names <= _CLIP_FILES
+    """True if openavs wrote this folder: an unfinished one, one with `result.json`, or with a result's files alone."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    unfinished = path.name.startswith(".") and path.name.endswith(".part")
+    return unfinished or "result.json" in names or names <= _CLIP_FILES
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raises InputError if the place of a clip's result is taken by something else, such as the clip's pictures."""
+    """Raises InputError if a link or other files, such as the clip's pictures, are in the place of a clip's result."""
+    refuse_links(folder)
     if folder.exists() and not is_clip_folder(folder):
         raise InputError(f"{folder} holds other files, and the clip's result would replace them; give another --out")
 
@@ -230,7 +234,7 @@ def write_result(
     folder = clip_folder(Path(out), segmentation.clip)
     painted = mask_values(segmentation, values, classes)
     making = folder.with_name(f".{folder.name}.part")
-    refuse_links(folder, making)
+    refuse_links(making)
     refuse_other_folder(folder)
     shutil.rmtree(making, ignore_errors=True)  # what a killed run left
     try:

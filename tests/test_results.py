@@ -471,6 +471,8 @@ def test_files_that_are_no_results_are_neither_replaced_nor_removed(tmp_path: Pa
     writer.write(clip)
     (tmp_path / "clips" / "clip" / "result.json").unlink()
     writer.write(clip)  # what a result left is replaced
+    (tmp_path / "clips" / ".gone.part").mkdir()
+    (tmp_path / "clips" / ".gone.part" / ".overlay.mp4.x").write_bytes(b"of a killed run")
     RunWriter(tmp_path, clip.recipe, overwrite=True)
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["film.mp4", "other"]
 
