@@ -58,7 +58,7 @@ build/packages/%/.installed: tests/packages/%.txt $(STAMP)
 
 # Ray is large and its tests start clusters: neither is part of `make test`.
 test-ray: $(VENV)/.ray
-	$(PYTEST) tests/jobs/test_ray.py $(PYTEST_ARGS)
+	$(PYTEST) tests/labeling/test_ray.py $(PYTEST_ARGS)
 
 $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"
@@ -89,7 +89,7 @@ coverage: $(VENV)/.quality $(VENV)/.ray $(VENV)/.web
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Hours; a part of it with MUTANTS='openavs.detectors.*', and what survived with `.venv/bin/mutmut browse`.
+# Hours; a part of it with MUTANTS='openavs.stages.detectors.*', and what survived with `.venv/bin/mutmut browse`.
 MUTANTS ?=
 mutants: $(VENV)/.quality
 	$(BIN)/mutmut run $(MUTANTS)

@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pil
 
-from openavs.benchmarks.world.casting import scene_of
-from openavs.benchmarks.world.layouts import scene_to_clip
 from openavs.cli import main as openavs
+from openavs.config.recipe import load_recipe
 from openavs.media import open_clip
-from openavs.overlay import paint_frame
-from openavs.palettes import palette_of
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
-from openavs.results import read_result
-from openavs.types import Image
+from openavs.pipeline.pipeline import Pipeline
+from openavs.results.serialization import read_result
+from openavs.structures.types import Image
+from openavs.synthetic.datasets import scene_to_clip
+from openavs.synthetic.scene_sampling import scene_of
+from openavs.visualization.colors import palette_of
+from openavs.visualization.overlay import paint_frame
 
 DOCS = Path(__file__).parent
 TIMELINE = "header,main>:not([aria-labelledby=h-time]){display:none!important}main>section{margin:0!important}"

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from openavs.benchmarks.cards import open_dataset
-from openavs.benchmarks.pngs import read_probability
-from openavs.benchmarks.world.casting import scene_of
-from openavs.benchmarks.world.layouts import FRAME_TIME
+from openavs.evaluation.benchmark import open_dataset
+from openavs.evaluation.datasets.mask_io import read_probability
+from openavs.synthetic.datasets import FRAME_TIME
+from openavs.synthetic.scene_sampling import scene_of
 
 MISSED = 0.05  # a mask that overlaps less shows something else
 

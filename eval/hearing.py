@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openavs.benchmarks.cards import open_dataset
-from openavs.students.hearing import FeatureCache
-from openavs.students.vggish import load_vggish
+from openavs.evaluation.benchmark import open_dataset
+from openavs.training.data.audio_features import FeatureCache
+from openavs.training.models.vggish import load_vggish
 
 STEPS = 400
 

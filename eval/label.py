@@ -77,16 +77,16 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def turns(source_folder: str, folder: str, repeats: str) -> None:
     """Prints what a shard costs beside a bare loop and beside one that writes its results."""
-    from openavs.benchmarks.cards import load_card
-    from openavs.benchmarks.evaluation import recipe_system
-    from openavs.jobs.folder import open_folder
-    from openavs.jobs.job import Job
-    from openavs.jobs.plan import Wish
-    from openavs.jobs.shard import run_shard
-    from openavs.jobs.sources import open_source
+    from openavs.config.recipe import load_recipe
+    from openavs.evaluation.benchmark import load_card
+    from openavs.evaluation.evaluator import recipe_system
+    from openavs.labeling.job import Job
+    from openavs.labeling.manifest import Wish
+    from openavs.labeling.output_dir import open_folder
+    from openavs.labeling.readers.open import open_source
+    from openavs.labeling.shard import run_shard
     from openavs.media import open_pictures
-    from openavs.recipes import load_recipe
-    from openavs.results import write_result
+    from openavs.results.serialization import write_result
 
     source = open_source(source_folder)
     system = recipe_system(load_recipe("tiny"), source.datasets[0], load_card("s4"))
@@ -233,13 +233,13 @@ def seconds(usage: dict[str, float]) -> dict[str, float]:
 def start(manifest: str, out: str, recipe: str) -> None:
     """All that `openavs label` does before it starts its first worker, interpreter and imports included."""
     import openavs.cli  # noqa: F401
-    from openavs.jobs.board import Board
-    from openavs.jobs.checking import reopen_changed
-    from openavs.jobs.folder import open_folder
-    from openavs.jobs.job import Job
-    from openavs.jobs.plan import Wish
-    from openavs.jobs.sources import open_source
-    from openavs.recipes import load_recipe
+    from openavs.config.recipe import load_recipe
+    from openavs.labeling.job import Job
+    from openavs.labeling.manifest import Wish
+    from openavs.labeling.output_dir import open_folder
+    from openavs.labeling.progress import Board
+    from openavs.labeling.readers.open import open_source
+    from openavs.labeling.verification import reopen_changed
 
     made, source = load_recipe(recipe), open_source(manifest)
     plan = open_folder(Path(out), Wish(source.kind, source.items, made.to_dict()))

@@ -12,12 +12,12 @@ import json
 import sys
 from typing import Any
 
-from openavs import resources
-from openavs.benchmarks.cards import load_card
-from openavs.prompts import load_prompt
-from openavs.translators.base import Request
-from openavs.translators.messages import build_messages
-from openavs.types import Caption
+from openavs.config import resources
+from openavs.evaluation.benchmark import load_card
+from openavs.stages.translators.base import Request
+from openavs.stages.translators.prompting import build_messages
+from openavs.stages.translators.templates import load_prompt
+from openavs.structures.types import Caption
 
 LABELS = [("Dog", 0.62), ("Bark", 0.21), ("Domestic animals, pets", 0.09)]  # CLAP: three labels with their scores
 SENTENCES = [  # an audio language model: an answer to each of three questions

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openavs.benchmarks.charts import CHART_STYLE, MARKS, as_file
-from openavs.benchmarks.published import PROTOCOLS, Published, as_published, by_kind, published
-from openavs.benchmarks.published_charts import KIND_MARKS, plotted, results_chart
-from openavs.benchmarks.wording import TITLES
+from openavs.evaluation.charts import CHART_STYLE, MARKS, as_file
+from openavs.evaluation.display_names import TITLES
+from openavs.evaluation.leaderboard import PROTOCOLS, Published, as_published, by_kind, published
+from openavs.evaluation.leaderboard_charts import KIND_MARKS, plotted, results_chart
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COLOURS = """

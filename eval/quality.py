@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from PIL import Image as Pil
 
-from openavs.benchmarks.classes import CLASSES
-from openavs.benchmarks.metrics import BinaryMetrics, SemanticMetrics, SilenceMetrics
-from openavs.benchmarks.world.casting import Cast, scene_of
-from openavs.benchmarks.world.layouts import FRAME_TIME, SEMANTIC_SIZE, semantic_layout, write_layout
+from openavs.config.recipe import load_recipe
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.metrics.metrics import BinaryMetrics, SemanticMetrics, SilenceMetrics
 from openavs.media import open_clip
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
-from openavs.types import Segmentation, segments_to_label_map, segments_to_mask
+from openavs.pipeline.pipeline import Pipeline
+from openavs.structures.types import Segmentation, segments_to_label_map, segments_to_mask
+from openavs.synthetic.datasets import FRAME_TIME, SEMANTIC_SIZE, semantic_layout, write_layout
+from openavs.synthetic.scene_sampling import Cast, scene_of
 
 
 @dataclass

@@ -35,16 +35,16 @@ from typing import Any
 
 import numpy as np
 
-from openavs.benchmarks.cards import load_card, open_dataset
-from openavs.benchmarks.classes import BASE, CLASSES
-from openavs.benchmarks.evaluation import evaluate, recipe_system
-from openavs.benchmarks.running import System
-from openavs.benchmarks.world.casting import scene_of
-from openavs.benchmarks.world.layouts import FRAME_TIME, write_layout
-from openavs.recipes import load_recipe, recipe_from_dict
-from openavs.students.running import StudentPipeline
-from openavs.students.self_training import Choices, Splits, self_train, train_and_score
-from openavs.students.settings import TrainingRecipe, load_training_recipe
+from openavs.config.recipe import load_recipe, recipe_from_dict
+from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.datasets.classes import BASE, CLASSES
+from openavs.evaluation.evaluator import evaluate, recipe_system
+from openavs.evaluation.predictor import System
+from openavs.synthetic.datasets import FRAME_TIME, write_layout
+from openavs.synthetic.scene_sampling import scene_of
+from openavs.training.config import TrainingRecipe, load_training_recipe
+from openavs.training.inference import StudentPipeline
+from openavs.training.self_training import Choices, Splits, self_train, train_and_score
 
 
 def main() -> int:

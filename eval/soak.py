@@ -178,7 +178,7 @@ def growth(samples: list[dict[str, int]]) -> dict[str, float]:
 
 def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
-    from openavs.benchmarks.world.layouts import write_layout
+    from openavs.synthetic.datasets import write_layout
 
     write_layout("s4", folder / "world", {"test": 6}, seed=77)
     subprocess.run(

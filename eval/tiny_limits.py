@@ -14,11 +14,11 @@ import json
 
 import numpy as np
 
-from openavs.benchmarks.world.kinds import KINDS
-from openavs.benchmarks.world.layouts import scene_to_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
+from openavs.config.recipe import load_recipe
+from openavs.pipeline.pipeline import Pipeline
+from openavs.synthetic.categories import KINDS
+from openavs.synthetic.datasets import scene_to_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
 SEED = 77_000
 THRESHOLDS = (0.16, 0.2, 0.25, 0.3)

@@ -24,14 +24,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from openavs.benchmarks.world.kinds import KINDS
-from openavs.benchmarks.world.scenes import Part, Scene, plan_scene, scene_rng
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
-from openavs.segmenters.base import Sighting
-from openavs.segmenters.iou_tracker import IouTracker
-from openavs.tracking import mask_box
-from openavs.types import (
+from openavs.config.recipe import load_recipe
+from openavs.pipeline.pipeline import Pipeline
+from openavs.stages.segmenters.base import Sighting
+from openavs.stages.trackers.association import mask_box
+from openavs.stages.trackers.iou import IouTracker
+from openavs.structures.types import (
     BoolMask,
     Clip,
     Frame,
@@ -42,6 +40,8 @@ from openavs.types import (
     rle_to_mask,
     segments_to_mask,
 )
+from openavs.synthetic.categories import KINDS
+from openavs.synthetic.scenes import Part, Scene, plan_scene, scene_rng
 
 FOUND = 0.5  # IoU from which a segment finds a thing
 

@@ -15,20 +15,21 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from openavs.api import VideoPipeline, load
+    from openavs.config.recipe import Recipe, load_recipe
+    from openavs.errors import InputError, ModelError, OpenAVSError
     from openavs.exports.avsbench import to_label_map
     from openavs.exports.categories import Categories
     from openavs.exports.coco import to_coco
     from openavs.exports.supervision import to_supervision
     from openavs.exports.timeline import to_events, to_timeline
-    from openavs.exports.yolo_seg import to_yolo_seg
+    from openavs.exports.yolo import to_yolo_seg
     from openavs.exports.youtube_vis import to_youtube_vis
     from openavs.media import open_clip, probe, read_audio
-    from openavs.pipeline import Pipeline
-    from openavs.recipes import Recipe, load_recipe
+    from openavs.pipeline.pipeline import Pipeline
     from openavs.registry import Registry
-    from openavs.result import Result, read_result
-    from openavs.results import segmentation_from_json, segmentation_to_json, write_result
-    from openavs.types import (
+    from openavs.results.result import Result, read_result
+    from openavs.results.serialization import segmentation_from_json, segmentation_to_json, write_result
+    from openavs.structures.types import (
         RLE,
         Caption,
         Clip,
@@ -36,10 +37,7 @@ if TYPE_CHECKING:
         Dropped,
         Frame,
         FrameResult,
-        InputError,
         Mask,
-        ModelError,
-        OpenAVSError,
         Prompt,
         Segment,
         Segmentation,
@@ -58,15 +56,15 @@ _HOMES = {
     "openavs.exports.coco": ("to_coco",),
     "openavs.exports.supervision": ("to_supervision",),
     "openavs.exports.timeline": ("to_events", "to_timeline"),
-    "openavs.exports.yolo_seg": ("to_yolo_seg",),
+    "openavs.exports.yolo": ("to_yolo_seg",),
     "openavs.exports.youtube_vis": ("to_youtube_vis",),
     "openavs.media": ("open_clip", "probe", "read_audio"),
-    "openavs.pipeline": ("Pipeline",),
-    "openavs.recipes": ("Recipe", "load_recipe"),
+    "openavs.pipeline.pipeline": ("Pipeline",),
+    "openavs.config.recipe": ("Recipe", "load_recipe"),
     "openavs.registry": ("Registry",),
-    "openavs.result": ("Result", "read_result"),
-    "openavs.results": ("segmentation_from_json", "segmentation_to_json", "write_result"),
-    "openavs.types": (
+    "openavs.results.result": ("Result", "read_result"),
+    "openavs.results.serialization": ("segmentation_from_json", "segmentation_to_json", "write_result"),
+    "openavs.structures.types": (
         "RLE",
         "Caption",
         "Clip",

@@ -11,16 +11,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from openavs.footprint import in_turns
+from openavs.config.recipe import Recipe, default_recipe, load_recipe, overridden
 from openavs.media import open_clip
-from openavs.notes import Notes
-from openavs.pipeline import Pipeline, Progress
-from openavs.recipes import Recipe, default_recipe, load_recipe, overridden
-from openavs.result import Result
-from openavs.spelling import listed_words
-from openavs.streaming import prefetched
-from openavs.turns import deferred_stages
-from openavs.types import Clip, FrameResult
+from openavs.pipeline.context import Notes
+from openavs.pipeline.memory_estimate import in_turns
+from openavs.pipeline.offload import deferred_stages
+from openavs.pipeline.pipeline import Pipeline, Progress
+from openavs.results.result import Result
+from openavs.structures.types import Clip, FrameResult
+from openavs.utils.concurrency import prefetched
+from openavs.utils.text import listed_words
 
 Source = str | os.PathLike[str] | Clip
 """A video, a picture, a folder of pictures (by its path), or a clip that is open already."""

@@ -14,22 +14,22 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openavs.backends import BUILT_IN, Entry
-from openavs.compiling import OPTION, check_compile, compile_backend
-from openavs.contracts import check_methods
-from openavs.options import bind_options
-from openavs.plugins import is_file_reference, load_file_class
-from openavs.segmenters.base import check_fit
-from openavs.spelling import nearest
-from openavs.types import InputError
+from openavs.config.options import bind_options
+from openavs.errors import InputError
+from openavs.models.compile import OPTION, check_compile, compile_backend
+from openavs.stages.backends import BUILT_IN, Entry
+from openavs.stages.contracts import check_methods
+from openavs.stages.segmenters.base import check_fit
+from openavs.utils.plugins import is_file_reference, load_file_class
+from openavs.utils.text import nearest
 
 if TYPE_CHECKING:
-    from openavs.captioners.base import Captioner
-    from openavs.detectors.base import Detector
-    from openavs.recipes import Recipe
-    from openavs.segmenters.base import PhraseSegmenter, Segmenter, Tracker
-    from openavs.translators.base import Translator
-    from openavs.verifiers.base import Verifier
+    from openavs.config.recipe import Recipe
+    from openavs.stages.captioners.base import Captioner
+    from openavs.stages.detectors.base import Detector
+    from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, Tracker
+    from openavs.stages.translators.base import Translator
+    from openavs.stages.verifiers.base import Verifier
 
 _log = logging.getLogger(__name__)
 

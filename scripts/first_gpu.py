@@ -96,7 +96,7 @@ class Setting:
 def adapters(setting: Setting) -> dict[str, Any]:
     """Runs the tests marked `gpu` and counts them."""
     report = setting.folder / "gpu.xml"
-    tests = ["tests"] if setting.full else ["tests/test_device.py", "tests/test_resize.py"]
+    tests = ["tests"] if setting.full else ["tests/models/test_device.py", "tests/models/test_resize.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
     done = subprocess.run([*command, *tests], cwd=ROOT, capture_output=True, text=True)
     suite = ElementTree.parse(report).getroot()[0]
@@ -109,7 +109,7 @@ def detector(setting: Setting) -> dict[str, Any]:
     """Times Grounding DINO, and compares the encoded picture with that of float32 (relative root mean square)."""
     from random_models import PHRASES, save_detector
 
-    from openavs.detectors.grounding_dino import GroundingDinoDetector
+    from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 
     images, asked = list(setting.images), [PHRASES[:3]] * FRAMES
     path = save_detector(setting.folder / "dino", setting.size, images[0], "base", setting.device)
@@ -137,8 +137,8 @@ def segmenters(setting: Setting) -> dict[str, Any]:
     """Times SAM and SAM 2.1."""
     from random_models import save_sam, save_sam2
 
-    from openavs.segmenters.sam import SamSegmenter
-    from openavs.segmenters.sam2 import Sam2Segmenter
+    from openavs.stages.segmenters.sam import SamSegmenter
+    from openavs.stages.segmenters.sam2 import Sam2Segmenter
 
     images, rows = setting.images, []
     for what, save, network, adapter in (
@@ -160,8 +160,8 @@ def listen(setting: Setting) -> dict[str, Any]:
     import numpy as np
     from random_models import save_clap
 
-    from openavs.captioners.clap import ClapCaptioner
-    from openavs.types import Waveform, Window
+    from openavs.stages.captioners.clap import ClapCaptioner
+    from openavs.structures.types import Waveform, Window
 
     count = WINDOWS if setting.full else 4
     model = str(save_clap(setting.folder / "clap")) if setting.full else "openavs:tiny/clap"
@@ -209,8 +209,8 @@ def waits(setting: Setting) -> dict[str, Any]:
     """Lists the lines at which the `tiny` pipeline waits for the GPU during one clip."""
     from standard_load import world_clips
 
-    from openavs.pipeline import Pipeline
-    from openavs.recipes import load_recipe
+    from openavs.config.recipe import load_recipe
+    from openavs.pipeline.pipeline import Pipeline
 
     pipeline = Pipeline.from_recipe(load_recipe("tiny", [f"device={setting.device}"]))
     [clip] = world_clips(1)
@@ -280,8 +280,8 @@ def _shortage(setting: Setting) -> dict[str, Any]:
     """A batch of eight where memory holds one frame and some more: masks and how often the batch was halved."""
     from random_models import save_sam
 
-    from openavs.halving import halved
-    from openavs.segmenters.sam import SamSegmenter
+    from openavs.models.oom import halved
+    from openavs.stages.segmenters.sam import SamSegmenter
 
     path = save_sam(setting.folder / "short", setting.size, "base", setting.device)
     made = SamSegmenter(model=str(path), device=setting.device, batch_size=FRAMES)

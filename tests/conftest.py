@@ -14,7 +14,7 @@ import pytest
 from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
-    from openavs.pipeline import Pipeline
+    from openavs.pipeline.pipeline import Pipeline
 
 # Before anything imports torch or the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -71,7 +71,7 @@ def openavs(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcom
 @pytest.fixture(scope="session")
 def tiny() -> Pipeline:
     """The embedded models as a pipeline, loaded once."""
-    from openavs.pipeline import Pipeline
-    from openavs.recipes import load_recipe
+    from openavs.config.recipe import load_recipe
+    from openavs.pipeline.pipeline import Pipeline
 
     return Pipeline.from_recipe(load_recipe("tiny"))

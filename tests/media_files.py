@@ -10,7 +10,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from openavs.types import Image
+from openavs.structures.types import Image
 
 STEP = 8  # grey levels between one frame and the next: more than a codec loses
 

@@ -10,7 +10,7 @@ import yaml
 STAGES = '''
 import numpy as np
 
-from openavs.types import Caption, Detection, Mask, mask_to_rle
+from openavs.structures.types import Caption, Detection, Mask, mask_to_rle
 
 
 class Ear:

@@ -19,16 +19,17 @@ import pytest
 from PIL import Image as Pictures
 
 import openavs as library
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
-from openavs.exports.formats import FORMATS
+from openavs.config.recipe import load_recipe
+from openavs.errors import InputError
 from openavs.exports.items import run_items
-from openavs.footprint import needed
+from openavs.exports.registry import FORMATS
 from openavs.media import write_wav
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
-from openavs.turns import Deferred
-from openavs.types import Clip, InputError, Segmentation
+from openavs.pipeline.memory_estimate import needed
+from openavs.pipeline.offload import Deferred
+from openavs.pipeline.pipeline import Pipeline
+from openavs.structures.types import Clip, Segmentation
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 from tests.conftest import ROOT
 
 Run = Callable[..., Any]
@@ -37,17 +38,17 @@ EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
 
 
 def test_models_that_do_not_fit_together_are_loaded_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: needed(load_recipe("tiny"))[1])
     pipe = library.load("tiny")
     assert isinstance(pipe.detector, Deferred) and isinstance(pipe.captioner, Deferred)
-    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: 1000)
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: 1000)
     with pytest.raises(InputError, match="the recipe tiny needs"):
         library.load("tiny")
 
 
 def test_without_a_recipe_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     for gpu, name in ((False, "openavs-cpu"), (True, "openavs")):
-        monkeypatch.setattr("openavs.device.has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr("openavs.models.device.has_gpu", lambda gpu=gpu: gpu)
         monkeypatch.setattr(library.VideoPipeline, "from_recipe", lambda recipe, held: recipe)
         monkeypatch.setattr("openavs.api.in_turns", lambda recipe: False)
         assert library.load().name == name  # type: ignore[attr-defined]
@@ -277,7 +278,7 @@ def test_a_type_checker_knows_every_name_and_no_others(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import openavs\nopenavs.nonsense\nopenavs.load(3)\n")
     words = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--follow-imports=silent"]
     done = subprocess.run([*words, "good.py", "bad.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert '"openavs.result.Result"' in done.stdout and "CocoDataset" in done.stdout
+    assert '"openavs.results.result.Result"' in done.stdout and "CocoDataset" in done.stdout
     assert 'has no attribute "nonsense"' in done.stdout and "Found 2 errors in 1 file" in done.stdout
 
 

@@ -23,7 +23,7 @@ def modules_after(code: str) -> set[str]:
     "code",
     [
         "import openavs",
-        "import openavs.types",
+        "import openavs.structures.types",
         "import openavs.cli",
         "import openavs; openavs.load_recipe('tiny'); openavs.InputError",
         "from openavs.registry import Registry; Registry('detector').names()",

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from openavs import resources
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.config import resources
+from openavs.config.recipe import load_recipe
 from openavs.media import write_wav
-from openavs.recipes import load_recipe
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from openavs import known_models, resources
-from openavs.known_models import known_model
-from openavs.recipes import Recipe, load_recipe, recipe_from_dict
+from openavs.config import resources
+from openavs.config.recipe import Recipe, load_recipe, recipe_from_dict
+from openavs.models import catalog as known_models
+from openavs.models.catalog import known_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +49,7 @@ def test_licences_agree_with_the_recipes_own_words() -> None:
     for recipe in map(load_recipe, resources.names("pipelines")):
         for model in recipe.models().values():
             known = known_model(model)
-            assert known is not None, f"add a line about {model} to openavs/data/models.tsv"
+            assert known is not None, f"add a line about {model} to openavs/assets/tables/models.tsv"
             if known.permissive == "yes":
                 assert known.licence in (recipe.licence or ""), f"{recipe.name} does not state the licence of {model}"
 
@@ -61,7 +62,7 @@ def test_weights_that_are_not_permissive_are_named_as_such(script: ModuleType) -
 
 def test_a_model_nobody_described_stops_the_script(script: ModuleType) -> None:
     recipe = changed("openavs-cpu", segmenter={"use": "sam", "model": "hf:org/new@main"})
-    with pytest.raises(SystemExit, match=r"hf:org/new@main: add a line about it to openavs/data/models\.tsv"):
+    with pytest.raises(SystemExit, match=r"hf:org/new@main: add a line about it to openavs/assets/tables/models\.tsv"):
         script.page([recipe])
 
 

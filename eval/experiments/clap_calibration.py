@@ -26,15 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from openavs.captioners.selection import combine_scales
-from openavs.captioners.similarity import SimilarityCaptioner
-from openavs.lexicon import lexicon
-from openavs.media.clips import planned_times
-from openavs.media.sound import read_audio
-from openavs.recipes import Recipe, load_recipe
+from openavs.config.recipe import Recipe, load_recipe
+from openavs.errors import InputError, OpenAVSError
+from openavs.media.audio import read_audio
+from openavs.media.clip import planned_times
+from openavs.pipeline.windows import window_of
 from openavs.registry import check_backends, make
-from openavs.types import Caption, InputError, OpenAVSError, Waveform, Window, strong_captions
-from openavs.windows import window_of
+from openavs.stages.captioners.label_selection import combine_scales
+from openavs.stages.captioners.zero_shot import SimilarityCaptioner
+from openavs.stages.lexicon import lexicon
+from openavs.structures.types import Caption, Waveform, Window, strong_captions
 
 THRESHOLDS = (0.2, 0.1, 0.05, 0.04, 0.02, 0.01)
 

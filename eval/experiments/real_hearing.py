@@ -22,14 +22,15 @@ from typing import Any
 
 import torch
 
-from openavs.media.clips import open_clip, planned_times
-from openavs.media.sound import read_audio
-from openavs.notes import Notes
-from openavs.pipeline import Pipeline, Prompt
-from openavs.recipes import Recipe, load_recipe
+from openavs.config.recipe import Recipe, load_recipe
+from openavs.config.settings import settings_of
+from openavs.errors import InputError
+from openavs.media.audio import read_audio
+from openavs.media.clip import open_clip, planned_times
+from openavs.pipeline.context import Notes
+from openavs.pipeline.pipeline import Pipeline, Prompt
 from openavs.registry import Registry
-from openavs.settings import settings_of
-from openavs.types import Clip, Detection, Image, InputError, Mask
+from openavs.structures.types import Clip, Detection, Image, Mask
 
 EDGE = Path(__file__).parents[2] / "examples" / "edge" / "edge.yaml"
 TAGGER = "mn04_as_mAP_432.pt"

@@ -11,8 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from standard_load import head, world_clips
 from watching import watch
 
-from openavs.boxes import iou as box_iou
-from openavs.types import RLE, Clip, rle_to_mask
+from openavs.structures.boxes import iou as box_iou
+from openavs.structures.types import RLE, Clip, rle_to_mask
 
 CLIPS = 12  # of the embedded models' world
 ALIKE = 0.98  # IoU from which two boxes are one choice: random scores have near ties, trained ones seldom

@@ -14,8 +14,8 @@ from random_models import REAL, REDUCED, SMALL, save_models
 from standard_load import BOXES, LOADS, Load
 from watching import Models, Run, watch
 
-from openavs.notes import Notes
-from openavs.types import RLE, Box, FrameResult, mask_to_rle
+from openavs.pipeline.context import Notes
+from openavs.structures.types import RLE, Box, FrameResult, mask_to_rle
 
 Kept = list[tuple[str, Box, RLE]]
 """One frame of an answer, its masks packed."""

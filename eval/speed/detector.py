@@ -38,13 +38,13 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
     MultiScaleDeformableAttention,
 )
 
-from openavs.deformable import lay_out, pad_levels, sample
-from openavs.dense import Dense
-from openavs.detectors.grounding_dino import GroundingDinoDetector
-from openavs.detectors.lean_attention import FusionAttention
-from openavs.segmenters.sam import SamSegmenter
-from openavs.segmenters.sam2 import Sam2Segmenter
-from openavs.types import Image
+from openavs.models.ops.deformable_attention import lay_out, pad_levels, sample
+from openavs.models.ops.grounding_dino_attention import FusionAttention
+from openavs.models.ops.linear import Dense
+from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.stages.segmenters.sam import SamSegmenter
+from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.structures.types import Image
 
 Way = Callable[[], torch.Tensor]
 SIZES = {"small": SMALL, "reduced": REDUCED, "real": REAL}

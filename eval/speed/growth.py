@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from standard_load import world_clips
 from watching import resident_mb
 
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
-from openavs.types import Clip, Segmentation
+from openavs.config.recipe import load_recipe
+from openavs.pipeline.pipeline import Pipeline
+from openavs.structures.types import Clip, Segmentation
 
 POOL = 10  # different clips, which longer runs repeat under other ids: every block of so many is the same work
 LEAST = 5  # blocks by which a rate is judged; a short run is repeated until it has them

@@ -31,8 +31,8 @@ from standard_load import BOXES, Load
 from transformers import BertTokenizer, GroundingDinoForObjectDetection, GroundingDinoImageProcessorPil
 from transformers import GroundingDinoProcessor as Processor
 
-from openavs.notes import Notes
-from openavs.types import Box, Image
+from openavs.pipeline.context import Notes
+from openavs.structures.types import Box, Image
 
 Masks = npt.NDArray[np.float32]  # [boxes, H, W], 0 or 1
 Answer = list[tuple[str, Box, Masks]]

@@ -68,7 +68,7 @@ def measure_f(frames: int, repeats: int) -> dict[str, Any]:
     from masks import blob
     from reference import f_curve
 
-    from openavs.benchmarks.counting import frame_f_curve
+    from openavs.evaluation.metrics.counting import frame_f_curve
 
     rng = np.random.default_rng(0)
     truths = [np.asarray(blob(rng) > 0) for _ in range(frames)]
@@ -89,7 +89,7 @@ def measure_avss(frames: int, repeats: int) -> dict[str, Any]:
     from masks import SIDE, label_map
     from reference import areas_of_labels, class_areas, iou_and_f
 
-    from openavs.benchmarks.counting import areas, clip_class_sums, confusion
+    from openavs.evaluation.metrics.counting import areas, clip_class_sums, confusion
 
     rng = np.random.default_rng(1)
     truths = [label_map(rng) for _ in range(frames)]
@@ -129,8 +129,8 @@ def measure_palette(frames: int, repeats: int) -> dict[str, Any]:
     from masks import label_map
     from reference import decode_palette as one_by_one
 
-    from openavs.benchmarks.pngs import decode_palette
-    from openavs.palettes import voc_palette
+    from openavs.evaluation.datasets.mask_io import decode_palette
+    from openavs.visualization.colors import voc_palette
 
     rng = np.random.default_rng(2)
     colours = voc_palette()[:71]

@@ -32,13 +32,13 @@ save_models(folder, REAL, "sam", np.random.default_rng(0).integers(0, 255, (*REA
 """
 PREDICT = """
 import json, sys
-from openavs.footprint import needed
-from openavs.recipes import load_recipe
+from openavs.pipeline.memory_estimate import needed
+from openavs.config.recipe import load_recipe
 print(json.dumps(needed(load_recipe("openavs-cpu", sys.argv[1:]))))
 """
 RUN = """
 import sys
-from openavs import footprint
+from openavs.pipeline import memory_estimate as footprint
 from openavs.cli import main
 free = int(sys.argv.pop(1))
 footprint.free_memory = lambda place: free

@@ -9,10 +9,10 @@ from typing import Any
 from random_models import PHRASES
 from standard_load import BOXES, Load
 
-from openavs.notes import Notes
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe, overridden, recipe_from_dict
-from openavs.types import FrameResult
+from openavs.config.recipe import load_recipe, overridden, recipe_from_dict
+from openavs.pipeline.context import Notes
+from openavs.pipeline.pipeline import Pipeline
+from openavs.structures.types import FrameResult
 
 
 class Ours:

@@ -12,8 +12,8 @@ from bench import Bench, models_of
 from standard_load import Load, world_clips
 from watching import Models, Run, synchronize, watch
 
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
+from openavs.config.recipe import load_recipe
+from openavs.pipeline.pipeline import Pipeline
 
 CLIPS = 6  # of the embedded models' world
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 from transformers import Sam2Model, SamImageProcessorPil, SamModel
 
-from openavs.types import Box, Image
+from openavs.structures.types import Box, Image
 
 Masks = npt.NDArray[np.float32]
 

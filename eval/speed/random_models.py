@@ -36,7 +36,7 @@ from transformers import (
     SwinConfig,
 )
 
-from openavs.types import Image
+from openavs.structures.types import Image
 
 PHRASES = ("dog", "bell", "car", "cat", "guitar", "horse", "drum", "train", "bird", "man", "boat", "siren")
 _BORDERS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}

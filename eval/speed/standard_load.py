@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from random_models import PHRASES
 
-from openavs.benchmarks.world.casting import scene_of
-from openavs.benchmarks.world.layouts import scene_to_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
-from openavs.types import Clip, Frame, Image, Waveform
+from openavs.structures.types import Clip, Frame, Image, Waveform
+from openavs.synthetic.datasets import scene_to_clip
+from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
 PROMPTS = PHRASES[:3]
 BOXES = 2  # of each phrase in each frame

@@ -28,13 +28,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from openavs.benchmarks.world.layouts import scene_to_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.config.recipe import load_recipe
 from openavs.media import open_clip, write_video
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
-from openavs.reuse import Pictures, change
-from openavs.types import Clip, Frame, Image
+from openavs.pipeline.dedup import Pictures, change
+from openavs.pipeline.pipeline import Pipeline
+from openavs.structures.types import Clip, Frame, Image
+from openavs.synthetic.datasets import scene_to_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
 NOISES = (0.0, 1.0, 2.0, 4.0)
 

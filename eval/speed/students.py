@@ -37,9 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openavs.students.base import Batch
-from openavs.students.tpavi import Tpavi, TpaviConfig
-from openavs.students.tpavi_network import Clips, Interaction
+from openavs.training.base import Batch
+from openavs.training.models.tpavi.layers import Clips, Interaction
+from openavs.training.models.tpavi.model import Tpavi, TpaviConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -236,8 +236,8 @@ def attention(options: argparse.Namespace) -> dict[str, Work]:
 
 def naming(options: argparse.Namespace) -> dict[str, Work]:
     """A random CLIP names all masks, or a tenth of them."""
-    from openavs.benchmarks.classes import CLASSES
-    from openavs.students.ov_avss_classifier import MaskClassifier
+    from openavs.evaluation.datasets.classes import CLASSES
+    from openavs.training.models.ov_avss.classifier import MaskClassifier
 
     height, width, queries = (64, 96, 20) if options.small else (360, 640, options.queries)
     generator = torch.Generator().manual_seed(0)
@@ -257,7 +257,7 @@ def save_clip(folder: Path, small: bool) -> None:
     """ViT-B/16 with random weights; the tokenizer is that of the tests, as words cost nothing here."""
     from transformers import CLIPConfig, CLIPModel
 
-    from tests.verifiers.tiny_clip import make_clip
+    from tests.stages.verifiers.tiny_clip import make_clip
 
     make_clip(folder)
     if small:

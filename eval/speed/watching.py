@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from openavs.notes import Notes
+from openavs.pipeline.context import Notes
 
 PAGE = 4096
 _EVERY = 0.01  # seconds between two looks at the memory

@@ -21,7 +21,8 @@ from scipy import sparse
 from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from openavs.types import BoolMask, Box, Image, Mask, ModelError, mask_to_rle
+from openavs.errors import ModelError
+from openavs.structures.types import BoolMask, Box, Image, Mask, mask_to_rle
 
 BINS = 16  # of the colour histograms, each way
 SMOOTH = 4.0  # what a cut between two equal neighbours costs; a pixel's own doubt costs up to COLOUR_LIMIT + 4

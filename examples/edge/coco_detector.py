@@ -15,8 +15,9 @@ import numpy.typing as npt
 import onnxruntime
 from PIL import Image as Pictures
 
-from openavs.labels import Labeller
-from openavs.types import Detection, Image, ModelError
+from openavs.errors import ModelError
+from openavs.pipeline.class_mapping import Labeller
+from openavs.structures.types import Detection, Image
 
 NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"

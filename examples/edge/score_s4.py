@@ -3,7 +3,7 @@
     python examples/edge/score_s4.py ROOT/s4_data --pipeline examples/edge/edge.yaml [key=value ...]
 
 ROOT/s4_data holds `visual_frames`, `audio_wav` and `gt_masks`, each with `<split>/<category>/<clip>`. J and F are
-those of `openavs.benchmarks.metrics`: `fixed` over frames, `official` as the published script has them.
+those of `openavs.evaluation.metrics.metrics`: `fixed` over frames, `official` as the published script has them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pictures
 
-from openavs.benchmarks.metrics import BinaryMetrics
+from openavs.config.recipe import load_recipe
+from openavs.evaluation.metrics.metrics import BinaryMetrics
 from openavs.media import open_clip
-from openavs.overlay import paint_frame
-from openavs.pipeline import Pipeline
-from openavs.recipes import load_recipe
-from openavs.types import BoolMask, Clip, Segmentation, segments_to_mask
+from openavs.pipeline.pipeline import Pipeline
+from openavs.structures.types import BoolMask, Clip, Segmentation, segments_to_mask
+from openavs.visualization.overlay import paint_frame
 
 
 def clips(root: Path, split: str) -> Iterator[tuple[Clip, BoolMask]]:

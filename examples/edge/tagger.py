@@ -15,9 +15,10 @@ import soxr
 import torch
 import torch.nn.functional as F
 
-from openavs.captioners.selection import LabelSelector, Scores, combine_scales
-from openavs.types import Caption, InputError, ModelError, Waveform, Window
-from openavs.vocabulary import load_vocabulary
+from openavs.errors import InputError, ModelError
+from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
+from openavs.stages.vocabulary import load_vocabulary
+from openavs.structures.types import Caption, Waveform, Window
 
 RATE, FFT, FRAME, HOP, MELS, TOP_HZ = 32000, 1024, 800, 320, 128, 15000.0
 SHORTEST = RATE // 2  # samples: shorter sounds are filled up with silence

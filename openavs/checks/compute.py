@@ -8,7 +8,7 @@ from typing import Any
 
 from openavs.checks.finding import Finding
 from openavs.checks.machine import cores
-from openavs.spelling import counted
+from openavs.utils.text import counted
 
 _NVIDIA = Path("/dev/nvidiactl")
 
@@ -33,7 +33,7 @@ def compute() -> list[Finding]:
 
 
 def _device() -> Finding:
-    from openavs.device import resolve_device
+    from openavs.models.device import resolve_device
 
     place = resolve_device("auto", "auto")
     return Finding("device", "ok", place.reason, facts={"device": str(place.device), "dtype": _name(place.dtype)})

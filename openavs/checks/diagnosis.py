@@ -13,7 +13,7 @@ from openavs.checks.compute import compute
 from openavs.checks.finding import Finding
 from openavs.checks.packages import extras
 from openavs.checks.recipes import environment_offline, hub_cache, judge
-from openavs.recipes import STUDENT, Recipe, load_recipe
+from openavs.config.recipe import STUDENT, Recipe, load_recipe
 
 FORMAT = 1  # of `to_dict`; raised when a field changes its meaning or goes
 DEFAULT = "tiny"  # what is judged when no recipe is named: it needs nothing but openavs itself
@@ -58,7 +58,7 @@ def diagnose(
     Raises:
         InputError, ModelError: the recipe does not exist or is not one.
     """
-    from openavs import resources
+    from openavs.config import resources
 
     offline = offline or environment_offline()
     core = [machine.python(), machine.packages(), *compute()]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from openavs.checks.finding import Finding
-from openavs.hub import resolve
-from openavs.known_models import count_parameters
-from openavs.recipes import Recipe
+from openavs.config.recipe import Recipe
+from openavs.errors import ModelError
+from openavs.models.catalog import count_parameters
+from openavs.models.hub import resolve
 from openavs.registry import local_path
-from openavs.spelling import counted
-from openavs.types import ModelError
+from openavs.utils.text import counted
 
 
 def fetch_models(recipe: Recipe) -> Iterator[Finding]:
@@ -22,7 +22,7 @@ def fetch_models(recipe: Recipe) -> Iterator[Finding]:
     The facts are `model`, the `stages` that use it, `seconds`, `size_gb` (on this disk) and `parameters_m` (millions).
     Models of plug-ins may be any file, so they are left to their stage.
     """
-    from openavs.plugins import is_file_reference
+    from openavs.utils.plugins import is_file_reference
 
     sections = recipe.stages()
     stages: dict[str, list[str]] = {}

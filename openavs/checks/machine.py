@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from openavs.checks.finding import Finding
-from openavs.memory import read_cgroup, total_memory
+from openavs.models.memory import read_cgroup, total_memory
 
 TINY_MEMORY, COMFORT = 2.0, 8.0  # GiB: what the tiny recipe needs, what the others want
 

@@ -6,7 +6,7 @@ from importlib import metadata
 
 from openavs.checks.finding import Finding
 from openavs.checks.machine import misfits
-from openavs.extras import EXTRAS, Extra
+from openavs.utils.optional_deps import EXTRAS, Extra
 
 
 def extras() -> list[Finding]:

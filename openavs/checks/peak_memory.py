@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from openavs.device import Placement
+from openavs.models.device import Placement
 
 _PROCESS = Path("/proc/self")
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openavs.checks.finding import Finding, State
 from openavs.checks.weights import Weights, find_plugin_weights, find_weights
-from openavs.types import InputError, OpenAVSError
+from openavs.errors import InputError, OpenAVSError
 
 if TYPE_CHECKING:
-    from openavs.recipes import Recipe
+    from openavs.config.recipe import Recipe
 
 Obstacle = tuple[str, str]
 """Why a recipe cannot run, and what to do."""
@@ -78,8 +78,8 @@ def judge(recipe: Recipe, cache: Path, offline: bool = False) -> Verdict:
 
 def _weights(recipe: Recipe) -> tuple[Weights, ...]:
     """Each model that the recipe names, once."""
-    from openavs.plugins import is_file_reference
     from openavs.registry import local_path
+    from openavs.utils.plugins import is_file_reference
 
     stages = recipe.stages()
     found: dict[str, Weights] = {}
@@ -115,7 +115,7 @@ def _gated(weights: Sequence[Weights]) -> Iterator[Obstacle]:
     """Without a log-in the hub refuses gated weights; whether the owner has consented only the hub knows."""
     from huggingface_hub import get_token
 
-    from openavs.hub import GATED
+    from openavs.models.hub import GATED
 
     absent = [model for model in weights if model.gated and not model.here]
     if absent and not get_token():
@@ -136,9 +136,9 @@ def _too_large(weights: Sequence[Weights], cache: Path) -> Iterator[Obstacle]:
 
 
 def _missing_extras(recipe: Recipe) -> Iterator[Obstacle]:
-    from openavs.extras import EXTRAS
-    from openavs.plugins import is_file_reference
     from openavs.registry import Registry
+    from openavs.utils.optional_deps import EXTRAS
+    from openavs.utils.plugins import is_file_reference
 
     for stage, section in recipe.stages().items():
         if is_file_reference(section.use):
@@ -155,7 +155,7 @@ def _missing_extras(recipe: Recipe) -> Iterator[Obstacle]:
 
 def _plugins(recipe: Recipe) -> Iterator[Obstacle]:
     """Files that the recipe names; they are looked for, not run."""
-    from openavs.plugins import find_file, is_file_reference
+    from openavs.utils.plugins import find_file, is_file_reference
 
     for section in recipe.stages().values():
         if is_file_reference(section.use):
@@ -167,7 +167,7 @@ def _plugins(recipe: Recipe) -> Iterator[Obstacle]:
 
 def _server(recipe: Recipe, offline: bool) -> Iterator[Obstacle]:
     """The key and the address of a chat server; it is not asked."""
-    from openavs.translators.endpoint import OPENAI, find_endpoint
+    from openavs.stages.translators.endpoint import OPENAI, find_endpoint
 
     if "translator" not in recipe.stages() or recipe.translator.use != "openai":
         return
@@ -190,7 +190,7 @@ def _too_little_memory(recipe: Recipe) -> Iterator[Obstacle]:
 
 
 def _device(recipe: Recipe) -> Iterator[Obstacle]:
-    from openavs.device import resolve_device
+    from openavs.models.device import resolve_device
 
     try:
         resolve_device(recipe.device, recipe.dtype)
@@ -206,7 +206,7 @@ def _remarks(recipe: Recipe, weights: Sequence[Weights]) -> Iterator[str]:
     """What does not stop it but should be known: licences that forbid uses, and memory."""
     from huggingface_hub import get_token
 
-    from openavs.hub import GATED
+    from openavs.models.hub import GATED
 
     for model in weights:
         if model.permissive == "no":
@@ -236,10 +236,10 @@ def _memory(recipe: Recipe) -> _Memory | None:
     """What the recipe needs and has, used or free; None where the device is wrong or the system does not say."""
     import torch
 
-    from openavs.device import resolve_device
-    from openavs.footprint import needed
-    from openavs.memory import total_memory
-    from openavs.recipes import overridden
+    from openavs.config.recipe import overridden
+    from openavs.models.device import resolve_device
+    from openavs.models.memory import total_memory
+    from openavs.pipeline.memory_estimate import needed
 
     if recipe.student is not None:
         return None

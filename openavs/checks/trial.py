@@ -8,33 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from openavs.answers import check_answers
-from openavs.boxes import choose
 from openavs.checks.finding import Finding
 from openavs.checks.peak_memory import PeakMemory
 from openavs.checks.vocabulary import unknown_labels
-from openavs.contracts import checked, checked_sightings
-from openavs.device import resolve_device
-from openavs.footprint import PROCESS, Footprint, footprints
-from openavs.halving import is_out_of_memory
-from openavs.notes import Notes
-from openavs.pipeline import Pipeline
-from openavs.recipes import Recipe, overridden
-from openavs.segmenters.base import Sighting
-from openavs.spelling import counted
-from openavs.turns import deferred_stages
-from openavs.types import (
-    Caption,
-    Clip,
-    Detection,
-    Frame,
-    InputError,
-    Mask,
-    OpenAVSError,
-    Prompt,
-    Segment,
-    strong_captions,
-)
+from openavs.config.recipe import Recipe, overridden
+from openavs.errors import InputError, OpenAVSError
+from openavs.models.device import resolve_device
+from openavs.models.oom import is_out_of_memory
+from openavs.pipeline.context import Notes
+from openavs.pipeline.filtering import choose
+from openavs.pipeline.memory_estimate import PROCESS, Footprint, footprints
+from openavs.pipeline.offload import deferred_stages
+from openavs.pipeline.pipeline import Pipeline
+from openavs.pipeline.validation import check_answers
+from openavs.stages.contracts import checked, checked_sightings
+from openavs.stages.segmenters.base import Sighting
+from openavs.structures.types import Caption, Clip, Detection, Frame, Mask, Prompt, Segment, strong_captions
+from openavs.utils.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +37,8 @@ CAPTION, PHRASE = "dog barking", "dog"
 
 def bundled_clip() -> Clip:
     """One second of the synthetic world with its picture: a dog that barks."""
-    from openavs.benchmarks.world.layouts import scene_to_clip
-    from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+    from openavs.synthetic.datasets import scene_to_clip
+    from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
     return scene_to_clip(plan_scene([Part("dog", (True,))], scene_rng("test", 50), 1, (288, 384)), "synthetic")
 
@@ -57,8 +47,8 @@ def try_stages(recipe: Recipe, clip: Clip, failed: Mapping[str, str] | None = No
     """Run each stage once, one in memory at a time; one finding per stage, as it is done.
 
     A stage runs on what the stages before it found, or on a stand-in where they found nothing or failed. The facts are
-    `stage`, `use`, `load_seconds`, `run_seconds`, `peak_gb`, `estimated_gb` (by `openavs.footprint`; None for a stage
-    without a model) and `stand_in` (whether the input was one).
+    `stage`, `use`, `load_seconds`, `run_seconds`, `peak_gb`, `estimated_gb` (None for a stage without a
+    model) and `stand_in` (whether the input was one).
 
     Args:
         recipe: what to try; models that are missing are downloaded.
@@ -276,7 +266,7 @@ def _filled(frame: Frame, box: Detection) -> Mask:
     """The mask of all pixels of a box."""
     import numpy as np
 
-    from openavs.types import mask_to_rle
+    from openavs.structures.types import mask_to_rle
 
     x0, y0, x1, y1 = map(round, box.box)
     mask = np.zeros(frame.image.shape[:2], dtype=np.bool_)

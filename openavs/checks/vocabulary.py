@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from openavs.lexicon import lexicon, names_nothing
-from openavs.recipes import Recipe
+from openavs.config.recipe import Recipe
+from openavs.errors import InputError
 from openavs.registry import local_path
-from openavs.spelling import counted
-from openavs.types import InputError
-from openavs.vocabulary import AUDIOSET, THINGS, load_vocabulary
+from openavs.stages.lexicon import lexicon, names_nothing
+from openavs.stages.vocabulary import AUDIOSET, THINGS, load_vocabulary
+from openavs.utils.text import counted
 
 
 def unknown_labels(recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from openavs.types import ModelError
+from openavs.errors import ModelError
 
 Place = Literal["embedded", "cached", "local", "partial", "missing"]
 
@@ -50,7 +50,7 @@ class Weights:
     @property
     def download(self) -> str:
         """The command that downloads what the loader takes of it."""
-        from openavs.hub import download_command
+        from openavs.models.hub import download_command
 
         return download_command(self.model)
 
@@ -61,8 +61,8 @@ class Weights:
 
 def find_weights(model: str) -> Weights:
     """Looks for a model on this disk; `model` is a reference as in a recipe, or an absolute folder."""
-    from openavs.hub import is_pinned, resolve
-    from openavs.known_models import known_model
+    from openavs.models.catalog import known_model
+    from openavs.models.hub import is_pinned, resolve
 
     known = known_model(model)
     facts: dict[str, Any] = {"pinned": is_pinned(model), "gated": False}

@@ -75,10 +75,10 @@ def ablate(
     verbose: Verbose = False,
 ) -> None:
     """Evaluate the variants of a study side by side."""
-    from openavs.benchmarks.ablations import run_study
-    from openavs.benchmarks.cards import load_card, open_dataset
-    from openavs.benchmarks.studies import load_study, study_recipes
-    from openavs.types import InputError
+    from openavs.errors import InputError
+    from openavs.evaluation.ablation import run_study
+    from openavs.evaluation.benchmark import load_card, open_dataset
+    from openavs.evaluation.studies import load_study, study_recipes
 
     set_up_logging(quiet=quiet, verbose=verbose)
     benchmark, overrides, root = what_to_run(words, root)
@@ -136,10 +136,10 @@ class _Bars:
 
 
 def _print_study(answer: dict[str, Any], out: Path) -> None:
-    from openavs.benchmarks.ablations import main_figures
-    from openavs.benchmarks.wording import figure_name, protocol_words, title_of
     from openavs.cli.tables import columns
-    from openavs.spelling import counted
+    from openavs.evaluation.ablation import main_figures
+    from openavs.evaluation.display_names import figure_name, protocol_words, title_of
+    from openavs.utils.text import counted
 
     figures = main_figures(answer["task"])
     rows = [_row(row, figures, answer["baseline"]) for row in answer["variants"]]
@@ -156,8 +156,8 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
 
 
 def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:
-    from openavs.benchmarks.wording import percent
-    from openavs.spelling import counted
+    from openavs.evaluation.display_names import percent
+    from openavs.utils.text import counted
 
     if row["metrics"] is None:
         shown, change = ["–"] * len(figures), f"{counted(len(row['failed']), 'clip')} failed"

@@ -116,6 +116,6 @@ def _main(args: Sequence[str] | None) -> int:
 
 def _user_errors() -> type[Exception]:
     """The errors a user can mend; imported when something was raised, because it brings numpy along."""
-    from openavs.types import OpenAVSError
+    from openavs.errors import OpenAVSError
 
     return OpenAVSError

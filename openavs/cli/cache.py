@@ -12,7 +12,7 @@ import typer
 from openavs.cli.common import Json, Quiet, echo, set_up_logging, tell
 
 if TYPE_CHECKING:
-    from openavs.cache import Cache
+    from openavs.caching.store import Cache
 
 Folder = Annotated[
     Path | None,
@@ -33,7 +33,7 @@ def cache(
     quiet: Quiet = False,
 ) -> None:
     """Show what stages have answered before and is kept, and make it smaller."""
-    from openavs.cache import Cache, size_to_bytes
+    from openavs.caching.store import Cache, size_to_bytes
 
     set_up_logging(quiet=quiet)
     wanted = None if prune is None else 0 if prune == "all" else size_to_bytes(prune)
@@ -62,8 +62,8 @@ def _facts(store: Cache) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from openavs.cache import size_to_text
-    from openavs.spelling import counted
+    from openavs.caching.store import size_to_text
+    from openavs.utils.text import counted
 
     def line(entries: int, size: int) -> str:
         return f"{counted(entries, 'answer')}, {size_to_text(size)}"

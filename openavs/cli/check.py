@@ -48,7 +48,7 @@ def check(
     Exit code 0: the recipe can run here ([bold]tiny[/] if none is named). 1: it cannot; each reason comes with its fix.
     """
     from openavs.checks import diagnose
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     named, changes = split_words(overrides or ())
     refuse_bare_keys(named)
@@ -82,10 +82,10 @@ def _tried(pipeline: str, changes: Sequence[str], video: Path | None, offline: b
     """The models as they are downloaded and the stages as they are tried, each with its key in the JSON."""
     from openavs.checks.downloads import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
-    from openavs.footprint import in_turns
+    from openavs.config.recipe import load_recipe, overridden
+    from openavs.errors import InputError
     from openavs.media import open_clip
-    from openavs.recipes import load_recipe, overridden
-    from openavs.types import InputError
+    from openavs.pipeline.memory_estimate import in_turns
 
     recipe = load_recipe(pipeline, recipe_overrides(list(changes), offline=offline))
     if recipe.student is not None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.logs import TerminalFormatter
-from openavs.spelling import printable
+from openavs.utils.logs import TerminalFormatter
+from openavs.utils.text import printable
 
 if TYPE_CHECKING:
-    from openavs.recipes import Recipe
+    from openavs.config.recipe import Recipe
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -58,7 +58,7 @@ def recipe_overrides(
 
 def default_pipeline(overrides: list[str], *, quiet: bool) -> str:
     """The name of the default recipe, which is said on stderr."""
-    from openavs.recipes import default_recipe
+    from openavs.config.recipe import default_recipe
 
     name = default_recipe(overrides)
     where = "with a GPU" if name == "openavs" else "without a GPU"
@@ -83,8 +83,8 @@ def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def refuse_bare_keys(named: Iterable[str]) -> None:
     """Raises InputError for a recipe's key without a value, such as `keep.box_threshold`, among the inputs."""
-    from openavs.recipes import has_key
-    from openavs.types import InputError
+    from openavs.config.recipe import has_key
+    from openavs.errors import InputError
 
     for name in named:
         if has_key(name) and not os.path.exists(name):
@@ -125,11 +125,11 @@ def echo(text: str = "") -> None:
 
 def warn_of_tiny(recipe: Recipe) -> None:
     """Warns on stderr that the embedded models, and students trained with them, are not for real videos."""
-    from openavs.known_models import only_synthetic
+    from openavs.models.catalog import only_synthetic
 
     models: dict[str, Any] = dict.fromkeys(recipe.models().values())
     if recipe.student is not None:
-        from openavs.students.folders import read_student
+        from openavs.training.io import read_student
 
         models[recipe.student.model] = {"facts": read_student(recipe.student.model, recipe.offline).facts}
     if only_synthetic(models):

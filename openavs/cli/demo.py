@@ -12,8 +12,8 @@ import typer
 from openavs.cli.common import Json, Quiet, Verbose, echo, set_up_logging, tell
 
 if TYPE_CHECKING:
-    from openavs.benchmarks.world.scenes import Scene
-    from openavs.types import Segmentation
+    from openavs.structures.types import Segmentation
+    from openavs.synthetic.scenes import Scene
 
 
 def demo(
@@ -24,13 +24,13 @@ def demo(
     verbose: Verbose = False,
 ) -> None:
     """Render a synthetic scene with its sound, segment it, and say how well that went. Offline, in seconds."""
-    from openavs.benchmarks.world.casting import scene_of
-    from openavs.benchmarks.world.layouts import write_clip
     from openavs.cli.work import progress_bar, segment_clip, summary
+    from openavs.config.recipe import load_recipe
     from openavs.media import open_clip
-    from openavs.pipeline import Pipeline
-    from openavs.recipes import load_recipe
-    from openavs.runs import RunWriter
+    from openavs.pipeline.pipeline import Pipeline
+    from openavs.results.run_folder import RunWriter
+    from openavs.synthetic.datasets import write_clip
+    from openavs.synthetic.scene_sampling import scene_of
 
     set_up_logging(quiet=quiet, verbose=verbose)
     _refuse_other_results(out)
@@ -49,7 +49,7 @@ def demo(
 
 def _refuse_other_results(out: Path) -> None:
     """A demo replaces what an earlier demo left, and no other results."""
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     clips = {path.name for path in (out / "clips").glob("[!.]*")}
     is_demo = clips <= {"demo"} and (not clips or (out / "scene.mp4").is_file())
@@ -71,8 +71,8 @@ def mean_iou(scene: Scene, result: Segmentation) -> float:
     """AVSBench's J of the clip: what was segmented against the true pixels of what sounds, frame by frame."""
     import numpy as np
 
-    from openavs.benchmarks.counting import frame_j
-    from openavs.types import segments_to_mask
+    from openavs.evaluation.metrics.counting import frame_j
+    from openavs.structures.types import segments_to_mask
 
     scores = []
     for frame in result.frames:

@@ -31,12 +31,12 @@ from openavs.cli.common import (
 from openavs.cli.score import ProtocolName
 
 if TYPE_CHECKING:
-    from openavs import pipeline
-    from openavs.benchmarks.evaluation import Evaluation
-    from openavs.benchmarks.running import Failures
-    from openavs.recipes import Recipe
+    from openavs.caching.stagewise import Stagewise
+    from openavs.config.recipe import Recipe
+    from openavs.evaluation.evaluator import Evaluation
+    from openavs.evaluation.predictor import Failures
+    from openavs.pipeline import pipeline
     from openavs.registry import Held
-    from openavs.stagewise import Stagewise
 
 
 Words = Annotated[
@@ -86,11 +86,11 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Run a recipe on a benchmark and score it, beside what others report."""
-    from openavs.benchmarks.cards import load_card, open_dataset
-    from openavs.benchmarks.evaluation import evaluate as run_evaluation
-    from openavs.benchmarks.evaluation import recipe_system
     from openavs.cli.work import progress_bar
-    from openavs.recipes import load_recipe
+    from openavs.config.recipe import load_recipe
+    from openavs.evaluation.benchmark import load_card, open_dataset
+    from openavs.evaluation.evaluator import evaluate as run_evaluation
+    from openavs.evaluation.evaluator import recipe_system
 
     set_up_logging(quiet=quiet, verbose=verbose)
     if compare is not None:
@@ -103,7 +103,7 @@ def evaluate(
     if recipe.student is None:
         system = recipe_system(recipe, dataset, card, Builder(lock))
     else:
-        from openavs.students.running import student_system
+        from openavs.training.inference import student_system
 
         system = student_system(recipe, dataset)
     with progress_bar(card.name, quiet) as progress:
@@ -130,7 +130,7 @@ def evaluate(
 
 def what_to_run(words: list[str] | None, root: Path | None) -> tuple[str, list[str], Path]:
     """The benchmark, the overrides and the root of the data; InputError where one is missing."""
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     named, overrides = split_words(words or ())
     if len(named) != 1:
@@ -144,14 +144,14 @@ class Builder:
     """Builds a recipe's pipeline, its models pinned by a lock file if there is one."""
 
     def __init__(self, lock: Path | None) -> None:
-        from openavs.locking import load_lock
+        from openavs.pipeline.lockfile import load_lock
 
         self.lock, self.pins = lock, load_lock(lock) if lock else None
 
     def __call__(self, recipe: Recipe, held: Held | None = None) -> pipeline.Pipeline | Stagewise:
-        from openavs.locking import add_to_lock, pinned_pipeline
-        from openavs.pipeline import Pipeline as Chain
-        from openavs.stagewise import load_in_turns
+        from openavs.caching.stagewise import load_in_turns
+        from openavs.pipeline.lockfile import add_to_lock, pinned_pipeline
+        from openavs.pipeline.pipeline import Pipeline as Chain
 
         chain: pipeline.Pipeline | Stagewise | None = None
         if not held:  # models that are held already have shown that they fit
@@ -165,7 +165,7 @@ class Builder:
 
 def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> None:
     """Names the clips that failed and what follows from it, on stderr."""
-    from openavs.spelling import counted
+    from openavs.utils.text import counted
 
     for clip, reason in failed.items():
         say(f"openavs: clip {clip}: {reason}")
@@ -181,8 +181,8 @@ def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> N
 
 def print_comparison(first: Path, second: Path, as_json: bool) -> None:
     """Two finished runs side by side."""
-    from openavs.benchmarks.compare import compare, read_report
     from openavs.cli import tables
+    from openavs.evaluation.compare import compare, read_report
 
     reports = read_report(first), read_report(second)
     answer = compare(*reports)
@@ -210,8 +210,8 @@ def _answer(done: Evaluation, benchmark: str, split: str, protocol: str, clips_p
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
-    from openavs.benchmarks.published import beside
     from openavs.cli import tables
+    from openavs.evaluation.leaderboard import beside
 
     tables.print_scores(report)
     if report["incomparable"]:

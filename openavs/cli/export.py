@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from openavs.cli.common import Json, Quiet, Verbose, echo, print_json, say, set_up_logging
-from openavs.exports.formats import FORMATS
+from openavs.exports.registry import FORMATS
 
 if TYPE_CHECKING:
     from openavs.exports.categories import Categories
@@ -51,10 +51,10 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
-    from openavs.exports.formats import TRAINING, MaskCode, Options
-    from openavs.exports.formats import export as write
     from openavs.exports.items import filtered_by_recipe, run_items
-    from openavs.spelling import counted
+    from openavs.exports.registry import TRAINING, MaskCode, Options
+    from openavs.exports.registry import export as write
+    from openavs.utils.text import counted
 
     set_up_logging(quiet=quiet, verbose=verbose)
     if not split.isidentifier():
@@ -87,12 +87,12 @@ def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
 
     By default those of the run's closed vocabulary, else whatever was found.
     """
-    from openavs import resources
-    from openavs.benchmarks.cards import load_card
+    from openavs.config import resources
+    from openavs.errors import InputError
+    from openavs.evaluation.benchmark import load_card
     from openavs.exports.categories import Categories
-    from openavs.exports.origins import run_classes
-    from openavs.spelling import listed_words
-    from openavs.types import InputError
+    from openavs.exports.sources import run_classes
+    from openavs.utils.text import listed_words
 
     if classes is None:
         return Categories.of_vocabulary(run_classes(run)), False

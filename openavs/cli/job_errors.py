@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from openavs.cli.app import REFUSALS
-from openavs.jobs.writing import OF_THE_MACHINE
-from openavs.types import InputError
+from openavs.errors import InputError
+from openavs.utils.durable import OF_THE_MACHINE
 
 # What the system answers when another process has removed or replaced a file.
 TAKEN = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}

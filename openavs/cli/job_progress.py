@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from openavs.cli.common import say
-from openavs.spelling import counted
+from openavs.utils.text import counted
 
 if TYPE_CHECKING:
-    from openavs.jobs.board import Board
-    from openavs.jobs.stages import StageTimes
+    from openavs.labeling.progress import Board
+    from openavs.labeling.stage_timings import StageTimes
 
 EVERY = 30.0  # seconds between two lines off a terminal
 
@@ -94,7 +94,7 @@ def result_line(board: Board) -> str:
 
 def _dropped(board: Board) -> tuple[str, str]:
     """What was asked for and is not in the labels, by reason; and the clips that a filter dropped, by filter."""
-    from openavs.jobs.filters import CLIP_RULES
+    from openavs.results.filters import CLIP_RULES
 
     whole = {f"filter.{rule}" for rule in CLIP_RULES}
     parts = [
@@ -106,7 +106,7 @@ def _dropped(board: Board) -> tuple[str, str]:
 
 def failed_clips(board: Board, most: int) -> list[tuple[str, str, str]]:
     """The first clips that failed: id, reason, sentence."""
-    from openavs.jobs.marks import read_mark
+    from openavs.labeling.completion import read_mark
 
     found: list[tuple[str, str, str]] = []
     if not board.reasons:

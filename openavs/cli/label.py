@@ -34,12 +34,12 @@ from openavs.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from openavs.jobs.board import Board
-    from openavs.jobs.engine import Engine
-    from openavs.jobs.job import Job
-    from openavs.jobs.plan import Plan, Wish
-    from openavs.jobs.sources import Source
-    from openavs.recipes import Recipe
+    from openavs.config.recipe import Recipe
+    from openavs.labeling.executors.base import Engine
+    from openavs.labeling.job import Job
+    from openavs.labeling.manifest import Plan, Wish
+    from openavs.labeling.progress import Board
+    from openavs.labeling.readers.open import Source
 
 
 class EngineName(StrEnum):
@@ -123,14 +123,14 @@ def label(
     verbose: Verbose = False,
 ) -> None:
     """Label a collection with masks: planned, in shards, resumable."""
-    from openavs.cache import cache_folder
-    from openavs.jobs.board import Board
-    from openavs.jobs.folder import open_folder
-    from openavs.jobs.job import Job
-    from openavs.jobs.run import parse_part, shards_of
-    from openavs.jobs.sources import open_source
-    from openavs.recipes import load_recipe
-    from openavs.stagewise import WINDOW
+    from openavs.caching.stagewise import WINDOW
+    from openavs.caching.store import cache_folder
+    from openavs.config.recipe import load_recipe
+    from openavs.labeling.job import Job
+    from openavs.labeling.output_dir import open_folder
+    from openavs.labeling.progress import Board
+    from openavs.labeling.readers.open import open_source
+    from openavs.labeling.run import parse_part, shards_of
 
     set_up_logging(quiet=quiet, verbose=verbose)
     name, overrides = _words(words)
@@ -168,7 +168,7 @@ def label(
 
 
 def _words(words: list[str]) -> tuple[str, list[str]]:
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     named, overrides = split_words(words)
     if len(named) != 1:
@@ -178,13 +178,13 @@ def _words(words: list[str]) -> tuple[str, list[str]]:
 
 def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int | None, limit: int | None) -> Wish:
     """What to plan: a benchmark's clips are taken as `evaluate` takes them, at its frames and with its classes."""
-    from openavs.benchmarks.cards import load_card
-    from openavs.benchmarks.evaluation import recipe_system
-    from openavs.jobs.plan import Wish
+    from openavs.evaluation.benchmark import load_card
+    from openavs.evaluation.evaluator import recipe_system
+    from openavs.labeling.manifest import Wish
 
     data, classes = recipe.to_dict(), tuple(recipe.vocabulary or ())
     if source.datasets and recipe.student is not None:
-        from openavs.students.running import student_system
+        from openavs.training.inference import student_system
 
         system = student_system(recipe, source.datasets[0])
         data, classes = dict(system.recipe), system.labels
@@ -196,8 +196,8 @@ def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int |
 
 def _check_files(out: Path, plan: Plan, shards: list[int], verify: bool, quiet: bool) -> None:
     """Reopens the shards whose files were lost or changed since they were committed, and says so."""
-    from openavs.jobs.checking import reopen_changed
-    from openavs.spelling import counted
+    from openavs.labeling.verification import reopen_changed
+    from openavs.utils.text import counted
 
     again = reopen_changed(out, plan.key, shards, verify=verify)
     if again:
@@ -206,9 +206,9 @@ def _check_files(out: Path, plan: Plan, shards: list[int], verify: bool, quiet: 
 
 
 def _engine(name: EngineName, workers: int | None, device: str, patience: float | None) -> Engine:
-    from openavs.jobs.local import LocalEngine
-    from openavs.jobs.machine import default_workers, gpus
-    from openavs.jobs.ray_engine import RayEngine
+    from openavs.labeling.executors.local import LocalEngine
+    from openavs.labeling.executors.ray import RayEngine
+    from openavs.labeling.executors.workers import default_workers, gpus
 
     if name is EngineName.ray:
         return RayEngine(workers, patience=patience)
@@ -218,8 +218,8 @@ def _engine(name: EngineName, workers: int | None, device: str, patience: float 
 
 def _share(engine: Engine) -> float:
     """The part of its device's memory that a worker has; Ray gives out whole devices, or says itself what it gave."""
-    from openavs.jobs.local import LocalEngine
-    from openavs.jobs.machine import share_of_memory
+    from openavs.labeling.executors.local import LocalEngine
+    from openavs.labeling.executors.workers import share_of_memory
 
     return share_of_memory(engine.workers, engine.devices) if isinstance(engine, LocalEngine) else 1.0
 
@@ -232,7 +232,7 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
     """
     from openavs.cli.job_errors import system_error
     from openavs.cli.job_progress import showing
-    from openavs.jobs.run import run_job
+    from openavs.labeling.run import run_job
 
     try:
         with _interrupts(board), showing(board, quiet):
@@ -265,8 +265,8 @@ def _interrupts(board: Board) -> Iterator[None]:
 def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool, quiet: bool, stats: bool) -> None:
     """Says what became of the job and ends with its exit code."""
     from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line
-    from openavs.jobs.stages import stage_times
-    from openavs.spelling import counted
+    from openavs.labeling.stage_timings import stage_times
+    from openavs.utils.text import counted
 
     failed = failed_clips(board, NAMED)
     for clip, reason, detail in failed:

@@ -42,8 +42,8 @@ def list(
 
 
 def _recipes() -> Any:
-    from openavs import resources
-    from openavs.recipes import load_recipe
+    from openavs.config import resources
+    from openavs.config.recipe import load_recipe
 
     return [
         {
@@ -60,9 +60,9 @@ def _recipes() -> Any:
 
 def _weights(reference: str) -> dict[str, Any]:
     """Where a model's weights are, what its licence is, and how much there is to download."""
-    from openavs.hub import resolve
-    from openavs.known_models import known_model
-    from openavs.types import ModelError
+    from openavs.errors import ModelError
+    from openavs.models.catalog import known_model
+    from openavs.models.hub import resolve
 
     known = known_model(reference)
     facts: dict[str, Any] = {
@@ -89,7 +89,7 @@ def _backends() -> Any:
 
 def _installed(extra: str | None) -> str | None:
     """`core`, the version of the extra's package, or None where it is absent."""
-    from openavs.extras import EXTRAS
+    from openavs.utils.optional_deps import EXTRAS
 
     if extra is None:
         return "core"
@@ -97,8 +97,8 @@ def _installed(extra: str | None) -> str | None:
 
 
 def _benchmarks() -> Any:
-    from openavs import resources
-    from openavs.benchmarks.cards import load_card
+    from openavs.config import resources
+    from openavs.evaluation.benchmark import load_card
 
     return [
         {
@@ -114,7 +114,7 @@ def _benchmarks() -> Any:
 
 
 def _studies() -> Any:
-    from openavs.benchmarks.studies import load_study, study_names
+    from openavs.evaluation.studies import load_study, study_names
 
     return [
         {
@@ -177,7 +177,7 @@ def _print_benchmarks(benchmarks: Any) -> None:
 
 def _counted(split: Any) -> str:
     """`740 clips, 3,700 frames`, as far as it is known."""
-    from openavs.spelling import counted
+    from openavs.utils.text import counted
 
     known = [counted(split[key], key.removesuffix("s")) for key in ("clips", "frames") if split[key] is not None]
     return ", ".join(known) or "size not published"

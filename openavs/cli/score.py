@@ -56,11 +56,11 @@ def score(
 ) -> None:
     """Score predicted masks of any system on S4, MS3, AVSS, AVSBench-OV or V3."""
     from openavs import __version__
-    from openavs.benchmarks.cards import open_dataset
-    from openavs.benchmarks.scores import write_scores
-    from openavs.benchmarks.scoring import score as score_masks
     from openavs.cli.tables import print_scores
     from openavs.cli.work import progress_bar
+    from openavs.evaluation.benchmark import open_dataset
+    from openavs.evaluation.metrics.per_clip import write_scores
+    from openavs.evaluation.scorer import score as score_masks
 
     set_up_logging(quiet=quiet, verbose=verbose)
     dataset = open_dataset(benchmark, root, split)

@@ -31,13 +31,13 @@ from openavs.cli.common import (
     split_words,
     warn_of_tiny,
 )
-from openavs.spelling import counted
+from openavs.utils.text import counted
 
 if TYPE_CHECKING:
-    from openavs import pipeline
-    from openavs.runs import RunWriter
-    from openavs.stagewise import Stagewise
-    from openavs.types import Clip
+    from openavs.caching.stagewise import Stagewise
+    from openavs.pipeline import pipeline
+    from openavs.results.run_folder import RunWriter
+    from openavs.structures.types import Clip
 
 
 def segment(
@@ -64,13 +64,13 @@ def segment(
     verbose: Verbose = False,
 ) -> None:
     """Find, name and segment what makes the sound in videos."""
-    from openavs.files import is_missing, refuse_address
-    from openavs.locking import add_to_lock, load_lock, pinned_pipeline
-    from openavs.pipeline import Pipeline as Chain
-    from openavs.recipes import load_recipe
-    from openavs.runs import RunWriter
-    from openavs.stagewise import load_in_turns
-    from openavs.types import InputError
+    from openavs.caching.stagewise import load_in_turns
+    from openavs.config.recipe import load_recipe
+    from openavs.errors import InputError
+    from openavs.pipeline.lockfile import add_to_lock, load_lock, pinned_pipeline
+    from openavs.pipeline.pipeline import Pipeline as Chain
+    from openavs.results.run_folder import RunWriter
+    from openavs.utils.fs import is_missing, refuse_address
 
     set_up_logging(quiet=quiet, verbose=verbose)
     named, overrides = split_words(videos)
@@ -89,7 +89,7 @@ def segment(
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     classes = recipe.vocabulary or []
     if recipe.student is not None:
-        from openavs.students.running import StudentPipeline
+        from openavs.training.inference import StudentPipeline
 
         lock = None  # a folder needs no pin
         chain: Any = StudentPipeline.from_recipe(recipe)
@@ -142,11 +142,11 @@ def _segment_all(
     """One answer per video, as it ends; a video that cannot be worked on is recorded and the rest goes on."""
     import time
 
+    from openavs.caching.stagewise import Stagewise
     from openavs.cli.work import EXTRAS, progress_bar, segment_clip, summary
+    from openavs.errors import OpenAVSError
     from openavs.media import open_clip
-    from openavs.results import read_result, safe_ids
-    from openavs.stagewise import Stagewise
-    from openavs.types import OpenAVSError
+    from openavs.results.serialization import read_result, safe_ids
 
     named = list(zip(paths, safe_ids(paths), strict=True))
     # before any work: it may refuse the folder
@@ -186,8 +186,8 @@ def _segment_all(
 
 def _opened(named: list[tuple[Path, str]], audio: Path | None, fps: float) -> Iterator[Clip]:
     """The clips that can be opened; the others are reported when it is their turn."""
+    from openavs.errors import OpenAVSError
     from openavs.media import open_clip
-    from openavs.types import OpenAVSError
 
     for path, name in named:
         with suppress(OpenAVSError):

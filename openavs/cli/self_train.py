@@ -63,9 +63,9 @@ def self_train(
     verbose: Verbose = False,
 ) -> None:
     """Label the training split with a recipe, train a student on the labels, evaluate both on the test split."""
-    from openavs.benchmarks.cards import load_card, open_dataset
     from openavs.cli.work import progress_bar
-    from openavs.recipes import load_recipe
+    from openavs.config.recipe import load_recipe
+    from openavs.evaluation.benchmark import load_card, open_dataset
 
     set_up_logging(quiet=quiet, verbose=verbose)
     need_accelerate()
@@ -73,8 +73,8 @@ def self_train(
     shared = recipe_overrides(device=None if device == "auto" else device, offline=offline)
     teacher = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     train_set, val_set = open_splits(chosen, benchmark, root)
-    from openavs.students.self_training import Choices, Splits
-    from openavs.students.self_training import self_train as run
+    from openavs.training.self_training import Choices, Splits
+    from openavs.training.self_training import self_train as run
 
     splits = Splits(load_card(benchmark), train_set, val_set, open_dataset(benchmark, root, "test"))
     choices = Choices(min_score=min_score, drop_empty=drop_empty, weighted=weighted, rounds=rounds, truth=truth)

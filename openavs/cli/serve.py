@@ -65,8 +65,8 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve a web page: upload or record a clip, see what sounds in it and why."""
-    from openavs.spelling import counted
-    from openavs.types import InputError
+    from openavs.errors import InputError
+    from openavs.utils.text import counted
     from openavs.web.server import serve as run
     from openavs.web.settings import Settings
 

@@ -30,8 +30,8 @@ def show(
 
 def _recipe(name: str, overrides: list[str]) -> dict[str, Any] | None:
     """The file as it was written, comments and all; with overrides, the complete resolved recipe."""
-    from openavs import resources
-    from openavs.recipes import load_recipe
+    from openavs.config import resources
+    from openavs.config.recipe import load_recipe
 
     is_file = name.endswith((".yaml", ".yml"))
     if not (is_file or overrides or name in resources.names("pipelines")):
@@ -43,7 +43,7 @@ def _recipe(name: str, overrides: list[str]) -> dict[str, Any] | None:
 
 
 def _prompt(name: str) -> dict[str, Any] | None:
-    from openavs import resources
+    from openavs.config import resources
 
     if not (name.endswith(".txt") or name in resources.names("prompts")):
         return None
@@ -56,7 +56,7 @@ def _backend(name: str) -> dict[str, Any] | None:
     """The backend's documentation and options; importing it may load torch."""
     import inspect
 
-    from openavs.compiling import OPTION, can_compile
+    from openavs.models.compile import OPTION, can_compile
     from openavs.registry import STAGES, Registry
 
     for stage in STAGES:
@@ -89,10 +89,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _unknown(name: str) -> Exception:
-    from openavs import resources
+    from openavs.config import resources
+    from openavs.errors import InputError
     from openavs.registry import STAGES, Registry
-    from openavs.spelling import nearest
-    from openavs.types import InputError
+    from openavs.utils.text import nearest
 
     prompts = resources.names("prompts")
     known = {*resources.names("pipelines"), *prompts}

@@ -38,8 +38,8 @@ def synth(
     quiet: Quiet = False,
 ) -> None:
     """Write the synthetic world: exact masks, sounds that start and stop, silent things beside them."""
-    from openavs.benchmarks.world.casting import scene_of
-    from openavs.benchmarks.world.layouts import write_clip, write_layout
+    from openavs.synthetic.datasets import write_clip, write_layout
+    from openavs.synthetic.scene_sampling import scene_of
 
     if layout is Layout.clip:
         _refuse(out, overwrite)
@@ -57,7 +57,7 @@ def synth(
 
 
 def _refuse(video: Path, overwrite: bool) -> None:
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     if video.is_dir():
         raise InputError(f"{video} is a folder; give --out the name of a video, such as {video / 'clip.mp4'}")
@@ -66,7 +66,7 @@ def _refuse(video: Path, overwrite: bool) -> None:
 
 
 def _make(folder: Path) -> None:
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _make(folder: Path) -> None:
 
 def _size(text: str) -> tuple[int, int]:
     """(height, width) of `WIDTHxHEIGHT`."""
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit() and 16 <= int(width) <= 8192 and 16 <= int(height) <= 8192):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openavs.benchmarks.published import FIGURE_WORDS, FIGURES, Published, as_published, by_kind
-from openavs.benchmarks.wording import figure_name, figure_value, in_order, percent, protocol_words, title_of
 from openavs.cli.common import echo
-from openavs.spelling import counted
+from openavs.evaluation.display_names import figure_name, figure_value, in_order, percent, protocol_words, title_of
+from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, Published, as_published, by_kind
+from openavs.utils.text import counted
 
 LONGEST_CELL = 90
 _PAIRED = (("score", "score"), ("f", "F"))

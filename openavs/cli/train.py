@@ -12,9 +12,9 @@ import typer
 from openavs.cli.common import Json, Offline, Quiet, Verbose, echo, say, set_up_logging, split_words, tell
 
 if TYPE_CHECKING:
-    from openavs.benchmarks.dataset import Dataset
-    from openavs.students.loop import Trained
-    from openavs.students.settings import TrainingRecipe
+    from openavs.evaluation.datasets.base import Dataset
+    from openavs.training.config import TrainingRecipe
+    from openavs.training.loop import Trained
 
 Words = Annotated[
     list[str],
@@ -71,7 +71,7 @@ def train(
     train_set, val_set = open_splits(chosen, benchmark, root)
     if resume and not (out / "train.json").is_file():
         say(f"openavs: {out} holds no training to go on with; one begins", quiet=quiet)
-    from openavs.students.training import train as run_training
+    from openavs.training.trainer import train as run_training
 
     with progress_bar(chosen.student, quiet) as progress:
         done = run_training(
@@ -84,7 +84,7 @@ def need_accelerate() -> None:
     """InputError if the extra is not installed."""
     from importlib.util import find_spec
 
-    from openavs.types import InputError
+    from openavs.errors import InputError
 
     if find_spec("accelerate") is None:
         raise InputError('training needs the package accelerate: pip install "openavs[train]"')
@@ -98,8 +98,8 @@ def chosen_recipe(
     Raises:
         InputError: no student or several, no such recipe, or one of another student.
     """
-    from openavs.students.settings import load_training_recipe
-    from openavs.types import InputError
+    from openavs.errors import InputError
+    from openavs.training.config import load_training_recipe
 
     named, overrides = split_words(words)
     if len(named) != 1:
@@ -126,8 +126,8 @@ def small_recipe(student: str) -> tuple[str, list[str]]:
     Raises:
         InputError: there is no such student.
     """
-    from openavs.students.known import student_class
-    from openavs.students.settings import training_recipe_names
+    from openavs.training.config import training_recipe_names
+    from openavs.training.registry import student_class
 
     if (own := f"{student}-tiny") in training_recipe_names():
         return own, []
@@ -137,8 +137,8 @@ def small_recipe(student: str) -> tuple[str, list[str]]:
 
 def open_splits(recipe: TrainingRecipe, benchmark: str, root: Path) -> tuple[Dataset, Dataset | None]:
     """The training split and the one to validate on, None where the data has none (which is said)."""
-    from openavs.benchmarks.cards import open_dataset
-    from openavs.benchmarks.metadata import MissingSplitError
+    from openavs.evaluation.benchmark import open_dataset
+    from openavs.evaluation.datasets.tables import MissingSplitError
 
     train_set = open_dataset(benchmark, root, "train")
     try:
@@ -156,7 +156,7 @@ def answer(done: Trained) -> dict[str, Any]:
 
 def sentence(done: Trained) -> str:
     """What is printed."""
-    from openavs.spelling import counted
+    from openavs.utils.text import counted
 
     best = f", best {done.figure} {100 * done.best:.2f} at step {done.best_step}" if done.best is not None else ""
     return f"{counted(done.steps, 'step')}{best}; evaluate it with --pipeline student:{done.out}"

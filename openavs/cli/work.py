@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openavs.spelling import printable
+from openavs.utils.text import printable
 
 if TYPE_CHECKING:
-    from openavs.pipeline import Pipeline, Progress
-    from openavs.runs import RunWriter
-    from openavs.stagewise import Stagewise
-    from openavs.types import Clip, Segmentation
+    from openavs.caching.stagewise import Stagewise
+    from openavs.pipeline.pipeline import Pipeline, Progress
+    from openavs.results.run_folder import RunWriter
+    from openavs.structures.types import Clip, Segmentation
 
 
 EXTRAS = ("overlay.mp4", "report.html")
@@ -29,8 +29,8 @@ def segment_clip(
         OpenAVSError: the clip cannot be worked on; nothing of it is left behind.
     """
     from openavs.media import write_overlay
-    from openavs.overlay import Painter
-    from openavs.report import report_frames, write_report
+    from openavs.visualization.overlay import Painter
+    from openavs.visualization.report import report_frames, write_report
 
     started = time.monotonic()
     result = pipe(clip, progress)

@@ -20,24 +20,24 @@ from typing import Protocol
 import numpy as np
 from PIL import Image as Pictures
 
-from openavs.benchmarks.cards import load_card
-from openavs.benchmarks.classes import CLASSES
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.datasets.classes import CLASSES
 from openavs.exports.categories import Categories
-from openavs.exports.formats import Options, Told
+from openavs.exports.frames import result_frames
 from openavs.exports.items import Item, sampled_fps
-from openavs.exports.pictures import result_frames
+from openavs.exports.registry import Options, Told
 from openavs.media import resample, write_wav
-from openavs.palettes import voc_palette
-from openavs.spelling import counted
-from openavs.types import (
+from openavs.structures.types import (
     FrameResult,
     Image,
-    InputError,
     Segmentation,
     Waveform,
     segments_to_label_map,
     segments_to_mask,
 )
+from openavs.utils.text import counted
+from openavs.visualization.colors import voc_palette
 
 SIDE = 224  # pixels; AVSBench-object's frames and masks, the aspect is not kept
 RATE = 16000  # Hz

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from openavs.labels import Labeller
-from openavs.spelling import counted
-from openavs.types import Segment, Segmentation
+from openavs.pipeline.class_mapping import Labeller
+from openavs.structures.types import Segment, Segmentation
+from openavs.utils.text import counted
 
 if TYPE_CHECKING:
-    from openavs.benchmarks.cards import Card
+    from openavs.evaluation.benchmark import Card
 
 
 class Categories:
@@ -41,8 +41,8 @@ class Categories:
     @classmethod
     def of_vocabulary(cls, names: Sequence[str]) -> Categories:
         """The categories of a recipe's vocabulary; a benchmark's own vocabulary has the benchmark's class names."""
-        from openavs import resources
-        from openavs.benchmarks.cards import load_card
+        from openavs.config import resources
+        from openavs.evaluation.benchmark import load_card
 
         given = list(names[1:] if names and names[0] == "background" else names)
         cards = map(load_card, resources.names("eval")) if given else iter(())

@@ -12,11 +12,11 @@ from typing import NotRequired, TypedDict
 
 from openavs import __version__
 from openavs.exports.categories import Categories
-from openavs.exports.codes import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories
-from openavs.exports.formats import Options, Told
+from openavs.exports.coco_rle import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories
+from openavs.exports.frames import picture_name, write_pictures
 from openavs.exports.items import Item
-from openavs.exports.pictures import picture_name, write_pictures
-from openavs.types import FrameResult, Segment, Segmentation
+from openavs.exports.registry import Options, Told
+from openavs.structures.types import FrameResult, Segment, Segmentation
 
 
 class CocoImage(TypedDict):

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from openavs.errors import InputError
 from openavs.exports.categories import Categories
-from openavs.exports.origins import read_origins
-from openavs.files import safe_id
-from openavs.results import clip_folder, is_done, read_result
-from openavs.spelling import nearest
-from openavs.types import Clip, InputError, Segmentation
+from openavs.exports.sources import read_origins
+from openavs.results.serialization import clip_folder, is_done, read_result
+from openavs.structures.types import Clip, Segmentation
+from openavs.utils.fs import safe_id
+from openavs.utils.text import nearest
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def filtered_by_recipe(items: Iterable[Item]) -> Iterator[Item]:
     """The items with what the `filter` section of their recipe takes as labels; a clip that fails as a whole is out."""
     from pydantic import ValidationError
 
-    from openavs.jobs.filters import apply
-    from openavs.recipes import Filter
+    from openavs.config.recipe import Filter
+    from openavs.results.filters import apply
 
     for item in items:
         section = item.result.recipe.get("filter", {})

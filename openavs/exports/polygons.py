@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from openavs.types import BoolMask
+from openavs.structures.types import BoolMask
 
 Ring = npt.NDArray[np.int64]
 """The corners of a closed outline, x and y `[N, 2]`, in pixels; the last one is joined to the first."""

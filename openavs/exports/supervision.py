@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openavs.exports.categories import Categories
-from openavs.extras import need
-from openavs.types import Segmentation, rle_to_mask
+from openavs.structures.types import Segmentation, rle_to_mask
+from openavs.utils.optional_deps import need
 
 if TYPE_CHECKING:
     from supervision import Detections

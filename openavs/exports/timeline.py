@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from openavs.exports.formats import Options, Told
 from openavs.exports.items import Item
-from openavs.spelling import printable
-from openavs.types import FrameResult, Segmentation
+from openavs.exports.registry import Options, Told
+from openavs.structures.types import FrameResult, Segmentation
+from openavs.utils.text import printable
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]

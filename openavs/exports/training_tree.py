@@ -21,21 +21,21 @@ import numpy as np
 import torch
 from PIL import Image as Pictures
 
-from openavs.benchmarks.avsbench_semantic import MASK_FOLDERS, read_labels
-from openavs.benchmarks.cards import load_card, open_dataset
-from openavs.benchmarks.dataset import BenchmarkClip, Dataset
-from openavs.benchmarks.metadata import MissingSplitError, read_table
-from openavs.benchmarks.pngs import read_index
-from openavs.benchmarks.predictions import labels_folder
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.datasets.avsbench_semantic import MASK_FOLDERS, read_labels
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
+from openavs.evaluation.datasets.mask_io import read_index
+from openavs.evaluation.datasets.tables import MissingSplitError, read_table
+from openavs.evaluation.predictions import labels_folder
 from openavs.exports.avsbench import write_class_indices
-from openavs.exports.formats import Options, Told
 from openavs.exports.items import Item
-from openavs.exports.origins import read_origins, run_benchmark
+from openavs.exports.registry import Options, Told
+from openavs.exports.sources import read_origins, run_benchmark
 from openavs.media import read_audio
-from openavs.media.logmel import BANDS, EXAMPLE, Floats, examples
-from openavs.palettes import voc_palette
-from openavs.spelling import counted
-from openavs.types import InputError
+from openavs.media.log_mel import BANDS, EXAMPLE, Floats, examples
+from openavs.utils.text import counted
+from openavs.visualization.colors import voc_palette
 
 SECONDS = 5  # of the clips of S4 and MS3
 

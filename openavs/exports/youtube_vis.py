@@ -15,11 +15,11 @@ from typing import NotRequired, TypedDict
 
 from openavs import __version__
 from openavs.exports.categories import Categories
-from openavs.exports.codes import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories, merged
-from openavs.exports.formats import Options, Told
+from openavs.exports.coco_rle import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories, merged
+from openavs.exports.frames import picture_name, write_pictures
 from openavs.exports.items import Item
-from openavs.exports.pictures import picture_name, write_pictures
-from openavs.types import Segment, Segmentation
+from openavs.exports.registry import Options, Told
+from openavs.structures.types import Segment, Segmentation
 
 Thing = tuple[str, int]  # ("track", its number) or ("category", its id)
 LABELS = {5: "v1m", 10: "v2"}  # the subset of AVSBench-semantic that has clips of so many frames, all of them labelled

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from openavs.media.clips import open_clip, open_pictures, planned_times, probe
+from openavs.media.audio import read_audio, resample, write_wav
+from openavs.media.clip import open_clip, open_pictures, planned_times, probe
+from openavs.media.encode import write_video
 from openavs.media.limits import Limits
-from openavs.media.overlay import write_overlay
 from openavs.media.probe import MediaInfo
-from openavs.media.sound import read_audio, resample, write_wav
-from openavs.media.write import write_video
+from openavs.media.remux import write_overlay
 
 __all__ = [
     "Limits",

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from openavs.types import InputError
+from openavs.errors import InputError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -20,18 +20,11 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from openavs.media.claims import check_claims
-from openavs.media.layouts import drop_channel_table
-from openavs.media.limits import (
-    DEFAULT_LIMITS,
-    MAX_TRACKS,
-    OPEN_SECONDS,
-    Limits,
-    Stopwatch,
-    cap_allocations,
-)
-from openavs.media.trial import DIRECT_PIXELS, MODEST, is_modest, pixel_limit, try_first
-from openavs.types import InputError
+from openavs.errors import InputError
+from openavs.media.channel_layouts import drop_channel_table
+from openavs.media.limits import DEFAULT_LIMITS, MAX_TRACKS, OPEN_SECONDS, Limits, Stopwatch, cap_allocations
+from openavs.media.mp4_check import check_claims
+from openavs.media.sandbox import DIRECT_PIXELS, MODEST, is_modest, pixel_limit, try_first
 
 # Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) stay out, because
 # they make the library open other files or addresses.

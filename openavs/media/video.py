@@ -18,8 +18,8 @@ from av.video.stream import VideoStream
 
 from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch
 from openavs.media.probe import Matrix, is_turned, open_media, require_video, seconds
-from openavs.spelling import counted
-from openavs.types import Frame, Image
+from openavs.structures.types import Frame, Image
+from openavs.utils.text import counted
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-6  # s; time stamps are fractions, planned times are floats

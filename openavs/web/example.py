@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from openavs.types import InputError
+from openavs.errors import InputError
 
 NAME = "example.mp4"
 SEED = 4
@@ -39,8 +39,8 @@ class Example:
             if self._ended:
                 raise InputError("the page is closed")
             if not self.path.is_file():
-                from openavs.benchmarks.world.casting import scene_of
-                from openavs.benchmarks.world.layouts import write_clip
+                from openavs.synthetic.datasets import write_clip
+                from openavs.synthetic.scene_sampling import scene_of
 
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 write_clip(self.path, scene_of("clip", "test", SEED, 0, size=(288, 384), seconds=6).scene)

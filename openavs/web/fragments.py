@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from openavs.htmlpage import asset, render
-from openavs.known_models import only_synthetic
-from openavs.palettes import palette_of
-from openavs.report import ROWS, report_frames
-from openavs.reportparts import (
+from openavs.models.catalog import only_synthetic
+from openavs.results.result import Result
+from openavs.structures.types import Segmentation
+from openavs.visualization.colors import palette_of
+from openavs.visualization.html import asset, render
+from openavs.visualization.report import ROWS, report_frames
+from openavs.visualization.report_parts import (
     colour_rules,
     found_rows,
     model_rows,
@@ -20,8 +22,6 @@ from openavs.reportparts import (
     timing_rows,
     why_parts,
 )
-from openavs.result import Result
-from openavs.types import Segmentation
 from openavs.web.menu import Offer
 from openavs.web.products import DOWNLOADS
 from openavs.web.running import STAGES, Standing

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openavs import resources
-from openavs.extras import EXTRAS
-from openavs.hub import resolve
-from openavs.known_models import known_model, only_synthetic
-from openavs.recipes import Recipe, load_recipe
+from openavs.config import resources
+from openavs.config.recipe import Recipe, load_recipe
+from openavs.errors import InputError, ModelError
+from openavs.models.catalog import known_model, only_synthetic
+from openavs.models.hub import resolve
 from openavs.registry import Registry
-from openavs.types import InputError, ModelError
+from openavs.utils.optional_deps import EXTRAS
 from openavs.web.settings import Settings
 
 UNFIT = frozenset({"openai", "oracle"})

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from openavs.api import VideoPipeline
-from openavs.cache import Cache
-from openavs.caching import with_cache
-from openavs.footprint import in_turns
-from openavs.recipes import overridden
+from openavs.caching.store import Cache
+from openavs.caching.wrappers import with_cache
+from openavs.config.recipe import overridden
+from openavs.errors import InputError
+from openavs.pipeline.memory_estimate import in_turns
+from openavs.pipeline.offload import deferred_stages
 from openavs.registry import Held
-from openavs.turns import deferred_stages
-from openavs.types import Caption, InputError
+from openavs.structures.types import Caption
 from openavs.web.menu import Offer
 
 REMEMBERED = ("captioner", "translator", "detector")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from openavs.spelling import counted
-from openavs.types import InputError, OpenAVSError
+from openavs.errors import InputError, OpenAVSError
+from openavs.utils.text import counted
 from openavs.web import fragments
 from openavs.web.products import Thing
 from openavs.web.visits import Shown, Visits

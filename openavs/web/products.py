@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openavs.files import atomic_write
 from openavs.media import write_overlay
-from openavs.overlay import Painter
-from openavs.palettes import palette_of
-from openavs.result import Result
-from openavs.results import Values, json_bytes, mask_values, palette_png, segmentation_to_json
-from openavs.types import Clip, Segment, Segmentation, segments_to_label_map
+from openavs.results.result import Result
+from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, segmentation_to_json
+from openavs.structures.types import Clip, Segment, Segmentation, segments_to_label_map
+from openavs.utils.fs import atomic_write
+from openavs.visualization.colors import palette_of
+from openavs.visualization.overlay import Painter
 
 LONGEST_SIDE = 960  # pixels of the painted video
 

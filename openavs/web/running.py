@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from openavs.result import Result
-from openavs.types import Caption
+from openavs.results.result import Result
+from openavs.structures.types import Caption
 from openavs.web.models import Heard, Models
 from openavs.web.settings import Settings
 from openavs.web.wishes import Wish, open_wish

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openavs.extras import EXTRAS, need
-from openavs.types import InputError
+from openavs.errors import InputError
+from openavs.utils.optional_deps import EXTRAS, need
 from openavs.web.ending import Ending
 from openavs.web.example import Example
 from openavs.web.folders import remove_old, server_folder

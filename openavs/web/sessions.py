@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openavs.result import Result
-from openavs.types import Clip, InputError
+from openavs.errors import InputError
+from openavs.results.result import Result
+from openavs.structures.types import Clip
 
 log = logging.getLogger(__name__)
 

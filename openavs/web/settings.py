@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openavs.types import InputError
+from openavs.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

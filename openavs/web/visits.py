@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openavs.reportparts import model_rows
-from openavs.result import Result
-from openavs.types import InputError, OpenAVSError, Segmentation
+from openavs.errors import InputError, OpenAVSError
+from openavs.results.result import Result
+from openavs.structures.types import Segmentation
+from openavs.visualization.report_parts import model_rows
 from openavs.web import fragments
 from openavs.web.models import Models
 from openavs.web.products import Thing, name_of, only, outside, things, write_files, write_painted

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from openavs.errors import InputError
 from openavs.media import Limits, MediaInfo, open_clip, probe
-from openavs.results import safe_id
-from openavs.types import Clip, InputError
+from openavs.results.serialization import safe_id
+from openavs.structures.types import Clip
 from openavs.web.settings import Settings
 
 MOST_WORDS = 50

@@ -14,8 +14,8 @@ from openavs.checks import Finding, codecs, compute, machine
 from openavs.checks.compute import gpu_finding, threads
 from openavs.checks.packages import extra_finding
 from openavs.checks.recipes import judge
-from openavs.extras import EXTRAS
-from openavs.recipes import load_recipe
+from openavs.config.recipe import load_recipe
+from openavs.utils.optional_deps import EXTRAS
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_recipe_that_is_too_large_for_this_machine(tmp_path: Path, monkeypatch
     recipe = load_recipe("openavs", ["device=cpu"])
 
     def judged(gigabytes: float) -> Finding:
-        monkeypatch.setattr("openavs.memory.total_memory", lambda: int(gigabytes * 1e9))
+        monkeypatch.setattr("openavs.models.memory.total_memory", lambda: int(gigabytes * 1e9))
         return judge(recipe, tmp_path).finding
 
     assert judged(64).state == "absent" and "in turns" not in judged(64).says
@@ -191,7 +191,7 @@ def test_a_recipe_that_is_too_large_for_this_machine(tmp_path: Path, monkeypatch
 
 
 def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openavs.memory.CGROUP", tmp_path)
+    monkeypatch.setattr("openavs.models.memory.CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1073741824\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     assert machine.memory_gib() == 1.0 and machine.cores() == 0.5

@@ -15,18 +15,18 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.checks import trial
 from openavs.checks.downloads import fetch_models
 from openavs.checks.peak_memory import PeakMemory
 from openavs.checks.vocabulary import unknown_labels
 from openavs.cli.check import _tried
-from openavs.device import resolve_device
+from openavs.config.recipe import StudentModel, load_recipe
+from openavs.errors import InputError
 from openavs.media import write_video
-from openavs.recipes import StudentModel, load_recipe
-from openavs.turns import Turns, deferred_stages
-from openavs.types import InputError
+from openavs.models.device import resolve_device
+from openavs.pipeline.offload import Turns, deferred_stages
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 from tests.conftest import ROOT, Outcome
 from tests.model_hub import Hub, client_settings, serving
 from tests.plugin_recipe import STAGES, write_recipe
@@ -177,7 +177,7 @@ def test_unusable_options_and_videos_are_refused(openavs: Run, tmp_path: Path) -
 def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_downloaded(
     openavs: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: 1000)
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: 1000)
     monkeypatch.setattr("openavs.checks.downloads.resolve", lambda *given: pytest.fail("downloads"))
     done = openavs("check", "--download", "-p", "tiny")
     assert done.code == 2 and "the recipe tiny needs" in done.err and "free" in done.err
@@ -192,7 +192,7 @@ def test_offline_nothing_is_downloaded_or_tried(openavs: Run, tmp_path: Path, mo
 
 def test_students_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     student = load_recipe("tiny").model_copy(update={"student": StudentModel(model="./student")})
-    monkeypatch.setattr("openavs.recipes.load_recipe", lambda *given: student)
+    monkeypatch.setattr("openavs.config.recipe.load_recipe", lambda *given: student)
     with pytest.raises(InputError, match="student:x is a student; leave the option out"):
         list(_tried("student:x", None, offline=False))
 

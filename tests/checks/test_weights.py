@@ -11,8 +11,8 @@ import pytest
 
 from openavs.checks.recipes import judge
 from openavs.checks.weights import find_plugin_weights, find_weights
-from openavs.hub import is_pinned
-from openavs.recipes import load_recipe
+from openavs.config.recipe import load_recipe
+from openavs.models.hub import is_pinned
 from tests.plugin_recipe import write_recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

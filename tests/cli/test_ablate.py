@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openavs.benchmarks.world.layouts import write_layout
-from openavs.resources import find
+from openavs.config.resources import find
+from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
 from tests.tiny_audio import make_qwen2_audio
 

@@ -26,14 +26,14 @@ def refusing(number: int) -> Callable[..., None]:
 
 
 def test_what_the_disk_refuses_is_a_sentence(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openavs.resources.names", refusing(errno.EACCES))
+    monkeypatch.setattr("openavs.config.resources.names", refusing(errno.EACCES))
     done = openavs("show", "tiny")
     assert done.code == 2
     assert done.err.startswith("openavs: openavs.yaml cannot be read or written (as the system says); make room")
 
 
 def test_a_fault_of_the_program_shows_where_it_comes_from(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openavs.resources.names", refusing(errno.EBADF))
+    monkeypatch.setattr("openavs.config.resources.names", refusing(errno.EBADF))
     with pytest.raises(OSError, match="as the system says"):
         openavs("show", "tiny")
 

@@ -21,7 +21,7 @@ from PIL import Image as Pil
 
 from openavs.cli import main
 from openavs.media import probe
-from openavs.types import Image
+from openavs.structures.types import Image
 from tests.media_files import grey, make_media, tone
 from tests.plugin_recipe import write_recipe
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from openavs.cache import Cache
+from openavs.caching.store import Cache
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]

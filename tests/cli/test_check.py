@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from openavs import __version__, resources
-from openavs.recipes import load_recipe
+from openavs import __version__
+from openavs.config import resources
+from openavs.config.recipe import load_recipe
 from tests.conftest import ROOT, Outcome
 
 Run = Callable[..., Outcome]

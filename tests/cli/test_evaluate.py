@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from openavs.benchmarks.world.layouts import write_layout
-from openavs.footprint import needed
-from openavs.hub import Lock
-from openavs.recipes import load_recipe
+from openavs.config.recipe import load_recipe
+from openavs.models.hub import Lock
+from openavs.pipeline.memory_estimate import needed
+from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -65,10 +65,10 @@ def test_models_in_turns_give_the_same_report(
     words = ("evaluate", "s4", "--root", root, "--pipeline", "tiny", "--limit", "2", "--json", "--out")
     whole = openavs(*words, tmp_path / "whole").json()
     monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: needed(load_recipe("tiny"))[1])
     done = openavs(*words, tmp_path / "turned")
     assert "so they are loaded in turns" in caplog.text and done.json()["metrics"] == whole["metrics"]
-    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: 1000)
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: 1000)
     refused = openavs(*words, tmp_path / "refused")
     assert refused.code == 2 and "free some memory" in refused.err
 

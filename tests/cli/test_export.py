@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from openavs.exports.formats import FORMATS
+from openavs.exports.registry import FORMATS
 from tests.exports.conftest import run  # noqa: F401 - a fixture
 
 Run = Callable[..., Any]

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line, showing, state
-from openavs.jobs.board import Board
-from openavs.jobs.engine import ClipDone
-from openavs.jobs.folder import open_folder
-from openavs.jobs.items import Item
-from openavs.jobs.job import Job
-from openavs.jobs.journal import Entry
-from openavs.jobs.marks import commit
-from openavs.jobs.plan import Wish
-from openavs.jobs.stages import StageTimes
+from openavs.labeling.completion import commit
+from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.job import Job
+from openavs.labeling.journal import Entry
+from openavs.labeling.manifest import Wish
+from openavs.labeling.output_dir import open_folder
+from openavs.labeling.progress import Board
+from openavs.labeling.sample import Item
+from openavs.labeling.stage_timings import StageTimes
 
 WISH = Wish("folder", tuple(Item(f"c{n}", f"c{n}.mp4") for n in range(6)), {"name": "r"}, shard_size=3)
 

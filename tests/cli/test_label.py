@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from openavs.benchmarks.world.layouts import write_layout
+from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
-from tests.jobs.pool import label, recipe, tree, videos
+from tests.labeling.pool import label, recipe, tree, videos
 
 Openavs = Callable[..., Outcome]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from openavs import __version__, resources
-from openavs.recipes import load_recipe
+from openavs import __version__
+from openavs.config import resources
+from openavs.config.recipe import load_recipe
 from openavs.registry import STAGES, Registry
 from tests.conftest import Outcome
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openavs.benchmarks.cards import open_dataset
-from openavs.benchmarks.world.layouts import write_layout
+from openavs.evaluation.benchmark import open_dataset
+from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image as Pil
 
-from openavs.benchmarks.world.layouts import scene_frames, write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
-from openavs.footprint import needed
+from openavs.config.recipe import load_recipe
 from openavs.media import probe, read_audio, write_video, write_wav
-from openavs.recipes import load_recipe
-from openavs.turns import Turns
-from openavs.types import Waveform
+from openavs.pipeline.memory_estimate import needed
+from openavs.pipeline.offload import Turns
+from openavs.structures.types import Waveform
+from openavs.synthetic.datasets import scene_frames, write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
 Run = Callable[..., Any]
 
@@ -56,7 +56,7 @@ def test_the_default_recipe_is_said_in_one_line(
     openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, words: Any, said: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("openavs.device.has_gpu", lambda: gpu)
+    monkeypatch.setattr("openavs.models.device.has_gpu", lambda: gpu)
     done = openavs("segment", video, "--offline", "--out", tmp_path / "out", *words)
     assert done.err.splitlines()[0] == f"openavs: {said}"
     assert done.code == 2  # its models are not here
@@ -79,7 +79,7 @@ def test_models_take_turns_where_they_do_not_fit_together(
     words = ("segment", video, tmp_path / "broken.mp4", tmp_path / "silent.mp4", second, "--pipeline", "tiny", "--out")
     whole = openavs(*words, tmp_path / "whole", "--json")
     monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: needed(load_recipe("tiny"))[1])
     made: list[Turns] = []
     init = Turns.__init__
     monkeypatch.setattr(Turns, "__init__", lambda self, checked: (init(self, checked), made.append(self))[0])
@@ -97,7 +97,7 @@ def test_a_recipe_that_cannot_fit_is_refused_before_anything_is_loaded(
     openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr("openavs.footprint.free_memory", lambda place: int(8e9))
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: int(8e9))
     monkeypatch.setattr("openavs.registry.make", lambda *_: pytest.fail("a model was loaded"))
     done = openavs("segment", video, "--pipeline", "openavs", "--device", "cpu", "--out", tmp_path / "out")
     assert done.code == 2
@@ -210,7 +210,7 @@ def test_a_video_for_which_memory_runs_out_is_named_and_the_next_one_is_done(
 ) -> None:
     import torch
 
-    from openavs.segmenters.sam import SamSegmenter
+    from openavs.stages.segmenters.sam import SamSegmenter
 
     segment, errors = SamSegmenter.segment, [torch.OutOfMemoryError("CUDA out of memory")]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from openavs.benchmarks.world.casting import scene_of
-from openavs.benchmarks.world.layouts import write_clip
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scene_sampling import scene_of
 from openavs.web.settings import Settings
 from tests.web.conftest import wait_for
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from openavs.benchmarks.compare import compare
-from openavs.benchmarks.published import published
 from openavs.cli.tables import columns, comparison_text, print_comparison, print_published, print_scores, scores_text
-from tests.benchmarks.pages import report_of, write_dataset
+from openavs.evaluation.compare import compare
+from openavs.evaluation.leaderboard import published
+from tests.evaluation.pages import report_of, write_dataset
 
 
 @pytest.fixture(scope="module")

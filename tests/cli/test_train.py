@@ -1,4 +1,4 @@
-"""`openavs train` before anything is trained; tests/students trains."""
+"""`openavs train` before anything is trained; tests/training trains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openavs.cli.train import sentence
-from openavs.students.loop import Trained
+from openavs.training.loop import Trained
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

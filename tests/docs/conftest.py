@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image as Pictures
 
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.config.recipe import load_recipe
 from openavs.media import write_wav
-from openavs.recipes import load_recipe
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
 
 @pytest.fixture(scope="session")

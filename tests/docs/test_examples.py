@@ -23,16 +23,16 @@ RUN = ("quickstart.md", "concepts.md", "first-run.md", "faq.md", "tiny.md", "ext
 COMMAND_PAGES = tuple(page for page in PAGES if page.startswith("commands/") and page != "commands/index.md")
 ELSEWHERE = {
     "README.md": "tests/test_readme.py",
-    "benchmarks.md": "tests/benchmarks/test_docs.py",
-    "captioners.md": "tests/captioners/test_docs.py",
-    "detectors.md": "tests/detectors/test_docs.py",
+    "benchmarks.md": "tests/evaluation/test_docs.py",
+    "captioners.md": "tests/stages/captioners/test_docs.py",
+    "detectors.md": "tests/stages/detectors/test_docs.py",
     "exports.md": "tests/test_api.py",
     "formats.md": "tests/docs/test_formats.py",
     "python.md": "tests/test_api.py",
-    "segmenters.md": "tests/segmenters/test_docs.py",
+    "segmenters.md": "tests/stages/segmenters/test_docs.py",
     "serve.md": "tests/web/test_program.py",
-    "students.md": "tests/students/test_training.py",
-    "translators.md": "tests/translators/test_docs.py",
+    "students.md": "tests/training/test_training.py",
+    "translators.md": "tests/stages/translators/test_docs.py",
 }
 NEEDS_A_SERVER_OR_A_CLUSTER = {"serve"}
 FINDS_FAULT = {"check"}  # says by its exit code what this machine lacks

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
 from openavs.cli import main
-from openavs.types import Caption, Dropped, FrameResult, Prompt, Segment, Segmentation
+from openavs.structures.types import Caption, Dropped, FrameResult, Prompt, Segment, Segmentation
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 from tests.docs.reading import blocks, commands, text_of
 
 PAGE = text_of("formats.md")

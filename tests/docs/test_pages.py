@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from openavs import resources
 from openavs.cli.app import app
 from openavs.cli.common import is_override
-from openavs.recipes import load_recipe
+from openavs.config import resources
+from openavs.config.recipe import load_recipe
 from tests.conftest import ROOT
 from tests.docs.reading import (
     PAGES,

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
-from openavs.media.sound import write_wav
-from openavs.recipes import load_recipe
+from openavs.config.recipe import load_recipe
+from openavs.media.audio import write_wav
+from openavs.pipeline.windows import window_of
 from openavs.registry import check_backends, make
-from openavs.types import Waveform
-from openavs.windows import window_of
+from openavs.structures.types import Waveform
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 from tests.conftest import ROOT
 
 

@@ -88,7 +88,7 @@ def test_masks_are_paired_within_a_frame_and_phrase(speed: Path) -> None:
     import numpy as np
     from agreement import mean_iou
 
-    from openavs.types import mask_to_rle
+    from openavs.structures.types import mask_to_rle
 
     box = (0.0, 0.0, 4.0, 4.0)
     left, whole = np.zeros((4, 4), bool), np.ones((4, 4), bool)

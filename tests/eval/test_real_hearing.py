@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
-from openavs.media.sound import write_wav
-from openavs.types import Waveform
+from openavs.media.audio import write_wav
+from openavs.structures.types import Waveform
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 from tests.conftest import ROOT
 from tests.examples.test_edge import tiny_tagger
 

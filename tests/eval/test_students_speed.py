@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from openavs.students.tpavi_network import Clips
+from openavs.training.models.tpavi.layers import Clips
 from tests.conftest import ROOT
 
 

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from openavs.benchmarks.metrics import BinaryMetrics
-from openavs.captioners.base import Captioner
-from openavs.detectors.base import Detector
+from openavs.config.recipe import load_recipe
+from openavs.errors import ModelError
+from openavs.evaluation.metrics.metrics import BinaryMetrics
 from openavs.media import open_clip
-from openavs.pipeline import Pipeline
-from openavs.plugins import load_file_class
-from openavs.recipes import load_recipe
-from openavs.segmenters.base import Segmenter
-from openavs.types import Clip, Frame, Image, ModelError, Waveform, Window, rle_to_mask
-from openavs.vocabulary import load_vocabulary
+from openavs.pipeline.pipeline import Pipeline
+from openavs.stages.captioners.base import Captioner
+from openavs.stages.detectors.base import Detector
+from openavs.stages.segmenters.base import Segmenter
+from openavs.stages.vocabulary import load_vocabulary
+from openavs.structures.types import Clip, Frame, Image, Waveform, Window, rle_to_mask
+from openavs.utils.plugins import load_file_class
 from tests.examples.tiny_onnx import write_onnx
 
 pytest.importorskip("onnxruntime", reason='needs onnxruntime: pip install "openavs[edge]"')

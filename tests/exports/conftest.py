@@ -11,9 +11,8 @@ import pytest
 
 from openavs.exports.items import Item, open_source
 from openavs.media import write_overlay, write_video
-from openavs.overlay import Painter
-from openavs.runs import RunWriter
-from openavs.types import (
+from openavs.results.run_folder import RunWriter
+from openavs.structures.types import (
     BoolMask,
     Caption,
     Dropped,
@@ -24,6 +23,7 @@ from openavs.types import (
     Waveform,
     mask_to_rle,
 )
+from openavs.visualization.overlay import Painter
 
 SIZE = (48, 64)
 FPS = 5  # of the video; results have a frame a second

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from openavs.benchmarks.cards import open_dataset
-from openavs.benchmarks.classes import CLASSES
-from openavs.benchmarks.pngs import decode_palette
-from openavs.benchmarks.scoring import score
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import open_dataset
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.mask_io import decode_palette
+from openavs.evaluation.scorer import score
 from openavs.exports.avsbench import pieces_of, to_label_map
 from openavs.exports.categories import Categories
-from openavs.exports.formats import Options, export
 from openavs.exports.items import Item, run_items
+from openavs.exports.registry import Options, export
 from openavs.media import read_audio
-from openavs.types import InputError, Segmentation, segments_to_mask
+from openavs.structures.types import Segmentation, segments_to_mask
 from tests.exports.conftest import LEFT, SIZE, by_hand, pair, ring
 
 DOG, BELL = CLASSES.index("dog"), CLASSES.index("bell")

@@ -13,9 +13,9 @@ from pycocotools.coco import COCO
 
 from openavs.exports.categories import Categories
 from openavs.exports.coco import to_coco
-from openavs.exports.formats import Options, export
 from openavs.exports.items import Item, run_items
-from openavs.types import Segmentation, mask_to_rle, rle_to_mask
+from openavs.exports.registry import Options, export
+from openavs.structures.types import Segmentation, mask_to_rle, rle_to_mask
 from tests.exports.conftest import SIZE, disc, pair, ring
 
 

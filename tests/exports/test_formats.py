@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from openavs.benchmarks.cards import load_card
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import load_card
 from openavs.exports.categories import Categories
-from openavs.exports.formats import FORMATS, Options, export
 from openavs.exports.items import Item, filtered_by_recipe, open_source, run_items, sampled_fps
-from openavs.exports.origins import run_classes
-from openavs.types import InputError, Segmentation
+from openavs.exports.registry import FORMATS, Options, export
+from openavs.exports.sources import run_classes
+from openavs.structures.types import Segmentation
 from tests.exports.conftest import by_hand, write_source
 
 

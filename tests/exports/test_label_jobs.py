@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.benchmarks.cards import open_dataset
-from openavs.benchmarks.classes import CLASSES
-from openavs.benchmarks.world.layouts import write_layout
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import open_dataset
+from openavs.evaluation.datasets.classes import CLASSES
 from openavs.exports.avsbench import to_label_map
 from openavs.exports.categories import Categories
-from openavs.exports.formats import Options, export
 from openavs.exports.items import run_items
-from openavs.exports.origins import read_origins
-from openavs.types import InputError
+from openavs.exports.registry import Options, export
+from openavs.exports.sources import read_origins
+from openavs.synthetic.datasets import write_layout
 
 Run = Callable[..., Any]
 UIDS = ["tr003w00000_0_10000", "tr003w00001_0_5000"]

@@ -12,7 +12,7 @@ from PIL import ImageDraw
 from pycocotools import mask as coco
 
 from openavs.exports.polygons import Ring, joined, mask_to_rings, signed_area, simplified
-from openavs.types import BoolMask
+from openavs.structures.types import BoolMask
 from tests.exports.conftest import disc, pair, ring
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from openavs.errors import InputError
 from openavs.exports.categories import Categories
 from openavs.exports.supervision import to_supervision
-from openavs.types import InputError, Segmentation, rle_to_mask
+from openavs.structures.types import Segmentation, rle_to_mask
 
 
 def test_without_the_package_one_sentence_says_how_to_get_it(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from openavs.exports.formats import export
 from openavs.exports.items import Item, run_items
+from openavs.exports.registry import export
 from openavs.exports.timeline import EVENT_COLUMNS, FRAME_COLUMNS, to_events, to_timeline
-from openavs.types import Caption, FrameResult, Segmentation
+from openavs.structures.types import Caption, FrameResult, Segmentation
 
 
 def read(path: Path) -> list[dict[str, str]]:

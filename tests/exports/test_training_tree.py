@@ -15,19 +15,20 @@ import pytest
 import torch
 from PIL import Image as Pictures
 
-from openavs.benchmarks.cards import open_dataset
-from openavs.benchmarks.classes import CLASSES
-from openavs.benchmarks.pngs import decode_palette
-from openavs.benchmarks.running import grey_png
-from openavs.benchmarks.world.layouts import write_layout
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import open_dataset
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.mask_io import decode_palette
+from openavs.evaluation.predictor import grey_png
 from openavs.exports.categories import Categories
-from openavs.exports.formats import Options, Told
-from openavs.exports.formats import export as write_export
+from openavs.exports.registry import Options, Told
+from openavs.exports.registry import export as write_export
 from openavs.exports.training_tree import log_mel_tensor
 from openavs.media import read_audio, write_wav
-from openavs.media.logmel import examples
-from openavs.results import palette_png
-from openavs.types import InputError, Waveform
+from openavs.media.log_mel import examples
+from openavs.results.serialization import palette_png
+from openavs.structures.types import Waveform
+from openavs.synthetic.datasets import write_layout
 
 Run = Callable[..., Any]
 

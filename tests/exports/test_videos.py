@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pytest
 from PIL import Image as Pictures
 
+from openavs.errors import InputError
 from openavs.exports.categories import Categories
-from openavs.exports.formats import Options, export
 from openavs.exports.items import Item, run_items
+from openavs.exports.registry import Options, export
 from openavs.media import read_audio
-from openavs.media.cutout import Shown, write_transparent
-from openavs.types import Image, InputError
+from openavs.media.encode_alpha import Shown, write_transparent
+from openavs.structures.types import Image
 from tests.exports.conftest import FPS, LEFT, RIGHT, SIZE, pair, ring
 
 DOG_AND_BELL = ring() | pair()

@@ -12,11 +12,11 @@ from PIL import Image as Pictures
 from PIL import ImageDraw
 
 from openavs.exports.categories import Categories
-from openavs.exports.formats import Options, export
 from openavs.exports.items import run_items
 from openavs.exports.polygons import Losses, mask_to_polygon
-from openavs.exports.yolo_seg import to_yolo_seg
-from openavs.types import BoolMask, Segmentation, mask_to_rle
+from openavs.exports.registry import Options, export
+from openavs.exports.yolo import to_yolo_seg
+from openavs.structures.types import BoolMask, Segmentation, mask_to_rle
 from tests.exports.conftest import SIZE, disc, pair, ring
 
 SCALE = 8  # Pillow fills whole pixels, so it is given small ones

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openavs.benchmarks.classes import CLASSES
-from openavs.benchmarks.youtube_vis import read_annotations
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.youtube_vis import read_annotations
 from openavs.exports.avsbench import to_label_map
 from openavs.exports.categories import Categories
-from openavs.exports.formats import MaskCode, Options, export
 from openavs.exports.items import run_items
+from openavs.exports.registry import MaskCode, Options, export
 from openavs.exports.youtube_vis import to_youtube_vis
-from openavs.types import Segmentation, rle_to_mask
+from openavs.structures.types import Segmentation, rle_to_mask
 from tests.exports.conftest import by_hand, disc, pair, ring, segment
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from openavs.jobs.checking import reopen_changed
-from openavs.jobs.job import ShardSpec
-from openavs.jobs.marks import mark_path, read_mark
-from openavs.jobs.shard import run_shard
+from openavs.labeling.completion import mark_path, read_mark
+from openavs.labeling.job import ShardSpec
+from openavs.labeling.shard import run_shard
+from openavs.labeling.verification import reopen_changed
 from tests.conftest import Outcome
 from tests.faults.conftest import ended, start
-from tests.jobs.pool import planned, tree
-from tests.jobs.test_shard import chain
+from tests.labeling.pool import planned, tree
+from tests.labeling.test_shard import chain
 
 Openavs = Callable[..., Outcome]
 Damage = Callable[[Path], object]

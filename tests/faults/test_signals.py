@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from openavs.benchmarks.world.layouts import write_layout
 from openavs.cli import main
+from openavs.synthetic.datasets import write_layout
 from tests.faults.conftest import Whole, ended, start, wait_for
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]

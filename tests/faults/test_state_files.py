@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from openavs.jobs.board import check_models
-from openavs.types import InputError
+from openavs.errors import InputError
+from openavs.labeling.progress import check_models
 from tests.conftest import ROOT, Outcome
 from tests.faults.conftest import Whole, ended, label, start, wait_for
 

@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from openavs.benchmarks.world.layouts import write_layout
-from openavs.jobs.opening import ClipError, Media
-from openavs.jobs.shard import run_shard
-from openavs.jobs.sources import open_source
+from openavs.errors import InputError
+from openavs.labeling.loader import ClipError, Media
+from openavs.labeling.readers.open import open_source
+from openavs.labeling.shard import run_shard
 from openavs.media import open_clip
-from openavs.types import Clip, InputError, Segmentation
+from openavs.structures.types import Clip, Segmentation
+from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
-from tests.jobs.pool import planned
-from tests.jobs.test_shard import chain
+from tests.labeling.pool import planned
+from tests.labeling.test_shard import chain
 from tests.media_files import grey, make_media, tone
 
 Openavs = Callable[..., Outcome]

@@ -15,36 +15,44 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from openavs import caching, resources
-from openavs.benchmarks import metadata, pngs, youtube_vis
-from openavs.benchmarks.cards import load_card
-from openavs.cache import Cache, size_to_bytes
+from openavs.caching import wrappers as caching
+from openavs.caching.store import Cache, size_to_bytes
+from openavs.config import resources
+from openavs.config.recipe import load_recipe
+from openavs.errors import InputError, ModelError
+from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.datasets import mask_io as pngs
+from openavs.evaluation.datasets import tables as metadata
+from openavs.evaluation.datasets import youtube_vis
 from openavs.exports.items import finished, sampled_fps
-from openavs.exports.origins import run_classes
-from openavs.hub import Lock, ResolvedModel, check_folder
-from openavs.jobs import items, journal, marks, plan, source_files, source_manifest, source_tars
-from openavs.media.pictures import read_picture
-from openavs.palettes import voc_palette
-from openavs.prompts import parse_prompt
-from openavs.recipes import load_recipe
-from openavs.results import read_result, segmentation_from_json, segmentation_to_json
-from openavs.runs import RunWriter
-from openavs.translators import replies
-from openavs.translators.answers import AnswerError, parse_answer
-from openavs.translators.schema import AnswerForm
-from openavs.types import (
+from openavs.exports.sources import run_classes
+from openavs.labeling import completion as marks
+from openavs.labeling import journal
+from openavs.labeling import manifest as plan
+from openavs.labeling import sample as items
+from openavs.labeling.readers import files as source_files
+from openavs.labeling.readers import table as source_manifest
+from openavs.labeling.readers import webdataset as source_tars
+from openavs.media.images import read_picture
+from openavs.models.hub import Lock, ResolvedModel, check_folder
+from openavs.results.run_folder import RunWriter
+from openavs.results.serialization import read_result, segmentation_from_json, segmentation_to_json
+from openavs.stages.translators import responses as replies
+from openavs.stages.translators.parsing import AnswerError, parse_answer
+from openavs.stages.translators.schema import AnswerForm
+from openavs.stages.translators.templates import parse_prompt
+from openavs.structures.types import (
     RLE,
     Caption,
     Dropped,
     FrameResult,
-    InputError,
-    ModelError,
     Prompt,
     Segment,
     Segmentation,
     mask_to_rle,
     rle_to_mask,
 )
+from openavs.visualization.colors import voc_palette
 
 SENTENCES = (InputError, ModelError, AnswerError, replies.Fault)
 _FOLDER = tempfile.TemporaryDirectory(prefix="openavs-fuzz-")  # goes with the process
@@ -129,7 +137,7 @@ def answer(data: bytes) -> None:
 
 def reply(data: bytes) -> None:
     """A chat server's reply: status, headers and body."""
-    from openavs.translators.endpoint import Endpoint
+    from openavs.stages.translators.endpoint import Endpoint
 
     head, _, body = data.partition(b"\n")
     status = int.from_bytes(head[:2], "big") % 600
@@ -316,14 +324,14 @@ def cache_answer(data: bytes) -> None:
 
 def pickle(data: bytes) -> None:
     """A .pth checkpoint."""
-    from openavs.checkpoints import convert
+    from openavs.models.convert import convert
 
     convert(_file("c.pth", data), SCRATCH / "converted")
 
 
 def safetensors(data: bytes) -> None:
     """A model's folder: weights and what they are, checked and read."""
-    from openavs.checkpoints import read_config, read_weights
+    from openavs.models.convert import read_config, read_weights
 
     _file("model/config.json", b'{"model_type": "x"}')
     _file("model/model.safetensors", data)
@@ -335,9 +343,9 @@ def safetensors(data: bytes) -> None:
 
 def config(data: bytes) -> None:
     """A model's config.json, index and card."""
-    from openavs.checkpoints import read_config
-    from openavs.hub import resolve
-    from openavs.students.folders import read_student
+    from openavs.models.convert import read_config
+    from openavs.models.hub import resolve
+    from openavs.training.io import read_student
 
     place = SCRATCH / "configured"
     _file("configured/model.safetensors", b"")
@@ -482,7 +490,7 @@ def _weights() -> bytes:
 
 def _wave() -> bytes:
     from openavs.media import write_wav
-    from openavs.types import Waveform
+    from openavs.structures.types import Waveform
 
     write_wav(SCRATCH / "seed.wav", Waveform(np.zeros(800, np.float32), 8000))
     return (SCRATCH / "seed.wav").read_bytes()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from openavs.types import InputError
+from openavs.errors import InputError
 from tests.fuzz.targets import PLAN, RESULT, ROW, RUN, VGGISH, checkpoint, survives, targets
 
 TARGETS = targets()

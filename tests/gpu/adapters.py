@@ -13,23 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from openavs.captioners.audio_llm import AudioLlmCaptioner
-from openavs.captioners.audio_tagger import AudioTaggerCaptioner
-from openavs.captioners.clap import ClapCaptioner
-from openavs.detectors.grounding_dino import GroundingDinoDetector
-from openavs.detectors.owlv2 import Owlv2Detector
-from openavs.segmenters.base import Sighting
-from openavs.segmenters.sam import SamSegmenter
-from openavs.segmenters.sam2 import Sam2Segmenter
-from openavs.segmenters.sam2_video import Sam2VideoTracker
-from openavs.segmenters.sam3 import Sam3Segmenter
-from openavs.segmenters.sam3_video import Sam3VideoTracker
-from openavs.translators.base import Request
-from openavs.translators.llm import LlmTranslator
-from openavs.types import RLE, Caption, Frame, Image, Segment, Waveform, Window, mask_to_rle, rle_to_mask
-from openavs.verifiers.clip import ClipVerifier
+from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.stages.captioners.audio_tagger import AudioTaggerCaptioner
+from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.stages.detectors.owlv2 import Owlv2Detector
+from openavs.stages.segmenters.base import Sighting
+from openavs.stages.segmenters.sam import SamSegmenter
+from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.stages.trackers.sam2_video import Sam2VideoTracker
+from openavs.stages.trackers.sam3_video import Sam3VideoTracker
+from openavs.stages.translators.base import Request
+from openavs.stages.translators.llm import LlmTranslator
+from openavs.stages.verifiers.clip import ClipVerifier
+from openavs.structures.types import RLE, Caption, Frame, Image, Segment, Waveform, Window, mask_to_rle, rle_to_mask
 from tests import tiny_audio, tiny_detectors, tiny_lms, tiny_models, tiny_sams
-from tests.verifiers.tiny_clip import make_clip
+from tests.stages.verifiers.tiny_clip import make_clip
 
 FRAMES = 5
 SIZE = (90, 130)

@@ -72,8 +72,8 @@ def _pictures(detector: Any) -> Any:
 
 def _clip() -> Callable[[], Any]:
     """A scene of the synthetic world: two things that sound at every second."""
-    from openavs.benchmarks.world.layouts import scene_to_clip
-    from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+    from openavs.synthetic.datasets import scene_to_clip
+    from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
     sounding = (True,) * _SECONDS
     scene = plan_scene([Part("dog", sounding), Part("bell", sounding)], scene_rng("test", 77, 5), _SECONDS)
@@ -81,14 +81,14 @@ def _clip() -> Callable[[], Any]:
 
 
 def _pipeline(device: str, dtype: str) -> Any:
-    from openavs.pipeline import Pipeline
-    from openavs.recipes import load_recipe
+    from openavs.config.recipe import load_recipe
+    from openavs.pipeline.pipeline import Pipeline
 
     return Pipeline.from_recipe(load_recipe("tiny", [f"device={device}", f"dtype={dtype}"]))
 
 
 def _masks(result: Any) -> list[list[Any]]:
-    from openavs.types import rle_to_mask
+    from openavs.structures.types import rle_to_mask
 
     return [
         [segment.phrase, segment.score, float(rle_to_mask(segment.mask).mean())]

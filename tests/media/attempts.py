@@ -20,9 +20,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from openavs.errors import InputError
 from openavs.media import open_clip, probe, read_audio, write_overlay
-from openavs.media.cutout import clip_pictures, clip_sound
-from openavs.types import InputError
+from openavs.media.encode_alpha import clip_pictures, clip_sound
 
 
 class _Said(logging.Handler):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openavs.media.claims import SPARE, check_claims
-from openavs.types import InputError
+from openavs.errors import InputError
+from openavs.media.mp4_check import SPARE, check_claims
 
 MANY = 5 * SPARE
 

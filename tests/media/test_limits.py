@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openavs.errors import InputError
 from openavs.media import Limits, limits, open_clip, probe, read_audio, write_overlay
-from openavs.media.cutout import Shown, write_transparent
-from openavs.types import InputError
+from openavs.media.encode_alpha import Shown, write_transparent
 from tests.media.corpus_bytes import huge, wav
 from tests.media.corpus_streams import many_tracks, plain, stamped
 from tests.media_files import grey

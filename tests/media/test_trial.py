@@ -13,8 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from openavs.media import Limits, limits, open_clip, probe, read_audio, trial
-from openavs.types import InputError
+from openavs.errors import InputError
+from openavs.media import Limits, limits, open_clip, probe, read_audio
+from openavs.media import sandbox as trial
 from tests.media.corpus_bytes import png_video
 from tests.media.corpus_streams import plain
 from tests.media.test_hostile import tried

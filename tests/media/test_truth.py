@@ -19,8 +19,8 @@ import av
 import pytest
 
 from openavs.media import open_clip, probe
-from openavs.media.sound import SLACK
-from openavs.types import Clip
+from openavs.media.audio import SLACK
+from openavs.structures.types import Clip
 from tests.media.truth import RATES, Rate, constant, picture_errors, picture_offsets, sound_offset, write_truth
 
 TOLERANCE = 0.01  # s

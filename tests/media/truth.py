@@ -16,8 +16,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from openavs.media.cutout import clip_pictures
-from openavs.types import Clip, Image, Waveform
+from openavs.media.encode_alpha import clip_pictures
+from openavs.structures.types import Clip, Image, Waveform
 
 SIDE, BLOCK, BITS = 64, 16, 8
 RATE = 44100

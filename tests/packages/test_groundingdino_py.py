@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertModel, GroundingDinoConfig, SwinConfig
 
-from openavs.checkpoints import convert
-from openavs.detectors.base import Detector
-from openavs.detectors.captioned import CaptionedDetector
-from openavs.detectors.grounding_dino import GroundingDinoDetector
-from openavs.detectors.groundingdino_py import GroundingDinoPackageDetector
+from openavs.errors import InputError, ModelError
+from openavs.models.convert import convert
 from openavs.registry import Registry
-from openavs.types import Detection, InputError, ModelError
-from tests.detectors.conftest import noise
+from openavs.stages.detectors.base import Detector
+from openavs.stages.detectors.grounding import CaptionedDetector
+from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.stages.detectors.groundingdino_py import GroundingDinoPackageDetector
+from openavs.structures.types import Detection
 from tests.packages.grounding_dino_names import carry_across
+from tests.stages.detectors.conftest import noise
 from tests.tiny_detectors import bert_tokenizer, save_grounding_dino
 
 pytest.importorskip("groundingdino", reason="groundingdino-py is not installed: make test-packages")

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, RobertaTokenizer
 
-from openavs.captioners.base import Captioner
-from openavs.captioners.clap import ClapCaptioner
-from openavs.captioners.laion_clap import LaionClapCaptioner, load_package, make_network
-from openavs.checkpoints import convert
+from openavs.errors import ModelError
+from openavs.models.convert import convert
 from openavs.registry import Registry
-from openavs.types import ModelError, Waveform, Window
+from openavs.stages.captioners.base import Captioner
+from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.captioners.laion_clap import LaionClapCaptioner, load_package, make_network
+from openavs.structures.types import Waveform, Window
 from tests.packages.clap_names import carried
 from tests.tiny_models import make_clap
 

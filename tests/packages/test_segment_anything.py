@@ -15,15 +15,16 @@ from safetensors.torch import load_file, save_file
 from transformers import SamConfig, SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from openavs.checkpoints import convert
+from openavs.errors import InputError, ModelError, OpenAVSError
+from openavs.models.convert import convert
+from openavs.models.import_stubs import stand_ins
 from openavs.registry import Registry
-from openavs.segmenters.base import Segmenter
-from openavs.segmenters.sam import SamSegmenter
-from openavs.segmenters.segment_anything import SegmentAnythingSegmenter, sizes_of
-from openavs.standins import stand_ins
-from openavs.types import InputError, ModelError, OpenAVSError, rle_to_mask
+from openavs.stages.segmenters.base import Segmenter
+from openavs.stages.segmenters.sam import SamSegmenter
+from openavs.stages.segmenters.segment_anything import SegmentAnythingSegmenter, sizes_of
+from openavs.structures.types import rle_to_mask
 from tests.packages.sam_names import carry_across
-from tests.segmenters.test_sam import picture, some_boxes
+from tests.stages.segmenters.test_sam import picture, some_boxes
 from tests.tiny_models import make_sam
 
 with stand_ins({"torchvision": {}}):
@@ -117,7 +118,7 @@ def test_sizes_read_off_the_weights_are_the_packages_own(name: str) -> None:
     """For each published size: an empty network of the package, and one of the sizes its tensors show."""
     import segment_anything
 
-    from openavs.segmenters import segment_anything as adapter
+    from openavs.stages.segmenters import segment_anything as adapter
 
     with torch.device("meta"):
         official = segment_anything.sam_model_registry[name]()
@@ -161,7 +162,7 @@ def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) ->
 
 
 def test_many_boxes_or_large_frames_are_decoded_in_parts_without_a_difference(folder: Path, monkeypatch: Any) -> None:
-    from openavs.segmenters import segment_anything as adapter
+    from openavs.stages.segmenters import segment_anything as adapter
 
     segmenter = SegmentAnythingSegmenter(model=str(folder))
     image, boxes = picture(48, 64), some_boxes(48, 64, count=9)

@@ -37,7 +37,7 @@ def test_it_has_every_file_that_the_package_reads(dist: Path) -> None:
             assert name in packed
         elif name.startswith(("prompts/", "pipelines/", "eval/")):
             assert f"openavs/_data/{name}" in packed
-    for name in ("openavs/py.typed", "openavs/assets/tiny/clap/model.safetensors", "openavs/data/models.tsv"):
+    for name in ("openavs/py.typed", "openavs/assets/tiny/clap/model.safetensors", "openavs/assets/tables/models.tsv"):
         assert name in packed
     for name in ("prompts/default.txt", "pipelines/tiny.yaml", "eval/s4.yaml", "eval/published.csv"):
         assert f"openavs/_data/{name}" in packed

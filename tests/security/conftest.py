@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from openavs.benchmarks.world.layouts import write_layout
-from openavs.results import read_result
-from openavs.students.known import load_student
-from openavs.students.vggish import Vggish, VggishConfig, save_vggish
-from openavs.types import InputError, ModelError
+from openavs.errors import InputError, ModelError
+from openavs.results.serialization import read_result
+from openavs.synthetic.datasets import write_layout
+from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
+from openavs.training.registry import load_student
 from tests.conftest import ROOT, Outcome
 from tests.security.hostile import Bomb
 
@@ -91,7 +91,7 @@ def test_student_folder_that_names_a_file(
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("name", ["evil:Evil", "evil", "os:system", "openavs.students.tpavi:Tpavi"])
+@pytest.mark.parametrize("name", ["evil:Evil", "evil", "os:system", "openavs.training.models.tpavi.model:Tpavi"])
 def test_student_folder_that_names_a_module(
     openavs: Run, tmp_path: Path, evil: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -76,8 +76,8 @@ def test_a_hostile_chat_template(openavs: Run, video: Path, tmp_path: Path, cana
 
 
 def test_a_checkpoint_that_is_a_bomb(tmp_path: Path, canary: Path) -> None:
-    from openavs.checkpoints import convert
-    from openavs.types import InputError
+    from openavs.errors import InputError
+    from openavs.models.convert import convert
 
     (tmp_path / "sam.pth").write_bytes(pickle.dumps({"model": Bomb(canary)}))
     with pytest.raises(InputError, match="not to be trusted"):

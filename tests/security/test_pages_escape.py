@@ -9,20 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.benchmarks.page import write_page
-from openavs.notebook import summary
-from openavs.report import write_report
-from openavs.types import (
-    Caption,
-    Dropped,
-    Frame,
-    FrameResult,
-    Prompt,
-    Segment,
-    Segmentation,
-    mask_to_rle,
-)
-from tests.benchmarks.pages import report_of, write_dataset
+from openavs.evaluation.report import write_page
+from openavs.structures.types import Caption, Dropped, Frame, FrameResult, Prompt, Segment, Segmentation, mask_to_rle
+from openavs.visualization.notebook import summary
+from openavs.visualization.report import write_report
+from tests.evaluation.pages import report_of, write_dataset
 from tests.security.hostile import ALL, MARK, TEXTS, Page
 
 SIZE = (48, 64)

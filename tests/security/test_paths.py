@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from openavs.benchmarks.world.layouts import write_clip, write_layout
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.datasets import write_clip, write_layout
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

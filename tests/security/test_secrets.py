@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from openavs.benchmarks.world.layouts import write_clip, write_layout
-from openavs.benchmarks.world.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.datasets import write_clip, write_layout
+from openavs.synthetic.scenes import Part, plan_scene, scene_rng
 from tests.conftest import Outcome
-from tests.translators.local_server import Answer, completion, phrases, refusal, serving
+from tests.stages.translators.local_server import Answer, completion, phrases, refusal, serving
 
 KEY = "sk-proj-canary0123456789ABCDEFGHIJ"
 TOKEN = "hf_canary0123456789abcdefghij"

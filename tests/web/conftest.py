@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.benchmarks.world.casting import scene_of
-from openavs.benchmarks.world.layouts import write_clip
 from openavs.media import write_wav
-from openavs.types import Waveform
+from openavs.structures.types import Waveform
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scene_sampling import scene_of
 from openavs.web.menu import offers
 from openavs.web.models import Models
 from openavs.web.settings import Settings

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from openavs.errors import InputError
 from openavs.media import probe
-from openavs.types import InputError
 from openavs.web.example import Example
 
 

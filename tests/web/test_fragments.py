@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from openavs.result import Result
-from openavs.types import Caption, Dropped, Prompt
+from openavs.results.result import Result
+from openavs.structures.types import Caption, Dropped, Prompt
 from openavs.web import fragments
 from openavs.web.models import Models
 from openavs.web.running import Standing, run

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from openavs.extras import EXTRAS
-from openavs.hub import resolve
-from openavs.recipes import load_recipe
-from openavs.students.folders import write_student
-from openavs.types import InputError
+from openavs.config.recipe import load_recipe
+from openavs.errors import InputError
+from openavs.models.hub import resolve
+from openavs.training.io import write_student
+from openavs.utils.optional_deps import EXTRAS
 from openavs.web.menu import Offer, is_here, offers
 from openavs.web.settings import Settings
 

@@ -14,9 +14,9 @@ from PIL import Image as Pictures
 from pycocotools.coco import COCO
 
 from openavs.media import open_clip, probe
-from openavs.result import Result
-from openavs.results import segmentation_from_json
-from openavs.types import Caption, rle_to_mask
+from openavs.results.result import Result
+from openavs.results.serialization import segmentation_from_json
+from openavs.structures.types import Caption, rle_to_mask
 from openavs.web.models import Models
 from openavs.web.products import captions, only, things, write_files, write_painted
 from openavs.web.running import run

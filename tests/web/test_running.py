@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from openavs.benchmarks.world.casting import scene_of
-from openavs.benchmarks.world.layouts import write_clip
-from openavs.captioners.clap import ClapCaptioner
-from openavs.detectors.grounding_dino import GroundingDinoDetector
-from openavs.types import Caption, InputError
+from openavs.errors import InputError
+from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.structures.types import Caption
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scene_sampling import scene_of
 from openavs.web.models import Models
 from openavs.web.running import Standing, best_heard, newest, run
 from openavs.web.wishes import Wish

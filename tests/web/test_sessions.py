@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openavs.types import InputError
+from openavs.errors import InputError
 from openavs.web.folders import PREFIX, remove_old, server_folder
 from openavs.web.sessions import Sessions
 

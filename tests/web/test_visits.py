@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from openavs.errors import InputError
 from openavs.media import Limits, probe
-from openavs.media.sound import read_sound
-from openavs.types import InputError, Waveform
+from openavs.media.audio import read_sound
+from openavs.structures.types import Waveform
 from openavs.web.models import Models
 from openavs.web.sessions import Sessions
 from openavs.web.visits import Visits

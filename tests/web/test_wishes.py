@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
+from openavs.errors import InputError
 from openavs.media import write_video
-from openavs.types import InputError
 from openavs.web.settings import Settings
 from openavs.web.wishes import Wish, open_wish, threshold_of, vocabulary_of
 from tests.web.conftest import SETTINGS

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from openavs.boxes import iou
-from openavs.captioners.audio_llm import AudioLlmCaptioner
-from openavs.captioners.clap import ClapCaptioner
-from openavs.detectors.base import Detector
-from openavs.media.sound import read_audio
-from openavs.segmenters.base import PhraseSegmenter, Segmenter
-from openavs.types import Box, Detection, Image, Waveform, Window
+from openavs.media.audio import read_audio
+from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.detectors.base import Detector
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
+from openavs.structures.boxes import iou
+from openavs.structures.types import Box, Detection, Image, Waveform, Window
 
 SCORE = 1e-3
 PIXELS = 0.5
@@ -87,7 +87,7 @@ def check_answer(captioner: AudioLlmCaptioner, audio: Waveform, tokens: int, ans
     """How many vectors the sound becomes, and the answer to the captioner's first question."""
     import torch
 
-    from openavs.captioners.sounds import fitted
+    from openavs.stages.captioners.audio import fitted
 
     window, extractor = Window(audio, 0.0, audio.duration), captioner.reader.extractor
     with torch.inference_mode():

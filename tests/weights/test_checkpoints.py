@@ -9,16 +9,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openavs.captioners.audio_llm import AudioLlmCaptioner
-from openavs.captioners.clap import ClapCaptioner
-from openavs.detectors.grounding_dino import GroundingDinoDetector
-from openavs.detectors.owlv2 import Owlv2Detector
-from openavs.media.pictures import read_picture
-from openavs.media.sound import read_audio
-from openavs.segmenters.sam import SamSegmenter
-from openavs.segmenters.sam2 import Sam2Segmenter
-from openavs.segmenters.sam3 import Sam3Segmenter
-from openavs.types import Box, Detection, Waveform
+from openavs.media.audio import read_audio
+from openavs.media.images import read_picture
+from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.stages.detectors.owlv2 import Owlv2Detector
+from openavs.stages.segmenters.sam import SamSegmenter
+from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.structures.types import Box, Detection, Waveform
 from tests.weights import golden
 from tests.weights.conftest import Find, Given
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.captioners.audio_llm import AudioLlmCaptioner
-from openavs.captioners.clap import ClapCaptioner
-from openavs.detectors.grounding_dino import GroundingDinoDetector
-from openavs.detectors.owlv2 import Owlv2Detector
-from openavs.media.sound import write_wav
-from openavs.segmenters.sam import SamSegmenter
-from openavs.segmenters.sam3 import Sam3Segmenter
-from openavs.types import Waveform, Window
-from tests.detectors.conftest import noise
+from openavs.media.audio import write_wav
+from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.stages.detectors.owlv2 import Owlv2Detector
+from openavs.stages.segmenters.sam import SamSegmenter
+from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.structures.types import Waveform, Window
+from tests.stages.detectors.conftest import noise
 from tests.tiny_audio import make_qwen2_audio
 from tests.tiny_detectors import save_grounding_dino, save_owlv2
 from tests.tiny_models import CLAP_RATE, make_clap, make_sam

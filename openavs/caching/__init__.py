@@ -1,0 +1,1 @@
+"""Answers of stages on disk."""

@@ -1,0 +1,142 @@
+"""Checks a recipe's options against the signature of the class that will get them."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from openavs.errors import InputError
+from openavs.utils.text import nearest
+
+_log = logging.getLogger(__name__)
+_SEQUENCES = (list, tuple, Sequence)
+
+
+class _Mismatch(Exception):
+    """A value does not fit its annotation; holds the words for what was expected."""
+
+
+def bind_options(
+    cls: type, options: Mapping[str, Any], shared: Mapping[str, Any] | None = None, *, stage: str, name: str
+) -> dict[str, Any]:
+    """Keyword arguments for `cls(...)`: the options checked and converted, and those shared ones that it takes.
+
+    `stage` and `name` are for the sentences (`the option 'captioner.top_k' ...`). A number written as text (YAML reads
+    3e-4 so) becomes a number; nothing else is converted.
+
+    Raises:
+        InputError: an option that the class does not have, of the wrong type, or required and missing.
+    """
+    parameters = inspect.signature(cls).parameters
+    accepted = {key for key, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in options:
+        if key not in accepted and not takes_any:
+            raise InputError(f"{stage} {name!r} has no option {key!r}; {nearest(key, accepted)}")
+    hints = _hints(cls)
+    bound = {key: value for key, value in (shared or {}).items() if key in accepted}
+    bound.update({key: _checked(value, hints.get(key, Any), f"{stage}.{key}") for key, value in options.items()})
+    for key in sorted(accepted - bound.keys()):
+        if parameters[key].default is inspect.Parameter.empty:
+            raise InputError(f"{stage} {name!r} needs the option {key!r}; give it in the recipe's section {stage!r}")
+    return bound
+
+
+def spelled(value: Any) -> str:
+    """A YAML value and its type in words, for the sentences of errors."""
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", type(None): "nothing"}
+    kind = "a list" if isinstance(value, list) else "a section" if isinstance(value, dict) else kinds.get(type(value))
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    return f"{shown} ({kind or type(value).__name__})"
+
+
+def _checked(value: Any, hint: Any, key: str) -> Any:
+    try:
+        return convert(value, hint)
+    except _Mismatch as wrong:
+        quote = "; write it in quotes" if str(wrong).endswith("text") and isinstance(value, bool | int | float) else ""
+        raise InputError(f"the option {key!r} must be {wrong}, not {spelled(value)}{quote}") from None
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """The value as its annotation wants it; an annotation of another kind than YAML's own is taken as given."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, arguments)
+    if origin is Literal:
+        if value not in arguments:
+            raise _Mismatch("one of " + ", ".join(map(str, arguments)))
+        return value
+    if origin in _SEQUENCES or hint in _SEQUENCES:
+        return _convert_list(value, arguments)
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise _Mismatch("a section of keys and values")
+        return value
+    return _convert_plain(value, hint)
+
+
+def _convert_union(value: Any, choices: tuple[Any, ...]) -> Any:
+    wanted = []
+    exact = [choice for choice in choices if choice is type(value)]  # 3 for `float | int` stays a whole number
+    for choice in exact or choices:
+        try:
+            return convert(value, choice)
+        except _Mismatch as wrong:
+            wanted.append(str(wrong))
+    raise _Mismatch(" or ".join(wanted))
+
+
+def _convert_list(value: Any, arguments: tuple[Any, ...]) -> Any:
+    item = arguments[0] if arguments else Any
+    if not isinstance(value, list | tuple):  # a str is a Sequence too, and never what was meant
+        raise _Mismatch("a list of texts" if item is str else "a list")
+    for entry in value:
+        if item is str and not isinstance(entry, str):
+            raise _Mismatch(f"a list of texts (write {entry!r} in quotes)")
+    return [convert(entry, item) for entry in value]
+
+
+def _convert_plain(value: Any, hint: Any) -> Any:
+    if hint in (int, float) and isinstance(value, str):
+        value = _number(value)
+    if hint is type(None) and value is not None:
+        raise _Mismatch("nothing")
+    if hint is bool and not isinstance(value, bool):
+        raise _Mismatch("true or false")
+    if hint is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise _Mismatch("a whole number")
+    if hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _Mismatch("a number")
+        return float(value)
+    if hint is str and not isinstance(value, str):
+        raise _Mismatch("text")
+    if hint is Path:
+        if not isinstance(value, str | Path):
+            raise _Mismatch("a path")
+        return Path(value)
+    return value
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
+    except (NameError, TypeError, AttributeError) as problem:
+        # Annotations that only a type checker can see: the options' names are checked, their types are not.
+        _log.debug("cannot read the annotations of %s: %s", cls, problem)
+        return {}

@@ -1,0 +1,338 @@
+"""A recipe: one whole pipelines/*.yaml file, validated, overridden by `key=value`, and written back complete."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+
+from openavs.config import resources
+from openavs.config.errors import finding, section_of
+from openavs.errors import InputError
+from openavs.utils.strict_yaml import parse_yaml, read_yaml
+from openavs.utils.text import listed_words
+
+log = logging.getLogger(__name__)
+
+STUDENT = "student:"  # what a trained student's folder is written after where a recipe could stand
+EXAMPLE = "see 'openavs show tiny' for a complete recipe"
+
+
+def _as_number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text; a text that spells a number is that number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _as_vocabulary(value: Any) -> Any:
+    """A list of words as it stands, or one text with commas; an empty one is refused."""
+    words = listed_words(value) if isinstance(value, str) else value
+    if words == []:
+        raise ValueError("'vocabulary' is empty; name at least one thing, such as dog,bell, or leave it out")
+    return words
+
+
+Number = Annotated[float, BeforeValidator(_as_number)]
+Score = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+Vocabulary = Annotated[list[Text], BeforeValidator(_as_vocabulary)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Sample(_Section):
+    """Which frames are looked at and how much sound belongs to each."""
+
+    fps: Annotated[Number, Field(gt=0, le=240, allow_inf_nan=False)] = 1.0  # frames a second
+    window: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] = 1.0  # seconds of sound around a frame
+    # Seconds of a longer sound around the same moment; captioners that score labels use both. null: the window alone.
+    context: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] | None = None
+
+
+class Silence(_Section):
+    """Windows below this level hear nothing."""
+
+    dbfs: Annotated[Number, Field(le=0)] = -60.0  # RMS level; -.inf: only digital silence
+
+
+class Prompts(_Section):
+    """How phrases are given to the detector, and which of them are kept by audio and picture together."""
+
+    disambiguate: bool = False  # use the names that detectors know: "lawn mower" for "mower"
+    # A phrase needs this share of the frame's best product of audio score and best box; null: all phrases are kept.
+    min_audio_visual_ratio: Score | None = None
+
+
+class Keep(_Section):
+    """Which boxes become masks."""
+
+    box_threshold: Score = 0.25
+    # A box that overlaps a better one, of whatever phrase, more than this is dropped; null: all are kept.
+    nms_iou: Score | None = 0.8
+    max_boxes: Count = 20  # per frame, best first
+    max_per_phrase: Count | None = None  # boxes of one phrase in a frame, best first; null: all
+    min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are dropped
+
+
+class Filter(_Section):
+    """Which results `openavs label` takes as labels; null: whatever the pipeline keeps. `clips/` holds them all.
+
+    Segments that fail are left out of the labels of their frame; a clip that fails as a whole gets no labels.
+    """
+
+    min_score: Score | None = None  # of a segment's box
+    min_mask_score: Score | None = None  # the segmenter's own estimate of the mask's IoU
+    min_verifier_score: Score | None = None  # how much a segment looks like its phrase to the verifier
+    min_area: Score | None = None  # share of the picture that a mask covers
+    max_area: Score | None = None
+    min_agreement: Score | None = None  # share of the questions of a frame whose captions speak of the phrase
+    min_sounding: Score | None = None  # share of a clip's frames that are not silent
+    drop_empty: bool = False  # clips in which no segment is left
+
+
+class Batch(_Section):
+    """How much goes through the models at once: a matter of speed and memory."""
+
+    frames: Count = 8
+    windows: Count = 64
+
+
+class Reuse(_Section):
+    """What counts as a picture that did not change, and so takes the answers for the one before.
+
+    `tolerance` is the mean absolute difference, in grey levels, within that of 32 x 32 cells which changed most (see
+    `openavs/pipeline/dedup.py`). 0: the same bits, and so the same result; null: every frame is looked at.
+    """
+
+    tolerance: Annotated[Number, Field(ge=0, le=255)] | None = 0.0
+
+
+class Stage(BaseModel):
+    """A backend by its short name or `./file.py:Class`, and its own options (checked against its constructor)."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    use: Text
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the backend's constructor gets."""
+        return dict(self.model_extra or {})
+
+
+class StudentModel(_Section):
+    """A trained student, which takes the place of all stages; `weights` tells one from another in the same folder."""
+
+    model: Text
+    weights: str = ""
+
+
+class Recipe(_Section):
+    """A whole pipeline as plain data. `base` is the folder its relative paths start from; it is not written."""
+
+    name: Text
+    summary: str = ""
+    licence: str | None = None  # of the models it names, as their model cards state it
+    sample: Sample = Sample()
+    silence: Silence = Silence()
+    captioner: Stage
+    translator: Stage
+    detector: Stage | None  # null: the segmenter finds phrases itself
+    segmenter: Stage | None  # null: the tracker segments, too
+    student: StudentModel | None = None  # written only where there is one: `--pipeline student:DIR`
+    verifier: Stage | None = None
+    tracker: Stage | None = None
+    prompts: Prompts = Prompts()
+    keep: Keep = Keep()
+    filter: Filter = Filter()
+    vocabulary: Vocabulary | None = None  # closes the set of labels; null: open vocabulary
+    aliases: dict[str, Text] = {}  # phrase -> label
+    batch: Batch = Batch()
+    reuse: Reuse = Reuse()
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"] = "auto"
+    offline: bool = False
+
+    _base: Path | None = PrivateAttr(default=None)
+
+    @property
+    def base(self) -> Path | None:
+        """The folder of the recipe's file; None for one made in memory."""
+        return self._base
+
+    def stages(self) -> dict[str, Stage]:
+        """The stages that the recipe has, in the order of the pipeline; a student has none."""
+        if self.student is not None:
+            return {}
+        stages = {
+            "captioner": self.captioner,
+            "translator": self.translator,
+            "detector": self.detector,
+            "segmenter": self.segmenter,
+            "verifier": self.verifier,
+            "tracker": self.tracker,
+        }
+        return {stage: section for stage, section in stages.items() if section is not None}
+
+    def models(self) -> dict[str, str]:
+        """Stage -> the model reference it names; stages without a model, or with one at a server, are left out."""
+        local = {stage: section for stage, section in self.stages().items() if section.use != "openai"}
+        named = {stage: section.options.get("model") for stage, section in local.items()}
+        student = {} if self.student is None else {"student": self.student.model}
+        return {stage: model for stage, model in named.items() if isinstance(model, str)} | student
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with every default written out; `recipe_from_dict` takes it back."""
+        return self.model_dump(mode="python", exclude={"student"} if self.student is None else None)
+
+    def to_yaml(self) -> str:
+        """A complete recipe that can be run again."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by its short name or its file, with `key=value` overrides such as `keep.box_threshold=0.3`; or a
+    trained student, `student:DIR`.
+
+    Raises:
+        InputError: no such recipe, a file that is not one, an unknown key (the nearest is named) or a wrong type.
+    """
+    if is_student(name_or_path):
+        base, data = None, _student_data(str(name_or_path).removeprefix(STUDENT), "offline=true" in overrides)
+    else:
+        path = resources.find("pipelines", name_or_path)
+        base, data = path.parent, {"name": path.stem, **read_yaml(path)}
+    _apply_overrides(data, overrides)
+    return recipe_from_dict(data, base=base)
+
+
+def default_recipe(overrides: Sequence[str] = ()) -> str:
+    """Return the recipe that is used where none is named: `openavs` on a CUDA GPU, else `openavs-cpu`.
+
+    `overrides` are those of the recipe, of which `device=` says where it is to run.
+    """
+    from openavs.models.device import has_gpu
+
+    devices = [override.removeprefix("device=") for override in overrides if override.startswith("device=")]
+    device = devices[-1] if devices else "auto"
+    on_gpu = has_gpu() if device == "auto" else device.startswith("cuda")
+    name = "openavs" if on_gpu else "openavs-cpu"
+    log.info("no recipe is named, so it is %s (%s GPU)", name, "with a" if on_gpu else "without a")
+    return name
+
+
+def has_key(name: str) -> bool:
+    """Whether a recipe may have this dotted key: a key of its own, or any option of a stage."""
+    section, _, key = name.partition(".")
+    field = Recipe.model_fields.get(section)
+    inside = None if field is None else section_of(field.annotation)
+    if field is None or inside is None:
+        return field is not None and not key
+    return key in inside.model_fields or (inside is Stage and key.isidentifier())
+
+
+def is_student(name_or_path: str | Path) -> bool:
+    """Whether a recipe's name is that of a trained student: `student:DIR` or `student:hf:org/name`."""
+    return str(name_or_path).startswith(STUDENT)
+
+
+def _student_data(ref: str, offline: bool) -> dict[str, Any]:
+    """A student as a recipe: its folder is absolute, since a job may run elsewhere."""
+    from openavs.caching.fingerprint import folder_digest
+    from openavs.training.io import find_installed, read_student
+
+    folder = read_student(ref, offline)
+    find_installed(folder.student)
+    here = ref if ref.startswith("hf:") else str(folder.found.path)
+    weights = folder_digest(folder.found.path / "model.safetensors")
+    stages: dict[str, Any] = {"captioner": {"use": "none"}, "translator": {"use": "none"}}
+    stages |= {"detector": None, "segmenter": None, "student": {"model": here, "weights": weights}}
+    return {"name": f"{STUDENT}{Path(ref).name}", "summary": f"the student {folder.student}", **stages}
+
+
+def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with `key=value` overrides; InputError as in `load_recipe`."""
+    data = recipe.to_dict()
+    _apply_overrides(data, overrides)
+    return recipe_from_dict(data, base=recipe.base)
+
+
+def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
+    """Validates plain data as a recipe; relative paths in it start from `base`."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as problem:
+        raise InputError(f"recipe {data.get('name', '?')!r:.80}: {finding(problem, Recipe, EXAMPLE)}") from None
+    recipe._base = base
+    _refuse_keys(recipe)
+    if recipe.filter.min_verifier_score is not None and recipe.verifier is None:
+        raise InputError(
+            f"recipe {recipe.name!r:.80}: 'filter.min_verifier_score' needs a verifier; add one, such as "
+            "verifier='{use: clip, model: DIR, threshold: 0}', or leave the filter out"
+        )
+    return recipe
+
+
+_SECRETS = {"api_key", "apikey", "key", "password", "secret", "token", "access_token", "auth_token", "hf_token"}
+
+
+def _refuse_keys(recipe: Recipe) -> None:
+    """A key written into a recipe would be saved beside every result."""
+    for stage, section in recipe.stages().items():
+        for option in sorted(_SECRETS & set(section.options)):
+            raise InputError(
+                f"the {stage}'s option {option!r} would be saved with every result, and recipes hold no keys; put it "
+                "into an environment variable (the openai translator's option 'api_key_env' names one)"
+            )
+    if recipe.translator.use == "openai":
+        from openavs.stages.translators.endpoint import check_form
+
+        check_form(recipe.translator.options.get("base_url"), recipe.translator.options.get("api_key_env"))
+
+
+def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Applies `key=value` overrides. A stage with another `use` keeps only the options given beside it."""
+    for stage, use in [_chosen_backend(override) for override in overrides]:
+        section = data.get(stage)
+        if use is not None and isinstance(section, dict) and section.get("use") != use:
+            data[stage] = {}
+    for override in overrides:
+        apply_override(data, override)
+
+
+def _chosen_backend(override: str) -> tuple[str, str | None]:
+    """The stage and the backend of `detector.use=NAME`; None for another override."""
+    key, _, value = override.partition("=")
+    stage, _, option = key.strip().partition(".")
+    return stage, value.strip(" '\"") if option == "use" else None
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Sets one dotted key (`section.key=value`, read as YAML). Whether it exists is the validation's question."""
+    key, equals, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not equals or not all((*sections, last)):
+        raise InputError(f"{override!r:.80} is not key=value, such as keep.box_threshold=0.3")
+    try:
+        value = parse_yaml(text)
+    except InputError as problem:
+        raise InputError(f"the value of {override!r:.80} cannot be read: {problem}") from problem
+    place = data
+    for section in sections:
+        if place.get(section) is None:
+            place[section] = {}
+        place = place[section]
+        if not isinstance(place, dict):
+            raise InputError(f"{override!r:.80}: {section!r:.80} is not a section of the recipe")
+    place[last] = value

@@ -1,0 +1,77 @@
+"""The one place that finds prompts/, pipelines/ and eval/: in a checkout, in a wheel, from any working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+from openavs.errors import InputError
+from openavs.utils.text import nearest
+
+Kind = Literal["prompts", "pipelines", "eval"]
+
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    "prompts": (".txt",),
+    "pipelines": (".yaml", ".yml"),
+    "eval": (".yaml", ".yml", ".json"),
+}
+_SINGULAR = {"prompts": "prompt", "pipelines": "recipe", "eval": "benchmark card"}
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def find(kind: Kind, name: str | Path) -> Path:
+    """The file of that name: the path itself if it is one, else the one that the checkout or the package ships.
+
+    A name with a folder in it is always a path, one with a known suffix is a path first, and a bare name (`tiny`)
+    never depends on the working directory.
+
+    Raises:
+        InputError: there is no such file; the sentence names the nearest one.
+    """
+    text = str(name)
+    given = Path(text).expanduser()
+    has_folder = "/" in text or os.sep in text
+    if (has_folder or given.suffix in _SUFFIXES[kind]) and given.is_file():
+        return given.resolve()
+    if has_folder:
+        raise InputError(f"the {_SINGULAR[kind]} file {text!r} does not exist")
+    stem = given.stem if given.suffix in _SUFFIXES[kind] else text
+    for folder in folders(kind):
+        for suffix in _SUFFIXES[kind]:
+            if (shipped := folder / f"{stem}{suffix}").is_file():
+                return shipped
+    raise InputError(f"there is no {_SINGULAR[kind]} {text!r}; {nearest(stem, names(kind))}")
+
+
+def names(kind: Kind) -> list[str]:
+    """The names that `find` knows without a path, sorted."""
+    found = {file.stem for folder in folders(kind) for file in folder.iterdir() if file.suffix in _SUFFIXES[kind]}
+    return sorted(found)
+
+
+def shipped(kind: Kind, filename: str) -> Path:
+    """A shipped file by its whole name (`published.csv`), for data that users do not name; InputError if it is gone."""
+    for folder in folders(kind):
+        if (file := folder / filename).is_file():
+            return file
+    raise InputError(f"{kind}/{filename} is missing from this installation of openavs; install it again")
+
+
+def folders(kind: Kind) -> list[Path]:
+    """Where files of this kind are looked for, first match wins: the checkout's folder, then the wheel's."""
+    if kind not in get_args(Kind):
+        raise InputError(f"there is no kind of resource {kind!r}; {nearest(kind, get_args(Kind))}")
+    candidates = [_PACKAGE / "_data" / kind]
+    if (checkout := _checkout()) is not None:
+        candidates.insert(0, checkout / kind)
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def _checkout() -> Path | None:
+    """The repository root if the package runs from a checkout (not merely beside some other pyproject.toml)."""
+    root = _PACKAGE.parent
+    project = root / "pyproject.toml"
+    if project.is_file() and 'name = "openavs"' in project.read_text(encoding="utf-8"):
+        return root
+    return None

@@ -1,0 +1,57 @@
+"""What the pipeline itself decides; the options of the models are their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from openavs.config.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The rules between the stages.
+
+    `window` is the length in s of the sound paired with a frame, `context` that of the longer sound around it (None: no
+    longer one); windows below `silence_dbfs` hear nothing. A box is kept from `box_threshold` on, unless a better box
+    covers it with an IoU above `nms_iou`; a frame keeps at most `max_boxes`, of each phrase at most `max_per_phrase`.
+    `batch_frames` and `batch_windows` bound what goes through the models at once. A picture whose `reuse.change` to the
+    one before is at most `tolerance` is not looked at again: 0 means the same bits, None looks at every one.
+    `disambiguate` gives detectors the names that they know (`lexicon.detector_name`). A phrase is kept if its audio
+    score times its best box is at least `min_audio_visual_ratio` of the frame's best such product; None keeps all.
+    """
+
+    window: float = 1.0
+    context: float | None = None
+    silence_dbfs: float = -60.0
+    box_threshold: float = 0.25
+    nms_iou: float | None = 0.8
+    max_boxes: int = 20
+    max_per_phrase: int | None = None
+    min_area: int = 0
+    vocabulary: tuple[str, ...] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    batch_frames: int = 8
+    batch_windows: int = 64
+    tolerance: float | None = 0.0
+    disambiguate: bool = False
+    min_audio_visual_ratio: float | None = None
+
+
+def settings_of(recipe: Recipe) -> Settings:
+    """The rules that a recipe sets."""
+    return Settings(
+        window=recipe.sample.window,
+        context=recipe.sample.context,
+        disambiguate=recipe.prompts.disambiguate,
+        min_audio_visual_ratio=recipe.prompts.min_audio_visual_ratio,
+        silence_dbfs=recipe.silence.dbfs,
+        **recipe.keep.model_dump(),
+        vocabulary=None if recipe.vocabulary is None else tuple(recipe.vocabulary),
+        aliases=recipe.aliases,
+        batch_frames=recipe.batch.frames,
+        batch_windows=recipe.batch.windows,
+        tolerance=recipe.reuse.tolerance,
+    )

@@ -1,0 +1,175 @@
+"""Benchmark cards: what eval/*.yaml say of a benchmark, and the data set that a card's reader opens.
+
+A new benchmark is one card and one reader: a function `(root: Path, split: str) -> Dataset`, named in the card as
+`module:function` or `./file.py:function` (looked for beside the card).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from openavs.config import resources
+from openavs.config.errors import finding
+from openavs.errors import InputError
+from openavs.evaluation.datasets.base import Dataset, Task
+from openavs.evaluation.datasets.synthetic_ids import is_synthetic
+from openavs.evaluation.datasets.tables import MissingDataError
+from openavs.stages.translators.class_matching import plain_key
+from openavs.utils.plugins import is_file_reference, load_file_function
+from openavs.utils.strict_yaml import read_yaml
+from openavs.utils.text import nearest
+
+Reader = Callable[[Path, str], Dataset]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+
+EXAMPLE = "see eval/s4.yaml for a complete card"
+log = logging.getLogger(__name__)
+
+
+def _by_phrase(aliases: Any) -> Any:
+    """A card lists the aliases of each phrase (`saw: [chainsaw, hand saw]`); `chainsaw: saw` is understood too."""
+    if not isinstance(aliases, dict):
+        return aliases
+    meant: dict[Any, Any] = {}
+    for key, value in aliases.items():
+        for alias, phrase in ((other, key) for other in value) if isinstance(value, list) else ((key, value),):
+            if meant.setdefault(alias, phrase) != phrase:
+                raise ValueError(f"the alias {alias!r} means both {meant[alias]!r} and {phrase!r}; remove one")
+    return meant
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Split(_Section):
+    """What a split of the release holds; None where no source says."""
+
+    clips: Count | None = None
+    frames: Count | None = None
+    masks: Count | None = None  # frames with a mask, which are the ones that are scored
+    note: str = ""
+
+
+class Card(_Section):
+    """A benchmark as plain data.
+
+    `classes` are its class names in index order (0 is the background where classes are scored). `vocabulary` spells
+    the classes from 1 on as phrases, in their order; `aliases` maps further phrases to those of `vocabulary`. Both are
+    what a recipe has under the same keys.
+    """
+
+    name: Text
+    title: Text
+    task: Task
+    reader: Text
+    layout: Text
+    splits: Annotated[dict[str, Split], Field(min_length=1)]
+    mask_size: str = ""
+    classes: list[Text] = []
+    metric: Text
+    caveats: list[Text] = []
+    published: str = ""
+    obtain: Text
+    vocabulary: list[Text] | None = None
+    aliases: Annotated[dict[str, Text], BeforeValidator(_by_phrase)] = {}
+
+    _base: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        phrases = self.vocabulary or []
+        if self.vocabulary is not None and len(phrases) != len(self.classes) - 1:
+            raise ValueError(f"'vocabulary' has {len(phrases)} phrases for {len(self.classes) - 1} classes")
+        for phrase, meant in self.aliases.items():
+            if meant not in phrases:
+                raise ValueError(f"'aliases.{phrase}' means {meant!r}, which is not in 'vocabulary'")
+        return self
+
+    @property
+    def base(self) -> Path | None:
+        """The folder of the card's file; None for one made in memory."""
+        return self._base
+
+    def class_index(self, phrase: str) -> int | None:
+        """The class that a class name, a phrase of the vocabulary or an alias means, whatever its spelling; or None."""
+        return self._indices.get(plain_key(phrase))
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        phrases = {phrase: index for index, phrase in enumerate(self.vocabulary or (), start=1)}
+        named = {name: index for index, name in enumerate(self.classes)}
+        meant = {alias: phrases[phrase] for alias, phrase in self.aliases.items()}
+        return {plain_key(phrase): index for phrase, index in {**meant, **phrases, **named}.items()}
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """A benchmark's card by its short name or its file.
+
+    Raises:
+        InputError: no such card, a file that is not one, an unknown key (the nearest is named) or a wrong type.
+    """
+    path = resources.find("eval", name_or_path)
+    try:
+        card = Card.model_validate({"name": path.stem, **read_yaml(path)})
+    except ValidationError as problem:
+        raise InputError(f"benchmark card {path}: {finding(problem, Card, EXAMPLE)}") from None
+    card._base = path.parent
+    return card
+
+
+def open_dataset(benchmark: str | Path, root: Path, split: str = "test") -> Dataset:
+    """A split of a benchmark, read by its card's reader; `benchmark` is a short name or a card's file.
+
+    Raises:
+        InputError: no such benchmark or split, or data that is not as the layout says; where data is missing the
+            sentence says how it is obtained.
+    """
+    card = load_card(benchmark)
+    if split not in card.splits:
+        raise InputError(f"{card.name} has no split {split!r}; {nearest(split, card.splits)}")
+    try:
+        dataset = load_reader(card)(Path(root).expanduser(), split)
+    except MissingDataError as problem:
+        raise MissingDataError(f"{problem}; {card.obtain}") from problem
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"the reader {card.reader} of {card.name} gives a {type(dataset).__name__}, not a Dataset")
+    reason = _incomparable(dataset, card.splits[split].clips)
+    if reason is not None:
+        log.warning("%s %s: %s, so figures do not compare with published ones", card.name, split, reason)
+    return replace(dataset, benchmark=card.name, incomparable=reason)
+
+
+def _incomparable(dataset: Dataset, released: int | None) -> str | None:
+    """Why figures on the data set do not compare with published ones, as far as its clips tell."""
+    count = len(dataset.clips)
+    if count and is_synthetic(dataset.clips[0].id):
+        return "the clips are of openavs' synthetic world"
+    if released not in (None, count):
+        return f"the split has {count:,} clips here and {released:,} in the release"
+    return None
+
+
+def load_reader(card: Card) -> Reader:
+    """The function that a card names as its reader; `InputError` if there is none of that name."""
+    if is_file_reference(card.reader):
+        return load_file_function(card.reader, card.base)
+    module, _, name = card.reader.partition(":")
+    try:
+        found = getattr(import_module(module), name, None)
+    except (ImportError, ValueError) as problem:
+        raise InputError(f"the reader {card.reader!r} of {card.name} cannot be imported: {problem}") from problem
+    if not callable(found):
+        raise InputError(
+            f"the reader {card.reader!r} of {card.name} is no function; write module:function or ./file.py:function"
+        )
+    return cast(Reader, found)

@@ -1,0 +1,135 @@
+"""AVSBench-object: S4 (one sounding source per clip) and MS3 (several), five frames of 224 x 224 each.
+
+S4's training clips have a mask for their first frame alone. Frames and masks are numbered from 1.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from openavs.evaluation.datasets.base import BenchmarkClip, Clips, Dataset, Masks
+from openavs.evaluation.datasets.classes import S4_CATEGORIES
+from openavs.evaluation.datasets.mask_io import png_size, read_binary_truth, read_probability, resized
+from openavs.evaluation.datasets.tables import (
+    Row,
+    check_names,
+    check_present,
+    check_unique,
+    find_home,
+    in_split,
+    listing,
+    read_table,
+)
+from openavs.evaluation.predictions import check_predicted_size, find_predictions, read_stack
+
+FRAMES = 5
+
+
+def read_s4(root: Path, split: str = "test") -> Dataset:
+    """A split of S4; `root` holds `s4_meta_data.csv` beside `s4_data/`, itself or in `Single-source/`.
+
+    Raises:
+        InputError: files that are missing, tables or names that are not what the layout says, an empty split.
+    """
+    home = find_home(root, "s4_meta_data.csv", ("Single-source", "avsbench_data/Single-source", "s4"))
+    table = home / "s4_meta_data.csv"
+    rows = read_table(table, {"name": 0, "category": 2, "split": 3})
+    check_names(table, rows, "name", "category")
+    check_unique(table, rows, "name")
+    rows = in_split(table, rows, split)
+    data = _data_folder(home, "s4_data")
+    check_present(split, table, [(data / "gt_masks" / split / row["category"], row["name"]) for row in rows])
+    suffix = _frame_suffix(data / "visual_frames" / split / rows[0]["category"] / rows[0]["name"])
+    return _dataset("s4", home, split, Clips(rows, partial(_s4_clip, data, split, suffix)))
+
+
+def read_ms3(root: Path, split: str = "test") -> Dataset:
+    """A split of MS3; `root` holds `ms3_meta_data.csv` beside `ms3_data/`, itself or in `Multi-sources/`.
+
+    Raises: as `read_s4`.
+    """
+    home = find_home(root, "ms3_meta_data.csv", ("Multi-sources", "avsbench_data/Multi-sources", "ms3"))
+    table = home / "ms3_meta_data.csv"
+    rows = read_table(table, {"video_id": 0, "split": 1})
+    check_names(table, rows, "video_id")
+    check_unique(table, rows, "video_id")
+    rows = in_split(table, rows, split)
+    data = _data_folder(home, "ms3_data")
+    check_present(split, table, [(data / "gt_masks" / split, row["video_id"]) for row in rows])
+    style = _ms3_frame_style(data / "visual_frames", split, rows[0]["video_id"])
+    return _dataset("ms3", home, split, Clips(rows, partial(_ms3_clip, data, split, style)))
+
+
+def _s4_clip(data: Path, split: str, suffix: str, row: Row) -> BenchmarkClip:
+    name, category = row["name"], row["category"]
+    place = f"{split}/{category}/{name}"
+    masks = [f"{place}/{name}_{k}.png" for k in range(1, FRAMES + 1)]
+    labelled = 1 if split == "train" else FRAMES
+    return BenchmarkClip(
+        id=name,
+        split=split,
+        frames=tuple(data / "visual_frames" / place / f"{name}_{k}{suffix}" for k in range(1, FRAMES + 1)),
+        audio=data / "audio_wav" / f"{place}.wav",
+        truth=tuple(data / "gt_masks" / mask if k < labelled else None for k, mask in enumerate(masks)),
+        predictions=tuple(masks),
+        classes=(S4_CATEGORIES[category],) if category in S4_CATEGORIES else (),
+        group=category,
+    )
+
+
+def _ms3_clip(data: Path, split: str, style: str, row: Row) -> BenchmarkClip:
+    name = row["video_id"]
+    masks = [f"{split}/{name}/{name}_{k}.png" for k in range(1, FRAMES + 1)]
+    return BenchmarkClip(
+        id=name,
+        split=split,
+        frames=tuple(data / "visual_frames" / style.format(split=split, name=name, k=k) for k in range(1, FRAMES + 1)),
+        audio=data / "audio_wav" / split / f"{name}.wav",
+        truth=tuple(data / "gt_masks" / mask for mask in masks),
+        predictions=tuple(masks),
+    )
+
+
+def _data_folder(home: Path, name: str) -> Path:
+    """Where frames, sounds and masks lie: beside the table in a folder of their own, or (some copies) directly."""
+    return home if (home / "gt_masks").is_dir() and not (home / name).is_dir() else home / name
+
+
+def _frame_suffix(folder: Path) -> str:
+    """`.png` as released, or what the first clip's frames have. Without frames there is only scoring to do."""
+    return next((suffix for suffix in (".jpg", ".jpeg") if any(n.endswith(suffix) for n in listing(folder))), ".png")
+
+
+def _ms3_frame_style(frames: Path, split: str, name: str) -> str:
+    """How the first clip's frames are named: the release writes `<video>/<video>.mp4_<k>.png`, without the split."""
+    for folder in ("{name}", "{split}/{name}"):
+        for middle in (".mp4_", "_"):
+            for suffix in (".png", ".jpg"):
+                style = folder + "/{name}" + middle + "{k}" + suffix
+                if (frames / style.format(split=split, name=name, k=1)).is_file():
+                    return style
+    return "{name}/{name}.mp4_{k}.png"
+
+
+def _dataset(benchmark: str, root: Path, split: str, clips: Clips) -> Dataset:
+    return Dataset(benchmark, "binary", root, split, clips, read_truth, read_prediction)
+
+
+def read_truth(clip: BenchmarkClip) -> Masks:
+    """The clip's ground truth, bool `[T, H, W]`."""
+    paths = [path for path in clip.truth if path is not None]
+    return read_stack(paths, read_binary_truth, "mask")
+
+
+def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
+    """What a system predicted, uint8 `[T, H, W]` of probabilities times 255 in the size of the ground truth."""
+    if (paths := find_predictions(clip, folder)) is None:
+        return None
+    truth = next(path for path in clip.truth if path is not None)
+    size = png_size(truth)
+    for path in paths:
+        check_predicted_size(clip, path, png_size(path), lambda: size, "its ground truth has")
+    return np.stack([resized(read_probability(path), size) for path in paths])

@@ -1,0 +1,199 @@
+"""AVSBench-OV: AVSBench-semantic's clips split into 40 base and 30 novel classes (OV-AVSS).
+
+The ground truth of validation and test are the colours of AVSBench-semantic, of which classes that the clip's metadata
+does not name are taken out. Training clips, whose novel classes are unlabelled, and clips without masks there take
+theirs from the YouTube-VIS file. Masks are compared at 224 x 224. The published code samples truth and predictions at
+different pixels there; the `official` figures do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image as Pillow
+
+from openavs.errors import InputError
+from openavs.evaluation.datasets.avsbench_semantic import (
+    FRAMES,
+    SIZE,
+    mask_file,
+    read_labels,
+    read_metadata,
+    read_predicted,
+)
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.mask_io import Labels, Size, png_size, resized, sampled
+from openavs.evaluation.datasets.tables import MissingDataError, Row, is_plain_name, listing, sounding_classes
+from openavs.evaluation.datasets.youtube_vis import AnnotatedVideo, read_annotations
+from openavs.evaluation.metrics.counting import keep_classes
+from openavs.evaluation.predictions import find_predictions
+from openavs.utils.text import counted
+
+OPEN_VOCABULARY = "AVSBench-openvoc"
+SEMANTIC = ("AVSBench-semantic", "AVSBench_semantic", "avs_released")
+_INDEX = {name: index for index, name in enumerate(CLASSES)}
+
+
+class Folders(NamedTuple):
+    """Where the two parts of the benchmark lie."""
+
+    openvoc: Path
+    semantic: Path
+
+    @property
+    def table(self) -> Path:
+        """AVSBench-semantic's list of clips."""
+        return self.semantic / "metadata.csv"
+
+
+def read_ov(root: Path, split: str = "test") -> Dataset:
+    """A split of AVSBench-OV; `root` holds `AVSBench-openvoc/` and `AVSBench-semantic/`, or is one of the two.
+
+    The clips are those of `avsbench_ov_<split>*.json`, for the test split without one those in `test/JPEGImages/`.
+
+    Raises:
+        InputError: files that are missing, tables, names or annotations that are not what the layout says.
+    """
+    folders = _folders(root)
+    rows = {row["uid"]: row for row in read_metadata(folders.table)}
+    videos = _annotations(folders.openvoc, split)
+    pictures = folders.openvoc / split / "JPEGImages"
+    uids = list(videos) or sorted(name for name in listing(pictures) if is_plain_name(name) and name[0] != ".")
+    if not uids:
+        raise MissingDataError(
+            f"{folders.openvoc} holds neither avsbench_ov_{split}*.json nor clips in {split}/JPEGImages/"
+        )
+    if unknown := [uid for uid in uids if uid not in rows]:
+        many = counted(len(unknown), "clip")
+        raise InputError(f"{folders.table} does not list {many} of {split!r}, such as {unknown[0]!r}")
+    chosen = [rows[uid] for uid in uids]
+    reader = _Reader(videos)
+    clips = _clips(folders, split, chosen, videos)
+    return Dataset(
+        *("ov", "open-vocabulary", root, split, clips, reader.truth, reader.prediction, CLASSES),
+        read_native=reader.native,
+        read_published=reader.published,
+    )
+
+
+def _folders(root: Path) -> Folders:
+    for base in (root, root.parent, root / "datasets"):
+        if base == root.parent and root.name not in (OPEN_VOCABULARY, *SEMANTIC):
+            continue
+        semantic = next((base / name for name in SEMANTIC if (base / name / "metadata.csv").is_file()), None)
+        if semantic is not None and (base / OPEN_VOCABULARY).is_dir():
+            return Folders(base / OPEN_VOCABULARY, semantic)
+    raise MissingDataError(
+        f"{root} does not hold {OPEN_VOCABULARY}/ and AVSBench-semantic/ with its metadata.csv; --root is the folder "
+        "of both"
+    )
+
+
+def _annotations(openvoc: Path, split: str) -> dict[str, AnnotatedVideo]:
+    files = sorted(openvoc.glob(f"avsbench_ov_{split}*.json"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise InputError(f"{openvoc} holds several files for the split {split!r} ({names}); keep one")
+    return read_annotations(files[0]) if files else {}
+
+
+def _clips(
+    folders: Folders, split: str, rows: list[Row], videos: Mapping[str, AnnotatedVideo]
+) -> tuple[BenchmarkClip, ...]:
+    masked = _masked(folders.semantic, rows) if split != "train" else frozenset()
+    pictures = folders.openvoc / split / "JPEGImages"
+    suffix = ".png" if "0.png" in listing(pictures / rows[0]["uid"]) else ".jpg"
+    clips = []
+    for row in rows:
+        if row["uid"] not in masked and row["uid"] not in videos:
+            raise MissingDataError(
+                f"the clip {row['uid']!r} of {split!r} has no masks: neither in {folders.semantic / row['label']} nor "
+                f"in an annotation file avsbench_ov_{split}*.json"
+            )
+        clips.append(_clip(folders, split, row, None if row["uid"] in masked else videos[row["uid"]], suffix))
+    return tuple(clips)
+
+
+def _masked(semantic: Path, rows: list[Row]) -> frozenset[str]:
+    """The clips that AVSBench-semantic has masks of, by a listing per subset and a look into one clip of each."""
+    found: set[str] = set()
+    for subset in FRAMES:
+        held = listing(semantic / subset)
+        clips = [row["uid"] for row in rows if row["label"] == subset and row["uid"] in held]
+        if clips and any(listing(semantic / subset / clips[0] / kind) for kind in ("labels_rgb", "labels_semantic")):
+            found.update(clips)
+    return frozenset(found)
+
+
+def _clip(folders: Folders, split: str, row: Row, video: AnnotatedVideo | None, suffix: str) -> BenchmarkClip:
+    uid, place = row["uid"], f"{row['label']}/{row['uid']}"
+    numbers = range(FRAMES[row["label"]])
+    if video is not None and video.length != len(numbers):
+        raise InputError(
+            f"{video.file} gives the clip {uid!r} {video.length} frames where {row['label']} has {len(numbers)}"
+        )
+    labelled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
+    pictures, masks = folders.openvoc / split / "JPEGImages" / uid, folders.semantic / place / "labels_rgb"
+    truth = [masks / f"{k}.png" if video is None else video.file for k in numbers]
+    return BenchmarkClip(
+        id=uid,
+        split=split,
+        frames=tuple(pictures / f"{k}{suffix}" for k in numbers),
+        audio=folders.semantic / place / "audio.wav",
+        truth=tuple(path if k < labelled else None for k, path in enumerate(truth)),
+        predictions=tuple(f"{place}/labels_semantic/{k}.png" for k in numbers),
+        classes=sounding_classes(folders.table, row),
+        group=row["label"],
+    )
+
+
+class _Reader:
+    """Reads masks, with the annotations at hand for the clips whose truth is the annotation file itself."""
+
+    def __init__(self, videos: Mapping[str, AnnotatedVideo]) -> None:
+        self._videos = videos
+
+    def truth(self, clip: BenchmarkClip) -> Masks:
+        """The clip's class indices at 224 x 224, uint8 `[T, 224, 224]`."""
+        return self._stack(clip, SIZE)
+
+    def native(self, clip: BenchmarkClip) -> Masks:
+        """The same at the size of the clip's frames."""
+        return self._stack(clip, None)
+
+    def _stack(self, clip: BenchmarkClip, size: Size | None) -> Masks:
+        allowed = [_INDEX[name] for name in clip.classes]
+        return np.stack([self._frame(clip, i, allowed, size) for i in clip.annotated])
+
+    def _frame(self, clip: BenchmarkClip, i: int, allowed: list[int], size: Size | None) -> Labels:
+        path = clip.truth[i]
+        assert path is not None
+        if path.suffix == ".json":
+            labels = Pillow.fromarray(self._videos[clip.id].label_map(i))
+            return np.asarray(labels if size is None else labels.resize((size[1], size[0]), Pillow.Resampling.NEAREST))
+        return np.asarray(keep_classes(read_labels(path, size), allowed), dtype=np.uint8)
+
+    def prediction(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
+        """Read a system's class indices uint8 `[T, 224, 224]`, sampled at the centers of pixels as the truth is."""
+        return self._predicted(clip, folder, resized)
+
+    def published(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
+        """Read the same as the published code samples it, which is not how it samples the truth."""
+        return self._predicted(clip, folder, sampled)
+
+    def _predicted(self, clip: BenchmarkClip, folder: Path, sample: Callable[[Labels, Size], Labels]) -> Masks | None:
+        if (paths := find_predictions(clip, folder)) is None:
+            return None
+        frames = zip(paths, clip.annotated, strict=True)
+        maps = (read_predicted(clip, path, partial(self._size, clip, i)) for path, i in frames)
+        return np.stack([sample(labels, SIZE) for labels in maps])
+
+    def _size(self, clip: BenchmarkClip, i: int) -> Size:
+        path = clip.truth[i]
+        assert path is not None
+        return self._videos[clip.id].size if path.suffix == ".json" else png_size(mask_file(path))

@@ -1,0 +1,154 @@
+"""AVSBench-semantic: v1s and v1m (5 frames), v2 (10 frames), 71 classes.
+
+Frames and masks are numbered from 0. Training clips of v1s have a mask for their first frame alone. Frames have their
+original sizes; AVSS compares masks at 224 x 224, where the published loader resizes them to the nearest pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from openavs.errors import InputError
+from openavs.evaluation.datasets.base import BenchmarkClip, Clips, Dataset, Masks
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.mask_io import (
+    Labels,
+    Size,
+    png_size,
+    read_index,
+    read_palette,
+    read_predicted_labels,
+    resized,
+)
+from openavs.evaluation.datasets.tables import (
+    MissingDataError,
+    Row,
+    check_names,
+    check_present,
+    check_unique,
+    find_home,
+    in_split,
+    listing,
+    read_table,
+    sounding_classes,
+)
+from openavs.evaluation.predictions import check_predicted_size, find_predictions
+from openavs.utils.text import nearest
+
+FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
+SIZE = (224, 224)
+MASK_FOLDERS = ("labels_semantic", "labels_rgb")
+COLUMNS = {"uid": 1, "a_obj": 4, "split": 5, "label": 6}
+PLACES = ("AVSBench-semantic", "AVSBench_semantic", "avs_released", "avsbench_data/AVSBench-semantic")
+
+
+def read_avss(root: Path, split: str = "test") -> Dataset:
+    """A split of AVSBench-semantic; `root` holds `metadata.csv` beside `v1s/`, `v1m/` and `v2/`.
+
+    Raises:
+        InputError: files that are missing, tables or names that are not what the layout says, an empty split.
+    """
+    home = find_home(root, "metadata.csv", PLACES)
+    table = home / "metadata.csv"
+    rows = in_split(table, read_metadata(table), split)
+    check_present(split, table, [(home / row["label"], row["uid"]) for row in rows])
+    clips = semantic_clips(home, table, rows, split)
+    return Dataset("avss", "semantic", home, split, clips, read_truth, read_prediction, CLASSES, read_native)
+
+
+def read_metadata(table: Path) -> list[Row]:
+    """The checked rows of `metadata.csv`."""
+    rows = read_table(table, COLUMNS)
+    check_names(table, rows, "uid", "label")
+    check_unique(table, rows, "uid")
+    for row in rows:
+        if row["label"] not in FRAMES:
+            raise InputError(
+                f"{table}, line {row.line}: there is no subset {row['label']!r} in AVSBench-semantic; "
+                f"{nearest(row['label'], FRAMES)}"
+            )
+    return rows
+
+
+def semantic_clips(home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic") -> Clips:
+    """The clips of these rows; which files there are is looked up in the first clip alone.
+
+    `kind` is the preferred folder of masks: `labels_semantic` (indices) or `labels_rgb` (colours).
+    """
+    first = home / rows[0]["label"] / rows[0]["uid"]
+    held = [name for name in (kind, *MASK_FOLDERS) if listing(first / name)]
+    if not held:
+        raise MissingDataError(f"{first} holds no masks; {kind}/0.png, 1.png ... were expected in it")
+    suffix = ".png" if "0.png" in listing(first / "frames") else ".jpg"
+    for row in rows:  # a class that does not exist is refused at once
+        sounding_classes(table, row)
+    return Clips(rows, partial(_clip, home, table, split, held[0], suffix))
+
+
+def _clip(home: Path, table: Path, split: str, labels: str, suffix: str, row: Row) -> BenchmarkClip:
+    place = f"{row['label']}/{row['uid']}"
+    folder = home / place
+    frames, masks = folder / "frames", folder / labels  # joined once: a split has 66,240 frames
+    numbers = range(FRAMES[row["label"]])
+    labelled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
+    return BenchmarkClip(
+        id=row["uid"],
+        split=split,
+        frames=tuple(frames / f"{k}{suffix}" for k in numbers),
+        audio=folder / "audio.wav",
+        truth=tuple(masks / f"{k}.png" if k < labelled else None for k in numbers),
+        predictions=tuple(f"{place}/labels_semantic/{k}.png" for k in numbers),
+        classes=sounding_classes(table, row),
+        group=row["label"],
+    )
+
+
+def mask_file(path: Path) -> Path:
+    """The mask file itself, or that of the other kind (indices for colours and the reverse) where it is missing."""
+    if path.is_file():
+        return path
+    other = next(name for name in MASK_FOLDERS if name != path.parent.name)
+    if (beside := path.parent.parent / other / path.name).is_file():
+        return beside
+    raise MissingDataError(f"the mask {path} is missing, and {other}/ has none either")
+
+
+def read_labels(path: Path, size: Size | None = SIZE) -> Labels:
+    """A ground-truth label map uint8 `[H, W]`, from its indices or its colours."""
+    file = mask_file(path)
+    return read_palette(file, size) if file.parent.name == "labels_rgb" else read_index(file, size)
+
+
+def read_truth(clip: BenchmarkClip) -> Masks:
+    """The clip's class indices at 224 x 224, uint8 `[T, 224, 224]`."""
+    return np.stack([read_labels(path) for path in clip.truth if path is not None])
+
+
+def read_native(clip: BenchmarkClip) -> Masks:
+    """The clip's class indices at the size they are stored in, uint8 `[T, H, W]`."""
+    return np.stack([read_labels(path, None) for path in clip.truth if path is not None])
+
+
+def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
+    """What a system predicted, class indices uint8 `[T, 224, 224]`; files have the truth's own size or 224 x 224."""
+    if (paths := find_predictions(clip, folder)) is None:
+        return None
+    truth = [path for path in clip.truth if path is not None]
+    maps = (read_predicted(clip, path, partial(_truth_size, true)) for path, true in zip(paths, truth, strict=True))
+    return np.stack([resized(labels, SIZE) for labels in maps])
+
+
+def _truth_size(path: Path) -> Size:
+    return png_size(mask_file(path))
+
+
+def read_predicted(clip: BenchmarkClip, path: Path, native: Callable[[], Size]) -> Labels:
+    """Read one predicted label map at its own size: 224 x 224 or the one that `native` gives, unless `clip.resize`."""
+    size = png_size(path)
+    if size != SIZE:
+        check_predicted_size(clip, path, size, native, "224 x 224 was expected or the ground truth's")
+    return read_predicted_labels(path)

@@ -1,0 +1,201 @@
+"""Runs a system over a split of a benchmark and scores it: predictions, report.json, report.html and per_clip.csv.
+
+A clip that fails is named, and the run goes on without it. Figures over the other clips would not be those of the
+benchmark, and leaving out what is hard to read is no way to a better figure; so nothing is scored then, unless
+`allow_missing` asks for it: then the clip counts as one in which nothing was found, as `score` counts it. Nothing in
+a report depends on when a run was interrupted: scoring the same results again gives the same report.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from openavs.caching.stagewise import Stagewise
+from openavs.config.recipe import Recipe, recipe_from_dict
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import Card
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
+from openavs.evaluation.metrics.metrics import Protocol
+from openavs.evaluation.metrics.per_clip import Scores
+from openavs.evaluation.predictor import Failures, System, folder_names, predict
+from openavs.evaluation.report import write_page
+from openavs.evaluation.scorer import score
+from openavs.pipeline.pipeline import Pipeline, Progress
+from openavs.results.serialization import clip_folder, json_bytes
+from openavs.stages.translators.class_matching import plain_key
+from openavs.utils.fs import atomic_write
+
+_VERSIONS = ("openavs", "git", "packages", "python", "platform")
+_REPORTS = ("report.json", "report.html", "per_clip.csv")
+_COLUMNS = ("id", "group", "frames", "score", "f", "seconds")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What became of an evaluation; `report` is None where clips failed and so nothing was scored."""
+
+    out: Path
+    report: dict[str, Any] | None
+    failed: Failures
+
+
+def evaluate(
+    system: System,
+    dataset: Dataset,
+    out: Path,
+    *,
+    protocol: Protocol = "official",
+    clips_per_batch: int = 1,
+    limit: int | None = None,
+    allow_missing: bool = False,
+    overwrite: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Runs what is not done yet (see `running.predict`), then scores the whole and writes the reports into `out`.
+
+    Args:
+        protocol, clips_per_batch: as in `score`; the report holds both protocols, `metrics` those of this one.
+        limit: take the first clips of the split only; the report says so.
+        allow_missing: score although clips failed; they count as empty.
+        overwrite: do everything anew.
+        command: what to record as the command that was run.
+        progress: told `clips` while running and whatever `score` tells.
+    """
+    chosen = dataset if limit is None else replace(dataset, clips=dataset.clips[:limit])
+    names = folder_names(dataset.clips)
+    if overwrite:
+        _remove_reports(out)
+    failed = predict(system, chosen, out, names=names, overwrite=overwrite, progress=progress)
+    _remove_reports(out)
+    if failed and not allow_missing:
+        return Evaluation(out, None, failed)
+    predictions = out / "predictions"
+    scores = score(
+        dataset,
+        predictions,
+        protocol=protocol,
+        clips_per_batch=clips_per_batch,
+        allow_missing=allow_missing,
+        limit=limit,
+        progress=progress,
+    )
+    asked = {"root": str(dataset.root), "limit": limit, "command": command}
+    asked["incomparable"] = _incomparable(dataset, len(chosen.clips))
+    report = _report(scores, out, _timings(chosen.clips, names, out), failed) | asked
+    atomic_write(out / "report.json", json_bytes(report))
+    atomic_write(out / "per_clip.csv", _per_clip_csv(report))
+    write_page(out / "report.html", report, chosen, predictions)
+    return Evaluation(out, report, failed)
+
+
+# ---------------------------------------------------------------------------------------------- a recipe as a system
+
+
+def recipe_system(
+    recipe: Recipe, dataset: Dataset, card: Card, build: Callable[[Recipe], Pipeline | Stagewise] = Pipeline.from_recipe
+) -> System:
+    """A recipe as it is run on a benchmark, `fitted` to it and built when there is something to do."""
+    fit = fitted(recipe, dataset, card)
+    return System(fit.to_dict(), lambda: build(fit), _labels(fit, dataset, card))
+
+
+def fitted(recipe: Recipe, dataset: Dataset, card: Card) -> Recipe:
+    """The recipe with what a benchmark lays down: one frame a second, and for label maps the classes as vocabulary.
+
+    A vocabulary of the recipe's own stays, and the recipe's aliases come before the card's.
+    """
+    data = recipe.to_dict()
+    data["sample"]["fps"] = 1.0
+    if dataset.task != "binary" and recipe.vocabulary is None:
+        data["vocabulary"] = _phrases(dataset, card)
+        data["aliases"] = {**card.aliases, **recipe.aliases}
+    return recipe_from_dict(data, base=recipe.base)
+
+
+def _phrases(dataset: Dataset, card: Card) -> list[str]:
+    """The classes after the background, as the card spells them."""
+    return list(card.vocabulary or dataset.classes[1:])
+
+
+def _labels(recipe: Recipe, dataset: Dataset, card: Card) -> tuple[str, ...]:
+    """The labels of a recipe's segments in the order of the classes; a recipe may name fewer classes than there are."""
+    if dataset.task == "binary":
+        return ()
+    own = {plain_key(word): word for word in recipe.vocabulary or ()}
+    phrases = _phrases(dataset, card)
+    spelled = [
+        next((own.pop(key) for key in map(plain_key, (phrase, name)) if key in own), phrase)
+        for phrase, name in zip(phrases, dataset.classes[1:], strict=True)
+    ]
+    if own:
+        raise InputError(
+            f"the recipe's vocabulary has {', '.join(map(repr, own.values()))}, which {dataset.benchmark} has no class "
+            "for; use its classes, with 'aliases' for other words, or leave the vocabulary out"
+        )
+    return (dataset.classes[0], *spelled)
+
+
+# -------------------------------------------------------------------------------------------------------- the report
+
+
+def _incomparable(dataset: Dataset, scored: int) -> str | None:
+    """Why the figures do not compare with published ones: the data set's reason, or a limit of the run."""
+    if dataset.incomparable is None and scored < len(dataset.clips):
+        return f"{scored:,} of {len(dataset.clips):,} clips were scored"
+    return dataset.incomparable
+
+
+def _remove_reports(out: Path) -> None:
+    """An earlier report speaks of other results than there are now."""
+    for name in _REPORTS:
+        (out / name).unlink(missing_ok=True)
+
+
+def _report(scores: Scores, out: Path, timings: Mapping[str, dict[str, float]], failed: Failures) -> dict[str, Any]:
+    run = json.loads((out / "run.json").read_bytes())
+    stages: dict[str, float] = {}
+    for stage, seconds in (item for own in timings.values() for item in own.items()):
+        stages[stage] = stages.get(stage, 0.0) + seconds
+    return {
+        **scores.to_dict(),
+        "recipe": run["recipe"],
+        "models": run["models"],
+        "versions": {key: run[key] for key in _VERSIONS},
+        "timings": {
+            "stages": {stage: round(seconds, 4) for stage, seconds in stages.items()},
+            "seconds": _total(stages),
+            "per_clip": timings,
+        },
+        "failed": [{"id": clip, "reason": reason} for clip, reason in failed.items()],
+        "date": run["started"],
+    }
+
+
+def _timings(clips: Sequence[BenchmarkClip], names: Mapping[str, str], out: Path) -> dict[str, dict[str, float]]:
+    """The seconds that each stage took, by clip, from the results of the clips that have one."""
+    paths = {clip.id: clip_folder(out, names[clip.id]) / "result.json" for clip in clips}
+    return {clip: json.loads(path.read_bytes())["timings"] for clip, path in paths.items() if path.is_file()}
+
+
+def _total(stages: Mapping[str, float]) -> float:
+    return round(sum(stages.values()), 4)
+
+
+def _per_clip_csv(report: Mapping[str, Any]) -> bytes:
+    """One line per clip: its scores and the seconds of each stage."""
+    timings = report["timings"]["per_clip"]
+    stages = list(report["timings"]["stages"])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_COLUMNS, *stages], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in report["per_clip"]:
+        own = timings.get(row["id"], {})
+        writer.writerow({**row, **own, "seconds": _total(own)})
+    return text.getvalue().encode()

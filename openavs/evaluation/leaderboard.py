@@ -1,0 +1,160 @@
+"""What others report on the benchmarks, from eval/published.csv: every number with its source and how it was measured.
+
+Numbers stand as they were read, in percent. A harmonic mean that follows from two of them is the only arithmetic, and
+rows that come from stated margins are marked `derived`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Literal, get_args
+
+from openavs.config import resources
+from openavs.errors import InputError
+
+Kind = Literal["training-free", "zero-shot", "unsupervised", "weakly-supervised", "supervised"]
+"""What a method learned from: nothing of the benchmark's, other data's classes, no masks, clip labels, masks."""
+
+Confidence = Literal["paper", "own-readme", "third-party-readme", "third-party-note", "derived", "probable"]
+
+FIGURE_WORDS = {"j": "J", "f": "F", "jf": "J&F", "base": "base", "novel": "novel", "harmonic": "harmonic"}
+FIGURES = tuple(FIGURE_WORDS)
+
+UNKNOWN = "not stated"
+
+PROTOCOLS: dict[str, str] = {
+    "official": "the published evaluation at 224 px; F depends on its batch of 1 to 4 clips, which is rarely stated",
+    "official-512": "the published formulas at 512 px, masks resized too, batches of 2 clips",
+    "softmax": "the published formulas one clip at a time, on a softmax over two channels (fewer thresholds act)",
+    "valid-frames": "the published AVSS formulas without the padded frames",
+    "image-level": "the published formulas per video on a softmax, masks made from AVSBench-semantic",
+    "dataset-level": "pixel sums over the whole test set, not means of frames: far higher, never beside the others",
+    "rebuilt-truth": "masks rebuilt from AVSBench-semantic's colour masks, otherwise as softmax",
+    "semantic-truth": "masks from AVSBench-semantic, resized bilinearly and then above 0 (grown at the edges)",
+    "threshold-0.4": "masks from AVSBench-semantic, J at the threshold 0.4 instead of 0.5",
+    "raw-logits": "at 1024 px; F sweeps raw logits, so its thresholds are probabilities of 0.5 to 0.73",
+    "confusion-matrix": "one confusion matrix over all test frames (AVSBench-OV)",
+    "as-reported": "as the source reports it; how it was measured is not known in detail",
+}
+"""How a number was measured, by the key that stands beside it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published result; figures in percent, None where the source gives none.
+
+    `setting` is the benchmark's own (V3: 0-shot to 5-shot), `variant` tells rows of one method apart, `ablation` names
+    the study a row belongs to (empty for main results). `jf` is the mean of J and F of sources that give only that.
+    `protocol` is a key of `PROTOCOLS`.
+    """
+
+    method: str
+    variant: str
+    backbone: str
+    kind: Kind
+    benchmark: str
+    setting: str
+    ablation: str
+    protocol: str
+    j: float | None
+    f: float | None
+    jf: float | None
+    base: float | None
+    novel: float | None
+    harmonic: float | None
+    source: str
+    confidence: Confidence
+
+    @property
+    def name(self) -> str:
+        """The method with its variant."""
+        return f"{self.method} ({self.variant})" if self.variant else self.method
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it may stand in line with others at all: not pixel sums of a whole set, nor a guessed data set."""
+        return self.protocol != "dataset-level" and self.confidence != "probable"
+
+    @property
+    def title(self) -> str:
+        """The name with the backbone, where that is known."""
+        return self.name if self.backbone == UNKNOWN else f"{self.name}, {self.backbone}"
+
+
+def published(benchmark: str, setting: str | None = None, *, ablation: str | None = "") -> list[Published]:
+    """The results on a benchmark in the order of the file; none for a benchmark that nobody has published on.
+
+    `setting` keeps one of them (None: all); `ablation` keeps the rows of one study, by default the main results alone
+    (None: all rows).
+    """
+    return [
+        row
+        for row in _rows()
+        if row.benchmark == benchmark
+        and (setting is None or row.setting == setting)
+        and (ablation is None or row.ablation == ablation)
+    ]
+
+
+def beside(benchmark: str, split: str) -> list[Published]:
+    """The main results that a run on a split may stand beside: published are test splits alone, of V3 per setting."""
+    if benchmark == "v3":
+        setting = "0-shot" if split == "test" else split.removesuffix("-test")
+        return published(benchmark, setting) if split.endswith("test") else []
+    return published(benchmark) if split == "test" else []
+
+
+def by_kind(rows: Iterable[Published]) -> dict[Kind, list[Published]]:
+    """The rows by what the methods learned from, best first; those that are not `comparable` last."""
+
+    def rank(row: Published) -> tuple[bool, float]:
+        value = row.j if row.j is not None else row.base
+        return not row.comparable or value is None, -(value or 0.0)
+
+    kinds: dict[Kind, list[Published]] = {kind: [] for kind in get_args(Kind)}
+    for row in sorted(rows, key=rank):
+        kinds[row.kind].append(row)
+    return {kind: found for kind, found in kinds.items() if found}
+
+
+def as_published(value: float | None) -> str:
+    """A percentage with no more digits than its source gave, one at least; a dash for none."""
+    return "–" if value is None else f"{value:.2f}".removesuffix("0")
+
+
+@cache
+def _rows() -> tuple[Published, ...]:
+    path = resources.shipped("eval", "published.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, strict=True)
+        columns = [field.name for field in fields(Published)]
+        if reader.fieldnames != columns:
+            raise InputError(f"{path} should have the columns {', '.join(columns)}")
+        return tuple(_row(cells, f"{path.name}, line {reader.line_num}") for cells in reader)
+
+
+def _row(cells: dict[str, str], where: str) -> Published:
+    values: dict[str, Any] = dict(cells)
+    if None in values or None in values.values():
+        raise InputError(f"{where}: the row does not have as many cells as the heading")
+    for name in FIGURES:
+        values[name] = _percent(cells[name], f"{where}, {name}")
+    for name, allowed in (("kind", get_args(Kind)), ("confidence", get_args(Confidence)), ("protocol", PROTOCOLS)):
+        if values[name] not in allowed:
+            raise InputError(f"{where}: the {name} {values[name]!r} is none of {', '.join(allowed)}")
+    return Published(**values)
+
+
+def _percent(text: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 100:
+        raise InputError(f"{where}: {text!r} is no percentage")
+    return value

@@ -1,0 +1,160 @@
+"""The export formats by name, and the function that writes any of them: `export("coco", items, Path("coco"))`.
+
+A format is one function `(folder, items, options) -> Told`, named as `module:function` and imported when it is used. It
+writes into a folder that takes its place, whole, when all is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from openavs.exports.categories import Categories
+    from openavs.exports.items import Item
+
+MARK = "export.json"
+"""Written into every exported folder: what it is and where it came from. Only such a folder is ever overwritten."""
+
+
+MaskCode = Literal["rle", "counts", "polygons"]
+"""How COCO and YouTube-VIS write masks: run-lengths, compressed or as lists of counts, or one polygon each (lossy)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of an export: the categories, whether pictures are written, the split's name, the code of masks.
+
+    `images` None leaves it to the format: YOLO-seg writes pictures, COCO and YouTube-VIS only name them. `run`, `root`
+    and `benchmark` are for `avsbench-training`: the folder with the labels, the benchmark's folder and its name.
+    """
+
+    categories: Categories
+    images: bool | None = None
+    split: str = "train"
+    masks: MaskCode = "rle"
+    run: Path | None = None
+    root: Path | None = None
+    benchmark: str | None = None
+
+
+@dataclass
+class Told:
+    """What an export wrote, and sentences on what the format could not hold; `what` are counted as segments."""
+
+    clips: int = 0
+    frames: int = 0
+    segments: int = 0
+    notes: list[str] = field(default_factory=list)
+    what: str = "segment"
+
+
+Writer = Callable[[Path, "Iterable[Item]", Options], Told]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One export format.
+
+    `single` is a pattern for the one file that an output path with its suffix stands for; `coded` formats take
+    `Options.masks`.
+    """
+
+    name: str
+    says: str
+    writer: str
+    single: str | None = None
+    coded: bool = False
+
+    def load(self) -> Writer:
+        """Imports its writer."""
+        module, _, name = self.writer.partition(":")
+        found: Writer = getattr(import_module(module), name)
+        return found
+
+
+_HERE = "openavs.exports"
+TRAINING = "avsbench-training"
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        form.name: form
+        for form in (
+            Format(
+                "coco",
+                "COCO JSON: run-length masks, boxes, scores, tracks",
+                f"{_HERE}.coco:write",
+                "annotations/*.json",
+                coded=True,
+            ),
+            Format(
+                "youtube-vis",
+                "YouTube-VIS JSON: one mask per frame of every track (without tracks: of every category)",
+                f"{_HERE}.youtube_vis:write",
+                "youtube_vis.json",
+                coded=True,
+            ),
+            Format("yolo-seg", "YOLO-seg: pictures, polygons and data.yaml (lossy)", f"{_HERE}.yolo_seg:write"),
+            Format("avsbench-object", "AVSBench's MS3 layout: binary masks", f"{_HERE}.avsbench:write_object"),
+            Format(
+                "avsbench-semantic",
+                "AVSBench-semantic's layout: masks of class indices",
+                f"{_HERE}.avsbench:write_semantic",
+            ),
+            Format(
+                TRAINING,
+                "AVSBench's tree to train any system on a label job's masks, with the benchmark's own for validation",
+                f"{_HERE}.training_tree:write",
+            ),
+            Format("timeline", "CSV: what was heard and found when", f"{_HERE}.timeline:write", "timeline.csv"),
+            Format("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.videos:write_overlays"),
+            Format("cutout-webm", "what sounds on a transparent background: VP9 + Opus", f"{_HERE}.videos:write_webm"),
+            Format("cutout-mov", "the same for editors: ProRes 4444 + PCM", f"{_HERE}.videos:write_mov"),
+            Format("cutout-png", "the same as RGBA pictures and a wav", f"{_HERE}.videos:write_pngs"),
+        )
+    }
+)
+
+
+def export(
+    name: str,
+    items: Iterable[Item],
+    out: Path,
+    options: Options | None = None,
+    *,
+    origin: str = "",
+    overwrite: bool = False,
+) -> Told:
+    """Writes results in a format. `out` is a new folder or, for a format that is one file, may be that file.
+
+    Items are taken one at a time, so memory does not grow with their number. What is there stays as it was until all
+    is written. `origin` is recorded in `export.json`.
+
+    Raises:
+        InputError: no such format, options that it has no place for, nothing to export, `out` exists already (with
+            `overwrite`: and is not an export).
+    """
+    from openavs.errors import InputError
+    from openavs.exports.categories import Categories
+    from openavs.exports.items import filtered
+    from openavs.exports.output import is_single_file, replacing_export
+    from openavs.utils.text import nearest
+
+    if name not in FORMATS:
+        raise InputError(f"there is no export format {name!r}; {nearest(name, FORMATS)}")
+    form, chosen = FORMATS[name], options or Options(Categories())
+    if chosen.images and is_single_file(out, form):
+        raise InputError(f"--images writes a folder, and {out} names a file; give --out a name without {out.suffix}")
+    if chosen.masks != "rle" and not form.coded:
+        coded = " and ".join(other.name for other in FORMATS.values() if other.coded)
+        raise InputError(f"--masks {chosen.masks} is for {coded}; leave it out for {name}")
+    with replacing_export(out, form, overwrite) as target:
+        told = form.load()(target.folder, filtered(items, chosen.categories), chosen)
+        if not told.clips:
+            raise InputError(f"there is no result to export as {name}; is {origin or 'the folder'} finished?")
+        told.notes += chosen.categories.notes()
+        target.finish({"origin": origin, "clips": told.clips, "frames": told.frames, "notes": told.notes})
+    return told

@@ -1,0 +1,86 @@
+"""Where the clips of a result folder come from, as its run.json and its plan or predictions say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from openavs.errors import InputError
+from openavs.evaluation.datasets.avsbench_semantic import FRAMES
+from openavs.structures.types import Segmentation
+from openavs.utils.strict_json import parse_json
+
+
+@dataclass(frozen=True)
+class Origins:
+    """`root` is the folder that relative sources start from (None: the current one), `sounds` the sound files beside
+    pictures or videos by clip id, `subsets` the subset of AVSBench-semantic (v1s, v1m, v2) by uid."""
+
+    root: Path | None
+    sounds: Mapping[str, str]
+    subsets: Mapping[str, str]
+
+    def sound(self, clip: str) -> Path | None:
+        """The sound file beside a clip, if it has one."""
+        return (self.root or Path()) / self.sounds[clip] if clip in self.sounds else None
+
+    def avsbench(self, result: Segmentation) -> tuple[str, str] | None:
+        """The subset and uid of a clip of AVSBench-semantic or AVSBench-OV; None for any other clip."""
+        source = PurePath(result.source or "")  # .../<subset>/<uid>/frames or .../JPEGImages/<uid>
+        uid = source.parent.name if source.name == "frames" else source.name
+        return (self.subsets[uid], uid) if uid in self.subsets else None
+
+
+def read_origins(run: Path, root: Path | None = None) -> Origins:
+    """The origins of a result folder's clips; `root` takes the place of the one in run.json.
+
+    Raises:
+        InputError: run.json or the plan of a label job is damaged.
+    """
+    recorded = _run_json(run, "root")
+    if root is None and isinstance(recorded, str):
+        root = Path(recorded)
+    plan, predictions = run / "plan.jsonl", run / "predictions"
+    sounds: dict[str, str] = {}
+    places = [path.relative_to(predictions).as_posix() for path in predictions.glob("*/*")]
+    try:
+        with plan.open("rb") if plan.is_file() else nullcontext(()) as lines:
+            for line in map(parse_json, lines):
+                places += line.get("places", ())[:1]
+                if "audio" in line and "audio_slice" not in line:
+                    sounds[line["id"]] = str(line["audio"])
+        parts = [PurePath(place).parts for place in places]
+    except (ValueError, AttributeError, TypeError, KeyError) as problem:
+        raise InputError(f"{plan} is damaged ({problem}); give another result folder") from problem
+    return Origins(root, sounds, {own[1]: own[0] for own in parts if len(own) > 1 and own[0] in FRAMES})
+
+
+def run_classes(run: Path) -> tuple[str, ...]:
+    """The closed list of classes of a result folder, empty in open vocabulary (or where no run.json says)."""
+    masks = _run_json(run, "masks") or {}
+    classes = (masks.get("classes") if isinstance(masks, dict) else masks) or ()
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{run / 'run.json'} holds classes that are no texts; give another result folder")
+    return tuple(classes)
+
+
+def run_benchmark(run: Path) -> str | None:
+    """The benchmark that a label job or an evaluation is of; None where the folder does not say."""
+    data, source = _run_json(run, "data"), _read_json(run / "plan.json", "source")
+    known = (data, "benchmark") if isinstance(data, dict) else (source, "kind")
+    name = known[0].get(known[1]) if isinstance(known[0], dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _run_json(run: Path, key: str) -> Any:
+    return _read_json(run / "run.json", key)
+
+
+def _read_json(path: Path, key: str) -> Any:
+    try:
+        return parse_json(path.read_bytes()).get(key) if path.is_file() else None
+    except (ValueError, AttributeError) as problem:
+        raise InputError(f"{path} was not written by this openavs ({problem}); give another result folder") from problem

@@ -1,0 +1,1 @@
+"""Readers of the sources of label jobs."""

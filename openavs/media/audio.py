@@ -1,0 +1,297 @@
+"""Decodes, resamples and writes sound: mono float32, in memory when short and on disk when long."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import tempfile
+import wave
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+
+from openavs.errors import InputError
+from openavs.media.atomic import replacing
+from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch, check_rate, longest_silence
+from openavs.media.probe import is_short, open_media, pick_audio, pick_video, reading, seconds, stream_length
+from openavs.structures.types import Waveform
+from openavs.utils.text import counted
+
+log = logging.getLogger(__name__)
+Samples = npt.NDArray[np.float32]
+
+IN_MEMORY = 5 * 60 * 48000 * 4  # bytes: five minutes at 48 kHz
+SLACK = 0.1  # s; smaller gaps between packets are rounding of time stamps
+LONGEST_GAP = 600.0  # s; a later time stamp is damage, not silence, where the header promises no such length
+PLANES = 8  # what a frame of FFmpeg holds without a list of its own
+BLOCK = 1 << 18
+
+
+@dataclass
+class Spool:
+    """Collects samples `[n, channels]`; past `IN_MEMORY` they lie in an unlinked temporary file (in TMPDIR)."""
+
+    channels: int = 1
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        self._file: IO[bytes] = io.BytesIO()
+
+    def write(self, samples: Samples) -> None:
+        """Appends samples `[n, channels]` or, for one channel, `[n]`."""
+        try:
+            if isinstance(self._file, io.BytesIO) and self._file.tell() > IN_MEMORY:
+                memory, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the samples
+                self._file.write(memory.getbuffer())
+            self._file.write(np.ascontiguousarray(samples, dtype=np.float32).tobytes())
+        except OSError as error:
+            where = tempfile.gettempdir()
+            raise InputError(f"the sound does not fit in {where}; free space there or set TMPDIR") from error
+        self.length += len(samples)
+
+    def pad(self, count: int) -> None:
+        """Appends silence: a hole, where the samples lie in a file."""
+        while count and isinstance(self._file, io.BytesIO):
+            self.write(np.zeros((min(BLOCK, count), self.channels), dtype=np.float32))
+            count -= min(BLOCK, count)
+        if count:
+            self._file.seek(count * self.channels * 4, os.SEEK_CUR)
+            self.length += count
+
+    def trim(self, count: int) -> None:
+        """Removes the last samples."""
+        self._file.seek(-count * self.channels * 4, os.SEEK_CUR)
+        self._file.truncate()
+        self.length -= count
+
+    def close(self) -> Samples:
+        """All samples as `[N, channels]`, a memory map if they are many."""
+        shape = (self.length, self.channels)
+        if isinstance(self._file, io.BytesIO):
+            return np.frombuffer(self._file.getbuffer(), dtype=np.float32).reshape(shape)
+        self._file.truncate(self.length * self.channels * 4)
+        self._file.flush()
+        return np.asarray(np.memmap(self._file, dtype=np.float32, mode="r+", shape=shape))
+
+
+@dataclass
+class SoundDecoder:
+    """Writes decoded sound to a spool so that sample 0 lies at `start` seconds of the file's clock.
+
+    Sound before it is cut off, and a later beginning and gaps are filled with silence. Where time stamps rise more
+    slowly than the samples, the newer sound replaces the end of the older. So every sample is within `SLACK` of its
+    time stamp, except after `jumped` seconds in gaps too long to be filled. Time stamps that fall back begin anew
+    where the sound ends. `start` None means the sound's own beginning.
+
+    Raises:
+        InputError: a rate outside of the limits, samples that are no numbers, or sound that is longer than the limit.
+    """
+
+    stream: AudioStream
+    path: Path
+    limits: Limits
+    start: float | None = None
+    channels: int = 1
+    damaged: int = 0
+    jumped: float = 0.0
+    overlapped: int = field(default=0, init=False)
+    _before: int = field(default=0, init=False)  # samples cut off at the start, or less than 0: silence put there
+    _newest: float = field(default=float("-inf"), init=False)
+    _shift: int = field(default=0, init=False)  # samples, added to time stamps that began anew
+    spool: Spool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rate = self.stream.rate or 48000
+        check_rate(self.rate, self.path)
+        self._watch = Stopwatch(self.path)
+        with reading(self.path):
+            size = self.path.stat().st_size
+        self._silence = longest_silence(size) * self.rate  # samples that may still be filled in
+        self.spool = Spool(self.channels)
+        promised = stream_length(self.stream) or 0.0
+        whole = (getattr(self.stream.container, "duration", None) or 0) / 1e6
+        self._end = min(max(promised, whole) + LONGEST_GAP, self.limits.max_duration)
+
+    def run(self, container: InputContainer) -> None:
+        """Decodes to the end of the file, stepping over damaged packets."""
+        try:
+            for packet in self._watch.timed(container.demux(self.stream)):
+                try:
+                    with self._watch:
+                        for frame in self.stream.decode(packet):
+                            self._add(frame)
+                except FFmpegError:
+                    self.damaged += 1
+        except FFmpegError:
+            self.damaged += 1
+
+    def _add(self, frame: AudioFrame) -> None:
+        samples = frame_samples(frame, self.channels)
+        if not np.isfinite(samples).all():
+            raise InputError(f"the sound of {self.path} holds NaN or infinite samples; repair or re-encode its track")
+        if frame.sample_rate != self.rate:  # changed within the stream
+            check_rate(frame.sample_rate, self.path)
+            samples = np.asarray(soxr.resample(samples, frame.sample_rate, self.rate), dtype=np.float32)
+        skipped = min(self._align(frame), len(samples))
+        self._before += skipped
+        samples = samples[skipped:]
+        if (self.spool.length + len(samples)) / self.rate > self.limits.max_duration:
+            raise InputError(
+                f"the sound of {self.path} is longer than the limit of {self.limits.max_duration:g} s; "
+                "cut it or raise Limits.max_duration"
+            )
+        self.spool.write(np.clip(samples, -1.0, 1.0))
+
+    def _align(self, frame: AudioFrame) -> int:
+        """Pads up to the frame's time; answers how many of its first samples lie before the start."""
+        time = seconds(frame.pts, frame.time_base)
+        if time is None:
+            return 0
+        if self.start is None:
+            self.start = time
+        at = round((time - self.start) * self.rate)
+        if abs(at + self._shift - self.spool.length) < abs(at - self.spool.length):
+            at += self._shift
+        gap = at - self.spool.length
+        slack = SLACK * self.rate if self.spool.length else 0
+        rises, self._newest = time > self._newest, time
+        if gap < -slack and self.spool.length:
+            if rises:
+                count = min(-gap, self.spool.length)
+                self.spool.trim(count)
+                self.overlapped += count
+            else:
+                self._shift = self.spool.length - round((time - self.start) * self.rate)
+        elif gap > slack and at / self.rate <= self._end and gap <= self._silence:
+            self._before -= 0 if self.spool.length else gap
+            self.spool.pad(gap)
+            self._silence -= gap
+        elif gap > slack:
+            self.jumped = gap / self.rate
+        return -at if at < 0 and not self.spool.length else 0
+
+    @property
+    def end(self) -> float:
+        """Seconds from the beginning of the stream to the end of what was decoded."""
+        return (self.spool.length + self._before) / self.rate
+
+    def samples(self) -> Samples:
+        """What was decoded, `[N, channels]`."""
+        return self.spool.close()
+
+
+def frame_samples(frame: AudioFrame, channels: int) -> Samples:
+    """A decoded frame's samples as float32 `[n, channels]` in [-1, 1]: the mean of its channels, or both of two."""
+    count = frame.layout.nb_channels
+    if frame.format.is_planar and count >= PLANES:
+        frame = _converted(frame, frame.format.packed.name)
+    if frame.format.name in ("s64", "s64p"):  # which PyAV does not hand to NumPy
+        frame = _converted(frame, "dbl")
+    raw: npt.NDArray[Any] = frame.to_ndarray()
+    table = raw.T if frame.format.is_planar else raw.reshape(-1, count)
+    if table.dtype == np.uint8:
+        table = (table.astype(np.float32) - 128.0) / 128.0
+    elif table.dtype.kind == "i":
+        table = (table / float(1 << (8 * table.dtype.itemsize - 1))).astype(np.float32)
+    if channels == count:
+        return np.asarray(table, dtype=np.float32)
+    mean = table.mean(axis=1, dtype=np.float32, keepdims=True)
+    return np.repeat(mean, channels, axis=1)
+
+
+def _converted(frame: AudioFrame, form: str) -> AudioFrame:
+    """The frame in another format, interleaved: PyAV reads past the end of a list of eight planes or more."""
+    return AudioResampler(format=form, layout=frame.layout, rate=frame.sample_rate).resample(frame)[0]
+
+
+def read_audio(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Waveform | None:
+    """Decodes a file's sound to mono at its own rate; None for a video without a sound track.
+
+    In a video, sample 0 lies at the first picture. A long sound is a memory map of a temporary file.
+    """
+    waveform, _ = read_sound(Path(path), limits)
+    return waveform
+
+
+def read_sound(path: Path, limits: Limits, start: float | None = None) -> tuple[Waveform | None, tuple[str, ...]]:
+    """As `read_audio`, with sentences on what is wrong with the track; `start` as in `SoundDecoder`."""
+    with open_media(path, limits) as container:
+        stream = pick_audio(container)
+        if stream is None:
+            return None, ()
+        length = stream_length(stream) or 0.0
+        if length > limits.max_duration:
+            raise InputError(
+                f"{path} lasts {length:.0f} s, over the limit of {limits.max_duration:g} s; "
+                "cut it or raise Limits.max_duration"
+            )
+        video = pick_video(container)
+        if start is None and video is not None:
+            start = seconds(video.start_time, video.time_base)
+        for other in container.streams:  # spares reading the pictures' bytes, where container and PyAV (18) allow it
+            if other.index != stream.index and hasattr(other, "discard"):
+                other.discard = type(other.discard).all
+        decoder = SoundDecoder(stream, path, limits, start)
+        decoder.run(container)
+        if not decoder.spool.length:
+            return None, (f"the sound track of {path.name} could not be decoded",)
+        waveform = Waveform(decoder.samples()[:, 0], decoder.rate)
+        return waveform, _notes(path, length, decoder)
+
+
+def resample(waveform: Waveform, rate: int) -> Waveform:
+    """The same sound at another rate in Hz, by soxr's high quality setting, in blocks."""
+    if rate == waveform.rate:
+        return waveform
+    if rate <= 0:
+        raise InputError(f"a sample rate is positive, not {rate}")
+    return Waveform(resample_samples(waveform.samples[:, None], waveform.rate, rate)[:, 0], rate)
+
+
+def resample_samples(samples: Samples, old: int, new: int) -> Samples:
+    """Samples `[N, channels]` at another rate in Hz; a memory map if they are many."""
+    stream = soxr.ResampleStream(old, new, samples.shape[1], dtype="float32")
+    spool = Spool(samples.shape[1])
+    for start in range(0, len(samples), BLOCK):
+        part = stream.resample_chunk(samples[start : start + BLOCK], last=start + BLOCK >= len(samples))
+        spool.write(np.clip(part, -1.0, 1.0))  # the filter overshoots at full scale
+    return spool.close()
+
+
+def write_wav(path: str | Path, waveform: Waveform) -> None:
+    """Writes 16-bit mono PCM at the waveform's rate, to a temporary name that is then renamed."""
+    with replacing(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(waveform.rate)
+        for start in range(0, len(waveform.samples), BLOCK):
+            block = np.clip(waveform.samples[start : start + BLOCK], -1.0, 1.0)
+            file.writeframes(np.round(block * 32767.0).astype("<i2").tobytes())
+
+
+def _notes(path: Path, promised: float, decoder: SoundDecoder) -> tuple[str, ...]:
+    notes, sound = [], f"the sound of {path.name}"
+    if decoder.overlapped:
+        lost = decoder.overlapped / decoder.rate
+        notes.append(
+            f"the time stamps of {sound} overlap by {lost:.2f} s in all, which are left out so that the rest keeps its "
+            "time"
+        )
+    if decoder.jumped:
+        notes.append(f"{sound} jumps ahead by {decoder.jumped:.0f} s, which are left out")
+    elif is_short(decoder.end, promised):
+        ends = f"ends at {decoder.end:.2f} s of {promised:.2f} s"
+        notes.append(f"{sound} {ends}; the file is truncated or damaged")
+    elif decoder.damaged:
+        notes.append(f"{counted(decoder.damaged, 'packet')} of {sound} damaged and passed over")
+    return tuple(notes)

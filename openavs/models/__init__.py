@@ -1,0 +1,1 @@
+"""Model references, loading, devices and memory."""

@@ -1,0 +1,311 @@
+"""Where models come from: a reference becomes a checked local folder of safetensors.
+
+A reference is `hf:org/name`, `hf:org/name@revision` (downloaded once, then cached), `openavs:tiny/clap` (embedded in
+the package) or a local folder. Pickle weights and code from a model repository are never loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openavs.errors import InputError, ModelError
+from openavs.models.loading import load_pretrained, load_processor
+from openavs.utils.fs import atomic_write
+from openavs.utils.strict_json import parse_json
+from openavs.utils.strict_yaml import parse_yaml
+
+__all__ = ["Lock", "ResolvedModel", "check_folder", "load_pretrained", "load_processor", "resolve"]
+
+logger = logging.getLogger(__name__)
+
+_EMBEDDED = Path(__file__).parents[1] / "assets"
+_WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*"]
+_UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # sub-folders and second copies of the weights
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # as transformers looks for it
+_CONVERTED = "openavs/converted"  # our ref in the hub's cache to the commit of the converter's pull request
+_LICENCE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a key at the top with what is below it
+GATED = "which its owner may take days to answer and may refuse"  # said of a request for access
+_LOCK_HEADER = "# The commit each model reference stands for; to take a newer one, delete its line.\n"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on this disk: its folder, the reference it came from, the commit and the licence where known.
+
+    `converted`: the weights are those of the hub converter's pull request, because the named branch has pickles only.
+    """
+
+    path: Path
+    ref: str
+    revision: str | None = None
+    licence: str | None = None
+    converted: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """What a result records about the model, as plain data."""
+        return {"revision": self.revision, "licence": self.licence, "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The commits that hub references are pinned to: a small YAML file of `reference: commit` lines."""
+
+    pins: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Lock:
+        """Reads a lock file (YAML or JSON); one that does not exist pins nothing. Raises ModelError if malformed."""
+        if not Path(path).exists():
+            return cls()
+        try:
+            pins = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        except (InputError, UnicodeDecodeError) as error:
+            raise ModelError(f"the lock file {path} is not YAML ({_line(error)}); mend or delete it") from error
+        if not isinstance(pins, dict) or not all(_COMMIT.fullmatch(str(commit)) for commit in pins.values()):
+            raise ModelError(f"the lock file {path} must hold lines 'reference: 40-digit commit'; mend or delete it")
+        return cls({str(ref): str(commit) for ref, commit in pins.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Writes the file anew, sorted, whole or not at all."""
+        import yaml
+
+        text = _LOCK_HEADER + yaml.safe_dump(self.pins, sort_keys=True)
+        atomic_write(Path(path), text.encode("utf-8"))
+
+    def pin(self, resolved: ResolvedModel) -> Lock:
+        """This lock with one more model; one without a commit (a local folder) or named by it changes nothing."""
+        named = _COMMIT.fullmatch(resolved.ref.partition("@")[2])
+        if resolved.revision is None or named or not resolved.ref.startswith("hf:"):
+            return self
+        return Lock({**self.pins, resolved.ref: resolved.revision})
+
+    def pinned(self, ref: str) -> str:
+        """The reference with its commit in place of its branch, or as it is where nothing is pinned."""
+        commit = self.pins.get(ref)
+        return f"{ref.partition('@')[0]}@{commit}" if commit else ref
+
+
+def resolve(ref: str, offline: bool = False, lock: Lock | None = None) -> ResolvedModel:
+    """Finds or downloads a model and checks that its folder is whole.
+
+    `offline` (or the environment's HF_HUB_OFFLINE=1) uses only what is on this disk. Raises ModelError, one sentence
+    with the fix, for a model that is absent, gated, incomplete, not cached, or that has pickle weights only.
+    """
+    converted = False
+    if ref.startswith("hf:"):
+        path, converted = _from_hub(lock.pinned(ref) if lock else ref, offline or _offline_environment())
+    elif ref.startswith("openavs:"):
+        path = _embedded(ref)
+    else:
+        path = _local(ref)
+    check_folder(path, ref)
+    return ResolvedModel(path, ref, _commit(path), _licence(path), converted)
+
+
+def download_command(ref: str) -> str:
+    """The shell command that downloads of a hub reference what `resolve` would download."""
+    name, _, revision = ref.removeprefix("hf:").partition("@")
+    at = f" --revision {revision}" if revision not in ("", "main") else ""
+    patterns = [f"--include '{pattern}'" for pattern in _WANTED] + [f"--exclude '{pattern}'" for pattern in _UNWANTED]
+    return f"hf download {name}{at} {' '.join(patterns)}"
+
+
+def is_pinned(ref: str) -> bool:
+    """Whether a reference can never mean other weights: it names a commit, or is part of this package."""
+    return ref.startswith("openavs:") or (ref.startswith("hf:") and bool(_COMMIT.fullmatch(ref.partition("@")[2])))
+
+
+def check_folder(path: Path, ref: str) -> None:
+    """Raises ModelError unless the folder holds a config.json and all its weights as safetensors."""
+    names = {entry.name for entry in path.iterdir()}
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = sorted(name for name in names if Path(name).suffix in _PICKLES)
+        if pickles:
+            raise ModelError(
+                f"the model '{ref}' has pickle weights only ({pickles[0]}), which can run code when they are loaded; "
+                "convert them with save_pretrained(..., safe_serialization=True) or use a revision with safetensors"
+            )
+        raise _incomplete(ref, "it has no *.safetensors weights")
+    if "config.json" not in names:
+        raise _incomplete(ref, "config.json is missing")
+    for index in sorted(name for name in names if name.endswith(".safetensors.index.json")):
+        missing = sorted(_shards(path / index, ref) - names)
+        if missing:
+            raise _incomplete(ref, f"{len(missing)} of its weight files are missing ({missing[0]})")
+
+
+# ------------------------------------------------------------------------------------------------- the three origins
+
+
+def _from_hub(ref: str, offline: bool) -> tuple[Path, bool]:
+    """The snapshot folder of a hub reference, and whether it is the converter's."""
+    name, _, revision = ref.removeprefix("hf:").partition("@")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ref.endswith("@"):
+        raise ModelError(f"'{ref}' is not a model reference; write hf:org/name, hf:org/name@revision or a folder")
+    path = _download(ref, name, revision or None, offline)
+    if any(path.glob("*.safetensors")):  # pickles are never downloaded, so only this much is known
+        return path, False
+    converted = _converted(ref, name, path, offline) if revision in ("", "main") else None
+    if converted is None:
+        raise ModelError(
+            f"the model '{ref}' has no safetensors weights at this revision; name one that has, such as a pull request "
+            "@refs/pr/N whose author you trust, or convert it into a local folder"
+        )
+    return converted, True
+
+
+def _converted(ref: str, name: str, main: Path, offline: bool) -> Path | None:
+    """The snapshot of the hub converter's open pull request, if there is one on top of the snapshot `main`.
+
+    A ref in the hub's cache keeps which one was taken, for use without the network. Nothing is converted here.
+    """
+    from huggingface_hub import errors
+
+    transport: type[Exception] = getattr(errors, "HTTPError", OSError)
+    kept = main.parent.parent / "refs" / _CONVERTED
+    try:
+        revision = None if offline else _conversion(name, main.name)
+    except (transport, OSError) as error:
+        logger.warning("The pull requests of the model '%s' cannot be listed (%s).", ref, _line(error))
+        offline, revision = True, None
+    if offline:
+        return _download(ref, name, _CONVERTED, offline) if kept.is_file() else None
+    if revision is None:
+        return None
+    path = _download(ref, name, revision, offline)
+    if not any(path.glob("*.safetensors")):
+        return None
+    kept.parent.mkdir(exist_ok=True)
+    atomic_write(kept, path.name.encode("ascii"))
+    logger.warning(
+        "The model '%s' has no safetensors weights on its main branch; those of the hub converter's open pull request "
+        "(%s, commit %s) are used.",
+        ref,
+        revision,
+        path.name,
+    )
+    return path
+
+
+def _conversion(name: str, main: str) -> str | None:
+    """The revision of the converter's open pull request whose parent is the commit `main`."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    for found in api.get_repo_discussions(name, discussion_type="pull_request", discussion_status="open"):
+        if found.title == _CONVERSION and found.author == _CONVERTER and found.git_reference is not None:
+            commits = api.list_repo_commits(name, revision=found.git_reference)
+            if [commit.commit_id for commit in commits[1:2]] == [main]:
+                return found.git_reference
+    return None
+
+
+def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    transport: type[Exception] = getattr(errors, "HTTPError", OSError)  # the HTTP client's, whichever the hub uses
+    wanted: dict[str, Any] = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
+    cached_only = offline
+    try:
+        if not offline and _COMMIT.fullmatch(revision or ""):
+            try:  # of a commit the client lists the files at once, and repeats that for half a minute without a network
+                HfApi().repo_info(name, revision=revision)
+            except transport as error:
+                response = getattr(error, "response", None)
+                cached_only = response is None or response.status_code >= 500  # others are raised below if not cached
+        return Path(snapshot_download(name, revision=revision, local_files_only=cached_only, **wanted))
+    except errors.GatedRepoError as error:
+        fix = f"ask for access at its page on the hub ({name}), {GATED}, then log in with `hf auth login`"
+        raise ModelError(f"the model '{ref}' is gated; {fix}") from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"the model '{ref}' has no such revision; look at its branches on the hub") from error
+    except errors.RepositoryNotFoundError as error:
+        fix = "check the spelling, or log in with `hf auth login` if it is private"
+        raise ModelError(f"the model '{ref}' is not on the hub; {fix}") from error
+    except errors.HFValidationError as error:
+        raise ModelError(f"'{ref}' is not a model reference ({_line(error)}); write hf:org/name") from error
+    except errors.LocalEntryNotFoundError as error:
+        state = "is not (wholly) cached and offline mode is on" if offline else "cannot be reached and is not cached"
+        fix = (
+            "run once online (`openavs check --pipeline NAME` prints the downloads of a recipe), or give a local folder"
+        )
+        raise ModelError(f"the model '{ref}' {state}; {fix}") from error
+    except (transport, OSError) as error:
+        raise ModelError(f"the model '{ref}' could not be downloaded ({_line(error)}); try again") from error
+
+
+def _embedded(ref: str) -> Path:
+    path = _EMBEDDED / ref.removeprefix("openavs:")
+    if not path.is_dir() or not path.resolve().is_relative_to(_EMBEDDED.resolve()):
+        known = ", ".join(sorted(f"openavs:{p.parent.relative_to(_EMBEDDED)}" for p in _EMBEDDED.rglob("config.json")))
+        raise ModelError(f"there is no embedded model '{ref}'; there are: {known or 'none in this installation'}")
+    return path
+
+
+def _local(ref: str) -> Path:
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if path.is_file():
+        pickle = " and pickle weights are never loaded" if path.suffix in _PICKLES else ""
+        raise ModelError(f"the model '{ref}' is a file{pickle}; give a folder with config.json and *.safetensors")
+    if path.suffix in {*_PICKLES, ".safetensors", ".onnx"}:
+        raise ModelError(f"the model '{ref}' does not exist; give a folder with config.json and *.safetensors")
+    hint = f"hf:{ref}" if re.fullmatch(r"[\w.-]+/[\w.-]+", ref) else "hf:org/name"
+    raise ModelError(f"the model folder '{ref}' does not exist; check the path, or write {hint} to download one")
+
+
+# ------------------------------------------------------------------------------------------------------ small things
+
+
+def _offline_environment() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _commit(path: Path) -> str | None:
+    """The commit a cached snapshot stands for: the hub's cache names the folder after it."""
+    return path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
+
+
+def _licence(path: Path) -> str | None:
+    """What the model card says, if one lies in the folder."""
+    card = path / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    told = _LICENCE.findall(header.group(1)) if header else []  # the rest may be long lists of scores
+    try:
+        fields = parse_yaml("\n".join(told))
+    except InputError:
+        logger.warning("The model card %s has a malformed header, so its licence is unknown.", card)
+        return None
+    if not isinstance(fields, dict):
+        return None
+    licence = fields.get("license")
+    if licence == "other":
+        licence = fields.get("license_name", licence)
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else (str(licence) if licence else None)
+
+
+def _shards(index: Path, ref: str) -> set[str]:
+    try:
+        return set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _incomplete(ref, f"{index.name} is damaged") from error
+
+
+def _incomplete(ref: str, what: str) -> ModelError:
+    return ModelError(f"the model '{ref}' is incomplete: {what}; copy or download the whole folder again")
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, short enough for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,1 @@
+"""Optimized modules and operations of models."""

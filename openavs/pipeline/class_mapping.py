@@ -1,0 +1,62 @@
+"""From an open-vocabulary phrase to one of the user's classes: by name, alias, lexicon, similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from openavs.stages.lexicon import thing_of
+from openavs.stages.translators.class_matching import plain_key, to_vocabulary
+
+Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
+"""Cosine similarities `[phrases, labels]` of texts."""
+
+
+class Labeller:
+    """Maps phrases to the labels of a closed vocabulary and remembers how.
+
+    A name that detectors know ("electric fan") has the label of its thing ("fan").
+
+    Args:
+        vocabulary: the labels; None leaves phrases as they are (open vocabulary), without a label.
+        aliases: further phrases that mean a label.
+        similarity: compares texts; without it a phrase that no rule knows has no label.
+        threshold: the least cosine similarity that counts.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str] | None,
+        aliases: Mapping[str, str] | None = None,
+        similarity: Similarity | None = None,
+        threshold: float = 0.8,
+    ) -> None:
+        self.vocabulary = None if vocabulary is None else tuple(vocabulary)
+        self._names = {plain_key(label): label for label in self.vocabulary or ()}
+        self._aliases = {plain_key(phrase): label for phrase, label in (aliases or {}).items()}
+        self._similarity, self._threshold = similarity, threshold
+        self._known: dict[str, tuple[str | None, str | None]] = {}
+
+    def __call__(self, phrase: str) -> tuple[str | None, str | None]:
+        """The label and how it was found (`exact`, `alias`, `lexicon`, `similarity`); (None, None) without one."""
+        if self.vocabulary is None:
+            return None, None
+        if phrase not in self._known:
+            self._known[phrase] = self._find(phrase)
+        return self._known[phrase]
+
+    def _find(self, phrase: str) -> tuple[str | None, str | None]:
+        thing = thing_of(phrase)
+        for key in map(plain_key, (phrase, thing)):
+            for how, table in (("exact", self._names), ("alias", self._aliases)):
+                if key in table:
+                    return table[key], how
+        if meant := to_vocabulary(thing, self.vocabulary or ()):
+            return meant[0], "lexicon"
+        if self._similarity is not None and self.vocabulary:
+            row = self._similarity([phrase], self.vocabulary)[0]
+            if row.max() >= self._threshold:
+                return self.vocabulary[int(row.argmax())], "similarity"
+        return None, None

@@ -1,0 +1,70 @@
+"""Filtering: which of a detector's boxes are kept, and what becomes of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openavs.config.settings import Settings
+from openavs.structures.boxes import iou
+from openavs.structures.types import Detection, Dropped, Prompt
+
+
+def choose(
+    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: Settings
+) -> tuple[list[Detection], list[Dropped]]:
+    """The boxes of a frame that are kept, best first, and what becomes of the phrases without one.
+
+    Candidates of phrases that are not asked for are left out.
+    """
+    unlikely, dropped = _less_likely(candidates, prompts, rules)
+    kept: list[Detection] = []
+    phrases = {prompt.phrase for prompt in prompts} - unlikely
+    near: dict[str, Detection] = {}  # the best box below the threshold, by phrase
+    for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
+        if box.score < rules.box_threshold:
+            near.setdefault(box.phrase, box)
+        elif covering := _covering(box, kept, rules.nms_iou):
+            if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
+                dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
+        elif len(kept) == rules.max_boxes or _is_full(box.phrase, kept, rules.max_per_phrase):
+            dropped.append(Dropped(box.phrase, "too many", box.score, box.box))
+        else:
+            kept.append(box)
+    answered = {box.phrase for box in kept} | {drop.phrase for drop in dropped}
+    for phrase in (prompt.phrase for prompt in prompts if prompt.phrase not in answered):
+        best = near.get(phrase)
+        if best is None:
+            dropped.append(Dropped(phrase, "not found"))
+        else:
+            dropped.append(Dropped(phrase, "below threshold", best.score, best.box))
+    return kept, dropped
+
+
+def _less_likely(
+    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: Settings
+) -> tuple[set[str], list[Dropped]]:
+    """The phrases that audio and picture together make less likely than the frame's best one, and a note for each.
+
+    A phrase's likelihood is the score of its best caption times the score of its best box above the threshold (a
+    product of experts); a caption without a score counts 1.
+    """
+    if rules.min_audio_visual_ratio is None:
+        return set(), []
+    best: dict[str, Detection] = {}
+    for box in candidates:
+        if box.score >= rules.box_threshold and (box.phrase not in best or box.score > best[box.phrase].score):
+            best[box.phrase] = box
+    likelihood = {p.phrase: p.audio_score * best[p.phrase].score for p in prompts if p.phrase in best}
+    least = rules.min_audio_visual_ratio * max(likelihood.values(), default=0.0)
+    unlikely = [phrase for phrase, value in likelihood.items() if value < least]
+    return set(unlikely), [Dropped(p, "less likely", best[p].score, best[p].box) for p in unlikely]
+
+
+def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) -> list[Detection]:
+    """The kept, better boxes that a box overlaps too much to be another thing."""
+    return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
+
+
+def _is_full(phrase: str, kept: Sequence[Detection], limit: int | None) -> bool:
+    """Whether a phrase has as many boxes as it may have."""
+    return limit is not None and sum(other.phrase == phrase for other in kept) >= limit

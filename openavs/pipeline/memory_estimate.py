@@ -1,0 +1,219 @@
+"""How much memory a recipe's models take, and whether they fit together, one group after the other, or not at all.
+
+Weights are counted from the headers of the safetensors files (or, where a model is not downloaded yet, from the table
+of known ones). Working memory is an estimate: see `_working`; `eval/speed/offload.py` compares it with a real run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+from openavs.config.recipe import Recipe, Stage, load_recipe, overridden
+from openavs.errors import InputError, OpenAVSError
+from openavs.models.catalog import count_parameters, known_model, stored_dtype
+from openavs.models.device import Placement, gains_by_bfloat16, language_dtype, resolve_device
+from openavs.models.hub import resolve
+from openavs.models.memory import available_memory
+from openavs.pipeline.offload import TURNS
+
+log = logging.getLogger(__name__)
+
+SPARE = 0.9
+"""This part of the free memory is filled with models at most: allocators waste some."""
+
+PROCESS = 500_000_000  # on a CPU: Python, torch and the libraries (measured)
+_IMAGE_MODEL = 1_500_000_000  # working memory of SAM ViT-B or Grounding DINO tiny on a GPU, a frame at full size
+_IMAGE_MODEL_CPU = 900_000_000  # the same on a CPU in float32 (measured)
+_IMAGE_MODEL_BFLOAT16 = 450_000_000  # the same on a CPU that multiplies bfloat16 copies of the weights (measured)
+_SOUND_MODEL = 500_000_000
+_SOUND_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch (measured on a CPU)
+_TOKENS = 2048  # of a question and its answer
+_UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
+_FLOAT32 = ("clap", "audio-tagger", "laion-clap")  # `auto` is float32 for these
+_LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
+_LEAN = ("grounding-dino", "sam", "sam2")  # float32 between products of matrices, which `auto` settles
+_FALLBACKS = ("openavs-cpu", "tiny")  # what is suggested instead of a recipe that does not fit
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a stage takes: its weights for good, and working memory while it runs."""
+
+    weights: int
+    working: int
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is known of a model's files: its number of parameters, the dtype they are stored in, its configuration."""
+
+    parameters: int
+    stored: str
+    config: dict[str, Any]
+
+
+def footprints(recipe: Recipe) -> dict[str, Footprint]:
+    """By stage; stages without a model on this machine take nothing. Models are downloaded, as they are to be run."""
+    found = {}
+    for stage, reference in recipe.models().items():
+        section = recipe.stages()[stage]
+        model = _measure(reference, recipe.offline)
+        place = _place(recipe, section, model)
+        each = place.dtype.itemsize
+        weights = model.parameters * each
+        copies = _copies(section, place, model, str(section.options.get("dtype", recipe.dtype)))
+        image = _IMAGE_MODEL_BFLOAT16 if copies else _IMAGE_MODEL_CPU if place.device.type == "cpu" else _IMAGE_MODEL
+        try:
+            working = _working(stage, section, place, model, image)
+        except (AttributeError, TypeError, ValueError, ArithmeticError):  # a config.json that the stage refuses
+            working = _working(stage, section, place, replace(model, config={}), image)
+        found[stage] = Footprint(weights + copies, working)
+    return found
+
+
+def needed(recipe: Recipe) -> tuple[int, int]:
+    """Bytes that all models together take, and that the largest of the groups takes; on a CPU with the process."""
+    found = footprints(recipe)
+    if not found:
+        return 0, 0
+    process = 0 if resolve_device(recipe.device, recipe.dtype).device.type == "cuda" else PROCESS
+    groups = [[found[stage] for stage in group if stage in found] for group in TURNS]
+    together, *single = (
+        process + sum(own.weights for own in group) + max((own.working for own in group), default=0)
+        for group in (list(found.values()), *groups)
+    )
+    return together, max(single)
+
+
+def in_turns(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool:
+    """Return whether the models are loaded one group after the other instead of all at once.
+
+    As `schedule` says (`clip`: no, `stage`: yes); for `auto` when they do not fit together into the process's share of
+    its device's free memory. Nothing is loaded for this, and what is known to be too large is not downloaded either.
+
+    Raises:
+        InputError: for `auto`, not even the largest group fits.
+    """
+    if schedule != "auto":
+        return schedule == "stage"
+    if recipe.student is not None or not recipe.models():
+        return False  # torch is not needed either
+    free = free_memory(resolve_device(recipe.device, recipe.dtype))
+    if free is None:
+        log.info("this system does not say how much memory is free; all models are loaded at once")
+        return False
+    if not recipe.offline:
+        _check_fit(overridden(recipe, ["offline=true"]), free, share)
+    together, largest = _check_fit(recipe, free, share)
+    free = int(free * share)
+    if together <= free * SPARE:
+        log.info("the models take %.1f GB and %.1f GB are free", together / 1e9, free / 1e9)
+        return False
+    log.warning(
+        "the models take %.1f GB together and %.1f GB are free, so they are loaded in turns (at most %.1f GB)",
+        together / 1e9,
+        free / 1e9,
+        largest / 1e9,
+    )
+    return True
+
+
+def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
+    """What `needed` returns; InputError, with what fits, if the largest group exceeds the share of `whole`."""
+    together, largest = needed(recipe)
+    free = int(whole * share)
+    if largest <= free:
+        return together, largest
+    place = resolve_device(recipe.device, recipe.dtype).device
+    where = "of this machine's memory" if place.type == "cpu" else f"of the memory of {place}"
+    shared = [f"device={recipe.device}", "offline=true"]
+    others = {name: needed(load_recipe(name, shared))[1] for name in _FALLBACKS if name != recipe.name}
+    fitting = next((name for name, size in others.items() if size <= free), None)
+    fix = f"use --pipeline {fitting}, which needs {others[fitting] / 1e9:.1f} GB" if fitting else "free some memory"
+    if share < 1:
+        where += " for each worker"
+        fix = "use fewer --workers" if largest <= whole else fix
+    raise InputError(
+        f"the recipe {recipe.name} needs {largest / 1e9:.1f} GB even if its models are loaded in turns, and "
+        f"{free / 1e9:.1f} GB {where} are free; {fix}"
+    )
+
+
+def free_memory(place: Placement) -> int | None:
+    """Bytes that are free on a device; None where the system does not say."""
+    if place.device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(place.device)[0])
+    return available_memory()
+
+
+def _place(recipe: Recipe, section: Stage, model: _Model) -> Placement:
+    device = str(section.options.get("device", recipe.device))
+    dtype = str(section.options.get("dtype", recipe.dtype))
+    place = resolve_device(device, "float32" if dtype == "auto" and section.use in _FLOAT32 else dtype)
+    if section.use in _LANGUAGE:
+        return replace(place, dtype=language_dtype(place, dtype, model.stored))
+    if section.use in _LEAN and place.device.type == "cpu":
+        return replace(place, dtype=resolve_device(device, "float32").dtype)
+    return place
+
+
+def _copies(section: Stage, place: Placement, model: _Model, dtype: str) -> int:
+    """Bytes of the bfloat16 copies that a CPU multiplies with."""
+    if section.use not in _LEAN or place.device.type != "cpu":
+        return 0
+    in_bfloat16 = gains_by_bfloat16(place, model.parameters) if dtype == "auto" else dtype in ("bfloat16", "bf16")
+    parts = 0.5 if section.use == "grounding-dino" else 1.0  # its text encoder, about half of it, stays in float32
+    return int(2 * parts * model.parameters) if in_bfloat16 else 0
+
+
+def _measure(reference: str, offline: bool) -> _Model:
+    """What is known of a model; what cannot be had is for its stage to refuse."""
+    try:
+        folder = resolve(reference, offline).path
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _Model(count_parameters(folder), stored_dtype(folder), config)
+    except (OpenAVSError, ValueError, KeyError, OSError) as problem:
+        log.debug("the size of %s is not known from its files: %s", reference, problem)
+        known = known_model(reference)
+        return _Model(round(known.parameters * 1e6), known.stored, {}) if known else _Model(0, "float32", {})
+
+
+def _working(stage: str, section: Stage, place: Placement, model: _Model, image: int) -> int:
+    """Bytes beside the weights.
+
+    Of a language model the keys and values of a batch; of the library's SAM on a GPU, whose global attention has a bias
+    for each pair of tokens, twice that; of others what was measured (`image`), or ten times the weights of small ones.
+    Frames that go together by default count as one, because a batch that does not fit is halved.
+    """
+    config, each, batch = model.config, place.dtype.itemsize, _batch_size(section, 1)
+    weights = model.parameters * each
+    if stage == "translator":
+        return _keys_and_values(config) * each * _batch_size(section, 8) if config else min(_UNKNOWN_KEYS, weights)
+    if section.use == "clap":
+        return min(_SOUND_WINDOW * _batch_size(section, 32), 10 * weights)
+    if stage == "captioner":
+        return min(_SOUND_MODEL, 10 * weights)
+    vision = config.get("vision_config", {})
+    if place.device.type != "cpu" and config.get("model_type") == "sam" and "image_size" in vision:
+        tokens = (int(vision["image_size"]) // int(vision.get("patch_size", 16))) ** 2
+        return 2 * int(vision.get("num_attention_heads", 12)) * tokens**2 * each * batch
+    return min(image, 10 * weights) * batch
+
+
+def _batch_size(section: Stage, default: int) -> int:
+    """The stage's option; the default for a value that is not a number, which is refused when the stage is built."""
+    value = section.options.get("batch_size")
+    return value if isinstance(value, int) else default
+
+
+def _keys_and_values(config: dict[str, Any]) -> int:
+    """Numbers that a language model remembers of a question and its answer; 0 where its configuration is not known."""
+    text = config.get("text_config", config)
+    layers, heads = int(text.get("num_hidden_layers", 0)), int(text.get("num_attention_heads", 1))
+    width = int(text.get("head_dim") or int(text.get("hidden_size", 0)) // heads)
+    return 2 * layers * int(text.get("num_key_value_heads") or heads) * width * _TOKENS

@@ -1,0 +1,320 @@
+"""THE ALGORITHM: sound -> words -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
+
+A clip is heard whole before it is looked at: its windows are captioned (`listen`), one request asks what makes those
+sounds at every frame (`ask`), and only then are frames decoded, a batch at a time; only those at which something is
+asked for are looked at (`look`). What leaves is one `FrameResult` per frame, in order, and it says why: what was heard,
+asked, found and dropped.
+
+What serves this without being part of it has files of its own: `settings.py` (the rules), `windows.py` (which sound
+belongs to a frame), `boxes.py` (which boxes are kept), `frames.py` (batches, decoded ahead), `reuse.py` (pictures that
+repeat), `halving.py` (too little memory), `answers.py` (NaN and the like) and `notes.py` (warnings, seconds, progress).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from heapq import merge
+from typing import Any, Self
+
+from openavs.config.recipe import Recipe
+from openavs.config.settings import Settings, settings_of
+from openavs.errors import InputError
+from openavs.models.oom import halved
+from openavs.pipeline.class_mapping import Labeller
+from openavs.pipeline.context import Notes, Progress
+from openavs.pipeline.dedup import Answers
+from openavs.pipeline.filtering import choose
+from openavs.pipeline.frames import frame_batches
+from openavs.pipeline.validation import check_answers
+from openavs.pipeline.windows import windows_of
+from openavs.registry import Held, build_backends
+from openavs.stages.captioners.base import Captioner
+from openavs.stages.contracts import checked, checked_sightings
+from openavs.stages.detectors.base import Detector
+from openavs.stages.lexicon import detector_name, lexicon
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker, check_fit
+from openavs.stages.trackers.association import key_frames
+from openavs.stages.translators.base import Request, Translator
+from openavs.stages.verifiers.base import Verifier
+from openavs.structures.types import (
+    Caption,
+    Clip,
+    Detection,
+    Dropped,
+    Frame,
+    FrameResult,
+    Mask,
+    Prompt,
+    Segment,
+    Segmentation,
+    strong_captions,
+)
+from openavs.utils.concurrency import prefetched
+
+__all__ = ["Notes", "Pipeline", "Progress", "Settings"]
+
+Heard = tuple[Caption, ...] | None
+"""What is heard at a frame; None where it is silent."""
+
+Asked = tuple[Prompt, ...]
+"""What to look for at a frame."""
+
+Found = tuple[tuple[Segment, ...], tuple[Dropped, ...]]
+"""What of a frame's prompts is there, and what is not."""
+
+
+class Pipeline:
+    """The stages and the rules between them.
+
+    A segmenter that finds phrases itself (SAM 3) needs no detector; without a segmenter the tracker segments, too
+    (SAM 2 video). Verifier and tracker are optional.
+
+    >>> pipe = Pipeline.from_recipe(load_recipe("tiny"))  # doctest: +SKIP
+    >>> result = pipe(open_clip("video.mp4"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        translator: Translator,
+        detector: Detector | None,
+        segmenter: Segmenter | PhraseSegmenter | None,
+        settings: Settings | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        *,
+        verifier: Verifier | None = None,
+        tracker: Tracker | None = None,
+    ) -> None:
+        check_fit(detector, segmenter, tracker)
+        self.captioner, self.translator = captioner, translator
+        self.detector, self.verifier, self.tracker = detector, verifier, tracker
+        self.segmenter: Any = segmenter or tracker  # of boxes or of phrases, as `check_fit` has seen to
+        self.settings = settings or Settings()
+        self.recipe = dict(recipe or {})
+        similarity = getattr(captioner, "text_similarity", None)
+        self.label = Labeller(self.settings.vocabulary, self.settings.aliases, similarity)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, held: Held | None = None) -> Self:
+        """Builds the stages that a recipe names and loads their models (`held`: see `build_backends`).
+
+        Raises:
+            InputError: a stage cannot be built, or the recipe is a student, which `StudentPipeline` runs.
+        """
+        if recipe.student is not None:
+            raise InputError(f"{recipe.name} is a trained student; it runs in evaluate, segment and label")
+        stages = build_backends(recipe, held)
+        main, verifier, tracker = stages[:4], stages.verifier, stages.tracker
+        return cls(*main, settings_of(recipe), recipe.to_dict(), verifier=verifier, tracker=tracker)
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """What every model reference of the stages resolved to."""
+        stages = (self.captioner, self.translator, self.detector, self.segmenter, self.verifier, self.tracker)
+        return {ref: facts for stage in stages for ref, facts in getattr(stage, "models", {}).items()}
+
+    # -------------------------------------------------------------------------------------------- the whole of it
+
+    def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[Segmentation]:
+        """Segments clips one by one; the next one is opened (its sound decoded) while the models work."""
+        for clip in prefetched(clips, depth=1):
+            yield self(clip, progress)
+
+    def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
+        """Segments one clip."""
+        notes = Notes(list(clip.warnings), clip=clip.id)
+        frames = tuple(self.stream(clip, progress, notes))
+        return Segmentation(
+            clip=clip.id,
+            size=clip.size,
+            frames=frames,
+            source=clip.source,
+            recipe=self.recipe,
+            models=self.models,
+            timings={stage: round(seconds, 4) for stage, seconds in notes.seconds.items()},
+            warnings=tuple(notes.warnings),
+        )
+
+    def stream(self, clip: Clip, progress: Progress | None = None, notes: Notes | None = None) -> Iterator[FrameResult]:
+        """One result per frame, in order; memory is bounded by the batch, not by the length of the clip."""
+        notes = notes if notes is not None else Notes(clip=clip.id)
+        notes.progress = progress or notes.progress
+        heard = self.listen(clip, notes)
+        asked = self.ask(heard, notes)
+        yield from self.look(clip, heard, asked, notes)
+
+    # ------------------------------------------------------------------------------------- sound -> words -> prompts
+
+    def listen(self, clip: Clip, notes: Notes) -> list[Heard]:
+        """What is heard around every frame; no model is run where it is silent."""
+        windows = windows_of(clip, self.settings.window, self.settings.context)
+        heard: list[Heard] = [None] * len(windows)
+        audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
+        if not audible:
+            notes.warn("the sound is silent throughout, so nothing was looked for")
+        notes.progress("listen", 0, len(audible))
+        for start in range(0, len(audible), self.settings.batch_windows):
+            batch = audible[start : start + self.settings.batch_windows]
+            with notes.timed("listen"):
+                captions = halved(checked("caption", self.captioner.caption), [windows[i] for i in batch])
+            check_answers("caption", captions)
+            for i, own in zip(batch, captions, strict=True):
+                heard[i] = tuple(own)
+            notes.progress("listen", start + len(batch), len(audible))
+        if note := _unnamed([heard[i] or () for i in audible]):
+            notes.warn(note)
+        return heard
+
+    def request(self, heard: Sequence[Heard]) -> Request:
+        """Return the translator's request for a clip: the captions that reach the threshold, by frame."""
+        return Request(tuple(map(strong_captions, heard)), self.settings.vocabulary)
+
+    def ask(self, heard: Sequence[Heard], notes: Notes) -> list[Asked]:
+        """What to look for at every frame: one request holds the captions of all of them."""
+        request = self.request(heard)
+        if not any(request.frames):
+            return [()] * len(heard)
+        notes.progress("ask", 0, 1)
+        with notes.timed("ask"):
+            translation = checked("translate", self.translator.translate)([request])[0]
+        if translation.note:
+            notes.warn(translation.note)
+        notes.progress("ask", 1, 1)
+        return [
+            _distinct(self._prompt(phrase, captions, translation.origin_of(i)) for phrase in phrases)
+            for i, (phrases, captions) in enumerate(zip(translation.frames, request.frames, strict=True))
+        ]
+
+    def _prompt(self, phrase: str, captions: Sequence[Caption], origin: str) -> Prompt:
+        """A phrase with the captions it can have come from: those that speak of it, else all of its frame."""
+        sources = tuple(c for c in captions if phrase in c.text.lower() or phrase in lexicon(c.text))
+        name = detector_name(phrase) if self.settings.disambiguate else phrase
+        return Prompt(name, self.label(phrase)[0], origin, sources or tuple(captions))
+
+    # --------------------------------------------------------------------------------------- prompts -> boxes -> masks
+
+    def look(self, clip: Clip, heard: Sequence[Heard], asked: Sequence[Asked], notes: Notes) -> Iterator[FrameResult]:
+        """Finds what is asked for; frames at which nothing is asked for are not looked at but answered as they are."""
+
+        def unseen(i: int) -> FrameResult:
+            return FrameResult(i, clip.times[i], heard[i] is None, strong_captions(heard[i]), weak=_weak(heard[i]))
+
+        def seen(s: Sighting) -> FrameResult:
+            i = s.frame.index
+            return FrameResult(
+                i, s.frame.time, False, strong_captions(heard[i]), asked[i], s.segments, s.dropped, _weak(heard[i])
+            )
+
+        sightings = self._see(clip, asked, notes)
+        if self.tracker is not None:
+            sightings = notes.timed_items("track", checked_sightings(self.tracker.track(sightings)))
+        quiet = (i for i, prompts in enumerate(asked) if not prompts)
+        missing = sum(map(bool, asked))
+        for result in merge(map(unseen, quiet), map(seen, sightings), key=lambda result: result.index):
+            missing -= bool(result.asked)
+            yield result
+        if missing:
+            notes.warn(f"{missing} of {len(clip.times)} frames could not be read; the file may be cut short")
+
+    def _see(self, clip: Clip, asked: Sequence[Asked], notes: Notes) -> Iterator[Sighting]:
+        """The frames at which something is asked for, with what is found in them. A tracker has the models look at key
+        frames only."""
+        sounding = _phrases(asked)
+        wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
+        keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
+        answers = Answers()
+        for batch in frame_batches(clip, wanted, self.settings, notes):
+            looked_at = [frame for frame in batch if frame.index in keys]
+            found = dict(zip(looked_at, self._find(looked_at, asked, answers, notes), strict=True))
+            for frame in batch:
+                segments, dropped = found.get(frame, ((), ()))
+                yield Sighting(frame, sounding[frame.index], segments, dropped, key=frame in found)
+
+    def _find(self, frames: list[Frame], asked: Sequence[Asked], answers: Answers, notes: Notes) -> list[Found]:
+        """What of the prompts is there in some frames: the boxes that are kept, their masks, and the verifier's word.
+
+        Each frame is grounded with its own phrases: beside a phrase of another frame, a box could answer that one.
+        """
+        if not frames:
+            return []
+        answers.begin([frame.image for frame in frames])
+        prompts = [asked[frame.index] for frame in frames]
+        if self.detector is None:  # one model from phrases to masks
+            with notes.timed("segment"):
+                pairs = answers.ask(checked("segment_phrases", self.segmenter.segment_phrases), _phrases(prompts))
+            kept, dropped = self._choose([[box for box, _ in own] for own in pairs], prompts)
+            masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
+        else:
+            with notes.timed("detect"):
+                candidates = answers.ask(checked("detect", self.detector.detect), _phrases(prompts))
+            kept, dropped = self._choose(candidates, prompts)
+            with notes.timed("segment"):
+                masks = answers.ask(
+                    checked("segment", self.segmenter.segment), [[box.box for box in boxes] for boxes in kept]
+                )
+        found = [self._compose(*own) for own in zip(kept, masks, dropped, strict=True)]
+        return found if self.verifier is None else self._verify(self.verifier, prompts, found, answers, notes)
+
+    def _choose(
+        self, candidates: list[list[Detection]], prompts: list[Asked]
+    ) -> tuple[list[list[Detection]], list[list[Dropped]]]:
+        """By frame: the boxes that are kept, best first, and what becomes of the phrases without one."""
+        chosen = [choose(boxes, own, self.settings) for boxes, own in zip(candidates, prompts, strict=True)]
+        return [kept for kept, _ in chosen], [dropped for _, dropped in chosen]
+
+    def _compose(self, kept: list[Detection], masks: list[Mask], dropped: list[Dropped]) -> Found:
+        """Boxes and their masks as labelled segments; an empty or too small mask is no segment."""
+        segments, drops = [], list(dropped)
+        for box, mask in zip(kept, masks, strict=True):
+            if mask.rle.area < max(self.settings.min_area, 1):
+                drops.append(Dropped(box.phrase, "empty mask", box.score, box.box))
+                continue
+            label, how = self.label(box.phrase)
+            segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, label, how))
+        return tuple(segments), tuple(drops)
+
+    def _verify(
+        self, verifier: Verifier, prompts: list[Asked], found: list[Found], answers: Answers, notes: Notes
+    ) -> list[Found]:
+        """Drops the segments that do not look like what they are taken for."""
+        with notes.timed("verify"):
+            verdicts = answers.ask(
+                checked("verify", verifier.verify), [segments for segments, _ in found], _phrases(prompts)
+            )
+        verified = []
+        for (segments, dropped), own in zip(found, verdicts, strict=True):
+            judged = list(zip(segments, own, strict=True))
+            kept = tuple(replace(s, verifier_score=verdict.score) for s, verdict in judged if verdict.kept)
+            gone = [Dropped(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
+            verified.append((kept, (*dropped, *gone)))
+        return verified
+
+
+def _weak(captions: Heard) -> tuple[Caption, ...]:
+    """The captions below the captioner's threshold."""
+    return tuple(caption for caption in captions or () if caption.weak)
+
+
+def _unnamed(frames: Sequence[tuple[Caption, ...]]) -> str | None:
+    """A sentence about audible frames without a caption above the threshold; None if there are none."""
+    missed = [captions for captions in frames if not strong_captions(captions)]
+    if not missed:
+        return None
+    scored = ((caption.score, caption.text) for own in missed for caption in own if caption.score is not None)
+    best = max(scored, default=None)
+    closest = f" above the threshold (best: {best[1]}, {best[0]:.2f})" if best else ""
+    return f"{len(missed)} of {len(frames)} audible frames had no caption{closest}"
+
+
+def _distinct(prompts: Iterable[Prompt]) -> Asked:
+    """The prompts, the first one of each phrase."""
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.phrase, prompt)
+    return tuple(first.values())
+
+
+def _phrases(prompts: Sequence[Asked]) -> list[tuple[str, ...]]:
+    """The phrases of every frame."""
+    return [tuple(prompt.phrase for prompt in own) for own in prompts]

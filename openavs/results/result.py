@@ -1,0 +1,140 @@
+"""`Result`: a `Segmentation` that can save and show itself. It is what `openavs.load(...)(video)` returns.
+
+`Segmentation` lies at the bottom of the house and knows nothing of files; what follows here imports down to it. A
+`Result` adds no field, only the clip it came from, so every function that takes a `Segmentation` takes it as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openavs.errors import InputError
+from openavs.structures.types import Clip, Segmentation
+from openavs.utils.text import counted, listed_words
+
+if TYPE_CHECKING:
+    from openavs.visualization.notebook import View
+
+
+@dataclass(frozen=True, eq=False)
+class Result(Segmentation):
+    """One clip's results, beside the clip itself.
+
+    Equal to any `Segmentation` that says the same; `dataclasses.replace` gives a result without its clip, which is
+    then opened again from `source`.
+    """
+
+    @classmethod
+    def of(cls, segmentation: Segmentation, clip: Clip | None = None) -> Result:
+        """The result of a clip."""
+        made = cls(**_values(segmentation))
+        if clip is not None:
+            object.__setattr__(made, "_clip", clip)  # no field: what is written of a result is the segmentation
+        return made
+
+    @property
+    def video(self) -> Clip:
+        """The clip itself; `InputError` if it was made in memory and is gone, or its file is."""
+        held: Clip | None = getattr(self, "_clip", None)
+        if held is not None:
+            return held
+        from openavs.exports.items import open_source
+
+        return open_source(self)
+
+    def save(self, out: str | Path, *, overlay: bool = True, report: bool = True, overwrite: bool = False) -> Path:
+        """Writes the clip into a result folder, as `openavs segment` does, and returns `out/clips/<id>`.
+
+        The folder may hold other clips of the same recipe: they stay. `openavs export` reads it.
+
+        Args:
+            out: the result folder.
+            overlay: write `overlay.mp4`, the video with the masks painted on and its sound.
+            report: write `report.html`.
+            overwrite: write the clip anew if it is there already.
+
+        Raises:
+            InputError: `out` holds the results of another recipe, or this clip's and `overwrite` is not given.
+        """
+        from openavs.results.run_folder import RunWriter
+        from openavs.results.serialization import safe_id
+
+        name = safe_id(self.clip)  # a clip may be called anything; its folder may not
+        named = self if name == self.clip else dataclasses.replace(self, clip=name)
+        classes = self.recipe.get("vocabulary") or ()
+        with RunWriter(Path(out), self.recipe, values="class" if classes else "instance", classes=classes) as run:
+            if not overwrite and run.is_done(name):
+                raise InputError(f"{out} holds a result of {name!r} already; say overwrite=True or give another folder")
+            return run.write(
+                named, seconds=sum(self.timings.values()), extras=lambda folder: self._extras(folder, overlay, report)
+            )
+
+    def show(self, *, width: int = 640, most_seconds: float = 120.0, most_bytes: int = 16_000_000) -> View:
+        """The video with the masks painted on, its sound and what was heard and found, for a notebook.
+
+        The video is part of the page, so it is bounded: at most `width` pixels on its long side; longer than
+        `most_seconds`, or larger than `most_bytes`, it is left out and pictures stand for it.
+        """
+        from openavs.visualization.notebook import show
+
+        return show(self, self.video, width=width, most_seconds=most_seconds, most_bytes=most_bytes)
+
+    def export(self, form: str, out: str | Path, *, classes: str | Sequence[str] = (), overwrite: bool = False) -> Path:
+        """Writes this result in one of the formats of `openavs export`, such as `coco` or `cutout-webm`."""
+        from openavs.exports.categories import Categories
+        from openavs.exports.items import Item
+        from openavs.exports.registry import Options
+        from openavs.exports.registry import export as write
+
+        item = Item(self, lambda: self.video)
+        chosen = listed_words(classes) or self.recipe.get("vocabulary") or ()
+        write(form, [item], Path(out), Options(Categories.of_vocabulary(chosen)), origin=self.clip, overwrite=overwrite)
+        return Path(out)
+
+    def _extras(self, folder: Path, overlay: bool, report: bool) -> None:
+        from openavs.media import write_overlay
+        from openavs.visualization.overlay import Painter
+        from openavs.visualization.report import report_frames, write_report
+
+        clip = self.video if overlay or report else None
+        if overlay and clip is not None:
+            write_overlay(folder / "overlay.mp4", clip, Painter(self))
+        if report and clip is not None:
+            write_report(folder / "report.html", self, clip.frames(report_frames(self)), clip.audio, clip.duration)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows for a result: pictures and words; `show()` has the video, which takes a moment."""
+        from openavs.visualization.notebook import summary
+
+        return summary(self, getattr(self, "_clip", None))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Segmentation) and _values(self) == _values(other)
+
+    def __repr__(self) -> str:
+        found = sum(len(frame.segments) for frame in self.frames)
+        return f"<Result of {self.clip!r}: {counted(found, 'segment')} in {counted(len(self.frames), 'frame')}>"
+
+
+def read_result(out: str | Path, clip: str | None = None) -> Result:
+    """Reads one clip of a result folder; `clip` may be left out where the folder holds one clip.
+
+    Raises:
+        InputError: no such folder or clip, a damaged file, or several clips and none is named.
+    """
+    from openavs.exports.items import finished
+    from openavs.results.serialization import read_result as read
+
+    names = [clip] if clip is not None else finished(Path(out))
+    if len(names) > 1:
+        some = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        raise InputError(f"{out} holds {len(names)} clips; name one: {some}")
+    return Result.of(read(out, names[0]))
+
+
+def _values(segmentation: Segmentation) -> dict[str, Any]:
+    return {field.name: getattr(segmentation, field.name) for field in fields(Segmentation)}

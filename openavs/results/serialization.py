@@ -1,0 +1,302 @@
+"""A clip's result on disk: `Segmentation` <-> JSON without loss, and the folder `clips/<id>/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+import types as builtin_types
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from PIL import Image as Pictures
+
+from openavs.errors import InputError
+from openavs.structures.masks import check_rle
+from openavs.structures.types import RLE, Image, Segmentation, segments_to_label_map
+from openavs.utils.fs import atomic_write, safe_id, safe_ids, sync_folder
+from openavs.utils.strict_json import parse_json
+from openavs.visualization.colors import voc_palette
+
+__all__ = [
+    "FORMAT",
+    "atomic_write",
+    "clip_folder",
+    "is_complete",
+    "is_done",
+    "mask_values",
+    "read_result",
+    "safe_id",
+    "safe_ids",
+    "segmentation_from_json",
+    "segmentation_to_json",
+    "write_result",
+]
+
+_CLIP_FILES = frozenset(("masks", "overlay.mp4", "report.html", "result.json"))
+FORMAT = 1  # raised when a reader of the old format would misread the new one
+Values = Literal["instance", "class"]
+
+
+# ---------------------------------------------------------------------------------------------------- as JSON
+
+
+def segmentation_to_json(segmentation: Segmentation) -> dict[str, Any]:
+    """Plain JSON data that `segmentation_from_json` turns back into an equal `Segmentation`.
+
+    Raises InputError where a number is not finite (JSON has no such numbers) or the recipe holds other than plain data.
+    """
+    return {"format": FORMAT, **encode(segmentation, "segmentation")}
+
+
+def segmentation_from_json(data: Any) -> Segmentation:
+    """The inverse of `segmentation_to_json`; InputError names the first key that is missing, unknown or mistyped."""
+    if not isinstance(data, dict) or "format" not in data:
+        raise InputError("this is no openavs result: it has no 'format' key")
+    if data["format"] != FORMAT:
+        raise InputError(f"the result has format {data['format']!r} and this openavs reads {FORMAT}; update openavs")
+    body = {key: value for key, value in data.items() if key != "format"}
+    decoded: Segmentation = _decode(Segmentation, body, "result")
+    for frame in decoded.frames:
+        for segment in frame.segments:
+            if segment.mask.size != decoded.size:
+                raise InputError(
+                    f"result.frames: a mask of frame {frame.index} is {segment.mask.size[0]} x {segment.mask.size[1]} "
+                    f"pixels in a clip of {decoded.size[0]} x {decoded.size[1]}"
+                )
+    return decoded
+
+
+def encode(value: Any, where: str) -> Any:
+    """Dataclasses, tuples, mappings and scalars as JSON data; `where` is named in the InputError."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise InputError(f"{where} has a key that is not text, which a result file cannot hold")
+        return {key: encode(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} is {value}, which a result file cannot hold; use a finite number")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise InputError(f"{where} is a {type(value).__name__}, which a result file cannot hold; use plain data")
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return encode(data, where)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _decode_object(kind, data, where)
+    if origin in (Union, builtin_types.UnionType):
+        return None if data is None else _decode(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is tuple:
+        return _decode_tuple(arguments, data, where)
+    if origin is dict:
+        return {k: _decode(arguments[1], v, f"{where}.{k}") for k, v in _expect(dict, data, where).items()}
+    if kind is float:
+        if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+            raise InputError(f"{where} is {data!r:.60} and should be a finite number")
+        return float(data)
+    if kind is int and isinstance(data, bool):
+        raise InputError(f"{where} is {data!r} and should be a whole number")
+    return _expect(kind, data, where)
+
+
+def _expect(kind: type, data: Any, where: str) -> Any:
+    if not isinstance(data, kind):
+        raise InputError(f"{where} is {data!r:.60} and should be of type {kind.__name__}")
+    return data
+
+
+def _decode_tuple(arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+    items = _expect(list, data, where)
+    if arguments[-1] is Ellipsis:
+        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items))
+    if len(items) != len(arguments):
+        raise InputError(f"{where} has {len(items)} values and should have {len(arguments)}")
+    return tuple(_decode(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, items, strict=True)))
+
+
+def _decode_object(kind: type, data: Any, where: str) -> Any:
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    given = _expect(dict, data, where)
+    earlier = {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("added")}
+    given = {**earlier, **given}
+    for name in names:
+        if name not in given:
+            raise InputError(f"{where} lacks the key {name!r}")
+    for name in given:
+        if name not in names:
+            raise InputError(f"{where} has the unknown key {name!r:.60}")
+    made = kind(**{name: _decode(hints[name], given[name], f"{where}.{name}") for name in names})
+    if isinstance(made, RLE):
+        check_rle(made, where)
+    return made
+
+
+# -------------------------------------------------------------------------------------------------- as a folder
+
+
+def clip_folder(out: Path, clip: str) -> Path:
+    """`out/clips/<clip>`; InputError for an id that is no plain folder name (make ids with `safe_id`)."""
+    if safe_id(clip) != clip:
+        raise InputError(f"{clip!r:.60} cannot name a folder; make clip ids with safe_id")
+    clips = out / "clips"
+    refuse_links(clips)
+    return clips / clip
+
+
+def refuse_links(*paths: Path) -> None:
+    """InputError if one is a symbolic link: it may lead anywhere, and what it leads to would be written or removed."""
+    for path in paths:
+        if path.is_symlink():
+            raise InputError(f"{path} is a link; remove it, or give an output folder of its own")
+
+
+def is_clip_folder(path: Path) -> bool:
+    """True if openavs wrote this folder: an unfinished one, one with `result.json`, or with a result's files alone."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    unfinished = path.name.startswith(".") and path.name.endswith(".part")
+    return unfinished or "result.json" in names or names <= _CLIP_FILES
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Raises InputError if a link or other files, such as the clip's pictures, are in the place of a clip's result."""
+    refuse_links(folder)
+    if folder.exists() and not is_clip_folder(folder):
+        raise InputError(f"{folder} holds other files, and the clip's result would replace them; give another --out")
+
+
+def is_done(out: Path, clip: str) -> bool:
+    """Whether the clip's `result.json` is there; it is written last, so all the rest is there too."""
+    return (clip_folder(out, clip) / "result.json").is_file()
+
+
+def is_complete(out: Path, clip: str, extras: Collection[str] = ()) -> bool:
+    """True if `result.json` can be parsed and each mask that it names, and each of `extras`, is a file with content."""
+    folder = clip_folder(out, clip)
+    if not is_done(out, clip):
+        return False
+    try:
+        frames = parse_json((folder / "result.json").read_bytes())["frames"]
+        masks = [f"masks/{frame['index']:05d}.png" for frame in frames]
+    except (ValueError, TypeError, LookupError):
+        return False
+    return all(_has_content(folder / name) for name in (*masks, *extras))
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def read_result(out: str | Path, clip: str) -> Segmentation:
+    """The result that `write_result` wrote."""
+    path = clip_folder(Path(out), clip) / "result.json"
+    try:
+        return segmentation_from_json(parse_json(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; is {clip} a finished clip of {out}?") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON file: {error}") from error
+
+
+def write_result(
+    out: str | Path,
+    segmentation: Segmentation,
+    *,
+    values: Values = "instance",
+    classes: Sequence[str] = (),
+    extras: Callable[[Path], object] | None = None,
+) -> Path:
+    """Writes `out/clips/<id>/` (masks, what `extras` adds, `result.json` last) and returns the folder.
+
+    `extras(folder)` may write further files (overlay, report). All is made in a hidden folder beside it that takes the
+    place of an earlier result by one rename: a failure leaves nothing. `values` is what a mask's pixels say, see
+    `mask_values`. InputError if files that are no result are there.
+    """
+    folder = clip_folder(Path(out), segmentation.clip)
+    painted = mask_values(segmentation, values, classes)
+    making = folder.with_name(f".{folder.name}.part")
+    refuse_links(making)
+    refuse_other_folder(folder)
+    shutil.rmtree(making, ignore_errors=True)  # what a killed run left
+    try:
+        (making / "masks").mkdir(parents=True)
+        for frame, numbers in zip(segmentation.frames, painted, strict=True):
+            label_map = segments_to_label_map(frame.segments, numbers, segmentation.size)
+            atomic_write(making / "masks" / f"{frame.index:05d}.png", palette_png(label_map))
+        if extras is not None:
+            extras(making)
+        atomic_write(making / "result.json", json_bytes(segmentation_to_json(segmentation)))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(making, folder)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+    return folder
+
+
+def mask_values(segmentation: Segmentation, values: Values, classes: Sequence[str] = ()) -> list[list[int]]:
+    """The number that stands for each segment of each frame in the masks; 0 is background.
+
+    `instance`: 1, 2, ... in the order of the frame's segments, or, where a tracker ran, one number per track through
+    the clip. `class`: the position of the segment's label in `classes` (counted from 1 unless `classes` itself begins
+    with `background`); a segment without such a label is not painted. InputError above 255.
+    """
+    if values == "class":
+        numbers = _class_values(segmentation, classes)
+    else:
+        numbers = _instance_values(segmentation)
+    if max((n for frame in numbers for n in frame), default=0) > 255:
+        raise InputError(f"{segmentation.clip} has more than 255 {values} numbers, which an 8-bit mask cannot hold")
+    return numbers
+
+
+def _class_values(segmentation: Segmentation, classes: Sequence[str]) -> list[list[int]]:
+    if not classes:
+        raise InputError("class masks need the list of classes; give a vocabulary or write instance masks")
+    first = 0 if classes[0] == "background" else 1
+    index = {name: place for place, name in enumerate(classes, start=first)}
+    return [[index.get(s.label or "", 0) for s in frame.segments] for frame in segmentation.frames]
+
+
+def _instance_values(segmentation: Segmentation) -> list[list[int]]:
+    segments = [s for frame in segmentation.frames for s in frame.segments]
+    if not segments or any(s.track is None for s in segments):
+        return [list(range(1, len(frame.segments) + 1)) for frame in segmentation.frames]
+    place = {track: i for i, track in enumerate(dict.fromkeys(s.track for s in segments), start=1)}
+    return [[place[s.track] for s in frame.segments] for frame in segmentation.frames]
+
+
+def palette_png(label_map: Image) -> bytes:
+    """A label map uint8 `[H, W]` as an 8-bit palette PNG in the VOC colours (the pixel values are the labels)."""
+    picture = Pictures.fromarray(label_map)
+    picture.putpalette(voc_palette().tobytes())  # turns it to mode P and keeps the values
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def json_bytes(data: Any) -> bytes:
+    """ASCII JSON: whatever a file name holds, even bytes that are no text, can be written and read back."""
+    return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode("ascii")

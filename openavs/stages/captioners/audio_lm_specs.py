@@ -1,0 +1,235 @@
+"""What differs between the audio language models of transformers: classes, prompts, and the way to the audio's vectors.
+
+All of them have the same shape: a Whisper-like encoder and a projector turn a sound into vectors that take the place of
+a placeholder token in the language model's input. One row of `FAMILIES` says the rest.
+
+Library traps that are handled here: the Omni processors cannot be loaded without torchvision, so their tokenizer,
+feature extractor and chat template are loaded one by one; Voxtral's chat template lives in another package, so its few
+control tokens are written out; Qwen2-Audio has no method for its audio vectors and its encoder has to be told in a mask
+where the sound ends; Qwen3-Omni pads a batch's last chunks to the longest of them without a mask, which changes the
+shorter sounds' last vectors, so sounds share a batch only with others of their length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from openavs.errors import ModelError
+from openavs.models.hub import ResolvedModel, load_processor
+
+Vectors = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]  # model, mel [B, M, T], mask [B, T] -> [sum(n), D]
+Count = Callable[[int, Any], int]  # frames of the sound, audio config -> vectors
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of audio language model.
+
+    `vectors` runs the audio encoder on a batch and gives the valid vectors of all its sounds, one after the other;
+    `count` says how many of them a sound of so many mel frames has. `processor_class` is None where the processor
+    cannot be used; `text_first` is the order of question and sound that the model was trained with.
+    """
+
+    model_class: str
+    vectors: Vectors
+    count: Count
+    processor_class: str | None = None
+    text_first: bool = False
+    chat: bool = True  # a chat template asks; else `voxtral_tokens`
+    template: str | None = None  # for a checkpoint that has none
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What turns sounds and questions into a model's input."""
+
+    extractor: Any
+    tokenizer: Any
+    template: str | None
+
+
+# ------------------------------------------------------------------------------------------------- sounds to vectors
+
+
+def _pooled_twice(frames: int, config: Any) -> int:
+    """A convolution of stride 2 that pads, then a pooling of 2 that does not."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def _chunks_halved_thrice(frames: int, config: Any) -> int:
+    """Three convolutions of stride 2 on each chunk of two windows by itself."""
+    chunk = 2 * int(config.n_window)
+    return frames // chunk * _halved_thrice(chunk) + _halved_thrice(frames % chunk)
+
+
+def _halved_thrice(frames: int) -> int:
+    for _ in range(3):
+        frames = (frames + 1) // 2
+    return frames
+
+
+def _whole_length(frames: int, config: Any) -> int:
+    """Voxtral hears silence to the end of the 30 s; its projector takes several encoder frames for one vector."""
+    return int(config.max_source_positions * config.hidden_size // config.intermediate_size)
+
+
+def _qwen2_audio(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    inner = getattr(model, "model", model)
+    frames = (mask.sum(-1) - 1) // 2 + 1
+    steps = torch.arange((features.shape[-1] - 2) // 2 + 1, device=features.device)
+    beyond = (steps[None] >= frames[:, None])[:, None, None, :].expand(-1, 1, len(steps), -1)
+    hidden = torch.zeros(beyond.shape, dtype=features.dtype, device=features.device)
+    hidden = hidden.masked_fill(beyond, torch.finfo(features.dtype).min)
+    encoded = inner.audio_tower(features, attention_mask=hidden).last_hidden_state
+    vectors = inner.multi_modal_projector(encoded)
+    valid = torch.arange(vectors.shape[1], device=vectors.device)[None] < ((frames - 2) // 2 + 1)[:, None]
+    flat: torch.Tensor = vectors[valid]
+    return flat
+
+
+def _audio_flamingo(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return _flat(model.get_audio_features(features, mask))
+
+
+def _voxtral(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return _flat(model.get_audio_features(features))
+
+
+def _omni(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    output = model.get_audio_features(features, feature_attention_mask=mask)
+    return output if isinstance(output, torch.Tensor) else _flat(output.last_hidden_state)
+
+
+def _omni_by_length(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    frames = mask.sum(-1)
+    parts: dict[int, torch.Tensor] = {}
+    for length in set(frames.tolist()):
+        [rows] = torch.where(frames == length)
+        vectors = _omni(model, features[rows], mask[rows])
+        parts |= zip(rows.tolist(), vectors.chunk(len(rows)), strict=True)
+    return torch.cat([parts[row] for row in range(len(frames))])
+
+
+def _flat(output: Any) -> torch.Tensor:
+    """The vectors `[n, D]`: newer releases return an output object, older ones the tensor itself."""
+    vectors: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return vectors.reshape(-1, vectors.shape[-1])
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+# The checkpoint on the hub has no chat template. The library's processor still has this one as a default, with the
+# comment that it is kept only until the hub has it. Here it is limited to one question about one sound.
+_QWEN2_AUDIO_TEMPLATE = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    "{% for part in messages[0].content %}"
+    "{% if part.type == 'audio' %}Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_OMNI_2_5 = Family("Qwen2_5OmniThinkerForConditionalGeneration", _omni, _pooled_twice)
+_OMNI_3 = Family("Qwen3OmniMoeThinkerForConditionalGeneration", _omni_by_length, _chunks_halved_thrice)
+
+FAMILIES: dict[str, Family] = {
+    "qwen2_audio": Family(
+        "Qwen2AudioForConditionalGeneration",
+        _qwen2_audio,
+        _pooled_twice,
+        processor_class="Qwen2AudioProcessor",
+        template=_QWEN2_AUDIO_TEMPLATE,
+    ),
+    "audioflamingo3": Family(
+        "AudioFlamingo3ForConditionalGeneration",
+        _audio_flamingo,
+        _pooled_twice,
+        processor_class="AudioFlamingo3Processor",
+        text_first=True,
+    ),
+    "voxtral": Family("VoxtralForConditionalGeneration", _voxtral, _whole_length, chat=False),
+    "qwen2_5_omni": _OMNI_2_5,
+    "qwen2_5_omni_thinker": _OMNI_2_5,
+    "qwen3_omni_moe": _OMNI_3,
+    "qwen3_omni_moe_thinker": _OMNI_3,
+}
+
+
+def family_of(resolved: ResolvedModel) -> Family:
+    """The row of a model's folder; ModelError names the supported kinds."""
+    try:
+        kind = json.loads((resolved.path / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"the model '{resolved.ref}' has a config.json without a model_type; download it again"
+        ) from error
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"the model '{resolved.ref}' is a '{kind}' model, which audio-llm does not know; "
+            f"give one of these: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def load_reader(family: Family, resolved: ResolvedModel) -> Reader:
+    """Feature extractor, tokenizer and chat template of a model's folder, or ModelError."""
+    if family.processor_class:
+        processor: Any = load_processor(getattr(transformers, family.processor_class), resolved)
+        return Reader(processor.feature_extractor, processor.tokenizer, processor.chat_template or family.template)
+    extractor = load_processor(transformers.WhisperFeatureExtractor, resolved)
+    tokenizer: Any = load_processor(transformers.AutoTokenizer, resolved)
+    template = (_template_file(resolved.path) or tokenizer.chat_template) if family.chat else None
+    return Reader(extractor, tokenizer, template)
+
+
+def _template_file(folder: Path) -> str | None:
+    """The processor's chat template, where it lies in a file of its own (the old form of such files)."""
+    path = folder / "chat_template.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["chat_template"]) if path.is_file() else None
+
+
+# --------------------------------------------------------------------------------------------------------- the prompt
+
+
+def prompt_tokens(
+    family: Family, reader: Reader, question: str, placeholder: int, ref: str
+) -> tuple[list[int], list[int]]:
+    """A question's token ids before and after the sound, or ModelError where the model's files do not allow it."""
+    tokens = (
+        _chat_tokens(family, reader, question, placeholder, ref) if family.chat else _voxtral_tokens(reader, question)
+    )
+    if tokens.count(placeholder) != 1:
+        raise ModelError(
+            f"the prompt of the model '{ref}' for '{question}' has {tokens.count(placeholder)} places for the sound "
+            "instead of one; its chat template and tokenizer do not belong together, or the question names the place"
+        )
+    at = tokens.index(placeholder)
+    return tokens[:at], tokens[at + 1 :]
+
+
+def _chat_tokens(family: Family, reader: Reader, question: str, placeholder: int, ref: str) -> list[int]:
+    if not reader.template:
+        raise ModelError(
+            f"the model '{ref}' has no chat template, so it cannot be asked; use an instruction-tuned checkpoint"
+        )
+    sound, text = {"type": "audio", "audio": ""}, {"type": "text", "text": question}
+    content = [text, sound] if family.text_first else [sound, text]
+    rendered = reader.tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=reader.template,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    return list(reader.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+def _voxtral_tokens(reader: Reader, question: str) -> list[int]:
+    """`<s>[INST][BEGIN_AUDIO][AUDIO]question[/INST]`, the instruct form of Mistral's tokenizer version 7 and later."""
+    names = ("<s>", "[INST]", "[BEGIN_AUDIO]", "[AUDIO]", "[/INST]")
+    *before, after = (int(reader.tokenizer.convert_tokens_to_ids(name)) for name in names)
+    return [*before, *reader.tokenizer(question, add_special_tokens=False)["input_ids"], after]

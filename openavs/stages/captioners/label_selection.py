@@ -1,0 +1,193 @@
+"""From scores of labels to captions: one score per sounding thing, general names behind specific ones.
+
+AudioSet names a dog ten times ("Dog", "Bark", "Yip", "Domestic animals, pets"), so no single label of a barking dog
+need score high, and three labels may name one thing. `LabelSelector` scores what the lexicon maps labels to, and
+keeps one caption per thing. All captioners that score labels share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from openavs.errors import InputError
+from openavs.stages.lexicon import category, is_collective, lexicon, members, names_nothing, rejected_sound
+from openavs.structures.types import Caption, Waveform, Window
+
+Scores = npt.NDArray[np.float32]
+Combine = Literal["sum", "max"]
+
+REJECTER_RATIO = 0.5
+"""Least score of a thing as a share of the best rejecter's (rain, noise) under a softmax."""
+
+KIND_RATIO = 1 / 3
+"""Least score of a kind, as a share of its thing's, from which on the thing gives way: a bird of 0.6 to a crow of 0.2.
+
+Category labels ("Vehicle", "Music") give way to any kept member, since they score high beside every one of them.
+"""
+
+CATEGORY_RATIO = 0.1
+"""Least score of a thing as a share of the best category's: speech of 0.03 is noise beside music of 0.8."""
+
+LABELS_PER_THING = 3
+"""Best labels of a thing that are summed. Over all of them, noise would favor things with many labels (a person)."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The labels of one thing, of several alternatives ("Siren": three vehicles), or of one rejected sound."""
+
+    things: frozenset[str]
+    members: tuple[int, ...]  # positions of labels
+    general: bool  # a category ("Animal", "Livestock"), which says little beside one of its members
+    rejects: bool
+
+
+class LabelSelector:
+    """Turns the label scores of a window into captions.
+
+    A thing's score combines the scores of all labels that the lexicon maps to it: their sum where scores are shares of
+    one softmax, their maximum where each label has a sigmoid of its own. Each kept thing becomes one caption, under
+    the text of its best label. A category ("Animal") is kept only where none of its members is. Sounds without a
+    visible source (rain, noise) have captions too; under a softmax a thing needs half of such a sound's score.
+
+    Args:
+        labels: the texts that are scored, in the order of the scores.
+        top_k: things a window keeps at most.
+        threshold: the least score of a thing, in [0, 1].
+        min_ratio: the least score as a share of the window's best specific thing, in [0, 1].
+        combine: `sum` for softmax scores, `max` for sigmoid scores.
+        things: False scores every label for itself, best first: `min_ratio` and the lexicon have no part in it.
+
+    Raises:
+        InputError: an option outside its range.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        *,
+        top_k: int,
+        threshold: float,
+        min_ratio: float,
+        combine: Combine,
+        things: bool = True,
+        name: str = "captioner",
+    ) -> None:
+        if top_k < 1:
+            raise InputError(f"{name}: top_k is at least 1, not {top_k}")
+        for option, value in (("threshold", threshold), ("min_ratio", min_ratio)):
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"{name}: {option} is in [0, 1], not {value}")
+        self.labels = tuple(labels)
+        self.top_k, self.threshold, self.min_ratio, self.combine = top_k, threshold, min_ratio, combine
+        self._groups = _groups(self.labels) if things else None
+
+    def captions(self, scores: Scores, window: Window, question: str) -> list[Caption]:
+        """Captions of one window, best first, from the label scores `[labels]`.
+
+        Where no thing is kept, the best one follows as a weak caption (`Caption.weak`), to say how close it came.
+        """
+
+        def caption(position: int, score: float, weak: bool = False) -> Caption:
+            return Caption(self.labels[position], score, window.start, window.end, question, weak)
+
+        if self._groups is None:
+            best = np.argsort(-scores, kind="stable")[: self.top_k]
+            kept = [caption(int(i), float(scores[i])) for i in best if scores[i] >= self.threshold]
+            return kept or [caption(int(i), float(scores[i]), weak=True) for i in best[:1]]
+        ranked = sorted(
+            ((float(self._combined(scores, group)), group) for group in self._groups), key=lambda pair: -pair[0]
+        )
+        kept_groups = self._kept(ranked)
+        named = any(not group.rejects for _, group in kept_groups)
+        best_thing = next(((score, group) for score, group in ranked if not group.rejects), None)
+        captions = [caption(_best(scores, group), min(score, 1.0)) for score, group in kept_groups]
+        if not named and best_thing is not None:
+            captions.append(caption(_best(scores, best_thing[1]), min(best_thing[0], 1.0), weak=True))
+        return captions
+
+    def _combined(self, scores: Scores, group: _Group) -> np.float32:
+        own = scores[list(group.members)]
+        combined: np.float32 = np.sort(own)[-LABELS_PER_THING:].sum() if self.combine == "sum" else own.max()
+        return combined
+
+    def _kept(self, ranked: Sequence[tuple[float, _Group]]) -> list[tuple[float, _Group]]:
+        """The groups that become captions, best first."""
+        specific = [(score, group) for score, group in ranked if not (group.general or group.rejects)]
+        rejecters = [(score, group) for score, group in ranked if group.rejects and score >= self.threshold][:1]
+        least = max(self.threshold, self.min_ratio * (specific[0][0] if specific else 0.0))
+        least = max(least, CATEGORY_RATIO * max((score for score, group in ranked if group.general), default=0.0))
+        if self.combine == "sum" and rejecters:
+            least = max(least, REJECTER_RATIO * rejecters[0][0])
+        kept: list[tuple[float, _Group]] = []
+        for score, group in [*specific, *((score, group) for score, group in ranked if group.general)]:
+            if score < least or any(_gives_way(group, score, other, s) for s, other in kept):
+                continue
+            kept = [(s, other) for s, other in kept if not _gives_way(other, s, group, score)]
+            kept.append((score, group))
+        kept = sorted(kept, key=lambda pair: -pair[0])[: self.top_k]
+        return sorted([*kept, *rejecters], key=lambda pair: -pair[0])
+
+
+def combine_scales(
+    windows: Sequence[Window],
+    score: Callable[[Sequence[tuple[Window, Waveform]]], Sequence[Scores | None]],
+    *,
+    softmax: bool,
+) -> list[Scores | None]:
+    """Scores `[labels]` of each window: the geometric mean over its own sound and the longer one around it.
+
+    One second says when a sound occurs and five say better what it is; the geometric mean is low unless both agree.
+
+    Args:
+        windows: with or without `context`.
+        score: label scores of sounds, each with the window it belongs to; None for a sound without samples.
+        softmax: the scores of a sound sum to one, and so do those that are returned; all are 0 where no label has a
+            score above 0 in both.
+    """
+    longer = [(window, window.context) for window in windows if window.context is not None]
+    rows = iter(score([*((window, window.audio) for window in windows), *longer]))
+    combined = [next(rows) for _ in windows]
+    for i, window in enumerate(windows):
+        if window.context is None:
+            continue
+        row, around = combined[i], next(rows)
+        if row is not None and around is not None:
+            mean = np.sqrt(row * around)
+            total = mean.sum()
+            combined[i] = mean / total if softmax and total > 0 else mean
+    return combined
+
+
+def _gives_way(group: _Group, score: float, other: _Group, other_score: float) -> bool:
+    """True if `group` adds nothing beside `other`: the same things and more, or the category of one of them."""
+    if not group.general and other_score < KIND_RATIO * score:
+        return False
+    near = category if group.general else members
+    return other.things <= group.things or any(near(thing) & other.things for thing in group.things)
+
+
+def _best(scores: Scores, group: _Group) -> int:
+    """The position of a group's best label."""
+    return max(group.members, key=lambda position: float(scores[position]))
+
+
+def _groups(labels: Sequence[str]) -> tuple[_Group, ...]:
+    """Labels by the things that the lexicon maps them to; a label that it does not know is a thing of its own.
+
+    AudioSet's labels of rooms, textures and genres name nothing and are in no group.
+    """
+    positions: dict[tuple[frozenset[str], bool, bool], list[int]] = {}
+    for position, label in enumerate(labels):
+        sound = rejected_sound(label)
+        if sound is None and names_nothing(label):
+            continue
+        things = frozenset({sound} if sound else lexicon(label) or {label})
+        general = sound is None and is_collective(label)
+        positions.setdefault((things, general, sound is not None), []).append(position)
+    return tuple(_Group(things, tuple(own), general, rejects) for (things, general, rejects), own in positions.items())

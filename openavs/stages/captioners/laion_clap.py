@@ -1,0 +1,218 @@
+"""CLAP through its own package, laion-clap, and with its own checkpoints: a zero-shot tagger like `clap`.
+
+Library traps that are handled here: `import laion_clap` fetches three tokenizers from the hub and needs the packages
+of its training code, so only the network's module is imported, with stand-ins for what the network never runs; the
+network fetches roberta-base to overwrite it at once, so it gets an empty one of the right size; `load_ckpt` runs
+whatever a pickle holds, so weights are safetensors, converted once (`python -m openavs.models.convert`); long ones are
+cropped at random, so ours are cut to their centre first; and the fused features need torchaudio, so transformers'
+own implementation of them is used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, RobertaTokenizer
+
+from openavs.errors import InputError, ModelError
+from openavs.models.convert import LAION_CLAP, fill, read_config, read_weights
+from openavs.models.device import resolve_device
+from openavs.models.hub import load_processor, resolve
+from openavs.models.import_stubs import stand_ins
+from openavs.stages.captioners.audio import Samples, fitted
+from openavs.stages.captioners.zero_shot import LOGIT_SCALE, TEMPLATES, SimilarityCaptioner
+from openavs.structures.types import Waveform
+from openavs.utils.optional_deps import EXTRAS, need
+
+_WIDTHS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # of the first layer -> the package's name
+_TOKENS = 77  # of a text, as in the package
+_UNUSED: Mapping[str, Mapping[str, Any]] = {"torchvision": {}, "h5py": {}, "sklearn": {}, "ftfy": {}}
+
+
+class LaionClapCaptioner(SimilarityCaptioner):
+    """Captions with vocabulary entries; `SimilarityCaptioner` defines the scores.
+
+    Args:
+        model: folder made by `python -m openavs.models.convert 630k-audioset-best.pt FOLDER`, with the files of the
+            roberta-base tokenizer beside the weights.
+        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `SimilarityCaptioner`.
+        device, dtype, offline: as for `clap`.
+
+    Raises:
+        InputError: the package is not installed.
+        ModelError: the reference cannot be had, or is another kind of model.
+    """
+
+    name = LAION_CLAP
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        vocabulary: str | Sequence[str] = "audioset-things",
+        top_k: int = 3,
+        threshold: float = 0.1,
+        min_ratio: float = 0.35,
+        template: str | Sequence[str] = TEMPLATES,
+        things: bool = True,
+        logit_scale: float | None = LOGIT_SCALE,
+        batch_size: int = 32,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+    ) -> None:
+        super().__init__(
+            model=model,
+            vocabulary=vocabulary,
+            top_k=top_k,
+            threshold=threshold,
+            min_ratio=min_ratio,
+            template=template,
+            things=things,
+            logit_scale=logit_scale,
+            batch_size=batch_size,
+        )
+        package = load_package()
+        resolved = resolve(model, offline)
+        read_config(resolved, LAION_CLAP)
+        placement = resolve_device(device, "float32" if dtype == "auto" else dtype)
+        self.device, self.dtype = placement.device, placement.dtype
+        self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
+        self.tokenizer: Any = load_processor(RobertaTokenizer, resolved)
+        weights = read_weights(resolved)
+        self.model: Any = make_network(package, weights, model)
+        fill(self.model, weights, model)
+        self.model.requires_grad_(False).eval().to(self.device, self.dtype)
+        self._audio: Any = self.model.audio_cfg
+
+    def _prepare(self, audio: Waveform) -> Samples:
+        return fitted(audio, int(self._audio.sample_rate), int(self._audio.clip_samples))
+
+    def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
+        rounded = [_sixteen_bits(sound) for sound in sounds]
+        filled = np.stack([_repeated(sound, int(self._audio.clip_samples)) for sound in rounded])
+        inputs = {"waveform": torch.from_numpy(filled), "longer": torch.zeros(len(sounds), 1, dtype=torch.bool)}
+        if self.model.enable_fusion:
+            inputs["mel_fusion"] = self._fused(rounded)
+        # One by one, as the package takes them; it stacks them again.
+        embedded: torch.Tensor = self.model.get_audio_embedding(
+            [{name: self._cast(value[i]) for name, value in inputs.items()} for i in range(len(sounds))]
+        )
+        return embedded
+
+    def _fused(self, sounds: Sequence[Samples]) -> torch.Tensor:
+        """Log-mel spectrograms `[windows, 4, frames, bins]`: of a sound that is not too long, four times the same."""
+        config = self._audio
+        extractor: Any = ClapFeatureExtractor(
+            feature_size=config.mel_bins,
+            sampling_rate=config.sample_rate,
+            hop_length=config.hop_size,
+            max_length_s=config.clip_samples // config.sample_rate,
+            fft_window_size=config.window_size,
+            frequency_min=config.fmin,
+            frequency_max=config.fmax,
+        )
+        features = extractor(list(sounds), sampling_rate=config.sample_rate, truncation="fusion", return_tensors="pt")[
+            "input_features"
+        ]
+        mels: torch.Tensor = features
+        return mels
+
+    def _embed_texts(self, texts: list[str]) -> torch.Tensor:
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt")
+        embedded: torch.Tensor = self.model.get_text_embedding(
+            {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        )
+        return embedded
+
+    def _scale(self) -> torch.Tensor:
+        scale: torch.Tensor = self.model.logit_scale_a.exp()
+        return scale
+
+    def _cast(self, value: torch.Tensor) -> torch.Tensor:
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+
+def _sixteen_bits(sound: Samples) -> Samples:
+    """The samples as the package takes them in: rounded to 16 bits, towards zero."""
+    rounded: Samples = ((np.clip(sound, -1.0, 1.0) * 32767.0).astype(np.int16) / 32767.0).astype(np.float32)
+    return rounded
+
+
+def _repeated(sound: Samples, length: int) -> Samples:
+    """The sound as often as it fits into `length` samples, then silence."""
+    repeated = np.tile(sound, length // len(sound))
+    return np.pad(repeated, (0, length - len(repeated)))
+
+
+# ------------------------------------------------------------------------------------------------------- the package
+
+
+@cache
+def load_package() -> ModuleType:
+    """The module of the package that holds the network, without the rest of it."""
+    found = find_spec("laion_clap")  # does not run it
+    if found is None or found.origin is None:
+        return need("laion_clap", LAION_CLAP)  # says what to install
+    sys.path.append(str(Path(found.origin).parent))  # as the package does itself: its modules import each other so
+    with stand_ins(_UNUSED):
+        return need("clap_module.model", LAION_CLAP)
+
+
+def make_network(package: ModuleType, weights: Mapping[str, torch.Tensor], ref: str) -> Any:
+    """The network whose sizes fit the weights, at random."""
+    try:
+        audio = _WIDTHS[len(weights["audio_branch.patch_embed.proj.weight"])]
+        text = _text_config(weights)
+    except KeyError as error:
+        raise ModelError(
+            f"the model '{ref}' is not a whole CLAP with HTSAT and RoBERTa ({error} is missing or of another size); "
+            "convert the package's checkpoint again"
+        ) from error
+    options = json.loads((Path(str(package.__file__)).parent / "model_configs" / f"{audio}.json").read_text("utf-8"))
+    fused = any(name.startswith("audio_branch.patch_embed.mel_conv2d") for name in weights)
+    options["text_cfg"]["model_type"] = "roberta"
+    with _empty_roberta(package, text):
+        try:
+            return package.CLAP(**options, enable_fusion=fused, fusion_type="aff_2d" if fused else "None")
+        except RuntimeError as error:  # the package says this of any fault; what it was hangs on it
+            cause = error.__context__ or error
+            raise InputError(f"laion-clap cannot build its network ({cause}); {EXTRAS[LAION_CLAP].command}") from error
+
+
+def _text_config(weights: Mapping[str, torch.Tensor]) -> RobertaConfig:
+    """RoBERTa's sizes, read off the weights; heads are 64 wide in every published one."""
+    tables = "text_branch.embeddings."
+    words = weights[f"{tables}word_embeddings.weight"]
+    layers = {name.split(".")[3] for name in weights if name.startswith("text_branch.encoder.layer.")}
+    return RobertaConfig(
+        vocab_size=words.shape[0],
+        hidden_size=words.shape[1],
+        num_hidden_layers=len(layers),
+        num_attention_heads=words.shape[1] // 64,
+        intermediate_size=len(weights["text_branch.encoder.layer.0.intermediate.dense.weight"]),
+        max_position_embeddings=len(weights[f"{tables}position_embeddings.weight"]),
+        type_vocab_size=len(weights[f"{tables}token_type_embeddings.weight"]),
+        layer_norm_eps=1e-5,
+    )
+
+
+@contextmanager
+def _empty_roberta(package: ModuleType, config: RobertaConfig) -> Iterator[None]:
+    """While the block runs, the network's text tower is made from the configuration and not fetched from the hub."""
+    original = vars(package)["RobertaModel"]
+    vars(package)["RobertaModel"] = SimpleNamespace(from_pretrained=lambda _: RobertaModel(config))
+    try:
+        yield
+    finally:
+        vars(package)["RobertaModel"] = original

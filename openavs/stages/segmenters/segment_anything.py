@@ -1,0 +1,211 @@
+"""SAM through its own package, segment-anything: boxes -> masks, one encoding per image.
+
+The package is asked for what is SAM's alone (normalising, encoder, decoder, enlarging); frames are resized on the
+device to the same bytes that the package's own transform makes (models/ops/resize.py), which needs no torchvision. The
+sizes of the network are read off its weights, so that any checkpoint of the package's shape loads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from openavs.errors import ModelError
+from openavs.models.convert import SAM, fill, read_config, read_weights
+from openavs.models.device import resolve_device
+from openavs.models.hub import resolve
+from openavs.models.import_stubs import stand_ins
+from openavs.models.ops.resize import resize_bilinear
+from openavs.stages.segmenters.box_prompts import BOXES_AT_ONCE, check_image, check_lists, corners, most_trusted
+from openavs.structures.types import Box, Image, Mask, mask_to_rle
+from openavs.utils.optional_deps import need
+
+_PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256 MB, or one box
+_MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # the package's, on pixels of 0 to 255
+_DECODER_HEADS = 8  # of every published checkpoint; weights do not show it
+
+
+class SegmentAnythingSegmenter:
+    """Segments what is in each box. A mask's score is SAM's own estimate of its IoU, clamped to [0, 1].
+
+    Args:
+        model: folder made by `python -m openavs.models.convert sam_vit_b_01ec64.pth FOLDER` (vit_b, vit_l or vit_h).
+        multimask: ask for SAM's three answers per box and keep the one it trusts most.
+        device, dtype, offline: as everywhere; dtype holds for the image encoder.
+
+    Raises:
+        InputError: the package is not installed.
+        ModelError: the reference cannot be had, or is another kind of model.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        multimask: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+    ) -> None:
+        package = _package()
+        placement = resolve_device(device, dtype)
+        found = resolve(model, offline)
+        read_config(found, SAM)
+        self.models: dict[str, dict[str, Any]] = {model: found.describe()}
+        self.multimask, self.device = multimask, placement.device
+        self._ref = model
+        weights = read_weights(found)
+        self.model: Any = _network(package, weights, model)
+        fill(self.model, weights, model)
+        self.model.requires_grad_(False).eval().to(self.device)
+        _compute_in(self.model.image_encoder, placement.dtype)
+        self._predictor: Any = package.SamPredictor(self.model)
+        self.side = int(self.model.image_encoder.img_size)
+
+    @torch.inference_mode()
+    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+        """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
+        check_lists(images, boxes, SAM)
+        return [
+            list(self._masks(image, asked, position)) if len(asked) else []
+            for position, (image, asked) in enumerate(zip(images, boxes, strict=True))
+        ]
+
+    def _masks(self, image: Image, boxes: Sequence[Box], position: int) -> Iterator[Mask]:
+        check_image(image, SAM)
+        size = (int(image.shape[0]), int(image.shape[1]))
+        small = _resized(size, self.side)
+        scaled = _scale(boxes, size, small).to(self.device)
+        pixels = resize_bilinear(image, small, self.device).permute(2, 0, 1)[None]
+        self._predictor.set_torch_image(pixels, size)  # the one encoding
+        for start in range(0, len(scaled), chunk := self._boxes_at_once(size)):
+            yield from self._decode(scaled[start : start + chunk], position)
+        self._predictor.reset_image()
+
+    def _decode(self, boxes: torch.Tensor, position: int) -> Iterator[Mask]:
+        """Masks of some boxes `[B, 4]` of the image that was set."""
+        logits, scores, _ = self._predictor.predict_torch(
+            None, None, boxes, multimask_output=self.multimask, return_logits=True
+        )  # [B, answers, H, W] at full size, [B, answers]
+        best, trust = most_trusted(logits, scores, f"SAM model '{self._ref}'", position)
+        for mask, score in zip((best > self.model.mask_threshold).cpu().numpy(), trust, strict=True):
+            yield Mask(mask_to_rle(mask), score)
+
+    def _boxes_at_once(self, size: tuple[int, int]) -> int:
+        """All boxes of a usual frame; fewer on a very large one, whose masks are enlarged as floats."""
+        pixels = max(size[0] * size[1], self.side**2) * (3 if self.multimask else 1)
+        return min(max(_PIXELS_AT_ONCE // pixels, 1), BOXES_AT_ONCE)
+
+
+@cache
+def _package() -> ModuleType:
+    """segment_anything; it imports torchvision, which it neither declares nor needs for what is asked of it here."""
+    with stand_ins({"torchvision": {}}):
+        return need("segment_anything", "segment-anything")
+
+
+def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Height and width after the longest edge became `side`, rounded as the package does; never below one pixel."""
+    scale = side * 1.0 / max(size)
+    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
+
+
+def _scale(boxes: Sequence[Box], size: tuple[int, int], small: tuple[int, int]) -> torch.Tensor:
+    """Boxes of the image `[B, 4]` -> float32 in pixels of the resized one."""
+    scaled = corners(boxes, SAM) * np.array([small[1] / size[1], small[0] / size[0]])
+    return torch.from_numpy(scaled.reshape(-1, 4).astype(np.float32))
+
+
+def _compute_in(encoder: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Lets the image encoder compute in a dtype of its own, float32 going in and coming out."""
+    if dtype == torch.float32:
+        return
+    encoder.to(dtype)
+    encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(dtype),))
+    encoder.register_forward_hook(lambda _, __, output: output.float())
+
+
+# ------------------------------------------------------------------------------------- the network, from its weights
+
+
+def _network(package: ModuleType, weights: Mapping[str, torch.Tensor], ref: str) -> Any:
+    """An empty network of the sizes of these weights."""
+    try:
+        encoder, prompts, decoder = sizes_of(weights)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ModelError(
+            f"the weights of the model '{ref}' are not segment-anything's (no {error}); convert the checkpoint again"
+        ) from error
+    parts = package.modeling
+    width = encoder["out_chans"]
+    return parts.Sam(
+        image_encoder=parts.ImageEncoderViT(
+            **encoder, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), qkv_bias=True, use_rel_pos=True
+        ),
+        prompt_encoder=parts.PromptEncoder(embed_dim=width, **prompts),
+        mask_decoder=parts.MaskDecoder(
+            transformer_dim=width,
+            transformer=parts.TwoWayTransformer(
+                depth=decoder.pop("depth"),
+                embedding_dim=width,
+                mlp_dim=decoder.pop("mlp_dim"),
+                num_heads=_DECODER_HEADS,
+            ),
+            **decoder,
+        ),
+        pixel_mean=_MEAN,
+        pixel_std=_STD,
+    )
+
+
+def sizes_of(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the image encoder, the prompt encoder and the mask decoder are built with.
+
+    A block's table of relative positions has 2 s - 1 rows where it attends within s x s cells, and as many columns as
+    an attention head; a block attends globally if s is the whole grid.
+    """
+    shape = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    width, _, _, patch = shape["image_encoder.patch_embed.proj.weight"]
+    grid = shape["image_encoder.pos_embed"][1]
+    depth = _count(shape, r"image_encoder\.blocks\.(\d+)\.")
+    tables = [shape[f"image_encoder.blocks.{block}.attn.rel_pos_h"] for block in range(depth)]
+    spans = [(rows + 1) // 2 for rows, _ in tables]
+    windows = sorted({span for span in spans if span != grid})
+    encoder = {
+        "img_size": grid * patch,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": width // tables[0][1],
+        "mlp_ratio": shape["image_encoder.blocks.0.mlp.lin1.weight"][0] / width,
+        "out_chans": shape["image_encoder.neck.0.weight"][0],
+        "window_size": windows[0] if windows else 0,
+        "global_attn_indexes": tuple(block for block, span in enumerate(spans) if span == grid),
+    }
+    prompts = {
+        "image_embedding_size": (grid, grid),
+        "input_image_size": (grid * patch, grid * patch),
+        "mask_in_chans": shape["prompt_encoder.mask_downscaling.3.weight"][0],
+    }
+    decoder = {
+        "depth": _count(shape, r"mask_decoder\.transformer\.layers\.(\d+)\."),
+        "mlp_dim": shape["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
+        "num_multimask_outputs": shape["mask_decoder.mask_tokens.weight"][0] - 1,
+        "iou_head_depth": _count(shape, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
+        "iou_head_hidden_dim": shape["mask_decoder.iou_prediction_head.layers.0.weight"][0],
+    }
+    return encoder, prompts, decoder
+
+
+def _count(names: Mapping[str, Any], pattern: str) -> int:
+    """How many numbered parts there are."""
+    numbers = [int(found.group(1)) for name in names if (found := re.match(pattern, name))]
+    if not numbers:
+        raise KeyError(pattern)
+    return max(numbers) + 1

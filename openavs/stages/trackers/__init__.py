@@ -1,0 +1,1 @@
+"""Trackers: the same thing over time."""

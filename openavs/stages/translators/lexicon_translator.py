@@ -1,0 +1,64 @@
+"""The lexicon as a translator: no model, immediate; also the fallback of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openavs.stages.lexicon import category, is_collective, is_genre, lexicon, specific
+from openavs.stages.translators.base import Request, Translation
+from openavs.stages.translators.class_matching import in_text, to_vocabulary
+from openavs.stages.translators.prompting import MAX_PHRASES
+from openavs.structures.types import Caption
+
+
+class LexiconTranslator:
+    """Looks every caption up in the sound-event lexicon.
+
+    A category ("animal") or a collective label ("Livestock") adds nothing to a frame that names one of its members.
+
+    Args:
+        max_phrases: things a frame keeps at most, those of the best captions first.
+        genre_instruments: a genre or mood of music ("Jazz") stands for a musical instrument where nothing else is
+            named; by default it stands for nothing, since such music mostly has no source in the picture.
+    """
+
+    def __init__(self, *, max_phrases: int = MAX_PHRASES, genre_instruments: bool = False) -> None:
+        self.max_phrases, self.genre_instruments = max_phrases, genre_instruments
+
+    def translate(self, requests: Sequence[Request]) -> list[Translation]:
+        """One translation per request; `attempts` is 0, since no model is involved."""
+        return [
+            Translation(
+                tuple(self._frame(captions, request.vocabulary) for captions in request.frames), "lexicon", attempts=0
+            )
+            for request in requests
+        ]
+
+    def _frame(self, captions: Sequence[Caption], vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
+        surest = sorted(captions, key=lambda caption: 0.0 if caption.score is None else -caption.score)
+        texts = _specific_texts([caption.text for caption in surest])
+        things = specific(list(dict.fromkeys(thing for text in texts for thing in lexicon(text))))
+        if not things and self.genre_instruments and any(is_genre(caption.text) for caption in surest):
+            texts = ["Musical instrument"]
+            things = lexicon(texts[0])
+        phrases = [phrase for text in texts for phrase in _phrases(text, things, vocabulary)]
+        return tuple(dict.fromkeys(phrases))[: self.max_phrases]
+
+
+def _specific_texts(texts: Sequence[str]) -> list[str]:
+    """The captions without collective labels whose category another caption names a member of."""
+    named = {thing for text in texts if not is_collective(text) for thing in lexicon(text)}
+    return [
+        text for text in texts if not (is_collective(text) and any(category(thing) & named for thing in lexicon(text)))
+    ]
+
+
+def _phrases(text: str, kept: Sequence[str], vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
+    things = tuple(thing for thing in lexicon(text) if thing in kept)
+    if vocabulary is None:
+        return things
+    if lexicon(text) and not things:
+        return ()
+    closed = [phrase for thing in things for phrase in to_vocabulary(thing, vocabulary)]
+    # A class that the lexicon does not know is still found by its name.
+    return tuple(dict.fromkeys([*closed, *(() if closed else in_text(text, vocabulary))]))

@@ -1,0 +1,1 @@
+"""Data classes that pass between the stages, and masks."""

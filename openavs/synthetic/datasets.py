@@ -1,0 +1,257 @@
+"""Writes the synthetic world as AVSBench data sets, in the layouts of the releases, and as single clips.
+
+The layouts are those of AVSBench-object (S4, MS3), AVSBench-semantic and AVSBench-OV. Frames are taken at the
+15/16ths of every second, as AVSBench takes them. No pickled log-mel spectrograms are written: readers use the wav.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as Pil
+
+from openavs.errors import InputError
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.synthetic_ids import clip_name
+from openavs.media import write_video, write_wav
+from openavs.structures.types import BoolMask, Clip, Frame, Image, mask_to_rle
+from openavs.synthetic.categories import BY_NAME
+from openavs.synthetic.scene_sampling import Cast, scene_of
+from openavs.synthetic.scenes import SPLITS, Scene
+from openavs.visualization.colors import voc_palette
+
+FRAME_TIME = 15 / 16  # s into every second
+INDEX = {name: index for index, name in enumerate(CLASSES)}
+SEMANTIC_SIZE = (240, 320)  # the originals of AVSBench-semantic have all sizes; this is not square either
+
+Counts = Mapping[str, int]
+"""How many clips each split gets."""
+
+
+def scene_frames(scene: Scene) -> Iterator[tuple[Image, dict[str, BoolMask]]]:
+    """The AVSBench frame of every second and the true masks of what sounds then."""
+    for second in range(scene.seconds):
+        time = second + FRAME_TIME
+        yield scene.picture(time)[0], scene.truth(time)
+
+
+def scene_to_clip(scene: Scene, name: str) -> Clip:
+    """A clip of the scene's AVSBench frames, made in memory."""
+    times = tuple(second + FRAME_TIME for second in range(scene.seconds))
+
+    def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
+        for i, time in enumerate(times):
+            if wanted is None or i in wanted:
+                yield Frame(i, time, scene.picture(time)[0])
+
+    return Clip(name, times, 1.0, scene.size, frames, scene.soundtrack())
+
+
+def write_clip(path: Path, scene: Scene, fps: float = 25.0) -> None:
+    """The scene as a video with sound (H.264 and AAC)."""
+    pictures = (scene.picture(i / fps)[0] for i in range(round(scene.seconds * fps)))
+    write_video(path, pictures, fps, scene.soundtrack())
+
+
+def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: bool = False) -> dict[str, int]:
+    """Writes a data set (`s4`, `ms3`, `avss` or `ov`) under `out` and returns the clips written per split.
+
+    Args:
+        counts: clips per split (train, val, test).
+        seed: data sets of different seeds share no scene.
+        videos: whether S4 and MS3 get their `raw_videos/` too.
+
+    Raises:
+        InputError: unknown layout or split, or a folder that already holds a data set.
+    """
+    writers = {"s4": _write_s4, "ms3": _write_ms3, "avss": _write_avss, "ov": _write_ov}
+    if layout not in writers:
+        raise InputError(f"there is no layout {layout!r}; there are {', '.join(writers)}")
+    if unknown := set(counts) - set(SPLITS):
+        raise InputError(f"there is no split {unknown.pop()!r}; there are {', '.join(SPLITS)}")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; give a new folder")
+    writers[layout](out, {split: counts[split] for split in SPLITS if counts.get(split)}, seed, videos)
+    return {split: counts.get(split, 0) for split in SPLITS}
+
+
+# ------------------------------------------------------------------------------------------------ AVSBench-object
+
+
+def _write_s4(out: Path, counts: Counts, seed: int, videos: bool) -> None:
+    data, rows = out / "s4_data", []
+    for split, name, index in _clips(counts, seed):
+        cast = scene_of("s4", split, seed, index)
+        category = cast.category or ""
+        folder = Path(split) / category / name
+        for k, (image, masks) in enumerate(scene_frames(cast.scene), start=1):
+            _save(data / "visual_frames" / folder / f"{name}_{k}.png", image)
+            if split != "train" or k == 1:  # training clips have one mask
+                _save(data / "gt_masks" / folder / f"{name}_{k}.png", _binary(masks, cast.scene.size))
+        _write_sound_and_video(data, folder, cast.scene, videos)
+        rows.append((name, 0, category, split))
+    _write_csv(out / "s4_meta_data.csv", ("name", "start", "category", "split"), rows)
+
+
+def _write_ms3(out: Path, counts: Counts, seed: int, videos: bool) -> None:
+    data, rows = out / "ms3_data", []
+    for split, clip, index in _clips(counts, seed):
+        name = f"{clip}_1"
+        cast = scene_of("ms3", split, seed, index)
+        for k, (image, masks) in enumerate(scene_frames(cast.scene), start=1):
+            _save(data / "visual_frames" / name / f"{name}.mp4_{k}.png", image)
+            _save(data / "gt_masks" / split / name / f"{name}_{k}.png", _binary(masks, cast.scene.size))
+        write_wav(_parent(data / "audio_wav" / split / f"{name}.wav"), cast.scene.soundtrack())
+        if videos:
+            write_clip(_parent(data / "raw_videos" / f"{name}.mp4"), cast.scene)
+        rows.append((name, split))
+    _write_csv(out / "ms3_meta_data.csv", ("video_id", "split"), rows)
+
+
+def _write_sound_and_video(data: Path, folder: Path, scene: Scene, videos: bool) -> None:
+    write_wav(_parent(data / "audio_wav" / f"{folder}.wav"), scene.soundtrack())
+    if videos:
+        write_clip(_parent(data / "raw_videos" / f"{folder}.mp4"), scene)
+
+
+# ---------------------------------------------------------------------------------- AVSBench-semantic and AVSBench-OV
+
+_SUBSETS = ("v2", "v1s", "v2", "v1m", "v1s")  # in turn; the release has 53 % v2, 43 % v1s, 4 % v1m
+
+
+def semantic_layout(index: int) -> tuple[str, str]:
+    """The subset of AVSBench-semantic that the clip of an index belongs to, and the layout its scene is cast for."""
+    subset = _SUBSETS[index % len(_SUBSETS)]
+    return subset, {"v1s": "s4", "v1m": "ms3", "v2": "v2"}[subset]
+
+
+def _semantic_clips(counts: Counts, seed: int, base_only: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str, Cast]]:
+    """Split, subset, uid and cast of every clip."""
+    for split, clip, index in _clips(counts, seed):
+        subset, layout = semantic_layout(index)
+        cast = scene_of(layout, split, seed + 500, index, size=SEMANTIC_SIZE, base_only=split in base_only)
+        uid = f"{clip}_1" if subset == "v1m" else f"{clip}_0_{cast.scene.seconds * 1000}"
+        yield split, subset, uid, cast
+
+
+def _write_avss(out: Path, counts: Counts, seed: int, videos: bool = False) -> None:
+    _write_semantic(out, _semantic_clips(counts, seed))
+
+
+def _write_semantic(out: Path, clips: Iterable[tuple[str, str, str, Cast]]) -> None:
+    rows = []
+    palette = voc_palette()
+    for split, subset, uid, cast in clips:
+        folder = out / subset / uid
+        for k, (image, masks) in enumerate(scene_frames(cast.scene)):
+            _save(folder / "frames" / f"{k}.jpg", image)
+            if subset != "v1s" or split != "train" or k == 0:
+                labels = _semantic(masks, cast.scene.size)
+                _save(folder / "labels_semantic" / f"{k}.png", labels)
+                _save(folder / "labels_rgb" / f"{k}.png", palette[labels])
+        write_wav(_parent(folder / "audio.wav"), cast.scene.soundtrack())
+        vid = uid if subset == "v1m" else uid.split("_")[0]
+        rows.append((vid, uid, 0, 0, "_".join(_audible(cast.scene)), split, subset))
+    _write_csv(out / "metadata.csv", ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"), rows)
+    (out / "label2idx.json").write_text(json.dumps(INDEX, indent=0) + "\n", encoding="utf-8")
+
+
+def _write_ov(out: Path, counts: Counts, seed: int, videos: bool = False) -> None:
+    """AVSBench-OV: training on base kinds alone, validation and test on all."""
+    clips = list(_semantic_clips(counts, seed, base_only=("train",)))
+    _write_semantic(out / "AVSBench-semantic", clips)
+    folder = out / "AVSBench-openvoc"
+    for split in counts:
+        chosen = [(subset, uid, cast) for s, subset, uid, cast in clips if s == split]
+        for _, uid, cast in chosen:
+            for k, (image, _) in enumerate(scene_frames(cast.scene)):
+                _save(folder / split / "JPEGImages" / uid / f"{k}.jpg", image)
+        path = _parent(folder / f"avsbench_ov_{split}_{'base' if split == 'train' else 'base_novel'}.json")
+        path.write_text(json.dumps(_youtube_vis(chosen), indent=None) + "\n", encoding="utf-8")
+
+
+def _youtube_vis(clips: Iterable[tuple[str, str, Cast]]) -> dict[str, Any]:
+    """Videos, annotations (one per clip and class) and all 70 categories, YouTube-VIS style."""
+    videos: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (subset, uid, cast) in enumerate(clips, start=1):
+        height, width = cast.scene.size
+        files = [f"{uid}/{k}.jpg" for k in range(cast.scene.seconds)]
+        video = {"id": number, "width": width, "height": height, "length": len(files), "file_names": files}
+        videos.append({**video, "label": subset})
+        truths = [masks for _, masks in scene_frames(cast.scene)]
+        for kind in dict.fromkeys(kind for masks in truths for kind in masks):
+            shown = [masks.get(kind) for masks in truths]
+            entry: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "video_id": number,
+                "category_id": INDEX[kind],
+                "iscrowd": 0,
+            }
+            entry |= {"bboxes": [None if m is None else _xywh(m) for m in shown]}
+            entry |= {"areas": [None if m is None else int(m.sum()) for m in shown]}
+            entry |= {"segmentations": [None if m is None else _coco(m) for m in shown]}
+            annotations.append(entry)
+    categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES) if i]
+    return {"videos": videos, "annotations": annotations, "categories": categories}
+
+
+def _coco(mask: BoolMask) -> dict[str, Any]:
+    rle = mask_to_rle(mask)
+    return {"size": list(rle.size), "counts": rle.counts}
+
+
+def _xywh(mask: BoolMask) -> list[int]:
+    ys, xs = np.nonzero(mask)
+    return [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
+
+
+def _audible(scene: Scene) -> list[str]:
+    """The classes that sound at some time; a source out of the picture is AVSBench's `off-the-screen`."""
+    heard = [a for a in scene.actors if any(a.on)]
+    names = [BY_NAME[a.kind].name for a in heard if a.visible]
+    return names + ["off-the-screen"] * any(not a.visible for a in heard)
+
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+
+def _clips(counts: Counts, seed: int) -> Iterator[tuple[str, str, int]]:
+    """Split, name and index of every clip."""
+    for split, count in counts.items():
+        for index in range(count):
+            yield split, clip_name(split, seed, index), index
+
+
+def _binary(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> Image:
+    """0 and 255: the union of all that sounds."""
+    union = np.zeros(size, dtype=bool)
+    for mask in masks.values():
+        union |= mask
+    return union.astype(np.uint8) * 255
+
+
+def _semantic(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> Image:
+    labels = np.zeros(size, dtype=np.uint8)
+    for kind, mask in masks.items():
+        labels[mask] = INDEX[kind]
+    return labels
+
+
+def _save(path: Path, pixels: Image) -> None:
+    Pil.fromarray(pixels).save(_parent(path), quality=95)
+
+
+def _parent(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    with _parent(path).open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])

@@ -1,0 +1,155 @@
+"""What a training leaves on disk, and how it is gone on with.
+
+    OUT/config.json, model.safetensors    the best student so far, by the validation split
+    OUT/vggish/                           the VGGish its sounds went through
+    OUT/last/                             the last student; in training/ what going on needs
+    OUT/features/                         the VGGish features of its sounds
+    OUT/metrics.jsonl, curve.png          the losses of every step and the scores of every validation
+    OUT/train.json                        the resolved recipe, the data and the versions
+
+Everything is safetensors and JSON. `last` is replaced as a whole: a killed run leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from openavs.errors import InputError, ModelError
+from openavs.models.convert import fill, read_weights
+from openavs.models.hub import resolve
+from openavs.training.base import Student
+from openavs.utils.fs import atomic_write, sync_folder
+
+LAST, OLD, PART = "last", ".last.old", ".last.part"
+STATE, OPTIMISER = "training/state.json", "training/optimiser.safetensors"
+MAY_CHANGE = {"max_steps", "save_every", "workers", "offline", "tensorboard", "validation", "summary"}
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training stands: steps done, the best score so far and its step, the gradient scaler's numbers."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    scaler: Mapping[str, Any] | None = None
+
+
+def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, state: State) -> None:
+    """Writes OUT/last anew, whole or not at all."""
+    part = out / PART
+    shutil.rmtree(part, ignore_errors=True)
+    student._save_pretrained(part)
+    (part / "training").mkdir()
+    tensors, numbers = _flat(optimiser.state_dict())
+    (part / OPTIMISER).write_bytes(save(tensors))
+    scaler = dict(state.scaler) if state.scaler else None
+    data = {
+        "step": state.step,
+        "best": state.best,
+        "best_step": state.best_step,
+        "scaler": scaler,
+        "optimiser": numbers,
+    }
+    atomic_write(part / STATE, (json.dumps(data, indent=1) + "\n").encode())
+    shutil.rmtree(out / OLD, ignore_errors=True)
+    if (out / LAST).exists():
+        (out / LAST).rename(out / OLD)
+    part.rename(out / LAST)
+    sync_folder(out)
+    shutil.rmtree(out / OLD, ignore_errors=True)
+
+
+def load_last(out: Path, student: Student, optimiser: torch.optim.Optimizer) -> State:
+    """Puts student and optimiser where they were, and says where that is: at the start if there is no checkpoint yet.
+
+    Raises:
+        ModelError: what is there is damaged or of another student.
+    """
+    folder = next((out / name for name in (LAST, OLD) if (out / name / STATE).is_file()), None)
+    if folder is None:
+        return State()
+    fill(student, read_weights(resolve(str(folder))), str(folder))
+    try:
+        data = json.loads((folder / STATE).read_bytes())
+        tensors = load_file(folder / OPTIMISER)
+        optimiser.load_state_dict(_unflat(tensors, data["optimiser"]))
+        return State(data["step"], data["best"], data["best_step"], data["scaler"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
+        raise ModelError(
+            f"the checkpoint {folder} is damaged or of another optimiser ({problem}); start anew in another --out"
+        ) from problem
+
+
+def save_best(out: Path, student: Student) -> None:
+    """The student as OUT's own."""
+    student._save_pretrained(out)
+
+
+def check_resumable(out: Path, new: Mapping[str, Any], resume: bool) -> None:
+    """Whether a training may begin, or go on, in a folder; InputError says what differs."""
+    path = out / "train.json"
+    if not path.is_file():
+        if (out / LAST).exists() or (out / "config.json").exists():
+            raise InputError(f"{out} holds a model already; choose another --out")
+        return
+    if not resume:
+        raise InputError(f"{out} holds a training; go on with it by --resume or choose another --out")
+    try:
+        saved = json.loads(path.read_bytes())
+        differing = sorted(_differing(saved["recipe"], new["recipe"]))
+        differing += [key for key in ("data",) if saved[key] != new[key]]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise InputError(f"{path} was not written by this openavs; choose another --out") from problem
+    if differing:
+        raise InputError(f"{out} holds a training that differs in {', '.join(differing)}; choose another --out")
+
+
+def _differing(saved: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    return {key for key in saved.keys() | new.keys() if key not in MAY_CHANGE and saved.get(key) != new.get(key)}
+
+
+def keep_metrics(path: Path, step: int) -> None:
+    """Drops the lines of steps after a checkpoint, and one that was cut short."""
+    if not path.is_file():
+        return
+    kept = []
+    for text in path.read_text("utf-8", "replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if line["step"] <= step:
+            kept.append(text + "\n")
+    atomic_write(path, "".join(kept).encode())
+
+
+# ------------------------------------------------------------------------------ an optimiser's state without a pickle
+
+
+def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What Adam keeps of each parameter, all of it tensors, by `parameter.name`; and its groups as JSON data."""
+    tensors = {
+        f"{parameter}.{name}": value.detach().cpu().contiguous()
+        for parameter, entries in state["state"].items()
+        for name, value in entries.items()
+    }
+    return tensors, {"groups": state["param_groups"]}
+
+
+def _unflat(tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = value
+    return {"state": state, "param_groups": data["groups"]}

@@ -1,0 +1,169 @@
+"""A training recipe: one whole file of pipelines/students/, validated, overridden by `key=value`, written back whole.
+
+The keys are those of the papers' training descriptions; nothing is inherited from another file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from openavs.config import resources
+from openavs.config.errors import finding
+from openavs.config.recipe import Number, apply_override
+from openavs.errors import InputError
+from openavs.utils.strict_yaml import read_yaml
+from openavs.utils.text import nearest
+
+EXAMPLE = "see pipelines/students/tpavi-tiny.yaml for a complete one"
+FOLDER = "students"
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Optimiser(_Section):
+    """How weights move; `clip_norm` bounds the norm of all gradients together."""
+
+    kind: Literal["adam", "adamw"] = "adam"
+    lr: Positive = 1e-4
+    weight_decay: NotNegative = 0.0
+    clip_norm: Positive | None = None
+
+
+class Schedule(_Section):
+    """The learning rate over a run: linear from 0 over `warmup` steps, times `factor` at each milestone, which are
+    shares of all steps, or with `cosine` along half a wave down to 0 at the end."""
+
+    warmup: Annotated[int, Field(ge=0)] = 0
+    cosine: bool = False
+    milestones: list[Share] = []
+    factor: Positive = 0.1
+
+    def rate(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied by at a step (from 0) of so many."""
+        passed = sum(step >= share * steps for share in self.milestones)
+        rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        wave = (1 + math.cos(math.pi * step / steps)) / 2 if self.cosine else 1.0
+        return float(rising * wave * self.factor**passed)
+
+
+class Validation(_Section):
+    """When the validation split is scored, every so many epochs; `clips` takes only its first ones."""
+
+    every: Positive = 1.0
+    split: Text = "val"
+    clips: Count | None = None
+
+
+class Labels(_Section):
+    """How pseudo-labels are used; see `labels.PseudoLabels`. Both defaults are the paper's."""
+
+    frames: Literal["annotated", "all"] = "annotated"
+    weighted: bool = False
+
+
+class TrainingRecipe(_Section):
+    """A whole training as plain data.
+
+    `model` are the student's own settings, `audio` the VGGish, `init` what its parts start from. `batch` is in clips
+    per step, over all devices; `accumulate` splits it into so many parts. A run has `epochs`, but at most `max_steps`.
+    """
+
+    name: Text
+    summary: str = ""
+    student: Text
+    model: dict[str, Any] = {}
+    audio: Text
+    init: dict[str, Text] = {}
+    labels: Labels = Labels()
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    validation: Validation = Validation()
+    epochs: Positive = 15.0
+    max_steps: Count | None = None
+    batch: Count = 4
+    accumulate: Count = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    save_every: Count = 500  # steps
+    seed: Annotated[int, Field(ge=0)] = 123
+    workers: Annotated[int, Field(ge=0)] = 2
+    deterministic: bool = False
+    tensorboard: bool = False
+    offline: bool = False
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _plain_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads a bare `no` so
+
+    def steps(self, clips: int) -> int:
+        """How many steps the run has for so many training clips."""
+        whole = max(1, round(self.epochs * clips / self.batch))
+        return whole if self.max_steps is None else min(whole, self.max_steps)
+
+    def validate_every(self, clips: int) -> int:
+        """The steps between validations."""
+        return max(1, round(self.validation.every * clips / self.batch))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with every default written out; `training_recipe` takes it back."""
+        return self.model_dump(mode="python")
+
+    def to_yaml(self) -> str:
+        """A complete recipe that can be run again."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> TrainingRecipe:
+    """A training recipe by its short name or its file, with overrides such as `optimiser.lr=3e-4`.
+
+    Raises:
+        InputError: no such recipe, an unknown key (the nearest is named) or a wrong type.
+    """
+    path = _find(str(name_or_path))
+    data = {"name": path.stem, **read_yaml(path)}
+    for override in overrides:
+        apply_override(data, override)
+    return training_recipe(data)
+
+
+def training_recipe(data: Mapping[str, Any]) -> TrainingRecipe:
+    """Validates plain data as a training recipe."""
+    try:
+        return TrainingRecipe.model_validate(dict(data))
+    except ValidationError as problem:
+        sentence = finding(problem, TrainingRecipe, EXAMPLE)
+        raise InputError(f"training recipe {data.get('name', '?')!r}: {sentence}") from None
+
+
+def training_recipe_names() -> list[str]:
+    """The training recipes that come with openavs, sorted."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+
+
+def _find(name: str) -> Path:
+    given = Path(name).expanduser()
+    if given.suffix in (".yaml", ".yml") or "/" in name:
+        if given.is_file():
+            return given.resolve()
+        raise InputError(f"the training recipe {name!r} does not exist")
+    for folder in _folders():
+        if (path := folder / f"{name}.yaml").is_file():
+            return path
+    raise InputError(f"there is no training recipe {name!r}; {nearest(name, training_recipe_names())}")
+
+
+def _folders() -> list[Path]:
+    return [folder / FOLDER for folder in resources.folders("pipelines") if (folder / FOLDER).is_dir()]

@@ -1,0 +1,1 @@
+"""Data sets, labels and transforms of the training."""

@@ -1,0 +1,108 @@
+"""The audio features of clips, one row of 128 numbers per frame: computed once, kept on disk.
+
+A feature covers 0.96 s, and frame i has the i-th one, as the published students pair them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from openavs.errors import InputError
+from openavs.evaluation.datasets.base import BenchmarkClip
+from openavs.media.audio import read_audio
+from openavs.media.log_mel import RATE, SHORTEST, Floats
+from openavs.structures.types import Waveform
+from openavs.training.models.vggish import Ears
+from openavs.utils.fs import atomic_write
+
+log = logging.getLogger(__name__)
+
+
+def features_of(ears: Ears, waveform: Waveform, frames: int, name: str) -> Floats:
+    """Features `[frames, 128]`. A sound that ends early lends its last feature to the frames after it, with a warning.
+
+    Raises:
+        InputError: the sound is shorter than one feature covers.
+    """
+    return _fitted(ears(waveform), frames, waveform.duration, name)
+
+
+def _fitted(heard: Floats, frames: int, seconds: float, name: str) -> Floats:
+    if not len(heard):
+        raise InputError(
+            f"the sound of {name} lasts {seconds:.2f} s, and one feature needs {SHORTEST / RATE:.3f} s; "
+            "leave the clip out or give it its whole sound"
+        )
+    if len(heard) < frames:
+        log.warning(
+            "the sound of %s lasts %.2f s, too short for its %d frames: its end is repeated", name, seconds, frames
+        )
+        heard = np.concatenate([heard, np.repeat(heard[-1:], frames - len(heard), axis=0)])
+    return heard[:frames]
+
+
+class FeatureCache:
+    """Features by the content of the sound's file and the VGGish they come from; `folder` None keeps none on disk."""
+
+    def __init__(self, ears: Ears, folder: Path | None = None) -> None:
+        self.ears = ears
+        self.folder = None if folder is None else folder / ears.fingerprint
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def of(self, clip: BenchmarkClip) -> Floats:
+        """The clip's features `[T, 128]`; InputError if its sound is absent, broken or too short."""
+        heard, seconds = self._heard(clip.audio)
+        return _fitted(heard, len(clip.frames), seconds, clip.id)
+
+    def of_all(
+        self, clips: Iterable[BenchmarkClip], progress: Callable[[int], None] | None = None
+    ) -> dict[str, Floats]:
+        """Features by clip id; `progress` counts the clips."""
+        found = {}
+        for done, clip in enumerate(clips, start=1):
+            found[clip.id] = self.of(clip)
+            if progress:
+                progress(done)
+        return found
+
+    def _heard(self, sound: Path) -> tuple[Floats, float]:
+        """All features of a file, and its length in s."""
+        try:
+            data = sound.read_bytes()
+        except OSError as problem:
+            raise InputError(f"cannot read the sound {sound}: {problem.strerror or problem}") from problem
+        path = None if self.folder is None else self.folder / f"{hashlib.sha256(data).hexdigest()[:40]}.npy"
+        if path is not None and path.is_file() and (kept := _read(path)) is not None:
+            return kept[1:], float(kept[0, 0])
+        waveform = read_audio(sound)
+        if waveform is None:
+            raise InputError(f"{sound} holds no sound that can be decoded")
+        heard = self.ears(waveform)
+        if path is not None:
+            _write(path, heard, waveform.duration)
+        return heard, waveform.duration
+
+
+def _write(path: Path, heard: Floats, seconds: float) -> None:
+    """One table: a row that begins with the length in s, then the features."""
+    table = np.zeros((len(heard) + 1, heard.shape[1]), dtype=np.float32)
+    table[0, 0], table[1:] = seconds, heard
+    buffer = io.BytesIO()
+    np.save(buffer, table, allow_pickle=False)
+    atomic_write(path, buffer.getvalue())
+
+
+def _read(path: Path) -> Floats | None:
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        log.warning("the cached features %s are damaged and computed anew", path)
+        return None
+    return np.asarray(table, dtype=np.float32)

@@ -1,0 +1,235 @@
+"""Training examples and batches.
+
+The order of training is a function of the seed alone: position p of the endless stream of clips is in epoch p // n, at
+place p % n of that epoch's shuffling, and whatever is drawn for it (size, frames, mirroring) comes from a generator of
+its own. So a run that is gone on with at a step sees what it would have seen, on however many devices and loaders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from openavs.errors import InputError
+from openavs.evaluation.datasets.base import BenchmarkClip
+from openavs.media.images import read_picture
+from openavs.media.log_mel import Floats
+from openavs.structures.types import Image
+from openavs.training.base import Batch, Size, View
+from openavs.training.data.labels import ClipLabels
+from openavs.training.data.transforms import choose_frames, runs_of_frames, scale_mask, scale_picture
+
+KEPT = 512 * 2**20
+"""Bytes of scaled examples that a loader process keeps."""
+
+
+class LabelSource(Protocol):
+    """Where masks come from; see `labels.py`."""
+
+    def has(self, clip: BenchmarkClip) -> bool: ...
+    def frames(self, clip: BenchmarkClip) -> tuple[int, ...]: ...
+    def read(self, clip: BenchmarkClip, frames: Sequence[int]) -> ClipLabels: ...
+    def weight(self, clip: BenchmarkClip, frame: int) -> float: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One clip as a student sees it: pictures uint8 `[T, h, w, 3]`, features `[T, 128]`, masks by place, weights."""
+
+    id: str
+    pictures: npt.NDArray[np.uint8]
+    audio: Floats
+    masks: Mapping[int, npt.NDArray[np.uint8]]
+    weights: Mapping[int, float]
+    size: Size
+
+    @property
+    def nbytes(self) -> int:
+        """What its pictures and masks take."""
+        return self.pictures.nbytes + sum(mask.nbytes for mask in self.masks.values())
+
+    def mirrored(self) -> Example:
+        """Left and right exchanged."""
+        masks = {place: mask[:, ::-1] for place, mask in self.masks.items()}
+        return replace(self, pictures=self.pictures[:, :, ::-1], masks=masks)
+
+
+class TrainingClips(TorchDataset[Example]):
+    """The stream of training examples, by position.
+
+    Examples are kept in memory as they are scaled, the first ones up to `KEPT` bytes per loader process: decoding
+    takes a good part of a small student's step.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[BenchmarkClip],
+        labels: LabelSource,
+        features: Mapping[str, Floats],
+        view: View,
+        classes: int,
+        seed: int,
+    ) -> None:
+        self.clips, self.labels, self.features = tuple(clips), labels, features
+        self.view, self.classes, self.seed = view, classes, seed
+        self._kept: dict[tuple[str, tuple[int, ...], int], Example] = {}
+        self._held = 0
+
+    def clip_at(self, position: int) -> BenchmarkClip:
+        """Whose turn it is."""
+        epoch, place = divmod(position, len(self.clips))
+        return self.clips[shuffled(len(self.clips), self.seed, epoch)[place]]
+
+    def __getitem__(self, position: int) -> Example:
+        random = np.random.default_rng([self.seed, 1, position])
+        clip, view = self.clip_at(position), self.view
+        side = int(random.choice(view.sides))
+        mirrored = view.flip and bool(random.integers(2))
+        frames = choose_frames(len(clip.frames), self.labels.frames(clip), view.frames, random)
+        example = self._kept.get((clip.id, frames, side)) or self._keep(self._example(clip, frames, side), frames, side)
+        return example.mirrored() if mirrored else example
+
+    def _keep(self, example: Example, frames: tuple[int, ...], side: int) -> Example:
+        if self._held + example.nbytes <= KEPT:
+            self._held += example.nbytes
+            self._kept[example.id, frames, side] = example
+        return example
+
+    def _example(self, clip: BenchmarkClip, frames: Sequence[int], side: int) -> Example:
+        images = read_frames(clip, frames)
+        size = (images[0].shape[0], images[0].shape[1])
+        read = self.labels.read(clip, frames)
+        self._check(clip, read)
+        masks = {place: scale_mask(read[i], size, side, self.view) for place, i in enumerate(frames) if i in read}
+        return Example(
+            id=clip.id,
+            pictures=np.stack([scale_picture(image, side, self.view) for image in images]),
+            audio=self.features[clip.id][list(frames)],
+            masks=masks,
+            weights={place: self.labels.weight(clip, frames[place]) for place in masks},
+            size=size,
+        )
+
+    def _check(self, clip: BenchmarkClip, masks: ClipLabels) -> None:
+        for frame, mask in masks.items():
+            if (top := int(mask.max(initial=0))) >= self.classes:
+                raise InputError(
+                    f"the label of frame {frame + 1} of {clip.id} holds the class {top}; this student's classes go "
+                    f"from 0 to {self.classes - 1}"
+                )
+
+
+@lru_cache(maxsize=4)
+def shuffled(count: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """The order of an epoch."""
+    return tuple(int(i) for i in np.random.default_rng([seed, 0, epoch]).permutation(count))
+
+
+def read_frames(clip: BenchmarkClip, frames: Sequence[int]) -> list[Image]:
+    """Pictures of a clip, which all have one size; InputError names the clip if not."""
+    images = [read_picture(clip.frames[i]) for i in frames]
+    if any(image.shape != images[0].shape for image in images):
+        raise InputError(f"the frames of {clip.id} differ in size; bring them to one size")
+    return images
+
+
+def collate(examples: Sequence[Example], multiple: int = 1) -> Batch:
+    """A batch of examples: frames and pictures of different counts and sizes are padded with zeros (see `Batch`)."""
+    count = max(len(example.pictures) for example in examples)
+    inner = tuple((e.pictures.shape[1], e.pictures.shape[2]) for e in examples)
+    height, width = (-(-max(size[axis] for size in inner) // multiple) * multiple for axis in (0, 1))
+    rows = (len(examples), count)
+    frames = np.zeros((*rows, 3, height, width), dtype=np.uint8)
+    masks = np.zeros((*rows, height, width), dtype=np.uint8)
+    audio = np.zeros((*rows, examples[0].audio.shape[1]), dtype=np.float32)
+    present, labelled, weight = np.zeros(rows, bool), np.zeros(rows, bool), np.zeros(rows, np.float32)
+    for i, (example, (h, w)) in enumerate(zip(examples, inner, strict=True)):
+        t = len(example.pictures)
+        frames[i, :t, :, :h, :w] = example.pictures.transpose(0, 3, 1, 2)
+        audio[i, :t] = example.audio
+        present[i, :t] = True
+        for place, mask in example.masks.items():
+            masks[i, place, :h, :w] = mask
+            labelled[i, place], weight[i, place] = True, example.weights[place]
+    return Batch(
+        ids=tuple(example.id for example in examples),
+        frames=torch.from_numpy(frames),
+        audio=torch.from_numpy(audio),
+        present=torch.from_numpy(present),
+        masks=torch.from_numpy(masks),
+        labelled=torch.from_numpy(labelled),
+        weight=torch.from_numpy(weight),
+        inner=inner,
+        sizes=tuple(example.size for example in examples),
+    )
+
+
+def check_split(batch: int, accumulate: int, devices: int) -> None:
+    """InputError if a step's clips cannot be split over its parts and devices."""
+    if batch % (accumulate * devices):
+        raise InputError(
+            f"a batch of {batch} clips cannot be split evenly over {devices} devices and {accumulate} parts; "
+            "choose 'batch' as a multiple of both"
+        )
+
+
+class Positions:
+    """Which positions of the stream each step takes: a step's clips, split over micro-batches and devices.
+
+    Iterating gives this device's micro-batches from `start` on, `accumulate` of them per step.
+    """
+
+    def __init__(
+        self, batch: int, start: int, steps: int, accumulate: int = 1, rank: int = 0, devices: int = 1
+    ) -> None:
+        check_split(batch, accumulate, devices)
+        self.batch, self.start, self.steps = batch, start, steps
+        self.accumulate, self.rank, self.devices = accumulate, rank, devices
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch // (self.accumulate * self.devices)
+        for step in range(self.start, self.steps):
+            for part in range(self.accumulate):
+                first = step * self.batch + (part * self.devices + self.rank) * size
+                yield list(range(first, first + size))
+
+    def __len__(self) -> int:
+        return max(0, self.steps - self.start) * self.accumulate
+
+
+class _Collate:
+    """`collate` with its padding, in a form that a loader's process can be handed."""
+
+    def __init__(self, multiple: int) -> None:
+        self.multiple = multiple
+
+    def __call__(self, examples: list[Example]) -> Batch:
+        return collate(examples, self.multiple)
+
+
+def loader(clips: TrainingClips, positions: Positions, workers: int) -> DataLoader[Batch]:
+    """Batches in the order of the positions, read by `workers` processes."""
+    made: DataLoader[Any] = DataLoader(
+        clips,
+        batch_sampler=positions,
+        num_workers=workers,
+        collate_fn=_Collate(clips.view.multiple),
+        persistent_workers=workers > 0,
+    )
+    return made
+
+
+def batches_to_predict(name: str, images: Sequence[Image], audio: Floats, view: View) -> Iterator[Batch]:
+    """A clip as a student predicts it: consecutive runs of frames, one batch each, without labels."""
+    for run in runs_of_frames(len(images), view.frames):
+        pictures = np.stack([scale_picture(images[i], view.sides[-1], view) for i in run])
+        size = (images[run[0]].shape[0], images[run[0]].shape[1])
+        yield collate([Example(name, pictures, audio[list(run)], {}, {}, size)], view.multiple)

@@ -1,0 +1,73 @@
+"""A clip's pictures and masks as a student looks at them: chosen frames, scaled, cut, mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pillow
+
+from openavs.structures.types import Image
+from openavs.training.base import Size, View
+
+Labels = npt.NDArray[np.uint8]
+
+
+def scaled_size(size: Size, side: int, view: View) -> Size:
+    """Return the (height, width) that a picture of `size` is scaled to, before a square is cut from it.
+
+    For a crop the longer side is rounded down, as AVSS's published loader does.
+    """
+    height, width = size
+    if view.fit == "stretch":
+        return side, side
+    if view.fit == "crop":
+        return height * side // min(size), width * side // min(size)
+    factor = min(side / min(size), view.longest / max(size))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def scale_picture(image: Image, side: int, view: View) -> Image:
+    """A picture `[H, W, 3]` scaled bilinearly."""
+    size = scaled_size((image.shape[0], image.shape[1]), side, view)
+    return _cut(_resized(image, size, Pillow.Resampling.BILINEAR), side, view)
+
+
+def scale_mask(mask: Labels, of: Size, side: int, view: View) -> Labels:
+    """A mask `[h, w]` of a picture of size `of`, scaled by the nearest pixel to lie on the scaled picture.
+
+    A mask may be stored at another size than its picture (AVSS compares both at 224 x 224).
+    """
+    return _cut(_resized(mask, scaled_size(of, side, view), Pillow.Resampling.NEAREST), side, view)
+
+
+def choose_frames(
+    count: int, labelled: Sequence[int], wanted: int | None, random: np.random.Generator
+) -> tuple[int, ...]:
+    """The frames of a training example, in order: all, or `wanted` of them of which one at least is labelled."""
+    if wanted is None or wanted >= count:
+        return tuple(range(count))
+    first = int(random.choice(np.asarray(labelled))) if labelled else int(random.integers(count))
+    others = [i for i in range(count) if i != first]
+    return tuple(sorted([first, *(int(i) for i in random.choice(others, wanted - 1, replace=False))]))
+
+
+def runs_of_frames(count: int, wanted: int | None) -> list[range]:
+    """The frames of a clip in consecutive runs of `wanted`; the last one may be shorter."""
+    step = wanted or max(count, 1)
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _resized(pixels: npt.NDArray[np.uint8], size: Size, how: Pillow.Resampling) -> npt.NDArray[np.uint8]:
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(Pillow.fromarray(pixels).resize((size[1], size[0]), how))
+
+
+def _cut(pixels: npt.NDArray[np.uint8], side: int, view: View) -> npt.NDArray[np.uint8]:
+    """Cut the centered square if the view wants one; half a pixel is rounded to the even one, as published."""
+    if view.fit != "crop":
+        return pixels
+    top, left = (round((length - side) / 2) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]

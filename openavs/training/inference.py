@@ -1,0 +1,174 @@
+"""A trained student in the place of a pipeline: clip in, masks out, for `evaluate`, `segment` and `label`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openavs.config.recipe import Recipe, recipe_from_dict
+from openavs.errors import InputError, ModelError
+from openavs.evaluation.datasets.base import Dataset
+from openavs.evaluation.predictor import Soft, System
+from openavs.media.log_mel import RATE, SHORTEST, Floats
+from openavs.models.device import resolve_device
+from openavs.models.oom import shortage_told
+from openavs.pipeline.pipeline import Progress
+from openavs.structures.types import Clip, FrameResult, Segmentation, Waveform
+from openavs.training.base import Prediction, Student
+from openavs.training.data.audio_features import features_of
+from openavs.training.models.vggish import Ears, load_vggish
+from openavs.training.predictions import Grey, frame_results, grey_values, numbered_on, predict_clip
+from openavs.training.registry import load_student
+from openavs.utils.concurrency import prefetched
+from openavs.utils.text import counted
+
+PIECE = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench
+BACKGROUND = "background"
+
+
+class StudentPipeline:
+    """A student with its VGGish. `classes` are the names to choose from, the background first; None: binary masks."""
+
+    def __init__(
+        self, student: Student, ears: Ears, classes: Sequence[str] | None, recipe: Mapping[str, Any], ref: str
+    ) -> None:
+        self.student, self.ears, self.classes = student, ears, None if classes is None else tuple(classes)
+        self.recipe = dict(recipe)
+        self.models = {ref: {"facts": student.facts}, ears.ref: {"fingerprint": ears.fingerprint}}
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> StudentPipeline:
+        """Loads the student of a recipe (`load_recipe("student:DIR")`); it computes in float32.
+
+        The recipe's vocabulary is what it names; without one a student of fixed classes names these, and another
+        gives binary masks.
+
+        Raises:
+            ModelError: no such student, or its VGGish is not there or another one.
+            InputError: a vocabulary that it cannot have.
+        """
+        assert recipe.student is not None
+        ref = recipe.student.model
+        place = resolve_device(recipe.device, "float32")
+        student = load_student(ref, recipe.offline).to(place.device)
+        ears = find_ears(ref, student, place.device, recipe.offline)
+        return cls(student, ears, _classes(student, recipe.vocabulary), recipe.to_dict(), ref)
+
+    def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[Segmentation]:
+        """Segments clips one by one; the next one is opened while the student works."""
+        for clip in prefetched(clips, depth=1):
+            yield self(clip, progress)
+
+    def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
+        """Segments one clip, a piece after the other: its length does not show in the memory that it takes."""
+        return self._segment(clip, progress, lambda part: None)
+
+    def soft(self, clip: Clip, progress: Progress | None = None) -> Soft:
+        """Segments one clip and keeps the probability of each pixel, a byte each."""
+        shares: list[Grey] = []
+        result = self._segment(clip, progress, lambda part: shares.append(grey_values(part, clip.size)))
+        return Soft(result, np.concatenate(shares))
+
+    def _segment(self, clip: Clip, progress: Progress | None, keep: Callable[[Prediction], None]) -> Segmentation:
+        """One clip; `keep` is given the prediction of each piece."""
+        tell = progress or (lambda stage, done, total: None)
+        started = time.monotonic()
+        heard = self._listen(clip)
+        timings = {"listen": time.monotonic() - started}
+        started = time.monotonic()
+        frames: list[FrameResult] = []
+        for piece, part in zip(_pieces(clip.times), numbered_on(self._look(clip, heard)), strict=True):
+            frames += frame_results(part, piece, clip.times)
+            keep(part)
+            tell("look", piece.stop, len(clip.times))
+        timings["look"] = time.monotonic() - started
+        return Segmentation(
+            clip=clip.id,
+            size=clip.size,
+            frames=tuple(frames),
+            source=clip.source,
+            recipe=self.recipe,
+            models=self.models,
+            timings={stage: round(seconds, 4) for stage, seconds in timings.items()},
+            warnings=clip.warnings,
+        )
+
+    def _look(self, clip: Clip, heard: Floats) -> Iterator[Prediction]:
+        """A prediction for each piece, from one pass over the file."""
+        stream = clip.frames(None)
+        for piece in _pieces(clip.times):
+            pictures = list(islice(stream, len(piece)))
+            if lost := len(set(piece) - {picture.index for picture in pictures}):
+                raise InputError(f"{clip.source or clip.id} lacks {counted(lost, 'frame')}; it is cut short")
+            images, sound = [picture.image for picture in pictures], heard[piece.start : piece.stop]
+            with shortage_told():
+                part = predict_clip(self.student, clip.id, images, sound, self.classes)
+            yield part
+
+    def _listen(self, clip: Clip) -> Floats:
+        """One feature per frame: that of its second within the piece."""
+        if clip.audio is None:
+            raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
+        rows = []
+        for piece in _pieces(clip.times):
+            start = float(np.floor(clip.times[piece.start] / PIECE)) * PIECE
+            seconds = [int(clip.times[i] - start) for i in piece]
+            heard = features_of(self.ears, _sound(clip.audio, start), max(seconds) + 1, clip.id)
+            rows.append(heard[seconds])
+        return np.concatenate(rows)
+
+
+def _pieces(times: Sequence[float]) -> list[range]:
+    """The frames of each `PIECE` of a clip."""
+    number = [int(time // PIECE) for time in times]
+    starts = [i for i in range(len(number)) if not i or number[i] != number[i - 1]]
+    return [range(first, last) for first, last in zip(starts, [*starts[1:], len(number)], strict=True)]
+
+
+def _sound(audio: Waveform, start: float) -> Waveform:
+    """A piece's sound; one that would be too short for a feature begins earlier, if there is an earlier."""
+    shortest = (SHORTEST + 1) / RATE
+    return audio.cut(max(0.0, min(start, audio.duration - shortest)), start + PIECE)
+
+
+def find_ears(ref: str, student: Student, device: Any, offline: bool = False) -> Ears:
+    """The VGGish that a student was trained with: in its folder, beside it, or what its config.json names."""
+    known = student.facts.get("audio") or {}
+    beside = [Path(ref) / "vggish", Path(ref).absolute().parent / "vggish"]
+    places = [str(path) for path in beside if (path / "config.json").is_file()]
+    named = known.get("model")
+    if not places and not named:
+        raise ModelError(f"the student '{ref}' does not say which VGGish it hears with; put its folder at {beside[0]}")
+    ears = load_vggish(places[0] if places else str(named), device, offline)
+    if known.get("fingerprint") not in (None, ears.fingerprint):
+        raise ModelError(f"the student '{ref}' was trained with another VGGish than '{ears.ref}'; put that one there")
+    return ears
+
+
+def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What there is to choose from, the background first."""
+    own = tuple(getattr(student.config, "classes", ()))
+    if vocabulary is None:
+        return own or None
+    classes = (BACKGROUND, *vocabulary)
+    student.check("open-vocabulary", classes)
+    return classes
+
+
+def student_system(recipe: Recipe, dataset: Dataset) -> System:
+    """A student as `evaluate` runs it: its probabilities are the predictions where masks are binary."""
+    binary = dataset.task == "binary"
+    fit = recipe if binary else recipe_from_dict({**recipe.to_dict(), "vocabulary": list(dataset.classes[1:])})
+    assert fit.student is not None
+    load_student(fit.student.model, fit.offline).check(dataset.task, dataset.classes)
+
+    def build() -> Any:
+        chain = StudentPipeline.from_recipe(fit)
+        return chain.soft if binary else chain
+
+    return System(fit.to_dict(), build, () if binary else dataset.classes, soft=binary)

@@ -1,0 +1,153 @@
+"""Files and names: writing never half done, reading that is bounded, folder names that never leave their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Sequence
+from itertools import count
+from pathlib import Path
+
+from openavs.errors import InputError
+
+LONGEST_ID = 120  # characters
+LONGEST_ID_BYTES = 200  # file systems stop at 255 bytes, and a temporary name adds some
+_FORBIDDEN = frozenset('/\\<>:"|?*')  # the last ones for the sake of Windows
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader, or a crash, meets the old content or the new one and never a part.
+
+    The bytes go to a temporary name in the same folder, are flushed to the disk and renamed.
+    """
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files; these are results to be shared
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def is_missing(path: str | Path) -> bool:
+    """True if nothing can be at this path; False for a file that is there but cannot be reached or read."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def refuse_address(path: str | Path) -> None:
+    """Raises InputError for an address such as https://...; a `Path` of one has lost a slash."""
+    scheme, colon, rest = str(path).partition(":/")
+    if colon and len(scheme) > 1 and scheme.isalnum() and is_missing(path):
+        address = f"{scheme}://{rest.lstrip('/')}"
+        raise InputError(f"{address} is an address, and openavs reads files only; download it and name the file")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a folder, a link or a FIFO is there; opening a FIFO would wait for a writer.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ValueError("it is no regular file")
+    return path.read_bytes()
+
+
+class BoundedFile(io.FileIO):
+    """A regular file for parsers that believe what a header says: a read sets aside no more than the file still holds.
+
+    A PNG or a tar of a kilobyte may ask for 8 GB at once; `most` bounds a single read of a file that is as large.
+    """
+
+    def __init__(self, path: Path, most: int = 1 << 28) -> None:
+        super().__init__(path)
+        self._size, self._most = path.stat().st_size, most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As ever, and never None, for a regular file does not make its readers wait."""
+        left = min(max(self._size - self.tell(), 0), self._most)
+        return super().read(left if size is None or size < 0 else min(size, left)) or b""
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries, so that a rename survives a power cut (Windows cannot; nothing is done there)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def safe_id(name: str, *, taken: Collection[str] = (), origin: str | None = None) -> str:
+    """A clip id from a name (a file's stem): one path component, printable, at most 120 characters.
+
+    A name that is fine stays as it is. One that had to be changed, or that is `taken`, gets a short hash of `origin`
+    (the file's path; by default the name), so that two different things never share an id. Applying it twice
+    changes nothing.
+    """
+    clean = _clean(name)
+    if clean == name and _fits(clean) and not _is_taken(clean, taken):
+        return clean
+    marked = (_marked(clean, f"{name}\0{origin or name}\0{salt or ''}") for salt in count())
+    return next(id for id in marked if not _is_taken(id, taken))
+
+
+def _marked(stem: str, seed: str) -> str:
+    """As much of the stem as fits, with a hash of the seed."""
+    digest = hashlib.sha256(seed.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    while not _fits(f"{stem}-{digest}"):
+        stem = stem[:-1]
+    return f"{stem}-{digest}"
+
+
+def safe_ids(paths: Sequence[str | Path]) -> list[str]:
+    """One id per path, from its stem, all different.
+
+    Every path that shares its stem with another gets the hash of its full path, whatever the order of the list, so
+    that the same command gives the same ids again.
+    """
+    full = [Path(os.path.abspath(path)) for path in paths]
+    shared = Counter(path.stem.casefold() for path in full)
+    ids: list[str] = []
+    for path in full:
+        crowd = [path.stem] if shared[path.stem.casefold()] > 1 else []
+        ids.append(safe_id(path.stem, taken=[*crowd, *ids], origin=str(path)))
+    return ids
+
+
+def _clean(name: str) -> str:
+    kept = "".join(c if c.isprintable() and c not in _FORBIDDEN else "_" for c in name)
+    return kept.rstrip(" .").lstrip(" .-") or "clip"  # no hidden files, no "..", nothing that looks like an option
+
+
+def _fits(name: str) -> bool:
+    return len(name) <= LONGEST_ID and len(name.encode("utf-8", "replace")) <= LONGEST_ID_BYTES
+
+
+def _is_taken(name: str, taken: Collection[str]) -> bool:
+    folded = name.casefold()  # some file systems do not tell upper from lower case
+    return any(folded == other.casefold() for other in taken)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current

@@ -1,0 +1,95 @@
+"""The optional packages: what each extra brings, the versions it was tried with, and the sentence for an absent one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from types import MappingProxyType, ModuleType
+
+from openavs.errors import InputError
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One extra of pyproject.toml.
+
+    Attributes:
+        brings: what it is for, in a few words.
+        package: the distribution that stands for it (others may come along).
+        tried: versions with which the tests of this release passed; empty where none was run.
+        note: what to know before installing it.
+    """
+
+    name: str
+    brings: str
+    package: str
+    tried: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def command(self) -> str:
+        """How to install it."""
+        return f'pip install "openavs[{self.name}]"'
+
+    def version(self) -> str | None:
+        """The installed version of its package, or None."""
+        try:
+            return metadata.version(self.package)
+        except metadata.PackageNotFoundError:
+            return None
+
+
+_TORCHVISION = "it brings torchvision, whose build must be the one made for the installed torch"
+
+EXTRAS: Mapping[str, Extra] = MappingProxyType(
+    {
+        extra.name: extra
+        for extra in (
+            Extra("segment-anything", "SAM's own package", "segment-anything", ("1.0",), "no torchvision is needed"),
+            Extra(
+                "groundingdino",
+                "Grounding DINO's own package",
+                "groundingdino-py",
+                ("0.4.0",),
+                f"{_TORCHVISION}; without torchvision: pip install --no-deps groundingdino-py==0.4.0",
+            ),
+            Extra(
+                "laion-clap",
+                "CLAP's own package",
+                "laion-clap",
+                ("1.1.7",),
+                "it wants numpy<2; beside numpy 2: pip install librosa, then pip install --no-deps laion-clap==1.1.7 "
+                "torchlibrosa==0.1.0",
+            ),
+            Extra("vllm", "the LLM engine for jobs", "vllm", note="it pins torch and transformers: give it a venv"),
+            Extra("openai", "translators at a server", "openai"),
+            Extra("supervision", "frames as supervision.Detections", "supervision", ("0.31.2",)),
+            Extra("jobs", "Parquet manifests of label jobs", "pyarrow"),
+            Extra("train", "training of students", "accelerate"),
+            Extra("web", "the page of openavs serve", "gradio", ("6.31.0",)),
+            Extra("ray", "label jobs on a cluster", "ray", ("2.60.0",)),
+            Extra("edge", "the small ONNX models of examples/edge", "onnxruntime", ("1.31.1",)),
+        )
+    }
+)
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Imports a module of an optional package.
+
+    Raises:
+        InputError: it, or something that it imports, is absent or does not fit; the sentence names the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as problem:
+        known = EXTRAS[extra]
+        raise InputError(
+            f"{known.package} cannot be used: {problem.name} is not installed; {known.command}"
+        ) from problem
+    except (ImportError, AttributeError, RuntimeError, OSError) as problem:
+        known = EXTRAS[extra]
+        tried = f"; this release was tried with {known.package} {', '.join(known.tried)}" if known.tried else ""
+        line = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
+        raise InputError(f"{known.package} cannot be imported ({line}){tried}; 'openavs check' says more") from problem

@@ -1,0 +1,83 @@
+"""Reads YAML strictly: safe types only, no duplicate keys, no anchors, keys that are text, a size limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from openavs.errors import InputError
+
+MAX_BYTES = 1 << 18  # a recipe is a page; anything larger is the wrong file, and would take the parser seconds
+MAX_DEPTH = 20  # of sections within sections; deeper ones cost the parser time by their square
+
+
+class _StrictLoader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise InputError(f"line {self.line + 1}: aliases (*name) are not allowed; write the value out")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise InputError(f"line {self.line + 1}: there are more than {MAX_DEPTH} sections within each other")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise InputError(
+                    f"line {line}: the key {key_node.value!r:.80} is read as {key!r:.80}; write it in quotes"
+                )
+            if key in seen:
+                raise InputError(f"line {line}: the key {key!r:.80} is there twice; remove one")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# What PyYAML raises for a scalar that looks like a value and is none: the 99th of a month, a number of 5,000 digits.
+_NO_VALUE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        InputError: unreadable, too large, not YAML, or not a mapping; the sentence names the file and the line.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB, which no recipe or card is")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"cannot read {path}: {problem}") from problem
+    try:
+        data = parse_yaml(text)
+    except InputError as problem:
+        raise InputError(f"{path}: {problem}") from problem
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no keys and values")
+    return data
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; `InputError` says where it breaks."""
+    if len(text) > MAX_BYTES:
+        raise InputError(f"this is longer than {MAX_BYTES >> 10} KiB, which no recipe, card or lock file is")
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        quote = " (a text that holds ': ' needs quotes)" if "mapping values" in str(problem.problem) else ""
+        raise InputError(f"{where}this is not YAML: {problem.problem or problem.context}{quote}") from problem
+    except yaml.YAMLError as problem:
+        raise InputError(f"this is not YAML: {' '.join(str(problem).split())}") from problem
+    except _NO_VALUE as problem:
+        raise InputError(f"this is not YAML: {problem!s:.200}; write the value in quotes") from problem

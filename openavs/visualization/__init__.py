@@ -1,0 +1,1 @@
+"""Overlays, reports and colors."""

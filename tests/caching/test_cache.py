@@ -1,0 +1,213 @@
+"""The store behind the stage cache: many writers, damage, limits, disks that refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from openavs.caching.store import DEFAULT_LIMIT, Cache, cache_folder, size_to_bytes, size_to_text
+from openavs.errors import InputError
+
+
+def key_of(text: object) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()
+
+
+def file_of(cache: Cache) -> Path:
+    """The one entry there is."""
+    (entry,) = cache.entries()
+    return entry.path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "stages")
+
+
+# ----------------------------------------------------------------------------------------------------- put and get
+
+
+def test_what_is_put_is_got_by_stage_and_key(cache: Cache) -> None:
+    cache.put("captioner", key_of(1), b"a dog\nbarks")
+    assert cache.get("captioner", key_of(1)) == b"a dog\nbarks"
+    assert cache.get("translator", key_of(1)) is None
+    assert cache.get("captioner", key_of(2)) is None
+    assert cache.counts == {("captioner", "hits"): 1, ("captioner", "misses"): 1, ("translator", "misses"): 1}
+
+
+def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("OPENAVS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "openavs" / "stages"
+    monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own" / "stages"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("stage", "number"), [("captioner", 2), ("translator", 1)])
+def test_an_entry_under_the_name_of_another_is_no_answer(cache: Cache, stage: str, number: int) -> None:
+    cache.put("captioner", key_of(1), b"a dog barks")
+    entry = file_of(cache).read_bytes()
+    cache.put(stage, key_of(number), b"a bell rings")
+    (other,) = [found.path for found in cache.entries() if found.path.read_bytes() != entry]
+    other.write_bytes(entry)
+    assert cache.get(stage, key_of(number)) is None
+    assert not other.exists()
+    assert cache.get("captioner", key_of(1)) == b"a dog barks"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-3],
+        lambda data: data.replace(b"dog", b"cat"),
+        lambda data: b"",
+        lambda data: os.urandom(200),
+        lambda data: data + b"more",
+    ],
+    ids=["cut", "altered", "empty", "random", "longer"],
+)
+def test_a_damaged_entry_is_no_answer_and_is_removed(cache: Cache, damage, caplog: pytest.LogCaptureFixture) -> None:
+    cache.put("captioner", key_of(1), b"a dog barks")
+    path = file_of(cache)
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.get("captioner", key_of(1)) is None
+    assert not path.exists()
+    assert "damaged" in caplog.text
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from openavs.caching.store import Cache
+from tests.caching.test_cache import key_of
+
+cache = Cache(Path(sys.argv[1]))
+for i in range(300):
+    found = cache.get("captioner", key_of(i))
+    assert found in (None, b"x" * i), i
+    cache.put("captioner", key_of(i), b"x" * i)
+    if i % 50 == 0:
+        cache.prune(400_000)
+"""
+
+
+def test_many_processes_read_write_and_prune_at_once(cache: Cache) -> None:
+    workers = [subprocess.Popen([sys.executable, "-c", WRITER, str(cache.folder)]) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0] * 4
+    for i in range(299, 200, -1):
+        assert cache.get("captioner", key_of(i)) in (None, b"x" * i)
+    assert cache.get("captioner", key_of(299)) == b"x" * 299
+    assert not list(cache.folder.rglob("*.tmp"))
+
+
+# ---------------------------------------------------------------------------------------------------------- limits
+
+
+def test_pruning_removes_what_was_used_longest_ago(cache: Cache) -> None:
+    for i in range(5):
+        cache.put("captioner", key_of(i), b"x")
+        os.utime(cache._path("captioner", key_of(i)), (1000.0 + i, 1000.0 + i))
+    assert cache.get("captioner", key_of(0)) == b"x"  # used again: now the youngest
+    assert len(cache.prune(3 * 4096)) == 2
+    assert [cache.get("captioner", key_of(i)) is not None for i in range(5)] == [True, False, False, True, True]
+    assert len(cache.prune(0)) == 3
+    assert list(cache.entries()) == []
+
+
+def test_it_stays_under_its_limit_by_itself(cache: Cache) -> None:
+    cache.set_limit(10_000_000)
+    for i in range(4000):
+        cache.put("detector", key_of(i), bytes(8000))  # 33 MB in all
+    assert 5_000_000 < sum(entry.size for entry in cache.entries()) < 11_000_000
+    assert cache.get("detector", key_of(3999)) is not None
+
+
+def test_an_answer_too_large_for_the_limit_is_not_kept(cache: Cache) -> None:
+    cache.set_limit(10_000_000)
+    cache.put("detector", key_of(1), bytes(100_000))
+    assert list(cache.entries()) == []
+
+
+def test_the_limit_belongs_to_the_folder(cache: Cache) -> None:
+    assert Cache(cache.folder).limit == DEFAULT_LIMIT
+    cache.set_limit(20_000_000)
+    assert Cache(cache.folder).limit == 20_000_000
+    with pytest.raises(InputError, match="at least 10 MB"):
+        cache.set_limit(5)
+    (cache.folder / "limit").write_text("plenty")
+    with pytest.raises(InputError, match="remove it and set it anew"):
+        Cache(cache.folder)
+
+
+def test_only_its_own_files_are_removed(cache: Cache) -> None:
+    cache.put("captioner", key_of(1), b"x")
+    folder = file_of(cache).parent
+    (folder / "thesis.txt").write_text("mine")
+    old, new = folder / ".killed.tmp", folder / ".at-work.tmp"
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert len(cache.prune(0)) == 1
+    assert sorted(path.name for path in folder.iterdir()) == [".at-work.tmp", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("500 mb", 5 * 10**8), ("1.5T", 15 * 10**11), ("12", 12), ("3kB", 3000)]
+)
+def test_sizes_are_read_and_written(text: str, size: int) -> None:
+    assert size_to_bytes(text) == size
+    assert size_to_bytes(size_to_text(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-5GB", "5GiB", "1e9", "GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="5GB or 500MB"):
+        size_to_bytes(text)
+
+
+# ------------------------------------------------------------------------------------------------- disks that refuse
+
+
+def test_a_folder_that_cannot_be_used_is_one_warning_and_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    cache = Cache(tmp_path / "file" / "stages")
+    for i in range(3):
+        cache.put("captioner", key_of(i), b"x")
+        assert cache.get("captioner", key_of(i)) is None
+    assert caplog.text.count("cannot be used") == 1
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from openavs.caching.store import Cache
+from tests.caching.test_cache import key_of
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+cache = Cache(Path(sys.argv[1]))
+cache.put("captioner", key_of(1), bytes(5000))
+assert cache.get("captioner", key_of(1)) is None
+cache.put("captioner", key_of(2), bytes(500))
+assert cache.get("captioner", key_of(2)) == bytes(500)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
+def test_a_full_disk_leaves_nothing_half_written(cache: Cache) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(cache.folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be used" in done.stderr
+    assert len(list(cache.folder.rglob("*-*"))) == 1
+    assert not list(cache.folder.rglob("*.tmp"))

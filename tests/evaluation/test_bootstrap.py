@@ -1,0 +1,122 @@
+"""Intervals: weighted figures are those of clips drawn again and again, and the percentiles are those of theory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openavs.evaluation.datasets.base import BenchmarkClip
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.metrics.accumulators import BinaryTally, OpenVocabularyTally, SemanticTally, Tally
+from openavs.evaluation.metrics.bootstrap import Sample, intervals
+
+Array = np.ndarray[Any, Any]
+
+CLIP = BenchmarkClip("a", "test", (), Path("a.wav"), (), ())
+
+
+def new_tally(task: str) -> Tally:
+    if task == "binary":
+        return BinaryTally(lambda clip: ())
+    return SemanticTally(CLASSES) if task == "semantic" else OpenVocabularyTally(CLASSES)
+
+
+def masks(task: str, seed: int) -> tuple[Array, Array]:
+    """A clip's prediction and truth; some frames of binary ones are empty, few classes each of label maps."""
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 6)), 5, 6)
+    if task == "binary":
+        truth = rng.random(shape) < rng.choice([0.0, 0.4], (shape[0], 1, 1))
+        return rng.integers(0, 256, shape).astype(np.uint8), truth
+    palette = rng.choice(71, 3)
+    truth = palette[rng.integers(0, 3, shape)].astype(np.uint8)
+    return np.where(rng.random(shape) < 0.7, truth, palette[rng.integers(0, 3, shape)]).astype(np.uint8), truth
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(["binary", "semantic", "open-vocabulary"]),
+    st.sampled_from(["official", "fixed"]),
+    st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 3)), min_size=1, max_size=5),
+)
+def test_weights_count_clips_as_often_as_they_say(task: str, protocol: Any, drawn: list[tuple[int, int]]) -> None:
+    """The figures of weighted clips equal those of a tally that was given every clip so many times."""
+    tally, repeated = new_tally(task), new_tally(task)
+    for seed, times in drawn:
+        tally.add(CLIP, *masks(task, seed))
+        for _ in range(times):
+            repeated.add(CLIP, *masks(task, seed))
+    weights = np.array([[float(times) for _, times in drawn], [1.0] * len(drawn)])  # each row is a resample of its own
+    if not weights[0].any():
+        return
+    expected = repeated.figures(protocol)
+    found = {name: values[0] for name, values in tally.sample(protocol).figures(weights).items()}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert np.isnan(found[name]) if value is None else found[name] == pytest.approx(value, abs=2e-6)
+
+
+def test_official_draws_batches() -> None:
+    tally = BinaryTally(lambda clip: (), clips_per_batch=2)
+    for seed in range(5):
+        tally.add(CLIP, *masks("binary", seed))
+    sample = tally.sample("official")
+    assert sample.units == 3  # two full batches and the rest
+    assert float(sample.figures(np.ones((1, 3)))["f"][0]) == pytest.approx(tally.figures("official")["f"])
+
+
+def mean_of(values: Array) -> Sample:
+    return Sample(len(values), lambda weights: {"mean": weights @ values / weights.sum(axis=1)})
+
+
+def test_the_interval_of_a_mean_is_that_of_theory() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    low, high = intervals(mean_of(values), resamples=4000)["mean"]
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_intervals_repeat_with_their_seed_and_do_not_hang_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = mean_of(np.random.default_rng(2).normal(size=50))
+    whole = intervals(sample)
+    assert intervals(sample) == whole
+    assert intervals(sample, seed=1) != whole
+    monkeypatch.setattr("openavs.evaluation.metrics.bootstrap._BLOCK", 200)
+    assert intervals(sample)["mean"] == pytest.approx(whole["mean"])
+
+
+@pytest.mark.parametrize("units", [1, 7, 300])
+def test_every_resample_draws_as_many_units_as_there_are(units: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openavs.evaluation.metrics.bootstrap._BLOCK", 250)  # fewer than 300 units
+    drawn: list[Array] = []
+
+    def figures(weights: Array) -> dict[str, Array]:
+        drawn.append(weights)
+        return {"first": weights[:, 0]}
+
+    intervals(Sample(units, figures), resamples=101)
+    weights = np.concatenate(drawn)
+    assert weights.shape == (101, units) and weights.dtype == np.float64
+    assert (weights.sum(axis=1) == units).all() and (weights >= 0).all()
+    assert max(block.size for block in drawn) <= max(250, units), "a block fits in memory"
+
+
+def test_without_units_nothing_is_drawn() -> None:
+    def never(weights: Array) -> dict[str, Array]:
+        raise AssertionError("there is nothing to draw")
+
+    assert intervals(Sample(0, never)) == {}
+
+
+def test_undefined_resamples_are_left_out() -> None:
+    sample = Sample(
+        1, lambda w: {"never": np.full(len(w), np.nan), "rare": np.where(np.arange(len(w)) < 9, np.nan, 3.0)}
+    )
+    assert intervals(sample) == {"rare": (3.0, 3.0)}
+    assert intervals(Sample(0, lambda w: {})) == {}

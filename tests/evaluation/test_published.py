@@ -1,0 +1,153 @@
+"""Published results: within bounds, told apart, each with its source; known numbers at their places."""
+
+from __future__ import annotations
+
+import runpy
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from openavs.config import resources
+from openavs.errors import InputError
+from openavs.evaluation import leaderboard as module
+from openavs.evaluation.leaderboard import FIGURES, PROTOCOLS, Published, published
+from openavs.evaluation.leaderboard_charts import plotted, results_chart
+from tests.conftest import ROOT
+
+BENCHMARKS = ("s4", "ms3", "avss", "ov", "v3")
+ROWS = [row for benchmark in BENCHMARKS for row in published(benchmark, ablation=None)]
+
+
+def test_every_row_belongs_to_a_benchmark_and_none_is_lost() -> None:
+    lines = resources.shipped("eval", "published.csv").read_text("utf-8").splitlines()
+    assert len(ROWS) == len(lines) - 1 > 200
+    assert published("nobody's") == []
+
+
+def test_every_row_says_where_it_is_from() -> None:
+    assert all(row.source.strip() and row.method and row.backbone for row in ROWS)
+    assert {row.protocol for row in ROWS} == set(PROTOCOLS)
+
+
+def test_every_number_is_a_percentage_and_every_row_has_one() -> None:
+    for row in ROWS:
+        values = [value for name in FIGURES if (value := getattr(row, name)) is not None]
+        assert values, row
+        assert all(5 < value < 100 for value in values), row  # a share in [0, 1] would be a slip
+
+
+def test_no_row_stands_twice() -> None:
+    def told_apart(row: Published) -> tuple[str, ...]:
+        return (row.benchmark, row.method, row.variant, row.backbone, row.setting, row.protocol, row.source)
+
+    assert max(Counter(map(told_apart, ROWS)).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "method", "backbone", "setting", "j", "f"),
+    [
+        ("s4", "TPAVI", "R50", "", 72.79, 84.8),
+        ("s4", "OpenAVS", "Pengi, GPT-4o, Grounding DINO, SAM 2", "", 63.8, 72.8),
+        ("s4", "Box-Prompt", "CLAP, Grounding DINO, SAM ViT-H", "", 51.2, 61.5),
+        ("ms3", "OpenAVS", "Pengi, GPT-4o, Grounding DINO, SAM 2", "", 51.2, 58.7),
+        ("ms3", "MoCA", "DINO", "", 57.0, 62.0),
+        ("avss", "COMBO", "PVT-v2", "", 42.1, 46.1),
+        ("v3", "OpenAVS", "Pengi, GPT-4o, Grounding DINO, SAM 2", "0-shot", 67.5, 74.1),
+        ("v3", "GAVS", "not stated", "5-shot", 67.8, 79.5),
+    ],
+)
+def test_known_numbers(benchmark: str, method: str, backbone: str, setting: str, j: float, f: float) -> None:
+    (row,) = [r for r in published(benchmark, setting) if (r.method, r.backbone) == (method, backbone)]
+    assert (row.j, row.f) == (j, f)
+
+
+def test_the_open_vocabulary_rows_have_groups_and_their_harmonic_mean() -> None:
+    (row,) = [r for r in published("ov") if r.method == "OV-AVSS" and r.base is not None]
+    assert (row.base, row.novel, row.harmonic, row.kind) == (55.43, 29.14, 38.20, "supervised")
+    assert row.base and row.novel and row.harmonic == round(2 * row.base * row.novel / (row.base + row.novel), 2)
+
+
+def test_ablations_are_apart_from_results() -> None:
+    assert not any(row.ablation for row in published("s4"))
+    counts = Counter(row.ablation for row in published("s4", ablation=None) if row.ablation)
+    assert counts == {"questions": 6, "consistency": 4, "labels": 1, "student": 9}
+    best = max(published("s4", ablation="consistency"), key=lambda row: row.j or 0)
+    assert (best.variant, best.j, best.f) == ("prompt and frame consistency, 15 calls", 58.2, 68.9)
+
+
+def test_a_setting_keeps_its_rows() -> None:
+    shots = [len(published("v3", f"{n}-shot")) for n in (0, 1, 3, 5)]
+    assert shots == [6, 6, 6, 6]
+    assert {row.kind for row in published("v3", "0-shot")} == {"supervised", "training-free"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "said"),
+    [
+        ("j", "0,5", "line 2, j: '0,5' is no percentage"),
+        ("f", "101", "'101' is no percentage"),
+        ("kind", "magic", "the kind 'magic' is none of"),
+        ("protocol", "mine", "the protocol 'mine' is none of"),
+        ("confidence", "", "the confidence '' is none of"),
+    ],
+)
+def test_a_wrong_cell_is_named(
+    cell: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"kind": "supervised", "protocol": "official", "confidence": "paper"}
+    names = list(Published.__dataclass_fields__)
+    row = dict.fromkeys(names, "") | good | {cell: value}
+    (tmp_path / "published.csv").write_text(",".join(names) + "\n" + ",".join(f'"{row[n]}"' for n in names) + "\n")
+    monkeypatch.setattr(resources, "folders", lambda kind: [tmp_path])
+    monkeypatch.setattr(module, "_rows", module._rows.__wrapped__)
+    with pytest.raises(InputError, match=said):
+        published("s4")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["benchmark,method", "s4,mine"], "published.csv should have the columns method, variant"),
+        ([",".join(Published.__dataclass_fields__), "s4,mine"], "line 2: the row does not have as many cells"),
+        ([",".join(Published.__dataclass_fields__), "," * 99], "line 2: the row does not have as many cells"),
+    ],
+)
+def test_a_table_of_another_form_is_refused(
+    lines: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "published.csv").write_text("\n".join(lines))
+    monkeypatch.setattr(resources, "folders", lambda kind: [tmp_path])
+    monkeypatch.setattr(module, "_rows", module._rows.__wrapped__)
+    with pytest.raises(InputError, match=said):
+        published("s4")
+
+
+def test_the_page_in_docs_is_the_one_that_the_file_makes(tmp_path: Path) -> None:
+    """After a change of eval/published.csv or of the charts: `python eval/published.py`, and commit docs/."""
+    made = runpy.run_path(str(ROOT / "eval" / "published.py"))["write"](tmp_path)
+    assert len(made) == 1 + len(BENCHMARKS)
+    for path in made:
+        committed = ROOT / "docs" / path.relative_to(tmp_path)
+        assert committed.read_text("utf-8") == path.read_text("utf-8"), committed
+
+
+def test_charts_are_files_of_their_own_that_say_what_they_show() -> None:
+    for benchmark in BENCHMARKS:
+        tree = ElementTree.parse(ROOT / "docs" / "published" / f"{benchmark}.svg").getroot()
+        kinds = {element.tag.rpartition("}")[2] for element in tree.iter()}
+        assert {"title", "desc", "style", "path", "text"} <= kinds
+        assert not kinds & {"script", "image", "foreignObject"}
+
+
+def test_a_chart_holds_what_compares() -> None:
+    kept = plotted("s4", published("s4"))
+    assert 50 < len(kept) < len(published("s4"))
+    assert not {"dataset-level"} & {row.protocol for row in kept}
+    assert "OpenAVS-Large" not in {row.method for row in kept}  # its data set is a guess
+    chart = results_chart("s4", kept, own=(50.0, 60.0))
+    assert chart is not None
+    assert chart.count('class="mark"') == len(kept) + 1 + 5  # this run, and the key
+    assert "this run" in chart
+    assert results_chart("s4", []) is None

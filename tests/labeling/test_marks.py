@@ -1,0 +1,151 @@
+"""Commit marks: what they say, what they keep when failed clips are tried again, and what is no mark of this plan."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openavs.errors import InputError
+from openavs.labeling.completion import commit, committed, journal_path, mark_path, read_mark, reopen, summary
+from openavs.labeling.durations import save_seconds
+from openavs.labeling.journal import Entry, Journal
+from openavs.utils.durable import put
+from tests.labeling.pool import disk_events
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "status": "ok", "reason": None, "dropped": {"not found": 2, "filter.min_area": 1}},
+    {"id": "b", "status": "failed", "reason": "no_sound", "dropped": {}},
+    {"id": "c", "status": "filtered", "reason": "drop_empty", "dropped": {"not found": 1}},
+    {"id": "d", "status": "failed", "reason": "missing", "dropped": {}},
+    {"id": "e", "status": "failed", "reason": "missing", "dropped": {}},
+]
+
+
+def entries(out: Path) -> list[Entry]:
+    """The rows with a file each of those that have any."""
+    files = {row["id"]: f"clips/{row['id']}/result.json" for row in ROWS if row["status"] != "failed"}
+    return [(row, {files[row["id"]]: put(out / files[row["id"]], b"{}")} if row["id"] in files else {}) for row in ROWS]
+
+
+def marked(**changes: Any) -> bytes:
+    """A mark of one clip in which some keys are changed."""
+    row = {"id": "a", "status": "ok", "dropped": {}}
+    whole = {"format": 2, "plan": "key", **summary([row]), "rows": [row], "files": {"a": {}}}
+    return json.dumps({**whole, **changes}).encode()
+
+
+def test_a_mark_counts_its_clips_and_ends_the_journal(tmp_path: Path) -> None:
+    journal = Journal(journal_path(tmp_path, 7))
+    journal.start()
+    mark = commit(tmp_path, 7, "key", entries(tmp_path))
+    assert mark["counts"] == {"failed": 3, "filtered": 1, "ok": 1}
+    assert mark["reasons"] == {"missing": 2, "no_sound": 1}, "of failed clips alone"
+    assert mark["dropped"] == {"filter.min_area": 1, "not found": 3}
+    assert [list(mark[name]) for name in ("counts", "reasons", "dropped")] == [
+        ["failed", "filtered", "ok"], ["missing", "no_sound"], ["filter.min_area", "not found"]
+    ]  # fmt: skip
+    assert (mark["rows"], mark["shard"], mark["plan"], mark["format"]) == (ROWS, 7, "key", 2)
+    assert set(mark["files"]) == set("abcde")
+    assert set(mark["files"]["a"]) == {"clips/a/result.json"} and mark["files"]["b"] == {}
+    assert read_mark(tmp_path, 7, "key") == mark
+    assert not journal.path.exists()
+    assert mark_path(tmp_path, 7).name == "000007.json"
+    content = mark_path(tmp_path, 7).read_bytes()
+    assert content.endswith(b"}\n") and b'": ' not in content, "one line without blanks"
+
+
+def test_a_shard_whose_files_are_not_there_is_not_committed(tmp_path: Path) -> None:
+    done = entries(tmp_path)
+    (tmp_path / "clips/c/result.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        commit(tmp_path, 0, "key", done)
+    assert committed(tmp_path) == set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
+def test_a_mark_takes_its_name_when_all_that_it_speaks_of_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = entries(tmp_path)
+    events = disk_events(tmp_path, monkeypatch)
+    commit(tmp_path, 0, "key", done)
+    files = ["clips/a/result.json", "clips/c/result.json"]
+    assert events[:2] == files and set(events[2:-3]) == {"clips", "clips/a", "clips/c"}
+    assert events[-3:] == ["shards/.000000.json.part", "-> 000000.json", "shards"]
+
+
+def test_a_shard_without_a_mark_is_not_committed(tmp_path: Path) -> None:
+    assert read_mark(tmp_path, 0, "key") is None
+    assert committed(tmp_path) == set()
+
+
+def test_only_whole_marks_count_as_committed(tmp_path: Path) -> None:
+    for shard in (0, 3, 1_000_000):
+        commit(tmp_path, shard, "key", [])
+    for stray in (".000001.json.part", "000002.jsonl", "notes.json", "x00004.json", "00000x.json"):
+        (tmp_path / "shards" / stray).write_bytes(b"")
+    assert committed(tmp_path) == {0, 3, 1_000_000}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"format": 1, "plan": "k', "is damaged .*remove it"),
+        (b"[1]", "belongs to another plan"),
+        (b'{"format": 1, "plan": "other", "rows": [], "files": {}}', "belongs to another plan"),
+        (b'{"format": 1, "plan": "key", "rows": [], "files": {}}', "belongs to another plan"),
+        (b'{"format": 2, "plan": "key", "rows": [], "files": []}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "rows": {}, "files": {}}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "files": {}}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "rows": [{"id": "a", "status": "ok"}], "files": {}}', "its rows are none"),
+        (b'{"format": 2, "plan": "key", "rows": [], "files": {}}', "its rows are none"),
+        (marked(files={}), "its rows are none"),
+        (marked(files={"a": []}), "its rows are none"),
+        (marked(files={"a": {"clips/a/result.json": 7}}), "its rows are none"),
+        (marked(counts=3), "its rows are none"),
+    ],
+)
+def test_what_is_no_mark_of_this_plan_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    path = mark_path(tmp_path, 4)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as raised:
+        read_mark(tmp_path, 4, "key")
+    assert str(path) in str(raised.value)
+
+
+def test_trying_again_keeps_all_but_the_failed_clips(tmp_path: Path) -> None:
+    mark = commit(tmp_path, 2, "key", entries(tmp_path))
+    save_seconds(tmp_path, 2, {"a": 1.25, "b": 9.0})
+    old = Journal(journal_path(tmp_path, 2))
+    old.start()
+    old.begin("left by a killed run")
+    reopen(tmp_path, mark, ["b", "d", "e"])
+    assert committed(tmp_path) == set()
+    journal = Journal.read(journal_path(tmp_path, 2))
+    assert journal.finished == {row["id"]: (row, mark["files"][row["id"]]) for row in ROWS if row["id"] in "ac"}
+    assert (journal.seconds, journal.begun) == ({"a": 1.25}, set())
+    journal.believe(tmp_path)
+    assert set(journal.finished) == {"a", "c"}
+
+
+def test_a_shard_stays_committed_until_its_journal_is_whole(tmp_path: Path) -> None:
+    mark = commit(tmp_path, 2, "key", entries(tmp_path))
+    damaged = {**mark, "files": {"a": mark["files"]["a"]}}  # of `c` nothing is said
+    with pytest.raises(KeyError):
+        reopen(tmp_path, damaged, ["b", "d", "e"])
+    assert read_mark(tmp_path, 2, "key") == mark
+
+
+def test_a_summary_of_nothing_is_empty() -> None:
+    assert summary([]) == {"counts": {}, "reasons": {}, "dropped": {}}
+
+
+def test_marks_hold_no_numbers_that_json_has_not(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        commit(tmp_path, 0, "key", [({**ROWS[0], "scores": [float("nan")]}, {})])
+    assert committed(tmp_path) == set()

@@ -1,0 +1,111 @@
+"""Files of a job, written by several workers into folders that they share."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openavs.labeling.durations import read_seconds, save_seconds
+from openavs.utils import durable as writing
+from openavs.utils.durable import flush, put, remove_empty, remove_file, remove_folder, stamp, write_whole
+
+
+def test_empty_folders_are_removed_although_the_lowest_is_gone_already(tmp_path: Path) -> None:
+    (tmp_path / "labels" / "test").mkdir(parents=True)
+    remove_empty(tmp_path / "labels" / "test" / "dog", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    path = tmp_path / "labels" / "test" / "dog" / "0.png"
+    left = [times]
+    really = writing.write_whole
+
+    def write_late(path: Path, data: bytes) -> str:
+        if left[0]:
+            left[0] -= 1
+            remove_empty(path.parent, tmp_path)
+        return really(path, data)
+
+    monkeypatch.setattr(writing, "write_whole", write_late)
+    assert put(path, b"mask") == stamp(path.read_bytes())
+    assert left == [0]
+
+
+def test_a_folder_that_goes_every_time_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "labels" / "0.png"
+    really, times = Path.mkdir, []
+
+    def make_and_lose(folder: Path, *args: Any, **options: Any) -> None:
+        really(folder, *args, **options)
+        folder.rmdir()
+        times.append(folder)
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    with pytest.raises(FileNotFoundError, match="labels"):
+        put(path, b"mask", races=7)
+    assert len(times) == 8
+
+
+def test_a_file_appears_whole_under_its_name_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    (tmp_path / ".a.png.part").write_bytes(b"left by a killed run, and longer")
+    assert write_whole(path, b"mask", durable=True) == f"4:{hashlib.sha256(b'mask').hexdigest()}"
+    assert path.read_bytes() == b"mask"
+    with pytest.raises(TypeError):
+        write_whole(path, "text")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"mask" and [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_only_what_is_empty_goes_with_what_is_removed(tmp_path: Path) -> None:
+    top = tmp_path / "out"
+    for name in ("a/b/c/1.png", "a/b/c/.2.png.part", "a/d/3.png", "e/f/4.png", "e/f/g/5.png"):
+        put(top / name, b"mask")
+    remove_file(top / "a/b/c/1.png", top)
+    assert (top / "a/b/c").is_dir(), "half of another file is still there"
+    remove_file(top / "a/b/c/2.png", top)
+    assert not (top / "a/b").exists() and (top / "a/d/3.png").exists()
+    remove_folder(top / "e/f", top)
+    assert not (top / "e").exists()
+    remove_folder(top / "a", top)
+    remove_folder(top / "never", top)
+    assert top.is_dir() and not list(top.iterdir()), "the top stays"
+
+
+def test_nothing_outside_of_the_top_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/a").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    remove_empty(tmp_path / "elsewhere/a", tmp_path / "out")
+    remove_empty(tmp_path / "out", tmp_path / "out")
+    assert (tmp_path / "elsewhere/a").is_dir() and (tmp_path / "out").is_dir()
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    elsewhere, link = put(tmp_path / "elsewhere/1.png", b"mask"), tmp_path / "out/clips/a"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    remove_folder(link, tmp_path / "out")
+    assert not link.is_symlink() and stamp((tmp_path / "elsewhere/1.png").read_bytes()) == elsewhere
+
+
+def test_what_is_not_there_cannot_be_flushed(tmp_path: Path) -> None:
+    put(tmp_path / "a/b/1.png", b"mask")
+    flush([tmp_path / "a/b/1.png"])
+    with pytest.raises(FileNotFoundError):
+        flush([tmp_path / "a/b/1.png", tmp_path / "a/b/2.png"])
+
+
+def test_seconds_are_read_back_and_a_damaged_log_costs_nothing_else(tmp_path: Path) -> None:
+    save_seconds(tmp_path, 3, {"b": 2.5, "a": 1.0})
+    assert read_seconds(tmp_path, 3) == {"a": 1.0, "b": 2.5}
+    assert read_seconds(tmp_path, 4) == {}
+    path = tmp_path / "log/seconds/000003.json"
+    for damaged, left in ((b"{", {}), (b"[" * 100_000, {}), (b"[1]", {}), (b'{"a": "soon", "b": 2.0}', {"b": 2.0})):
+        path.write_bytes(damaged)
+        assert read_seconds(tmp_path, 3) == left

@@ -1,0 +1,78 @@
+"""Batches that do not fit are halved, down to one item."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from openavs.errors import OutOfMemory
+from openavs.models.oom import halved, is_out_of_memory
+
+ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+class Stage:
+    """Adds up pairs as long as no more than `room` of them come at once."""
+
+    def __init__(self, room: int, error: Exception) -> None:
+        self.room, self.error = room, error
+        self.sizes: list[int] = []
+
+    def __call__(self, ones: Sequence[int], twos: Sequence[int]) -> list[int]:
+        self.sizes.append(len(ones))
+        if len(ones) > self.room:
+            raise self.error
+        return [one + two for one, two in zip(ones, twos, strict=True)]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_what_does_not_fit_is_done_in_halves_in_its_order(error: Exception) -> None:
+    stage = Stage(2, error)
+    assert halved(stage, list(range(7)), list(range(7))) == [0, 2, 4, 6, 8, 10, 12]
+    assert stage.sizes == [7, 3, 1, 2, 4, 2, 2]
+
+
+def test_what_the_device_keeps_for_later_is_given_back_before_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    stage = Stage(1, ERRORS[1])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(len(stage.sizes)))
+    assert halved(stage, [1, 2], [3, 4]) == [4, 6]
+    assert given == [1], "after the batch that did not fit, and before its halves"
+
+
+def test_stages_without_torch_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    assert halved(Stage(1, MemoryError()), [1, 2], [3, 4]) == [4, 6]
+    assert "torch" not in sys.modules
+
+
+def test_one_item_that_does_not_fit_is_an_error() -> None:
+    stage = Stage(0, ERRORS[1])
+    with pytest.raises(OutOfMemory, match=r"not even one frame .* fits into memory .*; take a smaller model") as caught:
+        halved(stage, [1, 2, 3, 4], [1, 2, 3, 4])
+    assert stage.sizes == [4, 2, 1]
+    assert caught.value.__cause__ is ERRORS[1]
+    assert is_out_of_memory(caught.value)
+
+
+def test_other_errors_are_raised_at_once() -> None:
+    for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")):
+        stage = Stage(1, error)
+        with pytest.raises(type(error)):
+            halved(stage, [1, 2], [1, 2])
+        assert stage.sizes == [2]
+        with pytest.raises(type(error)):
+            halved(Stage(0, error), [1], [1])
+
+
+def test_what_torch_says_when_the_machine_is_full_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 58, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

@@ -1,0 +1,50 @@
+"""Models' answers are looked over before they are used."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openavs.errors import UnusableAnswer
+from openavs.pipeline.validation import check_answers
+from openavs.stages.verifiers.base import Verdict
+from openavs.structures.types import Caption, Detection, Mask, mask_to_rle
+
+SIZE = (4, 6)
+
+
+def mask(size: tuple[int, int] = SIZE, score: float | None = 0.9) -> Mask:
+    return Mask(mask_to_rle(np.ones(size, dtype=bool)), score)
+
+
+def box(*edges: float, score: float = 0.5) -> Detection:
+    return Detection(edges or (0.0, 0.0, 2.0, 2.0), "dog", score)  # type: ignore[arg-type]
+
+
+GOOD = [Caption("dog", None, 0.0, 1.0), Caption("dog", 0.4, 0.0, 1.0), box(), mask(), mask(score=None), (box(), mask())]
+
+
+def test_sound_answers_pass() -> None:
+    check_answers("segment", [GOOD, []], [SIZE, SIZE])
+    check_answers("caption", [GOOD[:2]])
+
+
+@pytest.mark.parametrize(
+    ("call", "item", "said"),
+    [
+        ("caption", Caption("dog", math.nan, 0.0, 1.0), "the captioner answered with a score that is no number"),
+        ("detect", box(0.0, math.nan, 2.0, 2.0), "the detector answered with a box that is no box"),
+        ("detect", box(0.0, 0.0, math.inf, 2.0), "a box that is no box"),
+        ("detect", box(score=math.nan), "a score that is no number, nan"),
+        ("segment", mask((6, 4)), "the segmenter answered with a mask of 6 x 4 pixels for a picture of 4 x 6"),
+        ("segment", mask(score=-math.inf), "a score that is no number"),
+        ("segment_phrases", (box(), mask((1, 1))), "a mask of 1 x 1 pixels"),
+        ("verify", Verdict(False, math.nan, None), "the verifier answered with a score that is no number"),
+    ],
+)
+def test_what_is_no_answer_is_refused(call: str, item: Any, said: str) -> None:
+    with pytest.raises(UnusableAnswer, match=said):
+        check_answers(call, [[], [item]], [SIZE, SIZE])

@@ -1,0 +1,310 @@
+"""The algorithm, on the embedded models and scenes of the synthetic world whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from openavs.errors import InputError
+from openavs.pipeline.pipeline import Notes, Pipeline
+from openavs.pipeline.windows import window_of
+from openavs.structures.types import Caption, Clip, Frame, FrameResult, Segmentation, rle_to_mask, segments_to_mask
+from openavs.synthetic.datasets import scene_to_clip
+from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scenes import Part, Scene, plan_scene, scene_rng
+
+
+def scene(*parts: Part, seconds: int = 4, seed: int = 0) -> Scene:
+    return plan_scene(list(parts), scene_rng("test", 77, seed), seconds)
+
+
+@pytest.fixture(scope="module")
+def dog_and_bell() -> Scene:
+    """A dog, then silence, then a bell; a car stands by and says nothing."""
+    dog = Part("dog", (True, True, False, False))
+    bell = Part("bell", (False, False, False, True))
+    return scene(dog, bell, Part("car", (False,) * 4))
+
+
+@pytest.fixture(scope="module")
+def result(tiny: Pipeline, dog_and_bell: Scene) -> Segmentation:
+    return tiny(scene_to_clip(dog_and_bell, "dog-and-bell"))
+
+
+class Counter:
+    """Counts the forward passes of real modules while it is open."""
+
+    def __init__(self, **modules: torch.nn.Module) -> None:
+        self.calls = dict.fromkeys(modules, 0)
+        self._hooks = [m.register_forward_hook(self._counting(name)) for name, m in modules.items()]
+
+    def _counting(self, name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self.calls[name] += 1
+
+        return hook
+
+    def __enter__(self) -> dict[str, int]:
+        return self.calls
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+# ------------------------------------------------------------------------------------- what is heard, asked and found
+
+
+def test_each_frame_hears_what_sounds_then(result: Segmentation) -> None:
+    assert [frame.silent for frame in result.frames] == [False, False, True, False]
+    assert result.frames[0].heard[0].text == "dog barking"
+    assert result.frames[3].heard[0].text == "bell ringing"
+    assert (result.frames[3].heard[0].start, result.frames[3].heard[0].end) == (3.0, 4.0)
+
+
+def test_a_frame_asks_only_for_what_sounds_at_that_frame(result: Segmentation) -> None:
+    assert [[prompt.phrase for prompt in frame.asked] for frame in result.frames] == [["dog"], ["dog"], [], ["bell"]]
+    prompt = result.frames[0].asked[0]
+    assert (prompt.origin, [caption.text for caption in prompt.captions]) == ("llm", ["dog barking"])
+
+
+def test_a_frame_is_grounded_with_its_own_phrases_only(
+    tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a phrase of another frame, a box may answer that one, and the frame's own phrase would have none."""
+    given: list[list[str]] = []
+    detect = tiny.detector.detect  # type: ignore[union-attr]
+
+    def watched(images: Any, phrases: Any) -> Any:
+        given.extend(list(own) for own in phrases)
+        return detect(images, phrases)
+
+    watched.__name__ = "detect"
+    monkeypatch.setattr(tiny.detector, "detect", watched)
+    tiny(scene_to_clip(dog_and_bell, "own"))
+    assert given == [["dog"], ["dog"], ["bell"]]
+
+
+def test_names_that_detectors_know_are_asked_and_labeled_as_the_class(tiny: Pipeline) -> None:
+    settings = replace(tiny.settings, disambiguate=True, vocabulary=("mower", "dog"))
+    pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
+    asked = pipe.ask([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], Notes())
+    assert [(prompt.phrase, prompt.label) for prompt in asked[0]] == [("lawn mower", "mower")]
+    assert pipe.label("lawn mower")[0] == "mower"
+
+
+def test_captions_below_the_threshold_are_kept_apart_and_counted(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    class Unsure:
+        models: ClassVar[dict[str, Any]] = {}
+
+        def caption(self, windows: Any) -> list[list[Caption]]:
+            return [[Caption("dog barking", 0.11, w.start, w.end, weak=True)] for w in windows]
+
+    pipe = Pipeline(Unsure(), tiny.translator, tiny.detector, tiny.segmenter, tiny.settings)
+    result = pipe(scene_to_clip(dog_and_bell, "weak"))
+    assert "3 of 3 audible frames had no caption above the threshold (best: dog barking, 0.11)" in result.warnings
+    first = result.frames[0]
+    assert (first.heard, first.asked) == ((), ()) and first.weak[0].text == "dog barking"
+
+
+def test_what_sounds_is_segmented_and_what_is_silent_is_not(result: Segmentation, dog_and_bell: Scene) -> None:
+    for frame in result.frames:
+        truth = dog_and_bell.truth(frame.time)
+        found = {segment.phrase: rle_to_mask(segment.mask) for segment in frame.segments}
+        assert set(found) == set(truth)
+        for kind, mask in truth.items():
+            assert (found[kind] & mask).sum() / (found[kind] | mask).sum() > 0.6, (frame.index, kind)
+
+
+def test_the_result_carries_its_recipe_models_and_timings(result: Segmentation) -> None:
+    assert result.recipe["name"] == "tiny"
+    assert set(result.models) == {
+        "openavs:tiny/clap",
+        "openavs:tiny/lm",
+        "openavs:tiny/grounding-dino",
+        "openavs:tiny/sam",
+    }
+    assert set(result.timings) == {"listen", "ask", "decode", "detect", "segment"}
+
+
+def test_two_sources_at_once_are_both_found(tiny: Pipeline) -> None:
+    """In at least half of these scenes: its 20 queries often all go to the plainer of two things."""
+    pairs = [("dog", "train"), ("bell", "violin"), ("cat", "drum"), ("bird", "mower")]
+    found = 0
+    for seed, pair in enumerate(pairs):
+        both = scene(*(Part(kind, (True,) * 3) for kind in pair), seconds=3, seed=10 + seed)
+        frames = tiny(scene_to_clip(both, "both")).frames
+        found += any({s.phrase for s in frame.segments} == set(pair) for frame in frames)
+    assert found >= 2
+
+
+def test_a_sound_from_off_the_screen_says_what_it_looked_for(tiny: Pipeline) -> None:
+    hidden = scene(Part("dog", (True,) * 2, visible=False), Part("train", (False,) * 2), seconds=2, seed=2)
+    for frame in tiny(scene_to_clip(hidden, "hidden")).frames:
+        assert [prompt.phrase for prompt in frame.asked] == ["dog"]
+        assert frame.segments == ()
+        assert frame.dropped[0].phrase == "dog"
+        assert frame.dropped[0].reason in {"not found", "below threshold"}
+
+
+# ------------------------------------------------------------------------------------------- how much work is done
+
+
+def test_counted_work(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One audio batch, no text twice, one detector pass a frame for the joint caption, one image encoding a frame."""
+    monkeypatch.setattr(tiny.detector, "phrases_per_caption", 8)
+    tiny.captioner.caption([window_of(dog_and_bell.soundtrack(), 0.5, 1.0, 1.0)])  # texts are embedded once, before
+    modules = {
+        "audio": tiny.captioner.model.audio_model,  # type: ignore[attr-defined]
+        "text": tiny.captioner.model.text_model,  # type: ignore[attr-defined]
+        "detector": tiny.detector.model,  # type: ignore[attr-defined]
+        "encoder": tiny.segmenter.model.vision_encoder,  # type: ignore[attr-defined]
+        "decoder": tiny.segmenter.model.mask_decoder,  # type: ignore[attr-defined]
+    }
+    with Counter(**modules) as calls:
+        result = tiny(scene_to_clip(dog_and_bell, "counted"))
+    boxed = sum(bool(frame.segments) for frame in result.frames)
+    assert boxed == 3
+    assert calls == {"audio": 1, "text": 0, "detector": 3, "encoder": boxed, "decoder": boxed}
+    assert result.frames[0].asked
+    assert result.warnings == ()
+
+
+def test_one_request_holds_all_frames(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real translator, watched: one conversation for the clip, and none when nothing is heard."""
+    questions: list[Any] = []
+    chat = tiny.translator._chat  # type: ignore[attr-defined]
+    monkeypatch.setattr(tiny.translator, "_chat", lambda asked: questions.extend(asked) or chat(asked))
+    tiny(scene_to_clip(dog_and_bell, "one"))
+    assert len(questions) == 1
+    assert questions[0].messages[-1]["content"].count("dog barking") == 2
+    tiny(scene_to_clip(scene(Part("dog", (False,) * 2), seconds=2), "silent"))
+    assert len(questions) == 1
+
+
+def test_silence_runs_no_model_and_says_so(tiny: Pipeline) -> None:
+    silent = scene(Part("dog", (False,) * 3), seconds=3)
+    with Counter(detector=tiny.detector.model, audio=tiny.captioner.model) as calls:  # type: ignore[attr-defined]
+        result = tiny(scene_to_clip(silent, "silent"))
+    assert calls == {"detector": 0, "audio": 0}
+    assert all(frame.silent and not frame.segments for frame in result.frames)
+    assert "silent" in result.warnings[0]
+
+
+def test_only_frames_at_which_something_is_asked_are_decoded(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    clip = scene_to_clip(dog_and_bell, "decoded")
+    wanted: list[frozenset[int] | None] = []
+
+    def frames(indices: frozenset[int] | None) -> Iterator[Frame]:
+        wanted.append(indices)
+        return clip.frames(indices)
+
+    result = tiny(replace(clip, frames=frames))
+    assert wanted == [frozenset({0, 1, 3})]
+    assert [frame.index for frame in result.frames] == [0, 1, 2, 3]
+
+
+# --------------------------------------------------------------------------- streaming, batches, what goes wrong
+
+
+def test_results_do_not_depend_on_the_batch(tiny: Pipeline) -> None:
+    clip = scene_to_clip(scene_of("ms3", "test", 9, 3).scene, "batch")
+    one, many = (
+        Pipeline(
+            tiny.captioner,
+            tiny.translator,
+            tiny.detector,
+            tiny.segmenter,
+            replace(tiny.settings, batch_frames=frames, batch_windows=windows),
+        )(clip)
+        for frames, windows in ((1, 1), (8, 64))
+    )
+    for a, b in zip(one.frames, many.frames, strict=True):
+        assert [s.phrase for s in a.segments] == [s.phrase for s in b.segments]
+        for s, t in zip(a.segments, b.segments, strict=True):
+            assert s.score == pytest.approx(t.score, abs=1e-4)
+            assert (rle_to_mask(s.mask) ^ rle_to_mask(t.mask)).sum() <= 2
+
+
+def test_frames_leave_before_the_last_is_decoded(tiny: Pipeline) -> None:
+    long = scene(Part("dog", (True,) * 20), seconds=20)
+    clip = scene_to_clip(long, "long")
+    decoded: list[int] = []
+
+    def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
+        for frame in clip.frames(wanted):
+            decoded.append(frame.index)
+            yield frame
+
+    small = Pipeline(
+        tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, replace(tiny.settings, batch_frames=2)
+    )
+    for result in small.stream(replace(clip, frames=frames)):
+        ahead = decoded[-1] - result.index
+        assert ahead <= 2 + 2 + 2  # a batch, the queue, and the one in the decoder's hand
+
+
+def test_run_takes_clips_one_by_one(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    opened: list[int] = []
+
+    def clips() -> Iterator[Clip]:
+        for i in range(4):
+            opened.append(i)
+            yield scene_to_clip(dog_and_bell, str(i))
+
+    results = tiny.run(clips())
+    assert next(results).clip == "0"
+    assert len(opened) <= 3
+    assert [result.clip for result in results] == ["1", "2", "3"]
+
+
+def test_no_sound_track_is_an_error_with_its_fix(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    mute = replace(scene_to_clip(dog_and_bell, "mute"), audio=None, source="mute.mp4")
+    with pytest.raises(InputError, match=r"mute\.mp4 has no sound track; give its sound with --audio"):
+        tiny(mute)
+
+
+def test_a_truncated_video_keeps_what_was_there_and_warns(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    clip = scene_to_clip(dog_and_bell, "cut")
+    result = tiny(replace(clip, frames=lambda wanted: (f for f in clip.frames(wanted) if f.index < 1)))
+    assert [frame.index for frame in result.frames] == [0, 2]  # 1 and 3 were asked for and never came
+    assert result.warnings == ("2 of 4 frames could not be read; the file may be cut short",)
+
+
+def test_a_closed_vocabulary_labels_and_filters(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    closed = Pipeline(
+        tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, replace(tiny.settings, vocabulary=("dog",))
+    )
+    result = closed(scene_to_clip(dog_and_bell, "closed"))
+    labels = [[(s.label, s.label_how) for s in frame.segments] for frame in result.frames]
+    assert labels == [[("dog", "exact")], [("dog", "exact")], [], []]
+
+
+def test_a_mask_that_is_too_small_is_no_segment(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    strict = Pipeline(
+        tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, replace(tiny.settings, min_area=10**6)
+    )
+    frame = strict(scene_to_clip(dog_and_bell, "strict")).frames[0]
+    assert frame.segments == ()
+    assert [drop.reason for drop in frame.dropped] == ["empty mask"]
+
+
+def test_progress_tells_every_stage(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    told: list[tuple[str, int, int]] = []
+    tiny(scene_to_clip(dog_and_bell, "told"), lambda *step: told.append(step))
+    assert {stage for stage, _, _ in told} == {"listen", "ask", "look"}
+    assert told[-1] == ("look", 3, 3)
+
+
+def test_stream_and_call_say_the_same(tiny: Pipeline, dog_and_bell: Scene, result: Segmentation) -> None:
+    notes = Notes()
+    frames: list[FrameResult] = list(tiny.stream(scene_to_clip(dog_and_bell, "again"), notes=notes))
+    for one, two in zip(frames, result.frames, strict=True):
+        masks = [segments_to_mask(frame.segments, result.size) for frame in (one, two)]
+        assert np.array_equal(*masks)
+    assert notes.seconds["detect"] > 0

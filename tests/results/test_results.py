@@ -1,0 +1,526 @@
+"""Results on disk: the JSON round trip, a clip's folder, names and whole runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import string
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pictures
+
+from openavs.errors import InputError
+from openavs.results.run_folder import RunWriter, git_commit
+from openavs.results.serialization import (
+    atomic_write,
+    is_done,
+    mask_values,
+    read_result,
+    safe_id,
+    safe_ids,
+    segmentation_from_json,
+    segmentation_to_json,
+    write_result,
+)
+from openavs.structures.types import (
+    RLE,
+    Caption,
+    Dropped,
+    FrameResult,
+    Prompt,
+    Segment,
+    Segmentation,
+    mask_to_rle,
+    rle_to_mask,
+)
+from openavs.visualization.colors import voc_palette
+
+
+def box_mask(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = (20, 30)) -> RLE:
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[y0:y1, x0:x1] = True
+    return mask_to_rle(mask)
+
+
+def segment(phrase: str, box: tuple[int, int, int, int], score: float, **more: Any) -> Segment:
+    return Segment(box_mask(*box), tuple(map(float, box)), phrase, score, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clip() -> Segmentation:
+    bark = Caption("a dog barking", 0.81, 0.0, 1.0, "what is heard?")
+    dog = segment("dog", (2, 3, 10, 12), 0.6, mask_score=0.9, label="dog", label_how="exact")
+    bell = segment("church bell", (8, 8, 20, 18), 0.4, label="bell", label_how="alias")
+    frames = (
+        FrameResult(0, 0.5, heard=(bark,), asked=(Prompt("dog", captions=(bark,)),), segments=(dog, bell)),
+        FrameResult(1, 1.5, heard=(bark,), dropped=(Dropped("dog", "below threshold", 0.12, (1.0, 2.0, 3.0, 4.0)),)),
+        FrameResult(2, 2.5, silent=True),
+    )
+    recipe = {"name": "tiny", "detector": {"name": "grounding-dino", "threshold": 0.25}, "fps": 1}
+    models = {"openavs:tiny/clap": {"revision": None, "licence": "Apache-2.0"}}
+    return Segmentation("clip", (20, 30), frames, "a/clip.mp4", recipe, models, {"detect": 0.25}, ("a warning",))
+
+
+# ------------------------------------------------------------------------------------------------- JSON
+
+texts = st.text(st.characters(), max_size=12)  # every code point, lone surrogates of odd file names too
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+captions = st.builds(Caption, texts, st.none() | numbers, numbers, numbers, texts)
+boxes = st.tuples(numbers, numbers, numbers, numbers)
+masks = st.integers(0, 2**32).map(lambda seed: mask_to_rle(np.random.default_rng(seed).random((6, 7)) < seed % 3 / 2))
+frames = st.builds(
+    FrameResult,
+    index=st.integers(0),
+    time=numbers,
+    silent=st.booleans(),
+    heard=st.lists(captions, max_size=2).map(tuple),
+    asked=st.lists(
+        st.builds(Prompt, texts, st.none() | texts, texts, st.lists(captions, max_size=1).map(tuple)), max_size=2
+    ).map(tuple),
+    segments=st.lists(
+        st.builds(
+            *(Segment, masks, boxes, texts, numbers, st.none() | numbers),
+            *(st.none() | texts, st.none() | texts, st.none() | st.integers()),
+        ),
+        max_size=2,
+    ).map(tuple),
+    dropped=st.lists(st.builds(Dropped, texts, texts, st.none() | numbers, st.none() | boxes), max_size=2).map(tuple),
+)
+segmentations = st.builds(
+    Segmentation,
+    clip=texts,
+    size=st.just((6, 7)),
+    frames=st.lists(frames, max_size=3).map(tuple),
+    source=st.none() | texts,
+    recipe=st.dictionaries(texts, plain, max_size=3),
+    models=st.dictionaries(texts, plain, max_size=3),
+    timings=st.dictionaries(texts, numbers, max_size=3),
+    warnings=st.lists(texts, max_size=2).map(tuple),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(segmentations)
+def test_any_segmentation_survives_json(made: Segmentation) -> None:
+    written = json.dumps(segmentation_to_json(made), allow_nan=False)
+    assert segmentation_from_json(json.loads(written)) == made
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_has_not_are_refused_by_name(clip: Segmentation, bad: float) -> None:
+    with pytest.raises(InputError, match=r"segmentation\.recipe\.gate\.level is"):
+        segmentation_to_json(replace(clip, recipe={"gate": {"level": bad}}))
+    frame = replace(clip.frames[0], heard=(Caption("x", bad, 0, 1),))
+    with pytest.raises(InputError, match=r"frames\[0\]\.heard\[0\]\.score"):
+        segmentation_to_json(replace(clip, frames=(frame,)))
+    data = segmentation_to_json(clip)
+    data["timings"]["detect"] = bad
+    with pytest.raises(InputError, match=r"timings\.detect"):
+        segmentation_from_json(data)
+
+
+def test_scores_of_an_array_library_become_plain_numbers(clip: Segmentation) -> None:
+    frame = replace(clip.frames[0], time=np.float32(0.1), index=np.int64(4), segments=())  # type: ignore[arg-type]
+    data = json.loads(json.dumps(segmentation_to_json(replace(clip, frames=(frame,)))))
+    assert data["frames"][0]["time"] == float(np.float32(0.1))
+    assert data["frames"][0]["index"] == 4
+
+
+def edit(data: dict[str, Any], path: str, value: Any = None) -> dict[str, Any]:
+    """Sets (or, for None, deletes) one key of nested data: 'frames/0/time'."""
+    *steps, last = [int(step) if step.isdigit() else step for step in path.split("/")]
+    at: Any = data
+    for step in steps:
+        at = at[step]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return data
+
+
+def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: Segmentation) -> None:
+    earlier = segmentation_to_json(clip)
+    for found in earlier["frames"][0]["segments"]:
+        del found["verifier_score"]
+    assert segmentation_from_json(earlier) == clip
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("format", None, "no 'format' key"),
+        ("format", 99, "format 99"),
+        ("frames", None, "lacks the key 'frames'"),
+        ("colour", "red", "unknown key 'colour'"),
+        ("frames/0/segments/0/mask/counts", None, "lacks the key 'counts'"),
+        ("frames/0/segments/0/box", [1.0, 2.0], "2 values and should have 4"),
+        ("frames/0/segments/0/score", "high", "should be a finite number"),
+        ("frames/0/index", True, "whole number"),
+        ("frames/1", "gone", "should be of type dict"),
+        ("warnings", "oops", "should be of type list"),
+        ("frames/0/segments/0/mask/counts", "zzzz", "run-length code"),
+        ("frames/0/segments/0/mask/size", [2000, 3000], "does not fill"),
+        ("frames/0/segments/0/mask/counts", "P", "run-length code"),  # a continuation without an end
+    ],
+)
+def test_broken_json_is_named(clip: Segmentation, path: str, value: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        segmentation_from_json(edit(segmentation_to_json(clip), path, value))
+
+
+def test_a_mask_of_another_size_than_the_clips_is_named(clip: Segmentation) -> None:
+    taller = edit(segmentation_to_json(clip), "size", [21, 30])
+    with pytest.raises(InputError, match=r"a mask of frame \d+ is 20 x 30 pixels in a clip of 21 x 30"):
+        segmentation_from_json(taller)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ({"keep": {1: 0.5}}, "segmentation.recipe.keep has a key that is not text"),
+        ({"words": {"dog", "cat"}}, "segmentation.recipe.words is a set, which a result file cannot hold"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_by_name(clip: Segmentation, recipe: Any, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        segmentation_to_json(replace(clip, recipe=recipe))
+
+
+def test_other_json_is_no_result() -> None:
+    for data in ([], None, "x", {"frames": []}):
+        with pytest.raises(InputError):
+            segmentation_from_json(data)
+
+
+# ----------------------------------------------------------------------------------------- a clip's folder
+
+
+def test_masks_are_palette_pictures_of_instance_numbers(tmp_path: Path, clip: Segmentation) -> None:
+    folder = write_result(tmp_path, clip)
+    assert folder == tmp_path / "clips" / "clip"
+    assert sorted(p.name for p in (folder / "masks").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    with Pictures.open(folder / "masks" / "00000.png") as picture:
+        assert (picture.mode, picture.size) == ("P", (30, 20))
+        values = np.asarray(picture)
+        colours = np.asarray(picture.convert("RGB"))
+    dog = rle_to_mask(clip.frames[0].segments[0].mask)
+    bell = rle_to_mask(clip.frames[0].segments[1].mask)
+    assert (values[dog] == 1).all()  # the better score lies on top
+    assert (values[bell & ~dog] == 2).all()
+    assert (values[~(dog | bell)] == 0).all()
+    assert (colours == voc_palette()[values]).all()
+    assert read_result(tmp_path, "clip") == clip
+
+
+def test_masks_of_classes_hold_the_class_index(tmp_path: Path, clip: Segmentation) -> None:
+    assert mask_values(clip, "class", ["bell", "cat", "dog"]) == [[3, 1], [], []]
+    assert mask_values(clip, "class", ["background", "bell", "cat", "dog"]) == [[3, 1], [], []]
+    assert mask_values(clip, "class", ["cat"]) == [[0, 0], [], []]
+    folder = write_result(tmp_path, clip, values="class", classes=["bell", "cat", "dog"])
+    with Pictures.open(folder / "masks" / "00000.png") as picture:
+        assert set(np.unique(np.asarray(picture))) == {0, 1, 3}
+    with pytest.raises(InputError, match="vocabulary"):
+        mask_values(clip, "class")
+
+
+def test_tracks_keep_their_number_through_the_clip(clip: Segmentation) -> None:
+    one, two = (segment("dog", (0, 0, 4, 4), 0.5, track=t) for t in (70, 7))
+    frames = (FrameResult(0, 0.0, segments=(one, two)), FrameResult(1, 1.0, segments=(two,)))
+    assert mask_values(replace(clip, frames=frames), "instance") == [[1, 2], [2]]
+
+
+def test_a_mask_holds_at_most_255_instances(clip: Segmentation) -> None:
+    crowd = FrameResult(0, 0.0, segments=(segment("bee", (0, 0, 1, 1), 0.5),) * 256)
+    with pytest.raises(InputError, match="255"):
+        mask_values(replace(clip, frames=(crowd,)), "instance")
+
+
+def test_the_result_is_written_last_and_the_extras_before_it(tmp_path: Path, clip: Segmentation) -> None:
+    seen: list[set[str]] = []
+
+    def extras(folder: Path) -> None:
+        seen.append({path.name for path in folder.iterdir()})
+        (folder / "overlay.mp4").write_bytes(b"film")
+        assert not is_done(tmp_path, "clip")
+
+    folder = write_result(tmp_path, clip, extras=extras)
+    assert seen == [{"masks"}]
+    assert {p.name for p in folder.iterdir()} == {"masks", "overlay.mp4", "result.json"}
+    assert is_done(tmp_path, "clip")
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, clip: Segmentation) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        write_result(tmp_path, clip, extras=fail)
+    assert list((tmp_path / "clips").iterdir()) == []
+    write_result(tmp_path, clip)
+    with pytest.raises(RuntimeError):  # an earlier result stays whole
+        write_result(tmp_path, clip, extras=fail)
+    assert read_result(tmp_path, "clip") == clip
+
+
+def test_an_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    atomic_write(path, b"old")
+
+    def broken(source: str, target: str) -> None:
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken)
+        with pytest.raises(OSError, match="no"):
+            atomic_write(path, b"new")
+    assert path.read_bytes() == b"old"
+    atomic_write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("hostile", ["../up", "a/b", "..", "", "a\0b", ".hidden", "x" * 200])
+def test_a_result_never_leaves_its_folder(tmp_path: Path, clip: Segmentation, hostile: str) -> None:
+    with pytest.raises(InputError, match="safe_id"):
+        write_result(tmp_path, replace(clip, clip=hostile))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_linked_clips_folder_is_refused(tmp_path: Path, clip: Segmentation) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "clips").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="link"):
+        write_result(tmp_path / "out", clip)
+
+
+def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_result(tmp_path, "clip")
+    (tmp_path / "clips" / "clip").mkdir(parents=True)
+    (tmp_path / "clips" / "clip" / "result.json").write_text("{")
+    with pytest.raises(InputError, match="no JSON"):
+        read_result(tmp_path, "clip")
+
+
+# -------------------------------------------------------------------------------------------------- names
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(), max_size=300))
+@example("-.x")
+@example("\xa0")
+@example("a\u2028b")
+@example("犬" * 100)
+def test_every_name_becomes_one_safe_folder_name(name: str) -> None:
+    made = safe_id(name)
+    assert 1 <= len(made) <= 120
+    assert len(os.fsencode(made)) <= 200
+    assert not set(made) & set('/\\\0\n\r\t:*?"<>|')
+    assert made.isprintable()
+    assert not made.startswith((".", "-", " "))
+    assert safe_id(made) == made
+
+
+def test_good_names_stay_and_others_never_collide() -> None:
+    assert safe_id("dog_01-a b.c") == "dog_01-a b.c"
+    assert safe_id("犬の声") == "犬の声"
+    assert len({safe_id("a/b"), safe_id("a_b"), safe_id("a\\b"), safe_id("a:b")}) == 4
+    assert safe_id("x" * 300) != safe_id("x" * 301)
+
+
+def test_equal_stems_get_the_hash_of_their_path_in_any_order() -> None:
+    one, other = safe_ids(["a/dog.mp4", "b/dog.mp4"])
+    assert one != other
+    assert one.startswith("dog-")
+    assert safe_ids(["b/dog.mp4", "a/cat.mp4", "a/dog.mp4"]) == [other, "cat", one]
+    assert len(set(safe_ids(["Dog.mp4", "dog.avi", "x/DOG.mkv"]))) == 3
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(string.ascii_letters + "./- ", min_size=1, max_size=4), max_size=8))
+def test_ids_of_a_list_are_all_different(paths: list[str]) -> None:
+    ids = [made.casefold() for made in safe_ids(paths)]
+    assert len(set(ids)) == len(ids)
+
+
+# --------------------------------------------------------------------------------------------------- runs
+
+
+def index(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+
+
+def run(out: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((out / "run.json").read_text())
+    return data
+
+
+def test_a_run_says_what_ran_and_what_became_of_each_clip(tmp_path: Path, clip: Segmentation) -> None:
+    with RunWriter(tmp_path, clip.recipe) as writer:
+        assert run(tmp_path)["status"] == "running"
+        writer.write(clip, seconds=1.5)
+        writer.fail("broken", "it holds no frames", seconds=0.5, source="b.mp4")
+    said = run(tmp_path)
+    assert said["status"] == "finished"
+    assert said["recipe"] == clip.recipe
+    assert said["counts"] == {"ok": 1, "failed": 1}
+    assert said["seconds"] == 2.0
+    assert said["timings"] == {"detect": 0.25}
+    assert said["models"] == clip.models
+    assert said["masks"] == {"values": "instance", "classes": []}
+    assert said["format"] == 1
+    assert "numpy" in said["packages"]
+    broken, ok = index(tmp_path)
+    assert (broken["id"], broken["status"], broken["reason"]) == ("broken", "failed", "it holds no frames")
+    assert (ok["id"], ok["status"], ok["frames"], ok["segments"], ok["seconds"]) == ("clip", "ok", 3, 2, 1.5)
+    assert not (tmp_path / "clips" / "broken").exists()
+
+
+def test_running_again_does_what_is_missing(tmp_path: Path, clip: Segmentation) -> None:
+    with RunWriter(tmp_path, clip.recipe) as writer:
+        writer.write(clip)
+        writer.fail("other", "no")
+    with RunWriter(tmp_path, clip.recipe) as writer:
+        assert writer.is_done("clip", source="a/clip.mp4")
+        assert not writer.is_done("other")
+        with pytest.raises(InputError, match=r"made from a/clip\.mp4, not b"):
+            writer.is_done("clip", source="b/clip.mp4")
+        writer.write(replace(clip, clip="other"))
+    assert [(line["id"], line["status"]) for line in index(tmp_path)] == [("clip", "ok"), ("other", "ok")]
+    assert run(tmp_path)["timings"] == {"detect": 0.5}
+
+
+def test_another_recipe_is_refused_by_its_keys(tmp_path: Path, clip: Segmentation) -> None:
+    with RunWriter(tmp_path, clip.recipe) as writer:
+        writer.write(clip)
+    other = {**clip.recipe, "detector": {"name": "grounding-dino", "threshold": 0.3}, "fps": 1.0}
+    del other["name"]
+    with pytest.raises(InputError, match=r"threshold \(was 0.25, now 0.3\), fps \(was 1, now 1.0\), name \("):
+        RunWriter(tmp_path, other)
+    with pytest.raises(InputError, match=r"masks\.values"):
+        RunWriter(tmp_path, clip.recipe, values="class", classes=["dog"])
+    assert is_done(tmp_path, "clip")
+    (tmp_path / "mine.txt").write_text("not ours")
+    writer = RunWriter(tmp_path, other, overwrite=True)
+    assert not writer.is_done("clip")
+    assert run(tmp_path)["recipe"] == other
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, clip: Segmentation) -> None:
+    with pytest.raises(KeyboardInterrupt), RunWriter(tmp_path, clip.recipe) as writer:
+        writer.write(clip)
+        raise KeyboardInterrupt
+    assert run(tmp_path)["status"] == "interrupted"
+    (tmp_path / "index.jsonl").write_text('{"id": "clip", "sta')  # cut while it was written
+    (tmp_path / "clips" / ".other.part" / "masks").mkdir(parents=True)
+    with RunWriter(tmp_path, clip.recipe) as writer:
+        assert writer.is_done("clip")
+        writer.write(replace(clip, clip="other"))
+    assert [(line["id"], line["segments"]) for line in index(tmp_path)] == [("clip", 2), ("other", 2)]
+    assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == ["clip", "other"]
+
+
+def test_an_index_that_is_lost_or_damaged_is_made_anew_from_the_results(tmp_path: Path, clip: Segmentation) -> None:
+    with RunWriter(tmp_path, clip.recipe) as writer:
+        writer.write(clip)
+    whole = index(tmp_path)
+    (tmp_path / "index.jsonl").unlink()
+    with RunWriter(tmp_path, clip.recipe):
+        pass
+    assert [line["id"] for line in index(tmp_path)] == ["clip"]
+    lines = ["[]", '{"id": "clip"}', '{"id": "clip", "status": "ok", "seconds": -1}', '{"id": 1, "status": "ok"}']
+    (tmp_path / "index.jsonl").write_text("\n".join(lines))
+    hidden = tmp_path / "clips" / ".gone.part"
+    hidden.mkdir()
+    (hidden / "result.json").write_text("{}")  # of a run that was killed
+    with RunWriter(tmp_path, clip.recipe):
+        pass
+    assert index(tmp_path) == [{**whole[0], "seconds": 0.0}]
+
+
+def test_files_that_are_no_results_are_neither_replaced_nor_removed(tmp_path: Path, clip: Segmentation) -> None:
+    for name in ("clip", "other"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        (tmp_path / "clips" / name / "0.jpg").write_bytes(b"mine")
+    (tmp_path / "clips" / "film.mp4").write_bytes(b"mine")
+    writer = RunWriter(tmp_path, clip.recipe, overwrite=True)
+    with pytest.raises(
+        InputError, match="clips/clip holds other files, and the clip's result would replace them; give"
+    ):
+        writer.is_done("clip")
+    with pytest.raises(InputError, match="holds other files"):
+        writer.write(clip)
+    writer.fail("clip", "broken")
+    assert len(list((tmp_path / "clips").glob("*/0.jpg"))) == 2
+    (tmp_path / "clips" / "clip" / "0.jpg").unlink()
+    writer.write(clip)
+    (tmp_path / "clips" / "clip" / "result.json").unlink()
+    writer.write(clip)  # what a result left is replaced
+    (tmp_path / "clips" / ".gone.part").mkdir()
+    (tmp_path / "clips" / ".gone.part" / ".overlay.mp4.x").write_bytes(b"of a killed run")
+    RunWriter(tmp_path, clip.recipe, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["film.mp4", "other"]
+
+
+def test_overwriting_a_folder_that_is_not_there_begins_one(tmp_path: Path, clip: Segmentation) -> None:
+    with RunWriter(tmp_path / "new", clip.recipe, overwrite=True) as writer:
+        writer.write(clip)
+    assert len(index(tmp_path / "new")) == 1
+
+
+def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, clip: Segmentation) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot make the output folder"):
+        RunWriter(tmp_path / "file", {})
+    (tmp_path / "run.json").write_text('{"my": "own"}')
+    with pytest.raises(InputError, match="not written by this openavs"):
+        RunWriter(tmp_path, {})
+    write_result(tmp_path / "old", clip)
+    with pytest.raises(InputError, match="unknown recipe"):
+        RunWriter(tmp_path / "old", {})
+    with pytest.raises(InputError, match=r"recipe\.level is -inf"):
+        RunWriter(tmp_path / "new", {"level": float("-inf")})
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_commit_is_read_from_git_itself(tmp_path: Path) -> None:
+    assert git_commit(tmp_path) is None
+    git = tmp_path / ".git"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert git_commit(tmp_path) is None  # no commit yet
+    (git / "packed-refs").write_text("# pack-refs\n" + "b" * 40 + " refs/heads/main\n")
+    assert git_commit(tmp_path / "deep" / "inside") == "b" * 40
+    (git / "refs" / "heads" / "main").write_text("a" * 40 + "\n")
+    assert git_commit(tmp_path) == "a" * 40
+    (git / "HEAD").write_text("c" * 40 + "\n")
+    assert git_commit(tmp_path) == "c" * 40
+
+
+def test_the_commit_of_a_work_tree_of_its_own(tmp_path: Path) -> None:
+    git = tmp_path / "main" / ".git"
+    own = git / "worktrees" / "side"
+    own.mkdir(parents=True)
+    (tmp_path / "side").mkdir()
+    (tmp_path / "side" / ".git").write_text(f"gitdir: {own}\n")
+    (own / "HEAD").write_text("ref: refs/heads/side\n")
+    (own / "commondir").write_text("../..\n")
+    (git / "packed-refs").write_text("d" * 40 + " refs/heads/side\n")
+    assert git_commit(tmp_path / "side") == "d" * 40
+    (own / "HEAD").unlink()
+    assert git_commit(tmp_path / "side") is None  # and not that of a folder above

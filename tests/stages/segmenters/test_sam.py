@@ -1,0 +1,229 @@
+"""The SAM segmenter gives the masks of the library's own processor and model, and encodes each image once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import SamModel, SamProcessor
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from openavs.errors import InputError, ModelError, OpenAVSError
+from openavs.models.hub import ResolvedModel
+from openavs.stages.segmenters import box_prompts as boxed
+from openavs.stages.segmenters import sam
+from openavs.stages.segmenters.base import Segmenter
+from openavs.stages.segmenters.sam import SamSegmenter, masks_at_once
+from openavs.structures.types import Box, Image, rle_to_mask
+from tests.stages.segmenters.pictures import same_but_for_rounding
+from tests.tiny_models import SAM_SIZE, make_clap, make_sam
+
+SHAPES = [(48, 64), (90, 130), (131, 77), (64, 64), (20, 31), (360, 640), (1, 1), (3, 200)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sam(tmp_path_factory.mktemp("sam") / "model")
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image:
+    """Coloured blocks in noise."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3))
+    big = blocks.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
+    return np.clip(big + rng.integers(-20, 20, big.shape), 0, 255).astype(np.uint8)
+
+
+def some_boxes(height: int, width: int, count: int, seed: int = 0) -> list[Box]:
+    """Boxes with fractional corners."""
+    corners = np.sort(np.random.default_rng(seed).uniform(0, 1, (count, 2, 2)), axis=1) * [width, height]
+    return [(x0, y0, x1, y1) for (x0, y0), (x1, y1) in corners.tolist()]
+
+
+def library(folder: Path, image: Image, boxes: list[Box], multimask: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Masks [boxes, answers, H, W] and scores [boxes, answers] by a direct call of SamProcessor and SamModel."""
+    processor: Any = SamProcessor(SamImageProcessorPil.from_pretrained(folder))
+    model: Any = SamModel.from_pretrained(folder).eval()
+    inputs = processor(
+        images=image, input_boxes=[[list(box) for box in boxes]], input_data_format="channels_last", return_tensors="pt"
+    )
+    with torch.no_grad():
+        answer = model(**inputs, multimask_output=multimask)
+    masks = processor.image_processor.post_process_masks(
+        answer.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    )
+    return masks[0].numpy(), answer.iou_scores[0].numpy()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_masks_are_the_librarys(folder: Path, shape: tuple[int, int]) -> None:
+    image, boxes = picture(*shape), some_boxes(*shape, count=3)
+    [ours] = SamSegmenter(model=str(folder)).segment([image], [boxes])
+    masks, scores = library(folder, image, boxes)
+    assert same_but_for_rounding(np.stack([rle_to_mask(mask.rle) for mask in ours]), masks[:, 0])
+    assert np.abs([mask.score for mask in ours] - scores[:, 0].clip(0, 1)).max() < 1e-5
+    if min(shape) > 10:
+        assert 0.02 < masks.mean() < 0.98  # the comparison is of something
+
+
+def test_multimask_keeps_the_answer_the_model_trusts_most(folder: Path) -> None:
+    image, boxes = picture(90, 130), some_boxes(90, 130, count=4)
+    [ours] = SamSegmenter(model=str(folder), multimask=True).segment([image], [boxes])
+    masks, scores = library(folder, image, boxes, multimask=True)
+    best = scores.argmax(axis=1)
+    for position, mask in enumerate(ours):
+        assert same_but_for_rounding(rle_to_mask(mask.rle), masks[position, best[position]])
+
+
+@pytest.mark.parametrize("shape", [(720, 1280), (224, 224), (333, 500), (2000, 1500)])
+def test_pixels_at_full_size_are_the_librarys_bit_for_bit(tmp_path: Path, shape: tuple[int, int]) -> None:
+    processor: Any = SamImageProcessorPil()  # SAM's own settings: 1024 pixels, ImageNet's mean
+    processor.save_pretrained(tmp_path)
+    image = picture(*shape)
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    ours = sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu")).prepare(image)
+    assert ours.dtype == theirs.dtype == torch.float32 and torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("left_out", ["do_normalize", "do_rescale"])
+def test_a_preprocessor_may_leave_out_a_step(tmp_path: Path, left_out: str) -> None:
+    processor: Any = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    setattr(processor, left_out, False)
+    processor.save_pretrained(tmp_path)
+    image = picture(64, 48)
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    ours = sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu")).prepare(image)
+    assert torch.allclose(ours, theirs.float(), atol=1e-4)
+    processor.resample = 3
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"the preprocessor of 'here' is not SAM's \(a bilinear resize"):
+        sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu"))
+
+
+def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) -> None:
+    segmenter = SamSegmenter(model=str(folder))
+    encoded: list[int] = []
+    segmenter.model.vision_encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
+    images = [picture(48, 64, seed) for seed in range(4)]
+    answer = segmenter.segment(images, [some_boxes(48, 64, 5), [], some_boxes(48, 64, 1), []])
+    assert [len(masks) for masks in answer] == [5, 0, 1, 0]
+    assert encoded == [1, 1]
+    assert segmenter.segment(images, [[], [], [], []]) == [[], [], [], []]
+    assert segmenter.segment([], []) == []
+    assert encoded == [1, 1]
+
+
+def test_batches_hold_one_shape_and_change_no_result(folder: Path) -> None:
+    shapes = [(48, 64), (90, 130), (48, 64), (48, 64), (90, 130)]
+    images = [picture(*shape, seed) for seed, shape in enumerate(shapes)]
+    boxes = [some_boxes(*shape, 1 + seed, seed) for seed, shape in enumerate(shapes)]
+    alone = SamSegmenter(model=str(folder)).segment(images, boxes)
+    segmenter = SamSegmenter(model=str(folder), batch_size=2)
+    encoded: list[int] = []
+    segmenter.model.vision_encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
+    together = segmenter.segment(images, boxes)
+    assert encoded == [2, 1, 2]  # three of the first shape, two of the second
+    for ours, theirs in zip(together, alone, strict=True):
+        assert [mask.rle for mask in ours] == [mask.rle for mask in theirs]
+        assert [mask.score for mask in ours] == pytest.approx([mask.score for mask in theirs], abs=1e-5)
+
+
+def test_many_boxes_are_enlarged_in_parts_without_a_difference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, boxes = picture(48, 64), some_boxes(48, 64, count=9)
+    segmenter = SamSegmenter(model=str(folder))
+    whole = segmenter.segment([image], [boxes])
+    monkeypatch.setattr(sam, "_PIXELS_AT_ONCE", 2 * SAM_SIZE**2)
+    assert masks_at_once((48, 64), (SAM_SIZE, SAM_SIZE)) == 2
+    monkeypatch.setattr(boxed, "BOXES_AT_ONCE", 4)
+    [parts] = segmenter.segment([image], [boxes])
+    assert [mask.rle for mask in parts] == [mask.rle for mask in whole[0]]
+
+
+def test_enlarged_masks_are_bounded_whatever_the_frame() -> None:
+    for size in [(1, 1), (224, 224), (720, 1280), (2160, 3840), (4320, 7680), (10_000, 10_000)]:
+        count = masks_at_once(size, (1024, 1024))
+        assert count >= 1 and (count == 1 or count * max(size[0] * size[1], 1024**2) <= 1 << 26)
+
+
+def test_an_8k_frame(folder: Path) -> None:
+    image = np.tile(picture(540, 960), (8, 8, 1))
+    boxes: list[Box] = [(100.0, 200.0, 5000.0, 4000.0), (3000.5, 10.0, 7600.0, 900.0)]
+    [ours] = SamSegmenter(model=str(folder)).segment([image], [boxes])
+    masks, _ = library(folder, image, boxes)
+    for mask, theirs in zip(ours, masks[:, 0], strict=True):
+        assert mask.rle.size == (4320, 7680)
+        assert same_but_for_rounding(rle_to_mask(mask.rle), theirs)
+
+
+def test_a_frame_so_long_that_its_height_would_vanish(folder: Path) -> None:
+    [[mask]] = SamSegmenter(model=str(folder)).segment([picture(1, 4000)], [[(0.0, 0.0, 2000.0, 1.0)]])
+    assert mask.rle.size == (1, 4000)
+
+
+def test_a_bfloat16_encoder_keeps_the_prompts_exact(folder: Path) -> None:
+    image, boxes = picture(90, 130), some_boxes(90, 130, count=3)
+    exact, rounded = (SamSegmenter(model=str(folder), dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert rounded.model.vision_encoder.layers[0].qkv.weight.dtype == torch.bfloat16
+    assert rounded.model.prompt_encoder.shared_embedding.positional_embedding.dtype == torch.float32
+    for ours, theirs in zip(rounded.segment([image], [boxes])[0], exact.segment([image], [boxes])[0], strict=True):
+        one, other = rle_to_mask(ours.rle), rle_to_mask(theirs.rle)
+        assert (one & other).sum() / (one | other).sum() > 0.9
+
+
+def test_it_is_a_segmenter_and_records_its_model(folder: Path) -> None:
+    segmenter = SamSegmenter(model=str(folder))
+    assert isinstance(segmenter, Segmenter)
+    assert segmenter.models == {str(folder): {"revision": None, "licence": None, "path": str(folder)}}
+
+
+@pytest.mark.parametrize("part", ["mask_decoder.iou_prediction_head.proj_out.bias", "no_mask"])
+def test_answers_that_are_not_finite_are_an_error_never_an_empty_mask(folder: Path, part: str) -> None:
+    segmenter = SamSegmenter(model=str(folder))
+    name = part if "." in part else "prompt_encoder.no_mask_embed.weight"
+    segmenter.model.get_parameter(name).fill_(float("nan"))
+    with pytest.raises(OpenAVSError, match="not finite for image 1 of the batch"):
+        segmenter.segment([picture(48, 64)] * 2, [[], [(1.0, 1.0, 30.0, 30.0)]])
+
+
+def test_bad_input_is_refused_in_a_sentence(folder: Path) -> None:
+    segmenter = SamSegmenter(model=str(folder))
+    box: Box = (1.0, 1.0, 30.0, 30.0)
+    with pytest.raises(InputError, match="1 images but boxes for 2"):
+        segmenter.segment([picture(48, 64)], [[box], [box]])
+    with pytest.raises(InputError, match="not finite"):
+        segmenter.segment([picture(48, 64)], [[(1.0, float("nan"), 30.0, 30.0)]])
+    for wrong in (np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3), np.float32), np.zeros((0, 64, 3), np.uint8)):
+        with pytest.raises(InputError, match=r"an image is uint8 \[H, W, 3\]"):
+            segmenter.segment([wrong], [[box]])
+    with pytest.raises(InputError, match="batch_size"):
+        SamSegmenter(model=str(folder), batch_size=0)
+
+
+def test_the_older_preprocessor_file_of_published_checkpoints_is_read(tmp_path: Path) -> None:
+    new = make_sam(tmp_path / "new")
+    old = make_sam(tmp_path / "old")
+    (old / "processor_config.json").unlink()
+    settings = {"image_processor_type": "SamImageProcessor", "processor_class": "SamProcessor", "resample": 2}
+    settings |= {"size": {"longest_edge": SAM_SIZE}, "pad_size": {"height": SAM_SIZE, "width": SAM_SIZE}}
+    (old / "preprocessor_config.json").write_text(json.dumps(settings))
+    image, boxes = picture(48, 64), some_boxes(48, 64, count=2)
+    first, second = (SamSegmenter(model=str(folder)).segment([image], [boxes]) for folder in (new, old))
+    assert first == second
+    (old / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded as SamImageProcessorPil"):
+        SamSegmenter(model=str(old))
+
+
+def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"SamModel|SamImageProcessorPil"):
+        SamSegmenter(model=str(make_clap(tmp_path / "clap")))
+    alien = make_sam(tmp_path / "sam")
+    SamProcessor(SamImageProcessorPil()).save_pretrained(alien)
+    with pytest.raises(ModelError, match=r"takes images of 64 pixels but its preprocessor makes \(1024, 1024\)"):
+        SamSegmenter(model=str(alien))
+    with pytest.raises(ModelError, match="does not exist"):
+        SamSegmenter(model=str(tmp_path / "nowhere"))

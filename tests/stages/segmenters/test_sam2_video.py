@@ -1,0 +1,231 @@
+"""Tracking with SAM 2: what the library's own session gives for the same prompts, with less work and less memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from transformers import Sam2VideoModel
+from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+
+from openavs.errors import InputError, OpenAVSError
+from openavs.stages.segmenters.base import Segmenter, Sighting, Tracker
+from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.trackers.association import mask_box
+from openavs.stages.trackers.sam2_video import Sam2VideoTracker
+from openavs.structures.types import RLE, Frame, Image, Segment, mask_to_rle, rle_to_mask
+from tests.stages.segmenters.pictures import picture, some_boxes
+from tests.tiny_sams import SAM2_SIZE, make_sam2_video
+
+SIZE = (SAM2_SIZE, SAM2_SIZE)  # the model's own, so that neither pixels nor masks are resized on the way in
+LENGTH = 20  # frames: more than the pointers that SAM 2 looks at
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sam2_video(tmp_path_factory.mktemp("sam2") / "video")
+
+
+@pytest.fixture(scope="module")
+def tracker(folder: Path) -> Sam2VideoTracker:
+    return Sam2VideoTracker(model=str(folder), every=4)
+
+
+def film(length: int = LENGTH) -> list[Image]:
+    """A picture that moves two pixels a frame."""
+    wide = picture(SIZE[0], SIZE[1] + 2 * length)
+    return [np.ascontiguousarray(wide[:, 2 * i : 2 * i + SIZE[1]]) for i in range(length)]
+
+
+def block(x: int, y: int = 20, side: int = 24) -> RLE:
+    mask = np.zeros(SIZE, dtype=np.bool_)
+    mask[y : y + side, x : x + side] = True
+    return mask_to_rle(mask)
+
+
+class Library:
+    """The library's session over a whole film, as its documentation uses it, for one thing given by masks."""
+
+    def __init__(self, folder: Path, pixels: torch.Tensor) -> None:
+        self.model: Any = Sam2VideoModel.from_pretrained(folder).eval()
+        self.session: Any = Sam2VideoInferenceSession(pixels, *SIZE, dtype=torch.float32)
+
+    def tell(self, at: int, mask: RLE) -> None:
+        place = self.session.obj_id_to_idx(0)
+        self.session.add_mask_inputs(place, at, torch.from_numpy(rle_to_mask(mask))[None, None].float())
+        self.session.obj_with_new_inputs = [0]
+        self.model(self.session, frame_idx=at)
+
+    def masks(self, frames: Iterator[int] | range, reverse: bool = False) -> list[np.ndarray]:
+        answers = [self.model(self.session, frame_idx=t, reverse=reverse).pred_masks for t in frames]
+        return [(interpolate(a, SIZE, mode="bilinear", align_corners=False) > 0)[0, 0].numpy() for a in answers]
+
+
+def library(tracker: Sam2VideoTracker, folder: Path, images: list[Image]) -> Library:
+    return Library(folder, torch.stack([tracker.pixels.prepare(image) for image in images]))
+
+
+def carried(tracker: Sam2VideoTracker, memory: Any, images: list[Image], frames: range, back: bool = False) -> Any:
+    return [rle_to_mask(tracker.carrier.carry(memory, t, images[t], backwards=back)[0]) for t in frames]
+
+
+def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    """Up to a pixel in a thousand: the same sums in another order, over many frames of memory."""
+    assert len(ours) == len(theirs)
+    assert max(float((a ^ b).mean()) for a, b in zip(ours, theirs, strict=True)) < 2e-3
+    assert 0.02 < float(np.mean(ours)) < 0.98  # the comparison is of something
+    assert any((a ^ b).any() for a, b in pairwise(ours))
+
+
+def test_carrying_forwards_is_the_librarys_propagation(tracker: Sam2VideoTracker, folder: Path) -> None:
+    """Over more frames than a memory keeps: what is let go of is not missed."""
+    images = film()
+    theirs = library(tracker, folder, images)
+    theirs.tell(0, block(10))
+    memory = tracker.carrier.begin(0, images[0], block(10))
+    steps = range(1, LENGTH)
+    assert_same(carried(tracker, memory, images, steps), theirs.masks(steps))
+
+
+def test_carrying_backwards_is_the_librarys_reverse_propagation(tracker: Sam2VideoTracker, folder: Path) -> None:
+    images = film()
+    theirs = library(tracker, folder, images)
+    theirs.tell(LENGTH - 1, block(10))
+    memory = tracker.carrier.begin(LENGTH - 1, images[-1], block(10))
+    steps = range(LENGTH - 2, LENGTH - 8, -1)
+    assert_same(carried(tracker, memory, images, steps, back=True), theirs.masks(steps, reverse=True))
+
+
+def test_a_correction_conditions_what_follows_as_in_the_library(tracker: Sam2VideoTracker, folder: Path) -> None:
+    images = film()
+    theirs = library(tracker, folder, images)
+    theirs.tell(0, block(10))
+    before = theirs.masks(range(1, 8))
+    theirs.tell(8, block(36))
+    after = theirs.masks(range(9, LENGTH))
+    memory = tracker.carrier.begin(0, images[0], block(10))
+    assert_same(carried(tracker, memory, images, range(1, 8)), before)
+    untold = rle_to_mask(
+        tracker.carrier.carry(memory, 8, images[8])[0]
+    )  # a key frame is carried to before it is corrected
+    tracker.carrier.correct(memory, 8, images[8], block(36))
+    assert_same(carried(tracker, memory, images, range(9, LENGTH)), after)
+    assert (untold ^ rle_to_mask(block(36))).any()
+
+
+def test_a_memory_is_bounded(tracker: Sam2VideoTracker) -> None:
+    images = film(40)
+    memory = tracker.carrier.begin(0, images[0], block(10))
+    for t in range(1, 40):
+        tracker.carrier.carry(memory, t, images[t])
+        if t % 3 == 0:
+            tracker.carrier.correct(memory, t, images[t], block(10))
+    outputs = memory.output_dict_per_obj[0]
+    assert list(outputs["cond_frame_outputs"]) == [0, 33, 36, 39]
+    assert len(outputs["non_cond_frame_outputs"]) <= 16 and len(memory.frames_tracked_per_obj[0]) <= 16
+    stored = [*outputs["cond_frame_outputs"].values(), *outputs["non_cond_frame_outputs"].values()]
+    assert all("high_res_masks" not in output and "pred_masks" not in output for output in stored)
+    assert not memory.processed_frames and memory.mask_inputs_per_obj == {0: {}}
+
+
+def seen(images: list[Image], keys: set[int], things: dict[str, int]) -> list[Sighting]:
+    """Sightings of a film in which each thing is found at every key frame where it is first put."""
+    sightings = []
+    for i, image in enumerate(images):
+        masks = {phrase: block(x) for phrase, x in things.items()} if i in keys else {}
+        segments = tuple(Segment(mask, mask_box(mask), phrase, 0.5) for phrase, mask in masks.items())
+        sightings.append(Sighting(Frame(i, i / 8, image), tuple(things), segments, (), i in keys))
+    return sightings
+
+
+def count_encodings(tracker: Sam2VideoTracker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    encoded: list[int] = []
+    forward = tracker.model.vision_encoder.forward
+
+    def counting(pixels: torch.Tensor, **options: Any) -> Any:
+        encoded.append(len(pixels))
+        return forward(pixels, **options)
+
+    monkeypatch.setattr(tracker.model.vision_encoder, "forward", counting)
+    return encoded
+
+
+def test_each_frame_is_encoded_once_for_segmenting_and_tracking(
+    tracker: Sam2VideoTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = count_encodings(tracker, monkeypatch)
+    images = film(9)
+    boxes = some_boxes(*SIZE, count=2)
+    tracker.segment([images[0], images[4]], [boxes, boxes])
+    assert encoded == [1, 1]
+    answers = list(tracker.track(seen(images, {0, 4, 8}, {"dog": 4, "bell": 36})))
+    assert sum(encoded) == 9
+    assert all({s.phrase for s in a.segments} == {"dog", "bell"} for a in answers if a.key)
+
+
+def test_features_live_as_long_as_their_frames(tracker: Sam2VideoTracker) -> None:
+    images = film(3)
+    list(tracker.track(seen(images, {0}, {"dog": 4})))
+    assert all(tracker._known.get(image) is not None for image in images)
+    before = len(tracker._known)
+    del images
+    gc.collect()
+    assert len(tracker._known) == before - 3
+
+
+def test_it_segments_boxes_as_the_image_model_does(tracker: Sam2VideoTracker, folder: Path) -> None:
+    images = [picture(*SIZE, seed) for seed in range(2)]
+    boxes = [some_boxes(*SIZE, count=3, seed=seed) for seed in range(2)]
+    ours = tracker.segment(images, boxes)
+    theirs = Sam2Segmenter(model=str(folder)).segment(images, boxes)
+    assert [[m.rle for m in masks] for masks in ours] == [[m.rle for m in masks] for masks in theirs]
+    assert isinstance(tracker, Segmenter) and isinstance(tracker, Tracker)
+
+
+def test_tracks_do_not_depend_on_what_was_tracked_before(tracker: Sam2VideoTracker) -> None:
+    first, second = (list(tracker.track(seen(film(6), {0, 4}, {"dog": 4}))) for _ in range(2))
+    assert [a.segments for a in first] == [a.segments for a in second]
+    assert first[0].segments[0].track == 0
+
+
+def test_a_thing_that_is_not_seen_is_an_empty_mask_with_a_low_score(tracker: Sam2VideoTracker) -> None:
+    images = film(2)
+    bias = tracker.video.get_parameter("mask_decoder.pred_obj_score_head.proj_out.bias")
+    before = bias.clone()
+    memory = tracker.carrier.begin(0, images[0], block(10))
+    try:
+        bias.fill_(-9.0)
+        mask, sure = tracker.carrier.carry(memory, 1, images[1])
+    finally:
+        bias.copy_(before)
+    assert mask.area == 0 and sure < 0.05
+
+
+def test_a_frame_of_another_shape_gets_masks_of_its_own(tracker: Sam2VideoTracker) -> None:
+    wide = picture(90, 130)
+    mask = np.zeros((90, 130), dtype=np.bool_)
+    mask[20:60, 30:90] = True
+    memory = tracker.carrier.begin(0, wide, mask_to_rle(mask))
+    assert tracker.carrier.carry(memory, 1, wide)[0].size == (90, 130)
+
+
+def test_numbers_that_are_not_finite_are_an_error(folder: Path) -> None:
+    broken = Sam2VideoTracker(model=str(folder))
+    images = film(2)
+    memory = broken.carrier.begin(0, images[0], block(10))
+    broken.video.get_parameter("memory_attention.layer_norm.bias").fill_(float("nan"))
+    with pytest.raises(OpenAVSError, match="not finite while tracking"):
+        broken.carrier.carry(memory, 1, images[1])
+
+
+@pytest.mark.parametrize("option", [{"every": 0}, {"patience": -1}, {"min_iou": 0.0}, {"max_objects": 0}])
+def test_bad_options_are_refused(folder: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="sam2-video: "):
+        Sam2VideoTracker(model=str(folder), **option)

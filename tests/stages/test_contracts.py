@@ -1,0 +1,196 @@
+"""Backends that do not keep to their stage's protocol: the error names the stage and what it must return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openavs.errors import InputError, UnusableAnswer
+from openavs.registry import STAGES, check_backends
+from openavs.stages.contracts import CONTRACTS, check_methods, checked
+from tests.conftest import Outcome
+from tests.media_files import grey, make_media, tone
+from tests.plugin_recipe import STAGES as PLUGINS
+from tests.plugin_recipe import write_recipe
+
+BROKEN = """
+from openavs.stages.translators.base import Translation
+from openavs.stages.verifiers.base import Verdict
+
+
+class TupleEar(Ear):
+    def caption(self, windows):
+        return [[("dog", 0.9)] for _ in windows]
+
+
+class NothingEar(Ear):
+    def caption(self, windows):
+        pass
+
+
+class TupleEye(Eye):
+    def detect(self, images, phrases):
+        return [[((0, 0, 4, 4), "dog", 0.9)] for _ in images]
+
+
+class ShortEye(Eye):
+    def detect(self, images, phrases):
+        return []
+
+
+class NumberEye(Eye):
+    def detect(self, images, phrases):
+        return [1 for _ in images]
+
+
+class OneHand(Hand):
+    def segment(self, images, boxes):
+        return [[] for _ in images]
+
+
+class FlatTongue:
+    def translate(self, requests):
+        return [["dog"] for _ in requests]
+
+
+class ShortTongue:
+    def translate(self, requests):
+        return [Translation((("dog",),), "mine") for _ in requests]
+
+
+class NamelessTongue:
+    def translate(self, requests):
+        return [Translation((("dog",),) * len(r.frames), "llm", origins=("llm",)) for r in requests]
+
+
+class BooleanJudge:
+    def verify(self, images, segments, asked):
+        return [[True for _ in own] for own in segments]
+
+
+class NumberFollower:
+    every = 1
+
+    def track(self, sightings):
+        return [1]
+
+
+class DeafEye:
+    def look(self, images, phrases):
+        return []
+
+
+class NarrowEye:
+    def detect(self, images):
+        return []
+"""
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_media(tmp_path_factory.mktemp("v") / "good.mp4", [grey(i) for i in range(30)], sound=tone(3))
+
+
+DETECT = r"detect(images, phrases) must return a list of Detection for each image"
+CAPTION = r"caption(windows) must return a list of Caption for each window"
+TRANSLATE = "translate(requests) must return a Translation for each request"
+
+
+@pytest.mark.parametrize(
+    ("stage", "cls", "said"),
+    [
+        (
+            "captioner",
+            "TupleEar",
+            f"the captioner returned an object of type tuple among the items of an input; {CAPTION}",
+        ),
+        ("captioner", "NothingEar", f"the captioner returned nothing (None); {CAPTION}"),
+        ("translator", "FlatTongue", f"the translator returned an object of type list for a request; {TRANSLATE}"),
+        ("translator", "NamelessTongue", f"the translator returned origins for 1 of 3 frames; {TRANSLATE}"),
+        ("translator", "ShortTongue", f"the translator returned phrases for 1 of 3 frames; {TRANSLATE}"),
+        (
+            "detector",
+            "TupleEye",
+            f"the detector returned an object of type tuple among the items of an input; {DETECT}",
+        ),
+        ("detector", "ShortEye", f"the detector returned 0 answers for 3 inputs; {DETECT}"),
+        ("detector", "NumberEye", f"the detector returned an object of type int for an input; {DETECT}"),
+        ("segmenter", "OneHand", "the segmenter returned 0 items for an input with 1; segment(images, boxes) must"),
+        ("verifier", "BooleanJudge", "an object of type bool among the items of an input; verify(images, segments"),
+        (
+            "tracker",
+            "NumberFollower",
+            "the tracker returned an object of type int among its sightings; track(sightings",
+        ),
+    ],
+)
+def test_a_plug_in_that_returns_something_else_is_told_its_contract(
+    openavs: Callable[..., Outcome], video: Path, tmp_path: Path, stage: str, cls: str, said: str
+) -> None:
+    recipe = write_recipe(tmp_path, **{stage: {"use": f"./stages.py:{cls}"}})
+    (tmp_path / "stages.py").write_text(PLUGINS + BROKEN)
+    done = openavs("segment", video, "-p", recipe, "--out", tmp_path / "out")
+    assert done.code == 1
+    assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"),
+    [
+        ("DeafEye", "the detector './stages.py:DeafEye' has no method detect(images, phrases); add it to the class"),
+        ("NarrowEye", "has detect(self, images) and is called as detect(images, phrases); change its parameters"),
+    ],
+)
+def test_a_plug_in_of_another_signature_is_refused_before_anything_is_loaded(
+    openavs: Callable[..., Outcome], video: Path, tmp_path: Path, cls: str, said: str
+) -> None:
+    recipe = write_recipe(tmp_path, detector={"use": f"./stages.py:{cls}"})
+    (tmp_path / "stages.py").write_text(PLUGINS + BROKEN)
+    done = openavs("segment", video, "-p", recipe, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert said in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_further_parameters_and_other_names_are_allowed() -> None:
+    class Wide:
+        def detect(self, pictures: Any, words: Any, more: int = 1) -> Any: ...
+
+    class Anything:
+        @staticmethod
+        def detect(*given: Any) -> Any: ...
+
+    class Late:
+        def __getattr__(self, name: str) -> Any: ...
+
+    for cls in (Wide, Anything, Late):
+        check_methods("detector", "mine", cls)
+    with pytest.raises(InputError, match=r"no method segment\(images, boxes\) or segment_phrases\(images, phrases\)"):
+        check_methods("segmenter", "mine", Wide)
+
+
+def test_a_method_in_c_that_does_not_say_what_it_takes_is_accepted() -> None:
+    class Compiled:
+        detect = dict.update
+
+    check_methods("detector", "mine", Compiled)
+
+
+def test_every_stage_has_a_contract_that_the_embedded_backends_keep() -> None:
+    from openavs.config.recipe import load_recipe
+
+    assert {contract.stage for contract in CONTRACTS.values()} == set(STAGES)
+    check_backends(load_recipe("tiny"))
+
+
+def test_a_method_that_was_replaced_may_have_another_name() -> None:
+    def counting(windows: Any) -> Any:
+        return [[] for _ in windows]
+
+    assert checked("caption", counting)([1, 2]) == [[], []]
+    with pytest.raises(UnusableAnswer, match="the captioner returned nothing"):
+        checked("caption", partial(lambda found, windows: found, None))([1])

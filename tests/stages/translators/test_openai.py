@@ -1,0 +1,554 @@
+"""The translator over HTTP: what is sent, what is learnt from refusals, and what becomes of every fault of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from openavs.config.recipe import load_recipe
+from openavs.errors import InputError, ModelError
+from openavs.registry import Registry
+from openavs.stages.translators import http_client as wire
+from openavs.stages.translators import parsing as answers
+from openavs.stages.translators import responses as replies
+from openavs.stages.translators import server
+from openavs.stages.translators.base import Request, Translation, Translator
+from openavs.stages.translators.event_loop import BackgroundLoop
+from openavs.stages.translators.openai import OpenAITranslator
+from tests.stages.translators.captions import request
+from tests.stages.translators.local_server import Answer, Fields, LocalServer, completion, phrases, refusal, serving
+
+DOG = request(["dog barking"])
+KEY = "sk-secret-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between tries are as long as ever in kind, but short."""
+    monkeypatch.setattr(server, "_FIRST_WAIT", 0.02)
+    monkeypatch.setenv("OPENAVS_TEST_KEY", KEY)
+
+
+def translator(at: LocalServer | str, **options: Any) -> OpenAITranslator:
+    url = at if isinstance(at, str) else at.url
+    settings = {"timeout": 8.0, "budget": 16.0, "tries": 3, "retries": 1} | options
+    return OpenAITranslator(model="small", base_url=url, **settings)
+
+
+def fell_back(translation: Translation, reason: str) -> bool:
+    return (translation.frames, translation.origin) == ((("dog",),), "lexicon") and reason in str(translation.note)
+
+
+# ------------------------------------------------------------------------------------------------- what is asked
+
+
+def test_one_request_a_clip_at_temperature_0_with_a_schema_for_its_runs() -> None:
+    with serving(lambda *_: phrases(["dog"], [])) as local:
+        asked = translator(local, max_new_tokens=99)
+        translation = asked.translate([request(["dog barking"], ["a murmur"])])[0]
+
+    assert isinstance(asked, Translator)
+    assert (translation.frames, translation.origin, translation.note) == ((("dog",), ()), "llm", None)
+    assert len(local.asked) == 1
+    fields = local.asked[0]
+    assert (fields["model"], fields["temperature"], fields["max_tokens"]) == ("small", 0, 99)
+    assert [turn["role"] for turn in fields["messages"]] == ["system", "user"]
+    schema = fields["response_format"]["json_schema"]["schema"]
+    assert schema["required"] == list(schema["properties"]) == ["0", "1"]
+    assert {rows["maxItems"] for rows in schema["properties"].values()} == {4}
+
+
+def test_a_vocabulary_is_part_of_the_schema_and_a_very_long_one_is_not() -> None:
+    long = tuple(f"thing {number}" for number in range(300))
+    with serving(lambda *_: phrases(["thing 7"])) as local:
+        ask = translator(local)
+        assert ask.translate([request(["?"], vocabulary=("thing 7", "bell"))])[0].frames == (("thing 7",),)
+        assert ask.translate([request(["?"], vocabulary=long)])[0].frames == (("thing 7",),)
+    items = [f["response_format"]["json_schema"]["schema"]["properties"]["0"] for f in local.asked]
+
+    assert items[0]["items"] == {"type": "string", "enum": ["thing 7", "bell"]}
+    assert items[1]["items"] == {"type": "string"}
+
+
+def test_identical_requests_are_sent_once_and_no_more_than_so_many_at_a_time() -> None:
+    def slow(fields: Fields, number: int) -> Answer:
+        time.sleep(0.05)
+        return phrases(["dog"])
+
+    with serving(slow) as local:
+        clips = [request([f"dog {word}"]) for word in ("barking", "howling", "growling", "whining") * 3]
+        translations = translator(local, concurrency=2).translate(clips)
+
+    assert {t.frames for t in translations} == {(("dog",),)}
+    assert (len(local.asked), local.most) == (4, 2)
+
+
+def test_tokens_are_counted_and_the_served_model_is_recorded() -> None:
+    with serving(lambda *_: phrases(["dog"])) as local:
+        ask = translator(local)
+        assert ask.models == {"small": {"revision": None, "licence": None, "server": local.url}}
+        ask.translate([DOG])
+
+    assert (ask.usage.requests, ask.usage.prompt_tokens, ask.usage.completion_tokens) == (1, 100, 10)
+    assert ask.models["small"]["revision"] == "small-1"
+
+
+def test_a_server_need_not_say_what_it_serves_and_counts() -> None:
+    bare = Answer(json.dumps({"choices": [{"message": {"content": '{"0": ["dog"]}'}}]}).encode())
+    with serving(lambda *_: bare) as local:
+        ask = translator(local)
+        assert ask.translate([DOG])[0].frames == (("dog",),)
+
+    assert (ask.usage.requests, ask.usage.prompt_tokens) == (1, 0)
+    assert ask.models["small"]["revision"] is None
+
+
+def test_further_fields_are_sent_along() -> None:
+    with serving(lambda *_: phrases(["dog"])) as local:
+        translator(local, extra_body={"chat_template_kwargs": {"enable_thinking": False}}).translate([DOG])
+
+    assert local.asked[0]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+# ------------------------------------------------------------------------------------ what is learnt from refusals
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        refusal(400, "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model."),
+        refusal(422, "Unexpected fields in the request: {'response_format'}"),
+        refusal(500, "Unsupported grammar"),
+        refusal(500),  # not a word about why
+        refusal(400, "bad request"),
+    ],
+)
+def test_a_server_without_schemas_is_asked_without_and_that_is_remembered(refused: Answer) -> None:
+    with serving(lambda fields, _: refused if "response_format" in fields else phrases(["dog"])) as local:
+        ask = translator(local)
+        first, second = ask.translate([DOG])[0], ask.translate([request(["dog howling"])])[0]
+
+    assert first.note is None and second.note is None
+    assert ["response_format" in fields for fields in local.asked] == [True, False, False]
+
+
+def test_a_schema_that_was_taken_once_is_not_given_up_for_a_passing_fault() -> None:
+    with serving(lambda _, number: refusal(500) if number == 2 else phrases(["dog"])) as local:
+        ask = translator(local)
+        ask.translate([DOG])
+        assert ask.translate([request(["dog howling"])])[0].note is None
+
+    assert all("response_format" in fields for fields in local.asked) and len(local.asked) == 3
+
+
+def test_the_schema_can_be_left_out_or_insisted_on() -> None:
+    with serving(lambda fields, _: phrases(["dog"])) as local:
+        translator(local, structured="none").translate([DOG])
+    assert "response_format" not in local.asked[0]
+
+    sentence = "takes no JSON schema; use the translator's option 'structured: auto'"
+    unable = serving(lambda *_: refusal(400, "response_format is not supported"))
+    with unable as local, pytest.raises(ModelError, match=sentence):
+        translator(local, structured="json_schema").translate([DOG])
+
+
+def test_reasoning_models_get_the_fields_they_insist_on() -> None:
+    def picky(fields: Fields, number: int) -> Answer:
+        if "max_tokens" in fields:
+            return refusal(400, "Unsupported parameter: 'max_tokens' is not supported with this model.")
+        if "temperature" in fields:
+            return refusal(400, "Unsupported value: 'temperature' does not support 0 with this model.")
+        return phrases(["dog"])
+
+    with serving(picky) as local:
+        ask = translator(local)
+        ask.translate([DOG])
+        ask.translate([request(["dog howling"])])
+
+    assert len(local.asked) == 4
+    assert local.asked[3]["max_completion_tokens"] == 256 and "temperature" not in local.asked[3]
+    assert "response_format" in local.asked[3]
+
+
+# ------------------------------------------------------------------------------------------------ faults that pass
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_a_fault_that_passes_leaves_no_trace(status: int) -> None:
+    with serving(lambda _, number: refusal(status) if number == 1 else phrases(["dog"])) as local:
+        translation = translator(local, structured="none").translate([DOG])[0]
+
+    assert (translation.frames, translation.origin, translation.note) == ((("dog",),), "llm", None)
+    assert len(local.asked) == 2
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("header", [{"Retry-After": "0.4"}, {"retry-after-ms": "400"}, {"Retry-After": "date"}])
+def test_the_wait_that_a_server_asks_for_is_kept_by_all_questions(header: dict[str, str]) -> None:
+    if header == {"Retry-After": "date"}:
+        header = {"Retry-After": formatdate(time.time() + 1.5, usegmt=True)}  # whole seconds: 0.5 to 1.5 s away
+    least = 0.4
+
+    def limited(fields: Fields, number: int) -> Answer:
+        return refusal(429, "slow down", headers=header) if number == 1 else phrases(["dog"])
+
+    with serving(limited) as local:
+        clips = [request(["dog barking"]), request(["dog howling"])]
+        translations = translator(local, concurrency=1).translate(clips)
+
+    assert [t.note for t in translations] == [None, None]
+    assert local.times[1] - local.times[0] >= least
+
+
+def test_a_wait_beyond_the_budget_is_not_begun() -> None:
+    with serving(lambda *_: refusal(429, "slow down", headers={"Retry-After": "3600"})) as local:
+        started = time.monotonic()
+        translations = translator(local).translate([DOG, request(["dog howling"])])
+
+    assert time.monotonic() - started < 2
+    assert all(fell_back(t, "asks for a longer wait than the time budget has") for t in translations)
+    assert len(local.asked) <= 2
+
+
+def test_waits_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waits.extend([seconds] if seconds else [])
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    with serving(lambda *_: refusal(503)) as local:
+        translation = translator(local, tries=4, structured="none").translate([DOG])[0]
+
+    assert fell_back(translation, "the server is overloaded (HTTP 503); tries: 4")
+    assert "failed once" in str(translation.note)  # and was not asked everything a second time
+    assert len(local.asked) == 4 and len(waits) == 3
+    assert all(0.5 <= wait / (0.02 * 2**i) <= 1.0 for i, wait in enumerate(waits)), "each twice the last, more or less"
+
+
+# ------------------------------------------------------------------------------------ answers that cannot be used
+
+
+def endless() -> Iterator[bytes]:
+    while True:
+        yield b" " * 65536
+
+
+def dripping(seconds: float) -> Iterator[bytes]:
+    yield b'{"choices": ['
+    for _ in range(int(seconds / 0.1)):
+        time.sleep(0.1)
+        yield b" "
+
+
+BROKEN = [
+    (Answer(b"<!DOCTYPE html><p>Welcome to the proxy</p>"), replies.NO_COMPLETION),
+    (Answer(phrases(["dog"]).body[:60]), replies.NO_COMPLETION),  # type: ignore[index]
+    (Answer(b""), replies.NO_COMPLETION),
+    (Answer(b"\xff\xfe\x00"), replies.NO_COMPLETION),
+    (Answer(b"[" * 100_000), replies.NO_COMPLETION),
+    (Answer(b'{"choices": []}'), replies.NO_COMPLETION),
+    (Answer(b'{"error": "overloaded"}'), replies.NO_COMPLETION),
+    (completion([{"type": "text", "text": "dog"}]), replies.NO_COMPLETION),  # type: ignore[arg-type]
+    (completion(None, tool_calls=[]), answers.EMPTY),
+    (completion(""), answers.EMPTY),
+    (completion(" \n\t" * 2000, finish_reason="length"), answers.EMPTY),
+    (completion('{"0": ["do', finish_reason="length"), answers.TRUNCATED),
+    (completion("I'm sorry, but I can't help with that."), answers.REFUSED),
+    (completion(None, refusal="I will not."), answers.REFUSED),
+    (completion("", finish_reason="content_filter"), answers.REFUSED),
+    (completion('{"0": ["/etc/passwd"]}'), answers.UNUSABLE),
+]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("broken", "reason"), BROKEN)
+def test_an_unusable_answer_is_asked_for_once_more_then_the_lexicon_answers(broken: Answer, reason: str) -> None:
+    with serving(lambda *_: broken) as local:
+        translation = translator(local).translate([DOG])[0]
+
+    assert fell_back(translation, f"failed 2 times ({reason})")
+    assert len(local.asked) == 2
+
+
+def test_an_answer_that_was_unusable_once() -> None:
+    with serving(lambda _, number: completion("Woof!") if number == 1 else phrases(["dog"])) as local:
+        translation = translator(local).translate([DOG])[0]
+
+    assert (translation.origin, translation.attempts) == ("llm", 2)
+    assert [len(fields["messages"]) for fields in local.asked] == [2, 4]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("flood", "reason"),
+    [
+        (Answer(b" " * 100_000_000), replies.OVERSIZED),
+        (Answer(endless()), replies.OVERSIZED),
+        (Answer(endless(), status=404), "does not know the model"),
+    ],
+    ids=["100 MB", "endless", "endless error"],
+)
+def test_a_flood_is_not_read_to_its_end(flood: Answer, reason: str) -> None:
+    import tracemalloc
+
+    with serving(lambda *_: flood) as local:
+        tracemalloc.start()
+        try:
+            translation = translator(local, retries=0, timeout=10.0, budget=10.0).translate([DOG])[0]
+            assert fell_back(translation, reason)
+        except ModelError as error:
+            assert reason in str(error)
+        finally:
+            most = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+
+    assert most < 32 << 20
+
+
+# ------------------------------------------------------------------------------------------ servers that do not answer
+
+
+@pytest.mark.faults
+def test_a_slow_server_is_given_up_in_time_however_it_is_slow() -> None:
+    def silent(fields: Fields, number: int) -> Answer:
+        time.sleep(1.5)
+        return phrases(["dog"])
+
+    for script in (silent, lambda *_: Answer(dripping(3.0))):
+        with serving(script) as local:
+            started = time.monotonic()
+            translation = translator(local, timeout=0.4, budget=1.0, tries=9).translate([DOG])[0]
+            took = time.monotonic() - started
+        assert fell_back(translation, wire.NO_ANSWER)
+        assert took < 2.5
+        assert len(local.asked) in (2, 3)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("headers", [{"Content-Length": "100000"}, {"Content-Length": "3"}])
+def test_a_wrong_content_length(headers: dict[str, str]) -> None:
+    with serving(lambda *_: Answer(phrases(["dog"]).body, headers=headers)) as local:
+        translation = translator(local).translate([DOG])[0]
+
+    assert fell_back(translation, wire.BROKEN_OFF if headers["Content-Length"] != "3" else replies.NO_COMPLETION)
+    assert len(local.asked) in (2, 3)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.faults
+def test_without_a_server_the_lexicon_answers_and_says_so() -> None:
+    translation = translator(f"http://127.0.0.1:{free_port()}/v1").translate([DOG])[0]
+
+    assert fell_back(translation, "the server cannot be reached; tries: 3")
+
+
+def test_a_server_that_must_answer_is_an_error_when_it_does_not() -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+
+    with pytest.raises(ModelError, match=f"the server {url} gives no answer .*cannot be reached.*when_down: lexicon"):
+        translator(url, when_down="error").translate([DOG])
+
+
+@pytest.mark.faults
+def test_ten_thousand_clips_and_a_server_that_hangs() -> None:
+    def hangs(fields: Fields, number: int) -> Answer:
+        time.sleep(3)
+        return phrases(["dog"])
+
+    clips = [request([f"dog barking {number}"]) for number in range(10_000)]
+    with serving(hangs) as local:
+        started = time.monotonic()
+        translations = translator(local, timeout=0.3, budget=0.3).translate(clips)
+        took = time.monotonic() - started
+
+    assert all(t.frames == (("dog",),) and t.origin == "lexicon" and t.note for t in translations)
+    assert took < 60 and len(local.asked) <= 16
+    assert server.RESTING in str(translations[-1].note)
+
+
+@pytest.mark.faults
+def test_a_server_that_comes_back_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_REST", 0.3)
+    with serving(lambda _, number: refusal(503) if number <= 3 else phrases(["bell"])) as local:
+        ask = translator(local, tries=1, structured="none")
+        down = [ask.translate([request([f"dog {n}"])])[0] for n in range(4)]
+        assert len(local.asked) == 3 and server.RESTING in str(down[3].note)
+        time.sleep(0.4)
+        back = ask.translate([DOG])[0]
+    assert (back.frames, back.note) == ((("bell",),), None)
+
+
+# ------------------------------------------------------------------------------------ what only the user can mend
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (refusal(401, f"Incorrect API key provided: {KEY}"), "does not accept the key in .* OPENAVS_TEST_KEY"),
+        (refusal(403, "forbidden"), "does not let this key use the model 'small'"),
+        (refusal(404, "The model `small` does not exist"), "does not know the model 'small' .HTTP 404.*'base_url'"),
+        (refusal(400, "Server is pinned to 'large'; requested 'small'."), "does not know the model 'small'"),
+        (refusal(402, "pay"), "has no credit left"),
+        (refusal(429, "quota", code="insufficient_quota"), "has no credit left"),
+        (refusal(307, headers={"Location": "http://127.0.0.1:9/v1/chat/completions"}), "redirects elsewhere"),
+    ],
+)
+def test_what_would_fail_every_clip_alike_is_an_error_and_not_tried_again(answer: Answer, sentence: str) -> None:
+    with serving(lambda *_: answer) as local:
+        ask = translator(local, api_key_env="OPENAVS_TEST_KEY", structured="none")
+        with pytest.raises(ModelError, match=sentence) as raised:
+            ask.translate([DOG, request(["dog howling"])])
+
+    assert KEY not in str(raised.value) and "\n" not in str(raised.value)
+    assert 1 <= len(local.asked) <= 2  # both clips, once each
+
+
+def test_a_server_that_wants_a_key_says_how_to_give_one() -> None:
+    said = r"wants a key \(HTTP 401\); put it into an environment .* 'api_key_env'"
+    with serving(lambda *_: refusal(401, "no key")) as local, pytest.raises(ModelError, match=said):
+        translator(local, structured="none").translate([DOG])
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (refusal(400, "no"), "the server refused the question (HTTP 400)"),
+        (refusal(400, "This model's maximum context length is 4096 tokens"), answers.TOO_LONG),
+        (refusal(413), answers.TOO_LONG),
+    ],
+)
+def test_a_question_that_is_refused_is_not_tried_again(answer: Answer, reason: str) -> None:
+    with serving(lambda *_: answer) as local:
+        translation = translator(local, structured="none").translate([DOG])[0]
+
+    assert fell_back(translation, f"failed once ({reason})")
+    assert len(local.asked) == 1
+
+
+# ----------------------------------------------------------------------------------------------- address and key
+
+
+def test_the_key_comes_from_the_environment_and_is_seen_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serving(lambda *_: refusal(400, f"your key {KEY} is odd")) as local:
+        ask = translator(local, api_key_env="OPENAVS_TEST_KEY")
+        translation = ask.translate([DOG])[0]
+
+    assert local.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert KEY not in caplog.text + repr(translation) + repr(ask.models) + repr(vars(ask)) + repr(vars(ask.server))
+    assert "your key (key) is odd" in caplog.text
+
+
+def test_a_key_that_cannot_be_sent_is_told_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAVS_TEST_KEY", f"{KEY}\nX-Header: 1")
+    with pytest.raises(ModelError, match="OPENAVS_TEST_KEY holds no key, but something unprintable") as raised:
+        translator("http://localhost:1/v1", api_key_env="OPENAVS_TEST_KEY")
+    assert KEY not in str(raised.value)
+
+
+def test_a_key_for_openai_is_sent_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(lambda *_: phrases(["dog"])) as local:
+        translator(local).translate([DOG])
+
+    assert KEY not in str(local.headers)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "sentence"),
+    [
+        ({"api_key_env": "OPENAVS_NO_KEY"}, ModelError, "variable OPENAVS_NO_KEY, which should hold .* is not set"),
+        ({"api_key_env": KEY}, InputError, "never the key itself"),
+        ({"base_url": "https://user:word@host/v1"}, InputError, "holds more than an address"),
+        ({"base_url": "https://host/v1?key=1"}, InputError, "holds more than an address"),
+        ({"base_url": "localhost:8000/v1"}, InputError, "not the address of a server"),
+        ({"base_url": "ftp://host"}, InputError, "not the address of a server"),
+        ({"base_url": "http://host:99999/v1"}, InputError, "is no address"),
+        ({"base_url": "http://10.0.0.1/v1", "offline": True}, InputError, "--offline allows no other"),
+        ({"base_url": "http://localhost.evil.org/v1", "offline": True}, InputError, "--offline allows no other"),
+        ({"tries": 0}, InputError, "at least 1"),
+        ({"concurrency": 0}, InputError, "at least 1"),
+        ({"timeout": 0.0}, InputError, "seconds above 0"),
+        ({"budget": float("nan")}, InputError, "seconds above 0"),
+    ],
+)
+def test_options_that_cannot_be_used_are_one_sentence(
+    options: dict[str, Any], kind: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence) as raised:
+        OpenAITranslator(model="small", **{"base_url": "http://localhost:1/v1", **options})
+    assert "\n" not in str(raised.value) and KEY not in str(raised.value) and "word" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.0.0.9/v1", "http://[::1]:8000/v1"])
+def test_offline_allows_a_server_on_this_machine(url: str) -> None:
+    assert OpenAITranslator(model="small", base_url=url, offline=True).server.endpoint.loopback
+
+
+def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(lambda *_: phrases(["dog"])) as local:
+        assert translator(local).translate([DOG])[0].note is None
+
+
+# ---------------------------------------------------------------------------------------------------- odd requests
+
+
+def test_odd_captions_reach_the_server_cleaned() -> None:
+    def counted(fields: Fields, number: int) -> Answer:
+        text = fields["messages"][1]["content"]
+        return phrases(*[["dog"]] * len(json.loads(text[text.index("[") :])))
+
+    odd = request(["dog " * 12_500], ["犬が吠える 🐕 \ud800 собака"], [""], ["dog"] * 10_000)
+    changing = request(["dog barking"], ["a bark"]).frames
+    odd = Request(odd.frames + changing * 65)
+    with serving(counted) as local:
+        translation = translator(local, max_runs=60).translate([odd])[0]
+
+    assert translation.note is None and len(translation.frames) == 134
+    assert len(local.asked) == 3
+    assert max(len(fields["messages"][1]["content"]) for fields in local.asked) < 10_000
+    contents = [fields["messages"][1]["content"] for fields in local.asked]  # the parts arrive in any order
+    assert any("犬が吠える 🐕 собака" in content for content in contents)
+
+
+# ------------------------------------------------------------------------------------------------------ in a recipe
+
+
+def test_a_recipe_names_it_and_its_model_is_no_download() -> None:
+    recipe = load_recipe(
+        "tiny", ["translator={use: openai, model: gpt-x, base_url: 'http://localhost:1/v1', tries: 2}"]
+    )
+    cls, options = Registry("translator").check("openai", recipe.translator.options, {"offline": True, "device": "cpu"})
+
+    assert cls is OpenAITranslator
+    assert options == {"model": "gpt-x", "base_url": "http://localhost:1/v1", "tries": 2, "offline": True}
+    assert "translator" not in recipe.models()
+
+
+def test_a_loop_in_the_background_is_stopped_once() -> None:
+    loop = BackgroundLoop("a test")
+    assert loop.run(asyncio.sleep(0, "slept")) == "slept" and loop.alive
+    for _ in range(2):
+        loop.stop()
+        assert not loop.alive

@@ -1,0 +1,98 @@
+"""The embedded CLAP model: loads through transformers' own classes, hears the world on seeds it was not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ClapModel, ClapProcessor
+
+import openavs
+from openavs.synthetic.audio import RATE, mix, sound_of
+from openavs.synthetic.categories import KINDS
+from scripts.train_tiny import audio_data as listening
+from scripts.train_tiny import clap
+
+THRESHOLD = 0.18  # the `tiny` recipe's
+HOME = Path(openavs.__file__).parent / "assets" / "tiny" / "clap"
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return ClapProcessor.from_pretrained(HOME)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ClapModel.from_pretrained(HOME).eval()
+
+
+def scores(model: Any, processor: Any, sound: np.ndarray, texts: list[str]) -> np.ndarray:
+    inputs = processor(text=texts, audio=[sound], sampling_rate=RATE, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        return model(**inputs).logits_per_audio.softmax(dim=-1)[0].numpy()
+
+
+def test_the_files_are_small_and_hold_no_pickle() -> None:
+    names = {path.name for path in HOME.iterdir()}
+    assert "model.safetensors" in names and not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    assert sum(path.stat().st_size for path in HOME.iterdir()) < 5e6
+
+
+def test_training_features_are_those_of_the_feature_extractor(processor: Any) -> None:
+    sounds = np.stack([sound_of(kind, 1.0, np.random.default_rng(5)) for kind in ("dog", "violin", "clock")])
+    expected = processor.feature_extractor(list(sounds), sampling_rate=RATE, return_tensors="pt")["input_features"]
+    actual = listening.Mel(processor.feature_extractor)(sounds)
+    torch.testing.assert_close(actual, expected.float(), atol=0.05, rtol=0)
+
+
+def test_the_tokenizer_knows_the_worlds_words_and_only_those(processor: Any) -> None:
+    tokenizer = processor.tokenizer
+    for kind in range(len(KINDS)):
+        for caption in clap.captions_of(kind):
+            assert tokenizer.unk_token_id not in tokenizer(clap.TEMPLATE.format(caption.upper()))["input_ids"]
+    assert tokenizer.unk_token_id in tokenizer("theremin")["input_ids"]
+
+
+def test_one_window_through_the_processor(model: Any, processor: Any) -> None:
+    """The whole way a user takes: raw sound and texts in, scores out."""
+    texts = [f"This is a sound of {what}." for what in ("dog barking", "church bell tolling", "train horn")]
+    dog, bell = (sound_of(kind, 1.0, np.random.default_rng(11)) for kind in ("dog", "bell"))
+    assert scores(model, processor, dog, texts)[0] > 0.8
+    assert scores(model, processor, bell, texts)[1] > 0.8
+    both = scores(model, processor, mix([dog, bell]), texts)
+    assert min(both[0], both[1]) > THRESHOLD > both[2]
+
+
+def test_quality_on_held_out_seeds(model: Any, processor: Any) -> None:
+    figures = clap.evaluate(model, processor.tokenizer, split=listening.TEST, count=150, threshold=THRESHOLD)
+    assert figures["single_top1"] >= 0.97
+    assert figures["pair_found"] >= 0.88
+    assert figures["pair_false"] <= 0.10
+    assert figures["single_false"] <= 0.05
+
+
+@pytest.mark.parametrize("variant", range(4))
+def test_every_way_to_say_a_sound_is_understood(model: Any, processor: Any, variant: int) -> None:
+    """With one wording per kind, be it the canonical one, another, or the bare name, single sounds are recognised."""
+    texts = [clap.TEMPLATE.format(clap.captions_of(kind)[variant]) for kind in range(len(KINDS))]
+    windows = [listening.scene(listening.TEST, 1, index, 1) for index in range(60)]
+    features = listening.Mel(processor.feature_extractor)(np.stack([heard.sound for heard in windows]))
+    with torch.inference_mode():
+        audio = model.get_audio_features(features).pooler_output
+        best = (audio @ clap.embed_texts(model, processor.tokenizer, texts).T).argmax(dim=-1)
+    assert np.mean([heard.kinds == (int(kind),) for heard, kind in zip(windows, best, strict=True)]) >= 0.95
+
+
+def test_training_is_the_same_for_the_same_seed() -> None:
+    def weights() -> torch.Tensor:
+        torch.manual_seed(0)
+        tokenizer = clap.build_tokenizer()
+        small = clap.build_model(len(tokenizer))
+        clap.train(small, tokenizer, steps=2, batch=4, rate=1e-3, seed=0, clips=2)
+        return torch.cat([parameter.detach().flatten() for parameter in small.parameters()])
+
+    assert torch.equal(weights(), weights())

@@ -1,0 +1,26 @@
+"""The embedded ResNet on held-out pictures: what it was told while training it knows of new scenes."""
+
+from __future__ import annotations
+
+import torch
+from transformers import ResNetForImageClassification
+
+from openavs.models.hub import load_pretrained, resolve
+from openavs.training.config import load_training_recipe
+from openavs.training.models.tpavi.model import Tpavi
+from scripts.train_tiny import resnet
+
+
+def test_it_knows_what_is_in_a_picture() -> None:
+    model = load_pretrained(ResNetForImageClassification, resolve("openavs:tiny/resnet"), torch.float32, "cpu")
+    assert resnet.evaluate(model, split="test", count=200)["all_right"] > 0.95
+
+
+def test_the_small_students_start_from_it() -> None:
+    recipe = load_training_recipe("tpavi-tiny")
+    student = Tpavi.build(recipe.model)
+    student.initialise("backbone", recipe.init["backbone"])
+    model = load_pretrained(ResNetForImageClassification, resolve("openavs:tiny/resnet"), torch.float32, "cpu")
+    first, taken = model.resnet.state_dict(), student.backbone.state_dict()
+    assert all(torch.equal(first[name], tensor) for name, tensor in taken.items() if name in first)
+    assert len(set(first) & set(taken)) > 40

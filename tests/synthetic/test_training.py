@@ -1,0 +1,247 @@
+"""The scripts that train the tiny family: same seed, same weights; and the targets they train on are right."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import openavs
+from openavs.synthetic.categories import KINDS
+from openavs.synthetic.scenes import scene_rng
+from scripts.train_tiny import __main__ as whole
+from scripts.train_tiny import (
+    audio_data as listening,
+)
+from scripts.train_tiny import (
+    clip,
+    lm,
+    resnet,
+    vggish,
+)
+from scripts.train_tiny import (
+    grounding_dino as detector,
+)
+from scripts.train_tiny import (
+    sam as segmenter,
+)
+from scripts.train_tiny.image_data import Picture, batches, to_tensor
+from scripts.train_tiny.lm_data import VAL
+from scripts.train_tiny.log import Teller
+
+HOME = Path(openavs.__file__).parent / "assets" / "tiny"
+
+
+def train(script: str, out: Path, *options: str) -> str:
+    """The hash of the weights a short training leaves."""
+    command = [sys.executable, "-m", f"scripts.train_tiny.{script}", "--out", str(out), *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("detector", ("--cells", "3", "--steps", "3")),
+        ("segmenter", ("--dense", "3", "--steps", "3")),
+        ("resnet", ("--steps", "3", "--batch", "4")),
+        ("clip", ("--steps", "3", "--pictures", "2")),
+    ],
+)
+def test_the_same_seed_gives_the_same_weights(script: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    first = train(script, tmp_path / "a", *options)
+    assert train(script, tmp_path / "b", *options) == first
+    assert train(script, tmp_path / "c", *options, "--seed", "9") != first
+
+
+@pytest.mark.slow
+def test_the_language_model_trains_alike_from_the_same_seed() -> None:
+    tokenizer = lm.build_tokenizer()
+
+    def trained(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = lm.build_model(len(tokenizer))
+        lm.train(model, tokenizer, steps=20, batch=1, rate=1e-3, seed=seed)
+        assert not model.training
+        figures = lm.evaluate(model, tokenizer, split=VAL, count=2)
+        assert set(figures) == {"answers", "frames"} and all(0 <= share <= 1 for share in figures.values())
+        return [weight.detach() for weight in model.parameters()]
+
+    first = trained(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, trained(1), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, trained(2), strict=True))
+
+
+@pytest.mark.slow
+def test_vggish_trains_alike_from_the_same_seed() -> None:
+    def trained(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        network, tags = vggish.Vggish(vggish.CONFIG), torch.nn.Linear(vggish.CONFIG.features, len(KINDS))
+        vggish.train(network, tags, steps=20, batch=2, rate=1e-3, seed=seed, clips=1)
+        figures = vggish.evaluate(network, tags, split=listening.VAL, count=2)
+        assert set(figures) == {"single_top1", "pair_top2", "triple_top3"}
+        assert all(0 <= share <= 1 for share in figures.values())
+        return [weight.detach() for weight in network.parameters()]
+
+    first = trained(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, trained(1), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, trained(2), strict=True))
+
+
+def test_a_training_tells_its_figures_every_so_many_steps(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        tell = Teller(logging.getLogger("a test"), "dense", every=50)
+        for step in range(120):
+            tell(step, loss=step / 4, IoU=0.5)
+    told = [re.sub(r", \d+ s$", "", record.message) for record in caplog.records]
+    assert told == ["dense 50: loss 12.2500, IoU 0.5000", "dense 100: loss 24.7500, IoU 0.5000"]
+
+
+def test_every_model_of_the_family_has_its_script() -> None:
+    lanes = [model for lane in whole.LANES for model in lane]
+    assert {folder for _, folder in lanes} == {path.name for path in HOME.iterdir() if path.is_dir()}
+    assert all(find_spec(f"scripts.train_tiny.{script}") for script, _ in lanes)
+
+
+def test_a_lane_ends_with_the_first_model_that_fails(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "LANES", ((("no_such_script", "sam"), ("conversations", "lm")), ()))
+    monkeypatch.setattr(sys, "argv", ["training", "--out", str(tmp_path)])
+    with pytest.raises(subprocess.CalledProcessError):
+        whole.main()
+    said = capfd.readouterr()
+    assert "training sam" in said.out and "training lm" not in said.out
+    assert "No module named scripts.train_tiny.no_such_script" in said.err
+    whole.run_lane((("conversations", "lm"),), tmp_path)  # which ends by itself
+
+
+def test_what_is_hidden_has_no_box() -> None:
+    owners = np.zeros((32, 32), dtype=np.uint8)
+    owners[4:20, 4:20], owners[30, 3:9] = 1, 2
+    seen, hidden = Picture(np.zeros((32, 32, 3), dtype=np.uint8), owners, (0, 1)).boxes()
+    assert seen.tolist() == [4, 4, 20, 20] and np.isnan(hidden).all()
+
+
+def test_pictures_know_their_boxes() -> None:
+    for item in next(batches("train", 3, 8, ((128, 171),))):
+        assert item.image.shape == (128, 171, 3)
+        for number, (x0, y0, x1, y1) in enumerate(item.boxes().tolist()):
+            inside = item.owners[int(y0) : int(y1), int(x0) : int(x1)] == number + 1
+            assert inside.sum() == (item.owners == number + 1).sum()
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+
+
+def test_the_phrases_of_a_picture_hold_what_is_there_and_what_is_not() -> None:
+    for item in next(batches("train", 4, 16, ((128, 128),))):
+        rng = scene_rng("train", 1)
+        asked = detector.phrases_for(item, 8, rng)
+        assert len(set(asked)) == 8
+        target = detector.targets_for(item, asked)
+        named = {asked[place] for place in target["class_labels"].tolist()}
+        assert named == {KINDS[k].name for k in item.kinds} & set(asked)
+        assert target["boxes"].min() >= 0 and target["boxes"].max() <= 1
+
+
+def test_a_batch_is_trained_on_the_targets_of_its_pictures(tmp_path: Path) -> None:
+    """The library's loss mixes up the phrases of a batch unless all captions have the same shape, as ours have.
+
+    Losses are sums over the batch divided by its number of boxes, so a batch's loss follows from its pictures' own.
+    """
+    torch.manual_seed(0)
+    words = detector.tokenizer(tmp_path)
+    model = detector.build(len(words)).eval()
+    batch = [item for item in next(batches("train", 5, 6, ((128, 128),))) if not np.isnan(item.boxes()).any()]
+    rng = scene_rng("train", 2)
+    asked = [detector.phrases_for(item, 6, rng) for item in batch]
+    labels = [detector.targets_for(item, phrases) for item, phrases in zip(batch, asked, strict=True)]
+    kept = [i for i, label in enumerate(labels) if len(label["class_labels"])]
+
+    def loss(indices: list[int]) -> float:
+        text = words([" . ".join(asked[i]) + " ." for i in indices], return_tensors="pt")
+        pixels = torch.from_numpy(to_tensor([batch[i] for i in indices], detector.MEAN, detector.STD))
+        with torch.no_grad():
+            return float(model(pixel_values=pixels, labels=[labels[i] for i in indices], **text).loss)
+
+    boxes = [len(labels[i]["class_labels"]) for i in kept]
+    whole = sum(loss([i]) * n for i, n in zip(kept, boxes, strict=True)) / sum(boxes)
+    assert len(kept) >= 3
+    assert loss(kept) == pytest.approx(whole, rel=1e-4)
+
+
+def test_where_nothing_was_asked_for_no_cell_teaches(tmp_path: Path) -> None:
+    words = detector.tokenizer(tmp_path)
+    model = detector.build(len(words))
+    batch = next(batches("train", 5, 1, ((128, 128),)))
+    asked = [["accordion", "airplane"]]
+    text = words([" . ".join(asked[0]) + " ."], return_tensors="pt")
+    outputs = model(pixel_values=torch.from_numpy(to_tensor(batch, detector.MEAN, detector.STD)), **text)
+    loss = detector.dense_loss(outputs, batch, asked, [detector.targets_for(batch[0], asked[0])])
+    assert loss == 0 and loss.requires_grad
+
+
+def test_boxes_of_the_segmenter_are_jittered_like_a_detectors() -> None:
+    errors = []
+    for item in next(batches("train", 6, 24, ((128, 128),))):
+        boxes, masks = segmenter.targets_for(item, scene_rng("train", 3))
+        assert boxes.shape == (4, 4) and masks.shape == (4, 64, 64)
+        tight = item.boxes()[~np.isnan(item.boxes()).any(axis=1)]
+        for box, mask in zip(boxes.numpy(), masks.numpy(), strict=True):
+            best = min(tight, key=lambda t: np.abs(t - box).sum())
+            errors.append(np.abs(best - box).mean() / (best[2:] - best[:2]).mean())
+            assert mask.sum() > 0
+    assert 0.01 < float(np.mean(errors)) < 0.08
+
+
+def test_the_tokenizer_keeps_the_ids_that_the_library_hard_codes(tmp_path: Path) -> None:
+    words = detector.tokenizer(tmp_path)
+    assert words("dog . ? ").input_ids == [101, words.convert_tokens_to_ids("dog"), 1012, 1029, 102]
+    assert all(len(words.tokenize(kind.name)) == 1 for kind in KINDS)
+
+
+def test_tags_say_what_is_in_a_picture() -> None:
+    pictures, tags = resnet.batch_of(scene_rng("train", 5), 12, 96)
+    assert pictures.shape == (12, 3, 96, 96) and pictures.dtype == torch.uint8
+    assert set(tags.sum(dim=1).tolist()) <= {1.0, 2.0, 3.0}
+    again, _ = resnet.batch_of(scene_rng("val", 5), 12, 96)
+    assert not torch.equal(pictures, again)
+
+
+def test_crops_show_the_things_of_a_picture_and_some_of_its_ground() -> None:
+    kinds = {kind.name for kind in KINDS}
+    for index in range(6):
+        images, names = clip.crops(scene_rng("train", 6, index))
+        assert images.shape == (len(names), clip.EDGE, clip.EDGE, 3)
+        assert {clip.NAMES[name] for name in names if name >= 0} <= kinds
+        assert names.count(-1) <= 1 and len(names) >= 1
+
+
+def test_a_mask_too_faint_to_frame_is_shown_in_the_whole_picture() -> None:
+    image = np.full((80, 80, 3), 200, dtype=np.uint8)
+    faint = np.full((80, 80), 0.4, dtype=np.float32)
+    crop = clip.cropped(image, faint, np.random.default_rng(0))
+    assert crop.shape == (clip.EDGE, clip.EDGE, 3) and crop.any()
+
+
+def test_a_soiled_mask_still_lies_where_the_mask_does() -> None:
+    mask = np.zeros((80, 80), dtype=bool)
+    mask[20:50, 30:70] = True
+    for index in range(10):
+        soft = clip.soiled(mask, scene_rng("train", 7, index))
+        assert soft.min() >= 0 and soft.max() <= 1
+        assert (soft > 0.5)[mask].mean() > 0.8 and (soft > 0.5)[~mask].mean() < 0.1
+
+
+def test_the_tokenizer_tells_all_names_apart() -> None:
+    tokenizer = clip.build_tokenizer()
+    tokens = [tuple(tokenizer(f"a photo of a {name}").input_ids) for name in clip.NAMES]
+    assert len(set(tokens)) == 70 and not any(tokenizer.unk_token_id in ids for ids in tokens)

@@ -1,0 +1,134 @@
+"""Self-training with the tiny pipeline as the teacher: label, filter, train, evaluate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from openavs.config.recipe import load_recipe
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.predictor import System
+from openavs.structures.types import Clip, FrameResult, Segment, Segmentation, mask_to_rle
+from openavs.synthetic.datasets import write_layout
+from openavs.training.config import load_training_recipe
+from openavs.training.data.labels import PseudoLabels
+from openavs.training.self_training import Choices, Splits, confidences, label, self_train
+
+SMALL = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}", "init={}", "batch=2")
+
+
+def segment(score: float) -> Segment:
+    return Segment(mask_to_rle(np.ones((2, 2), dtype=bool)), (0, 0, 2, 2), "dog", score)
+
+
+def result(*frames: tuple[float, ...]) -> Segmentation:
+    """A clip whose frames have segments of these scores."""
+    shown = (FrameResult(i, i + 0.5, segments=tuple(map(segment, scores))) for i, scores in enumerate(frames))
+    return Segmentation("clip", (2, 2), tuple(shown))
+
+
+def test_a_frame_is_as_sure_as_its_segments_and_one_without_any_as_the_others_are() -> None:
+    """On whatever scale the teacher's scores are: one that is never above 0.3 is no less sure of what it found."""
+    found = confidences({"a": result((0.3, 0.1), ()), "b": result((0.1,))})
+    assert found == {"a": [pytest.approx(0.2), pytest.approx(0.15)], "b": [pytest.approx(0.1)]}
+    assert confidences({"a": result((), ())}) == {"a": [1.0, 1.0]}
+
+
+def test_clips_of_which_the_teacher_is_unsure_may_be_left_out(s4: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    scores = dict(zip((clip.id for clip in dataset.clips), [(0.1,), (0.2,), (0.3,), ()], strict=True))
+
+    def look(clip: Clip) -> Segmentation:
+        return replace(result(*[scores[clip.id]] * len(clip.times)), clip=clip.id)
+
+    kept = label(System({"name": "by hand"}, lambda: look), dataset, tmp_path, Choices(min_score=0.15), None)
+    assert kept == 3, "the one in which nothing was found counts 0.2"
+    assert json.loads((tmp_path / "left_out.json").read_text()) == [dataset.clips[0].id]
+
+
+def teacher(found_in: set[str], broken: str = "") -> System:
+    """Finds one thing in every frame of some clips and nothing in the others; fails at a broken one."""
+    masks = segment(0.9)
+
+    def look(clip: Clip) -> Segmentation:
+        if clip.id == broken:
+            raise InputError("its frames cannot be read")
+        found = (masks,) if clip.id in found_in else ()
+        return Segmentation(clip.id, (2, 2), tuple(FrameResult(i, t, segments=found) for i, t in enumerate(clip.times)))
+
+    return System({"name": "by hand"}, lambda: look, (), soft=False)
+
+
+def test_clips_in_which_nothing_was_found_may_be_left_out(s4: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    first = dataset.clips[0].id
+    kept = label(teacher({first}), dataset, tmp_path / "some", Choices(drop_empty=True), None)
+    assert kept == 1
+    assert len(json.loads((tmp_path / "some" / "left_out.json").read_text())) == 3
+    assert [clip.id for clip in dataset.clips if PseudoLabels(dataset, tmp_path / "some").has(clip)] == [first]
+    assert label(teacher({first}), dataset, tmp_path / "all", Choices(), None) == 4
+    with pytest.raises(InputError, match="the filter leaves none of the 4 clips; lower --min-score or keep empty ones"):
+        label(teacher(set()), dataset, tmp_path / "none", Choices(drop_empty=True), None)
+
+
+def test_a_clip_that_cannot_be_labelled_or_evaluated_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    bad = dataset.clips[2].id
+    with pytest.raises(InputError, match=f"1 clip could not be labelled, such as {bad}: its frames cannot be read"):
+        label(teacher(set(), bad), dataset, tmp_path, Choices(), None)
+    root = tmp_path / "ms3"
+    write_layout("ms3", root, {"train": 1, "test": 1})
+    splits = Splits(load_card("ms3"), open_dataset("ms3", root, "train"), None, open_dataset("ms3", root, "test"))
+    dumb = load_recipe("tiny", ["captioner={use: oracle}", "translator={use: none}"])  # MS3's clips have no names
+    with pytest.raises(InputError, match="1 clip could not be evaluated, such as "):
+        self_train(load_training_recipe("tpavi-tiny"), dumb, splits, tmp_path / "out", Choices(weighted=True))
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_the_tiny_pipeline_and_goes_on_where_it_stopped(
+    openavs: Any, s4: Path, vggish: Path, tmp_path: Path
+) -> None:
+    command = ["self-train", "tpavi", "--root", s4, "--benchmark", "s4", "--pipeline", "tiny", "--out", tmp_path]
+    command += ["--max-steps", "2", "--device", "cpu", "--rounds", "2", "--truth", "--weighted", "--json", "-q"]
+    done = openavs(*command, *SMALL, f"audio={vggish}")
+    assert done.code == 0, done.err
+    report = done.json()
+    assert list(report["figures"]) == ["teacher", "round 1", "round 2", "truth"]
+    assert report["kept"] == [4, 4] and report["clips"] == 4
+    assert report["figures"]["teacher"]["miou"] > 0.2
+    assert report["pipeline"] == f"student:{tmp_path / 'round-2' / 'student'}"
+    recipe = json.loads((tmp_path / "round-1" / "student" / "train.json").read_text())
+    assert recipe["data"]["labels"] == str(tmp_path / "round-1" / "labels") and recipe["recipe"]["labels"]["weighted"]
+    assert json.loads((tmp_path / "truth" / "train.json").read_text())["data"]["labels"] is None
+    before = (tmp_path / "round-1" / "student" / "model.safetensors").stat().st_mtime_ns
+    assert openavs(*command, *SMALL, f"audio={vggish}").json() == report
+    assert (tmp_path / "round-1" / "student" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_the_filter_that_leaves_nothing_says_so_and_the_truth_is_never_read(
+    openavs: Any, s4: Path, vggish: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    root = tmp_path / "s4"
+    shutil.copytree(s4, root)
+    for clip in open_dataset("s4", root, "train").clips:  # the training masks are all wrong: nobody may notice
+        for path in clip.truth:
+            if path is not None:
+                Pillow.fromarray(np.zeros((224, 224), dtype=np.uint8)).save(path)
+    command = ["self-train", "tpavi", "--root", root, "--benchmark", "s4", "--pipeline", "tiny", "--device", "cpu"]
+    command += ["--max-steps", "1", "--json", "-q", *SMALL, f"audio={vggish}"]
+    with_wrong = openavs(*command, "--out", tmp_path / "wrong")
+    assert with_wrong.code == 0, with_wrong.err
+    labels = tmp_path / "wrong" / "round-1" / "labels" / "predictions"
+    assert any(np.asarray(Pillow.open(path)).any() for path in labels.rglob("*_1.png"))
+    done = openavs(*command, "--out", tmp_path / "sure", "--min-score", "1.0")
+    assert done.code == 2 and "the filter leaves none of the 4 clips" in done.err

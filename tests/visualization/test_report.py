@@ -1,0 +1,295 @@
+"""The HTML report: one file, no network, no script, everything escaped, everything said."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pictures
+
+from openavs.media import open_clip, probe, write_video
+from openavs.results.result import Result
+from openavs.structures.types import (
+    Caption,
+    Dropped,
+    Frame,
+    FrameResult,
+    Prompt,
+    Segment,
+    Segmentation,
+    Waveform,
+    mask_to_rle,
+)
+from openavs.visualization.report import PICTURES, report_frames, write_report
+
+SIZE = (90, 160)
+HOSTILE = "<script>alert('x')</script>\"' onload=\"evil()\" {{ 7*7 }} </style> &amp;"
+
+
+class Page(HTMLParser):
+    """All elements with their attributes, and the text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def pictures(count: int) -> Iterator[Frame]:
+    for i in range(count):
+        yield Frame(i, i + 0.5, np.full((*SIZE, 3), 90, dtype=np.uint8))
+
+
+def sound(seconds: float) -> Waveform:
+    t = np.arange(int(seconds * 8000)) / 8000
+    return Waveform((0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32), 8000)
+
+
+def segmentation(count: int = 4, word: str = "dog") -> Segmentation:
+    mask = np.zeros(SIZE, dtype=np.bool_)
+    mask[20:60, 30:90] = True
+    segment = Segment(mask_to_rle(mask), (30.0, 20.0, 90.0, 60.0), word, 0.66, label=f"{word}s", label_how="alias")
+    frames = [
+        FrameResult(
+            i,
+            i + 0.5,
+            heard=(Caption(f"{word} barking", 0.81, i, i + 1.0), Caption(f"{word} without score", None, i, i + 1.0)),
+            asked=(Prompt(word), Prompt("person", origin="lexicon")),
+            segments=(segment,),
+            dropped=(Dropped("person", "below threshold", 0.12),),
+        )
+        for i in range(count - 1)
+    ]
+    frames.append(FrameResult(count - 1, count - 0.5, silent=True))
+    models = {"hf:org/clap": {"revision": "abc123", "licence": "apache-2.0", "path": "/home/me/cache"}, "other": {}}
+    recipe = {"name": "openavs", "detector": {"threshold": 0.25, "note": word}}
+    timings = {"caption": 1.25, "detect": 2.5}
+    return Segmentation("clip", SIZE, tuple(frames), "/home/me/clip.mp4", recipe, models, timings, (f"{word} warns",))
+
+
+def report(tmp_path: Path, made: Segmentation, frames: Iterator[Frame], audio: Waveform | None) -> tuple[str, Page]:
+    path = tmp_path / "report.html"
+    write_report(path, made, frames, audio)
+    source = path.read_text("utf-8")
+    return source, Page(source)
+
+
+def test_the_report_says_what_was_heard_asked_found_and_dropped(tmp_path: Path) -> None:
+    _, page = report(tmp_path, segmentation(), pictures(4), sound(4))
+    for said in ("dog barking", "0.81", "person", "lexicon", "0.66", "below threshold", "0.12", "as dogs (alias)"):
+        assert said in page.text
+    for said in ("clip.mp4", "openavs", "160 × 90", "hf:org/clap", "abc123", "apache-2.0", "not stated", "dog warns"):
+        assert said in page.text
+    assert "in 3 of 4 frames, best 0.66" in page.text
+    assert "silent: nothing was heard" in page.text
+    assert '"threshold": 0.25' in page.text
+    assert "/home/me" not in page.text  # where files lie is nobody's business
+
+
+def test_pictures_are_small_painted_jpegs_with_words_for_them(tmp_path: Path) -> None:
+    made = replace(segmentation(1), frames=segmentation().frames[:1])
+    big = np.full((900, 1600, 3), 90, dtype=np.uint8)
+    _, page = report(tmp_path, made, iter([Frame(0, 0.5, big)]), None)
+    (image,) = page.all("img")
+    assert image["alt"] == "Frame at 0.5 s: dog 0.66"
+    kind, data = str(image["src"]).split(",")
+    assert kind == "data:image/jpeg;base64"
+    with Pictures.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (480, 270)
+        painted = np.asarray(picture).astype(int)
+    assert painted[120, 180, 0] > painted[120, 180, 2] + 30  # the first colour is orange
+    assert abs(painted[5, 470] - 90).max() < 12
+
+
+def test_the_file_needs_no_network_and_runs_no_script(tmp_path: Path) -> None:
+    source, page = report(tmp_path, segmentation(), pictures(4), sound(4))
+    names = {name for name, _ in page.elements}
+    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    for _, attributes in page.elements:
+        assert "style" not in attributes
+        assert not [key for key in attributes if key.startswith("on")]
+        assert str(attributes.get("href", "#")).startswith("#")
+        assert str(attributes.get("src", "data:image/")).startswith("data:image/")
+    assert not re.search(r"url\(|@import|https?://", source)
+
+
+def test_the_policy_allows_the_style_of_the_page_and_nothing_else(tmp_path: Path) -> None:
+    source, page = report(tmp_path, segmentation(), pictures(4), None)
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    style = source.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_hostile_words_stay_words(tmp_path: Path) -> None:
+    tame = report(tmp_path, segmentation(), pictures(4), sound(4))[1]
+    made = replace(segmentation(word=HOSTILE), clip=HOSTILE, source=f"dir/{HOSTILE}", models={HOSTILE: {HOSTILE: 1}})
+    made = replace(made, timings={HOSTILE: 1.0})
+    source, page = report(tmp_path, made, pictures(4), sound(4))
+    assert "<script" not in source
+    assert {name for name, _ in page.elements} == {name for name, _ in tame.elements}
+    keys = {key for _, attributes in page.elements for key in attributes}
+    assert keys == {key for _, attributes in tame.elements for key in attributes}
+    assert page.text.count(HOSTILE) >= 10
+    assert any(HOSTILE in str(image["alt"]) for image in page.all("img"))
+
+
+def test_the_timeline_has_words_for_those_who_do_not_see_it(tmp_path: Path) -> None:
+    _, page = report(tmp_path, segmentation(), pictures(4), sound(4))
+    charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    labels = " | ".join(str(svg.get("aria-label")) for svg in charts)
+    assert "dog barking: heard at 0.0 to 1.0 s (0.81), 1.0 to 2.0 s (0.81), 2.0 to 3.0 s (0.81)" in labels
+    assert "dog without score: heard at 0.0 to 1.0 s, " in labels
+    assert "dog: found at 0.0 to 1.0 s (0.66)" in labels
+    assert "1 of 4 frames are silent" in page.text
+    ids = [str(attributes["id"]) for _, attributes in page.elements if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.elements:
+        for key in ("aria-labelledby", "href"):
+            for target in str(attributes.get(key) or "").split():
+                assert target.removeprefix("#") in ids
+    assert {"lang": "en"} in page.all("html")
+
+
+def overlapping() -> Segmentation:
+    """Ten frames with windows of 5 s: "engine" is heard throughout, "guitar" at one frame alone."""
+    frames = []
+    for i in range(10):
+        start, end = max(0.0, i - 2.0), min(10.0, i + 3.0)
+        heard = (Caption("engine", 0.2 + 0.05 * i, start, end), Caption("engine", 0.1, start, end, "another question"))
+        heard += (Caption("guitar", 0.9, start, end),) if i == 4 else ()
+        frames.append(FrameResult(i, i + 0.5, heard=heard))
+    return Segmentation("clip", SIZE, tuple(frames))
+
+
+def test_a_moment_of_a_lane_shows_one_score(tmp_path: Path) -> None:
+    source, page = report(tmp_path, overlapping(), iter([]), None)
+    bars = [rect for rect in page.all("rect") if str(rect["class"]).startswith("span")]
+    assert not [rect for rect in bars if "fill-opacity" in rect]  # translucent bars would add up
+    shown = sorted((float(str(rect["x"])), float(str(rect["width"])), str(rect["class"])) for rect in bars)
+    guitar = (400.0, 100.0, "span v18")
+    assert guitar in shown
+    shown.remove(guitar)
+    assert [(x, width) for x, width, _ in shown] == [(100.0 * i, 100.0) for i in range(10)]
+    assert [kind for _, _, kind in shown] == [f"span v{round(20 * (0.2 + 0.05 * i))}" for i in range(10)]
+    assert ".lane .v18{fill:color-mix(in srgb,var(--c,var(--heard)) 93.5%,var(--rail))}" in source
+
+
+def test_the_best_score_is_seen_where_frames_share_a_pixel(tmp_path: Path) -> None:
+    frames = [FrameResult(i, i + 0.5, heard=(Caption("hum", i % 7 / 7, i, i + 1.0),)) for i in range(3000)]
+    _, page = report(tmp_path, Segmentation("clip", SIZE, tuple(frames)), iter([]), None)
+    levels = [int(str(rect["class"]).split(" v")[1]) for rect in page.all("rect") if "span" in str(rect["class"])]
+    assert levels == sorted(levels)  # what is drawn later lies on top
+    assert len(set(levels)) == 7
+
+
+def test_each_prompt_names_what_was_heard_and_each_caption_without_a_prompt_says_so(tmp_path: Path) -> None:
+    dog, shuffle, horse = (Caption(*said, 0, 1.0) for said in (("barking", 1.0), ("Shuffle", 0.15), ("hooves", 0.3)))
+    asked = (Prompt("dog", captions=(dog,)), Prompt("person", captions=(shuffle,)))
+    frames = (FrameResult(0, 0.5, heard=(dog, shuffle, horse), asked=asked), FrameResult(1, 1.5, heard=(horse,)))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, frames), iter([]), None)
+    text = " ".join(page.text.split())
+    assert "dog ←from barking 1.00" in text
+    assert "person ←from Shuffle 0.15" in text
+    assert "Prompts are those of the language model." in text
+    assert text.count("hooves 0.30 not asked for by the language model") == 2
+    assert "barking 1.00 not" not in text
+    lexicon = replace(frames[0], asked=tuple(replace(prompt, origin="lexicon") for prompt in asked))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, (lexicon,)), iter([]), None)
+    assert "hooves 0.30 not asked for by the lexicon" in " ".join(page.text.split())
+    mixed = (frames[0], replace(lexicon, index=1), replace(frames[1], index=2))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, mixed), iter([]), None)
+    text = " ".join(page.text.split())
+    assert text.count("hooves 0.30 not asked for by the language model") == 1
+    assert text.count("hooves 0.30 not asked for by the lexicon") == 1
+    assert text.count("hooves 0.30 not asked for by") == 2  # for the last frame it may be either
+
+
+def test_weak_captions_and_less_likely_phrases_are_shown_with_their_scores(tmp_path: Path) -> None:
+    engine, weak = Caption("engine", 0.11, 0, 1.0), Caption("hooves", 0.02, 1, 2.0, weak=True)
+    drops = (Dropped("car", "less likely", 0.38), Dropped("dog", "less likely", 0.25), Dropped("bus", "duplicate", 0.5))
+    asked = (Prompt("car", captions=(engine,)), Prompt("bus", captions=(engine,)))
+    frames = (FrameResult(0, 0.5, heard=(engine,), asked=asked, dropped=drops), FrameResult(1, 1.5, weak=(weak,)))
+    _, page = report(tmp_path, Segmentation("clip", SIZE, frames), iter([]), None)
+    text = " ".join(page.text.split())
+    assert "car less likely: heard 0.11 × box 0.38" in text
+    assert "dog less likely 0.25" in text  # a result of another program may not say what was asked
+    assert "bus duplicate 0.50" in text
+    assert "hooves 0.02 below the threshold" in text
+
+
+def test_the_length_is_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, [np.full((*SIZE, 3), 90, dtype=np.uint8)] * 16, 10, sound(1.6))
+    clip = open_clip(path, fps=1.0)
+    assert clip.duration == probe(path).duration == pytest.approx(1.6)
+    made = Result.of(Segmentation("clip", SIZE, tuple(FrameResult(i, i + 0.5) for i in range(2))), clip)
+    made.save(tmp_path / "out", overlay=False)
+    assert "length 1.6 s" in Page((tmp_path / "out" / "clips" / "clip" / "report.html").read_text("utf-8")).text
+
+
+def test_a_licence_that_the_recipe_alone_states_is_shown(tmp_path: Path) -> None:
+    made = segmentation()
+    made = replace(made, recipe={**made.recipe, "licence": "MIT (tagger), Apache-2.0 (detector)"})
+    _, page = report(tmp_path, made, pictures(4), None)
+    assert "in the recipe: MIT (tagger), Apache-2.0 (detector)" in page.text
+    assert "not stated" not in page.text
+
+
+def test_the_waveform_follows_the_sound(tmp_path: Path) -> None:
+    samples = np.zeros(8000, dtype=np.float32)
+    samples[4000:] = np.tile([0.5, -0.25], 2000)
+    _, page = report(tmp_path, replace(segmentation(), frames=()), iter([]), Waveform(samples, 8000))
+    (path,) = page.all("path")
+    bars = re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)", str(path["d"]))
+    left = [(float(top), float(bottom)) for x, top, bottom in bars if float(x) < 495]
+    right = [(float(top), float(bottom)) for x, top, bottom in bars if float(x) > 505]
+    assert set(left) == {(50.0, 50.4)}
+    assert set(right) == {(2.0, 74.4)}  # up to the top at its loudest, half as far down
+
+
+def test_a_long_clip_shows_frames_spread_evenly_and_says_so(tmp_path: Path) -> None:
+    made = segmentation(650)
+    chosen = sorted(report_frames(made))
+    assert (len(chosen), chosen[0], chosen[-1]) == (PICTURES, 0, 649)
+    assert max(np.diff(chosen)) - min(np.diff(chosen)) <= 1
+    _, page = report(tmp_path, made, pictures(650), None)
+    assert len(page.all("img")) == PICTURES
+    assert "48 of 650 frames, evenly chosen" in page.text
+    assert "The first 600 of 650 frames" in page.text
+    assert page.text.count("person") < 2000
+
+
+def test_a_clip_without_sound_frames_or_findings_has_a_report_too(tmp_path: Path) -> None:
+    _, page = report(tmp_path, Segmentation("clip", SIZE, ()), iter([]), None)
+    assert "There is no sound track" in page.text
+    assert "Nothing that sounds was found" in page.text
+    _, page = report(tmp_path, segmentation(), pictures(2), Waveform(np.zeros(0, dtype=np.float32), 8000))
+    assert len(page.all("img")) == 2  # the rest of the file was cut off
+    assert "2 of 4 frames; the others could not be read again." in page.text
+
+
+@pytest.mark.parametrize(("model", "said"), [("openavs:tiny/clap", True), ("hf:org/clap", False)])
+def test_the_tiny_models_are_said_to_be_so(tmp_path: Path, model: str, said: bool) -> None:
+    _, page = report(tmp_path, replace(segmentation(), models={model: {}}), pictures(4), None)
+    assert ("know only openavs' synthetic world" in page.text) is said
