@@ -1,6 +1,6 @@
 """Scores a folder of predicted masks against a split of a benchmark: any system's, no model is needed.
 
-Clips are read, counted and forgotten one by one; what stays of each is under 2 kB (`tallies.py`).
+Clips are read and counted one by one; the accumulators (`metrics/accumulators.py`) keep under 2 kB of each.
 """
 
 from __future__ import annotations

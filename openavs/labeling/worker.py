@@ -45,7 +45,7 @@ TIDY = 32
 
 
 class Worker:
-    """The models of a job, loaded once or in turns (`stagewise.py`), and `run_shard` with them.
+    """The models of a job, loaded once or in turns (`caching/stagewise.py`), and `run_shard` with them.
 
     Raises:
         OpenAVSError: the recipe or one of its models cannot be used.

@@ -32,7 +32,7 @@ SILENCE, SILENCE_PER_MEGABYTE = 3600.0, 3600.0  # s that are filled in where a t
 @dataclass(frozen=True)
 class Limits:
     """What is refused: frames of more pixels, clips of more seconds or of more sampled frames, from the header; files
-    whose decoder takes more bytes (`trial.py`)."""
+    whose decoder takes more bytes (`sandbox.py`)."""
 
     max_pixels: int = 1 << 26  # 8192 x 8192; 8K video is half of it
     max_duration: float = 24 * 3600.0

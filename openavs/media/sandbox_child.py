@@ -1,4 +1,4 @@
-"""The child of `trial.py`: decodes a file to its end under a limit of memory, and says whether it fits.
+"""The child of `sandbox.py`: decodes a file to its end under a limit of memory, and says whether it fits.
 
 FFmpeg's decoders take an allocation that fails for damage, and go on. What counts is therefore how far the address
 space grew: no allocation is larger than `MAX_PIECE`, so whoever passes the limit is seen in the room that lies beyond.

@@ -2,7 +2,7 @@
 
 There are three groups: captioner, translator, and the stages that work on the same frames. A pipeline of `Deferred`
 stages gives the same results; a change of groups costs a load, so many clips go through one group before the next
-(`stagewise.py`).
+(`caching/stagewise.py`).
 """
 
 from __future__ import annotations

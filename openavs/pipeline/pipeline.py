@@ -1,13 +1,12 @@
 """THE ALGORITHM: sound -> words -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
 
-A clip is heard whole before it is looked at: its windows are captioned (`listen`), one request asks what makes those
-sounds at every frame (`ask`), and only then are frames decoded, a batch at a time; only those at which something is
-asked for are looked at (`look`). What leaves is one `FrameResult` per frame, in order, and it says why: what was heard,
-asked, found and dropped.
+The sound of a clip is captioned first (`listen`). One request per clip then names the things that make these sounds at
+every frame (`ask`). Frames are decoded last, a batch at a time, and only those with prompts (`look`). The output is one
+`FrameResult` per frame, in order. It says why: what was heard, asked, found and dropped.
 
-What serves this without being part of it has files of its own: `settings.py` (the rules), `windows.py` (which sound
-belongs to a frame), `boxes.py` (which boxes are kept), `frames.py` (batches, decoded ahead), `reuse.py` (pictures that
-repeat), `halving.py` (too little memory), `answers.py` (NaN and the like) and `notes.py` (warnings, seconds, progress).
+Beside this file: `windows.py` (the sound of a frame), `filtering.py` (which boxes are kept), `frames.py` (batches,
+decoded ahead), `dedup.py` (pictures that repeat), `validation.py` (NaN and the like), `context.py` (warnings, timings,
+progress). The rules are in `config/settings.py`; `models/oom.py` splits batches that do not fit into memory.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A result folder as a whole: many clips, one recipe, resumable. Around the clips' own folders (`results.py`) it keeps
-`run.json` (what ran) and `index.jsonl` (what became of each clip)."""
+"""The result folder of a run: many clips, one recipe, resumable.
+
+Beside the clips' own folders (`serialization.py`) it holds `run.json` (what ran) and `index.jsonl` (one line a clip).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a training: what `training.py` sets up, runs.
+"""The steps of a training: what `trainer.py` sets up, runs.
 
 Nothing depends on what was computed before a step but the weights and the optimiser's state: the clips of a step, the
 learning rate and the random numbers (dropout) are functions of the seed and the step. On one kind of machine, with the

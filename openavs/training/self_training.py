@@ -5,7 +5,7 @@ out clips of which the teacher is unsure, weighing frames by how sure it is, and
 labels the clips for the next student.
 
     OUT/round-1/labels/     the teacher's results and masks of the training split
-    OUT/round-1/student/    the student (see `saving.py`)
+    OUT/round-1/student/    the student (see `checkpoint.py`)
     OUT/round-1/test/       its evaluation; OUT/teacher/ is the pipeline's own
     OUT/truth/, truth-test/ the same student on ground truth, where asked for
     OUT/self_training.json  the figures side by side

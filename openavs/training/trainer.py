@@ -38,7 +38,7 @@ def train(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Trained:
-    """Trains a student as a recipe says and leaves it in `out` (see `saving.py`).
+    """Trains a student as a recipe says and leaves it in `out` (see `checkpoint.py`).
 
     Args:
         train_set, val_set: splits of one benchmark; without a validation split the last student is the best.

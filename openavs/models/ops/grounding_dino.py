@@ -1,8 +1,8 @@
 """A loaded Grounding DINO made lean for inference: the library's answers to rounding, at a part of its cost.
 
 `make_lean` replaces modules of one loaded model; the library itself stays as it is, and nearly all parameters are the
-library's own. The attentions are those of `lean_attention.py`; linear layers take the processor's fastest kernel, with
-the activation that follows; a caption is read once, however many frames are asked for it.
+library's own. The attentions are those of `grounding_dino_attention.py`. Linear layers take the processor's fastest
+kernel, with the activation that follows. A caption is read once, however many frames are asked for it.
 """
 
 from __future__ import annotations

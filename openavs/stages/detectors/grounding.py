@@ -1,9 +1,9 @@
 """What the adapters of Grounding DINO share around the model: captions in, phrase scores and boxes out.
 
 What the libraries leave to their callers is settled here: phrase scores come from the phrases' own tokens
-(`phrase_map.py`), long lists are split over several captions, frames are never padded against each other (the
+(`token_spans.py`), long lists are split over several captions, frames are never padded against each other (the
 answers would depend on the batch mates), and very thin frames, for which the model has too few visual tokens and
-stops with an index error, are letterboxed (`fitting.py`).
+stops with an index error, are letterboxed (`preprocess.py`).
 """
 
 from __future__ import annotations

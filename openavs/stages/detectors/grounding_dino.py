@@ -1,6 +1,6 @@
 """Grounding DINO and MM-Grounding-DINO (transformers): all phrases of a frame in one forward.
 
-This is the model's side; `captioned.py` holds what every adapter of Grounding DINO does around it.
+This is the model's side; `grounding.py` holds what every adapter of Grounding DINO does around it.
 """
 
 from __future__ import annotations

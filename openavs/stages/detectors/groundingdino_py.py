@@ -1,7 +1,7 @@
 """Grounding DINO through its own package, groundingdino-py 0.4.0.
 
 The package is asked for its network alone. Captions, phrase scores and the fitting of frames are ours
-(`captioned.py`), the same as for the transformers classes, in place of the package's decoding of tokens to words. It
+(`grounding.py`), the same as for the transformers classes, in place of the package's decoding of tokens to words. It
 was written for transformers 4; with 5 only its wrapper around BERT fails, and that wrapper is replaced here.
 """
 

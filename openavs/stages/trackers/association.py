@@ -1,7 +1,7 @@
 """Who is who from frame to frame: key frames, overlaps, and the matching of what is known with what is found.
 
-Pure functions of masks and numbers; no model is needed. The trackers (`segmenters/iou_tracker.py`,
-`segmenters/sam2_video.py` through `following.py`) all give out identities by `assign`.
+Pure functions of masks and numbers; no model is needed. The trackers (`iou.py`,
+`sam2_video.py` through `propagation.py`) all give out identities by `assign`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SAM 3 video (transformers Sam3VideoModel): finds phrases at key frames and carries their masks between them.
 
 The checkpoint holds SAM 3's detector and a tracker with SAM 2's memory, over one image encoder. The library's own loop
-looks for every phrase in every frame and keeps all of a video; here the rules of `following.py` stand in its place, as
-for SAM 2: key frames, things that only sound now and then, bounded memory. An image is encoded once while it lives.
+looks for every phrase in every frame and keeps all of a video; here `propagation.py` has the rules, as for
+SAM 2: key frames, things that only sound now and then, bounded memory. An image is encoded once while it lives.
 """
 
 from __future__ import annotations

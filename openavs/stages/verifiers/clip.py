@@ -42,7 +42,7 @@ class ClipVerifier:
 
     A score is the softmax, at CLIP's own temperature, of the phrase against the other phrases of the frame and the best
     of the texts that stand for nothing: from 0.5 on the phrase outweighs all else together. How to calibrate the
-    threshold on examples of one's own: `verifiers/calibration.py`.
+    threshold on examples of one's own: `calibration.py`.
 
     Args:
         model: reference of a CLIPModel checkpoint.

@@ -24,7 +24,7 @@ SWINS: dict[str, dict[str, Any]] = {
         "image_size": 384,
     },
 }
-"""Swin backbones by name, beside the ResNets of `backbones.py`; `resnet50` and `swin_base` are the paper's."""
+"""Swin backbones by name, beside the ResNets of `models/backbones.py`; `resnet50` and `swin_base` are the paper's."""
 
 
 def backbone_config(name: str) -> Any:
@@ -42,7 +42,7 @@ class OvAvssSettings:
     """The defaults are the paper's ResNet-50 setting.
 
     Args:
-        backbone: a ResNet of `backbones.py` or a key of `SWINS`.
+        backbone: a ResNet of `training/models/backbones.py` or a key of `SWINS`.
         channels, heads, encoder_layers, decoder_layers, encoder_ffn, decoder_ffn, queries: sizes of Mask2Former.
         points: where masks are compared in the loss.
         frames: of a clip that are seen together; longer clips are cut into runs of as many.

@@ -27,7 +27,7 @@ from openavs.training.models.tpavi.losses import avm_loss, binary_loss, semantic
 class TpaviConfig:
     """What it is built from.
 
-    `backbone` is a name of `backbones.py`, `side` the length of the square picture in pixels, a multiple of 32.
+    `backbone` is a name of `models/backbones.py`, `side` the length of the square picture in pixels, a multiple of 32.
     `classes` are the names of all classes, the background first; none for binary masks. `avm` is the weight of the AVM
     loss (published: 0 for S4, 0.5 otherwise), `drop_path` the share of a PVT's blocks left out in training. `crop`
     trains on centred squares instead of squeezed pictures, as AVSS does. `frames` of a clip are seen together: so many
