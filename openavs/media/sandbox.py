@@ -4,8 +4,8 @@ FFmpeg has some five hundred decoders, and a few ask for gigabytes because a hea
 nearly all files use hold a number of pictures and tables that their standards limit, so a limit on the pixels of a
 picture is one on memory: they decode at once. A file with another codec, or with pictures above `DIRECT_PIXELS`, is
 decoded to its end by a child under a limit of address space (`sandbox_child.py`), once; what the child survives within
-the limit is decoded here like any other. The child also stands in for us where a decoder crashes or never ends, and where
-FFmpeg decodes to find out what a file holds. Linux only: other systems keep no such limit.
+the limit is decoded here like any other. The child also stands in for us where a decoder crashes or never ends, and
+where FFmpeg decodes to find out what a file holds. Linux only: other systems keep no such limit.
 """
 
 from __future__ import annotations

@@ -226,8 +226,8 @@ class Segment:
 
     `score` is the detection score; `mask_score` the segmenter's own IoU estimate. `label` is the class the phrase was
     mapped to and `label_how` how (`exact`, `alias`, `lexicon`, `similarity`: see `class_mapping.py`); both None in
-    open vocabulary. `track` is the id of the same thing through the clip, None without a tracker. `verifier_score` is how
-    much it looks like its phrase (where it was tracked from a key frame: there), None without a verifier.
+    open vocabulary. `track` is the id of the same thing through the clip, None without a tracker. `verifier_score` is
+    how much it looks like its phrase (where it was tracked from a key frame: there), None without a verifier.
     """
 
     mask: RLE
