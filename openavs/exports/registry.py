@@ -97,7 +97,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 "youtube_vis.json",
                 coded=True,
             ),
-            Format("yolo-seg", "YOLO-seg: pictures, polygons and data.yaml (lossy)", f"{_HERE}.yolo_seg:write"),
+            Format("yolo-seg", "YOLO-seg: pictures, polygons and data.yaml (lossy)", f"{_HERE}.yolo:write"),
             Format("avsbench-object", "AVSBench's MS3 layout: binary masks", f"{_HERE}.avsbench:write_object"),
             Format(
                 "avsbench-semantic",
@@ -110,10 +110,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
                 f"{_HERE}.training_tree:write",
             ),
             Format("timeline", "CSV: what was heard and found when", f"{_HERE}.timeline:write", "timeline.csv"),
-            Format("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.videos:write_overlays"),
-            Format("cutout-webm", "what sounds on a transparent background: VP9 + Opus", f"{_HERE}.videos:write_webm"),
-            Format("cutout-mov", "the same for editors: ProRes 4444 + PCM", f"{_HERE}.videos:write_mov"),
-            Format("cutout-png", "the same as RGBA pictures and a wav", f"{_HERE}.videos:write_pngs"),
+            Format("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.video:write_overlays"),
+            Format("cutout-webm", "what sounds on a transparent background: VP9 + Opus", f"{_HERE}.video:write_webm"),
+            Format("cutout-mov", "the same for editors: ProRes 4444 + PCM", f"{_HERE}.video:write_mov"),
+            Format("cutout-png", "the same as RGBA pictures and a wav", f"{_HERE}.video:write_pngs"),
         )
     }
 )

@@ -194,7 +194,7 @@ def test_students_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     student = load_recipe("tiny").model_copy(update={"student": StudentModel(model="./student")})
     monkeypatch.setattr("openavs.config.recipe.load_recipe", lambda *given: student)
     with pytest.raises(InputError, match="student:x is a student; leave the option out"):
-        list(_tried("student:x", None, offline=False))
+        list(_tried("student:x", (), None, offline=False))
 
 
 def test_trackers_and_verifiers_are_tried_on_what_the_segmenter_found(tmp_path: Path) -> None:

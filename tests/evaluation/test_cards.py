@@ -107,7 +107,8 @@ def test_a_real_split_compares_if_it_has_as_many_clips_as_the_release(
         path.rename(path.with_name(path.name.replace("te000w00000", "-AbcdEfgHij")))
     table = tmp_path / "s4/s4_meta_data.csv"
     table.write_text(table.read_text().replace("te000w00000", "-AbcdEfgHij"))
-    own.write_text(CARD.format(reader=READER).replace("clips: 1", f"clips: {released}"))
+    card = CARD.format(reader="openavs.evaluation.datasets.avsbench_object:read_s4")
+    own.write_text(card.replace("clips: 1", f"clips: {released}"))
     assert open_dataset(own, tmp_path / "s4").incomparable == reason
     assert (reason is None) == ("compare with published" not in caplog.text)
 
