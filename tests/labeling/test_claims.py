@@ -195,7 +195,7 @@ for turn in range(100):
 def test_many_jobs_tell_at_once_and_none_is_in_the_way_of_another(tmp_path: Path, locks: str) -> None:
     """As the tasks of a job array do, which all write `run.json`; on some file systems without locks."""
     planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
-    without = "from openavs.labeling import claims; claims.fcntl = None\n" if locks == "not kept" else ""
+    without = "from openavs.labeling import locks; locks.fcntl = None\n" if locks == "not kept" else ""
     command = [sys.executable, "-c", without + TELLS, str(tmp_path / "out")]
     jobs = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [(job.communicate(timeout=120)[1], job.returncode) for job in jobs] == [("", 0)] * 3

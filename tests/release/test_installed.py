@@ -15,7 +15,7 @@ def test_the_version(installation: Installation) -> None:
 
 
 def test_nothing_comes_from_the_checkout(installation: Installation) -> None:
-    code = "import openavs; from openavs import resources as r; print(openavs.__file__, *r.folders('pipelines'))"
+    code = "import openavs; from openavs.config import resources as r; print(openavs.__file__, *r.folders('pipelines'))"
     done = installation.run("python", "-c", code)
     assert done.returncode == 0, done.stderr
     assert str(installation.folder) in done.stdout

@@ -156,7 +156,7 @@ def _work(pipe: Connection, job: Job, level: int) -> None:
         return
     except Exception as problem:
         log.exception("the worker ends")
-        if type(problem).__module__ not in ("builtins", "openavs.structures.types"):
+        if type(problem).__module__ not in ("builtins", "openavs.errors"):
             problem = RuntimeError(f"{type(problem).__name__}: {problem}")  # it may not travel
         problem.add_note("".join(traceback.format_exc()))
         pipe.send(("fault", problem))
