@@ -25,6 +25,7 @@ _PACKAGES = ("openavs", "torch", "transformers", "numpy", "soxr")
 _NO_MATTER = {"device", "offline", "api_key_env", "timeout", "budget", "tries", "concurrency", "when_down"}
 _WHOLE = 1 << 23  # bytes: smaller files are read whole
 _SAMPLES, _SAMPLE = 256, 1 << 12  # of larger ones, so many samples of so many bytes
+_PACKAGE = Path(__file__).parents[1]
 
 
 def stage_fingerprint(backend: Any, cls: type, options: Mapping[str, Any]) -> str:
@@ -77,10 +78,16 @@ def _source(cls: type) -> Path | None:
 
 
 def _code_digest(cls: type, file: Path) -> str:
-    """The file of a plug-in; of a class in a package, all files of its folder, among which are its helpers."""
-    in_package = "." in cls.__module__
+    """The file of a plug-in; of a class in a package, all files of its folder, among which are its helpers.
+
+    For a backend of openavs, also what all stages share: the lexicon with its tables, and the optimized modules.
+    """
+    files = sorted(file.parent.glob("*.py")) if "." in cls.__module__ else [file]
+    if cls.__module__.startswith("openavs."):
+        shared = ("stages/*.py", "models/ops/*.py", "assets/tables/*.tsv")
+        files += [path for pattern in shared for path in sorted(_PACKAGE.glob(pattern))]
     digest = hashlib.sha256()
-    for path in sorted(file.parent.glob("*.py")) if in_package else [file]:
+    for path in files:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
