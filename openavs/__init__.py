@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "openavs.api": ("VideoPipeline", "load"),
+    "openavs.errors": ("InputError", "ModelError", "OpenAVSError"),
     "openavs.exports.avsbench": ("to_label_map",),
     "openavs.exports.categories": ("Categories",),
     "openavs.exports.coco": ("to_coco",),
@@ -72,10 +73,7 @@ _HOMES = {
         "Dropped",
         "Frame",
         "FrameResult",
-        "InputError",
         "Mask",
-        "ModelError",
-        "OpenAVSError",
         "Prompt",
         "Segment",
         "Segmentation",

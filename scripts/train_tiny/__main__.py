@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LANES = (
-    (("detector", "grounding-dino"), ("lm", "lm")),
-    (("segmenter", "sam"), ("clap", "clap"), ("vggish", "vggish"), ("resnet", "resnet"), ("clip", "clip")),
+    (("grounding_dino", "grounding-dino"), ("lm", "lm")),
+    (("sam", "sam"), ("clap", "clap"), ("vggish", "vggish"), ("resnet", "resnet"), ("clip", "clip")),
 )
 """Script and folder of every model; the lanes run side by side and take about as long as each other."""
 

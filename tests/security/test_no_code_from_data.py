@@ -16,7 +16,6 @@ EXCEPTIONS = {
         "openavs/media/sandbox.py",
         "process",
     ): "runs this package's own decoding of one file, in a child",
-    ("scripts/train_tiny/__main__.py", "process"): "runs this package's own training, without a shell",
 }
 # Sources of a network connection: what the user asked for by name.
 NETWORK = {

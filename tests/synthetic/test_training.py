@@ -115,14 +115,14 @@ def test_every_model_of_the_family_has_its_script() -> None:
 def test_a_lane_ends_with_the_first_model_that_fails(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whole, "LANES", ((("no_such_script", "sam"), ("conversations", "lm")), ()))
+    monkeypatch.setattr(whole, "LANES", ((("no_such_script", "sam"), ("lm_data", "lm")), ()))
     monkeypatch.setattr(sys, "argv", ["training", "--out", str(tmp_path)])
     with pytest.raises(subprocess.CalledProcessError):
         whole.main()
     said = capfd.readouterr()
     assert "training sam" in said.out and "training lm" not in said.out
     assert "No module named scripts.train_tiny.no_such_script" in said.err
-    whole.run_lane((("conversations", "lm"),), tmp_path)  # which ends by itself
+    whole.run_lane((("lm_data", "lm"),), tmp_path)  # which ends by itself
 
 
 def test_what_is_hidden_has_no_box() -> None:
