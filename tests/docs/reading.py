@@ -30,7 +30,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that the paragraph before it says it is, as in "`web/folders.py`:"."""
+        """The file that the paragraph before it says it is, as in "`folders.py`:"."""
         named = re.findall(r"`([\w-]+\.(?:py|yaml))`", self.before)
         return named[-1] if named and self.language in ("python", "yaml") else None
 
