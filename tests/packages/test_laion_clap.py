@@ -126,7 +126,7 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 def sounds_of_both(folders: tuple[Path, Path]) -> tuple[torch.Tensor, torch.Tensor]:
     clap, ours = ClapCaptioner(model=str(folders[0]), vocabulary=WORDS, device="cpu"), package(folders[1])
-    mine = ours._embed_sounds([ours._prepare(window) for window in WINDOWS])
+    mine = ours._embed_sounds([ours._prepare(window.audio) for window in WINDOWS])
     features = clap.processor.feature_extractor(
         [window.audio.samples for window in WINDOWS],
         sampling_rate=RATE,
@@ -163,7 +163,7 @@ def test_captions_are_those_of_transformers(folders: tuple[Path, Path]) -> None:
 
 def test_a_window_does_not_depend_on_its_batch_mates(folders: tuple[Path, Path]) -> None:
     ours = package(folders[1])
-    sounds = [ours._prepare(window) for window in WINDOWS]
+    sounds = [ours._prepare(window.audio) for window in WINDOWS]
     alone = torch.cat([ours._embed_sounds([sound]) for sound in sounds])
     assert (alone - ours._embed_sounds(sounds)).abs().max() < 1e-5
 
@@ -184,7 +184,7 @@ def test_it_is_a_captioner_of_the_registry_and_touches_nothing_of_the_hub(folder
 
 
 def test_other_models_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is a 'clap' model, not a 'laion-clap' one.*openavs\.checkpoints"):
+    with pytest.raises(ModelError, match=r"is a 'clap' model, not a 'laion-clap' one.*openavs\.models\.convert"):
         package(make_clap(tmp_path / "clap"))
     cut = tmp_path / "cut"
     cut.mkdir()

@@ -228,7 +228,7 @@ def lacking(folder: Path, target: Path, change: Callable[[dict[str, torch.Tensor
 
 
 def test_models_that_do_not_fit_are_refused(folder: Path, transformers_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is a 'sam' model, not a 'segment-anything' one; .*openavs\.checkpoints"):
+    with pytest.raises(ModelError, match=r"is a 'sam' model, not a 'segment-anything' one; .*openavs\.models\.convert"):
         SegmentAnythingSegmenter(model=str(transformers_folder))
     half = lacking(folder, tmp_path / "half", lambda weights: weights.pop("mask_decoder.iou_token.weight"))
     with pytest.raises(ModelError, match=r"1 of \d+ tensors are missing .* mask_decoder\.iou_token\.weight"):
