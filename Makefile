@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST = $(BIN)/python -m pytest
 PYTEST_ARGS ?=
+# Processes that `make test` runs tests in.
+PROCESSES ?= 2
 # The first interpreter that runs and is new enough; PYTHON=... on the command line wins.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -38,7 +40,7 @@ demo: $(STAMP)
 	$(BIN)/openavs demo --out build/demo
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -n $(PROCESSES) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)
