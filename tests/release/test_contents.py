@@ -35,10 +35,13 @@ def test_it_has_every_file_that_the_package_reads(dist: Path) -> None:
     for name in sources:
         if name.startswith("openavs/"):
             assert name in packed
-        elif name.startswith(("prompts/", "pipelines/", "eval/")):
+        elif name.startswith(("prompts/", "pipelines/", "eval/ablations/")):
+            assert f"openavs/_data/{name}" in packed
+        elif name.startswith("eval/") and name.endswith((".yaml", ".csv")):
             assert f"openavs/_data/{name}" in packed
     for name in ("openavs/py.typed", "openavs/assets/tiny/clap/model.safetensors", "openavs/assets/tables/models.tsv"):
         assert name in packed
+    assert not [name for name in packed if name.startswith("openavs/_data/eval/") and name.endswith(".py")]
     for name in ("prompts/default.txt", "pipelines/tiny.yaml", "eval/s4.yaml", "eval/published.csv"):
         assert f"openavs/_data/{name}" in packed
 

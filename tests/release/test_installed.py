@@ -53,5 +53,6 @@ def test_an_absent_extra_is_one_sentence(installation: Installation) -> None:
     """A command of an extra that is not installed says which one to install, not where it broke."""
     (installation.cwd / "video.mp4").write_bytes(bytes(100))
     done = installation.run("openavs", "segment", "video.mp4", "--pipeline", "paper", "--out", "out")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert 'pip install "openavs[openai]"' in done.stderr
+    *notes, said = done.stderr.splitlines()
+    assert done.returncode == 2 and 'pip install "openavs[openai]"' in said
+    assert all("are loaded in turns" in note for note in notes), "which depends on the machine's memory"
