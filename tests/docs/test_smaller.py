@@ -1,7 +1,7 @@
 """Runs pages about large jobs in small: fewer clips, two steps of training, `tiny` for recipes with weights.
 
-What is left out needs another package, a server, a cluster, an audio language model, or is run by the tests of its
-stage; `test_pages.py` parses it.
+What is left out needs another package, masks of other systems, a server, a cluster, an audio language model, or is run
+by the tests of its stage; `test_pages.py` parses it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from tests.docs.reading import blocks, commands, text_of
 
 Run = Callable[..., Any]
 FEWER = {"--clips": "2", "--train": "4", "--val": "1", "--limit": "1", "--workers": "1"}
-NEEDS = re.compile(r"laion-clap|groundingdino-py|openai|vllm|ray|consistency|^\.\.\.$|^/|^SOURCE$|^DIR/|\./\w+\.py")
+NEEDS = re.compile(
+    r"pred_masks|output_ov_avss|laion-clap|groundingdino-py|openai|vllm|ray|consistency|^\.\.\.$|^/|^SOURCE$|^DIR/|\./\w+\.py"
+)
 PAGES = {  # what the pages take for granted
     "benchmarks.md": (
         "synth s4 --out avsbench_data/Single-source --clips 2",
@@ -31,7 +33,7 @@ PAGES = {  # what the pages take for granted
     "jobs.md": (),
     "ov-avss.md": (),
     "segmenters.md": (),
-    "students.md": (),
+    "students.md": ("synth ov --out data/ov --clips 2 --train 2 --val 1",),
 }
 
 

@@ -35,9 +35,7 @@ def test_it_has_every_file_that_the_package_reads(dist: Path) -> None:
     for name in sources:
         if name.startswith("openavs/"):
             assert name in packed
-        elif name.startswith(("prompts/", "pipelines/", "eval/ablations/")):
-            assert f"openavs/_data/{name}" in packed
-        elif name.startswith("eval/") and name.endswith((".yaml", ".csv")):
+        elif name.startswith(("prompts/", "pipelines/")) or re.fullmatch(r"eval/.*\.(yaml|csv)", name):
             assert f"openavs/_data/{name}" in packed
     for name in ("openavs/py.typed", "openavs/assets/tiny/clap/model.safetensors", "openavs/assets/tables/models.tsv"):
         assert name in packed
