@@ -85,7 +85,7 @@ def test_student_folder_that_names_a_file(
         done = openavs(*command)
         assert done.code == 2 and not canary.exists(), command
         assert done.err.count("\n") == 1, done.err
-        assert f"names the Python file {name!r:.60}"[:-1] in done.err
+        assert f"names the Python file {name!r:.80} as its code" in done.err
     with pytest.raises(ModelError, match="a model folder may only name an installed student"):
         load_student(str(folder))
     assert not canary.exists()
