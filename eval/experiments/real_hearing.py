@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--pipeline", default=str(EDGE), help="a recipe whose captioner is examples/edge/tagger.py")
     parser.add_argument("--json", action="store_true", help="figures only; otherwise also each file's")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="overrides of the recipe")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     model = f"captioner.model={(options.models / TAGGER).resolve()}"
     recipe = load_recipe(options.pipeline, [model, *options.overrides])

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--pipeline", default=str(Path(__file__).with_name("edge.yaml")))
     parser.add_argument("--split", default="test")
     parser.add_argument("--overlays", type=Path, help="a folder for the painted frames")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     pipe = Pipeline.from_recipe(load_recipe(options.pipeline, options.overrides))
     metrics = BinaryMetrics()
     for clip, truth in clips(options.root, options.split):
