@@ -13,7 +13,10 @@ from tests.conftest import ROOT
 DOCS = ROOT / "docs"
 PAGES = {
     **{path.relative_to(DOCS).as_posix(): path for path in sorted(DOCS.rglob("*.md"))},
-    **{name: ROOT / name for name in ("README.md", "CONTRIBUTING.md", "eval/README.md", "examples/edge/README.md")},
+    **{
+        name: ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "GLOSSARY.md", "eval/README.md", "examples/edge/README.md")
+    },
 }
 """Every page a user reads: name -> file. Those of docs/ are named from there on."""
 
