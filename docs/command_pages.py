@@ -29,7 +29,7 @@ What `openavs --help` lists. `python docs/command_pages.py` writes these pages f
 
 **Exit codes**: 0 all done; 1 some items failed, each is named with its reason; 2 wrong usage or input, nothing was
 done. An error that you can mend is one sentence with the fix. Results go to stdout, progress and messages to
-stderr. `KEY=VALUE` behind a command that takes a recipe changes one entry of it, as in `keep.box_threshold=0.3`.
+stderr. `KEY=VALUE` behind a command that takes a recipe changes one entry of it, as in `filtering.box_threshold=0.3`.
 """
 KINDS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 

@@ -25,9 +25,9 @@ from openavs.config.recipe import load_recipe
 from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.results.serialization import read_result
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scene_sampling import sample_scene
 from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import paint_frame
 
@@ -37,7 +37,7 @@ TIMELINE = "header,main>:not([aria-labelledby=h-time]){display:none!important}ma
 
 def demo_strip(seed: int) -> None:
     """The README's picture: five frames of a scene, what was heard below each, what was found painted on it."""
-    scene = scene_of("clip", "test", seed, 0, size=(288, 320), seconds=5).scene
+    scene = sample_scene("clip", "test", seed, 0, size=(288, 320), seconds=5).scene
     clip = scene_to_clip(scene, "demo")
     result = Pipeline.from_recipe(load_recipe("tiny"))(clip)
     palette = palette_of(result.frames)
@@ -53,7 +53,7 @@ def found(run: Path, frame: int) -> None:
     save([picture.image, painted, np.asarray(mask)], DOCS / "pictures" / "found.png")
 
 
-def save(pictures: list[Image], path: Path) -> None:
+def save(pictures: list[ImageArray], path: Path) -> None:
     """Pictures of one size side by side, in few colours."""
     gap = np.full((pictures[0].shape[0], 8, 3), 255, dtype=np.uint8)
     strip = np.hstack([piece for picture in pictures for piece in (picture, gap)][:-1])

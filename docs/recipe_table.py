@@ -12,7 +12,7 @@ from pathlib import Path
 
 from openavs.config import resources
 from openavs.config.recipe import Recipe, load_recipe
-from openavs.models.catalog import KnownModel, known_model
+from openavs.models.catalog import KnownModel, find_known_model
 from openavs.registry import Registry
 
 PAGE = Path(__file__).parent / "recipes.md"
@@ -65,7 +65,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def facts(reference: str) -> KnownModel:
     """What is known of a model, or an error that names the file to add it to."""
-    if (known := known_model(reference)) is None:
+    if (known := find_known_model(reference)) is None:
         raise SystemExit(f"{reference}: add a line about it to openavs/assets/tables/models.tsv")
     return known
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.mask_io import read_probability
 from openavs.synthetic.datasets import FRAME_TIME
-from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scene_sampling import sample_scene
 
 MISSED = 0.05  # a mask that overlaps less shows something else
 
@@ -49,7 +49,7 @@ def by_silent_things(options: argparse.Namespace) -> dict[int, list[dict[str, fl
     dataset = open_dataset("s4", options.root, options.split)
     found: dict[int, list[dict[str, float]]] = {}
     for index, clip in enumerate(dataset.clips[: options.limit]):
-        cast = scene_of("s4", options.split, options.seed, index)
+        cast = sample_scene("s4", options.split, options.seed, index)
         rows = []
         for frame, true in zip(clip.annotated, dataset.read_truth(clip) > 0, strict=True):
             said = read_probability(folder / clip.predictions[frame]) > 127

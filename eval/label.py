@@ -78,29 +78,29 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def turns(source_folder: str, folder: str, repeats: str) -> None:
     """Prints what a shard costs beside a bare loop and beside one that writes its results."""
     from openavs.config.recipe import load_recipe
-    from openavs.evaluation.benchmark import load_card
-    from openavs.evaluation.evaluator import recipe_system
+    from openavs.evaluation.benchmark import load_benchmark
+    from openavs.evaluation.evaluator import recipe_predictor
     from openavs.labeling.job import Job
-    from openavs.labeling.manifest import Wish
+    from openavs.labeling.manifest import JobRequest
     from openavs.labeling.output_dir import open_folder
     from openavs.labeling.readers.open import open_source
     from openavs.labeling.shard import run_shard
-    from openavs.media import open_pictures
+    from openavs.media import open_images
     from openavs.results.serialization import write_result
 
     source = open_source(source_folder)
-    system = recipe_system(load_recipe("tiny"), source.datasets[0], load_card("s4"))
+    system = recipe_predictor(load_recipe("tiny"), source.datasets[0], load_benchmark("s4"))
     segment: Any = system.build()
 
     def loop(out: Path | None) -> None:
         for item in source.items:
             frames = [source.root / frame for frame in item.frames]
-            result = segment(open_pictures(frames, id=item.id, audio=source.root / str(item.audio)))
+            result = segment(open_images(frames, id=item.id, audio=source.root / str(item.audio)))
             if out is not None:
                 write_result(out, result)
 
     def shard(out: Path) -> None:
-        plan = open_folder(out, Wish("s4", source.items, system.recipe))
+        plan = open_folder(out, JobRequest("s4", source.items, system.recipe))
         run_shard(next(plan.specs(Job(out, plan.key, source.root, system.recipe), [0])), segment)
 
     loop(None)  # warm
@@ -235,17 +235,17 @@ def start(manifest: str, out: str, recipe: str) -> None:
     import openavs.cli  # noqa: F401
     from openavs.config.recipe import load_recipe
     from openavs.labeling.job import Job
-    from openavs.labeling.manifest import Wish
+    from openavs.labeling.manifest import JobRequest
     from openavs.labeling.output_dir import open_folder
-    from openavs.labeling.progress import Board
+    from openavs.labeling.progress import JobProgress
     from openavs.labeling.readers.open import open_source
     from openavs.labeling.verification import reopen_changed
 
     made, source = load_recipe(recipe), open_source(manifest)
-    plan = open_folder(Path(out), Wish(source.kind, source.items, made.to_dict()))
+    plan = open_folder(Path(out), JobRequest(source.kind, source.items, made.to_dict()))
     job = Job(Path(out), plan.key, source.root, made.to_dict(), base=made.base)
     reopen_changed(job.out, plan.key, range(plan.shards))
-    Board(job, plan, range(plan.shards), {}).save("running")
+    JobProgress(job, plan, range(plan.shards), {}).save("running")
 
 
 def copy_marks(few: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from openavs.config import resources
-from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.stages.translators.base import Request
 from openavs.stages.translators.prompting import build_messages
 from openavs.stages.translators.templates import load_prompt
@@ -45,7 +45,7 @@ def main(tokenizer_name: str) -> None:
 
 def asked(tokenizer: Any, prompt: str, request: Request) -> list[int]:
     """Tokens of the system turn and of the user's."""
-    vocabulary = tuple(load_card("avss").classes[1:]) if load_prompt(prompt).name == "closed" else None
+    vocabulary = tuple(load_benchmark("avss").classes[1:]) if load_prompt(prompt).name == "closed" else None
     turns = build_messages(prompt, Request(request.frames, vocabulary))
     return [count(tokenizer, turn["content"]) for turn in turns]
 

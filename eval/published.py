@@ -7,7 +7,7 @@ from pathlib import Path
 
 from openavs.evaluation.charts import CHART_STYLE, MARKS, as_file
 from openavs.evaluation.display_names import TITLES
-from openavs.evaluation.leaderboard import PROTOCOLS, Published, as_published, by_kind, published
+from openavs.evaluation.leaderboard import PROTOCOLS, PublishedResult, as_published, by_kind, published
 from openavs.evaluation.leaderboard_charts import KIND_MARKS, plotted, results_chart
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -79,7 +79,7 @@ def _section(benchmark: str) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: list[Published]) -> str:
+def _table(rows: list[PublishedResult]) -> str:
     open_vocabulary = any(row.base is not None for row in rows)
     figures = ["j", "base", "novel", "harmonic"] if open_vocabulary else ["j", "f"]
     if any(row.jf is not None for row in rows):

@@ -27,9 +27,9 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.metrics.metrics import BinaryMetrics, SemanticMetrics, SilenceMetrics
 from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.types import Segmentation, segments_to_label_map, segments_to_mask
+from openavs.structures.types import ClipResult, segments_to_label_map, segments_to_mask
 from openavs.synthetic.datasets import FRAME_TIME, SEMANTIC_SIZE, semantic_layout, write_layout
-from openavs.synthetic.scene_sampling import Cast, scene_of
+from openavs.synthetic.scene_sampling import SceneSpec, sample_scene
 
 
 @dataclass
@@ -39,13 +39,13 @@ class Distractors:
     clips: int = 0
     caught: int = 0
 
-    def update(self, cast: Cast, masks: np.ndarray) -> None:
+    def update(self, cast: SceneSpec, masks: np.ndarray) -> None:
         if cast.distractors:
             self.clips += 1
             self.caught += any(self._marked(cast, kind, masks) for kind in cast.distractors)
 
     @staticmethod
-    def _marked(cast: Cast, kind: str, masks: np.ndarray) -> bool:
+    def _marked(cast: SceneSpec, kind: str, masks: np.ndarray) -> bool:
         number = next(i for i, actor in enumerate(cast.scene.actors, start=1) if actor.kind == kind)
         for second, mask in enumerate(masks):
             seen = cast.scene.picture(second + FRAME_TIME)[1] == number
@@ -68,13 +68,13 @@ class Tally:
         return {**self.silence.compute(), "distractor_clips": share, "seconds": round(self.seconds, 1)}
 
 
-def casts(layout: str, count: int, seed: int) -> Iterator[Cast]:
+def casts(layout: str, count: int, seed: int) -> Iterator[SceneSpec]:
     """The scenes behind a written test set, in the order of its csv."""
     for index in range(count):
         if layout == "avss":
-            yield scene_of(semantic_layout(index)[1], "test", seed + 500, index, size=SEMANTIC_SIZE)
+            yield sample_scene(semantic_layout(index)[1], "test", seed + 500, index, size=SEMANTIC_SIZE)
         else:
-            yield scene_of(layout, "test", seed, index)
+            yield sample_scene(layout, "test", seed, index)
 
 
 def clip_folders(layout: str, root: Path) -> list[tuple[Path, Path, Path]]:
@@ -101,7 +101,7 @@ def read_masks(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Pil.open(path)) for path in paths])
 
 
-def label_maps(result: Segmentation) -> np.ndarray:
+def label_maps(result: ClipResult) -> np.ndarray:
     """Class indices `[T, H, W]`."""
     index = {name: i for i, name in enumerate(CLASSES)}
     maps = [

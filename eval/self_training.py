@@ -36,15 +36,15 @@ from typing import Any
 import numpy as np
 
 from openavs.config.recipe import load_recipe, recipe_from_dict
-from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.classes import BASE, CLASSES
-from openavs.evaluation.evaluator import evaluate, recipe_system
-from openavs.evaluation.predictor import System
+from openavs.evaluation.evaluator import evaluate, recipe_predictor
+from openavs.evaluation.predictor import Predictor
 from openavs.synthetic.datasets import FRAME_TIME, write_layout
-from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scene_sampling import sample_scene
 from openavs.training.config import TrainingRecipe, load_training_recipe
 from openavs.training.inference import StudentPipeline
-from openavs.training.self_training import Choices, Splits, self_train, train_and_score
+from openavs.training.self_training import SelfTrainingConfig, Splits, self_train, train_and_score
 
 
 def main() -> int:
@@ -84,7 +84,7 @@ def splits_of(layout: str, seed: int, options: argparse.Namespace) -> tuple[Path
         part = folder / "data.part"
         write_layout(layout, part, {"train": count, "val": 30, "test": options.clips}, seed)
         part.rename(root)
-    card = load_card(layout)
+    card = load_benchmark(layout)
     return folder, Splits(card, *(open_dataset(layout, root, split) for split in ("train", "val", "test")))
 
 
@@ -105,7 +105,7 @@ def with_pseudo_labels(layout: str, seed: int, options: argparse.Namespace) -> d
         }
     started, tiny = time.process_time(), load_recipe("tiny")
     recipe = recipe_of(options.student, seed, options, *starts["labels"])
-    report = self_train(recipe, tiny, splits, folder, Choices(), device="cpu", progress=told(layout, seed))
+    report = self_train(recipe, tiny, splits, folder, SelfTrainingConfig(), device="cpu", progress=told(layout, seed))
     figures = {"teacher": report["figures"]["teacher"], "student": report["figures"]["round 1"]}
     if not options.no_truth:
         recipe = recipe_of(options.student, seed, options, *starts["truth"])
@@ -120,7 +120,7 @@ def one_answer(seed: int, clips: int) -> float:
     """The mIoU of true masks of the same things in all frames of a clip; of all such choices the best."""
     best = []
     for index in range(clips):
-        scene = scene_of("ms3", "test", seed, index).scene
+        scene = sample_scene("ms3", "test", seed, index).scene
         times = [second + FRAME_TIME for second in range(scene.seconds)]
         owners = np.stack([scene.picture(at)[1] for at in times])
         nobody = np.zeros(scene.size, dtype=bool)
@@ -147,14 +147,14 @@ def open_vocabulary(layout: str, seed: int, options: argparse.Namespace) -> dict
     figures = {"student": train_and_score(recipe, splits, student, folder / "test", None, "cpu", tell)}
     own = load_recipe(f"student:{student}", ["device=cpu"])
     closed = recipe_from_dict({**own.to_dict(), "vocabulary": [CLASSES[index] for index in BASE]})
-    system = System(closed.to_dict(), lambda: StudentPipeline.from_recipe(closed), splits.test.classes)
+    system = Predictor(closed.to_dict(), lambda: StudentPipeline.from_recipe(closed), splits.test.classes)
     figures["closed set"] = scored(system, splits, folder / "closed")
-    tiny = recipe_system(load_recipe("tiny"), splits.test, splits.card)
+    tiny = recipe_predictor(load_recipe("tiny"), splits.test, splits.card)
     figures["zero-shot tiny"] = scored(tiny, splits, folder / "tiny")
     return figures | {"cpu_s": round(time.process_time() - started)}
 
 
-def scored(system: System, splits: Splits, out: Path) -> dict[str, Any]:
+def scored(system: Predictor, splits: Splits, out: Path) -> dict[str, Any]:
     done = evaluate(system, splits.test, out)
     if done.report is None:
         raise SystemExit(f"{len(done.failed)} clips failed: {done.failed}")

@@ -18,7 +18,7 @@ from openavs.config.recipe import load_recipe
 from openavs.pipeline.pipeline import Pipeline
 from openavs.synthetic.categories import KINDS
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 SEED = 77_000
 THRESHOLDS = (0.16, 0.2, 0.25, 0.3)
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=4, help="scenes of each kind")
     options = parser.parse_args()
-    pipe = Pipeline.from_recipe(load_recipe("tiny", ["keep.box_threshold=0.0"]))
+    pipe = Pipeline.from_recipe(load_recipe("tiny", ["filtering.box_threshold=0.0"]))
     heard: list[bool] = []
     present: list[float] = []
     absent: list[float] = []
@@ -36,9 +36,9 @@ def main() -> None:
     for number, kind in enumerate(KINDS):
         for index in range(options.scenes):
             rng = scene_rng("test", SEED, number, index)
-            scene = plan_scene([Part(kind.name, (True, True))], rng, 2, (224, 224))
+            scene = plan_scene([Role(kind.name, (True, True))], rng, 2, (224, 224))
             for frame in pipe(scene_to_clip(scene, kind.name)).frames:
-                best = max(frame.heard, key=lambda caption: caption.score or 0.0, default=None)
+                best = max(frame.captions, key=lambda caption: caption.score or 0.0, default=None)
                 heard.append(best is not None and best.text == kind.heard[0])
                 present.append(max((s.score for s in frame.segments if s.phrase == kind.name), default=0.0))
             other = KINDS[(number + 7) % len(KINDS)].name

@@ -26,7 +26,7 @@ import torch
 
 from openavs.config.recipe import load_recipe
 from openavs.pipeline.pipeline import Pipeline
-from openavs.stages.segmenters.base import Sighting
+from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.iou import IouTracker
 from openavs.structures.types import (
@@ -41,7 +41,7 @@ from openavs.structures.types import (
     segments_to_mask,
 )
 from openavs.synthetic.categories import KINDS
-from openavs.synthetic.scenes import Part, Scene, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, Scene, plan_scene, scene_rng
 
 FOUND = 0.5  # IoU from which a segment finds a thing
 
@@ -51,7 +51,7 @@ def crossing_scene(index: int, seconds: int, *, twins: bool) -> Scene:
     rng = scene_rng("test", 9000 + twins, index)
     names = [KINDS[i].name for i in rng.choice(len(KINDS), 2, replace=False)]
     on = (True,) * seconds
-    scene = plan_scene([Part(names[0], on), Part(names[0] if twins else names[1], on)], rng, seconds)
+    scene = plan_scene([Role(names[0], on), Role(names[0] if twins else names[1], on)], rng, seconds)
     swing, height = float(rng.uniform(0.24, 0.3)), float(rng.uniform(0.42, 0.58))
     offset = float(rng.uniform(0.04, 0.1)) * float(rng.choice([-1, 1]))
     actors = tuple(
@@ -127,7 +127,7 @@ def true_finds(scene: Scene, clip: Clip) -> list[FrameResult]:
         found = [Segment(m, mask_box(m), scene.actors[i - 1].kind, 1.0) for i, m in masks.items() if m.area]
         found = [found[i] for i in order.permutation(len(found))]
         asked = tuple(Prompt(kind) for kind in dict.fromkeys(actor.kind for actor in scene.actors))
-        frames.append(FrameResult(index, time, asked=asked, segments=tuple(found)))
+        frames.append(FrameResult(index, time, prompts=asked, segments=tuple(found)))
     return frames
 
 
@@ -149,12 +149,12 @@ def finders(truth: Sequence[BoolMask], segments: Sequence[Segment]) -> list[Segm
     return answer
 
 
-def sightings(clip: Clip, frames: Sequence[FrameResult]) -> Iterator[Sighting]:
+def sightings(clip: Clip, frames: Sequence[FrameResult]) -> Iterator[TrackedFrame]:
     """What the pipeline found, as it would hand it to a tracker; the pictures are not needed again."""
     blank = np.zeros((1, 1, 3), dtype=np.uint8)
     for frame in frames:
         shown = Frame(frame.index, frame.time, blank)
-        yield Sighting(shown, tuple(prompt.phrase for prompt in frame.asked), frame.segments, frame.dropped)
+        yield TrackedFrame(shown, tuple(prompt.phrase for prompt in frame.prompts), frame.segments, frame.rejected)
 
 
 def main() -> None:
@@ -170,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     told = ["captioner={use: oracle}", "translator={use: none}"]
-    own = [f"keep.max_per_phrase={2 if options.twins else 1}"]
+    own = [f"filtering.max_per_phrase={2 if options.twins else 1}"]
     pipe = None if options.true_masks else Pipeline.from_recipe(load_recipe("tiny", [*told, *own, *options.set]))
     ways = {"linked": IouTracker(fill=0.0), "linked and filled": IouTracker()}
     tallies = {name: Tally() for name in ("per frame", *ways)}

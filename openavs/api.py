@@ -11,16 +11,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from openavs.config.recipe import Recipe, default_recipe, load_recipe, overridden
+from openavs.config.recipe import Recipe, default_recipe, load_recipe, override_recipe
 from openavs.media import open_clip
-from openavs.pipeline.context import Notes
-from openavs.pipeline.memory_estimate import in_turns
-from openavs.pipeline.offload import deferred_stages
+from openavs.pipeline.context import RunContext
+from openavs.pipeline.memory_estimate import should_offload
+from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.result import Result
 from openavs.structures.types import Clip, FrameResult
-from openavs.utils.concurrency import prefetched
-from openavs.utils.text import listed_words
+from openavs.utils.concurrency import prefetch
+from openavs.utils.text import join_words
 
 Source = str | os.PathLike[str] | Clip
 """A video, a picture, a folder of pictures (by its path), or a clip that is open already."""
@@ -39,7 +39,7 @@ def load(
     Args:
         recipe: its name (`openavs list` names them), its YAML file, or the recipe itself; None: `openavs` on a CUDA
             GPU, else `openavs-cpu`.
-        overrides: changes such as `"keep.box_threshold=0.3"`, as on the command line.
+        overrides: changes such as `"filtering.box_threshold=0.3"`, as on the command line.
         vocabulary: look for these things only, and label what is found with them; a list, or a text with commas.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; the recipe's if None.
         dtype: `auto`, `float32`, `bfloat16`, `float16`; the recipe's if None.
@@ -53,14 +53,14 @@ def load(
     """
     changes = list(overrides)
     if vocabulary is not None:
-        changes.append(f"vocabulary={json.dumps(listed_words(vocabulary))}")
+        changes.append(f"vocabulary={json.dumps(join_words(vocabulary))}")
     settings = {"device": device, "dtype": dtype, "offline": "true" if offline else None}
     changes += [f"{key}={value}" for key, value in settings.items() if value is not None]
     if isinstance(recipe, Recipe):
-        asked = overridden(recipe, changes)
+        asked = override_recipe(recipe, changes)
     else:
         asked = load_recipe(recipe or default_recipe(changes), changes)
-    return VideoPipeline.from_recipe(asked, deferred_stages(asked)[1] if in_turns(asked) else None)
+    return VideoPipeline.from_recipe(asked, lazy_stages(asked)[1] if should_offload(asked) else None)
 
 
 class VideoPipeline(Pipeline):
@@ -83,7 +83,7 @@ class VideoPipeline(Pipeline):
         self,
         clip: Source,
         progress: Progress | None = None,
-        notes: Notes | None = None,
+        notes: RunContext | None = None,
         *,
         audio: str | os.PathLike[str] | None = None,
     ) -> Iterator[FrameResult]:
@@ -92,7 +92,7 @@ class VideoPipeline(Pipeline):
 
     def run(self, clips: Iterable[Source], progress: Progress | None = None) -> Iterator[Result]:
         """Segments videos one by one; the next one is opened while the models work."""
-        for clip in prefetched((self.open(source) for source in clips), depth=1):
+        for clip in prefetch((self.open(source) for source in clips), depth=1):
             yield self(clip, progress)
 
     def open(self, source: Source, audio: str | os.PathLike[str] | None = None) -> Clip:

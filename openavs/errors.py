@@ -11,11 +11,11 @@ class InputError(OpenAVSError):
     """The given file, folder, recipe or value cannot be used."""
 
 
-class UnusableAnswer(InputError):
+class InvalidOutputError(InputError):
     """A model answered with something that is no answer, such as NaN."""
 
 
-class OutOfMemory(InputError):
+class OutOfMemoryError(InputError):
     """Memory does not even hold the smallest batch."""
 
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from openavs.config.options import bind_options
 from openavs.errors import InputError
 from openavs.models.compile import OPTION, check_compile, compile_backend
-from openavs.stages.backends import BUILT_IN, Entry
+from openavs.stages.backends import BUILT_IN, BackendSpec
 from openavs.stages.contracts import check_methods
-from openavs.stages.segmenters.base import check_fit
+from openavs.stages.segmenters.base import validate_stages
 from openavs.utils.plugins import is_file_reference, load_file_class
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker")
 
 
-class Backends(NamedTuple):
+class BackendCache(NamedTuple):
     """The stages of a recipe, built; None for those that it has not."""
 
     captioner: Captioner
@@ -56,10 +56,10 @@ class Registry:
 
     def __init__(self, stage: str) -> None:
         if stage not in STAGES:
-            raise InputError(f"there is no stage {stage!r}; {nearest(stage, STAGES)}")
+            raise InputError(f"there is no stage {stage!r}; {did_you_mean(stage, STAGES)}")
         self.stage = stage
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[BackendSpec]:
         """All backends, the built-in ones first; a plug-in cannot take a built-in name."""
         known = {entry.name: entry for entry in BUILT_IN if entry.stage == self.stage}
         for entry in _plugins(self.stage):
@@ -73,13 +73,13 @@ class Registry:
         """The short names, sorted."""
         return sorted(entry.name for entry in self.entries())
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> BackendSpec:
         """The backend of that name, or an `InputError` that names the nearest."""
         for entry in self.entries():
             if entry.name == name:
                 return entry
         hint = "" if ":" not in name else " (a class in a file is written ./file.py:Class)"
-        raise InputError(f"there is no {self.stage} {name!r}{hint}; {nearest(name, self.names())}")
+        raise InputError(f"there is no {self.stage} {name!r}{hint}; {did_you_mean(name, self.names())}")
 
     def load(self, use: str, base: Path | None = None) -> type:
         """The class behind a short name or `./file.py:Class` (looked for beside the recipe, then in the cwd)."""
@@ -121,10 +121,10 @@ class Registry:
         Raises:
             InputError: unknown name, file, class or option, an option of the wrong type, or a package that is absent.
         """
-        return make(*self.check(use, options, shared, base))
+        return instantiate(*self.check(use, options, shared, base))
 
 
-def make(cls: type, options: Mapping[str, Any]) -> Any:
+def instantiate(cls: type, options: Mapping[str, Any]) -> Any:
     """A backend of what `Registry.check` gave: its class, and its options with `compile` among them."""
     arguments = dict(options)
     compiled = arguments.pop(OPTION) if isinstance(options.get(OPTION), tuple) else None  # a plug-in may have its own
@@ -138,7 +138,7 @@ Held = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
 """By stage: the class and arguments that a backend was made from, and the backend."""
 
 
-def build_backends(recipe: Recipe, held: Held | None = None) -> Backends:
+def build_backends(recipe: Recipe, held: Held | None = None) -> BackendCache:
     """Makes the recipe's stages; all are checked before the first one loads a model.
 
     Recipes that are run one after the other share what they have in common by giving each of these calls the same
@@ -151,9 +151,9 @@ def build_backends(recipe: Recipe, held: Held | None = None) -> Backends:
         del held[stage]
     for stage, (cls, arguments) in checked.items():
         if stage not in held:
-            held[stage] = ((cls, arguments), make(cls, arguments))
+            held[stage] = ((cls, arguments), instantiate(cls, arguments))
     made: dict[str, Any] = {stage: held[stage][1] if stage in held else None for stage in STAGES}
-    return Backends(**made)
+    return BackendCache(**made)
 
 
 def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:
@@ -165,20 +165,22 @@ def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:
     }
     for stage, (cls, _) in checked.items():
         check_methods(stage, recipe.stages()[stage].use, cls)
-    check_fit(*(checked[stage][0] if stage in checked else None for stage in ("detector", "segmenter", "tracker")))
+    validate_stages(
+        *(checked[stage][0] if stage in checked else None for stage in ("detector", "segmenter", "tracker"))
+    )
     return checked
 
 
 @cache
-def _plugins(stage: str) -> tuple[Entry, ...]:
+def _plugins(stage: str) -> tuple[BackendSpec, ...]:
     found = sorted(entry_points(group=f"openavs.{stage}"), key=lambda point: point.name)
     return tuple(
-        Entry(stage, point.name, point.value, "a plug-in", origin=point.dist.name if point.dist else "?")
+        BackendSpec(stage, point.name, point.value, "a plug-in", origin=point.dist.name if point.dist else "?")
         for point in found
     )
 
 
-def _import_target(entry: Entry) -> type:
+def _import_target(entry: BackendSpec) -> type:
     module, _, attribute = entry.target.partition(":")
     try:
         loaded = import_module(module)

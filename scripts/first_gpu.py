@@ -161,13 +161,13 @@ def listen(setting: Setting) -> dict[str, Any]:
     from random_models import save_clap
 
     from openavs.stages.captioners.clap import ClapCaptioner
-    from openavs.structures.types import Waveform, Window
+    from openavs.structures.types import AudioWindow, Waveform
 
     count = WINDOWS if setting.full else 4
     model = str(save_clap(setting.folder / "clap")) if setting.full else "openavs:tiny/clap"
     chance = np.random.default_rng(0)
     sounds = [Waveform((0.1 * chance.standard_normal(96_000)).astype(np.float32), 48_000) for _ in range(count)]
-    windows = [Window(sound, float(i), i + 2.0) for i, sound in enumerate(sounds)]
+    windows = [AudioWindow(sound, float(i), i + 2.0) for i, sound in enumerate(sounds)]
     words = ["dog", "bell", "car"]  # the text tower runs once for a whole job
     made = ClapCaptioner(model=model, vocabulary=words, device=setting.device, batch_size=count)
     found = setting.measure(lambda: made.caption(windows), count, 3)
@@ -280,7 +280,7 @@ def _shortage(setting: Setting) -> dict[str, Any]:
     """A batch of eight where memory holds one frame and some more: masks and how often the batch was halved."""
     from random_models import save_sam
 
-    from openavs.models.oom import halved
+    from openavs.models.oom import run_with_oom_backoff
     from openavs.stages.segmenters.sam import SamSegmenter
 
     path = save_sam(setting.folder / "short", setting.size, "base", setting.device)
@@ -304,7 +304,7 @@ def _shortage(setting: Setting) -> dict[str, Any]:
             raise torch.OutOfMemoryError("CUDA out of memory: injected")
         return made.segment(some, own)
 
-    found = halved(work, images, boxes)
+    found = run_with_oom_backoff(work, images, boxes)
     pairs = [
         (a.score, b.score) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)
     ]

@@ -10,22 +10,22 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 
 STEP = 8  # grey levels between one frame and the next: more than a codec loses
 
 
-def grey(index: int, size: tuple[int, int] = (48, 64)) -> Image:
+def grey(index: int, size: tuple[int, int] = (48, 64)) -> ImageArray:
     """The picture of frame `index` (up to 30 different ones)."""
     return np.full((*size, 3), 8 + STEP * (index % 30), np.uint8)
 
 
-def which(image: Image) -> int:
+def which(image: ImageArray) -> int:
     """Which frame a picture is."""
     return round((float(image.mean()) - 8) / STEP)
 
 
-def corners(size: tuple[int, int] = (48, 64)) -> Image:
+def corners(size: tuple[int, int] = (48, 64)) -> ImageArray:
     """A picture that shows how it is turned: red top left, green top right, blue bottom left, black bottom right."""
     image = np.zeros((*size, 3), np.uint8)
     top, left = size[0] // 2, size[1] // 2
@@ -33,7 +33,7 @@ def corners(size: tuple[int, int] = (48, 64)) -> Image:
     return image
 
 
-def corner_names(image: Image) -> str:
+def corner_names(image: ImageArray) -> str:
     """The colours of the four corners in reading order, as in "RGBK"."""
     spots = (image[4, 4], image[4, -5], image[-5, 4], image[-5, -5])
     return "".join("K" if spot.max() < 90 else "RGB"[int(spot.argmax())] for spot in spots)
@@ -47,7 +47,7 @@ def tone(seconds: float, rate: int = 44100, level: float = 0.25, channels: int =
 
 def make_media(
     path: Path,
-    pictures: Sequence[Image] | None = None,
+    pictures: Sequence[ImageArray] | None = None,
     *,
     fps: float = 10,
     times: Sequence[float] | None = None,

@@ -24,12 +24,12 @@ from openavs.errors import InputError
 from openavs.exports.items import run_items
 from openavs.exports.registry import FORMATS
 from openavs.media import write_wav
-from openavs.pipeline.memory_estimate import needed
-from openavs.pipeline.offload import Deferred
+from openavs.pipeline.memory_estimate import estimate_memory
+from openavs.pipeline.offload import LazyBackend
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import ROOT
 
 Run = Callable[..., Any]
@@ -38,9 +38,11 @@ EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
 
 
 def test_models_that_do_not_fit_together_are_loaded_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    monkeypatch.setattr(
+        "openavs.pipeline.memory_estimate.free_memory", lambda place: estimate_memory(load_recipe("tiny"))[1]
+    )
     pipe = library.load("tiny")
-    assert isinstance(pipe.detector, Deferred) and isinstance(pipe.captioner, Deferred)
+    assert isinstance(pipe.detector, LazyBackend) and isinstance(pipe.captioner, LazyBackend)
     monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: 1000)
     with pytest.raises(InputError, match="the recipe tiny needs"):
         library.load("tiny")
@@ -50,7 +52,7 @@ def test_without_a_recipe_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -
     for gpu, name in ((False, "openavs-cpu"), (True, "openavs")):
         monkeypatch.setattr("openavs.models.device.has_gpu", lambda gpu=gpu: gpu)
         monkeypatch.setattr(library.VideoPipeline, "from_recipe", lambda recipe, held: recipe)
-        monkeypatch.setattr("openavs.api.in_turns", lambda recipe: False)
+        monkeypatch.setattr("openavs.api.should_offload", lambda recipe: False)
         assert library.load().name == name  # type: ignore[attr-defined]
 
 
@@ -58,7 +60,7 @@ def test_without_a_recipe_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages' examples name."""
     folder = tmp_path_factory.mktemp("desk")
-    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(folder / "video.mp4", scene, fps=8)
     write_clip(folder / "second.mp4", scene, fps=8)
     (folder / "pictures").mkdir()
@@ -132,9 +134,9 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_load_takes_overrides_vocabulary_and_device() -> None:
-    pipe = library.load("tiny", "keep.box_threshold=0.4", "sample.fps=2", vocabulary=["dog: big"], device="cpu")
+    pipe = library.load("tiny", "filtering.box_threshold=0.4", "sample.fps=2", vocabulary=["dog: big"], device="cpu")
     assert (pipe.settings.box_threshold, pipe.fps, pipe.settings.vocabulary) == (0.4, 2.0, ("dog: big",))
-    again = library.load(load_recipe("tiny"), "keep.box_threshold=0.3", offline=True)
+    again = library.load(load_recipe("tiny"), "filtering.box_threshold=0.3", offline=True)
     assert again.settings.box_threshold == 0.3 and again.recipe["offline"] is True
 
 
@@ -142,7 +144,7 @@ def test_a_misspelt_recipe_or_key_is_one_sentence() -> None:
     with pytest.raises(InputError, match="did you mean 'tiny'"):
         library.load("tinny")
     with pytest.raises(InputError, match="box_threshold"):
-        library.load("tiny", "keep.box_treshold=0.4")
+        library.load("tiny", "filtering.box_treshold=0.4")
 
 
 # ----------------------------------------------------------------------------------------------------------- segmenting
@@ -152,7 +154,7 @@ def test_a_path_and_its_clip_give_the_same(pipe: library.VideoPipeline, result: 
     clip = library.open_clip(desk / "video.mp4")
     assert replace(pipe(clip), timings={}) == replace(result, timings={})
     bare = Pipeline.from_recipe(load_recipe("tiny"))(clip)
-    assert type(bare) is Segmentation and replace(bare, timings={}) == replace(result, timings={})
+    assert type(bare) is ClipResult and replace(bare, timings={}) == replace(result, timings={})
     assert tuple(pipe.stream(str(desk / "video.mp4"))) == result.frames
 
 
@@ -174,7 +176,7 @@ def test_a_video_that_is_not_there_is_one_sentence(pipe: library.VideoPipeline, 
 
 def test_a_result_is_a_segmentation_that_says_the_same(result: library.Result) -> None:
     plain = library.segmentation_from_json(library.segmentation_to_json(result))
-    assert type(plain) is Segmentation and plain == result and result == plain
+    assert type(plain) is ClipResult and plain == result and result == plain
     assert replace(plain, clip="other") != result
     assert repr(result) == "<Result of 'video': 2 segments in 2 frames>"
 
@@ -233,7 +235,7 @@ def test_a_notebook_shows_a_result_though_its_file_is_gone(result: library.Resul
 
 def test_a_notebook_says_what_was_dropped_and_why(result: library.Result) -> None:
     dropped = library.Dropped("spaceship", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0))
-    frames = tuple(replace(frame, dropped=(dropped, dropped)) for frame in result.frames)
+    frames = tuple(replace(frame, rejected=(dropped, dropped)) for frame in result.frames)
     html = replace(result, frames=frames)._repr_html_()
     assert "spaceship" in html and "below threshold" in html
     assert "spaceship" not in result._repr_html_()
@@ -242,7 +244,7 @@ def test_a_notebook_says_what_was_dropped_and_why(result: library.Result) -> Non
 def test_texts_of_models_are_no_html(result: library.Result) -> None:
     evil = "<script>alert(1)</script>"
     first = result.frames[0]
-    frame = replace(first, heard=(replace(first.heard[0], text=evil),))
+    frame = replace(first, captions=(replace(first.captions[0], text=evil),))
     html = replace(result, frames=(frame,), clip=evil, warnings=(evil,))._repr_html_()
     assert evil not in html and "&lt;script&gt;" in html
 

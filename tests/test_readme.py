@@ -16,7 +16,7 @@ from openavs.config import resources
 from openavs.config.recipe import load_recipe
 from openavs.media import write_wav
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ Run = Callable[..., Any]
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the README's examples name."""
-    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(tmp_path / "video.mp4", scene, fps=8)
     (tmp_path / "pictures").mkdir()
     Pil.fromarray(scene.picture(0.5)[0]).save(tmp_path / "pictures" / "1.png")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from openavs.config import resources
 from openavs.config.recipe import Recipe, load_recipe, recipe_from_dict
 from openavs.models import catalog as known_models
-from openavs.models.catalog import known_model
+from openavs.models.catalog import find_known_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ def test_every_recipe_and_every_model_is_on_it(script: ModuleType) -> None:
 def test_licences_agree_with_the_recipes_own_words() -> None:
     for recipe in map(load_recipe, resources.names("pipelines")):
         for model in recipe.models().values():
-            known = known_model(model)
+            known = find_known_model(model)
             assert known is not None, f"add a line about {model} to openavs/assets/tables/models.tsv"
             if known.permissive == "yes":
                 assert known.licence in (recipe.licence or ""), f"{recipe.name} does not state the licence of {model}"
@@ -80,7 +80,7 @@ def test_embedded_models_are_counted_in_whatever_type_they_are_stored() -> None:
     for name in ("clap", "sam"):
         tensors = load_file(ROOT / "openavs" / "assets" / "tiny" / name / "model.safetensors")
         stored |= {tensor.dtype for tensor in tensors.values()}
-        known = known_model(f"openavs:tiny/{name}")
+        known = find_known_model(f"openavs:tiny/{name}")
         assert known is not None
         assert known.parameters * 1e6 == pytest.approx(sum(tensor.numel() for tensor in tensors.values()))
     assert {torch.float16, torch.float32} <= stored
@@ -91,14 +91,16 @@ def test_a_row_of_the_table_that_says_something_else_is_named(tmp_path: Path, mo
     monkeypatch.setattr(known_models, "_TABLE", tmp_path / "models.tsv")
     monkeypatch.setattr(known_models, "_listed", known_models._listed.__wrapped__)
     with pytest.raises(ValueError, match="org/model is permissive 'yes', 'no' or 'unknown', not 'perhaps'"):
-        known_model("hf:org/model")
+        find_known_model("hf:org/model")
 
 
 def test_what_is_known_of_a_model() -> None:
-    sam = known_model("hf:facebook/sam-vit-huge@main")
+    sam = find_known_model("hf:facebook/sam-vit-huge@main")
     assert sam is not None and (sam.title, sam.licence, sam.permissive) == ("SAM ViT-H", "Apache-2.0", "yes")
     assert sam.memory(4) == pytest.approx(sam.download, abs=0.05)
-    assert known_model("hf:facebook/sam-vit-huge") == known_model(f"hf:facebook/sam-vit-huge@{'0' * 40}") == sam
-    tiny = known_model("openavs:tiny/sam")
+    assert (
+        find_known_model("hf:facebook/sam-vit-huge") == find_known_model(f"hf:facebook/sam-vit-huge@{'0' * 40}") == sam
+    )
+    tiny = find_known_model("openavs:tiny/sam")
     assert tiny is not None and tiny.download == 0
-    assert known_model("openavs:tiny/none") is None and known_model("/some/folder") is None
+    assert find_known_model("openavs:tiny/none") is None and find_known_model("/some/folder") is None

@@ -30,12 +30,12 @@ from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError, OpenAVSError
 from openavs.media.audio import read_audio
 from openavs.media.clip import planned_times
-from openavs.pipeline.windows import window_of
-from openavs.registry import check_backends, make
+from openavs.pipeline.windows import audio_window
+from openavs.registry import check_backends, instantiate
 from openavs.stages.captioners.label_selection import combine_scales
-from openavs.stages.captioners.zero_shot import SimilarityCaptioner
+from openavs.stages.captioners.zero_shot import ZeroShotCaptioner
 from openavs.stages.lexicon import lexicon
-from openavs.structures.types import Caption, Waveform, Window, strong_captions
+from openavs.structures.types import AudioWindow, Caption, Waveform, strong_captions
 
 THRESHOLDS = (0.2, 0.1, 0.05, 0.04, 0.02, 0.01)
 
@@ -84,8 +84,8 @@ def calibrate(
     files: bool = False,
 ) -> dict[str, Any]:
     """The figures of the module's docstring."""
-    captioner = make(*check_backends(recipe)["captioner"])
-    if not isinstance(captioner, SimilarityCaptioner):
+    captioner = instantiate(*check_backends(recipe)["captioner"])
+    if not isinstance(captioner, ZeroShotCaptioner):
         raise InputError(f"the captioner of {recipe.name} is {recipe.captioner.use}; give a recipe with clap")
     own = float(captioner._scale())
     found: dict[str, Any] = {
@@ -93,19 +93,19 @@ def calibrate(
         "files": len(sounds),
         "windows": [],
     }
-    settings: list[tuple[float, float | None]] = [(recipe.sample.window, recipe.sample.context)]
+    settings: list[tuple[float, float | None]] = [(recipe.audio.window_seconds, recipe.audio.context_seconds)]
     for length, context in [*settings, *((length, None) for length in lengths)]:
         windows = [
-            (name, window_of(audio, at, 1.0, length, context=context))
+            (name, audio_window(audio, at, 1.0, length, context=context))
             for name, audio in sounds.items()
             for at in planned_times(audio.duration, 1.0)
         ]
-        audible = [(name, window) for name, window in windows if window.audio.dbfs >= recipe.silence.dbfs]
+        audible = [(name, window) for name, window in windows if window.audio.dbfs >= recipe.audio.silence_dbfs]
         rows = combine_scales([window for _, window in audible], captioner._score, softmax=True)
         scored = [(name, window, row) for (name, window), row in zip(audible, rows, strict=True) if row is not None]
         part = {"window": length, "context": context, **_figures(captioner, scored, thresholds)}
         found["windows"].append(part)
-        if files and context == recipe.sample.context and length == recipe.sample.window:
+        if files and context == recipe.audio.context_seconds and length == recipe.audio.window_seconds:
             part["captions"] = [
                 {"file": name, "start": round(window.start, 2), "captions": _texts(captioner, window, row)}
                 for name, window, row in scored
@@ -113,10 +113,10 @@ def calibrate(
     return found
 
 
-Scored = Sequence[tuple[str, Window, Any]]
+Scored = Sequence[tuple[str, AudioWindow, Any]]
 
 
-def _figures(captioner: SimilarityCaptioner, scored: Scored, thresholds: Sequence[float]) -> dict[str, Any]:
+def _figures(captioner: ZeroShotCaptioner, scored: Scored, thresholds: Sequence[float]) -> dict[str, Any]:
     best = [max((c.score or 0.0 for c in own), default=0.0) for own in _captions(captioner, scored, 0.0)]
     shares = []
     for threshold in thresholds:
@@ -127,7 +127,7 @@ def _figures(captioner: SimilarityCaptioner, scored: Scored, thresholds: Sequenc
     return {"audible": len(scored), "best_score": percentiles, "thresholds": shares}
 
 
-def _captions(captioner: SimilarityCaptioner, scored: Scored, threshold: float) -> list[tuple[Caption, ...]]:
+def _captions(captioner: ZeroShotCaptioner, scored: Scored, threshold: float) -> list[tuple[Caption, ...]]:
     """The captions of each window that reach a threshold."""
     usual, captioner.selector.threshold = captioner.selector.threshold, threshold
     found = [strong_captions(captioner.selector.captions(row, window, "")) for _, window, row in scored]
@@ -144,7 +144,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
-def _texts(captioner: SimilarityCaptioner, window: Window, row: Any) -> dict[str, float]:
+def _texts(captioner: ZeroShotCaptioner, window: AudioWindow, row: Any) -> dict[str, float]:
     return {c.text: round(c.score or 0.0, 3) for c in strong_captions(captioner.selector.captions(row, window, ""))}
 
 

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 
 from openavs.config.recipe import Recipe, load_recipe
-from openavs.config.settings import settings_of
+from openavs.config.settings import pipeline_config
 from openavs.errors import InputError
 from openavs.media.audio import read_audio
 from openavs.media.clip import open_clip, planned_times
-from openavs.pipeline.context import Notes
+from openavs.pipeline.context import RunContext
 from openavs.pipeline.pipeline import Pipeline, Prompt
 from openavs.registry import Registry
-from openavs.structures.types import Clip, Detection, Image, Mask
+from openavs.structures.types import Clip, Detection, ImageArray, Mask
 
 EDGE = Path(__file__).parents[2] / "examples" / "edge" / "edge.yaml"
 TAGGER = "mn04_as_mAP_432.pt"
@@ -58,7 +58,7 @@ class NoBoxes:
     def __init__(self) -> None:
         self.phrases: list[tuple[str, ...]] = []
 
-    def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """One empty list per image."""
         self.phrases += [tuple(own) for own in phrases]
         return [[] for _ in images]
@@ -67,7 +67,7 @@ class NoBoxes:
 class NoMasks:
     """A segmenter that is never given a box."""
 
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Any]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Any]]) -> list[list[Mask]]:
         """One empty list per image."""
         assert not any(boxes)
         return [[] for _ in images]
@@ -101,7 +101,7 @@ def hearing(recipe: Recipe) -> tuple[Pipeline, NoBoxes]:
         for stage in ("captioner", "translator")
     )
     detector = NoBoxes()
-    return Pipeline(captioner, translator, detector, NoMasks(), settings_of(recipe)), detector
+    return Pipeline(captioner, translator, detector, NoMasks(), pipeline_config(recipe)), detector
 
 
 def audio_figures(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def clip_figures(recipe: Recipe, folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.mp4")):
         detector.phrases.clear()
         result = pipeline(open_clip(path, fps=recipe.sample.fps))
-        prompts = [tuple(p.phrase for p in frame.asked) for frame in result.frames if frame.asked]
+        prompts = [tuple(p.phrase for p in frame.prompts) for frame in result.frames if frame.prompts]
         own = zip(detector.phrases, prompts, strict=True)
         files[path.name] = {"lost": sum(not set(given) <= set(frame) for given, frame in own)}
         lost, grounded = lost + files[path.name]["lost"], grounded + len(prompts)
         names = next((names for part, names in SOURCES.items() if part in path.name), None)
         if names is not None:
-            audible = [frame.asked for frame in result.frames if not frame.silent]
+            audible = [frame.prompts for frame in result.frames if not frame.silent]
             files[path.name] |= counts(audible, names)
             frames, named = frames + files[path.name]["frames"], named + files[path.name]["named"]
     return {"frames": frames, "named": named, "boxes_lost": lost, "grounded": grounded, "files": files}
@@ -150,9 +150,9 @@ def sound_clip(path: Path) -> Clip:
 
 def asked(pipeline: Pipeline, clip: Clip) -> list[tuple[Prompt, ...]]:
     """The prompts of each audible second."""
-    notes = Notes()
-    heard = pipeline.listen(clip, notes)
-    prompts = pipeline.ask(heard, notes)
+    notes = RunContext()
+    heard = pipeline.caption(clip, notes)
+    prompts = pipeline.translate(heard, notes)
     return [own for own, captions in zip(prompts, heard, strict=True) if captions is not None]
 
 

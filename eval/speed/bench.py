@@ -14,7 +14,7 @@ from random_models import REAL, REDUCED, SMALL, save_models
 from standard_load import BOXES, LOADS, Load
 from watching import Models, Run, watch
 
-from openavs.pipeline.context import Notes
+from openavs.pipeline.context import RunContext
 from openavs.structures.types import RLE, Box, FrameResult, mask_to_rle
 
 Kept = list[tuple[str, Box, RLE]]
@@ -53,7 +53,7 @@ class Bench:
         if mine is not None:
             models = models_of(mine.pipeline)
             return self._checked(watch(partial(mine, load), models, kept), load, load.sounding)
-        walk: Callable[[Load, Notes], Iterator[Answer]] = self.peers.ways()[str(way)]
+        walk: Callable[[Load, RunContext], Iterator[Answer]] = self.peers.ways()[str(way)]
         models = Models(detector=self.peers.detector, segmenter=self.peers.predictor.model)
         return self._checked(watch(partial(walk, load), models, kept), load, (True,) * len(load.images))
 

@@ -38,13 +38,13 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
     MultiScaleDeformableAttention,
 )
 
-from openavs.models.ops.deformable_attention import lay_out, pad_levels, sample
+from openavs.models.ops.deformable_attention import build_layout, pad_levels, sample_values
 from openavs.models.ops.grounding_dino_attention import FusionAttention
-from openavs.models.ops.linear import Dense
+from openavs.models.ops.linear import OneDnnLinear
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 
 Way = Callable[[], torch.Tensor]
 SIZES = {"small": SMALL, "reduced": REDUCED, "real": REAL}
@@ -99,7 +99,7 @@ def compare(ways: dict[str, Way], repeats: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def detector(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
+def detector(folder: Path, size: Size, picture: ImageArray) -> dict[str, Way]:
     """Grounding DINO asked for three phrases: its encoded picture."""
     path, _ = save_models(folder, size, "sam", picture)
     lean = {
@@ -120,11 +120,11 @@ def detector(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
     )
 
 
-def segmenter(name: str) -> Callable[[Path, Size, Image], dict[str, Way]]:
+def segmenter(name: str) -> Callable[[Path, Size, ImageArray], dict[str, Way]]:
     """A segmenter's encoding of a picture."""
     model_class, adapter = {"sam": (SamModel, SamSegmenter), "sam2": (Sam2Model, Sam2Segmenter)}[name]
 
-    def ways(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
+    def ways(folder: Path, size: Size, picture: ImageArray) -> dict[str, Way]:
         _, path = save_models(folder, size, name, picture)
         library = model_class.from_pretrained(path).eval()
         widen(library.vision_encoder)
@@ -166,7 +166,7 @@ def four_ways(library: Way, ours: dict[str, Way]) -> dict[str, Way]:
     }
 
 
-def deformable(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
+def deformable(folder: Path, size: Size, picture: ImageArray) -> dict[str, Way]:
     """One layer's sampling: every cell of the pyramid asks, points a few cells away."""
     edges = [-(-edge // 8) for edge in size.edges]
     levels = [tuple(-(-edge // 2**i) for edge in edges) for i in range(4)]
@@ -178,13 +178,13 @@ def deformable(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
     offsets = 3 * torch.randn(1, cells, heads, 4, points, 2, generator=chance) / scale
     places = own[None, :, None, None, None] + offsets
     weights = torch.randn(1, cells, heads, 4 * points, generator=chance).softmax(-1).view(*places.shape[:-1])
-    layout = lay_out(tuple(levels), heads, points, torch.device("cpu"))
+    layout = build_layout(tuple(levels), heads, points, torch.device("cpu"))
     in_cells = (places[0] * scale - 0.5).permute(0, 4, 1, 2, 3).flatten(2).contiguous()
     library = MultiScaleDeformableAttention()
 
     def ours() -> torch.Tensor:
         table = pad_levels(value.flatten(2), layout, heads)[0]
-        return sample(table, in_cells.clone(), weights[0].flatten(1), layout, heads)
+        return sample_values(table, in_cells.clone(), weights[0].flatten(1), layout, heads)
 
     return {
         "library": lambda: library(value, torch.tensor(levels), levels, None, places, weights, 64)[0],
@@ -192,15 +192,15 @@ def deformable(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
     }
 
 
-def linear(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
+def linear(folder: Path, size: Size, picture: ImageArray) -> dict[str, Way]:
     """The first layer of a feed-forward network, 256 to 2048 channels, for 4096 cells."""
     torch.manual_seed(0)
     layer, inputs = torch.nn.Linear(256, 2048), torch.randn(4096, 256)
-    lean, half = Dense(layer), Dense(copy.deepcopy(layer), torch.bfloat16)
+    lean, half = OneDnnLinear(layer), OneDnnLinear(copy.deepcopy(layer), torch.bfloat16)
     return four_ways(lambda: layer(inputs), {"float32": lambda: lean(inputs), "bfloat16": lambda: half(inputs)})
 
 
-def fusion(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
+def fusion(folder: Path, size: Size, picture: ImageArray) -> dict[str, Way]:
     """Attention between a picture and a caption of nine tokens, in one layer."""
     torch.manual_seed(0)
     library = GroundingDinoBiMultiHeadAttention(GroundingDinoConfig()).eval()
@@ -210,7 +210,7 @@ def fusion(folder: Path, size: Size, picture: Image) -> dict[str, Way]:
     return {"library": lambda: library(*asked)[0][0], "ours": lambda: lean(*asked)[0][0]}
 
 
-PARTS: dict[str, Callable[[Path, Size, Image], dict[str, Way]]] = {
+PARTS: dict[str, Callable[[Path, Size, ImageArray], dict[str, Way]]] = {
     "deformable": deformable,
     "fusion": fusion,
     "linear": linear,

@@ -15,7 +15,7 @@ from watching import resident_mb
 
 from openavs.config.recipe import load_recipe
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 
 POOL = 10  # different clips, which longer runs repeat under other ids: every block of so many is the same work
 LEAST = 5  # blocks by which a rate is judged; a short run is repeated until it has them
@@ -74,7 +74,7 @@ def paired(pipe: Pipeline, pool: list[Clip], count: int, fewest: int) -> Iterato
         yield Pair(next_block(pipe.run(many(pool, fewest))), long)
 
 
-def next_block(run: Iterator[Segmentation]) -> Block:
+def next_block(run: Iterator[ClipResult]) -> Block:
     """The next `POOL` clips of a run."""
     wall, cpu = time.perf_counter(), time.process_time()
     resident = max(resident_mb() for _ in islice(run, POOL))

@@ -31,8 +31,8 @@ from standard_load import BOXES, Load
 from transformers import BertTokenizer, GroundingDinoForObjectDetection, GroundingDinoImageProcessorPil
 from transformers import GroundingDinoProcessor as Processor
 
-from openavs.pipeline.context import Notes
-from openavs.structures.types import Box, Image
+from openavs.pipeline.context import RunContext
+from openavs.structures.types import Box, ImageArray
 
 Masks = npt.NDArray[np.float32]  # [boxes, H, W], 0 or 1
 Answer = list[tuple[str, Box, Masks]]
@@ -54,7 +54,7 @@ class Peers:
     # ------------------------------------------------------------------------------------------------------ the ways
 
     @torch.no_grad()
-    def naive(self, load: Load, notes: Notes) -> Iterator[Answer]:
+    def naive(self, load: Load, notes: RunContext) -> Iterator[Answer]:
         """One detection a label, one encoding and one decoding a box."""
         for image in load.images:
             answer: Answer = []
@@ -65,7 +65,7 @@ class Peers:
                     answer += self._segment(image, {phrase: [box]}, notes)
             yield answer
 
-    def hf_pipeline(self, load: Load, notes: Notes) -> Iterator[Answer]:
+    def hf_pipeline(self, load: Load, notes: RunContext) -> Iterator[Answer]:
         """The library's own pipeline for boxes; one encoding a frame, one decoding a box."""
         for image in load.images:
             with notes.timed("detect"), torch.no_grad():
@@ -74,7 +74,7 @@ class Peers:
                 yield self._segment(image, chosen, notes, together=False)
 
     @torch.no_grad()
-    def lang_sam(self, load: Load, notes: Notes) -> Iterator[Answer]:
+    def lang_sam(self, load: Load, notes: RunContext) -> Iterator[Answer]:
         """Pairs of frame and label as one batch, frames repeated in the encoder, too."""
         for image in load.images:
             repeated = [image] * len(load.phrases)
@@ -94,7 +94,7 @@ class Peers:
             ]
 
     @torch.no_grad()
-    def grounded_sam2(self, load: Load, notes: Notes, *, autocast: bool) -> Iterator[Answer]:
+    def grounded_sam2(self, load: Load, notes: RunContext, *, autocast: bool) -> Iterator[Answer]:
         """One caption, one encoding, one decoding a frame."""
         for image in load.images:
             with self._autocast(autocast):
@@ -103,7 +103,7 @@ class Peers:
                 answer = self._segment(image, boxes, notes)
             yield answer
 
-    def ways(self) -> dict[str, Callable[[Load, Notes], Iterator[Answer]]]:
+    def ways(self) -> dict[str, Callable[[Load, RunContext], Iterator[Answer]]]:
         """All of them by name."""
         return {
             "naive": self.naive,
@@ -115,7 +115,7 @@ class Peers:
 
     # ----------------------------------------------------------------------------------------------------- the steps
 
-    def _detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[dict[str, list[Box]]]:
+    def _detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[dict[str, list[Box]]]:
         """The best boxes of every phrase in each image; one forward pass for all."""
         pictures = [PIL.Image.fromarray(image) for image in images]
         texts = [". ".join(own) + "." for own in phrases]
@@ -127,7 +127,9 @@ class Peers:
             for i, own in enumerate(phrases)
         ]
 
-    def _segment(self, image: Image, boxes: dict[str, list[Box]], notes: Notes, *, together: bool = True) -> Answer:
+    def _segment(
+        self, image: ImageArray, boxes: dict[str, list[Box]], notes: RunContext, *, together: bool = True
+    ) -> Answer:
         named = [(phrase, box) for phrase, own in boxes.items() for box in own]
         with notes.timed("encode"):
             encoding = self.predictor.encode([image])[0]
@@ -136,7 +138,7 @@ class Peers:
             masks = [self.predictor.decode(encoding, [box for _, box in own], image.shape[:2]) for own in groups]
         return [(phrase, box, mask) for (phrase, box), mask in zip(named, np.concatenate(masks), strict=True)]
 
-    def _ask_pipeline(self, image: Image, phrases: Sequence[str]) -> dict[str, list[Box]]:
+    def _ask_pipeline(self, image: ImageArray, phrases: Sequence[str]) -> dict[str, list[Box]]:
         if self._pipeline is None:
             from transformers import ZeroShotObjectDetectionPipeline
 

@@ -9,8 +9,8 @@ from typing import Any
 from random_models import PHRASES
 from standard_load import BOXES, Load
 
-from openavs.config.recipe import load_recipe, overridden, recipe_from_dict
-from openavs.pipeline.context import Notes
+from openavs.config.recipe import load_recipe, override_recipe, recipe_from_dict
+from openavs.pipeline.context import RunContext
 from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.types import FrameResult
 
@@ -42,12 +42,14 @@ class Ours:
         recipe["segmenter"] |= {"batch_size": batch}
         self.pipeline = Pipeline.from_recipe(recipe_from_dict(recipe))
 
-    def __call__(self, load: Load, notes: Notes) -> Iterator[FrameResult]:
+    def __call__(self, load: Load, notes: RunContext) -> Iterator[FrameResult]:
         """One result per frame: masks as run-length codes, the reasons for all of it, the stages' seconds."""
         yield from self.pipeline.stream(load.clip(), notes=notes)
 
 
 def tiny(dtype: str) -> Pipeline:
     """The embedded models, which were trained: their answers have the margins that random weights have not."""
-    recipe = overridden(load_recipe("tiny"), ["captioner={use: oracle}", "translator={use: none}", f"dtype={dtype}"])
+    recipe = override_recipe(
+        load_recipe("tiny"), ["captioner={use: oracle}", "translator={use: none}", f"dtype={dtype}"]
+    )
     return Pipeline.from_recipe(recipe)

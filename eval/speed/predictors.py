@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 from transformers import Sam2Model, SamImageProcessorPil, SamModel
 
-from openavs.structures.types import Box, Image
+from openavs.structures.types import Box, ImageArray
 
 Masks = npt.NDArray[np.float32]
 
@@ -26,7 +26,7 @@ class Predictor(Protocol):
 
     model: Any
 
-    def encode(self, images: Sequence[Image]) -> list[Any]:
+    def encode(self, images: Sequence[ImageArray]) -> list[Any]:
         """Encodings of some images of one shape, by one pass of the encoder."""
         ...
 
@@ -49,7 +49,7 @@ class SamPredictor:
         self.processor: Any = SamImageProcessorPil.from_pretrained(folder)
         self.device = device
 
-    def encode(self, images: Sequence[Image]) -> list[Any]:
+    def encode(self, images: Sequence[ImageArray]) -> list[Any]:
         inputs = self.processor(list(images), return_tensors="pt")
         embeddings = self.model.get_image_embeddings(inputs["pixel_values"].to(self.device))
         shapes = inputs["reshaped_input_sizes"].tolist()
@@ -74,12 +74,12 @@ class Sam2Predictor:
         self.side = int(settings["size"]["height"])
         self.device = device
 
-    def encode(self, images: Sequence[Image]) -> list[Any]:
+    def encode(self, images: Sequence[ImageArray]) -> list[Any]:
         batch = torch.stack([self._prepare(image) for image in images]).to(self.device)
         levels = self.model.get_image_embeddings(batch)
         return [[level[i : i + 1] for level in levels] for i in range(len(images))]
 
-    def _prepare(self, image: Image) -> torch.Tensor:
+    def _prepare(self, image: ImageArray) -> torch.Tensor:
         pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         square = (self.side, self.side)
         small = interpolate(pixels[None], square, mode="bilinear", align_corners=False, antialias=True)[0]

@@ -36,7 +36,7 @@ from transformers import (
     SwinConfig,
 )
 
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 
 PHRASES = ("dog", "bell", "car", "cat", "guitar", "horse", "drum", "train", "bird", "man", "boat", "siren")
 _BORDERS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
@@ -59,7 +59,7 @@ REDUCED = Size("reduced", (720, 1280), (375, 667), 512, full=True)
 REAL = Size("real", (720, 1280), (750, 1333), 1024, full=True)
 
 
-def save_models(folder: Path, size: Size, segmenter: str, picture: Image, seed: int = 0) -> tuple[Path, Path]:
+def save_models(folder: Path, size: Size, segmenter: str, picture: ImageArray, seed: int = 0) -> tuple[Path, Path]:
     """Writes a detector and a segmenter (`sam` or `sam2`); their folders. `picture` is one of those to work on."""
     torch.manual_seed(seed)
     detector = save_detector(folder / "grounding-dino", size, picture)
@@ -67,7 +67,7 @@ def save_models(folder: Path, size: Size, segmenter: str, picture: Image, seed: 
     return detector, make(folder / segmenter, size)
 
 
-def save_detector(folder: Path, size: Size, picture: Image, network: str = "tiny", device: str = "cpu") -> Path:
+def save_detector(folder: Path, size: Size, picture: ImageArray, network: str = "tiny", device: str = "cpu") -> Path:
     """Grounding DINO: with Swin-T (`tiny`) or Swin-B (`base`) and BERT base as published, or a tenth of `tiny`."""
     tokenizer = word_tokenizer()
     if size.full:

@@ -54,16 +54,16 @@ CPU_BF16 = Device("2 cores, bf16", 0.78e12, 36e9, 2)
 
 def recipes() -> dict[str, Callable[[], dict[str, Cost]]]:
     """By recipe, the cost of a clip by stage; `sam3`, whose weights are gated, is not counted."""
-    clap = lambda: net.clap().times(FRAMES)  # noqa: E731
-    ask = lambda: net.language_model(QUESTION, ANSWER)  # noqa: E731
-    audio = lambda: net.audio_language_model(3, 30, 40, 1.0).times(FRAMES)  # noqa: E731
+    clap = lambda: net.clap().times(FRAMES)
+    ask = lambda: net.language_model(QUESTION, ANSWER)
+    audio = lambda: net.audio_language_model(3, 30, 40, 1.0).times(FRAMES)
 
     def stages(
         hear: Callable[[], Cost], asked: Callable[[], Cost], size: str, segment: Callable[[str, int], Cost], model: str
     ) -> Callable[[], dict[str, Cost]]:
         return lambda: {
-            "listen": hear(),
-            "ask": asked(),
+            "caption": hear(),
+            "translate": asked(),
             "detect": net.detector(size).times(FRAMES),
             "segment": segment(model, BOXES).times(FRAMES),
         }
@@ -99,7 +99,7 @@ def row(name: str, devices: tuple[Device, Device, Device]) -> dict[str, Any]:
 
 def as_cells(found: dict[str, Any]) -> list[str]:
     """A row of the table."""
-    flop = [f"{found['gflop'][stage]:,.0f}" for stage in ("listen", "ask", "detect", "segment")]
+    flop = [f"{found['gflop'][stage]:,.0f}" for stage in ("caption", "translate", "detect", "segment")]
     rest = [f"{found[key]:,}" for key in ("tflop", "weights_gb", "traffic_gb", "gpu_floor_ms", "gpu_hours_floor")]
     return [
         f"`{found['recipe']}`",
@@ -110,7 +110,7 @@ def as_cells(found: dict[str, Any]) -> list[str]:
 
 
 HEAD = (
-    "recipe", "listen, GFLOP", "ask", "detect", "segment", "all, TFLOP", "weights, GB", "read and written, GB",
+    "recipe", "listen, GFLOP", "translate", "detect", "segment", "all, TFLOP", "weights, GB", "read and written, GB",
     "H200 floor, ms", "10^6 clips: hours at the floor", f"at {MFU:.0%} of the peak", "2 cores fp32, s", "bf16, s",
 )  # fmt: skip
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from random_models import PHRASES
 
-from openavs.structures.types import Clip, Frame, Image, Waveform
+from openavs.structures.types import Clip, Frame, ImageArray, Waveform
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import scene_of
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 PROMPTS = PHRASES[:3]
 BOXES = 2  # of each phrase in each frame
@@ -26,7 +26,7 @@ class Load:
     """
 
     name: str
-    images: tuple[Image, ...]
+    images: tuple[ImageArray, ...]
     sounding: tuple[bool, ...]
     phrases: tuple[str, ...] = PROMPTS
 
@@ -69,7 +69,7 @@ LOADS = {"standard": standard, "silent_half": silent_half, "static": static}
 
 def world_clips(count: int) -> list[Clip]:
     """Clips of five frames of the world that the embedded models know, with their labels for who does not listen."""
-    scenes = [scene_of("ms3", "test", 501, index).scene for index in range(count)]
+    scenes = [sample_scene("ms3", "test", 501, index).scene for index in range(count)]
     kinds = [tuple(dict.fromkeys(actor.kind for actor in scene.actors)) for scene in scenes]
     clips = [scene_to_clip(scene, f"world-{index}") for index, scene in enumerate(scenes)]
     return [replace(painted(clip), labels=labels) for clip, labels in zip(clips, kinds, strict=True)]
@@ -81,8 +81,8 @@ def painted(clip: Clip) -> Clip:
     return replace(clip, frames=lambda wanted: (frame for frame in pictures if wanted is None or frame.index in wanted))
 
 
-def _pictures(picture: tuple[int, int], count: int) -> Iterator[Image]:
-    parts = [Part(name, (True,) * count) for name in PROMPTS]
+def _pictures(picture: tuple[int, int], count: int) -> Iterator[ImageArray]:
+    parts = [Role(name, (True,) * count) for name in PROMPTS]
     scene = plan_scene(parts, scene_rng("test", 501), count, picture)
     return (scene.picture(i + 0.5)[0] for i in range(count))
 

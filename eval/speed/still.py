@@ -30,11 +30,11 @@ import numpy as np
 
 from openavs.config.recipe import load_recipe
 from openavs.media import open_clip, write_video
-from openavs.pipeline.dedup import Pictures, change
+from openavs.pipeline.dedup import FrameDeduplicator, max_cell_difference
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.types import Clip, Frame, Image
+from openavs.structures.types import Clip, Frame, ImageArray
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 NOISES = (0.0, 1.0, 2.0, 4.0)
 
@@ -72,7 +72,7 @@ def ratio(still: bool, options: argparse.Namespace) -> float:
 
 def scene(frames: int, still: bool) -> Clip:
     """A dog that barks all the time, in pictures that are decoded already."""
-    planned = plan_scene([Part("dog", (True,) * frames)], scene_rng("test", 77, 4), frames)
+    planned = plan_scene([Role("dog", (True,) * frames)], scene_rng("test", 77, 4), frames)
     clip = scene_to_clip(planned, "scene")
     images = [frame.image for frame in clip.frames(None)]
 
@@ -96,7 +96,7 @@ def compare(size: tuple[int, int]) -> dict[str, float]:
     rng = np.random.default_rng(1)
     one = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     near = np.clip(one.astype(np.int16) + rng.integers(-1, 2, one.shape), 0, 255).astype(np.uint8)
-    pairs: dict[str, tuple[Image, Image, float]] = {
+    pairs: dict[str, tuple[ImageArray, ImageArray, float]] = {
         "same": (one, one.copy(), 0.0), "other": (one, one[::-1].copy(), 0.0), "in cells": (one, near, 2.0),
     }  # fmt: skip
     found = {}
@@ -105,7 +105,7 @@ def compare(size: tuple[int, int]) -> dict[str, float]:
         for _ in range(7):
             frames = iter([Frame(0, 0.0, first), Frame(1, 1.0, second)])
             started = time.process_time()
-            list(Pictures(tolerance).shared(frames))
+            list(FrameDeduplicator(tolerance).shared(frames))
             times.append(time.process_time() - started)
         found[name] = round(min(times) * 1e3, 2)
     return found
@@ -119,14 +119,14 @@ def changes(size: tuple[int, int]) -> dict[str, Any]:
     moved = still.copy()
     edge = round((still.shape[0] * still.shape[1] / 1000) ** 0.5)
     moved[100 : 100 + edge, 200 : 200 + edge] = 255 - moved[100 : 100 + edge, 200 : 200 + edge]
-    found: dict[str, Any] = {"a thing that moved": round(change(still, moved), 1)}
+    found: dict[str, Any] = {"a thing that moved": round(max_cell_difference(still, moved), 1)}
     for noise in NOISES:
         pictures = [np.clip(still + rng.normal(0, noise, still.shape), 0, 255).astype(np.uint8) for _ in range(8)]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "still.mp4"
             write_video(path, pictures, fps=4)
             shown = [frame.image for frame in open_clip(path, fps=4).frames(None)]
-        found[f"noise {noise:g}"] = round(max(change(shown[0], image) for image in shown[1:]), 2)
+        found[f"noise {noise:g}"] = round(max(max_cell_difference(shown[0], image) for image in shown[1:]), 2)
     return found
 
 

@@ -37,8 +37,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openavs.training.base import Batch
-from openavs.training.models.tpavi.layers import Clips, Interaction
+from openavs.training.base import StudentBatch
+from openavs.training.models.tpavi.layers import FrameGroups, Interaction
 from openavs.training.models.tpavi.model import Tpavi, TpaviConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -142,7 +142,7 @@ def variants_of(name: str, options: argparse.Namespace, only: str | None = None)
 class Quadratic(Interaction):
     """The published order: every pixel of a clip looks at every other."""
 
-    def attend(self, maps: Tensor, heard: Tensor, clips: Clips) -> Tensor:
+    def attend(self, maps: Tensor, heard: Tensor, clips: FrameGroups) -> Tensor:
         spread = heard[:, :, None, None].expand(-1, -1, *maps.shape[-2:])
         answers = []
         for clip in range(len(clips.member)):
@@ -182,7 +182,7 @@ def tpavi(backbone: str, options: argparse.Namespace, wanted: list[str]) -> dict
     return found
 
 
-def training_step(student: Tpavi, batch: Batch) -> Work:
+def training_step(student: Tpavi, batch: StudentBatch) -> Work:
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-4)
 
     def step() -> float:
@@ -195,11 +195,11 @@ def training_step(student: Tpavi, batch: Batch) -> Work:
     return step
 
 
-def clip(side: int) -> Batch:
+def clip(side: int) -> StudentBatch:
     """One random clip; its first frame is labelled."""
     generator = torch.Generator().manual_seed(0)
     labelled = torch.arange(FRAMES)[None] == 0
-    return Batch(
+    return StudentBatch(
         ids=("clip",),
         frames=torch.randint(0, 256, (1, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator),
         audio=torch.rand(1, FRAMES, 128, generator=generator),
@@ -215,7 +215,7 @@ def clip(side: int) -> Batch:
 def attention(options: argparse.Namespace) -> dict[str, Work]:
     """The attention of the finest stage by itself."""
     channels, inner, side = (32, 16, 16) if options.small else (256, 128, 56)
-    clips = Clips.of(torch.ones(1, FRAMES, dtype=torch.bool, device=options.device))
+    clips = FrameGroups.of(torch.ones(1, FRAMES, dtype=torch.bool, device=options.device))
     maps = torch.rand(FRAMES, channels, side, side, device=options.device, requires_grad=True)
     heard = torch.rand(FRAMES, channels, device=options.device)
 

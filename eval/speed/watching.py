@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from openavs.pipeline.context import Notes
+from openavs.pipeline.context import RunContext
 
 PAGE = 4096
 _EVERY = 0.01  # seconds between two looks at the memory
@@ -35,10 +35,10 @@ class Run:
     answers: list[Any] = field(default_factory=list)
 
 
-def watch(way: Callable[[Notes], Iterator[Any]], models: Models, keep: Callable[[Any], Any]) -> Run:
+def watch(way: Callable[[RunContext], Iterator[Any]], models: Models, keep: Callable[[Any], Any]) -> Run:
     """Runs a way to its end. What `keep` makes of each answer is kept, off the clock, so that the answers' own memory
     and the bench's book-keeping are not part of the figure."""
-    run, notes = Run(), Notes()
+    run, notes = Run(), RunContext()
     gc.collect(1)  # the young: all that a run before this one can have left, and a hundredth of the time
     with models.watched(run), _peak(run):
         answers = way(notes)

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from openavs.errors import ModelError
-from openavs.structures.types import BoolMask, Box, Image, Mask, mask_to_rle
+from openavs.structures.types import BoolMask, Box, ImageArray, Mask, mask_to_rle
 
 BINS = 16  # of the colour histograms, each way
 SMOOTH = 4.0  # what a cut between two equal neighbours costs; a pixel's own doubt costs up to COLOUR_LIMIT + 4
@@ -56,14 +56,14 @@ class BoxSegmenter:
         self.margin, self.side, self.rounds = margin, side, rounds
         self.models = {model: {"path": model}}
 
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One list of masks per image. At 257 pixels a look into each box is worth more than one at the whole."""
         return [
             [Mask(mask_to_rle(self._mask(image, box))) for box in of_image]
             for image, of_image in zip(images, boxes, strict=True)
         ]
 
-    def _mask(self, image: Image, box: Box) -> BoolMask:
+    def _mask(self, image: ImageArray, box: Box) -> BoolMask:
         height, width = image.shape[:2]
         mask = np.zeros((height, width), dtype=np.bool_)
         x0, y0 = max(math.floor(box[0]), 0), max(math.floor(box[1]), 0)
@@ -87,7 +87,7 @@ class BoxSegmenter:
         mask[top:bottom, left:right] &= resized(found, view.shape[1::-1]) > 0.5
         return mask
 
-    def _thing(self, view: Image) -> Field:
+    def _thing(self, view: ImageArray) -> Field:
         """How likely each pixel of the network's own raster is to be some thing, in [0, 1]."""
         side = self._input.shape[1]
         picture = Pictures.fromarray(view).resize((side, side), Pictures.Resampling.BILINEAR)
@@ -109,7 +109,7 @@ def ellipse(inside: BoolMask) -> Field:
     return np.where(inside & (far < 0.2), 0.7, 0.3).astype(np.float32)
 
 
-def cut(image: Image, thing: Field, found: Field, inside: BoolMask) -> BoolMask:
+def cut(image: ImageArray, thing: Field, found: Field, inside: BoolMask) -> BoolMask:
     """The cheapest outline: pixels pay for going against the network and their colours, neighbours for parting."""
     sure = np.clip(thing, 0.02, 0.98)
     odds = np.log(sure / (1 - sure)) + np.clip(colour_odds(image, found), -COLOUR_LIMIT, COLOUR_LIMIT)
@@ -127,7 +127,7 @@ def cut(image: Image, thing: Field, found: Field, inside: BoolMask) -> BoolMask:
     return mask[:-2].reshape(thing.shape)
 
 
-def colour_odds(image: Image, found: Field) -> Field:
+def colour_odds(image: ImageArray, found: Field) -> Field:
     """Log odds of thing against background for the colour of every pixel."""
     red, green, blue = np.moveaxis(image.astype(np.int64) * BINS // 256, -1, 0)
     kind = (red * BINS + green) * BINS + blue
@@ -137,7 +137,7 @@ def colour_odds(image: Image, found: Field) -> Field:
     return np.asarray(np.log(thing / rest)[kind], dtype=np.float32)
 
 
-def neighbours(image: Image) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Field]:
+def neighbours(image: ImageArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Field]:
     """Pairs of touching pixels (eight a pixel) and how strongly they belong together, in [0, 1], by their colours."""
     ids = np.arange(image.shape[0] * image.shape[1]).reshape(image.shape[:2])
     across, down = (ids[:, :-1], ids[:, 1:]), (ids[:-1], ids[1:])

@@ -16,8 +16,8 @@ import onnxruntime
 from PIL import Image as Pictures
 
 from openavs.errors import ModelError
-from openavs.pipeline.class_mapping import Labeller
-from openavs.structures.types import Detection, Image
+from openavs.pipeline.class_mapping import ClassMapper
+from openavs.structures.types import Detection, ImageArray
 
 NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
@@ -87,18 +87,18 @@ class CocoDetector:
         self.floor, self.overlap, self.rival = floor, overlap, rival
         self.models = {model: {"path": model}}
         aliases = {word.replace("_", " "): name for name, words in ALIASES.items() for word in words.split()}
-        self._labeller = Labeller((*COCO, *GROUPS), aliases)
+        self._labeller = ClassMapper((*COCO, *GROUPS), aliases)
 
     def classes_of(self, phrase: str) -> tuple[str, ...]:
         """The COCO classes that a phrase names: by its name, an alias or its last word (`barking dog`); often none."""
         label, _ = self._labeller(phrase)
         return () if label is None else GROUPS.get(label, (label,))
 
-    def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """One list of boxes per image, best first; an image without a known phrase is not looked at."""
         return [self._detect(image, asked) for image, asked in zip(images, phrases, strict=True)]
 
-    def _detect(self, image: Image, asked: Sequence[str]) -> list[Detection]:
+    def _detect(self, image: ImageArray, asked: Sequence[str]) -> list[Detection]:
         wanted = {phrase: self.classes_of(phrase) for phrase in sorted(asked, key=lambda p: len(self.classes_of(p)))}
         if not any(wanted.values()):
             return []
@@ -111,7 +111,7 @@ class CocoDetector:
             for x0, y0, x1, y1 in [boxes[i].tolist()]
         ]
 
-    def _read(self, image: Image) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+    def _read(self, image: ImageArray) -> tuple[Array, Array, npt.NDArray[np.int64]]:
         """Boxes `[N, 4]` in pixels of the image, their scores and classes, down to the floor."""
         side, (height, width) = self._input.shape[-1], image.shape[:2]
         scale = min(side / height, side / width)

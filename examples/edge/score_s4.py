@@ -20,7 +20,7 @@ from openavs.config.recipe import load_recipe
 from openavs.evaluation.metrics.metrics import BinaryMetrics
 from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.types import BoolMask, Clip, Segmentation, segments_to_mask
+from openavs.structures.types import BoolMask, Clip, ClipResult, segments_to_mask
 from openavs.visualization.overlay import paint_frame
 
 
@@ -34,30 +34,30 @@ def clips(root: Path, split: str) -> Iterator[tuple[Clip, BoolMask]]:
         yield open_clip(folder, audio=sound), truth
 
 
-def told(result: Segmentation) -> str:
+def told(result: ClipResult) -> str:
     """A clip's story in three lines: labels with their best score, phrases and boxes with the number of frames."""
     heard: dict[str, float] = {}
-    for caption in (caption for frame in result.frames for caption in frame.heard):
+    for caption in (caption for frame in result.frames for caption in frame.captions):
         heard[caption.text] = max(heard.get(caption.text, 0.0), caption.score or 0.0)
-    asked = Counter(prompt.phrase for frame in result.frames for prompt in frame.asked)
+    asked = Counter(prompt.phrase for frame in result.frames for prompt in frame.prompts)
     found = Counter(phrase for frame in result.frames for phrase in {segment.phrase for segment in frame.segments})
     best = sorted(heard.items(), key=lambda item: -item[1])[:6]
     return "\n".join(
         f"  {name:<6}{', '.join(items) or '-'}"
         for name, items in (
-            ("heard", [f"{label} {score:.2f}" for label, score in best]),
-            ("asked", [f"{phrase} x{count}" for phrase, count in asked.most_common()]),
+            ("captions", [f"{label} {score:.2f}" for label, score in best]),
+            ("prompts", [f"{phrase} x{count}" for phrase, count in asked.most_common()]),
             ("found", [f"{phrase} x{count}" for phrase, count in found.most_common()]),
         )
     )
 
 
-def predicted(result: Segmentation) -> BoolMask:
+def predicted(result: ClipResult) -> BoolMask:
     """The union of what was found, `[T, H, W]`."""
     return np.stack([segments_to_mask(frame.segments, result.size) for frame in result.frames])
 
 
-def write_overlays(clip: Clip, result: Segmentation, folder: Path) -> None:
+def write_overlays(clip: Clip, result: ClipResult, folder: Path) -> None:
     """The painted frames of a clip side by side, one PNG."""
     folder.mkdir(parents=True, exist_ok=True)
     painted = [paint_frame(frame.image, result.frames[frame.index]) for frame in clip.frames(None)]
@@ -67,7 +67,7 @@ def write_overlays(clip: Clip, result: Segmentation, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Scores a recipe on a tree in AVSBench's S4 layout.")
     parser.add_argument("root", type=Path, help="the folder s4_data")
-    parser.add_argument("overrides", nargs="*", help="key=value, such as keep.box_threshold=0.3")
+    parser.add_argument("overrides", nargs="*", help="key=value, such as filtering.box_threshold=0.3")
     parser.add_argument("--pipeline", default=str(Path(__file__).with_name("edge.yaml")))
     parser.add_argument("--split", default="test")
     parser.add_argument("--overlays", type=Path, help="a folder for the painted frames")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from openavs.errors import InputError, ModelError
 from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
 from openavs.stages.vocabulary import load_vocabulary
-from openavs.structures.types import Caption, Waveform, Window
+from openavs.structures.types import AudioWindow, Caption, Waveform
 
 RATE, FFT, FRAME, HOP, MELS, TOP_HZ = 32000, 1024, 800, 320, 128, 15000.0
 SHORTEST = RATE // 2  # samples: shorter sounds are filled up with silence
@@ -54,7 +54,7 @@ class Tagger:
         self._filters = mel_filters()
 
     @torch.inference_mode()
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+    def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
         """One list of captions per window; sounds go through one by one, so that their lengths may differ."""
         rows = combine_scales(windows, self._score, softmax=False)
         return [
@@ -62,7 +62,7 @@ class Tagger:
             for window, row in zip(windows, rows, strict=True)
         ]
 
-    def _score(self, audios: Sequence[tuple[Window, Waveform]]) -> list[Scores | None]:
+    def _score(self, audios: Sequence[tuple[AudioWindow, Waveform]]) -> list[Scores | None]:
         return [self._tag(audio) if len(audio.samples) else None for _, audio in audios]
 
     def _tag(self, audio: Waveform) -> Scores:

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from openavs.caching.store import cache_folder
-from openavs.caching.wrappers import RememberingTranslator, with_cache
+from openavs.caching.wrappers import CachedTranslator, with_cache
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.oom import is_out_of_memory
-from openavs.pipeline.context import Notes, Progress
-from openavs.pipeline.lockfile import load_lock, pinned, pinned_pipeline
-from openavs.pipeline.memory_estimate import in_turns
-from openavs.pipeline.offload import deferred_stages
+from openavs.pipeline.context import Progress, RunContext
+from openavs.pipeline.lockfile import build_pinned_pipeline, load_lock, pin_recipe
+from openavs.pipeline.memory_estimate import should_offload
+from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.translators.base import Request
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ WINDOW = 256
 """Clips: as many as a shard has, and enough that loading models is a small part."""
 
 
-class Stagewise:
+class StagedSchedule:
     """A pipeline whose models take turns, and what it does ahead for a window of clips.
 
     Args:
@@ -55,14 +55,14 @@ class Stagewise:
             torch.set_num_threads(threads)
         self.window = window
         pins = load_lock(lock) if lock else None
-        self.turns, held = deferred_stages(pinned(recipe, pins) if pins else recipe)
-        self.pipe = pinned_pipeline(recipe, pins, held) if pins else Pipeline.from_recipe(recipe, held)
+        self.turns, held = lazy_stages(pin_recipe(recipe, pins) if pins else recipe)
+        self.pipe = build_pinned_pipeline(recipe, pins, held) if pins else Pipeline.from_recipe(recipe, held)
         for stage in ("tracker", "verifier", "segmenter", "detector"):  # those that are needed first are loaded last
             if stage in held:
                 self.turns.models(stage)
         self.cache = with_cache(self.pipe, recipe, cache, stages=("translator", "captioner"))
 
-    def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
+    def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
         """Segments one clip; with `prepare` before, only the models of the last group are loaded for it."""
         return self.pipe(clip, progress)
 
@@ -79,22 +79,22 @@ class Stagewise:
         requests = []
         for clip in clips:
             with suppress(OpenAVSError):
-                requests.append(self.hear(clip))
+                requests.append(self.run_captioner(clip))
         with suppress(OpenAVSError):
-            self.ask(requests)
+            self.run_translator(requests)
 
-    def hear(self, clip: Clip) -> Request:
+    def run_captioner(self, clip: Clip) -> Request:
         """Listens to a clip, which is remembered; what is to be asked about it."""
-        return self.pipe.request(self.pipe.listen(clip, _Unsaid()))
+        return self.pipe.request(self.pipe.caption(clip, _Unsaid()))
 
-    def ask(self, requests: Sequence[Request]) -> None:
+    def run_translator(self, requests: Sequence[Request]) -> None:
         """Asks about all clips of a window in one call of the translator; the answers are remembered one by one."""
         asked = [request for request in requests if any(request.frames)]
         translator = self.pipe.translator
         if not asked:
             return
         try:
-            if isinstance(translator, RememberingTranslator):
+            if isinstance(translator, CachedTranslator):
                 answers = translator.ahead(asked)
             elif self.pipe.settings.vocabulary:
                 answers = translator.translate(asked)
@@ -113,18 +113,18 @@ class Stagewise:
                 self.pipe.label(phrase)  # may take the captioner's text encoder; the pipeline remembers it
 
 
-def load_in_turns(recipe: Recipe, lock: Path | None = None) -> Stagewise | None:
+def build_staged(recipe: Recipe, lock: Path | None = None) -> StagedSchedule | None:
     """Return the recipe with models that take turns where they do not fit into memory together, else None.
 
     Raises:
         InputError: not even the largest group of stages fits; nothing is loaded.
     """
-    if not in_turns(pinned(recipe, load_lock(lock)) if lock else recipe):
+    if not should_offload(pin_recipe(recipe, load_lock(lock)) if lock else recipe):
         return None
-    return Stagewise(recipe, lock, cache_folder(), threads=None)
+    return StagedSchedule(recipe, lock, cache_folder(), threads=None)
 
 
-class _Unsaid(Notes):
+class _Unsaid(RunContext):
     """What is worth telling is told when the clip has its turn."""
 
     def warn(self, sentence: str) -> None:

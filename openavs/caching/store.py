@@ -44,7 +44,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One answer on the disk: `size` in bytes as the disk counts them, `used` in seconds since 1970."""
 
     path: Path
@@ -60,7 +60,7 @@ def cache_folder() -> Path:
     return root.expanduser().absolute() / "stages"
 
 
-class Cache:
+class StageCache:
     """Answers by stage and key, a SHA-256 in hex; what an answer says is for its stage to know.
 
     A folder that cannot be read or written is a warning and no error: everything then is computed. `counts` are hits
@@ -104,12 +104,12 @@ class Cache:
         with contextlib.suppress(OSError):  # it is written anew anyway
             self._path(stage, key).unlink(missing_ok=True)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[CacheEntry]:
         """All answers, those of older formats too, in no order."""
         for folder in sorted(self.folder.glob("v[0-9]*/[0-9a-f][0-9a-f]")):
             yield from _entries_of(folder)
 
-    def prune(self, size: int) -> list[Entry]:
+    def prune(self, size: int) -> list[CacheEntry]:
         """Removes what was used longest ago until at most `size` bytes are left; returns what is gone."""
         return _shrink(self.entries(), size)
 
@@ -183,7 +183,7 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _entries_of(folder: Path) -> Iterator[Entry]:
+def _entries_of(folder: Path) -> Iterator[CacheEntry]:
     """The answers in one folder; temporary files that were left behind go, other people's files are not touched."""
     with os.scandir(folder) as found:
         for item in found:
@@ -196,12 +196,12 @@ def _entries_of(folder: Path) -> Iterator[Entry]:
             except FileNotFoundError:  # pruned by another process
                 continue
             if name:
-                yield Entry(folder / item.name, name[1], _on_disk(state.st_size), state.st_mtime)
+                yield CacheEntry(folder / item.name, name[1], _on_disk(state.st_size), state.st_mtime)
             elif time.time() - state.st_mtime > _ABANDONED:
                 (folder / item.name).unlink(missing_ok=True)
 
 
-def _shrink(entries: Iterable[Entry], size: int) -> list[Entry]:
+def _shrink(entries: Iterable[CacheEntry], size: int) -> list[CacheEntry]:
     oldest_first = sorted(entries, key=lambda entry: (entry.used, entry.path))
     excess = sum(entry.size for entry in oldest_first) - size
     gone = []

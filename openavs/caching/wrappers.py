@@ -20,17 +20,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from openavs.caching.fingerprint import stage_fingerprint
-from openavs.caching.store import Cache
+from openavs.caching.store import StageCache
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
-from openavs.models.oom import halved
+from openavs.models.oom import run_with_oom_backoff
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner
-from openavs.stages.contracts import checked
+from openavs.stages.contracts import validate_output
 from openavs.stages.detectors.base import Detector
 from openavs.stages.translators.base import Request, Translation, Translator
-from openavs.structures.types import Caption, Detection, Image, Window
+from openavs.structures.types import AudioWindow, Caption, Detection, ImageArray
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def with_cache(
     recipe: Recipe,
     folder: str | Path | None = None,
     stages: Sequence[str] = ("captioner", "translator"),
-) -> Cache:
+) -> StageCache:
     """Has a pipeline's stages remember their answers; returns the cache, whose `counts` tell how it went.
 
     Call it in the process that runs the pipeline, when its number of threads is set. Results are the same as without.
@@ -53,7 +53,7 @@ def with_cache(
         folder: of the cache; by default `cache.cache_folder()`.
         stages: those that shall remember; the detector can, too, but its boxes of many pictures take much more room.
     """
-    cache = Cache(folder)
+    cache = StageCache(folder)
     made_from = check_backends(recipe)
     for stage in stages:
         if stage not in _WRAPPERS:
@@ -70,7 +70,7 @@ class _Remembering:
 
     stage = ""
 
-    def __init__(self, backend: Any, cache: Cache, fingerprint: str) -> None:
+    def __init__(self, backend: Any, cache: StageCache, fingerprint: str) -> None:
         self.backend, self.cache, self.fingerprint = backend, cache, fingerprint
         self._revisions: dict[str, Any] = {}
 
@@ -125,23 +125,23 @@ class _Remembering:
         self.cache.put(self.stage, key, content.encode())
 
 
-class RememberingCaptioner(_Remembering):
+class CachedCaptioner(_Remembering):
     """Hears the same windows once."""
 
     stage = "captioner"
     backend: Captioner
 
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+    def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
         """As the backend."""
         return self._remembered(
             _digest(part for window in windows for part in _window_parts(window)),
-            lambda: checked("caption", self.backend.caption)(windows),
+            lambda: validate_output("caption", self.backend.caption)(windows),
             lambda captions: [[_caption_row(caption) for caption in own] for own in captions],
             lambda rows: _as_many([[Caption(*row) for row in own] for own in rows], len(windows)),
         )
 
 
-class RememberingTranslator(_Remembering):
+class CachedTranslator(_Remembering):
     """Asks the same question once."""
 
     stage = "translator"
@@ -149,7 +149,7 @@ class RememberingTranslator(_Remembering):
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
         """As the backend."""
-        return self._answers(requests, lambda: checked("translate", self.backend.translate)(requests))
+        return self._answers(requests, lambda: validate_output("translate", self.backend.translate)(requests))
 
     def ahead(self, requests: Sequence[Request]) -> list[Translation]:
         """Asks in one call for what is not known yet, and keeps each answer as if it had been asked for alone.
@@ -158,10 +158,18 @@ class RememberingTranslator(_Remembering):
         their last bits by the company of a question, its words hardly ever do.
         """
         new = [r for r in dict.fromkeys(requests) if not self.cache.has(self.stage, self._key(_content([r])))]
-        fresh = dict(zip(new, halved(checked("translate", self.backend.translate), new), strict=True)) if new else {}
+        fresh = (
+            dict(zip(new, run_with_oom_backoff(validate_output("translate", self.backend.translate), new), strict=True))
+            if new
+            else {}
+        )
 
         def alone(request: Request) -> list[Translation]:
-            return [fresh[request]] if request in fresh else checked("translate", self.backend.translate)([request])
+            return (
+                [fresh[request]]
+                if request in fresh
+                else validate_output("translate", self.backend.translate)([request])
+            )
 
         return [self._answers([request], lambda request=request: alone(request))[0] for request in requests]  # type: ignore[misc]
 
@@ -175,25 +183,25 @@ class RememberingTranslator(_Remembering):
         )
 
 
-class RememberingDetector(_Remembering):
+class CachedDetector(_Remembering):
     """Looks for the same phrases in the same pictures once, whatever threshold is then set for the boxes."""
 
     stage = "detector"
     backend: Detector
 
-    def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """As the backend."""
         asked = json.dumps([list(own) for own in phrases]).encode()
         return self._remembered(
             _digest([asked, *(part for image in images for part in (_shape(image), _bytes(image)))]),
-            lambda: checked("detect", self.backend.detect)(images, phrases),
+            lambda: validate_output("detect", self.backend.detect)(images, phrases),
             lambda boxes: [[[box.box, box.phrase, box.score] for box in own] for own in boxes],
             lambda rows: _as_many([[_detection(*row) for row in own] for own in rows], len(images)),
         )
 
 
 _WRAPPERS: dict[str, type[_Remembering]] = {
-    wrapper.stage: wrapper for wrapper in (RememberingCaptioner, RememberingTranslator, RememberingDetector)
+    wrapper.stage: wrapper for wrapper in (CachedCaptioner, CachedTranslator, CachedDetector)
 }
 
 
@@ -206,7 +214,7 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def _window_parts(window: Window) -> tuple[bytes | memoryview, ...]:
+def _window_parts(window: AudioWindow) -> tuple[bytes | memoryview, ...]:
     around = window.context
     facts = json.dumps([window.audio.rate, window.start, window.end, list(window.labels), around and around.rate])
     return facts.encode(), _bytes(window.audio.samples), b"" if around is None else _bytes(around.samples)

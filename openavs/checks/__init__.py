@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from openavs.checks.diagnosis import Diagnosis, diagnose
-from openavs.checks.finding import Finding, State
+from openavs.checks.finding import CheckResult, State
 
-__all__ = ["Diagnosis", "Finding", "State", "diagnose"]
+__all__ = ["CheckResult", "Diagnosis", "State", "diagnose"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from openavs.checks.finding import Finding
+from openavs.checks.finding import CheckResult
 
 _FIX = "install the wheel, which brings its own FFmpeg: pip install --force-reinstall --only-binary :all: av"
 
@@ -24,16 +24,16 @@ WRITE = {
 }
 
 
-def codecs() -> Finding:
+def codecs() -> CheckResult:
     """Which of the codecs that openavs reads and writes are there."""
     try:
         import av
     except (ImportError, OSError) as problem:
         line = (str(problem).splitlines() or [type(problem).__name__])[0]
-        return Finding("codecs", "problem", f"PyAV cannot be imported ({line}).", _FIX)
+        return CheckResult("codecs", "problem", f"PyAV cannot be imported ({line}).", _FIX)
     reads = {name: has_codec(name, "r") for name in READ}
     writes = {name: has_codec(name, "w") for name in WRITE}
-    return judge(str(av.__version__), str(av.ffmpeg_version_info), reads, writes)
+    return check_codecs(str(av.__version__), str(av.ffmpeg_version_info), reads, writes)
 
 
 def has_codec(name: str, mode: Literal["r", "w"]) -> bool:
@@ -47,13 +47,15 @@ def has_codec(name: str, mode: Literal["r", "w"]) -> bool:
     return True
 
 
-def judge(pyav: str, ffmpeg: str, reads: dict[str, bool], writes: dict[str, bool]) -> Finding:
+def check_codecs(pyav: str, ffmpeg: str, reads: dict[str, bool], writes: dict[str, bool]) -> CheckResult:
     """The sentence: what everything needs is a problem when it lacks, the rest a warning."""
     facts: dict[str, Any] = {"pyav": pyav, "ffmpeg": ffmpeg, "decode": reads, "encode": writes}
     base = f"PyAV {pyav} with FFmpeg {ffmpeg}"
     lacking = [f"{name} (to read {READ[name]})" for name, there in reads.items() if not there]
     lacking += [f"{name} (to write {WRITE[name]})" for name, there in writes.items() if not there]
     if not lacking:
-        return Finding("codecs", "ok", f"{base} reads {', '.join(reads)} and writes {', '.join(writes)}.", facts=facts)
+        return CheckResult(
+            "codecs", "ok", f"{base} reads {', '.join(reads)} and writes {', '.join(writes)}.", facts=facts
+        )
     needed = all(reads[name] for name in NEEDED_READ) and all(writes[name] for name in NEEDED_WRITE)
-    return Finding("codecs", "warning" if needed else "problem", f"{base} lacks {', '.join(lacking)}.", _FIX, facts)
+    return CheckResult("codecs", "warning" if needed else "problem", f"{base} lacks {', '.join(lacking)}.", _FIX, facts)

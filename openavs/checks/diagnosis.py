@@ -10,9 +10,9 @@ from typing import Any
 from openavs.checks import machine
 from openavs.checks.codecs import codecs
 from openavs.checks.compute import compute
-from openavs.checks.finding import Finding
+from openavs.checks.finding import CheckResult
 from openavs.checks.packages import extras
-from openavs.checks.recipes import environment_offline, hub_cache, judge
+from openavs.checks.recipes import check_recipe, environment_offline, hub_cache
 from openavs.config.recipe import STUDENT, Recipe, load_recipe
 
 FORMAT = 1  # of `to_dict`; raised when a field changes its meaning or goes
@@ -25,9 +25,9 @@ class Diagnosis:
 
     judged: str
     offline: bool
-    machine: Sequence[Finding]
-    extras: Sequence[Finding]
-    recipes: Sequence[Finding]
+    machine: Sequence[CheckResult]
+    extras: Sequence[CheckResult]
+    recipes: Sequence[CheckResult]
 
     @property
     def ready(self) -> bool:
@@ -67,7 +67,7 @@ def diagnose(
         return Diagnosis(pipeline or DEFAULT, offline, found, extras(), [])
     if pipeline is not None:
         recipe = _load(pipeline, overrides)
-        return Diagnosis(recipe.name, offline, found, extras(), [judge(recipe, hub_cache(), offline).finding])
+        return Diagnosis(recipe.name, offline, found, extras(), [check_recipe(recipe, hub_cache(), offline).finding])
     recipes = [_listed(load_recipe(name), offline) for name in resources.names("pipelines")]
     found.append(_works_offline(recipes))
     return Diagnosis(DEFAULT, offline, found, extras(), recipes)
@@ -78,12 +78,12 @@ def _load(pipeline: str, overrides: Sequence[str]) -> Recipe:
     return load_recipe(pipeline, [*overrides, *(["offline=true"] if pipeline.startswith(STUDENT) else ())])
 
 
-def _listed(recipe: Recipe, offline: bool) -> Finding:
-    finding = judge(recipe, hub_cache(), offline).finding
+def _listed(recipe: Recipe, offline: bool) -> CheckResult:
+    finding = check_recipe(recipe, hub_cache(), offline).finding
     return finding if recipe.name == DEFAULT else finding.unasked()
 
 
-def _disks(out: Path) -> list[Finding]:
+def _disks(out: Path) -> list[CheckResult]:
     models = "free some, or set HF_HOME to a larger disk; the largest recipe downloads about 20 GB"
     return [
         machine.disk("cache", hub_cache(), "downloaded models", 20.0, models),
@@ -91,9 +91,9 @@ def _disks(out: Path) -> list[Finding]:
     ]
 
 
-def _works_offline(recipes: Sequence[Finding]) -> Finding:
+def _works_offline(recipes: Sequence[CheckResult]) -> CheckResult:
     able = [finding.facts["recipe"] for finding in recipes if finding.facts["offline"]]
     says = (
         f"With --offline these recipes work now: {', '.join(able)}." if able else "With --offline no recipe works now."
     )
-    return Finding("offline", "ok" if able else "warning", says, facts={"recipes": able})
+    return CheckResult("offline", "ok" if able else "warning", says, facts={"recipes": able})

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openavs.checks.finding import Finding
+from openavs.checks.finding import CheckResult
 from openavs.config.recipe import Recipe
 from openavs.errors import ModelError
 from openavs.models.catalog import count_parameters
 from openavs.models.hub import resolve
 from openavs.registry import local_path
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 
-def fetch_models(recipe: Recipe) -> Iterator[Finding]:
+def fetch_models(recipe: Recipe) -> Iterator[CheckResult]:
     """Download each model of a recipe that is missing and open its files; one finding per model, as it is ready.
 
     The facts are `model`, the `stages` that use it, `seconds`, `size_gb` (on this disk) and `parameters_m` (millions).
@@ -33,20 +33,20 @@ def fetch_models(recipe: Recipe) -> Iterator[Finding]:
         yield _fetch(model, users, recipe.offline)
 
 
-def _fetch(model: str, stages: list[str], offline: bool) -> Finding:
+def _fetch(model: str, stages: list[str], offline: bool) -> CheckResult:
     facts: dict[str, Any] = {"model": model, "stages": stages}
     started = time.monotonic()
     try:
         found = resolve(model, offline)
         parameters = open_headers(found.path, model)
     except ModelError as problem:
-        return Finding("model", "problem", f"{problem}.", facts=facts)
+        return CheckResult("model", "problem", f"{problem}.", facts=facts)
     files = [*found.path.glob("*.safetensors")]
     size = sum(file.stat().st_size for file in files) / 1e9
     facts |= {"seconds": round(time.monotonic() - started, 2), "size_gb": round(size, 3)}
     facts |= {"parameters_m": round(parameters / 1e6, 3)}
-    says = f"{model}: {counted(len(files), 'weight file')}, {size:.2f} GB, {parameters / 1e6:.1f} million parameters."
-    return Finding("model", "ok", says, facts=facts)
+    says = f"{model}: {pluralize(len(files), 'weight file')}, {size:.2f} GB, {parameters / 1e6:.1f} million parameters."
+    return CheckResult("model", "ok", says, facts=facts)
 
 
 def open_headers(folder: Path, ref: str) -> int:

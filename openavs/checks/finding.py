@@ -10,7 +10,7 @@ State = Literal["ok", "absent", "warning", "problem"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """How one thing stands.
 
     Attributes:
@@ -32,6 +32,6 @@ class Finding:
         """Plain data: the four fields and the facts beside them."""
         return {"topic": self.topic, "state": self.state, "says": self.says, "fix": self.fix, **self.facts}
 
-    def unasked(self) -> Finding:
+    def unasked(self) -> CheckResult:
         """The same of something nobody asked for: it cannot be a problem."""
         return replace(self, state="absent") if self.state == "problem" else self

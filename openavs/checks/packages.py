@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from openavs.checks.finding import Finding
+from openavs.checks.finding import CheckResult
 from openavs.checks.machine import misfits
 from openavs.utils.optional_deps import EXTRAS, Extra
 
 
-def extras() -> list[Finding]:
+def extras() -> list[CheckResult]:
     """One finding for each extra; nothing is imported."""
     return [extra_finding(extra) for extra in EXTRAS.values()]
 
 
-def extra_finding(extra: Extra) -> Finding:
+def extra_finding(extra: Extra) -> CheckResult:
     """How one extra stands. A version that the tests were run with is good, whatever its own metadata asks for."""
     version = extra.version()
     facts = {"extra": extra.name, "package": extra.package, "installed": version, "tried": [*extra.tried]}
     note = f" ({extra.note})" if extra.note else ""
     if version is None:
-        return Finding(
+        return CheckResult(
             "extra", "absent", f"{extra.name} is not installed: {extra.brings}.", extra.command + note, facts
         )
     here = f"{extra.name}: {extra.package} {version} is installed"
     if version in extra.tried:
-        return Finding("extra", "ok", f"{here}.", facts=facts)
+        return CheckResult("extra", "ok", f"{here}.", facts=facts)
     wanted = _required(extra)
     if wanted and not _fits(wanted, version):
-        return Finding("extra", "warning", f"{here}, and openavs needs {wanted}.", extra.command + note, facts)
+        return CheckResult("extra", "warning", f"{here}, and openavs needs {wanted}.", extra.command + note, facts)
     wrong = [why for _, why in misfits(extra.package)]
     if wrong:
         says = f"{here} and may not work: {', '.join(wrong[:4])}."
-        return Finding("extra", "warning", says, extra.command + note, facts)
+        return CheckResult("extra", "warning", says, extra.command + note, facts)
     if extra.tried:
         says = f"{here}; the tests of this release ran with {', '.join(extra.tried)}."
-        return Finding("extra", "ok", says, f"if it fails: pip install {extra.package}=={extra.tried[-1]}", facts)
-    return Finding("extra", "ok", f"{here}.", facts=facts)
+        return CheckResult("extra", "ok", says, f"if it fails: pip install {extra.package}=={extra.tried[-1]}", facts)
+    return CheckResult("extra", "ok", f"{here}.", facts=facts)
 
 
 def _required(extra: Extra) -> str:

@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from openavs.models.device import Placement
+from openavs.models.device import DeviceConfig
 
 _PROCESS = Path("/proc/self")
 
@@ -18,7 +18,7 @@ class PeakMemory:
     system cannot reset its peak (other systems than Linux) that since the start of the process.
     """
 
-    def __init__(self, place: Placement) -> None:
+    def __init__(self, place: DeviceConfig) -> None:
         self._device = place.device
         if self._device.type == "cuda":
             import torch

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openavs.checks.finding import Finding, State
-from openavs.checks.weights import Weights, find_plugin_weights, find_weights
+from openavs.checks.finding import CheckResult, State
+from openavs.checks.weights import WeightsStatus, find_plugin_weights, find_weights
 from openavs.errors import InputError, OpenAVSError
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ Obstacle = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RecipeCheck:
     """One recipe: what stands in its way now, and what would with `--offline`."""
 
     recipe: Recipe
-    weights: tuple[Weights, ...]
+    weights: tuple[WeightsStatus, ...]
     obstacles: tuple[Obstacle, ...]
     offline_obstacles: tuple[Obstacle, ...]
     remarks: tuple[str, ...]
 
     @property
-    def finding(self) -> Finding:
+    def finding(self) -> CheckResult:
         """The verdict in a sentence."""
         if self.obstacles:
             says = "; ".join(says for says, _ in self.obstacles)
@@ -43,9 +43,9 @@ class Verdict:
             return self._finding("absent", says, " && ".join(model.download for model in absent))
         return self._finding("warning" if self.remarks else "ok", f"{_whereabouts(self.weights)}.", "")
 
-    def _finding(self, state: State, says: str, fix: str) -> Finding:
+    def _finding(self, state: State, says: str, fix: str) -> CheckResult:
         says = " ".join([f"{self.recipe.name}: {says}", *self.remarks])
-        return Finding("recipe", state, says, fix, self._facts())
+        return CheckResult("recipe", state, says, fix, self._facts())
 
     def _facts(self) -> dict[str, Any]:
         absent = [model for model in self.weights if not model.here]
@@ -59,7 +59,7 @@ class Verdict:
         }
 
 
-def judge(recipe: Recipe, cache: Path, offline: bool = False) -> Verdict:
+def check_recipe(recipe: Recipe, cache: Path, offline: bool = False) -> RecipeCheck:
     """Looks at everything a recipe names. `cache` is where downloads go; `offline` forbids them."""
     weights = _weights(recipe)
     offline = offline or recipe.offline
@@ -73,16 +73,16 @@ def judge(recipe: Recipe, cache: Path, offline: bool = False) -> Verdict:
     online = [*always, *_server(recipe, False), *_gated(weights), *_too_large(weights, cache)]
     alone = [*always, *_server(recipe, True), *_not_here(weights)]
     remarks = tuple(_remarks(recipe, weights))
-    return Verdict(recipe, weights, tuple(alone if offline else online), tuple(alone), remarks)
+    return RecipeCheck(recipe, weights, tuple(alone if offline else online), tuple(alone), remarks)
 
 
-def _weights(recipe: Recipe) -> tuple[Weights, ...]:
+def _weights(recipe: Recipe) -> tuple[WeightsStatus, ...]:
     """Each model that the recipe names, once."""
     from openavs.registry import local_path
     from openavs.utils.plugins import is_file_reference
 
     stages = recipe.stages()
-    found: dict[str, Weights] = {}
+    found: dict[str, WeightsStatus] = {}
     for stage, model in recipe.models().items():
         reference = local_path(model, recipe.base)
         if reference not in found:
@@ -94,7 +94,7 @@ def _weights(recipe: Recipe) -> tuple[Weights, ...]:
 # ---------------------------------------------------------------------------------------------------- obstacles
 
 
-def _damaged(weights: Sequence[Weights]) -> Iterator[Obstacle]:
+def _damaged(weights: Sequence[WeightsStatus]) -> Iterator[Obstacle]:
     """What no download mends: an embedded model or a folder that is not there or not whole."""
     for model in weights:
         if not model.here and not model.model.startswith("hf:"):
@@ -102,7 +102,7 @@ def _damaged(weights: Sequence[Weights]) -> Iterator[Obstacle]:
             yield says, fix
 
 
-def _not_here(weights: Sequence[Weights]) -> Iterator[Obstacle]:
+def _not_here(weights: Sequence[WeightsStatus]) -> Iterator[Obstacle]:
     absent = [model for model in weights if not model.here and model.model.startswith("hf:")]
     if absent:
         yield (
@@ -111,7 +111,7 @@ def _not_here(weights: Sequence[Weights]) -> Iterator[Obstacle]:
         )
 
 
-def _gated(weights: Sequence[Weights]) -> Iterator[Obstacle]:
+def _gated(weights: Sequence[WeightsStatus]) -> Iterator[Obstacle]:
     """Without a log-in the hub refuses gated weights; whether the owner has consented only the hub knows."""
     from huggingface_hub import get_token
 
@@ -126,7 +126,7 @@ def _gated(weights: Sequence[Weights]) -> Iterator[Obstacle]:
         yield f"{names} is gated and nobody is logged in", f"ask for access at {pages}, {GATED}, then: hf auth login"
 
 
-def _too_large(weights: Sequence[Weights], cache: Path) -> Iterator[Obstacle]:
+def _too_large(weights: Sequence[WeightsStatus], cache: Path) -> Iterator[Obstacle]:
     needed = _total([model for model in weights if not model.here]) or 0.0
     folder = cache.expanduser().absolute()
     free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free / 1e9
@@ -202,7 +202,7 @@ def _device(recipe: Recipe) -> Iterator[Obstacle]:
 # ------------------------------------------------------------------------------------------------------ remarks
 
 
-def _remarks(recipe: Recipe, weights: Sequence[Weights]) -> Iterator[str]:
+def _remarks(recipe: Recipe, weights: Sequence[WeightsStatus]) -> Iterator[str]:
     """What does not stop it but should be known: licences that forbid uses, and memory."""
     from huggingface_hub import get_token
 
@@ -236,16 +236,16 @@ def _memory(recipe: Recipe) -> _Memory | None:
     """What the recipe needs and has, used or free; None where the device is wrong or the system does not say."""
     import torch
 
-    from openavs.config.recipe import overridden
+    from openavs.config.recipe import override_recipe
     from openavs.models.device import resolve_device
     from openavs.models.memory import total_memory
-    from openavs.pipeline.memory_estimate import needed
+    from openavs.pipeline.memory_estimate import estimate_memory
 
     if recipe.student is not None:
         return None
     try:
         chosen = resolve_device(recipe.device, recipe.dtype).device
-        together, largest = needed(overridden(recipe, ["offline=true"]))
+        together, largest = estimate_memory(override_recipe(recipe, ["offline=true"]))
     except InputError:
         return None
     if chosen.type == "cuda":
@@ -257,11 +257,11 @@ def _memory(recipe: Recipe) -> _Memory | None:
 # ------------------------------------------------------------------------------------------------------ wording
 
 
-def _number(some: Sequence[Weights], of: Sequence[Weights]) -> str:
+def _number(some: Sequence[WeightsStatus], of: Sequence[WeightsStatus]) -> str:
     return f"{len(some)} of {len(of)} models {'is' if len(some) == 1 else 'are'}"
 
 
-def _whereabouts(weights: Sequence[Weights]) -> str:
+def _whereabouts(weights: Sequence[WeightsStatus]) -> str:
     if not weights:
         return "it needs no weights"
     places = {model.state for model in weights}
@@ -269,12 +269,12 @@ def _whereabouts(weights: Sequence[Weights]) -> str:
     return "its model is " + where if len(weights) == 1 else f"its {len(weights)} models are {where}"
 
 
-def _sizes(absent: Sequence[Weights]) -> str:
+def _sizes(absent: Sequence[WeightsStatus]) -> str:
     total = _total(absent)
     return "models of unknown size" if total is None else f"about {total:.1f} GB"
 
 
-def _total(weights: Sequence[Weights]) -> float | None:
+def _total(weights: Sequence[WeightsStatus]) -> float | None:
     """GB of several models; None where one is unknown."""
     sizes = [model.size_gb for model in weights]
     return None if None in sizes else round(sum(size for size in sizes if size is not None), 3)

@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from openavs.checks.finding import Finding
+from openavs.checks.finding import CheckResult
 from openavs.checks.peak_memory import PeakMemory
 from openavs.checks.vocabulary import unknown_labels
-from openavs.config.recipe import Recipe, overridden
+from openavs.config.recipe import Recipe, override_recipe
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.device import resolve_device
 from openavs.models.oom import is_out_of_memory
-from openavs.pipeline.context import Notes
-from openavs.pipeline.filtering import choose
-from openavs.pipeline.memory_estimate import PROCESS, Footprint, footprints
-from openavs.pipeline.offload import deferred_stages
+from openavs.pipeline.context import RunContext
+from openavs.pipeline.filtering import filter_detections
+from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_footprints
+from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
-from openavs.pipeline.validation import check_answers
-from openavs.stages.contracts import checked, checked_sightings
-from openavs.stages.segmenters.base import Sighting
+from openavs.pipeline.validation import validate_outputs
+from openavs.stages.contracts import validate_output, validate_tracked_frames
+from openavs.stages.segmenters.base import TrackedFrame
 from openavs.structures.types import Caption, Clip, Detection, Frame, Mask, Prompt, Segment, strong_captions
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ CAPTION, PHRASE = "dog barking", "dog"
 def bundled_clip() -> Clip:
     """One second of the synthetic world with its picture: a dog that barks."""
     from openavs.synthetic.datasets import scene_to_clip
-    from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+    from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
-    return scene_to_clip(plan_scene([Part("dog", (True,))], scene_rng("test", 50), 1, (288, 384)), "synthetic")
+    return scene_to_clip(plan_scene([Role("dog", (True,))], scene_rng("test", 50), 1, (288, 384)), "synthetic")
 
 
-def try_stages(recipe: Recipe, clip: Clip, failed: Mapping[str, str] | None = None) -> Iterator[Finding]:
+def try_stages(recipe: Recipe, clip: Clip, failed: Mapping[str, str] | None = None) -> Iterator[CheckResult]:
     """Run each stage once, one in memory at a time; one finding per stage, as it is done.
 
     A stage runs on what the stages before it found, or on a stand-in where they found nothing or failed. The facts are
@@ -75,8 +75,8 @@ class _Trial:
     def __init__(self, recipe: Recipe, clip: Clip, frames: Sequence[Frame]) -> None:
         self._recipe, self._clip, self._frames = recipe, clip, frames
         self._place = resolve_device(recipe.device, recipe.dtype)
-        self._footprints: dict[str, Footprint] | None = None
-        self._turns, held = deferred_stages(recipe)
+        self._footprints: dict[str, MemoryFootprint] | None = None
+        self._turns, held = lazy_stages(recipe)
         self._pipe = Pipeline.from_recipe(recipe, held)
         self._heard: list[Any] = []
         self._asked: list[tuple[Prompt, ...]] = []
@@ -85,12 +85,12 @@ class _Trial:
         self._stand_in = False
         self._remark = ""
 
-    def finding(self, stage: str, failed: str) -> Finding:
+    def finding(self, stage: str, failed: str) -> CheckResult:
         """Load a stage, run it, release it."""
         use = self._recipe.stages()[stage].use
         facts: dict[str, Any] = {"stage": stage, "use": use}
         if failed:
-            return Finding("stage", "problem", f"{stage} {use}: not loaded, since {failed}", facts=facts)
+            return CheckResult("stage", "problem", f"{stage} {use}: not loaded, since {failed}", facts=facts)
         self._stand_in, self._remark = False, ""
         peak = PeakMemory(self._place)
         try:
@@ -101,7 +101,7 @@ class _Trial:
             ran = time.monotonic()
         except Exception as problem:
             log.debug("the %s failed", stage, exc_info=True)
-            return Finding("stage", "problem", f"{stage} {use}: {_reason(problem)}.", facts=facts)
+            return CheckResult("stage", "problem", f"{stage} {use}: {_reason(problem)}.", facts=facts)
         finally:
             self._turns.release()
         facts |= {"load_seconds": round(loaded - started, 2), "run_seconds": round(ran - loaded, 2)}
@@ -110,12 +110,12 @@ class _Trial:
         if facts["estimated_gb"] is not None:
             cost += f" (estimated {facts['estimated_gb']:.2f} GB)"
         says = f"{stage} {use}: {cost}; {says}."
-        return Finding("stage", "warning" if self._remark else "ok", f"{says} {self._remark}".rstrip(), facts=facts)
+        return CheckResult("stage", "warning" if self._remark else "ok", f"{says} {self._remark}".rstrip(), facts=facts)
 
     def _estimated(self, stage: str) -> float | None:
         """GB that the stage was expected to take at most, on a CPU with the process."""
         if self._footprints is None:
-            self._footprints = footprints(overridden(self._recipe, ["offline=true"]))
+            self._footprints = measure_footprints(override_recipe(self._recipe, ["offline=true"]))
         own = self._footprints.get(stage)
         if own is None:
             return None
@@ -135,12 +135,12 @@ class _Trial:
 
     def _caption(self) -> str:
         self._remark = unknown_labels(self._recipe)
-        self._heard = self._pipe.listen(self._clip, Notes())
+        self._heard = self._pipe.caption(self._clip, RunContext())
         audible = [strong_captions(captions) for captions in self._heard if captions is not None]
         if not audible:
             return "the sound is silent, so the model was not run"
         texts = list(dict.fromkeys(caption.text for captions in audible for caption in captions))
-        share = f"{sum(bool(captions) for captions in audible)} of {counted(len(audible), 'audible frame')}"
+        share = f"{sum(bool(captions) for captions in audible)} of {pluralize(len(audible), 'audible frame')}"
         return f"{share} with captions{_named(texts)}"
 
     def _translate(self) -> str:
@@ -148,9 +148,9 @@ class _Trial:
         if not any(map(strong_captions, heard)):
             self._stand_in = True
             heard = [(Caption(CAPTION, None, at, at + 1.0),) for at in self._clip.times]
-        self._asked = self._pipe.ask(heard, Notes())
+        self._asked = self._pipe.translate(heard, RunContext())
         phrases = list(dict.fromkeys(prompt.phrase for own in self._asked for prompt in own))
-        return f"{counted(len(phrases), 'phrase')} to look for{_named(phrases)}"
+        return f"{pluralize(len(phrases), 'phrase')} to look for{_named(phrases)}"
 
     def _prompts(self) -> list[tuple[Prompt, ...]]:
         """The prompts of every frame that could be read."""
@@ -165,23 +165,23 @@ class _Trial:
     def _detect(self) -> str:
         images, phrases = self._looked_at()
         detector: Any = self._pipe.detector
-        candidates = checked("detect", detector.detect)(images, phrases)
-        check_answers("detect", candidates)
+        candidates = validate_output("detect", detector.detect)(images, phrases)
+        validate_outputs("detect", candidates)
         return self._kept(candidates)
 
     def _kept(self, candidates: Sequence[Sequence[Detection]]) -> str:
         """Keep the boxes that the pipeline would keep."""
         rules, prompts = self._pipe.settings, self._prompts()
-        self._boxes = [choose(boxes, own, rules)[0] for boxes, own in zip(candidates, prompts, strict=True)]
+        self._boxes = [filter_detections(boxes, own, rules)[0] for boxes, own in zip(candidates, prompts, strict=True)]
         best = max((box.score for boxes in candidates for box in boxes), default=None)
         score = "" if best is None else f" (best score {best:.2f})"
-        return f"{counted(sum(map(len, self._boxes)), 'box', 'boxes')} above the threshold{score}"
+        return f"{pluralize(sum(map(len, self._boxes)), 'box', 'boxes')} above the threshold{score}"
 
     def _segment(self) -> str:
         if self._pipe.detector is None:
             images, phrases = self._looked_at()
-            pairs = checked("segment_phrases", self._pipe.segmenter.segment_phrases)(images, phrases)
-            check_answers("segment_phrases", pairs, self._sizes())
+            pairs = validate_output("segment_phrases", self._pipe.segmenter.segment_phrases)(images, phrases)
+            validate_outputs("segment_phrases", pairs, self._sizes())
             says = self._kept([[box for box, _ in own] for own in pairs])
             masks = [dict(own) for own in pairs]
             self._masks = [[of[box] for box in boxes] for of, boxes in zip(masks, self._boxes, strict=True)]
@@ -195,14 +195,14 @@ class _Trial:
             self._boxes = [[_middle(frame)] for frame in self._frames]
         boxes = [[box.box for box in own] for own in self._boxes]
         images = [frame.image for frame in self._frames]
-        masks: list[list[Mask]] = checked("segment", self._pipe.segmenter.segment)(images, boxes)
-        check_answers("segment", masks, self._sizes())
+        masks: list[list[Mask]] = validate_output("segment", self._pipe.segmenter.segment)(images, boxes)
+        validate_outputs("segment", masks, self._sizes())
         return masks
 
     def _areas(self) -> str:
         shares = [mask.rle.area / (mask.rle.size[0] * mask.rle.size[1]) for own in self._masks for mask in own]
         largest = f", the largest covers {max(shares):.0%} of the picture" if shares else ""
-        return f"{counted(len(shares), 'mask')}{largest}"
+        return f"{pluralize(len(shares), 'mask')}{largest}"
 
     def _sizes(self) -> list[tuple[int, int]]:
         return [(int(frame.image.shape[0]), int(frame.image.shape[1])) for frame in self._frames]
@@ -224,21 +224,21 @@ class _Trial:
         segments = self._segments()
         images, phrases = self._looked_at()
         verifier: Any = self._pipe.verifier
-        verdicts = checked("verify", verifier.verify)(images, segments, phrases)
-        check_answers("verify", verdicts)
+        verdicts = validate_output("verify", verifier.verify)(images, segments, phrases)
+        validate_outputs("verify", verdicts)
         every = [verdict for own in verdicts for verdict in own]
-        return f"{sum(verdict.kept for verdict in every)} of {counted(len(every), 'segment')} kept"
+        return f"{sum(verdict.kept for verdict in every)} of {pluralize(len(every), 'segment')} kept"
 
     def _track(self) -> str:
         if self._recipe.segmenter is None:  # the tracker segments, too
             self._masks = self._segmented()
         segments = self._segments()
         phrases = [tuple(dict.fromkeys(segment.phrase for segment in own)) for own in segments]
-        sightings = [Sighting(*own) for own in zip(self._frames, phrases, segments, strict=True)]
+        sightings = [TrackedFrame(*own) for own in zip(self._frames, phrases, segments, strict=True)]
         tracker: Any = self._pipe.tracker
-        followed = list(checked_sightings(tracker.track(iter(sightings))))
+        followed = list(validate_tracked_frames(tracker.track(iter(sightings))))
         tracks = {segment.track for sighting in followed for segment in sighting.segments}
-        return f"{counted(len(tracks), 'track')} through {counted(len(followed), 'frame')}"
+        return f"{pluralize(len(tracks), 'track')} through {pluralize(len(followed), 'frame')}"
 
 
 def _reason(problem: Exception) -> str:

@@ -7,7 +7,7 @@ from openavs.errors import InputError
 from openavs.registry import local_path
 from openavs.stages.lexicon import lexicon, names_nothing
 from openavs.stages.vocabulary import AUDIOSET, THINGS, load_vocabulary
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 
 def unknown_labels(recipe: Recipe) -> str:
@@ -27,7 +27,7 @@ def unknown_labels(recipe: Recipe) -> str:
     if not unknown:
         return ""
     says = (
-        f"{len(unknown)} of {counted(len(labels), 'label')} of the vocabulary are not known to the lexicon "
+        f"{len(unknown)} of {pluralize(len(labels), 'label')} of the vocabulary are not known to the lexicon "
         f"(such as '{unknown[0]}'), so nothing is looked for where they are heard; reword them, or use the "
         "translator llm"
     )

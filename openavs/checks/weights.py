@@ -13,7 +13,7 @@ Place = Literal["embedded", "cached", "local", "partial", "missing"]
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightsStatus:
     """One model as this disk has it.
 
     Attributes:
@@ -59,12 +59,12 @@ class Weights:
         return asdict(self) | {"download": self.download if self.model.startswith("hf:") else None}
 
 
-def find_weights(model: str) -> Weights:
+def find_weights(model: str) -> WeightsStatus:
     """Looks for a model on this disk; `model` is a reference as in a recipe, or an absolute folder."""
-    from openavs.models.catalog import known_model
+    from openavs.models.catalog import find_known_model
     from openavs.models.hub import is_pinned, resolve
 
-    known = known_model(model)
+    known = find_known_model(model)
     facts: dict[str, Any] = {"pinned": is_pinned(model), "gated": False}
     if known is not None:
         facts |= {"gated": known.gated, "licence": known.licence, "permissive": known.permissive}
@@ -73,21 +73,21 @@ def find_weights(model: str) -> Weights:
         found = resolve(model, offline=True)
     except ModelError as problem:
         state: Place = "partial" if _begun(model) else "missing"
-        return Weights(model, state, **facts, why=str(problem))
+        return WeightsStatus(model, state, **facts, why=str(problem))
     place: Place = "embedded" if model.startswith("openavs:") else "cached" if model.startswith("hf:") else "local"
     facts |= {"licence": facts.get("licence") or found.licence, "size_gb": _size_gb([*found.path.iterdir()])}
-    return Weights(model, place, found.revision, found.converted, **facts)
+    return WeightsStatus(model, place, found.revision, found.converted, **facts)
 
 
-def find_plugin_weights(model: str, stage: str) -> Weights:
+def find_plugin_weights(model: str, stage: str) -> WeightsStatus:
     """Look for the model of a plug-in, which may be any file or folder; a hub reference is looked up as one."""
     path = Path(model).expanduser()
     if model.startswith(("hf:", "openavs:")):
         return find_weights(model)
     if not path.exists():
         why = f"there is no model file {model}; put it beside the recipe, or give its place with {stage}.model=FILE"
-        return Weights(model, "missing", why=why)
-    return Weights(model, "local", size_gb=_size_gb([path] if path.is_file() else [*path.iterdir()]))
+        return WeightsStatus(model, "missing", why=why)
+    return WeightsStatus(model, "local", size_gb=_size_gb([path] if path.is_file() else [*path.iterdir()]))
 
 
 def _begun(model: str) -> bool:

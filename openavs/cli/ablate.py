@@ -21,10 +21,10 @@ from openavs.cli.common import (
     command_line,
     default_pipeline,
     echo,
+    log_line,
+    print_answer,
     recipe_overrides,
-    say,
     set_up_logging,
-    tell,
 )
 from openavs.cli.evaluate import (
     AllowMissing,
@@ -77,7 +77,7 @@ def ablate(
     """Evaluate the variants of a study side by side."""
     from openavs.errors import InputError
     from openavs.evaluation.ablation import run_study
-    from openavs.evaluation.benchmark import load_card, open_dataset
+    from openavs.evaluation.benchmark import load_benchmark, open_dataset
     from openavs.evaluation.studies import load_study, study_recipes
 
     set_up_logging(quiet=quiet, verbose=verbose)
@@ -87,7 +87,7 @@ def ablate(
     chosen = load_study(study).choose([word.strip() for word in variants.split(",")] if variants else None)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipes = study_recipes(chosen, pipeline or chosen.pipeline or default_pipeline(shared, quiet=quiet), shared)
-    card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
+    card, dataset = load_benchmark(benchmark), open_dataset(benchmark, root, split)
     with _Bars(quiet) as bars:
         answer = run_study(
             chosen,
@@ -107,10 +107,10 @@ def ablate(
     clips = len(dataset.clips[:limit])
     for row in answer["variants"]:
         if row["failed"]:
-            say(f"openavs: the variant {row['name']}:")
+            log_line(f"openavs: the variant {row['name']}:")
             failed = {item["id"]: item["reason"] for item in row["failed"]}
             tell_failures(failed, clips, out / row["name"], scored=row["metrics"] is not None)
-    tell({**answer, "out": str(out)}, partial(_print_study, answer, out), as_json=as_json, quiet=quiet)
+    print_answer({**answer, "out": str(out)}, partial(_print_study, answer, out), as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if any(row["failed"] for row in answer["variants"]) else 0)
 
 
@@ -139,13 +139,13 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
     from openavs.cli.tables import columns
     from openavs.evaluation.ablation import main_figures
     from openavs.evaluation.display_names import figure_name, protocol_words, title_of
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     figures = main_figures(answer["task"])
     rows = [_row(row, figures, answer["baseline"]) for row in answer["variants"]]
     names = [figure_name(name, answer["task"]) for name in figures]
     with_published = any(row["published"] for row in answer["variants"])
-    clips = counted(answer["clips"] or 0, "clip")
+    clips = pluralize(answer["clips"] or 0, "clip")
     echo(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
     echo(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
     head = ["variant", *names, f"per clip, against {answer['baseline']}", "published J, F"]
@@ -157,10 +157,10 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
 
 def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:
     from openavs.evaluation.display_names import percent
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     if row["metrics"] is None:
-        shown, change = ["–"] * len(figures), f"{counted(len(row['failed']), 'clip')} failed"
+        shown, change = ["–"] * len(figures), f"{pluralize(len(row['failed']), 'clip')} failed"
     else:
         shown = [percent(row["metrics"].get(name)) for name in figures]
         change = "" if row["name"] == baseline else _change(row["difference"])

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from openavs import __version__
-from openavs.cli.common import echo, say
+from openavs.cli.common import echo, log_line
 
 
 class _Commands(typer.core.TyperGroup):
@@ -100,7 +100,7 @@ def _main(args: Sequence[str] | None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
     except _user_errors() as problem:
-        say(f"openavs: {problem}")
+        log_line(f"openavs: {problem}")
         return 2
     except BrokenPipeError:  # the reader, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,7 +109,7 @@ def _main(args: Sequence[str] | None) -> int:
         if problem.errno not in REFUSALS:
             raise
         why = f"{problem.filename or 'a file'} cannot be read or written ({problem.strerror})"
-        say(f"openavs: {why}; make room or change its permissions, then run the same again")
+        log_line(f"openavs: {why}; make room or change its permissions, then run the same again")
         return 2
     return 0
 

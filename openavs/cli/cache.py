@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, echo, set_up_logging, tell
+from openavs.cli.common import Json, Quiet, echo, print_answer, set_up_logging
 
 if TYPE_CHECKING:
-    from openavs.caching.store import Cache
+    from openavs.caching.store import StageCache
 
 Folder = Annotated[
     Path | None,
@@ -33,21 +33,21 @@ def cache(
     quiet: Quiet = False,
 ) -> None:
     """Show what stages have answered before and is kept, and make it smaller."""
-    from openavs.caching.store import Cache, size_to_bytes
+    from openavs.caching.store import StageCache, size_to_bytes
 
     set_up_logging(quiet=quiet)
     wanted = None if prune is None else 0 if prune == "all" else size_to_bytes(prune)
-    store = Cache(folder)
+    store = StageCache(folder)
     if limit is not None:
         store.set_limit(size_to_bytes(limit))
     removed = None if wanted is None else store.prune(wanted)
     facts = _facts(store)
     if removed is not None:
         facts["removed"] = {"entries": len(removed), "bytes": sum(entry.size for entry in removed)}
-    tell(facts, partial(_print, facts), as_json=as_json, quiet=quiet)
+    print_answer(facts, partial(_print, facts), as_json=as_json, quiet=quiet)
 
 
-def _facts(store: Cache) -> dict[str, Any]:
+def _facts(store: StageCache) -> dict[str, Any]:
     entries, sizes = Counter[str](), Counter[str]()
     for entry in store.entries():
         entries[entry.stage] += 1
@@ -63,10 +63,10 @@ def _facts(store: Cache) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     from openavs.caching.store import size_to_text
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     def line(entries: int, size: int) -> str:
-        return f"{counted(entries, 'answer')}, {size_to_text(size)}"
+        return f"{pluralize(entries, 'answer')}, {size_to_text(size)}"
 
     if "removed" in facts:
         echo(f"removed {line(facts['removed']['entries'], facts['removed']['bytes'])}")

@@ -12,7 +12,7 @@ from openavs.cli.common import Json, Offline, echo, print_json, recipe_overrides
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from openavs.checks import Diagnosis, Finding
+    from openavs.checks import Diagnosis, CheckResult
 
 _MARKS = {"ok": "ok      ", "absent": "-       ", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -78,20 +78,20 @@ def check(
         raise typer.Exit(1)
 
 
-def _tried(pipeline: str, changes: Sequence[str], video: Path | None, offline: bool) -> Iterator[tuple[str, Finding]]:
+def _tried(pipeline: str, changes: Sequence[str], video: Path | None, offline: bool) -> Iterator[tuple[str, CheckResult]]:
     """The models as they are downloaded and the stages as they are tried, each with its key in the JSON."""
     from openavs.checks.downloads import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
-    from openavs.config.recipe import load_recipe, overridden
+    from openavs.config.recipe import load_recipe, override_recipe
     from openavs.errors import InputError
     from openavs.media import open_clip
-    from openavs.pipeline.memory_estimate import in_turns
+    from openavs.pipeline.memory_estimate import should_offload
 
     recipe = load_recipe(pipeline, recipe_overrides(list(changes), offline=offline))
     if recipe.student is not None:
         raise InputError(f"--download tries the stages of a recipe, and {pipeline} is a student; leave the option out")
     clip = bundled_clip() if video is None else open_clip(video, fps=recipe.sample.fps)
-    in_turns(overridden(recipe, ["offline=true"]))  # refuses before the download what is known not to fit
+    should_offload(override_recipe(recipe, ["offline=true"]))  # refuses before the download what is known not to fit
     failed: dict[str, str] = {}
     for finding in fetch_models(recipe):
         if finding.state == "problem":
@@ -119,14 +119,14 @@ def _print(found: Diagnosis) -> None:
         echo(f"Ready for {found.judged}.")
 
 
-def _print_findings(findings: Sequence[Finding]) -> None:
+def _print_findings(findings: Sequence[CheckResult]) -> None:
     for finding in findings:
         echo(f"  {_MARKS[finding.state]}{finding.says}")
         if finding.fix and not (finding.topic == "recipe" and finding.state == "absent"):
             echo(f"          -> {finding.fix}")
 
 
-def _print_models(recipe: Finding) -> None:
+def _print_models(recipe: CheckResult) -> None:
     echo("Models")
     stated = recipe.facts["licence"]
     if stated:

@@ -62,12 +62,12 @@ def default_pipeline(overrides: list[str], *, quiet: bool) -> str:
 
     name = default_recipe(overrides)
     where = "with a GPU" if name == "openavs" else "without a GPU"
-    say(f"openavs: the recipe is {name}, the default {where}; --pipeline takes another", quiet=quiet)
+    log_line(f"openavs: the recipe is {name}, the default {where}; --pipeline takes another", quiet=quiet)
     return name
 
 
 def is_override(word: str) -> bool:
-    """`keep.box_threshold=0.3`, unless there is a file of that name."""
+    """`filtering.box_threshold=0.3`, unless there is a file of that name."""
     key, equals, _ = word.partition("=")
     return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not os.path.exists(word)
 
@@ -82,12 +82,12 @@ def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def refuse_bare_keys(named: Iterable[str]) -> None:
-    """Raises InputError for a recipe's key without a value, such as `keep.box_threshold`, among the inputs."""
-    from openavs.config.recipe import has_key
+    """Raises InputError for a recipe's key without a value, such as `filtering.box_threshold`, among the inputs."""
+    from openavs.config.recipe import is_recipe_key
     from openavs.errors import InputError
 
     for name in named:
-        if has_key(name) and not os.path.exists(name):
+        if is_recipe_key(name) and not os.path.exists(name):
             raise InputError(f"{name} is a key of the recipe and has no value; write {name}=VALUE without spaces")
 
 
@@ -104,7 +104,7 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, allow_nan=False))
 
 
-def tell(answer: Any, show: Callable[[], object], *, as_json: bool, quiet: bool) -> None:
+def print_answer(answer: Any, show: Callable[[], object], *, as_json: bool, quiet: bool) -> None:
     """What a command has to say at its end: the answer as JSON, else what `show` prints, unless it is to be quiet."""
     if as_json:
         print_json(answer)
@@ -112,7 +112,7 @@ def tell(answer: Any, show: Callable[[], object], *, as_json: bool, quiet: bool)
         show()
 
 
-def say(text: str, *, quiet: bool = False) -> None:
+def log_line(text: str, *, quiet: bool = False) -> None:
     """Prints a message of one line on stderr, with control characters escaped."""
     if not quiet:
         print(printable(text).replace("\n", "\\n"), file=sys.stderr, flush=True)
@@ -123,17 +123,17 @@ def echo(text: str = "") -> None:
     print(printable(text), flush=True)
 
 
-def warn_of_tiny(recipe: Recipe) -> None:
+def warn_tiny_models(recipe: Recipe) -> None:
     """Warns on stderr that the embedded models, and students trained with them, are not for real videos."""
-    from openavs.models.catalog import only_synthetic
+    from openavs.models.catalog import is_only_synthetic
 
     models: dict[str, Any] = dict.fromkeys(recipe.models().values())
     if recipe.student is not None:
         from openavs.training.io import read_student
 
         models[recipe.student.model] = {"facts": read_student(recipe.student.model, recipe.offline).facts}
-    if only_synthetic(models):
-        say("openavs: these models know only the synthetic world; for real videos see 'openavs list recipes'")
+    if is_only_synthetic(models):
+        log_line("openavs: these models know only the synthetic world; for real videos see 'openavs list recipes'")
 
 
 def set_up_logging(*, quiet: bool = False, verbose: bool = False) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, Verbose, echo, set_up_logging, tell
+from openavs.cli.common import Json, Quiet, Verbose, echo, print_answer, set_up_logging
 
 if TYPE_CHECKING:
-    from openavs.structures.types import Segmentation
+    from openavs.structures.types import ClipResult
     from openavs.synthetic.scenes import Scene
 
 
@@ -30,13 +30,13 @@ def demo(
     from openavs.pipeline.pipeline import Pipeline
     from openavs.results.run_folder import RunWriter
     from openavs.synthetic.datasets import write_clip
-    from openavs.synthetic.scene_sampling import scene_of
+    from openavs.synthetic.scene_sampling import sample_scene
 
     set_up_logging(quiet=quiet, verbose=verbose)
     _refuse_other_results(out)
     started = time.monotonic()
     recipe = load_recipe("tiny")
-    scene = scene_of("clip", "test", seed, 0, size=(288, 384), seconds=6).scene
+    scene = sample_scene("clip", "test", seed, 0, size=(288, 384), seconds=6).scene
     with RunWriter(out, recipe.to_dict(), overwrite=True) as run, progress_bar("demo", quiet) as progress:
         progress("render", 0, 1)
         write_clip(out / "scene.mp4", scene)
@@ -44,7 +44,7 @@ def demo(
         result, _ = segment_clip(pipe, open_clip(out / "scene.mp4", fps=recipe.sample.fps, id="demo"), run, progress)
     answer = summary(result) | {"miou": round(mean_iou(scene, result), 4)}
     answer |= {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
-    tell(answer, partial(_print, answer), as_json=as_json, quiet=quiet)
+    print_answer(answer, partial(_print, answer), as_json=as_json, quiet=quiet)
 
 
 def _refuse_other_results(out: Path) -> None:
@@ -60,14 +60,14 @@ def _refuse_other_results(out: Path) -> None:
 def _print(answer: dict[str, Any]) -> None:
     from openavs.cli.work import sentence
 
-    echo(f"heard: {sentence(answer['heard'])}")
+    echo(f"heard: {sentence(answer['captions'])}")
     echo(f"found: {sentence(answer['found'])}")
     echo(f"mIoU with the true masks: {answer['miou']:.2f} ({answer['seconds']:.1f} s)")
     echo(f"look at {answer['out']}/clips/demo/report.html and {answer['out']}/clips/demo/overlay.mp4")
     echo("These embedded models know only this synthetic world; for real videos see 'openavs list recipes'.")
 
 
-def mean_iou(scene: Scene, result: Segmentation) -> float:
+def mean_iou(scene: Scene, result: ClipResult) -> float:
     """AVSBench's J of the clip: what was segmented against the true pixels of what sounds, frame by frame."""
     import numpy as np
 

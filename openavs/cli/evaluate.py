@@ -21,17 +21,17 @@ from openavs.cli.common import (
     command_line,
     default_pipeline,
     echo,
+    log_line,
     print_json,
     recipe_overrides,
-    say,
     set_up_logging,
     split_words,
-    warn_of_tiny,
+    warn_tiny_models,
 )
 from openavs.cli.score import ProtocolName
 
 if TYPE_CHECKING:
-    from openavs.caching.stagewise import Stagewise
+    from openavs.caching.stagewise import StagedSchedule
     from openavs.config.recipe import Recipe
     from openavs.evaluation.evaluator import Evaluation
     from openavs.evaluation.predictor import Failures
@@ -43,7 +43,7 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="BENCHMARK [KEY=VALUE...]",
-        help="s4, ms3, avss, ov, v3 or a card's YAML file; and overrides such as keep.box_threshold=0.3.",
+        help="s4, ms3, avss, ov, v3 or a card's YAML file; and overrides such as filtering.box_threshold=0.3.",
         show_default=False,
     ),
 ]
@@ -88,24 +88,24 @@ def evaluate(
     """Run a recipe on a benchmark and score it, beside what others report."""
     from openavs.cli.work import progress_bar
     from openavs.config.recipe import load_recipe
-    from openavs.evaluation.benchmark import load_card, open_dataset
+    from openavs.evaluation.benchmark import load_benchmark, open_dataset
     from openavs.evaluation.evaluator import evaluate as run_evaluation
-    from openavs.evaluation.evaluator import recipe_system
+    from openavs.evaluation.evaluator import recipe_predictor
 
     set_up_logging(quiet=quiet, verbose=verbose)
     if compare is not None:
         print_comparison(*compare, as_json)
         return
     benchmark, overrides, root = what_to_run(words, root)
-    card, dataset = load_card(benchmark), open_dataset(benchmark, root, split)
+    card, dataset = load_benchmark(benchmark), open_dataset(benchmark, root, split)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     if recipe.student is None:
-        system = recipe_system(recipe, dataset, card, Builder(lock))
+        system = recipe_predictor(recipe, dataset, card, Builder(lock))
     else:
-        from openavs.training.inference import student_system
+        from openavs.training.inference import student_predictor
 
-        system = student_system(recipe, dataset)
+        system = student_predictor(recipe, dataset)
     with progress_bar(card.name, quiet) as progress:
         done = run_evaluation(
             system,
@@ -124,7 +124,7 @@ def evaluate(
         print_json(_answer(done, card.name, split, protocol.value, clips_per_batch))
     elif done.report is not None and not quiet:
         _print_report(done.report, out)
-        warn_of_tiny(recipe)
+        warn_tiny_models(recipe)
     raise typer.Exit(1 if done.failed else 0)
 
 
@@ -148,32 +148,32 @@ class Builder:
 
         self.lock, self.pins = lock, load_lock(lock) if lock else None
 
-    def __call__(self, recipe: Recipe, held: Held | None = None) -> pipeline.Pipeline | Stagewise:
-        from openavs.caching.stagewise import load_in_turns
-        from openavs.pipeline.lockfile import add_to_lock, pinned_pipeline
+    def __call__(self, recipe: Recipe, held: Held | None = None) -> pipeline.Pipeline | StagedSchedule:
+        from openavs.caching.stagewise import build_staged
+        from openavs.pipeline.lockfile import add_to_lock, build_pinned_pipeline
         from openavs.pipeline.pipeline import Pipeline as Chain
 
-        chain: pipeline.Pipeline | Stagewise | None = None
+        chain: pipeline.Pipeline | StagedSchedule | None = None
         if not held:  # models that are held already have shown that they fit
-            chain = load_in_turns(recipe, self.lock)
+            chain = build_staged(recipe, self.lock)
         if self.lock is None or self.pins is None:
             return chain or Chain.from_recipe(recipe, held)
-        chain = chain or pinned_pipeline(recipe, self.pins, held)
+        chain = chain or build_pinned_pipeline(recipe, self.pins, held)
         self.pins = add_to_lock(self.lock, chain.models)
         return chain
 
 
 def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> None:
     """Names the clips that failed and what follows from it, on stderr."""
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     for clip, reason in failed.items():
-        say(f"openavs: clip {clip}: {reason}")
-    share = f"{len(failed)} of {counted(clips, 'clip')}"
+        log_line(f"openavs: clip {clip}: {reason}")
+    share = f"{len(failed)} of {pluralize(clips, 'clip')}"
     if failed and scored:
-        say(f"openavs: {share} failed and count as empty in the figures")
+        log_line(f"openavs: {share} failed and count as empty in the figures")
     elif failed:
-        say(
+        log_line(
             f"openavs: {share} failed, so nothing was scored; mend them and run the same again "
             f"(what is done in {out} stays), or count them as empty with --allow-missing"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from openavs.cli.common import Json, Quiet, Verbose, echo, print_json, say, set_up_logging
+from openavs.cli.common import Json, Quiet, Verbose, echo, log_line, print_json, set_up_logging
 from openavs.exports.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def export(
 ) -> None:
     """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
     from openavs.exports.items import filtered_by_recipe, run_items
-    from openavs.exports.registry import TRAINING, MaskCode, Options
+    from openavs.exports.registry import TRAINING, ExportOptions, MaskCode
     from openavs.exports.registry import export as write
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     set_up_logging(quiet=quiet, verbose=verbose)
     if not split.isidentifier():
@@ -66,7 +66,7 @@ def export(
     wanted = None if clips is None else [name.strip() for name in clips.split(",") if name.strip()]
     items = run_items(run, wanted, root)
     categories, typed = _categories(classes, run)
-    options = Options(categories, images, split, cast(MaskCode, masks), run, root, benchmark)
+    options = ExportOptions(categories, images, split, cast(MaskCode, masks), run, root, benchmark)
     told = write(
         form, filtered_by_recipe(items) if as_labels else items, out, options, origin=str(run), overwrite=overwrite
     )
@@ -76,10 +76,10 @@ def export(
         print_json({"format": form, "out": str(out), **counts, "notes": told.notes})
         return
     for note in told.notes:
-        say(f"openavs: {note}", quiet=quiet)
+        log_line(f"openavs: {note}", quiet=quiet)
     if not quiet:
-        inside = f"{counted(told.frames, 'frame')} of {counted(told.clips, 'clip')}"
-        echo(f"{form}: {counted(told.segments, told.what)} in {inside} -> {out}")
+        inside = f"{pluralize(told.frames, 'frame')} of {pluralize(told.clips, 'clip')}"
+        echo(f"{form}: {pluralize(told.segments, told.what)} in {inside} -> {out}")
 
 
 def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
@@ -89,16 +89,16 @@ def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
     """
     from openavs.config import resources
     from openavs.errors import InputError
-    from openavs.evaluation.benchmark import load_card
+    from openavs.evaluation.benchmark import load_benchmark
     from openavs.exports.categories import Categories
     from openavs.exports.sources import run_classes
-    from openavs.utils.text import listed_words
+    from openavs.utils.text import join_words
 
     if classes is None:
         return Categories.of_vocabulary(run_classes(run)), False
-    names = listed_words(classes)
+    names = join_words(classes)
     if len(names) == 1 and names[0] in resources.names("eval"):
-        card = load_card(names[0])
+        card = load_benchmark(names[0])
         if card.vocabulary is None:
             raise InputError(f"the masks of {card.name} have no classes; use --classes avss, or name them: dog,cat")
         return Categories.of_card(card), False

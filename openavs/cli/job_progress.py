@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from openavs.cli.common import say
-from openavs.utils.text import counted
+from openavs.cli.common import log_line
+from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from openavs.labeling.progress import Board
+    from openavs.labeling.progress import JobProgress
     from openavs.labeling.stage_timings import StageTimes
 
 EVERY = 30.0  # seconds between two lines off a terminal
 
 
 @contextmanager
-def showing(board: Board, quiet: bool) -> Iterator[None]:
+def showing(board: JobProgress, quiet: bool) -> Iterator[None]:
     """Shows what a board tells while inside."""
     from rich.console import Console
 
@@ -34,14 +34,14 @@ def showing(board: Board, quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(board: Board, console: object) -> Iterator[None]:
+def _bar(board: JobProgress, console: object) -> Iterator[None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True) as bar:  # type: ignore[arg-type]
         task = bar.add_task(state(board), total=max(board.total, 1), completed=board.total - board.left)
 
-        def update(board: Board) -> None:
+        def update(board: JobProgress) -> None:
             bar.update(task, completed=board.total - board.left, description=state(board))
 
         board.told = update
@@ -58,13 +58,13 @@ class _Lines:
     def __init__(self) -> None:
         self._last = float("-inf")
 
-    def __call__(self, board: Board) -> None:
+    def __call__(self, board: JobProgress) -> None:
         if time.monotonic() - self._last > EVERY:
             self._last = time.monotonic()
-            say(f"openavs: {board.total - board.left} of {counted(board.total, 'clip')}, {state(board)}")
+            log_line(f"openavs: {board.total - board.left} of {pluralize(board.total, 'clip')}, {state(board)}")
 
 
-def state(board: Board) -> str:
+def state(board: JobProgress) -> str:
     """`1.3 clips/s, 0:02:31 left, 3 failed (unreadable 2, no_sound 1)`."""
     if board.rate is None:
         return "loading the models" if board.left else "nothing is left to do"
@@ -74,16 +74,16 @@ def state(board: Board) -> str:
     return f"{shown}, {failed} failed ({reasons(board)})" if failed else shown
 
 
-def reasons(board: Board) -> str:
+def reasons(board: JobProgress) -> str:
     """Failures by reason, the most frequent first."""
     return ", ".join(f"{reason} {count}" for reason, count in board.failures.most_common())
 
 
-def result_line(board: Board) -> str:
+def result_line(board: JobProgress) -> str:
     """What became of the job in a line or two."""
     counts = board.status
     segments, clips = _dropped(board)
-    line = f"{counts['ok']} of {counted(board.plan.clips, 'clip')} labelled"
+    line = f"{counts['ok']} of {pluralize(board.plan.clips, 'clip')} labelled"
     line += f", {counts['filtered']} filtered ({clips})" if counts["filtered"] else ""
     line += f", {counts['failed']} failed" if counts["failed"] else ""
     left = board.plan.clips - counts.total()
@@ -92,19 +92,21 @@ def result_line(board: Board) -> str:
     return f"{line}\n-> {board.job.out}"
 
 
-def _dropped(board: Board) -> tuple[str, str]:
+def _dropped(board: JobProgress) -> tuple[str, str]:
     """What was asked for and is not in the labels, by reason; and the clips that a filter dropped, by filter."""
     from openavs.results.filters import CLIP_RULES
 
     whole = {f"filter.{rule}" for rule in CLIP_RULES}
     parts = [
-        ", ".join(f"{reason} {count}" for reason, count in board.dropped.most_common() if (reason in whole) is of_clips)
+        ", ".join(
+            f"{reason} {count}" for reason, count in board.rejected.most_common() if (reason in whole) is of_clips
+        )
         for of_clips in (False, True)
     ]
     return parts[0], parts[1]
 
 
-def failed_clips(board: Board, most: int) -> list[tuple[str, str, str]]:
+def failed_clips(board: JobProgress, most: int) -> list[tuple[str, str, str]]:
     """The first clips that failed: id, reason, sentence."""
     from openavs.labeling.completion import read_mark
 

@@ -25,31 +25,31 @@ from openavs.cli.common import (
     command_line,
     default_pipeline,
     echo,
+    log_line,
     print_json,
     recipe_overrides,
-    say,
     set_up_logging,
     split_words,
-    warn_of_tiny,
+    warn_tiny_models,
 )
 
 if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
-    from openavs.labeling.executors.base import Engine
+    from openavs.labeling.executors.base import Executor
     from openavs.labeling.job import Job
-    from openavs.labeling.manifest import Plan, Wish
-    from openavs.labeling.progress import Board
+    from openavs.labeling.manifest import JobRequest, Manifest
+    from openavs.labeling.progress import JobProgress
     from openavs.labeling.readers.open import Source
 
 
-class EngineName(StrEnum):
+class ExecutorName(StrEnum):
     """Who runs the shards."""
 
     local = "local"
     ray = "ray"
 
 
-class Schedule(StrEnum):
+class ScheduleName(StrEnum):
     """How a worker goes through its clips."""
 
     auto = "auto"
@@ -64,7 +64,7 @@ Words = Annotated[
     typer.Argument(
         metavar="SOURCE [KEY=VALUE...]",
         help="A folder, a glob in quotes, a list (.txt), a manifest (.jsonl, .csv, .parquet), tars, an AVSBench root; "
-        "and overrides such as keep.box_threshold=0.3 or filter.min_area=0.01.",
+        "and overrides such as filtering.box_threshold=0.3 or label_filter.min_area=0.01.",
         show_default=False,
     ),
 ]
@@ -74,8 +74,8 @@ def label(
     words: Words,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")],
     pipeline: Pipeline = None,
-    engine: Annotated[EngineName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
-        EngineName.local
+    engine: Annotated[ExecutorName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
+        ExecutorName.local
     ),
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; default: one for each GPU, or for two cores.")
@@ -102,12 +102,12 @@ def label(
         bool, typer.Option("--cache/--no-cache", help="The stage cache of what was heard and asked before.")
     ] = True,
     schedule: Annotated[
-        Schedule,
+        ScheduleName,
         typer.Option(
             help="clip: one after another, all models in memory; stage: a window of clips stage by stage, models in "
             "turns; auto: by the memory there is. Results are the same."
         ),
-    ] = Schedule.auto,
+    ] = ScheduleName.auto,
     window: Annotated[
         int | None, typer.Option(min=1, help="Clips of a window of --schedule stage; default 256.")
     ] = None,
@@ -128,7 +128,7 @@ def label(
     from openavs.config.recipe import load_recipe
     from openavs.labeling.job import Job
     from openavs.labeling.output_dir import open_folder
-    from openavs.labeling.progress import Board
+    from openavs.labeling.progress import JobProgress
     from openavs.labeling.readers.open import open_source
     from openavs.labeling.run import parse_part, shards_of
 
@@ -139,7 +139,7 @@ def label(
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     source = open_source(name, benchmark=benchmark, split=split)
     for note in source.notes:
-        say(f"openavs: {note}", quiet=quiet)
+        log_line(f"openavs: {note}", quiet=quiet)
     wish, root = _wish(source, recipe, shard_size, threads, limit), source.root
     out = out.absolute()
     plan = open_folder(out, wish, overwrite=overwrite, retry_failed=retry_failed)
@@ -162,7 +162,7 @@ def label(
     numbers = shards_of(plan, part)
     _check_files(out, plan, numbers, verify, quiet)
     about = {"command": command_line(), "engine": engine.value, "source": name, "root": str(root)}
-    board = Board(job, plan, numbers, about)
+    board = JobProgress(job, plan, numbers, about)
     problem = _run(job, plan, made, board, quiet)
     _finish(board, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
 
@@ -176,55 +176,57 @@ def _words(words: list[str]) -> tuple[str, list[str]]:
     return named[0], overrides
 
 
-def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int | None, limit: int | None) -> Wish:
+def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int | None, limit: int | None) -> JobRequest:
     """What to plan: a benchmark's clips are taken as `evaluate` takes them, at its frames and with its classes."""
-    from openavs.evaluation.benchmark import load_card
-    from openavs.evaluation.evaluator import recipe_system
-    from openavs.labeling.manifest import Wish
+    from openavs.evaluation.benchmark import load_benchmark
+    from openavs.evaluation.evaluator import recipe_predictor
+    from openavs.labeling.manifest import JobRequest
 
     data, classes = recipe.to_dict(), tuple(recipe.vocabulary or ())
     if source.datasets and recipe.student is not None:
-        from openavs.training.inference import student_system
+        from openavs.training.inference import student_predictor
 
-        system = student_system(recipe, source.datasets[0])
+        system = student_predictor(recipe, source.datasets[0])
         data, classes = dict(system.recipe), system.labels
     elif source.datasets:
-        system = recipe_system(recipe, source.datasets[0], load_card(source.kind))
+        system = recipe_predictor(recipe, source.datasets[0], load_benchmark(source.kind))
         data, classes = dict(system.recipe), system.labels
-    return Wish(source.kind, source.items, data, classes, shard_size, threads, limit)
+    return JobRequest(source.kind, source.items, data, classes, shard_size, threads, limit)
 
 
-def _check_files(out: Path, plan: Plan, shards: list[int], verify: bool, quiet: bool) -> None:
+def _check_files(out: Path, plan: Manifest, shards: list[int], verify: bool, quiet: bool) -> None:
     """Reopens the shards whose files were lost or changed since they were committed, and says so."""
     from openavs.labeling.verification import reopen_changed
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     again = reopen_changed(out, plan.key, shards, verify=verify)
     if again:
-        lost = f"the files of {counted(len(again), 'finished clip')} were lost or changed, such as those of {again[0]}"
-        say(f"openavs: {lost}; they are made again", quiet=quiet)
+        lost = (
+            f"the files of {pluralize(len(again), 'finished clip')} were lost or changed, such as those of {again[0]}"
+        )
+        log_line(f"openavs: {lost}; they are made again", quiet=quiet)
 
 
-def _engine(name: EngineName, workers: int | None, device: str, patience: float | None) -> Engine:
-    from openavs.labeling.executors.local import LocalEngine
-    from openavs.labeling.executors.ray import RayEngine
+def _engine(name: ExecutorName, workers: int | None, device: str, patience: float | None) -> Executor:
+    from openavs.labeling.executors.local import LocalExecutor
+    from openavs.labeling.executors.ray import RayExecutor
     from openavs.labeling.executors.workers import default_workers, gpus
 
-    if name is EngineName.ray:
-        return RayEngine(workers, patience=patience)
+    if name is ExecutorName.ray:
+        return RayExecutor(workers, patience=patience)
     devices = gpus(device)
-    return LocalEngine(workers or default_workers(devices), devices, patience)
+    return LocalExecutor(workers or default_workers(devices), devices, patience)
 
 
-def _share(engine: Engine) -> float:
+def _share(engine: Executor) -> float:
     """The part of its device's memory that a worker has; Ray gives out whole devices, or says itself what it gave."""
-    from openavs.labeling.executors.local import LocalEngine
+    from openavs.labeling.executors.local import LocalExecutor
     from openavs.labeling.executors.workers import share_of_memory
 
-    return share_of_memory(engine.workers, engine.devices) if isinstance(engine, LocalEngine) else 1.0
+    return share_of_memory(engine.workers, engine.devices) if isinstance(engine, LocalExecutor) else 1.0
 
 
-def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str | None:
+def _run(job: Job, plan: Manifest, engine: Executor, board: JobProgress, quiet: bool) -> str | None:
     """Runs the job; returns the sentence for what ended it, if it was not its end.
 
     Raises:
@@ -245,14 +247,14 @@ def _run(job: Job, plan: Plan, engine: Engine, board: Board, quiet: bool) -> str
 
 
 @contextmanager
-def _interrupts(board: Board) -> Iterator[None]:
+def _interrupts(board: JobProgress) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM) lets the clips at work end, the second ends at once."""
 
     def handle(number: int, frame: Any) -> None:
         if board.stop:
             raise KeyboardInterrupt
         board.stop = True
-        say("openavs: stopping when the clips at work are done; once more to stop at once")
+        log_line("openavs: stopping when the clips at work are done; once more to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -262,21 +264,23 @@ def _interrupts(board: Board) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool, quiet: bool, stats: bool) -> None:
+def _finish(
+    board: JobProgress, problem: str | None, recipe: Recipe, *, as_json: bool, quiet: bool, stats: bool
+) -> None:
     """Says what became of the job and ends with its exit code."""
     from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line
     from openavs.labeling.stage_timings import stage_times
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     failed = failed_clips(board, NAMED)
     for clip, reason, detail in failed:
-        say(f"openavs: clip {clip}: {detail} ({reason})")
+        log_line(f"openavs: clip {clip}: {detail} ({reason})")
     count = board.status["failed"]
     if count > len(failed):
-        more = counted(count - len(failed), "more clip")
-        say(f"openavs: and {more} failed ({reasons(board)}); see {board.job.out}/index.jsonl")
+        more = pluralize(count - len(failed), "more clip")
+        log_line(f"openavs: and {more} failed ({reasons(board)}); see {board.job.out}/index.jsonl")
     if problem:
-        say(f"openavs: {problem}")
+        log_line(f"openavs: {problem}")
     times = stage_times(board.job.out) if stats else None
     if as_json:
         answer = {"out": str(board.job.out), "problem": problem, **board.summary()}
@@ -284,7 +288,7 @@ def _finish(board: Board, problem: str | None, recipe: Recipe, *, as_json: bool,
     elif not quiet:
         echo(result_line(board))
         if board.status["ok"]:
-            warn_of_tiny(recipe)
+            warn_tiny_models(recipe)
         if times is not None:
             print_stages(times)
     raise typer.Exit(1 if count or problem or board.missing else 0)

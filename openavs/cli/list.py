@@ -10,7 +10,7 @@ import typer
 from openavs.cli.common import Json, echo, print_json
 
 
-class What(StrEnum):
+class ListTarget(StrEnum):
     """What can be listed."""
 
     recipes = "recipes"
@@ -20,15 +20,15 @@ class What(StrEnum):
 
 
 def list(
-    what: Annotated[What | None, typer.Argument(help="One kind only; all of them by default.")] = None,
+    what: Annotated[ListTarget | None, typer.Argument(help="One kind only; all of them by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the recipes, with their models and licences, the backends, the benchmarks and the ablation studies."""
     kinds = {
-        What.recipes: (_recipes, _print_recipes),
-        What.backends: (_backends, _print_backends),
-        What.benchmarks: (_benchmarks, _print_benchmarks),
-        What.studies: (_studies, _print_studies),
+        ListTarget.recipes: (_recipes, _print_recipes),
+        ListTarget.backends: (_backends, _print_backends),
+        ListTarget.benchmarks: (_benchmarks, _print_benchmarks),
+        ListTarget.studies: (_studies, _print_studies),
     }
     chosen = {kind: kinds[kind] for kind in kinds if what in (None, kind)}
     found = {kind.value: find() for kind, (find, _) in chosen.items()}
@@ -61,10 +61,10 @@ def _recipes() -> Any:
 def _weights(reference: str) -> dict[str, Any]:
     """Where a model's weights are, what its licence is, and how much there is to download."""
     from openavs.errors import ModelError
-    from openavs.models.catalog import known_model
+    from openavs.models.catalog import find_known_model
     from openavs.models.hub import resolve
 
-    known = known_model(reference)
+    known = find_known_model(reference)
     facts: dict[str, Any] = {
         "licence": known.licence if known else None,
         "permissive": known.permissive if known else "unknown",
@@ -98,7 +98,7 @@ def _installed(extra: str | None) -> str | None:
 
 def _benchmarks() -> Any:
     from openavs.config import resources
-    from openavs.evaluation.benchmark import load_card
+    from openavs.evaluation.benchmark import load_benchmark
 
     return [
         {
@@ -109,7 +109,7 @@ def _benchmarks() -> Any:
             "metric": card.metric,
             "splits": {name: split.model_dump() for name, split in card.splits.items()},
         }
-        for card in map(load_card, resources.names("eval"))
+        for card in map(load_benchmark, resources.names("eval"))
     ]
 
 
@@ -177,9 +177,9 @@ def _print_benchmarks(benchmarks: Any) -> None:
 
 def _counted(split: Any) -> str:
     """`740 clips, 3,700 frames`, as far as it is known."""
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
-    known = [counted(split[key], key.removesuffix("s")) for key in ("clips", "frames") if split[key] is not None]
+    known = [pluralize(split[key], key.removesuffix("s")) for key in ("clips", "frames") if split[key] is not None]
     return ", ".join(known) or "size not published"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Limit, Quiet, Verbose, print_json, say, set_up_logging
+from openavs.cli.common import Json, Limit, Quiet, Verbose, log_line, print_json, set_up_logging
 
 
 class ProtocolName(StrEnum):
@@ -81,7 +81,7 @@ def score(
     report: dict[str, Any] = scores.to_dict() | {"missing_clips": list(scores.missing)} | origin
     if out is not None:
         write_scores(out, report)
-        say(f"wrote {out / 'report.json'} and {out / 'per_clip.csv'}", quiet=quiet)
+        log_line(f"wrote {out / 'report.json'} and {out / 'per_clip.csv'}", quiet=quiet)
     if as_json:
         print_json({key: value for key, value in report.items() if key not in ("per_clip", "curve")})  # --out has them
     elif not quiet:

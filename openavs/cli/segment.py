@@ -23,18 +23,18 @@ from openavs.cli.common import (
     Verbose,
     default_pipeline,
     echo,
+    log_line,
     print_json,
     recipe_overrides,
     refuse_bare_keys,
-    say,
     set_up_logging,
     split_words,
-    warn_of_tiny,
+    warn_tiny_models,
 )
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from openavs.caching.stagewise import Stagewise
+    from openavs.caching.stagewise import StagedSchedule
     from openavs.pipeline import pipeline
     from openavs.results.run_folder import RunWriter
     from openavs.structures.types import Clip
@@ -45,7 +45,7 @@ def segment(
         list[str],
         typer.Argument(
             metavar="VIDEO... [KEY=VALUE...]",
-            help="Videos, pictures or folders of pictures; and overrides such as keep.box_threshold=0.3.",
+            help="Videos, pictures or folders of pictures; and overrides such as filtering.box_threshold=0.3.",
         ),
     ],
     pipeline: Pipeline = None,
@@ -64,10 +64,10 @@ def segment(
     verbose: Verbose = False,
 ) -> None:
     """Find, name and segment what makes the sound in videos."""
-    from openavs.caching.stagewise import load_in_turns
+    from openavs.caching.stagewise import build_staged
     from openavs.config.recipe import load_recipe
     from openavs.errors import InputError
-    from openavs.pipeline.lockfile import add_to_lock, load_lock, pinned_pipeline
+    from openavs.pipeline.lockfile import add_to_lock, build_pinned_pipeline, load_lock
     from openavs.pipeline.pipeline import Pipeline as Chain
     from openavs.results.run_folder import RunWriter
     from openavs.utils.fs import is_missing, refuse_address
@@ -95,8 +95,8 @@ def segment(
         chain: Any = StudentPipeline.from_recipe(recipe)
         classes = list(chain.classes[1:]) if chain.classes else []
     else:
-        chain = load_in_turns(recipe, lock) or (
-            pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
+        chain = build_staged(recipe, lock) or (
+            build_pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
         )
     answers: list[dict[str, Any]] = []
     with (
@@ -118,7 +118,7 @@ def segment(
     if as_json:
         print_json({"out": str(out), "ok": len(answers) - failed, "failed": failed, "clips": answers})
     elif not quiet and failed < len(answers):
-        warn_of_tiny(recipe)
+        warn_tiny_models(recipe)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -130,19 +130,24 @@ def _interruption_reported(answers: list[dict[str, Any]], clips: int, overwrite:
     except KeyboardInterrupt:
         done = sum(answer["status"] == "ok" for answer in answers)
         how = "without --overwrite" if overwrite else "again"
-        say(
-            f"openavs: interrupted with {done} of {counted(clips, 'clip')} done; run the same command {how} to continue"
+        log_line(
+            f"openavs: interrupted with {done} of {pluralize(clips, 'clip')} done; run the same command {how} to continue"
         )
         raise
 
 
 def _segment_all(
-    chain: pipeline.Pipeline | Stagewise, run: RunWriter, paths: list[Path], audio: Path | None, fps: float, quiet: bool
+    chain: pipeline.Pipeline | StagedSchedule,
+    run: RunWriter,
+    paths: list[Path],
+    audio: Path | None,
+    fps: float,
+    quiet: bool,
 ) -> Iterator[dict[str, Any]]:
     """One answer per video, as it ends; a video that cannot be worked on is recorded and the rest goes on."""
     import time
 
-    from openavs.caching.stagewise import Stagewise
+    from openavs.caching.stagewise import StagedSchedule
     from openavs.cli.work import EXTRAS, progress_bar, segment_clip, summary
     from openavs.errors import OpenAVSError
     from openavs.media import open_clip
@@ -152,10 +157,10 @@ def _segment_all(
     # before any work: it may refuse the folder
     done = {name for path, name in named if run.is_done(name, str(path), EXTRAS)}
     todo = [(path, name) for path, name in named if name not in done]
-    size = chain.window if isinstance(chain, Stagewise) else len(todo) or 1
+    size = chain.window if isinstance(chain, StagedSchedule) else len(todo) or 1
     windows = {todo[start][1]: todo[start : start + size] for start in range(0, len(todo), size)}
     for number, (path, name) in enumerate(named, start=1):
-        if isinstance(chain, Stagewise) and name in windows:
+        if isinstance(chain, StagedSchedule) and name in windows:
             chain.prepare(_opened(windows[name], audio, fps))
         answer: dict[str, Any] = {
             "id": name,
@@ -180,7 +185,7 @@ def _segment_all(
             reason = _naming(str(problem), path, audio)
             run.fail(name, reason, seconds=time.monotonic() - started, source=str(path))
             answer |= {"status": "failed", "reason": reason}
-            say(f"openavs: {reason}")
+            log_line(f"openavs: {reason}")
         yield answer
 
 
@@ -205,8 +210,8 @@ def _line(answer: dict[str, Any], in_words: bool) -> str:
 
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
-    heard = f"heard {sentence(answer['heard'])}; " if in_words else ""
-    frames = counted(answer["frames"], "frame")
+    heard = f"heard {sentence(answer['captions'])}; " if in_words else ""
+    frames = pluralize(answer["frames"], "frame")
     where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
     spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "done before"
     return f"{answer['id']}: {heard}found {sentence(answer['found'])} in {where}, {spent} -> {answer['folder']}"

@@ -16,9 +16,9 @@ from openavs.cli.common import (
     Verbose,
     default_pipeline,
     echo,
+    print_answer,
     recipe_overrides,
     set_up_logging,
-    tell,
 )
 from openavs.cli.train import (
     Benchmark,
@@ -65,7 +65,7 @@ def self_train(
     """Label the training split with a recipe, train a student on the labels, evaluate both on the test split."""
     from openavs.cli.work import progress_bar
     from openavs.config.recipe import load_recipe
-    from openavs.evaluation.benchmark import load_card, open_dataset
+    from openavs.evaluation.benchmark import load_benchmark, open_dataset
 
     set_up_logging(quiet=quiet, verbose=verbose)
     need_accelerate()
@@ -73,14 +73,16 @@ def self_train(
     shared = recipe_overrides(device=None if device == "auto" else device, offline=offline)
     teacher = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     train_set, val_set = open_splits(chosen, benchmark, root)
-    from openavs.training.self_training import Choices, Splits
+    from openavs.training.self_training import SelfTrainingConfig, Splits
     from openavs.training.self_training import self_train as run
 
-    splits = Splits(load_card(benchmark), train_set, val_set, open_dataset(benchmark, root, "test"))
-    choices = Choices(min_score=min_score, drop_empty=drop_empty, weighted=weighted, rounds=rounds, truth=truth)
+    splits = Splits(load_benchmark(benchmark), train_set, val_set, open_dataset(benchmark, root, "test"))
+    choices = SelfTrainingConfig(
+        min_score=min_score, drop_empty=drop_empty, weighted=weighted, rounds=rounds, truth=truth
+    )
     with progress_bar("self-training", quiet) as progress:
         report = run(chosen, teacher, splits, out, choices, device=device, progress=progress)
-    tell({**report, "out": str(out)}, partial(_print, report), as_json=as_json, quiet=quiet)
+    print_answer({**report, "out": str(out)}, partial(_print, report), as_json=as_json, quiet=quiet)
 
 
 def _print(report: Mapping[str, Any]) -> None:

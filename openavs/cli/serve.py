@@ -14,8 +14,8 @@ from openavs.cli.common import (
     Verbose,
     default_pipeline,
     echo,
+    log_line,
     recipe_overrides,
-    say,
     set_up_logging,
     split_words,
 )
@@ -26,7 +26,7 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE...",
-            help="Overrides of the recipe, such as keep.box_threshold=0.3.",
+            help="Overrides of the recipe, such as filtering.box_threshold=0.3.",
             show_default=False,
         ),
     ] = None,
@@ -66,17 +66,17 @@ def serve(
 ) -> None:
     """Serve a web page: upload or record a clip, see what sounds in it and why."""
     from openavs.errors import InputError
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
     from openavs.web.server import serve as run
-    from openavs.web.settings import Settings
+    from openavs.web.settings import ServerConfig
 
     set_up_logging(quiet=quiet, verbose=verbose)
     named, changes = split_words(overrides or ())
     if named:
         raise InputError(
-            f"{named[0]!r:.80} is not key=value, such as keep.box_threshold=0.3; --pipeline names a recipe"
+            f"{named[0]!r:.80} is not key=value, such as filtering.box_threshold=0.3; --pipeline names a recipe"
         )
-    settings = Settings(
+    settings = ServerConfig(
         pipeline=pipeline or default_pipeline(recipe_overrides(changes, device=device), quiet=quiet),
         overrides=tuple(changes),
         host=host,
@@ -95,7 +95,7 @@ def serve(
         if not quiet:
             echo(f"openavs: {address} (Ctrl+C ends it)")
         if not settings.is_local:
-            say("openavs: the page has no authentication; anyone on the network can use it")
+            log_line("openavs: the page has no authentication; anyone on the network can use it")
         if open_page:
             import webbrowser
 
@@ -103,7 +103,7 @@ def serve(
 
     def ended(waiting: int) -> None:
         if not quiet or waiting:
-            told = f"; {counted(waiting, 'waiting visitor')} told so" if waiting else ""
-            say(f"openavs: the page is closed{told}")
+            told = f"; {pluralize(waiting, 'waiting visitor')} told so" if waiting else ""
+            log_line(f"openavs: the page is closed{told}")
 
     run(settings, ready, ended)

@@ -92,10 +92,10 @@ def _unknown(name: str) -> Exception:
     from openavs.config import resources
     from openavs.errors import InputError
     from openavs.registry import STAGES, Registry
-    from openavs.utils.text import nearest
+    from openavs.utils.text import did_you_mean
 
     prompts = resources.names("prompts")
     known = {*resources.names("pipelines"), *prompts}
     known.update(backend for stage in STAGES for backend in Registry(stage).names())
     otherwise = f"'openavs list' names recipes and backends, and the prompts are {', '.join(sorted(prompts))}"
-    return InputError(f"there is no recipe, prompt or backend {name!r}; {nearest(name, known, otherwise)}")
+    return InputError(f"there is no recipe, prompt or backend {name!r}; {did_you_mean(name, known, otherwise)}")

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from openavs.cli.common import Json, Quiet, echo, tell
+from openavs.cli.common import Json, Quiet, echo, print_answer
 
 
-class Layout(StrEnum):
+class LayoutName(StrEnum):
     """What can be written."""
 
     s4 = "s4"
@@ -23,7 +23,9 @@ class Layout(StrEnum):
 
 
 def synth(
-    layout: Annotated[Layout, typer.Argument(help="A data set of AVSBench's layout, or clip: one video with sound.")],
+    layout: Annotated[
+        LayoutName, typer.Argument(help="A data set of AVSBench's layout, or clip: one video with sound.")
+    ],
     out: Annotated[Path, typer.Option(help="A new folder; for clip, the video file to write.")],
     clips: Annotated[int, typer.Option(min=0, help="Clips of the test split.")] = 10,
     train: Annotated[int, typer.Option(min=0, help="Clips of the training split.")] = 0,
@@ -39,11 +41,11 @@ def synth(
 ) -> None:
     """Write the synthetic world: exact masks, sounds that start and stop, silent things beside them."""
     from openavs.synthetic.datasets import write_clip, write_layout
-    from openavs.synthetic.scene_sampling import scene_of
+    from openavs.synthetic.scene_sampling import sample_scene
 
-    if layout is Layout.clip:
+    if layout is LayoutName.clip:
         _refuse(out, overwrite)
-        scene = scene_of("clip", "test", seed, 0, size=_size(size), seconds=seconds).scene
+        scene = sample_scene("clip", "test", seed, 0, size=_size(size), seconds=seconds).scene
         _make(out.parent)
         write_clip(out, scene, fps)
         answer = {"out": str(out), "seconds": seconds, "sounding": [scene.sounding(s) for s in range(seconds)]}
@@ -53,7 +55,7 @@ def synth(
         written = write_layout(layout.value, out, {"train": train, "val": val, "test": clips}, seed, videos)
         answer = {"out": str(out), "layout": layout.value, "clips": written}
         told = f"wrote {out}: " + ", ".join(f"{count} {split}" for split, count in written.items())
-    tell(answer, partial(echo, told), as_json=as_json, quiet=quiet)
+    print_answer(answer, partial(echo, told), as_json=as_json, quiet=quiet)
 
 
 def _refuse(video: Path, overwrite: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from openavs.cli.common import echo
 from openavs.evaluation.display_names import figure_name, figure_value, in_order, percent, protocol_words, title_of
-from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, Published, as_published, by_kind
-from openavs.utils.text import counted
+from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, as_published, by_kind
+from openavs.utils.text import pluralize
 
 LONGEST_CELL = 90
 _PAIRED = (("score", "score"), ("f", "F"))
@@ -30,8 +30,8 @@ def scores_text(report: Mapping[str, Any]) -> str:
     parts = [title, columns(["percent [95 %]", *(protocol_words(report, p) for p in protocols)], rows)]
     parts += [*_silence_text(report.get("silence") or {}), *_worst_text(report["per_class"])]
     if report.get("missing"):
-        masks = counted(report["missing_masks"], "mask")
-        parts.append(f"{counted(report['missing'], 'clip')} without predictions: {masks} taken as empty.")
+        masks = pluralize(report["missing_masks"], "mask")
+        parts.append(f"{pluralize(report['missing'], 'clip')} without predictions: {masks} taken as empty.")
     return "\n\n".join(parts)
 
 
@@ -52,12 +52,12 @@ def _worst_text(per_class: Sequence[Mapping[str, Any]], most: int = 5) -> list[s
     return [columns(head, rows[:most])] if rows else []
 
 
-def print_published(rows: Sequence[Published], most: int = 8) -> None:
+def print_published(rows: Sequence[PublishedResult], most: int = 8) -> None:
     """Prints published results by what the methods learned from, best first, `most` of each kind, with sources."""
     echo(published_text(rows, most))
 
 
-def published_text(rows: Sequence[Published], most: int = 8) -> str:
+def published_text(rows: Sequence[PublishedResult], most: int = 8) -> str:
     """What `print_published` prints; columns that no row fills are left out."""
     kinds = by_kind(rows)
     near = [row for found in kinds.values() for row in found[:most]]
@@ -73,7 +73,7 @@ def published_text(rows: Sequence[Published], most: int = 8) -> str:
     return "Published, in percent; figures that were measured differently do not compare.\n\n" + columns(head, table)
 
 
-def _published_row(row: Published, shown: Sequence[str], with_setting: bool) -> list[str]:
+def _published_row(row: PublishedResult, shown: Sequence[str], with_setting: bool) -> list[str]:
     values = [as_published(getattr(row, name)) for name in shown]
     setting = [row.setting] if with_setting else []
     return [*values, row.title, *setting, row.protocol, f"{row.source} [{row.confidence}]"]
@@ -88,7 +88,7 @@ def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A"
     """What `print_comparison` prints; differences are the second run minus the first, in points of percent."""
     head = (
         f"{title_of(comparison['benchmark'])}, {comparison['split']}, "
-        f"{protocol_words(comparison, comparison['protocol'])}: {counted(comparison['clips'], 'clip')} in both runs"
+        f"{protocol_words(comparison, comparison['protocol'])}: {pluralize(comparison['clips'], 'clip')} in both runs"
     )
     left = [f"{comparison[key]:,} only in {name}" for key, name in zip(("only_a", "only_b"), names, strict=True)]
     if comparison["only_a"] or comparison["only_b"]:
@@ -141,7 +141,7 @@ def _probability(p: float) -> str:
 
 
 def _counts(report: Mapping[str, Any]) -> str:
-    return f"{counted(report['clips'], 'clip')}, {counted(report['frames'], 'frame')}"
+    return f"{pluralize(report['clips'], 'clip')}, {pluralize(report['frames'], 'frame')}"
 
 
 def _cell(text: str) -> str:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Quiet, Verbose, echo, say, set_up_logging, split_words, tell
+from openavs.cli.common import Json, Offline, Quiet, Verbose, echo, log_line, print_answer, set_up_logging, split_words
 
 if TYPE_CHECKING:
     from openavs.evaluation.datasets.base import Dataset
     from openavs.training.config import TrainingRecipe
-    from openavs.training.loop import Trained
+    from openavs.training.loop import TrainingResult
 
 Words = Annotated[
     list[str],
@@ -70,14 +70,14 @@ def train(
     chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
     train_set, val_set = open_splits(chosen, benchmark, root)
     if resume and not (out / "train.json").is_file():
-        say(f"openavs: {out} holds no training to go on with; one begins", quiet=quiet)
+        log_line(f"openavs: {out} holds no training to go on with; one begins", quiet=quiet)
     from openavs.training.trainer import train as run_training
 
     with progress_bar(chosen.student, quiet) as progress:
         done = run_training(
             chosen, train_set, val_set, out, labels=labels, resume=resume, device=device, progress=progress
         )
-    tell(answer(done), partial(echo, sentence(done)), as_json=as_json, quiet=quiet)
+    print_answer(answer(done), partial(echo, sentence(done)), as_json=as_json, quiet=quiet)
 
 
 def need_accelerate() -> None:
@@ -109,7 +109,7 @@ def chosen_recipe(
     if recipe is None:
         recipe, own = small_recipe(named[0])
         overrides = [*own, *overrides]
-        say(
+        log_line(
             f"openavs: training with the recipe {recipe}, which is small and for the synthetic world; "
             "for real data see pipelines/students/ and --recipe",
             quiet=quiet,
@@ -144,19 +144,19 @@ def open_splits(recipe: TrainingRecipe, benchmark: str, root: Path) -> tuple[Dat
     try:
         return train_set, open_dataset(benchmark, root, recipe.validation.split)
     except MissingSplitError as problem:
-        say(f"openavs: nothing is validated, so the last student counts as the best: {problem}")
+        log_line(f"openavs: nothing is validated, so the last student counts as the best: {problem}")
         return train_set, None
 
 
-def answer(done: Trained) -> dict[str, Any]:
+def answer(done: TrainingResult) -> dict[str, Any]:
     """What --json prints."""
     best = None if done.best is None else {"figure": done.figure, "value": done.best, "step": done.best_step}
     return {"out": str(done.out), "steps": done.steps, "best": best, "pipeline": f"student:{done.out}"}
 
 
-def sentence(done: Trained) -> str:
+def sentence(done: TrainingResult) -> str:
     """What is printed."""
-    from openavs.utils.text import counted
+    from openavs.utils.text import pluralize
 
     best = f", best {done.figure} {100 * done.best:.2f} at step {done.best_step}" if done.best is not None else ""
-    return f"{counted(done.steps, 'step')}{best}; evaluate it with --pipeline student:{done.out}"
+    return f"{pluralize(done.steps, 'step')}{best}; evaluate it with --pipeline student:{done.out}"

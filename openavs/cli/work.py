@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 from openavs.utils.text import printable
 
 if TYPE_CHECKING:
-    from openavs.caching.stagewise import Stagewise
+    from openavs.caching.stagewise import StagedSchedule
     from openavs.pipeline.pipeline import Pipeline, Progress
     from openavs.results.run_folder import RunWriter
-    from openavs.structures.types import Clip, Segmentation
+    from openavs.structures.types import Clip, ClipResult
 
 
 EXTRAS = ("overlay.mp4", "report.html")
 
 
 def segment_clip(
-    pipe: Pipeline | Stagewise, clip: Clip, run: RunWriter, progress: Progress
-) -> tuple[Segmentation, float]:
+    pipe: Pipeline | StagedSchedule, clip: Clip, run: RunWriter, progress: Progress
+) -> tuple[ClipResult, float]:
     """Segments a clip and writes its folder: masks, overlay, report, result. Returns the result and the seconds taken.
 
     Raises:
         OpenAVSError: the clip cannot be worked on; nothing of it is left behind.
     """
     from openavs.media import write_overlay
-    from openavs.visualization.overlay import Painter
+    from openavs.visualization.overlay import OverlayPainter
     from openavs.visualization.report import report_frames, write_report
 
     started = time.monotonic()
@@ -38,7 +38,7 @@ def segment_clip(
     def extras(folder: Path) -> None:
         progress("write", 0, 1)
         overlay, report = EXTRAS
-        write_overlay(folder / overlay, clip, Painter(result))
+        write_overlay(folder / overlay, clip, OverlayPainter(result))
         write_report(folder / report, result, clip.frames(report_frames(result)), clip.audio, clip.duration)
         progress("write", 1, 1)
 
@@ -46,16 +46,16 @@ def segment_clip(
     return result, time.monotonic() - started
 
 
-def summary(result: Segmentation) -> dict[str, Any]:
+def summary(result: ClipResult) -> dict[str, Any]:
     """What was heard and found in a clip: the best score of every text and phrase, best first."""
     heard: dict[str, float | None] = {}
     found: dict[str, float] = {}
     for frame in result.frames:
-        for caption in frame.heard:
+        for caption in frame.captions:
             heard[caption.text] = max(heard.get(caption.text) or 0.0, caption.score or 0.0) or None
         for segment in frame.segments:
             found[segment.phrase] = max(found.get(segment.phrase, 0.0), segment.score)
-    return {"heard": _ranked(heard), "found": _ranked(found)}
+    return {"captions": _ranked(heard), "found": _ranked(found)}
 
 
 def _ranked(scores: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from openavs.config.options import spelled
-from openavs.utils.text import nearest
+from openavs.config.options import describe_value
+from openavs.utils.text import did_you_mean
 
 _WANTED = {
     "float_type": "a number",
@@ -33,7 +33,7 @@ _LIMITS = {
 }
 
 
-def finding(problem: ValidationError, model: type[BaseModel], example: str) -> str:
+def first_error(problem: ValidationError, model: type[BaseModel], example: str) -> str:
     """The first finding in our own words; unknown keys first, since a misspelt key also looks like a missing one.
 
     `model` is what the data was validated as, `example` where a complete one is seen.
@@ -48,7 +48,7 @@ def finding(problem: ValidationError, model: type[BaseModel], example: str) -> s
         return f"the key {key!r} is missing; {example}"
     if found["type"] == "value_error":  # raised by a validator of ours, which has the words
         return str(found["ctx"]["error"])
-    given = spelled(found["input"])
+    given = describe_value(found["input"])
     if found["type"] in _LIMITS:
         words, bound = _LIMITS[found["type"]]
         return f"{key!r} must be {words} {found['ctx'][bound]:g}, not {given}"
@@ -70,7 +70,7 @@ def _suggestion(model: type[BaseModel], path: list[str | int]) -> str:
     same = [repr(dotted) for dotted, key in elsewhere.items() if key == wanted]
     if same:
         return f"did you mean {' or '.join(same)}?"
-    every = nearest(wanted, own)
+    every = did_you_mean(wanted, own)
     if every.startswith("did you mean"):
         return every
     close = get_close_matches(wanted, sorted(set(elsewhere.values())), n=1, cutoff=0.6)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from openavs.errors import InputError
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 _log = logging.getLogger(__name__)
 _SEQUENCES = (list, tuple, Sequence)
@@ -37,7 +37,7 @@ def bind_options(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in options:
         if key not in accepted and not takes_any:
-            raise InputError(f"{stage} {name!r} has no option {key!r}; {nearest(key, accepted)}")
+            raise InputError(f"{stage} {name!r} has no option {key!r}; {did_you_mean(key, accepted)}")
     hints = _hints(cls)
     bound = {key: value for key, value in (shared or {}).items() if key in accepted}
     bound.update({key: _checked(value, hints.get(key, Any), f"{stage}.{key}") for key, value in options.items()})
@@ -47,7 +47,7 @@ def bind_options(
     return bound
 
 
-def spelled(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A YAML value and its type in words, for the sentences of errors."""
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", type(None): "nothing"}
     kind = "a list" if isinstance(value, list) else "a section" if isinstance(value, dict) else kinds.get(type(value))
@@ -60,7 +60,7 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
         return convert(value, hint)
     except _Mismatch as wrong:
         quote = "; write it in quotes" if str(wrong).endswith("text") and isinstance(value, bool | int | float) else ""
-        raise InputError(f"the option {key!r} must be {wrong}, not {spelled(value)}{quote}") from None
+        raise InputError(f"the option {key!r} must be {wrong}, not {describe_value(value)}{quote}") from None
 
 
 def convert(value: Any, hint: Any) -> Any:

@@ -11,10 +11,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 
 from openavs.config import resources
-from openavs.config.errors import finding, section_of
+from openavs.config.errors import first_error, section_of
 from openavs.errors import InputError
 from openavs.utils.strict_yaml import parse_yaml, read_yaml
-from openavs.utils.text import listed_words
+from openavs.utils.text import join_words
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def _as_number(value: Any) -> Any:
 
 def _as_vocabulary(value: Any) -> Any:
     """A list of words as it stands, or one text with commas; an empty one is refused."""
-    words = listed_words(value) if isinstance(value, str) else value
+    words = join_words(value) if isinstance(value, str) else value
     if words == []:
         raise ValueError("'vocabulary' is empty; name at least one thing, such as dog,bell, or leave it out")
     return words
@@ -51,22 +51,22 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Sample(_Section):
-    """Which frames are looked at and how much sound belongs to each."""
+class SamplingConfig(_Section):
+    """Frames sampled from the video."""
 
-    fps: Annotated[Number, Field(gt=0, le=240, allow_inf_nan=False)] = 1.0  # frames a second
-    window: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] = 1.0  # seconds of sound around a frame
-    # Seconds of a longer sound around the same moment; captioners that score labels use both. null: the window alone.
-    context: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] | None = None
+    fps: Annotated[Number, Field(gt=0, le=240, allow_inf_nan=False)] = 1.0  # frames per second
 
 
-class Silence(_Section):
-    """Windows below this level hear nothing."""
+class AudioConfig(_Section):
+    """Audio paired with each frame."""
 
-    dbfs: Annotated[Number, Field(le=0)] = -60.0  # RMS level; -.inf: only digital silence
+    window_seconds: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] = 1.0  # centered on the frame
+    # A longer window around the same moment; captioners that score labels use both. null: the window alone.
+    context_seconds: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] | None = None
+    silence_dbfs: Annotated[Number, Field(le=0)] = -60.0  # RMS; quieter windows are silent. -.inf: digital silence only
 
 
-class Prompts(_Section):
+class PromptsConfig(_Section):
     """How phrases are given to the detector, and which of them are kept by audio and picture together."""
 
     disambiguate: bool = False  # use the names that detectors know: "lawn mower" for "mower"
@@ -74,7 +74,7 @@ class Prompts(_Section):
     min_audio_visual_ratio: Score | None = None
 
 
-class Keep(_Section):
+class FilteringConfig(_Section):
     """Which boxes become masks."""
 
     box_threshold: Score = 0.25
@@ -85,7 +85,7 @@ class Keep(_Section):
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are dropped
 
 
-class Filter(_Section):
+class LabelFilterConfig(_Section):
     """Which results `openavs label` takes as labels; null: whatever the pipeline keeps. `clips/` holds them all.
 
     Segments that fail are left out of the labels of their frame; a clip that fails as a whole gets no labels.
@@ -96,29 +96,29 @@ class Filter(_Section):
     min_verifier_score: Score | None = None  # how much a segment looks like its phrase to the verifier
     min_area: Score | None = None  # share of the picture that a mask covers
     max_area: Score | None = None
-    min_agreement: Score | None = None  # share of the questions of a frame whose captions speak of the phrase
-    min_sounding: Score | None = None  # share of a clip's frames that are not silent
+    min_question_agreement: Score | None = None  # share of the questions of a frame whose captions speak of the phrase
+    min_audible_fraction: Score | None = None  # share of a clip's frames that are not silent
     drop_empty: bool = False  # clips in which no segment is left
 
 
-class Batch(_Section):
+class BatchConfig(_Section):
     """How much goes through the models at once: a matter of speed and memory."""
 
     frames: Count = 8
     windows: Count = 64
 
 
-class Reuse(_Section):
+class FrameDedupConfig(_Section):
     """What counts as a picture that did not change, and so takes the answers for the one before.
 
-    `tolerance` is the mean absolute difference, in grey levels, within that of 32 x 32 cells which changed most (see
+    `max_diff` is the mean absolute difference, in gray levels, within that of 32 x 32 cells which changed most (see
     `openavs/pipeline/dedup.py`). 0: the same bits, and so the same result; null: every frame is looked at.
     """
 
-    tolerance: Annotated[Number, Field(ge=0, le=255)] | None = 0.0
+    max_diff: Annotated[Number, Field(ge=0, le=255)] | None = 0.0
 
 
-class Stage(BaseModel):
+class StageConfig(BaseModel):
     """A backend by its short name or `./file.py:Class`, and its own options (checked against its constructor)."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
@@ -131,7 +131,7 @@ class Stage(BaseModel):
         return dict(self.model_extra or {})
 
 
-class StudentModel(_Section):
+class StudentConfig(_Section):
     """A trained student, which takes the place of all stages; `weights` tells one from another in the same folder."""
 
     model: Text
@@ -144,22 +144,22 @@ class Recipe(_Section):
     name: Text
     summary: str = ""
     licence: str | None = None  # of the models it names, as their model cards state it
-    sample: Sample = Sample()
-    silence: Silence = Silence()
-    captioner: Stage
-    translator: Stage
-    detector: Stage | None  # null: the segmenter finds phrases itself
-    segmenter: Stage | None  # null: the tracker segments, too
-    student: StudentModel | None = None  # written only where there is one: `--pipeline student:DIR`
-    verifier: Stage | None = None
-    tracker: Stage | None = None
-    prompts: Prompts = Prompts()
-    keep: Keep = Keep()
-    filter: Filter = Filter()
+    sample: SamplingConfig = SamplingConfig()
+    audio: AudioConfig = AudioConfig()
+    captioner: StageConfig
+    translator: StageConfig
+    detector: StageConfig | None  # null: the segmenter finds phrases itself
+    segmenter: StageConfig | None  # null: the tracker segments, too
+    student: StudentConfig | None = None  # written only where there is one: `--pipeline student:DIR`
+    verifier: StageConfig | None = None
+    tracker: StageConfig | None = None
+    prompts: PromptsConfig = PromptsConfig()
+    filtering: FilteringConfig = FilteringConfig()
+    label_filter: LabelFilterConfig = LabelFilterConfig()
     vocabulary: Vocabulary | None = None  # closes the set of labels; null: open vocabulary
     aliases: dict[str, Text] = {}  # phrase -> label
-    batch: Batch = Batch()
-    reuse: Reuse = Reuse()
+    batch: BatchConfig = BatchConfig()
+    frame_dedup: FrameDedupConfig = FrameDedupConfig()
     device: str = "auto"
     dtype: Literal["auto", "float32", "fp32", "bfloat16", "bf16", "float16", "fp16"] = "auto"
     offline: bool = False
@@ -171,7 +171,7 @@ class Recipe(_Section):
         """The folder of the recipe's file; None for one made in memory."""
         return self._base
 
-    def stages(self) -> dict[str, Stage]:
+    def stages(self) -> dict[str, StageConfig]:
         """The stages that the recipe has, in the order of the pipeline; a student has none."""
         if self.student is not None:
             return {}
@@ -202,7 +202,7 @@ class Recipe(_Section):
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by its short name or its file, with `key=value` overrides such as `keep.box_threshold=0.3`; or a
+    """A recipe by its short name or its file, with `key=value` overrides such as `filtering.box_threshold=0.3`; or a
     trained student, `student:DIR`.
 
     Raises:
@@ -232,14 +232,14 @@ def default_recipe(overrides: Sequence[str] = ()) -> str:
     return name
 
 
-def has_key(name: str) -> bool:
+def is_recipe_key(name: str) -> bool:
     """Whether a recipe may have this dotted key: a key of its own, or any option of a stage."""
     section, _, key = name.partition(".")
     field = Recipe.model_fields.get(section)
     inside = None if field is None else section_of(field.annotation)
     if field is None or inside is None:
         return field is not None and not key
-    return key in inside.model_fields or (inside is Stage and key.isidentifier())
+    return key in inside.model_fields or (inside is StageConfig and key.isidentifier())
 
 
 def is_student(name_or_path: str | Path) -> bool:
@@ -261,7 +261,7 @@ def _student_data(ref: str, offline: bool) -> dict[str, Any]:
     return {"name": f"{STUDENT}{Path(ref).name}", "summary": f"the student {folder.student}", **stages}
 
 
-def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with `key=value` overrides; InputError as in `load_recipe`."""
     data = recipe.to_dict()
     _apply_overrides(data, overrides)
@@ -273,12 +273,12 @@ def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as problem:
-        raise InputError(f"recipe {data.get('name', '?')!r:.80}: {finding(problem, Recipe, EXAMPLE)}") from None
+        raise InputError(f"recipe {data.get('name', '?')!r:.80}: {first_error(problem, Recipe, EXAMPLE)}") from None
     recipe._base = base
     _refuse_keys(recipe)
-    if recipe.filter.min_verifier_score is not None and recipe.verifier is None:
+    if recipe.label_filter.min_verifier_score is not None and recipe.verifier is None:
         raise InputError(
-            f"recipe {recipe.name!r:.80}: 'filter.min_verifier_score' needs a verifier; add one, such as "
+            f"recipe {recipe.name!r:.80}: 'label_filter.min_verifier_score' needs a verifier; add one, such as "
             "verifier='{use: clip, model: DIR, threshold: 0}', or leave the filter out"
         )
     return recipe
@@ -296,9 +296,9 @@ def _refuse_keys(recipe: Recipe) -> None:
                 "into an environment variable (the openai translator's option 'api_key_env' names one)"
             )
     if recipe.translator.use == "openai":
-        from openavs.stages.translators.endpoint import check_form
+        from openavs.stages.translators.endpoint import validate_base_url
 
-        check_form(recipe.translator.options.get("base_url"), recipe.translator.options.get("api_key_env"))
+        validate_base_url(recipe.translator.options.get("base_url"), recipe.translator.options.get("api_key_env"))
 
 
 def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -323,7 +323,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):
-        raise InputError(f"{override!r:.80} is not key=value, such as keep.box_threshold=0.3")
+        raise InputError(f"{override!r:.80} is not key=value, such as filtering.box_threshold=0.3")
     try:
         value = parse_yaml(text)
     except InputError as problem:

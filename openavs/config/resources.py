@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from openavs.errors import InputError
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 Kind = Literal["prompts", "pipelines", "eval"]
 
@@ -41,7 +41,7 @@ def find(kind: Kind, name: str | Path) -> Path:
         for suffix in _SUFFIXES[kind]:
             if (shipped := folder / f"{stem}{suffix}").is_file():
                 return shipped
-    raise InputError(f"there is no {_SINGULAR[kind]} {text!r}; {nearest(stem, names(kind))}")
+    raise InputError(f"there is no {_SINGULAR[kind]} {text!r}; {did_you_mean(stem, names(kind))}")
 
 
 def names(kind: Kind) -> list[str]:
@@ -61,7 +61,7 @@ def shipped(kind: Kind, filename: str) -> Path:
 def folders(kind: Kind) -> list[Path]:
     """Where files of this kind are looked for, first match wins: the checkout's folder, then the wheel's."""
     if kind not in get_args(Kind):
-        raise InputError(f"there is no kind of resource {kind!r}; {nearest(kind, get_args(Kind))}")
+        raise InputError(f"there is no kind of resource {kind!r}; {did_you_mean(kind, get_args(Kind))}")
     candidates = [_PACKAGE / "_data" / kind]
     if (checkout := _checkout()) is not None:
         candidates.insert(0, checkout / kind)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class PipelineConfig:
     """The rules between the stages.
 
     `window` is the length in s of the sound paired with a frame, `context` that of the longer sound around it (None: no
@@ -40,18 +40,18 @@ class Settings:
     min_audio_visual_ratio: float | None = None
 
 
-def settings_of(recipe: Recipe) -> Settings:
+def pipeline_config(recipe: Recipe) -> PipelineConfig:
     """The rules that a recipe sets."""
-    return Settings(
-        window=recipe.sample.window,
-        context=recipe.sample.context,
+    return PipelineConfig(
+        window=recipe.audio.window_seconds,
+        context=recipe.audio.context_seconds,
         disambiguate=recipe.prompts.disambiguate,
         min_audio_visual_ratio=recipe.prompts.min_audio_visual_ratio,
-        silence_dbfs=recipe.silence.dbfs,
-        **recipe.keep.model_dump(),
+        silence_dbfs=recipe.audio.silence_dbfs,
+        **recipe.filtering.model_dump(),
         vocabulary=None if recipe.vocabulary is None else tuple(recipe.vocabulary),
         aliases=recipe.aliases,
         batch_frames=recipe.batch.frames,
         batch_windows=recipe.batch.windows,
-        tolerance=recipe.reuse.tolerance,
+        tolerance=recipe.frame_dedup.max_diff,
     )

@@ -13,17 +13,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from openavs.caching.stagewise import Stagewise
+from openavs.caching.stagewise import StagedSchedule
 from openavs.config.recipe import Recipe
-from openavs.evaluation.benchmark import Card
-from openavs.evaluation.charts import CHART_STYLE, Axis, Point, Series, as_file, plot, shares
+from openavs.evaluation.benchmark import BenchmarkConfig
+from openavs.evaluation.charts import CHART_STYLE, Axis, ChartSeries, Point, as_file, plot, shares
 from openavs.evaluation.compare import compare
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.display_names import figure_name, percent, protocol_words, title_of
-from openavs.evaluation.evaluator import Evaluation, evaluate, recipe_system
+from openavs.evaluation.evaluator import Evaluation, evaluate, recipe_predictor
 from openavs.evaluation.leaderboard import published
 from openavs.evaluation.metrics.metrics import Protocol
-from openavs.evaluation.studies import Study, Variant
+from openavs.evaluation.studies import AblationStudy, AblationVariant
 from openavs.pipeline.context import Progress
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Held
@@ -33,14 +33,14 @@ from openavs.utils.fs import atomic_write
 Row = dict[str, Any]
 
 _INK = ":root{--ink:#1b1f24;--quiet:#57606a;--line:#d8dee4;--card:#fff}"
-Build = Callable[[Recipe, Held], Pipeline | Stagewise]
+Build = Callable[[Recipe, Held], Pipeline | StagedSchedule]
 
 
 def run_study(
-    study: Study,
+    study: AblationStudy,
     recipes: Mapping[str, Recipe],
     dataset: Dataset,
-    card: Card,
+    card: BenchmarkConfig,
     out: Path,
     *,
     protocol: Protocol = "official",
@@ -61,7 +61,7 @@ def run_study(
     held: Held = {}
     done: dict[str, Evaluation] = {}
     for variant in study.variants:
-        system = recipe_system(recipes[variant.name], dataset, card, lambda recipe: build(recipe, held))
+        system = recipe_predictor(recipes[variant.name], dataset, card, lambda recipe: build(recipe, held))
         done[variant.name] = evaluate(
             system,
             dataset,
@@ -83,7 +83,7 @@ def run_study(
 
 
 def _answer(
-    study: Study, dataset: Dataset, done: Mapping[str, Evaluation], protocol: Protocol, clips_per_batch: int
+    study: AblationStudy, dataset: Dataset, done: Mapping[str, Evaluation], protocol: Protocol, clips_per_batch: int
 ) -> dict[str, Any]:
     baseline = study.baseline or study.variants[0].name
     first = done[baseline].report
@@ -105,7 +105,9 @@ def _answer(
     }
 
 
-def _row(variant: Variant, item: Evaluation, first: Mapping[str, Any] | None, study: Study, benchmark: str) -> Row:
+def _row(
+    variant: AblationVariant, item: Evaluation, first: Mapping[str, Any] | None, study: AblationStudy, benchmark: str
+) -> Row:
     report = item.report
     differs = report is not None and first is not None and report is not first
     return {
@@ -129,7 +131,7 @@ def _difference(first: Mapping[str, Any], report: Mapping[str, Any]) -> Row:
     return {"figures": figures, "score": side_by_side["score"], "f": side_by_side["f"]}
 
 
-def _published(variant: Variant, study: Study, benchmark: str) -> Row | None:
+def _published(variant: AblationVariant, study: AblationStudy, benchmark: str) -> Row | None:
     """What eval/published.csv has for the variant, in percent; V3's row is that of the zero-shot split."""
     if study.published is None or variant.published is None:
         return None
@@ -182,8 +184,8 @@ def study_curve(answer: Mapping[str, Any]) -> str | None:
     return as_file(chart, _INK + CHART_STYLE)
 
 
-def _line(title: str, kind: int, figure: str, rows: Sequence[Row]) -> Series:
+def _line(title: str, kind: int, figure: str, rows: Sequence[Row]) -> ChartSeries:
     """One figure along the axis; its name stands at the first point."""
     known = [(float(row["at"]), row["metrics"][figure]) for row in rows if row["metrics"].get(figure) is not None]
     points = (Point(at, value, f"{title} {percent(value)}", named=not i) for i, (at, value) in enumerate(known))
-    return Series(title, kind, tuple(points), line=True)
+    return ChartSeries(title, kind, tuple(points), line=True)

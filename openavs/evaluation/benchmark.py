@@ -17,7 +17,7 @@ from typing import Annotated, Any, Self, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from openavs.config import resources
-from openavs.config.errors import finding
+from openavs.config.errors import first_error
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset, Task
 from openavs.evaluation.datasets.synthetic_ids import is_synthetic
@@ -25,7 +25,7 @@ from openavs.evaluation.datasets.tables import MissingDataError
 from openavs.stages.translators.class_matching import plain_key
 from openavs.utils.plugins import is_file_reference, load_file_function
 from openavs.utils.strict_yaml import read_yaml
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 Reader = Callable[[Path, str], Dataset]
 Text = Annotated[str, Field(min_length=1)]
@@ -51,7 +51,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Split(_Section):
+class SplitConfig(_Section):
     """What a split of the release holds; None where no source says."""
 
     clips: Count | None = None
@@ -60,7 +60,7 @@ class Split(_Section):
     note: str = ""
 
 
-class Card(_Section):
+class BenchmarkConfig(_Section):
     """A benchmark as plain data.
 
     `classes` are its class names in index order (0 is the background where classes are scored). `vocabulary` spells
@@ -73,7 +73,7 @@ class Card(_Section):
     task: Task
     reader: Text
     layout: Text
-    splits: Annotated[dict[str, Split], Field(min_length=1)]
+    splits: Annotated[dict[str, SplitConfig], Field(min_length=1)]
     mask_size: str = ""
     classes: list[Text] = []
     metric: Text
@@ -112,7 +112,7 @@ class Card(_Section):
         return {plain_key(phrase): index for phrase, index in {**meant, **phrases, **named}.items()}
 
 
-def load_card(name_or_path: str | Path) -> Card:
+def load_benchmark(name_or_path: str | Path) -> BenchmarkConfig:
     """A benchmark's card by its short name or its file.
 
     Raises:
@@ -120,9 +120,9 @@ def load_card(name_or_path: str | Path) -> Card:
     """
     path = resources.find("eval", name_or_path)
     try:
-        card = Card.model_validate({"name": path.stem, **read_yaml(path)})
+        card = BenchmarkConfig.model_validate({"name": path.stem, **read_yaml(path)})
     except ValidationError as problem:
-        raise InputError(f"benchmark card {path}: {finding(problem, Card, EXAMPLE)}") from None
+        raise InputError(f"benchmark card {path}: {first_error(problem, BenchmarkConfig, EXAMPLE)}") from None
     card._base = path.parent
     return card
 
@@ -134,9 +134,9 @@ def open_dataset(benchmark: str | Path, root: Path, split: str = "test") -> Data
         InputError: no such benchmark or split, or data that is not as the layout says; where data is missing the
             sentence says how it is obtained.
     """
-    card = load_card(benchmark)
+    card = load_benchmark(benchmark)
     if split not in card.splits:
-        raise InputError(f"{card.name} has no split {split!r}; {nearest(split, card.splits)}")
+        raise InputError(f"{card.name} has no split {split!r}; {did_you_mean(split, card.splits)}")
     try:
         dataset = load_reader(card)(Path(root).expanduser(), split)
     except MissingDataError as problem:
@@ -159,7 +159,7 @@ def _incomparable(dataset: Dataset, released: int | None) -> str | None:
     return None
 
 
-def load_reader(card: Card) -> Reader:
+def load_reader(card: BenchmarkConfig) -> Reader:
     """The function that a card names as its reader; `InputError` if there is none of that name."""
     if is_file_reference(card.reader):
         return load_file_function(card.reader, card.base)

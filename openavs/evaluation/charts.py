@@ -59,7 +59,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Series:
+class ChartSeries:
     """Points of one kind, joined by a line or not; `kind` is the colour and the shape of the marks."""
 
     name: str
@@ -89,7 +89,7 @@ def plot(
     description: str,
     x: Axis,
     y: Axis,
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     key: Sequence[tuple[int, str]] = (),
 ) -> Markup:
     """Lines and points over two axes; `name` makes the ids of the page unique, `key` explains marks at lower right."""
@@ -166,7 +166,7 @@ def _axes(x: Axis, y: Axis) -> Markup:
     return Markup("").join([*parts, turned.format(_n(middle), y.label)])
 
 
-def _line(group: Series, x: Axis, y: Axis) -> Markup:
+def _line(group: ChartSeries, x: Axis, y: Axis) -> Markup:
     places = [f"{_n(_x(x, p.x))} {_n(_y(y, p.y))}" for p in group.points]
     # Curves of 255 thresholds stand still for most of them: a point that moves nothing is left out.
     kept = places[:1] + [place for before, place in pairwise(places) if place != before]
@@ -179,7 +179,7 @@ def _mark(kind: int, point: Point, x: Axis, y: Axis) -> Markup:
     return Markup('<g class="k{}">{}</g>').format(kind, shape)
 
 
-def _names(series: Sequence[Series], x: Axis, y: Axis) -> Markup:
+def _names(series: Sequence[ChartSeries], x: Axis, y: Axis) -> Markup:
     """The named points' names, each where it covers no other name and the fewest marks."""
     marks = [(_x(x, p.x), _y(y, p.y)) for group in series for p in group.points]
     taken: list[_Box] = []

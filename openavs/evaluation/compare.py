@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.evaluation.metrics.bootstrap import Sample, intervals
+from openavs.evaluation.metrics.bootstrap import BootstrapSample, intervals
 from openavs.utils.strict_json import parse_json
 
 Report = Mapping[str, Any]
@@ -111,7 +111,7 @@ def _check_clips(a: Mapping[str, Any], b: Mapping[str, Any], shared: Sequence[st
 
 def _paired(a: _Values, b: _Values, seed: int) -> dict[str, Any]:
     difference = b - a
-    mean = Sample(len(difference), lambda weights: {"mean": weights @ difference / len(difference)})
+    mean = BootstrapSample(len(difference), lambda weights: {"mean": weights @ difference / len(difference)})
     return {
         "clips": len(difference),
         "a": float(a.mean()),

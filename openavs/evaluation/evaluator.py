@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openavs.caching.stagewise import Stagewise
+from openavs.caching.stagewise import StagedSchedule
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import Card
+from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.metrics.metrics import Protocol
-from openavs.evaluation.metrics.per_clip import Scores
-from openavs.evaluation.predictor import Failures, System, folder_names, predict
+from openavs.evaluation.metrics.per_clip import BenchmarkScores
+from openavs.evaluation.predictor import Failures, Predictor, folder_names, predict
 from openavs.evaluation.report import write_page
 from openavs.evaluation.scorer import score
 from openavs.pipeline.pipeline import Pipeline, Progress
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 def evaluate(
-    system: System,
+    system: Predictor,
     dataset: Dataset,
     out: Path,
     *,
@@ -98,15 +98,18 @@ def evaluate(
 # ---------------------------------------------------------------------------------------------- a recipe as a system
 
 
-def recipe_system(
-    recipe: Recipe, dataset: Dataset, card: Card, build: Callable[[Recipe], Pipeline | Stagewise] = Pipeline.from_recipe
-) -> System:
+def recipe_predictor(
+    recipe: Recipe,
+    dataset: Dataset,
+    card: BenchmarkConfig,
+    build: Callable[[Recipe], Pipeline | StagedSchedule] = Pipeline.from_recipe,
+) -> Predictor:
     """A recipe as it is run on a benchmark, `fitted` to it and built when there is something to do."""
-    fit = fitted(recipe, dataset, card)
-    return System(fit.to_dict(), lambda: build(fit), _labels(fit, dataset, card))
+    fit = adapt_recipe(recipe, dataset, card)
+    return Predictor(fit.to_dict(), lambda: build(fit), _labels(fit, dataset, card))
 
 
-def fitted(recipe: Recipe, dataset: Dataset, card: Card) -> Recipe:
+def adapt_recipe(recipe: Recipe, dataset: Dataset, card: BenchmarkConfig) -> Recipe:
     """The recipe with what a benchmark lays down: one frame a second, and for label maps the classes as vocabulary.
 
     A vocabulary of the recipe's own stays, and the recipe's aliases come before the card's.
@@ -119,12 +122,12 @@ def fitted(recipe: Recipe, dataset: Dataset, card: Card) -> Recipe:
     return recipe_from_dict(data, base=recipe.base)
 
 
-def _phrases(dataset: Dataset, card: Card) -> list[str]:
+def _phrases(dataset: Dataset, card: BenchmarkConfig) -> list[str]:
     """The classes after the background, as the card spells them."""
     return list(card.vocabulary or dataset.classes[1:])
 
 
-def _labels(recipe: Recipe, dataset: Dataset, card: Card) -> tuple[str, ...]:
+def _labels(recipe: Recipe, dataset: Dataset, card: BenchmarkConfig) -> tuple[str, ...]:
     """The labels of a recipe's segments in the order of the classes; a recipe may name fewer classes than there are."""
     if dataset.task == "binary":
         return ()
@@ -158,7 +161,9 @@ def _remove_reports(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _report(scores: Scores, out: Path, timings: Mapping[str, dict[str, float]], failed: Failures) -> dict[str, Any]:
+def _report(
+    scores: BenchmarkScores, out: Path, timings: Mapping[str, dict[str, float]], failed: Failures
+) -> dict[str, Any]:
     run = json.loads((out / "run.json").read_bytes())
     stages: dict[str, float] = {}
     for stage, seconds in (item for own in timings.values() for item in own.items()):

@@ -43,7 +43,7 @@ PROTOCOLS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """One published result; figures in percent, None where the source gives none.
 
     `setting` is the benchmark's own (V3: 0-shot to 5-shot), `variant` tells rows of one method apart, `ablation` names
@@ -84,7 +84,7 @@ class Published:
         return self.name if self.backbone == UNKNOWN else f"{self.name}, {self.backbone}"
 
 
-def published(benchmark: str, setting: str | None = None, *, ablation: str | None = "") -> list[Published]:
+def published(benchmark: str, setting: str | None = None, *, ablation: str | None = "") -> list[PublishedResult]:
     """The results on a benchmark in the order of the file; none for a benchmark that nobody has published on.
 
     `setting` keeps one of them (None: all); `ablation` keeps the rows of one study, by default the main results alone
@@ -99,7 +99,7 @@ def published(benchmark: str, setting: str | None = None, *, ablation: str | Non
     ]
 
 
-def beside(benchmark: str, split: str) -> list[Published]:
+def beside(benchmark: str, split: str) -> list[PublishedResult]:
     """The main results that a run on a split may stand beside: published are test splits alone, of V3 per setting."""
     if benchmark == "v3":
         setting = "0-shot" if split == "test" else split.removesuffix("-test")
@@ -107,14 +107,14 @@ def beside(benchmark: str, split: str) -> list[Published]:
     return published(benchmark) if split == "test" else []
 
 
-def by_kind(rows: Iterable[Published]) -> dict[Kind, list[Published]]:
+def by_kind(rows: Iterable[PublishedResult]) -> dict[Kind, list[PublishedResult]]:
     """The rows by what the methods learned from, best first; those that are not `comparable` last."""
 
-    def rank(row: Published) -> tuple[bool, float]:
+    def rank(row: PublishedResult) -> tuple[bool, float]:
         value = row.j if row.j is not None else row.base
         return not row.comparable or value is None, -(value or 0.0)
 
-    kinds: dict[Kind, list[Published]] = {kind: [] for kind in get_args(Kind)}
+    kinds: dict[Kind, list[PublishedResult]] = {kind: [] for kind in get_args(Kind)}
     for row in sorted(rows, key=rank):
         kinds[row.kind].append(row)
     return {kind: found for kind, found in kinds.items() if found}
@@ -126,17 +126,17 @@ def as_published(value: float | None) -> str:
 
 
 @cache
-def _rows() -> tuple[Published, ...]:
+def _rows() -> tuple[PublishedResult, ...]:
     path = resources.shipped("eval", "published.csv")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, strict=True)
-        columns = [field.name for field in fields(Published)]
+        columns = [field.name for field in fields(PublishedResult)]
         if reader.fieldnames != columns:
             raise InputError(f"{path} should have the columns {', '.join(columns)}")
         return tuple(_row(cells, f"{path.name}, line {reader.line_num}") for cells in reader)
 
 
-def _row(cells: dict[str, str], where: str) -> Published:
+def _row(cells: dict[str, str], where: str) -> PublishedResult:
     values: dict[str, Any] = dict(cells)
     if None in values or None in values.values():
         raise InputError(f"{where}: the row does not have as many cells as the heading")
@@ -145,7 +145,7 @@ def _row(cells: dict[str, str], where: str) -> Published:
     for name, allowed in (("kind", get_args(Kind)), ("confidence", get_args(Confidence)), ("protocol", PROTOCOLS)):
         if values[name] not in allowed:
             raise InputError(f"{where}: the {name} {values[name]!r} is none of {', '.join(allowed)}")
-    return Published(**values)
+    return PublishedResult(**values)
 
 
 def _percent(text: str, where: str) -> float | None:

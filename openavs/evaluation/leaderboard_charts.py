@@ -7,9 +7,9 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from openavs.evaluation.charts import Axis, Point, Series, plot, spanning
+from openavs.evaluation.charts import Axis, ChartSeries, Point, plot, spanning
 from openavs.evaluation.display_names import title_of
-from openavs.evaluation.leaderboard import Kind, Published, as_published, by_kind
+from openavs.evaluation.leaderboard import Kind, PublishedResult, as_published, by_kind
 
 KIND_MARKS: dict[Kind, int] = {
     "training-free": 0,
@@ -23,13 +23,15 @@ KIND_MARKS: dict[Kind, int] = {
 OWN = 5  # the mark of the run that a page is about
 
 
-def plotted(benchmark: str, rows: Sequence[Published]) -> list[Published]:
+def plotted(benchmark: str, rows: Sequence[PublishedResult]) -> list[PublishedResult]:
     """The rows that a chart can hold: comparable ones with both of its figures."""
     x, y = _figures_of(benchmark)
     return [row for row in rows if row.comparable and None not in (getattr(row, x), getattr(row, y))]
 
 
-def results_chart(benchmark: str, rows: Sequence[Published], own: tuple[float, float] | None = None) -> Markup | None:
+def results_chart(
+    benchmark: str, rows: Sequence[PublishedResult], own: tuple[float, float] | None = None
+) -> Markup | None:
     """The chart of a benchmark's results, with a run's own two figures (percent) among them; None without results."""
     kept = plotted(benchmark, rows)
     if not kept:
@@ -37,7 +39,7 @@ def results_chart(benchmark: str, rows: Sequence[Published], own: tuple[float, f
     return _by_shots(benchmark, kept, own) if benchmark == "v3" else _scatter(benchmark, kept, own)
 
 
-def _scatter(benchmark: str, rows: Sequence[Published], own: tuple[float, float] | None) -> Markup:
+def _scatter(benchmark: str, rows: Sequence[PublishedResult], own: tuple[float, float] | None) -> Markup:
     x, y = _figures_of(benchmark)
     series = []
     for kind, found in by_kind(rows).items():
@@ -45,9 +47,9 @@ def _scatter(benchmark: str, rows: Sequence[Published], own: tuple[float, float]
             Point(getattr(row, x), getattr(row, y), row.method if i == 0 else _told(row, x, y), named=i == 0)
             for i, row in enumerate(found)
         )
-        series.append(Series(kind, KIND_MARKS[kind], points))
+        series.append(ChartSeries(kind, KIND_MARKS[kind], points))
     if own is not None:
-        series.append(Series("this run", OWN, (Point(*own, "this run", named=True),)))
+        series.append(ChartSeries("this run", OWN, (Point(*own, "this run", named=True),)))
     values = [[getattr(point, axis) for group in series for point in group.points] for axis in ("x", "y")]
     words = {"j": "J", "f": "F", "base": "base mIoU", "novel": "novel mIoU"}
     told = "; ".join(f"{group.name}: {len(group.points)}, best {_best(group)}" for group in series)
@@ -62,8 +64,8 @@ def _scatter(benchmark: str, rows: Sequence[Published], own: tuple[float, float]
     )
 
 
-def _by_shots(benchmark: str, rows: Sequence[Published], own: tuple[float, float] | None) -> Markup:
-    lines: list[Series] = []
+def _by_shots(benchmark: str, rows: Sequence[PublishedResult], own: tuple[float, float] | None) -> Markup:
+    lines: list[ChartSeries] = []
     named: set[str] = set()
     for title, found in groupby(sorted(rows, key=lambda row: row.title), key=lambda row: row.title):
         by_shot = sorted(found, key=shots)
@@ -71,9 +73,9 @@ def _by_shots(benchmark: str, rows: Sequence[Published], own: tuple[float, float
         method = by_shot[-1].method
         last = Point(points[-1].x, points[-1].y, method, named=method not in named)
         named.add(method)
-        lines.append(Series(title, KIND_MARKS[by_shot[0].kind], (*points[:-1], last), line=True))
+        lines.append(ChartSeries(title, KIND_MARKS[by_shot[0].kind], (*points[:-1], last), line=True))
     if own is not None:
-        lines.append(Series("this run", OWN, (Point(*own, "this run", named=True),)))
+        lines.append(ChartSeries("this run", OWN, (Point(*own, "this run", named=True),)))
     told = "; ".join(f"{line.name}: {line.points[0].y:g} to {line.points[-1].y:g}" for line in lines)
     return plot(
         f"published-{benchmark}",
@@ -90,15 +92,15 @@ def _figures_of(benchmark: str) -> tuple[str, str]:
     return ("base", "novel") if benchmark == "ov" else ("j", "f")
 
 
-def shots(row: Published) -> float:
+def shots(row: PublishedResult) -> float:
     """The number of a V3 row's setting (`3-shot`)."""
     return float(row.setting.split("-")[0])
 
 
-def _told(row: Published, x: str, y: str) -> str:
+def _told(row: PublishedResult, x: str, y: str) -> str:
     return f"{row.title}: {as_published(getattr(row, x))} / {as_published(getattr(row, y))}"
 
 
-def _best(group: Series) -> str:
+def _best(group: ChartSeries) -> str:
     best = max(group.points, key=lambda point: point.x)
     return f"{best.x:g} / {best.y:g}"

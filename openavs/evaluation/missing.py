@@ -14,7 +14,7 @@ Reader = Callable[[BenchmarkClip, Path], Masks | None]
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingPredictions:
     """The annotated frames of each clip (by id) that have no predicted mask, and the first such file."""
 
     frames: dict[str, frozenset[int]]
@@ -26,7 +26,7 @@ class Missing:
         return sum(map(len, self.frames.values()))
 
 
-def find_missing(clips: Sequence[BenchmarkClip], folder: Path) -> Missing:
+def find_missing(clips: Sequence[BenchmarkClip], folder: Path) -> MissingPredictions:
     """Looks for the predictions of all clips by name, without reading any.
 
     Raises:
@@ -40,10 +40,10 @@ def find_missing(clips: Sequence[BenchmarkClip], folder: Path) -> Missing:
         if absent := [i for i in clip.annotated if not is_there(folder / clip.predictions[i])]:
             found[clip.id] = frozenset(absent)
             first = first or folder / clip.predictions[absent[0]]
-    return Missing(found, first)
+    return MissingPredictions(found, first)
 
 
-def refuse_missing(missing: Missing, clips: Sequence[BenchmarkClip]) -> None:
+def refuse_missing(missing: MissingPredictions, clips: Sequence[BenchmarkClip]) -> None:
     """Raises InputError, with how many are missing and the first, if any are."""
     if missing.frames:
         masks = sum(len(clip.annotated) for clip in clips)

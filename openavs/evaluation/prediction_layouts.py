@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import BenchmarkClip, Clips, Dataset
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips
 from openavs.evaluation.predictions import clip_folder, is_there
 
 
 @dataclass(frozen=True)
-class Layout:
+class PredictionLayout:
     """How masks are named: leading folders that are left out, `<id>_<k>.png` or `<k>.png`, and the first frame's k."""
 
     dropped: int
@@ -60,23 +60,23 @@ def located(dataset: Dataset, folder: Path, *, numbering: int | None = None, res
     return replace(dataset, clips=clips)
 
 
-def _own_layout(clip: BenchmarkClip) -> Layout | None:
+def _own_layout(clip: BenchmarkClip) -> PredictionLayout | None:
     """The benchmark's own layout; None if its masks are not named `<k>.png` or `<id>_<k>.png`, counting from 0 or 1."""
-    layouts = (Layout(0, with_id, first) for with_id in (False, True) for first in (0, 1))
+    layouts = (PredictionLayout(0, with_id, first) for with_id in (False, True) for first in (0, 1))
     return next((layout for layout in layouts if layout.applied(clip) == clip), None)
 
 
-def _present(clip: BenchmarkClip, own: Layout, folder: Path) -> Iterator[Layout]:
+def _present(clip: BenchmarkClip, own: PredictionLayout, folder: Path) -> Iterator[PredictionLayout]:
     """The layouts in which any mask of the clip is there, the benchmark's own first; whatever its number."""
     frames = range(-1, len(clip.predictions) + 1)
     for dropped in range(len(clip_folder(clip).parts)):
         for with_id in (own.with_id, not own.with_id):
-            layout = Layout(dropped, with_id, own.first)
+            layout = PredictionLayout(dropped, with_id, own.first)
             if any(is_there(folder / layout.path(clip, frame)) for frame in frames):
                 yield layout
 
 
-def _check_numbering(dataset: Dataset, layout: Layout, folder: Path) -> None:
+def _check_numbering(dataset: Dataset, layout: PredictionLayout, folder: Path) -> None:
     """Refuse masks with one more frame before the first, or after the last, and one missing at the other end."""
     for clip in dataset.clips:
         end = len(clip.predictions)
@@ -90,6 +90,6 @@ def _check_numbering(dataset: Dataset, layout: Layout, folder: Path) -> None:
                 )
 
 
-def _changed(clips: Sequence[BenchmarkClip], change: Callable[[BenchmarkClip], BenchmarkClip]) -> Clips:
+def _changed(clips: Sequence[BenchmarkClip], change: Callable[[BenchmarkClip], BenchmarkClip]) -> LazyClips:
     """The clips changed one by one when they are asked for."""
-    return Clips(range(len(clips)), lambda index: change(clips[index]))
+    return LazyClips(range(len(clips)), lambda index: change(clips[index]))

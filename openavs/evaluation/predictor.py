@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pictures
 
-from openavs.caching.stagewise import Stagewise
+from openavs.caching.stagewise import StagedSchedule
 from openavs.errors import InputError, OpenAVSError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.datasets.mask_io import png_size, resized
-from openavs.media import open_pictures
+from openavs.evaluation.datasets.mask_io import png_size, resize_mask
+from openavs.media import open_images
 from openavs.pipeline.pipeline import Progress
 from openavs.results.run_folder import RunWriter
 from openavs.results.serialization import Values, mask_values, palette_png, read_result
-from openavs.structures.types import Clip, Image, Segmentation, segments_to_label_map, segments_to_mask
-from openavs.utils.concurrency import prefetched
+from openavs.structures.types import Clip, ClipResult, ImageArray, segments_to_label_map, segments_to_mask
+from openavs.utils.concurrency import prefetch
 from openavs.utils.fs import atomic_write, safe_id
 
 log = logging.getLogger(__name__)
@@ -45,18 +45,18 @@ Failures = dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Soft:
+class ProbabilisticResult:
     """A result with the probability of every pixel times 255, uint8 `[T, H, W]`, in the clip's size."""
 
-    result: Segmentation
-    probability: Image
+    result: ClipResult
+    probability: ImageArray
 
 
-Answer = Segmentation | Soft
+PredictorOutput = ClipResult | ProbabilisticResult
 
 
 @dataclass(frozen=True)
-class System:
+class Predictor:
     """What is run: its recipe as plain data, and how to build it, which happens only if there is something to do.
 
     `labels` are the labels of its segments in the order of the benchmark's class indices, the background first; only
@@ -65,13 +65,13 @@ class System:
     """
 
     recipe: Mapping[str, Any]
-    build: Callable[[], Callable[[Clip], Answer]]
+    build: Callable[[], Callable[[Clip], PredictorOutput]]
     labels: tuple[str, ...] = ()
     soft: bool = False
 
 
 def predict(
-    system: System,
+    system: Predictor,
     dataset: Dataset,
     out: Path,
     *,
@@ -133,14 +133,14 @@ def folder_names(clips: Iterable[BenchmarkClip]) -> dict[str, str]:
     return {id: safe_id(id, taken=[id] if alike[id.casefold()] > 1 else ()) for id in ids}
 
 
-def as_clip(clip: BenchmarkClip, name: str, spelling: Mapping[str, str] | None = None) -> Clip:
+def to_clip(clip: BenchmarkClip, name: str, spelling: Mapping[str, str] | None = None) -> Clip:
     """A benchmark's clip as the pipeline takes it: a frame a second, the wav beside, its classes as plain phrases."""
     phrases = tuple((spelling or {}).get(label, label.replace("-", " ")) for label in clip.classes)
-    return open_pictures(clip.frames, id=name, audio=clip.audio, fps=1.0, labels=phrases)
+    return open_images(clip.frames, id=name, audio=clip.audio, fps=1.0, labels=phrases)
 
 
 def write_predictions(
-    dataset: Dataset, labels: tuple[str, ...], clip: BenchmarkClip, folder: Path, answer: Answer
+    dataset: Dataset, labels: tuple[str, ...], clip: BenchmarkClip, folder: Path, answer: PredictorOutput
 ) -> None:
     """Writes the mask of every frame below `folder`, in the benchmark's layout and in the size of its masks.
 
@@ -150,44 +150,44 @@ def write_predictions(
     Raises:
         InputError: the result has not one frame for each of the clip's.
     """
-    result = answer.result if isinstance(answer, Soft) else answer
+    result = answer.result if isinstance(answer, ProbabilisticResult) else answer
     if len(result.frames) != len(clip.frames):
         raise InputError(f"{clip.id} has {len(clip.frames)} frames and its result {len(result.frames)}; run it again")
     pictures = (path for path in clip.truth if path is not None and path.suffix == ".png")  # AVSBench-OV's is one JSON
     size = next((png_size(path) for path in pictures if os.path.isfile(path)), result.size)
     if dataset.task != "binary":
-        masks: Iterable[Image] = _label_maps(result, labels)
+        masks: Iterable[ImageArray] = _label_maps(result, labels)
     else:
-        masks = answer.probability if isinstance(answer, Soft) else _unions(result)
+        masks = answer.probability if isinstance(answer, ProbabilisticResult) else _unions(result)
     encode = grey_png if dataset.task == "binary" else palette_png
     for place, mask in zip(clip.predictions, masks, strict=True):
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, encode(resized(mask, size)))
+        atomic_write(path, encode(resize_mask(mask, size)))
 
 
-def _unions(result: Segmentation) -> Iterator[Image]:
+def _unions(result: ClipResult) -> Iterator[ImageArray]:
     for frame in result.frames:
         yield segments_to_mask(frame.segments, result.size).astype(np.uint8) * 255
 
 
-def _label_maps(result: Segmentation, labels: tuple[str, ...]) -> Iterator[Image]:
+def _label_maps(result: ClipResult, labels: tuple[str, ...]) -> Iterator[ImageArray]:
     for frame, numbers in zip(result.frames, mask_values(result, "class", labels), strict=True):
         yield segments_to_label_map(frame.segments, numbers, result.size)
 
 
 def _run_clip(
-    segment: Callable[[Clip], Answer],
+    segment: Callable[[Clip], PredictorOutput],
     opened: Clip | OpenAVSError,
     run: RunWriter,
-    write: Callable[[Path, Answer], None],
+    write: Callable[[Path, PredictorOutput], None],
 ) -> None:
     if isinstance(opened, OpenAVSError):
         raise opened
     started = time.monotonic()
     answer = segment(opened)
     seconds = time.monotonic() - started
-    result = answer.result if isinstance(answer, Soft) else answer
+    result = answer.result if isinstance(answer, ProbabilisticResult) else answer
     # `extras` is called between a result's masks and its result.json.
     run.write(result, seconds=seconds, extras=lambda folder: write(run.out / "predictions", answer))
 
@@ -196,13 +196,13 @@ def _ready(
     segment: Any, dataset: Dataset, labels: tuple[str, ...], clips: list[BenchmarkClip], names: Mapping[str, str]
 ) -> Iterator[tuple[BenchmarkClip, Clip | OpenAVSError]]:
     """Every clip opened, the next one while the models work; for models in turns a window is prepared first."""
-    size = segment.window if isinstance(segment, Stagewise) else len(clips)
+    size = segment.window if isinstance(segment, StagedSchedule) else len(clips)
     for start in range(0, len(clips), size or 1):
         window = clips[start : start + size]
-        if isinstance(segment, Stagewise):
+        if isinstance(segment, StagedSchedule):
             opened = _opened(dataset, labels, window, names)
             segment.prepare(clip for _, clip in opened if isinstance(clip, Clip))
-        yield from prefetched(_opened(dataset, labels, window, names), depth=1)
+        yield from prefetch(_opened(dataset, labels, window, names), depth=1)
 
 
 def _opened(
@@ -212,7 +212,7 @@ def _opened(
     spelling = dict(zip(dataset.classes, labels, strict=True)) if labels else {}
     for clip in clips:
         try:
-            yield clip, as_clip(clip, names[clip.id], spelling)
+            yield clip, to_clip(clip, names[clip.id], spelling)
         except OpenAVSError as problem:
             yield clip, problem
 
@@ -238,7 +238,7 @@ def _remove_predictions(out: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def grey_png(mask: Image) -> bytes:
+def grey_png(mask: ImageArray) -> bytes:
     """A picture uint8 `[H, W]` as an 8-bit grey PNG."""
     buffer = io.BytesIO()
     Pictures.fromarray(mask).save(buffer, format="PNG")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.config import resources
-from openavs.evaluation.benchmark import Card, load_card
+from openavs.evaluation.benchmark import BenchmarkConfig, load_benchmark
 from openavs.evaluation.charts import CHART_STYLE, bar, mark_key
 from openavs.evaluation.compare import class_score
 from openavs.evaluation.datasets.base import Dataset
@@ -21,7 +21,7 @@ from openavs.evaluation.leaderboard import (
     FIGURE_WORDS,
     FIGURES,
     PROTOCOLS,
-    Published,
+    PublishedResult,
     as_published,
     beside,
     by_kind,
@@ -30,7 +30,7 @@ from openavs.evaluation.leaderboard import (
 from openavs.evaluation.leaderboard_charts import KIND_MARKS, OWN, results_chart, shots
 from openavs.evaluation.report_charts import is_hard, report_charts
 from openavs.evaluation.report_frames import clip_picture
-from openavs.models.catalog import only_synthetic
+from openavs.models.catalog import is_only_synthetic
 from openavs.utils.fs import atomic_write
 from openavs.visualization.html import asset, render
 from openavs.visualization.report_parts import model_rows
@@ -65,7 +65,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
         r={**_NOT_SAID, **report},
         title=title_of(report["benchmark"]),
         recipe_name=(report.get("recipe") or {}).get("name"),
-        only_synthetic=only_synthetic(report.get("models") or {}),
+        only_synthetic=is_only_synthetic(report.get("models") or {}),
         protocols=[(name, protocol_words(report, name)) for name in _protocols(report)],
         figures=_figures(report),
         published=near,
@@ -129,7 +129,7 @@ def _figures(report: Report) -> list[Row]:
 # ---------------------------------------------------------------------------------------------------------- published
 
 
-def _columns(rows: Sequence[Published]) -> list[str]:
+def _columns(rows: Sequence[PublishedResult]) -> list[str]:
     return [name for name in FIGURES if any(getattr(row, name) is not None for row in rows)]
 
 
@@ -141,7 +141,7 @@ def _own(report: Report) -> dict[str, float | None]:
     return {column: None if value is None else 100 * value for column, value in values.items()}
 
 
-def _own_point(report: Report, near: Sequence[Published]) -> tuple[float, float] | None:
+def _own_point(report: Report, near: Sequence[PublishedResult]) -> tuple[float, float] | None:
     """Where this run lies in the chart of published results: V3's has the number of shots across and J upward."""
     own = _own(report)
     x, y = (own["base"], own["novel"]) if report["benchmark"] == "ov" else (own["j"], own["f"])
@@ -223,6 +223,6 @@ def _versions(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def _card(benchmark: str) -> Card | None:
+def _card(benchmark: str) -> BenchmarkConfig | None:
     """The benchmark's card; one of the user's own lies where this page does not know."""
-    return load_card(benchmark) if benchmark in resources.names("eval") else None
+    return load_benchmark(benchmark) if benchmark in resources.names("eval") else None

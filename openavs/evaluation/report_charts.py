@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from openavs.evaluation.charts import Point, Series, histogram, plot, shares
+from openavs.evaluation.charts import ChartSeries, Point, histogram, plot, shares
 
 BINS = 20
 
@@ -32,7 +32,7 @@ def _precision_recall(curve: Mapping[str, Sequence[float]]) -> Markup:
     half = min(range(len(points)), key=lambda i: abs(curve["threshold"][i] - 0.5))
     middle = Point(points[half].x, points[half].y, "threshold 0.5", named=True)
     told = f"At the threshold 0.5 precision is {middle.y:.3f} and recall {middle.x:.3f}."
-    lines = [Series("precision over recall", 0, points, line=True, marks=False), Series("", 1, (middle,))]
+    lines = [ChartSeries("precision over recall", 0, points, line=True, marks=False), ChartSeries("", 1, (middle,))]
     return plot("pr", "Precision and recall", told, shares("recall"), shares("precision"), lines)
 
 
@@ -41,7 +41,7 @@ def _f_curve(curve: Mapping[str, Sequence[float]]) -> Markup:
     best = max(points, key=lambda point: point.y)
     told = f"The best mean F is {best.y:.3f}, at the threshold {best.x:.3f}."
     top = Point(best.x, best.y, f"best, at {best.x:.2f}", named=True)
-    lines = [Series("mean F", 0, points, line=True, marks=False), Series("", 1, (top,))]
+    lines = [ChartSeries("mean F", 0, points, line=True, marks=False), ChartSeries("", 1, (top,))]
     return plot("f", "F against the threshold", told, shares("threshold"), shares("F"), lines)
 
 

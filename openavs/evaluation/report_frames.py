@@ -13,8 +13,8 @@ from PIL import Image as Pictures
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.missing import find_missing, read_present
-from openavs.media.images import read_picture
-from openavs.structures.types import BoolMask, Image
+from openavs.media.images import read_image
+from openavs.structures.types import BoolMask, ImageArray
 from openavs.visualization.html import jpeg_address
 
 WIDEST = 320  # pixels
@@ -25,7 +25,7 @@ Labels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class ClipPicture:
+class ReportFrames:
     """One frame of a clip: the picture as a data address and what it shows in words; without `src`, why it is not."""
 
     words: str
@@ -34,7 +34,7 @@ class ClipPicture:
     height: int = 0
 
 
-def clip_picture(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> ClipPicture:
+def clip_picture(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> ReportFrames:
     """The frame in which truth and prediction together cover most, so that there is something to see.
 
     Marked pixels are blue where the truth agrees (label maps: in the class) and orange where it does not; the truth has
@@ -46,16 +46,16 @@ def clip_picture(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> Cl
         predicted = _labels(dataset, read_present(dataset, clip, predictions, truth, absent))
         place = int(np.argmax([(t > 0).sum() + (p > 0).sum() for t, p in zip(truth, predicted, strict=True)]))
         index = clip.annotated[place]
-        image = _small(read_picture(clip.frames[index]))
+        image = _small(read_image(clip.frames[index]))
     except (InputError, OSError) as problem:
-        return ClipPicture(f"no picture: {problem}")
+        return ReportFrames(f"no picture: {problem}")
     true, marked = truth[place].astype(np.int64), predicted[place].astype(np.int64)
     words = f"Frame {index + 1} of {len(clip.frames)}: {_words(dataset, true, marked)}"
     painted = paint_masks(image, *(_at(labels, image.shape[:2]) for labels in (true, marked)))
-    return ClipPicture(words, jpeg_address(painted, 80), image.shape[1], image.shape[0])
+    return ReportFrames(words, jpeg_address(painted, 80), image.shape[1], image.shape[0])
 
 
-def paint_masks(image: Image, truth: Labels, predicted: Labels) -> Image:
+def paint_masks(image: ImageArray, truth: Labels, predicted: Labels) -> ImageArray:
     """The picture `[H, W, 3]` with label maps `[H, W]` (0 is nothing) painted on it."""
     painted = image.copy()
     hit = (predicted > 0) & (predicted == truth)
@@ -72,7 +72,7 @@ def _labels(dataset: Dataset, predicted: Labels) -> Labels:
     return (predicted > 127).astype(np.uint8) if dataset.task == "binary" else predicted
 
 
-def _small(image: Image) -> Image:
+def _small(image: ImageArray) -> ImageArray:
     scale = min(1.0, WIDEST / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return np.asarray(Pictures.fromarray(image).resize(size, Pictures.Resampling.BILINEAR)).copy()

@@ -11,11 +11,11 @@ from typing import get_args
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks
-from openavs.evaluation.metrics.accumulators import Row, Tally, tally_for
+from openavs.evaluation.metrics.accumulators import MetricAccumulator, Row, make_accumulator
 from openavs.evaluation.metrics.aggregation import Protocol, check_protocol
 from openavs.evaluation.metrics.bootstrap import intervals
-from openavs.evaluation.metrics.per_clip import Scores
-from openavs.evaluation.metrics.silence import SilenceTally
+from openavs.evaluation.metrics.per_clip import BenchmarkScores
+from openavs.evaluation.metrics.silence import SilenceAccumulator
 from openavs.evaluation.missing import find_missing, read_present, refuse_missing
 from openavs.evaluation.prediction_layouts import located
 from openavs.evaluation.predictions import clip_folder, extra_predictions
@@ -35,7 +35,7 @@ def score(
     numbering: int | None = None,
     resize: bool = False,
     progress: Progress | None = None,
-) -> Scores:
+) -> BenchmarkScores:
     """Score the masks below `predictions`, in the layout of the ground truth or one of `prediction_layouts`.
 
     Args:
@@ -57,8 +57,8 @@ def score(
     _warn_of_extra(dataset, predictions)
     if not allow_missing:
         refuse_missing(missing, clips)
-    tally = tally_for(dataset, clips_per_batch)
-    silence = SilenceTally(len(dataset.classes) if dataset.task != "binary" else 0)
+    tally = make_accumulator(dataset, clips_per_batch)
+    silence = SilenceAccumulator(len(dataset.classes) if dataset.task != "binary" else 0)
     rows = []
     frames = highest = 0
     for done, clip in enumerate(clips, start=1):
@@ -78,7 +78,7 @@ def score(
             f"no predicted mask in {predictions} has a value above 1, which means a probability of 1/255; "
             "write masks with 0 and 255"
         )
-    return Scores(
+    return BenchmarkScores(
         benchmark=dataset.benchmark,
         task=dataset.task,
         split=dataset.split,
@@ -97,7 +97,9 @@ def score(
     )
 
 
-def _count(tally: Tally, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None) -> Row:
+def _count(
+    tally: MetricAccumulator, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None
+) -> Row:
     try:
         return tally.add(clip, predicted, truth, published)
     except InputError as problem:

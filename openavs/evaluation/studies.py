@@ -9,13 +9,13 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from openavs.config import resources
-from openavs.config.errors import finding
+from openavs.config.errors import first_error
 from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError
 from openavs.registry import check_backends
 from openavs.utils.fs import safe_id
 from openavs.utils.strict_yaml import read_yaml
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 EXAMPLE = "see eval/ablations/threshold.yaml for a complete study"
 Text = Annotated[str, Field(min_length=1)]
@@ -25,7 +25,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Variant(_Section):
+class AblationVariant(_Section):
     """One way to run a recipe: its overrides as on the command line (whole sections, too: `translator={use: none}`).
 
     `at` is its place on the study's axis, `published` the variant of eval/published.csv that it repeats.
@@ -37,7 +37,7 @@ class Variant(_Section):
     published: Text | None = None
 
 
-class Study(_Section):
+class AblationStudy(_Section):
     """A study as its file says it.
 
     `mirrors` names the table it repeats, `pipeline` the recipe it is made for, `published` the ablation of
@@ -47,7 +47,7 @@ class Study(_Section):
 
     name: Text
     title: Text
-    variants: Annotated[list[Variant], Field(min_length=1)]
+    variants: Annotated[list[AblationVariant], Field(min_length=1)]
     mirrors: str = ""
     about: str = ""
     pipeline: Text | None = None
@@ -69,7 +69,7 @@ class Study(_Section):
             raise ValueError("with an axis, every variant needs its place on it ('at')")
         return self
 
-    def choose(self, names: Sequence[str] | None) -> Study:
+    def choose(self, names: Sequence[str] | None) -> AblationStudy:
         """The study with some of its variants only, in its own order; the first is the baseline if its own is not in.
 
         Raises:
@@ -78,13 +78,13 @@ class Study(_Section):
         known = [variant.name for variant in self.variants]
         for name in names or ():
             if name not in known:
-                raise InputError(f"the study {self.name!r} has no variant {name!r}; {nearest(name, known)}")
+                raise InputError(f"the study {self.name!r} has no variant {name!r}; {did_you_mean(name, known)}")
         kept = [variant for variant in self.variants if not names or variant.name in names]
         baseline = self.baseline if self.baseline in {variant.name for variant in kept} else kept[0].name
         return self.model_copy(update={"variants": kept, "baseline": baseline})
 
 
-def load_study(name_or_path: str | Path) -> Study:
+def load_study(name_or_path: str | Path) -> AblationStudy:
     """A study by its short name or its file.
 
     Raises:
@@ -92,9 +92,9 @@ def load_study(name_or_path: str | Path) -> Study:
     """
     path = _find(name_or_path)
     try:
-        return Study.model_validate({"name": path.stem, **read_yaml(path)})
+        return AblationStudy.model_validate({"name": path.stem, **read_yaml(path)})
     except ValidationError as problem:
-        raise InputError(f"the study {path}: {finding(problem, Study, EXAMPLE)}") from None
+        raise InputError(f"the study {path}: {first_error(problem, AblationStudy, EXAMPLE)}") from None
 
 
 def study_names() -> list[str]:
@@ -102,7 +102,7 @@ def study_names() -> list[str]:
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
 
 
-def study_recipes(study: Study, pipeline: str, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+def study_recipes(study: AblationStudy, pipeline: str, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
     """Every variant's recipe, by its name; all are checked, so that none fails hours after the first began.
 
     Raises:
@@ -125,7 +125,7 @@ def _find(name_or_path: str | Path) -> Path:
     for folder in _folders():
         if (shipped := folder / f"{Path(name_or_path).name.removesuffix('.yaml')}.yaml").is_file():
             return shipped
-    raise InputError(f"there is no study {str(name_or_path)!r}; {nearest(str(name_or_path), study_names())}")
+    raise InputError(f"there is no study {str(name_or_path)!r}; {did_you_mean(str(name_or_path), study_names())}")
 
 
 def _folders() -> list[Path]:

@@ -21,22 +21,22 @@ import numpy as np
 from PIL import Image as Pictures
 
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.exports.categories import Categories
 from openavs.exports.frames import result_frames
-from openavs.exports.items import Item, sampled_fps
-from openavs.exports.registry import Options, Told
+from openavs.exports.items import ExportItem, sampled_fps
+from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media import resample, write_wav
 from openavs.structures.types import (
+    ClipResult,
     FrameResult,
-    Image,
-    Segmentation,
+    ImageArray,
     Waveform,
     segments_to_label_map,
     segments_to_mask,
 )
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 from openavs.visualization.colors import voc_palette
 
 SIDE = 224  # pixels; AVSBench-object's frames and masks, the aspect is not kept
@@ -45,7 +45,7 @@ UNSEEN = "off-the-screen"  # AVSBench's word for clips in which nothing that sou
 
 
 @dataclass(frozen=True)
-class Piece:
+class ClipChunk:
     """A clip as AVSBench cuts it: whole seconds from `start` on, a frame for each; `subset` has that length."""
 
     name: str
@@ -55,19 +55,19 @@ class Piece:
     frames: tuple[FrameResult, ...]
 
 
-class Layout(Protocol):
+class AvsBenchLayout(Protocol):
     """Where a layout has the files of a piece."""
 
     lengths: Mapping[int, str]
 
-    def frame(self, piece: Piece, k: int, image: Image, result: Segmentation) -> None:
+    def frame(self, piece: ClipChunk, k: int, image: ImageArray, result: ClipResult) -> None:
         """Writes the picture and the mask of the piece's frame k (from 0)."""
 
-    def sound(self, piece: Piece) -> Path:
+    def sound(self, piece: ClipChunk) -> Path:
         """The piece's wav file."""
 
 
-def to_label_map(segmentation: Segmentation, frame: int, classes: Sequence[str] = ()) -> Image:
+def to_label_map(segmentation: ClipResult, frame: int, classes: Sequence[str] = ()) -> ImageArray:
     """The frame at a position of `segmentation.frames` as a label map uint8 `[H, W]`, best score on top.
 
     Without `classes` a binary mask, 0 and 255. With them the class index: the position from 1, with the background at 0
@@ -81,20 +81,20 @@ def to_label_map(segmentation: Segmentation, frame: int, classes: Sequence[str] 
     return segments_to_label_map(kept, [known.id(segment) or 0 for segment in kept], segmentation.size)
 
 
-def write_object(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write_object(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `ms3_meta_data.csv` and `ms3_data/{visual_frames,gt_masks,audio_wav}`."""
     rows: list[tuple[str, ...]] = [("video_id", "split")]
-    told = Told()
+    told = ExportSummary()
     for piece in _write_pieces(items, ObjectLayout(folder / "ms3_data", options.split), told):
         rows.append((piece.name, options.split))
     _write_table(folder / "ms3_meta_data.csv", rows)
     return told
 
 
-def write_semantic(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write_semantic(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `metadata.csv`, `label2idx.json` and `<subset>/<uid>/{frames,labels_semantic,labels_rgb,audio.wav}`."""
     rows: list[tuple[str, ...]] = [("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")]
-    told, layout = Told(), SemanticLayout(folder)
+    told, layout = ExportSummary(), SemanticLayout(folder)
     for piece in _write_pieces(items, layout, told):
         minute, second = divmod(piece.start, 60)
         heard = "_".join(layout.classes(piece)) or UNSEEN
@@ -119,13 +119,13 @@ class ObjectLayout:
     def __init__(self, data: Path, split: str) -> None:
         self._data, self._split = data, split
 
-    def frame(self, piece: Piece, k: int, image: Image, result: Segmentation) -> None:
+    def frame(self, piece: ClipChunk, k: int, image: ImageArray, result: ClipResult) -> None:
         """A frame and its binary mask, 224 x 224."""
         mask = segments_to_mask(piece.frames[k].segments, result.size).astype(np.uint8) * np.uint8(255)
         _save(self._data / "visual_frames" / piece.name / f"{piece.name}.mp4_{k + 1}.png", _square(image))
         _save(self._data / "gt_masks" / self._split / piece.name / f"{piece.name}_{k + 1}.png", _square(mask))
 
-    def sound(self, piece: Piece) -> Path:
+    def sound(self, piece: ClipChunk) -> Path:
         """`audio_wav/<split>/<video>.wav`."""
         return self._data / "audio_wav" / self._split / f"{piece.name}.wav"
 
@@ -137,9 +137,9 @@ class SemanticLayout:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.known = Categories.of_card(load_card("avss"))
+        self.known = Categories.of_card(load_benchmark("avss"))
 
-    def frame(self, piece: Piece, k: int, image: Image, result: Segmentation) -> None:
+    def frame(self, piece: ClipChunk, k: int, image: ImageArray, result: ClipResult) -> None:
         """A frame, its class indices and the same in colours."""
         segments = piece.frames[k].segments
         kept = [segment for segment in segments if self.known.id(segment) is not None]
@@ -152,23 +152,23 @@ class SemanticLayout:
         _save(place / "labels_semantic" / f"{k}.png", labels)
         _save(place / "labels_rgb" / f"{k}.png", voc_palette()[labels])
 
-    def sound(self, piece: Piece) -> Path:
+    def sound(self, piece: ClipChunk) -> Path:
         """`<subset>/<uid>/audio.wav`."""
         return self._place(piece) / "audio.wav"
 
-    def classes(self, piece: Piece) -> list[str]:
+    def classes(self, piece: ClipChunk) -> list[str]:
         """The classes that are found in a piece."""
         ids = {self.known.id(segment) for frame in piece.frames for segment in frame.segments}
         return [name for index, name in enumerate(CLASSES) if index in ids]
 
-    def _place(self, piece: Piece) -> Path:
+    def _place(self, piece: ClipChunk) -> Path:
         return self._folder / piece.subset / piece.name
 
 
 # -------------------------------------------------------------------------------------------------- cutting into pieces
 
 
-def pieces_of(result: Segmentation, lengths: Mapping[int, str]) -> Iterator[Piece]:
+def clip_chunks(result: ClipResult, lengths: Mapping[int, str]) -> Iterator[ClipChunk]:
     """The result cut, from its beginning, into clips of the longest length that is left; the rest is left out.
 
     The frame of a second is the first one sampled in it.
@@ -185,16 +185,16 @@ def pieces_of(result: Segmentation, lengths: Mapping[int, str]) -> Iterator[Piec
     for length, subset in sorted(lengths.items(), reverse=True):
         while start + length <= len(seconds):
             name = f"{result.clip}_{start * 1000}_{(start + length) * 1000}"
-            yield Piece(name, result.clip, subset, start, tuple(seconds[start + k] for k in range(length)))
+            yield ClipChunk(name, result.clip, subset, start, tuple(seconds[start + k] for k in range(length)))
             start += length
 
 
-def _write_pieces(items: Iterable[Item], layout: Layout, told: Told) -> Iterator[Piece]:
+def _write_pieces(items: Iterable[ExportItem], layout: AvsBenchLayout, told: ExportSummary) -> Iterator[ClipChunk]:
     """Writes the files of every piece and gives it for the table of clips; `told` hears what was left out."""
     seconds = mute = 0
     for item in items:
         told.clips += 1
-        pieces = list(pieces_of(item.result, layout.lengths))
+        pieces = list(clip_chunks(item.result, layout.lengths))
         clip = item.open()
         places = {frame.index: (piece, k) for piece in pieces for k, frame in enumerate(piece.frames)}
         for frame in result_frames(item.result, clip):
@@ -212,10 +212,10 @@ def _write_pieces(items: Iterable[Item], layout: Layout, told: Told) -> Iterator
         lengths = " or ".join(map(str, sorted(layout.lengths)))
         told.notes.append(f"{seconds} s at the ends of clips are left out: the layout's clips last {lengths} s")
     if mute:
-        told.notes.append(f"{counted(mute, 'clip')} without sound beside the pictures: it is written as silence")
+        told.notes.append(f"{pluralize(mute, 'clip')} without sound beside the pictures: it is written as silence")
 
 
-def _write_sound(path: Path, audio: Waveform | None, piece: Piece) -> None:
+def _write_sound(path: Path, audio: Waveform | None, piece: ClipChunk) -> None:
     length = len(piece.frames)
     samples = np.zeros(length * RATE, dtype=np.float32)
     if audio is not None:
@@ -225,13 +225,13 @@ def _write_sound(path: Path, audio: Waveform | None, piece: Piece) -> None:
     write_wav(path, Waveform(samples, RATE))
 
 
-def _square(picture: Image) -> Image:
+def _square(picture: ImageArray) -> ImageArray:
     """At 224 x 224: pictures smoothly, masks `[H, W]` by the nearest pixel."""
     how = Pictures.Resampling.BILINEAR if picture.ndim == 3 else Pictures.Resampling.NEAREST
     return np.asarray(Pictures.fromarray(picture).resize((SIDE, SIDE), how))
 
 
-def _save(path: Path, pixels: Image) -> None:
+def _save(path: Path, pixels: ImageArray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Pictures.fromarray(pixels).save(path, quality=95)
 

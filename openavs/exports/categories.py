@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from openavs.pipeline.class_mapping import Labeller
-from openavs.structures.types import Segment, Segmentation
-from openavs.utils.text import counted
+from openavs.pipeline.class_mapping import ClassMapper
+from openavs.structures.types import ClipResult, Segment
+from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from openavs.evaluation.benchmark import Card
+    from openavs.evaluation.benchmark import BenchmarkConfig
 
 
 class Categories:
@@ -26,13 +26,13 @@ class Categories:
         given = list(names[1:] if names and names[0] == "background" else names)
         self.closed = bool(given)
         self._ids: dict[str, int] = {name: place for place, name in enumerate(given, start=1)}
-        self._labeller = Labeller(given, aliases) if given else None
+        self._labeller = ClassMapper(given, aliases) if given else None
         self._left_out: Counter[str] = Counter()
         self._written: tuple[str, ...] = ()
         self._found: set[int] = set()
 
     @classmethod
-    def of_card(cls, card: Card) -> Categories:
+    def of_card(cls, card: BenchmarkConfig) -> Categories:
         """A benchmark's classes: segments are matched by the card's phrases, names are the published ones."""
         made = cls(card.vocabulary or (), card.aliases)
         made._written = tuple(card.classes[1:])
@@ -42,15 +42,15 @@ class Categories:
     def of_vocabulary(cls, names: Sequence[str]) -> Categories:
         """The categories of a recipe's vocabulary; a benchmark's own vocabulary has the benchmark's class names."""
         from openavs.config import resources
-        from openavs.evaluation.benchmark import load_card
+        from openavs.evaluation.benchmark import load_benchmark
 
         given = list(names[1:] if names and names[0] == "background" else names)
-        cards = map(load_card, resources.names("eval")) if given else iter(())
+        cards = map(load_benchmark, resources.names("eval")) if given else iter(())
         card = next((card for card in cards if card.vocabulary == given), None)
         return cls(given) if card is None else cls.of_card(card)
 
     @classmethod
-    def of_clip(cls, segmentation: Segmentation) -> Categories:
+    def of_clip(cls, segmentation: ClipResult) -> Categories:
         """Those of a whole clip, so that a frame's ids do not depend on which frame is asked for first."""
         known = cls()
         for frame in segmentation.frames:
@@ -90,4 +90,4 @@ class Categories:
         if not self._left_out:
             return []
         named = ", ".join(f"{name} ({count})" for name, count in self._left_out.most_common(5))
-        return [f"{counted(self._left_out.total(), 'segment')} of other categories left out: {named}"]
+        return [f"{pluralize(self._left_out.total(), 'segment')} of other categories left out: {named}"]

@@ -12,11 +12,11 @@ from typing import NotRequired, TypedDict
 
 from openavs import __version__
 from openavs.exports.categories import Categories
-from openavs.exports.coco_rle import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories
+from openavs.exports.coco_rle import CocoCategory, CocoMask, JsonListWriter, MaskWriter, coco_box, coco_categories
 from openavs.exports.frames import picture_name, write_pictures
-from openavs.exports.items import Item
-from openavs.exports.registry import Options, Told
-from openavs.structures.types import FrameResult, Segment, Segmentation
+from openavs.exports.items import ExportItem
+from openavs.exports.registry import ExportOptions, ExportSummary
+from openavs.structures.types import ClipResult, FrameResult, Segment
 
 
 class CocoImage(TypedDict):
@@ -65,7 +65,7 @@ class CocoDataset(TypedDict):
     categories: list[CocoCategory]
 
 
-def to_coco(segmentations: Iterable[Segmentation], classes: Sequence[str] = ()) -> CocoDataset:
+def to_coco(segmentations: Iterable[ClipResult], classes: Sequence[str] = ()) -> CocoDataset:
     """Results as COCO data, ready for `json.dump` or pycocotools.
 
     `classes` fixes the category ids (from 1) and leaves other segments out; without it every label (else phrase) is a
@@ -86,13 +86,13 @@ def to_coco(segmentations: Iterable[Segmentation], classes: Sequence[str] = ()) 
     }
 
 
-def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `annotations/instances_<split>.json` and, with `images`, the frames under `images/<split>/`."""
-    told, entries = Told(), _Entries(options.categories, MaskWriter(options.masks))
+    told, entries = ExportSummary(), _Entries(options.categories, MaskWriter(options.masks))
     head = {"info": _info(), "licenses": []}
     (folder / "annotations").mkdir()
     path = folder / "annotations" / f"instances_{options.split}.json"
-    with ListsFile(path, head, ("images", "annotations")) as file:
+    with JsonListWriter(path, head, ("images", "annotations")) as file:
         for item in items:
             told.clips += 1
             for image, annotations in entries.of(item.result):
@@ -120,7 +120,7 @@ class _Entries:
         self._images = self._annotations = 0
         self._tracks: dict[tuple[str, int], int] = {}
 
-    def of(self, result: Segmentation) -> Iterator[tuple[CocoImage, list[CocoAnnotation]]]:
+    def of(self, result: ClipResult) -> Iterator[tuple[CocoImage, list[CocoAnnotation]]]:
         """The frames of one clip and their annotations."""
         self._tracks.clear()  # the next clip's tracks are other things
         for frame in result.frames:
@@ -155,7 +155,7 @@ class _Entries:
         return self._tracks.setdefault((clip, segment.track), self._annotations)
 
 
-def _image(result: Segmentation, frame: FrameResult, number: int) -> CocoImage:
+def _image(result: ClipResult, frame: FrameResult, number: int) -> CocoImage:
     height, width = result.size
     return {
         "id": number,

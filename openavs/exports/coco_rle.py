@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict
 
-from openavs.exports.polygons import Losses, mask_to_polygon
+from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
 from openavs.exports.registry import MaskCode
 from openavs.structures.masks import rle_runs
 from openavs.structures.types import RLE, rle_to_mask
@@ -51,7 +51,7 @@ class MaskWriter:
     """Writes masks in one code, and counts what polygons lose."""
 
     def __init__(self, code: MaskCode) -> None:
-        self._code, self._losses = code, Losses()
+        self._code, self._losses = code, ConversionWarnings()
 
     def __call__(self, rle: RLE) -> CocoMask | None:
         """The mask as plain JSON data; None for an empty mask as a polygon."""
@@ -89,13 +89,13 @@ def coco_categories(names: Iterable[str]) -> list[CocoCategory]:
     return [{"id": place, "name": name, "supercategory": ""} for place, name in enumerate(names, start=1)]
 
 
-class ListsFile:
+class JsonListWriter:
     """A JSON object of some lists that grow at the same time, without holding them: each goes to a file of its own
     until the end puts them into one."""
 
     def __init__(self, path: Path, head: Mapping[str, Any], lists: Sequence[str]) -> None:
         self._path, self._head = path, head
-        self._spools = {name: tempfile.TemporaryFile(dir=path.parent) for name in lists}  # noqa: SIM115 - see close
+        self._spools = {name: tempfile.TemporaryFile(dir=path.parent) for name in lists}
         self._empty = dict.fromkeys(lists, True)
 
     def add(self, name: str, entry: object) -> None:
@@ -115,7 +115,7 @@ class ListsFile:
                 file.write(b"],\n")
             file.write(b",\n".join(_entry(key, value) for key, value in tail.items()) + b"}\n")
 
-    def __enter__(self) -> ListsFile:
+    def __enter__(self) -> JsonListWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image as Pictures
 
 from openavs.errors import InputError
-from openavs.exports.items import Item
-from openavs.structures.types import Clip, Frame, Segmentation
-from openavs.utils.text import counted
+from openavs.exports.items import ExportItem
+from openavs.structures.types import Clip, ClipResult, Frame
+from openavs.utils.text import pluralize
 
 QUALITY = 95  # of the JPEG files
 
@@ -20,7 +20,7 @@ def picture_name(clip: str, index: int) -> str:
     return f"{clip}/{index:05d}.jpg"
 
 
-def result_frames(result: Segmentation, clip: Clip) -> Iterator[Frame]:
+def result_frames(result: ClipResult, clip: Clip) -> Iterator[Frame]:
     """The sampled frames of a result, decoded one by one from the clip it was made from.
 
     Raises:
@@ -37,11 +37,11 @@ def result_frames(result: Segmentation, clip: Clip) -> Iterator[Frame]:
         yield frame
     if missing:
         raise InputError(
-            f"{counted(len(missing), 'frame')} of {clip.source} cannot be read any more, such as {min(missing)}"
+            f"{pluralize(len(missing), 'frame')} of {clip.source} cannot be read any more, such as {min(missing)}"
         )
 
 
-def write_pictures(folder: Path, item: Item, rename: Callable[[str], str] = str) -> None:
+def write_pictures(folder: Path, item: ExportItem, rename: Callable[[str], str] = str) -> None:
     """Writes the frames of an item as JPEG files below `folder`; `rename` may change their `picture_name`."""
     for frame in result_frames(item.result, item.open()):
         path = folder / rename(picture_name(item.result.clip, frame.index))

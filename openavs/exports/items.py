@@ -11,13 +11,13 @@ from openavs.errors import InputError
 from openavs.exports.categories import Categories
 from openavs.exports.sources import read_origins
 from openavs.results.serialization import clip_folder, is_done, read_result
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 from openavs.utils.fs import safe_id
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 
 @dataclass(frozen=True)
-class Item:
+class ExportItem:
     """One clip's result; `open` gives the clip itself and raises InputError where that is gone.
 
     `overlay` is the painted video of the result folder, if there is one: its sound is what was heard, even where that
@@ -27,7 +27,7 @@ class Item:
         InputError: the result's clip id is no plain name, as in a file that somebody else wrote; exports name files so.
     """
 
-    result: Segmentation
+    result: ClipResult
     open: Callable[[], Clip]
     overlay: Path | None = None
     avsbench: tuple[str, str] | None = None  # the subset (v1s, v1m, v2) and uid of a clip of AVSBench-semantic or -OV
@@ -39,7 +39,7 @@ class Item:
             raise InputError(f"the clip id {clip!r:.60} of a result cannot name a file; write another into its JSON")
 
 
-def run_items(run: Path, clips: Sequence[str] | None = None, root: Path | None = None) -> Iterator[Item]:
+def run_items(run: Path, clips: Sequence[str] | None = None, root: Path | None = None) -> Iterator[ExportItem]:
     """The finished clips of a result folder in the order of their ids; each is read when its turn comes.
 
     Args:
@@ -53,12 +53,12 @@ def run_items(run: Path, clips: Sequence[str] | None = None, root: Path | None =
     names, origins = finished(run), read_origins(run, root)
     for clip in clips or ():
         if clip not in names:
-            raise InputError(f"{run} has no finished clip {clip!r}; {nearest(clip, names)}")
+            raise InputError(f"{run} has no finished clip {clip!r}; {did_you_mean(clip, names)}")
     for name in names if clips is None else dict.fromkeys(clips):
         result, overlay = read_result(run, name), clip_folder(run, name) / "overlay.mp4"
         beside = overlay if overlay.is_file() else None
         sound = beside or origins.sound(name)
-        yield Item(result, partial(open_source, result, origins.root, sound), beside, origins.avsbench(result))
+        yield ExportItem(result, partial(open_source, result, origins.root, sound), beside, origins.avsbench(result))
 
 
 def finished(run: Path) -> list[str]:
@@ -70,7 +70,7 @@ def finished(run: Path) -> list[str]:
     return names
 
 
-def open_source(result: Segmentation, root: Path | None = None, sound: Path | None = None) -> Clip:
+def open_source(result: ClipResult, root: Path | None = None, sound: Path | None = None) -> Clip:
     """The clip a result was made from, sampled at the same times; with the sound of the file `sound` if it has any.
 
     Raises:
@@ -87,7 +87,7 @@ def open_source(result: Segmentation, root: Path | None = None, sound: Path | No
     return open_clip(path, fps=sampled_fps(result), audio=heard, id=result.clip)
 
 
-def sampled_fps(result: Segmentation) -> float:
+def sampled_fps(result: ClipResult) -> float:
     """Sampled frames per second: what the recipe says, else what the times say."""
     section = result.recipe.get("sample")
     stated = section.get("fps") if isinstance(section, dict) else None
@@ -97,13 +97,13 @@ def sampled_fps(result: Segmentation) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 1.0
 
 
-def filtered(items: Iterable[Item], categories: Categories) -> Iterator[Item]:
+def filtered(items: Iterable[ExportItem], categories: Categories) -> Iterator[ExportItem]:
     """The items with only the segments that have a category; the others are counted in `categories`."""
     for item in items:
         yield item if not categories.closed else _filtered(item, categories)
 
 
-def _filtered(item: Item, categories: Categories) -> Item:
+def _filtered(item: ExportItem, categories: Categories) -> ExportItem:
     frames, whole = [], item.whole
     for frame in item.result.frames:
         kept = tuple(segment for segment in frame.segments if categories.id(segment) is not None)
@@ -115,21 +115,21 @@ def _filtered(item: Item, categories: Categories) -> Item:
     return replace(item, result=replace(item.result, frames=tuple(frames)), whole=whole)
 
 
-def filtered_by_recipe(items: Iterable[Item]) -> Iterator[Item]:
+def filtered_by_recipe(items: Iterable[ExportItem]) -> Iterator[ExportItem]:
     """The items with what the `filter` section of their recipe takes as labels; a clip that fails as a whole is out."""
     from pydantic import ValidationError
 
-    from openavs.config.recipe import Filter
-    from openavs.results.filters import apply
+    from openavs.config.recipe import LabelFilterConfig
+    from openavs.results.filters import apply_label_filters
 
     for item in items:
         section = item.result.recipe.get("filter", {})
         try:
-            wanted = Filter.model_validate(section)
+            wanted = LabelFilterConfig.model_validate(section)
         except ValidationError as problem:
             raise InputError(
                 f"the recipe of {item.result.clip} has a 'filter' that is none; label it again"
             ) from problem
-        answer = apply(item.result, wanted)
+        answer = apply_label_filters(item.result, wanted)
         if answer.reason is None:
-            yield replace(item, result=answer.result, whole=item.whole and not answer.dropped)
+            yield replace(item, result=answer.result, whole=item.whole and not answer.rejected)

@@ -12,18 +12,18 @@ from typing import Any
 
 from openavs import __version__
 from openavs.errors import InputError
-from openavs.exports.registry import MARK, Format
+from openavs.exports.registry import MARK, ExportFormat
 from openavs.results.serialization import json_bytes
 
 KIND = "openavs export"
 
 
 @dataclass
-class Target:
+class ExportDir:
     """`folder` is where the files are made."""
 
     folder: Path
-    form: Format
+    form: ExportFormat
     _about: dict[str, Any] | None = None
 
     def finish(self, about: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ class Target:
 
 
 @contextmanager
-def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Target]:
+def atomic_export(out: Path, form: ExportFormat, overwrite: bool) -> Iterator[ExportDir]:
     """Gives a `Target`; its files take the place of `out` when all is finished, and are removed after an error.
 
     Raises:
@@ -52,7 +52,7 @@ def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Targe
     except OSError as problem:
         raise InputError(f"cannot make {out} ({problem.strerror}); give another --out") from problem
     try:
-        target = Target(making, form)
+        target = ExportDir(making, form)
         yield target
         assert target.about is not None, "finish comes last"
         if one_file:
@@ -64,7 +64,7 @@ def replacing_export(out: Path, form: Format, overwrite: bool) -> Iterator[Targe
         shutil.rmtree(making, ignore_errors=True)
 
 
-def is_single_file(out: Path, form: Format) -> bool:
+def is_single_file(out: Path, form: ExportFormat) -> bool:
     """Whether an output path stands for the one file of a format and not for a folder."""
     return form.single is not None and bool(out.suffix) and out.suffix == Path(form.single).suffix
 

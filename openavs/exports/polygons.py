@@ -17,7 +17,7 @@ TOLERANCE = 0.75  # pixels; the steps of a slanted outline are at most 0.71 off 
 
 
 @dataclass
-class Losses:
+class ConversionWarnings:
     """Counts the masks that one polygon cannot represent exactly."""
 
     masks: int = 0
@@ -31,7 +31,7 @@ class Losses:
         )
 
 
-def mask_to_polygon(mask: BoolMask, losses: Losses | None = None) -> Ring | None:
+def mask_to_polygon(mask: BoolMask, losses: ConversionWarnings | None = None) -> Ring | None:
     """One polygon `[N, 2]` (x, y in pixels) for a mask `[H, W]`; None for an empty mask.
 
     Holes are filled. Several parts are joined by thin lines, as the usual converters from COCO do it. The outline is

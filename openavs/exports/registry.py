@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from openavs.exports.categories import Categories
-    from openavs.exports.items import Item
+    from openavs.exports.items import ExportItem
 
 MARK = "export.json"
 """Written into every exported folder: what it is and where it came from. Only such a folder is ever overwritten."""
@@ -26,7 +26,7 @@ MaskCode = Literal["rle", "counts", "polygons"]
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """The options of an export: the categories, whether pictures are written, the split's name, the code of masks.
 
     `images` None leaves it to the format: YOLO-seg writes pictures, COCO and YouTube-VIS only name them. `run`, `root`
@@ -43,7 +43,7 @@ class Options:
 
 
 @dataclass
-class Told:
+class ExportSummary:
     """What an export wrote, and sentences on what the format could not hold; `what` are counted as segments."""
 
     clips: int = 0
@@ -53,11 +53,11 @@ class Told:
     what: str = "segment"
 
 
-Writer = Callable[[Path, "Iterable[Item]", Options], Told]
+Writer = Callable[[Path, "Iterable[ExportItem]", ExportOptions], ExportSummary]
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """One export format.
 
     `single` is a pattern for the one file that an output path with its suffix stands for; `coded` formats take
@@ -79,41 +79,43 @@ class Format:
 
 _HERE = "openavs.exports"
 TRAINING = "avsbench-training"
-FORMATS: Mapping[str, Format] = MappingProxyType(
+FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
     {
         form.name: form
         for form in (
-            Format(
+            ExportFormat(
                 "coco",
                 "COCO JSON: run-length masks, boxes, scores, tracks",
                 f"{_HERE}.coco:write",
                 "annotations/*.json",
                 coded=True,
             ),
-            Format(
+            ExportFormat(
                 "youtube-vis",
                 "YouTube-VIS JSON: one mask per frame of every track (without tracks: of every category)",
                 f"{_HERE}.youtube_vis:write",
                 "youtube_vis.json",
                 coded=True,
             ),
-            Format("yolo-seg", "YOLO-seg: pictures, polygons and data.yaml (lossy)", f"{_HERE}.yolo:write"),
-            Format("avsbench-object", "AVSBench's MS3 layout: binary masks", f"{_HERE}.avsbench:write_object"),
-            Format(
+            ExportFormat("yolo-seg", "YOLO-seg: pictures, polygons and data.yaml (lossy)", f"{_HERE}.yolo:write"),
+            ExportFormat("avsbench-object", "AVSBench's MS3 layout: binary masks", f"{_HERE}.avsbench:write_object"),
+            ExportFormat(
                 "avsbench-semantic",
                 "AVSBench-semantic's layout: masks of class indices",
                 f"{_HERE}.avsbench:write_semantic",
             ),
-            Format(
+            ExportFormat(
                 TRAINING,
                 "AVSBench's tree to train any system on a label job's masks, with the benchmark's own for validation",
                 f"{_HERE}.training_tree:write",
             ),
-            Format("timeline", "CSV: what was heard and found when", f"{_HERE}.timeline:write", "timeline.csv"),
-            Format("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.video:write_overlays"),
-            Format("cutout-webm", "what sounds on a transparent background: VP9 + Opus", f"{_HERE}.video:write_webm"),
-            Format("cutout-mov", "the same for editors: ProRes 4444 + PCM", f"{_HERE}.video:write_mov"),
-            Format("cutout-png", "the same as RGBA pictures and a wav", f"{_HERE}.video:write_pngs"),
+            ExportFormat("timeline", "CSV: what was heard and found when", f"{_HERE}.timeline:write", "timeline.csv"),
+            ExportFormat("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.video:write_overlays"),
+            ExportFormat(
+                "cutout-webm", "what sounds on a transparent background: VP9 + Opus", f"{_HERE}.video:write_webm"
+            ),
+            ExportFormat("cutout-mov", "the same for editors: ProRes 4444 + PCM", f"{_HERE}.video:write_mov"),
+            ExportFormat("cutout-png", "the same as RGBA pictures and a wav", f"{_HERE}.video:write_pngs"),
         )
     }
 )
@@ -121,13 +123,13 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 def export(
     name: str,
-    items: Iterable[Item],
+    items: Iterable[ExportItem],
     out: Path,
-    options: Options | None = None,
+    options: ExportOptions | None = None,
     *,
     origin: str = "",
     overwrite: bool = False,
-) -> Told:
+) -> ExportSummary:
     """Writes results in a format. `out` is a new folder or, for a format that is one file, may be that file.
 
     Items are taken one at a time, so memory does not grow with their number. What is there stays as it was until all
@@ -140,18 +142,18 @@ def export(
     from openavs.errors import InputError
     from openavs.exports.categories import Categories
     from openavs.exports.items import filtered
-    from openavs.exports.output import is_single_file, replacing_export
-    from openavs.utils.text import nearest
+    from openavs.exports.output import atomic_export, is_single_file
+    from openavs.utils.text import did_you_mean
 
     if name not in FORMATS:
-        raise InputError(f"there is no export format {name!r}; {nearest(name, FORMATS)}")
-    form, chosen = FORMATS[name], options or Options(Categories())
+        raise InputError(f"there is no export format {name!r}; {did_you_mean(name, FORMATS)}")
+    form, chosen = FORMATS[name], options or ExportOptions(Categories())
     if chosen.images and is_single_file(out, form):
         raise InputError(f"--images writes a folder, and {out} names a file; give --out a name without {out.suffix}")
     if chosen.masks != "rle" and not form.coded:
         coded = " and ".join(other.name for other in FORMATS.values() if other.coded)
         raise InputError(f"--masks {chosen.masks} is for {coded}; leave it out for {name}")
-    with replacing_export(out, form, overwrite) as target:
+    with atomic_export(out, form, overwrite) as target:
         told = form.load()(target.folder, filtered(items, chosen.categories), chosen)
         if not told.clips:
             raise InputError(f"there is no result to export as {name}; is {origin or 'the folder'} finished?")

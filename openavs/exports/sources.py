@@ -10,12 +10,12 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_semantic import FRAMES
-from openavs.structures.types import Segmentation
+from openavs.structures.types import ClipResult
 from openavs.utils.strict_json import parse_json
 
 
 @dataclass(frozen=True)
-class Origins:
+class ClipSources:
     """`root` is the folder that relative sources start from (None: the current one), `sounds` the sound files beside
     pictures or videos by clip id, `subsets` the subset of AVSBench-semantic (v1s, v1m, v2) by uid."""
 
@@ -27,14 +27,14 @@ class Origins:
         """The sound file beside a clip, if it has one."""
         return (self.root or Path()) / self.sounds[clip] if clip in self.sounds else None
 
-    def avsbench(self, result: Segmentation) -> tuple[str, str] | None:
+    def avsbench(self, result: ClipResult) -> tuple[str, str] | None:
         """The subset and uid of a clip of AVSBench-semantic or AVSBench-OV; None for any other clip."""
         source = PurePath(result.source or "")  # .../<subset>/<uid>/frames or .../JPEGImages/<uid>
         uid = source.parent.name if source.name == "frames" else source.name
         return (self.subsets[uid], uid) if uid in self.subsets else None
 
 
-def read_origins(run: Path, root: Path | None = None) -> Origins:
+def read_origins(run: Path, root: Path | None = None) -> ClipSources:
     """The origins of a result folder's clips; `root` takes the place of the one in run.json.
 
     Raises:
@@ -55,7 +55,7 @@ def read_origins(run: Path, root: Path | None = None) -> Origins:
         parts = [PurePath(place).parts for place in places]
     except (ValueError, AttributeError, TypeError, KeyError) as problem:
         raise InputError(f"{plan} is damaged ({problem}); give another result folder") from problem
-    return Origins(root, sounds, {own[1]: own[0] for own in parts if len(own) > 1 and own[0] in FRAMES})
+    return ClipSources(root, sounds, {own[1]: own[0] for own in parts if len(own) > 1 and own[0] in FRAMES})
 
 
 def run_classes(run: Path) -> tuple[str, ...]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openavs.exports.categories import Categories
-from openavs.structures.types import Segmentation, rle_to_mask
-from openavs.utils.optional_deps import need
+from openavs.structures.types import ClipResult, rle_to_mask
+from openavs.utils.optional_deps import import_optional
 
 if TYPE_CHECKING:
     from supervision import Detections
 
 
-def to_supervision(segmentation: Segmentation, frame: int, categories: Categories | None = None) -> Detections:
+def to_supervision(segmentation: ClipResult, frame: int, categories: Categories | None = None) -> Detections:
     """The segments of the frame at a position of `segmentation.frames` as `supervision.Detections`.
 
     `xyxy` are the detector's boxes in pixels, `mask` bool `[N, H, W]`, `confidence` the scores, `class_id` the
@@ -25,7 +25,7 @@ def to_supervision(segmentation: Segmentation, frame: int, categories: Categorie
     Raises:
         InputError: supervision is not installed.
     """
-    supervision = need("supervision", "supervision")
+    supervision = import_optional("supervision", "supervision")
     known = categories if categories is not None else Categories.of_clip(segmentation)
     segments = [s for s in segmentation.frames[frame].segments if known.id(s) is not None]
     ids = [known.id(s) or 0 for s in segments]

@@ -12,17 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from openavs.exports.items import Item
-from openavs.exports.registry import Options, Told
-from openavs.structures.types import FrameResult, Segmentation
+from openavs.exports.items import ExportItem
+from openavs.exports.registry import ExportOptions, ExportSummary
+from openavs.structures.types import ClipResult, FrameResult
 from openavs.utils.text import printable
 
 Cell = str | int | float | bool | None
 Row = Mapping[str, Cell]
 
 FRAME_COLUMNS = (
-    *("clip", "frame", "time", "silent", "heard", "heard_scores", "asked"),
-    *("found", "found_scores", "tracks", "dropped", "reasons", "covered"),
+    *("clip", "frame", "time", "silent", "captions", "caption_scores", "prompts"),
+    *("found", "found_scores", "tracks", "rejected", "reasons", "covered"),
 )
 EVENT_COLUMNS = (
     *("clip", "frame", "time", "event", "text", "score", "label", "track", "reason"),
@@ -31,7 +31,7 @@ EVENT_COLUMNS = (
 _BETWEEN = " | "
 
 
-def to_timeline(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
+def to_timeline(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
     """A row per frame: times in s, texts and scores of what was heard, asked, found and dropped, several of them in one
     cell with ` | ` between. `covered` is the largest share of the picture that one segment takes."""
     pixels = max(1, segmentation.size[0] * segmentation.size[1])
@@ -41,19 +41,19 @@ def to_timeline(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
             "frame": frame.index,
             "time": frame.time,
             "silent": frame.silent,
-            "heard": _cell(c.text for c in frame.heard),
-            "heard_scores": _cell(_number(c.score) for c in frame.heard),
-            "asked": _cell(p.phrase for p in frame.asked),
+            "captions": _cell(c.text for c in frame.captions),
+            "caption_scores": _cell(_number(c.score) for c in frame.captions),
+            "prompts": _cell(p.phrase for p in frame.prompts),
             "found": _cell(s.label or s.phrase for s in frame.segments),
             "found_scores": _cell(_number(s.score) for s in frame.segments),
             "tracks": _cell("" if s.track is None else str(s.track) for s in frame.segments),
-            "dropped": _cell(d.phrase for d in frame.dropped),
-            "reasons": _cell(d.reason for d in frame.dropped),
+            "rejected": _cell(d.phrase for d in frame.rejected),
+            "reasons": _cell(d.reason for d in frame.rejected),
             "covered": round(max((s.mask.area for s in frame.segments), default=0) / pixels, 6),
         }
 
 
-def to_events(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
+def to_events(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
     """A row per event (`silent`, `heard`, `weak`, `asked`, `found`, `dropped`); what does not apply is left out. Times
     are in s, boxes and areas in pixels."""
     for frame in segmentation.frames:
@@ -64,24 +64,24 @@ def to_events(segmentation: Segmentation) -> Iterator[dict[str, Cell]]:
 def _events(frame: FrameResult) -> Iterator[dict[str, Cell]]:
     if frame.silent:
         yield {"event": "silent"}
-    for event, captions in (("heard", frame.heard), ("weak", frame.weak)):
+    for event, captions in (("captions", frame.captions), ("weak", frame.weak)):
         for caption in captions:
             span: dict[str, Cell] = {"start": caption.start, "end": caption.end}
             yield {"event": event, "text": caption.text, "score": caption.score, **span}
-    for prompt in frame.asked:
-        yield {"event": "asked", "text": prompt.phrase, "label": prompt.label, "reason": prompt.origin}
+    for prompt in frame.prompts:
+        yield {"event": "prompts", "text": prompt.phrase, "label": prompt.label, "reason": prompt.origin}
     for segment in frame.segments:
         found: dict[str, Cell] = {"event": "found", "text": segment.phrase, "score": segment.score}
         found |= {"label": segment.label, "track": segment.track, "area": segment.mask.area}
         yield found | dict(zip(("x0", "y0", "x1", "y1"), segment.box, strict=True))
-    for drop in frame.dropped:
+    for drop in frame.rejected:
         box = zip(("x0", "y0", "x1", "y1"), drop.box or (None,) * 4, strict=True)
-        yield {"event": "dropped", "text": drop.phrase, "score": drop.score, "reason": drop.reason, **dict(box)}
+        yield {"event": "rejected", "text": drop.phrase, "score": drop.score, "reason": drop.reason, **dict(box)}
 
 
-def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `timeline.csv` and `events.csv`, all clips one after the other."""
-    told = Told()
+    told = ExportSummary()
     with ExitStack() as files:
         frames = _table(folder / "timeline.csv", FRAME_COLUMNS, files)
         events = _table(folder / "events.csv", EVENT_COLUMNS, files)

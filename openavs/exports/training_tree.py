@@ -22,19 +22,19 @@ import torch
 from PIL import Image as Pictures
 
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.avsbench_semantic import MASK_FOLDERS, read_labels
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.mask_io import read_index
 from openavs.evaluation.datasets.tables import MissingSplitError, read_table
 from openavs.evaluation.predictions import labels_folder
 from openavs.exports.avsbench import write_class_indices
-from openavs.exports.items import Item
-from openavs.exports.registry import Options, Told
+from openavs.exports.items import ExportItem
+from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.exports.sources import read_origins, run_benchmark
 from openavs.media import read_audio
 from openavs.media.log_mel import BANDS, EXAMPLE, Floats, examples
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 from openavs.visualization.colors import voc_palette
 
 SECONDS = 5  # of the clips of S4 and MS3
@@ -44,7 +44,7 @@ Place = Callable[[BenchmarkClip, Path, dict[int, Path], bool], None]
 
 
 @dataclass(frozen=True)
-class Tree:
+class TrainingTree:
     """A benchmark's table of clips, the columns of ids and splits in it, and the function that places a clip."""
 
     table: str
@@ -52,7 +52,7 @@ class Tree:
     place: Place
 
 
-def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes the tree; the labels are those in `options.run`, for the split `options.split`.
 
     Raises:
@@ -70,7 +70,7 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
         )
     if root is None:
         raise InputError(f"{options.run} does not say where {name} lies; give its folder with --root")
-    told, tree, left_out = Told(what="mask"), TREES[name], set[str]()
+    told, tree, left_out = ExportSummary(what="mask"), TREES[name], set[str]()
     datasets = [open_dataset(name, root, options.split), *_others(name, root, options.split)]
     for dataset in datasets:
         labels = labels_folder(options.run) if dataset.split == options.split else None
@@ -88,7 +88,7 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
     if name == "avss":
         write_class_indices(folder)
     if left_out:
-        told.notes.append(f"{counted(len(left_out), 'clip')} of {options.split} without labels: not in the table")
+        told.notes.append(f"{pluralize(len(left_out), 'clip')} of {options.split} without labels: not in the table")
     return told
 
 
@@ -110,7 +110,7 @@ def log_mel_tensor(path: Path) -> torch.Tensor:
 
 def _others(name: str, root: Path, split: str) -> Iterator[Dataset]:
     """The other splits that the table has clips of."""
-    for other in load_card(name).splits:
+    for other in load_benchmark(name).splits:
         with suppress(MissingSplitError):
             if other != split:
                 yield open_dataset(name, root, other)
@@ -165,11 +165,11 @@ def _place_semantic(clip: BenchmarkClip, folder: Path, masks: dict[int, Path], l
                 Pictures.fromarray(voc_palette()[read_labels(path, None)]).save(colors)
 
 
-TREES: Mapping[str, Tree] = MappingProxyType(
+TREES: Mapping[str, TrainingTree] = MappingProxyType(
     {
-        "s4": Tree("s4_meta_data.csv", {"name": 0, "split": 3}, _place_s4),
-        "ms3": Tree("ms3_meta_data.csv", {"video_id": 0, "split": 1}, _place_ms3),
-        "avss": Tree("metadata.csv", {"uid": 1, "split": 5}, _place_semantic),
+        "s4": TrainingTree("s4_meta_data.csv", {"name": 0, "split": 3}, _place_s4),
+        "ms3": TrainingTree("ms3_meta_data.csv", {"video_id": 0, "split": 1}, _place_ms3),
+        "avss": TrainingTree("metadata.csv", {"uid": 1, "split": 5}, _place_semantic),
     }
 )
 

@@ -17,44 +17,52 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageFilter
 
-from openavs.exports.items import Item
-from openavs.exports.registry import Options, Told
+from openavs.exports.items import ExportItem
+from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media import write_overlay
-from openavs.media.encode_alpha import Kind, Shown, Sound, clip_pictures, clip_sound, file_sound, write_transparent
-from openavs.structures.types import BoolMask, Clip, FrameResult, Segmentation, segments_to_mask
-from openavs.visualization.overlay import Painter, Timeline
+from openavs.media.encode_alpha import (
+    AudioSource,
+    Kind,
+    TimedImage,
+    clip_audio,
+    clip_images,
+    file_audio,
+    write_transparent,
+)
+from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, segments_to_mask
+from openavs.visualization.overlay import CaptionTimeline, OverlayPainter
 
 MARGIN = 8  # pixels of the picture kept around a mask, unseen: lossy codecs mix the colours of neighbours
 _BLOCK = 1 << 18
 
 
-def write_overlays(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write_overlays(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `<clip>.mp4` of every item: a copy of its overlay where there is one that shows the same."""
 
-    def write(path: Path, item: Item) -> None:
+    def write(path: Path, item: ExportItem) -> None:
         if item.overlay is not None and item.whole:
             shutil.copyfile(item.overlay, path)
         else:
-            write_overlay(path, item.open(), Painter(item.result))
+            write_overlay(path, item.open(), OverlayPainter(item.result))
 
     return _write_each(items, lambda item: write(folder / f"{item.result.clip}.mp4", item))
 
 
-def write_webm(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write_webm(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `<clip>.webm`: VP9 with alpha, Opus."""
     return _write_each(items, partial(_write_transparent, folder, "webm"))
 
 
-def write_mov(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write_mov(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `<clip>.mov`: ProRes 4444, PCM."""
     return _write_each(items, partial(_write_transparent, folder, "mov"))
 
 
-def write_pngs(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write_pngs(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `<clip>/00000.png`, ... (RGBA, one per picture of the source) and `<clip>/sound.wav`."""
     rates: dict[str, float] = {}
 
-    def write(item: Item) -> None:
+    def write(item: ExportItem) -> None:
         place = folder / item.result.clip
         place.mkdir()
         last = 0.0
@@ -62,7 +70,7 @@ def write_pngs(folder: Path, items: Iterable[Item], options: Options) -> Told:
             Pictures.fromarray(shown.image).save(place / f"{number:05d}.png", compress_level=3)
             last = (number + 1) / (shown.time + shown.duration)
         rates[item.result.clip] = last
-        if (sound := heard(item)) is not None:
+        if (sound := sounding_frames(item)) is not None:
             write_sound(place / "sound.wav", sound)
 
     told = _write_each(items, write)
@@ -71,12 +79,12 @@ def write_pngs(folder: Path, items: Iterable[Item], options: Options) -> Told:
     return told
 
 
-def cutouts(result: Segmentation, clip: Clip) -> Iterator[Shown]:
+def cutouts(result: ClipResult, clip: Clip) -> Iterator[TimedImage]:
     """Every picture of a clip as RGBA uint8 `[H, W, 4]`: opaque where a segment is, transparent elsewhere.
 
     The colours are the picture's own up to `MARGIN` pixels around the segments and black beyond.
     """
-    timeline = Timeline(result.frames)
+    timeline = CaptionTimeline(result.frames)
 
     @lru_cache(maxsize=1)  # many pictures show one sampled frame
     def masks(frame: FrameResult) -> tuple[BoolMask, BoolMask]:
@@ -84,7 +92,7 @@ def cutouts(result: Segmentation, clip: Clip) -> Iterator[Shown]:
         spread = Pictures.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
         return mask, np.asarray(spread, dtype=np.bool_)
 
-    with closing(clip_pictures(clip)) as pictures:
+    with closing(clip_images(clip)) as pictures:
         for shown in pictures:
             frame = timeline.at(shown.time)
             rgba = np.zeros((*shown.image.shape[:2], 4), dtype=np.uint8)
@@ -92,17 +100,17 @@ def cutouts(result: Segmentation, clip: Clip) -> Iterator[Shown]:
                 mask, near = masks(frame)
                 rgba[near, :3] = shown.image[near]
                 rgba[..., 3] = mask.astype(np.uint8) * 255
-            yield Shown(shown.time, shown.duration, rgba)
+            yield TimedImage(shown.time, shown.duration, rgba)
 
 
-def heard(item: Item) -> Sound | None:
+def sounding_frames(item: ExportItem) -> AudioSource | None:
     """The sound that was heard: the overlay's, which has it wherever it came from, else the clip's own."""
-    if item.overlay is not None and (sound := file_sound(item.overlay)) is not None:
+    if item.overlay is not None and (sound := file_audio(item.overlay)) is not None:
         return sound
-    return clip_sound(item.open())
+    return clip_audio(item.open())
 
 
-def write_sound(path: Path, sound: Sound) -> None:
+def write_sound(path: Path, sound: AudioSource) -> None:
     """Writes 16-bit PCM with all of its channels."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(sound.samples.shape[1])
@@ -113,13 +121,13 @@ def write_sound(path: Path, sound: Sound) -> None:
             file.writeframes(np.round(block * 32767.0).astype("<i2").tobytes())
 
 
-def _write_transparent(folder: Path, kind: Kind, item: Item) -> None:
+def _write_transparent(folder: Path, kind: Kind, item: ExportItem) -> None:
     path = folder / f"{item.result.clip}.{kind}"
-    write_transparent(path, cutouts(item.result, item.open()), kind, heard(item))
+    write_transparent(path, cutouts(item.result, item.open()), kind, sounding_frames(item))
 
 
-def _write_each(items: Iterable[Item], write: Callable[[Item], None]) -> Told:
-    told = Told()
+def _write_each(items: Iterable[ExportItem], write: Callable[[ExportItem], None]) -> ExportSummary:
+    told = ExportSummary()
     for item in items:
         write(item)
         told.clips += 1

@@ -12,14 +12,14 @@ import numpy as np
 
 from openavs.exports.categories import Categories
 from openavs.exports.frames import picture_name, write_pictures
-from openavs.exports.items import Item
-from openavs.exports.polygons import Losses, mask_to_polygon
-from openavs.exports.registry import Options, Told
-from openavs.structures.types import FrameResult, Segmentation, rle_to_mask
+from openavs.exports.items import ExportItem
+from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
+from openavs.exports.registry import ExportOptions, ExportSummary
+from openavs.structures.types import ClipResult, FrameResult, rle_to_mask
 
 
 def to_yolo_seg(
-    segmentation: Segmentation, categories: Categories, losses: Losses | None = None
+    segmentation: ClipResult, categories: Categories, losses: ConversionWarnings | None = None
 ) -> Iterator[tuple[str, list[str]]]:
     """Per frame the stem of its file and its lines; classes are the categories' ids less one."""
     for frame in segmentation.frames:
@@ -27,7 +27,9 @@ def to_yolo_seg(
         yield stem, list(_lines(frame, segmentation.size, categories, losses))
 
 
-def _lines(frame: FrameResult, size: tuple[int, int], categories: Categories, losses: Losses | None) -> Iterator[str]:
+def _lines(
+    frame: FrameResult, size: tuple[int, int], categories: Categories, losses: ConversionWarnings | None
+) -> Iterator[str]:
     for segment in frame.segments:
         category = categories.id(segment)
         polygon = mask_to_polygon(rle_to_mask(segment.mask), losses)
@@ -37,9 +39,9 @@ def _lines(frame: FrameResult, size: tuple[int, int], categories: Categories, lo
         yield " ".join([str(category - 1), *(f"{value:.6f}".rstrip("0").rstrip(".") for value in shares.ravel())])
 
 
-def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `labels/<split>/`, `images/<split>/` (unless `images` is False) and `data.yaml`."""
-    told, losses = Told(), Losses()
+    told, losses = ExportSummary(), ConversionWarnings()
     labels, images = folder / "labels" / options.split, folder / "images" / options.split
     labels.mkdir(parents=True)
     for item in items:
@@ -55,7 +57,7 @@ def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
     return told
 
 
-def _data(options: Options) -> str:
+def _data(options: ExportOptions) -> str:
     """The description that trainers read; a name as JSON text is YAML, whatever it holds.
 
     It has no `path`: Ultralytics resolves a relative one against the working directory, and without one takes the

@@ -15,11 +15,19 @@ from typing import NotRequired, TypedDict
 
 from openavs import __version__
 from openavs.exports.categories import Categories
-from openavs.exports.coco_rle import CocoCategory, CocoMask, ListsFile, MaskWriter, coco_box, coco_categories, merged
+from openavs.exports.coco_rle import (
+    CocoCategory,
+    CocoMask,
+    JsonListWriter,
+    MaskWriter,
+    coco_box,
+    coco_categories,
+    merged,
+)
 from openavs.exports.frames import picture_name, write_pictures
-from openavs.exports.items import Item
-from openavs.exports.registry import Options, Told
-from openavs.structures.types import Segment, Segmentation
+from openavs.exports.items import ExportItem
+from openavs.exports.registry import ExportOptions, ExportSummary
+from openavs.structures.types import ClipResult, Segment
 
 Thing = tuple[str, int]  # ("track", its number) or ("category", its id)
 LABELS = {5: "v1m", 10: "v2"}  # the subset of AVSBench-semantic that has clips of so many frames, all of them labelled
@@ -60,7 +68,7 @@ class YoutubeVisDataset(TypedDict):
     categories: list[CocoCategory]
 
 
-def to_youtube_vis(segmentations: Iterable[Segmentation], classes: Sequence[str] = ()) -> YoutubeVisDataset:
+def to_youtube_vis(segmentations: Iterable[ClipResult], classes: Sequence[str] = ()) -> YoutubeVisDataset:
     """Results as YouTube-VIS data; `classes` as in `to_coco`."""
     categories = Categories(classes)
     videos: list[YoutubeVisVideo] = []
@@ -73,10 +81,10 @@ def to_youtube_vis(segmentations: Iterable[Segmentation], classes: Sequence[str]
     return {"info": _info(), "videos": videos, "annotations": annotations, "categories": listed}
 
 
-def write(folder: Path, items: Iterable[Item], options: Options) -> Told:
+def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
     """Writes `youtube_vis.json` and, with `images`, the frames under `images/`."""
-    told, done, write_mask = Told(), 0, MaskWriter(options.masks)
-    with ListsFile(folder / "youtube_vis.json", {"info": _info()}, ("videos", "annotations")) as file:
+    told, done, write_mask = ExportSummary(), 0, MaskWriter(options.masks)
+    with JsonListWriter(folder / "youtube_vis.json", {"info": _info()}, ("videos", "annotations")) as file:
         for item in items:
             told.clips += 1
             told.frames += len(item.result.frames)
@@ -98,7 +106,7 @@ def _info() -> dict[str, str]:
     return {"description": f"exported by openavs {__version__}"}
 
 
-def _video(result: Segmentation, number: int, avsbench: tuple[str, str] | None) -> YoutubeVisVideo:
+def _video(result: ClipResult, number: int, avsbench: tuple[str, str] | None) -> YoutubeVisVideo:
     label, uid = avsbench or (_label(result), result.clip)
     files = _plain_names(result) if label is None else [f"{uid}/{k}.jpg" for k in range(len(result.frames))]
     height, width = result.size
@@ -112,18 +120,18 @@ def _video(result: Segmentation, number: int, avsbench: tuple[str, str] | None) 
     return video if label is None else {**video, "label": label}
 
 
-def _plain_names(result: Segmentation) -> list[str]:
+def _plain_names(result: ClipResult) -> list[str]:
     return [picture_name(result.clip, frame.index) for frame in result.frames]
 
 
-def _label(result: Segmentation) -> str | None:
+def _label(result: ClipResult) -> str | None:
     """The subset that a clip of no benchmark fits in: frame k shows second k, for 5 or 10 seconds."""
     whole = all(math.floor(frame.time + 1e-6) == k for k, frame in enumerate(result.frames))
     return LABELS.get(len(result.frames)) if whole else None
 
 
 def _annotations(
-    result: Segmentation, video: int, done: int, categories: Categories, write_mask: MaskWriter
+    result: ClipResult, video: int, done: int, categories: Categories, write_mask: MaskWriter
 ) -> Iterator[YoutubeVisAnnotation]:
     height, width = result.size
     for number, frames in enumerate(_things(result, categories).values(), start=done + 1):
@@ -143,7 +151,7 @@ def _annotations(
         }
 
 
-def _things(result: Segmentation, categories: Categories) -> dict[Thing, list[list[Segment]]]:
+def _things(result: ClipResult, categories: Categories) -> dict[Thing, list[list[Segment]]]:
     """The segments of every thing, by frame, in the order in which the things appear."""
     things: dict[Thing, list[list[Segment]]] = {}
     for place, frame in enumerate(result.frames):

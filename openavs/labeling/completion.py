@@ -14,9 +14,9 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.labeling.durations import read_seconds
-from openavs.labeling.journal import Entry, Journal
+from openavs.labeling.journal import Entry, ShardJournal
 from openavs.labeling.sample import are_stamps, is_row
-from openavs.utils.durable import flush, write_whole
+from openavs.utils.durable import sync_to_disk, write_whole
 from openavs.utils.fs import read_regular
 from openavs.utils.strict_json import parse_json
 
@@ -54,7 +54,7 @@ def _is_whole(mark: Mapping[str, Any]) -> bool:
     rows, files = mark.get("rows"), mark.get("files")
     if not isinstance(rows, list) or not isinstance(files, dict) or not all(map(is_row, rows)):
         return False
-    if not all(isinstance(mark.get(name), dict) for name in ("counts", "reasons", "dropped")):
+    if not all(isinstance(mark.get(name), dict) for name in ("counts", "reasons", "rejected")):
         return False
     return files.keys() == {row["id"] for row in rows} and all(map(are_stamps, files.values()))
 
@@ -64,7 +64,7 @@ def commit(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[st
     rows = [dict(row) for row, _ in entries]
     files = {row["id"]: dict(own) for row, own in entries}
     mark = {"format": FORMAT, "shard": shard, "plan": key, **summary(rows), "rows": rows, "files": files}
-    flush(out / path for own in files.values() for path in own)
+    sync_to_disk(out / path for own in files.values() for path in own)
     path = mark_path(out, shard)
     path.parent.mkdir(exist_ok=True)
     write_whole(path, _json(mark), durable=True)
@@ -74,19 +74,19 @@ def commit(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[st
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts of rows by status, of failed ones by reason, and of all that the pipeline and filters dropped."""
-    found: dict[str, Counter[str]] = {"counts": Counter(), "reasons": Counter(), "dropped": Counter()}
+    found: dict[str, Counter[str]] = {"counts": Counter(), "reasons": Counter(), "rejected": Counter()}
     for row in rows:
         found["counts"][row["status"]] += 1
         found["reasons"].update([row["reason"]] if row["status"] == "failed" else [])
-        found["dropped"].update(row["dropped"])
+        found["rejected"].update(row["rejected"])
     return {name: dict(sorted(counter.items())) for name, counter in found.items()}
 
 
-def reopen(out: Path, mark: Mapping[str, Any], again: Collection[str]) -> None:
+def invalidate(out: Path, mark: Mapping[str, Any], again: Collection[str]) -> None:
     """Takes a commit back so that the clips `again` are done again; the journal gets all others."""
     path = journal_path(out, mark["shard"])
     path.unlink(missing_ok=True)
-    journal, seconds = Journal(path), read_seconds(out, mark["shard"])
+    journal, seconds = ShardJournal(path), read_seconds(out, mark["shard"])
     journal.start()
     for row in mark["rows"]:
         if row["id"] not in again:

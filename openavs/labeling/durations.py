@@ -9,14 +9,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from openavs.utils.durable import put
+from openavs.utils.durable import write_hashed
 from openavs.utils.fs import read_regular
 from openavs.utils.strict_json import parse_json
 
 
 def save_seconds(out: Path, shard: int, seconds: Mapping[str, float]) -> None:
     """Writes the wall seconds of a shard's clips."""
-    put(_path(out, shard), json.dumps(dict(sorted(seconds.items()))).encode("ascii"))
+    write_hashed(_path(out, shard), json.dumps(dict(sorted(seconds.items()))).encode("ascii"))
 
 
 def read_seconds(out: Path, shard: int) -> dict[str, float]:

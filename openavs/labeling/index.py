@@ -93,7 +93,7 @@ class _ParquetTable(AbstractContextManager[_Table]):
         lists |= {"areas": arrow.float64(), "found": arrow.int32()}
         fields = [(name, arrow.string()) for name in _TEXTS] + [(name, arrow.int32()) for name in _COUNTS]
         fields += [(name, arrow.list_(kind)) for name, kind in lists.items()]
-        fields += [("dropped", arrow.map_(arrow.string(), arrow.int32())), ("seconds", arrow.float64())]
+        fields += [("rejected", arrow.map_(arrow.string(), arrow.int32())), ("seconds", arrow.float64())]
         self._schema = arrow.schema(fields)
         self._writer: Any = ParquetWriter(path, self._schema)
 
@@ -101,7 +101,7 @@ class _ParquetTable(AbstractContextManager[_Table]):
         """Adds rows."""
         import pyarrow as arrow
 
-        plain = [{**row, **_texts(row), "dropped": list(row["dropped"].items())} for row in rows]
+        plain = [{**row, **_texts(row), "rejected": list(row["rejected"].items())} for row in rows]
         self._writer.write_table(arrow.Table.from_pylist(plain, schema=self._schema))
 
     def __exit__(self, *error: object) -> None:

@@ -26,7 +26,7 @@ Entry = tuple[Row, Mapping[str, str]]
 
 
 @dataclass
-class Journal:
+class ShardJournal:
     """`OUT/work/<shard>.jsonl`. Only who holds the shard may write it; any of its threads may."""
 
     path: Path
@@ -35,7 +35,7 @@ class Journal:
     begun: set[str] = field(default_factory=set)  # by the last run, and not finished
 
     @classmethod
-    def read(cls, path: Path) -> Journal:
+    def read(cls, path: Path) -> ShardJournal:
         """What is there; a line that was cut short by a kill is left out. InputError if it is no regular file."""
         journal = cls(path)
         try:

@@ -20,13 +20,13 @@ from typing import Any
 import openavs
 from openavs.errors import InputError
 from openavs.labeling.job import Job, ShardSpec
-from openavs.labeling.sample import Item, item_to_line, line_to_item
-from openavs.results.run_folder import differing, named
+from openavs.labeling.sample import Sample, line_to_sample, sample_to_line
+from openavs.results.run_folder import describe_differences, differing_keys
 from openavs.results.serialization import encode, json_bytes
 from openavs.utils.durable import write_whole
 from openavs.utils.fs import atomic_write, read_regular
 from openavs.utils.strict_json import parse_json
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,14 @@ LINES, SIZES = "plan.jsonl", "plan.sizes"
 
 
 @dataclass(frozen=True)
-class Wish:
+class JobRequest:
     """What a plan is to be made of; where a number is None, an existing plan's is taken, or else the default.
 
     `classes` are those of the labels in the order of their indices, none for binary labels.
     """
 
     kind: str
-    items: Sequence[Item]
+    items: Sequence[Sample]
     recipe: Mapping[str, Any]
     classes: tuple[str, ...] = ()
     shard_size: int | None = None
@@ -52,7 +52,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Manifest:
     """A plan as it is on disk."""
 
     data: Mapping[str, Any]
@@ -83,7 +83,7 @@ class Plan:
             yield ShardSpec(job, number, offset, size)
 
 
-def read_plan(out: Path) -> Plan | None:
+def read_manifest(out: Path) -> Manifest | None:
     """The plan of a result folder; None if it has none. InputError if it is not one of this openavs."""
     path = out / "plan.json"
     try:
@@ -96,7 +96,7 @@ def read_plan(out: Path) -> Plan | None:
         raise InputError(f"{path} was not written by this openavs; give another --out or start anew with --overwrite")
     if not _is_whole(data):
         raise InputError(f"{path} is damaged; give another --out or start anew with --overwrite")
-    return Plan(data)
+    return Manifest(data)
 
 
 def _is_whole(data: Mapping[str, Any]) -> bool:
@@ -108,16 +108,16 @@ def _is_whole(data: Mapping[str, Any]) -> bool:
     return places and source["clips"] >= 0 and isinstance(data.get("key"), str)
 
 
-def make_plan(out: Path, wish: Wish) -> Plan:
+def make_manifest(out: Path, wish: JobRequest) -> Manifest:
     """Writes the plan of a new job."""
     size = wish.shard_size or SHARD_SIZE
     items = _chosen(wish)
-    content = b"".join(map(item_to_line, items))
+    content = b"".join(map(sample_to_line, items))
     data = _data(_identity(wish, content, len(items), size, wish.threads or 1), content)
     write_whole(out / LINES, content, durable=True)
     write_whole(out / SIZES, _sizes(items), durable=True)
     write_whole(out / "plan.json", json_bytes(data), durable=True)
-    return Plan(data)
+    return Manifest(data)
 
 
 def _data(identity: Mapping[str, Any], content: bytes) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _data(identity: Mapping[str, Any], content: bytes) -> dict[str, Any]:
     return {**identity, "key": _key(identity), "shards": shards}
 
 
-def check_plan(out: Path, plan: Plan, wish: Wish) -> Plan:
+def check_manifest(out: Path, plan: Manifest, wish: JobRequest) -> Manifest:
     """Compares a plan with what it would be made of now, and with its own hash.
 
     Returns the plan. If `plan.jsonl` or the places in `plan.json` were damaged since, they are written again.
@@ -140,17 +140,17 @@ def check_plan(out: Path, plan: Plan, wish: Wish) -> Plan:
     Raises:
         InputError: the plan was made of something else, which is named.
     """
-    content = b"".join(map(item_to_line, _chosen(wish)))
+    content = b"".join(map(sample_to_line, _chosen(wish)))
     size, threads = wish.shard_size or plan.data["shard_size"], wish.threads or plan.data["threads"]
     identity = _identity(wish, content, content.count(b"\n"), size, threads)
     saved = {key: plan.data.get(key) for key in identity}
-    found = differing(saved, identity)
+    found = differing_keys(saved, identity)
     keys = {key: how for key, how in found.items() if not key.startswith("source.")}
     if len(keys) < len(found):
         keys = {"its source": f" ({_source_difference(out, plan, wish, content)})", **keys}
     if keys:
         raise InputError(
-            f"{out} holds another job, which differs in {named(keys)}; give another --out, or start anew with "
+            f"{out} holds another job, which differs in {describe_differences(keys)}; give another --out, or start anew with "
             "--overwrite"
         )
     data = _data(identity, content)
@@ -158,7 +158,7 @@ def check_plan(out: Path, plan: Plan, wish: Wish) -> Plan:
         _write_again(out / LINES, content)
     if plan.data != data:
         _write_again(out / "plan.json", json_bytes(data))
-    return Plan(data)
+    return Manifest(data)
 
 
 def _write_again(path: Path, content: bytes) -> None:
@@ -166,7 +166,7 @@ def _write_again(path: Path, content: bytes) -> None:
     atomic_write(path, content)
 
 
-def replaced_files(out: Path, wish: Wish) -> list[str]:
+def replaced_files(out: Path, wish: JobRequest) -> list[str]:
     """The clips, of a plan that was made of the same, whose files have another size than they had then."""
     items = _chosen(wish)
     try:
@@ -179,21 +179,21 @@ def replaced_files(out: Path, wish: Wish) -> list[str]:
     return [item.id for item, before, after in zip(items, was, now, strict=True) if before != after]
 
 
-def take_files(out: Path, wish: Wish) -> None:
+def update_sizes(out: Path, wish: JobRequest) -> None:
     """Makes the files as they are those of the plan."""
     write_whole(out / SIZES, _sizes(_chosen(wish)), durable=True)
 
 
-def _sizes(items: Sequence[Item]) -> bytes:
+def _sizes(items: Sequence[Sample]) -> bytes:
     """A line for each; an empty one for a file that is not there."""
     return "".join("\n" if item.bytes is None else f"{item.bytes}\n" for item in items).encode("ascii")
 
 
-def _chosen(wish: Wish) -> Sequence[Item]:
+def _chosen(wish: JobRequest) -> Sequence[Sample]:
     return wish.items[: wish.limit]
 
 
-def _identity(wish: Wish, content: bytes, clips: int, shard_size: int, threads: int) -> dict[str, Any]:
+def _identity(wish: JobRequest, content: bytes, clips: int, shard_size: int, threads: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "openavs": openavs.__version__,
@@ -210,12 +210,12 @@ def _key(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _source_difference(out: Path, plan: Plan, wish: Wish, content: bytes) -> str:
+def _source_difference(out: Path, plan: Manifest, wish: JobRequest, content: bytes) -> str:
     if plan.data["source"]["kind"] != wish.kind:
         return f"it was a {plan.data['source']['kind']} and is a {wish.kind}"
     before = _content(out / LINES)
     try:
-        was, now = ({line_to_item(line).id: line for line in text.splitlines()} for text in (before, content))
+        was, now = ({line_to_sample(line).id: line for line in text.splitlines()} for text in (before, content))
     except InputError:
         return f"{out / LINES} is damaged, so the clips cannot be compared"
     changes = {
@@ -223,7 +223,7 @@ def _source_difference(out: Path, plan: Plan, wish: Wish, content: bytes) -> str
         "fewer": sorted(was.keys() - now.keys()),
         "changed": sorted(id for id in was.keys() & now.keys() if was[id] != now[id]),
     }
-    return ", ".join(f"{counted(len(ids), 'clip')} {how}, such as {ids[0]}" for how, ids in changes.items() if ids)
+    return ", ".join(f"{pluralize(len(ids), 'clip')} {how}, such as {ids[0]}" for how, ids in changes.items() if ids)
 
 
 def _content(path: Path) -> bytes:

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
-from openavs.labeling.completion import committed, read_mark, reopen
+from openavs.labeling.completion import committed, invalidate, read_mark
 from openavs.labeling.locks import JOB, claim
-from openavs.labeling.manifest import Plan, Wish, check_plan, make_plan, read_plan, replaced_files, take_files
+from openavs.labeling.manifest import (
+    JobRequest,
+    Manifest,
+    check_manifest,
+    make_manifest,
+    read_manifest,
+    replaced_files,
+    update_sizes,
+)
 from openavs.results.run_folder import remove_results
 from openavs.results.serialization import refuse_links
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 _PLAN = ("plan.json", "plan.jsonl", "plan.sizes")
 
@@ -35,7 +43,7 @@ _OURS = (
 _FOLDERS = frozenset(("shards", "labels", "clips", "work", "log"))
 
 
-def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed: bool = False) -> Plan:
+def open_folder(out: Path, wish: JobRequest, *, overwrite: bool = False, retry_failed: bool = False) -> Manifest:
     """The plan to work by; the folder stays claimed while this process lives, shared with jobs of the same plan.
 
     Args:
@@ -51,11 +59,11 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
             what = "--overwrite" if overwrite else "--retry-failed"
             raise InputError(f"another job is at work on {out}, and {what} needs it alone; wait for it or stop it")
         claim(out, JOB, shared=True, wait=True)  # until its plan is there
-        plan = read_plan(out)
+        plan = read_manifest(out)
         if plan is None:
             raise InputError(f"another job has just begun on {out} and ended without a plan; run the same again")
         _refuse_strange(out)
-        plan = check_plan(out, plan, wish)
+        plan = check_manifest(out, plan, wish)
         _settle_files(out, plan, wish)
         return plan
     plan = _open_alone(out, wish, overwrite)
@@ -66,7 +74,7 @@ def open_folder(out: Path, wish: Wish, *, overwrite: bool = False, retry_failed:
     return plan
 
 
-def failed(out: Path, plan: Plan) -> set[str]:
+def failed(out: Path, plan: Manifest) -> set[str]:
     """The clips that failed, in shards that are committed."""
     marks = (read_mark(out, shard, plan.key) for shard in committed(out))
     return {id for mark in marks if mark is not None for id in failed_in(mark)}
@@ -77,7 +85,7 @@ def failed_in(mark: Mapping[str, Any]) -> list[str]:
     return [row["id"] for row in mark["rows"] if row["status"] == "failed"]
 
 
-def _settle_files(out: Path, plan: Plan, wish: Wish, retry_failed: bool = False) -> None:
+def _settle_files(out: Path, plan: Manifest, wish: JobRequest, retry_failed: bool = False) -> None:
     """Refuses files that were replaced since the job was begun; those of clips that failed are taken for a retry."""
     replaced = replaced_files(out, wish)
     if not replaced:
@@ -86,35 +94,35 @@ def _settle_files(out: Path, plan: Plan, wish: Wish, retry_failed: bool = False)
     others = [id for id in replaced if id not in may_differ]
     if others:
         raise InputError(
-            f"{counted(len(others), 'clip')} of {out} changed in size since, such as {others[0]}; --retry-failed takes "
+            f"{pluralize(len(others), 'clip')} of {out} changed in size since, such as {others[0]}; --retry-failed takes "
             "new files of clips that failed, for others give another --out or start anew with --overwrite"
         )
-    take_files(out, wish)
+    update_sizes(out, wish)
 
 
-def retry(out: Path, plan: Plan) -> int:
+def retry(out: Path, plan: Manifest) -> int:
     """Takes back the shards in which clips failed; what is done in them stays. Returns the number of clips."""
     count = 0
     for shard in sorted(committed(out)):
         mark = read_mark(out, shard, plan.key)
         if mark is not None and (again := failed_in(mark)):
             count += len(again)
-            reopen(out, mark, again)
+            invalidate(out, mark, again)
     return count
 
 
-def _open_alone(out: Path, wish: Wish, overwrite: bool) -> Plan:
+def _open_alone(out: Path, wish: JobRequest, overwrite: bool) -> Manifest:
     refuse_links(*(out / name for name in _OURS))
     if overwrite:
         _clear(out)
-    plan = read_plan(out)
+    plan = read_manifest(out)
     if plan is not None:
         _refuse_strange(out)
-        return check_plan(out, plan, wish)
+        return check_manifest(out, plan, wish)
     if any((out / name).exists() for name in ("clips", "labels", "shards", "run.json")):
         raise InputError(f"{out} holds other results, of no job; give another --out, or remove them with --overwrite")
     _refuse_strange(out)
-    return make_plan(out, wish)
+    return make_manifest(out, wish)
 
 
 def _clear(out: Path) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 from openavs.errors import InputError, ModelError
 from openavs.labeling.completion import committed, read_mark
 from openavs.labeling.event_log import append, log_path, now
-from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.executors.base import ClipFinished
 from openavs.labeling.job import Job, ShardSpec
 from openavs.labeling.locks import FACTS, claimed
-from openavs.labeling.manifest import Plan
+from openavs.labeling.manifest import Manifest
 from openavs.pipeline.lockfile import add_to_lock
 from openavs.results.run_folder import provenance
 from openavs.results.serialization import json_bytes
@@ -27,13 +27,13 @@ from openavs.utils.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 
-EVERY = 2.0
+SAVE_INTERVAL = 2.0
 """Seconds between two writings of `run.json` while something happens."""
-LOOK_AROUND = 10.0
+RESCAN_INTERVAL = 10.0
 """Seconds between two looks for the marks of other jobs on the folder."""
 
 
-class Board:
+class JobProgress:
     """The `Watcher` of a run: counts, tells, writes. Times are monotonic, so that setting the clock changes nothing.
 
     `numbers` are the shards that this run is about. `counts`, `reasons` and `dropped` are sums over the committed
@@ -43,15 +43,15 @@ class Board:
     def __init__(
         self,
         job: Job,
-        plan: Plan,
+        plan: Manifest,
         numbers: Sequence[int],
         about: Mapping[str, Any],
-        told: Callable[[Board], None] = lambda board: None,
+        told: Callable[[JobProgress], None] = lambda board: None,
     ) -> None:
         self.job, self.plan, self.numbers, self.told = job, plan, numbers, told
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
         self.shards: set[int] = set()
         self.cached: Counter[str] = Counter()
         self.deaths = 0
@@ -76,7 +76,7 @@ class Board:
         self._models = dict(models)
         self._changed()
 
-    def clip(self, done: ClipDone) -> None:
+    def clip(self, done: ClipFinished) -> None:
         """A clip is finished; it counts as such when its shard is committed."""
         self._first = self._first or time.monotonic() - done.seconds
         self.worked += 1
@@ -103,7 +103,7 @@ class Board:
 
     def stopping(self) -> bool:
         """Whether to stop; this is also where a quiet run looks around and keeps `run.json` current."""
-        if time.monotonic() - self._looked > LOOK_AROUND:
+        if time.monotonic() - self._looked > RESCAN_INTERVAL:
             self.look()
             self._changed()
         return self.stop
@@ -159,7 +159,7 @@ class Board:
             **{name: status[name] for name in ("ok", "filtered", "failed")},
             "left": self.plan.clips - status.total(),
             "reasons": dict(sorted(self.failures.items())),
-            "dropped": dict(sorted(self.dropped.items())),
+            "rejected": dict(sorted(self.rejected.items())),
             "shards": {"planned": self.plan.shards, "committed": len(self.shards)},
             "worked": self.worked,
             "seconds": round(time.monotonic() - self._begun, 3),
@@ -211,11 +211,11 @@ class Board:
             return
         self.shards.add(shard)
         self.counts.update(mark["counts"])
-        self.dropped.update(mark["dropped"])
+        self.rejected.update(mark["rejected"])
         self.reasons.update(mark["reasons"])
 
     def _changed(self) -> None:
-        if time.monotonic() - self._wrote > EVERY:
+        if time.monotonic() - self._wrote > SAVE_INTERVAL:
             self.save("running")
         self.told(self)
 

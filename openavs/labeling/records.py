@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from openavs.labeling.sample import Item, Row
-from openavs.results.filters import Filtered
-from openavs.structures.types import Segmentation
+from openavs.labeling.sample import Row, Sample
+from openavs.results.filters import FilteredResult
+from openavs.structures.types import ClipResult
 
 
-def finished_row(item: Item, result: Segmentation, filtered: Filtered) -> Row:
+def finished_row(item: Sample, result: ClipResult, filtered: FilteredResult) -> Row:
     """The row of a clip that was labelled (`ok`), or that a filter dropped as a whole (`filtered`).
 
     `prompts` are the phrases asked for in the clip; in the same order, of the labels that are left: `labels` the class
@@ -18,7 +18,7 @@ def finished_row(item: Item, result: Segmentation, filtered: Filtered) -> Row:
     share of the picture, `found` the number of frames. `dropped` counts what the pipeline and the filters rejected.
     """
     frames = filtered.result.frames
-    prompts = {prompt.phrase: prompt.label for frame in frames for prompt in frame.asked}
+    prompts = {prompt.phrase: prompt.label for frame in frames for prompt in frame.prompts}
     pixels = result.size[0] * result.size[1]
     found: dict[str, list[tuple[float, float]]] = {phrase: [] for phrase in prompts}
     seen: Counter[str] = Counter()
@@ -39,12 +39,12 @@ def finished_row(item: Item, result: Segmentation, filtered: Filtered) -> Row:
         "scores": [max((score for score, _ in own), default=None) for own in found.values()],
         "areas": [round(max((area for _, area in own), default=0.0), 6) for own in found.values()],
         "found": [seen[phrase] for phrase in found],
-        "dropped": _dropped(result, filtered),
+        "rejected": _dropped(result, filtered),
         "warnings": len(result.warnings),
     }
 
 
-def failed_row(item: Item, reason: str, detail: str) -> Row:
+def failed_row(item: Sample, reason: str, detail: str) -> Row:
     """The row of a clip without a result; `reason` is a short word to count by, `detail` the sentence."""
     empty: dict[str, Any] = {"frames": 0, "silent": 0, "segments": 0}
     empty |= {name: [] for name in ("prompts", "labels", "scores", "areas", "found")}
@@ -54,19 +54,19 @@ def failed_row(item: Item, reason: str, detail: str) -> Row:
         "reason": reason,
         "detail": detail,
         **empty,
-        "dropped": {},
+        "rejected": {},
         "warnings": 0,
     }
 
 
-def _named(item: Item) -> dict[str, Any]:
+def _named(item: Sample) -> dict[str, Any]:
     return {"id": item.id, "name": item.name, "source": item.source}
 
 
-def _dropped(result: Segmentation, filtered: Filtered) -> dict[str, int]:
+def _dropped(result: ClipResult, filtered: FilteredResult) -> dict[str, int]:
     """By reason; the pipeline's own words have blanks in them, the filters' are keys of the recipe."""
-    own = Counter(dropped.reason for frame in result.frames for dropped in frame.dropped)
-    rules = Counter({f"filter.{rule}": count for rule, count in filtered.dropped.items()})
+    own = Counter(dropped.reason for frame in result.frames for dropped in frame.rejected)
+    rules = Counter({f"filter.{rule}": count for rule, count in filtered.rejected.items()})
     if filtered.reason:
         rules[f"filter.{filtered.reason}"] += 1
     return dict(sorted((own + rules).items()))

@@ -1,7 +1,7 @@
 """What to do about a shard whose worker died: a crash of a decoder, a kill, the machine's memory.
 
 Clips are worked on in order, so only the few that were begun and not finished can be at fault. Each of them is tried
-alone, in a worker of its own; one that kills it twice is put on record as `worker_died` and is not touched again. Then
+alone, in a worker of its own; one that kills it twice is put on record as `worker_crashed` and is not touched again. Then
 the shard goes on. Every death so either finishes clips or takes one out: there is no endless loop.
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from openavs.errors import ModelError
 from openavs.labeling.completion import journal_path
 from openavs.labeling.job import Job, ShardSpec
-from openavs.labeling.journal import Journal
+from openavs.labeling.journal import ShardJournal
 from openavs.labeling.records import failed_row
-from openavs.labeling.shard import read_items
+from openavs.labeling.shard import read_samples
 
-ALONE = 2
+MAX_SOLO_ATTEMPTS = 2
 """So often a clip may kill the worker that it has for itself."""
-IDLE_DEATHS = 3
+MAX_IDLE_CRASHES = 3
 """So often workers may die at a shard without a clip under way, before the job gives up."""
 
 
@@ -52,24 +52,24 @@ class Recovery:
     def _begun(self, spec: ShardSpec) -> list[str]:
         """The clips that were under way, in their order."""
         begun = self._journal(spec).begun
-        found = [item.id for item in read_items(spec) if item.id in begun]
+        found = [item.id for item in read_samples(spec) if item.id in begun]
         if not found:
             self._idle[spec.number] += 1
-            if self._idle[spec.number] >= IDLE_DEATHS:
+            if self._idle[spec.number] >= MAX_IDLE_CRASHES:
                 raise ModelError(
-                    f"workers died {IDLE_DEATHS} times at shard {spec.number} with no clip under way; "
+                    f"workers died {MAX_IDLE_CRASHES} times at shard {spec.number} with no clip under way; "
                     f"see {self.job.out / 'log'}, and use fewer --workers if memory is short"
                 )
         return found
 
     def _count(self, spec: ShardSpec, clip: str, suspects: list[str]) -> None:
         self._alone[spec.number, clip] += 1
-        if self._alone[spec.number, clip] < ALONE:
+        if self._alone[spec.number, clip] < MAX_SOLO_ATTEMPTS:
             return
-        item = next(item for item in read_items(spec) if item.id == clip)
-        sentence = f"the worker died {ALONE} times when it had nothing but this clip to do"
-        self._journal(spec).finish(failed_row(item, "worker_died", sentence), {})
+        item = next(item for item in read_samples(spec) if item.id == clip)
+        sentence = f"the worker died {MAX_SOLO_ATTEMPTS} times when it had nothing but this clip to do"
+        self._journal(spec).finish(failed_row(item, "worker_crashed", sentence), {})
         suspects.remove(clip)
 
-    def _journal(self, spec: ShardSpec) -> Journal:
-        return Journal.read(journal_path(self.job.out, spec.number))
+    def _journal(self, spec: ShardSpec) -> ShardJournal:
+        return ShardJournal.read(journal_path(self.job.out, spec.number))

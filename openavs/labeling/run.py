@@ -9,12 +9,12 @@ import time
 from contextlib import suppress
 
 from openavs.errors import InputError
-from openavs.labeling.executors.base import Engine
+from openavs.labeling.executors.base import Executor
 from openavs.labeling.index import write_index
 from openavs.labeling.job import Job
 from openavs.labeling.locks import FIRST_SHARD, JOB, claim, claimed, release
-from openavs.labeling.manifest import Plan
-from openavs.labeling.progress import Board
+from openavs.labeling.manifest import Manifest
+from openavs.labeling.progress import JobProgress
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,13 @@ def parse_part(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def shards_of(plan: Plan, part: tuple[int, int] | None) -> list[int]:
+def shards_of(plan: Manifest, part: tuple[int, int] | None) -> list[int]:
     """The shards of a part of the job (every N-th), or all of them."""
     first, step = (0, 1) if part is None else (part[0] - 1, part[1])
     return list(range(first, plan.shards, step))
 
 
-def run_job(job: Job, plan: Plan, engine: Engine, board: Board) -> None:
+def run_job(job: Job, plan: Manifest, engine: Executor, board: JobProgress) -> None:
     """Has the missing ones of the board's shards done, waits for what another job holds, and writes the index.
 
     Raises:
@@ -58,7 +58,7 @@ def run_job(job: Job, plan: Plan, engine: Engine, board: Board) -> None:
             _clean(job)
 
 
-def _wait(job: Job, board: Board) -> None:
+def _wait(job: Job, board: JobProgress) -> None:
     """Until one of these shards is committed, or nobody holds it any more."""
     log.info("%d shards are left to another job on %s", len(board.missing), job.out)
     while not board.stopping() and board.missing:

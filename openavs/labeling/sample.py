@@ -13,7 +13,7 @@ from openavs.utils.strict_json import parse_json
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class ByteRange:
     """A file inside a tar: the bytes of the archive that are its content. `name` is the member's, `suffix` its kind."""
 
     name: str
@@ -23,7 +23,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Sample:
     """One clip to label, by its files; nothing is opened before it is worked on.
 
     `path` is the video (or the folder of its pictures, or the tar that holds it), relative to the source's folder or
@@ -45,8 +45,8 @@ class Item:
     like: str | None = None
     group: str | None = None
     classes: tuple[str, ...] = ()
-    video_slice: Slice | None = None
-    audio_slice: Slice | None = None
+    video_slice: ByteRange | None = None
+    audio_slice: ByteRange | None = None
     problem: str | None = None
 
     @property
@@ -55,20 +55,20 @@ class Item:
         return f"{self.path}::{self.video_slice.name}" if self.video_slice else self.path
 
 
-_WRITTEN = tuple(key for key in Item.__slots__ if key != "bytes")
+_WRITTEN = tuple(key for key in Sample.__slots__ if key != "bytes")
 
 
-def item_to_line(item: Item) -> bytes:
+def sample_to_line(item: Sample) -> bytes:
     """One line of ASCII JSON, whatever bytes a file name holds; without the size and what an item does not have."""
     data = {key: value for key in _WRITTEN if (value := getattr(item, key)) is not None and value != ()}
     return (_encode(data) + "\n").encode("ascii")
 
 
-def line_to_item(line: bytes) -> Item:
+def line_to_sample(line: bytes) -> Sample:
     """The inverse of `item_to_line`, but for the size; InputError for a line that is none."""
     try:
         data = parse_json(line)
-        return Item(**{key: _typed(key, value) for key, value in data.items()})
+        return Sample(**{key: _typed(key, value) for key, value in data.items()})
     except (ValueError, TypeError, AttributeError) as problem:
         sentence = f"plan.jsonl has an invalid line ({problem!s:.200}); run the same again, which writes it anew"
         raise InputError(sentence) from problem
@@ -80,7 +80,7 @@ def locate(root: Path, path: str) -> Path:
 
 
 def _slice_to_list(value: Any) -> list[Any]:
-    if isinstance(value, Slice):
+    if isinstance(value, ByteRange):
         return [getattr(value, field.name) for field in fields(value)]
     raise TypeError(f"a plan holds no {type(value).__name__}")
 
@@ -90,7 +90,7 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=_slice_to_list).encode
 
 def _typed(key: str, value: Any) -> Any:
     if key.endswith("_slice"):
-        return Slice(*value)
+        return ByteRange(*value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -100,11 +100,11 @@ Row = Mapping[str, Any]
 
 def is_row(row: Any) -> bool:
     """Whether this is what became of a clip: its id, a status, a reason if it failed, and what was dropped."""
-    if not isinstance(row, dict) or not isinstance(row.get("dropped"), dict):
+    if not isinstance(row, dict) or not isinstance(row.get("rejected"), dict):
         return False
     texts = ("id", "status", "reason") if row.get("status") == "failed" else ("id", "status")
     return all(isinstance(row.get(key), str) for key in texts) and all(
-        isinstance(count, int) for count in row["dropped"].values()
+        isinstance(count, int) for count in row["rejected"].values()
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from openavs.labeling.completion import committed, read_mark, reopen
+from openavs.labeling.completion import committed, invalidate, read_mark
 from openavs.labeling.locks import FIRST_SHARD, claimed
 from openavs.utils.durable import is_intact
 
@@ -31,7 +31,7 @@ def reopen_changed(out: Path, key: str, shards: Iterable[int], *, verify: bool =
             changed = changed_clips(out, mark, verify=verify) if mark is not None else []
             if mark is not None and changed:
                 log.info("shard %d: the files of %s were lost or changed", shard, ", ".join(changed))
-                reopen(out, mark, changed)
+                invalidate(out, mark, changed)
                 again += changed
     return again
 

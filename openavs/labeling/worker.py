@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openavs.caching.stagewise import Stagewise
-from openavs.caching.store import Cache
+from openavs.caching.stagewise import StagedSchedule
+from openavs.caching.store import StageCache
 from openavs.caching.wrappers import with_cache
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.labeling.event_log import log_path
-from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.executors.base import ClipFinished
 from openavs.labeling.job import Job, ShardSpec
 from openavs.labeling.shard import run_shard
 from openavs.models.memory import release_memory
-from openavs.pipeline.lockfile import load_lock, pinned, pinned_pipeline
-from openavs.pipeline.memory_estimate import in_turns
+from openavs.pipeline.lockfile import build_pinned_pipeline, load_lock, pin_recipe
+from openavs.pipeline.memory_estimate import should_offload
 from openavs.pipeline.pipeline import Pipeline
 from openavs.utils.logs import SafeFormatter
 
@@ -40,11 +40,11 @@ def environment(job: Job, device: str | None = None) -> dict[str, str]:
     return found if device is None else {**found, "CUDA_VISIBLE_DEVICES": device}
 
 
-TIDY = 32
+GC_INTERVAL = 32
 """After so many clips of a shard memory that nobody uses is given back."""
 
 
-class Worker:
+class ShardWorker:
     """The models of a job, loaded once or in turns (`caching/stagewise.py`), and `run_shard` with them.
 
     Raises:
@@ -52,14 +52,16 @@ class Worker:
     """
 
     chain: Pipeline | StudentPipeline
-    ahead: Stagewise | None
-    cache: Cache | None
+    ahead: StagedSchedule | None
+    cache: StageCache | None
 
     def __init__(self, job: Job) -> None:
         recipe = recipe_from_dict(dict(job.recipe), base=job.base)
         self.ahead = self.cache = None
         if recipe.student is None and _in_turns(job, recipe):
-            self.ahead = Stagewise(recipe, job.lock, job.cache or job.out / "work" / "stages", job.window, job.threads)
+            self.ahead = StagedSchedule(
+                recipe, job.lock, job.cache or job.out / "work" / "stages", job.window, job.threads
+            )
             self.chain, self.cache = self.ahead.pipe, self.ahead.cache
         else:
             self.chain = _chain(recipe, job.lock)
@@ -79,13 +81,13 @@ class Worker:
         """What the model references resolved to."""
         return self.chain.models
 
-    def run(self, spec: ShardSpec, *, tell: Callable[[ClipDone], None], stop: Callable[[], bool]) -> Any:
+    def run(self, spec: ShardSpec, *, tell: Callable[[ClipFinished], None], stop: Callable[[], bool]) -> Any:
         """`run_shard`; what is told of clips says how the stage cache did, too."""
 
-        def told(done: ClipDone) -> None:
+        def told(done: ClipFinished) -> None:
             tell(replace(done, cached=self._news()))
             self._clips += 1
-            if self._clips % TIDY == 0:
+            if self._clips % GC_INTERVAL == 0:
                 release_memory()
 
         try:
@@ -105,7 +107,7 @@ class Worker:
 
 def _in_turns(job: Job, recipe: Recipe) -> bool:
     """Whether the models take turns; they are measured at the commits that will be loaded."""
-    return in_turns(pinned(recipe, load_lock(job.lock)) if job.lock else recipe, job.schedule, job.share)
+    return should_offload(pin_recipe(recipe, load_lock(job.lock)) if job.lock else recipe, job.schedule, job.share)
 
 
 def _chain(recipe: Recipe, lock: Path | None) -> Pipeline | StudentPipeline:
@@ -114,7 +116,7 @@ def _chain(recipe: Recipe, lock: Path | None) -> Pipeline | StudentPipeline:
         from openavs.training.inference import StudentPipeline
 
         return StudentPipeline.from_recipe(recipe)
-    return pinned_pipeline(recipe, load_lock(lock)) if lock else Pipeline.from_recipe(recipe)
+    return build_pinned_pipeline(recipe, load_lock(lock)) if lock else Pipeline.from_recipe(recipe)
 
 
 def log_to_file(job: Job, level: int = logging.WARNING) -> None:

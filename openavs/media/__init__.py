@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from openavs.media.audio import read_audio, resample, write_wav
-from openavs.media.clip import open_clip, open_pictures, planned_times, probe
+from openavs.media.clip import open_clip, open_images, planned_times, probe
 from openavs.media.encode import write_video
-from openavs.media.limits import Limits
+from openavs.media.limits import MediaLimits
 from openavs.media.probe import MediaInfo
 from openavs.media.remux import write_overlay
 
 __all__ = [
-    "Limits",
     "MediaInfo",
+    "MediaLimits",
     "open_clip",
-    "open_pictures",
+    "open_images",
     "planned_times",
     "probe",
     "read_audio",

@@ -21,11 +21,11 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from openavs.errors import InputError
-from openavs.media.atomic import replacing
-from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch, check_rate, longest_silence
+from openavs.media.atomic import atomic_replace
+from openavs.media.limits import DEFAULT_LIMITS, DecodeTimeBudget, MediaLimits, check_rate, longest_silence
 from openavs.media.probe import is_short, open_media, pick_audio, pick_video, reading, seconds, stream_length
 from openavs.structures.types import Waveform
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 log = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ BLOCK = 1 << 18
 
 
 @dataclass
-class Spool:
+class AudioBuffer:
     """Collects samples `[n, channels]`; past `IN_MEMORY` they lie in an unlinked temporary file (in TMPDIR)."""
 
     channels: int = 1
@@ -51,7 +51,7 @@ class Spool:
         """Appends samples `[n, channels]` or, for one channel, `[n]`."""
         try:
             if isinstance(self._file, io.BytesIO) and self._file.tell() > IN_MEMORY:
-                memory, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the samples
+                memory, self._file = self._file, tempfile.TemporaryFile()
                 self._file.write(memory.getbuffer())
             self._file.write(np.ascontiguousarray(samples, dtype=np.float32).tobytes())
         except OSError as error:
@@ -85,7 +85,7 @@ class Spool:
 
 
 @dataclass
-class SoundDecoder:
+class AudioDecoder:
     """Writes decoded sound to a spool so that sample 0 lies at `start` seconds of the file's clock.
 
     Sound before it is cut off, and a later beginning and gaps are filled with silence. Where time stamps rise more
@@ -99,7 +99,7 @@ class SoundDecoder:
 
     stream: AudioStream
     path: Path
-    limits: Limits
+    limits: MediaLimits
     start: float | None = None
     channels: int = 1
     damaged: int = 0
@@ -108,16 +108,16 @@ class SoundDecoder:
     _before: int = field(default=0, init=False)  # samples cut off at the start, or less than 0: silence put there
     _newest: float = field(default=float("-inf"), init=False)
     _shift: int = field(default=0, init=False)  # samples, added to time stamps that began anew
-    spool: Spool = field(init=False)
+    spool: AudioBuffer = field(init=False)
 
     def __post_init__(self) -> None:
         self.rate = self.stream.rate or 48000
         check_rate(self.rate, self.path)
-        self._watch = Stopwatch(self.path)
+        self._watch = DecodeTimeBudget(self.path)
         with reading(self.path):
             size = self.path.stat().st_size
         self._silence = longest_silence(size) * self.rate  # samples that may still be filled in
-        self.spool = Spool(self.channels)
+        self.spool = AudioBuffer(self.channels)
         promised = stream_length(self.stream) or 0.0
         whole = (getattr(self.stream.container, "duration", None) or 0) / 1e6
         self._end = min(max(promised, whole) + LONGEST_GAP, self.limits.max_duration)
@@ -214,17 +214,19 @@ def _converted(frame: AudioFrame, form: str) -> AudioFrame:
     return AudioResampler(format=form, layout=frame.layout, rate=frame.sample_rate).resample(frame)[0]
 
 
-def read_audio(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Waveform | None:
+def read_audio(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Waveform | None:
     """Decodes a file's sound to mono at its own rate; None for a video without a sound track.
 
     In a video, sample 0 lies at the first picture. A long sound is a memory map of a temporary file.
     """
-    waveform, _ = read_sound(Path(path), limits)
+    waveform, _ = read_audio_track(Path(path), limits)
     return waveform
 
 
-def read_sound(path: Path, limits: Limits, start: float | None = None) -> tuple[Waveform | None, tuple[str, ...]]:
-    """As `read_audio`, with sentences on what is wrong with the track; `start` as in `SoundDecoder`."""
+def read_audio_track(
+    path: Path, limits: MediaLimits, start: float | None = None
+) -> tuple[Waveform | None, tuple[str, ...]]:
+    """As `read_audio`, with sentences on what is wrong with the track; `start` as in `AudioDecoder`."""
     with open_media(path, limits) as container:
         stream = pick_audio(container)
         if stream is None:
@@ -241,7 +243,7 @@ def read_sound(path: Path, limits: Limits, start: float | None = None) -> tuple[
         for other in container.streams:  # spares reading the pictures' bytes, where container and PyAV (18) allow it
             if other.index != stream.index and hasattr(other, "discard"):
                 other.discard = type(other.discard).all
-        decoder = SoundDecoder(stream, path, limits, start)
+        decoder = AudioDecoder(stream, path, limits, start)
         decoder.run(container)
         if not decoder.spool.length:
             return None, (f"the sound track of {path.name} could not be decoded",)
@@ -261,7 +263,7 @@ def resample(waveform: Waveform, rate: int) -> Waveform:
 def resample_samples(samples: Samples, old: int, new: int) -> Samples:
     """Samples `[N, channels]` at another rate in Hz; a memory map if they are many."""
     stream = soxr.ResampleStream(old, new, samples.shape[1], dtype="float32")
-    spool = Spool(samples.shape[1])
+    spool = AudioBuffer(samples.shape[1])
     for start in range(0, len(samples), BLOCK):
         part = stream.resample_chunk(samples[start : start + BLOCK], last=start + BLOCK >= len(samples))
         spool.write(np.clip(part, -1.0, 1.0))  # the filter overshoots at full scale
@@ -270,7 +272,7 @@ def resample_samples(samples: Samples, old: int, new: int) -> Samples:
 
 def write_wav(path: str | Path, waveform: Waveform) -> None:
     """Writes 16-bit mono PCM at the waveform's rate, to a temporary name that is then renamed."""
-    with replacing(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
+    with atomic_replace(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(waveform.rate)
@@ -279,7 +281,7 @@ def write_wav(path: str | Path, waveform: Waveform) -> None:
             file.writeframes(np.round(block * 32767.0).astype("<i2").tobytes())
 
 
-def _notes(path: Path, promised: float, decoder: SoundDecoder) -> tuple[str, ...]:
+def _notes(path: Path, promised: float, decoder: AudioDecoder) -> tuple[str, ...]:
     notes, sound = [], f"the sound of {path.name}"
     if decoder.overlapped:
         lost = decoder.overlapped / decoder.rate
@@ -293,5 +295,5 @@ def _notes(path: Path, promised: float, decoder: SoundDecoder) -> tuple[str, ...
         ends = f"ends at {decoder.end:.2f} s of {promised:.2f} s"
         notes.append(f"{sound} {ends}; the file is truncated or damaged")
     elif decoder.damaged:
-        notes.append(f"{counted(decoder.damaged, 'packet')} of {sound} damaged and passed over")
+        notes.append(f"{pluralize(decoder.damaged, 'packet')} of {sound} damaged and passed over")
     return tuple(notes)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from openavs.errors import InputError
-from openavs.media.audio import read_sound
-from openavs.media.images import PictureFrames, common_size, is_picture, list_pictures, picture_size
-from openavs.media.limits import DEFAULT_LIMITS, Limits
+from openavs.media.audio import read_audio_track
+from openavs.media.images import ImageFrames, common_size, image_size, is_image, list_images
+from openavs.media.limits import DEFAULT_LIMITS, MediaLimits
 from openavs.media.probe import (
     HEADLESS,
     JUMP,
@@ -35,15 +35,15 @@ from openavs.structures.types import Clip, FrameSource, Waveform
 from openavs.utils.fs import refuse_address
 
 
-def probe(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> MediaInfo:
+def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
     """Says what a video, sound, picture or folder of pictures holds; at most one picture is decoded."""
     refuse_address(path)
     path = Path(path)
     if os.path.isdir(path):
-        paths = list_pictures(path)
+        paths = list_images(path)
         return MediaInfo(str(path), "pictures", "folder", 0.0, common_size(paths, limits), frames=len(paths))
-    if is_picture(path):
-        return MediaInfo(str(path), "picture", path.suffix[1:].lower(), 0.0, picture_size(path, limits), frames=1)
+    if is_image(path):
+        return MediaInfo(str(path), "picture", path.suffix[1:].lower(), 0.0, image_size(path, limits), frames=1)
     return _probe_file(path, limits)[0]
 
 
@@ -53,7 +53,7 @@ def open_clip(
     fps: float = 1.0,
     audio: str | Path | None = None,
     id: str | None = None,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Clip:
     """Opens a video file, a folder of pictures or one picture; nothing but the sound and one picture is decoded.
 
@@ -72,26 +72,26 @@ def open_clip(
     path = Path(path)
     if not (math.isfinite(fps) and fps > 0):
         raise InputError(f"fps is a positive number of frames per second, not {fps}")
-    if os.path.isdir(path) or is_picture(path):
+    if os.path.isdir(path) or is_image(path):
         return _open_pictures(path, fps, audio, id, limits)
     info, start, matrix, notes = _probe_file(path, limits)
     if info.size is None:
         raise InputError(f"{path} has sound but no picture; give a video, or a picture with the sound beside it")
     times = _plan(path, info.duration, fps, limits)
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
-    waveform, more = read_sound(path, limits, start) if audio is None else _read_beside(audio, limits)
+    waveform, more = read_audio_track(path, limits, start) if audio is None else _read_beside(audio, limits)
     clip = _clip(path, id, times, fps, info.size, frames, (waveform, notes + more))
     return replace(clip, duration=info.duration)
 
 
-def open_pictures(
+def open_images(
     paths: Sequence[Path],
     *,
     id: str,
     audio: str | Path,
     fps: float = 1.0,
     labels: tuple[str, ...] = (),
-    limits: Limits = DEFAULT_LIMITS,
+    limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Clip:
     """Opens picture files, in the order given, as the frames of a clip, `fps` a second; its sound is in a file beside.
 
@@ -103,7 +103,7 @@ def open_pictures(
     sound = _read_beside(audio, limits)
     size = common_size(paths, limits)
     times = tuple((i + 0.5) / fps for i in range(len(paths)))
-    frames = PictureFrames(tuple(paths), times, limits, strict=True)
+    frames = ImageFrames(tuple(paths), times, limits, strict=True)
     return replace(_clip(paths[0].parent, id, times, fps, size, frames, sound), labels=labels)
 
 
@@ -113,7 +113,7 @@ def planned_times(duration: float, fps: float) -> tuple[float, ...]:
     return tuple((i + 0.5) / fps for i in range(count))
 
 
-def _plan(path: Path, duration: float, fps: float, limits: Limits) -> tuple[float, ...]:
+def _plan(path: Path, duration: float, fps: float, limits: MediaLimits) -> tuple[float, ...]:
     if duration * fps > limits.max_frames:
         raise InputError(
             f"{path} has {duration * fps:.3g} frames at {fps:g} a second, over the limit of {limits.max_frames}; "
@@ -122,16 +122,16 @@ def _plan(path: Path, duration: float, fps: float, limits: Limits) -> tuple[floa
     return planned_times(duration, fps)
 
 
-def _open_pictures(path: Path, fps: float, audio: str | Path | None, id: str | None, limits: Limits) -> Clip:
+def _open_pictures(path: Path, fps: float, audio: str | Path | None, id: str | None, limits: MediaLimits) -> Clip:
     sound = _read_beside(audio, limits) if audio is not None else (None, ())
     if os.path.isdir(path):
-        paths = tuple(list_pictures(path))
+        paths = tuple(list_images(path))
         size = common_size(paths, limits)
     else:
-        size = picture_size(path, limits)
+        size = image_size(path, limits)
         paths = (path,) * len(_plan(path, sound[0].duration if sound[0] else 0.0, fps, limits))
     times = tuple((i + 0.5) / fps for i in range(len(paths)))
-    return _clip(path, id, times, fps, size, PictureFrames(paths, times, limits), sound)
+    return _clip(path, id, times, fps, size, ImageFrames(paths, times, limits), sound)
 
 
 def _clip(
@@ -147,15 +147,15 @@ def _clip(
     return Clip(id or name or "clip", times, fps, size, frames, sound[0], str(path), sound[1])
 
 
-def _read_beside(audio: str | Path, limits: Limits) -> tuple[Waveform | None, tuple[str, ...]]:
+def _read_beside(audio: str | Path, limits: MediaLimits) -> tuple[Waveform | None, tuple[str, ...]]:
     """The sound of a separate file, which must have some."""
-    waveform, notes = read_sound(Path(audio), limits)
+    waveform, notes = read_audio_track(Path(audio), limits)
     if waveform is None:
         raise InputError(f"{audio} holds no sound that can be decoded; give a sound file such as wav, flac, mp3 or ogg")
     return waveform, notes
 
 
-def _probe_file(path: Path, limits: Limits) -> tuple[MediaInfo, float, Matrix, tuple[str, ...]]:
+def _probe_file(path: Path, limits: MediaLimits) -> tuple[MediaInfo, float, Matrix, tuple[str, ...]]:
     """Describes a media file: info, its first picture's time on the file's clock and display matrix, and warnings."""
     with open_media(path, limits) as container:
         sound = pick_audio(container)

@@ -15,9 +15,9 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 from openavs.errors import InputError
-from openavs.media.atomic import replacing
+from openavs.media.atomic import atomic_replace
 from openavs.media.audio import Samples, resample_samples
-from openavs.structures.types import Image, Waveform
+from openavs.structures.types import ImageArray, Waveform
 
 CLOCK = 90000  # ticks per second of the video's time stamps
 HELD = 3600 * CLOCK  # ticks; after an hour a picture is written again, for mp4 and mov know no gaps of 7 hours
@@ -28,7 +28,7 @@ AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 1200
 SoundCodec = Literal["aac", "libopus", "pcm_s16le"]
 
 
-class EncodedSound:
+class EncodedAudio:
     """Encodes samples `[N, channels]` (1 or 2) as AAC, Opus or PCM, beginning at time 0."""
 
     def __init__(self, container: OutputContainer, samples: Samples, rate: int, codec: SoundCodec = "aac") -> None:
@@ -54,14 +54,14 @@ class EncodedSound:
         self._container.mux(self._stream.encode(None))
 
 
-def encode_sound(container: OutputContainer, samples: Samples, rate: int) -> EncodedSound:
+def encode_audio(container: OutputContainer, samples: Samples, rate: int) -> EncodedAudio:
     """A sound track of samples `[N, channels]`, resampled if AAC does not know their rate."""
     if rate not in AAC_RATES:
         samples, rate = resample_samples(samples, rate, 48000), 48000
-    return EncodedSound(container, samples, rate)
+    return EncodedAudio(container, samples, rate)
 
 
-class PictureTrack:
+class VideoTrack:
     """Encodes pictures as H.264 yuv420p at free times; sizes become even and at most `size_limit` on the long side."""
 
     def __init__(
@@ -83,7 +83,7 @@ class PictureTrack:
         context.thread_count = min(4, os.cpu_count() or 1)
         self._stream = stream
 
-    def add(self, image: Image, time: float, duration: float) -> None:
+    def add(self, image: ImageArray, time: float, duration: float) -> None:
         """Encodes one RGB picture uint8 `[H, W, 3]` that is on show from `time` for `duration` seconds."""
         if image.dtype != np.uint8 or image.shape != (*self._in, 3):
             raise InputError(
@@ -115,7 +115,7 @@ def open_mp4(path: Path) -> OutputContainer:
     return av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
 
 
-def write_video(path: str | Path, frames: Iterable[Image], fps: float, audio: Waveform | None = None) -> None:
+def write_video(path: str | Path, frames: Iterable[ImageArray], fps: float, audio: Waveform | None = None) -> None:
     """Writes RGB frames uint8 `[H, W, 3]` of one size at `fps` with an optional sound track beginning at 0.
 
     Odd sizes are padded by one repeated row or column. Frames are taken one at a time; the file appears whole under
@@ -125,17 +125,17 @@ def write_video(path: str | Path, frames: Iterable[Image], fps: float, audio: Wa
 
 
 def write_timed(
-    path: Path, pictures: Iterable[tuple[float, Image]], fps: float, audio: Waveform | None, size_limit: int | None
+    path: Path, pictures: Iterable[tuple[float, ImageArray]], fps: float, audio: Waveform | None, size_limit: int | None
 ) -> None:
     """As `write_video`, for pictures that bring their times in s; each is on show for 1 / fps."""
-    with replacing(path) as temporary, open_mp4(temporary) as container:
-        track: PictureTrack | None = None
-        sound: EncodedSound | None = None
+    with atomic_replace(path) as temporary, open_mp4(temporary) as container:
+        track: VideoTrack | None = None
+        sound: EncodedAudio | None = None
         for time, image in pictures:
             if track is None:
-                track = PictureTrack(container, (image.shape[0], image.shape[1]), fps, size_limit)
+                track = VideoTrack(container, (image.shape[0], image.shape[1]), fps, size_limit)
                 if audio is not None and len(audio.samples):
-                    sound = encode_sound(container, audio.samples[:, None], audio.rate)
+                    sound = encode_audio(container, audio.samples[:, None], audio.rate)
             track.add(image, time, 1 / fps)
             if sound:
                 sound.until(time + 1 / fps)

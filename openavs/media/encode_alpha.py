@@ -15,67 +15,67 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 from openavs.errors import InputError
-from openavs.media.atomic import replacing
-from openavs.media.audio import SoundDecoder, resample_samples
-from openavs.media.encode import BT709, CLOCK, HELD, EncodedSound, SoundCodec
-from openavs.media.limits import DEFAULT_LIMITS, Limits
+from openavs.media.atomic import atomic_replace
+from openavs.media.audio import AudioDecoder, resample_samples
+from openavs.media.encode import BT709, CLOCK, HELD, EncodedAudio, SoundCodec
+from openavs.media.limits import DEFAULT_LIMITS, MediaLimits
 from openavs.media.probe import display_matrix, open_media, pick_audio, require_video
 from openavs.media.video import VideoDecoder, VideoFrames, decode_video, to_image
-from openavs.structures.types import Clip, Image
+from openavs.structures.types import Clip, ImageArray
 
 Kind = Literal["webm", "mov"]
 Samples = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Shown:
+class TimedImage:
     """A picture and when it is on show, in s from the first one."""
 
     time: float
     duration: float
-    image: Image
+    image: ImageArray
 
 
 @dataclass(frozen=True)
-class Sound:
+class AudioSource:
     """Samples `[N, channels]`, one or two channels, and their rate in Hz; sample 0 lies at the first picture."""
 
     samples: Samples
     rate: int
 
 
-def clip_pictures(clip: Clip) -> Generator[Shown]:
+def clip_images(clip: Clip) -> Generator[TimedImage]:
     """Every picture of a clip: a video's at its own rate, else the sampled ones at `fps`; one is held at a time."""
     source = clip.frames
     if not isinstance(source, VideoFrames):
-        yield from (Shown(frame.index / clip.fps, 1 / clip.fps, frame.image) for frame in source(None))
+        yield from (TimedImage(frame.index / clip.fps, 1 / clip.fps, frame.image) for frame in source(None))
         return
     with open_media(source.path, source.limits) as container:
         stream = require_video(container, source.path, source.limits)
         for shown in decode_video(container, stream, VideoDecoder(stream, source.path, source.limits)):
             image = to_image(shown.frame, source.size, display_matrix(shown.frame))
-            yield Shown(shown.start - source.start, shown.end - shown.start, image)
+            yield TimedImage(shown.start - source.start, shown.end - shown.start, image)
 
 
-def clip_sound(clip: Clip) -> Sound | None:
+def clip_audio(clip: Clip) -> AudioSource | None:
     """A clip's sound, in stereo where its own track is; None without any."""
     if isinstance(clip.frames, VideoFrames) and clip.frames.own_sound:
-        return file_sound(clip.frames.path, clip.frames.start, clip.frames.limits)
-    return None if clip.audio is None else Sound(clip.audio.samples[:, None], clip.audio.rate)
+        return file_audio(clip.frames.path, clip.frames.start, clip.frames.limits)
+    return None if clip.audio is None else AudioSource(clip.audio.samples[:, None], clip.audio.rate)
 
 
-def file_sound(path: Path, start: float = 0.0, limits: Limits = DEFAULT_LIMITS) -> Sound | None:
+def file_audio(path: Path, start: float = 0.0, limits: MediaLimits = DEFAULT_LIMITS) -> AudioSource | None:
     """The sound of a file from `start` s of its clock on; None without any."""
     with open_media(path, limits) as container:
         stream = pick_audio(container)
         if stream is None:
             return None
-        decoder = SoundDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
+        decoder = AudioDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
         decoder.run(container)
-        return Sound(decoder.samples(), decoder.rate) if decoder.spool.length else None
+        return AudioSource(decoder.samples(), decoder.rate) if decoder.spool.length else None
 
 
-def write_transparent(path: Path, pictures: Iterable[Shown], kind: Kind, sound: Sound | None = None) -> int:
+def write_transparent(path: Path, pictures: Iterable[TimedImage], kind: Kind, sound: AudioSource | None = None) -> int:
     """Writes RGBA pictures uint8 `[H, W, 4]` (alpha not multiplied into the colours) and returns how many.
 
     `webm` is VP9 with an alpha layer and Opus, which browsers play; `mov` is ProRes 4444 and PCM, which editors take.
@@ -85,9 +85,9 @@ def write_transparent(path: Path, pictures: Iterable[Shown], kind: Kind, sound: 
         InputError: there are no pictures.
     """
     count = 0
-    with replacing(path) as temporary, av.open(str(temporary), "w", format=kind) as container:
+    with atomic_replace(path) as temporary, av.open(str(temporary), "w", format=kind) as container:
         track: AlphaTrack | None = None
-        spoken: EncodedSound | None = None
+        spoken: EncodedAudio | None = None
         for shown in pictures:
             if track is None:
                 track = AlphaTrack(container, shown, kind)
@@ -107,7 +107,7 @@ def write_transparent(path: Path, pictures: Iterable[Shown], kind: Kind, sound: 
 class AlphaTrack:
     """Encodes RGBA pictures at free times."""
 
-    def __init__(self, container: OutputContainer, first: Shown, kind: Kind) -> None:
+    def __init__(self, container: OutputContainer, first: TimedImage, kind: Kind) -> None:
         self._container, self._last = container, -1
         self._held: VideoFrame | None = None
         height, width = first.image.shape[:2]
@@ -130,7 +130,7 @@ class AlphaTrack:
         context.options = options
         self._stream = stream
 
-    def add(self, shown: Shown) -> None:
+    def add(self, shown: TimedImage) -> None:
         """Encodes one picture."""
         image = shown.image
         if image.shape != (*self._in, 4):
@@ -156,10 +156,10 @@ class AlphaTrack:
         self._container.mux(self._stream.encode(None))
 
 
-def _sound_track(container: OutputContainer, sound: Sound | None, kind: Kind) -> EncodedSound | None:
+def _sound_track(container: OutputContainer, sound: AudioSource | None, kind: Kind) -> EncodedAudio | None:
     if sound is None or not len(sound.samples):
         return None
     codec: SoundCodec = "libopus" if kind == "webm" else "pcm_s16le"
     rate = 48000 if kind == "webm" else sound.rate  # Opus knows no 44.1 kHz
     samples = sound.samples if rate == sound.rate else resample_samples(sound.samples, sound.rate, rate)
-    return EncodedSound(container, samples, rate, codec)
+    return EncodedAudio(container, samples, rate, codec)

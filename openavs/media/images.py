@@ -16,9 +16,9 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from openavs.errors import InputError
-from openavs.media.limits import DEFAULT_LIMITS, Limits
+from openavs.media.limits import DEFAULT_LIMITS, MediaLimits
 from openavs.media.probe import check_file, reading
-from openavs.structures.types import Frame, Image
+from openavs.structures.types import Frame, ImageArray
 from openavs.utils.fs import BoundedFile
 
 log = logging.getLogger(__name__)
@@ -30,18 +30,18 @@ ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap height and width
 
 
 @dataclass(frozen=True)
-class PictureFrames:
+class ImageFrames:
     """The `FrameSource` of picture files, one per planned time (the same path may stand several times)."""
 
     paths: tuple[Path, ...]
     times: tuple[float, ...]
-    limits: Limits = DEFAULT_LIMITS
+    limits: MediaLimits = DEFAULT_LIMITS
     strict: bool = False
 
     def __call__(self, wanted: frozenset[int] | None = None) -> Iterator[Frame]:
         """Yields wanted pictures in order; one that cannot be decoded is logged and left out (`strict`: InputError)."""
         held: Path | None = None
-        image: Image | None = None
+        image: ImageArray | None = None
         for index, (path, time) in enumerate(zip(self.paths, self.times, strict=True)):
             if wanted is not None and index not in wanted:
                 continue
@@ -51,9 +51,9 @@ class PictureFrames:
             if image is not None:
                 yield Frame(index, time, image)
 
-    def _read(self, path: Path) -> Image | None:
+    def _read(self, path: Path) -> ImageArray | None:
         try:
-            return read_picture(path, self.limits)
+            return read_image(path, self.limits)
         except InputError as error:
             if self.strict:
                 raise
@@ -61,25 +61,25 @@ class PictureFrames:
             return None
 
 
-def is_picture(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """Whether a file's name is that of a picture."""
     return path.suffix.lower() in SUFFIXES
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The pictures of a folder in natural order (frame2 before frame10); `InputError` if there are none."""
     with reading(folder):
-        paths = sorted((p for p in folder.iterdir() if is_picture(p) and p.name[0] != "."), key=_natural)
+        paths = sorted((p for p in folder.iterdir() if is_image(p) and p.name[0] != "."), key=_natural)
     if not paths:
         raise InputError(f"the folder {folder} holds no pictures (png, jpg, bmp, webp); give one that does, or a video")
     return paths
 
 
-def common_size(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
+def common_size(paths: Sequence[Path], limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """The (height, width) that all pictures share, from their headers; `InputError` if one differs."""
-    first = picture_size(paths[0], limits)
+    first = image_size(paths[0], limits)
     for path in paths[1:]:
-        size = picture_size(path, limits)
+        size = image_size(path, limits)
         if size != first:
             raise InputError(
                 f"{path.name} is {size[1]} x {size[0]} but {paths[0].name} is {first[1]} x {first[0]}; "
@@ -88,14 +88,14 @@ def common_size(paths: Sequence[Path], limits: Limits = DEFAULT_LIMITS) -> tuple
     return first
 
 
-def picture_size(path: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
+def image_size(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """Upright (height, width) of a picture, from its header."""
     with _opened(path, limits) as picture:
         turned = _orientation(picture) >= 5
         return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
-def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> Image:
+def read_image(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> ImageArray:
     """An upright RGB picture uint8 `[H, W, 3]`."""
     with _opened(path, limits) as picture:
         try:
@@ -109,7 +109,7 @@ def read_picture(path: Path, limits: Limits = DEFAULT_LIMITS) -> Image:
 
 
 @contextmanager
-def _opened(path: Path, limits: Limits) -> Iterator[Pillow.Image]:
+def _opened(path: Path, limits: MediaLimits) -> Iterator[Pillow.Image]:
     with reading(path):
         check_file(path)
         opened = BoundedFile(path)

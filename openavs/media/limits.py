@@ -30,7 +30,7 @@ SILENCE, SILENCE_PER_MEGABYTE = 3600.0, 3600.0  # s that are filled in where a t
 
 
 @dataclass(frozen=True)
-class Limits:
+class MediaLimits:
     """What is refused: frames of more pixels, clips of more seconds or of more sampled frames, from the header; files
     whose decoder takes more bytes (`sandbox.py`)."""
 
@@ -40,7 +40,7 @@ class Limits:
     max_memory: int = 3 << 30  # bytes
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = MediaLimits()
 
 
 def check_rate(rate: int, path: Path) -> None:
@@ -57,7 +57,7 @@ def longest_silence(size: int) -> float:
     return SILENCE + SILENCE_PER_MEGABYTE * size / MEGABYTE
 
 
-class Stopwatch:
+class DecodeTimeBudget:
     """Adds up the time that is spent on decoding one file; what is done with the pictures meanwhile is not counted.
 
     `with watch:` counts, and raises InputError once more has been spent than a file of this size may take.

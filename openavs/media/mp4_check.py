@@ -19,7 +19,7 @@ _TABLES = re.compile(rb"stsz|stz2|trun")
 _HAS_ENTRIES = 0x100 | 0x200 | 0x400 | 0x800  # a trun's flags: duration, size, flags or offset of each sample
 
 
-def check_claims(path: Path) -> None:
+def check_sample_tables(path: Path) -> None:
     """InputError for an mp4, mov or the like whose tables promise more samples than the file has bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -22,9 +22,16 @@ from av.video.stream import VideoStream
 
 from openavs.errors import InputError
 from openavs.media.channel_layouts import drop_channel_table
-from openavs.media.limits import DEFAULT_LIMITS, MAX_TRACKS, OPEN_SECONDS, Limits, Stopwatch, cap_allocations
-from openavs.media.mp4_check import check_claims
-from openavs.media.sandbox import DIRECT_PIXELS, MODEST, is_modest, pixel_limit, try_first
+from openavs.media.limits import (
+    DEFAULT_LIMITS,
+    MAX_TRACKS,
+    OPEN_SECONDS,
+    DecodeTimeBudget,
+    MediaLimits,
+    cap_allocations,
+)
+from openavs.media.mp4_check import check_sample_tables
+from openavs.media.sandbox import DIRECT_PIXELS, MODEST, is_trusted_codec, pixel_limit, test_decode
 
 # Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) stay out, because
 # they make the library open other files or addresses.
@@ -69,7 +76,7 @@ class MediaInfo:
     audio_channels: int | None = None
 
 
-def open_media(path: Path, limits: Limits = DEFAULT_LIMITS) -> InputContainer:
+def open_media(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> InputContainer:
     """Opens a local file for demuxing; `InputError` for whatever is not a media file.
 
     Only the `file` protocol and containers that hold their own data are allowed, so a crafted file cannot make the
@@ -77,20 +84,20 @@ def open_media(path: Path, limits: Limits = DEFAULT_LIMITS) -> InputContainer:
     """
     with reading(path):
         check_file(path)
-        check_claims(path)
+        check_sample_tables(path)
     cap_allocations()
     container = _opened_modestly(path)
     if container is None:
         with reading(path):
-            try_first(path, limits)
+            test_decode(path, limits)
         container = _opened(path, min(limits.max_pixels, DIRECT_PIXELS), FORMATS, MODEST)
     try:
         picked = [stream for stream in (pick_video(container), pick_audio(container)) if stream is not None]
-        names = {codec_name(stream) for stream in picked if not is_modest(stream)}
+        names = {codec_name(stream) for stream in picked if not is_trusted_codec(stream)}
         if not names:
             return container
         with reading(path):
-            try_first(path, limits, names)
+            test_decode(path, limits, names)
     except InputError:
         container.close()
         raise
@@ -108,7 +115,7 @@ def _opened_modestly(path: Path) -> InputContainer | None:
         raise
 
 
-def open_directly(path: Path, limits: Limits) -> InputContainer:
+def open_directly(path: Path, limits: MediaLimits) -> InputContainer:
     """As `open_media`, of a file that was checked and tried."""
     cap_allocations()
     return _opened(path, limits.max_pixels, FORMATS, None)
@@ -181,7 +188,7 @@ def pick_audio(container: InputContainer) -> AudioStream | None:
     return stream if isinstance(stream, AudioStream) and stream.codec_context is not None else None
 
 
-def require_video(container: InputContainer, path: Path, limits: Limits) -> VideoStream:
+def require_video(container: InputContainer, path: Path, limits: MediaLimits) -> VideoStream:
     """The video stream, its size checked against the limit and its decoder set up; `InputError` if there is none."""
     stream = pick_video(container)
     if stream is None:
@@ -257,7 +264,7 @@ class Scan:
     place: float = 0.0
 
 
-def scan_duration(path: Path, limits: Limits, start: float, promised: float | None = None) -> Scan:
+def scan_duration(path: Path, limits: MediaLimits, start: float, promised: float | None = None) -> Scan:
     """Reads all packets for the length of the video, where the header does not give the stream's own.
 
     `promised` is the length from the header. It stays the length of a file that is cut short: one with fewer packets
@@ -270,7 +277,7 @@ def scan_duration(path: Path, limits: Limits, start: float, promised: float | No
         end, newest, last, count = start, float("-inf"), start, 0
         delay: float | None = None  # from a picture's decoding to its showing
         step = place = 0.0
-        watch = Stopwatch(path)
+        watch = DecodeTimeBudget(path)
         try:
             for packet in watch.timed(container.demux()):
                 count += packet.size > 0 and packet.stream_index == stream.index

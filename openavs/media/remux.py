@@ -14,12 +14,12 @@ from av.error import FFmpegError
 from av.packet import Packet
 
 from openavs.errors import InputError
-from openavs.media.atomic import replacing
-from openavs.media.audio import SoundDecoder
+from openavs.media.atomic import atomic_replace
+from openavs.media.audio import AudioDecoder
 from openavs.media.clip import open_clip
-from openavs.media.encode import EncodedSound, PictureTrack, encode_sound, open_mp4, write_timed
-from openavs.media.images import is_picture
-from openavs.media.limits import DEFAULT_LIMITS, Limits
+from openavs.media.encode import EncodedAudio, VideoTrack, encode_audio, open_mp4, write_timed
+from openavs.media.images import is_image
+from openavs.media.limits import DEFAULT_LIMITS, MediaLimits
 from openavs.media.probe import (
     Matrix,
     codec_name,
@@ -29,11 +29,11 @@ from openavs.media.probe import (
     require_video,
     upright_size,
 )
-from openavs.media.video import Shown, VideoDecoder, VideoFrames, read_packets, to_image
-from openavs.structures.types import Clip, Image, Waveform
+from openavs.media.video import TimedFrame, VideoDecoder, VideoFrames, read_packets, to_image
+from openavs.structures.types import Clip, ImageArray, Waveform
 
 log = logging.getLogger(__name__)
-Paint = Callable[[float, Image], Image]
+Paint = Callable[[float, ImageArray], ImageArray]
 COPIED = frozenset({"aac", "mp3", "opus"})  # what browsers play inside mp4; anything else becomes AAC
 LEAD = 0.1  # s of sound kept before the first picture: a decoder needs it to start, the file says not to play it
 
@@ -44,7 +44,7 @@ def write_overlay(
     paint: Paint,
     *,
     size_limit: int | None = 1280,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: MediaLimits = DEFAULT_LIMITS,
 ) -> None:
     """Writes an mp4 of the source with `paint(time, image) -> image` applied to every frame, and with its sound.
 
@@ -57,7 +57,7 @@ def write_overlay(
     """
     if not isinstance(source, Clip):
         plain = Path(source)
-        if not os.path.isdir(plain) and not is_picture(plain):
+        if not os.path.isdir(plain) and not is_image(plain):
             _repaint(Path(path), plain, paint, None, size_limit, limits)
             return
         source = open_clip(plain, limits=limits)
@@ -69,17 +69,17 @@ def write_overlay(
         write_timed(Path(path), _painted(source, paint), source.fps, source.audio, size_limit)
 
 
-def _painted(clip: Clip, paint: Paint) -> Iterator[tuple[float, Image]]:
+def _painted(clip: Clip, paint: Paint) -> Iterator[tuple[float, ImageArray]]:
     for frame in clip.frames(None):
         yield frame.index / clip.fps, paint(frame.time, frame.image)
 
 
 def _repaint(
-    path: Path, source: Path, paint: Paint, other: Waveform | None, size_limit: int | None, limits: Limits
+    path: Path, source: Path, paint: Paint, other: Waveform | None, size_limit: int | None, limits: MediaLimits
 ) -> None:
     def run(copy: bool) -> None:
-        with open_media(source, limits) as given, replacing(path) as temporary, open_mp4(temporary) as container:
-            Repainting(given, container, source, paint, other, copy, size_limit, limits).run()
+        with open_media(source, limits) as given, atomic_replace(path) as temporary, open_mp4(temporary) as container:
+            OverlayTranscoder(given, container, source, paint, other, copy, size_limit, limits).run()
 
     try:
         run(copy=True)
@@ -90,7 +90,7 @@ def _repaint(
         run(copy=False)
 
 
-class Repainting:
+class OverlayTranscoder:
     """One pass over a video file: its pictures are painted and encoded, its sound packets go along in file order."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Repainting:
         other: Waveform | None,
         copy: bool,
         size_limit: int | None,
-        limits: Limits,
+        limits: MediaLimits,
     ) -> None:
         self._given, self._out, self._path, self._paint = given, container, path, paint
         self._other, self._size_limit, self._limits = other, size_limit, limits
@@ -110,13 +110,13 @@ class Repainting:
         self._decoder = VideoDecoder(self._video, path, limits)
         self._audio = pick_audio(given) if other is None else None
         self._may_copy = copy and self._audio is not None and can_copy(self._audio)
-        self._track: PictureTrack | None = None
+        self._track: VideoTrack | None = None
         self._size: tuple[int, int] = (0, 0)
         self._matrix: Matrix = (1, 0, 0, 1)
         self._start = 0.0
         self._waiting: list[Packet[Any]] = []  # sound that comes before the first picture is decoded
-        self._copy: CopiedSound | None = None
-        self._encode: EncodedSound | None = None
+        self._copy: CopiedAudio | None = None
+        self._encode: EncodedAudio | None = None
 
     def run(self) -> None:
         """Writes everything; `InputError` if not one picture can be decoded."""
@@ -135,7 +135,7 @@ class Repainting:
         if self._encode:
             self._encode.finish()
 
-    def _picture(self, shown: Shown) -> None:
+    def _picture(self, shown: TimedFrame) -> None:
         if self._track is None:
             self._begin(shown)
         assert self._track is not None
@@ -146,14 +146,14 @@ class Repainting:
         if self._encode:
             self._encode.until(time + 0.5)
 
-    def _begin(self, first: Shown) -> None:
+    def _begin(self, first: TimedFrame) -> None:
         self._start, self._matrix = first.start, display_matrix(first.frame)
         self._size = upright_size(first.frame, self._matrix)
-        self._track = PictureTrack(self._out, self._size, 1 / self._decoder.tick, self._size_limit)
+        self._track = VideoTrack(self._out, self._size, 1 / self._decoder.tick, self._size_limit)
         if self._other is not None:
-            self._encode = encode_sound(self._out, self._other.samples[:, None], self._other.rate)
+            self._encode = encode_audio(self._out, self._other.samples[:, None], self._other.rate)
         elif self._audio is not None and self._may_copy:
-            self._copy = CopiedSound(self._out, self._audio, self._start)
+            self._copy = CopiedAudio(self._out, self._audio, self._start)
             for packet in self._waiting:
                 self._copy.add(packet)
         elif self._audio is not None:
@@ -161,7 +161,7 @@ class Repainting:
         self._waiting.clear()
 
 
-class CopiedSound:
+class CopiedAudio:
     """Copies sound packets as they are, moved so that time 0 is the first picture."""
 
     def __init__(self, container: OutputContainer, source: AudioStream, start: float) -> None:
@@ -190,11 +190,11 @@ def can_copy(stream: AudioStream) -> bool:
     return name in COPIED and (name == "mp3" or bool(stream.codec_context.extradata))
 
 
-def recode(container: OutputContainer, path: Path, start: float, limits: Limits) -> EncodedSound | None:
+def recode(container: OutputContainer, path: Path, start: float, limits: MediaLimits) -> EncodedAudio | None:
     """The sound of a file that has some as AAC, in stereo if it is stereo; None if it cannot be decoded."""
     with open_media(path, limits) as given:
         stream = pick_audio(given)
         assert stream is not None, "the file has sound"
-        decoder = SoundDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
+        decoder = AudioDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
         decoder.run(given)
-        return encode_sound(container, decoder.samples(), decoder.rate) if decoder.spool.length else None
+        return encode_audio(container, decoder.samples(), decoder.rate) if decoder.spool.length else None

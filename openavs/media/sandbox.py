@@ -24,7 +24,7 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from openavs.errors import InputError
-from openavs.media.limits import Limits, Stopwatch
+from openavs.media.limits import DecodeTimeBudget, MediaLimits
 
 DIRECT_PIXELS = 4096 * 2304
 """Of a picture that is decoded at once: 37 of them, as many as H.264 can hold, in 12 bits and 4:4:4, are 2.6 GB."""
@@ -43,7 +43,7 @@ MODEST = ",".join(sorted({*PICTURES.split(), *SOUNDS.split(), *(n for n in av.co
 """The decoders that are known to be modest, by the names that FFmpeg has for them."""
 
 
-def is_modest(stream: VideoStream | AudioStream) -> bool:
+def is_trusted_codec(stream: VideoStream | AudioStream) -> bool:
     """Whether a stream's decoder is one of those and, of pictures, whether their size is known and not too large."""
     if stream.codec_context.codec.name not in MODEST.split(","):
         return False
@@ -52,12 +52,12 @@ def is_modest(stream: VideoStream | AudioStream) -> bool:
     return 0 < stream.codec_context.width * stream.codec_context.height <= DIRECT_PIXELS
 
 
-def pixel_limit(stream: VideoStream, limits: Limits) -> int:
+def pixel_limit(stream: VideoStream, limits: MediaLimits) -> int:
     """What the decoder may allow a picture, whatever the container says of it."""
-    return min(limits.max_pixels, DIRECT_PIXELS) if is_modest(stream) else limits.max_pixels
+    return min(limits.max_pixels, DIRECT_PIXELS) if is_trusted_codec(stream) else limits.max_pixels
 
 
-def try_first(path: Path, limits: Limits, codecs: Collection[str] = ()) -> None:
+def test_decode(path: Path, limits: MediaLimits, codecs: Collection[str] = ()) -> None:
     """Has a child decode a file that has these codecs to its end or, with none of them, look what is in it.
 
     Raises:
@@ -74,10 +74,10 @@ def try_first(path: Path, limits: Limits, codecs: Collection[str] = ()) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _problem(name: str, seen: tuple[int, ...], limits: Limits, whole: bool) -> str | None:
+def _problem(name: str, seen: tuple[int, ...], limits: MediaLimits, whole: bool) -> str | None:
     """What speaks against decoding a file here; a file that is the same still is not tried again."""
     told = json.dumps({"path": name, "limits": asdict(limits), "whole": whole})
-    patience = 2 * Stopwatch(Path(name)).limit + SPARE_SECONDS  # for the sound and for the pictures
+    patience = 2 * DecodeTimeBudget(Path(name)).limit + SPARE_SECONDS  # for the sound and for the pictures
     try:
         # -P: no module of the working directory. Arenas are address space that nobody uses.
         done = subprocess.run(

@@ -15,8 +15,8 @@ from pathlib import Path
 from av.error import FFmpegError
 
 from openavs.errors import InputError
-from openavs.media.audio import SoundDecoder
-from openavs.media.limits import MAX_PIECE, Limits
+from openavs.media.audio import AudioDecoder
+from openavs.media.limits import MAX_PIECE, MediaLimits
 from openavs.media.probe import open_directly, pick_audio, pick_video, require_video
 from openavs.media.video import VideoDecoder, read_packets
 
@@ -28,7 +28,7 @@ def main() -> None:
     import resource
 
     given = json.load(sys.stdin)
-    path, limits = Path(given["path"]), Limits(**given["limits"])
+    path, limits = Path(given["path"]), MediaLimits(**given["limits"])
     top = _address_space("VmSize") + max(limits.max_memory, 2 * MAX_PIECE)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)  # that this process was given
     top = top if hard == resource.RLIM_INFINITY else min(top, hard)
@@ -52,20 +52,20 @@ def _fits(decoded: Iterator[None], most: int) -> bool:
     return _address_space("VmPeak") <= most
 
 
-def _look(path: Path, limits: Limits) -> Iterator[None]:
+def _look(path: Path, limits: MediaLimits) -> Iterator[None]:
     with open_directly(path, limits):
         yield
 
 
-def _sound(path: Path, limits: Limits) -> Iterator[None]:
+def _sound(path: Path, limits: MediaLimits) -> Iterator[None]:
     with open_directly(path, limits) as container:
         stream = pick_audio(container)
         if stream is not None:
-            SoundDecoder(stream, path, limits).run(container)
+            AudioDecoder(stream, path, limits).run(container)
             yield
 
 
-def _pictures(path: Path, limits: Limits) -> Iterator[None]:
+def _pictures(path: Path, limits: MediaLimits) -> Iterator[None]:
     with open_directly(path, limits) as container:
         if pick_video(container) is not None:
             stream = require_video(container, path, limits)

@@ -16,17 +16,17 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from openavs.media.limits import DEFAULT_LIMITS, Limits, Stopwatch
+from openavs.media.limits import DEFAULT_LIMITS, DecodeTimeBudget, MediaLimits
 from openavs.media.probe import Matrix, is_turned, open_media, require_video, seconds
-from openavs.structures.types import Frame, Image
-from openavs.utils.text import counted
+from openavs.structures.types import Frame, ImageArray
+from openavs.utils.text import pluralize
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-6  # s; time stamps are fractions, planned times are floats
 
 
 @dataclass
-class Shown:
+class TimedFrame:
     """A decoded picture and the time it is on show, in seconds of the file's own clock."""
 
     frame: VideoFrame
@@ -44,7 +44,7 @@ class VideoDecoder:
 
     stream: VideoStream
     path: Path
-    limits: Limits = DEFAULT_LIMITS
+    limits: MediaLimits = DEFAULT_LIMITS
     damaged: int = 0
     _entry: float | None = field(default=None, init=False)
     _delay: float = field(default=0.0, init=False)
@@ -52,14 +52,14 @@ class VideoDecoder:
     _last: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.watch = Stopwatch(self.path)
+        self.watch = DecodeTimeBudget(self.path)
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.tick = float(1 / rate) if rate else 0.04
         self._step = self.tick  # to a picture without a time stamp
         self._is_timed = False  # whether the last picture had one
         self._is_avi = self.stream.container.format.name == "avi"
 
-    def decode(self, packet: Packet[VideoStream]) -> Iterator[Shown]:
+    def decode(self, packet: Packet[VideoStream]) -> Iterator[TimedFrame]:
         """The pictures that one packet completes (several when flushing)."""
         if self._first is None and packet.size and (packet.is_keyframe or self._entry is None):
             self._entry = seconds(packet.dts, packet.time_base)
@@ -74,7 +74,7 @@ class VideoDecoder:
             self._step = self._delay / untimed or self.tick
         yield from map(self._stamp, frames)
 
-    def _stamp(self, frame: VideoFrame) -> Shown:
+    def _stamp(self, frame: VideoFrame) -> TimedFrame:
         time = seconds(stamp(frame), frame.time_base or self.stream.time_base)
         self._is_timed = time is not None
         if self._last is None and time is not None and self._entry is not None:
@@ -87,7 +87,7 @@ class VideoDecoder:
         self._last = time or 0.0
         self._first = self._last if self._first is None else self._first
         length = seconds(frame.duration, frame.time_base) or self.tick
-        return Shown(frame, self._last, self._last + min(length, self.limits.max_duration))
+        return TimedFrame(frame, self._last, self._last + min(length, self.limits.max_duration))
 
     def _is_far(self, time: float) -> bool:
         """Whether a time lies outside of any clip that begins where this one does."""
@@ -109,7 +109,7 @@ def read_packets(
         decoder.damaged += 1  # the container itself is broken here: nothing more can be read
 
 
-def decode_video(container: InputContainer, stream: VideoStream, decoder: VideoDecoder) -> Iterator[Shown]:
+def decode_video(container: InputContainer, stream: VideoStream, decoder: VideoDecoder) -> Iterator[TimedFrame]:
     """All pictures of a stream in order."""
     for packet in read_packets(container, [stream], decoder):
         yield from decoder.decode(packet)
@@ -131,7 +131,7 @@ class VideoFrames:
     times: tuple[float, ...]
     fps: float
     own_sound: bool = True
-    limits: Limits = DEFAULT_LIMITS
+    limits: MediaLimits = DEFAULT_LIMITS
 
     def __call__(self, wanted: frozenset[int] | None = None) -> Iterator[Frame]:
         """Yields wanted frames in order of time, holding one RGB picture at most."""
@@ -148,9 +148,9 @@ class VideoFrames:
                 del frame
         self._report(len(queue) - done, decoder.damaged)
 
-    def _sample(self, queue: list[int], pictures: Iterator[Shown]) -> Iterator[Frame]:
-        shown: Shown | None = None
-        image: Image | None = None
+    def _sample(self, queue: list[int], pictures: Iterator[TimedFrame]) -> Iterator[Frame]:
+        shown: TimedFrame | None = None
+        image: ImageArray | None = None
         position = 0
         for picture in pictures:
             while self.times[queue[position]] + self.start < picture.start - ROUNDING:
@@ -175,17 +175,17 @@ class VideoFrames:
         if missing:
             log.warning("%s ends early: %d planned frames are not there (truncated or damaged)", self.path, missing)
         elif damaged:
-            log.warning("%s is damaged: passed over %s", self.path, counted(damaged, "packet"))
+            log.warning("%s is damaged: passed over %s", self.path, pluralize(damaged, "packet"))
 
 
-def to_image(frame: VideoFrame, size: tuple[int, int], matrix: Matrix) -> Image:
+def to_image(frame: VideoFrame, size: tuple[int, int], matrix: Matrix) -> ImageArray:
     """An upright RGB picture uint8 `[H, W, 3]` of the given size, from a decoded frame and its display matrix."""
     height, width = size[::-1] if is_turned(matrix) else size
     rgb = frame.to_ndarray(format="rgb24", width=width, height=height, src_color_range=frame.color_range)
     return upright(np.asarray(rgb, dtype=np.uint8), matrix)
 
 
-def upright(image: Image, matrix: Matrix) -> Image:
+def upright(image: ImageArray, matrix: Matrix) -> ImageArray:
     """Applies a display matrix: any of the four quarter turns, mirrored or not (others are left as they are)."""
     a, b, c, d = matrix
     if is_turned(matrix):

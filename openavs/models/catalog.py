@@ -53,14 +53,14 @@ class KnownModel:
         return self.parameters * bytes_each / 1000
 
 
-def known_model(reference: str) -> KnownModel | None:
+def find_known_model(reference: str) -> KnownModel | None:
     """The facts of `hf:org/name@revision` or `openavs:tiny/name`; None for a local folder or a model not listed."""
     if reference.startswith("openavs:"):
         return _embedded(reference.removeprefix("openavs:"))
     return _listed().get(reference.removeprefix("hf:").partition("@")[0])
 
 
-def only_synthetic(models: Mapping[str, Any]) -> bool:
+def is_only_synthetic(models: Mapping[str, Any]) -> bool:
     """Whether one of a result's models (facts by reference) is an embedded one, or a student that was trained with one.
 
     These know only the synthetic world.

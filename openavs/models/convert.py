@@ -61,7 +61,7 @@ def read_weights(found: ResolvedModel) -> dict[str, torch.Tensor]:
     return weights
 
 
-def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], ref: str) -> None:
+def load_state_dict_strict(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], ref: str) -> None:
     """Copies the weights into the network.
 
     Names that the network has not are left aside (checkpoints carry what training needed); a tensor that is missing

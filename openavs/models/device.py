@@ -23,7 +23,7 @@ _LARGE = 20_000_000  # parameters: smaller networks win nothing by bfloat16 on a
 
 
 @dataclass(frozen=True)
-class Placement:
+class DeviceConfig:
     """Where a model runs and in which floating-point type; `reason` is a sentence for the log."""
 
     device: torch.device
@@ -32,7 +32,7 @@ class Placement:
 
 
 @cache  # one answer, one line in the log, however many models ask
-def resolve_device(device: str = "auto", dtype: str = "auto") -> Placement:
+def resolve_device(device: str = "auto", dtype: str = "auto") -> DeviceConfig:
     """Chooses where to run.
 
     `device` is `auto` (CUDA, else the CPU) or a torch device such as `cuda:1` or `mps`; `dtype` is `auto` (bfloat16 on
@@ -44,13 +44,15 @@ def resolve_device(device: str = "auto", dtype: str = "auto") -> Placement:
 
     chosen, why_device = _device(device)
     name, why_dtype = _dtype(dtype, chosen)
-    placement = Placement(chosen, getattr(torch, name), f"Models run on {chosen} in {name}: {why_device}; {why_dtype}.")
+    placement = DeviceConfig(
+        chosen, getattr(torch, name), f"Models run on {chosen} in {name}: {why_device}; {why_dtype}."
+    )
     logger.info(placement.reason)
     return placement
 
 
 @cache
-def settle_dtype(placement: Placement, asked: str, parameters: int, who: str) -> torch.dtype:
+def resolve_matmul_dtype(placement: DeviceConfig, asked: str, parameters: int, who: str) -> torch.dtype:
     """The dtype of the large products of matrices of a network that keeps float32 wherever it matters.
 
     As resolved, but for `auto` on a CPU: there a network of so many parameters takes bfloat16 if the processor
@@ -58,7 +60,7 @@ def settle_dtype(placement: Placement, asked: str, parameters: int, who: str) ->
     """
     import torch
 
-    if asked != "auto" or not gains_by_bfloat16(placement, parameters):
+    if asked != "auto" or not is_bfloat16_fast(placement, parameters):
         return placement.dtype
     logger.info(
         "%s multiplies in bfloat16, which this processor has, and keeps float32 between; dtype=float32 is exact.",
@@ -67,14 +69,14 @@ def settle_dtype(placement: Placement, asked: str, parameters: int, who: str) ->
     return torch.bfloat16
 
 
-def gains_by_bfloat16(placement: Placement, parameters: int) -> bool:
+def is_bfloat16_fast(placement: DeviceConfig, parameters: int) -> bool:
     """Return whether a network of so many parameters is faster in bfloat16 on this CPU."""
     from openavs.models.ops.linear import native_bfloat16
 
     return placement.device.type == "cpu" and parameters >= _LARGE and native_bfloat16()
 
 
-def language_dtype(placement: Placement, asked: str, stored: str) -> torch.dtype:
+def resolve_language_dtype(placement: DeviceConfig, asked: str, stored: str) -> torch.dtype:
     """Return the dtype of a language model's weights, which are most of a recipe's memory.
 
     As resolved, except where `auto` would be float32 and the checkpoint is `stored` in 16 bits: then bfloat16 on a CPU,
@@ -87,7 +89,7 @@ def language_dtype(placement: Placement, asked: str, stored: str) -> torch.dtype
     return torch.bfloat16 if placement.device.type == "cpu" else torch.float16
 
 
-def frames_at_once(asked: int | None, device: torch.device) -> int:
+def frames_per_batch(asked: int | None, device: torch.device) -> int:
     """Return how many frames go through a network together: as asked, or 8 on a GPU and 1 elsewhere.
 
     One frame of a large network keeps all cores of a CPU busy, and each further one takes as much memory as the first.
@@ -104,7 +106,7 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def free_cache() -> None:
+def empty_cuda_cache() -> None:
     """Gives back to the GPU what torch keeps for later; unused blocks of the wrong size are often all that is missing.
 
     Does nothing where no GPU is in use, and does not import torch.

@@ -54,13 +54,13 @@ class ResolvedModel:
 
 
 @dataclass(frozen=True)
-class Lock:
+class ModelLockfile:
     """The commits that hub references are pinned to: a small YAML file of `reference: commit` lines."""
 
     pins: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path) -> Lock:
+    def load(cls, path: str | Path) -> ModelLockfile:
         """Reads a lock file (YAML or JSON); one that does not exist pins nothing. Raises ModelError if malformed."""
         if not Path(path).exists():
             return cls()
@@ -79,12 +79,12 @@ class Lock:
         text = _LOCK_HEADER + yaml.safe_dump(self.pins, sort_keys=True)
         atomic_write(Path(path), text.encode("utf-8"))
 
-    def pin(self, resolved: ResolvedModel) -> Lock:
+    def pin(self, resolved: ResolvedModel) -> ModelLockfile:
         """This lock with one more model; one without a commit (a local folder) or named by it changes nothing."""
         named = _COMMIT.fullmatch(resolved.ref.partition("@")[2])
         if resolved.revision is None or named or not resolved.ref.startswith("hf:"):
             return self
-        return Lock({**self.pins, resolved.ref: resolved.revision})
+        return ModelLockfile({**self.pins, resolved.ref: resolved.revision})
 
     def pinned(self, ref: str) -> str:
         """The reference with its commit in place of its branch, or as it is where nothing is pinned."""
@@ -92,7 +92,7 @@ class Lock:
         return f"{ref.partition('@')[0]}@{commit}" if commit else ref
 
 
-def resolve(ref: str, offline: bool = False, lock: Lock | None = None) -> ResolvedModel:
+def resolve(ref: str, offline: bool = False, lock: ModelLockfile | None = None) -> ResolvedModel:
     """Finds or downloads a model and checks that its folder is whole.
 
     `offline` (or the environment's HF_HUB_OFFLINE=1) uses only what is on this disk. Raises ModelError, one sentence

@@ -16,7 +16,7 @@ from typing import Any
 
 
 @contextmanager
-def stand_ins(modules: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+def stub_modules(modules: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
     """While the block runs, absent packages can be imported; installed ones are found as ever.
 
     Afterwards `import torchvision` fails again as it should; only who imported it within the block keeps the names.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from openavs.errors import OutOfMemory
-from openavs.models.device import free_cache
+from openavs.errors import OutOfMemoryError
+from openavs.models.device import empty_cuda_cache
 
 R = TypeVar("R")
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError for the CPU; its text names who raised it
 
 
-def halved(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequence[Any]) -> list[R]:
+def run_with_oom_backoff(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequence[Any]) -> list[R]:
     """`work(first, *rest)` for parallel sequences; where memory runs out, for each half of them, and so on.
 
     Raises:
         What `work` raises; OutOfMemory only when there was one item left.
     """
     if len(first) < 2:
-        with shortage_told():
+        with translate_oom_errors():
             return list(work(first, *rest))
     try:
         return list(work(first, *rest))
@@ -35,22 +35,22 @@ def halved(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequen
         if not is_out_of_memory(problem):
             raise
     # Outside of the handler: the error holds the failed call, and that the tensors which filled the memory.
-    free_cache()
+    empty_cuda_cache()
     middle = len(first) // 2
     log.warning("a batch of %d did not fit into memory; it is done in halves", len(first))
-    lower = halved(work, first[:middle], *(part[:middle] for part in rest))
-    return lower + halved(work, first[middle:], *(part[middle:] for part in rest))
+    lower = run_with_oom_backoff(work, first[:middle], *(part[:middle] for part in rest))
+    return lower + run_with_oom_backoff(work, first[middle:], *(part[middle:] for part in rest))
 
 
 @contextmanager
-def shortage_told() -> Iterator[None]:
+def translate_oom_errors() -> Iterator[None]:
     """Around work that cannot be halved: an error for want of memory becomes OutOfMemory, which is a sentence."""
     try:
         yield
     except (RuntimeError, MemoryError) as problem:
         if not is_out_of_memory(problem):
             raise
-        raise OutOfMemory(
+        raise OutOfMemoryError(
             "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 "
             "or device=cpu"
         ) from problem
@@ -58,6 +58,6 @@ def shortage_told() -> Iterator[None]:
 
 def is_out_of_memory(problem: BaseException) -> bool:
     """Whether an error says that memory ran out: ours, Python's own, a device's, or torch's on the CPU."""
-    if isinstance(problem, MemoryError | OutOfMemory) or type(problem).__name__ == "OutOfMemoryError":
+    if isinstance(problem, MemoryError | OutOfMemoryError) or type(problem).__name__ == "OutOfMemoryError":
         return True
     return isinstance(problem, RuntimeError) and _CPU_ALLOCATOR in str(problem)

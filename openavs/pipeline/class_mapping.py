@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from openavs.stages.lexicon import thing_of
-from openavs.stages.translators.class_matching import plain_key, to_vocabulary
+from openavs.stages.lexicon import source_of
+from openavs.stages.translators.class_matching import match_classes, plain_key
 
 Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
 """Cosine similarities `[phrases, labels]` of texts."""
 
 
-class Labeller:
+class ClassMapper:
     """Maps phrases to the labels of a closed vocabulary and remembers how.
 
     A name that detectors know ("electric fan") has the label of its thing ("fan").
@@ -48,12 +48,12 @@ class Labeller:
         return self._known[phrase]
 
     def _find(self, phrase: str) -> tuple[str | None, str | None]:
-        thing = thing_of(phrase)
+        thing = source_of(phrase)
         for key in map(plain_key, (phrase, thing)):
             for how, table in (("exact", self._names), ("alias", self._aliases)):
                 if key in table:
                     return table[key], how
-        if meant := to_vocabulary(thing, self.vocabulary or ()):
+        if meant := match_classes(thing, self.vocabulary or ()):
             return meant[0], "lexicon"
         if self._similarity is not None and self.vocabulary:
             row = self._similarity([phrase], self.vocabulary)[0]

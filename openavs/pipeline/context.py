@@ -24,7 +24,7 @@ def _tell_nobody(stage: str, done: int, total: int) -> None:
 
 
 @dataclass
-class Notes:
+class RunContext:
     """Collects them while a clip goes through the pipeline, and passes on the progress. `clip` names it in the log."""
 
     warnings: list[str] = field(default_factory=list)

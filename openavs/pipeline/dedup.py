@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from openavs.models.oom import halved
-from openavs.pipeline.validation import check_answers
-from openavs.structures.types import Frame, Image
+from openavs.models.oom import run_with_oom_backoff
+from openavs.pipeline.validation import validate_outputs
+from openavs.structures.types import Frame, ImageArray
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ CELLS = 32
 """A picture is compared in so many rows and columns of cells: a thing of a thousandth of its area fills one."""
 
 
-def change(one: Image, two: Image) -> float:
+def max_cell_difference(one: ImageArray, two: ImageArray) -> float:
     """How much of a picture changed: the mean absolute difference within the cell that changed most, in [0, 255].
 
     The greatest of `CELLS` x `CELLS` cells and not the mean of all, in which a small thing that moves would be lost;
@@ -41,7 +41,7 @@ def change(one: Image, two: Image) -> float:
     return float((sums / (3 * areas)).max())
 
 
-class Pictures:
+class FrameDeduplicator:
     """Gives a frame that repeats the picture before it the very array of that one.
 
     `tolerance` is what counts as a repetition, as a `change`: 0: the same bits; more: at most so much changed against
@@ -55,7 +55,7 @@ class Pictures:
 
     def shared(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """The frames in their order; a generator, to be run where they are decoded."""
-        last: Image | None = None
+        last: ImageArray | None = None
         for frame in frames:
             if last is not None and self._is(last, frame.image):
                 yield replace(frame, image=last)
@@ -63,27 +63,27 @@ class Pictures:
                 last = frame.image
                 yield frame
 
-    def _is(self, last: Image, image: Image) -> bool:
+    def _is(self, last: ImageArray, image: ImageArray) -> bool:
         if last is image or self.tolerance is None:
             return last is image
         if _same(last, image):
             return True
-        close = self.tolerance > 0 and change(last, image) <= self.tolerance
+        close = self.tolerance > 0 and max_cell_difference(last, image) <= self.tolerance
         self.near += close
         return close
 
 
-class Answers:
+class FrameMemo:
     """What stages said of the arrays of one clip. It is remembered until the batch after the next begins, and so costs
     no memory to speak of; what repeats, repeats at once.
     """
 
     def __init__(self) -> None:
-        self._images: list[Image] = []
-        self._last: list[Image] = []  # alive, so that no other array has its id
+        self._images: list[ImageArray] = []
+        self._last: list[ImageArray] = []  # alive, so that no other array has its id
         self._said: dict[tuple[Hashable, ...], Any] = {}
 
-    def begin(self, images: Sequence[Image]) -> None:
+    def begin(self, images: Sequence[ImageArray]) -> None:
         """The pictures of the next batch; of the one before all but the last is forgotten."""
         self._last, self._images = self._images[-1:], list(images)
         last = [id(image) for image in self._last]
@@ -101,12 +101,12 @@ class Answers:
         places = sorted(new.values())
         if places:
             some = [images[i] for i in places]
-            said = halved(call, some, *([own[i] for i in places] for own in asked))
-            check_answers(call.__name__, said, [image.shape[:2] for image in some])
+            said = run_with_oom_backoff(call, some, *([own[i] for i in places] for own in asked))
+            validate_outputs(call.__name__, said, [image.shape[:2] for image in some])
             self._said |= {keys[i]: answer for i, answer in zip(places, said, strict=True)}
         return [self._said[key] for key in keys]
 
 
-def _same(one: Image, two: Image) -> bool:
+def _same(one: ImageArray, two: ImageArray) -> bool:
     """Bit for bit; a few rows are looked at first, since most pictures differ everywhere."""
     return one.shape == two.shape and np.array_equal(one[::64], two[::64]) and np.array_equal(one, two)

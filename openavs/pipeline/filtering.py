@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openavs.config.settings import Settings
+from openavs.config.settings import PipelineConfig
 from openavs.structures.boxes import iou
-from openavs.structures.types import Detection, Dropped, Prompt
+from openavs.structures.types import Detection, Prompt, Rejection
 
 
-def choose(
-    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: Settings
-) -> tuple[list[Detection], list[Dropped]]:
+def filter_detections(
+    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: PipelineConfig
+) -> tuple[list[Detection], list[Rejection]]:
     """The boxes of a frame that are kept, best first, and what becomes of the phrases without one.
 
     Candidates of phrases that are not asked for are left out.
@@ -25,24 +25,24 @@ def choose(
             near.setdefault(box.phrase, box)
         elif covering := _covering(box, kept, rules.nms_iou):
             if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
-                dropped.append(Dropped(box.phrase, "duplicate", box.score, box.box))
+                dropped.append(Rejection(box.phrase, "duplicate", box.score, box.box))
         elif len(kept) == rules.max_boxes or _is_full(box.phrase, kept, rules.max_per_phrase):
-            dropped.append(Dropped(box.phrase, "too many", box.score, box.box))
+            dropped.append(Rejection(box.phrase, "too many", box.score, box.box))
         else:
             kept.append(box)
     answered = {box.phrase for box in kept} | {drop.phrase for drop in dropped}
     for phrase in (prompt.phrase for prompt in prompts if prompt.phrase not in answered):
         best = near.get(phrase)
         if best is None:
-            dropped.append(Dropped(phrase, "not found"))
+            dropped.append(Rejection(phrase, "not found"))
         else:
-            dropped.append(Dropped(phrase, "below threshold", best.score, best.box))
+            dropped.append(Rejection(phrase, "below threshold", best.score, best.box))
     return kept, dropped
 
 
 def _less_likely(
-    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: Settings
-) -> tuple[set[str], list[Dropped]]:
+    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: PipelineConfig
+) -> tuple[set[str], list[Rejection]]:
     """The phrases that audio and picture together make less likely than the frame's best one, and a note for each.
 
     A phrase's likelihood is the score of its best caption times the score of its best box above the threshold (a
@@ -57,7 +57,7 @@ def _less_likely(
     likelihood = {p.phrase: p.audio_score * best[p.phrase].score for p in prompts if p.phrase in best}
     least = rules.min_audio_visual_ratio * max(likelihood.values(), default=0.0)
     unlikely = [phrase for phrase, value in likelihood.items() if value < least]
-    return set(unlikely), [Dropped(p, "less likely", best[p].score, best[p].box) for p in unlikely]
+    return set(unlikely), [Rejection(p, "less likely", best[p].score, best[p].box) for p in unlikely]
 
 
 def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) -> list[Detection]:

@@ -14,14 +14,14 @@ from typing import Any
 
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
-from openavs.models.hub import Lock, ResolvedModel
+from openavs.models.hub import ModelLockfile, ResolvedModel
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Held
 
 __all__ = ["add_to_lock", "load_lock", "pinned", "pinned_pipeline"]
 
 
-def load_lock(path: Path) -> Lock:
+def load_lock(path: Path) -> ModelLockfile:
     """The pins of a lock file, none if it is still to be made.
 
     Raises:
@@ -32,12 +32,12 @@ def load_lock(path: Path) -> Lock:
     if not path.parent.is_dir():
         raise InputError(f"the folder of the lock file {path} does not exist; make it first")
     try:
-        return Lock.load(path)
+        return ModelLockfile.load(path)
     except OSError as error:
         raise InputError(f"the lock file {path} cannot be read ({error.strerror}); check its permissions") from error
 
 
-def pinned(recipe: Recipe, lock: Lock) -> Recipe:
+def pin_recipe(recipe: Recipe, lock: ModelLockfile) -> Recipe:
     """The recipe with the commit in every model reference that the lock knows; embedded and local models stay."""
     data = recipe.to_dict()
     for stage, section in recipe.stages().items():
@@ -45,7 +45,7 @@ def pinned(recipe: Recipe, lock: Lock) -> Recipe:
     return recipe_from_dict(data, base=recipe.base)
 
 
-def pinned_pipeline(recipe: Recipe, lock: Lock, held: Held | None = None) -> Pipeline:
+def build_pinned_pipeline(recipe: Recipe, lock: ModelLockfile, held: Held | None = None) -> Pipeline:
     """Builds the recipe's pipeline with its models at the commits of the lock (`held`: see `build_backends`).
 
     What its results record as their recipe keeps the recipe's own names, and the commits stand where they always do,
@@ -53,12 +53,12 @@ def pinned_pipeline(recipe: Recipe, lock: Lock, held: Held | None = None) -> Pip
     lock file and one that is pinned by it are the same run, and the second must be able to go on in the folder of the
     first.
     """
-    pipe = Pipeline.from_recipe(pinned(recipe, lock), held)
+    pipe = Pipeline.from_recipe(pin_recipe(recipe, lock), held)
     pipe.recipe = recipe.to_dict()
     return pipe
 
 
-def add_to_lock(path: Path, models: Mapping[str, Mapping[str, Any]]) -> Lock:
+def add_to_lock(path: Path, models: Mapping[str, Mapping[str, Any]]) -> ModelLockfile:
     """Adds what `Pipeline.models` says was loaded to a lock file, which is made if it is absent.
 
     Pins that are there stay as they are, and a file that lacks nothing is not written. The file is read anew, because
@@ -76,5 +76,5 @@ def add_to_lock(path: Path, models: Mapping[str, Mapping[str, Any]]) -> Lock:
     return lock
 
 
-def _pinned(value: Any, lock: Lock) -> Any:
+def _pinned(value: Any, lock: ModelLockfile) -> Any:
     return lock.pinned(value) if isinstance(value, str) and value.startswith("hf:") else value

@@ -11,17 +11,17 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openavs.config.recipe import Recipe, Stage, load_recipe, overridden
+from openavs.config.recipe import Recipe, StageConfig, load_recipe, override_recipe
 from openavs.errors import InputError, OpenAVSError
-from openavs.models.catalog import count_parameters, known_model, stored_dtype
-from openavs.models.device import Placement, gains_by_bfloat16, language_dtype, resolve_device
+from openavs.models.catalog import count_parameters, find_known_model, stored_dtype
+from openavs.models.device import DeviceConfig, is_bfloat16_fast, resolve_device, resolve_language_dtype
 from openavs.models.hub import resolve
 from openavs.models.memory import available_memory
-from openavs.pipeline.offload import TURNS
+from openavs.pipeline.offload import STAGE_GROUPS
 
 log = logging.getLogger(__name__)
 
-SPARE = 0.9
+MEMORY_FRACTION = 0.9
 """This part of the free memory is filled with models at most: allocators waste some."""
 
 PROCESS = 500_000_000  # on a CPU: Python, torch and the libraries (measured)
@@ -39,7 +39,7 @@ _FALLBACKS = ("openavs-cpu", "tiny")  # what is suggested instead of a recipe th
 
 
 @dataclass(frozen=True)
-class Footprint:
+class MemoryFootprint:
     """Bytes that a stage takes: its weights for good, and working memory while it runs."""
 
     weights: int
@@ -55,7 +55,7 @@ class _Model:
     config: dict[str, Any]
 
 
-def footprints(recipe: Recipe) -> dict[str, Footprint]:
+def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
     """By stage; stages without a model on this machine take nothing. Models are downloaded, as they are to be run."""
     found = {}
     for stage, reference in recipe.models().items():
@@ -70,17 +70,17 @@ def footprints(recipe: Recipe) -> dict[str, Footprint]:
             working = _working(stage, section, place, model, image)
         except (AttributeError, TypeError, ValueError, ArithmeticError):  # a config.json that the stage refuses
             working = _working(stage, section, place, replace(model, config={}), image)
-        found[stage] = Footprint(weights + copies, working)
+        found[stage] = MemoryFootprint(weights + copies, working)
     return found
 
 
-def needed(recipe: Recipe) -> tuple[int, int]:
+def estimate_memory(recipe: Recipe) -> tuple[int, int]:
     """Bytes that all models together take, and that the largest of the groups takes; on a CPU with the process."""
-    found = footprints(recipe)
+    found = measure_footprints(recipe)
     if not found:
         return 0, 0
     process = 0 if resolve_device(recipe.device, recipe.dtype).device.type == "cuda" else PROCESS
-    groups = [[found[stage] for stage in group if stage in found] for group in TURNS]
+    groups = [[found[stage] for stage in group if stage in found] for group in STAGE_GROUPS]
     together, *single = (
         process + sum(own.weights for own in group) + max((own.working for own in group), default=0)
         for group in (list(found.values()), *groups)
@@ -88,7 +88,7 @@ def needed(recipe: Recipe) -> tuple[int, int]:
     return together, max(single)
 
 
-def in_turns(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool:
+def should_offload(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool:
     """Return whether the models are loaded one group after the other instead of all at once.
 
     As `schedule` says (`clip`: no, `stage`: yes); for `auto` when they do not fit together into the process's share of
@@ -106,10 +106,10 @@ def in_turns(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool
         log.info("this system does not say how much memory is free; all models are loaded at once")
         return False
     if not recipe.offline:
-        _check_fit(overridden(recipe, ["offline=true"]), free, share)
+        _check_fit(override_recipe(recipe, ["offline=true"]), free, share)
     together, largest = _check_fit(recipe, free, share)
     free = int(free * share)
-    if together <= free * SPARE:
+    if together <= free * MEMORY_FRACTION:
         log.info("the models take %.1f GB and %.1f GB are free", together / 1e9, free / 1e9)
         return False
     log.warning(
@@ -123,14 +123,14 @@ def in_turns(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool
 
 def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
     """What `needed` returns; InputError, with what fits, if the largest group exceeds the share of `whole`."""
-    together, largest = needed(recipe)
+    together, largest = estimate_memory(recipe)
     free = int(whole * share)
     if largest <= free:
         return together, largest
     place = resolve_device(recipe.device, recipe.dtype).device
     where = "of this machine's memory" if place.type == "cpu" else f"of the memory of {place}"
     shared = [f"device={recipe.device}", "offline=true"]
-    others = {name: needed(load_recipe(name, shared))[1] for name in _FALLBACKS if name != recipe.name}
+    others = {name: estimate_memory(load_recipe(name, shared))[1] for name in _FALLBACKS if name != recipe.name}
     fitting = next((name for name, size in others.items() if size <= free), None)
     fix = f"use --pipeline {fitting}, which needs {others[fitting] / 1e9:.1f} GB" if fitting else "free some memory"
     if share < 1:
@@ -142,7 +142,7 @@ def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
     )
 
 
-def free_memory(place: Placement) -> int | None:
+def free_memory(place: DeviceConfig) -> int | None:
     """Bytes that are free on a device; None where the system does not say."""
     if place.device.type == "cuda":
         import torch
@@ -151,22 +151,22 @@ def free_memory(place: Placement) -> int | None:
     return available_memory()
 
 
-def _place(recipe: Recipe, section: Stage, model: _Model) -> Placement:
+def _place(recipe: Recipe, section: StageConfig, model: _Model) -> DeviceConfig:
     device = str(section.options.get("device", recipe.device))
     dtype = str(section.options.get("dtype", recipe.dtype))
     place = resolve_device(device, "float32" if dtype == "auto" and section.use in _FLOAT32 else dtype)
     if section.use in _LANGUAGE:
-        return replace(place, dtype=language_dtype(place, dtype, model.stored))
+        return replace(place, dtype=resolve_language_dtype(place, dtype, model.stored))
     if section.use in _LEAN and place.device.type == "cpu":
         return replace(place, dtype=resolve_device(device, "float32").dtype)
     return place
 
 
-def _copies(section: Stage, place: Placement, model: _Model, dtype: str) -> int:
+def _copies(section: StageConfig, place: DeviceConfig, model: _Model, dtype: str) -> int:
     """Bytes of the bfloat16 copies that a CPU multiplies with."""
     if section.use not in _LEAN or place.device.type != "cpu":
         return 0
-    in_bfloat16 = gains_by_bfloat16(place, model.parameters) if dtype == "auto" else dtype in ("bfloat16", "bf16")
+    in_bfloat16 = is_bfloat16_fast(place, model.parameters) if dtype == "auto" else dtype in ("bfloat16", "bf16")
     parts = 0.5 if section.use == "grounding-dino" else 1.0  # its text encoder, about half of it, stays in float32
     return int(2 * parts * model.parameters) if in_bfloat16 else 0
 
@@ -179,11 +179,11 @@ def _measure(reference: str, offline: bool) -> _Model:
         return _Model(count_parameters(folder), stored_dtype(folder), config)
     except (OpenAVSError, ValueError, KeyError, OSError) as problem:
         log.debug("the size of %s is not known from its files: %s", reference, problem)
-        known = known_model(reference)
+        known = find_known_model(reference)
         return _Model(round(known.parameters * 1e6), known.stored, {}) if known else _Model(0, "float32", {})
 
 
-def _working(stage: str, section: Stage, place: Placement, model: _Model, image: int) -> int:
+def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Model, image: int) -> int:
     """Bytes beside the weights.
 
     Of a language model the keys and values of a batch; of the library's SAM on a GPU, whose global attention has a bias
@@ -205,7 +205,7 @@ def _working(stage: str, section: Stage, place: Placement, model: _Model, image:
     return min(image, 10 * weights) * batch
 
 
-def _batch_size(section: Stage, default: int) -> int:
+def _batch_size(section: StageConfig, default: int) -> int:
     """The stage's option; the default for a value that is not a number, which is refused when the stage is built."""
     value = section.options.get("batch_size")
     return value if isinstance(value, int) else default

@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from openavs.config.recipe import Recipe
-from openavs.models.device import free_cache
+from openavs.models.device import empty_cuda_cache
 from openavs.models.memory import release_memory
-from openavs.registry import Held, check_backends, make
+from openavs.registry import Held, check_backends, instantiate
 
-TURNS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker"))
+STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker"))
 """The stages whose models are in memory together."""
 
 
-class Turns:
+class OffloadManager:
     """The stages of a recipe as they were checked, and those of them that are loaded now.
 
     `loads` counts how often each was loaded, `most` is the greatest number that was loaded at a time.
@@ -36,9 +36,9 @@ class Turns:
     def backend(self, stage: str) -> Any:
         """The stage's backend; it is loaded if it is not there, when those of other turns have gone."""
         if stage not in self._made:
-            [turn] = [turn for turn in TURNS if stage in turn]
+            [turn] = [turn for turn in STAGE_GROUPS if stage in turn]
             self.release(but=turn)
-            self._made[stage] = make(*self._checked[stage])
+            self._made[stage] = instantiate(*self._checked[stage])
             self.loads[stage] += 1
             self.most = max(self.most, len(self._made))
         return self._made[stage]
@@ -56,13 +56,13 @@ class Turns:
             del self._made[stage]
         if gone:
             release_memory()
-            free_cache()
+            empty_cuda_cache()
 
 
-class Deferred:
+class LazyBackend:
     """A stage that is loaded when one of its methods is called."""
 
-    def __init__(self, turns: Turns, stage: str) -> None:
+    def __init__(self, turns: OffloadManager, stage: str) -> None:
         self._turns, self._stage = turns, stage
 
     @property
@@ -76,28 +76,28 @@ class Deferred:
         return getattr(self._turns.backend(self._stage), name)
 
 
-def deferred_stages(recipe: Recipe) -> tuple[Turns, Held]:
+def lazy_stages(recipe: Recipe) -> tuple[OffloadManager, Held]:
     """The stages of a recipe as `build_backends` takes them, loaded in turns.
 
     Raises:
         InputError: a stage that cannot be built.
     """
     checked = check_backends(recipe)
-    turns = Turns(checked)
+    turns = OffloadManager(checked)
     return turns, {stage: (made_from, _deferred(turns, stage, made_from[0])) for stage, made_from in checked.items()}
 
 
-def _deferred(turns: Turns, stage: str, cls: type) -> Deferred:
+def _deferred(turns: OffloadManager, stage: str, cls: type) -> LazyBackend:
     """A `Deferred` that has the public methods of a class, so that asking whether it has one loads nothing."""
     methods = {
         name: _passing_on(name) for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))
     }
-    made: Deferred = type(f"Deferred{cls.__name__}", (Deferred,), methods)(turns, stage)
+    made: LazyBackend = type(f"Deferred{cls.__name__}", (LazyBackend,), methods)(turns, stage)
     return made
 
 
 def _passing_on(name: str) -> Callable[..., Any]:
-    def method(self: Deferred, *args: Any, **kwargs: Any) -> Any:
+    def method(self: LazyBackend, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._turns.backend(self._stage), name)(*args, **kwargs)
 
     method.__name__ = name

@@ -17,49 +17,49 @@ from heapq import merge
 from typing import Any, Self
 
 from openavs.config.recipe import Recipe
-from openavs.config.settings import Settings, settings_of
+from openavs.config.settings import PipelineConfig, pipeline_config
 from openavs.errors import InputError
-from openavs.models.oom import halved
-from openavs.pipeline.class_mapping import Labeller
-from openavs.pipeline.context import Notes, Progress
-from openavs.pipeline.dedup import Answers
-from openavs.pipeline.filtering import choose
+from openavs.models.oom import run_with_oom_backoff
+from openavs.pipeline.class_mapping import ClassMapper
+from openavs.pipeline.context import Progress, RunContext
+from openavs.pipeline.dedup import FrameMemo
+from openavs.pipeline.filtering import filter_detections
 from openavs.pipeline.frames import frame_batches
-from openavs.pipeline.validation import check_answers
-from openavs.pipeline.windows import windows_of
+from openavs.pipeline.validation import validate_outputs
+from openavs.pipeline.windows import audio_windows
 from openavs.registry import Held, build_backends
 from openavs.stages.captioners.base import Captioner
-from openavs.stages.contracts import checked, checked_sightings
+from openavs.stages.contracts import validate_output, validate_tracked_frames
 from openavs.stages.detectors.base import Detector
 from openavs.stages.lexicon import detector_name, lexicon
-from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker, check_fit
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, TrackedFrame, Tracker, validate_stages
 from openavs.stages.trackers.association import key_frames
 from openavs.stages.translators.base import Request, Translator
 from openavs.stages.verifiers.base import Verifier
 from openavs.structures.types import (
     Caption,
     Clip,
+    ClipResult,
     Detection,
-    Dropped,
     Frame,
     FrameResult,
     Mask,
     Prompt,
+    Rejection,
     Segment,
-    Segmentation,
     strong_captions,
 )
-from openavs.utils.concurrency import prefetched
+from openavs.utils.concurrency import prefetch
 
 __all__ = ["Notes", "Pipeline", "Progress", "Settings"]
 
-Heard = tuple[Caption, ...] | None
+FrameCaptions = tuple[Caption, ...] | None
 """What is heard at a frame; None where it is silent."""
 
-Asked = tuple[Prompt, ...]
+FramePrompts = tuple[Prompt, ...]
 """What to look for at a frame."""
 
-Found = tuple[tuple[Segment, ...], tuple[Dropped, ...]]
+FrameSegments = tuple[tuple[Segment, ...], tuple[Rejection, ...]]
 """What of a frame's prompts is there, and what is not."""
 
 
@@ -79,20 +79,20 @@ class Pipeline:
         translator: Translator,
         detector: Detector | None,
         segmenter: Segmenter | PhraseSegmenter | None,
-        settings: Settings | None = None,
+        settings: PipelineConfig | None = None,
         recipe: Mapping[str, Any] | None = None,
         *,
         verifier: Verifier | None = None,
         tracker: Tracker | None = None,
     ) -> None:
-        check_fit(detector, segmenter, tracker)
+        validate_stages(detector, segmenter, tracker)
         self.captioner, self.translator = captioner, translator
         self.detector, self.verifier, self.tracker = detector, verifier, tracker
         self.segmenter: Any = segmenter or tracker  # of boxes or of phrases, as `check_fit` has seen to
-        self.settings = settings or Settings()
+        self.settings = settings or PipelineConfig()
         self.recipe = dict(recipe or {})
         similarity = getattr(captioner, "text_similarity", None)
-        self.label = Labeller(self.settings.vocabulary, self.settings.aliases, similarity)
+        self.label = ClassMapper(self.settings.vocabulary, self.settings.aliases, similarity)
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, held: Held | None = None) -> Self:
@@ -105,7 +105,7 @@ class Pipeline:
             raise InputError(f"{recipe.name} is a trained student; it runs in evaluate, segment and label")
         stages = build_backends(recipe, held)
         main, verifier, tracker = stages[:4], stages.verifier, stages.tracker
-        return cls(*main, settings_of(recipe), recipe.to_dict(), verifier=verifier, tracker=tracker)
+        return cls(*main, pipeline_config(recipe), recipe.to_dict(), verifier=verifier, tracker=tracker)
 
     @property
     def models(self) -> dict[str, Any]:
@@ -115,16 +115,16 @@ class Pipeline:
 
     # -------------------------------------------------------------------------------------------- the whole of it
 
-    def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[Segmentation]:
+    def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[ClipResult]:
         """Segments clips one by one; the next one is opened (its sound decoded) while the models work."""
-        for clip in prefetched(clips, depth=1):
+        for clip in prefetch(clips, depth=1):
             yield self(clip, progress)
 
-    def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
+    def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
         """Segments one clip."""
-        notes = Notes(list(clip.warnings), clip=clip.id)
+        notes = RunContext(list(clip.warnings), clip=clip.id)
         frames = tuple(self.stream(clip, progress, notes))
-        return Segmentation(
+        return ClipResult(
             clip=clip.id,
             size=clip.size,
             frames=frames,
@@ -135,51 +135,55 @@ class Pipeline:
             warnings=tuple(notes.warnings),
         )
 
-    def stream(self, clip: Clip, progress: Progress | None = None, notes: Notes | None = None) -> Iterator[FrameResult]:
+    def stream(
+        self, clip: Clip, progress: Progress | None = None, notes: RunContext | None = None
+    ) -> Iterator[FrameResult]:
         """One result per frame, in order; memory is bounded by the batch, not by the length of the clip."""
-        notes = notes if notes is not None else Notes(clip=clip.id)
+        notes = notes if notes is not None else RunContext(clip=clip.id)
         notes.progress = progress or notes.progress
-        heard = self.listen(clip, notes)
-        asked = self.ask(heard, notes)
-        yield from self.look(clip, heard, asked, notes)
+        heard = self.caption(clip, notes)
+        asked = self.translate(heard, notes)
+        yield from self.localize(clip, heard, asked, notes)
 
     # ------------------------------------------------------------------------------------- sound -> words -> prompts
 
-    def listen(self, clip: Clip, notes: Notes) -> list[Heard]:
+    def caption(self, clip: Clip, notes: RunContext) -> list[FrameCaptions]:
         """What is heard around every frame; no model is run where it is silent."""
-        windows = windows_of(clip, self.settings.window, self.settings.context)
-        heard: list[Heard] = [None] * len(windows)
+        windows = audio_windows(clip, self.settings.window, self.settings.context)
+        heard: list[FrameCaptions] = [None] * len(windows)
         audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
         if not audible:
             notes.warn("the sound is silent throughout, so nothing was looked for")
-        notes.progress("listen", 0, len(audible))
+        notes.progress("caption", 0, len(audible))
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
-            with notes.timed("listen"):
-                captions = halved(checked("caption", self.captioner.caption), [windows[i] for i in batch])
-            check_answers("caption", captions)
+            with notes.timed("caption"):
+                captions = run_with_oom_backoff(
+                    validate_output("caption", self.captioner.caption), [windows[i] for i in batch]
+                )
+            validate_outputs("caption", captions)
             for i, own in zip(batch, captions, strict=True):
                 heard[i] = tuple(own)
-            notes.progress("listen", start + len(batch), len(audible))
+            notes.progress("caption", start + len(batch), len(audible))
         if note := _unnamed([heard[i] or () for i in audible]):
             notes.warn(note)
         return heard
 
-    def request(self, heard: Sequence[Heard]) -> Request:
+    def request(self, heard: Sequence[FrameCaptions]) -> Request:
         """Return the translator's request for a clip: the captions that reach the threshold, by frame."""
         return Request(tuple(map(strong_captions, heard)), self.settings.vocabulary)
 
-    def ask(self, heard: Sequence[Heard], notes: Notes) -> list[Asked]:
+    def translate(self, heard: Sequence[FrameCaptions], notes: RunContext) -> list[FramePrompts]:
         """What to look for at every frame: one request holds the captions of all of them."""
         request = self.request(heard)
         if not any(request.frames):
             return [()] * len(heard)
-        notes.progress("ask", 0, 1)
-        with notes.timed("ask"):
-            translation = checked("translate", self.translator.translate)([request])[0]
+        notes.progress("translate", 0, 1)
+        with notes.timed("translate"):
+            translation = validate_output("translate", self.translator.translate)([request])[0]
         if translation.note:
             notes.warn(translation.note)
-        notes.progress("ask", 1, 1)
+        notes.progress("translate", 1, 1)
         return [
             _distinct(self._prompt(phrase, captions, translation.origin_of(i)) for phrase in phrases)
             for i, (phrases, captions) in enumerate(zip(translation.frames, request.frames, strict=True))
@@ -193,44 +197,46 @@ class Pipeline:
 
     # --------------------------------------------------------------------------------------- prompts -> boxes -> masks
 
-    def look(self, clip: Clip, heard: Sequence[Heard], asked: Sequence[Asked], notes: Notes) -> Iterator[FrameResult]:
+    def localize(
+        self, clip: Clip, heard: Sequence[FrameCaptions], asked: Sequence[FramePrompts], notes: RunContext
+    ) -> Iterator[FrameResult]:
         """Finds what is asked for; frames at which nothing is asked for are not looked at but answered as they are."""
 
         def unseen(i: int) -> FrameResult:
             return FrameResult(i, clip.times[i], heard[i] is None, strong_captions(heard[i]), weak=_weak(heard[i]))
 
-        def seen(s: Sighting) -> FrameResult:
+        def seen(s: TrackedFrame) -> FrameResult:
             i = s.frame.index
             return FrameResult(
-                i, s.frame.time, False, strong_captions(heard[i]), asked[i], s.segments, s.dropped, _weak(heard[i])
+                i, s.frame.time, False, strong_captions(heard[i]), asked[i], s.segments, s.rejected, _weak(heard[i])
             )
 
         sightings = self._see(clip, asked, notes)
         if self.tracker is not None:
-            sightings = notes.timed_items("track", checked_sightings(self.tracker.track(sightings)))
+            sightings = notes.timed_items("track", validate_tracked_frames(self.tracker.track(sightings)))
         quiet = (i for i, prompts in enumerate(asked) if not prompts)
         missing = sum(map(bool, asked))
         for result in merge(map(unseen, quiet), map(seen, sightings), key=lambda result: result.index):
-            missing -= bool(result.asked)
+            missing -= bool(result.prompts)
             yield result
         if missing:
             notes.warn(f"{missing} of {len(clip.times)} frames could not be read; the file may be cut short")
 
-    def _see(self, clip: Clip, asked: Sequence[Asked], notes: Notes) -> Iterator[Sighting]:
+    def _see(self, clip: Clip, asked: Sequence[FramePrompts], notes: RunContext) -> Iterator[TrackedFrame]:
         """The frames at which something is asked for, with what is found in them. A tracker has the models look at key
         frames only."""
         sounding = _phrases(asked)
         wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
         keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
-        answers = Answers()
+        answers = FrameMemo()
         for batch in frame_batches(clip, wanted, self.settings, notes):
             looked_at = [frame for frame in batch if frame.index in keys]
             found = dict(zip(looked_at, self._find(looked_at, asked, answers, notes), strict=True))
             for frame in batch:
                 segments, dropped = found.get(frame, ((), ()))
-                yield Sighting(frame, sounding[frame.index], segments, dropped, key=frame in found)
+                yield TrackedFrame(frame, sounding[frame.index], segments, dropped, key=frame in found)
 
-    def _find(self, frames: list[Frame], asked: Sequence[Asked], answers: Answers, notes: Notes) -> list[Found]:
+    def _find(self, frames: list[Frame], asked: Sequence[FramePrompts], answers: FrameMemo, notes: RunContext) -> list[FrameSegments]:
         """What of the prompts is there in some frames: the boxes that are kept, their masks, and the verifier's word.
 
         Each frame is grounded with its own phrases: beside a phrase of another frame, a box could answer that one.
@@ -241,56 +247,58 @@ class Pipeline:
         prompts = [asked[frame.index] for frame in frames]
         if self.detector is None:  # one model from phrases to masks
             with notes.timed("segment"):
-                pairs = answers.ask(checked("segment_phrases", self.segmenter.segment_phrases), _phrases(prompts))
+                pairs = answers.ask(
+                    validate_output("segment_phrases", self.segmenter.segment_phrases), _phrases(prompts)
+                )
             kept, dropped = self._choose([[box for box, _ in own] for own in pairs], prompts)
             masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
         else:
             with notes.timed("detect"):
-                candidates = answers.ask(checked("detect", self.detector.detect), _phrases(prompts))
+                candidates = answers.ask(validate_output("detect", self.detector.detect), _phrases(prompts))
             kept, dropped = self._choose(candidates, prompts)
             with notes.timed("segment"):
                 masks = answers.ask(
-                    checked("segment", self.segmenter.segment), [[box.box for box in boxes] for boxes in kept]
+                    validate_output("segment", self.segmenter.segment), [[box.box for box in boxes] for boxes in kept]
                 )
         found = [self._compose(*own) for own in zip(kept, masks, dropped, strict=True)]
         return found if self.verifier is None else self._verify(self.verifier, prompts, found, answers, notes)
 
     def _choose(
-        self, candidates: list[list[Detection]], prompts: list[Asked]
-    ) -> tuple[list[list[Detection]], list[list[Dropped]]]:
+        self, candidates: list[list[Detection]], prompts: list[FramePrompts]
+    ) -> tuple[list[list[Detection]], list[list[Rejection]]]:
         """By frame: the boxes that are kept, best first, and what becomes of the phrases without one."""
-        chosen = [choose(boxes, own, self.settings) for boxes, own in zip(candidates, prompts, strict=True)]
+        chosen = [filter_detections(boxes, own, self.settings) for boxes, own in zip(candidates, prompts, strict=True)]
         return [kept for kept, _ in chosen], [dropped for _, dropped in chosen]
 
-    def _compose(self, kept: list[Detection], masks: list[Mask], dropped: list[Dropped]) -> Found:
+    def _compose(self, kept: list[Detection], masks: list[Mask], dropped: list[Rejection]) -> FrameSegments:
         """Boxes and their masks as labelled segments; an empty or too small mask is no segment."""
         segments, drops = [], list(dropped)
         for box, mask in zip(kept, masks, strict=True):
             if mask.rle.area < max(self.settings.min_area, 1):
-                drops.append(Dropped(box.phrase, "empty mask", box.score, box.box))
+                drops.append(Rejection(box.phrase, "empty mask", box.score, box.box))
                 continue
             label, how = self.label(box.phrase)
             segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, label, how))
         return tuple(segments), tuple(drops)
 
     def _verify(
-        self, verifier: Verifier, prompts: list[Asked], found: list[Found], answers: Answers, notes: Notes
-    ) -> list[Found]:
+        self, verifier: Verifier, prompts: list[FramePrompts], found: list[FrameSegments], answers: FrameMemo, notes: RunContext
+    ) -> list[FrameSegments]:
         """Drops the segments that do not look like what they are taken for."""
         with notes.timed("verify"):
             verdicts = answers.ask(
-                checked("verify", verifier.verify), [segments for segments, _ in found], _phrases(prompts)
+                validate_output("verify", verifier.verify), [segments for segments, _ in found], _phrases(prompts)
             )
         verified = []
         for (segments, dropped), own in zip(found, verdicts, strict=True):
             judged = list(zip(segments, own, strict=True))
             kept = tuple(replace(s, verifier_score=verdict.score) for s, verdict in judged if verdict.kept)
-            gone = [Dropped(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
+            gone = [Rejection(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
             verified.append((kept, (*dropped, *gone)))
         return verified
 
 
-def _weak(captions: Heard) -> tuple[Caption, ...]:
+def _weak(captions: FrameCaptions) -> tuple[Caption, ...]:
     """The captions below the captioner's threshold."""
     return tuple(caption for caption in captions or () if caption.weak)
 
@@ -306,7 +314,7 @@ def _unnamed(frames: Sequence[tuple[Caption, ...]]) -> str | None:
     return f"{len(missed)} of {len(frames)} audible frames had no caption{closest}"
 
 
-def _distinct(prompts: Iterable[Prompt]) -> Asked:
+def _distinct(prompts: Iterable[Prompt]) -> FramePrompts:
     """The prompts, the first one of each phrase."""
     first: dict[str, Prompt] = {}
     for prompt in prompts:
@@ -314,6 +322,6 @@ def _distinct(prompts: Iterable[Prompt]) -> Asked:
     return tuple(first.values())
 
 
-def _phrases(prompts: Sequence[Asked]) -> list[tuple[str, ...]]:
+def _phrases(prompts: Sequence[FramePrompts]) -> list[tuple[str, ...]]:
     """The phrases of every frame."""
     return [tuple(prompt.phrase for prompt in own) for own in prompts]

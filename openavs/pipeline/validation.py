@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
-from openavs.errors import UnusableAnswer
+from openavs.errors import InvalidOutputError
 from openavs.structures.types import Detection, Mask
 
 _WHO = {"caption": "captioner", "detect": "detector", "verify": "verifier"}
 _MEND = "try dtype=float32, and see that the model's files are whole"
 
 
-def check_answers(call: str, answers: Sequence[Any], sizes: Sequence[tuple[int, int]] | None = None) -> None:
+def validate_outputs(call: str, answers: Sequence[Any], sizes: Sequence[tuple[int, int]] | None = None) -> None:
     """Looks over what a stage's method `call` answered; `sizes` are those of the pictures (height, width), if any.
 
     Raises:
@@ -27,7 +27,7 @@ def check_answers(call: str, answers: Sequence[Any], sizes: Sequence[tuple[int, 
     for answer, size in zip(answers, sizes or repeat(None, len(answers)), strict=True):
         for item in answer:
             for fault in _faults(item, size):
-                raise UnusableAnswer(f"the {_WHO.get(call, 'segmenter')} answered with {fault}; {_MEND}")
+                raise InvalidOutputError(f"the {_WHO.get(call, 'segmenter')} answered with {fault}; {_MEND}")
 
 
 def _faults(item: Any, size: tuple[int, int] | None) -> Iterator[str]:

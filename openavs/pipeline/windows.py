@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from openavs.errors import InputError
-from openavs.structures.types import Clip, Waveform, Window
+from openavs.structures.types import AudioWindow, Clip, Waveform
 
 
-def windows_of(clip: Clip, length: float, context: float | None = None) -> list[Window]:
+def audio_windows(clip: Clip, length: float, context: float | None = None) -> list[AudioWindow]:
     """The sound of every frame of a clip, `length` seconds each, and `context` seconds around it where that is given.
 
     Raises:
@@ -16,17 +16,17 @@ def windows_of(clip: Clip, length: float, context: float | None = None) -> list[
     """
     if clip.audio is None:
         raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
-    return [window_of(clip.audio, at, clip.fps, length, clip.labels, context) for at in clip.times]
+    return [audio_window(clip.audio, at, clip.fps, length, clip.labels, context) for at in clip.times]
 
 
-def window_of(
+def audio_window(
     audio: Waveform,
     at: float,
     fps: float,
     length: float,
     labels: tuple[str, ...] = (),
     context: float | None = None,
-) -> Window:
+) -> AudioWindow:
     """The sound of a frame: `length` seconds around the middle of the frame interval that a time falls into.
 
     At one frame per second and one second of sound this is AVSBench's pairing: frame i with second i.
@@ -34,4 +34,4 @@ def window_of(
     middle = (math.floor(at * fps + 1e-6) + 0.5) / fps
     start, end = max(middle - length / 2, 0.0), min(middle + length / 2, audio.duration)
     around = None if context is None else audio.cut(middle - context / 2, middle + context / 2)
-    return Window(audio.cut(start, end), start, max(start, end), labels, around)
+    return AudioWindow(audio.cut(start, end), start, max(start, end), labels, around)

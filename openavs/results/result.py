@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openavs.errors import InputError
-from openavs.structures.types import Clip, Segmentation
-from openavs.utils.text import counted, listed_words
+from openavs.structures.types import Clip, ClipResult
+from openavs.utils.text import join_words, pluralize
 
 if TYPE_CHECKING:
-    from openavs.visualization.notebook import View
+    from openavs.visualization.notebook import NotebookView
 
 
 @dataclass(frozen=True, eq=False)
-class Result(Segmentation):
+class Result(ClipResult):
     """One clip's results, beside the clip itself.
 
     Equal to any `Segmentation` that says the same; `dataclasses.replace` gives a result without its clip, which is
@@ -29,7 +29,7 @@ class Result(Segmentation):
     """
 
     @classmethod
-    def of(cls, segmentation: Segmentation, clip: Clip | None = None) -> Result:
+    def of(cls, segmentation: ClipResult, clip: Clip | None = None) -> Result:
         """The result of a clip."""
         made = cls(**_values(segmentation))
         if clip is not None:
@@ -73,7 +73,7 @@ class Result(Segmentation):
                 named, seconds=sum(self.timings.values()), extras=lambda folder: self._extras(folder, overlay, report)
             )
 
-    def show(self, *, width: int = 640, most_seconds: float = 120.0, most_bytes: int = 16_000_000) -> View:
+    def show(self, *, width: int = 640, most_seconds: float = 120.0, most_bytes: int = 16_000_000) -> NotebookView:
         """The video with the masks painted on, its sound and what was heard and found, for a notebook.
 
         The video is part of the page, so it is bounded: at most `width` pixels on its long side; longer than
@@ -86,23 +86,30 @@ class Result(Segmentation):
     def export(self, form: str, out: str | Path, *, classes: str | Sequence[str] = (), overwrite: bool = False) -> Path:
         """Writes this result in one of the formats of `openavs export`, such as `coco` or `cutout-webm`."""
         from openavs.exports.categories import Categories
-        from openavs.exports.items import Item
-        from openavs.exports.registry import Options
+        from openavs.exports.items import ExportItem
+        from openavs.exports.registry import ExportOptions
         from openavs.exports.registry import export as write
 
-        item = Item(self, lambda: self.video)
-        chosen = listed_words(classes) or self.recipe.get("vocabulary") or ()
-        write(form, [item], Path(out), Options(Categories.of_vocabulary(chosen)), origin=self.clip, overwrite=overwrite)
+        item = ExportItem(self, lambda: self.video)
+        chosen = join_words(classes) or self.recipe.get("vocabulary") or ()
+        write(
+            form,
+            [item],
+            Path(out),
+            ExportOptions(Categories.of_vocabulary(chosen)),
+            origin=self.clip,
+            overwrite=overwrite,
+        )
         return Path(out)
 
     def _extras(self, folder: Path, overlay: bool, report: bool) -> None:
         from openavs.media import write_overlay
-        from openavs.visualization.overlay import Painter
+        from openavs.visualization.overlay import OverlayPainter
         from openavs.visualization.report import report_frames, write_report
 
         clip = self.video if overlay or report else None
         if overlay and clip is not None:
-            write_overlay(folder / "overlay.mp4", clip, Painter(self))
+            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(self))
         if report and clip is not None:
             write_report(folder / "report.html", self, clip.frames(report_frames(self)), clip.audio, clip.duration)
 
@@ -113,11 +120,11 @@ class Result(Segmentation):
         return summary(self, getattr(self, "_clip", None))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Segmentation) and _values(self) == _values(other)
+        return isinstance(other, ClipResult) and _values(self) == _values(other)
 
     def __repr__(self) -> str:
         found = sum(len(frame.segments) for frame in self.frames)
-        return f"<Result of {self.clip!r}: {counted(found, 'segment')} in {counted(len(self.frames), 'frame')}>"
+        return f"<Result of {self.clip!r}: {pluralize(found, 'segment')} in {pluralize(len(self.frames), 'frame')}>"
 
 
 def read_result(out: str | Path, clip: str | None = None) -> Result:
@@ -136,5 +143,5 @@ def read_result(out: str | Path, clip: str | None = None) -> Result:
     return Result.of(read(out, names[0]))
 
 
-def _values(segmentation: Segmentation) -> dict[str, Any]:
-    return {field.name: getattr(segmentation, field.name) for field in fields(Segmentation)}
+def _values(segmentation: ClipResult) -> dict[str, Any]:
+    return {field.name: getattr(segmentation, field.name) for field in fields(ClipResult)}

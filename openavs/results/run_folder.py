@@ -33,7 +33,7 @@ from openavs.results.serialization import (
     refuse_other_folder,
     write_result,
 )
-from openavs.structures.types import Segmentation
+from openavs.structures.types import ClipResult
 from openavs.utils.fs import atomic_write
 from openavs.utils.strict_json import parse_json
 
@@ -101,7 +101,7 @@ class RunWriter:
         return is_complete(self.out, clip, extras)
 
     def write(
-        self, segmentation: Segmentation, *, seconds: float = 0.0, extras: Callable[[Path], object] | None = None
+        self, segmentation: ClipResult, *, seconds: float = 0.0, extras: Callable[[Path], object] | None = None
     ) -> Path:
         """Writes one clip's folder (see `write_result`) and its index line; `seconds` is what the clip took."""
         folder = write_result(self.out, segmentation, values=self._values, classes=self._classes, extras=extras)
@@ -160,7 +160,7 @@ class RunWriter:
             os.fsync(file.fileno())
 
 
-def _line(segmentation: Segmentation, seconds: float) -> dict[str, Any]:
+def _line(segmentation: ClipResult, seconds: float) -> dict[str, Any]:
     found = sum(len(frame.segments) for frame in segmentation.frames)
     known = {"id": segmentation.clip, "status": "ok", "reason": None, "frames": len(segmentation.frames)}
     return {**known, "segments": found, "seconds": round(seconds, 3), "source": segmentation.source}
@@ -217,21 +217,21 @@ def _finished_clips(out: Path) -> Iterator[str]:
 
 
 def _refuse_other_recipe(out: Path, saved: dict[str, Any], new: dict[str, Any]) -> None:
-    found = differing({key: saved[key] for key in new}, new)
+    found = differing_keys({key: saved[key] for key in new}, new)
     if found:
         raise InputError(
-            f"{out} holds results of another recipe, which differs in {named(found)}; choose another --out"
+            f"{out} holds results of another recipe, which differs in {describe_differences(found)}; choose another --out"
         )
 
 
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
     """The dotted keys in which two trees of plain data differ, as a recipe spells them, in order; beside each what it
     was in the one and is in the other, as JSON."""
     return dict(sorted(_differences(one, other)))
 
 
-def named(differences: Mapping[str, str]) -> str:
-    """Some of the differences for a sentence: `keep.box_threshold (was 0.25, now 0.3), fps (was 1, now 2)`."""
+def describe_differences(differences: Mapping[str, str]) -> str:
+    """Some of the differences for a sentence: `filtering.box_threshold (was 0.25, now 0.3), fps (was 1, now 2)`."""
     first = ", ".join(f"{key:.80}{how}" for key, how in list(differences.items())[:6])
     return first + (f" and {len(differences) - 6} more" if len(differences) > 6 else "")
 

@@ -19,7 +19,7 @@ from PIL import Image as Pictures
 
 from openavs.errors import InputError
 from openavs.structures.masks import check_rle
-from openavs.structures.types import RLE, Image, Segmentation, segments_to_label_map
+from openavs.structures.types import RLE, ClipResult, ImageArray, segments_to_label_map
 from openavs.utils.fs import atomic_write, safe_id, safe_ids, sync_folder
 from openavs.utils.strict_json import parse_json
 from openavs.visualization.colors import voc_palette
@@ -47,7 +47,7 @@ Values = Literal["instance", "class"]
 # ---------------------------------------------------------------------------------------------------- as JSON
 
 
-def segmentation_to_json(segmentation: Segmentation) -> dict[str, Any]:
+def segmentation_to_json(segmentation: ClipResult) -> dict[str, Any]:
     """Plain JSON data that `segmentation_from_json` turns back into an equal `Segmentation`.
 
     Raises InputError where a number is not finite (JSON has no such numbers) or the recipe holds other than plain data.
@@ -55,14 +55,14 @@ def segmentation_to_json(segmentation: Segmentation) -> dict[str, Any]:
     return {"format": FORMAT, **encode(segmentation, "segmentation")}
 
 
-def segmentation_from_json(data: Any) -> Segmentation:
+def segmentation_from_json(data: Any) -> ClipResult:
     """The inverse of `segmentation_to_json`; InputError names the first key that is missing, unknown or mistyped."""
     if not isinstance(data, dict) or "format" not in data:
         raise InputError("this is no openavs result: it has no 'format' key")
     if data["format"] != FORMAT:
         raise InputError(f"the result has format {data['format']!r} and this openavs reads {FORMAT}; update openavs")
     body = {key: value for key, value in data.items() if key != "format"}
-    decoded: Segmentation = _decode(Segmentation, body, "result")
+    decoded: ClipResult = _decode(ClipResult, body, "result")
     for frame in decoded.frames:
         for segment in frame.segments:
             if segment.mask.size != decoded.size:
@@ -207,7 +207,7 @@ def _has_content(path: Path) -> bool:
     return S_ISREG(found.st_mode) and found.st_size > 0
 
 
-def read_result(out: str | Path, clip: str) -> Segmentation:
+def read_result(out: str | Path, clip: str) -> ClipResult:
     """The result that `write_result` wrote."""
     path = clip_folder(Path(out), clip) / "result.json"
     try:
@@ -220,7 +220,7 @@ def read_result(out: str | Path, clip: str) -> Segmentation:
 
 def write_result(
     out: str | Path,
-    segmentation: Segmentation,
+    segmentation: ClipResult,
     *,
     values: Values = "instance",
     classes: Sequence[str] = (),
@@ -256,7 +256,7 @@ def write_result(
     return folder
 
 
-def mask_values(segmentation: Segmentation, values: Values, classes: Sequence[str] = ()) -> list[list[int]]:
+def mask_values(segmentation: ClipResult, values: Values, classes: Sequence[str] = ()) -> list[list[int]]:
     """The number that stands for each segment of each frame in the masks; 0 is background.
 
     `instance`: 1, 2, ... in the order of the frame's segments, or, where a tracker ran, one number per track through
@@ -272,7 +272,7 @@ def mask_values(segmentation: Segmentation, values: Values, classes: Sequence[st
     return numbers
 
 
-def _class_values(segmentation: Segmentation, classes: Sequence[str]) -> list[list[int]]:
+def _class_values(segmentation: ClipResult, classes: Sequence[str]) -> list[list[int]]:
     if not classes:
         raise InputError("class masks need the list of classes; give a vocabulary or write instance masks")
     first = 0 if classes[0] == "background" else 1
@@ -280,7 +280,7 @@ def _class_values(segmentation: Segmentation, classes: Sequence[str]) -> list[li
     return [[index.get(s.label or "", 0) for s in frame.segments] for frame in segmentation.frames]
 
 
-def _instance_values(segmentation: Segmentation) -> list[list[int]]:
+def _instance_values(segmentation: ClipResult) -> list[list[int]]:
     segments = [s for frame in segmentation.frames for s in frame.segments]
     if not segments or any(s.track is None for s in segments):
         return [list(range(1, len(frame.segments) + 1)) for frame in segmentation.frames]
@@ -288,7 +288,7 @@ def _instance_values(segmentation: Segmentation) -> list[list[int]]:
     return [[place[s.track] for s in frame.segments] for frame in segmentation.frames]
 
 
-def palette_png(label_map: Image) -> bytes:
+def palette_png(label_map: ImageArray) -> bytes:
     """A label map uint8 `[H, W]` as an 8-bit palette PNG in the VOC colours (the pixel values are the labels)."""
     picture = Pictures.fromarray(label_map)
     picture.putpalette(voc_palette().tobytes())  # turns it to mode P and keeps the values

@@ -6,17 +6,17 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from openavs.errors import InputError, UnusableAnswer
+from openavs.errors import InputError, InvalidOutputError
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.detectors.base import Detector
-from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, TrackedFrame, Tracker
 from openavs.stages.translators.base import Request, Translation, Translator
 from openavs.stages.verifiers.base import Verdict, Verifier
 from openavs.structures.types import Caption, Detection, Mask
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 
-class Contract(NamedTuple):
+class OutputContract(NamedTuple):
     """A method of a stage's protocol and what it returns: for each input a list of `kind`, described by `returns`."""
 
     stage: str
@@ -26,17 +26,17 @@ class Contract(NamedTuple):
 
 
 CONTRACTS = {
-    "caption": Contract("captioner", Captioner, Caption, "a list of Caption for each window"),
-    "translate": Contract(
+    "caption": OutputContract("captioner", Captioner, Caption, "a list of Caption for each window"),
+    "translate": OutputContract(
         "translator", Translator, Translation, "a Translation for each request, with the phrases of each of its frames"
     ),
-    "detect": Contract("detector", Detector, Detection, "a list of Detection for each image"),
-    "segment": Contract("segmenter", Segmenter, Mask, "a list of Mask for each image, one for each box"),
-    "segment_phrases": Contract(
+    "detect": OutputContract("detector", Detector, Detection, "a list of Detection for each image"),
+    "segment": OutputContract("segmenter", Segmenter, Mask, "a list of Mask for each image, one for each box"),
+    "segment_phrases": OutputContract(
         "segmenter", PhraseSegmenter, tuple, "a list of (Detection, Mask) pairs for each image"
     ),
-    "verify": Contract("verifier", Verifier, Verdict, "a list of Verdict for each image, one for each segment"),
-    "track": Contract("tracker", Tracker, Sighting, "the Sightings that it takes, in their order"),
+    "verify": OutputContract("verifier", Verifier, Verdict, "a list of Verdict for each image, one for each segment"),
+    "track": OutputContract("tracker", Tracker, TrackedFrame, "the Sightings that it takes, in their order"),
 }
 
 
@@ -72,7 +72,7 @@ def _spelled(call: str) -> str:
     return f"{call}({', '.join(parameters)})"
 
 
-def checked(call: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def validate_output(call: str, method: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a stage's method so that what it returns is checked.
 
     Args:
@@ -88,7 +88,7 @@ def checked(call: str, method: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(returned, list | tuple):
             raise _broken(call, _named(returned))
         if len(returned) != len(inputs):
-            raise _broken(call, f"{counted(len(returned), 'answer')} for {counted(len(inputs), 'input')}")
+            raise _broken(call, f"{pluralize(len(returned), 'answer')} for {pluralize(len(inputs), 'input')}")
         if call == "translate":
             _check_translations(returned, inputs)
         else:
@@ -108,7 +108,7 @@ def _check_items(call: str, returned: Sequence[Any], given: Sequence[Sequence[An
             if not _is_item(call, item):
                 raise _broken(call, f"{_named(item)} among the items of an input")
         if given is not None and len(own) != len(given[place]):
-            raise _broken(call, f"{counted(len(own), 'item')} for an input with {len(given[place])}")
+            raise _broken(call, f"{pluralize(len(own), 'item')} for an input with {len(given[place])}")
 
 
 def _is_item(call: str, item: Any) -> bool:
@@ -130,12 +130,12 @@ def _check_translations(returned: Sequence[Any], requests: Sequence[Request]) ->
                 raise _broken("translate", f"{_named(phrase)} as a phrase")
 
 
-def checked_sightings(returned: Any) -> Iterator[Sighting]:
+def validate_tracked_frames(returned: Any) -> Iterator[TrackedFrame]:
     """Yield what a tracker returned; raises UnusableAnswer for anything else than sightings."""
     if not isinstance(returned, Iterable):
         raise _broken("track", _named(returned))
     for sighting in returned:
-        if not isinstance(sighting, Sighting):
+        if not isinstance(sighting, TrackedFrame):
             raise _broken("track", f"{_named(sighting)} among its sightings")
         yield sighting
 
@@ -144,6 +144,8 @@ def _named(value: Any) -> str:
     return "nothing (None)" if value is None else f"an object of type {type(value).__name__}"
 
 
-def _broken(call: str, returned: str) -> UnusableAnswer:
+def _broken(call: str, returned: str) -> InvalidOutputError:
     contract = CONTRACTS[call]
-    return UnusableAnswer(f"the {contract.stage} returned {returned}; {_spelled(call)} must return {contract.returns}")
+    return InvalidOutputError(
+        f"the {contract.stage} returned {returned}; {_spelled(call)} must return {contract.returns}"
+    )

@@ -49,7 +49,7 @@ def lexicon(text: str) -> tuple[str, ...]:
     speaking" -> dog, man.
     """
     tables = _tables()
-    label = normal(text[:_CHARACTERS])
+    label = normalize_phrase(text[:_CHARACTERS])
     if label in tables.exact:
         return tables.exact[label]
     clauses = [words for words in _clauses(text[:_CHARACTERS]) if not _NEGATIONS.intersection(words)]
@@ -70,17 +70,17 @@ def audioset_labels() -> tuple[str, ...]:
 
 def broader(thing: str) -> tuple[str, ...]:
     """What a thing is a kind of, nearest first: an ambulance is an emergency car and a car. Often empty."""
-    return _tables().broader.get(normal(thing), ())
+    return _tables().broader.get(normalize_phrase(thing), ())
 
 
-def kinds_of(thing: str) -> tuple[str, ...]:
+def narrower(thing: str) -> tuple[str, ...]:
     """The inverse of `broader`, one step down, in the order of the table: child -> boy, girl, baby."""
-    return tuple(word for word, general in _tables().broader.items() if normal(thing) in general)
+    return tuple(word for word, general in _tables().broader.items() if normalize_phrase(thing) in general)
 
 
 def members(thing: str) -> frozenset[str]:
     """The things that belong to a category: `bird` -> crow, owl, ...; empty for what is no category."""
-    return _tables().categories.get(normal(thing), frozenset())
+    return _tables().categories.get(normalize_phrase(thing), frozenset())
 
 
 def category(thing: str) -> frozenset[str]:
@@ -96,35 +96,35 @@ def specific(things: Sequence[str]) -> tuple[str, ...]:
 
 def is_collective(label: str) -> bool:
     """True for a label that names a whole category of things, such as "Domestic animals, pets"."""
-    return normal(label) in _tables().collective
+    return normalize_phrase(label) in _tables().collective
 
 
 def names_nothing(label: str) -> bool:
     """True for an AudioSet label that stands for nothing visible, such as "Inside, small room"."""
-    return _tables().exact.get(normal(label)) == ()
+    return _tables().exact.get(normalize_phrase(label)) == ()
 
 
 def is_genre(label: str) -> bool:
     """True for an AudioSet label of a genre, role or mood of music that names no instrument, such as "Jazz"."""
-    return normal(label) in _tables().genres
+    return normalize_phrase(label) in _tables().genres
 
 
 def rejected_sound(label: str) -> str | None:
     """The sound without a visible source that an AudioSet label stands for ("Raindrop" -> rain); None for others."""
-    return _tables().rejected.get(normal(label))
+    return _tables().rejected.get(normalize_phrase(label))
 
 
 def detector_name(thing: str) -> str:
     """The name by which object detectors know a thing: mower -> lawn mower; most things keep theirs."""
-    return _tables().ask.get(normal(thing), thing)
+    return _tables().ask.get(normalize_phrase(thing), thing)
 
 
-def thing_of(name: str) -> str:
+def source_of(name: str) -> str:
     """The thing that a name stands for, the inverse of `detector_name`: lawn mower -> mower."""
-    return _tables().asked.get(normal(name), name)
+    return _tables().asked.get(normalize_phrase(name), name)
 
 
-def normal(text: str) -> str:
+def normalize_phrase(text: str) -> str:
     """Lower-case words joined by single spaces; hyphens and underscores part words."""
     return " ".join(re.findall(r"[^\W_]+", text.casefold().replace("'s ", " ").replace("'", "")))
 
@@ -144,7 +144,7 @@ def stem(word: str) -> str:
 
 def _clauses(text: str) -> Iterator[list[str]]:
     plain = text.casefold().replace("-", " ").replace("_", " ")
-    yield from filter(None, (normal(clause).split() for clause in _CLAUSE.split(plain)))
+    yield from filter(None, (normalize_phrase(clause).split() for clause in _CLAUSE.split(plain)))
 
 
 def _named(words: list[str]) -> list[str]:
@@ -183,23 +183,23 @@ def _tables() -> _Tables:
     tables = _Tables()
     for label, things, *marks in _rows("audioset.tsv"):
         tables.labels[label] = _things(things)
-        tables.exact[normal(label)] = _things(things)
+        tables.exact[normalize_phrase(label)] = _things(things)
         for mark in marks:
             kind, _, sound = mark.partition(" ")
             if kind == "general":
-                tables.collective.add(normal(label))
+                tables.collective.add(normalize_phrase(label))
             if kind == "reject":
-                tables.rejected[normal(label)] = sound
+                tables.rejected[normalize_phrase(label)] = sound
             if kind == "genre" or sound == "music":
-                tables.genres.add(normal(label))
+                tables.genres.add(normalize_phrase(label))
     words = list(_rows("words.tsv"))
     for kind, word, things in words:
         if kind == "broader":
-            tables.broader[normal(word)] = _things(things)
+            tables.broader[normalize_phrase(word)] = _things(things)
         elif kind == "general":
             tables.categories[word] = frozenset(_things(things))
         elif kind == "ask":
-            tables.ask[word], tables.asked[normal(things)] = things, word
+            tables.ask[word], tables.asked[normalize_phrase(things)] = things, word
         else:
             _add({"noun": tables.nouns, "sound": tables.sounds}[kind], word, _things(things))
     for things_of_label in tables.labels.values():
@@ -217,8 +217,8 @@ def _tables() -> _Tables:
 
 def _add(entries: dict[str, tuple[str, ...]], word: str, things: tuple[str, ...]) -> None:
     """The first entry of a word stays: the tables are read from the particular to the general."""
-    entries.setdefault(normal(word), things)
-    entries.setdefault(_stems(normal(word).split()), things)
+    entries.setdefault(normalize_phrase(word), things)
+    entries.setdefault(_stems(normalize_phrase(word).split()), things)
 
 
 def _things(cell: str) -> tuple[str, ...]:

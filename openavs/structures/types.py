@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from openavs.errors import InputError
 
-Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
+ImageArray = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 BoolMask = npt.NDArray[np.bool_]  # [H, W]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
@@ -71,7 +71,7 @@ class Waveform:
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
+class AudioWindow:
     """The sound that belongs to one frame: its samples and where in the clip they are. `labels` are its clip's.
 
     `context` is a longer stretch of sound around the same moment, None without one: captioners that score labels
@@ -91,7 +91,7 @@ class Frame:
 
     index: int
     time: float
-    image: Image
+    image: ImageArray
 
 
 FrameSource = Callable[[frozenset[int] | None], Iterator[Frame]]
@@ -104,7 +104,7 @@ class Clip:
     """A video to work on: nothing is decoded before `frames` is called.
 
     `times` are the planned times of the sampled frames; frame i is paired with the sound window of length
-    `sample.window` around the i-th interval of `1 / fps` seconds. `audio` is None where there is no sound track.
+    `audio.window_seconds` around the i-th interval of `1 / fps` seconds. `audio` is None where there is no sound track.
     `source` is the path to show a user and to take the sound from for the overlay; None for clips made in memory.
     `labels` are the names of what sounds in the clip where a data set tells; only the `oracle` captioner looks at them.
     `duration` is the length of the video file in seconds; None for pictures and for clips made in memory.
@@ -242,7 +242,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class Rejection:
     """Something that was asked for and is not among the segments, and why.
 
     `reason` is one of `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many`
@@ -267,15 +267,15 @@ class FrameResult:
     index: int
     time: float
     silent: bool = False
-    heard: tuple[Caption, ...] = ()
-    asked: tuple[Prompt, ...] = ()
+    captions: tuple[Caption, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
     segments: tuple[Segment, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
     weak: tuple[Caption, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class ClipResult:
     """One clip's results, with all that is needed to know where they came from.
 
     `recipe` is the resolved recipe as plain data, `models` what each model reference resolved to (revision,
@@ -300,7 +300,7 @@ def segments_to_mask(segments: Sequence[Segment], size: tuple[int, int]) -> Bool
     return union
 
 
-def segments_to_label_map(segments: Sequence[Segment], values: Sequence[int], size: tuple[int, int]) -> Image:
+def segments_to_label_map(segments: Sequence[Segment], values: Sequence[int], size: tuple[int, int]) -> ImageArray:
     """Paints each segment's value, lowest score first, so that the highest score lies on top; 0 is background.
 
     `values` gives the number to paint for each segment (a class index or an instance number), uint8 `[H, W]`.

@@ -19,9 +19,9 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.synthetic_ids import clip_name
 from openavs.media import write_video, write_wav
-from openavs.structures.types import BoolMask, Clip, Frame, Image, mask_to_rle
+from openavs.structures.types import BoolMask, Clip, Frame, ImageArray, mask_to_rle
 from openavs.synthetic.categories import BY_NAME
-from openavs.synthetic.scene_sampling import Cast, scene_of
+from openavs.synthetic.scene_sampling import SceneSpec, sample_scene
 from openavs.synthetic.scenes import SPLITS, Scene
 from openavs.visualization.colors import voc_palette
 
@@ -33,7 +33,7 @@ Counts = Mapping[str, int]
 """How many clips each split gets."""
 
 
-def scene_frames(scene: Scene) -> Iterator[tuple[Image, dict[str, BoolMask]]]:
+def scene_frames(scene: Scene) -> Iterator[tuple[ImageArray, dict[str, BoolMask]]]:
     """The AVSBench frame of every second and the true masks of what sounds then."""
     for second in range(scene.seconds):
         time = second + FRAME_TIME
@@ -86,7 +86,7 @@ def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: 
 def _write_s4(out: Path, counts: Counts, seed: int, videos: bool) -> None:
     data, rows = out / "s4_data", []
     for split, name, index in _clips(counts, seed):
-        cast = scene_of("s4", split, seed, index)
+        cast = sample_scene("s4", split, seed, index)
         category = cast.category or ""
         folder = Path(split) / category / name
         for k, (image, masks) in enumerate(scene_frames(cast.scene), start=1):
@@ -102,7 +102,7 @@ def _write_ms3(out: Path, counts: Counts, seed: int, videos: bool) -> None:
     data, rows = out / "ms3_data", []
     for split, clip, index in _clips(counts, seed):
         name = f"{clip}_1"
-        cast = scene_of("ms3", split, seed, index)
+        cast = sample_scene("ms3", split, seed, index)
         for k, (image, masks) in enumerate(scene_frames(cast.scene), start=1):
             _save(data / "visual_frames" / name / f"{name}.mp4_{k}.png", image)
             _save(data / "gt_masks" / split / name / f"{name}_{k}.png", _binary(masks, cast.scene.size))
@@ -130,11 +130,13 @@ def semantic_layout(index: int) -> tuple[str, str]:
     return subset, {"v1s": "s4", "v1m": "ms3", "v2": "v2"}[subset]
 
 
-def _semantic_clips(counts: Counts, seed: int, base_only: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str, Cast]]:
+def _semantic_clips(
+    counts: Counts, seed: int, base_only: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str, str, SceneSpec]]:
     """Split, subset, uid and cast of every clip."""
     for split, clip, index in _clips(counts, seed):
         subset, layout = semantic_layout(index)
-        cast = scene_of(layout, split, seed + 500, index, size=SEMANTIC_SIZE, base_only=split in base_only)
+        cast = sample_scene(layout, split, seed + 500, index, size=SEMANTIC_SIZE, base_only=split in base_only)
         uid = f"{clip}_1" if subset == "v1m" else f"{clip}_0_{cast.scene.seconds * 1000}"
         yield split, subset, uid, cast
 
@@ -143,7 +145,7 @@ def _write_avss(out: Path, counts: Counts, seed: int, videos: bool = False) -> N
     _write_semantic(out, _semantic_clips(counts, seed))
 
 
-def _write_semantic(out: Path, clips: Iterable[tuple[str, str, str, Cast]]) -> None:
+def _write_semantic(out: Path, clips: Iterable[tuple[str, str, str, SceneSpec]]) -> None:
     rows = []
     palette = voc_palette()
     for split, subset, uid, cast in clips:
@@ -175,7 +177,7 @@ def _write_ov(out: Path, counts: Counts, seed: int, videos: bool = False) -> Non
         path.write_text(json.dumps(_youtube_vis(chosen), indent=None) + "\n", encoding="utf-8")
 
 
-def _youtube_vis(clips: Iterable[tuple[str, str, Cast]]) -> dict[str, Any]:
+def _youtube_vis(clips: Iterable[tuple[str, str, SceneSpec]]) -> dict[str, Any]:
     """Videos, annotations (one per clip and class) and all 70 categories, YouTube-VIS style."""
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -228,7 +230,7 @@ def _clips(counts: Counts, seed: int) -> Iterator[tuple[str, str, int]]:
             yield split, clip_name(split, seed, index), index
 
 
-def _binary(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> Image:
+def _binary(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> ImageArray:
     """0 and 255: the union of all that sounds."""
     union = np.zeros(size, dtype=bool)
     for mask in masks.values():
@@ -236,14 +238,14 @@ def _binary(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> Image:
     return union.astype(np.uint8) * 255
 
 
-def _semantic(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> Image:
+def _semantic(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> ImageArray:
     labels = np.zeros(size, dtype=np.uint8)
     for kind, mask in masks.items():
         labels[mask] = INDEX[kind]
     return labels
 
 
-def _save(path: Path, pixels: Image) -> None:
+def _save(path: Path, pixels: ImageArray) -> None:
     Pil.fromarray(pixels).save(_parent(path), quality=95)
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.synthetic.categories import KINDS, Kind
-from openavs.synthetic.scenes import Part, Scene, plan_scene, scene_rng
+from openavs.synthetic.categories import KINDS, Category
+from openavs.synthetic.scenes import Role, Scene, plan_scene, scene_rng
 from openavs.synthetic.shapes import Rng
 
 LAYOUTS = ("clip", "s4", "ms3", "v2")
@@ -19,7 +19,7 @@ LAYOUTS = ("clip", "s4", "ms3", "v2")
 
 
 @dataclass(frozen=True, eq=False)
-class Cast:
+class SceneSpec:
     """A scene, and the name of the subset and (for S4) of the category it belongs to."""
 
     scene: Scene
@@ -31,7 +31,7 @@ class Cast:
         return tuple(actor.kind for actor in self.scene.actors if actor.visible and not any(actor.on))
 
 
-def scene_of(
+def sample_scene(
     layout: str,
     split: str,
     seed: int,
@@ -40,7 +40,7 @@ def scene_of(
     size: tuple[int, int] = (224, 224),
     seconds: int | None = None,
     base_only: bool = False,
-) -> Cast:
+) -> SceneSpec:
     """The scene of one clip. `base_only` leaves out the novel kinds of the open-vocabulary benchmark."""
     if layout not in LAYOUTS:
         raise InputError(f"there is no layout {layout!r}; there are {', '.join(LAYOUTS)}")
@@ -53,26 +53,26 @@ def scene_of(
     order = rng.permutation(len(parts))  # who stands in front has nothing to do with who sounds
     scene = plan_scene([parts[i] for i in order], rng, length, size)
     source = next(kind for kind in KINDS if kind.name == parts[0].kind)
-    return Cast(scene, source.category if layout == "s4" else None)
+    return SceneSpec(scene, source.category if layout == "s4" else None)
 
 
-def _single(kinds: list[Kind], rng: Rng, length: int) -> list[Part]:
+def _single(kinds: list[Category], rng: Rng, length: int) -> list[Role]:
     """One source that sounds throughout, beside up to two things that are silent."""
     others = int(rng.choice([0, 1, 2], p=[0.35, 0.4, 0.25]))
     names = _draw(kinds, 1, rng) + _draw(list(KINDS), others + 1, rng)
     silent = [name for name in names[1:] if name != names[0]][:others]
-    return [Part(names[0], (True,) * length)] + [Part(name, (False,) * length) for name in silent]
+    return [Role(names[0], (True,) * length)] + [Role(name, (False,) * length) for name in silent]
 
 
-def _several(kinds: list[Kind], rng: Rng, length: int) -> list[Part]:
+def _several(kinds: list[Category], rng: Rng, length: int) -> list[Role]:
     """One to three sources that start and stop, now and then one off the screen, beside up to one silent thing."""
     sources = int(rng.choice([1, 2, 3], p=[0.2, 0.65, 0.15]))
     names = _draw(kinds, sources + 1, rng)
     schedule = _schedule(sources, length, rng)
     hidden = int(rng.integers(sources)) if sources > 1 and rng.random() < 0.2 else -1
-    parts = [Part(names[i], schedule[i], visible=i != hidden) for i in range(sources)]
+    parts = [Role(names[i], schedule[i], visible=i != hidden) for i in range(sources)]
     if rng.random() < 0.5:
-        parts.append(Part(names[-1], (False,) * length))
+        parts.append(Role(names[-1], (False,) * length))
     return parts
 
 
@@ -92,5 +92,5 @@ def _schedule(sources: int, length: int, rng: Rng) -> list[tuple[bool, ...]]:
     return [tuple(bool(v) for v in row) for row in on]
 
 
-def _draw(kinds: list[Kind], count: int, rng: Rng) -> list[str]:
+def _draw(kinds: list[Category], count: int, rng: Rng) -> list[str]:
     return [kinds[i].name for i in rng.choice(len(kinds), count, replace=False)]

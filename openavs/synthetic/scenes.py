@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image as Pil
 from PIL import ImageDraw
 
-from openavs.structures.types import BoolMask, Image, Waveform
+from openavs.structures.types import BoolMask, ImageArray, Waveform
 from openavs.synthetic import audio as sounds
-from openavs.synthetic.shapes import Drawing, Points, Rng, look_of
+from openavs.synthetic.shapes import Drawing, Points, Rng, shape_of
 
 SPLITS = ("train", "val", "test")
 """Seeds of different splits never meet: the split's number is the first word of every seed."""
@@ -30,7 +30,7 @@ def scene_rng(split: str, *words: int) -> Rng:
 
 
 @dataclass(frozen=True, eq=False)
-class Actor:
+class SceneObject:
     """One thing of a scene. Positions and sizes are in units of the picture's short side; `on[i]` is second i."""
 
     kind: str
@@ -62,7 +62,7 @@ class Scene:
 
     seconds: int
     size: tuple[int, int]  # height, width
-    actors: tuple[Actor, ...]
+    actors: tuple[SceneObject, ...]
     backdrop: npt.NDArray[np.uint8]  # [h, w, 3], small; stretched to the size
     noise: int
     sound_seed: int
@@ -71,7 +71,7 @@ class Scene:
         """The kinds heard in a second, on screen or not."""
         return tuple(actor.kind for actor in self.actors if actor.on[second])
 
-    def picture(self, time: float) -> tuple[Image, npt.NDArray[np.uint8]]:
+    def picture(self, time: float) -> tuple[ImageArray, npt.NDArray[np.uint8]]:
         """The picture `[H, W, 3]` and the map of who is seen where `[H, W]` (0: nobody, i + 1: actor i)."""
         height, width = self.size
         unit = min(height, width)
@@ -103,14 +103,16 @@ class Scene:
         return Waveform(sounds.mix(parts), sounds.RATE)
 
 
-def _draw(actor: Actor, place: Points, paint: ImageDraw.ImageDraw, mark: ImageDraw.ImageDraw, number: int) -> None:
+def _draw(
+    actor: SceneObject, place: Points, paint: ImageDraw.ImageDraw, mark: ImageDraw.ImageDraw, number: int
+) -> None:
     for part in actor.drawing:
         points = (part.points @ place[:2] + place[2]).ravel().tolist()
         paint.polygon(points, fill=actor.tones[part.tone])
         mark.polygon(points, fill=number)
 
 
-def _runs_of_sound(actor: Actor, seconds: int, rng: Rng) -> list[npt.NDArray[np.float32]]:
+def _runs_of_sound(actor: SceneObject, seconds: int, rng: Rng) -> list[npt.NDArray[np.float32]]:
     """One signal of the scene's length for every run of sounding seconds."""
     runs = []
     second = 0
@@ -131,7 +133,7 @@ def _runs_of_sound(actor: Actor, seconds: int, rng: Rng) -> list[npt.NDArray[np.
 
 
 @dataclass(frozen=True)
-class Part:
+class Role:
     """One role of a scene to be planned: a kind, when it sounds, and whether it is in the picture."""
 
     kind: str
@@ -139,7 +141,7 @@ class Part:
     visible: bool = True
 
 
-def plan_scene(parts: list[Part], rng: Rng, seconds: int, size: tuple[int, int] = (224, 224)) -> Scene:
+def plan_scene(parts: list[Role], rng: Rng, seconds: int, size: tuple[int, int] = (224, 224)) -> Scene:
     """Places and colours the parts of a scene, without hiding one behind another more than a little."""
     height, width = size
     unit = min(height, width)
@@ -152,9 +154,9 @@ def plan_scene(parts: list[Part], rng: Rng, seconds: int, size: tuple[int, int] 
         x, y, room = spots.pop() if part.visible else (0.5, 0.5, 0.2)
         swing = room * rng.uniform(0.0, 0.12, 2)
         actors.append(
-            Actor(
+            SceneObject(
                 kind=part.kind,
-                drawing=look_of(part.kind, rng),
+                drawing=shape_of(part.kind, rng),
                 tones=_tones(ground, rng),
                 on=part.on,
                 visible=part.visible,

@@ -18,40 +18,40 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Polygon:
     """One filled polygon; `tone` is the colour it takes: body, detail, dark or light."""
 
     points: Points
     tone: str = "body"
 
 
-Drawing = list[Part]
+Drawing = list[Polygon]
 
 
-def ellipse(x: float, y: float, rx: float, ry: float | None = None, tone: str = "body", turn: float = 0.0) -> Part:
+def ellipse(x: float, y: float, rx: float, ry: float | None = None, tone: str = "body", turn: float = 0.0) -> Polygon:
     """An ellipse; `turn` rotates it, in radians."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     points = np.stack([rx * np.cos(angle), (rx if ry is None else ry) * np.sin(angle)], axis=1)
     cos, sin = np.cos(turn), np.sin(turn)
-    return Part(points @ np.array([[cos, sin], [-sin, cos]]) + (x, y), tone)
+    return Polygon(points @ np.array([[cos, sin], [-sin, cos]]) + (x, y), tone)
 
 
-def rect(x0: float, y0: float, x1: float, y1: float, tone: str = "body") -> Part:
+def rect(x0: float, y0: float, x1: float, y1: float, tone: str = "body") -> Polygon:
     """An upright rectangle."""
     return poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], tone)
 
 
-def poly(points: list[tuple[float, float]], tone: str = "body") -> Part:
+def poly(points: list[tuple[float, float]], tone: str = "body") -> Polygon:
     """Any polygon."""
-    return Part(np.array(points, dtype=np.float64), tone)
+    return Polygon(np.array(points, dtype=np.float64), tone)
 
 
-def bar(x0: float, y0: float, x1: float, y1: float, width: float, tone: str = "body") -> Part:
+def bar(x0: float, y0: float, x1: float, y1: float, width: float, tone: str = "body") -> Polygon:
     """A thick line."""
     along = np.array([x1 - x0, y1 - y0])
     across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9) * width / 2
     start, end = np.array([x0, y0]), np.array([x1, y1])
-    return Part(np.stack([start + across, end + across, end - across, start - across]), tone)
+    return Polygon(np.stack([start + across, end + across, end - across, start - across]), tone)
 
 
 def wheels(xs: list[float], y: float, radius: float) -> Drawing:
@@ -356,6 +356,6 @@ LOOKS: dict[str, Callable[[Rng], Drawing]] = {
 }  # fmt: skip
 
 
-def look_of(kind: str, rng: Rng) -> Drawing:
+def shape_of(kind: str, rng: Rng) -> Drawing:
     """The drawing of one instance of a kind, with proportions drawn from `rng`."""
     return LOOKS[kind](rng)

@@ -46,7 +46,7 @@ _TENSORS = ("frames", "audio", "present", "masks", "labelled", "weight")
 
 
 @dataclass(frozen=True)
-class View:
+class TransformConfig:
     """How a student looks at clips.
 
     `fit`: `stretch` to a square of the side, `crop` (short side to the side, centred square) or `keep` (short side to
@@ -64,7 +64,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class StudentBatch:
     """B clips of up to T frames, padded to a common size `[H, W]` on the right and below.
 
     Where a clip has fewer than T frames the rest is not `present`: its pixels and features are zero. `masks` are class
@@ -83,14 +83,14 @@ class Batch:
     inner: tuple[Size, ...]
     sizes: tuple[Size, ...]
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> StudentBatch:
         """The same batch with its tensors on a device."""
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
 
-    def clip(self, at: int) -> Batch:
+    def clip(self, at: int) -> StudentBatch:
         """One of its clips as a batch."""
         rows = {name: getattr(self, name)[at : at + 1] for name in (*_TENSORS, "ids", "inner", "sizes")}
-        return Batch(**rows)
+        return StudentBatch(**rows)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -99,7 +99,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class InstanceMask:
     """One mask of one frame: its class name (None for a binary student), its score, and its track if there is one."""
 
     mask: BoolMask
@@ -109,14 +109,14 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class StudentPrediction:
     """What a student says of one clip, at the clip's own size: the masks of every frame.
 
     A label map is painted with the highest score on top. Binary students give `probability` `[T, H, W]`, float32 in
     [0, 1], too; its pixels above one half are the mask.
     """
 
-    frames: tuple[tuple[Found, ...], ...]
+    frames: tuple[tuple[InstanceMask, ...], ...]
     probability: npt.NDArray[np.float32] | None = None
 
 
@@ -139,19 +139,19 @@ class Student(nn.Module, ModelHubMixin, ABC):
     # ------------------------------------------------------------------------------------- what a student has to say
 
     @abstractmethod
-    def view(self, training: bool) -> View:
+    def view(self, training: bool) -> TransformConfig:
         """How clips are cut and scaled for it."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Any:
+    def forward(self, batch: StudentBatch) -> Any:
         """Computes what `loss` and `predict` need. Frames that are not present must not change those that are."""
 
     @abstractmethod
-    def loss(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: Any, batch: StudentBatch) -> dict[str, Tensor]:
         """Scalars by name; `loss` is minimised, the others are recorded. Only labelled frames may teach masks."""
 
     @abstractmethod
-    def predict(self, batch: Batch, classes: Sequence[str] | None) -> list[Prediction]:
+    def predict(self, batch: StudentBatch, classes: Sequence[str] | None) -> list[StudentPrediction]:
         """One prediction per clip. `classes` are the names to choose from, background first; None: binary masks."""
 
     # --------------------------------------------------------------------------------------- what it may say otherwise
@@ -211,7 +211,7 @@ def make_config(cls: type[Student], settings: Mapping[str, Any]) -> Any:
 
 def load_folder(cls: type[S], folder: StudentFolder, offline: bool = False) -> S:
     """A student of a class from its folder, in evaluation mode; every tensor must be there and fit."""
-    from openavs.models.convert import fill
+    from openavs.models.convert import load_state_dict_strict
 
     if folder.student != cls.name:
         raise ModelError(
@@ -223,7 +223,7 @@ def load_folder(cls: type[S], folder: StudentFolder, offline: bool = False) -> S
         raise ModelError(
             f"the config.json of the student '{folder.ref}' does not fit this openavs: {problem}"
         ) from None
-    fill(student, folder.weights(), folder.ref)
+    load_state_dict_strict(student, folder.weights(), folder.ref)
     student.facts, student.offline = dict(folder.facts), offline
     return student.eval()
 
@@ -248,13 +248,13 @@ def take_matching(student: nn.Module, weights: Mapping[str, Tensor], ref: str) -
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
-def normalised(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalize_images(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 pictures `[..., 3, H, W]` by ImageNet's mean and deviation."""
     mean, std = (torch.tensor(x, device=frames.device, dtype=dtype)[:, None, None] for x in (MEAN, STD))
     return (frames.to(dtype) / 255.0 - mean) / std
 
 
-def at_own_size(maps: Tensor, inner: Size, padded: Size, size: Size) -> Tensor:
+def resize_to_original(maps: Tensor, inner: Size, padded: Size, size: Size) -> Tensor:
     """Maps `[N, C, h, w]` of a padded picture as `[N, C, *size]`: the padding cut off, the rest scaled bilinearly."""
     if maps.shape[-2:] != padded and inner != padded:  # only maps of the picture's own size can be cut exactly
         maps = functional.interpolate(maps, size=padded, mode="bilinear", align_corners=False)

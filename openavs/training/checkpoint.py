@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from openavs.errors import InputError, ModelError
-from openavs.models.convert import fill, read_weights
+from openavs.models.convert import load_state_dict_strict, read_weights
 from openavs.models.hub import resolve
 from openavs.training.base import Student
 from openavs.utils.fs import atomic_write, sync_folder
@@ -36,7 +36,7 @@ MAY_CHANGE = {"max_steps", "save_every", "workers", "offline", "tensorboard", "v
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """Where a training stands: steps done, the best score so far and its step, the gradient scaler's numbers."""
 
     step: int = 0
@@ -45,7 +45,7 @@ class State:
     scaler: Mapping[str, Any] | None = None
 
 
-def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, state: State) -> None:
+def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, state: TrainingState) -> None:
     """Writes OUT/last anew, whole or not at all."""
     part = out / PART
     shutil.rmtree(part, ignore_errors=True)
@@ -70,7 +70,7 @@ def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, sta
     shutil.rmtree(out / OLD, ignore_errors=True)
 
 
-def load_last(out: Path, student: Student, optimiser: torch.optim.Optimizer) -> State:
+def load_last(out: Path, student: Student, optimiser: torch.optim.Optimizer) -> TrainingState:
     """Puts student and optimiser where they were, and says where that is: at the start if there is no checkpoint yet.
 
     Raises:
@@ -78,13 +78,13 @@ def load_last(out: Path, student: Student, optimiser: torch.optim.Optimizer) -> 
     """
     folder = next((out / name for name in (LAST, OLD) if (out / name / STATE).is_file()), None)
     if folder is None:
-        return State()
-    fill(student, read_weights(resolve(str(folder))), str(folder))
+        return TrainingState()
+    load_state_dict_strict(student, read_weights(resolve(str(folder))), str(folder))
     try:
         data = json.loads((folder / STATE).read_bytes())
         tensors = load_file(folder / OPTIMISER)
         optimiser.load_state_dict(_unflat(tensors, data["optimiser"]))
-        return State(data["step"], data["best"], data["best_step"], data["scaler"])
+        return TrainingState(data["step"], data["best"], data["best_step"], data["scaler"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
         raise ModelError(
             f"the checkpoint {folder} is damaged or of another optimiser ({problem}); start anew in another --out"

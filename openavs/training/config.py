@@ -14,11 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from openavs.config import resources
-from openavs.config.errors import finding
+from openavs.config.errors import first_error
 from openavs.config.recipe import Number, apply_override
 from openavs.errors import InputError
 from openavs.utils.strict_yaml import read_yaml
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 EXAMPLE = "see pipelines/students/tpavi-tiny.yaml for a complete one"
 FOLDER = "students"
@@ -33,7 +33,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Optimiser(_Section):
+class OptimizerConfig(_Section):
     """How weights move; `clip_norm` bounds the norm of all gradients together."""
 
     kind: Literal["adam", "adamw"] = "adam"
@@ -42,7 +42,7 @@ class Optimiser(_Section):
     clip_norm: Positive | None = None
 
 
-class Schedule(_Section):
+class LearningRateSchedule(_Section):
     """The learning rate over a run: linear from 0 over `warmup` steps, times `factor` at each milestone, which are
     shares of all steps, or with `cosine` along half a wave down to 0 at the end."""
 
@@ -59,7 +59,7 @@ class Schedule(_Section):
         return float(rising * wave * self.factor**passed)
 
 
-class Validation(_Section):
+class ValidationConfig(_Section):
     """When the validation split is scored, every so many epochs; `clips` takes only its first ones."""
 
     every: Positive = 1.0
@@ -67,7 +67,7 @@ class Validation(_Section):
     clips: Count | None = None
 
 
-class Labels(_Section):
+class LabelsConfig(_Section):
     """How pseudo-labels are used; see `labels.PseudoLabels`. Both defaults are the paper's."""
 
     frames: Literal["annotated", "all"] = "annotated"
@@ -87,10 +87,10 @@ class TrainingRecipe(_Section):
     model: dict[str, Any] = {}
     audio: Text
     init: dict[str, Text] = {}
-    labels: Labels = Labels()
-    optimiser: Optimiser = Optimiser()
-    schedule: Schedule = Schedule()
-    validation: Validation = Validation()
+    labels: LabelsConfig = LabelsConfig()
+    optimiser: OptimizerConfig = OptimizerConfig()
+    schedule: LearningRateSchedule = LearningRateSchedule()
+    validation: ValidationConfig = ValidationConfig()
     epochs: Positive = 15.0
     max_steps: Count | None = None
     batch: Count = 4
@@ -144,7 +144,7 @@ def training_recipe(data: Mapping[str, Any]) -> TrainingRecipe:
     try:
         return TrainingRecipe.model_validate(dict(data))
     except ValidationError as problem:
-        sentence = finding(problem, TrainingRecipe, EXAMPLE)
+        sentence = first_error(problem, TrainingRecipe, EXAMPLE)
         raise InputError(f"training recipe {data.get('name', '?')!r}: {sentence}") from None
 
 
@@ -162,7 +162,7 @@ def _find(name: str) -> Path:
     for folder in _folders():
         if (path := folder / f"{name}.yaml").is_file():
             return path
-    raise InputError(f"there is no training recipe {name!r}; {nearest(name, training_recipe_names())}")
+    raise InputError(f"there is no training recipe {name!r}; {did_you_mean(name, training_recipe_names())}")
 
 
 def _folders() -> list[Path]:

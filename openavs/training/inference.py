@@ -13,21 +13,21 @@ import numpy as np
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.predictor import Soft, System
+from openavs.evaluation.predictor import Predictor, ProbabilisticResult
 from openavs.media.log_mel import RATE, SHORTEST, Floats
 from openavs.models.device import resolve_device
-from openavs.models.oom import shortage_told
+from openavs.models.oom import translate_oom_errors
 from openavs.pipeline.pipeline import Progress
-from openavs.structures.types import Clip, FrameResult, Segmentation, Waveform
-from openavs.training.base import Prediction, Student
+from openavs.structures.types import Clip, ClipResult, FrameResult, Waveform
+from openavs.training.base import Student, StudentPrediction
 from openavs.training.data.audio_features import features_of
-from openavs.training.models.vggish import Ears, load_vggish
+from openavs.training.models.vggish import VggishExtractor, load_vggish
 from openavs.training.predictions import Grey, frame_results, grey_values, numbered_on, predict_clip
 from openavs.training.registry import load_student
-from openavs.utils.concurrency import prefetched
-from openavs.utils.text import counted
+from openavs.utils.concurrency import prefetch
+from openavs.utils.text import pluralize
 
-PIECE = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench
+CHUNK_SECONDS = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench
 BACKGROUND = "background"
 
 
@@ -35,7 +35,12 @@ class StudentPipeline:
     """A student with its VGGish. `classes` are the names to choose from, the background first; None: binary masks."""
 
     def __init__(
-        self, student: Student, ears: Ears, classes: Sequence[str] | None, recipe: Mapping[str, Any], ref: str
+        self,
+        student: Student,
+        ears: VggishExtractor,
+        classes: Sequence[str] | None,
+        recipe: Mapping[str, Any],
+        ref: str,
     ) -> None:
         self.student, self.ears, self.classes = student, ears, None if classes is None else tuple(classes)
         self.recipe = dict(recipe)
@@ -56,38 +61,38 @@ class StudentPipeline:
         ref = recipe.student.model
         place = resolve_device(recipe.device, "float32")
         student = load_student(ref, recipe.offline).to(place.device)
-        ears = find_ears(ref, student, place.device, recipe.offline)
+        ears = find_audio_extractor(ref, student, place.device, recipe.offline)
         return cls(student, ears, _classes(student, recipe.vocabulary), recipe.to_dict(), ref)
 
-    def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[Segmentation]:
+    def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[ClipResult]:
         """Segments clips one by one; the next one is opened while the student works."""
-        for clip in prefetched(clips, depth=1):
+        for clip in prefetch(clips, depth=1):
             yield self(clip, progress)
 
-    def __call__(self, clip: Clip, progress: Progress | None = None) -> Segmentation:
+    def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
         """Segments one clip, a piece after the other: its length does not show in the memory that it takes."""
         return self._segment(clip, progress, lambda part: None)
 
-    def soft(self, clip: Clip, progress: Progress | None = None) -> Soft:
+    def soft(self, clip: Clip, progress: Progress | None = None) -> ProbabilisticResult:
         """Segments one clip and keeps the probability of each pixel, a byte each."""
         shares: list[Grey] = []
         result = self._segment(clip, progress, lambda part: shares.append(grey_values(part, clip.size)))
-        return Soft(result, np.concatenate(shares))
+        return ProbabilisticResult(result, np.concatenate(shares))
 
-    def _segment(self, clip: Clip, progress: Progress | None, keep: Callable[[Prediction], None]) -> Segmentation:
+    def _segment(self, clip: Clip, progress: Progress | None, keep: Callable[[StudentPrediction], None]) -> ClipResult:
         """One clip; `keep` is given the prediction of each piece."""
         tell = progress or (lambda stage, done, total: None)
         started = time.monotonic()
         heard = self._listen(clip)
-        timings = {"listen": time.monotonic() - started}
+        timings = {"caption": time.monotonic() - started}
         started = time.monotonic()
         frames: list[FrameResult] = []
         for piece, part in zip(_pieces(clip.times), numbered_on(self._look(clip, heard)), strict=True):
             frames += frame_results(part, piece, clip.times)
             keep(part)
-            tell("look", piece.stop, len(clip.times))
-        timings["look"] = time.monotonic() - started
-        return Segmentation(
+            tell("localize", piece.stop, len(clip.times))
+        timings["localize"] = time.monotonic() - started
+        return ClipResult(
             clip=clip.id,
             size=clip.size,
             frames=tuple(frames),
@@ -98,15 +103,15 @@ class StudentPipeline:
             warnings=clip.warnings,
         )
 
-    def _look(self, clip: Clip, heard: Floats) -> Iterator[Prediction]:
+    def _look(self, clip: Clip, heard: Floats) -> Iterator[StudentPrediction]:
         """A prediction for each piece, from one pass over the file."""
         stream = clip.frames(None)
         for piece in _pieces(clip.times):
             pictures = list(islice(stream, len(piece)))
             if lost := len(set(piece) - {picture.index for picture in pictures}):
-                raise InputError(f"{clip.source or clip.id} lacks {counted(lost, 'frame')}; it is cut short")
+                raise InputError(f"{clip.source or clip.id} lacks {pluralize(lost, 'frame')}; it is cut short")
             images, sound = [picture.image for picture in pictures], heard[piece.start : piece.stop]
-            with shortage_told():
+            with translate_oom_errors():
                 part = predict_clip(self.student, clip.id, images, sound, self.classes)
             yield part
 
@@ -116,7 +121,7 @@ class StudentPipeline:
             raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
         rows = []
         for piece in _pieces(clip.times):
-            start = float(np.floor(clip.times[piece.start] / PIECE)) * PIECE
+            start = float(np.floor(clip.times[piece.start] / CHUNK_SECONDS)) * CHUNK_SECONDS
             seconds = [int(clip.times[i] - start) for i in piece]
             heard = features_of(self.ears, _sound(clip.audio, start), max(seconds) + 1, clip.id)
             rows.append(heard[seconds])
@@ -125,7 +130,7 @@ class StudentPipeline:
 
 def _pieces(times: Sequence[float]) -> list[range]:
     """The frames of each `PIECE` of a clip."""
-    number = [int(time // PIECE) for time in times]
+    number = [int(time // CHUNK_SECONDS) for time in times]
     starts = [i for i in range(len(number)) if not i or number[i] != number[i - 1]]
     return [range(first, last) for first, last in zip(starts, [*starts[1:], len(number)], strict=True)]
 
@@ -133,10 +138,10 @@ def _pieces(times: Sequence[float]) -> list[range]:
 def _sound(audio: Waveform, start: float) -> Waveform:
     """A piece's sound; one that would be too short for a feature begins earlier, if there is an earlier."""
     shortest = (SHORTEST + 1) / RATE
-    return audio.cut(max(0.0, min(start, audio.duration - shortest)), start + PIECE)
+    return audio.cut(max(0.0, min(start, audio.duration - shortest)), start + CHUNK_SECONDS)
 
 
-def find_ears(ref: str, student: Student, device: Any, offline: bool = False) -> Ears:
+def find_audio_extractor(ref: str, student: Student, device: Any, offline: bool = False) -> VggishExtractor:
     """The VGGish that a student was trained with: in its folder, beside it, or what its config.json names."""
     known = student.facts.get("audio") or {}
     beside = [Path(ref) / "vggish", Path(ref).absolute().parent / "vggish"]
@@ -160,7 +165,7 @@ def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, .
     return classes
 
 
-def student_system(recipe: Recipe, dataset: Dataset) -> System:
+def student_predictor(recipe: Recipe, dataset: Dataset) -> Predictor:
     """A student as `evaluate` runs it: its probabilities are the predictions where masks are binary."""
     binary = dataset.task == "binary"
     fit = recipe if binary else recipe_from_dict({**recipe.to_dict(), "vocabulary": list(dataset.classes[1:])})
@@ -171,4 +176,4 @@ def student_system(recipe: Recipe, dataset: Dataset) -> System:
         chain = StudentPipeline.from_recipe(fit)
         return chain.soft if binary else chain
 
-    return System(fit.to_dict(), build, () if binary else dataset.classes, soft=binary)
+    return Predictor(fit.to_dict(), build, () if binary else dataset.classes, soft=binary)

@@ -14,7 +14,7 @@ from openavs.models.hub import ResolvedModel, resolve
 from openavs.utils.fs import atomic_write
 from openavs.utils.plugins import is_file_reference
 from openavs.utils.strict_json import parse_json
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def find_installed(name: str) -> EntryPoint:
     """
     installed = {point.name: point for point in entry_points(group=GROUP)} | BUILT_IN
     if name not in installed:
-        raise InputError(f"there is no student {name!r:.80}; {nearest(name, installed)}")
+        raise InputError(f"there is no student {name!r:.80}; {did_you_mean(name, installed)}")
     return installed[name]
 
 

@@ -25,13 +25,13 @@ from openavs.evaluation.datasets.base import Dataset
 from openavs.media.log_mel import Floats
 from openavs.pipeline.context import Progress
 from openavs.results.serialization import json_bytes
-from openavs.training.base import Batch, Student
-from openavs.training.checkpoint import State, keep_metrics, load_last, save_best, save_last
+from openavs.training.base import Student, StudentBatch
+from openavs.training.checkpoint import TrainingState, keep_metrics, load_last, save_best, save_last
 from openavs.training.config import TrainingRecipe
 from openavs.training.data.audio_features import FeatureCache
-from openavs.training.data.dataset import Positions, TrainingClips, loader
+from openavs.training.data.dataset import StepSampler, TrainingDataset, loader
 from openavs.training.loss_curve import write_curve
-from openavs.training.models.vggish import Ears, load_vggish, save_vggish
+from openavs.training.models.vggish import VggishExtractor, load_vggish, save_vggish
 from openavs.training.validation import CHOSEN_BY, chosen_figure, validate
 from openavs.utils.fs import atomic_write
 
@@ -41,7 +41,7 @@ class TrainingError(OpenAVSError):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What became of a training: steps done, and the best validation score with its step (None without a split)."""
 
     out: Path
@@ -51,7 +51,7 @@ class Trained:
     best_step: int | None
 
 
-class Loop:
+class Trainer:
     """One training: what it is made of, and where it stands."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Loop:
         self.clips, self.val_set, self.progress = clips, val_set, progress
         self.steps, self.val_every = recipe.steps(clips), recipe.validate_every(clips)
         self.figure = CHOSEN_BY[val_set.task] if val_set else "loss"
-        self.state, self.saved = State(), 0
+        self.state, self.saved = TrainingState(), 0
         self.metrics: IO[str] | None = None
         if recipe.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -106,16 +106,16 @@ class Loop:
             cache = FeatureCache(ears, self.out / "features")
             return cache.of_all(clips, lambda done: self.progress("sounds", done, len(clips)))
 
-    def _keep(self, ears: Ears) -> None:
+    def _keep(self, ears: VggishExtractor) -> None:
         if self.accelerator.is_main_process and not (self.out / "vggish" / "config.json").is_file():
             save_vggish(ears.network, self.out / "vggish")
 
     # -------------------------------------------------------------------------------------------------------- the steps
 
-    def go(self, stream: TrainingClips, heard: Mapping[str, Floats]) -> Trained:
+    def go(self, stream: TrainingDataset, heard: Mapping[str, Floats]) -> TrainingResult:
         """All steps that are left."""
         spread = self.accelerator.process_index, self.accelerator.num_processes
-        positions = Positions(self.recipe.batch, self.state.step, self.steps, self.recipe.accumulate, *spread)
+        positions = StepSampler(self.recipe.batch, self.state.step, self.steps, self.recipe.accumulate, *spread)
         batches = iter(loader(stream, positions, self.recipe.workers))
         self.network.train()
         self.progress("steps", self.state.step, self.steps)
@@ -128,7 +128,7 @@ class Loop:
             self.metrics.close()
         if self.recipe.tensorboard:
             self.accelerator.end_training()
-        return Trained(self.out, self.state.step, self.figure, self.state.best, self.state.best_step)
+        return TrainingResult(self.out, self.state.step, self.figure, self.state.best, self.state.best_step)
 
     def _step(self, step: int, batches: Any) -> dict[str, float]:
         """One step of the optimiser; the mean of the losses over its parts and devices."""
@@ -163,7 +163,7 @@ class Loop:
         """Devices exchange gradients once a step, with its last part."""
         return nullcontext() if last else self.accelerator.no_sync(self.network)
 
-    def _refuse_nan(self, step: int, loss: torch.Tensor, batch: Batch) -> None:
+    def _refuse_nan(self, step: int, loss: torch.Tensor, batch: StudentBatch) -> None:
         if math.isfinite(float(loss.detach())):
             return
         kept = (
@@ -174,7 +174,7 @@ class Loop:
             "look at these clips or lower optimiser.lr"
         )
 
-    def _culprits(self, batch: Batch) -> list[str]:
+    def _culprits(self, batch: StudentBatch) -> list[str]:
         """The clips whose loss alone is not finite; all of the batch if that cannot be told."""
         self.student.eval()
         found = []

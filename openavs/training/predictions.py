@@ -13,8 +13,8 @@ from PIL import Image as Pillow
 
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.media.log_mel import Floats
-from openavs.structures.types import BoolMask, FrameResult, Image, Segment, mask_to_rle
-from openavs.training.base import Found, Prediction, Size, Student
+from openavs.structures.types import BoolMask, FrameResult, ImageArray, Segment, mask_to_rle
+from openavs.training.base import InstanceMask, Size, Student, StudentPrediction
 from openavs.training.data.dataset import batches_to_predict
 
 BINARY_PHRASE = "sounding object"
@@ -22,8 +22,8 @@ Grey = npt.NDArray[np.uint8]
 
 
 def predict_clip(
-    student: Student, name: str, images: Sequence[Image], audio: Floats, classes: Sequence[str] | None
-) -> Prediction:
+    student: Student, name: str, images: Sequence[ImageArray], audio: Floats, classes: Sequence[str] | None
+) -> StudentPrediction:
     """A whole clip, run of frames by run of frames; `classes` as in `Student.predict`."""
     device = next(student.parameters()).device
     with torch.no_grad():
@@ -31,14 +31,14 @@ def predict_clip(
         return joined([student.predict(batch.to(device), classes)[0] for batch in batches])
 
 
-def joined(parts: Sequence[Prediction]) -> Prediction:
+def joined(parts: Sequence[StudentPrediction]) -> StudentPrediction:
     """Predictions one after the other, as one."""
     frames = tuple(frame for part in numbered_on(parts) for frame in part.frames)
     shares = [part.probability for part in parts if part.probability is not None]
-    return Prediction(frames, np.concatenate(shares) if shares else None)
+    return StudentPrediction(frames, np.concatenate(shares) if shares else None)
 
 
-def numbered_on(parts: Iterable[Prediction]) -> Iterator[Prediction]:
+def numbered_on(parts: Iterable[StudentPrediction]) -> Iterator[StudentPrediction]:
     """Predictions one after the other, their tracks numbered on: a number of one part is nothing of the next."""
     taken = 0
     for part in parts:
@@ -50,7 +50,7 @@ def numbered_on(parts: Iterable[Prediction]) -> Iterator[Prediction]:
         taken += max(tracks, default=-1) + 1
 
 
-def grey_values(prediction: Prediction, size: Size) -> Grey:
+def grey_values(prediction: StudentPrediction, size: Size) -> Grey:
     """Probabilities times 255, `[T, *size]`; of a student that gives none, its masks as 0 and 255."""
     if prediction.probability is not None:
         shares = np.rint(prediction.probability * 255.0).astype(np.uint8)
@@ -59,7 +59,7 @@ def grey_values(prediction: Prediction, size: Size) -> Grey:
     return np.stack(unions).astype(np.uint8) * np.uint8(255)
 
 
-def label_maps(prediction: Prediction, index: Mapping[str, int], size: Size) -> Grey:
+def label_maps(prediction: StudentPrediction, index: Mapping[str, int], size: Size) -> Grey:
     """Class indices `[T, *size]`: the highest score on top; names that `index` has not are not painted."""
     maps = []
     for frame in prediction.frames:
@@ -72,7 +72,7 @@ def label_maps(prediction: Prediction, index: Mapping[str, int], size: Size) -> 
 
 
 def scored_maps(
-    prediction: Prediction, clip: BenchmarkClip, classes: Sequence[str] | None, size: Size
+    prediction: StudentPrediction, clip: BenchmarkClip, classes: Sequence[str] | None, size: Size
 ) -> npt.NDArray[Any]:
     """What a tally takes for the annotated frames of a clip."""
     if classes is None:
@@ -80,7 +80,7 @@ def scored_maps(
     return label_maps(prediction, {name: i for i, name in enumerate(classes)}, size)[list(clip.annotated)]
 
 
-def frame_results(prediction: Prediction, indices: range, times: Sequence[float]) -> list[FrameResult]:
+def frame_results(prediction: StudentPrediction, indices: range, times: Sequence[float]) -> list[FrameResult]:
     """The masks as segments, of those frames of a clip. A student hears and asks nothing in words, so only they are
     told."""
     return [
@@ -96,14 +96,14 @@ def nearest(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
     return np.asarray(Pillow.fromarray(mask).resize((size[1], size[0]), Pillow.Resampling.NEAREST))
 
 
-def _union(found: Sequence[Found], size: Size) -> BoolMask:
+def _union(found: Sequence[InstanceMask], size: Size) -> BoolMask:
     union = np.zeros(size, dtype=np.bool_)
     for one in found:
         union |= nearest(one.mask, size)
     return union
 
 
-def _segment(found: Found) -> Segment:
+def _segment(found: InstanceMask) -> Segment:
     rows, columns = np.flatnonzero(found.mask.any(axis=1)), np.flatnonzero(found.mask.any(axis=0))
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
     how = None if found.label is None else "exact"

@@ -24,25 +24,25 @@ from typing import Any
 
 from openavs.config.recipe import STUDENT, Recipe, load_recipe
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import Card
+from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.evaluator import evaluate, recipe_system
-from openavs.evaluation.predictor import System, folder_names, predict
+from openavs.evaluation.evaluator import evaluate, recipe_predictor
+from openavs.evaluation.predictor import Predictor, folder_names, predict
 from openavs.pipeline.context import Progress
 from openavs.results.serialization import json_bytes, read_result
-from openavs.structures.types import Segmentation
+from openavs.structures.types import ClipResult
 from openavs.training.config import TrainingRecipe, training_recipe
 from openavs.training.data.labels import CONFIDENCE, LEFT_OUT
-from openavs.training.inference import student_system
+from openavs.training.inference import student_predictor
 from openavs.training.trainer import train
 from openavs.utils.fs import atomic_write
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choices:
+class SelfTrainingConfig:
     """What is ours and off by default: `min_score` leaves out clips whose mean confidence is lower, `drop_empty` those
     in which nothing was found, `weighted` weighs frames by their confidence, `rounds` above 1 teach again; `truth`
     trains the same student on the ground truth, too, for comparison."""
@@ -58,7 +58,7 @@ class Choices:
 class Splits:
     """The benchmark and its parts: the training masks are never looked at, except by `truth`."""
 
-    card: Card
+    card: BenchmarkConfig
     train: Dataset
     val: Dataset | None
     test: Dataset
@@ -69,7 +69,7 @@ def self_train(
     teacher: Recipe,
     splits: Splits,
     out: Path,
-    choices: Choices,
+    choices: SelfTrainingConfig,
     *,
     device: str = "auto",
     progress: Progress | None = None,
@@ -83,8 +83,8 @@ def self_train(
     if choices.weighted:
         recipe = training_recipe({**recipe.to_dict(), "labels": {**recipe.labels.model_dump(), "weighted": True}})
     figures: dict[str, Any] = {}
-    labeller = recipe_system(teacher, splits.train, splits.card)
-    itself = recipe_system(teacher, splits.test, splits.card)
+    labeller = recipe_predictor(teacher, splits.train, splits.card)
+    itself = recipe_predictor(teacher, splits.test, splits.card)
     figures["teacher"] = _scored(itself, splits.test, out / "teacher", progress)
     kept = []
     for number in range(1, choices.rounds + 1):
@@ -92,7 +92,7 @@ def self_train(
         kept.append(label(labeller, splits.train, folder / "labels", choices, progress))
         places = folder / "student", folder / "test", folder / "labels"
         figures[f"round {number}"] = train_and_score(recipe, splits, *places, device, progress)
-        labeller = student_system(_recipe_of(folder / "student", device), splits.train)
+        labeller = student_predictor(_recipe_of(folder / "student", device), splits.train)
     if choices.truth:
         figures["truth"] = train_and_score(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
     report = {
@@ -109,7 +109,11 @@ def self_train(
 
 
 def label(
-    system: System, dataset: Dataset, out: Path, choices: Choices, progress: Callable[[str, int, int], None] | None
+    system: Predictor,
+    dataset: Dataset,
+    out: Path,
+    choices: SelfTrainingConfig,
+    progress: Callable[[str, int, int], None] | None,
 ) -> int:
     """Labels the clips of a split, notes how sure the teacher is, and how many clips are kept.
 
@@ -120,7 +124,7 @@ def label(
     failed = predict(system, dataset, out, names=names, progress=progress)
     if failed:
         clip, reason = next(iter(failed.items()))
-        raise InputError(f"{counted(len(failed), 'clip')} could not be labelled, such as {clip}: {reason}")
+        raise InputError(f"{pluralize(len(failed), 'clip')} could not be labelled, such as {clip}: {reason}")
     results = {clip.id: read_result(out, names[clip.id]) for clip in dataset.clips}
     confidence = confidences(results)
     left_out = [clip.id for clip in dataset.clips if not _kept(results[clip.id], confidence[clip.id], choices)]
@@ -131,7 +135,7 @@ def label(
     return len(dataset.clips) - len(left_out)
 
 
-def confidences(results: Mapping[str, Segmentation]) -> dict[str, list[float]]:
+def confidences(results: Mapping[str, ClipResult]) -> dict[str, list[float]]:
     """How sure a teacher is of each frame of its clips: the mean score of the frame's segments.
 
     A frame in which nothing was found has no score, and scores of another teacher have another scale; so it counts as
@@ -148,7 +152,7 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _kept(result: Segmentation, confidence: Sequence[float], choices: Choices) -> bool:
+def _kept(result: ClipResult, confidence: Sequence[float], choices: SelfTrainingConfig) -> bool:
     if choices.drop_empty and not any(frame.segments for frame in result.frames):
         return False
     return sum(confidence) / len(confidence) >= choices.min_score
@@ -166,17 +170,17 @@ def train_and_score(
     """Trains a student into `folder`, on `labels` or on the ground truth, and evaluates it into `test`; what is there
     is gone on with. Returns the official figures."""
     train(recipe, splits.train, splits.val, folder, labels=labels, resume=True, device=device, progress=progress)
-    return _scored(student_system(_recipe_of(folder, device), splits.test), splits.test, test, progress)
+    return _scored(student_predictor(_recipe_of(folder, device), splits.test), splits.test, test, progress)
 
 
 def _recipe_of(folder: Path, device: str) -> Recipe:
     return load_recipe(f"{STUDENT}{folder}", [f"device={device}"])
 
 
-def _scored(system: System, dataset: Dataset, out: Path, progress: Progress | None) -> dict[str, Any]:
+def _scored(system: Predictor, dataset: Dataset, out: Path, progress: Progress | None) -> dict[str, Any]:
     done = evaluate(system, dataset, out, progress=progress)
     if done.report is None:
         clip, reason = next(iter(done.failed.items()))
-        raise InputError(f"{counted(len(done.failed), 'clip')} could not be evaluated, such as {clip}: {reason}")
+        raise InputError(f"{pluralize(len(done.failed), 'clip')} could not be evaluated, such as {clip}: {reason}")
     figures: dict[str, Any] = json.loads(json.dumps(done.report["figures"]["official"]))
     return figures

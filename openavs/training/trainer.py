@@ -19,9 +19,9 @@ from openavs.results.run_folder import provenance
 from openavs.training.base import Student
 from openavs.training.checkpoint import check_resumable
 from openavs.training.config import TrainingRecipe
-from openavs.training.data.dataset import LabelSource, TrainingClips, check_split
-from openavs.training.data.labels import PseudoLabels, Truth
-from openavs.training.loop import Loop, Trained
+from openavs.training.data.dataset import LabelSource, TrainingDataset, check_split
+from openavs.training.data.labels import GroundTruthLabels, PseudoLabels
+from openavs.training.loop import Trainer, TrainingResult
 from openavs.training.registry import student_class
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Trains a student as a recipe says and leaves it in `out` (see `checkpoint.py`).
 
     Args:
@@ -62,7 +62,7 @@ def train(
     check_split(recipe.batch, recipe.accumulate, accelerator.num_processes)
     if val_set is not None and recipe.validation.clips:
         val_set = replace(val_set, clips=val_set.clips[: recipe.validation.clips])
-    source: LabelSource = Truth(train_set)
+    source: LabelSource = GroundTruthLabels(train_set)
     if labels is not None:
         source = PseudoLabels(train_set, labels, recipe.labels.frames, recipe.labels.weighted)
     clips = tuple(clip for clip in train_set.clips if source.has(clip))
@@ -72,11 +72,11 @@ def train(
     check_resumable(out, description, resume)
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     student = make_student(recipe, train_set)
-    run = Loop(accelerator, recipe, student, out, len(clips), val_set, progress or (lambda what, done, total: None))
+    run = Trainer(accelerator, recipe, student, out, len(clips), val_set, progress or (lambda what, done, total: None))
     run.begin(description, resume)
     heard = run.hear([*clips, *(val_set.clips if val_set else ())])
     classes = 2 if train_set.task == "binary" else len(train_set.classes)
-    stream = TrainingClips(clips, source, heard, student.view(training=True), classes, recipe.seed)
+    stream = TrainingDataset(clips, source, heard, student.view(training=True), classes, recipe.seed)
     return run.go(stream, heard)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.metrics.accumulators import tally_for
+from openavs.evaluation.metrics.accumulators import make_accumulator
 from openavs.evaluation.metrics.aggregation import Figures
 from openavs.media.log_mel import Floats
 from openavs.training.base import Student
@@ -21,7 +21,7 @@ def validate(
 ) -> Figures:
     """The official figures of a student in evaluation mode, left in the mode it was in; `progress` counts clips."""
     classes = None if dataset.task == "binary" else dataset.classes
-    tally = tally_for(dataset)
+    tally = make_accumulator(dataset)
     was_training = student.training
     student.eval()
     for done, clip in enumerate(dataset.clips, start=1):

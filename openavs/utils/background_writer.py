@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Behind(Generic[T]):
+class BackgroundWriter(Generic[T]):
     """Calls `work(item)` in a thread, in order; use it in a `with` block, whose end waits for what is under way.
 
     At most `depth` items wait; `put` blocks then. An exception of the work ends it, and is raised by the next `put` or
@@ -29,7 +29,7 @@ class Behind(Generic[T]):
         self._raise()
         self._items.put([item])
 
-    def __enter__(self) -> Behind[T]:
+    def __enter__(self) -> BackgroundWriter[T]:
         self._thread.start()
         return self
 
@@ -44,7 +44,7 @@ class Behind(Generic[T]):
             if self._error is None:
                 try:
                     self._work(items[0])
-                except BaseException as error:  # noqa: BLE001 - raised where the items come from
+                except BaseException as error:
                     self._error = error
 
     def _raise(self) -> None:

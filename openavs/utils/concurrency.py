@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def prefetched(source: Iterable[T], depth: int = 2) -> Generator[T]:
+def prefetch(source: Iterable[T], depth: int = 2) -> Generator[T]:
     """The items of `source`, made ahead of time in a thread, at most `depth` waiting.
 
     An exception of the source is raised where its item would have come. When the consumer stops early, the thread
@@ -36,7 +36,7 @@ def prefetched(source: Iterable[T], depth: int = 2) -> Generator[T]:
                 if not put("item", item):
                     return
             put("end", None)
-        except BaseException as error:  # noqa: BLE001 - handed on: the consumer raises it
+        except BaseException as error:
             put("error", error)
         finally:
             close = getattr(iterator, "close", None)

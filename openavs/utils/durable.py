@@ -75,7 +75,7 @@ def is_intact(path: str | Path, stamp: str, *, verify: bool) -> bool:
         return False
 
 
-def put(path: Path, data: bytes, races: int = RACES) -> str:
+def write_hashed(path: Path, data: bytes, races: int = RACES) -> str:
     """`write_whole` into a folder that is made if it is not there.
 
     Another worker may remove a folder that both use while it is still empty (`remove_empty`), between its making and
@@ -87,10 +87,10 @@ def put(path: Path, data: bytes, races: int = RACES) -> str:
     except FileNotFoundError:
         if not races:
             raise
-    return put(path, data, races - 1)
+    return write_hashed(path, data, races - 1)
 
 
-def flush(paths: Iterable[Path]) -> None:
+def sync_to_disk(paths: Iterable[Path]) -> None:
     """Flushes files and their folders to the disk."""
     folders: set[Path] = set()
     for path in paths:

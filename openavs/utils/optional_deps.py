@@ -75,7 +75,7 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
 )
 
 
-def need(module: str, extra: str) -> ModuleType:
+def import_optional(module: str, extra: str) -> ModuleType:
     """Imports a module of an optional package.
 
     Raises:

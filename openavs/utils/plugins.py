@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from openavs.errors import InputError
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 
 def is_file_reference(use: str) -> bool:
@@ -35,7 +35,7 @@ def load_file_class(use: str, base: Path | None = None) -> type:
     found = getattr(module, name, None)
     if not isinstance(found, type):
         own = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
-        raise InputError(f"there is no class {name!r} in {path_text}; {nearest(name, own)}")
+        raise InputError(f"there is no class {name!r} in {path_text}; {did_you_mean(name, own)}")
     return found
 
 
@@ -46,7 +46,7 @@ def load_file_function(use: str, base: Path | None = None) -> Callable[..., Any]
     found = getattr(module, name, None)
     if not callable(found):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"there is no function {name!r} in {path_text}; {nearest(name, own)}")
+        raise InputError(f"there is no function {name!r} in {path_text}; {did_you_mean(name, own)}")
     return cast(Callable[..., Any], found)
 
 

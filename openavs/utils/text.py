@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """The tail of every "unknown ..." sentence: the closest known name if one is close, else `otherwise` or all.
 
     >>> nearest("tinny", ["tiny", "openavs"])
@@ -22,7 +22,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return otherwise or (f"there are {', '.join(names)}" if names else "there are none")
 
 
-def listed_words(words: str | Iterable[str]) -> list[str]:
+def join_words(words: str | Iterable[str]) -> list[str]:
     """The entries of a list of words; one text is split at its commas.
 
     >>> listed_words("dog, bell")
@@ -31,7 +31,7 @@ def listed_words(words: str | Iterable[str]) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()] if isinstance(words, str) else list(words)
 
 
-def counted(number: float, thing: str, things: str = "") -> str:
+def pluralize(number: float, thing: str, things: str = "") -> str:
     """A number and its thing in the singular or the plural, which is `things` where it is more than an s.
 
     >>> counted(1, "clip"), counted(3700, "frame"), counted(2, "entry", "entries")

@@ -13,8 +13,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image as Pictures
 
-from openavs.structures.types import Image
-from openavs.utils.text import counted
+from openavs.structures.types import ImageArray
+from openavs.utils.text import pluralize
 
 
 def asset(name: str) -> str:
@@ -33,7 +33,7 @@ def render(template: str, style: str, **values: Any) -> bytes:
     return bytes(page.encode("utf-8", "replace"))
 
 
-def jpeg_address(image: Image, quality: int = 82) -> str:
+def jpeg_address(image: ImageArray, quality: int = 82) -> str:
     """A picture `[H, W, 3]` as a data address."""
     buffer = io.BytesIO()
     Pictures.fromarray(image).save(buffer, format="JPEG", quality=quality)
@@ -52,5 +52,5 @@ def _engine() -> Any:
         lstrip_blocks=True,
     )
     engine.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
-    engine.filters["counted"] = counted
+    engine.filters["counted"] = pluralize
     return engine

@@ -15,11 +15,11 @@ from PIL import Image as Pictures
 
 from openavs.errors import InputError
 from openavs.media import write_overlay
-from openavs.models.catalog import only_synthetic
-from openavs.structures.types import Clip, Frame, FrameResult, Segmentation
+from openavs.models.catalog import is_only_synthetic
+from openavs.structures.types import Clip, ClipResult, Frame, FrameResult
 from openavs.visualization.colors import Palette, palette_of
 from openavs.visualization.html import jpeg_address, render
-from openavs.visualization.overlay import Painter, paint_frame
+from openavs.visualization.overlay import OverlayPainter, paint_frame
 
 PICTURES = 4
 PICTURE_WIDTH = 240  # pixels
@@ -28,7 +28,7 @@ _PAGE = "<!doctype html><meta charset='utf-8'><title>openavs</title>{}"
 
 
 @dataclass(frozen=True)
-class View:
+class NotebookView:
     """HTML that a notebook displays when it is the last value of a cell; elsewhere use `display(view)`."""
 
     html: str
@@ -44,24 +44,24 @@ class View:
         return f"<View of {len(self.html)} characters of HTML; .save(path) writes it as a page>"
 
 
-def show(result: Segmentation, clip: Clip, *, width: int, most_seconds: float, most_bytes: int) -> View:
+def show(result: ClipResult, clip: Clip, *, width: int, most_seconds: float, most_bytes: int) -> NotebookView:
     """The video with its sound and the masks painted on, within these bounds; see `Result.show`."""
     lasts = (clip.times[-1] if clip.times else 0.0) + 0.5 / clip.fps
     if lasts > most_seconds:
         why = f"The video lasts {lasts:.0f} s, too long to be put into a page: result.save(folder) writes overlay.mp4."
-        return View(_html(result, pictures=_pictures(result, clip), why=why))
+        return NotebookView(_html(result, pictures=_pictures(result, clip), why=why))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "overlay.mp4"
-        write_overlay(path, clip, Painter(result), size_limit=width)
+        write_overlay(path, clip, OverlayPainter(result), size_limit=width)
         size = path.stat().st_size
         if size <= most_bytes:
             code = base64.b64encode(path.read_bytes()).decode("ascii")
-            return View(_html(result, video=f"data:video/mp4;base64,{code}"))
+            return NotebookView(_html(result, video=f"data:video/mp4;base64,{code}"))
     why = f"The video takes {size / 1e6:.1f} MB, too much for a page: result.save(folder) writes overlay.mp4."
-    return View(_html(result, pictures=_pictures(result, clip), why=why))
+    return NotebookView(_html(result, pictures=_pictures(result, clip), why=why))
 
 
-def summary(result: Segmentation, clip: Clip | None) -> str:
+def summary(result: ClipResult, clip: Clip | None) -> str:
     """A few pictures, if the clip is at hand, and what was heard, found and dropped."""
     if clip is None:
         return _html(result)
@@ -72,7 +72,7 @@ def summary(result: Segmentation, clip: Clip | None) -> str:
 
 
 def _html(
-    result: Segmentation, *, video: str | None = None, pictures: list[dict[str, Any]] | None = None, why: str = ""
+    result: ClipResult, *, video: str | None = None, pictures: list[dict[str, Any]] | None = None, why: str = ""
 ) -> str:
     palette = palette_of(result.frames)
     page = render(
@@ -86,12 +86,12 @@ def _html(
         heard=list(_heard(result))[:MOST_TEXTS],
         found=list(_found(result, palette))[:MOST_TEXTS],
         dropped=list(_dropped(result))[:MOST_TEXTS],
-        only_synthetic=only_synthetic(result.models),
+        only_synthetic=is_only_synthetic(result.models),
     )
     return page.decode("utf-8")
 
 
-def _pictures(result: Segmentation, clip: Clip) -> list[dict[str, Any]]:
+def _pictures(result: ClipResult, clip: Clip) -> list[dict[str, Any]]:
     """Painted frames spread over the clip, rather those in which something was found."""
     frames = [frame for frame in result.frames if frame.segments] or list(result.frames)
     places = np.linspace(0, len(frames) - 1, min(PICTURES, len(frames))).round().astype(int)
@@ -109,25 +109,25 @@ def _picture(frame: Frame, found: FrameResult, palette: Palette) -> dict[str, An
     return {"src": jpeg_address(np.asarray(small)), "alt": alt, "time": found.time, "width": size[0], "height": size[1]}
 
 
-def _heard(result: Segmentation) -> Iterator[dict[str, Any]]:
+def _heard(result: ClipResult) -> Iterator[dict[str, Any]]:
     best: dict[str, float | None] = {}
-    for caption in (caption for frame in result.frames for caption in frame.heard):
+    for caption in (caption for frame in result.frames for caption in frame.captions):
         known = best.get(caption.text)
         best[caption.text] = caption.score if known is None else max(known, caption.score or 0.0)
     for text in sorted(best, key=lambda text: -(best[text] or 0.0)):
         yield {"text": text, "score": best[text]}
 
 
-def _found(result: Segmentation, palette: Palette) -> Iterator[dict[str, Any]]:
+def _found(result: ClipResult, palette: Palette) -> Iterator[dict[str, Any]]:
     for phrase in palette.phrases:
         scores = [[s.score for s in frame.segments if s.phrase == phrase] for frame in result.frames]
         best = max(score for own in scores for score in own)
         yield {"text": phrase, "frames": sum(map(bool, scores)), "score": best, "colour": palette[phrase]}
 
 
-def _dropped(result: Segmentation) -> Iterator[dict[str, Any]]:
+def _dropped(result: ClipResult) -> Iterator[dict[str, Any]]:
     reasons = Counter(
-        said for frame in result.frames for said in {(drop.phrase, drop.reason) for drop in frame.dropped}
+        said for frame in result.frames for said in {(drop.phrase, drop.reason) for drop in frame.rejected}
     )
     for (phrase, reason), frames in reasons.most_common():
         yield {"text": phrase, "reason": reason, "frames": frames}

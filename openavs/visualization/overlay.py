@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
-from openavs.models.catalog import only_synthetic
-from openavs.structures.types import BoolMask, Caption, FrameResult, Image, Segment, Segmentation, rle_to_mask
+from openavs.models.catalog import is_only_synthetic
+from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult, ImageArray, Segment, rle_to_mask
 from openavs.visualization.colors import RGB, Palette, ink_on, palette_of
 
 SYNTHETIC = "synthetic demo model"
@@ -21,14 +21,14 @@ _Rectangle = tuple[int, int, int, int]
 
 
 def paint(
-    image: Image,
+    image: ImageArray,
     segments: Sequence[Segment],
     palette: Palette | None = None,
     *,
     heard: Sequence[Caption] = (),
     text_scale: float = 1.0,
     mark: str = "",
-) -> Image:
+) -> ImageArray:
     """A copy of a picture `[H, W, 3]` with the segments painted on it, best score on top, and captions at the bottom.
 
     Masks of another size than the picture (a scaled copy of the video) are resized to it. Any size from 1x1 works;
@@ -56,12 +56,12 @@ def paint(
     return np.asarray(picture)
 
 
-def paint_frame(image: Image, frame: FrameResult, palette: Palette | None = None, mark: str = "") -> Image:
+def paint_frame(image: ImageArray, frame: FrameResult, palette: Palette | None = None, mark: str = "") -> ImageArray:
     """`paint` with a frame's segments and what was heard there; pass the clip's `palette_of` to keep the colours."""
-    return paint(image, frame.segments, palette, heard=frame.heard, mark=mark)
+    return paint(image, frame.segments, palette, heard=frame.captions, mark=mark)
 
 
-class Timeline:
+class CaptionTimeline:
     """Which frame's result is on show at a time: the nearest sampled frame's."""
 
     def __init__(self, frames: Sequence[FrameResult]) -> None:
@@ -81,19 +81,19 @@ class Timeline:
         return self._frames[best] if abs(self._times[best] - time) <= self._reach + 1e-6 else None
 
 
-class Painter:
+class OverlayPainter:
     """Paints a whole clip at full frame rate: `painter(time, picture)` is what `media.write_overlay` calls.
 
     `palette` keeps the colours of a result of which only a part is painted. What models of the synthetic world found
     is marked as such in every picture.
     """
 
-    def __init__(self, segmentation: Segmentation, palette: Palette | None = None) -> None:
-        self._timeline = Timeline(segmentation.frames)
+    def __init__(self, segmentation: ClipResult, palette: Palette | None = None) -> None:
+        self._timeline = CaptionTimeline(segmentation.frames)
         self._palette = palette if palette is not None else palette_of(segmentation.frames)
-        self._mark = SYNTHETIC if only_synthetic(segmentation.models) else ""
+        self._mark = SYNTHETIC if is_only_synthetic(segmentation.models) else ""
 
-    def __call__(self, time: float, image: Image) -> Image:
+    def __call__(self, time: float, image: ImageArray) -> ImageArray:
         """The picture with the result that is on show at `time`."""
         frame = self._timeline.at(time)
         if frame is not None:
@@ -122,7 +122,7 @@ def _bounds(mask: BoolMask) -> _Rectangle | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _tint(image: Image, mask: BoolMask, area: _Rectangle, colour: RGB) -> None:
+def _tint(image: ImageArray, mask: BoolMask, area: _Rectangle, colour: RGB) -> None:
     """Tints the mask, lines its inner edge in the colour and its outer edge in black, in place."""
     thick = max(1, round(min(image.shape[:2]) / 240))
     x0, y0 = max(area[0] - thick, 0), max(area[1] - thick, 0)

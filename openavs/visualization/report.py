@@ -12,8 +12,8 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from openavs.models.catalog import only_synthetic
-from openavs.structures.types import Frame, Segmentation, Waveform
+from openavs.models.catalog import is_only_synthetic
+from openavs.structures.types import ClipResult, Frame, Waveform
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import palette_of
 from openavs.visualization.html import asset, render
@@ -31,7 +31,7 @@ PICTURES = 48  # at most so many frames are shown
 ROWS = 600  # and so many in the table
 
 
-def report_frames(segmentation: Segmentation, most: int = PICTURES) -> frozenset[int]:
+def report_frames(segmentation: ClipResult, most: int = PICTURES) -> frozenset[int]:
     """The indices of the frames the report shows: all, or `most` of them spread evenly; decode only these."""
     indices = sorted(frame.index for frame in segmentation.frames)
     if len(indices) <= most:
@@ -41,7 +41,7 @@ def report_frames(segmentation: Segmentation, most: int = PICTURES) -> frozenset
 
 def write_report(
     path: Path,
-    segmentation: Segmentation,
+    segmentation: ClipResult,
     clip_frames: Iterable[Frame],
     audio: Waveform | None = None,
     duration: float | None = None,
@@ -65,7 +65,7 @@ def write_report(
         recipe_name=segmentation.recipe.get("name"),
         recipe=json.dumps(segmentation.recipe, indent=2, ensure_ascii=False),
         models=model_rows(segmentation.models, segmentation.recipe.get("licence")),
-        only_synthetic=only_synthetic(segmentation.models),
+        only_synthetic=is_only_synthetic(segmentation.models),
         pictures=pictures,
         shown=len(shown),
         listed={frame.index for frame in segmentation.frames[:ROWS]},

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pictures
 
-from openavs.models.catalog import known_model
-from openavs.structures.types import Caption, Dropped, FrameResult, Image, Waveform
+from openavs.models.catalog import find_known_model
+from openavs.structures.types import Caption, FrameResult, ImageArray, Rejection, Waveform
 from openavs.visualization.colors import DISTINCT, Palette
 from openavs.visualization.html import jpeg_address
 from openavs.visualization.overlay import paint
@@ -31,7 +31,7 @@ Cell = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Lane:
+class TimelineLane:
     """One line under the waveform: a text and its spans in order of time, which do not overlap."""
 
     text: str
@@ -44,7 +44,7 @@ class Lane:
         return sorted(self.spans, key=lambda span: _value(span[2]))
 
 
-def picture_parts(image: Image, frame: FrameResult, palette: Palette) -> dict[str, Any]:
+def picture_parts(image: ImageArray, frame: FrameResult, palette: Palette) -> dict[str, Any]:
     """A painted, small JPEG as a data address, with the words that stand for it."""
     scale = min(1.0, _WIDEST / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -81,13 +81,13 @@ def timeline_parts(
         "end": end,
         "wave": _wave_path(audio, end) if audio is not None else None,
         "silent": [cell for frame, cell in zip(frames, cells, strict=True) if frame.silent],
-        "heard": heard,
+        "captions": heard,
         "left_out": left_out,
         "found_lanes": found[:LANES],
         "found_left_out": max(0, len(found) - LANES),
         "ticks": [end * i / 4 for i in range(5)],
         "level": _level,
-        "unscored": any(caption.score is None for frame in frames for caption in frame.heard),
+        "unscored": any(caption.score is None for frame in frames for caption in frame.captions),
     }
 
 
@@ -99,18 +99,18 @@ def _cells(times: Sequence[float]) -> list[Cell]:
     return [(max(time - reaches[i], 0.0), time + reaches[i + 1]) for i, time in enumerate(times)]
 
 
-def _heard_lanes(frames: Sequence[FrameResult], cells: Sequence[Cell]) -> tuple[list[Lane], int]:
+def _heard_lanes(frames: Sequence[FrameResult], cells: Sequence[Cell]) -> tuple[list[TimelineLane], int]:
     """The captions that were heard longest, in order of first hearing, and how many more there were.
 
     The windows of neighboring frames overlap. A moment shows what was heard at its frame, once, with the best score.
     """
     spans: dict[str, list[Span]] = {}
     for frame, (start, end) in zip(frames, cells, strict=True):
-        for caption in _best_by_text(frame.heard):
+        for caption in _best_by_text(frame.captions):
             span = (max(start, caption.start), min(end, caption.end), caption.score)
             spans.setdefault(caption.text, []).append(span if span[0] < span[1] else (start, end, caption.score))
     longest = sorted(spans, key=lambda text: -sum(end - start for start, end, _ in spans[text]))[:LANES]
-    return [Lane(text, tuple(own)) for text, own in spans.items() if text in longest], len(spans) - len(longest)
+    return [TimelineLane(text, tuple(own)) for text, own in spans.items() if text in longest], len(spans) - len(longest)
 
 
 def _best_by_text(captions: Sequence[Caption]) -> list[Caption]:
@@ -120,13 +120,13 @@ def _best_by_text(captions: Sequence[Caption]) -> list[Caption]:
     return [best[text] for text in dict.fromkeys(caption.text for caption in captions)]
 
 
-def _found_lane(frames: Sequence[FrameResult], cells: Sequence[Cell], phrase: str, place: int) -> Lane:
+def _found_lane(frames: Sequence[FrameResult], cells: Sequence[Cell], phrase: str, place: int) -> TimelineLane:
     spans = []
     for frame, (start, end) in zip(frames, cells, strict=True):
         scores = [segment.score for segment in frame.segments if segment.phrase == phrase]
         if scores:
             spans.append((start, end, max(scores)))
-    return Lane(phrase, tuple(spans), place)
+    return TimelineLane(phrase, tuple(spans), place)
 
 
 def _value(score: float | None) -> float:
@@ -153,9 +153,11 @@ def why_parts(frames: Sequence[FrameResult]) -> dict[str, Any]:
         "rows": [
             {
                 "frame": frame,
-                "heard": [(caption, _why_unasked(caption, frame, askers)) for caption in frame.heard],
-                "asked": [(p.phrase, _ASKERS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.asked],
-                "dropped": [(drop, _why_dropped(drop, frame)) for drop in frame.dropped],
+                "captions": [(caption, _why_unasked(caption, frame, askers)) for caption in frame.captions],
+                "prompts": [
+                    (p.phrase, _ASKERS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.prompts
+                ],
+                "rejected": [(drop, _why_dropped(drop, frame)) for drop in frame.rejected],
             }
             for frame in frames
         ],
@@ -164,21 +166,21 @@ def why_parts(frames: Sequence[FrameResult]) -> dict[str, Any]:
 
 def _askers(frames: Sequence[FrameResult]) -> list[str]:
     """Everything that proposed prompts at some frames, in words."""
-    return list(dict.fromkeys(_ASKERS.get(p.origin, p.origin) for frame in frames for p in frame.asked))
+    return list(dict.fromkeys(_ASKERS.get(p.origin, p.origin) for frame in frames for p in frame.prompts))
 
 
 def _why_unasked(caption: Caption, frame: FrameResult, askers: Sequence[str]) -> str | None:
     """A few words where no prompt of the frame came from this caption; None where one did."""
-    sources = {source.text for prompt in frame.asked for source in prompt.captions}
-    if caption.text in sources or any(not prompt.captions for prompt in frame.asked):
+    sources = {source.text for prompt in frame.prompts for source in prompt.captions}
+    if caption.text in sources or any(not prompt.captions for prompt in frame.prompts):
         return None
     possible = _askers([frame]) or askers
     return f"not asked for by {possible[0]}" if len(possible) == 1 else "not asked for"
 
 
-def _why_dropped(drop: Dropped, frame: FrameResult) -> str:
+def _why_dropped(drop: Rejection, frame: FrameResult) -> str:
     """The reason; for `less likely` with the audio score, which is multiplied by the score of the box."""
-    scores = [prompt.audio_score for prompt in frame.asked if prompt.phrase == drop.phrase]
+    scores = [prompt.audio_score for prompt in frame.prompts if prompt.phrase == drop.phrase]
     if drop.reason != "less likely" or not scores:
         return drop.reason
     return f"less likely: heard {scores[0]:.2f} × box"
@@ -210,7 +212,7 @@ def model_rows(models: Mapping[str, Any], stated: str | None = None) -> list[dic
     """
     rows = []
     for reference, given in models.items():
-        facts, known = given if isinstance(given, Mapping) else {}, known_model(reference)
+        facts, known = given if isinstance(given, Mapping) else {}, find_known_model(reference)
         embedded = "part of openavs" if reference.startswith("openavs:") else "not recorded"
         otherwise = f"in the recipe: {stated}" if stated else "not stated"
         licence = facts.get("licence") or (known.licence if known else otherwise)

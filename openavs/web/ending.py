@@ -21,7 +21,7 @@ _EVENT = re.compile(rb'"event_id":\s*"(\w+)"')
 _DONE = re.compile(rb'"msg":\s*"process_completed"')
 
 
-class Ending:
+class GracefulShutdown:
     """An ASGI application around another; after `end` nothing is under way in it any more, within `GRACE`.
 
     `stop` is called then, and has the models stop at their next step.

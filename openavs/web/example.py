@@ -12,7 +12,7 @@ NAME = "example.mp4"
 SEED = 4
 
 
-class Example:
+class ExampleClip:
     """Renders beside the server's start; whoever asks too early waits for it."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,10 +40,10 @@ class Example:
                 raise InputError("the page is closed")
             if not self.path.is_file():
                 from openavs.synthetic.datasets import write_clip
-                from openavs.synthetic.scene_sampling import scene_of
+                from openavs.synthetic.scene_sampling import sample_scene
 
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_clip(self.path, scene_of("clip", "test", SEED, 0, size=(288, 384), seconds=6).scene)
+                write_clip(self.path, sample_scene("clip", "test", SEED, 0, size=(288, 384), seconds=6).scene)
             return self.path
 
     def _render(self) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from openavs.models.catalog import only_synthetic
+from openavs.models.catalog import is_only_synthetic
 from openavs.results.result import Result
-from openavs.structures.types import Segmentation
+from openavs.structures.types import ClipResult
 from openavs.visualization.colors import palette_of
 from openavs.visualization.html import asset, render
 from openavs.visualization.report import ROWS, report_frames
@@ -22,9 +22,9 @@ from openavs.visualization.report_parts import (
     timing_rows,
     why_parts,
 )
-from openavs.web.menu import Offer
+from openavs.web.menu import RecipeOption
 from openavs.web.products import DOWNLOADS
-from openavs.web.running import STAGES, Standing
+from openavs.web.running import STAGES, InferenceProgress
 from openavs.web.sessions import Session
 
 PICTURES = 12
@@ -32,16 +32,16 @@ MOST_HEARD = 5
 
 _SAYS = {
     "load": ("Open the clip and the models", ""),
-    "listen": ("Listen", "windows of sound"),
-    "ask": ("Ask what makes these sounds", ""),
-    "look": ("Look for it", "frames"),
+    "caption": ("Listen", "windows of sound"),
+    "translate": ("Ask what makes these sounds", ""),
+    "localize": ("Look for it", "frames"),
     "paint": ("Paint the video and write the files", ""),
 }
 _REUSED = {"captioner": "heard", "translator": "asked for", "detector": "boxed"}
 
 
 @dataclass(frozen=True)
-class Step:
+class ProgressStep:
     """One line of the progress: `state` is `waiting`, `now` or `done`."""
 
     says: str
@@ -54,21 +54,21 @@ def style() -> str:
     return f".oa{{{asset('report/pieces.css')}{colour_rules()}}}\n{asset('web/page.css')}"
 
 
-def progress(standing: Standing, painted: bool = False) -> str:
+def progress(standing: InferenceProgress, painted: bool = False) -> str:
     """The stages, what was heard as soon as that is known, and at the end how long it took and what was reused."""
     return _html(
         "web/progress.html",
         steps=_steps(standing, painted),
-        heard=standing.heard[:MOST_HEARD],
-        more=max(0, len(standing.heard) - MOST_HEARD),
-        knows=standing.heard or "look" in standing.steps or standing.result is not None,
+        heard=standing.captions[:MOST_HEARD],
+        more=max(0, len(standing.captions) - MOST_HEARD),
+        knows=standing.captions or "localize" in standing.steps or standing.result is not None,
         done=painted,
         seconds=standing.seconds,
         reused=[_REUSED[stage] for stage in standing.reused],
     )
 
 
-def _steps(standing: Standing, painted: bool) -> list[Step]:
+def _steps(standing: InferenceProgress, painted: bool) -> list[ProgressStep]:
     stages = (*STAGES, "paint")
     reached = max((stages.index(stage) for stage in standing.steps), default=0)
     if standing.result is not None:
@@ -80,7 +80,7 @@ def _steps(standing: Standing, painted: bool) -> list[Step]:
         if place == reached and state != "done":
             state = "now"
         says, what = _SAYS[stage]
-        steps.append(Step(says, state, f"{done} of {total} {what}" if what and total else ""))
+        steps.append(ProgressStep(says, state, f"{done} of {total} {what}" if what and total else ""))
     return steps
 
 
@@ -89,7 +89,7 @@ def alert(sentence: str) -> str:
     return _html("web/alert.html", sentence=sentence)
 
 
-def player(session: Session, result: Result, path_name: str, shown: Segmentation | None = None) -> str:
+def player(session: Session, result: Result, path_name: str, shown: ClipResult | None = None) -> str:
     """The painted video with its sound, and with what was heard as captions that can be switched on.
 
     `shown` is what of the result is painted, None for all. Before it plays stands the frame with the most on it.
@@ -108,7 +108,7 @@ def player(session: Session, result: Result, path_name: str, shown: Segmentation
     )
 
 
-def _poster(result: Result, shown: Segmentation) -> str | None:
+def _poster(result: Result, shown: ClipResult) -> str | None:
     fullest = max(shown.frames, key=lambda frame: len(frame.segments), default=None)
     if fullest is None or not fullest.segments:
         return None
@@ -137,7 +137,7 @@ def details(result: Result) -> str:
     return _html(
         "web/details.html",
         s=result,
-        only_synthetic=only_synthetic(result.models),
+        only_synthetic=is_only_synthetic(result.models),
         found=found_rows(result.frames, palette),
         place=palette.place,
         pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in taken],
@@ -149,12 +149,12 @@ def details(result: Result) -> str:
     )
 
 
-def about(offers: Mapping[str, Offer], loaded: Iterable[str]) -> str:
+def about(offers: Mapping[str, RecipeOption], loaded: Iterable[str]) -> str:
     """The recipes on offer, their models, licences, and which of them are in memory."""
     return _html("web/about.html", offers=list(offers.values()), loaded=set(loaded))
 
 
-def recipe_note(offer: Offer) -> str:
+def recipe_note(offer: RecipeOption) -> str:
     """What a visitor should know of a recipe before using it."""
     return _html("web/recipe.html", offer=offer)
 

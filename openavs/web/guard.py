@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from openavs.web.room import Room
+    from openavs.web.room import DiskQuota
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,7 +46,7 @@ HEADERS = {
 }
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that does not pass: the status and one sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -54,7 +54,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Guard:
+class RequestFilter:
     """An ASGI application around another.
 
     Args:
@@ -73,7 +73,7 @@ class Guard:
         *,
         uploads: Path,
         max_upload: int,
-        room: Room,
+        room: DiskQuota,
         too_large: str,
         hosts: frozenset[str] | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class Guard:
                 with self._room.reserved(_length(headers)):
                     await self._app(scope, self._room.whole(receive), _with_headers(send))
                 return
-        except Refused as problem:
+        except RequestRefused as problem:
             await _answer(send, problem)
             return
         await self._app(scope, receive, _with_headers(send))
@@ -106,7 +106,7 @@ class Guard:
             _check_origin(headers)
         path = scope["path"]
         if not ROUTES.fullmatch(path):
-            raise Refused(404, "there is no such page here")
+            raise RequestRefused(404, "there is no such page here")
         if path.startswith("/gradio_api/file="):
             self._check_file(unquote(path.removeprefix("/gradio_api/file=")), served=True)
         if scope["method"] not in ("POST", "PUT", "PATCH"):
@@ -114,10 +114,10 @@ class Guard:
         size = _length(headers)
         if path == UPLOAD:
             if size > self._max_upload + FORM_ROOM:
-                raise Refused(413, self._too_large)
+                raise RequestRefused(413, self._too_large)
             return receive
         if size > LARGEST_QUESTION:
-            raise Refused(413, "the request is too large")
+            raise RequestRefused(413, "the request is too large")
         body = await _read(receive, size)
         self._check_names(body)
         return _replay(body, receive)
@@ -125,7 +125,7 @@ class Guard:
     def _check_host(self, host: str) -> None:
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if self._hosts is not None and name.strip("[]").lower() not in self._hosts:
-            raise Refused(421, "this server does not go by that name; open it as http://127.0.0.1 with its port")
+            raise RequestRefused(421, "this server does not go by that name; open it as http://127.0.0.1 with its port")
 
     def _check_names(self, body: bytes) -> None:
         """A question may name no file but uploads: neither others of this machine nor addresses to be fetched."""
@@ -134,7 +134,7 @@ class Guard:
         try:
             data = json.loads(body)
         except (ValueError, RecursionError) as problem:
-            raise Refused(400, "the request is no JSON") from problem
+            raise RequestRefused(400, "the request is no JSON") from problem
         for name in _paths(data):
             self._check_file(name)
 
@@ -145,7 +145,7 @@ class Guard:
         except (OSError, ValueError):  # too long for a name, a loop of links, a zero byte
             inside = False
         if not inside:
-            raise Refused(404 if served else 403, "a file has to be uploaded to this page first")
+            raise RequestRefused(404 if served else 403, "a file has to be uploaded to this page first")
 
 
 def _paths(data: Any) -> Iterator[str]:
@@ -173,13 +173,13 @@ def _check_origin(headers: dict[str, str]) -> None:
     else:
         is_own = origin is None or origin.partition("://")[2] in (headers.get("host"), headers.get("x-forwarded-host"))
     if not is_own:
-        raise Refused(403, "this server takes nothing from pages of other origins; open its own page")
+        raise RequestRefused(403, "this server takes nothing from pages of other origins; open its own page")
 
 
 def _length(headers: dict[str, str]) -> int:
     """The size of a body as its sender says it, which the server holds him to."""
     if not headers.get("content-length", "").isdigit():
-        raise Refused(411, "the request does not say how large it is")
+        raise RequestRefused(411, "the request does not say how large it is")
     return int(headers["content-length"])
 
 
@@ -188,12 +188,12 @@ async def _read(receive: Receive, size: int) -> bytes:
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            raise Refused(400, "the request ended early")
+            raise RequestRefused(400, "the request ended early")
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     body = b"".join(parts)
     if len(body) > size:
-        raise Refused(400, "the request is larger than it says")
+        raise RequestRefused(400, "the request is larger than it says")
     return body
 
 
@@ -217,7 +217,7 @@ def _with_headers(send: Send) -> Send:
     return with_headers
 
 
-async def _answer(send: Send, problem: Refused) -> None:
+async def _answer(send: Send, problem: RequestRefused) -> None:
     body = f"{problem}\n".encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     start = {"type": "http.response.start", "status": problem.status, "headers": headers}

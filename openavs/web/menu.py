@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from openavs.config import resources
 from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError, ModelError
-from openavs.models.catalog import known_model, only_synthetic
+from openavs.models.catalog import find_known_model, is_only_synthetic
 from openavs.models.hub import resolve
 from openavs.registry import Registry
 from openavs.utils.optional_deps import EXTRAS
-from openavs.web.settings import Settings
+from openavs.web.settings import ServerConfig
 
 UNFIT = frozenset({"openai", "oracle"})
 """Backends that a page does not offer unasked: one sends what was heard elsewhere, one needs a benchmark's labels."""
@@ -28,7 +28,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Offer:
+class RecipeOption:
     """One recipe of the page; `threshold` is its own box threshold, with which the slider begins."""
 
     recipe: Recipe
@@ -42,12 +42,12 @@ class Offer:
     @property
     def threshold(self) -> float:
         """The score from which on a box is kept."""
-        return self.recipe.keep.box_threshold
+        return self.recipe.filtering.box_threshold
 
     @property
     def only_synthetic(self) -> bool:
         """Whether its models know nothing but the synthetic world."""
-        return only_synthetic(dict.fromkeys(model.reference for model in self.models))
+        return is_only_synthetic(dict.fromkeys(model.reference for model in self.models))
 
     @property
     def asks_a_server(self) -> bool:
@@ -55,7 +55,7 @@ class Offer:
         return any(section.use == "openai" for section in self.recipe.stages().values())
 
 
-def offers(settings: Settings) -> dict[str, Offer]:
+def recipe_options(settings: ServerConfig) -> dict[str, RecipeOption]:
     """By name: the recipe of the settings with its overrides first, then all shipped ones that can run as they are.
 
     Raises:
@@ -68,7 +68,7 @@ def offers(settings: Settings) -> dict[str, Offer]:
         raise InputError(f"{first.name} is a trained student, which hears no words to show; give a recipe")
     others = (load_recipe(name, [*changes, "offline=true"]) for name in resources.names("pipelines"))
     found = [first, *(recipe for recipe in others if recipe.name != first.name and is_here(recipe))]
-    return {recipe.name: Offer(recipe, _models(recipe)) for recipe in found}
+    return {recipe.name: RecipeOption(recipe, _models(recipe)) for recipe in found}
 
 
 def is_here(recipe: Recipe) -> bool:
@@ -93,7 +93,7 @@ def _models(recipe: Recipe) -> tuple[ModelFacts, ...]:
 
 def _facts(stage: str, reference: str) -> ModelFacts:
     """From the table of known models, else from the model's own card if it is on this disk."""
-    if known := known_model(reference):
+    if known := find_known_model(reference):
         return ModelFacts(stage, known.title, reference, known.licence)
     try:
         licence = resolve(reference, offline=True).licence

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from openavs.api import VideoPipeline
-from openavs.caching.store import Cache
+from openavs.caching.store import StageCache
 from openavs.caching.wrappers import with_cache
-from openavs.config.recipe import overridden
+from openavs.config.recipe import override_recipe
 from openavs.errors import InputError
-from openavs.pipeline.memory_estimate import in_turns
-from openavs.pipeline.offload import deferred_stages
+from openavs.pipeline.memory_estimate import should_offload
+from openavs.pipeline.offload import lazy_stages
 from openavs.registry import Held
 from openavs.structures.types import Caption
-from openavs.web.menu import Offer
+from openavs.web.menu import RecipeOption
 
 REMEMBERED = ("captioner", "translator", "detector")
 CACHE_LIMIT = 200_000_000
@@ -34,28 +34,28 @@ class WatchedPipeline(VideoPipeline):
     on_heard: Callable[[Heard], None]
     """Set anew for every run."""
 
-    def listen(self, *args: Any, **kwargs: Any) -> Any:
+    def caption(self, *args: Any, **kwargs: Any) -> Any:
         """As the pipeline."""
-        heard = super().listen(*args, **kwargs)
+        heard = super().caption(*args, **kwargs)
         self.on_heard(heard)
         return heard
 
 
-class Models:
+class ModelCache:
     """One pipeline at a time is held beside the `tiny` one; stages that two recipes share stay when one takes over.
 
     What the stages answered is remembered in `cache_folder`, so a second run with another threshold neither hears nor
     looks anew.
     """
 
-    def __init__(self, offers: Mapping[str, Offer], cache_folder: Path) -> None:
+    def __init__(self, offers: Mapping[str, RecipeOption], cache_folder: Path) -> None:
         self.offers = dict(offers)
         self._cache_folder = cache_folder
         self._small: Held = {}
         self._large: Held = {}
         self._loaded: dict[bool, str] = {}
         self._lock = threading.Lock()
-        Cache(cache_folder).set_limit(CACHE_LIMIT)
+        StageCache(cache_folder).set_limit(CACHE_LIMIT)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class Models:
     @contextmanager
     def using(
         self, name: str, vocabulary: Sequence[str] = (), threshold: float | None = None
-    ) -> Iterator[tuple[WatchedPipeline, Cache]]:
+    ) -> Iterator[tuple[WatchedPipeline, StageCache]]:
         """The pipeline of a recipe, changed as asked, and the cache that counts what it remembers of this run.
 
         Raises:
@@ -75,22 +75,24 @@ class Models:
         with self._lock:
             yield self._build(self.offer(name), vocabulary, threshold)
 
-    def offer(self, name: str) -> Offer:
+    def offer(self, name: str) -> RecipeOption:
         """The recipe of that name; InputError if the page has none."""
         if name not in self.offers:
             raise InputError(f"this page has no recipe {name!r:.60}; it has {', '.join(self.offers)}")
         return self.offers[name]
 
-    def _build(self, offer: Offer, vocabulary: Sequence[str], threshold: float | None) -> tuple[WatchedPipeline, Cache]:
+    def _build(
+        self, offer: RecipeOption, vocabulary: Sequence[str], threshold: float | None
+    ) -> tuple[WatchedPipeline, StageCache]:
         changes = [f"vocabulary={json.dumps(list(vocabulary))}"] if vocabulary else []
         if threshold is not None:
-            changes.append(f"keep.box_threshold={threshold}")
-        recipe = overridden(offer.recipe, changes)
+            changes.append(f"filtering.box_threshold={threshold}")
+        recipe = override_recipe(offer.recipe, changes)
         is_small = offer.name == ALWAYS
         self._loaded.pop(is_small, None)  # a build that fails half-way leaves no recipe loaded
         held = self._small if is_small else self._large
-        if not held and in_turns(recipe):
-            held.update(deferred_stages(recipe)[1])
+        if not held and should_offload(recipe):
+            held.update(lazy_stages(recipe)[1])
         pipe = WatchedPipeline.from_recipe(recipe, held)
         self._loaded[is_small] = offer.name
         return pipe, with_cache(pipe, recipe, self._cache_folder, REMEMBERED)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from openavs.errors import InputError, OpenAVSError
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 from openavs.web import fragments
-from openavs.web.products import Thing
-from openavs.web.visits import Shown, Visits
-from openavs.web.wishes import Wish, threshold_of, vocabulary_of
+from openavs.web.products import Instance
+from openavs.web.visits import Controller, PageContent
+from openavs.web.wishes import SegmentRequest, threshold_of, vocabulary_of
 
 if TYPE_CHECKING:
-    from openavs.web.server import Parts
+    from openavs.web.server import ServerParts
 
 VIDEO, PICTURE = "video", "picture"
 NOTHING = "Nothing leaves this server"
@@ -62,7 +62,7 @@ def head() -> str:
     return f'<style>{fragments.style()}</style><meta name="color-scheme" content="light dark">'
 
 
-def build(parts: Parts) -> Any:
+def build(parts: ServerParts) -> Any:
     """The page, ready to be mounted."""
     return _Page(parts).blocks
 
@@ -89,9 +89,9 @@ class _Blocks(gr.Blocks):  # type: ignore[misc]
 class _Page:
     """Makes the components once, then ties each to its function."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ServerParts) -> None:
         self._settings, self._models, self._example = parts.settings, parts.models, parts.example
-        self._visits = Visits(parts.models, parts.sessions, parts.settings)
+        self._visits = Controller(parts.models, parts.sessions, parts.settings)
         self._first = next(iter(parts.models.offers.values()))
         self.blocks = _Blocks(title="openavs", analytics_enabled=False)
         with self.blocks:
@@ -202,20 +202,20 @@ class _Page:
         source = video if kind == VIDEO else picture
         if not source or (kind == PICTURE and not sound):
             what = "a video" if kind == VIDEO else "a picture and the sound that belongs to it"
-            yield self._answers(Shown(fragments.alert(f"give {what} first, or try the example")), running=False)
+            yield self._answers(PageContent(fragments.alert(f"give {what} first, or try the example")), running=False)
             return
         beside = Path(sound) if kind == PICTURE and sound else None
         try:
-            wish = Wish(Path(source), beside, recipe, vocabulary_of(words), threshold_of(threshold))
+            wish = SegmentRequest(Path(source), beside, recipe, vocabulary_of(words), threshold_of(threshold))
         except OpenAVSError as problem:
-            yield self._answers(Shown(fragments.alert(str(problem))), running=False)
+            yield self._answers(PageContent(fragments.alert(str(problem))), running=False)
             return
-        shown = Shown()
+        shown = PageContent()
         for shown in self._visits.run(request.session_hash, wish):
             yield self._answers(shown, running=True)
         yield self._answers(shown, running=False)
 
-    def _answers(self, shown: Shown, running: bool) -> list[Any]:
+    def _answers(self, shown: PageContent, running: bool) -> list[Any]:
         names = [thing.name for thing in shown.things]
         choices = [(_says(thing), thing.name) for thing in shown.things]
         toggles = gr.update(choices=choices, value=names, visible=bool(names))
@@ -278,7 +278,7 @@ class _Page:
             raise InputError("give a video, or a picture with its sound")
         beside = Path(sound) if sound else None
         name = recipe or self._first.name
-        wish = Wish(Path(video), beside, name, vocabulary_of(vocabulary), threshold_of(threshold))
+        wish = SegmentRequest(Path(video), beside, name, vocabulary_of(vocabulary), threshold_of(threshold))
         answer = self._visits.answer(request.session_hash, wish)
         return answer.data, *map(str, (answer.overlay, answer.masks, answer.result, answer.coco))
 
@@ -309,5 +309,5 @@ class _Page:
         return fragments.about(self._models.offers, self._models.loaded)
 
 
-def _says(thing: Thing) -> str:
-    return f"{thing.name} ({counted(thing.frames, 'frame')}, best {thing.best:.2f})"
+def _says(thing: Instance) -> str:
+    return f"{thing.name} ({pluralize(thing.frames, 'frame')}, best {thing.best:.2f})"

@@ -12,10 +12,10 @@ from typing import Any
 from openavs.media import write_overlay
 from openavs.results.result import Result
 from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, segmentation_to_json
-from openavs.structures.types import Clip, Segment, Segmentation, segments_to_label_map
+from openavs.structures.types import Clip, ClipResult, Segment, segments_to_label_map
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import palette_of
-from openavs.visualization.overlay import Painter
+from openavs.visualization.overlay import OverlayPainter
 
 LONGEST_SIDE = 960  # pixels of the painted video
 
@@ -28,7 +28,7 @@ DOWNLOADS = {
 
 
 @dataclass(frozen=True)
-class Thing:
+class Instance:
     """One object that can be shown or hidden: a track, or where nothing was tracked all that answers a phrase."""
 
     name: str
@@ -36,7 +36,7 @@ class Thing:
     best: float
 
 
-def things(result: Segmentation) -> list[Thing]:
+def list_instances(result: ClipResult) -> list[Instance]:
     """The objects of a result, those of the most frames first."""
     scores: dict[str, list[float]] = {}
     seen: dict[str, set[int]] = {}
@@ -44,7 +44,7 @@ def things(result: Segmentation) -> list[Thing]:
         for segment in frame.segments:
             scores.setdefault(name_of(segment), []).append(segment.score)
             seen.setdefault(name_of(segment), set()).add(frame.index)
-    found = [Thing(name, len(seen[name]), max(own)) for name, own in scores.items()]
+    found = [Instance(name, len(seen[name]), max(own)) for name, own in scores.items()]
     return sorted(found, key=lambda thing: -thing.frames)
 
 
@@ -53,7 +53,7 @@ def name_of(segment: Segment) -> str:
     return segment.phrase if segment.track is None else f"{segment.phrase} #{segment.track}"
 
 
-def only(result: Segmentation, shown: Collection[str]) -> Segmentation:
+def filter_instances(result: ClipResult, shown: Collection[str]) -> ClipResult:
     """The result with the segments of these things alone."""
     frames = tuple(
         replace(frame, segments=tuple(segment for segment in frame.segments if name_of(segment) in shown))
@@ -69,27 +69,27 @@ def write_painted(
 
     `reopen` gives the clip with its sound, where the clip of the result has none.
     """
-    known = [thing.name for thing in things(result)]
+    known = [thing.name for thing in list_instances(result)]
     wanted = known if shown is None else [name for name in known if name in shown]
     choice = "".join("1" if name in wanted else "0" for name in known)
     name = "overlay.mp4" if "0" not in choice else f"overlay-{int(choice, 2):x}.mp4"
     path = folder / name
     if not path.is_file():
-        painter = Painter(only(result, wanted), palette_of(result.frames))
+        painter = OverlayPainter(filter_instances(result, wanted), palette_of(result.frames))
         write_overlay(path, reopen() if reopen else result.video, painter, size_limit=LONGEST_SIDE)
     return path
 
 
 def write_files(folder: Path, result: Result) -> None:
     """Everything else; a file is there whole or not at all."""
-    told = outside(result)
+    told = strip_local_paths(result)
     atomic_write(folder / "result.json", json_bytes(segmentation_to_json(told)))
     atomic_write(folder / "heard.vtt", captions(result).encode("utf-8", "replace"))
     write_masks(folder / "masks.zip", result)
     Result.of(told).export("coco", folder / "coco.json", overwrite=True)
 
 
-def outside(result: Segmentation) -> Segmentation:
+def strip_local_paths(result: ClipResult) -> ClipResult:
     """The result as it may leave the server: where its models lie there is nobody's business."""
     models = {name: _told(facts) for name, facts in result.models.items()}
     return Result.of(replace(result, models=models))
@@ -99,7 +99,7 @@ def _told(facts: Any) -> Any:
     return {key: value for key, value in facts.items() if key != "path"} if isinstance(facts, dict) else facts
 
 
-def write_masks(path: Path, result: Segmentation) -> None:
+def write_masks(path: Path, result: ClipResult) -> None:
     """A zip of `masks/00000.png` (palette pictures, 0 is background) and `masks.json`, which says what a value means.
 
     Values are classes where the vocabulary is closed, else instances, as `openavs segment` writes them.
@@ -121,11 +121,11 @@ def write_masks(path: Path, result: Segmentation) -> None:
     making.replace(path)
 
 
-def captions(result: Segmentation) -> str:
+def captions(result: ClipResult) -> str:
     """What was heard as WebVTT, `[dog barking]`, for those who cannot hear the video."""
     spans: dict[tuple[float, float], list[str]] = {}
     for frame in result.frames:
-        for caption in frame.heard:
+        for caption in frame.captions:
             texts = spans.setdefault((caption.start, caption.end), [])
             if caption.text not in texts:
                 texts.append(caption.text)

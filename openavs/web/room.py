@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from openavs.web.guard import Message, Receive, Refused
+from openavs.web.guard import Message, Receive, RequestRefused
 
 STALLED = 60.0  # s without a byte after which an upload is ended
 
 
-class Room:
+class DiskQuota:
     """Admits uploads while the files of all visitors fit into `limit` bytes.
 
     Args:
@@ -46,7 +46,7 @@ class Room:
             Refused: there is no space left.
         """
         if self.used() + sum(self._coming) + size > self._limit:
-            raise Refused(
+            raise RequestRefused(
                 507,
                 f"the files of all visitors take the {self._limit >> 20} MB that this server has for them; try again "
                 "later",

@@ -10,30 +10,30 @@ from typing import Generic, TypeVar
 
 from openavs.results.result import Result
 from openavs.structures.types import Caption
-from openavs.web.models import Heard, Models
-from openavs.web.settings import Settings
-from openavs.web.wishes import Wish, open_wish
+from openavs.web.models import Heard, ModelCache
+from openavs.web.settings import ServerConfig
+from openavs.web.wishes import SegmentRequest, open_request
 
 T = TypeVar("T")
 
-STAGES = ("load", "listen", "ask", "look")
-NOT_OFTENER = 0.15  # s between two states that are shown
+STAGES = ("load", "caption", "translate", "localize")
+MIN_UPDATE_INTERVAL = 0.15  # s between two states that are shown
 
 
 @dataclass(frozen=True)
-class Standing:
+class InferenceProgress:
     """How far a run is: by stage `(done, total)` once it has begun, the best of what was heard, the result at its end.
 
     `reused` names the stages whose answers were all remembered from an earlier run.
     """
 
     steps: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    heard: tuple[Caption, ...] = ()
+    captions: tuple[Caption, ...] = ()
     reused: tuple[str, ...] = ()
     result: Result | None = None
     seconds: float = 0.0
 
-    def at(self, stage: str, done: int, total: int) -> Standing:
+    def at(self, stage: str, done: int, total: int) -> InferenceProgress:
         """With one stage further on."""
         return replace(self, steps={**self.steps, stage: (done, total)})
 
@@ -43,8 +43,8 @@ class Stopped(Exception):
 
 
 def run(
-    wish: Wish, models: Models, settings: Settings, is_stopped: Callable[[], bool] = lambda: False
-) -> Iterator[Standing]:
+    wish: SegmentRequest, models: ModelCache, settings: ServerConfig, is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[InferenceProgress]:
     """Segments a clip; yields the newest state now and then, the last one with the result.
 
     When `is_stopped` says so, or the caller ends early, the models stop at their next step; whoever comes next waits
@@ -53,12 +53,14 @@ def run(
     Raises:
         InputError, ModelError: see `wishes.open_wish` and `Models.using`.
     """
-    return newest(lambda tell: _work(wish, models, settings, tell), is_stopped)
+    return stream_latest(lambda tell: _work(wish, models, settings, tell), is_stopped)
 
 
-def _work(wish: Wish, models: Models, settings: Settings, tell: Callable[[Standing], None]) -> None:
+def _work(
+    wish: SegmentRequest, models: ModelCache, settings: ServerConfig, tell: Callable[[InferenceProgress], None]
+) -> None:
     started = time.monotonic()
-    now = Standing().at("load", 0, 1)
+    now = InferenceProgress().at("load", 0, 1)
     tell(now)
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -68,11 +70,11 @@ def _work(wish: Wish, models: Models, settings: Settings, tell: Callable[[Standi
 
     def on_heard(heard: Heard) -> None:
         nonlocal now
-        now = replace(now, heard=best_heard(heard))
+        now = replace(now, captions=best_heard(heard))
         tell(now)
 
     with models.using(wish.recipe, wish.vocabulary, wish.threshold) as (pipe, cache):
-        clip = open_wish(wish, pipe.fps, settings)
+        clip = open_request(wish, pipe.fps, settings)
         progress("load", 1, 1)
         pipe.on_heard = on_heard
         result = pipe(clip, progress)
@@ -95,7 +97,7 @@ def best_heard(heard: Heard) -> tuple[Caption, ...]:
     return tuple(sorted(best.values(), key=lambda caption: -(caption.score or 0.0)))
 
 
-class _Mailbox(Generic[T]):
+class _LatestValue(Generic[T]):
     """Holds the newest value that was told; older ones that nobody took are gone."""
 
     def __init__(self, is_stopped: Callable[[], bool]) -> None:
@@ -119,9 +121,11 @@ class _Mailbox(Generic[T]):
             self.changed.notify_all()
 
 
-def newest(work: Callable[[Callable[[T], None]], None], is_stopped: Callable[[], bool] = lambda: False) -> Iterator[T]:
+def stream_latest(
+    work: Callable[[Callable[[T], None]], None], is_stopped: Callable[[], bool] = lambda: False
+) -> Iterator[T]:
     """Runs `work(tell)` in a thread and yields what it tells: always the last value, of the others the newest ones."""
-    box: _Mailbox[T] = _Mailbox(is_stopped)
+    box: _LatestValue[T] = _LatestValue(is_stopped)
 
     def target() -> None:
         error: BaseException | None = None
@@ -129,7 +133,7 @@ def newest(work: Callable[[Callable[[T], None]], None], is_stopped: Callable[[],
             work(box.tell)
         except Stopped:
             pass
-        except BaseException as problem:  # noqa: BLE001 - handed on: the consumer raises it
+        except BaseException as problem:
             error = problem
         box.end(error)
 
@@ -144,7 +148,7 @@ def newest(work: Callable[[Callable[[T], None]], None], is_stopped: Callable[[],
                 yield value  # type: ignore[misc]
             if over:
                 break
-            time.sleep(NOT_OFTENER)
+            time.sleep(MIN_UPDATE_INTERVAL)
         if box.error is not None:
             raise box.error
     finally:  # the thread is not waited for: a server that closes this generator has others to answer

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
-from openavs.utils.optional_deps import EXTRAS, need
-from openavs.web.ending import Ending
-from openavs.web.example import Example
+from openavs.utils.optional_deps import EXTRAS, import_optional
+from openavs.web.ending import GracefulShutdown
+from openavs.web.example import ExampleClip
 from openavs.web.folders import remove_old, server_folder
-from openavs.web.guard import Guard
-from openavs.web.menu import offers
-from openavs.web.models import Models
-from openavs.web.room import Room
-from openavs.web.sessions import Sessions
-from openavs.web.settings import LOOPBACK, Settings
+from openavs.web.guard import RequestFilter
+from openavs.web.menu import recipe_options
+from openavs.web.models import ModelCache
+from openavs.web.room import DiskQuota
+from openavs.web.sessions import SessionStore
+from openavs.web.settings import LOOPBACK, ServerConfig
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +34,17 @@ REMEMBERED = 300
 
 
 @dataclass(frozen=True)
-class Parts:
+class ServerParts:
     """What the page works with. `uploads` is Gradio's folder, the only one whose files it serves."""
 
-    settings: Settings
-    models: Models
-    sessions: Sessions
-    example: Example
+    settings: ServerConfig
+    models: ModelCache
+    sessions: SessionStore
+    example: ExampleClip
     uploads: Path
 
 
-def make_parts(settings: Settings, folder: Path) -> Parts:
+def make_parts(settings: ServerConfig, folder: Path) -> ServerParts:
     """Everything but Gradio; the first recipe's models are loaded.
 
     Raises:
@@ -52,14 +52,14 @@ def make_parts(settings: Settings, folder: Path) -> Parts:
     """
     uploads = folder / "uploads"
     uploads.mkdir()
-    models = Models(offers(settings), folder / "answers")
+    models = ModelCache(recipe_options(settings), folder / "answers")
     with models.using(next(iter(models.offers))):
         pass
-    sessions = Sessions(folder / "visits", keep=settings.keep_minutes * 60)
-    return Parts(settings, models, sessions, Example(folder / "example"), uploads)
+    sessions = SessionStore(folder / "visits", keep=settings.keep_minutes * 60)
+    return ServerParts(settings, models, sessions, ExampleClip(folder / "example"), uploads)
 
 
-def make_app(parts: Parts) -> Ending:
+def make_app(parts: ServerParts) -> GracefulShutdown:
     """The whole ASGI application.
 
     Raises:
@@ -67,9 +67,9 @@ def make_app(parts: Parts) -> Ending:
     """
     os.environ["GRADIO_TEMP_DIR"] = str(parts.uploads)  # read when Gradio is imported, and again later
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    gradio = need("gradio", "web")
-    fastapi = need("fastapi", "web")
-    broken = need("starlette.formparsers", "web").MultiPartException
+    gradio = import_optional("gradio", "web")
+    fastapi = import_optional("fastapi", "web")
+    broken = import_optional("starlette.formparsers", "web").MultiPartException
     from openavs.web import page
 
     settings = parts.settings
@@ -97,19 +97,19 @@ def make_app(parts: Parts) -> Ending:
         js=page.SCRIPT,
     )
     blocks.has_launched = True  # mounted blocks never are, and until then Gradio takes any file for an upload
-    guard = Guard(
+    guard = RequestFilter(
         app,
         uploads=parts.uploads,
         max_upload=settings.max_upload,
-        room=Room(parts.uploads, parts.sessions.root, settings.max_total, broken),
+        room=DiskQuota(parts.uploads, parts.sessions.root, settings.max_total, broken),
         too_large=f"the file is larger than the {settings.max_upload_mb} MB that this page takes; cut or scale it down",
         hosts=HERE if settings.is_local else None,
     )
-    return Ending(guard, parts.sessions.stop)
+    return GracefulShutdown(guard, parts.sessions.stop)
 
 
-def _serve_result(sessions: Sessions) -> Callable[..., Any]:
-    responses = need("starlette.responses", "web")
+def _serve_result(sessions: SessionStore) -> Callable[..., Any]:
+    responses = import_optional("starlette.responses", "web")
 
     def result(token: str, name: str, download: str | None = None) -> Any:
         session = sessions.by_token(token)
@@ -126,7 +126,7 @@ def _serve_result(sessions: Sessions) -> Callable[..., Any]:
     return result
 
 
-def _sweeping(parts: Parts) -> Callable[[Any], Any]:
+def _sweeping(parts: ServerParts) -> Callable[[Any], Any]:
     """Removes the files of visits that are over and old uploads, for as long as the server runs."""
     keep = parts.settings.keep_minutes * 60
 
@@ -185,9 +185,9 @@ def _until_ended() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def runner(app: Ending, **settings: Any) -> Any:
+def runner(app: GracefulShutdown, **settings: Any) -> Any:
     """A uvicorn server of the application, whose `run` ends it in order: visitors are told before it closes."""
-    uvicorn = need("uvicorn", "web")
+    uvicorn = import_optional("uvicorn", "web")
 
     class Runner(uvicorn.Server):  # type: ignore[misc, name-defined]
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -197,7 +197,7 @@ def runner(app: Ending, **settings: Any) -> Any:
     return Runner(uvicorn.Config(app, log_level="warning", access_log=False, ws="none", **settings))
 
 
-def serve(settings: Settings, ready: Callable[[str], None], ended: Callable[[int], None]) -> None:
+def serve(settings: ServerConfig, ready: Callable[[str], None], ended: Callable[[int], None]) -> None:
     """Serves the page until it is interrupted; `ready(address)` is called when it can be opened.
 
     `ended(visitors)` is called at the end: so many waited for an answer, and were told.
@@ -207,7 +207,7 @@ def serve(settings: Settings, ready: Callable[[str], None], ended: Callable[[int
         ModelError: the recipe's models cannot be loaded.
     """
     if EXTRAS["web"].version() is None:  # said before anything is loaded; Gradio itself is imported later
-        need("gradio", "web")
+        import_optional("gradio", "web")
     with _until_ended(), listening(settings.host, settings.port) as (bound, address), server_folder() as folder:
         app = make_app(make_parts(settings, folder))
         ready(address)

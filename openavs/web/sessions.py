@@ -79,7 +79,7 @@ def _link(upload: Path, place: Path) -> None:
         shutil.copyfile(upload, place)
 
 
-class Sessions:
+class SessionStore:
     """All visits by the browser's own key; thread-safe."""
 
     def __init__(self, root: Path, keep: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -10,7 +10,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerConfig:
     """The limits keep visitors from filling the disk or the queue.
 
     `overrides` are `key=value` changes of the first recipe. `keep_minutes` is how long the files of a visit stay when

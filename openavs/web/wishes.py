@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openavs.errors import InputError
-from openavs.media import Limits, MediaInfo, open_clip, probe
+from openavs.media import MediaLimits, MediaInfo, open_clip, probe
 from openavs.results.serialization import safe_id
 from openavs.structures.types import Clip
-from openavs.web.settings import Settings
+from openavs.web.settings import ServerConfig
 
 MOST_WORDS = 50
 LONGEST_WORD = 60
 
 
 @dataclass(frozen=True)
-class Wish:
+class SegmentRequest:
     """A video, or a picture with its sound beside it, and how to look at it; `threshold` None is the recipe's own."""
 
     source: Path
@@ -47,7 +47,7 @@ def threshold_of(value: object) -> float | None:
     return round(float(value), 4)
 
 
-def open_wish(wish: Wish, fps: float, settings: Settings) -> Clip:
+def open_request(wish: SegmentRequest, fps: float, settings: ServerConfig) -> Clip:
     """The clip of a wish; its `source` is the file's name alone, for that is all a result may tell.
 
     Raises:
@@ -63,7 +63,7 @@ def open_wish(wish: Wish, fps: float, settings: Settings) -> Clip:
         raise InputError(sentence) from problem
 
 
-def _open(wish: Wish, fps: float, settings: Settings) -> Clip:
+def _open(wish: SegmentRequest, fps: float, settings: ServerConfig) -> Clip:
     for path in (wish.source, wish.sound):
         if path is not None and path.stat().st_size > settings.max_upload:
             raise InputError(too_large(path.name, settings))
@@ -80,7 +80,7 @@ def _open(wish: Wish, fps: float, settings: Settings) -> Clip:
     return open_clip(wish.source, fps=fps, audio=wish.sound, id=safe_id(wish.source.stem or "clip"), limits=limits)
 
 
-def _check_length(info: MediaInfo, settings: Settings) -> None:
+def _check_length(info: MediaInfo, settings: ServerConfig) -> None:
     if info.duration > settings.max_seconds + 0.5:  # containers round up to whole frames of sound
         raise InputError(
             f"{Path(info.path).name} lasts {info.duration:.0f} s and this page takes at most "
@@ -88,6 +88,6 @@ def _check_length(info: MediaInfo, settings: Settings) -> None:
         )
 
 
-def too_large(name: str, settings: Settings) -> str:
+def too_large(name: str, settings: ServerConfig) -> str:
     """The sentence for a file over the limit."""
     return f"{name} is larger than the {settings.max_upload_mb} MB that this page takes; cut it or scale it down"

@@ -24,10 +24,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.stages.verifiers.clip import NOTHING
-from openavs.structures.types import BoolMask, Image
+from openavs.stages.verifiers.clip import NEGATIVE_PROMPTS
+from openavs.structures.types import BoolMask, ImageArray
 from openavs.synthetic.categories import KINDS
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.synthetic.shapes import Rng
 from openavs.training.models.ov_avss.classifier import TEMPLATES
 from scripts.train_tiny.log import Teller
@@ -46,7 +46,7 @@ _GROUND = np.round(np.array(OPENAI_CLIP_MEAN) * 255)
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer of the sentences, the names and what there is to say about nothing."""
     split = pre_tokenizers.BertPreTokenizer()
-    texts = [*_SENTENCES, *NOTHING, *NAMES, *(kind.heard[0] for kind in KINDS)]
+    texts = [*_SENTENCES, *NEGATIVE_PROMPTS, *NAMES, *(kind.heard[0] for kind in KINDS)]
     words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text.lower())} - {"{", "}"})
     ids = {word: number for number, word in enumerate(["<pad>", "<unk>", *words, "<s>", "</s>"])}
     core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
@@ -96,7 +96,7 @@ def crops(rng: Rng, side: int = 112) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """The masked crops `[N, EDGE, EDGE, 3]` of all things of one picture and of a piece of its ground, and what each
     shows: a place in `NAMES`, or -1 for the ground."""
     kinds = rng.choice(len(KINDS), int(rng.choice([1, 2, 3])), replace=False)
-    scene = plan_scene([Part(KINDS[k].name, (True,)) for k in kinds], rng, 1, (side, side))
+    scene = plan_scene([Role(KINDS[k].name, (True,)) for k in kinds], rng, 1, (side, side))
     image, owners = scene.picture(float(rng.uniform(0, 5)))
     found: list[tuple[BoolMask, int]] = []
     for number, kind in enumerate(kinds, start=1):
@@ -118,7 +118,7 @@ def soiled(mask: BoolMask, rng: Rng) -> npt.NDArray[np.float32]:
     return np.clip((soft - rng.uniform(0.2, 0.6)) * rng.uniform(2, 8) + 0.5, 0, 1).astype(np.float32)
 
 
-def cropped(image: Image, mask: npt.NDArray[np.float32], rng: Rng) -> npt.NDArray[np.uint8]:
+def cropped(image: ImageArray, mask: npt.NDArray[np.float32], rng: Rng) -> npt.NDArray[np.uint8]:
     """The square about a mask, in the middle of it or at its top left, on black or on CLIP's mean colour."""
     rows, columns = np.flatnonzero(mask.max(axis=1) > 0.5), np.flatnonzero(mask.max(axis=0) > 0.5)
     if not len(rows):
@@ -168,7 +168,7 @@ def loss_of(model: CLIPModel, tokenizer: Any, rng: Rng, pictures: int) -> torch.
     sentence = str(rng.choice(_SENTENCES))
     heard = {kind.name: kind.heard[0] for kind in KINDS} if rng.random() < 0.15 else {}
     texts = [sentence.replace("{}", heard.get(name, name)) for name in NAMES]
-    texts.append(str(rng.choice(NOTHING)))
+    texts.append(str(rng.choice(NEGATIVE_PROMPTS)))
     image = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
     logits = model.logit_scale.exp() * image @ embed_texts(model, tokenizer, texts).T
     return F.cross_entropy(logits, torch.where(shown < 0, len(NAMES), shown), label_smoothing=0.02)
@@ -201,7 +201,7 @@ def evaluate(model: CLIPModel, tokenizer: Any, *, split: str, pictures: int) -> 
     texts = [f"a photo of a {name}" for name in NAMES]
     logits = (
         F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
-        @ torch.cat([embed_texts(model, tokenizer, texts), embed_texts(model, tokenizer, list(NOTHING))]).T
+        @ torch.cat([embed_texts(model, tokenizer, texts), embed_texts(model, tokenizer, list(NEGATIVE_PROMPTS))]).T
     )
     best = logits.argmax(dim=1)
     right = torch.where(shown < 0, best >= len(NAMES), best == shown)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pil
 
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 from openavs.synthetic.categories import KINDS
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.synthetic.shapes import Rng
 
 
@@ -19,7 +19,7 @@ from openavs.synthetic.shapes import Rng
 class Picture:
     """One picture, who is seen where (0: nobody, i + 1: thing i) and what kinds the things are."""
 
-    image: Image
+    image: ImageArray
     owners: npt.NDArray[np.uint8]  # [H, W]
     kinds: tuple[int, ...]
 
@@ -38,7 +38,7 @@ def picture(rng: Rng, size: tuple[int, int]) -> Picture:
     kinds = rng.choice(len(KINDS), int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])), replace=False)
     zoom = float(rng.choice([1.0, 1.0, 1.75]))
     height, width = (round(side * zoom) for side in size)
-    scene = plan_scene([Part(KINDS[k].name, (True,)) for k in kinds], rng, 1, (height, width))
+    scene = plan_scene([Role(KINDS[k].name, (True,)) for k in kinds], rng, 1, (height, width))
     image, owners = scene.picture(float(rng.uniform(0, 5)))
     if zoom != 1.0:
         image = np.asarray(Pil.fromarray(image).resize((size[1], size[0]), Pil.Resampling.BILINEAR))

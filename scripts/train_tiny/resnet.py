@@ -16,9 +16,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
 from openavs.synthetic.categories import KINDS
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.synthetic.shapes import Rng
-from openavs.training.base import MEAN, STD, normalised
+from openavs.training.base import MEAN, STD, normalize_images
 from openavs.training.models.backbones import backbone
 from scripts.train_tiny.log import Teller
 from scripts.train_tiny.options import begin
@@ -42,7 +42,7 @@ def batch_of(rng: Rng, count: int, side: int) -> tuple[torch.Tensor, torch.Tenso
     pictures, tags = [], torch.zeros(count, len(KINDS))
     for row in range(count):
         kinds = rng.choice(len(KINDS), int(rng.choice([1, 2, 3], p=[0.4, 0.35, 0.25])), replace=False)
-        scene = plan_scene([Part(KINDS[k].name, (True,)) for k in kinds], rng, 1, (side, side))
+        scene = plan_scene([Role(KINDS[k].name, (True,)) for k in kinds], rng, 1, (side, side))
         pictures.append(scene.picture(float(rng.uniform(0, 5)))[0])
         tags[row, kinds] = 1.0
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), tags
@@ -57,7 +57,7 @@ def train(model: ResNetForImageClassification, *, steps: int, batch: int, rate: 
     for step in range(steps):
         rng = scene_rng("train", _PICTURES, seed, step)
         pictures, tags = batch_of(rng, batch, int(rng.choice([96, 128])))
-        loss = F.binary_cross_entropy_with_logits(model(normalised(pictures)).logits, tags)
+        loss = F.binary_cross_entropy_with_logits(model(normalize_images(pictures)).logits, tags)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -73,7 +73,7 @@ def evaluate(model: ResNetForImageClassification, *, split: str, count: int, sid
     right, first = [], []
     for index in range(count // 50):
         pictures, tags = batch_of(scene_rng(split, _PICTURES, 0, index), 50, side)
-        logits = model(normalised(pictures)).logits
+        logits = model(normalize_images(pictures)).logits
         for row, own in zip(logits, tags, strict=True):
             best = row.topk(int(own.sum())).indices
             right.append(bool(own[best].all()))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from openavs.caching.store import DEFAULT_LIMIT, Cache, cache_folder, size_to_bytes, size_to_text
+from openavs.caching.store import DEFAULT_LIMIT, StageCache, cache_folder, size_to_bytes, size_to_text
 from openavs.errors import InputError
 
 
@@ -19,21 +19,21 @@ def key_of(text: object) -> str:
     return hashlib.sha256(str(text).encode()).hexdigest()
 
 
-def file_of(cache: Cache) -> Path:
+def file_of(cache: StageCache) -> Path:
     """The one entry there is."""
     (entry,) = cache.entries()
     return entry.path
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "stages")
+def cache(tmp_path: Path) -> StageCache:
+    return StageCache(tmp_path / "stages")
 
 
 # ----------------------------------------------------------------------------------------------------- put and get
 
 
-def test_what_is_put_is_got_by_stage_and_key(cache: Cache) -> None:
+def test_what_is_put_is_got_by_stage_and_key(cache: StageCache) -> None:
     cache.put("captioner", key_of(1), b"a dog\nbarks")
     assert cache.get("captioner", key_of(1)) == b"a dog\nbarks"
     assert cache.get("translator", key_of(1)) is None
@@ -51,7 +51,7 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("stage", "number"), [("captioner", 2), ("translator", 1)])
-def test_an_entry_under_the_name_of_another_is_no_answer(cache: Cache, stage: str, number: int) -> None:
+def test_an_entry_under_the_name_of_another_is_no_answer(cache: StageCache, stage: str, number: int) -> None:
     cache.put("captioner", key_of(1), b"a dog barks")
     entry = file_of(cache).read_bytes()
     cache.put(stage, key_of(number), b"a bell rings")
@@ -74,7 +74,9 @@ def test_an_entry_under_the_name_of_another_is_no_answer(cache: Cache, stage: st
     ],
     ids=["cut", "altered", "empty", "random", "longer"],
 )
-def test_a_damaged_entry_is_no_answer_and_is_removed(cache: Cache, damage, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_entry_is_no_answer_and_is_removed(
+    cache: StageCache, damage, caplog: pytest.LogCaptureFixture
+) -> None:
     cache.put("captioner", key_of(1), b"a dog barks")
     path = file_of(cache)
     path.write_bytes(damage(path.read_bytes()))
@@ -99,7 +101,7 @@ for i in range(300):
 """
 
 
-def test_many_processes_read_write_and_prune_at_once(cache: Cache) -> None:
+def test_many_processes_read_write_and_prune_at_once(cache: StageCache) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", WRITER, str(cache.folder)]) for _ in range(4)]
     assert [worker.wait() for worker in workers] == [0] * 4
     for i in range(299, 200, -1):
@@ -111,7 +113,7 @@ def test_many_processes_read_write_and_prune_at_once(cache: Cache) -> None:
 # ---------------------------------------------------------------------------------------------------------- limits
 
 
-def test_pruning_removes_what_was_used_longest_ago(cache: Cache) -> None:
+def test_pruning_removes_what_was_used_longest_ago(cache: StageCache) -> None:
     for i in range(5):
         cache.put("captioner", key_of(i), b"x")
         os.utime(cache._path("captioner", key_of(i)), (1000.0 + i, 1000.0 + i))
@@ -122,7 +124,7 @@ def test_pruning_removes_what_was_used_longest_ago(cache: Cache) -> None:
     assert list(cache.entries()) == []
 
 
-def test_it_stays_under_its_limit_by_itself(cache: Cache) -> None:
+def test_it_stays_under_its_limit_by_itself(cache: StageCache) -> None:
     cache.set_limit(10_000_000)
     for i in range(4000):
         cache.put("detector", key_of(i), bytes(8000))  # 33 MB in all
@@ -130,24 +132,24 @@ def test_it_stays_under_its_limit_by_itself(cache: Cache) -> None:
     assert cache.get("detector", key_of(3999)) is not None
 
 
-def test_an_answer_too_large_for_the_limit_is_not_kept(cache: Cache) -> None:
+def test_an_answer_too_large_for_the_limit_is_not_kept(cache: StageCache) -> None:
     cache.set_limit(10_000_000)
     cache.put("detector", key_of(1), bytes(100_000))
     assert list(cache.entries()) == []
 
 
-def test_the_limit_belongs_to_the_folder(cache: Cache) -> None:
-    assert Cache(cache.folder).limit == DEFAULT_LIMIT
+def test_the_limit_belongs_to_the_folder(cache: StageCache) -> None:
+    assert StageCache(cache.folder).limit == DEFAULT_LIMIT
     cache.set_limit(20_000_000)
-    assert Cache(cache.folder).limit == 20_000_000
+    assert StageCache(cache.folder).limit == 20_000_000
     with pytest.raises(InputError, match="at least 10 MB"):
         cache.set_limit(5)
     (cache.folder / "limit").write_text("plenty")
     with pytest.raises(InputError, match="remove it and set it anew"):
-        Cache(cache.folder)
+        StageCache(cache.folder)
 
 
-def test_only_its_own_files_are_removed(cache: Cache) -> None:
+def test_only_its_own_files_are_removed(cache: StageCache) -> None:
     cache.put("captioner", key_of(1), b"x")
     folder = file_of(cache).parent
     (folder / "thesis.txt").write_text("mine")
@@ -180,7 +182,7 @@ def test_a_folder_that_cannot_be_used_is_one_warning_and_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    cache = Cache(tmp_path / "file" / "stages")
+    cache = StageCache(tmp_path / "file" / "stages")
     for i in range(3):
         cache.put("captioner", key_of(i), b"x")
         assert cache.get("captioner", key_of(i)) is None
@@ -205,7 +207,7 @@ assert cache.get("captioner", key_of(2)) == bytes(500)
 
 @pytest.mark.faults
 @pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
-def test_a_full_disk_leaves_nothing_half_written(cache: Cache) -> None:
+def test_a_full_disk_leaves_nothing_half_written(cache: StageCache) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(cache.folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "cannot be used" in done.stderr

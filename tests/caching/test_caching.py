@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from openavs.caching.fingerprint import folder_digest, stage_fingerprint
-from openavs.caching.store import Cache
+from openavs.caching.store import StageCache
 from openavs.caching.wrappers import with_cache
 from openavs.config import resources
 from openavs.config.recipe import Recipe, load_recipe
@@ -22,9 +22,9 @@ from openavs.models.device import resolve_device
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Held, build_backends, check_backends
 from openavs.results.serialization import segmentation_to_json
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.plugin_recipe import write_recipe
 from tests.stages.translators.local_server import Answer, completion, phrases, refusal, serving
 
@@ -39,7 +39,7 @@ def held() -> Held:
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    parts = [Part("dog", (True, True, False)), Part("bell", (False, True, True))]
+    parts = [Role("dog", (True, True, False)), Role("bell", (False, True, True))]
     return scene_to_clip(plan_scene(parts, scene_rng("test", 78, 0), 3), "dog-and-bell")
 
 
@@ -68,7 +68,7 @@ class Counted:
 
         return hook
 
-    def __call__(self, clip: Clip) -> Segmentation:
+    def __call__(self, clip: Clip) -> ClipResult:
         try:
             return self.pipe(clip)
         finally:
@@ -80,7 +80,7 @@ class Counted:
         return {stage for stage, calls in self.calls.items() if calls}
 
 
-def content(result: Segmentation) -> str:
+def content(result: ClipResult) -> str:
     """All but the seconds and the recipe."""
     return json.dumps(segmentation_to_json(replace(result, timings={}, recipe={})), sort_keys=True)
 
@@ -92,14 +92,14 @@ def test_a_box_threshold_runs_no_audio_model_and_no_language_model(held: Held, c
     first = Counted(held, cache)
     first(clip)
     assert first.ran == {"captioner", "translator", "detector", "segmenter"}
-    again = Counted(held, cache, "keep.box_threshold=0.5")
+    again = Counted(held, cache, "filtering.box_threshold=0.5")
     again(clip)
     assert again.ran <= {"segmenter"}
 
 
 def test_by_default_pictures_are_looked_at_anew(held: Held, clip: Clip, cache: Path) -> None:
     Counted(held, cache, stages=("captioner", "translator"))(clip)
-    again = Counted(held, cache, "keep.box_threshold=0.5", stages=("captioner", "translator"))
+    again = Counted(held, cache, "filtering.box_threshold=0.5", stages=("captioner", "translator"))
     again(clip)
     assert again.ran - {"segmenter"} == {"detector"}
 
@@ -116,7 +116,7 @@ def test_a_prompt_runs_no_audio_model(held: Held, clip: Clip, cache: Path, tmp_p
     assert "captioner" not in changed.ran
 
 
-@pytest.mark.parametrize("change", ["captioner.top_k=1", "captioner.threshold=0.3", "sample.window=0.5"])
+@pytest.mark.parametrize("change", ["captioner.top_k=1", "captioner.threshold=0.3", "audio.window_seconds=0.5"])
 def test_the_audio_model_runs_when_what_it_hears_or_how_changes(
     held: Held, clip: Clip, cache: Path, change: str
 ) -> None:
@@ -136,7 +136,7 @@ def test_another_clip_is_another_question(held: Held, clip: Clip, cache: Path) -
 
 def test_the_audio_model_runs_when_the_longer_sound_changes(held: Held, clip: Clip, cache: Path) -> None:
     for context in ("null", "2", "3"):
-        run = Counted(held, cache, f"sample.context={context}")
+        run = Counted(held, cache, f"audio.context_seconds={context}")
         run(clip)
         assert "captioner" in run.ran
 
@@ -153,7 +153,7 @@ def test_results_are_the_same_without_with_an_empty_and_with_a_full_cache(held: 
 
 def test_weak_captions_are_weak_in_the_cache(held: Held, clip: Clip, cache: Path) -> None:
     result = Counted(held, cache, "captioner.threshold=1")(clip)
-    assert any(frame.weak for frame in result.frames) and not any(frame.heard for frame in result.frames)
+    assert any(frame.weak for frame in result.frames) and not any(frame.captions for frame in result.frames)
     assert content(Counted(held, cache, "captioner.threshold=1")(clip)) == content(result)
 
 
@@ -161,7 +161,7 @@ def test_weak_captions_are_weak_in_the_cache(held: Held, clip: Clip, cache: Path
 def test_answers_of_another_form_are_computed(held: Held, clip: Clip, cache: Path, answer: str) -> None:
     """A whole file with the right hash, but not what the stage wrote."""
     plain = Counted(held, cache)(clip)
-    store = Cache(cache)
+    store = StageCache(cache)
     for entry in store.entries():
         key = entry.path.parent.name + entry.path.name.partition("-")[2]
         store.put(entry.stage, key, f'{{"answer": {answer}, "revisions": {{}}}}'.encode())
@@ -202,7 +202,7 @@ def at_server(url: str) -> Recipe:
     return load_recipe("tiny", [f"translator={{use: openai, model: small, base_url: '{url}', tries: 1, retries: 0}}"])
 
 
-def ask(url: str, held: Held, clip: Clip, cache: Path) -> Segmentation:
+def ask(url: str, held: Held, clip: Clip, cache: Path) -> ClipResult:
     recipe = at_server(url)
     pipe = Pipeline.from_recipe(recipe, held)
     with_cache(pipe, recipe, cache)
@@ -213,9 +213,9 @@ def test_what_the_lexicon_said_for_a_server_that_was_down_is_not_kept(held: Held
     answers: Iterator[Answer] = iter([refusal(503), phrases(["dog"], ["dog"], ["cat"])])
     with serving(lambda fields, number: next(answers)) as server:
         fallen = ask(server.url, held, clip, cache)
-        assert fallen.frames[0].asked[0].origin == "lexicon"
+        assert fallen.frames[0].prompts[0].origin == "lexicon"
         answered = ask(server.url, held, clip, cache)
-        assert [[p.phrase for p in frame.asked] for frame in answered.frames] == [["dog"], ["dog"], ["cat"]]
+        assert [[p.phrase for p in frame.prompts] for frame in answered.frames] == [["dog"], ["dog"], ["cat"]]
         remembered = ask(server.url, held, clip, cache)
     assert len(server.asked) == 2
     assert content(remembered) == content(answered)
@@ -229,7 +229,7 @@ def test_who_answered_for_each_frame_is_kept(held: Held, clip: Clip, cache: Path
         results = [ask(server.url, held, clip, cache) for _ in range(2)]
     assert len(server.asked) == 1
     for result in results:
-        origins = {prompt.phrase: prompt.origin for frame in result.frames for prompt in frame.asked}
+        origins = {prompt.phrase: prompt.origin for frame in result.frames for prompt in frame.prompts}
         assert origins.pop("hound") == "llm"
         assert set(origins.values()) == {"lexicon"}
         assert sum("which the language model left out" in warning for warning in result.warnings) == 1
@@ -255,7 +255,7 @@ def fingerprint(held: Held, *overrides: str, stage: str = "captioner") -> str:
 
 def test_a_fingerprint_changes_with_what_an_answer_depends_on(held: Held) -> None:
     usual = fingerprint(held)
-    assert fingerprint(held, "offline=true", "keep.box_threshold=0.9", "translator.retries=0") == usual
+    assert fingerprint(held, "offline=true", "filtering.box_threshold=0.9", "translator.retries=0") == usual
     changes = ("captioner.top_k=1", "captioner.batch_size=2", "captioner.vocabulary=[dog, cat]")
     assert len({usual, *(fingerprint(held, change) for change in changes)}) == 4
     assert fingerprint(held, stage="translator") != fingerprint(held, "translator.prompt=default", stage="translator")

@@ -13,7 +13,7 @@ import pytest
 from openavs.checks import Finding, codecs, compute, machine
 from openavs.checks.compute import gpu_finding, threads
 from openavs.checks.packages import extra_finding
-from openavs.checks.recipes import judge
+from openavs.checks.recipes import check_recipe
 from openavs.config.recipe import load_recipe
 from openavs.utils.optional_deps import EXTRAS
 
@@ -99,9 +99,9 @@ def test_an_extra_of_another_version_than_the_tests_ran_with(site: Path) -> None
 
 def test_codecs_that_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, writes = dict.fromkeys(codecs.READ, True), dict.fromkeys(codecs.WRITE, True)
-    assert codecs.judge("18", "8.1", reads, writes).state == "ok"
-    assert codecs.judge("18", "8.1", {**reads, "av1": False}, writes).state == "warning"
-    lame = codecs.judge("18", "8.1", reads, {**writes, "libx264": False})
+    assert codecs.check_codecs("18", "8.1", reads, writes).state == "ok"
+    assert codecs.check_codecs("18", "8.1", {**reads, "av1": False}, writes).state == "warning"
+    lame = codecs.check_codecs("18", "8.1", reads, {**writes, "libx264": False})
     assert lame.state == "problem" and "libx264 (to write overlay videos)" in lame.says and "--only-binary" in lame.fix
 
 
@@ -160,15 +160,15 @@ def test_what_a_recipe_lacks_is_said_before_it_is_run(tmp_path: Path, monkeypatc
     (tmp_path / "mine.py").touch()
     stages = [f"{stage}: {{use: './mine.py:Own'}}" for stage in ("captioner", "detector", "segmenter")]
     (tmp_path / "own.yaml").write_text("\n".join(["translator: {use: none}", *stages]), encoding="utf-8")
-    own = judge(load_recipe(tmp_path / "own.yaml"), tmp_path).finding
+    own = check_recipe(load_recipe(tmp_path / "own.yaml"), tmp_path).finding
     assert (own.state, own.says) == ("ok", "own: it needs no weights.")
-    wrong = judge(load_recipe("tiny", ["device=cuda:63", "captioner.use=clapp"]), tmp_path).finding
+    wrong = check_recipe(load_recipe("tiny", ["device=cuda:63", "captioner.use=clapp"]), tmp_path).finding
     assert wrong.state == "problem"
     assert "cuda" in wrong.says and "'clapp'" in wrong.says
     large = load_recipe("openavs-cpu")
-    assert judge(large, tmp_path).finding.state == "absent"
+    assert check_recipe(large, tmp_path).finding.state == "absent"
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1e9))
-    full = judge(large, tmp_path).finding
+    full = check_recipe(large, tmp_path).finding
     assert full.state == "problem"
     assert "GB does not fit into the 1.0 GB that are free in" in full.says
     assert "HF_HOME" in full.fix
@@ -181,7 +181,7 @@ def test_a_recipe_that_is_too_large_for_this_machine(tmp_path: Path, monkeypatch
 
     def judged(gigabytes: float) -> Finding:
         monkeypatch.setattr("openavs.models.memory.total_memory", lambda: int(gigabytes * 1e9))
-        return judge(recipe, tmp_path).finding
+        return check_recipe(recipe, tmp_path).finding
 
     assert judged(64).state == "absent" and "in turns" not in judged(64).says
     assert "GB together and this machine has 13.0 GB, so they are loaded in turns." in judged(13).says

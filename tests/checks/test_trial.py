@@ -20,13 +20,13 @@ from openavs.checks.downloads import fetch_models
 from openavs.checks.peak_memory import PeakMemory
 from openavs.checks.vocabulary import unknown_labels
 from openavs.cli.check import _tried
-from openavs.config.recipe import StudentModel, load_recipe
+from openavs.config.recipe import StudentConfig, load_recipe
 from openavs.errors import InputError
 from openavs.media import write_video
 from openavs.models.device import resolve_device
-from openavs.pipeline.offload import Turns, deferred_stages
+from openavs.pipeline.offload import OffloadManager, lazy_stages
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import ROOT, Outcome
 from tests.model_hub import Hub, client_settings, serving
 from tests.plugin_recipe import STAGES, write_recipe
@@ -69,14 +69,14 @@ def test_tiny_works_stage_by_stage(openavs: Run) -> None:
 
 
 def test_one_stage_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[Turns] = []
+    kept: list[OffloadManager] = []
 
     def watched(recipe: Any) -> Any:
-        turns, held = deferred_stages(recipe)
+        turns, held = lazy_stages(recipe)
         kept.append(turns)
         return turns, held
 
-    monkeypatch.setattr(trial, "deferred_stages", watched)
+    monkeypatch.setattr(trial, "lazy_stages", watched)
     assert len(list(trial.try_stages(load_recipe("tiny"), trial.bundled_clip()))) == 4
     assert kept[0].most == 1 and set(kept[0].loads.values()) == {1}
 
@@ -140,7 +140,7 @@ def test_thresholds_outside_their_range_are_refused(openavs: Run, tmp_path: Path
     assert found["captioner"]["says"].endswith("[0, 1], not 7.0.")
     kept = recipe_file(tmp_path, keep={"box_threshold": 2.0})
     refused = openavs("check", "--download", "-p", kept)
-    assert refused.code == 2 and len(refused.err.strip().splitlines()) == 1 and "keep.box_threshold" in refused.err
+    assert refused.code == 2 and len(refused.err.strip().splitlines()) == 1 and "filtering.box_threshold" in refused.err
 
 
 def test_what_a_plug_in_raises_or_returns_is_its_stages_problem(openavs: Run, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_a_plug_in_raises_or_returns_is_its_stages_problem(openavs: Run, tm
 
 def test_a_video_is_tried_for_ten_frames_at_most(openavs: Run, tmp_path: Path) -> None:
     path = write_recipe(tmp_path)
-    scene = plan_scene([Part("dog", (True,) * 12)], scene_rng("test", 50), 12, (64, 80))
+    scene = plan_scene([Role("dog", (True,) * 12)], scene_rng("test", 50), 12, (64, 80))
     write_clip(tmp_path / "video.mp4", scene, fps=4)
     done = openavs("check", "--download", "-p", path, "--try", tmp_path / "video.mp4")
     assert done.code == 0, done.out
@@ -191,7 +191,7 @@ def test_offline_nothing_is_downloaded_or_tried(openavs: Run, tmp_path: Path, mo
 
 
 def test_students_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    student = load_recipe("tiny").model_copy(update={"student": StudentModel(model="./student")})
+    student = load_recipe("tiny").model_copy(update={"student": StudentConfig(model="./student")})
     monkeypatch.setattr("openavs.config.recipe.load_recipe", lambda *given: student)
     with pytest.raises(InputError, match="student:x is a student; leave the option out"):
         list(_tried("student:x", (), None, offline=False))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from openavs.checks.recipes import judge
+from openavs.checks.recipes import check_recipe
 from openavs.checks.weights import find_plugin_weights, find_weights
 from openavs.config.recipe import load_recipe
 from openavs.models.hub import is_pinned
@@ -107,15 +107,16 @@ def test_weights_of_the_converters_pull_request_are_said(cache: Path, monkeypatc
     assert (found.state, found.revision, found.converted) == ("cached", converted, True)
     recipe = load_recipe("tiny", ["captioner.model=hf:org/pickled@main"])
     assert (
-        "hf:org/pickled@main has no safetensors on main; the hub converter's pull" in judge(recipe, cache).finding.says
+        "hf:org/pickled@main has no safetensors on main; the hub converter's pull"
+        in check_recipe(recipe, cache).finding.says
     )
 
 
 def test_gated_weights_take_days(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    assert "may take days to answer and may refuse" in judge(load_recipe("sam3"), cache).finding.fix
+    assert "may take days to answer and may refuse" in check_recipe(load_recipe("sam3"), cache).finding.fix
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
     assert (
         "hf:facebook/sam3@main is gated: access is asked for at its page"
-        in judge(load_recipe("sam3"), cache).finding.says
+        in check_recipe(load_recipe("sam3"), cache).finding.says
     )

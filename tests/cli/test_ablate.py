@@ -48,8 +48,8 @@ STUDY = """
 title: Two thresholds of one's own
 baseline: low
 variants:
-  - {name: low, overrides: [keep.box_threshold=0.2]}
-  - {name: high, overrides: [keep.box_threshold=0.6]}
+  - {name: low, overrides: [filtering.box_threshold=0.2]}
+  - {name: high, overrides: [filtering.box_threshold=0.6]}
 """
 
 
@@ -109,7 +109,7 @@ def test_the_papers_studies_of_what_is_asked_run(
     for row in rows:
         (result,) = (tmp_path / "out" / row["name"] / "clips").glob("*/result.json")
         frames = json.loads(result.read_text("utf-8"))["frames"]
-        asked[row["name"]] = {caption["question"] for frame in frames for caption in frame["heard"]}
+        asked[row["name"]] = {caption["question"] for frame in frames for caption in frame["captions"]}
     three = {"Generate audio caption", "Generate metadata", "This is a sound of"}
     if study == "questions":
         assert set().union(*asked.values()) == three

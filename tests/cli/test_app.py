@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import openavs.cli
-from openavs.cli.common import tell
+from openavs.cli.common import print_answer
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -49,10 +49,10 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 def test_an_answer_is_json_or_words_or_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[int] = []
-    tell({"a": 1}, lambda: shown.append(1), as_json=True, quiet=True)
+    print_answer({"a": 1}, lambda: shown.append(1), as_json=True, quiet=True)
     assert capsys.readouterr().out == '{\n  "a": 1\n}\n'
-    tell({"a": 1}, lambda: shown.append(2), as_json=False, quiet=True)
-    tell({"a": 1}, lambda: shown.append(3), as_json=False, quiet=False)
+    print_answer({"a": 1}, lambda: shown.append(2), as_json=False, quiet=True)
+    print_answer({"a": 1}, lambda: shown.append(3), as_json=False, quiet=False)
     assert (shown, capsys.readouterr().out) == ([3], "")
 
 

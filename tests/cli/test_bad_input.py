@@ -21,14 +21,14 @@ from PIL import Image as Pil
 
 from openavs.cli import main
 from openavs.media import probe
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 from tests.media_files import grey, make_media, tone
 from tests.plugin_recipe import write_recipe
 
 Run = Callable[..., Any]
 
 
-def noise(count: int) -> list[Image]:
+def noise(count: int) -> list[ImageArray]:
     """Pictures that take room, so that half of the file is about half of the video."""
     random = np.random.default_rng(0)
     return [random.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(count)]
@@ -221,7 +221,7 @@ def test_a_model_folder_that_is_absent_incomplete_or_unsafe(
         (("good.mp4", "--audio", "absent.wav"), "absent.wav does not exist; check the name"),
         (("https://example.com/v.mp4",), "https://example.com/v.mp4 is an address, and openavs reads files only"),
         (("good.mp4", "--audio", "https://a.org/b.wav"), "https://a.org/b.wav is an address, and openavs reads"),
-        (("good.mp4", "keep.box_threshold"), "has no value; write keep.box_threshold=VALUE"),
+        (("good.mp4", "filtering.box_threshold"), "has no value; write filtering.box_threshold=VALUE"),
         (("good.mp4", "detector.model", "x"), "has no value; write detector.model=VALUE"),
         (("good.mp4", "detector." + "a" * 5000), "has no value"),
         (("good.mp4", "--vocab", ""), "'vocabulary' is empty; name at least one thing"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from openavs.caching.store import Cache
+from openavs.caching.store import StageCache
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -18,7 +18,7 @@ Cli = Callable[..., Outcome]
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
     """Three answers of a captioner and one of a translator, used in this order."""
-    cache = Cache(tmp_path / "stages")
+    cache = StageCache(tmp_path / "stages")
     for i, stage in enumerate(["captioner", "captioner", "captioner", "translator"]):
         cache.put(stage, hashlib.sha256(bytes([i])).hexdigest(), bytes(6000))
         for entry in cache.entries():
@@ -40,7 +40,7 @@ def test_it_shows_entries_and_sizes_by_stage(openavs: Cli, full: Path) -> None:
 def test_quiet_is_silent(openavs: Cli, full: Path) -> None:
     done = openavs("cache", "--folder", full, "--prune", "20kB", "--quiet")
     assert (done.code, done.out, done.err) == (0, "", "")
-    assert len(list(Cache(full).entries())) == 2
+    assert len(list(StageCache(full).entries())) == 2
 
 
 def test_json_is_one_object(openavs: Cli, full: Path) -> None:
@@ -65,7 +65,7 @@ def test_pruning_to_a_size_removes_the_oldest(openavs: Cli, full: Path) -> None:
 def test_pruning_all_empties_it(openavs: Cli, full: Path) -> None:
     pruned = openavs("cache", "--folder", full, "--prune", "all")
     assert pruned.out.splitlines() == ["removed 4 answers, 32.8 kB", f"{full}: 0 answers, 0 B of 5 GB"]
-    assert list(Cache(full).entries()) == []
+    assert list(StageCache(full).entries()) == []
 
 
 def test_the_limit_is_kept(openavs: Cli, full: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_is_no_size_is_one_sentence(openavs: Cli, full: Path, arguments: tu
     refused = openavs("cache", "--folder", full, *arguments)
     assert refused.code == 2
     assert refused.err.count("\n") == 1
-    assert len(list(Cache(full).entries())) == 4
+    assert len(list(StageCache(full).entries())) == 4
 
 
 @pytest.mark.slow
@@ -104,5 +104,5 @@ def test_labelling_again_with_another_threshold_hears_and_asks_nothing(
         return done.json()["cached"]
 
     assert cached("first") == {"captioner misses": 3, "translator misses": 3}
-    assert cached("threshold", "keep.box_threshold=0.4") == {"captioner hits": 3, "translator hits": 3}
+    assert cached("threshold", "filtering.box_threshold=0.4") == {"captioner hits": 3, "translator hits": 3}
     assert cached("prompt", "translator.prompt=default") == {"captioner hits": 3, "translator misses": 3}

@@ -55,7 +55,7 @@ def test_a_recipe_is_judged_and_tried_with_its_overrides(openavs: Run) -> None:
     lost = openavs("check", "--pipeline", "tiny", "segmenter.model=/lost", "--json")
     (tiny,) = lost.json()["recipes"]
     assert (lost.code, tiny["state"]) == (1, "problem") and "/lost" in tiny["says"]
-    tried = openavs("check", "--pipeline", "tiny", "--download", "keep.box_threshold=1", "--json").json()
+    tried = openavs("check", "--pipeline", "tiny", "--download", "filtering.box_threshold=1", "--json").json()
     (detector,) = [item for item in tried["stages"] if item["stage"] == "detector"]
     assert "0 boxes above the threshold" in detector["says"]
 
@@ -64,8 +64,8 @@ def test_a_recipe_is_judged_and_tried_with_its_overrides(openavs: Run) -> None:
     ("words", "says"),
     [
         (("tiny",), "check takes KEY=VALUE, not tiny; a recipe is named with --pipeline"),
-        (("keep.box_threshold=1",), "keep.box_threshold=1 changes a recipe; name it with --pipeline"),
-        (("--pipeline", "tiny", "keep.box_threshold"), "keep.box_threshold is a key of the recipe and has no value"),
+        (("filtering.box_threshold=1",), "filtering.box_threshold=1 changes a recipe; name it with --pipeline"),
+        (("--pipeline", "tiny", "filtering.box_threshold"), "filtering.box_threshold is a key of the recipe and has no value"),
     ],
 )
 def test_words_that_change_no_recipe_are_refused(openavs: Run, words: tuple[str, ...], says: str) -> None:

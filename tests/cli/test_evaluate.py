@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from openavs.config.recipe import load_recipe
-from openavs.models.hub import Lock
-from openavs.pipeline.memory_estimate import needed
+from openavs.models.hub import ModelLockfile
+from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
 
@@ -65,7 +65,9 @@ def test_models_in_turns_give_the_same_report(
     words = ("evaluate", "s4", "--root", root, "--pipeline", "tiny", "--limit", "2", "--json", "--out")
     whole = openavs(*words, tmp_path / "whole").json()
     monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: needed(load_recipe("tiny"))[1])
+    monkeypatch.setattr(
+        "openavs.pipeline.memory_estimate.free_memory", lambda place: estimate_memory(load_recipe("tiny"))[1]
+    )
     done = openavs(*words, tmp_path / "turned")
     assert "so they are loaded in turns" in caplog.text and done.json()["metrics"] == whole["metrics"]
     monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: 1000)
@@ -76,7 +78,7 @@ def test_models_in_turns_give_the_same_report(
 def test_a_lock_file_notes_what_was_used(openavs: Run, root: Path, tmp_path: Path) -> None:
     command = ("evaluate", "s4", "--root", root, "--pipeline", "tiny", "--limit", "1", "--lock", tmp_path / "my.lock")
     assert openavs(*command, "--out", tmp_path / "out", "--json").code == 0
-    assert Lock.load(tmp_path / "my.lock").pins == {}  # embedded models are part of this openavs
+    assert ModelLockfile.load(tmp_path / "my.lock").pins == {}  # embedded models are part of this openavs
     missing = openavs(*command[:-1], tmp_path / "absent" / "my.lock", "--out", tmp_path / "other")
     assert (missing.code, "the folder of the lock file" in missing.err) == (2, True)
 
@@ -107,7 +109,7 @@ def test_a_broken_clip_is_exit_code_1(openavs: Run, tmp_path: Path) -> None:
         (("avs", "--root", "."), "did you mean 'avss'?"),
         (("s4", "--root", "."), "s4_meta_data.csv"),
         (("s4", "--root", "{root}", "--split", "tset"), "did you mean 'test'?"),
-        (("s4", "--root", "{root}", "keep.box_treshold=0.3"), "did you mean 'box_threshold'?"),
+        (("s4", "--root", "{root}", "filtering.box_treshold=0.3"), "did you mean 'box_threshold'?"),
         (("s4", "--root", "{root}", "--pipeline", "tinny"), "did you mean 'tiny'?"),
         (("--compare", "{root}", "{root}"), "report.json does not exist"),
     ],

@@ -9,33 +9,33 @@ import pytest
 
 from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line, showing, state
 from openavs.labeling.completion import commit
-from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.executors.base import ClipFinished
 from openavs.labeling.job import Job
 from openavs.labeling.journal import Entry
-from openavs.labeling.manifest import Wish
+from openavs.labeling.manifest import JobRequest
 from openavs.labeling.output_dir import open_folder
-from openavs.labeling.progress import Board
-from openavs.labeling.sample import Item
+from openavs.labeling.progress import JobProgress
+from openavs.labeling.sample import Sample
 from openavs.labeling.stage_timings import StageTimes
 
-WISH = Wish("folder", tuple(Item(f"c{n}", f"c{n}.mp4") for n in range(6)), {"name": "r"}, shard_size=3)
+WISH = JobRequest("folder", tuple(Sample(f"c{n}", f"c{n}.mp4") for n in range(6)), {"name": "r"}, shard_size=3)
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Board:
+def board(tmp_path: Path) -> JobProgress:
     """Six clips in two shards, nothing done."""
     plan = open_folder(tmp_path / "out", WISH)
-    return Board(Job(tmp_path / "out", plan.key, tmp_path, {"name": "r"}), plan, range(plan.shards), {})
+    return JobProgress(Job(tmp_path / "out", plan.key, tmp_path, {"name": "r"}), plan, range(plan.shards), {})
 
 
-def done(shard: int, clip: str, reason: str | None = None, status: str = "ok") -> ClipDone:
-    return ClipDone(shard, clip, "failed" if reason else status, reason, 0.5, {})
+def done(shard: int, clip: str, reason: str | None = None, status: str = "ok") -> ClipFinished:
+    return ClipFinished(shard, clip, "failed" if reason else status, reason, 0.5, {})
 
 
-def finish(board: Board, shard: int, *fates: dict[str, Any]) -> None:
+def finish(board: JobProgress, shard: int, *fates: dict[str, Any]) -> None:
     """Commits a shard, as a worker does, and tells the board."""
     rows: list[Entry] = [
-        ({"id": f"c{3 * shard + n}", "detail": f"sentence {n}", "dropped": {}, **f}, {}) for n, f in enumerate(fates)
+        ({"id": f"c{3 * shard + n}", "detail": f"sentence {n}", "rejected": {}, **f}, {}) for n, f in enumerate(fates)
     ]
     commit(board.job.out, shard, board.plan.key, rows)
     board.committed(shard)
@@ -46,12 +46,12 @@ MISSING: dict[str, Any] = {"status": "failed", "reason": "missing"}
 MUTE: dict[str, Any] = {"status": "failed", "reason": "no_sound"}
 
 
-def test_before_the_first_clip_the_models_are_loading(board: Board) -> None:
+def test_before_the_first_clip_the_models_are_loading(board: JobProgress) -> None:
     assert state(board) == "loading the models"
     assert result_line(board) == f"0 of 6 clips labelled, 6 not done yet\n-> {board.job.out}"
 
 
-def test_a_running_job_says_its_speed_what_is_left_and_what_failed(board: Board) -> None:
+def test_a_running_job_says_its_speed_what_is_left_and_what_failed(board: JobProgress) -> None:
     board.clip(done(0, "c0"))
     said = state(board)
     assert "clips/s, 0:00:" in said and said.endswith(" left")
@@ -62,19 +62,19 @@ def test_a_running_job_says_its_speed_what_is_left_and_what_failed(board: Board)
     assert (board.total, board.left) == (6, 2)
 
 
-def test_the_end_says_what_became_of_the_clips(board: Board) -> None:
+def test_the_end_says_what_became_of_the_clips(board: JobProgress) -> None:
     finish(board, 0, OK, MISSING, MISSING)
-    empty = {"status": "filtered", "reason": "drop_empty", "dropped": {"filter.drop_empty": 1}}
-    finish(board, 1, {**OK, "dropped": {"not found": 2}}, MUTE, empty)
+    empty = {"status": "filtered", "reason": "drop_empty", "rejected": {"label_filter.drop_empty": 1}}
+    finish(board, 1, {**OK, "rejected": {"not found": 2}}, MUTE, empty)
     assert result_line(board).splitlines() == [
-        "2 of 6 clips labelled, 1 filtered (filter.drop_empty 1), 3 failed",
+        "2 of 6 clips labelled, 1 filtered (label_filter.drop_empty 1), 3 failed",
         "dropped in frames: not found 2",
         f"-> {board.job.out}",
     ]
     assert reasons(board) == "missing 2, no_sound 1"
 
 
-def test_the_first_failed_clips_are_named_with_their_sentences(board: Board) -> None:
+def test_the_first_failed_clips_are_named_with_their_sentences(board: JobProgress) -> None:
     finish(board, 0, OK, OK, OK)
     assert failed_clips(board, 9) == []
     finish(board, 1, MUTE, OK, MISSING)
@@ -82,7 +82,7 @@ def test_the_first_failed_clips_are_named_with_their_sentences(board: Board) -> 
     assert failed_clips(board, 1) == [("c3", "no_sound", "sentence 0")]
 
 
-def test_off_a_terminal_there_is_a_line_now_and_then(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+def test_off_a_terminal_there_is_a_line_now_and_then(board: JobProgress, capsys: pytest.CaptureFixture[str]) -> None:
     with showing(board, quiet=False):
         for number in range(3):
             board.clip(done(0, f"c{number}"))
@@ -90,13 +90,13 @@ def test_off_a_terminal_there_is_a_line_now_and_then(board: Board, capsys: pytes
     assert line.startswith("openavs: 1 of 6 clips, ")
 
 
-def test_a_quiet_job_says_nothing(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quiet_job_says_nothing(board: JobProgress, capsys: pytest.CaptureFixture[str]) -> None:
     with showing(board, quiet=True):
         board.clip(done(1, "c3"))
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_there_is_a_bar(board: Board, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_on_a_terminal_there_is_a_bar(board: JobProgress, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
     with showing(board, quiet=False):
         board.clip(done(0, "c0", "missing"))
@@ -106,8 +106,8 @@ def test_on_a_terminal_there_is_a_bar(board: Board, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_table_of_stages_tells_where_the_time_went(capsys: pytest.CaptureFixture[str]) -> None:
-    print_stages(StageTimes(clips=4, seconds=10.0, stages={"listen": 6.0, "detect": 2.0}))
+    print_stages(StageTimes(clips=4, seconds=10.0, stages={"caption": 6.0, "detect": 2.0}))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert [row for row in rows if len(row) == 4][:3] == [
-        ["listen", "6.0", "1.500", "60%"], ["detect", "2.0", "0.500", "20%"], ["read and write", "2.0", "0.500", "20%"]
+        ["caption", "6.0", "1.500", "60%"], ["detect", "2.0", "0.500", "20%"], ["read and write", "2.0", "0.500", "20%"]
     ]  # fmt: skip

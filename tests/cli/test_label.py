@@ -71,7 +71,7 @@ def test_a_folder_from_start_to_end_and_again(openavs: Openavs, pool: Path, quic
         "clips": 12, "ok": 12, "failed": 0, "left": 0, "worked": 12,
     }  # fmt: skip
     assert answer["shards"] == {"planned": 3, "committed": 3}
-    assert set(answer["stages"]) >= {"listen", "detect", "segment"}
+    assert set(answer["stages"]) >= {"caption", "detect", "segment"}
     assert "of 12 clips" in first.err
     before = tree(tmp_path / "out")
     again = openavs(*words)
@@ -94,7 +94,7 @@ def test_another_recipe_or_source_is_refused_and_overwrite_starts_anew(
     words = ("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--quiet")
     assert openavs(*words, "--limit", "2").code == 0
     for more, named in (
-        (("--limit", "2", "keep.box_threshold=0.4"), "keep.box_threshold"),
+        (("--limit", "2", "filtering.box_threshold=0.4"), "filtering.box_threshold"),
         (("--limit", "2", "--shard-size", "7"), "shard_size"),
         ((), "its source (10 clips more, such as v02), limit"),
     ):
@@ -149,13 +149,13 @@ def test_a_folder_of_damaged_files_names_the_first_and_counts_the_others(
 
 def test_filters_drop_and_say_what(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
     words = ("label", pool, "--pipeline", quick, "--out", tmp_path / "out", "--limit", "3", "--json")
-    answer = openavs(*words, "filter.min_area=0.5", "filter.drop_empty=true").json()
+    answer = openavs(*words, "label_filter.min_area=0.5", "label_filter.drop_empty=true").json()
     assert (answer["ok"], answer["filtered"]) == (0, 3)
-    assert answer["dropped"] == {"filter.drop_empty": 3, "filter.min_area": 6}
+    assert answer["rejected"] == {"label_filter.drop_empty": 3, "label_filter.min_area": 6}
     assert (tmp_path / "out/clips/v00/result.json").is_file()
     assert not (tmp_path / "out/labels").exists()
-    said = openavs(*words[:-1], "filter.min_area=0.5", "filter.drop_empty=true").out
-    assert "3 filtered (filter.drop_empty 3)\ndropped in frames: filter.min_area 6" in said
+    said = openavs(*words[:-1], "label_filter.min_area=0.5", "label_filter.drop_empty=true").out
+    assert "3 filtered (label_filter.drop_empty 3)\ndropped in frames: label_filter.min_area 6" in said
 
 
 def test_labels_of_an_avsbench_root_score_as_predictions(openavs: Openavs, quick: Path, tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ def test_show_prints_the_recipe_as_it_was_written(openavs: Run) -> None:
 
 
 def test_show_with_overrides_prints_a_recipe_that_can_be_run(openavs: Run, tmp_path: Path) -> None:
-    done = openavs("show", "tiny", "keep.box_threshold=0.4")
+    done = openavs("show", "tiny", "filtering.box_threshold=0.4")
     saved = tmp_path / "saved.yaml"
     saved.write_text(done.out, encoding="utf-8")
-    assert load_recipe(saved).keep.box_threshold == 0.4
+    assert load_recipe(saved).filtering.box_threshold == 0.4
     assert openavs("show", saved).code == 0
 
 
@@ -79,7 +79,7 @@ def test_show_names_the_option_that_is_settled_outside_of_the_backends(openavs: 
         (["tinny"], "there is no recipe, prompt or backend 'tinny'; did you mean 'tiny'?"),
         (["zebra"], "there is no recipe, prompt or backend 'zebra'; 'openavs list' names recipes and backends"),
         (["./absent.yaml"], "the recipe file './absent.yaml' does not exist"),
-        (["tiny", "keep.box_treshold=1"], "did you mean 'box_threshold'?"),
+        (["tiny", "filtering.box_treshold=1"], "did you mean 'box_threshold'?"),
         (["tinny", "offline=true"], "there is no recipe 'tinny'; did you mean 'tiny'?"),
     ],
 )

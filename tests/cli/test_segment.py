@@ -17,11 +17,11 @@ from PIL import Image as Pil
 
 from openavs.config.recipe import load_recipe
 from openavs.media import probe, read_audio, write_video, write_wav
-from openavs.pipeline.memory_estimate import needed
-from openavs.pipeline.offload import Turns
+from openavs.pipeline.memory_estimate import estimate_memory
+from openavs.pipeline.offload import OffloadManager
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import scene_frames, write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 Run = Callable[..., Any]
 
@@ -30,7 +30,7 @@ Run = Callable[..., Any]
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds: a dog barks beside a silent bell."""
     path = tmp_path_factory.mktemp("video") / "dog.mp4"
-    parts = [Part("dog", (True, True)), Part("bell", (False, False))]
+    parts = [Role("dog", (True, True)), Role("bell", (False, False))]
     write_clip(path, plan_scene(parts, scene_rng("test", 40), 2, (160, 208)), fps=10)
     return path
 
@@ -79,10 +79,12 @@ def test_models_take_turns_where_they_do_not_fit_together(
     words = ("segment", video, tmp_path / "broken.mp4", tmp_path / "silent.mp4", second, "--pipeline", "tiny", "--out")
     whole = openavs(*words, tmp_path / "whole", "--json")
     monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: needed(load_recipe("tiny"))[1])
-    made: list[Turns] = []
-    init = Turns.__init__
-    monkeypatch.setattr(Turns, "__init__", lambda self, checked: (init(self, checked), made.append(self))[0])
+    monkeypatch.setattr(
+        "openavs.pipeline.memory_estimate.free_memory", lambda place: estimate_memory(load_recipe("tiny"))[1]
+    )
+    made: list[OffloadManager] = []
+    init = OffloadManager.__init__
+    monkeypatch.setattr(OffloadManager, "__init__", lambda self, checked: (init(self, checked), made.append(self))[0])
     turned = openavs(*words, tmp_path / "turned", "--lock", tmp_path / "openavs.lock", "--json")
 
     assert "so they are loaded in turns" in caplog.text
@@ -98,7 +100,7 @@ def test_a_recipe_that_cannot_fit_is_refused_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: int(8e9))
-    monkeypatch.setattr("openavs.registry.make", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("openavs.registry.instantiate", lambda *_: pytest.fail("a model was loaded"))
     done = openavs("segment", video, "--pipeline", "openavs", "--device", "cpu", "--out", tmp_path / "out")
     assert done.code == 2
     assert re.fullmatch(
@@ -115,7 +117,7 @@ def test_a_video_becomes_a_result_folder(openavs: Run, video: Path, tmp_path: Pa
     answer = done.json()
     assert (answer["ok"], answer["failed"]) == (1, 0)
     clip = answer["clips"][0]
-    assert clip["heard"][0]["text"] == "dog barking"
+    assert clip["captions"][0]["text"] == "dog barking"
     assert [thing["text"] for thing in clip["found"]] == ["dog"]
 
     folder = tmp_path / "out" / "clips" / "dog"
@@ -148,9 +150,9 @@ def test_running_again_redoes_nothing(openavs: Run, video: Path, tmp_path: Path)
 
 def test_another_recipe_in_the_same_folder_is_refused(openavs: Run, video: Path, tmp_path: Path) -> None:
     openavs("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out")
-    other = openavs("segment", video, "keep.box_threshold=0.5", "--pipeline", "tiny", "--out", tmp_path / "out")
+    other = openavs("segment", video, "filtering.box_threshold=0.5", "--pipeline", "tiny", "--out", tmp_path / "out")
     assert other.code == 2
-    assert "keep.box_threshold" in other.err
+    assert "filtering.box_threshold" in other.err
     assert len(other.err.strip().splitlines()) == 1
 
 
@@ -163,7 +165,7 @@ def test_a_vocabulary_makes_class_masks(openavs: Run, video: Path, tmp_path: Pat
 
 def test_the_sound_may_come_from_another_file(openavs: Run, video: Path, tmp_path: Path) -> None:
     mute, wav = tmp_path / "mute.mp4", tmp_path / "bark.wav"
-    parts = [Part("dog", (True, True)), Part("bell", (False, False))]
+    parts = [Role("dog", (True, True)), Role("bell", (False, False))]
     scene = plan_scene(parts, scene_rng("test", 40), 2, (160, 208))
     write_video(mute, (scene.picture(i / 10)[0] for i in range(20)), 10)
     write_wav(wav, scene.soundtrack())
@@ -176,7 +178,7 @@ def test_the_sound_may_come_from_another_file(openavs: Run, video: Path, tmp_pat
 
 
 def test_a_folder_of_pictures_with_a_wav(openavs: Run, tmp_path: Path) -> None:
-    parts = [Part("horse", (True,) * 3)]
+    parts = [Role("horse", (True,) * 3)]
     scene = plan_scene(parts, scene_rng("test", 41), 3)
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -339,8 +341,8 @@ def test_an_8k_picture(openavs: Run, tmp_path: Path) -> None:
         (("absent.mp4",), "absent.mp4 does not exist"),
         (("--pipeline", "tiny"), "VIDEO"),
         (("{video}", "--pipeline", "tinny"), "tiny"),
-        (("{video}", "keep.box_treshold=0.3"), "box_threshold"),
-        (("{video}", "keep.box_threshold=high"), "must be a number"),
+        (("{video}", "filtering.box_treshold=0.3"), "box_threshold"),
+        (("{video}", "filtering.box_threshold=high"), "must be a number"),
         (("{video}", "captioner.use=clapp"), "clap"),
         (("{video}", "captioner.topk=2"), "top_k"),
         (("{video}", "detector.model=./nowhere"), "nowhere"),

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scene_sampling import scene_of
-from openavs.web.settings import Settings
+from openavs.synthetic.scene_sampling import sample_scene
+from openavs.web.settings import ServerConfig
 from tests.web.conftest import wait_for
 
 Run = Callable[..., Any]
@@ -54,7 +54,7 @@ def test_who_can_reach_the_page_is_said_even_when_quiet(
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
     opened: list[str] = []
 
-    def serve(settings: Settings, ready: Callable[[str], None], ended: Callable[[int], None]) -> None:
+    def serve(settings: ServerConfig, ready: Callable[[str], None], ended: Callable[[int], None]) -> None:
         ready("http://here")
         ended(0)
 
@@ -68,14 +68,14 @@ def test_who_can_reach_the_page_is_said_even_when_quiet(
 
 
 def test_overrides_of_the_recipe(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Settings] = []
+    given: list[ServerConfig] = []
     monkeypatch.setattr("openavs.web.server.serve", lambda settings, *_: given.append(settings))
-    words = ("keep.box_threshold=0.2", "translator={use: lexicon}")
+    words = ("filtering.box_threshold=0.2", "translator={use: lexicon}")
     assert openavs("serve", "--pipeline", "tiny", *words, "--device", "cpu").code == 0
     assert [(one.pipeline, one.overrides, one.device) for one in given] == [("tiny", words, "cpu")]
     wrong = openavs("serve", "tiny")
     assert (wrong.code, len(given)) == (2, 1)
-    assert wrong.err.startswith("openavs: 'tiny' is not key=value, such as keep.box_threshold=0.3")
+    assert wrong.err.startswith("openavs: 'tiny' is not key=value, such as filtering.box_threshold=0.3")
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_visitors_that_wait_are_told_when_it_ends(tmp_path: Path, end: int, monk
     gradio = pytest.importorskip("gradio_client", reason="Gradio is not installed; make test-web installs it")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where visitors put what they fetch
     clip = tmp_path / "clip.mp4"
-    write_clip(clip, scene_of("clip", "test", 4, 0, size=(144, 192), seconds=40).scene)
+    write_clip(clip, sample_scene("clip", "test", 4, 0, size=(144, 192), seconds=40).scene)
     command = [sys.executable, "-m", "openavs", "serve", "--port", "0", "--pipeline", "tiny"]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as running:

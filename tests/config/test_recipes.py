@@ -39,7 +39,7 @@ def test_every_shipped_recipe_is_valid_and_headed_by_its_command(name: str) -> N
 
 @pytest.mark.parametrize("name", resources.names("pipelines"))
 def test_a_written_recipe_is_complete_and_reads_back_equal(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(name, ["keep.box_threshold=0.31"])
+    recipe = load_recipe(name, ["filtering.box_threshold=0.31"])
     again = load_recipe(write(tmp_path, recipe.to_yaml(), "other.yaml"))
     assert again.to_dict() == recipe.to_dict()
     assert again.to_yaml() == recipe.to_yaml()
@@ -54,7 +54,7 @@ def test_tiny_hears_the_worlds_canonical_sounds() -> None:
 
 def test_defaults_and_the_name_of_the_file(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, SMALL))
-    assert (recipe.name, recipe.sample.fps, recipe.keep.box_threshold) == ("mine", 1.0, 0.25)
+    assert (recipe.name, recipe.sample.fps, recipe.filtering.box_threshold) == ("mine", 1.0, 0.25)
     assert recipe.vocabulary is None
     assert recipe.base == tmp_path
     assert recipe.models() == {
@@ -67,43 +67,43 @@ def test_defaults_and_the_name_of_the_file(tmp_path: Path) -> None:
 def test_overrides_are_dotted_yaml() -> None:
     recipe = load_recipe(
         "tiny",
-        ["keep.box_threshold=3e-1", "keep.nms_iou=null", "captioner.top_k=2", "vocabulary=[dog, cat]", "offline=true"],
+        ["filtering.box_threshold=3e-1", "filtering.nms_iou=null", "captioner.top_k=2", "vocabulary=[dog, cat]", "offline=true"],
     )
-    assert (recipe.keep.box_threshold, recipe.keep.nms_iou) == (0.3, None)
+    assert (recipe.filtering.box_threshold, recipe.filtering.nms_iou) == (0.3, None)
     assert recipe.captioner.options["top_k"] == 2
     assert recipe.vocabulary == ["dog", "cat"]
     assert recipe.offline is True
-    assert load_recipe("tiny").keep.box_threshold != 0.3  # the recipe itself is as it was
+    assert load_recipe("tiny").filtering.box_threshold != 0.3  # the recipe itself is as it was
 
 
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("keep.box_treshold=0.3", "no key 'keep.box_treshold'; did you mean 'box_threshold'?"),
+        ("filtering.box_treshold=0.3", "no key 'filtering.box_treshold'; did you mean 'box_threshold'?"),
         ("kep.box_threshold=0.3", "no key 'kep'; did you mean 'keep'?"),
-        ("keep.box_threshold=high", "'keep.box_threshold' must be a number, not 'high' (text)"),
-        ("keep.box_threshold=true", "'keep.box_threshold' must be a number, not True (true or false)"),
-        ("keep.box_threshold=2", "'keep.box_threshold' must be at most 1, not 2 (a number)"),
-        ("keep.max_boxes=2.5", "'keep.max_boxes' must be a whole number, not 2.5 (a number)"),
+        ("filtering.box_threshold=high", "'filtering.box_threshold' must be a number, not 'high' (text)"),
+        ("filtering.box_threshold=true", "'filtering.box_threshold' must be a number, not True (true or false)"),
+        ("filtering.box_threshold=2", "'filtering.box_threshold' must be at most 1, not 2 (a number)"),
+        ("filtering.max_boxes=2.5", "'filtering.max_boxes' must be a whole number, not 2.5 (a number)"),
         ("keep=3", "'keep' must be a section of keys and values, not 3 (a number)"),
         ("sample.fps=0", "'sample.fps' must be more than 0, not 0 (a number)"),
         ("sample.fps=.nan", "'sample.fps' must be"),
         ("vocabulary=3", "'vocabulary' must be a list, not 3 (a number)"),
         ("vocabulary=[]", "'vocabulary' is empty; name at least one thing, such as dog,bell, or leave it out"),
         ("vocabulary=' , '", "'vocabulary' is empty; name at least one thing"),
-        ("box_threshold=0.3", "no key 'box_threshold'; did you mean 'keep.box_threshold'?"),
-        ("box_treshold=0.3", "no key 'box_treshold'; did you mean 'keep.box_threshold'?"),
-        ("min_area=3", "no key 'min_area'; did you mean 'keep.min_area' or 'filter.min_area'?"),
+        ("box_threshold=0.3", "no key 'box_threshold'; did you mean 'filtering.box_threshold'?"),
+        ("box_treshold=0.3", "no key 'box_treshold'; did you mean 'filtering.box_threshold'?"),
+        ("min_area=3", "no key 'min_area'; did you mean 'filtering.min_area' or 'label_filter.min_area'?"),
         ("kep=3", "no key 'kep'; did you mean 'keep'?"),
         ("vocabulary=[dog, no]", "'vocabulary.1' must be text, not False (true or false); write it in quotes"),
         ("vocabulary=[747]", "'vocabulary.0' must be text, not 747 (a number); write it in quotes"),
         ("dtype=int8", "'dtype' must be one of"),
         ("captioner.use.deeper=1", "'use' is not a section"),
-        ("filter.min_verifier_score=0.5", "'filter.min_verifier_score' needs a verifier; add one"),
+        ("label_filter.min_verifier_score=0.5", "'label_filter.min_verifier_score' needs a verifier; add one"),
         ("translator.api_key=sk-1", "the translator's option 'api_key' would be saved with every result, and recipes"),
-        ("keep.box_threshold", "is not key=value"),
+        ("filtering.box_threshold", "is not key=value"),
         ("=1", "is not key=value"),
-        ("keep.max_boxes=[1", "cannot be read: line 1: this is not YAML"),
+        ("filtering.max_boxes=[1", "cannot be read: line 1: this is not YAML"),
         ("vocabulary=" + "[" * 30, "line 1: there are more than 20 sections within each other"),
         ("summary=" + "x" * (1 << 20), "this is longer than 256 KiB, which no recipe, card or lock file is"),
     ],

@@ -14,7 +14,7 @@ from openavs import registry
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.registry import STAGES, Registry, build_backends
-from openavs.stages.backends import Entry
+from openavs.stages.backends import BackendSpec
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def test_every_stage_has_its_built_in_backends() -> None:
 
 
 @pytest.mark.parametrize("entry", [e for stage in STAGES for e in Registry(stage).entries()], ids=lambda e: e.name)
-def test_every_built_in_class_can_be_imported_and_has_only_named_options(entry: Entry) -> None:
+def test_every_built_in_class_can_be_imported_and_has_only_named_options(entry: BackendSpec) -> None:
     import inspect
 
     cls = Registry(entry.stage).load(entry.name)
@@ -238,14 +238,14 @@ def test_a_plug_in_that_names_no_class_is_one_sentence() -> None:
 
 
 def test_a_part_of_openavs_that_is_missing_is_nothing_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry("segmenter", "old", "openavs.no_such_module:Sam", "ours")
+    entry = BackendSpec("segmenter", "old", "openavs.no_such_module:Sam", "ours")
     monkeypatch.setattr(registry, "BUILT_IN", (entry,))
     with pytest.raises(ModuleNotFoundError, match=r"openavs\.no_such_module"):
         Registry("segmenter").load("old")
 
 
 def test_a_backend_with_an_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry("segmenter", "old", "no_such_package:Sam", "the package", extra="segment-anything")
+    entry = BackendSpec("segmenter", "old", "no_such_package:Sam", "the package", extra="segment-anything")
     monkeypatch.setattr(registry, "BUILT_IN", (entry,))
     with pytest.raises(InputError, match=r'pip install "openavs\[segment-anything\]"'):
         Registry("segmenter").load("old")

@@ -13,14 +13,14 @@ from PIL import Image as Pictures
 from openavs.config.recipe import load_recipe
 from openavs.media import write_wav
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples name: a video, pictures and a sound, a folder of videos, clips in folders, a recipe."""
     folder = tmp_path_factory.mktemp("inputs")
-    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(folder / "video.mp4", scene, fps=8)
     write_wav(folder / "sound.wav", scene.soundtrack())
     picture, owners = scene.picture(0.5)

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image as Pictures
 
 from openavs.cli import main
-from openavs.structures.types import Caption, Dropped, FrameResult, Prompt, Segment, Segmentation
+from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.docs.reading import blocks, commands, text_of
 
 PAGE = text_of("formats.md")
@@ -27,7 +27,7 @@ Read = Callable[[], Any]
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which the commands of the page have run."""
     folder = tmp_path_factory.mktemp("formats")
-    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     (folder / "videos").mkdir()
     for path in (folder / "video.mp4", folder / "videos" / "video.mp4"):
         write_clip(path, scene, fps=8)
@@ -77,12 +77,12 @@ def test_a_file_has_the_documented_keys(heading: str, file: str, desk: Path) -> 
         ("A caption", Caption),
         ("A prompt", Prompt),
         ("A segment", Segment),
-        ("A drop", Dropped),
+        ("A drop", Rejection),
     ],
 )
 def test_parts_of_a_result_have_the_documented_keys_in_order(heading: str, kind: type) -> None:
     assert documented(heading) == [field.name for field in fields(kind)]
-    assert documented("result.json") == ["format", *(field.name for field in fields(Segmentation))]
+    assert documented("result.json") == ["format", *(field.name for field in fields(ClipResult))]
 
 
 @pytest.mark.slow

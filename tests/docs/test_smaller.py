@@ -27,7 +27,7 @@ PAGES = {  # what the pages take for granted
         "synth s4 --out avsbench_data/Single-source --clips 2",
         "synth avss --out AVSBench-semantic --clips 1",
         "evaluate s4 --root avsbench_data/Single-source --pipeline tiny --out runs/s4-tiny",
-        "evaluate s4 --root avsbench_data/Single-source --pipeline tiny --out runs/s4-cpu keep.box_threshold=0.2",
+        "evaluate s4 --root avsbench_data/Single-source --pipeline tiny --out runs/s4-cpu filtering.box_threshold=0.2",
     ),
     "check.md": (),
     "jobs.md": (),

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 
 from openavs.config.recipe import load_recipe
 from openavs.media.audio import write_wav
-from openavs.pipeline.windows import window_of
-from openavs.registry import check_backends, make
+from openavs.pipeline.windows import audio_window
+from openavs.registry import check_backends, instantiate
 from openavs.structures.types import Waveform
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import ROOT
 
 
@@ -33,8 +33,8 @@ def script() -> Any:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three seconds of a dog, of which one is silent, two of a bell, and a file without sound."""
-    dog = plan_scene([Part("dog", (True, True, True))], scene_rng("test", 50), 3).soundtrack()
-    bell = plan_scene([Part("bell", (True, True))], scene_rng("test", 51), 2).soundtrack()
+    dog = plan_scene([Role("dog", (True, True, True))], scene_rng("test", 50), 3).soundtrack()
+    bell = plan_scene([Role("bell", (True, True))], scene_rng("test", 51), 2).soundtrack()
     quiet = np.array(dog.samples)
     quiet[2 * dog.rate :] = 0.0
     (tmp_path / "sounds").mkdir()
@@ -70,9 +70,9 @@ def test_shares_of_captioned_windows_are_those_of_the_captioner(
     for part, length in ((first, 1.0), (second, 2.0)):
         for row in part["thresholds"]:
             recipe = load_recipe("tiny", [f"captioner.threshold={row['threshold']}"])
-            captioner = make(*check_backends(recipe)["captioner"])
+            captioner = instantiate(*check_backends(recipe)["captioner"])
             windows = [
-                window_of(audio, at + 0.5, 1.0, length)
+                audio_window(audio, at + 0.5, 1.0, length)
                 for audio in sounds.values()
                 for at in range(round(audio.duration))
             ]

@@ -15,7 +15,7 @@ import torch
 from openavs.media.audio import write_wav
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import ROOT
 from tests.examples.test_edge import tiny_tagger
 
@@ -38,7 +38,7 @@ def test_named_and_other_things_are_counted_by_second(
     for name, seconds in (("esc10_Dog_bark_1", 3), ("esc10_Helicopter_1", 2), ("esc10_Rain_1", 4)):
         noise = np.random.default_rng(0).uniform(-0.1, 0.1, seconds * 16000).astype(np.float32)
         write_wav(tmp_path / f"{name}.ogg", Waveform(noise, 16000))  # readers go by content
-    dog = Part("dog", (True, True))
+    dog = Role("dog", (True, True))
     write_clip(tmp_path / "dog_barking.mp4", plan_scene([dog], scene_rng("test", 3), 2, (64, 96)), fps=8)
     folder = str(tmp_path)
     arguments = ["real_hearing.py", "--audio", folder, "--clips", folder, "--models", folder, "--json"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from openavs.training.models.tpavi.layers import Clips
+from openavs.training.models.tpavi.layers import FrameGroups
 from tests.conftest import ROOT
 
 
@@ -31,7 +31,7 @@ def test_both_orders_of_the_attention_give_the_same(bench: Any) -> None:
     torch.manual_seed(0)
     layer = bench.Quadratic(12, 6, 128)
     maps, heard = torch.randn(5, 12, 4, 4), torch.randn(5, 12)
-    clips = Clips.of(torch.tensor([[True, True, False], [True, True, True]]))
+    clips = FrameGroups.of(torch.tensor([[True, True, False], [True, True, True]]))
     slow = layer.attend(maps, heard, clips)
     assert torch.allclose(slow, super(bench.Quadratic, layer).attend(maps, heard, clips), atol=1e-6)
 

@@ -13,7 +13,7 @@ import pytest
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
 from openavs.evaluation.ablation import run_study
-from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.leaderboard import published
 from openavs.evaluation.studies import load_study, study_names, study_recipes
@@ -95,8 +95,8 @@ def test_a_threshold_curve(dataset: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
         "title: Two thresholds\naxis: box threshold\nbaseline: low\nvariants:\n"
-        "  - {name: high, at: 0.9, overrides: [keep.box_threshold=0.9]}\n"
-        "  - {name: low, at: 0.1, overrides: [keep.box_threshold=0.1]}\n"
+        "  - {name: high, at: 0.9, overrides: [filtering.box_threshold=0.9]}\n"
+        "  - {name: low, at: 0.1, overrides: [filtering.box_threshold=0.1]}\n"
     )
     study = load_study(path)
     built: list[Pipeline] = []
@@ -105,7 +105,9 @@ def test_a_threshold_curve(dataset: Dataset, tmp_path: Path) -> None:
         built.append(Pipeline.from_recipe(recipe, held))
         return built[-1]
 
-    answer = run_study(study, study_recipes(study, "tiny"), dataset, load_card("s4"), tmp_path / "out", build=build)
+    answer = run_study(
+        study, study_recipes(study, "tiny"), dataset, load_benchmark("s4"), tmp_path / "out", build=build
+    )
     assert len({id(pipe.detector) for pipe in built}) == 1, "what variants have in common is loaded once"
     assert answer == json.loads((tmp_path / "out" / "ablation.json").read_text())
     high, low = answer["variants"]
@@ -127,7 +129,9 @@ def test_a_threshold_curve(dataset: Dataset, tmp_path: Path) -> None:
     def unused(recipe: Recipe, held: Held) -> Pipeline:
         raise AssertionError("everything is done, and a model was loaded all the same")
 
-    again = run_study(study, study_recipes(study, "tiny"), dataset, load_card("s4"), tmp_path / "out", build=unused)
+    again = run_study(
+        study, study_recipes(study, "tiny"), dataset, load_benchmark("s4"), tmp_path / "out", build=unused
+    )
     assert again == answer
 
 
@@ -140,7 +144,7 @@ def test_the_box_and_the_oracle_beside_published_figures(dataset: Dataset, tmp_p
         "    overrides: ['captioner={use: oracle}', 'translator={use: none}', 'segmenter={use: box}']\n"
     )
     study = load_study(path)
-    recipes, card = study_recipes(study, "tiny"), load_card("s4")
+    recipes, card = study_recipes(study, "tiny"), load_benchmark("s4")
     synthetic = run_study(study, recipes, dataset, card, tmp_path / "out", limit=1)
     assert [row["published"] for row in synthetic["variants"]] == [None, None], "these do not compare"
     real = replace(dataset, clips=dataset.clips[:1], incomparable=None)
@@ -160,7 +164,7 @@ def test_a_study_that_failed_throughout_has_a_table_of_reasons_and_no_curve(tmp_
     oracle = "overrides: ['captioner={use: oracle}', 'translator={use: none}']"
     path.write_text(f"title: In vain\naxis: share\nvariants: [{{name: half, at: 0.5, {oracle}}}]\n")
     study, data = load_study(path), open_dataset("ms3", tmp_path / "data")
-    answer = run_study(study, study_recipes(study, "tiny"), data, load_card("ms3"), tmp_path / "out")
+    answer = run_study(study, study_recipes(study, "tiny"), data, load_benchmark("ms3"), tmp_path / "out")
     assert [len(row["failed"]) for row in answer["variants"]] == [1]
     assert (tmp_path / "out" / "ablation.csv").is_file()
     assert not (tmp_path / "out" / "curve.svg").exists()

@@ -16,7 +16,7 @@ from openavs.evaluation.datasets.avsbench_semantic import read_avss
 from openavs.evaluation.datasets.classes import BASE, CLASSES
 from openavs.evaluation.predictor import write_predictions
 from openavs.labeling.readers import benchmark as source_benchmark
-from openavs.structures.types import FrameResult, Segment, Segmentation, mask_to_rle
+from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
 from openavs.synthetic.datasets import SEMANTIC_SIZE, write_layout
 from openavs.visualization.colors import voc_palette
 
@@ -131,7 +131,7 @@ def test_predictions_are_written_where_the_truth_is_an_annotation_file(data: Pat
     clip = dataset.clips[0]
     segment = Segment(mask_to_rle(np.ones(SEMANTIC_SIZE, dtype=bool)), (0, 0, 1, 1), "dog", 0.9, label="dog")
     frames = tuple(FrameResult(i, i + 0.5, segments=(segment,)) for i in range(len(clip.frames)))
-    write_predictions(dataset, CLASSES, clip, tmp_path, Segmentation(clip.id, SEMANTIC_SIZE, frames))
+    write_predictions(dataset, CLASSES, clip, tmp_path, ClipResult(clip.id, SEMANTIC_SIZE, frames))
     predicted = dataset.read_prediction(clip, tmp_path)
     assert predicted is not None and (predicted == CLASSES.index("dog")).all()
     assert all(item.like is None for item in source_benchmark.read("ov", data, "train").items)

@@ -12,18 +12,23 @@ from hypothesis import strategies as st
 
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.metrics.accumulators import BinaryTally, OpenVocabularyTally, SemanticTally, Tally
-from openavs.evaluation.metrics.bootstrap import Sample, intervals
+from openavs.evaluation.metrics.accumulators import (
+    BinaryAccumulator,
+    MetricAccumulator,
+    OpenVocabularyAccumulator,
+    SemanticAccumulator,
+)
+from openavs.evaluation.metrics.bootstrap import BootstrapSample, intervals
 
 Array = np.ndarray[Any, Any]
 
 CLIP = BenchmarkClip("a", "test", (), Path("a.wav"), (), ())
 
 
-def new_tally(task: str) -> Tally:
+def new_tally(task: str) -> MetricAccumulator:
     if task == "binary":
-        return BinaryTally(lambda clip: ())
-    return SemanticTally(CLASSES) if task == "semantic" else OpenVocabularyTally(CLASSES)
+        return BinaryAccumulator(lambda clip: ())
+    return SemanticAccumulator(CLASSES) if task == "semantic" else OpenVocabularyAccumulator(CLASSES)
 
 
 def masks(task: str, seed: int) -> tuple[Array, Array]:
@@ -62,7 +67,7 @@ def test_weights_count_clips_as_often_as_they_say(task: str, protocol: Any, draw
 
 
 def test_official_draws_batches() -> None:
-    tally = BinaryTally(lambda clip: (), clips_per_batch=2)
+    tally = BinaryAccumulator(lambda clip: (), clips_per_batch=2)
     for seed in range(5):
         tally.add(CLIP, *masks("binary", seed))
     sample = tally.sample("official")
@@ -70,8 +75,8 @@ def test_official_draws_batches() -> None:
     assert float(sample.figures(np.ones((1, 3)))["f"][0]) == pytest.approx(tally.figures("official")["f"])
 
 
-def mean_of(values: Array) -> Sample:
-    return Sample(len(values), lambda weights: {"mean": weights @ values / weights.sum(axis=1)})
+def mean_of(values: Array) -> BootstrapSample:
+    return BootstrapSample(len(values), lambda weights: {"mean": weights @ values / weights.sum(axis=1)})
 
 
 def test_the_interval_of_a_mean_is_that_of_theory() -> None:
@@ -100,7 +105,7 @@ def test_every_resample_draws_as_many_units_as_there_are(units: int, monkeypatch
         drawn.append(weights)
         return {"first": weights[:, 0]}
 
-    intervals(Sample(units, figures), resamples=101)
+    intervals(BootstrapSample(units, figures), resamples=101)
     weights = np.concatenate(drawn)
     assert weights.shape == (101, units) and weights.dtype == np.float64
     assert (weights.sum(axis=1) == units).all() and (weights >= 0).all()
@@ -111,12 +116,12 @@ def test_without_units_nothing_is_drawn() -> None:
     def never(weights: Array) -> dict[str, Array]:
         raise AssertionError("there is nothing to draw")
 
-    assert intervals(Sample(0, never)) == {}
+    assert intervals(BootstrapSample(0, never)) == {}
 
 
 def test_undefined_resamples_are_left_out() -> None:
-    sample = Sample(
+    sample = BootstrapSample(
         1, lambda w: {"never": np.full(len(w), np.nan), "rare": np.where(np.arange(len(w)) < 9, np.nan, 3.0)}
     )
     assert intervals(sample) == {"rare": (3.0, 3.0)}
-    assert intervals(Sample(0, lambda w: {})) == {}
+    assert intervals(BootstrapSample(0, lambda w: {})) == {}

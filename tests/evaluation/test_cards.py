@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.classes import CLASSES, S4_CATEGORIES
-from openavs.pipeline.class_mapping import Labeller
+from openavs.pipeline.class_mapping import ClassMapper
 from openavs.synthetic.datasets import write_layout
 
 NAMES = ("s4", "ms3", "avss", "ov", "v3")
@@ -48,7 +48,7 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_cards_are_complete(name: str) -> None:
-    card = load_card(name)
+    card = load_benchmark(name)
     assert card.name == name
     assert {"train", "val", "test"} <= card.splits.keys()
     assert card.caveats
@@ -58,7 +58,7 @@ def test_shipped_cards_are_complete(name: str) -> None:
 
 
 def test_sizes_of_the_releases() -> None:
-    splits = {name: load_card(name).splits for name in NAMES}
+    splits = {name: load_benchmark(name).splits for name in NAMES}
     assert sum(split.clips or 0 for split in splits["s4"].values()) == 4932
     assert sum(split.masks or 0 for split in splits["s4"].values()) == 10852
     assert sum(split.clips or 0 for split in splits["ms3"].values()) == 424
@@ -70,10 +70,10 @@ def test_sizes_of_the_releases() -> None:
 
 @pytest.mark.parametrize("name", ["avss", "ov"])
 def test_classes_vocabulary_and_aliases(name: str) -> None:
-    card = load_card(name)
+    card = load_benchmark(name)
     assert tuple(card.classes) == CLASSES
     assert card.vocabulary is not None
-    label = Labeller(card.vocabulary, card.aliases)
+    label = ClassMapper(card.vocabulary, card.aliases)
     for index, phrase in enumerate(card.vocabulary, start=1):
         assert card.class_index(phrase) == card.class_index(CLASSES[index]) == index
         assert label(phrase) == (phrase, "exact")
@@ -86,7 +86,7 @@ def test_classes_vocabulary_and_aliases(name: str) -> None:
 
 
 def test_s4_lists_its_categories_in_order() -> None:
-    assert load_card("s4").classes == list(S4_CATEGORIES)
+    assert load_benchmark("s4").classes == list(S4_CATEGORIES)
 
 
 def test_opening_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,4 +196,4 @@ def test_a_reader_that_is_none(own: Path, tmp_path: Path, reader: str, says: str
 def test_a_wrong_card_is_refused(own: Path, old: str, new: str, says: str) -> None:
     own.write_text(own.read_text().replace(old, new))
     with pytest.raises(InputError, match=rf"mine\.yaml: {says}"):
-        load_card(own)
+        load_benchmark(own)

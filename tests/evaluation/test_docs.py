@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from openavs.cli.app import app
-from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.benchmark import load_benchmark
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
@@ -36,7 +36,7 @@ def test_studies_are_those_that_there_are() -> None:
 
 def test_sizes_are_the_cards() -> None:
     for name, clips in re.findall(r"^\| `(s4|ms3|avss|v3)` \|.*?\| ([\d,]+) clips", PAGE, re.MULTILINE):
-        assert load_card(name).splits["test"].clips == int(clips.replace(",", ""))
+        assert load_benchmark(name).splits["test"].clips == int(clips.replace(",", ""))
 
 
 def test_its_python_compiles_and_its_names_exist() -> None:

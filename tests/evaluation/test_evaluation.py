@@ -15,15 +15,15 @@ from PIL import Image as Pil
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.evaluator import Evaluation, evaluate, fitted, recipe_system
+from openavs.evaluation.evaluator import Evaluation, adapt_recipe, evaluate, recipe_predictor
 from openavs.evaluation.metrics.metrics import BinaryMetrics
-from openavs.evaluation.predictor import System, as_clip, folder_names, write_predictions
+from openavs.evaluation.predictor import Predictor, folder_names, to_clip, write_predictions
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Held
-from openavs.structures.types import FrameResult, Segment, Segmentation, mask_to_rle
+from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
 from openavs.synthetic.datasets import write_layout
 
 Roots = Callable[[str], Path]
@@ -50,12 +50,14 @@ def held() -> Held:
 
 
 @pytest.fixture(scope="module")
-def system(held: Held) -> Callable[..., System]:
+def system(held: Held) -> Callable[..., Predictor]:
     """The tiny recipe with overrides as a system for a data set."""
 
-    def make(dataset: Dataset, *overrides: str) -> System:
+    def make(dataset: Dataset, *overrides: str) -> Predictor:
         recipe = load_recipe("tiny", overrides)
-        return recipe_system(recipe, dataset, load_card(dataset.benchmark), lambda r: Pipeline.from_recipe(r, held))
+        return recipe_predictor(
+            recipe, dataset, load_benchmark(dataset.benchmark), lambda r: Pipeline.from_recipe(r, held)
+        )
 
     return make
 
@@ -65,7 +67,7 @@ def unused() -> Any:
     raise AssertionError("there is nothing to run, and the models were loaded all the same")
 
 
-def idle(system: System) -> System:
+def idle(system: Predictor) -> Predictor:
     return replace(system, build=unused)
 
 
@@ -78,10 +80,10 @@ Told = list[tuple[str, int, int]]
 
 @pytest.fixture(scope="module")
 def heard(
-    roots: Roots, system: Callable[..., System], tmp_path_factory: pytest.TempPathFactory
+    roots: Roots, system: Callable[..., Predictor], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Evaluation, Told]:
     """S4 by what is heard, and what was told on the way."""
-    dataset, out = open_dataset("s4", roots("s4")), tmp_path_factory.mktemp("heard")
+    dataset, out = open_dataset("s4", roots("s4")), tmp_path_factory.mktemp("captions")
     told: Told = []
     done = evaluate(system(dataset), dataset, out, command="openavs evaluate s4", progress=lambda *a: told.append(a))
     return done, told
@@ -110,13 +112,13 @@ def test_s4_is_run_and_scored(roots: Roots, heard: tuple[Evaluation, Told]) -> N
     assert all({"revision", "licence"} <= set(facts) for facts in done.report["models"].values())
     assert {"openavs", "packages", "python"} <= set(done.report["versions"])
     stages = done.report["timings"]["stages"]
-    assert {"listen", "ask", "detect", "segment"} <= set(stages)
+    assert {"caption", "translate", "detect", "segment"} <= set(stages)
     assert done.report["timings"]["seconds"] == pytest.approx(sum(stages.values()), abs=1e-3)
     assert [item for item in told if item[0] == "clips"] == [("clips", i, 2) for i in range(3)]
     assert (done.out / "report.html").stat().st_size > 1000
 
 
-def test_the_table_of_clips(roots: Roots, system: Callable[..., System], tmp_path: Path) -> None:
+def test_the_table_of_clips(roots: Roots, system: Callable[..., Predictor], tmp_path: Path) -> None:
     dataset = open_dataset("ms3", roots("ms3"))
     done = evaluate(system(dataset), dataset, tmp_path)
     assert done.report is not None
@@ -128,14 +130,14 @@ def test_the_table_of_clips(roots: Roots, system: Callable[..., System], tmp_pat
 
 @pytest.mark.parametrize(("benchmark", "figures"), [("avss", {"miou", "f"}), ("ov", {"base", "novel", "harmonic"})])
 def test_label_maps_hold_class_indices(
-    roots: Roots, system: Callable[..., System], tmp_path: Path, benchmark: str, figures: set[str]
+    roots: Roots, system: Callable[..., Predictor], tmp_path: Path, benchmark: str, figures: set[str]
 ) -> None:
     dataset = open_dataset(benchmark, roots(benchmark))
     done = evaluate(system(dataset), dataset, tmp_path, protocol="fixed")
     assert done.report is not None
     assert figures <= set(done.report["metrics"])
     assert done.report["metrics"]["miou"] > 0.4
-    assert done.report["recipe"]["vocabulary"] == load_card(benchmark).vocabulary
+    assert done.report["recipe"]["vocabulary"] == load_benchmark(benchmark).vocabulary
     assert done.report["recipe"]["aliases"]["chainsaw"] == "saw"
     found: set[int] = set()
     for clip in dataset.clips:
@@ -148,7 +150,7 @@ def test_label_maps_hold_class_indices(
 
 
 def test_the_oracle_is_no_worse_than_what_is_heard(
-    roots: Roots, system: Callable[..., System], heard: tuple[Evaluation, Told], tmp_path: Path
+    roots: Roots, system: Callable[..., Predictor], heard: tuple[Evaluation, Told], tmp_path: Path
 ) -> None:
     dataset = open_dataset("s4", roots("s4"))
     oracle = evaluate(system(dataset, "captioner={use: oracle}", "translator={use: none}"), dataset, tmp_path).report
@@ -157,10 +159,10 @@ def test_the_oracle_is_no_worse_than_what_is_heard(
     assert oracle["metrics"]["miou"] >= heard[0].report["metrics"]["miou"]
     assert "openavs:tiny/clap" not in oracle["models"]
     result = json.loads(next(tmp_path.glob("clips/*/result.json")).read_text())
-    assert result["frames"][0]["heard"][0]["text"] in {name for clip in dataset.clips for name in clip.classes}
+    assert result["frames"][0]["captions"][0]["text"] in {name for clip in dataset.clips for name in clip.classes}
 
 
-def test_the_oracle_has_nothing_to_say_of_ms3(roots: Roots, system: Callable[..., System], tmp_path: Path) -> None:
+def test_the_oracle_has_nothing_to_say_of_ms3(roots: Roots, system: Callable[..., Predictor], tmp_path: Path) -> None:
     dataset = open_dataset("ms3", roots("ms3"))
     done = evaluate(system(dataset, "captioner={use: oracle}", "translator={use: none}"), dataset, tmp_path)
     assert done.report is None
@@ -171,7 +173,7 @@ def test_the_oracle_has_nothing_to_say_of_ms3(roots: Roots, system: Callable[...
 
 
 def test_running_again_does_what_is_missing_and_nothing_else(
-    roots: Roots, system: Callable[..., System], tmp_path: Path
+    roots: Roots, system: Callable[..., Predictor], tmp_path: Path
 ) -> None:
     dataset = open_dataset("s4", roots("s4"))
     first = evaluate(system(dataset), dataset, tmp_path, limit=1)
@@ -202,25 +204,25 @@ def test_running_again_does_what_is_missing_and_nothing_else(
 
 
 def test_another_recipe_or_another_split_is_refused(
-    roots: Roots, system: Callable[..., System], tmp_path: Path
+    roots: Roots, system: Callable[..., Predictor], tmp_path: Path
 ) -> None:
     dataset = open_dataset("s4", roots("s4"))
     evaluate(system(dataset), dataset, tmp_path, limit=1)
     for changed, named in (
-        ((idle(system(dataset, "keep.box_threshold=0.5")), dataset), "keep.box_threshold"),
+        ((idle(system(dataset, "filtering.box_threshold=0.5")), dataset), "filtering.box_threshold"),
         ((idle(system(dataset)), replace(dataset, split="val")), "data.split"),
         ((idle(system(dataset)), open_dataset("ms3", roots("ms3"))), "data.benchmark"),
     ):
         with pytest.raises(InputError, match=named):
             evaluate(*changed, tmp_path)
     assert (tmp_path / "report.json").is_file()
-    done = evaluate(system(dataset, "keep.box_threshold=0.9"), dataset, tmp_path, limit=1, overwrite=True)
+    done = evaluate(system(dataset, "filtering.box_threshold=0.9"), dataset, tmp_path, limit=1, overwrite=True)
     assert done.report is not None
     assert done.report["metrics"]["miou"] == 0.0  # nothing scores 0.9
 
 
 def test_a_link_among_the_outputs_is_not_followed_when_they_are_made_anew(
-    roots: Roots, system: Callable[..., System], tmp_path: Path
+    roots: Roots, system: Callable[..., Predictor], tmp_path: Path
 ) -> None:
     dataset = open_dataset("s4", roots("s4"))
     evaluate(system(dataset), dataset, tmp_path / "out", limit=1)
@@ -231,7 +233,7 @@ def test_a_link_among_the_outputs_is_not_followed_when_they_are_made_anew(
     assert any((tmp_path / "elsewhere").rglob("*.png"))
 
 
-def test_a_clip_that_fails_is_named_and_no_figure_hides_it(system: Callable[..., System], tmp_path: Path) -> None:
+def test_a_clip_that_fails_is_named_and_no_figure_hides_it(system: Callable[..., Predictor], tmp_path: Path) -> None:
     write_layout("s4", tmp_path / "data", {"test": 2}, seed=3)
     dataset = open_dataset("s4", tmp_path / "data")
     bad, out = dataset.clips[0], tmp_path / "out"
@@ -260,7 +262,7 @@ def test_a_clip_that_fails_is_named_and_no_figure_hides_it(system: Callable[...,
 
 
 @pytest.mark.parametrize("what", ["a frame", "the sound"])
-def test_files_that_are_absent_fail_their_clip(system: Callable[..., System], tmp_path: Path, what: str) -> None:
+def test_files_that_are_absent_fail_their_clip(system: Callable[..., Predictor], tmp_path: Path, what: str) -> None:
     write_layout("s4", tmp_path / "data", {"test": 1}, seed=4)
     dataset = open_dataset("s4", tmp_path / "data")
     gone = dataset.clips[0].frames[1] if what == "a frame" else dataset.clips[0].audio
@@ -275,28 +277,28 @@ def test_files_that_are_absent_fail_their_clip(system: Callable[..., System], tm
 def test_a_recipe_is_fitted_to_the_benchmark(roots: Roots) -> None:
     avss, s4 = open_dataset("avss", roots("avss")), open_dataset("s4", roots("s4"))
     recipe = load_recipe("tiny", ["sample.fps=4", "aliases={jet: bird}"])
-    closed, card = fitted(recipe, avss, load_card("avss")), load_card("avss")
+    closed, card = adapt_recipe(recipe, avss, load_benchmark("avss")), load_benchmark("avss")
     assert closed.sample.fps == 1.0
     assert closed.vocabulary == card.vocabulary
     assert closed.aliases["jet"] == "bird", "the recipe's own come first"
-    assert fitted(recipe, s4, load_card("s4")).vocabulary is None
+    assert adapt_recipe(recipe, s4, load_benchmark("s4")).vocabulary is None
 
 
 def test_a_vocabulary_of_ones_own_must_be_of_the_benchmarks_classes(roots: Roots) -> None:
-    avss, card = open_dataset("avss", roots("avss")), load_card("avss")
-    system = recipe_system(load_recipe("tiny", ["vocabulary=[dog, emergency-car]"]), avss, card)
+    avss, card = open_dataset("avss", roots("avss")), load_benchmark("avss")
+    system = recipe_predictor(load_recipe("tiny", ["vocabulary=[dog, emergency-car]"]), avss, card)
     assert system.labels[CLASSES.index("emergency-car")] == "emergency-car"
     assert system.labels[CLASSES.index("dog")] == "dog"
     assert system.recipe["vocabulary"] == ["dog", "emergency-car"]
     with pytest.raises(InputError, match="has 'spaceship', which avss has no class for"):
-        recipe_system(load_recipe("tiny", ["vocabulary=[dog, spaceship]"]), avss, card)
+        recipe_predictor(load_recipe("tiny", ["vocabulary=[dog, spaceship]"]), avss, card)
 
 
 def test_labels_of_a_clip_are_phrases(roots: Roots) -> None:
     clip = replace(open_dataset("s4", roots("s4")).clips[0], classes=("emergency-car", "dog"))
-    assert as_clip(clip, "a").labels == ("emergency car", "dog")
-    assert as_clip(clip, "a", {"dog": "hound"}).labels == ("emergency car", "hound")
-    assert as_clip(clip, "a").times == (0.5, 1.5, 2.5, 3.5, 4.5)
+    assert to_clip(clip, "a").labels == ("emergency car", "dog")
+    assert to_clip(clip, "a", {"dog": "hound"}).labels == ("emergency car", "hound")
+    assert to_clip(clip, "a").times == (0.5, 1.5, 2.5, 3.5, 4.5)
 
 
 def test_clips_have_folders_of_their_own_whatever_their_ids() -> None:
@@ -315,7 +317,7 @@ def test_predictions_have_the_size_of_the_truth(roots: Roots, tmp_path: Path) ->
     half[:, :224] = True
     segment = Segment(mask_to_rle(half), (0, 0, 224, 448), "dog", 0.9)
     frames = tuple(FrameResult(i, i + 0.5, segments=(segment,) if i else ()) for i in range(5))
-    write_predictions(dataset, (), clip, tmp_path, Segmentation(clip.id, (448, 448), frames))
+    write_predictions(dataset, (), clip, tmp_path, ClipResult(clip.id, (448, 448), frames))
     masks = dataset.read_prediction(clip, tmp_path)
     assert masks is not None
     assert masks.shape == (5, 224, 224)
@@ -323,4 +325,4 @@ def test_predictions_have_the_size_of_the_truth(roots: Roots, tmp_path: Path) ->
     assert (masks[1:, :, :112] == 255).all()
     assert (masks[1:, :, 112:] == 0).all()
     with pytest.raises(InputError, match="has 5 frames and its result 4"):
-        write_predictions(dataset, (), clip, tmp_path, Segmentation(clip.id, (448, 448), frames[:4]))
+        write_predictions(dataset, (), clip, tmp_path, ClipResult(clip.id, (448, 448), frames[:4]))

@@ -15,7 +15,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.metrics.per_clip import Scores
+from openavs.evaluation.metrics.per_clip import BenchmarkScores
 from openavs.evaluation.scorer import score
 from openavs.synthetic.datasets import write_layout
 from openavs.visualization.colors import voc_palette
@@ -63,7 +63,7 @@ def colors(mask: Array) -> Image.Image:
     return Image.fromarray(voc_palette()[mask])
 
 
-def figures(scores: Scores) -> Any:
+def figures(scores: BenchmarkScores) -> Any:
     return scores.figures, scores.intervals, scores.per_clip
 
 

@@ -12,7 +12,7 @@ import pytest
 from openavs.config import resources
 from openavs.errors import InputError
 from openavs.evaluation import leaderboard as module
-from openavs.evaluation.leaderboard import FIGURES, PROTOCOLS, Published, published
+from openavs.evaluation.leaderboard import FIGURES, PROTOCOLS, PublishedResult, published
 from openavs.evaluation.leaderboard_charts import plotted, results_chart
 from tests.conftest import ROOT
 
@@ -39,7 +39,7 @@ def test_every_number_is_a_percentage_and_every_row_has_one() -> None:
 
 
 def test_no_row_stands_twice() -> None:
-    def told_apart(row: Published) -> tuple[str, ...]:
+    def told_apart(row: PublishedResult) -> tuple[str, ...]:
         return (row.benchmark, row.method, row.variant, row.backbone, row.setting, row.protocol, row.source)
 
     assert max(Counter(map(told_apart, ROWS)).values()) == 1
@@ -97,7 +97,7 @@ def test_a_wrong_cell_is_named(
     cell: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = {"kind": "supervised", "protocol": "official", "confidence": "paper"}
-    names = list(Published.__dataclass_fields__)
+    names = list(PublishedResult.__dataclass_fields__)
     row = dict.fromkeys(names, "") | good | {cell: value}
     (tmp_path / "published.csv").write_text(",".join(names) + "\n" + ",".join(f'"{row[n]}"' for n in names) + "\n")
     monkeypatch.setattr(resources, "folders", lambda kind: [tmp_path])
@@ -110,8 +110,8 @@ def test_a_wrong_cell_is_named(
     ("lines", "said"),
     [
         (["benchmark,method", "s4,mine"], "published.csv should have the columns method, variant"),
-        ([",".join(Published.__dataclass_fields__), "s4,mine"], "line 2: the row does not have as many cells"),
-        ([",".join(Published.__dataclass_fields__), "," * 99], "line 2: the row does not have as many cells"),
+        ([",".join(PublishedResult.__dataclass_fields__), "s4,mine"], "line 2: the row does not have as many cells"),
+        ([",".join(PublishedResult.__dataclass_fields__), "," * 99], "line 2: the row does not have as many cells"),
     ],
 )
 def test_a_table_of_another_form_is_refused(

@@ -14,11 +14,11 @@ import torch
 from PIL import Image as Pillow
 
 from openavs.config.recipe import load_recipe
-from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
 from openavs.evaluation.datasets.mask_io import sampled
-from openavs.evaluation.evaluator import evaluate, recipe_system
+from openavs.evaluation.evaluator import evaluate, recipe_predictor
 from openavs.evaluation.scorer import score
 from openavs.synthetic.datasets import write_layout
 
@@ -111,7 +111,7 @@ def test_official_equals_the_published_evaluation(root: Path, tmp_path: Path, no
 def test_official_equals_the_published_evaluation_for_tiny(root: Path, tmp_path: Path) -> None:
     dataset = open_dataset("ov", root)
     recipe = load_recipe("tiny")
-    done = evaluate(recipe_system(recipe, dataset, load_card("ov")), dataset, tmp_path)
+    done = evaluate(recipe_predictor(recipe, dataset, load_benchmark("ov")), dataset, tmp_path)
     assert done.report is not None
     assert Pillow.open(tmp_path / "predictions" / dataset.clips[0].predictions[0]).size == (320, 240)
     expected = published_figures(root, tmp_path / "predictions")

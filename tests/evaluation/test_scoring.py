@@ -19,7 +19,7 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
-from openavs.evaluation.metrics.per_clip import Scores, write_scores
+from openavs.evaluation.metrics.per_clip import BenchmarkScores, write_scores
 from openavs.evaluation.scorer import score
 from openavs.media import write_wav
 from openavs.structures.types import Waveform
@@ -62,7 +62,7 @@ def predict(dataset: Dataset, folder: Path) -> list[tuple[Array, Array]]:
     return pairs
 
 
-def scored(dataset: Dataset, folder: Path, **options: Any) -> Scores:
+def scored(dataset: Dataset, folder: Path, **options: Any) -> BenchmarkScores:
     scores = score(dataset, folder, **options)
     json.dumps(scores.to_dict(), allow_nan=False)  # plain data, whatever is undefined
     for protocol, found in scores.intervals.items():

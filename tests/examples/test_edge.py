@@ -22,7 +22,7 @@ from openavs.stages.captioners.base import Captioner
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.vocabulary import load_vocabulary
-from openavs.structures.types import Clip, Frame, Image, Waveform, Window, rle_to_mask
+from openavs.structures.types import AudioWindow, Clip, Frame, ImageArray, Waveform, rle_to_mask
 from openavs.utils.plugins import load_file_class
 from tests.examples.tiny_onnx import write_onnx
 
@@ -93,7 +93,7 @@ def one_box(kind: int) -> np.ndarray:
     return raw
 
 
-def picture() -> Image:
+def picture() -> ImageArray:
     """A bright square from (16, 32) to (64, 80) in 128 x 128 dark pixels: where `one_box` looks, at twice its size."""
     image = np.full((128, 128, 3), 20, np.uint8)
     image[32:80, 16:64] = 230
@@ -120,7 +120,7 @@ def test_the_recipe_runs_from_sound_to_mask(models: dict[str, str]) -> None:
     )
     result = pipe(clip(loudness=0.1))
     for frame in result.frames:
-        assert frame.heard[0].text == "Dog" and [prompt.phrase for prompt in frame.asked] == ["dog"]
+        assert frame.captions[0].text == "Dog" and [prompt.phrase for prompt in frame.prompts] == ["dog"]
         (segment,) = frame.segments
         mask, truth = rle_to_mask(segment.mask), picture()[..., 0] > 100
         assert (mask & truth).sum() / (mask | truth).sum() > 0.9
@@ -132,7 +132,7 @@ def test_the_tagger_takes_windows_of_any_length_and_rate(models: dict[str, str])
     tagger = stage("tagger.py:Tagger", model=models["captioner"], top_k=3, threshold=0.0)
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 96000).astype(np.float32)
     windows = [
-        Window(Waveform(noise[:n], rate), 0.0, n / rate) for n, rate in ((160, 16000), (96000, 44100), (1, 8000))
+        AudioWindow(Waveform(noise[:n], rate), 0.0, n / rate) for n, rate in ((160, 16000), (96000, 44100), (1, 8000))
     ]
     together = tagger.caption(windows)
     assert [captions[0].text for captions in together] == ["Dog"] * 3
@@ -248,9 +248,9 @@ def test_real_clips_are_heard_and_silent_ones_stay_empty(pipe: Pipeline) -> None
         result = pipe(open_clip(video))
         assert len(result.frames) == len(open_clip(video).times)
         if "SILENT" in video.name:
-            assert not any(frame.heard or frame.asked or frame.segments for frame in result.frames)
+            assert not any(frame.captions or frame.prompts or frame.segments for frame in result.frames)
         else:
-            assert any(frame.heard for frame in result.frames), video.name
+            assert any(frame.captions for frame in result.frames), video.name
 
 
 @pytest.mark.weights

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openavs.exports.items import Item, open_source
+from openavs.exports.items import ExportItem, open_source
 from openavs.media import write_overlay, write_video
 from openavs.results.run_folder import RunWriter
 from openavs.structures.types import (
     BoolMask,
     Caption,
-    Dropped,
+    ClipResult,
     FrameResult,
     Prompt,
+    Rejection,
     Segment,
-    Segmentation,
     Waveform,
     mask_to_rle,
 )
-from openavs.visualization.overlay import Painter
+from openavs.visualization.overlay import OverlayPainter
 
 SIZE = (48, 64)
 FPS = 5  # of the video; results have a frame a second
@@ -52,7 +52,7 @@ def segment(mask: BoolMask, phrase: str, score: float, track: int | None = None)
     return Segment(mask_to_rle(mask), box, phrase, score, 0.9, None, None, track)
 
 
-def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = False) -> Segmentation:
+def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = False) -> ClipResult:
     """Even frames hear a dog and a bell and see both, odd ones see the dog alone; the last one is silent."""
     frames = []
     for i in range(seconds):
@@ -63,10 +63,10 @@ def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = Fals
             segment(pair(), "bell", 0.4, 3 if tracked else None),
         )
         found = (dog, bell) if i % 2 == 0 else (dog,)
-        dropped = () if i % 2 == 0 else (Dropped("bell", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0)),)
+        dropped = () if i % 2 == 0 else (Rejection("bell", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0)),)
         frames.append(FrameResult(i, i + 0.5, False, heard, asked, found, dropped))
     frames[-1] = FrameResult(seconds - 1, seconds - 0.5, silent=True)
-    return Segmentation(clip, SIZE, tuple(frames), source, RECIPE, timings={"look": 0.25})
+    return ClipResult(clip, SIZE, tuple(frames), source, RECIPE, timings={"localize": 0.25})
 
 
 def write_source(path: Path, seconds: int, *, mute: bool = False) -> None:
@@ -86,9 +86,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             video = folder / f"{name}.mp4"
             write_source(video, seconds)
             result = by_hand(name, str(video), seconds, tracked=tracked)
-            painter = Painter(result)
+            painter = OverlayPainter(result)
 
-            def extras(place: Path, video: Path = video, painter: Painter = painter) -> None:
+            def extras(place: Path, video: Path = video, painter: OverlayPainter = painter) -> None:
                 if video.stem == "one":
                     write_overlay(place / "overlay.mp4", video, painter)
 
@@ -97,14 +97,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mute(tmp_path: Path) -> Item:
+def mute(tmp_path: Path) -> ExportItem:
     """Five seconds of a video without sound."""
     write_source(tmp_path / "mute.mp4", 5, mute=True)
     result = by_hand("mute", str(tmp_path / "mute.mp4"), 5)
-    return Item(result, partial(open_source, result))
+    return ExportItem(result, partial(open_source, result))
 
 
 @pytest.fixture
-def results() -> list[Segmentation]:
+def results() -> list[ClipResult]:
     """The same two results, without a video."""
     return [by_hand("one", None, 6, tracked=True), replace(by_hand("two", None, 5), clip="two")]

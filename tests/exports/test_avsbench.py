@@ -14,19 +14,19 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
 from openavs.evaluation.scorer import score
-from openavs.exports.avsbench import pieces_of, to_label_map
+from openavs.exports.avsbench import clip_chunks, to_label_map
 from openavs.exports.categories import Categories
-from openavs.exports.items import Item, run_items
-from openavs.exports.registry import Options, export
+from openavs.exports.items import ExportItem, run_items
+from openavs.exports.registry import ExportOptions, export
 from openavs.media import read_audio
-from openavs.structures.types import Segmentation, segments_to_mask
+from openavs.structures.types import ClipResult, segments_to_mask
 from tests.exports.conftest import LEFT, SIZE, by_hand, pair, ring
 
 DOG, BELL = CLASSES.index("dog"), CLASSES.index("bell")
 
 
 def test_the_ms3_reader_reads_it_and_it_scores_one_against_itself(run: Path, tmp_path: Path) -> None:
-    told = export("avsbench-object", run_items(run), tmp_path / "ms3", Options(Categories(), split="test"))
+    told = export("avsbench-object", run_items(run), tmp_path / "ms3", ExportOptions(Categories(), split="test"))
     dataset = open_dataset("ms3", tmp_path / "ms3", "test")
     assert [clip.id for clip in dataset.clips] == ["one_0_5000", "two_0_5000"]
     (first, _) = dataset.clips
@@ -39,7 +39,7 @@ def test_the_ms3_reader_reads_it_and_it_scores_one_against_itself(run: Path, tmp
 
 
 def test_frames_and_sound_are_those_of_the_video(run: Path, tmp_path: Path) -> None:
-    export("avsbench-object", run_items(run), tmp_path / "ms3", Options(Categories(), split="test"))
+    export("avsbench-object", run_items(run), tmp_path / "ms3", ExportOptions(Categories(), split="test"))
     clip = open_dataset("ms3", tmp_path / "ms3", "test").clips[0]
     with Pictures.open(clip.frames[0]) as picture:
         assert picture.size == (224, 224)
@@ -50,15 +50,15 @@ def test_frames_and_sound_are_those_of_the_video(run: Path, tmp_path: Path) -> N
     assert int(spectrum.argmax()) == 440
 
 
-def test_a_clip_without_sound_is_written_with_silence(mute: Item, tmp_path: Path) -> None:
-    told = export("avsbench-object", [mute], tmp_path / "ms3", Options(Categories(), split="test"))
+def test_a_clip_without_sound_is_written_with_silence(mute: ExportItem, tmp_path: Path) -> None:
+    told = export("avsbench-object", [mute], tmp_path / "ms3", ExportOptions(Categories(), split="test"))
     assert told.notes == ["1 clip without sound beside the pictures: it is written as silence"]
     sound = read_audio(open_dataset("ms3", tmp_path / "ms3", "test").clips[0].audio)
     assert sound is not None and (sound.rate, sound.duration, float(sound.samples.max())) == (16000, 5.0, 0.0)
 
 
 def test_the_semantic_reader_reads_the_class_indices(run: Path, tmp_path: Path) -> None:
-    export("avsbench-semantic", run_items(run), tmp_path / "avss", Options(Categories(), split="test"))
+    export("avsbench-semantic", run_items(run), tmp_path / "avss", ExportOptions(Categories(), split="test"))
     dataset = open_dataset("avss", tmp_path / "avss", "test")
     clip = dataset.clips[0]
     assert (clip.group, clip.classes) == ("v1m", ("bell", "dog"))
@@ -71,7 +71,7 @@ def test_the_semantic_reader_reads_the_class_indices(run: Path, tmp_path: Path) 
 
 
 def test_what_is_no_class_of_the_benchmark_is_left_out_and_said(run: Path, tmp_path: Path) -> None:
-    def rename(item: Item) -> Item:
+    def rename(item: ExportItem) -> ExportItem:
         frames = [
             replace(f, segments=tuple(replace(s, phrase=s.phrase.replace("bell", "spaceship")) for s in f.segments))
             for f in item.result.frames
@@ -83,13 +83,13 @@ def test_what_is_no_class_of_the_benchmark_is_left_out_and_said(run: Path, tmp_p
 
 
 def test_a_clip_in_which_nothing_is_seen(run: Path, tmp_path: Path) -> None:
-    options = Options(Categories(["violin"]), split="test")
+    options = ExportOptions(Categories(["violin"]), split="test")
     export("avsbench-semantic", run_items(run), tmp_path / "avss", options)
     assert open_dataset("avss", tmp_path / "avss", "test").clips[0].classes == ()
 
 
 def test_long_results_are_cut_into_the_longest_clips_there_are() -> None:
-    pieces = list(pieces_of(by_hand("long", None, 28), {10: "v2", 5: "v1m"}))
+    pieces = list(clip_chunks(by_hand("long", None, 28), {10: "v2", 5: "v1m"}))
     assert [(piece.subset, piece.start, len(piece.frames)) for piece in pieces] == [
         ("v2", 0, 10),
         ("v2", 10, 10),
@@ -101,14 +101,14 @@ def test_long_results_are_cut_into_the_longest_clips_there_are() -> None:
 def test_more_frames_a_second_give_the_first_of_each_and_fewer_are_refused() -> None:
     result = by_hand("fast", None, 10)
     fast = replace(result, frames=tuple(replace(f, time=(f.index + 0.5) / 2) for f in result.frames))
-    (piece,) = pieces_of(fast, {5: "ms3"})
+    (piece,) = clip_chunks(fast, {5: "ms3"})
     assert [frame.index for frame in piece.frames] == [0, 2, 4, 6, 8]
     slow = replace(result, frames=result.frames[::2])
     with pytest.raises(InputError, match=r"use sample\.fps=1"):
-        list(pieces_of(slow, {5: "ms3"}))
+        list(clip_chunks(slow, {5: "ms3"}))
 
 
-def test_label_maps_in_python(results: list[Segmentation]) -> None:
+def test_label_maps_in_python(results: list[ClipResult]) -> None:
     result = results[0]
     binary = to_label_map(result, 0)
     assert np.array_equal(binary == 255, segments_to_mask(result.frames[0].segments, SIZE))

@@ -13,9 +13,9 @@ from pycocotools.coco import COCO
 
 from openavs.exports.categories import Categories
 from openavs.exports.coco import to_coco
-from openavs.exports.items import Item, run_items
-from openavs.exports.registry import Options, export
-from openavs.structures.types import Segmentation, mask_to_rle, rle_to_mask
+from openavs.exports.items import ExportItem, run_items
+from openavs.exports.registry import ExportOptions, export
+from openavs.structures.types import ClipResult, mask_to_rle, rle_to_mask
 from tests.exports.conftest import SIZE, disc, pair, ring
 
 
@@ -24,7 +24,7 @@ def read(data: object, path: Path) -> COCO:
     return COCO(str(path))
 
 
-def test_pycocotools_reads_back_every_mask_box_and_area(results: list[Segmentation], tmp_path: Path) -> None:
+def test_pycocotools_reads_back_every_mask_box_and_area(results: list[ClipResult], tmp_path: Path) -> None:
     coco = read(to_coco(results), tmp_path / "coco.json")
     truth = [segment for result in results for frame in result.frames for segment in frame.segments]
     annotations = coco.loadAnns(coco.getAnnIds())
@@ -39,7 +39,7 @@ def test_pycocotools_reads_back_every_mask_box_and_area(results: list[Segmentati
         assert annotation["score"] == segment.score
 
 
-def test_ids_begin_with_one_and_pictures_say_where_they_come_from(results: list[Segmentation]) -> None:
+def test_ids_begin_with_one_and_pictures_say_where_they_come_from(results: list[ClipResult]) -> None:
     data = to_coco(results)
     assert [category["id"] for category in data["categories"]] == [1, 2]
     assert [image["id"] for image in data["images"]] == list(range(1, 12))
@@ -49,7 +49,7 @@ def test_ids_begin_with_one_and_pictures_say_where_they_come_from(results: list[
     assert (image["height"], image["width"]) == SIZE
 
 
-def test_a_track_keeps_one_id_and_no_other_clip_has_it(results: list[Segmentation]) -> None:
+def test_a_track_keeps_one_id_and_no_other_clip_has_it(results: list[ClipResult]) -> None:
     first, _ = results
     data = to_coco([first, first])
     clip_of = {image["id"]: image["id"] > 6 for image in data["images"]}
@@ -60,7 +60,7 @@ def test_a_track_keeps_one_id_and_no_other_clip_has_it(results: list[Segmentatio
     assert all("track_id" not in a for a in to_coco([results[1]])["annotations"])
 
 
-def test_classes_fix_the_ids_and_leave_others_out(results: list[Segmentation]) -> None:
+def test_classes_fix_the_ids_and_leave_others_out(results: list[ClipResult]) -> None:
     data = to_coco(results, classes=("cat", "dog"))
     assert [c["name"] for c in data["categories"]] == ["cat", "dog"]
     assert {(a["category_id"], a["phrase"]) for a in data["annotations"]} == {(2, "dog")}
@@ -76,7 +76,7 @@ def test_the_file_says_the_same_as_the_function(run: Path, tmp_path: Path) -> No
 
 
 def test_pictures_are_where_the_file_says(run: Path, tmp_path: Path) -> None:
-    export("coco", run_items(run), tmp_path / "set", Options(Categories(), images=True))
+    export("coco", run_items(run), tmp_path / "set", ExportOptions(Categories(), images=True))
     coco = COCO(str(tmp_path / "set" / "annotations" / "instances_train.json"))
     for image in coco.loadImgs(coco.getImgIds()):
         with Pictures.open(tmp_path / "set" / "images" / "train" / image["file_name"]) as picture:
@@ -84,21 +84,21 @@ def test_pictures_are_where_the_file_says(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_has_the_layout_of_the_coco_release(run: Path, tmp_path: Path) -> None:
-    export("coco", run_items(run), tmp_path / "set", Options(Categories(), images=True, split="val"))
+    export("coco", run_items(run), tmp_path / "set", ExportOptions(Categories(), images=True, split="val"))
     names = sorted(path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set").glob("*/*"))
     assert names == ["annotations/instances_val.json", "images/val"]
     image = json.loads((tmp_path / "set" / "annotations" / "instances_val.json").read_text())["images"][0]
     assert (tmp_path / "set" / "images" / "val" / image["file_name"]).is_file()
 
 
-def test_what_coco_has_no_field_for_is_in_the_attributes_too(results: list[Segmentation]) -> None:
+def test_what_coco_has_no_field_for_is_in_the_attributes_too(results: list[ClipResult]) -> None:
     tracked, plain = (to_coco([result])["annotations"][0] for result in results)
     assert tracked["attributes"] == {"score": 0.75, "phrase": "dog", "track_id": tracked["track_id"]}
     assert plain["attributes"] == {"score": 0.75, "phrase": "dog"}
 
 
 def test_masks_as_lists_of_counts(run: Path, tmp_path: Path) -> None:
-    export("coco", run_items(run), tmp_path / "coco.json", Options(Categories(), masks="counts"))
+    export("coco", run_items(run), tmp_path / "coco.json", ExportOptions(Categories(), masks="counts"))
     coco = COCO(str(tmp_path / "coco.json"))
     dog, bell = coco.loadAnns(coco.getAnnIds(imgIds=1))
     assert all(isinstance(count, int) for count in dog["segmentation"]["counts"])
@@ -106,7 +106,7 @@ def test_masks_as_lists_of_counts(run: Path, tmp_path: Path) -> None:
 
 
 def test_masks_as_polygons_are_one_ring_each_as_label_studio_reads_them(run: Path, tmp_path: Path) -> None:
-    told = export("coco", run_items(run), tmp_path / "coco.json", Options(Categories(), masks="polygons"))
+    told = export("coco", run_items(run), tmp_path / "coco.json", ExportOptions(Categories(), masks="polygons"))
     assert told.notes == [
         "polygons are lossy: of 14 masks 9 had holes, which are filled, and 5 were in parts, which are joined by thin "
         "lines; outlines are simplified"
@@ -120,21 +120,21 @@ def test_masks_as_polygons_are_one_ring_each_as_label_studio_reads_them(run: Pat
         assert (found & true).sum() / (found | true).sum() > 0.93
 
 
-def test_an_empty_mask_has_no_polygon_and_so_no_annotation(results: list[Segmentation], tmp_path: Path) -> None:
+def test_an_empty_mask_has_no_polygon_and_so_no_annotation(results: list[ClipResult], tmp_path: Path) -> None:
     frame = results[0].frames[0]
     empty = replace(frame.segments[0], mask=mask_to_rle(np.zeros(SIZE, dtype=np.bool_)))
-    item = Item(replace(results[0], frames=(replace(frame, segments=(empty, frame.segments[1])),)), lambda: None)
-    told = export("coco", [item], tmp_path / "coco.json", Options(Categories(), masks="polygons"))
+    item = ExportItem(replace(results[0], frames=(replace(frame, segments=(empty, frame.segments[1])),)), lambda: None)
+    told = export("coco", [item], tmp_path / "coco.json", ExportOptions(Categories(), masks="polygons"))
     (annotation,) = json.loads((tmp_path / "coco.json").read_text())["annotations"]
     assert (told.segments, annotation["id"], annotation["phrase"]) == (1, 1, "bell")
 
 
-def test_a_result_without_anything_found_is_still_a_picture(results: list[Segmentation], tmp_path: Path) -> None:
+def test_a_result_without_anything_found_is_still_a_picture(results: list[ClipResult], tmp_path: Path) -> None:
     coco = read(to_coco(results, classes=("violin",)), tmp_path / "coco.json")
     assert len(coco.getImgIds()) == 11 and coco.getAnnIds() == []
 
 
-def test_masks_with_holes_and_parts_come_back(results: list[Segmentation], tmp_path: Path) -> None:
+def test_masks_with_holes_and_parts_come_back(results: list[ClipResult], tmp_path: Path) -> None:
     coco = read(to_coco(results), tmp_path / "coco.json")
     dog, bell = (coco.annToMask(a).astype(bool) for a in coco.loadAnns(coco.getAnnIds(imgIds=1)))
     assert np.array_equal(dog, ring()) and np.array_equal(bell, pair())
@@ -142,7 +142,7 @@ def test_masks_with_holes_and_parts_come_back(results: list[Segmentation], tmp_p
 
 @pytest.mark.parametrize("classes", [(), ("bell", "dog")])
 def test_youtube_vis_is_read_by_pycocotools_too(
-    results: list[Segmentation], tmp_path: Path, classes: tuple[str, ...]
+    results: list[ClipResult], tmp_path: Path, classes: tuple[str, ...]
 ) -> None:
     from pycocotools import mask as coco
 

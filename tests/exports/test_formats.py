@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.exports.categories import Categories
-from openavs.exports.items import Item, filtered_by_recipe, open_source, run_items, sampled_fps
-from openavs.exports.registry import FORMATS, Options, export
+from openavs.exports.items import ExportItem, filtered_by_recipe, open_source, run_items, sampled_fps
+from openavs.exports.registry import FORMATS, ExportOptions, export
 from openavs.exports.sources import run_classes
-from openavs.structures.types import Segmentation
+from openavs.structures.types import ClipResult
 from tests.exports.conftest import by_hand, write_source
 
 
-def memory_items(results: list[Segmentation]) -> list[Item]:
-    return [Item(result, partial(open_source, result)) for result in results]
+def memory_items(results: list[ClipResult]) -> list[ExportItem]:
+    return [ExportItem(result, partial(open_source, result)) for result in results]
 
 
 def test_every_format_names_a_function_that_there_is() -> None:
@@ -68,7 +68,7 @@ def test_a_failure_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
     export("coco", run_items(run), tmp_path / "set")
     before = (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes()
 
-    def broken() -> Iterator[Item]:
+    def broken() -> Iterator[ExportItem]:
         yield from run_items(run, ["one"])
         raise InputError("the disk is full")
 
@@ -89,18 +89,18 @@ def test_clips_are_taken_one_at_a_time(name: str, tmp_path: Path) -> None:
     alive: set[int] = set()
     most = 0
 
-    class Counted(Segmentation):
+    class Counted(ClipResult):
         def __del__(self) -> None:
             alive.discard(id(self))
 
-    def items() -> Iterator[Item]:
+    def items() -> Iterator[ExportItem]:
         nonlocal most
         for number in range(30):
             plain = by_hand(f"clip{number:02d}", None, 3)
             counted = Counted(plain.clip, plain.size, plain.frames)
             alive.add(id(counted))
             most = max(most, len(alive))
-            item = Item(counted, partial(open_source, plain))
+            item = ExportItem(counted, partial(open_source, plain))
             del counted
             yield item
             del item
@@ -109,7 +109,7 @@ def test_clips_are_taken_one_at_a_time(name: str, tmp_path: Path) -> None:
     assert most <= 3
 
 
-def test_sources_that_are_gone_are_named(results: list[Segmentation], tmp_path: Path) -> None:
+def test_sources_that_are_gone_are_named(results: list[ClipResult], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one was made in memory"):
         export("yolo-seg", memory_items(results), tmp_path / "yolo")
     gone = [replace(results[0], source=str(tmp_path / "gone.mp4"))]
@@ -117,7 +117,7 @@ def test_sources_that_are_gone_are_named(results: list[Segmentation], tmp_path: 
         export("cutout-png", memory_items(gone), tmp_path / "cut")
 
 
-def test_another_video_in_its_place_is_refused(run: Path, results: list[Segmentation], tmp_path: Path) -> None:
+def test_another_video_in_its_place_is_refused(run: Path, results: list[ClipResult], tmp_path: Path) -> None:
     write_source(tmp_path / "short.mp4", 3)
     short = [replace(results[0], source=str(tmp_path / "short.mp4"))]
     with pytest.raises(InputError, match=r"3 frames of .* cannot be read any more"):
@@ -127,7 +127,7 @@ def test_another_video_in_its_place_is_refused(run: Path, results: list[Segmenta
         export("yolo-seg", memory_items(other), tmp_path / "yolo")
 
 
-def test_relative_sources_start_from_the_folder_given(results: list[Segmentation], tmp_path: Path) -> None:
+def test_relative_sources_start_from_the_folder_given(results: list[ClipResult], tmp_path: Path) -> None:
     write_source(tmp_path / "one.mp4", 6)
     moved = replace(results[0], source="one.mp4")
     assert open_source(moved, root=tmp_path).size == moved.size
@@ -138,23 +138,23 @@ def test_the_filter_of_the_recipe_leaves_out_what_label_would(run: Path, tmp_pat
     assert told.segments == 9  # min_score 0.5 drops the bells
 
 
-def test_a_clip_that_its_recipe_refuses_as_a_whole_is_left_out(results: list[Segmentation], tmp_path: Path) -> None:
-    loud = replace(results[1], recipe={"filter": {"min_sounding": 0.9}})  # one frame of five is silent
+def test_a_clip_that_its_recipe_refuses_as_a_whole_is_left_out(results: list[ClipResult], tmp_path: Path) -> None:
+    loud = replace(results[1], recipe={"filter": {"min_audible_fraction": 0.9}})  # one frame of five is silent
     told = export("coco", filtered_by_recipe(memory_items([results[0], loud])), tmp_path / "set")
     assert told.clips == 1
-    wrong = replace(results[1], recipe={"filter": {"min_sounding": "much"}})
+    wrong = replace(results[1], recipe={"filter": {"min_audible_fraction": "much"}})
     with pytest.raises(InputError, match="the recipe of two has a 'filter' that is none; label it again"):
         list(filtered_by_recipe(memory_items([wrong])))
 
 
-def test_where_no_recipe_says_it_the_times_say_how_many_frames_a_second(results: list[Segmentation]) -> None:
+def test_where_no_recipe_says_it_the_times_say_how_many_frames_a_second(results: list[ClipResult]) -> None:
     assert sampled_fps(results[0]) == 1.0
     half = tuple(replace(frame, time=frame.time / 2) for frame in results[0].frames)
     assert sampled_fps(replace(results[0], recipe={}, frames=half)) == 2.0
     assert sampled_fps(replace(results[0], recipe={"sample": {"fps": 0}}, frames=half[:1])) == 1.0
 
 
-def test_a_clip_id_that_is_no_name_of_a_file_is_refused(results: list[Segmentation]) -> None:
+def test_a_clip_id_that_is_no_name_of_a_file_is_refused(results: list[ClipResult]) -> None:
     with pytest.raises(InputError, match=r"the clip id '\.\./up' of a result cannot name a file"):
         memory_items([replace(results[0], clip="../up")])
 
@@ -174,14 +174,14 @@ def test_a_damaged_run_is_refused(saved: str, why: str, tmp_path: Path) -> None:
         run_classes(tmp_path)
 
 
-def test_the_categories_of_a_clip_do_not_depend_on_the_frame(results: list[Segmentation]) -> None:
+def test_the_categories_of_a_clip_do_not_depend_on_the_frame(results: list[ClipResult]) -> None:
     late = replace(results[0], frames=results[0].frames[1:])  # the dog alone comes first, then the bell
     assert Categories.of_clip(late).names == ("dog", "bell")
     assert Categories.of_clip(replace(results[0], frames=())).names == ()
 
 
-def test_a_benchmarks_vocabulary_has_the_benchmarks_class_names(results: list[Segmentation]) -> None:
-    card = load_card("ov")
+def test_a_benchmarks_vocabulary_has_the_benchmarks_class_names(results: list[ClipResult]) -> None:
+    card = load_benchmark("ov")
     known = Categories.of_vocabulary(["background", *(card.vocabulary or ())])
     assert known.names == tuple(card.classes[1:]) and "emergency-car" in known.names
     dog = results[0].frames[0].segments[0]
@@ -192,15 +192,15 @@ def test_a_benchmarks_vocabulary_has_the_benchmarks_class_names(results: list[Se
 
 def test_options_that_a_format_has_no_place_for_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--images writes a folder, and .*coco\.json names a file; give --out a name"):
-        export("coco", run_items(run), tmp_path / "coco.json", Options(Categories(), images=True))
+        export("coco", run_items(run), tmp_path / "coco.json", ExportOptions(Categories(), images=True))
     with pytest.raises(InputError, match="--masks polygons is for coco and youtube-vis; leave it out for timeline"):
-        export("timeline", run_items(run), tmp_path / "timeline", Options(Categories(), masks="polygons"))
+        export("timeline", run_items(run), tmp_path / "timeline", ExportOptions(Categories(), masks="polygons"))
     assert not list(tmp_path.iterdir())
 
 
-def test_categories_map_as_the_pipeline_does(results: list[Segmentation]) -> None:
+def test_categories_map_as_the_pipeline_does(results: list[ClipResult]) -> None:
     dog = results[0].frames[0].segments[0]
     known = Categories(["background", "cat", "dog"], {"mutt": "dog"})
     assert [known.id(replace(dog, phrase=p)) for p in ("dog", "puppy", "mutt", "violin")] == [2, 2, 2, None]
     assert known.id(replace(dog, phrase="animal", label="cat")) == 1
-    assert known.names == ("cat", "dog") and Options(known).split == "train"
+    assert known.names == ("cat", "dog") and ExportOptions(known).split == "train"

@@ -17,7 +17,7 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.exports.avsbench import to_label_map
 from openavs.exports.categories import Categories
 from openavs.exports.items import run_items
-from openavs.exports.registry import Options, export
+from openavs.exports.registry import ExportOptions, export
 from openavs.exports.sources import read_origins
 from openavs.synthetic.datasets import write_layout
 
@@ -81,7 +81,7 @@ def test_sources_and_sounds_are_found_where_the_job_found_them(
     data: Path, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    export("youtube-vis", run_items(job), tmp_path / "set", Options(Categories(), images=True))
+    export("youtube-vis", run_items(job), tmp_path / "set", ExportOptions(Categories(), images=True))
     assert sorted(path.name for path in (tmp_path / "set" / "images" / UIDS[1]).iterdir()) == [
         f"{k}.jpg" for k in range(5)
     ]

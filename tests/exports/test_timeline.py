@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from openavs.exports.items import Item, run_items
+from openavs.exports.items import ExportItem, run_items
 from openavs.exports.registry import export
 from openavs.exports.timeline import EVENT_COLUMNS, FRAME_COLUMNS, to_events, to_timeline
-from openavs.structures.types import Caption, FrameResult, Segmentation
+from openavs.structures.types import Caption, ClipResult, FrameResult
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -24,14 +24,14 @@ def test_a_row_per_frame_says_what_was_heard_asked_found_and_dropped(run: Path, 
     assert tuple(rows[0]) == FRAME_COLUMNS and len(rows) == 11
     first, second, last = rows[0], rows[1], rows[5]
     assert (first["clip"], first["frame"], first["time"]) == ("one", "0", "0.5")
-    assert (first["heard"], first["heard_scores"]) == ("dog barking | =SUM(A1)", "0.800 | ")
-    assert (first["asked"], first["found"], first["found_scores"]) == ("dog | bell", "dog | bell", "0.750 | 0.400")
+    assert (first["captions"], first["caption_scores"]) == ("dog barking | =SUM(A1)", "0.800 | ")
+    assert (first["prompts"], first["found"], first["found_scores"]) == ("dog | bell", "dog | bell", "0.750 | 0.400")
     assert (first["tracks"], rows[6]["tracks"]) == ("7 | 3", " | ")
-    assert (second["dropped"], second["reasons"]) == ("bell", "below threshold")
-    assert (last["silent"], last["heard"], last["found"]) == ("True", "", "")
+    assert (second["rejected"], second["reasons"]) == ("bell", "below threshold")
+    assert (last["silent"], last["captions"], last["found"]) == ("True", "", "")
 
 
-def test_events_hold_every_number_in_full(results: list[Segmentation], run: Path, tmp_path: Path) -> None:
+def test_events_hold_every_number_in_full(results: list[ClipResult], run: Path, tmp_path: Path) -> None:
     export("timeline", run_items(run), tmp_path / "csv")
     rows = read(tmp_path / "csv" / "events.csv")
     assert tuple(rows[0]) == EVENT_COLUMNS
@@ -44,17 +44,17 @@ def test_events_hold_every_number_in_full(results: list[Segmentation], run: Path
             segment.mask.area,
         )
         assert tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1")) == segment.box
-    (dropped, *_) = [row for row in rows if row["event"] == "dropped"]
+    (dropped, *_) = [row for row in rows if row["event"] == "rejected"]
     assert (dropped["reason"], dropped["score"], dropped["x1"]) == ("below threshold", "0.1", "3.0")
     assert sum(row["event"] == "silent" for row in rows) == 2
 
 
 def test_weak_captions_are_events_of_their_own() -> None:
     frame = FrameResult(
-        0, 0.5, heard=(Caption("rain", 0.4, 0.0, 1.0),), weak=(Caption("dog", 0.1, 0.0, 1.0, "", True),)
+        0, 0.5, captions=(Caption("rain", 0.4, 0.0, 1.0),), weak=(Caption("dog", 0.1, 0.0, 1.0, "", True),)
     )
-    events = list(to_events(Segmentation("clip", (4, 4), (frame,))))
-    assert [(e["event"], e["text"], e["score"]) for e in events] == [("heard", "rain", 0.4), ("weak", "dog", 0.1)]
+    events = list(to_events(ClipResult("clip", (4, 4), (frame,))))
+    assert [(e["event"], e["text"], e["score"]) for e in events] == [("captions", "rain", 0.4), ("weak", "dog", 0.1)]
 
 
 def test_no_text_is_taken_for_a_formula(run: Path, tmp_path: Path) -> None:
@@ -65,16 +65,16 @@ def test_no_text_is_taken_for_a_formula(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [" =1+1", "\n=1+1", "\t@SUM(1)", "\x1b]0;owned\x07", "-\r2"])
 def test_formulas_behind_spaces_and_control_characters_are_made_harmless(text: str, tmp_path: Path) -> None:
-    frames = (FrameResult(0, 0.5, heard=(Caption(text, 0.5, 0.0, 1.0),)),)
-    item = Item(Segmentation("clip", (4, 4), frames), lambda: pytest.fail("nothing is decoded"))
+    frames = (FrameResult(0, 0.5, captions=(Caption(text, 0.5, 0.0, 1.0),)),)
+    item = ExportItem(ClipResult("clip", (4, 4), frames), lambda: pytest.fail("nothing is decoded"))
     export("timeline", [item], tmp_path / "csv")
-    for table, column in (("timeline", "heard"), ("events", "text")):
+    for table, column in (("timeline", "captions"), ("events", "text")):
         (row,) = read(tmp_path / "csv" / f"{table}.csv")
         assert row[column].lstrip()[:1] not in {*"=+-@"}
         assert not {*row[column]} & {*"\x1b\x07\r"}
 
 
-def test_in_python_the_texts_are_as_they_are(results: list[Segmentation]) -> None:
+def test_in_python_the_texts_are_as_they_are(results: list[ClipResult]) -> None:
     assert "=SUM(A1)" in {event.get("text") for event in to_events(results[0])}
     assert [row["frame"] for row in to_timeline(results[0])] == list(range(6))
 

@@ -21,7 +21,7 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
 from openavs.evaluation.predictor import grey_png
 from openavs.exports.categories import Categories
-from openavs.exports.registry import Options, Told
+from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.exports.registry import export as write_export
 from openavs.exports.training_tree import log_mel_tensor
 from openavs.media import read_audio, write_wav
@@ -44,8 +44,8 @@ def written(layout: str, root: Path, labels: Path, without: int) -> None:
             (labels / place).write_bytes((palette_png if layout == "avss" else grey_png)(mask))
 
 
-def make(run: Path, out: Path, **options: Any) -> Told:
-    return write_export("avsbench-training", [], out, Options(Categories(), run=run, **options))
+def make(run: Path, out: Path, **options: Any) -> ExportSummary:
+    return write_export("avsbench-training", [], out, ExportOptions(Categories(), run=run, **options))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -60,7 +60,7 @@ def pixels(path: Path) -> Any:
 
 def test_one_result_is_not_a_folder_of_labels(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="folder of labels"):
-        write_export("avsbench-training", [], tmp_path / "out", Options(Categories()))
+        write_export("avsbench-training", [], tmp_path / "out", ExportOptions(Categories()))
 
 
 def test_s4_with_the_labels_of_a_job_of_which_a_clip_failed(openavs: Run, tmp_path: Path) -> None:

@@ -15,17 +15,17 @@ from PIL import Image as Pictures
 
 from openavs.errors import InputError
 from openavs.exports.categories import Categories
-from openavs.exports.items import Item, run_items
-from openavs.exports.registry import Options, export
+from openavs.exports.items import ExportItem, run_items
+from openavs.exports.registry import ExportOptions, export
 from openavs.media import read_audio
-from openavs.media.encode_alpha import Shown, write_transparent
-from openavs.structures.types import Image
+from openavs.media.encode_alpha import TimedImage, write_transparent
+from openavs.structures.types import ImageArray
 from tests.exports.conftest import FPS, LEFT, RIGHT, SIZE, pair, ring
 
 DOG_AND_BELL = ring() | pair()
 
 
-def decode(path: Path, codec: str | None = None) -> list[tuple[float, Image]]:
+def decode(path: Path, codec: str | None = None) -> list[tuple[float, ImageArray]]:
     """Times and RGBA pictures of a video; `codec` names the decoder (FFmpeg's own VP9 leaves alpha out)."""
     shown = []
     with av.open(str(path)) as container:
@@ -38,7 +38,7 @@ def decode(path: Path, codec: str | None = None) -> list[tuple[float, Image]]:
     return shown
 
 
-def check_cutouts(pictures: list[Image], tolerance: int) -> None:
+def check_cutouts(pictures: list[ImageArray], tolerance: int) -> None:
     """Alpha is the mask of the sampled frame shown then, and colours within it are the video's."""
     assert len(pictures) == 6 * FPS
     for number, second in ((2, 0), (7, 1), (22, 4)):
@@ -94,7 +94,7 @@ def test_pngs_are_exact(run: Path, tmp_path: Path) -> None:
         assert sound.getnframes() / sound.getframerate() == pytest.approx(6, abs=0.15)
 
 
-def test_pictures_of_a_clip_without_sound_have_no_sound_beside_them(mute: Item, tmp_path: Path) -> None:
+def test_pictures_of_a_clip_without_sound_have_no_sound_beside_them(mute: ExportItem, tmp_path: Path) -> None:
     told = export("cutout-png", [mute], tmp_path / "cut")
     assert (told.clips, len(list((tmp_path / "cut" / "mute").glob("*.png")))) == (1, 5 * FPS)
     assert not (tmp_path / "cut" / "mute" / "sound.wav").exists()
@@ -102,7 +102,7 @@ def test_pictures_of_a_clip_without_sound_have_no_sound_beside_them(mute: Item, 
 
 def test_odd_pictures_get_a_transparent_row_and_column(tmp_path: Path) -> None:
     white = np.full((33, 31, 4), 255, dtype=np.uint8)
-    assert write_transparent(tmp_path / "odd.mov", [Shown(0, 0.5, white), Shown(0.5, 0.5, white)], "mov") == 2
+    assert write_transparent(tmp_path / "odd.mov", [TimedImage(0, 0.5, white), TimedImage(0.5, 0.5, white)], "mov") == 2
     for _, picture in decode(tmp_path / "odd.mov"):
         assert picture.shape == (34, 32, 4)
         assert picture[:32, :30, 3].min() > 200
@@ -114,7 +114,7 @@ def test_what_makes_no_video_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there are no pictures to write to .*cut\.webm"):
         write_transparent(tmp_path / "cut.webm", [], "webm")
     with pytest.raises(InputError, match=r"a picture is uint8 \[32, 32, 4\] like the first one, not \[32, 34, 4\]"):
-        write_transparent(tmp_path / "cut.webm", [Shown(0, 1, small), Shown(1, 1, large)], "webm")
+        write_transparent(tmp_path / "cut.webm", [TimedImage(0, 1, small), TimedImage(1, 1, large)], "webm")
     assert not list(tmp_path.iterdir())
 
 
@@ -138,7 +138,7 @@ def test_an_overlay_that_is_there_is_copied_and_else_painted(run: Path, tmp_path
 
 
 def test_of_some_categories_only_those_are_painted(run: Path, tmp_path: Path) -> None:
-    export("overlay", run_items(run, ["one"]), tmp_path / "bell", Options(Categories(["bell"])))
+    export("overlay", run_items(run, ["one"]), tmp_path / "bell", ExportOptions(Categories(["bell"])))
     picture = decode(tmp_path / "bell" / "one.mp4")[7][1]  # a frame with the dog alone
     assert np.abs(picture[22, 9, :3].astype(int) - LEFT).max() < 15
     assert loudest(tmp_path / "bell" / "one.mp4") == 440

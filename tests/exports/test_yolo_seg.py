@@ -13,10 +13,10 @@ from PIL import ImageDraw
 
 from openavs.exports.categories import Categories
 from openavs.exports.items import run_items
-from openavs.exports.polygons import Losses, mask_to_polygon
-from openavs.exports.registry import Options, export
+from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
+from openavs.exports.registry import ExportOptions, export
 from openavs.exports.yolo import to_yolo_seg
-from openavs.structures.types import BoolMask, Segmentation, mask_to_rle
+from openavs.structures.types import BoolMask, ClipResult, mask_to_rle
 from tests.exports.conftest import SIZE, disc, pair, ring
 
 SCALE = 8  # Pillow fills whole pixels, so it is given small ones
@@ -38,7 +38,7 @@ def iou(one: BoolMask, other: BoolMask) -> float:
 
 @pytest.fixture
 def exported(run: Path, tmp_path: Path) -> Path:
-    told = export("yolo-seg", run_items(run), tmp_path / "yolo", Options(Categories()))
+    told = export("yolo-seg", run_items(run), tmp_path / "yolo", ExportOptions(Categories()))
     assert told.notes[0].startswith("YOLO-seg is lossy: of 14 masks 9 had holes, which are filled, and 5 were in parts")
     return tmp_path / "yolo"
 
@@ -73,14 +73,14 @@ def test_the_pictures_are_found_from_any_working_directory(
     assert (root / data["train"] / "one_00000.jpg").is_file() and (root / data["val"]).is_dir()
 
 
-def test_values_lie_within_the_picture(results: list[Segmentation]) -> None:
+def test_values_lie_within_the_picture(results: list[ClipResult]) -> None:
     for _, lines in to_yolo_seg(results[0], Categories()):
         for line in lines:
             values = [float(value) for value in line.split()[1:]]
             assert all(0 <= value <= 1 for value in values) and len(values) % 2 == 0 and len(values) >= 6
 
 
-def test_what_is_of_no_category_or_empty_gets_no_line(results: list[Segmentation]) -> None:
+def test_what_is_of_no_category_or_empty_gets_no_line(results: list[ClipResult]) -> None:
     frame = results[0].frames[0]
     empty = replace(frame.segments[1], mask=mask_to_rle(np.zeros(SIZE, dtype=np.bool_)))
     result = replace(results[0], frames=(replace(frame, segments=(*frame.segments, empty)),))
@@ -91,13 +91,13 @@ def test_what_is_of_no_category_or_empty_gets_no_line(results: list[Segmentation
 
 def test_names_that_yaml_would_read_as_something_else(run: Path, tmp_path: Path) -> None:
     names = ["no", "dog", "a: b"]
-    export("yolo-seg", run_items(run), tmp_path / "yolo", Options(Categories(names), images=False))
+    export("yolo-seg", run_items(run), tmp_path / "yolo", ExportOptions(Categories(names), images=False))
     assert list(yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())["names"].values()) == names
     assert not (tmp_path / "yolo" / "images").exists()
 
 
 def test_the_smallest_mask_is_a_polygon_and_an_empty_one_is_none() -> None:
-    losses, dot = Losses(), np.zeros(SIZE, dtype=np.bool_)
+    losses, dot = ConversionWarnings(), np.zeros(SIZE, dtype=np.bool_)
     assert mask_to_polygon(dot, losses) is None and losses.masks == 0
     dot[5, 6] = True
     polygon = mask_to_polygon(dot, losses)

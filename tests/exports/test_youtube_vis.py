@@ -14,9 +14,9 @@ from openavs.evaluation.datasets.youtube_vis import read_annotations
 from openavs.exports.avsbench import to_label_map
 from openavs.exports.categories import Categories
 from openavs.exports.items import run_items
-from openavs.exports.registry import MaskCode, Options, export
+from openavs.exports.registry import ExportOptions, MaskCode, export
 from openavs.exports.youtube_vis import to_youtube_vis
-from openavs.structures.types import Segmentation, rle_to_mask
+from openavs.structures.types import ClipResult, rle_to_mask
 from tests.exports.conftest import by_hand, disc, pair, ring, segment
 
 
@@ -38,13 +38,13 @@ def test_the_file_says_the_same_as_the_function(run: Path, tmp_path: Path) -> No
 
 
 def test_pictures_go_along_when_asked_for(run: Path, tmp_path: Path) -> None:
-    export("youtube-vis", run_items(run, ["two"]), tmp_path / "set", Options(Categories(), images=True))
+    export("youtube-vis", run_items(run, ["two"]), tmp_path / "set", ExportOptions(Categories(), images=True))
     (video,) = json.loads((tmp_path / "set" / "youtube_vis.json").read_text())["videos"]
     assert len(video["file_names"]) == 5
     assert all((tmp_path / "set" / "images" / name).is_file() for name in video["file_names"])
 
 
-def test_clips_of_five_or_ten_seconds_are_named_as_avsbench_ov_names_them(results: list[Segmentation]) -> None:
+def test_clips_of_five_or_ten_seconds_are_named_as_avsbench_ov_names_them(results: list[ClipResult]) -> None:
     six, five = to_youtube_vis(results)["videos"]
     assert "label" not in six and six["file_names"][3] == "one/00003.jpg"
     assert (five["label"], five["file_names"][3]) == ("v1m", "two/3.jpg")
@@ -58,25 +58,25 @@ def test_clips_of_five_or_ten_seconds_are_named_as_avsbench_ov_names_them(result
 
 @pytest.mark.parametrize("masks", ["counts", "polygons"])
 def test_our_reader_reads_every_code_of_masks(masks: MaskCode, run: Path, tmp_path: Path) -> None:
-    export("youtube-vis", run_items(run), tmp_path / "ytvis.json", Options(Categories(), masks=masks))
+    export("youtube-vis", run_items(run), tmp_path / "ytvis.json", ExportOptions(Categories(), masks=masks))
     read = read_annotations(tmp_path / "ytvis.json")["two"].label_map(0) > 0
     near = disc(22, 20, 14) | pair() if masks == "polygons" else ring() | pair()
     assert (read & near).sum() / (read | near).sum() > (0.93 if masks == "polygons" else 0.999)
 
 
-def test_of_named_classes_only_those_are_annotated(results: list[Segmentation]) -> None:
+def test_of_named_classes_only_those_are_annotated(results: list[ClipResult]) -> None:
     data = to_youtube_vis(results[:1], ["bell"])
     assert [category["name"] for category in data["categories"]] == ["bell"]
     assert [annotation["category_id"] for annotation in data["annotations"]] == [1]
 
 
-def test_a_track_is_one_annotation_though_its_frames_are_apart(results: list[Segmentation]) -> None:
+def test_a_track_is_one_annotation_though_its_frames_are_apart(results: list[ClipResult]) -> None:
     data = to_youtube_vis(results[:1])
     assert [sum(mask is not None for mask in a["segmentations"]) for a in data["annotations"]] == [5, 3]
     assert all(len(a["segmentations"]) == data["videos"][0]["length"] == 6 for a in data["annotations"])
 
 
-def test_without_tracks_a_category_is_the_union_of_its_masks(results: list[Segmentation]) -> None:
+def test_without_tracks_a_category_is_the_union_of_its_masks(results: list[ClipResult]) -> None:
     _, plain = results
     near, far = disc(10, 10, 5), disc(30, 40, 5)
     frame = replace(plain.frames[0], segments=(segment(near, "dog", 0.9), segment(far, "dog", 0.5)))
@@ -87,7 +87,7 @@ def test_without_tracks_a_category_is_the_union_of_its_masks(results: list[Segme
     assert annotation["score"] == 0.7
 
 
-def test_two_tracks_of_one_name_stay_two(results: list[Segmentation]) -> None:
+def test_two_tracks_of_one_name_stay_two(results: list[ClipResult]) -> None:
     _, plain = results
     frame = replace(
         plain.frames[0], segments=(segment(disc(10, 10, 5), "dog", 0.9, 1), segment(disc(30, 40, 5), "dog", 0.5, 2))

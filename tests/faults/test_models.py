@@ -41,6 +41,6 @@ def test_a_captioner_that_answers_nan_or_nothing(
     assert done.code == code, done.err
     for row in rows(tmp_path / "out"):
         assert (row["status"], row["segments"]) == (status, 0)
-        assert row["reason"] == ("unusable_answer" if answer == "nan" else None)
+        assert row["reason"] == ("invalid_output" if answer == "nan" else None)
     healthy = label(pool, made, tmp_path / "out", ANSWER="")
     assert healthy.code == code, "what is done is done, until it is asked for again"

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image as Pillow
 
 from openavs.errors import InputError
-from openavs.labeling.loader import ClipError, Media
+from openavs.labeling.loader import ClipError, ClipLoader
 from openavs.labeling.readers.open import open_source
 from openavs.labeling.shard import run_shard
 from openavs.media import open_clip
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
 from tests.labeling.pool import planned
@@ -104,7 +104,7 @@ def test_a_file_that_vanishes_before_it_is_decoded_is_missing(pool: Path, recipe
     spec = planned(source, recipe, tmp_path / "out", shard_size=3)[2][0]
     segment = chain(spec)
 
-    def vanishing(clip: Clip) -> Segmentation:
+    def vanishing(clip: Clip) -> ClipResult:
         if clip.id == "v01":
             (source / "v01.mp4").unlink()
         return segment(clip)
@@ -177,5 +177,5 @@ def test_a_tar_that_the_system_refuses_fails_its_clip(
     owner: Any = {"stat": os, "open": io}[call]
     monkeypatch.setattr(owner, call, refusing(getattr(owner, call), "a.tar", number))
     with pytest.raises(ClipError, match="cannot be read") as raised:
-        Media(source.root, tmp_path / "scratch", 1.0).open(source.items[0])
+        ClipLoader(source.root, tmp_path / "scratch", 1.0).open(source.items[0])
     assert raised.value.reason == "unreadable"

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image as Pillow
 
 from openavs.caching import wrappers as caching
-from openavs.caching.store import Cache, size_to_bytes
+from openavs.caching.store import StageCache, size_to_bytes
 from openavs.config import resources
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
-from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets import mask_io as pngs
 from openavs.evaluation.datasets import tables as metadata
 from openavs.evaluation.datasets import youtube_vis
@@ -33,28 +33,28 @@ from openavs.labeling import sample as items
 from openavs.labeling.readers import files as source_files
 from openavs.labeling.readers import table as source_manifest
 from openavs.labeling.readers import webdataset as source_tars
-from openavs.media.images import read_picture
-from openavs.models.hub import Lock, ResolvedModel, check_folder
+from openavs.media.images import read_image
+from openavs.models.hub import ModelLockfile, ResolvedModel, check_folder
 from openavs.results.run_folder import RunWriter
 from openavs.results.serialization import read_result, segmentation_from_json, segmentation_to_json
 from openavs.stages.translators import responses as replies
-from openavs.stages.translators.parsing import AnswerError, parse_answer
-from openavs.stages.translators.schema import AnswerForm
+from openavs.stages.translators.parsing import ParseError, parse_answer
+from openavs.stages.translators.schema import AnswerSchema
 from openavs.stages.translators.templates import parse_prompt
 from openavs.structures.types import (
     RLE,
     Caption,
-    Dropped,
+    ClipResult,
     FrameResult,
     Prompt,
+    Rejection,
     Segment,
-    Segmentation,
     mask_to_rle,
     rle_to_mask,
 )
 from openavs.visualization.colors import voc_palette
 
-SENTENCES = (InputError, ModelError, AnswerError, replies.Fault)
+SENTENCES = (InputError, ModelError, ParseError, replies.TransientError)
 _FOLDER = tempfile.TemporaryDirectory(prefix="openavs-fuzz-")  # goes with the process
 SCRATCH = Path(_FOLDER.name)
 
@@ -104,12 +104,12 @@ def override(data: bytes) -> None:
 
 def card(data: bytes) -> None:
     """A benchmark's card."""
-    load_card(str(_file("card.yaml", data))).class_index("dog")
+    load_benchmark(str(_file("card.yaml", data))).class_index("dog")
 
 
 def lock(data: bytes) -> None:
     """A lock file of model commits."""
-    Lock.load(_file("lock.yaml", data)).pinned("hf:a/b")
+    ModelLockfile.load(_file("lock.yaml", data)).pinned("hf:a/b")
 
 
 def prompt(data: bytes) -> None:
@@ -130,7 +130,7 @@ def answer(data: bytes) -> None:
     """An LLM's answer; its first byte gives the number of frames or runs, which of them it is, and the vocabulary."""
     head = data[0] if data else 0
     vocabulary = ("dog", "church bell") if head & 16 else None
-    rows = parse_answer(_text(data[1:]), AnswerForm(head % 4 + 1, 4, vocabulary, bool(head & 32)))
+    rows = parse_answer(_text(data[1:]), AnswerSchema(head % 4 + 1, 4, vocabulary, bool(head & 32)))
     for row in filter(None, rows):
         assert len(row) <= 4 and all(phrase == phrase.strip() and len(phrase) <= 80 for phrase in row)
 
@@ -142,12 +142,12 @@ def reply(data: bytes) -> None:
     head, _, body = data.partition(b"\n")
     status = int.from_bytes(head[:2], "big") % 600
     wait = head[2:].decode("latin-1")
-    got = replies.Reply(status, {"retry-after": wait, "retry-after-ms": wait[::-1]}, body)
+    got = replies.ChatResponse(status, {"retry-after": wait, "retry-after-ms": wait[::-1]}, body)
     if not got.ok:
-        raise replies.trouble(got, Endpoint("http://x/v1"), "m") if status else AnswerError("none")
+        raise replies.classify_error(got, Endpoint("http://x/v1"), "m") if status else ParseError("none")
     replies.refused_field(got, {"response_format": 1, "max_tokens": 1, "temperature": 1})
     replies.retry_after(got.headers)
-    replies.answer_of(replies.completion(got))
+    replies.parse_completion(replies.completion(got))
 
 
 # ---------------------------------------------------------------------------------------------- manifests and tables
@@ -179,15 +179,15 @@ def tar(data: bytes) -> None:
     _planned(source_tars.read(found.parent, [found]).items)
 
 
-def _planned(found: Sequence[items.Item]) -> None:
+def _planned(found: Sequence[items.Sample]) -> None:
     for one in found:
-        assert items.line_to_item(items.item_to_line(one)) == replace(one, bytes=None)
+        assert items.line_to_sample(items.sample_to_line(one)) == replace(one, bytes=None)
         assert "/" not in one.id and one.id not in ("", ".", "..")
 
 
 def plan_line(data: bytes) -> None:
     """A line of a job's plan."""
-    items.item_to_line(items.line_to_item(data))
+    items.sample_to_line(items.line_to_sample(data))
 
 
 def avsbench(data: bytes) -> None:
@@ -219,7 +219,7 @@ def result(data: bytes) -> None:
     _masks(found)
 
 
-def _masks(found: Segmentation) -> None:
+def _masks(found: ClipResult) -> None:
     for frame in found.frames:
         for segment in frame.segments:
             if segment.mask.size[0] * segment.mask.size[1] <= 1 << 20:
@@ -267,13 +267,13 @@ def mark(data: bytes) -> None:
 
 def shard_journal(data: bytes) -> None:
     """A shard's journal."""
-    journal.Journal.read(_file("j.jsonl", data)).believe(SCRATCH)
+    journal.ShardJournal.read(_file("j.jsonl", data)).believe(SCRATCH)
 
 
 def job_plan(data: bytes) -> None:
     """A job's plan."""
     _file("planned/plan.json", data)
-    found = plan.read_plan(SCRATCH / "planned")
+    found = plan.read_manifest(SCRATCH / "planned")
     assert found is not None
     assert found.key is not None and found.clips >= 0 and found.shards >= 0
 
@@ -285,7 +285,7 @@ class _Translator:
 
 def cache(data: bytes) -> None:
     """An entry of the stage cache: foreign bytes, and an entry whose hash is right."""
-    store = Cache(SCRATCH / "cache")
+    store = StageCache(SCRATCH / "cache")
     key = "ab" * 32
     path = store._path("translator", key)
     for content in (data, None):
@@ -295,7 +295,7 @@ def cache(data: bytes) -> None:
         else:
             path.write_bytes(content)
         store.get("translator", key)
-    wrapper = caching.RememberingTranslator(_Translator(), store, "f")
+    wrapper = caching.CachedTranslator(_Translator(), store, "f")
     found = wrapper._remembered(
         "q", lambda: [], lambda a: a, lambda rows: [caching._translation(*row) for row in rows], lambda a: False
     )
@@ -306,11 +306,11 @@ def cache_answer(data: bytes) -> None:
     """An answer in the cache that somebody else wrote, under the right key."""
     import hashlib
 
-    store = Cache(SCRATCH / "cache")
-    for stage in (caching.RememberingTranslator, caching.RememberingCaptioner, caching.RememberingDetector):
+    store = StageCache(SCRATCH / "cache")
+    for stage in (caching.CachedTranslator, caching.CachedCaptioner, caching.CachedDetector):
         key = hashlib.sha256(f"{stage.stage}\0f\0q".encode()).hexdigest()
         store.put(stage.stage, key, data)
-    wrapper = caching.RememberingTranslator(_Translator(), store, "f")
+    wrapper = caching.CachedTranslator(_Translator(), store, "f")
     for unpack in (
         lambda rows: [caching._translation(*row) for row in rows],
         lambda rows: [[Caption(*row) for row in own] for own in rows],
@@ -379,7 +379,7 @@ def mask(data: bytes) -> None:
 
 def picture(data: bytes) -> None:
     """A picture that is looked at."""
-    read_picture(_file("p.png", data))
+    read_image(_file("p.png", data))
 
 
 def sound(data: bytes) -> None:
@@ -401,21 +401,21 @@ def _png(pixels: np.ndarray, palette: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def _example() -> Segmentation:
+def _example() -> ClipResult:
     bits = np.zeros((6, 8), dtype=bool)
     bits[1:4, 2:7] = True
     heard = Caption("a dog barking", 0.8, 0.0, 1.0, "what is heard?")
     asked = Prompt("dog", "dog", "llm", (heard,))
     found = Segment(mask_to_rle(bits), (2.0, 1.0, 7.0, 4.0), "dog", 0.6, 0.9, "dog", "exact", 1)
-    frame = FrameResult(0, 0.5, False, (heard,), (asked,), (found,), (Dropped("bell", "not found"),))
-    return Segmentation("a", (6, 8), (frame,), "a.mp4", {"name": "tiny", "sample": {"fps": 1.0}}, {}, {"total": 1.0})
+    frame = FrameResult(0, 0.5, False, (heard,), (asked,), (found,), (Rejection("bell", "not found"),))
+    return ClipResult("a", (6, 8), (frame,), "a.mp4", {"name": "tiny", "sample": {"fps": 1.0}}, {}, {"total": 1.0})
 
 
 RESULT = segmentation_to_json(_example())
 FRAME = RESULT["frames"][0]
 SEGMENT = FRAME["segments"][0]
 PLAIN_RLE = RLE((6, 8), SEGMENT["mask"]["counts"])
-ROW = {"id": "a", "status": "failed", "reason": "missing", "dropped": {"not found": 1}}
+ROW = {"id": "a", "status": "failed", "reason": "missing", "rejected": {"not found": 1}}
 MARK = {"format": marks.FORMAT, "plan": "k", "shard": 0, **marks.summary([ROW]), "rows": [ROW], "files": {"a": {}}}
 PLAN = {"format": 2, "key": "k", "source": {"clips": 1, "kind": "folder", "sha256": ""}, "shards": [[0, 10, 1]]}
 RUN = {"format": 1, "recipe": {"name": "tiny"}, "masks": {"values": "instance", "classes": []}, "data": {}}
@@ -502,7 +502,7 @@ def targets() -> dict[str, Target]:
     masks = [_png(binary), _png(binary // 255, palette=True), _png(np.zeros((3, 3, 3), np.uint8))]
     jpeg = io.BytesIO()
     Pillow.fromarray(np.zeros((8, 8, 3), np.uint8)).save(jpeg, "JPEG")
-    vocabulary = b"keep.box_threshold=0.3\nvocabulary=[dog, cat]\ncaptioner.top_k=3\ndevice=cpu"
+    vocabulary = b"filtering.box_threshold=0.3\nvocabulary=[dog, cat]\ncaptioner.top_k=3\ndevice=cpu"
     return {
         "recipe": Target(recipe, [_tiny("pipelines", name) for name in ("tiny", "paper", "sam3")]),
         "override": Target(override, [vocabulary, b"aliases={a: dog}", b"sample.fps=1e9", b"tracker=null"]),

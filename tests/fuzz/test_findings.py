@@ -63,7 +63,10 @@ FINDINGS = {
     "rle: runs beyond the mask": ("rle", b"\0\0\0\6\0\0\0\x08oooo0"),
     "run: a clip that took no number of seconds": ("run", BEGUN + b'\0{"id": "", "status": "", "seconds": null}'),
     "run: a clip that took infinite time": ("run", BEGUN + b'\0{"id": "", "status": "", "seconds": 1e999}'),
-    "run: a stage that took infinite time": ("run", json.dumps({**RUN, "timings": {"look": float("inf")}}).encode()),
+    "run: a stage that took infinite time": (
+        "run",
+        json.dumps({**RUN, "timings": {"localize": float("inf")}}).encode(),
+    ),
     "folder: a run.json that is a number": ("folder", b"1"),
     "folder: classes that are a number": ("folder", b'{"masks": {"classes": true}}'),
     "mark: deep nesting": ("mark", DEEP),

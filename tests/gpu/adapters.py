@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.audio_tagger import AudioTaggerCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
-from openavs.stages.segmenters.base import Sighting
+from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
@@ -27,7 +27,17 @@ from openavs.stages.trackers.sam3_video import Sam3VideoTracker
 from openavs.stages.translators.base import Request
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.verifiers.clip import ClipVerifier
-from openavs.structures.types import RLE, Caption, Frame, Image, Segment, Waveform, Window, mask_to_rle, rle_to_mask
+from openavs.structures.types import (
+    RLE,
+    AudioWindow,
+    Caption,
+    Frame,
+    ImageArray,
+    Segment,
+    Waveform,
+    mask_to_rle,
+    rle_to_mask,
+)
 from tests import tiny_audio, tiny_detectors, tiny_lms, tiny_models, tiny_sams
 from tests.stages.verifiers.tiny_clip import make_clip
 
@@ -58,7 +68,7 @@ class Adapter:
         return self.build(model=str(folder), device=device, dtype=dtype, offline=True, **self.options)
 
 
-def pictures() -> list[Image]:
+def pictures() -> list[ImageArray]:
     """Frames of one moving picture of soft shapes."""
     rng = np.random.default_rng(5)
     coarse = rng.integers(0, 256, (9, 20, 3)).astype(np.float32)
@@ -68,13 +78,14 @@ def pictures() -> list[Image]:
     return [np.ascontiguousarray(wide[:, 4 * i : 4 * i + SIZE[1]]) for i in range(FRAMES)]
 
 
-def windows(rate: int = 16_000) -> list[Window]:
+def windows(rate: int = 16_000) -> list[AudioWindow]:
     """A second of sound for each frame: tones of different pitch in noise."""
     rng = np.random.default_rng(6)
     time = np.arange(rate) / rate
     sounds = [np.sin(2 * np.pi * 220 * (i + 1) * time) + rng.normal(0, 0.2, rate) for i in range(FRAMES)]
     return [
-        Window(Waveform((0.3 * sound).astype(np.float32), rate), float(i), i + 1.0) for i, sound in enumerate(sounds)
+        AudioWindow(Waveform((0.3 * sound).astype(np.float32), rate), float(i), i + 1.0)
+        for i, sound in enumerate(sounds)
     ]
 
 
@@ -109,7 +120,7 @@ def _tracks(tracker: Any) -> Answer:
     """A thing is found in the first frame and carried through the others."""
     first = (Segment(_block(), (30.0, 20.0, 70.0, 60.0), "dog", 0.9),)
     frames = [Frame(i, i / 8, image) for i, image in enumerate(pictures())]
-    sightings = [Sighting(frame, ("dog",), first if i == 0 else (), key=i == 0) for i, frame in enumerate(frames)]
+    sightings = [TrackedFrame(frame, ("dog",), first if i == 0 else (), key=i == 0) for i, frame in enumerate(frames)]
     return [_share(segment.mask) for sighting in tracker.track(iter(sightings)) for segment in sighting.segments]
 
 
@@ -146,7 +157,7 @@ ADAPTERS: dict[str, Adapter] = {
     "clap": Adapter(tiny_models.make_clap, ClapCaptioner, _captions, _CLAP),
     "clap-fused": Adapter(_fused, ClapCaptioner, _captions, _CLAP),
     "ast": Adapter(tiny_audio.make_ast, AudioTaggerCaptioner, _captions, {"threshold": 0.0, "things": False}),
-    "qwen2-audio": Adapter(tiny_audio.make_qwen2_audio, AudioLlmCaptioner, _captions, {"max_new_tokens": 4}),
+    "qwen2-audio": Adapter(tiny_audio.make_qwen2_audio, AudioLmCaptioner, _captions, {"max_new_tokens": 4}),
     "llm": Adapter(tiny_lms.make_lm, LlmTranslator, _translation, _LLM),
     "grounding-dino": Adapter(_DINO, _DINO_CLASS, _detections, _BATCH),
     "grounding-dino-per-phrase": Adapter(_DINO, _DINO_CLASS, _detections, _BATCH | {"phrases_per_caption": 1}),

@@ -73,10 +73,10 @@ def _pictures(detector: Any) -> Any:
 def _clip() -> Callable[[], Any]:
     """A scene of the synthetic world: two things that sound at every second."""
     from openavs.synthetic.datasets import scene_to_clip
-    from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+    from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
     sounding = (True,) * _SECONDS
-    scene = plan_scene([Part("dog", sounding), Part("bell", sounding)], scene_rng("test", 77, 5), _SECONDS)
+    scene = plan_scene([Role("dog", sounding), Role("bell", sounding)], scene_rng("test", 77, 5), _SECONDS)
     return lambda: scene_to_clip(scene, "pretended")
 
 

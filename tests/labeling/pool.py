@@ -14,7 +14,7 @@ import pytest
 
 from openavs.config.recipe import load_recipe
 from openavs.labeling.job import Job, ShardSpec
-from openavs.labeling.manifest import Plan, Wish
+from openavs.labeling.manifest import JobRequest, Manifest
 from openavs.labeling.output_dir import open_folder
 from openavs.labeling.readers.open import open_source
 from tests.media_files import grey, make_media, tone
@@ -74,12 +74,12 @@ def recipe(folder: Path, **changes: Any) -> Path:
 
 def planned(
     source: Path, recipe_file: Path, out: Path, *, shard_size: int = 4, overrides: tuple[str, ...] = ()
-) -> tuple[Job, Plan, list[ShardSpec]]:
+) -> tuple[Job, Manifest, list[ShardSpec]]:
     """A job ready to run, as `openavs label` makes it."""
     made = load_recipe(recipe_file, overrides)
     found = open_source(str(source))
     classes = tuple(made.vocabulary or ())
-    plan = open_folder(out, Wish(found.kind, found.items, made.to_dict(), classes, shard_size))
+    plan = open_folder(out, JobRequest(found.kind, found.items, made.to_dict(), classes, shard_size))
     job = Job(out, plan.key, found.root, made.to_dict(), base=made.base, classes=classes)
     return job, plan, list(plan.specs(job, range(plan.shards)))
 

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from openavs.labeling import locks as claims
-from openavs.labeling.executors.base import Watcher
-from openavs.labeling.executors.local import LocalEngine
+from openavs.labeling.executors.base import ProgressListener
+from openavs.labeling.executors.local import LocalExecutor
 from openavs.labeling.job import Job, ShardSpec
 from openavs.labeling.locks import FIRST_SHARD, JOB, claim, claimed, release
-from openavs.labeling.manifest import Plan
-from openavs.labeling.progress import Board
+from openavs.labeling.manifest import Manifest
+from openavs.labeling.progress import JobProgress
 from openavs.labeling.run import run_job
-from openavs.labeling.shard import ShardBusy, run_shard
-from openavs.structures.types import Clip, Segmentation
+from openavs.labeling.shard import ShardLockedError, run_shard
+from openavs.structures.types import Clip, ClipResult
 from openavs.utils.fs import _umask
 from tests.labeling.pool import ROOT, planned, recipe, videos
 from tests.labeling.test_shard import chain
@@ -117,7 +117,7 @@ def test_a_shard_that_another_process_holds_is_busy(tmp_path: Path, number: int)
     def never(clip: object) -> None:
         raise AssertionError("it is not ours")
 
-    with pytest.raises(ShardBusy, match=f"^shard {number} of {tmp_path}/out$"):
+    with pytest.raises(ShardLockedError, match=f"^shard {number} of {tmp_path}/out$"):
         run_shard(made[2][number], never)  # type: ignore[arg-type]
     other.kill()
 
@@ -127,7 +127,7 @@ def test_a_shard_at_work_shares_the_job_with_others(tmp_path: Path) -> None:
     release(tmp_path / "out", JOB)
     taken: list[tuple[bool, bool]] = []
 
-    def segment(clip: Clip) -> Segmentation:
+    def segment(clip: Clip) -> ClipResult:
         for shared in ("shared", ""):
             other = Other(tmp_path / "out", JOB, *filter(None, [shared]))
             taken.append((bool(shared), other.taken))
@@ -142,15 +142,15 @@ def test_a_shard_at_work_shares_the_job_with_others(tmp_path: Path) -> None:
 class HeldElsewhere:
     """An engine whose only shard another process holds, and commits half a second later, when it lets go of it."""
 
-    plan: Plan
+    plan: Manifest
     runs: int = 0
 
-    def run(self, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
+    def run(self, job: Job, shards: Iterable[ShardSpec], watch: ProgressListener) -> None:
         self.runs += 1
         if self.runs > 1:
             return
         specs = list(shards)
-        LocalEngine(1).run(job, specs, Board(job, self.plan, [0], {}))
+        LocalExecutor(1).run(job, specs, JobProgress(job, self.plan, [0], {}))
         mark, away = job.out / "shards/000000.json", job.out / "mark"
         mark.rename(away)
         other = Other(job.out, FIRST_SHARD)
@@ -165,7 +165,7 @@ class HeldElsewhere:
 
 def test_what_another_job_commits_needs_no_worker_of_ours(tmp_path: Path) -> None:
     job, plan, _ = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
-    engine, board = HeldElsewhere(plan), Board(job, plan, [0], {})
+    engine, board = HeldElsewhere(plan), JobProgress(job, plan, [0], {})
     run_job(job, plan, engine, board)
     assert engine.runs == 1 and board.counts == {"ok": 1}
 
@@ -206,8 +206,8 @@ def test_many_jobs_tell_at_once_and_none_is_in_the_way_of_another(tmp_path: Path
 def test_who_ends_last_says_that_all_is_done(tmp_path: Path) -> None:
     """Its last look comes after the other's last word, so that `run.json` cannot fall back from `finished`."""
     job, plan, specs = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
-    slow, quick = Board(job, plan, [], {}), Board(job, plan, [0], {})
-    LocalEngine(1).run(job, specs, quick)
+    slow, quick = JobProgress(job, plan, [], {}), JobProgress(job, plan, [0], {})
+    LocalExecutor(1).run(job, specs, quick)
     assert not slow.shards
     assert quick.save("stopped")["status"] == "finished"
     assert slow.save("stopped")["status"] == "finished"
@@ -235,13 +235,13 @@ run_job(job, plan, None, board)
 
 def test_of_two_jobs_that_end_the_last_one_clears_up(tmp_path: Path) -> None:
     job, plan, specs = planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
-    board = Board(job, plan, [0], {})
-    LocalEngine(1).run(job, specs, board)
+    board = JobProgress(job, plan, [0], {})
+    LocalExecutor(1).run(job, specs, board)
     assert (job.out / "work").is_dir() and not board.missing
     command = [sys.executable, "-c", ENDS, str(job.out)]
     other = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "[]\n"
-    run_job(job, plan, LocalEngine(1), board)
+    run_job(job, plan, LocalExecutor(1), board)
     assert (job.out / "work").is_dir(), "the other is still at it"
     other.communicate("end\n", timeout=60)
     assert other.returncode == 0

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from openavs.config.recipe import Filter
+from openavs.config.recipe import LabelFilterConfig
 from openavs.labeling.records import finished_row
-from openavs.labeling.sample import Item
-from openavs.results.filters import agreement, apply
-from openavs.structures.types import Caption, Dropped, FrameResult, Prompt, Segment, Segmentation, mask_to_rle
+from openavs.labeling.sample import Sample
+from openavs.results.filters import agreement, apply_label_filters
+from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment, mask_to_rle
 
 
 def segment(phrase: str, share: float, score: float = 0.5, mask_score: float | None = None) -> Segment:
@@ -24,8 +24,8 @@ def heard(*texts: str) -> tuple[Caption, ...]:
     return tuple(Caption(text, None, 0.0, 1.0, f"question {i}") for i, text in enumerate(texts))
 
 
-def result(*frames: FrameResult) -> Segmentation:
-    return Segmentation("clip", (10, 10), frames)
+def result(*frames: FrameResult) -> ClipResult:
+    return ClipResult("clip", (10, 10), frames)
 
 
 def frame(*segments: Segment, silent: bool = False, texts: tuple[str, ...] = ()) -> FrameResult:
@@ -38,12 +38,12 @@ SCENE = result(
 
 
 def test_without_rules_everything_the_pipeline_keeps_is_a_label() -> None:
-    left = apply(SCENE, Filter())
-    assert (left.result, left.reason, left.dropped) == (SCENE, None, {})
+    left = apply_label_filters(SCENE, LabelFilterConfig())
+    assert (left.result, left.reason, left.rejected) == (SCENE, None, {})
 
 
 @pytest.mark.parametrize(
-    ("rules", "dropped", "kept"),
+    ("rules", "rejected", "kept"),
     [
         ({"min_score": 0.5}, {"min_score": 1}, [["dog"], ["dog"]]),
         ({"min_mask_score": 0.5}, {"min_mask_score": 1}, [["dog"], ["dog"]]),  # no estimate: it passes
@@ -54,8 +54,8 @@ def test_without_rules_everything_the_pipeline_keeps_is_a_label() -> None:
     ],
 )
 def test_a_rule_leaves_segments_out(rules: dict[str, float], dropped: dict[str, int], kept: list[list[str]]) -> None:
-    left = apply(SCENE, Filter(**rules))
-    assert left.dropped == dropped
+    left = apply_label_filters(SCENE, LabelFilterConfig(**rules))
+    assert left.rejected == dropped
     assert [[s.phrase for s in f.segments] for f in left.result.frames] == kept
     assert left.reason is None
 
@@ -68,29 +68,29 @@ def test_a_verifiers_score_filters_labels_where_there_is_one() -> None:
             segment("cat", 0.1),  # nobody judged it
         )
     )
-    left = apply(judged, Filter(min_verifier_score=0.5))
-    assert left.dropped == {"min_verifier_score": 1}
+    left = apply_label_filters(judged, LabelFilterConfig(min_verifier_score=0.5))
+    assert left.rejected == {"min_verifier_score": 1}
     assert [s.phrase for s in left.result.frames[0].segments] == ["dog", "cat"]
 
 
 def test_a_score_of_nothing_is_a_score() -> None:
     unsure = result(frame(segment("dog", 0.3, mask_score=0.0)))
-    assert apply(unsure, Filter(min_mask_score=0.1)).dropped == {"min_mask_score": 1}
+    assert apply_label_filters(unsure, LabelFilterConfig(min_mask_score=0.1)).rejected == {"min_mask_score": 1}
 
 
 def test_clips_fail_as_a_whole_where_they_are_silent_or_nothing_is_left() -> None:
-    assert apply(SCENE, Filter(min_sounding=0.5)).reason is None
-    assert apply(SCENE, Filter(min_sounding=0.6)).reason == "min_sounding"
-    assert apply(SCENE, Filter(min_area=1.0)).reason is None
-    assert apply(SCENE, Filter(min_area=1.0, drop_empty=True)).reason == "drop_empty"
+    assert apply_label_filters(SCENE, LabelFilterConfig(min_audible_fraction=0.5)).reason is None
+    assert apply_label_filters(SCENE, LabelFilterConfig(min_audible_fraction=0.6)).reason == "min_audible_fraction"
+    assert apply_label_filters(SCENE, LabelFilterConfig(min_area=1.0)).reason is None
+    assert apply_label_filters(SCENE, LabelFilterConfig(min_area=1.0, drop_empty=True)).reason == "drop_empty"
 
 
 def test_agreement_is_the_share_of_questions_that_lead_to_the_phrase() -> None:
     three = frame(segment("dog", 0.3), texts=("a dog barks", "barking", "rain falls"))
     assert agreement("dog", three) == pytest.approx(2 / 3)  # the lexicon knows what barks
     assert agreement("cat", three) == 0
-    assert apply(result(three), Filter(min_agreement=0.6)).dropped == {}
-    assert apply(result(three), Filter(min_agreement=0.7)).dropped == {"min_agreement": 1}
+    assert apply_label_filters(result(three), LabelFilterConfig(min_question_agreement=0.6)).rejected == {}
+    assert apply_label_filters(result(three), LabelFilterConfig(min_question_agreement=0.7)).rejected == {"min_question_agreement": 1}
     assert agreement("dog", frame()) == 0
 
 
@@ -103,12 +103,12 @@ def test_captions_of_a_thing_agree_with_the_name_that_detectors_know() -> None:
 def test_a_row_counts_what_the_pipeline_and_the_filters_dropped() -> None:
     scene = result(
         FrameResult(
-            0, 0.5, asked=(Prompt("dog", "dog"), Prompt("cat")), segments=(segment("dog", 0.3, 0.9),),
-            dropped=(Dropped("cat", "below threshold", 0.1),),
+            0, 0.5, prompts=(Prompt("dog", "dog"), Prompt("cat")), segments=(segment("dog", 0.3, 0.9),),
+            rejected=(Rejection("cat", "below threshold", 0.1),),
         ),
-        FrameResult(1, 1.5, asked=(Prompt("dog", "dog"),), segments=(segment("dog", 0.01, 0.95),)),
+        FrameResult(1, 1.5, prompts=(Prompt("dog", "dog"),), segments=(segment("dog", 0.01, 0.95),)),
     )  # fmt: skip
-    row = finished_row(Item("clip", "clip.mp4"), scene, apply(scene, Filter(min_area=0.05)))
-    assert row["dropped"] == {"below threshold": 1, "filter.min_area": 1}
+    row = finished_row(Sample("clip", "clip.mp4"), scene, apply_label_filters(scene, LabelFilterConfig(min_area=0.05)))
+    assert row["rejected"] == {"below threshold": 1, "label_filter.min_area": 1}
     assert (row["prompts"], row["labels"]) == (["dog", "cat"], ["dog", None])
     assert (row["scores"], row["areas"], row["found"]) == ([0.9, None], [0.3, 0.0], [1, 0])

@@ -11,19 +11,19 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.labeling.completion import commit, committed, journal_path
-from openavs.labeling.journal import Entry, Journal
+from openavs.labeling.journal import Entry, ShardJournal
 from openavs.labeling.locks import JOB, release
-from openavs.labeling.manifest import Wish, read_plan
+from openavs.labeling.manifest import JobRequest, read_manifest
 from openavs.labeling.output_dir import open_folder, retry
-from openavs.labeling.sample import Item
+from openavs.labeling.sample import Sample
 from tests.labeling.test_claims import Other
 
 pytestmark = pytest.mark.faults
 
-ITEMS = tuple(Item(f"c{n}", f"c{n}.mp4") for n in range(4))
-WISH = Wish("folder", ITEMS, {"name": "r"}, shard_size=2)
-OK: dict[str, Any] = {"status": "ok", "reason": None, "dropped": {}}
-FAILED: dict[str, Any] = {"status": "failed", "reason": "missing", "dropped": {}}
+ITEMS = tuple(Sample(f"c{n}", f"c{n}.mp4") for n in range(4))
+WISH = JobRequest("folder", ITEMS, {"name": "r"}, shard_size=2)
+OK: dict[str, Any] = {"status": "ok", "reason": None, "rejected": {}}
+FAILED: dict[str, Any] = {"status": "failed", "reason": "missing", "rejected": {}}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def commits(out: Path, *shards: tuple[dict[str, Any], ...]) -> None:
 def test_a_new_folder_is_made_and_an_old_one_gone_on_with(out: Path) -> None:
     plan = open_folder(out, WISH)
     commits(out, (OK, FAILED))
-    assert open_folder(out, replace(WISH, shard_size=None)) == plan == read_plan(out)
+    assert open_folder(out, replace(WISH, shard_size=None)) == plan == read_manifest(out)
     assert committed(out) == {0}, "what is done stays"
     with pytest.raises(InputError, match=r"^.*/deep/out holds another job, which differs in name"):
         open_folder(out, replace(WISH, recipe={"name": "s"}))
@@ -88,7 +88,7 @@ def test_a_second_job_takes_the_plan_of_the_first_and_must_not_clear_it(out: Pat
     with pytest.raises(InputError, match="changed in size since, such as c1"):
         open_folder(out, fetched)  # although c1 failed: the other job goes by its sizes
     other.kill()
-    assert read_plan(out) == plan
+    assert read_manifest(out) == plan
 
 
 def test_who_comes_while_another_has_the_folder_alone_waits_and_has_its_share_then(out: Path) -> None:
@@ -117,7 +117,7 @@ def test_what_no_job_wrote_is_left_alone(out: Path, name: str) -> None:
     (out / name).mkdir(parents=True)
     with pytest.raises(InputError, match=r"holds other results, of no job; give another --out, or remove them"):
         open_folder(out, WISH)
-    assert (out / name).exists() and read_plan(out) is None
+    assert (out / name).exists() and read_manifest(out) is None
 
 
 def test_clearing_removes_what_a_job_wrote_and_nothing_else(out: Path) -> None:
@@ -128,7 +128,7 @@ def test_clearing_removes_what_a_job_wrote_and_nothing_else(out: Path) -> None:
     for name in ("index.jsonl", "index.parquet", "run.json", "models.json"):
         (out / name).write_bytes(b"x")
     other = replace(WISH, recipe={"name": "s"})
-    assert open_folder(out, other, overwrite=True) == read_plan(out)
+    assert open_folder(out, other, overwrite=True) == read_manifest(out)
     left = {path.name for path in out.iterdir()}
     assert left == {".lock", "mine", "notes.txt", "plan.json", "plan.jsonl", "plan.sizes"}
 
@@ -146,12 +146,12 @@ def test_clearing_removes_the_results_of_other_commands(out: Path) -> None:
     (out / "clips" / "a").mkdir(parents=True)
     for name in ("clips/a/result.json", "run.json", "index.jsonl"):
         (out / name).write_bytes(b"x")
-    assert open_folder(out, WISH, overwrite=True) == read_plan(out)
+    assert open_folder(out, WISH, overwrite=True) == read_manifest(out)
     assert {path.name for path in out.iterdir()} == {".lock", "plan.json", "plan.jsonl", "plan.sizes"}
 
 
 def test_where_nothing_is_there_to_be_cleared_a_job_is_new(out: Path) -> None:
-    assert open_folder(out, WISH, overwrite=True) == read_plan(out)
+    assert open_folder(out, WISH, overwrite=True) == read_manifest(out)
 
 
 def test_failed_clips_are_forgotten_where_that_was_asked(out: Path) -> None:
@@ -160,7 +160,7 @@ def test_failed_clips_are_forgotten_where_that_was_asked(out: Path) -> None:
     assert committed(out) == {0, 1}
     open_folder(out, WISH, retry_failed=True)
     assert committed(out) == {1}
-    assert set(Journal.read(journal_path(out, 0)).finished) == {"c0"}
+    assert set(ShardJournal.read(journal_path(out, 0)).finished) == {"c0"}
 
 
 def test_the_clips_that_are_tried_again_are_counted(out: Path) -> None:

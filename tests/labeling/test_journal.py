@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from openavs.labeling.journal import Journal
-from openavs.utils.durable import put
+from openavs.labeling.journal import ShardJournal
+from openavs.utils.durable import write_hashed
 
-OK = {"status": "ok", "dropped": {}}
+OK = {"status": "ok", "rejected": {}}
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "work" / "000003.jsonl"
 
 
-def started(path: Path) -> Journal:
-    journal = Journal.read(path)
+def started(path: Path) -> ShardJournal:
+    journal = ShardJournal.read(path)
     journal.start()
     return journal
 
@@ -36,7 +36,7 @@ def test_what_was_written_is_read_back(path: Path) -> None:
     journal.finish({"id": "b", **OK}, {})
     journal.lay_aside("c")
     journal.begin("d")
-    again = Journal.read(path)
+    again = ShardJournal.read(path)
     assert again.finished == {"a": ({"id": "a", **OK}, {"clips/a/result.json": "0f"}), "b": ({"id": "b", **OK}, {})}
     assert again.seconds == {"a": 1.5}, "of b it is not known"
     assert again.begun == {"d"}
@@ -45,7 +45,7 @@ def test_what_was_written_is_read_back(path: Path) -> None:
 
 
 def test_without_a_file_nothing_was_done(path: Path) -> None:
-    assert Journal.read(path) == Journal(path)
+    assert ShardJournal.read(path) == ShardJournal(path)
     assert not path.parent.exists(), "reading makes no folder"
 
 
@@ -54,20 +54,20 @@ def test_a_new_run_has_nothing_under_way_and_keeps_what_is_finished(path: Path) 
     journal.begin("a")
     journal.finish({"id": "a", **OK}, {})
     journal.begin("b")
-    journal = Journal.read(path)
+    journal = ShardJournal.read(path)
     assert journal.begun == {"b"}
     journal.start()
     assert journal.begun == set()
-    assert Journal.read(path).begun == set()
-    assert set(Journal.read(path).finished) == {"a"}
+    assert ShardJournal.read(path).begun == set()
+    assert set(ShardJournal.read(path).finished) == {"a"}
 
 
 def test_a_clip_that_is_done_again_has_its_last_row(path: Path) -> None:
     journal = started(path)
-    journal.finish({"id": "a", "status": "failed", "reason": "missing", "dropped": {}}, {}, 3.0)
+    journal.finish({"id": "a", "status": "failed", "reason": "missing", "rejected": {}}, {}, 3.0)
     journal.finish({"id": "a", **OK}, {"f": "1"}, 4.0)
-    assert Journal.read(path).finished == {"a": ({"id": "a", **OK}, {"f": "1"})}
-    assert Journal.read(path).seconds == {"a": 4.0}
+    assert ShardJournal.read(path).finished == {"a": ({"id": "a", **OK}, {"f": "1"})}
+    assert ShardJournal.read(path).seconds == {"a": 4.0}
 
 
 def test_a_line_that_was_cut_short_takes_no_other_with_it(path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_line_that_was_cut_short_takes_no_other_with_it(path: Path) -> None:
         path.write_bytes(whole[:cut])
         journal = started(path)
         journal.finish({"id": "c", **OK}, {})
-        found = set(Journal.read(path).finished)
+        found = set(ShardJournal.read(path).finished)
         assert found == {"c"} | {clip for clip in "ab" if whole.index(f'"{clip}"'.encode()) < _last_whole(whole, cut)}
 
 
@@ -94,9 +94,9 @@ def _last_whole(whole: bytes, cut: int) -> int:
     [
         b"\xff\xfe", b"[]", b"null", b"7", b'"start"', b"{}", b'{"begin": 3}', b'{"aside": ["a"]}',
         b'{"row": null, "files": {}}', b'{"row": {"id": "x", "status": "ok"}, "files": {}}',
-        b'{"row": {"id": "x", "status": "ok", "dropped": {}}}',
-        b'{"row": {"id": "x", "status": "ok", "dropped": {}}, "files": []}',
-        b'{"row": {"id": "x", "status": "failed", "dropped": {}}, "files": {}}', b"[" * 100_000,
+        b'{"row": {"id": "x", "status": "ok", "rejected": {}}}',
+        b'{"row": {"id": "x", "status": "ok", "rejected": {}}, "files": []}',
+        b'{"row": {"id": "x", "status": "failed", "rejected": {}}, "files": {}}', b"[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_line_of_no_meaning_is_left_out(path: Path, line: bytes) -> None:
@@ -105,16 +105,16 @@ def test_a_line_of_no_meaning_is_left_out(path: Path, line: bytes) -> None:
     with path.open("ab") as file:
         file.write(line + b"\n")
     journal.begin("b")
-    again = Journal.read(path)
+    again = ShardJournal.read(path)
     assert (set(again.finished), again.begun) == ({"a"}, {"b"})
 
 
 def test_only_files_that_are_there_as_recorded_are_believed(path: Path, tmp_path: Path) -> None:
     journal = started(path)
     for clip in ("gone", "changed", "whole"):
-        files = {f"clips/{clip}/{n}.png": put(tmp_path / f"clips/{clip}/{n}.png", b"mask") for n in range(2)}
+        files = {f"clips/{clip}/{n}.png": write_hashed(tmp_path / f"clips/{clip}/{n}.png", b"mask") for n in range(2)}
         journal.finish({"id": clip, **OK}, files)
-    journal.finish({"id": "nothing", "status": "failed", "reason": "missing", "dropped": {}}, {})
+    journal.finish({"id": "nothing", "status": "failed", "reason": "missing", "rejected": {}}, {})
     (tmp_path / "clips/gone/1.png").unlink()
     (tmp_path / "clips/changed/0.png").write_bytes(b"Mask")
     journal.believe(tmp_path)
@@ -126,7 +126,7 @@ def test_lines_are_plain_ascii_whatever_a_clip_is_called(path: Path) -> None:
     journal.begin("hünd\udc80\n")
     assert path.read_bytes().isascii()
     assert json.loads(path.read_bytes().splitlines()[-1]) == {"begin": "hünd\udc80\n"}
-    assert Journal.read(path).begun == {"hünd\udc80\n"}
+    assert ShardJournal.read(path).begun == {"hünd\udc80\n"}
 
 
 def test_a_journal_is_no_program(path: Path) -> None:
@@ -152,4 +152,4 @@ def test_a_line_that_is_written_in_part_is_a_full_disk(path: Path) -> None:
     assert set(journal.finished) == {"a"}, "b counts as it does for who reads the file"
     journal = started(path)
     journal.finish({"id": "c", **OK}, {})
-    assert set(Journal.read(path).finished) == {"a", "c"}
+    assert set(ShardJournal.read(path).finished) == {"a", "c"}

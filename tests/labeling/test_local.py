@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError, ModelError
-from openavs.labeling.executors.base import ClipDone
-from openavs.labeling.executors.local import LocalEngine
+from openavs.labeling.executors.base import ClipFinished
+from openavs.labeling.executors.local import LocalExecutor
 from openavs.labeling.job import ShardSpec
-from openavs.labeling.progress import Board
+from openavs.labeling.progress import JobProgress
 from openavs.labeling.run import run_job
 from tests.labeling.pool import planned, recipe, tree, videos
 
@@ -28,17 +28,17 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return videos(tmp_path_factory.mktemp("pool") / "videos", 9, white=(5,))
 
 
-def finish(pool: Path, made: Path, out: Path, engine: LocalEngine) -> Board:
+def finish(pool: Path, made: Path, out: Path, engine: LocalExecutor) -> JobProgress:
     job, plan, _ = planned(pool, made, out, shard_size=3)
-    board = Board(job, plan, range(plan.shards), {})
+    board = JobProgress(job, plan, range(plan.shards), {})
     run_job(job, plan, engine, board)
     return board
 
 
 def test_two_workers_write_what_one_writes(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r")
-    one = finish(pool, made, tmp_path / "one", LocalEngine(1))
-    two = finish(pool, made, tmp_path / "two", LocalEngine(2))
+    one = finish(pool, made, tmp_path / "one", LocalExecutor(1))
+    two = finish(pool, made, tmp_path / "two", LocalExecutor(2))
     assert one.counts == two.counts == {"ok": 9}
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     rows = [json.loads(line) for line in (tmp_path / "one/index.jsonl").read_text().splitlines()]
@@ -49,9 +49,9 @@ def test_two_workers_write_what_one_writes(pool: Path, tmp_path: Path) -> None:
 
 def test_a_clip_that_kills_its_worker_is_taken_out_alone(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Fatal"})
-    board = finish(pool, made, tmp_path / "out", LocalEngine(2))
+    board = finish(pool, made, tmp_path / "out", LocalExecutor(2))
     assert board.counts == {"ok": 8, "failed": 1}
-    assert board.reasons == {"worker_died": 1}
+    assert board.reasons == {"worker_crashed": 1}
     assert board.deaths == 3  # once in its shard, twice alone
     rows = [json.loads(line) for line in (tmp_path / "out/index.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows if row["status"] == "failed"] == ["v05"]
@@ -64,10 +64,10 @@ def test_a_clip_that_kills_its_worker_is_taken_out_alone(pool: Path, tmp_path: P
 class KillsOnce:
     """A watcher that kills the worker that tells it of a clip, once."""
 
-    board: Board
+    board: JobProgress
     pids: list[int] = field(default_factory=list)
 
-    def clip(self, done: ClipDone) -> None:
+    def clip(self, done: ClipFinished) -> None:
         self.board.clip(done)
         if not self.pids:
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
@@ -95,13 +95,13 @@ class KillsOnce:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the worker in /proc")
 def test_a_worker_that_is_killed_is_replaced(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r")
-    finish(pool, made, tmp_path / "whole", LocalEngine(1))
+    finish(pool, made, tmp_path / "whole", LocalExecutor(1))
     job, plan, specs = planned(pool, made, tmp_path / "out", shard_size=3)
-    watch = KillsOnce(Board(job, plan, range(plan.shards), {}))
-    LocalEngine(1).run(job, specs, watch)
+    watch = KillsOnce(JobProgress(job, plan, range(plan.shards), {}))
+    LocalExecutor(1).run(job, specs, watch)
     assert watch.board.deaths == 1
     assert watch.board.counts == {"ok": 9}
-    run_job(job, plan, LocalEngine(1), watch.board)  # the index
+    run_job(job, plan, LocalExecutor(1), watch.board)  # the index
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
@@ -110,8 +110,8 @@ def test_a_worker_that_hangs_is_killed_and_its_clip_taken_out(pool: Path, tmp_pa
     stages = tmp_path / "r/stages.py"
     stages.write_text(stages.read_text().replace("os._exit(9)", "time.sleep(1000)"))
     made.write_text(made.read_text().replace("stages.py:Eye", "stages.py:Fatal"))
-    board = finish(pool, made, tmp_path / "out", LocalEngine(1, patience=1.5))
-    assert board.reasons == {"worker_died": 1}
+    board = finish(pool, made, tmp_path / "out", LocalExecutor(1, patience=1.5))
+    assert board.reasons == {"worker_crashed": 1}
     assert board.counts["ok"] == 8
 
 
@@ -120,11 +120,11 @@ def test_workers_that_cannot_even_start_end_the_job(pool: Path, tmp_path: Path) 
     stages = tmp_path / "r/stages.py"
     stages.write_text(stages.read_text() + "\n\nos._exit(3)\n")
     with pytest.raises(ModelError, match=r"die while they load the models \(exit code 3\)"):
-        finish(pool, made, tmp_path / "out", LocalEngine(1))
+        finish(pool, made, tmp_path / "out", LocalExecutor(1))
 
 
 def test_a_fault_of_the_recipe_is_raised_as_it_is(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", captioner={"use": "./nothing.py:Ear"})
     with pytest.raises(InputError, match="nothing"):
-        finish(pool, made, tmp_path / "out", LocalEngine(2))
+        finish(pool, made, tmp_path / "out", LocalExecutor(2))
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "stopped"

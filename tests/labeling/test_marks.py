@@ -10,43 +10,46 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError
-from openavs.labeling.completion import commit, committed, journal_path, mark_path, read_mark, reopen, summary
+from openavs.labeling.completion import commit, committed, invalidate, journal_path, mark_path, read_mark, summary
 from openavs.labeling.durations import save_seconds
-from openavs.labeling.journal import Entry, Journal
-from openavs.utils.durable import put
+from openavs.labeling.journal import Entry, ShardJournal
+from openavs.utils.durable import write_hashed
 from tests.labeling.pool import disk_events
 
 ROWS: list[dict[str, Any]] = [
-    {"id": "a", "status": "ok", "reason": None, "dropped": {"not found": 2, "filter.min_area": 1}},
-    {"id": "b", "status": "failed", "reason": "no_sound", "dropped": {}},
-    {"id": "c", "status": "filtered", "reason": "drop_empty", "dropped": {"not found": 1}},
-    {"id": "d", "status": "failed", "reason": "missing", "dropped": {}},
-    {"id": "e", "status": "failed", "reason": "missing", "dropped": {}},
+    {"id": "a", "status": "ok", "reason": None, "rejected": {"not found": 2, "label_filter.min_area": 1}},
+    {"id": "b", "status": "failed", "reason": "no_sound", "rejected": {}},
+    {"id": "c", "status": "filtered", "reason": "drop_empty", "rejected": {"not found": 1}},
+    {"id": "d", "status": "failed", "reason": "missing", "rejected": {}},
+    {"id": "e", "status": "failed", "reason": "missing", "rejected": {}},
 ]
 
 
 def entries(out: Path) -> list[Entry]:
     """The rows with a file each of those that have any."""
     files = {row["id"]: f"clips/{row['id']}/result.json" for row in ROWS if row["status"] != "failed"}
-    return [(row, {files[row["id"]]: put(out / files[row["id"]], b"{}")} if row["id"] in files else {}) for row in ROWS]
+    return [
+        (row, {files[row["id"]]: write_hashed(out / files[row["id"]], b"{}")} if row["id"] in files else {})
+        for row in ROWS
+    ]
 
 
 def marked(**changes: Any) -> bytes:
     """A mark of one clip in which some keys are changed."""
-    row = {"id": "a", "status": "ok", "dropped": {}}
+    row = {"id": "a", "status": "ok", "rejected": {}}
     whole = {"format": 2, "plan": "key", **summary([row]), "rows": [row], "files": {"a": {}}}
     return json.dumps({**whole, **changes}).encode()
 
 
 def test_a_mark_counts_its_clips_and_ends_the_journal(tmp_path: Path) -> None:
-    journal = Journal(journal_path(tmp_path, 7))
+    journal = ShardJournal(journal_path(tmp_path, 7))
     journal.start()
     mark = commit(tmp_path, 7, "key", entries(tmp_path))
     assert mark["counts"] == {"failed": 3, "filtered": 1, "ok": 1}
     assert mark["reasons"] == {"missing": 2, "no_sound": 1}, "of failed clips alone"
-    assert mark["dropped"] == {"filter.min_area": 1, "not found": 3}
-    assert [list(mark[name]) for name in ("counts", "reasons", "dropped")] == [
-        ["failed", "filtered", "ok"], ["missing", "no_sound"], ["filter.min_area", "not found"]
+    assert mark["rejected"] == {"label_filter.min_area": 1, "not found": 3}
+    assert [list(mark[name]) for name in ("counts", "reasons", "rejected")] == [
+        ["failed", "filtered", "ok"], ["missing", "no_sound"], ["label_filter.min_area", "not found"]
     ]  # fmt: skip
     assert (mark["rows"], mark["shard"], mark["plan"], mark["format"]) == (ROWS, 7, "key", 2)
     assert set(mark["files"]) == set("abcde")
@@ -121,12 +124,12 @@ def test_what_is_no_mark_of_this_plan_is_refused(tmp_path: Path, content: bytes,
 def test_trying_again_keeps_all_but_the_failed_clips(tmp_path: Path) -> None:
     mark = commit(tmp_path, 2, "key", entries(tmp_path))
     save_seconds(tmp_path, 2, {"a": 1.25, "b": 9.0})
-    old = Journal(journal_path(tmp_path, 2))
+    old = ShardJournal(journal_path(tmp_path, 2))
     old.start()
     old.begin("left by a killed run")
-    reopen(tmp_path, mark, ["b", "d", "e"])
+    invalidate(tmp_path, mark, ["b", "d", "e"])
     assert committed(tmp_path) == set()
-    journal = Journal.read(journal_path(tmp_path, 2))
+    journal = ShardJournal.read(journal_path(tmp_path, 2))
     assert journal.finished == {row["id"]: (row, mark["files"][row["id"]]) for row in ROWS if row["id"] in "ac"}
     assert (journal.seconds, journal.begun) == ({"a": 1.25}, set())
     journal.believe(tmp_path)
@@ -137,12 +140,12 @@ def test_a_shard_stays_committed_until_its_journal_is_whole(tmp_path: Path) -> N
     mark = commit(tmp_path, 2, "key", entries(tmp_path))
     damaged = {**mark, "files": {"a": mark["files"]["a"]}}  # of `c` nothing is said
     with pytest.raises(KeyError):
-        reopen(tmp_path, damaged, ["b", "d", "e"])
+        invalidate(tmp_path, damaged, ["b", "d", "e"])
     assert read_mark(tmp_path, 2, "key") == mark
 
 
 def test_a_summary_of_nothing_is_empty() -> None:
-    assert summary([]) == {"counts": {}, "reasons": {}, "dropped": {}}
+    assert summary([]) == {"counts": {}, "reasons": {}, "rejected": {}}
 
 
 def test_marks_hold_no_numbers_that_json_has_not(tmp_path: Path) -> None:

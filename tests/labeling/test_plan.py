@@ -17,40 +17,40 @@ from openavs.errors import InputError
 from openavs.labeling.job import Job
 from openavs.labeling.manifest import (
     SHARD_SIZE,
-    Plan,
-    Wish,
-    check_plan,
-    make_plan,
-    read_plan,
+    JobRequest,
+    Manifest,
+    check_manifest,
+    make_manifest,
+    read_manifest,
     replaced_files,
-    take_files,
+    update_sizes,
 )
-from openavs.labeling.sample import Item, Slice, item_to_line, line_to_item
-from openavs.labeling.shard import read_items
+from openavs.labeling.sample import ByteRange, Sample, line_to_sample, sample_to_line
+from openavs.labeling.shard import read_samples
 from tests.labeling.pool import disk_events
 
-ITEMS = tuple(Item(f"c{n}", f"videos/c{n}.mp4", bytes=n) for n in range(7))
+ITEMS = tuple(Sample(f"c{n}", f"videos/c{n}.mp4", bytes=n) for n in range(7))
 RECIPE: dict[str, Any] = {"name": "r", "keep": {"box_threshold": 0.25, "max_boxes": 5}, "detector": {"use": "box"}}
-WISH = Wish("folder", ITEMS, RECIPE, shard_size=3)
+WISH = JobRequest("folder", ITEMS, RECIPE, shard_size=3)
 
 
-def specs(plan: Plan, out: Path) -> Any:
+def specs(plan: Manifest, out: Path) -> Any:
     return plan.specs(Job(out, plan.key, out, RECIPE), range(plan.shards))
 
 
 def test_every_shard_finds_its_own_lines(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, WISH)
+    plan = make_manifest(tmp_path, WISH)
     assert (plan.clips, plan.shards) == (7, 3)
     assert [plan.clips_of(shard) for shard in range(3)] == [3, 3, 1]
     made = list(specs(plan, tmp_path))
     assert [spec.number for spec in made] == [0, 1, 2]
-    assert [item for spec in made for item in read_items(spec)] == [replace(item, bytes=None) for item in ITEMS]
+    assert [item for spec in made for item in read_samples(spec)] == [replace(item, bytes=None) for item in ITEMS]
     assert made[0].job.key == plan.key and made[0].only is None
 
 
 def test_a_plan_is_read_back_and_says_what_it_was_made_of(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, replace(WISH, classes=("dog", "cat"), threads=2, limit=5))
-    assert read_plan(tmp_path) == plan
+    plan = make_manifest(tmp_path, replace(WISH, classes=("dog", "cat"), threads=2, limit=5))
+    assert read_manifest(tmp_path) == plan
     assert (plan.data["format"], plan.data["openavs"]) == (2, openavs.__version__)
     assert (plan.data["source"]["kind"], plan.data["source"]["clips"]) == ("folder", 5)
     assert plan.data["labels"] == {"values": "class", "classes": ["dog", "cat"]}
@@ -60,7 +60,7 @@ def test_a_plan_is_read_back_and_says_what_it_was_made_of(tmp_path: Path) -> Non
 
 
 def test_what_is_not_asked_for_is_the_default(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, Wish("list", ITEMS, RECIPE))
+    plan = make_manifest(tmp_path, JobRequest("list", ITEMS, RECIPE))
     assert plan.data["shard_size"] == SHARD_SIZE == 256
     assert (plan.data["threads"], plan.data["limit"], plan.shards) == (1, None, 1)
     assert plan.data["labels"] == {"values": "binary", "classes": []}
@@ -70,28 +70,28 @@ def test_what_is_not_asked_for_is_the_default(tmp_path: Path) -> None:
 
 def test_a_recipe_that_json_cannot_hold_is_named_by_its_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^recipe\.score is nan, which a result file cannot hold"):
-        make_plan(tmp_path, replace(WISH, recipe={"score": float("nan")}))
+        make_manifest(tmp_path, replace(WISH, recipe={"score": float("nan")}))
 
 
 def test_a_plan_of_no_clips_has_no_shards(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, replace(WISH, items=()))
+    plan = make_manifest(tmp_path, replace(WISH, items=()))
     assert (plan.clips, plan.shards) == (0, 0)
-    assert read_plan(tmp_path) == plan
+    assert read_manifest(tmp_path) == plan
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
 def test_a_plan_takes_its_name_when_its_lines_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = disk_events(tmp_path, monkeypatch)
-    make_plan(tmp_path, WISH)
+    make_manifest(tmp_path, WISH)
     files = ("plan.jsonl", "plan.sizes", "plan.json")
     assert events == [event for name in files for event in (f".{name}.part", f"-> {name}", ".")]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
 def test_sizes_that_a_retry_takes_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_plan(tmp_path, WISH)
+    make_manifest(tmp_path, WISH)
     events = disk_events(tmp_path, monkeypatch)
-    take_files(tmp_path, WISH)
+    update_sizes(tmp_path, WISH)
     assert events == [".plan.sizes.part", "-> plan.sizes", "."]
 
 
@@ -100,16 +100,16 @@ def test_the_key_stands_for_all_that_the_outputs_depend_on(tmp_path: Path) -> No
         {}, {"kind": "list"}, {"items": ITEMS[:-1]}, {"recipe": {**RECIPE, "name": "s"}}, {"classes": ("dog",)},
         {"classes": ("cat",)}, {"shard_size": 4}, {"threads": 2}, {"limit": 6},
     ]  # fmt: skip
-    keys = [make_plan(tmp_path, replace(WISH, **change)).key for change in changes]
+    keys = [make_manifest(tmp_path, replace(WISH, **change)).key for change in changes]
     assert len(set(keys)) == len(changes)
     turned = dict(reversed(RECIPE.items()))
-    assert make_plan(tmp_path, replace(WISH, recipe=turned)).key == keys[0], "the order of keys says nothing"
+    assert make_manifest(tmp_path, replace(WISH, recipe=turned)).key == keys[0], "the order of keys says nothing"
 
 
 def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, replace(WISH, threads=2))
+    plan = make_manifest(tmp_path, replace(WISH, threads=2))
     for wish in (replace(WISH, threads=2), replace(WISH, shard_size=None), replace(WISH, threads=None)):
-        check_plan(tmp_path, plan, wish)
+        check_manifest(tmp_path, plan, wish)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
         ({"recipe": {**RECIPE, "name": "other"}}, r'differs in name \(was ".*", now "other"\);'),
         (
             {"recipe": {**RECIPE, "keep": {"box_threshold": 0.3, "max_boxes": 5}}},
-            r"differs in keep.box_threshold \(was 0.25, now 0.3\);",
+            r"differs in filtering.box_threshold \(was 0.25, now 0.3\);",
         ),
         (
             {"classes": ("dog",)},
@@ -129,10 +129,10 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
         ({"kind": "list"}, r"differs in its source \(it was a folder and is a list\);"),
         ({"limit": 6}, r"differs in its source \(1 clip fewer, such as c6\), limit \(was null, now 6\);"),
         ({"items": ITEMS[2:]}, r"its source \(2 clips fewer, such as c0\);"),
-        ({"items": (*ITEMS, Item("x", "x.mp4"))}, r"its source \(1 clip more, such as x\);"),
+        ({"items": (*ITEMS, Sample("x", "x.mp4"))}, r"its source \(1 clip more, such as x\);"),
         ({"items": (replace(ITEMS[0], path="d.mp4"), *ITEMS[1:])}, r"its source \(1 clip changed, such as c0\);"),
         (
-            {"items": (*ITEMS[1:5], replace(ITEMS[5], path="d.mp4"), Item("y", "y.mp4"))},
+            {"items": (*ITEMS[1:5], replace(ITEMS[5], path="d.mp4"), Sample("y", "y.mp4"))},
             r"\(1 clip more, such as y, 2 clips fewer, such as c0, 1 clip changed, such as c5\)",
         ),
         (
@@ -142,33 +142,33 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
     ],
 )
 def test_another_wish_is_refused_by_what_differs(tmp_path: Path, change: dict[str, Any], named: str) -> None:
-    plan = make_plan(tmp_path, WISH)
+    plan = make_manifest(tmp_path, WISH)
     with pytest.raises(InputError, match=named) as raised:
-        check_plan(tmp_path, plan, replace(WISH, **change))
+        check_manifest(tmp_path, plan, replace(WISH, **change))
     assert str(raised.value).startswith(f"{tmp_path} holds another job")
     assert str(raised.value).endswith("; give another --out, or start anew with --overwrite")
 
 
 def test_sizes_are_kept_a_line_for_each_clip(tmp_path: Path) -> None:
     sized = (replace(ITEMS[0], bytes=90), replace(ITEMS[1], bytes=None), replace(ITEMS[2], bytes=0))
-    make_plan(tmp_path, replace(WISH, items=sized))
+    make_manifest(tmp_path, replace(WISH, items=sized))
     assert (tmp_path / "plan.sizes").read_bytes() == b"90\n\n0\n"
 
 
 def test_files_of_another_size_are_no_other_plan_but_they_are_named(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, replace(WISH, limit=5))
+    plan = make_manifest(tmp_path, replace(WISH, limit=5))
     fetched = replace(WISH, limit=5, items=(replace(ITEMS[0], bytes=90), replace(ITEMS[1], bytes=None), *ITEMS[2:]))
-    check_plan(tmp_path, plan, fetched)
+    check_manifest(tmp_path, plan, fetched)
     assert replaced_files(tmp_path, replace(WISH, limit=5)) == []
     assert replaced_files(tmp_path, fetched) == ["c0", "c1"]
-    take_files(tmp_path, fetched)
+    update_sizes(tmp_path, fetched)
     assert replaced_files(tmp_path, fetched) == []
-    assert make_plan(tmp_path, fetched) == plan
+    assert make_manifest(tmp_path, fetched) == plan
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"0\n1\n2\n"])
 def test_sizes_that_are_not_those_of_the_plan_are_damage(tmp_path: Path, damage: bytes | None) -> None:
-    make_plan(tmp_path, WISH)
+    make_manifest(tmp_path, WISH)
     path = tmp_path / "plan.sizes"
     path.unlink() if damage is None else path.write_bytes(damage)
     with pytest.raises(InputError, match=r"plan\.sizes is damaged; give another --out or start anew"):
@@ -176,25 +176,25 @@ def test_sizes_that_are_not_those_of_the_plan_are_damage(tmp_path: Path, damage:
 
 
 def test_a_plan_whose_lines_are_gone_still_says_that_it_is_another(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, WISH)
+    plan = make_manifest(tmp_path, WISH)
     (tmp_path / "plan.jsonl").unlink()
     with pytest.raises(InputError, match=r"6 clips more, such as c0"):
-        check_plan(tmp_path, plan, replace(WISH, items=ITEMS[:6]))
+        check_manifest(tmp_path, plan, replace(WISH, items=ITEMS[:6]))
 
 
 def test_a_plan_of_another_version_is_another_job(tmp_path: Path) -> None:
-    data = {**make_plan(tmp_path, WISH).data, "openavs": "0.0.1"}
+    data = {**make_manifest(tmp_path, WISH).data, "openavs": "0.0.1"}
     with pytest.raises(InputError, match=r'differs in openavs \(was "0.0.1", now "'):
-        check_plan(tmp_path, Plan(data), WISH)
+        check_manifest(tmp_path, Manifest(data), WISH)
 
 
 def test_lines_that_are_cut_short_are_found(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, WISH)
+    plan = make_manifest(tmp_path, WISH)
     (tmp_path / "plan.jsonl").write_bytes((tmp_path / "plan.jsonl").read_bytes()[:-1])
     *whole, last = specs(plan, tmp_path)
-    assert [len(read_items(spec)) for spec in whole] == [3, 3]
+    assert [len(read_samples(spec)) for spec in whole] == [3, 3]
     with pytest.raises(InputError, match=r"was cut short while the job ran; run the same again"):
-        read_items(last)
+        read_samples(last)
 
 
 def flipped(data: bytes) -> bytes:
@@ -203,39 +203,39 @@ def flipped(data: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "damage",
-    [flipped, lambda lines: lines + item_to_line(ITEMS[0]), lambda lines: lines[:-9], lambda lines: b"", None],
+    [flipped, lambda lines: lines + sample_to_line(ITEMS[0]), lambda lines: lines[:-9], lambda lines: b"", None],
     ids=["bit flip", "appended line", "cut short", "empty", "gone"],
 )
 def test_lines_that_were_lost_or_changed_are_written_again(
     tmp_path: Path, damage: Callable[[bytes], bytes] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan, path = make_plan(tmp_path, WISH), tmp_path / "plan.jsonl"
+    plan, path = make_manifest(tmp_path, WISH), tmp_path / "plan.jsonl"
     whole = path.read_bytes()
-    assert check_plan(tmp_path, plan, WISH) == plan and not caplog.records
+    assert check_manifest(tmp_path, plan, WISH) == plan and not caplog.records
     path.unlink() if damage is None else path.write_bytes(damage(whole))
-    assert check_plan(tmp_path, plan, WISH) == plan
+    assert check_manifest(tmp_path, plan, WISH) == plan
     assert path.read_bytes() == whole
     assert [record.getMessage() for record in caplog.records] == [f"{path} was lost or changed; it is written again"]
 
 
 @pytest.mark.parametrize("change", [{"key": "another"}, {"shards": [[0, 10, 1]]}])
 def test_places_that_were_changed_are_written_again(tmp_path: Path, change: dict[str, Any]) -> None:
-    plan = make_plan(tmp_path, WISH)
+    plan = make_manifest(tmp_path, WISH)
     (tmp_path / "plan.json").write_text(json.dumps({**plan.data, **change}))
-    damaged = read_plan(tmp_path)
+    damaged = read_manifest(tmp_path)
     assert damaged is not None
-    assert check_plan(tmp_path, damaged, WISH) == plan == read_plan(tmp_path)
+    assert check_manifest(tmp_path, damaged, WISH) == plan == read_manifest(tmp_path)
 
 
 def test_another_source_is_refused_although_the_lines_are_damaged(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, WISH)
+    plan = make_manifest(tmp_path, WISH)
     (tmp_path / "plan.jsonl").write_bytes(b"{")
     with pytest.raises(InputError, match=r"plan\.jsonl is damaged, so the clips cannot be compared"):
-        check_plan(tmp_path, plan, replace(WISH, items=ITEMS[:6]))
+        check_manifest(tmp_path, plan, replace(WISH, items=ITEMS[:6]))
 
 
 def test_without_a_plan_there_is_none(tmp_path: Path) -> None:
-    assert read_plan(tmp_path) is None
+    assert read_manifest(tmp_path) is None
 
 
 GOOD: dict[str, Any] = {"format": 2, "key": "k", "source": {"clips": 1}, "shards": [[0, 10, 1]]}
@@ -257,29 +257,29 @@ DAMAGED: list[dict[str, Any]] = [
 def test_what_is_no_plan_is_refused(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(InputError, match=says) as raised:
-        read_plan(tmp_path)
+        read_manifest(tmp_path)
     assert str(raised.value).startswith(str(tmp_path / "plan.json"))
 
 
 def test_a_plan_may_have_no_clip_and_begin_at_the_first_byte(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps({**GOOD, "source": {"clips": 0}, "shards": [[0, 0, 0]]}))
-    assert read_plan(tmp_path) is not None
+    assert read_manifest(tmp_path) is not None
 
 
 def test_a_clip_in_a_tar_survives_its_line() -> None:
-    video, audio = Slice("a/b.mp4", 512, 9, ".mp4"), Slice("a/b.wav", 1024, 2, ".wav")
-    item = Item("d", "s.tar", frames=("1.png", "2.png"), classes=("dog",), video_slice=video, audio_slice=audio)
-    line = item_to_line(item)
-    assert line_to_item(line) == item and item.source == "s.tar::a/b.mp4"
+    video, audio = ByteRange("a/b.mp4", 512, 9, ".mp4"), ByteRange("a/b.wav", 1024, 2, ".wav")
+    item = Sample("d", "s.tar", frames=("1.png", "2.png"), classes=("dog",), video_slice=video, audio_slice=audio)
+    line = sample_to_line(item)
+    assert line_to_sample(line) == item and item.source == "s.tar::a/b.mp4"
     assert line.endswith(b"}\n") and b", " not in line and b"null" not in line, "one line without what is not there"
 
 
 def test_a_plan_holds_plain_data() -> None:
     with pytest.raises(TypeError, match="a plan holds no PosixPath"):
-        item_to_line(Item("a", Path("a.mp4")))  # type: ignore[arg-type]
+        sample_to_line(Sample("a", Path("a.mp4")))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"id": "a"}', b'{"id": "a", "path": "b", "video_slice": [1]}'])
 def test_a_line_that_is_no_clip_is_refused(line: bytes) -> None:
     with pytest.raises(InputError, match=r"an invalid line \(.+\); run the same again"):
-        line_to_item(line)
+        line_to_sample(line)

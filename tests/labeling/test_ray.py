@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError, ModelError
-from openavs.labeling.executors.base import ClipDone, Engine
-from openavs.labeling.executors.local import LocalEngine
-from openavs.labeling.executors.ray import RayEngine
+from openavs.labeling.executors.base import ClipFinished, Executor
+from openavs.labeling.executors.local import LocalExecutor
+from openavs.labeling.executors.ray import RayExecutor
 from openavs.labeling.executors.ray_cluster import connected
-from openavs.labeling.progress import Board
+from openavs.labeling.progress import JobProgress
 from openavs.labeling.run import run_job
 from openavs.results.serialization import read_result
 from tests.labeling.pool import label, planned, recipe, tree, videos
@@ -47,22 +47,22 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return videos(tmp_path_factory.mktemp("pool") / "videos", 12, white=(5,))
 
 
-def job_of(pool: Path, made: Path, out: Path, kind: type[Board] = Board) -> Board:
+def job_of(pool: Path, made: Path, out: Path, kind: type[JobProgress] = JobProgress) -> JobProgress:
     job, plan, _ = planned(pool, made, out, shard_size=3)
     return kind(job, plan, range(plan.shards), {})
 
 
-def finish(board: Board, engine: Engine) -> Board:
+def finish(board: JobProgress, engine: Executor) -> JobProgress:
     run_job(board.job, board.plan, engine, board)
     return board
 
 
-class KillsOnce(Board):
+class KillsOnce(JobProgress):
     """Kills the worker that it first hears of, when a clip of the job's second half is done."""
 
     killed: int | None = None
 
-    def clip(self, done: ClipDone) -> None:
+    def clip(self, done: ClipFinished) -> None:
         super().clip(done)
         if self.killed is None and self.worked >= 6:
             logs = sorted((self.job.out / "log").glob("clips-*.jsonl"))
@@ -70,10 +70,10 @@ class KillsOnce(Board):
             os.kill(self.killed, signal.SIGKILL)
 
 
-class StopsSoon(Board):
+class StopsSoon(JobProgress):
     """Asks to stop after two clips."""
 
-    def clip(self, done: ClipDone) -> None:
+    def clip(self, done: ClipFinished) -> None:
         super().clip(done)
         self.stop = self.stop or self.worked >= 2
 
@@ -84,8 +84,8 @@ class StopsSoon(Board):
 @pytest.mark.usefixtures("cluster")
 def test_a_job_whose_worker_is_killed_half_way_writes_what_the_local_engine_writes(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"})
-    finish(job_of(pool, made, tmp_path / "local"), LocalEngine(1))
-    board = finish(job_of(pool, made, tmp_path / "ray", KillsOnce), RayEngine(2))
+    finish(job_of(pool, made, tmp_path / "local"), LocalExecutor(1))
+    board = finish(job_of(pool, made, tmp_path / "ray", KillsOnce), RayExecutor(2))
     assert isinstance(board, KillsOnce)
     assert board.killed is not None
     assert board.deaths == 1
@@ -96,9 +96,9 @@ def test_a_job_whose_worker_is_killed_half_way_writes_what_the_local_engine_writ
 @pytest.mark.usefixtures("cluster")
 def test_a_clip_that_kills_its_worker_is_taken_out_alone(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Fatal"})
-    finish(job_of(pool, made, tmp_path / "local"), LocalEngine(1))
-    board = finish(job_of(pool, made, tmp_path / "ray"), RayEngine(2))
-    assert board.reasons == {"worker_died": 1}
+    finish(job_of(pool, made, tmp_path / "local"), LocalExecutor(1))
+    board = finish(job_of(pool, made, tmp_path / "ray"), RayExecutor(2))
+    assert board.reasons == {"worker_crashed": 1}
     assert board.counts == {"ok": 11, "failed": 1}
     assert board.deaths <= 4  # once in its shard, perhaps for a neighbour that was under way, twice alone
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
@@ -109,8 +109,8 @@ def test_a_worker_that_hangs_is_killed_and_its_clip_taken_out(pool: Path, tmp_pa
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Fatal"})
     stages = tmp_path / "r/stages.py"
     stages.write_text(stages.read_text().replace("os._exit(9)", "time.sleep(1000)"))
-    board = finish(job_of(pool, made, tmp_path / "out"), RayEngine(2, patience=3))
-    assert board.reasons == {"worker_died": 1}
+    board = finish(job_of(pool, made, tmp_path / "out"), RayExecutor(2, patience=3))
+    assert board.reasons == {"worker_crashed": 1}
     assert board.counts["ok"] == 11
 
 
@@ -120,8 +120,8 @@ def test_each_worker_sees_a_gpu_of_its_own(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r")
     stages = tmp_path / "r/stages.py"
     stages.write_text(stages.read_text().replace('Caption("dog"', 'Caption(os.environ["CUDA_VISIBLE_DEVICES"]'))
-    finish(job_of(pool, made, tmp_path / "out"), RayEngine(2))
-    heard = {frame.heard[0].text for n in range(12) for frame in read_result(tmp_path / "out", f"v{n:02}").frames}
+    finish(job_of(pool, made, tmp_path / "out"), RayExecutor(2))
+    heard = {frame.captions[0].text for n in range(12) for frame in read_result(tmp_path / "out", f"v{n:02}").frames}
     assert heard
     assert heard <= {"0", "1"}
 
@@ -132,11 +132,11 @@ def test_each_worker_sees_a_gpu_of_its_own(pool: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_job_that_was_stopped_goes_on_elsewhere(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"})
-    board = finish(job_of(pool, made, tmp_path / "out", StopsSoon), RayEngine(2))
+    board = finish(job_of(pool, made, tmp_path / "out", StopsSoon), RayExecutor(2))
     assert 2 <= board.status["ok"] < 12
-    again = finish(job_of(pool, made, tmp_path / "out"), LocalEngine(1))
+    again = finish(job_of(pool, made, tmp_path / "out"), LocalExecutor(1))
     assert again.worked == 12 - board.status["ok"]
-    finish(job_of(pool, made, tmp_path / "whole"), LocalEngine(1))
+    finish(job_of(pool, made, tmp_path / "whole"), LocalExecutor(1))
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
@@ -144,7 +144,7 @@ def test_a_job_that_was_stopped_goes_on_elsewhere(pool: Path, tmp_path: Path) ->
 def test_a_model_that_cannot_be_loaded_ends_the_job_with_its_sentence(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", segmenter={"use": "sam", "model": str(tmp_path / "nothing")})
     with pytest.raises(ModelError, match="does not exist"):
-        finish(job_of(pool, made, tmp_path / "out"), RayEngine(2))
+        finish(job_of(pool, made, tmp_path / "out"), RayExecutor(2))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -154,7 +154,7 @@ def test_workers_that_cannot_even_start_end_the_job(pool: Path, tmp_path: Path) 
     board = job_of(pool, made, tmp_path / "out")
     stages.write_text(stages.read_text() + "\n\nos._exit(3)\n")
     with pytest.raises(ModelError, match="die while they load the models"):
-        finish(board, RayEngine(1))
+        finish(board, RayExecutor(1))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -162,7 +162,7 @@ def test_a_pool_that_asks_for_every_cpu_is_refused_before_it_hangs(pool: Path, t
     board = job_of(pool, recipe(tmp_path / "r"), tmp_path / "out")
     started = time.monotonic()
     with pytest.raises(InputError, match=r"4 workers of 1 CPUs and 0\.5 GPUs each do not fit .* use --workers 3"):
-        finish(board, RayEngine(4))
+        finish(board, RayExecutor(4))
     assert time.monotonic() - started < 5
     assert board.worked == 0
 
@@ -174,22 +174,22 @@ def test_a_node_that_is_lost_is_survived(pool: Path, tmp_path: Path) -> None:
     """Two nodes on this machine; the one that has all the workers goes, another comes."""
     from ray.cluster_utils import Cluster
 
-    class LosesANode(Board):
-        def clip(self, done: ClipDone) -> None:
+    class LosesANode(JobProgress):
+        def clip(self, done: ClipFinished) -> None:
             super().clip(done)
             if self.worked == 2:
                 nodes.remove_node(second, allow_graceful=False)
                 nodes.add_node(num_cpus=2)
 
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"})
-    finish(job_of(pool, made, tmp_path / "local"), LocalEngine(1))
+    finish(job_of(pool, made, tmp_path / "local"), LocalExecutor(1))
     ray.shutdown()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         second = nodes.add_node(num_cpus=2)
         job, plan, _ = planned(pool, made, tmp_path / "ray", shard_size=3)
         board = LosesANode(job, plan, range(plan.shards), {})
-        finish(board, RayEngine(2, address=nodes.address))
+        finish(board, RayExecutor(2, address=nodes.address))
     finally:
         nodes.shutdown()
     assert board.deaths >= 1
@@ -201,7 +201,7 @@ def test_an_address_without_a_cluster_is_refused(pool: Path, tmp_path: Path) -> 
     ray.shutdown()
     board = job_of(pool, recipe(tmp_path / "r"), tmp_path / "out")
     with pytest.raises(InputError, match=r"no Ray cluster to be reached at 127\.0\.0\.1:1"):
-        finish(board, RayEngine(1, address="127.0.0.1:1"))
+        finish(board, RayExecutor(1, address="127.0.0.1:1"))
 
 
 def test_a_cluster_that_does_not_come_up_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,5 +255,5 @@ def test_the_command_stops_at_ctrl_c_and_goes_on(
     assert json.loads(out)["ok"] == 12
     assert "usage" not in err.lower()
     assert processes_of(str(short)) == []
-    finish(job_of(pool, made, tmp_path / "local"), LocalEngine(1))
+    finish(job_of(pool, made, tmp_path / "local"), LocalExecutor(1))
     assert tree(tmp_path / "out") == tree(tmp_path / "local")

@@ -11,7 +11,7 @@ import pytest
 
 import openavs
 from openavs.errors import InputError, ModelError
-from openavs.labeling.executors.ray_cluster import Share, fitting_workers
+from openavs.labeling.executors.ray_cluster import WorkerResources, fitting_workers
 from openavs.labeling.executors.ray_worker import Event, RayWorker
 from openavs.labeling.job import ShardSpec
 from tests.labeling.pool import planned, recipe, tree, videos
@@ -99,7 +99,7 @@ def test_a_model_that_cannot_be_loaded_is_told_as_it_is(pool: Path, tmp_path: Pa
 
 # --------------------------------------------------------------------------------------------- room on the cluster
 
-CPU, GPU = Share(2), Share(2, 1)
+CPU, GPU = WorkerResources(2), WorkerResources(2, 1)
 SMALL = {"CPU": 2.0}
 BOX = {"CPU": 32.0, "GPU": 8.0}
 
@@ -107,16 +107,16 @@ BOX = {"CPU": 32.0, "GPU": 8.0}
 @pytest.mark.parametrize(
     ("nodes", "share", "workers"),
     [
-        ([{"CPU": 8.0}], Share(1), 7),
+        ([{"CPU": 8.0}], WorkerResources(1), 7),
         ([{"CPU": 8.0}], CPU, 3),
         ([BOX], GPU, 8),
         ([BOX, BOX, SMALL], GPU, 16),
         ([{"CPU": 4.0, "GPU": 8.0}], GPU, 1),
-        ([{"CPU": 8.0, "GPU": 1.0}], Share(1, 0.5), 2),
+        ([{"CPU": 8.0, "GPU": 1.0}], WorkerResources(1, 0.5), 2),
         ([{"CPU": 3.0}, {"CPU": 3.0}], CPU, 2),
     ],
 )
-def test_by_default_there_are_as_many_workers_as_fit(nodes: list, share: Share, workers: int) -> None:
+def test_by_default_there_are_as_many_workers_as_fit(nodes: list, share: WorkerResources, workers: int) -> None:
     free = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     assert fitting_workers(nodes, free, share, None) == workers
     assert fitting_workers(nodes, free, share, 1) == 1
@@ -126,18 +126,18 @@ def test_by_default_there_are_as_many_workers_as_fit(nodes: list, share: Share, 
 
 def test_a_pool_that_asks_for_every_cpu_is_refused() -> None:
     with pytest.raises(InputError, match="2 workers of 1 CPUs each do not fit the Ray cluster, of whose 2 CPUs 2 are"):
-        fitting_workers([SMALL], SMALL, Share(1), 2)
+        fitting_workers([SMALL], SMALL, WorkerResources(1), 2)
 
 
 def test_what_others_have_taken_is_not_there() -> None:
     with pytest.raises(InputError, match="8 CPUs 2 are free and one has to stay so; use --workers 2"):
-        fitting_workers([{"CPU": 8.0}], {"CPU": 2.0}, Share(1), 4)
+        fitting_workers([{"CPU": 8.0}], {"CPU": 2.0}, WorkerResources(1), 4)
 
 
 @pytest.mark.parametrize("wanted", [None, 1])
 def test_a_cluster_without_any_room_says_so(wanted: int | None) -> None:
     with pytest.raises(InputError, match="use --engine local, or a larger cluster"):
-        fitting_workers([{"CPU": 1.0}], {"CPU": 1.0}, Share(1), wanted)
+        fitting_workers([{"CPU": 1.0}], {"CPU": 1.0}, WorkerResources(1), wanted)
 
 
 def test_nobody_waits_long_for_news(spec: ShardSpec) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from openavs.errors import ModelError
 from openavs.labeling.completion import journal_path
-from openavs.labeling.journal import Journal
-from openavs.labeling.recovery import ALONE, Recovery
+from openavs.labeling.journal import ShardJournal
+from openavs.labeling.recovery import MAX_SOLO_ATTEMPTS, Recovery
 from tests.labeling.pool import planned, recipe
 
 pytestmark = pytest.mark.faults
@@ -27,10 +27,10 @@ def job(tmp_path: Path):  # type: ignore[no-untyped-def]
 def test_those_that_were_under_way_are_tried_alone_and_the_killer_is_put_on_record(job) -> None:  # type: ignore[no-untyped-def]
     made, spec = job
     recovery = Recovery(made)
-    journal = Journal.read(journal_path(made.out, 0))
+    journal = ShardJournal.read(journal_path(made.out, 0))
     journal.start()
     journal.begin("a")
-    journal.finish({"id": "a", "status": "ok", "dropped": {}}, {})
+    journal.finish({"id": "a", "status": "ok", "rejected": {}}, {})
     journal.begin("b")
     journal.begin("c")  # opened ahead
     step = recovery.after(spec, died=True)
@@ -38,10 +38,10 @@ def test_those_that_were_under_way_are_tried_alone_and_the_killer_is_put_on_reco
     while step is not None and step.only:
         tried.append(step.only)
         step = recovery.after(step, died=step.only == ("c",))
-    assert tried == [("b",), *[("c",)] * ALONE]
+    assert tried == [("b",), *[("c",)] * MAX_SOLO_ATTEMPTS]
     assert step == spec, "then the shard goes on"
-    row, files = Journal.read(journal_path(made.out, 0)).finished["c"]
-    assert (row["status"], row["reason"], files) == ("failed", "worker_died", {})
+    row, files = ShardJournal.read(journal_path(made.out, 0)).finished["c"]
+    assert (row["status"], row["reason"], files) == ("failed", "worker_crashed", {})
     assert row["detail"] == "the worker died 2 times when it had nothing but this clip to do"
     assert recovery.after(spec, died=False) is None
 
@@ -52,7 +52,7 @@ def test_every_shard_has_suspects_of_its_own(tmp_path: Path) -> None:
         (tmp_path / f"v/{name}.mp4").write_bytes(b"x")
     made, _, specs = planned(tmp_path / "v", recipe(tmp_path / "r"), tmp_path / "out", shard_size=2)
     for shard, clips in enumerate(("ab", "cd")):
-        journal = Journal(journal_path(made.out, shard))
+        journal = ShardJournal(journal_path(made.out, shard))
         journal.start()
         for clip in clips:
             journal.begin(clip)
@@ -66,7 +66,7 @@ def test_every_shard_has_suspects_of_its_own(tmp_path: Path) -> None:
 
 def test_what_an_earlier_run_had_under_way_is_not_suspected(job) -> None:  # type: ignore[no-untyped-def]
     made, spec = job
-    journal = Journal.read(journal_path(made.out, 0))
+    journal = ShardJournal.read(journal_path(made.out, 0))
     journal.start()
     journal.begin("a")
     journal.start()

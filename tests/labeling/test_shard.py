@@ -12,9 +12,9 @@ from PIL import Image
 
 from openavs.config.recipe import recipe_from_dict
 from openavs.labeling.completion import journal_path, mark_path
-from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.executors.base import ClipFinished
 from openavs.labeling.job import ShardSpec
-from openavs.labeling.journal import Journal
+from openavs.labeling.journal import ShardJournal
 from openavs.labeling.shard import run_shard
 from openavs.pipeline.pipeline import Pipeline
 from openavs.results.serialization import read_result
@@ -85,7 +85,7 @@ def test_class_labels_hold_the_place_in_the_vocabulary(pool: Path, tmp_path: Pat
 
 def test_what_is_finished_is_not_done_again(spec: ShardSpec) -> None:
     asked: list[bool] = []
-    told: list[ClipDone] = []
+    told: list[ClipFinished] = []
 
     def stop() -> bool:
         asked.append(True)
@@ -116,7 +116,7 @@ def test_a_file_that_was_lost_or_changed_is_made_again(spec: ShardSpec) -> None:
     run_shard(spec, chain(spec), stop=lambda: next(left, True))
     (spec.job.out / "clips/v00/result.json").write_bytes(b"")  # renamed, and not yet on the disk when the power went
     (spec.job.out / "labels/clips/v01/labels_semantic/0.png").unlink()
-    told: list[ClipDone] = []
+    told: list[ClipFinished] = []
     run_shard(spec, chain(spec), tell=told.append)
     assert [done.clip for done in told] == ["v00", "v01", "v02", "v03"]
 
@@ -126,7 +126,7 @@ def test_a_journal_that_was_cut_in_a_line_is_read_up_to_there(spec: ShardSpec) -
     run_shard(spec, chain(spec), stop=lambda: next(left, True))
     path = journal_path(spec.job.out, 0)
     path.write_bytes(path.read_bytes()[:-20])
-    assert set(Journal.read(path).finished) in ({"v00"}, {"v00", "v01"})
+    assert set(ShardJournal.read(path).finished) in ({"v00"}, {"v00", "v01"})
     mark = run_shard(spec, chain(spec))
     assert mark is not None
     assert mark["counts"] == {"ok": 4}
@@ -134,7 +134,7 @@ def test_a_journal_that_was_cut_in_a_line_is_read_up_to_there(spec: ShardSpec) -
 
 def test_a_part_is_put_on_record_and_not_committed(spec: ShardSpec) -> None:
     assert run_shard(spec.part("v02"), chain(spec)) is None
-    assert set(Journal.read(journal_path(spec.job.out, 0)).finished) == {"v02"}
+    assert set(ShardJournal.read(journal_path(spec.job.out, 0)).finished) == {"v02"}
     assert not mark_path(spec.job.out, 0).exists()
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from openavs.errors import InputError, ModelError, UnusableAnswer
+from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.labeling.completion import journal_path, mark_path
-from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.executors.base import ClipFinished
 from openavs.labeling.job import ShardSpec
-from openavs.labeling.journal import Journal
-from openavs.labeling.shard import read_items, run_shard
-from openavs.structures.types import Clip, Segmentation
+from openavs.labeling.journal import ShardJournal
+from openavs.labeling.shard import read_samples, run_shard
+from openavs.structures.types import Clip, ClipResult
 from tests.labeling.pool import planned, recipe, videos
 from tests.labeling.test_shard import chain
 
@@ -33,11 +33,11 @@ def spec(pool: Path, tmp_path: Path) -> ShardSpec:
     return planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
 
 
-def failing(spec: ShardSpec, problem: Exception, at: str = "v01") -> Callable[[Clip], Segmentation]:
+def failing(spec: ShardSpec, problem: Exception, at: str = "v01") -> Callable[[Clip], ClipResult]:
     """The pipeline, which raises this at one clip."""
     good = chain(spec)
 
-    def segment(clip: Clip) -> Segmentation:
+    def segment(clip: Clip) -> ClipResult:
         if clip.id == at:
             raise problem
         return good(clip)
@@ -63,7 +63,7 @@ NO_MEMORY = (
 @pytest.mark.parametrize(
     ("problem", "reason", "detail"),
     [
-        (UnusableAnswer("the captioner answered NaN"), "unusable_answer", "the captioner answered NaN"),
+        (InvalidOutputError("the captioner answered NaN"), "invalid_output", "the captioner answered NaN"),
         (InputError("it has no frames"), "failed", "it has no frames"),
         (ZeroDivisionError("by zero"), "unexpected ZeroDivisionError", "ZeroDivisionError: by zero"),
         (FileNotFoundError(2, "gone"), "unexpected FileNotFoundError", "FileNotFoundError: [Errno 2] gone"),
@@ -102,32 +102,32 @@ def test_a_fault_of_the_job_ends_it_and_what_is_done_stays(spec: ShardSpec, prob
         run_shard(spec, failing(spec, problem))
     assert raised.value is problem
     assert not mark_path(spec.job.out, 0).exists()
-    journal = Journal.read(journal_path(spec.job.out, 0))
+    journal = ShardJournal.read(journal_path(spec.job.out, 0))
     assert (set(journal.finished), "v01" in journal.begun) == ({"v00"}, True)
     mark = run_shard(spec, chain(spec))
     assert mark is not None and mark["counts"] == {"ok": 3}
 
 
 def test_all_is_told_of_every_clip(spec: ShardSpec) -> None:
-    told: list[ClipDone] = []
-    run_shard(spec, failing(spec, UnusableAnswer("NaN")), tell=told.append)
+    told: list[ClipFinished] = []
+    run_shard(spec, failing(spec, InvalidOutputError("NaN")), tell=told.append)
     assert [(done.shard, done.clip, done.status, done.reason) for done in told] == [
-        (0, "v00", "ok", None), (0, "v01", "failed", "unusable_answer"), (0, "v02", "ok", None)
+        (0, "v00", "ok", None), (0, "v01", "failed", "invalid_output"), (0, "v02", "ok", None)
     ]  # fmt: skip
-    assert set(told[0].timings) >= {"listen", "detect", "segment"} and told[1].timings == {}
+    assert set(told[0].timings) >= {"caption", "detect", "segment"} and told[1].timings == {}
     assert all(0 < done.seconds < 60 and done.seconds == round(done.seconds, 4) for done in told)
     assert len({done.seconds for done in told}) > 1
     (log,) = (spec.job.out / "log").glob("clips-*.jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["clip"], line["status"], line["reason"]) for line in lines] == [
-        ("v00", "ok", None), ("v01", "failed", "unusable_answer"), ("v02", "ok", None)
+        ("v00", "ok", None), ("v01", "failed", "invalid_output"), ("v02", "ok", None)
     ]  # fmt: skip
     assert [line["seconds"] for line in lines] == [done.seconds for done in told]
     assert all("time" in line and "cached" not in line for line in lines)
 
 
 def test_seconds_of_clips_are_kept_beside_their_rows(spec: ShardSpec) -> None:
-    told: list[ClipDone] = []
+    told: list[ClipFinished] = []
     mark = run_shard(spec, chain(spec), tell=told.append)
     assert mark is not None and all("seconds" not in row for row in mark["rows"])
     kept = json.loads((spec.job.out / "log/seconds/000000.json").read_bytes())
@@ -136,7 +136,7 @@ def test_seconds_of_clips_are_kept_beside_their_rows(spec: ShardSpec) -> None:
 
 def test_a_plan_that_was_cut_short_is_named(spec: ShardSpec) -> None:
     plan = spec.job.out / "plan.jsonl"
-    assert [item.id for item in read_items(spec)] == ["v00", "v01", "v02"]
+    assert [item.id for item in read_samples(spec)] == ["v00", "v01", "v02"]
     plan.write_bytes(plan.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"plan\.jsonl was cut short while the job ran; run the same again, which "):
         run_shard(spec, chain(spec))

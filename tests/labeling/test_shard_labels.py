@@ -12,12 +12,12 @@ from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.labeling.job import Job, ShardSpec
-from openavs.labeling.manifest import Wish
+from openavs.labeling.manifest import JobRequest
 from openavs.labeling.output_dir import open_folder
 from openavs.labeling.readers.open import open_source
 from openavs.labeling.shard import run_shard
 from openavs.results.serialization import read_result
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 from openavs.utils.durable import stamp
 from tests.labeling.pool import planned, recipe, videos
 from tests.labeling.test_shard import chain
@@ -37,7 +37,7 @@ def of_a_benchmark(pool: Path, recipe_file: Path, out: Path, **changes: Any) -> 
     """The clip as a benchmark's reader would list it."""
     made, found = load_recipe(recipe_file), open_source(str(pool))
     items = tuple(replace(item, **changes) for item in found.items if item.path.endswith(".mp4"))
-    plan = open_folder(out, Wish(found.kind, items, made.to_dict()))
+    plan = open_folder(out, JobRequest(found.kind, items, made.to_dict()))
     (spec,) = plan.specs(Job(out, plan.key, found.root, made.to_dict(), base=made.base), range(plan.shards))
     return spec
 
@@ -85,8 +85,8 @@ def test_a_clip_that_a_filter_drops_keeps_its_result_and_has_no_labels(pool: Pat
     mark = run_shard(spec, chain(spec))
     assert mark is not None
     (row,) = mark["rows"]
-    assert (row["status"], row["reason"], row["dropped"]) == (
-        "filtered", "drop_empty", {"filter.drop_empty": 1, "filter.min_area": 2}
+    assert (row["status"], row["reason"], row["rejected"]) == (
+        "filtered", "drop_empty", {"label_filter.drop_empty": 1, "label_filter.min_area": 2}
     )  # fmt: skip
     assert set(mark["files"]["v00"]) == {
         f"clips/v00/{n}" for n in ("masks/00000.png", "masks/00001.png", "result.json")
@@ -109,7 +109,7 @@ def test_a_result_says_nothing_of_the_folders_of_this_machine(pool: Path, tmp_pa
     good = chain(spec)
     models = {"a/model": {"revision": "1", "path": "/home/somebody/models"}}
 
-    def segment(clip: Clip) -> Segmentation:
+    def segment(clip: Clip) -> ClipResult:
         warnings = (f"{clip.source} of {spec.job.root}/v00.mp4 is dark",)
         return replace(good(clip), warnings=warnings, models=models, source=str(spec.job.root / "v00.mp4"))
 

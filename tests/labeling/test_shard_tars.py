@@ -11,7 +11,7 @@ from openavs.errors import InputError
 from openavs.labeling.job import ShardSpec
 from openavs.labeling.shard import run_shard
 from openavs.results.serialization import read_result
-from openavs.structures.types import Clip, Segmentation
+from openavs.structures.types import Clip, ClipResult
 from tests.labeling.pool import planned, recipe, videos
 from tests.labeling.test_shard import chain
 
@@ -35,7 +35,7 @@ def copies(spec: ShardSpec) -> list[str]:
 def test_copies_are_there_while_they_are_needed_and_no_longer(spec: ShardSpec) -> None:
     good, seen = chain(spec), []
 
-    def segment(clip: Clip) -> Segmentation:
+    def segment(clip: Clip) -> ClipResult:
         seen.append((clip.id, copies(spec)))
         return good(clip)
 
@@ -55,7 +55,7 @@ def test_a_clip_that_is_written_needs_its_copy_no_more(spec: ShardSpec) -> None:
 
 @pytest.mark.parametrize("stops", [True, False])
 def test_copies_go_however_a_run_ends(spec: ShardSpec, stops: bool) -> None:
-    def segment(clip: Clip) -> Segmentation:
+    def segment(clip: Clip) -> ClipResult:
         raise OSError(28, "No space left on device")
 
     if stops:
@@ -72,7 +72,7 @@ def test_what_a_killed_run_copied_is_removed_first(spec: ShardSpec) -> None:
     stray.write_bytes(b"of a killed run")
     good, seen = chain(spec), []
 
-    def segment(clip: Clip) -> Segmentation:
+    def segment(clip: Clip) -> ClipResult:
         seen.append("v09.mp4" in copies(spec))
         return good(clip)
 
@@ -81,7 +81,7 @@ def test_what_a_killed_run_copied_is_removed_first(spec: ShardSpec) -> None:
 
 
 def test_a_fault_is_told_by_the_names_in_the_tar(spec: ShardSpec) -> None:
-    def segment(clip: Clip) -> Segmentation:
+    def segment(clip: Clip) -> ClipResult:
         raise InputError(f"{spec.job.out}/work/000000/{clip.id}.mp4 has no picture")
 
     mark = run_shard(spec, segment)

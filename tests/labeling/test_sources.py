@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError
-from openavs.labeling.loader import ClipError, Media
+from openavs.labeling.loader import ClipError, ClipLoader
 from openavs.labeling.readers.open import open_source
-from openavs.labeling.sample import Item, Slice, item_to_line, line_to_item
+from openavs.labeling.sample import ByteRange, Sample, line_to_sample, sample_to_line
 from openavs.labeling.shard import run_shard
 from openavs.synthetic.datasets import write_layout
 from tests.labeling.pool import planned, recipe, videos
@@ -30,14 +30,19 @@ def empty(path: Path) -> Path:
 
 def test_an_item_survives_its_line() -> None:
     items = [
-        Item("a", "a.mp4"),
-        Item("b", "x\udc80.mp4", name="b/\0", bytes=3, audio="b.wav", group="v2", classes=("dog", "cat")),
-        Item("c", "f", frames=("f/1.png",), places=("test/dog/c/c_1.png",), like="m.png"),
-        Item("d", "s.tar", video_slice=Slice("d.mp4", 512, 9, ".mp4"), audio_slice=Slice("d.wav", 1024, 2, ".wav")),
+        Sample("a", "a.mp4"),
+        Sample("b", "x\udc80.mp4", name="b/\0", bytes=3, audio="b.wav", group="v2", classes=("dog", "cat")),
+        Sample("c", "f", frames=("f/1.png",), places=("test/dog/c/c_1.png",), like="m.png"),
+        Sample(
+            "d",
+            "s.tar",
+            video_slice=ByteRange("d.mp4", 512, 9, ".mp4"),
+            audio_slice=ByteRange("d.wav", 1024, 2, ".wav"),
+        ),
     ]
-    assert [line_to_item(item_to_line(item)) for item in items] == [replace(item, bytes=None) for item in items]
+    assert [line_to_sample(sample_to_line(item)) for item in items] == [replace(item, bytes=None) for item in items]
     with pytest.raises(InputError, match="invalid line"):
-        line_to_item(b'{"id": "a", "colour": "red"}')
+        line_to_sample(b'{"id": "a", "colour": "red"}')
 
 
 def test_a_folder_is_searched_to_the_bottom_and_hidden_things_are_not(tmp_path: Path) -> None:
@@ -161,10 +166,10 @@ def test_a_bad_row_of_a_manifest_is_its_clips_own_failure(row: dict[str, Any], s
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     source = open_source(str(tmp_path / "m.jsonl"))
     (bad,) = [item for item in source.items if item.problem is not None]
-    assert len(source.items) == 3 and line_to_item(item_to_line(bad)) == replace(bad, bytes=None)
+    assert len(source.items) == 3 and line_to_sample(sample_to_line(bad)) == replace(bad, bytes=None)
     assert any(note.startswith("1 row of") and sentence in note for note in source.notes)
     with pytest.raises(ClipError, match=sentence) as problem:
-        Media(source.root, tmp_path, 1.0).open(bad)
+        ClipLoader(source.root, tmp_path, 1.0).open(bad)
     assert problem.value.reason == "bad_row"
 
 
@@ -209,7 +214,7 @@ def test_a_tar_is_read_in_place(tmp_path: Path) -> None:
     (tmp_path / "tars").mkdir()
     tar(tmp_path / "tars/0.tar", {"a.mp4": video, "a.json": b"{}", "sub/b.mp4": video[:500]})
     source = open_source(str(tmp_path / "tars"))
-    media = Media(source.root, tmp_path / "scratch", 1.0)
+    media = ClipLoader(source.root, tmp_path / "scratch", 1.0)
     whole, cut = source.items
     assert (whole.source, cut.id) == ("0.tar::a.mp4", "b")
     clip = media.open(whole)

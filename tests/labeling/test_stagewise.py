@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.caching.stagewise import Stagewise
+from openavs.caching.stagewise import StagedSchedule
 from openavs.config.recipe import load_recipe, recipe_from_dict
-from openavs.errors import ModelError, UnusableAnswer
+from openavs.errors import InvalidOutputError, ModelError
 from openavs.labeling.completion import journal_path
-from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.executors.base import ClipFinished
 from openavs.labeling.executors.workers import share_of_memory
 from openavs.labeling.job import ShardSpec
-from openavs.labeling.journal import Journal
+from openavs.labeling.journal import ShardJournal
 from openavs.labeling.shard import run_shard
-from openavs.labeling.worker import Worker
+from openavs.labeling.worker import ShardWorker
 from openavs.media import write_video
-from openavs.pipeline.offload import deferred_stages
+from openavs.pipeline.offload import lazy_stages
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scene_sampling import sample_scene
 from tests.labeling.pool import planned, recipe, tree, videos
 
 WEIGHTED = ("captioner", "translator", "detector", "segmenter")
@@ -37,11 +37,11 @@ def never() -> bool:
     return False
 
 
-def worker(spec: ShardSpec, schedule: str, cache: Path | None = None, window: int = 256) -> Worker:
-    return Worker(replace(spec.job, schedule=schedule, window=window, cache=cache))
+def worker(spec: ShardSpec, schedule: str, cache: Path | None = None, window: int = 256) -> ShardWorker:
+    return ShardWorker(replace(spec.job, schedule=schedule, window=window, cache=cache))
 
 
-def labelled(spec: ShardSpec, schedule: str, **options: Any) -> Worker:
+def labelled(spec: ShardSpec, schedule: str, **options: Any) -> ShardWorker:
     made = worker(spec, schedule, **options)
     assert made.run(spec, tell=lambda done: None, stop=never) is not None
     return made
@@ -56,7 +56,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five short videos of the synthetic world, one of them silent throughout."""
     folder = tmp_path_factory.mktemp("scenes")
     for number in range(5):
-        scene = scene_of("ms3", "test", 40 + number, 2).scene
+        scene = sample_scene("ms3", "test", 40 + number, 2).scene
         sound = scene.soundtrack()
         if number == 3:
             sound = replace(sound, samples=np.zeros_like(sound.samples))
@@ -110,12 +110,12 @@ def test_both_schedules_write_the_same_bytes(
 
 
 def test_nothing_is_asked_about_weak_captions_in_turns(tmp_path: Path) -> None:
-    scene = scene_of("ms3", "test", 40, 2).scene
-    chain = Stagewise(load_recipe("tiny", ["captioner.threshold=1"]), None, tmp_path / "cache")
-    assert not any(chain.hear(scene_to_clip(scene, "scene")).frames)
+    scene = sample_scene("ms3", "test", 40, 2).scene
+    chain = StagedSchedule(load_recipe("tiny", ["captioner.threshold=1"]), None, tmp_path / "cache")
+    assert not any(chain.run_captioner(scene_to_clip(scene, "scene")).frames)
 
 
-@pytest.mark.parametrize("fault", [UnusableAnswer, ModelError])
+@pytest.mark.parametrize("fault", [InvalidOutputError, ModelError])
 def test_a_fault_of_the_translator_is_of_the_clip_that_has_it(
     fault: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,18 +124,18 @@ def test_a_fault_of_the_translator_is_of_the_clip_that_has_it(
     def refuse(self: Any, requests: Any) -> Any:
         raise fault("no answer")
 
-    clip = scene_to_clip(scene_of("ms3", "test", 40, 2).scene, "scene")
+    clip = scene_to_clip(sample_scene("ms3", "test", 40, 2).scene, "scene")
     monkeypatch.setattr(LlmTranslator, "translate", refuse)
-    chain = Stagewise(load_recipe("tiny"), None, tmp_path / "cache")
+    chain = StagedSchedule(load_recipe("tiny"), None, tmp_path / "cache")
     chain.prepare([clip])
-    if fault is UnusableAnswer:
-        chain.ask([chain.hear(clip)])
+    if fault is InvalidOutputError:
+        chain.run_translator([chain.run_captioner(clip)])
     with pytest.raises(fault, match="no answer"):
         chain(clip)
 
 
 def test_models_of_another_turn_are_gone() -> None:
-    turns, _ = deferred_stages(load_recipe("tiny"))
+    turns, _ = lazy_stages(load_recipe("tiny"))
     detector = turns.backend("detector")
     weights = weakref.ref(detector.model)
     segmenter = weakref.ref(turns.backend("segmenter").model)
@@ -148,7 +148,7 @@ def test_models_of_another_turn_are_gone() -> None:
 
 
 def test_a_deferred_stage_is_asked_what_it_can_without_loading() -> None:
-    turns, held = deferred_stages(load_recipe("tiny"))
+    turns, held = lazy_stages(load_recipe("tiny"))
     segmenter, captioner = held["segmenter"][1], held["captioner"][1]
     assert hasattr(segmenter, "segment")
     assert not hasattr(type(segmenter), "segment_phrases")
@@ -163,7 +163,7 @@ def test_a_deferred_stage_is_asked_what_it_can_without_loading() -> None:
 def test_what_was_heard_and_asked_is_taken_from_the_cache(spec: ShardSpec, tmp_path: Path) -> None:
     """A job with other boxes hears and asks nothing anew, whichever schedule the first one had."""
     labelled(spec, "stage", cache=tmp_path / "stages")
-    again = planned(spec.job.root, "tiny", tmp_path / "again", overrides=("keep.box_threshold=0.3",))[2][0]  # type: ignore[arg-type]
+    again = planned(spec.job.root, "tiny", tmp_path / "again", overrides=("filtering.box_threshold=0.3",))[2][0]  # type: ignore[arg-type]
     second = labelled(again, "clip", cache=tmp_path / "stages")
     assert second.cache is not None
     assert [what for (_, what), count in second.cache.counts.items() if count] == ["hits"] * 2
@@ -177,13 +177,13 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return videos(tmp_path_factory.mktemp("pool") / "videos", 4, white=(2,))
 
 
-def staged(spec: ShardSpec, window: int = 3) -> Stagewise:
+def staged(spec: ShardSpec, window: int = 3) -> StagedSchedule:
     job = spec.job
-    return Stagewise(recipe_from_dict(dict(job.recipe), base=job.base), None, job.out / "work/stages", window)
+    return StagedSchedule(recipe_from_dict(dict(job.recipe), base=job.base), None, job.out / "work/stages", window)
 
 
-def run(spec: ShardSpec, ahead: Stagewise, stop: Callable[[], bool] = never) -> Any:
-    told: list[ClipDone] = []
+def run(spec: ShardSpec, ahead: StagedSchedule, stop: Callable[[], bool] = never) -> Any:
+    told: list[ClipFinished] = []
     mark = run_shard(spec, ahead.pipe, ahead=ahead, stop=stop, tell=told.append)
     return mark, [done.clip for done in told]
 
@@ -232,7 +232,7 @@ def test_told_to_stop_it_begins_no_other_window(pool: Path, tmp_path: Path) -> N
 def test_a_window_is_heard_and_then_asked_about_before_the_next(pool: Path, tmp_path: Path) -> None:
     spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     ahead = staged(spec, window=3)
-    hear, ask = ahead.hear, ahead.ask
+    hear, ask = ahead.run_captioner, ahead.ask
     events: list[str | int] = []
 
     def told_hear(clip: Clip) -> Request:
@@ -243,7 +243,7 @@ def test_a_window_is_heard_and_then_asked_about_before_the_next(pool: Path, tmp_
         events.append(len(requests))
         ask(requests)
 
-    ahead.hear, ahead.ask = told_hear, told_ask  # type: ignore[method-assign]
+    ahead.run_captioner, ahead.ask = told_hear, told_ask  # type: ignore[method-assign]
     run(spec, ahead)
     assert events == ["v00", "v01", "v02", 3, "v03", 1]
 
@@ -253,7 +253,7 @@ def test_clips_that_were_heard_are_not_under_suspicion(pool: Path, tmp_path: Pat
     spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     ahead = staged(spec, window=4)
     begun: list[set[str]] = []
-    ahead.ask = lambda requests: begun.append(Journal.read(journal_path(spec.job.out, 0)).begun)  # type: ignore[method-assign]
+    ahead.ask = lambda requests: begun.append(ShardJournal.read(journal_path(spec.job.out, 0)).begun)  # type: ignore[method-assign]
     run(spec, ahead)
     assert begun == [set()]
 

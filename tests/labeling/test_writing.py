@@ -10,7 +10,15 @@ import pytest
 
 from openavs.labeling.durations import read_seconds, save_seconds
 from openavs.utils import durable as writing
-from openavs.utils.durable import flush, put, remove_empty, remove_file, remove_folder, stamp, write_whole
+from openavs.utils.durable import (
+    remove_empty,
+    remove_file,
+    remove_folder,
+    stamp,
+    sync_to_disk,
+    write_hashed,
+    write_whole,
+)
 
 
 def test_empty_folders_are_removed_although_the_lowest_is_gone_already(tmp_path: Path) -> None:
@@ -34,7 +42,7 @@ def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(
         return really(path, data)
 
     monkeypatch.setattr(writing, "write_whole", write_late)
-    assert put(path, b"mask") == stamp(path.read_bytes())
+    assert write_hashed(path, b"mask") == stamp(path.read_bytes())
     assert left == [0]
 
 
@@ -49,7 +57,7 @@ def test_a_folder_that_goes_every_time_is_named(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "mkdir", make_and_lose)
     with pytest.raises(FileNotFoundError, match="labels"):
-        put(path, b"mask", races=7)
+        write_hashed(path, b"mask", races=7)
     assert len(times) == 8
 
 
@@ -66,7 +74,7 @@ def test_a_file_appears_whole_under_its_name_or_not_at_all(tmp_path: Path) -> No
 def test_only_what_is_empty_goes_with_what_is_removed(tmp_path: Path) -> None:
     top = tmp_path / "out"
     for name in ("a/b/c/1.png", "a/b/c/.2.png.part", "a/d/3.png", "e/f/4.png", "e/f/g/5.png"):
-        put(top / name, b"mask")
+        write_hashed(top / name, b"mask")
     remove_file(top / "a/b/c/1.png", top)
     assert (top / "a/b/c").is_dir(), "half of another file is still there"
     remove_file(top / "a/b/c/2.png", top)
@@ -87,7 +95,7 @@ def test_nothing_outside_of_the_top_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
-    elsewhere, link = put(tmp_path / "elsewhere/1.png", b"mask"), tmp_path / "out/clips/a"
+    elsewhere, link = write_hashed(tmp_path / "elsewhere/1.png", b"mask"), tmp_path / "out/clips/a"
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "elsewhere")
     remove_folder(link, tmp_path / "out")
@@ -95,10 +103,10 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_cannot_be_flushed(tmp_path: Path) -> None:
-    put(tmp_path / "a/b/1.png", b"mask")
-    flush([tmp_path / "a/b/1.png"])
+    write_hashed(tmp_path / "a/b/1.png", b"mask")
+    sync_to_disk([tmp_path / "a/b/1.png"])
     with pytest.raises(FileNotFoundError):
-        flush([tmp_path / "a/b/1.png", tmp_path / "a/b/2.png"])
+        sync_to_disk([tmp_path / "a/b/1.png", tmp_path / "a/b/2.png"])
 
 
 def test_seconds_are_read_back_and_a_damaged_log_costs_nothing_else(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.media.mp4_check import SPARE, check_claims
+from openavs.media.mp4_check import SPARE, check_sample_tables
 
 MANY = 5 * SPARE
 
@@ -53,7 +53,7 @@ def saved(folder: Path, data: bytes) -> Path:
 )
 def test_tables_that_promise_more_than_the_file_holds(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"a\.mp4 promises {MANY} samples of sound or pictures in {len(data)} bytes"):
-        check_claims(saved(tmp_path, data))
+        check_sample_tables(saved(tmp_path, data))
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_tables_that_promise_more_than_the_file_holds(data: bytes, tmp_path: Pat
     ids=["three bytes", "as many as may be", "entries", "run of entries", "no table", "a length of 4", "other format"],
 )
 def test_what_promises_no_more_than_that_passes(data: bytes, tmp_path: Path) -> None:
-    check_claims(saved(tmp_path, data))
+    check_sample_tables(saved(tmp_path, data))

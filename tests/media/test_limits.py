@@ -10,7 +10,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.media import Limits, limits, open_clip, probe, read_audio, write_overlay
-from openavs.media.encode_alpha import Shown, write_transparent
+from openavs.media.encode_alpha import TimedImage, write_transparent
 from tests.media.corpus_bytes import huge, wav
 from tests.media.corpus_streams import many_tracks, plain, stamped
 from tests.media_files import grey
@@ -29,7 +29,7 @@ def test_decoding_ends_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest
 def test_time_is_counted_for_decoding_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(limits.time, "monotonic", lambda: now[0])
-    watch = limits.Stopwatch(plain(tmp_path / "a.mp4"))
+    watch = limits.DecodeTimeBudget(plain(tmp_path / "a.mp4"))
     for _ in watch.timed(range(3)):
         now[0] += 10 * watch.limit  # what a model does with a picture
     assert watch.spent == 0.0
@@ -40,7 +40,7 @@ def test_time_is_counted_for_decoding_alone(tmp_path: Path, monkeypatch: pytest.
 def test_a_larger_file_may_take_longer_and_be_silent_for_longer(tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(bytes(1 << 20))
     (tmp_path / "large").write_bytes(bytes(10 << 20))
-    small, large = (limits.Stopwatch(tmp_path / name).limit for name in ("small", "large"))
+    small, large = (limits.DecodeTimeBudget(tmp_path / name).limit for name in ("small", "large"))
     assert large - small == pytest.approx(9 * 60)
     assert limits.longest_silence(10 << 20) - limits.longest_silence(1 << 20) == 9 * 3600
 
@@ -102,7 +102,7 @@ def test_a_picture_that_is_shown_for_a_day_can_be_painted(tmp_path: Path) -> Non
     write_overlay(tmp_path / "o.mp4", tmp_path / "a.mkv", lambda time, image: image)
     assert probe(tmp_path / "o.mp4").duration > 17 * 3600
     alpha = np.dstack([grey(3), np.full((48, 64), 255, np.uint8)])
-    write_transparent(tmp_path / "o.mov", [Shown(0, 1, alpha), Shown(20 * 3600, 1, alpha)], "mov")
+    write_transparent(tmp_path / "o.mov", [TimedImage(0, 1, alpha), TimedImage(20 * 3600, 1, alpha)], "mov")
     assert probe(tmp_path / "o.mov").duration == pytest.approx(20 * 3600 + 1, abs=1)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as Pillow
 
 from openavs.errors import InputError
-from openavs.media import Limits, open_clip, open_pictures, probe
+from openavs.media import Limits, open_clip, open_images, probe
 from openavs.media.clip import planned_times
 from openavs.structures.types import Clip
 from tests.media_files import corner_names, corners, grey, make_media, tone, which
@@ -273,7 +273,7 @@ def test_a_live_stream_whose_header_tells_no_length_is_as_long_as_its_packets(tm
 
 def test_a_clip_of_no_pictures_is_refused() -> None:
     with pytest.raises(InputError, match=r"^the clip 'bare' has no pictures; name at least one$"):
-        open_pictures([], id="bare", audio="bare.wav")
+        open_images([], id="bare", audio="bare.wav")
 
 
 def test_a_damaged_picture_of_a_folder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

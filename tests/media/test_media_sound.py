@@ -149,7 +149,7 @@ def test_long_sound_lies_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_gap_in_long_sound_is_silence_that_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sound, "IN_MEMORY", 400)
-    spool = sound.Spool()
+    spool = sound.AudioBuffer()
     for part in (np.ones(200), np.ones(10)):  # the second goes to the disk
         spool.write(part.astype(np.float32))
     spool.pad(1000)
@@ -162,7 +162,7 @@ def test_a_gap_in_long_sound_is_silence_that_takes_no_room(monkeypatch: pytest.M
 @pytest.mark.parametrize("memory", [100, 10**6], ids=["disk", "memory"])
 def test_trimmed_samples_are_replaced_by_the_next(monkeypatch: pytest.MonkeyPatch, memory: int) -> None:
     monkeypatch.setattr(sound, "IN_MEMORY", memory)
-    spool = sound.Spool()
+    spool = sound.AudioBuffer()
     for part in (np.ones(200), np.full(100, 2.0)):
         spool.write(part.astype(np.float32))
     spool.pad(50)

@@ -12,11 +12,11 @@ from PIL import Image as Pillow
 
 from openavs.errors import InputError
 from openavs.media import open_clip, probe, read_audio, write_overlay, write_video
-from openavs.structures.types import Clip, Frame, Image, Waveform
+from openavs.structures.types import Clip, Frame, ImageArray, Waveform
 from tests.media_files import corner_names, corners, grey, make_media, tone, which
 
 
-def same(time: float, image: Image) -> Image:
+def same(time: float, image: ImageArray) -> ImageArray:
     return image
 
 
@@ -63,7 +63,7 @@ def test_any_rate_of_sound_can_be_written(tmp_path: Path, rate: int) -> None:
 
 
 def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
-    def broken() -> Iterator[Image]:
+    def broken() -> Iterator[ImageArray]:
         yield grey(0)
         raise RuntimeError("the painter failed")
 
@@ -101,7 +101,7 @@ def test_an_overlay_keeps_the_sound(tmp_path: Path, name: str, codec: str, kept:
     )
     seen: list[float] = []
 
-    def paint(time: float, image: Image) -> Image:
+    def paint(time: float, image: ImageArray) -> ImageArray:
         seen.append(time)
         return 255 - image
 
@@ -156,7 +156,7 @@ def test_a_rotated_source_is_painted_and_written_upright(tmp_path: Path) -> None
     source = make_media(tmp_path / "r.mp4", [corners()] * 5, rotation=90)
     shapes = []
 
-    def paint(time: float, image: Image) -> Image:
+    def paint(time: float, image: ImageArray) -> ImageArray:
         shapes.append(image.shape)
         return image
 
@@ -183,7 +183,7 @@ def test_pictures_become_a_slideshow_with_sound(tmp_path: Path) -> None:
     clip = open_clip(folder, audio=wav)
     seen: list[float] = []
 
-    def paint(time: float, image: Image) -> Image:
+    def paint(time: float, image: ImageArray) -> ImageArray:
         seen.append(time)
         return image
 

@@ -16,22 +16,22 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from openavs.media.encode_alpha import clip_pictures
-from openavs.structures.types import Clip, Image, Waveform
+from openavs.media.encode_alpha import clip_images
+from openavs.structures.types import Clip, ImageArray, Waveform
 
 SIDE, BLOCK, BITS = 64, 16, 8
 RATE = 44100
 SEARCHED = 0.7  # s; the largest offset of the sound that is looked for
 
 
-def counter(number: int) -> Image:
+def counter(number: int) -> ImageArray:
     """A picture of 4 x 4 blocks: the bits of a number below 256, and their complements."""
     bits = [number >> bit & 1 for bit in range(BITS)]
     blocks = np.array([*bits, *(1 - bit for bit in bits)], np.uint8).reshape(4, 4) * 200 + 28
     return np.repeat(np.kron(blocks, np.ones((BLOCK, BLOCK), np.uint8))[..., None], 3, axis=2)
 
 
-def read_counter(image: Image) -> int:
+def read_counter(image: ImageArray) -> int:
     """The number that a picture shows.
 
     Raises:
@@ -134,7 +134,7 @@ def write_truth(
 def picture_offsets(clip: Clip, rate: Rate) -> list[float]:
     """How much later than it should each picture of a clip's file begins, in s."""
     times = rate.times
-    return [shown.time - (times[read_counter(shown.image)] - times[0]) for shown in clip_pictures(clip)]
+    return [shown.time - (times[read_counter(shown.image)] - times[0]) for shown in clip_images(clip)]
 
 
 def picture_errors(clip: Clip, rate: Rate, offset: float = 0.0) -> list[int]:

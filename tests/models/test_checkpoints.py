@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from openavs.errors import InputError, ModelError
-from openavs.models.convert import convert, fill, read_config, read_weights
+from openavs.models.convert import convert, load_state_dict_strict, read_config, read_weights
 from openavs.models.hub import ResolvedModel
 
 
@@ -64,13 +64,15 @@ def test_tensors_that_share_memory_or_are_views_are_written_out(tmp_path: Path) 
 def test_a_network_is_filled_whole_or_not_at_all(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     weights = {name: torch.full_like(tensor, 7) for name, tensor in network.state_dict().items()}
-    fill(network, weights | {"only.training": torch.zeros(1)}, "here")
+    load_state_dict_strict(network, weights | {"only.training": torch.zeros(1)}, "here")
     assert all((tensor == 7).all() for tensor in network.state_dict().values())
-    fill(network, {name: w for name, w in weights.items() if w.is_floating_point()}, "here")  # a counter is no weight
+    load_state_dict_strict(
+        network, {name: w for name, w in weights.items() if w.is_floating_point()}, "here"
+    )  # a counter is no weight
     with pytest.raises(ModelError, match=r"'here' do not fit .* \(1 of 7 tensors are missing .* such as 0\.bias\)"):
-        fill(network, {name: w for name, w in weights.items() if name != "0.bias"}, "here")
+        load_state_dict_strict(network, {name: w for name, w in weights.items() if name != "0.bias"}, "here")
     with pytest.raises(ModelError, match=r"such as 0\.weight"):
-        fill(network, weights | {"0.weight": torch.zeros(3, 5)}, "here")
+        load_state_dict_strict(network, weights | {"0.weight": torch.zeros(3, 5)}, "here")
 
 
 def test_folders_are_read_whole(tmp_path: Path) -> None:

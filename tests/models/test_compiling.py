@@ -18,9 +18,9 @@ from openavs.errors import InputError
 from openavs.models.compile import _check_compiler
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry, check_backends
-from openavs.structures.types import Image, Window
+from openavs.structures.types import AudioWindow, ImageArray
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scene_sampling import sample_scene
 from tests.plugin_recipe import write_recipe
 
 CAPTURED = "aot_eager"
@@ -35,8 +35,8 @@ def build(stage: str, use: str, model: str, **options: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def images() -> list[Image]:
-    clip = scene_to_clip(scene_of("ms3", "test", 9, 3).scene, "compiled")
+def images() -> list[ImageArray]:
+    clip = scene_to_clip(sample_scene("ms3", "test", 9, 3).scene, "compiled")
     return [frame.image for frame in clip.frames(None)][:2]
 
 
@@ -83,7 +83,7 @@ def test_a_plug_in_may_have_an_option_of_that_name(tmp_path: Path) -> None:
     assert made.how == "yes"
 
 
-def test_a_segmenter_answers_the_same(images: list[Image]) -> None:
+def test_a_segmenter_answers_the_same(images: list[ImageArray]) -> None:
     plain, captured = (build("segmenter", "sam", "sam", **how) for how in ({}, {"compile": CAPTURED}))
     boxes = [[(10.0, 10.0, 60.0, 60.0)], [(20.0, 5.0, 90.0, 70.0), (0.0, 0.0, 30.0, 30.0)]]
     for one, two in zip(captured.segment(images, boxes), plain.segment(images, boxes), strict=True):
@@ -94,7 +94,7 @@ def test_a_segmenter_answers_the_same(images: list[Image]) -> None:
 
 
 @pytest.mark.slow
-def test_a_detector_answers_the_same_at_each_shape(images: list[Image]) -> None:
+def test_a_detector_answers_the_same_at_each_shape(images: list[ImageArray]) -> None:
     plain, captured = (
         build("detector", "grounding-dino", "grounding-dino", **how) for how in ({}, {"compile": CAPTURED})
     )
@@ -108,11 +108,11 @@ def test_a_detector_answers_the_same_at_each_shape(images: list[Image]) -> None:
 
 @pytest.mark.slow
 def test_a_captioner_answers_the_same() -> None:
-    clip = scene_to_clip(scene_of("ms3", "test", 9, 3).scene, "compiled")
+    clip = scene_to_clip(sample_scene("ms3", "test", 9, 3).scene, "compiled")
     assert clip.audio is not None
     words = {"vocabulary": ["dog barking", "bell ringing"], "threshold": 0.0}
     plain, captured = (build("captioner", "clap", "clap", **words, **how) for how in ({}, {"compile": CAPTURED}))
-    windows = [Window(clip.audio.cut(i, i + 1), float(i), i + 1.0) for i in range(2)]
+    windows = [AudioWindow(clip.audio.cut(i, i + 1), float(i), i + 1.0) for i in range(2)]
     for one, two in zip(plain.caption(windows), captured.caption(windows), strict=True):
         assert [caption.text for caption in one] == [caption.text for caption in two]
         assert [caption.score for caption in one] == pytest.approx([caption.score for caption in two], abs=1e-5)
@@ -143,7 +143,7 @@ def compiler() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
-def test_compiled_kernels_segment_the_same(images: list[Image]) -> None:
+def test_compiled_kernels_segment_the_same(images: list[ImageArray]) -> None:
     plain, compiled = (build("segmenter", "sam", "sam", **how) for how in ({}, {"compile": True}))
     boxes = [[(10.0, 10.0, 60.0, 60.0)], [(20.0, 5.0, 90.0, 70.0)]]
     for one, two in zip(plain.segment(images, boxes), compiled.segment(images, boxes), strict=True):
@@ -153,7 +153,7 @@ def test_compiled_kernels_segment_the_same(images: list[Image]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
-def test_compiled_kernels_detect_the_same(images: list[Image]) -> None:
+def test_compiled_kernels_detect_the_same(images: list[ImageArray]) -> None:
     """Although the adapter's own linear layers run an operation that the compiler does not take."""
     model = "grounding-dino"
     plain, compiled = (build("detector", model, model, **how) for how in ({}, {"compile": True}))
@@ -164,7 +164,7 @@ def test_compiled_kernels_detect_the_same(images: list[Image]) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.slow
-def test_cuda_graphs_answer_the_same(images: list[Image]) -> None:
+def test_cuda_graphs_answer_the_same(images: list[ImageArray]) -> None:
     shared = {"device": "cuda", "dtype": "float32"}
     options = {"model": "openavs:tiny/sam"}
     plain = Registry("segmenter").build("sam", options, shared)

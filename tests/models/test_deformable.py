@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from openavs.models.ops.deformable_attention import lay_out, pad_levels, sample
+from openavs.models.ops.deformable_attention import build_layout, pad_levels, sample_values
 
 SIZES = ((7, 9), (4, 5), (1, 3))
 HEADS, POINTS, CHANNELS = 4, 3, 16
@@ -22,10 +22,10 @@ def library(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor)
 
 
 def ours(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    layout = lay_out(SIZES, HEADS, POINTS, value.device)
+    layout = build_layout(SIZES, HEADS, POINTS, value.device)
     edges = torch.tensor([[[width, height]] for height, width in SIZES])
     positions = (locations * edges - 0.5).permute(0, 4, 1, 2, 3).flatten(2).contiguous()
-    return sample(pad_levels(value[None], layout, HEADS)[0], positions, weights.flatten(1), layout, HEADS)
+    return sample_values(pad_levels(value[None], layout, HEADS)[0], positions, weights.flatten(1), layout, HEADS)
 
 
 def question(queries: int, reach: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,4 +73,4 @@ def test_halves_are_read_and_summed_in_float32() -> None:
 
 def test_a_pyramid_too_large_for_exact_indices_is_refused() -> None:
     with pytest.raises(ValueError, match="too many cells"):
-        lay_out(((3000, 3000),), 8, 4, torch.device("cpu"))
+        build_layout(((3000, 3000),), 8, 4, torch.device("cpu"))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, relu
 
-from openavs.models.ops.linear import Dense, multiply, native_bfloat16, prefers_onednn, swap
+from openavs.models.ops.linear import OneDnnLinear, native_bfloat16, onednn_linear, prefers_onednn, replace_modules
 
 ACTIVATIONS = {"none": lambda x: x, "relu": relu, "gelu": gelu}
 
@@ -24,20 +24,22 @@ def layer(bias: bool = True) -> nn.Linear:
 def test_it_answers_as_the_library(then: str, bias: bool, shape: tuple[int, ...]) -> None:
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     expected = ACTIVATIONS[then](layer(bias)(inputs))
-    assert torch.allclose(Dense(layer(bias), torch.float32, then)(inputs), expected, atol=2e-6)
+    assert torch.allclose(OneDnnLinear(layer(bias), torch.float32, then)(inputs), expected, atol=2e-6)
 
 
 @torch.inference_mode()
 def test_inputs_that_are_views_give_the_same() -> None:
     weight, bias = layer().weight, layer().bias
     wide = torch.randn(64, 96)
-    assert torch.equal(multiply(wide[:, ::2], weight, bias), multiply(wide[:, ::2].contiguous(), weight, bias))
+    assert torch.equal(
+        onednn_linear(wide[:, ::2], weight, bias), onednn_linear(wide[:, ::2].contiguous(), weight, bias)
+    )
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("then", sorted(ACTIVATIONS))
 def test_it_answers_in_the_precision_of_its_weights(then: str) -> None:
-    half = Dense(layer(), torch.bfloat16, then)
+    half = OneDnnLinear(layer(), torch.bfloat16, then)
     inputs = torch.randn(64, 48)
     answer = half(inputs)
     assert answer.dtype == half.weight.dtype == torch.bfloat16
@@ -45,7 +47,7 @@ def test_it_answers_in_the_precision_of_its_weights(then: str) -> None:
 
 
 def test_gradients_flow_where_they_are_wanted() -> None:
-    lean = Dense(layer())
+    lean = OneDnnLinear(layer())
     lean(torch.randn(64, 48)).sum().backward()
     assert lean.weight.grad is not None and lean.weight.grad.abs().sum() > 0
 
@@ -56,11 +58,11 @@ def test_swapping_replaces_the_outermost_match_on_one_instance_alone() -> None:
 
     def choose(name: str, module: nn.Module) -> nn.Module | None:
         seen.append(name)
-        return Dense(module) if isinstance(module, nn.Linear) else None
+        return OneDnnLinear(module) if isinstance(module, nn.Linear) else None
 
-    swap(first, choose)
+    replace_modules(first, choose)
     assert seen == ["0", "0.0", "1"]
-    assert isinstance(first[0][0], Dense) and isinstance(first[1], Dense) and type(second[1]) is nn.Linear
+    assert isinstance(first[0][0], OneDnnLinear) and isinstance(first[1], OneDnnLinear) and type(second[1]) is nn.Linear
 
 
 def test_the_kernel_depends_on_the_processor_alone() -> None:

@@ -11,7 +11,14 @@ import torch
 
 from openavs.errors import InputError
 from openavs.models import device
-from openavs.models.device import Placement, frames_at_once, has_gpu, language_dtype, resolve_device, settle_dtype
+from openavs.models.device import (
+    DeviceConfig,
+    frames_per_batch,
+    has_gpu,
+    resolve_device,
+    resolve_language_dtype,
+    resolve_matmul_dtype,
+)
 from openavs.models.ops.linear import native_bfloat16
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="has a GPU")
@@ -26,8 +33,8 @@ def test_auto_is_the_cpu_in_float32_where_there_is_no_gpu() -> None:
 
 def test_frames_go_together_on_a_gpu_and_singly_on_a_cpu_unless_a_number_is_given() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
-    assert [frames_at_once(None, place) for place in (cpu, gpu)] == [1, 8]
-    assert [frames_at_once(3, place) for place in (cpu, gpu)] == [3, 3]
+    assert [frames_per_batch(None, place) for place in (cpu, gpu)] == [1, 8]
+    assert [frames_per_batch(3, place) for place in (cpu, gpu)] == [3, 3]
 
 
 @pytest.mark.gpu
@@ -56,7 +63,7 @@ def test_auto_is_the_gpu_in_bfloat16_if_it_is_not_old(gpu: dict[str, tuple[int, 
     new = resolve_device("auto", "auto")
     assert (new.device, new.dtype) == (torch.device("cuda"), torch.bfloat16)
     assert "a fine GPU" in new.reason
-    assert settle_dtype(new, "auto", 94_000_000, "SAM") == torch.bfloat16
+    assert resolve_matmul_dtype(new, "auto", 94_000_000, "SAM") == torch.bfloat16
     resolve_device.cache_clear()
     gpu["is"] = (7, 5)
     old = resolve_device("cuda:0", "auto")
@@ -96,7 +103,7 @@ def test_apples_gpu_is_used_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -
 def test_language_models_keep_16_bits(
     device: str, resolved: torch.dtype, asked: str, stored: str, expected: torch.dtype
 ) -> None:
-    assert language_dtype(Placement(torch.device(device), resolved, ""), asked, stored) == expected
+    assert resolve_language_dtype(DeviceConfig(torch.device(device), resolved, ""), asked, stored) == expected
 
 
 def test_a_gpu_needs_a_driver_and_torchs_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +150,8 @@ def test_what_cannot_be_is_refused_in_a_sentence(device: str, dtype: str, said: 
 def test_auto_is_bfloat16_for_a_large_network_on_a_processor_that_has_it() -> None:
     place = resolve_device("cpu", "auto")
     native = torch.bfloat16 if native_bfloat16() else torch.float32
-    assert settle_dtype(place, "auto", 94_000_000, "SAM") == native
-    assert settle_dtype(place, "auto", 3_000_000, "a small one") == torch.float32
-    assert settle_dtype(place, "float32", 94_000_000, "SAM") == torch.float32
+    assert resolve_matmul_dtype(place, "auto", 94_000_000, "SAM") == native
+    assert resolve_matmul_dtype(place, "auto", 3_000_000, "a small one") == torch.float32
+    assert resolve_matmul_dtype(place, "float32", 94_000_000, "SAM") == torch.float32
     exact = resolve_device("cpu", "bfloat16")
-    assert settle_dtype(exact, "bfloat16", 3_000_000, "a small one") == torch.bfloat16
+    assert resolve_matmul_dtype(exact, "bfloat16", 3_000_000, "a small one") == torch.bfloat16

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from openavs.errors import OutOfMemory
-from openavs.models.oom import halved, is_out_of_memory
+from openavs.errors import OutOfMemoryError
+from openavs.models.oom import is_out_of_memory, run_with_oom_backoff
 
 ERRORS = [
     MemoryError(),
@@ -35,7 +35,7 @@ class Stage:
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_what_does_not_fit_is_done_in_halves_in_its_order(error: Exception) -> None:
     stage = Stage(2, error)
-    assert halved(stage, list(range(7)), list(range(7))) == [0, 2, 4, 6, 8, 10, 12]
+    assert run_with_oom_backoff(stage, list(range(7)), list(range(7))) == [0, 2, 4, 6, 8, 10, 12]
     assert stage.sizes == [7, 3, 1, 2, 4, 2, 2]
 
 
@@ -43,20 +43,22 @@ def test_what_the_device_keeps_for_later_is_given_back_before_the_halves(monkeyp
     given: list[int] = []
     stage = Stage(1, ERRORS[1])
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(len(stage.sizes)))
-    assert halved(stage, [1, 2], [3, 4]) == [4, 6]
+    assert run_with_oom_backoff(stage, [1, 2], [3, 4]) == [4, 6]
     assert given == [1], "after the batch that did not fit, and before its halves"
 
 
 def test_stages_without_torch_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
-    assert halved(Stage(1, MemoryError()), [1, 2], [3, 4]) == [4, 6]
+    assert run_with_oom_backoff(Stage(1, MemoryError()), [1, 2], [3, 4]) == [4, 6]
     assert "torch" not in sys.modules
 
 
 def test_one_item_that_does_not_fit_is_an_error() -> None:
     stage = Stage(0, ERRORS[1])
-    with pytest.raises(OutOfMemory, match=r"not even one frame .* fits into memory .*; take a smaller model") as caught:
-        halved(stage, [1, 2, 3, 4], [1, 2, 3, 4])
+    with pytest.raises(
+        OutOfMemoryError, match=r"not even one frame .* fits into memory .*; take a smaller model"
+    ) as caught:
+        run_with_oom_backoff(stage, [1, 2, 3, 4], [1, 2, 3, 4])
     assert stage.sizes == [4, 2, 1]
     assert caught.value.__cause__ is ERRORS[1]
     assert is_out_of_memory(caught.value)
@@ -66,10 +68,10 @@ def test_other_errors_are_raised_at_once() -> None:
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no")):
         stage = Stage(1, error)
         with pytest.raises(type(error)):
-            halved(stage, [1, 2], [1, 2])
+            run_with_oom_backoff(stage, [1, 2], [1, 2])
         assert stage.sizes == [2]
         with pytest.raises(type(error)):
-            halved(Stage(0, error), [1], [1])
+            run_with_oom_backoff(Stage(0, error), [1], [1])
 
 
 def test_what_torch_says_when_the_machine_is_full_is_known() -> None:

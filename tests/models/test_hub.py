@@ -20,7 +20,7 @@ from transformers.utils import logging as log
 from openavs.checks.weights import find_weights
 from openavs.errors import ModelError
 from openavs.models import loading
-from openavs.models.hub import Lock, download_command, load_pretrained, load_processor, resolve
+from openavs.models.hub import ModelLockfile, download_command, load_pretrained, load_processor, resolve
 from tests.model_hub import Hub, PullRequest, client_settings, serving
 from tests.tiny_models import make_sam
 
@@ -191,9 +191,9 @@ def test_a_folder_without_a_tokenizer_is_refused(sam: Path) -> None:
 
 def test_a_lock_pins_references_and_survives_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "openavs.lock"
-    assert Lock.load(path).pinned("hf:a/b") == "hf:a/b"  # no file pins nothing
-    Lock({"hf:a/b": COMMIT, "hf:a/b@main": COMMIT}).save(path)
-    lock = Lock.load(path)
+    assert ModelLockfile.load(path).pinned("hf:a/b") == "hf:a/b"  # no file pins nothing
+    ModelLockfile({"hf:a/b": COMMIT, "hf:a/b@main": COMMIT}).save(path)
+    lock = ModelLockfile.load(path)
     assert lock.pinned("hf:a/b") == lock.pinned("hf:a/b@main") == f"hf:a/b@{COMMIT}"
     assert lock.pinned("hf:a/b@v2") == "hf:a/b@v2"
     assert lock.pinned("./folder") == "./folder"
@@ -204,7 +204,7 @@ def test_a_malformed_lock_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "openavs.lock"
     path.write_text(text)
     with pytest.raises(ModelError, match="the lock file"):
-        Lock.load(path)
+        ModelLockfile.load(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------- hub

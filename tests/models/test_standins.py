@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.models.import_stubs import stand_ins
-from openavs.utils.optional_deps import EXTRAS, need
+from openavs.models.import_stubs import stub_modules
+from openavs.utils.optional_deps import EXTRAS, import_optional
 
 OLD = """
 import no_such_vision
@@ -42,7 +42,7 @@ def test_a_package_imports_and_what_it_uses_works(old: str) -> None:
         "no_such_layers.layers": {"pair": lambda x: (x, x)},
     }
     before = set(sys.modules)
-    with stand_ins(absent):
+    with stub_modules(absent):
         package = importlib.import_module(old)
     assert package.size(3) == (3, 3)
     with pytest.raises(ImportError, match=r"no_such_vision\.ops\.boxes\.nms is needed .* pip install no_such_vision"):
@@ -54,7 +54,7 @@ def test_a_package_imports_and_what_it_uses_works(old: str) -> None:
 
 
 def test_what_is_installed_is_not_touched() -> None:
-    with stand_ins({"numpy": {"array": None}, "numpy.no_such_part": {"x": 1}, "json": {}}):
+    with stub_modules({"numpy": {"array": None}, "numpy.no_such_part": {"x": 1}, "json": {}}):
         import json
 
         import numpy
@@ -65,7 +65,7 @@ def test_what_is_installed_is_not_touched() -> None:
 
 
 def test_stand_ins_go_even_if_the_import_fails(old: str) -> None:
-    with pytest.raises(ModuleNotFoundError, match="no_such_layers"), stand_ins({"no_such_vision": {}}):
+    with pytest.raises(ModuleNotFoundError, match="no_such_layers"), stub_modules({"no_such_vision": {}}):
         importlib.import_module(old)
     assert not any(name.startswith("no_such") for name in sys.modules)
 
@@ -73,14 +73,14 @@ def test_stand_ins_go_even_if_the_import_fails(old: str) -> None:
 def test_an_absent_extra_is_one_sentence_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segment_anything", None)  # Python's own mark of a module that cannot be had
     with pytest.raises(InputError, match=r'segment-anything cannot be used: .*; pip install "openavs\[segment-any'):
-        need("segment_anything", "segment-anything")
+        import_optional("segment_anything", "segment-anything")
 
 
 def test_a_package_that_breaks_on_import_says_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "breaks_on_import.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"nms does not exist\); this release was tried with groundingdino-py 0.4.0;"):
-        need("breaks_on_import", "groundingdino")
+        import_optional("breaks_on_import", "groundingdino")
 
 
 def test_extras_are_those_of_the_project() -> None:

@@ -18,7 +18,7 @@ from openavs.errors import InputError, ModelError
 from openavs.models.convert import convert
 from openavs.registry import Registry
 from openavs.stages.detectors.base import Detector
-from openavs.stages.detectors.grounding import CaptionedDetector
+from openavs.stages.detectors.grounding import BaseGroundingDino
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.groundingdino_py import GroundingDinoPackageDetector
 from openavs.structures.types import Detection
@@ -82,7 +82,7 @@ def reference(transformers_folder: Path) -> GroundingDinoDetector:
     return GroundingDinoDetector(model=str(transformers_folder), floor=0.0, device="cpu", dtype="float32", offline=True)
 
 
-def answers(detector: CaptionedDetector, images: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def answers(detector: BaseGroundingDino, images: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token logits [B, 50, T] and boxes [B, 50, 4] of the network, in its own order."""
     caption = [101, *(i for ids in detector._encode(PHRASES) for i in (*ids, 1012)), 102]
     ids = torch.tensor([caption]).expand(len(images), -1)

@@ -20,7 +20,7 @@ from openavs.registry import Registry
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.captioners.laion_clap import LaionClapCaptioner, load_package, make_network
-from openavs.structures.types import Waveform, Window
+from openavs.structures.types import AudioWindow, Waveform
 from tests.packages.clap_names import carried
 from tests.tiny_models import make_clap
 
@@ -101,12 +101,12 @@ def roberta_tokenizer() -> RobertaTokenizer:
     return RobertaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
 
 
-def tone(seconds: float, hertz: float, rate: int = RATE, start: float = 0.0) -> Window:
+def tone(seconds: float, hertz: float, rate: int = RATE, start: float = 0.0) -> AudioWindow:
     """A tone in a little noise, of 16 bits as the package takes it in."""
     count = round(seconds * rate)
     noise = np.random.default_rng(round(hertz)).standard_normal(count) * 0.01
     samples = 0.3 * np.sin(2 * np.pi * hertz * np.arange(count) / rate) + noise
-    return Window(Waveform((np.trunc(samples * 32767) / 32767).astype(np.float32), rate), start, start + seconds)
+    return AudioWindow(Waveform((np.trunc(samples * 32767) / 32767).astype(np.float32), rate), start, start + seconds)
 
 
 WINDOWS = [tone(1.0, 200), tone(0.4, 3000), tone(10.0, 900), tone(0.05, 5000)]
@@ -170,8 +170,8 @@ def test_a_window_does_not_depend_on_its_batch_mates(folders: tuple[Path, Path])
 
 def test_long_windows_are_heard_at_their_centre(folders: tuple[Path, Path]) -> None:
     parts = [tone(10.0, hertz).audio.samples for hertz in (200, 3000, 900)]
-    long = Window(Waveform(np.concatenate(parts), RATE), 0.0, 30.0)
-    centre = Window(Waveform(parts[1], RATE), 0.0, 30.0)
+    long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 30.0)
+    centre = AudioWindow(Waveform(parts[1], RATE), 0.0, 30.0)
     ours = package(folders[1])
     assert ours.caption([long]) == ours.caption([centre])
 

@@ -17,7 +17,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.models.convert import convert
-from openavs.models.import_stubs import stand_ins
+from openavs.models.import_stubs import stub_modules
 from openavs.registry import Registry
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam import SamSegmenter
@@ -27,7 +27,7 @@ from tests.packages.sam_names import carry_across
 from tests.stages.segmenters.test_sam import picture, some_boxes
 from tests.tiny_models import make_sam
 
-with stand_ins({"torchvision": {}}):
+with stub_modules({"torchvision": {}}):
     pytest.importorskip("segment_anything", reason="segment-anything is not installed: make test-packages")
 
 SHAPES = [(48, 64), (90, 130), (131, 77), (64, 64), (360, 640), (1, 4000), (3, 200)]

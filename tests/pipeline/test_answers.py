@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.errors import UnusableAnswer
-from openavs.pipeline.validation import check_answers
+from openavs.errors import InvalidOutputError
+from openavs.pipeline.validation import validate_outputs
 from openavs.stages.verifiers.base import Verdict
 from openavs.structures.types import Caption, Detection, Mask, mask_to_rle
 
@@ -28,8 +28,8 @@ GOOD = [Caption("dog", None, 0.0, 1.0), Caption("dog", 0.4, 0.0, 1.0), box(), ma
 
 
 def test_sound_answers_pass() -> None:
-    check_answers("segment", [GOOD, []], [SIZE, SIZE])
-    check_answers("caption", [GOOD[:2]])
+    validate_outputs("segment", [GOOD, []], [SIZE, SIZE])
+    validate_outputs("caption", [GOOD[:2]])
 
 
 @pytest.mark.parametrize(
@@ -46,5 +46,5 @@ def test_sound_answers_pass() -> None:
     ],
 )
 def test_what_is_no_answer_is_refused(call: str, item: Any, said: str) -> None:
-    with pytest.raises(UnusableAnswer, match=said):
-        check_answers(call, [[], [item]], [SIZE, SIZE])
+    with pytest.raises(InvalidOutputError, match=said):
+        validate_outputs(call, [[], [item]], [SIZE, SIZE])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from openavs.config.settings import Settings
-from openavs.pipeline.filtering import choose
+from openavs.config.settings import PipelineConfig
+from openavs.pipeline.filtering import filter_detections
 from openavs.structures.boxes import iou
-from openavs.structures.types import Caption, Detection, Dropped, Prompt
+from openavs.structures.types import Caption, Detection, Prompt, Rejection
 
 BOX = (10.0, 10.0, 50.0, 50.0)
 
 
-def chosen(candidates: list[Detection], phrases: list[str], **rules: Any) -> tuple[list[Detection], list[Dropped]]:
-    return choose(candidates, [Prompt(phrase) for phrase in phrases], Settings(**rules))
+def chosen(candidates: list[Detection], phrases: list[str], **rules: Any) -> tuple[list[Detection], list[Rejection]]:
+    return filter_detections(candidates, [Prompt(phrase) for phrase in phrases], PipelineConfig(**rules))
 
 
 def test_boxes_are_kept_from_the_threshold_on() -> None:
@@ -72,10 +72,10 @@ def test_audio_score_times_best_box_decides_between_phrases() -> None:
     violin, viola = Detection(BOX, "violin", 0.6), Detection((60.0, 0.0, 90.0, 30.0), "viola", 0.55)
     piano = Detection((0.0, 60.0, 40.0, 90.0), "piano", 0.9)
     prompts = [heard("violin", 0.4), heard("viola", 0.15), heard("piano", 0.2)]
-    kept, dropped = choose([violin, viola, piano], prompts, Settings(min_audio_visual_ratio=0.5))
+    kept, dropped = filter_detections([violin, viola, piano], prompts, PipelineConfig(min_audio_visual_ratio=0.5))
     assert kept == [piano, violin]
-    assert dropped == [Dropped("viola", "less likely", 0.55, viola.box)]
-    assert choose([violin, viola, piano], prompts, Settings())[0] == [piano, violin, viola]
+    assert dropped == [Rejection("viola", "less likely", 0.55, viola.box)]
+    assert filter_detections([violin, viola, piano], prompts, PipelineConfig())[0] == [piano, violin, viola]
 
 
 def test_a_phrase_without_a_box_does_not_compete() -> None:
@@ -83,12 +83,14 @@ def test_a_phrase_without_a_box_does_not_compete() -> None:
     dog = Detection(BOX, "dog", 0.5)
     faint = Detection((60.0, 0.0, 90.0, 30.0), "musical instrument", 0.2)
     prompts = [heard("musical instrument", 0.9), heard("dog", 0.1)]
-    kept, dropped = choose([dog, faint], prompts, Settings(min_audio_visual_ratio=0.5))
+    kept, dropped = filter_detections([dog, faint], prompts, PipelineConfig(min_audio_visual_ratio=0.5))
     assert kept == [dog]
     assert [(drop.phrase, drop.reason) for drop in dropped] == [("musical instrument", "below threshold")]
 
 
 def test_captions_without_scores_leave_the_choice_to_the_boxes() -> None:
     dog, cat = Detection(BOX, "dog", 0.8), Detection((60.0, 0.0, 90.0, 30.0), "cat", 0.3)
-    kept, dropped = choose([dog, cat], [heard("dog", None), Prompt("cat")], Settings(min_audio_visual_ratio=0.5))
+    kept, dropped = filter_detections(
+        [dog, cat], [heard("dog", None), Prompt("cat")], PipelineConfig(min_audio_visual_ratio=0.5)
+    )
     assert kept == [dog] and dropped[0].reason == "less likely"

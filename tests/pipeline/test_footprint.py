@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import count_parameters, stored_dtype
-from openavs.models.device import Placement
+from openavs.models.device import DeviceConfig
 from openavs.models.memory import available_memory, total_memory
 from openavs.pipeline import memory_estimate as footprint
-from openavs.pipeline.memory_estimate import Footprint, footprints, in_turns, needed
-from openavs.pipeline.offload import TURNS
+from openavs.pipeline.memory_estimate import MemoryFootprint, estimate_memory, measure_footprints, should_offload
+from openavs.pipeline.offload import STAGE_GROUPS
 from openavs.pipeline.pipeline import Pipeline
 from tests.plugin_recipe import write_recipe
 from tests.tiny_lms import make_lm
@@ -57,18 +57,18 @@ def test_a_damaged_header_is_a_model_error(tmp_path: Path, damaged: bytes) -> No
 def test_a_config_of_another_form_is_left_to_the_stage(tmp_path: Path, config: str) -> None:
     save_file({"a": torch.zeros(1000)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(config)
-    found = footprints(load_recipe("tiny", [f"translator.model={tmp_path}"]))
-    assert found["translator"] == Footprint(4000, 4000)
+    found = measure_footprints(load_recipe("tiny", [f"translator.model={tmp_path}"]))
+    assert found["translator"] == MemoryFootprint(4000, 4000)
 
 
 @pytest.mark.parametrize("stage", ["captioner", "translator", "detector"])
 def test_a_batch_size_that_is_not_a_number_is_left_to_the_stage(stage: str) -> None:
-    changed = footprints(load_recipe("tiny", [f"{stage}.batch_size=many"]))
-    assert changed[stage].weights == footprints(load_recipe("tiny"))[stage].weights
+    changed = measure_footprints(load_recipe("tiny", [f"{stage}.batch_size=many"]))
+    assert changed[stage].weights == measure_footprints(load_recipe("tiny"))[stage].weights
 
 
 def test_the_embedded_models_are_as_large_as_they_are(tiny: Pipeline) -> None:
-    found = footprints(load_recipe("tiny"))
+    found = measure_footprints(load_recipe("tiny"))
     for stage in ("captioner", "translator", "detector", "segmenter"):
         tensors = getattr(tiny, stage).model.state_dict().values()
         shared = {tensor.data_ptr(): tensor.numel() * 4 for tensor in tensors}
@@ -77,39 +77,41 @@ def test_the_embedded_models_are_as_large_as_they_are(tiny: Pipeline) -> None:
 
 
 def test_half_precision_is_half_as_large_on_a_gpu_and_a_copy_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def detector(dtype: str) -> tuple[int, Footprint]:
-        found = footprints(load_recipe("tiny", [f"detector.dtype={dtype}"]))
+    def detector(dtype: str) -> tuple[int, MemoryFootprint]:
+        found = measure_footprints(load_recipe("tiny", [f"detector.dtype={dtype}"]))
         return found["detector"].weights, found["segmenter"]
 
     (full, segmenter), (half, same) = detector("float32"), detector("bfloat16")
     assert segmenter == same and half == 1.25 * full
-    monkeypatch.setattr(footprint, "resolve_device", lambda _, dtype: Placement(torch.device("cuda"), kinds[dtype], ""))
+    monkeypatch.setattr(
+        footprint, "resolve_device", lambda _, dtype: DeviceConfig(torch.device("cuda"), kinds[dtype], "")
+    )
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": torch.bfloat16}
     assert detector("float32")[0] == 2 * detector("bfloat16")[0]
 
 
 def test_sam_on_a_gpu_is_counted_with_its_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ViT-B at 1024 pixels in float32: 12 heads x 4096 x 4096 numbers, twice: 1.6 GB, as was measured."""
-    monkeypatch.setattr(footprint, "resolve_device", lambda *_: Placement(torch.device("cuda"), torch.float32, ""))
+    monkeypatch.setattr(footprint, "resolve_device", lambda *_: DeviceConfig(torch.device("cuda"), torch.float32, ""))
     vision = {"image_size": 1024, "patch_size": 16, "num_attention_heads": 12}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam", "vision_config": vision}))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     recipe = load_recipe("tiny", [f"segmenter.model={tmp_path}"])
-    assert footprints(recipe)["segmenter"].working == 2 * 12 * 4096**2 * 4
+    assert measure_footprints(recipe)["segmenter"].working == 2 * 12 * 4096**2 * 4
 
 
 def test_models_that_do_not_fit_together_take_turns(memory: dict[str, int]) -> None:
     recipe: Recipe = load_recipe("tiny")
-    together, turn = needed(recipe)
+    together, turn = estimate_memory(recipe)
     assert turn < together
     memory["bytes"] = int(together / 0.9) + 2
-    assert not in_turns(recipe, "auto")
-    assert in_turns(recipe, "stage")
+    assert not should_offload(recipe, "auto")
+    assert should_offload(recipe, "stage")
     memory["bytes"] = turn
-    assert in_turns(recipe, "auto")
-    assert not in_turns(recipe, "clip")
+    assert should_offload(recipe, "auto")
+    assert not should_offload(recipe, "clip")
     memory["bytes"] = 3 * turn
-    assert in_turns(recipe, "auto", share=1 / 3)
+    assert should_offload(recipe, "auto", share=1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +130,10 @@ def test_the_recipe_with_a_language_model_without_a_gpu(
     recipe = load_recipe("openavs", ["offline=true", "device=cpu", *changes])
     memory["bytes"] = int(free)
     if fate != "refused":
-        assert in_turns(recipe) == (fate == "in turns")
+        assert should_offload(recipe) == (fate == "in turns")
         return
     with pytest.raises(InputError) as caught:
-        in_turns(recipe)
+        should_offload(recipe)
     sentence = str(caught.value)
     assert sentence.startswith("the recipe openavs needs ") and "\n" not in sentence
     assert f" GB even if its models are loaded in turns, and {free / 1e9:.1f} GB of this machine's memory" in sentence
@@ -141,21 +143,21 @@ def test_the_recipe_with_a_language_model_without_a_gpu(
 def test_the_smallest_recipe_is_named_and_then_none(memory: dict[str, int]) -> None:
     memory["bytes"] = int(1e9)
     with pytest.raises(InputError, match=r"; use --pipeline tiny, which needs 0\.\d GB"):
-        in_turns(load_recipe("openavs-cpu", ["offline=true"]))
+        should_offload(load_recipe("openavs-cpu", ["offline=true"]))
     memory["bytes"] = 1000
     with pytest.raises(InputError, match=r"the recipe tiny needs .* are free; free some memory"):
-        in_turns(load_recipe("tiny"))
+        should_offload(load_recipe("tiny"))
 
 
 def test_fewer_workers_may_fit(memory: dict[str, int]) -> None:
     recipe = load_recipe("openavs-cpu", ["offline=true", "device=cpu"])
     memory["bytes"] = int(8e9)
-    assert in_turns(recipe, share=0.4)
+    assert should_offload(recipe, share=0.4)
     with pytest.raises(InputError, match=r"and 2\.0 GB of this .* for each worker are free; use fewer --workers"):
-        in_turns(recipe, share=0.25)
+        should_offload(recipe, share=0.25)
     memory["bytes"] = int(2e9)
     with pytest.raises(InputError, match="for each worker are free; use --pipeline tiny"):
-        in_turns(recipe, share=0.5)
+        should_offload(recipe, share=0.5)
 
 
 def test_what_is_too_large_is_not_downloaded(memory: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,20 +170,20 @@ def test_what_is_too_large_is_not_downloaded(memory: dict[str, int], monkeypatch
     monkeypatch.setattr(footprint, "resolve", resolve)
     memory["bytes"] = int(2e9)
     with pytest.raises(InputError, match="use --pipeline tiny"):
-        in_turns(load_recipe("openavs"))
+        should_offload(load_recipe("openavs"))
     assert asked and all(asked)
 
 
 def test_where_the_system_does_not_say_all_is_loaded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "free_memory", lambda place: None)
-    assert not in_turns(load_recipe("openavs", ["offline=true", "device=cpu"]))
+    assert not should_offload(load_recipe("openavs", ["offline=true", "device=cpu"]))
 
 
 def test_models_that_are_not_here_are_known_by_the_table() -> None:
     """Qwen3-4B in bfloat16, with 2.4 GB of keys and values, and half a GB of Python and torch."""
     recipe = load_recipe("openavs", ["offline=true", "device=cpu"])
-    assert footprints(recipe)["translator"].weights == pytest.approx(4022.5e6 * 2)
-    together, turn = needed(recipe)
+    assert measure_footprints(recipe)["translator"].weights == pytest.approx(4022.5e6 * 2)
+    together, turn = estimate_memory(recipe)
     assert turn == pytest.approx(4022.5e6 * 2 + 2.4e9 + 0.5e9)  # the language model's turn
     assert together > turn + 2e9
 
@@ -191,25 +193,25 @@ def test_language_models_are_counted_in_the_dtype_they_are_loaded_in(tmp_path: P
     weights = load_file(folder / "model.safetensors")
     parameters = sum(tensor.numel() for tensor in weights.values())
     recipe = load_recipe("tiny", [f"translator.model={folder}", "device=cpu"])
-    assert footprints(recipe)["translator"].weights == 4 * parameters
+    assert measure_footprints(recipe)["translator"].weights == 4 * parameters
     save_file({name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}, folder / "model.safetensors")
-    assert footprints(recipe)["translator"].weights == 2 * parameters
+    assert measure_footprints(recipe)["translator"].weights == 2 * parameters
 
 
 def test_without_models_nobody_takes_turns(tmp_path: Path, memory: dict[str, int]) -> None:
     recipe = load_recipe(write_recipe(tmp_path))
-    assert needed(recipe) == (0, 0)
-    assert not in_turns(recipe, "auto")
+    assert estimate_memory(recipe) == (0, 0)
+    assert not should_offload(recipe, "auto")
 
 
 def test_every_stage_has_its_turn() -> None:
     from openavs.registry import STAGES
 
-    assert sorted(stage for turn in TURNS for stage in turn) == sorted(STAGES)
+    assert sorted(stage for turn in STAGE_GROUPS for stage in turn) == sorted(STAGES)
 
 
 def test_free_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Placement(torch.device("cpu"), torch.float32, "")
+    place = DeviceConfig(torch.device("cpu"), torch.float32, "")
     total = total_memory()
     assert total is not None and 0 < (footprint.free_memory(place) or 0) <= total
     monkeypatch.delattr(os, "sysconf")  # Windows has none
@@ -233,5 +235,5 @@ def test_cached_files_count_as_free_and_a_container_sets_a_limit(
 
 @pytest.mark.gpu
 def test_free_memory_of_a_gpu() -> None:
-    place = Placement(torch.device("cuda"), torch.float32, "")
+    place = DeviceConfig(torch.device("cuda"), torch.float32, "")
     assert 0 < (footprint.free_memory(place) or 0) <= torch.cuda.get_device_properties(0).total_memory

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from openavs.pipeline.class_mapping import Labeller
+from openavs.pipeline.class_mapping import ClassMapper
 
 
 @pytest.mark.parametrize(
@@ -26,18 +26,18 @@ from openavs.pipeline.class_mapping import Labeller
     ],
 )
 def test_names_then_aliases_then_the_lexicon(phrase: str, expected: tuple[str | None, str | None]) -> None:
-    label = Labeller(["dog", "missile-rocket", "bus"], {"cur": "dog"})
+    label = ClassMapper(["dog", "missile-rocket", "bus"], {"cur": "dog"})
     assert label(phrase) == expected
 
 
 def test_the_name_that_detectors_know_has_the_label_of_its_thing() -> None:
-    label = Labeller(["ventilator", "baby"], {"fan": "ventilator"})
+    label = ClassMapper(["ventilator", "baby"], {"fan": "ventilator"})
     assert label("electric fan") == label("fan") == ("ventilator", "alias")
     assert label("baby rattle") == label("rattle") == (None, None)
 
 
 def test_an_open_vocabulary_labels_nothing() -> None:
-    assert Labeller(None)("dog") == (None, None)
+    assert ClassMapper(None)("dog") == (None, None)
 
 
 def test_similarity_is_asked_last_and_must_reach_the_threshold() -> None:
@@ -47,7 +47,7 @@ def test_similarity_is_asked_last_and_must_reach_the_threshold() -> None:
         asked.extend(phrases)
         return np.array([[0.9 if p == "snout" else 0.3, 0.1] for p in phrases], dtype=np.float32)
 
-    label = Labeller(["dog", "bell"], similarity=similarity)
+    label = ClassMapper(["dog", "bell"], similarity=similarity)
     assert label("bell") == ("bell", "exact")
     assert label("snout") == ("dog", "similarity")
     assert label("teapot") == (None, None)

@@ -14,8 +14,8 @@ import pytest
 from openavs.config.recipe import load_recipe
 from openavs.errors import OpenAVSError
 from openavs.media import write_video
-from openavs.models.hub import Lock
-from openavs.pipeline.lockfile import add_to_lock, load_lock, pinned
+from openavs.models.hub import ModelLockfile
+from openavs.pipeline.lockfile import add_to_lock, load_lock, pin_recipe
 from openavs.structures.types import Waveform
 from tests.conftest import ROOT
 from tests.model_hub import Hub, client_settings, serving
@@ -36,16 +36,16 @@ def loaded(**revisions: str | None) -> dict[str, dict[str, Any]]:
 def test_only_the_models_that_the_lock_knows_are_pinned() -> None:
     recipe = load_recipe("openavs-cpu")
     sam = recipe.models()["segmenter"]
-    locked = pinned(recipe, Lock({sam: OLD, "hf:org/other": NEW}))
+    locked = pin_recipe(recipe, ModelLockfile({sam: OLD, "hf:org/other": NEW}))
     assert locked.models() == {**recipe.models(), "segmenter": f"{sam.partition('@')[0]}@{OLD}"}
     assert locked.to_dict() | {"segmenter": None} == recipe.to_dict() | {"segmenter": None}
     assert locked.base == recipe.base  # relative paths are still looked for beside the recipe
-    assert pinned(recipe, Lock()).to_dict() == recipe.to_dict()
+    assert pin_recipe(recipe, ModelLockfile()).to_dict() == recipe.to_dict()
 
 
 def test_embedded_and_local_models_are_not_pinned() -> None:
     recipe = load_recipe("tiny", ["segmenter.model=./sam"])
-    assert pinned(recipe, Lock({"./sam": OLD, "openavs:tiny/clap": OLD})).to_dict() == recipe.to_dict()
+    assert pin_recipe(recipe, ModelLockfile({"./sam": OLD, "openavs:tiny/clap": OLD})).to_dict() == recipe.to_dict()
 
 
 # ---------------------------------------------------------------------------------------------------------- the file
@@ -55,7 +55,7 @@ def test_a_lock_file_is_made_and_added_to_and_its_pins_stay(tmp_path: Path) -> N
     path = tmp_path / "openavs.lock"
     add_to_lock(path, loaded(sam=OLD))
     add_to_lock(path, loaded(sam=NEW, clap=NEW))
-    assert Lock.load(path).pins == {"hf:org/sam@main": OLD, "hf:org/clap@main": NEW}
+    assert ModelLockfile.load(path).pins == {"hf:org/sam@main": OLD, "hf:org/clap@main": NEW}
     assert [p.name for p in tmp_path.iterdir()] == ["openavs.lock"]
 
 
@@ -64,7 +64,7 @@ def test_only_models_of_the_hub_without_a_commit_in_their_name_are_added(tmp_pat
     for ref in ("./sam", "openavs:tiny/sam", f"hf:org/sam@{OLD}"):
         models[ref] = {"revision": OLD, "licence": None, "path": "/p"}
     assert add_to_lock(tmp_path / "a.lock", models).pins == {}
-    assert Lock.load(tmp_path / "a.lock").pins == {}
+    assert ModelLockfile.load(tmp_path / "a.lock").pins == {}
     assert (tmp_path / "a.lock").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_locked_run_goes_on_with_its_models_when_the_branch_has_moved(tmp_path
         assert done.returncode == 0, done.stderr
 
     segment(one)
-    assert Lock.load(lock).pins == {"hf:org/sam@main": OLD}
+    assert ModelLockfile.load(lock).pins == {"hf:org/sam@main": OLD}
     first = (out / "clips" / "one" / "result.json").read_bytes()
     Hub.commits = (OLD, NEW)
     segment(one, two)
@@ -133,4 +133,4 @@ def test_a_locked_run_goes_on_with_its_models_when_the_branch_has_moved(tmp_path
     assert [facts["revision"] for facts in second["models"].values()] == [OLD]
     assert second["recipe"] == json.loads(first)["recipe"]
     assert second["recipe"]["segmenter"]["model"] == "hf:org/sam@main"
-    assert Lock.load(lock).pins == {"hf:org/sam@main": OLD}
+    assert ModelLockfile.load(lock).pins == {"hf:org/sam@main": OLD}

@@ -12,19 +12,19 @@ import pytest
 from openavs.pipeline.pipeline import Pipeline, Settings
 from openavs.stages.translators.base import Request, Translation
 from openavs.structures.types import (
+    AudioWindow,
     Box,
     Caption,
     Clip,
+    ClipResult,
     Detection,
     Frame,
-    Image,
+    ImageArray,
     Mask,
-    Segmentation,
     Waveform,
-    Window,
     mask_to_rle,
 )
-from openavs.utils.background_writer import Behind
+from openavs.utils.background_writer import BackgroundWriter
 
 STEP = 0.04
 FRAMES = 12
@@ -66,17 +66,17 @@ class Stages:
     def __init__(self, timeline: Timeline) -> None:
         self.timeline = timeline
 
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+    def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
         return [[Caption("dog", 1.0, w.start, w.end)] for w in windows]
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
         return [Translation(tuple(("dog",) * bool(own) for own in r.frames), "none") for r in requests]
 
-    def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         self.timeline.work("models", len(images))
         return [[Detection((0.0, 0.0, 8.0, 8.0), "dog", 0.9)] for _ in images]
 
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         return [[MASK] * len(own) for own in boxes]
 
 
@@ -117,14 +117,14 @@ def test_a_result_is_written_while_the_next_clip_is_looked_at(timeline: Timeline
     clips = [clip(timeline, str(i), frames=3) for i in range(4)]
     written: list[str] = []
 
-    def write(result: Segmentation) -> None:
+    def write(result: ClipResult) -> None:
         written.append(result.clip)
         until = time.monotonic() + 10
         while len(written) < 4 and timeline.count("models") <= 3 * len(written):
             assert time.monotonic() < until, "nobody looks at the next clip meanwhile"
             time.sleep(STEP / 4)
 
-    with Behind(write, depth=2) as writer:
+    with BackgroundWriter(write, depth=2) as writer:
         for result in pipeline(timeline, 1).run(clips):
             writer.put(result)
     assert written == ["0", "1", "2", "3"]

@@ -12,27 +12,27 @@ import torch
 
 from openavs.errors import InputError
 from openavs.pipeline.pipeline import Notes, Pipeline
-from openavs.pipeline.windows import window_of
-from openavs.structures.types import Caption, Clip, Frame, FrameResult, Segmentation, rle_to_mask, segments_to_mask
+from openavs.pipeline.windows import audio_window
+from openavs.structures.types import Caption, Clip, ClipResult, Frame, FrameResult, rle_to_mask, segments_to_mask
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import scene_of
-from openavs.synthetic.scenes import Part, Scene, plan_scene, scene_rng
+from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import Role, Scene, plan_scene, scene_rng
 
 
-def scene(*parts: Part, seconds: int = 4, seed: int = 0) -> Scene:
+def scene(*parts: Role, seconds: int = 4, seed: int = 0) -> Scene:
     return plan_scene(list(parts), scene_rng("test", 77, seed), seconds)
 
 
 @pytest.fixture(scope="module")
 def dog_and_bell() -> Scene:
     """A dog, then silence, then a bell; a car stands by and says nothing."""
-    dog = Part("dog", (True, True, False, False))
-    bell = Part("bell", (False, False, False, True))
-    return scene(dog, bell, Part("car", (False,) * 4))
+    dog = Role("dog", (True, True, False, False))
+    bell = Role("bell", (False, False, False, True))
+    return scene(dog, bell, Role("car", (False,) * 4))
 
 
 @pytest.fixture(scope="module")
-def result(tiny: Pipeline, dog_and_bell: Scene) -> Segmentation:
+def result(tiny: Pipeline, dog_and_bell: Scene) -> ClipResult:
     return tiny(scene_to_clip(dog_and_bell, "dog-and-bell"))
 
 
@@ -60,16 +60,16 @@ class Counter:
 # ------------------------------------------------------------------------------------- what is heard, asked and found
 
 
-def test_each_frame_hears_what_sounds_then(result: Segmentation) -> None:
+def test_each_frame_hears_what_sounds_then(result: ClipResult) -> None:
     assert [frame.silent for frame in result.frames] == [False, False, True, False]
-    assert result.frames[0].heard[0].text == "dog barking"
-    assert result.frames[3].heard[0].text == "bell ringing"
-    assert (result.frames[3].heard[0].start, result.frames[3].heard[0].end) == (3.0, 4.0)
+    assert result.frames[0].captions[0].text == "dog barking"
+    assert result.frames[3].captions[0].text == "bell ringing"
+    assert (result.frames[3].captions[0].start, result.frames[3].captions[0].end) == (3.0, 4.0)
 
 
-def test_a_frame_asks_only_for_what_sounds_at_that_frame(result: Segmentation) -> None:
-    assert [[prompt.phrase for prompt in frame.asked] for frame in result.frames] == [["dog"], ["dog"], [], ["bell"]]
-    prompt = result.frames[0].asked[0]
+def test_a_frame_asks_only_for_what_sounds_at_that_frame(result: ClipResult) -> None:
+    assert [[prompt.phrase for prompt in frame.prompts] for frame in result.frames] == [["dog"], ["dog"], [], ["bell"]]
+    prompt = result.frames[0].prompts[0]
     assert (prompt.origin, [caption.text for caption in prompt.captions]) == ("llm", ["dog barking"])
 
 
@@ -93,7 +93,7 @@ def test_a_frame_is_grounded_with_its_own_phrases_only(
 def test_names_that_detectors_know_are_asked_and_labeled_as_the_class(tiny: Pipeline) -> None:
     settings = replace(tiny.settings, disambiguate=True, vocabulary=("mower", "dog"))
     pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
-    asked = pipe.ask([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], Notes())
+    asked = pipe.translate([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], Notes())
     assert [(prompt.phrase, prompt.label) for prompt in asked[0]] == [("lawn mower", "mower")]
     assert pipe.label("lawn mower")[0] == "mower"
 
@@ -109,10 +109,10 @@ def test_captions_below_the_threshold_are_kept_apart_and_counted(tiny: Pipeline,
     result = pipe(scene_to_clip(dog_and_bell, "weak"))
     assert "3 of 3 audible frames had no caption above the threshold (best: dog barking, 0.11)" in result.warnings
     first = result.frames[0]
-    assert (first.heard, first.asked) == ((), ()) and first.weak[0].text == "dog barking"
+    assert (first.captions, first.prompts) == ((), ()) and first.weak[0].text == "dog barking"
 
 
-def test_what_sounds_is_segmented_and_what_is_silent_is_not(result: Segmentation, dog_and_bell: Scene) -> None:
+def test_what_sounds_is_segmented_and_what_is_silent_is_not(result: ClipResult, dog_and_bell: Scene) -> None:
     for frame in result.frames:
         truth = dog_and_bell.truth(frame.time)
         found = {segment.phrase: rle_to_mask(segment.mask) for segment in frame.segments}
@@ -121,7 +121,7 @@ def test_what_sounds_is_segmented_and_what_is_silent_is_not(result: Segmentation
             assert (found[kind] & mask).sum() / (found[kind] | mask).sum() > 0.6, (frame.index, kind)
 
 
-def test_the_result_carries_its_recipe_models_and_timings(result: Segmentation) -> None:
+def test_the_result_carries_its_recipe_models_and_timings(result: ClipResult) -> None:
     assert result.recipe["name"] == "tiny"
     assert set(result.models) == {
         "openavs:tiny/clap",
@@ -129,7 +129,7 @@ def test_the_result_carries_its_recipe_models_and_timings(result: Segmentation) 
         "openavs:tiny/grounding-dino",
         "openavs:tiny/sam",
     }
-    assert set(result.timings) == {"listen", "ask", "decode", "detect", "segment"}
+    assert set(result.timings) == {"caption", "translate", "decode", "detect", "segment"}
 
 
 def test_two_sources_at_once_are_both_found(tiny: Pipeline) -> None:
@@ -137,19 +137,19 @@ def test_two_sources_at_once_are_both_found(tiny: Pipeline) -> None:
     pairs = [("dog", "train"), ("bell", "violin"), ("cat", "drum"), ("bird", "mower")]
     found = 0
     for seed, pair in enumerate(pairs):
-        both = scene(*(Part(kind, (True,) * 3) for kind in pair), seconds=3, seed=10 + seed)
+        both = scene(*(Role(kind, (True,) * 3) for kind in pair), seconds=3, seed=10 + seed)
         frames = tiny(scene_to_clip(both, "both")).frames
         found += any({s.phrase for s in frame.segments} == set(pair) for frame in frames)
     assert found >= 2
 
 
 def test_a_sound_from_off_the_screen_says_what_it_looked_for(tiny: Pipeline) -> None:
-    hidden = scene(Part("dog", (True,) * 2, visible=False), Part("train", (False,) * 2), seconds=2, seed=2)
+    hidden = scene(Role("dog", (True,) * 2, visible=False), Role("train", (False,) * 2), seconds=2, seed=2)
     for frame in tiny(scene_to_clip(hidden, "hidden")).frames:
-        assert [prompt.phrase for prompt in frame.asked] == ["dog"]
+        assert [prompt.phrase for prompt in frame.prompts] == ["dog"]
         assert frame.segments == ()
-        assert frame.dropped[0].phrase == "dog"
-        assert frame.dropped[0].reason in {"not found", "below threshold"}
+        assert frame.rejected[0].phrase == "dog"
+        assert frame.rejected[0].reason in {"not found", "below threshold"}
 
 
 # ------------------------------------------------------------------------------------------- how much work is done
@@ -158,7 +158,7 @@ def test_a_sound_from_off_the_screen_says_what_it_looked_for(tiny: Pipeline) -> 
 def test_counted_work(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """One audio batch, no text twice, one detector pass a frame for the joint caption, one image encoding a frame."""
     monkeypatch.setattr(tiny.detector, "phrases_per_caption", 8)
-    tiny.captioner.caption([window_of(dog_and_bell.soundtrack(), 0.5, 1.0, 1.0)])  # texts are embedded once, before
+    tiny.captioner.caption([audio_window(dog_and_bell.soundtrack(), 0.5, 1.0, 1.0)])  # texts are embedded once, before
     modules = {
         "audio": tiny.captioner.model.audio_model,  # type: ignore[attr-defined]
         "text": tiny.captioner.model.text_model,  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ def test_counted_work(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.M
     boxed = sum(bool(frame.segments) for frame in result.frames)
     assert boxed == 3
     assert calls == {"audio": 1, "text": 0, "detector": 3, "encoder": boxed, "decoder": boxed}
-    assert result.frames[0].asked
+    assert result.frames[0].prompts
     assert result.warnings == ()
 
 
@@ -183,12 +183,12 @@ def test_one_request_holds_all_frames(tiny: Pipeline, dog_and_bell: Scene, monke
     tiny(scene_to_clip(dog_and_bell, "one"))
     assert len(questions) == 1
     assert questions[0].messages[-1]["content"].count("dog barking") == 2
-    tiny(scene_to_clip(scene(Part("dog", (False,) * 2), seconds=2), "silent"))
+    tiny(scene_to_clip(scene(Role("dog", (False,) * 2), seconds=2), "silent"))
     assert len(questions) == 1
 
 
 def test_silence_runs_no_model_and_says_so(tiny: Pipeline) -> None:
-    silent = scene(Part("dog", (False,) * 3), seconds=3)
+    silent = scene(Role("dog", (False,) * 3), seconds=3)
     with Counter(detector=tiny.detector.model, audio=tiny.captioner.model) as calls:  # type: ignore[attr-defined]
         result = tiny(scene_to_clip(silent, "silent"))
     assert calls == {"detector": 0, "audio": 0}
@@ -213,7 +213,7 @@ def test_only_frames_at_which_something_is_asked_are_decoded(tiny: Pipeline, dog
 
 
 def test_results_do_not_depend_on_the_batch(tiny: Pipeline) -> None:
-    clip = scene_to_clip(scene_of("ms3", "test", 9, 3).scene, "batch")
+    clip = scene_to_clip(sample_scene("ms3", "test", 9, 3).scene, "batch")
     one, many = (
         Pipeline(
             tiny.captioner,
@@ -232,7 +232,7 @@ def test_results_do_not_depend_on_the_batch(tiny: Pipeline) -> None:
 
 
 def test_frames_leave_before_the_last_is_decoded(tiny: Pipeline) -> None:
-    long = scene(Part("dog", (True,) * 20), seconds=20)
+    long = scene(Role("dog", (True,) * 20), seconds=20)
     clip = scene_to_clip(long, "long")
     decoded: list[int] = []
 
@@ -291,17 +291,17 @@ def test_a_mask_that_is_too_small_is_no_segment(tiny: Pipeline, dog_and_bell: Sc
     )
     frame = strict(scene_to_clip(dog_and_bell, "strict")).frames[0]
     assert frame.segments == ()
-    assert [drop.reason for drop in frame.dropped] == ["empty mask"]
+    assert [drop.reason for drop in frame.rejected] == ["empty mask"]
 
 
 def test_progress_tells_every_stage(tiny: Pipeline, dog_and_bell: Scene) -> None:
     told: list[tuple[str, int, int]] = []
     tiny(scene_to_clip(dog_and_bell, "told"), lambda *step: told.append(step))
-    assert {stage for stage, _, _ in told} == {"listen", "ask", "look"}
-    assert told[-1] == ("look", 3, 3)
+    assert {stage for stage, _, _ in told} == {"caption", "translate", "localize"}
+    assert told[-1] == ("localize", 3, 3)
 
 
-def test_stream_and_call_say_the_same(tiny: Pipeline, dog_and_bell: Scene, result: Segmentation) -> None:
+def test_stream_and_call_say_the_same(tiny: Pipeline, dog_and_bell: Scene, result: ClipResult) -> None:
     notes = Notes()
     frames: list[FrameResult] = list(tiny.stream(scene_to_clip(dog_and_bell, "again"), notes=notes))
     for one, two in zip(frames, result.frames, strict=True):

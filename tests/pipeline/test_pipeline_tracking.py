@@ -15,8 +15,8 @@ from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry
 from openavs.results.serialization import mask_values
 from openavs.stages.trackers.iou import IouTracker
-from openavs.structures.types import Clip, Frame, Segmentation
-from openavs.synthetic.scenes import Part, Scene, plan_scene, scene_rng
+from openavs.structures.types import Clip, ClipResult, Frame
+from openavs.synthetic.scenes import Role, Scene, plan_scene, scene_rng
 from tests.tiny_sams import make_sam2_video, make_sam3, make_sam3_video
 
 FPS = 2.0
@@ -36,8 +36,8 @@ def dense_clip(scene: Scene, name: str) -> Clip:
 
 @pytest.fixture(scope="module")
 def dog_then_bell_then_dog() -> Scene:
-    dog = Part("dog", (True, False, False, True))
-    bell = Part("bell", (False, True, False, False))
+    dog = Role("dog", (True, False, False, True))
+    bell = Role("bell", (False, True, False, False))
     return plan_scene([dog, bell], scene_rng("test", 77, 2), 4)
 
 
@@ -48,11 +48,11 @@ def tracked(tiny: Pipeline) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def result(tracked: Pipeline, dog_then_bell_then_dog: Scene) -> Segmentation:
+def result(tracked: Pipeline, dog_then_bell_then_dog: Scene) -> ClipResult:
     return tracked(dense_clip(dog_then_bell_then_dog, "tracked"))
 
 
-def test_every_segment_has_a_track_that_means_one_thing(result: Segmentation) -> None:
+def test_every_segment_has_a_track_that_means_one_thing(result: ClipResult) -> None:
     meant: dict[int, set[str]] = {}
     for frame in result.frames:
         for segment in frame.segments:
@@ -62,27 +62,25 @@ def test_every_segment_has_a_track_that_means_one_thing(result: Segmentation) ->
     assert all(len(phrases) == 1 for phrases in meant.values())
 
 
-def test_a_thing_that_sounds_again_has_the_id_it_had(result: Segmentation) -> None:
+def test_a_thing_that_sounds_again_has_the_id_it_had(result: ClipResult) -> None:
     dogs = {s.track for f in result.frames for s in f.segments if s.phrase == "dog"}
     times = [f.time for f in result.frames for s in f.segments if s.phrase == "dog"]
     assert min(times) < 1 and max(times) > 3 and len(dogs) == 1
 
 
-def test_frames_leave_complete_and_in_order(
-    result: Segmentation, tiny: Pipeline, dog_then_bell_then_dog: Scene
-) -> None:
+def test_frames_leave_complete_and_in_order(result: ClipResult, tiny: Pipeline, dog_then_bell_then_dog: Scene) -> None:
     alone = tiny(dense_clip(dog_then_bell_then_dog, "alone"))
     assert [frame.index for frame in result.frames] == list(range(8))
     for ours, theirs in zip(result.frames, alone.frames, strict=True):
-        assert (ours.time, ours.silent, ours.heard, ours.asked) == (
-            theirs.time, theirs.silent, theirs.heard, theirs.asked,
+        assert (ours.time, ours.silent, ours.captions, ours.prompts) == (
+            theirs.time, theirs.silent, theirs.captions, theirs.prompts,
         )  # fmt: skip
         assert {s.phrase for s in ours.segments} >= {s.phrase for s in theirs.segments}
         assert all(s.track is None for s in theirs.segments)
     assert "track" in result.timings and "track" not in alone.timings
 
 
-def test_masks_are_numbered_by_track(result: Segmentation) -> None:
+def test_masks_are_numbered_by_track(result: ClipResult) -> None:
     numbers = mask_values(result, "instance")
     by_track: dict[int | None, set[int]] = {}
     for frame, values in zip(result.frames, numbers, strict=True):
@@ -146,10 +144,10 @@ def test_a_tracker_that_segments_encodes_each_sounding_frame_once(tiny: Pipeline
         return forward(pixels, **rest)
 
     tracker.model.vision_encoder.forward = counting
-    dog = Part("dog", (True, True, True, False))
+    dog = Role("dog", (True, True, True, False))
     clip = dense_clip(plan_scene([dog], scene_rng("test", 77, 3), 4), kind)
     result = with_tracker(tiny, tracker, detector=kind == "sam2-video")(clip)
-    sounding = [frame for frame in result.frames if frame.asked]
+    sounding = [frame for frame in result.frames if frame.prompts]
     assert sum(encoded) == len(sounding) < len(result.frames)
     assert sounding[0].segments and all(s.track is not None for frame in sounding for s in frame.segments)
     assert set(result.models) >= {str(tmp_path / "model")}
@@ -158,7 +156,7 @@ def test_a_tracker_that_segments_encodes_each_sounding_frame_once(tiny: Pipeline
 def test_tracks_do_not_depend_on_the_batch(tiny: Pipeline, tmp_path: Path) -> None:
     """Of the frames of a batch none may be a key frame: then no model but the tracker's looks at them."""
     options = {"model": str(make_sam2_video(tmp_path / "model")), "every": 3}
-    clip = dense_clip(plan_scene([Part("dog", (True, True))], scene_rng("test", 77, 3), 2), "small batches")
+    clip = dense_clip(plan_scene([Role("dog", (True, True))], scene_rng("test", 77, 3), 2), "small batches")
     usual = with_tracker(tiny, Registry("tracker").build("sam2-video", options), detector=True)
     one_by_one = with_tracker(tiny, Registry("tracker").build("sam2-video", options), detector=True)
     one_by_one.settings = replace(usual.settings, batch_frames=1)
@@ -171,7 +169,7 @@ def test_sam3_needs_no_detector(tiny: Pipeline, tmp_path: Path) -> None:
     segmenter = Registry("segmenter").build("sam3", {"model": str(make_sam3(tmp_path / "model")), "floor": 0.0})
     settings = replace(tiny.settings, box_threshold=0.0, max_boxes=3, max_per_phrase=None)
     pipe = Pipeline(tiny.captioner, tiny.translator, None, segmenter, settings)
-    clip = dense_clip(plan_scene([Part("dog", (True,))], scene_rng("test", 77, 3), 1), "sam3")
+    clip = dense_clip(plan_scene([Role("dog", (True,))], scene_rng("test", 77, 3), 1), "sam3")
     result = pipe(clip)
     assert "detect" not in result.timings
     for frame in result.frames:

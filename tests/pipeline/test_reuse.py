@@ -9,28 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.pipeline.dedup import Answers, Pictures, change
+from openavs.pipeline.dedup import FrameDeduplicator, FrameMemo, max_cell_difference
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.trackers.iou import IouTracker
-from openavs.structures.types import Clip, Frame, FrameResult, Image
+from openavs.structures.types import Clip, Frame, FrameResult, ImageArray
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.pipeline.test_pipeline import Counter
 
 RNG = np.random.default_rng(5)
 
 
-def picture(value: int = 0, size: tuple[int, int] = (64, 96)) -> Image:
+def picture(value: int = 0, size: tuple[int, int] = (64, 96)) -> ImageArray:
     return np.full((*size, 3), value, dtype=np.uint8)
 
 
-def frames(images: Sequence[Image]) -> Iterator[Frame]:
+def frames(images: Sequence[ImageArray]) -> Iterator[Frame]:
     return (Frame(i, float(i), image) for i, image in enumerate(images))
 
 
-def of_the_first(images: Sequence[Image], tolerance: float | None = 0.0) -> list[int]:
+def of_the_first(images: Sequence[ImageArray], tolerance: float | None = 0.0) -> list[int]:
     """For each picture the place of the array that stands for it."""
-    arrays = [frame.image for frame in Pictures(tolerance).shared(frames(images))]
+    arrays = [frame.image for frame in FrameDeduplicator(tolerance).shared(frames(images))]
     return [next(i for i, image in enumerate(images) if image is array) for array in arrays]
 
 
@@ -53,7 +53,7 @@ def test_one_level_of_one_pixel_is_another_picture() -> None:
 def test_a_tolerance_counts_from_the_picture_that_was_looked_at() -> None:
     creeping = [picture(value) for value in (10, 11, 12, 13, 14)]
     assert of_the_first(creeping, 2.0) == [0, 0, 0, 3, 3]
-    looked = Pictures(2.0)
+    looked = FrameDeduplicator(2.0)
     assert len(list(looked.shared(frames(creeping)))) == 5
     assert looked.near == 3
 
@@ -63,18 +63,18 @@ def test_change_is_that_of_the_cell_that_changed_most() -> None:
     still = picture(100, (320, 640))
     moved = still.copy()
     moved[100:110, 200:220] = 180
-    assert change(still, moved) == 80.0
+    assert max_cell_difference(still, moved) == 80.0
     assert np.abs(moved.astype(int) - still).mean() < 0.1  # over the whole it would be lost
     noisy = (still + RNG.normal(0, 2, still.shape)).round().astype(np.uint8)
-    assert 1.3 < change(still, noisy) < 2.2
+    assert 1.3 < max_cell_difference(still, noisy) < 2.2
     assert np.abs(noisy.astype(int) - still).max() > 6  # of a single pixel it would be much
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 70), (33, 31), (240, 135)])
 def test_change_of_pictures_of_any_size(size: tuple[int, int]) -> None:
-    assert change(picture(3, size), picture(3, size)) == 0.0
-    assert change(picture(0, size), picture(255, size)) == 255.0
-    assert change(picture(3, size), picture(3, (2, 2))) == 255.0
+    assert max_cell_difference(picture(3, size), picture(3, size)) == 0.0
+    assert max_cell_difference(picture(0, size), picture(255, size)) == 255.0
+    assert max_cell_difference(picture(3, size), picture(3, (2, 2))) == 255.0
 
 
 # --------------------------------------------------------------------------------------------- what stages are asked
@@ -86,13 +86,13 @@ class Stage:
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
 
-    def look(self, images: list[Image], asked: list[str]) -> list[str]:
+    def look(self, images: list[ImageArray], asked: list[str]) -> list[str]:
         self.calls.append([int(image[0, 0, 0]) for image in images])
         return [f"{image[0, 0, 0]} {own}" for image, own in zip(images, asked, strict=True)]
 
 
 def test_a_stage_is_asked_once_about_an_array_and_a_question() -> None:
-    stage, answers = Stage(), Answers()
+    stage, answers = Stage(), FrameMemo()
     one, two = picture(1), picture(2)
     answers.begin([one, one, two])
     assert answers.ask(stage.look, ["a", "a", "a"]) == ["1 a", "1 a", "2 a"]
@@ -103,7 +103,7 @@ def test_a_stage_is_asked_once_about_an_array_and_a_question() -> None:
 
 
 def test_without_repetition_a_call_is_what_it_was() -> None:
-    stage, answers = Stage(), Answers()
+    stage, answers = Stage(), FrameMemo()
     images = [picture(i) for i in range(4)]
     answers.begin(images)
     answers.ask(stage.look, list("abcd"))
@@ -116,7 +116,7 @@ def test_without_repetition_a_call_is_what_it_was() -> None:
 def still(times: Sequence[int], seconds: int = 6) -> Clip:
     """A scene in which a dog barks throughout and a bell in the second half; its pictures are those of some times."""
     halves = tuple(i >= seconds // 2 for i in range(seconds))
-    parts = [Part("dog", (True,) * seconds), Part("bell", halves)]
+    parts = [Role("dog", (True,) * seconds), Role("bell", halves)]
     clip = scene_to_clip(plan_scene(parts, scene_rng("test", 77, 4), seconds), "still")
     images = {frame.index: frame.image for frame in clip.frames(None)}
 

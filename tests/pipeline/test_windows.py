@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openavs.pipeline.windows import window_of
+from openavs.pipeline.windows import audio_window
 from openavs.structures.types import Waveform
 
 
@@ -22,12 +22,12 @@ from openavs.structures.types import Waveform
 )
 def test_the_window_of_a_frame(at: float, fps: float, length: float, expected: tuple[float, float]) -> None:
     sound = Waveform(np.zeros(5 * 1000, dtype=np.float32), 1000)
-    window = window_of(sound, at, fps, length)
+    window = audio_window(sound, at, fps, length)
     assert (window.start, window.end) == pytest.approx(expected)
     assert len(window.audio.samples) == round((expected[1] - expected[0]) * 1000)
 
 
 def test_past_the_end_of_the_sound_there_is_silence() -> None:
-    window = window_of(Waveform(np.ones(5000, dtype=np.float32), 1000), 9.5, fps=1.0, length=1.0)
+    window = audio_window(Waveform(np.ones(5000, dtype=np.float32), 1000), 9.5, fps=1.0, length=1.0)
     assert len(window.audio.samples) == 0
     assert window.audio.dbfs == float("-inf")

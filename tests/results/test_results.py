@@ -32,11 +32,11 @@ from openavs.results.serialization import (
 from openavs.structures.types import (
     RLE,
     Caption,
-    Dropped,
+    ClipResult,
     FrameResult,
     Prompt,
+    Rejection,
     Segment,
-    Segmentation,
     mask_to_rle,
     rle_to_mask,
 )
@@ -54,18 +54,20 @@ def segment(phrase: str, box: tuple[int, int, int, int], score: float, **more: A
 
 
 @pytest.fixture
-def clip() -> Segmentation:
+def clip() -> ClipResult:
     bark = Caption("a dog barking", 0.81, 0.0, 1.0, "what is heard?")
     dog = segment("dog", (2, 3, 10, 12), 0.6, mask_score=0.9, label="dog", label_how="exact")
     bell = segment("church bell", (8, 8, 20, 18), 0.4, label="bell", label_how="alias")
     frames = (
-        FrameResult(0, 0.5, heard=(bark,), asked=(Prompt("dog", captions=(bark,)),), segments=(dog, bell)),
-        FrameResult(1, 1.5, heard=(bark,), dropped=(Dropped("dog", "below threshold", 0.12, (1.0, 2.0, 3.0, 4.0)),)),
+        FrameResult(0, 0.5, captions=(bark,), prompts=(Prompt("dog", captions=(bark,)),), segments=(dog, bell)),
+        FrameResult(
+            1, 1.5, captions=(bark,), rejected=(Rejection("dog", "below threshold", 0.12, (1.0, 2.0, 3.0, 4.0)),)
+        ),
         FrameResult(2, 2.5, silent=True),
     )
     recipe = {"name": "tiny", "detector": {"name": "grounding-dino", "threshold": 0.25}, "fps": 1}
     models = {"openavs:tiny/clap": {"revision": None, "licence": "Apache-2.0"}}
-    return Segmentation("clip", (20, 30), frames, "a/clip.mp4", recipe, models, {"detect": 0.25}, ("a warning",))
+    return ClipResult("clip", (20, 30), frames, "a/clip.mp4", recipe, models, {"detect": 0.25}, ("a warning",))
 
 
 # ------------------------------------------------------------------------------------------------- JSON
@@ -96,10 +98,10 @@ frames = st.builds(
         ),
         max_size=2,
     ).map(tuple),
-    dropped=st.lists(st.builds(Dropped, texts, texts, st.none() | numbers, st.none() | boxes), max_size=2).map(tuple),
+    dropped=st.lists(st.builds(Rejection, texts, texts, st.none() | numbers, st.none() | boxes), max_size=2).map(tuple),
 )
 segmentations = st.builds(
-    Segmentation,
+    ClipResult,
     clip=texts,
     size=st.just((6, 7)),
     frames=st.lists(frames, max_size=3).map(tuple),
@@ -113,17 +115,17 @@ segmentations = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(segmentations)
-def test_any_segmentation_survives_json(made: Segmentation) -> None:
+def test_any_segmentation_survives_json(made: ClipResult) -> None:
     written = json.dumps(segmentation_to_json(made), allow_nan=False)
     assert segmentation_from_json(json.loads(written)) == made
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_json_has_not_are_refused_by_name(clip: Segmentation, bad: float) -> None:
+def test_numbers_that_json_has_not_are_refused_by_name(clip: ClipResult, bad: float) -> None:
     with pytest.raises(InputError, match=r"segmentation\.recipe\.gate\.level is"):
         segmentation_to_json(replace(clip, recipe={"gate": {"level": bad}}))
-    frame = replace(clip.frames[0], heard=(Caption("x", bad, 0, 1),))
-    with pytest.raises(InputError, match=r"frames\[0\]\.heard\[0\]\.score"):
+    frame = replace(clip.frames[0], captions=(Caption("x", bad, 0, 1),))
+    with pytest.raises(InputError, match=r"frames\[0\]\.captions\[0\]\.score"):
         segmentation_to_json(replace(clip, frames=(frame,)))
     data = segmentation_to_json(clip)
     data["timings"]["detect"] = bad
@@ -131,7 +133,7 @@ def test_numbers_that_json_has_not_are_refused_by_name(clip: Segmentation, bad: 
         segmentation_from_json(data)
 
 
-def test_scores_of_an_array_library_become_plain_numbers(clip: Segmentation) -> None:
+def test_scores_of_an_array_library_become_plain_numbers(clip: ClipResult) -> None:
     frame = replace(clip.frames[0], time=np.float32(0.1), index=np.int64(4), segments=())  # type: ignore[arg-type]
     data = json.loads(json.dumps(segmentation_to_json(replace(clip, frames=(frame,)))))
     assert data["frames"][0]["time"] == float(np.float32(0.1))
@@ -151,7 +153,7 @@ def edit(data: dict[str, Any], path: str, value: Any = None) -> dict[str, Any]:
     return data
 
 
-def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: Segmentation) -> None:
+def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: ClipResult) -> None:
     earlier = segmentation_to_json(clip)
     for found in earlier["frames"][0]["segments"]:
         del found["verifier_score"]
@@ -176,12 +178,12 @@ def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: Segmentation
         ("frames/0/segments/0/mask/counts", "P", "run-length code"),  # a continuation without an end
     ],
 )
-def test_broken_json_is_named(clip: Segmentation, path: str, value: Any, says: str) -> None:
+def test_broken_json_is_named(clip: ClipResult, path: str, value: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         segmentation_from_json(edit(segmentation_to_json(clip), path, value))
 
 
-def test_a_mask_of_another_size_than_the_clips_is_named(clip: Segmentation) -> None:
+def test_a_mask_of_another_size_than_the_clips_is_named(clip: ClipResult) -> None:
     taller = edit(segmentation_to_json(clip), "size", [21, 30])
     with pytest.raises(InputError, match=r"a mask of frame \d+ is 20 x 30 pixels in a clip of 21 x 30"):
         segmentation_from_json(taller)
@@ -190,11 +192,11 @@ def test_a_mask_of_another_size_than_the_clips_is_named(clip: Segmentation) -> N
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        ({"keep": {1: 0.5}}, "segmentation.recipe.keep has a key that is not text"),
+        ({"keep": {1: 0.5}}, "segmentation.recipe.filtering has a key that is not text"),
         ({"words": {"dog", "cat"}}, "segmentation.recipe.words is a set, which a result file cannot hold"),
     ],
 )
-def test_what_json_cannot_hold_is_refused_by_name(clip: Segmentation, recipe: Any, says: str) -> None:
+def test_what_json_cannot_hold_is_refused_by_name(clip: ClipResult, recipe: Any, says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         segmentation_to_json(replace(clip, recipe=recipe))
 
@@ -208,7 +210,7 @@ def test_other_json_is_no_result() -> None:
 # ----------------------------------------------------------------------------------------- a clip's folder
 
 
-def test_masks_are_palette_pictures_of_instance_numbers(tmp_path: Path, clip: Segmentation) -> None:
+def test_masks_are_palette_pictures_of_instance_numbers(tmp_path: Path, clip: ClipResult) -> None:
     folder = write_result(tmp_path, clip)
     assert folder == tmp_path / "clips" / "clip"
     assert sorted(p.name for p in (folder / "masks").iterdir()) == ["00000.png", "00001.png", "00002.png"]
@@ -225,7 +227,7 @@ def test_masks_are_palette_pictures_of_instance_numbers(tmp_path: Path, clip: Se
     assert read_result(tmp_path, "clip") == clip
 
 
-def test_masks_of_classes_hold_the_class_index(tmp_path: Path, clip: Segmentation) -> None:
+def test_masks_of_classes_hold_the_class_index(tmp_path: Path, clip: ClipResult) -> None:
     assert mask_values(clip, "class", ["bell", "cat", "dog"]) == [[3, 1], [], []]
     assert mask_values(clip, "class", ["background", "bell", "cat", "dog"]) == [[3, 1], [], []]
     assert mask_values(clip, "class", ["cat"]) == [[0, 0], [], []]
@@ -236,19 +238,19 @@ def test_masks_of_classes_hold_the_class_index(tmp_path: Path, clip: Segmentatio
         mask_values(clip, "class")
 
 
-def test_tracks_keep_their_number_through_the_clip(clip: Segmentation) -> None:
+def test_tracks_keep_their_number_through_the_clip(clip: ClipResult) -> None:
     one, two = (segment("dog", (0, 0, 4, 4), 0.5, track=t) for t in (70, 7))
     frames = (FrameResult(0, 0.0, segments=(one, two)), FrameResult(1, 1.0, segments=(two,)))
     assert mask_values(replace(clip, frames=frames), "instance") == [[1, 2], [2]]
 
 
-def test_a_mask_holds_at_most_255_instances(clip: Segmentation) -> None:
+def test_a_mask_holds_at_most_255_instances(clip: ClipResult) -> None:
     crowd = FrameResult(0, 0.0, segments=(segment("bee", (0, 0, 1, 1), 0.5),) * 256)
     with pytest.raises(InputError, match="255"):
         mask_values(replace(clip, frames=(crowd,)), "instance")
 
 
-def test_the_result_is_written_last_and_the_extras_before_it(tmp_path: Path, clip: Segmentation) -> None:
+def test_the_result_is_written_last_and_the_extras_before_it(tmp_path: Path, clip: ClipResult) -> None:
     seen: list[set[str]] = []
 
     def extras(folder: Path) -> None:
@@ -262,7 +264,7 @@ def test_the_result_is_written_last_and_the_extras_before_it(tmp_path: Path, cli
     assert is_done(tmp_path, "clip")
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, clip: Segmentation) -> None:
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, clip: ClipResult) -> None:
     def fail(folder: Path) -> None:
         raise RuntimeError("disk full")
 
@@ -293,13 +295,13 @@ def test_an_atomic_write_replaces_or_leaves(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("hostile", ["../up", "a/b", "..", "", "a\0b", ".hidden", "x" * 200])
-def test_a_result_never_leaves_its_folder(tmp_path: Path, clip: Segmentation, hostile: str) -> None:
+def test_a_result_never_leaves_its_folder(tmp_path: Path, clip: ClipResult, hostile: str) -> None:
     with pytest.raises(InputError, match="safe_id"):
         write_result(tmp_path, replace(clip, clip=hostile))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_linked_clips_folder_is_refused(tmp_path: Path, clip: Segmentation) -> None:
+def test_a_linked_clips_folder_is_refused(tmp_path: Path, clip: ClipResult) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "clips").symlink_to(tmp_path / "elsewhere")
@@ -369,7 +371,7 @@ def run(out: Path) -> dict[str, Any]:
     return data
 
 
-def test_a_run_says_what_ran_and_what_became_of_each_clip(tmp_path: Path, clip: Segmentation) -> None:
+def test_a_run_says_what_ran_and_what_became_of_each_clip(tmp_path: Path, clip: ClipResult) -> None:
     with RunWriter(tmp_path, clip.recipe) as writer:
         assert run(tmp_path)["status"] == "running"
         writer.write(clip, seconds=1.5)
@@ -390,7 +392,7 @@ def test_a_run_says_what_ran_and_what_became_of_each_clip(tmp_path: Path, clip: 
     assert not (tmp_path / "clips" / "broken").exists()
 
 
-def test_running_again_does_what_is_missing(tmp_path: Path, clip: Segmentation) -> None:
+def test_running_again_does_what_is_missing(tmp_path: Path, clip: ClipResult) -> None:
     with RunWriter(tmp_path, clip.recipe) as writer:
         writer.write(clip)
         writer.fail("other", "no")
@@ -404,7 +406,7 @@ def test_running_again_does_what_is_missing(tmp_path: Path, clip: Segmentation) 
     assert run(tmp_path)["timings"] == {"detect": 0.5}
 
 
-def test_another_recipe_is_refused_by_its_keys(tmp_path: Path, clip: Segmentation) -> None:
+def test_another_recipe_is_refused_by_its_keys(tmp_path: Path, clip: ClipResult) -> None:
     with RunWriter(tmp_path, clip.recipe) as writer:
         writer.write(clip)
     other = {**clip.recipe, "detector": {"name": "grounding-dino", "threshold": 0.3}, "fps": 1.0}
@@ -421,7 +423,7 @@ def test_another_recipe_is_refused_by_its_keys(tmp_path: Path, clip: Segmentatio
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, clip: Segmentation) -> None:
+def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, clip: ClipResult) -> None:
     with pytest.raises(KeyboardInterrupt), RunWriter(tmp_path, clip.recipe) as writer:
         writer.write(clip)
         raise KeyboardInterrupt
@@ -435,7 +437,7 @@ def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, clip: Segmentation
     assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == ["clip", "other"]
 
 
-def test_an_index_that_is_lost_or_damaged_is_made_anew_from_the_results(tmp_path: Path, clip: Segmentation) -> None:
+def test_an_index_that_is_lost_or_damaged_is_made_anew_from_the_results(tmp_path: Path, clip: ClipResult) -> None:
     with RunWriter(tmp_path, clip.recipe) as writer:
         writer.write(clip)
     whole = index(tmp_path)
@@ -453,7 +455,7 @@ def test_an_index_that_is_lost_or_damaged_is_made_anew_from_the_results(tmp_path
     assert index(tmp_path) == [{**whole[0], "seconds": 0.0}]
 
 
-def test_files_that_are_no_results_are_neither_replaced_nor_removed(tmp_path: Path, clip: Segmentation) -> None:
+def test_files_that_are_no_results_are_neither_replaced_nor_removed(tmp_path: Path, clip: ClipResult) -> None:
     for name in ("clip", "other"):
         (tmp_path / "clips" / name).mkdir(parents=True)
         (tmp_path / "clips" / name / "0.jpg").write_bytes(b"mine")
@@ -477,13 +479,13 @@ def test_files_that_are_no_results_are_neither_replaced_nor_removed(tmp_path: Pa
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["film.mp4", "other"]
 
 
-def test_overwriting_a_folder_that_is_not_there_begins_one(tmp_path: Path, clip: Segmentation) -> None:
+def test_overwriting_a_folder_that_is_not_there_begins_one(tmp_path: Path, clip: ClipResult) -> None:
     with RunWriter(tmp_path / "new", clip.recipe, overwrite=True) as writer:
         writer.write(clip)
     assert len(index(tmp_path / "new")) == 1
 
 
-def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, clip: Segmentation) -> None:
+def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, clip: ClipResult) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot make the output folder"):
         RunWriter(tmp_path / "file", {})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 
 @pytest.fixture
@@ -19,5 +19,5 @@ def canary(tmp_path: Path) -> Path:
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     path = tmp_path / "dog.mp4"
-    write_clip(path, plan_scene([Part("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
+    write_clip(path, plan_scene([Role("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
     return path

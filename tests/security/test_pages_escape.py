@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from openavs.evaluation.report import write_page
-from openavs.structures.types import Caption, Dropped, Frame, FrameResult, Prompt, Segment, Segmentation, mask_to_rle
+from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Prompt, Rejection, Segment, mask_to_rle
 from openavs.visualization.notebook import summary
 from openavs.visualization.report import write_report
 from tests.evaluation.pages import report_of, write_dataset
@@ -19,7 +19,7 @@ from tests.security.hostile import ALL, MARK, TEXTS, Page
 SIZE = (48, 64)
 
 
-def hostile_result(text: str = ALL) -> Segmentation:
+def hostile_result(text: str = ALL) -> ClipResult:
     """A result in which every text is hostile."""
     mask = np.zeros(SIZE, dtype=np.bool_)
     mask[8:30, 8:40] = True
@@ -27,13 +27,13 @@ def hostile_result(text: str = ALL) -> Segmentation:
     frame = FrameResult(
         0,
         0.5,
-        heard=(Caption(text, 0.8, 0.0, 1.0, text),),
-        asked=(Prompt(text, label=text, origin=text, captions=(Caption(text, None, 0.0, 1.0),)),),
+        captions=(Caption(text, 0.8, 0.0, 1.0, text),),
+        prompts=(Prompt(text, label=text, origin=text, captions=(Caption(text, None, 0.0, 1.0),)),),
         segments=(segment,),
-        dropped=(Dropped(text, text, 0.1),),
+        rejected=(Rejection(text, text, 0.1),),
     )
     models = {text: {"revision": text, "licence": text, "path": text}}
-    return Segmentation(
+    return ClipResult(
         text, SIZE, (frame,), f"/x/{text}.mp4", {"name": text, text: [text]}, models, {text: 1.0}, (text,)
     )
 

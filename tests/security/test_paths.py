@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from openavs.synthetic.datasets import write_clip, write_layout
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -22,7 +22,7 @@ UP = "../../escaped"
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "dog.mp4"
-    write_clip(path, plan_scene([Part("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
+    write_clip(path, plan_scene([Role("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from openavs.synthetic.datasets import write_clip, write_layout
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import Outcome
 from tests.stages.translators.local_server import Answer, completion, phrases, refusal, serving
 
@@ -41,7 +41,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("video") / "dog.mp4"
-    write_clip(path, plan_scene([Part("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
+    write_clip(path, plan_scene([Role("dog", (True, True))], scene_rng("test", 40), 2, (96, 128)), fps=4)
     return path
 
 

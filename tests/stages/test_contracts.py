@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from openavs.errors import InputError, UnusableAnswer
+from openavs.errors import InputError, InvalidOutputError
 from openavs.registry import STAGES, check_backends
-from openavs.stages.contracts import CONTRACTS, check_methods, checked
+from openavs.stages.contracts import CONTRACTS, check_methods, validate_output
 from tests.conftest import Outcome
 from tests.media_files import grey, make_media, tone
 from tests.plugin_recipe import STAGES as PLUGINS
@@ -191,6 +191,6 @@ def test_a_method_that_was_replaced_may_have_another_name() -> None:
     def counting(windows: Any) -> Any:
         return [[] for _ in windows]
 
-    assert checked("caption", counting)([1, 2]) == [[], []]
-    with pytest.raises(UnusableAnswer, match="the captioner returned nothing"):
-        checked("caption", partial(lambda found, windows: found, None))([1])
+    assert validate_output("caption", counting)([1, 2]) == [[], []]
+    with pytest.raises(InvalidOutputError, match="the captioner returned nothing"):
+        validate_output("caption", partial(lambda found, windows: found, None))([1])

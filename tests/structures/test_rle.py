@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openavs.errors import InputError
-from openavs.exports.coco_rle import ListsFile, coco_box, coco_categories, coco_rle, merged
+from openavs.exports.coco_rle import JsonListWriter, coco_box, coco_categories, coco_rle, merged
 from openavs.structures.masks import MAX_PIXELS, check_rle
 from openavs.structures.types import (
     RLE,
@@ -144,7 +144,7 @@ def test_categories_begin_with_one() -> None:
 def test_lists_that_grow_at_the_same_time_become_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "small"))  # which is not there: they grow beside the file
     path = tmp_path / "coco.json"
-    with ListsFile(path, {"info": {"a": 1}, "year": 2026}, ["images", "annotations", "none"]) as file:
+    with JsonListWriter(path, {"info": {"a": 1}, "year": 2026}, ["images", "annotations", "none"]) as file:
         for number in range(3):
             file.add("images", {"id": number})
             file.add("annotations", [number, number])
@@ -160,7 +160,7 @@ def test_lists_that_grow_at_the_same_time_become_one_object(tmp_path: Path, monk
 
 
 def test_numbers_that_json_has_not_are_in_no_file(tmp_path: Path) -> None:
-    with ListsFile(tmp_path / "a.json", {"top": math.inf}, ["list"]) as file:
+    with JsonListWriter(tmp_path / "a.json", {"top": math.inf}, ["list"]) as file:
         with pytest.raises(ValueError, match="JSON compliant"):
             file.add("list", math.nan)
         with pytest.raises(ValueError, match="JSON compliant"):

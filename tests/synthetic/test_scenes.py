@@ -7,40 +7,40 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.synthetic.categories import BY_NAME, KINDS
-from openavs.synthetic.scene_sampling import LAYOUTS, scene_of
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
-from openavs.synthetic.shapes import LOOKS, look_of
+from openavs.synthetic.scene_sampling import LAYOUTS, sample_scene
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
+from openavs.synthetic.shapes import LOOKS, shape_of
 
 
 def test_every_kind_has_a_look_inside_its_square() -> None:
     assert set(LOOKS) == set(BY_NAME)
     for kind in KINDS:
-        points = np.vstack([part.points for part in look_of(kind.name, scene_rng("train", 5))])
+        points = np.vstack([part.points for part in shape_of(kind.name, scene_rng("train", 5))])
         assert np.abs(points).max() <= 1.06, kind.name
         assert np.ptp(points, axis=0).min() >= 0.3, kind.name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_scene_follows_from_its_seed_alone(layout: str) -> None:
-    one, two = (scene_of(layout, "test", 3, 8).scene for _ in range(2))
+    one, two = (sample_scene(layout, "test", 3, 8).scene for _ in range(2))
     assert np.array_equal(one.picture(1.5)[0], two.picture(1.5)[0])
     assert np.array_equal(one.soundtrack().samples, two.soundtrack().samples)
 
 
 def test_an_unknown_layout_is_refused() -> None:
     with pytest.raises(InputError, match="there is no layout 'v3'; there are clip, s4, "):
-        scene_of("v3", "test", 0, 0)
+        sample_scene("v3", "test", 0, 0)
 
 
 @pytest.mark.parametrize("other", [("train", 3, 8), ("test", 4, 8), ("test", 3, 9)])
 def test_another_split_seed_or_index_is_another_scene(other: tuple[str, int, int]) -> None:
-    one, two = scene_of("ms3", "test", 3, 8).scene, scene_of("ms3", *other).scene
+    one, two = sample_scene("ms3", "test", 3, 8).scene, sample_scene("ms3", *other).scene
     assert not np.array_equal(one.picture(1.5)[0], two.picture(1.5)[0])
 
 
 def test_masks_cover_what_changes_when_a_thing_is_taken_away() -> None:
     rng = scene_rng("test", 1)
-    scene = plan_scene([Part("dog", (True,) * 5)], rng, 5)
+    scene = plan_scene([Role("dog", (True,) * 5)], rng, 5)
     image, owners = scene.picture(2.0)
     empty, _ = type(scene)(scene.seconds, scene.size, (), scene.backdrop, scene.noise, scene.sound_seed).picture(2.0)
     changed = (image != empty).any(axis=2)
@@ -50,17 +50,17 @@ def test_masks_cover_what_changes_when_a_thing_is_taken_away() -> None:
 
 def test_more_things_than_there_is_room_for_are_shown_all_the_same() -> None:
     kinds = [kind.name for kind in KINDS[:12]]
-    scene = plan_scene([Part(kind, (True,)) for kind in kinds], scene_rng("test", 3), 1)
+    scene = plan_scene([Role(kind, (True,)) for kind in kinds], scene_rng("test", 3), 1)
     assert [actor.kind for actor in scene.actors] == kinds
     assert len(set(np.unique(scene.picture(0.5)[1])) - {0}) >= 10, "some may be covered by others"
 
 
 def test_truth_holds_only_what_sounds_and_is_seen() -> None:
     parts = [
-        Part("dog", (True, False)),
-        Part("bell", (False, True)),
-        Part("car", (True, True), visible=False),
-        Part("cat", (False, False)),
+        Role("dog", (True, False)),
+        Role("bell", (False, True)),
+        Role("car", (True, True), visible=False),
+        Role("cat", (False, False)),
     ]
     scene = plan_scene(parts, scene_rng("test", 2), 2)
     assert set(scene.truth(0.5)) == {"dog"}
@@ -70,7 +70,7 @@ def test_truth_holds_only_what_sounds_and_is_seen() -> None:
 
 def test_each_second_is_loud_exactly_when_something_sounds() -> None:
     for index in range(12):
-        scene = scene_of("ms3", "test", 1, index).scene
+        scene = sample_scene("ms3", "test", 1, index).scene
         sound = scene.soundtrack()
         for second in range(scene.seconds):
             loud = sound.cut(second + 0.02, second + 0.98).dbfs > -60
@@ -79,7 +79,7 @@ def test_each_second_is_loud_exactly_when_something_sounds() -> None:
 
 def test_s4_scenes_have_one_source_throughout_and_its_category() -> None:
     for index in range(30):
-        cast = scene_of("s4", "test", 0, index)
+        cast = sample_scene("s4", "test", 0, index)
         sounding = [actor for actor in cast.scene.actors if any(actor.on)]
         assert len(sounding) == 1
         assert all(sounding[0].on)
@@ -88,7 +88,7 @@ def test_s4_scenes_have_one_source_throughout_and_its_category() -> None:
 
 
 def test_the_world_contains_what_benchmarks_test() -> None:
-    scenes = [scene_of("ms3", "test", 0, index) for index in range(80)]
+    scenes = [sample_scene("ms3", "test", 0, index) for index in range(80)]
     assert any(cast.distractors for cast in scenes), "silent things beside the sources"
     assert any(len(c.scene.sounding(s)) == 2 for c in scenes for s in range(5)), "two sources at once"
     assert any(not c.scene.sounding(s) for c in scenes for s in range(5)), "silence"
@@ -99,5 +99,5 @@ def test_the_world_contains_what_benchmarks_test() -> None:
 
 def test_training_for_the_open_vocabulary_holds_no_novel_kind() -> None:
     for index in range(40):
-        cast = scene_of("v2", "train", 0, index, base_only=True)
+        cast = sample_scene("v2", "train", 0, index, base_only=True)
         assert not any(BY_NAME[actor.kind].novel for actor in cast.scene.actors)

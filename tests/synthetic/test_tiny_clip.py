@@ -10,7 +10,7 @@ from openavs.models.hub import load_pretrained, load_processor, resolve
 from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.types import Segment, mask_to_rle
 from openavs.synthetic.datasets import scene_frames
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.training.models.ov_avss.classifier import MaskClassifier
 from scripts.train_tiny import clip
 
@@ -28,7 +28,7 @@ def test_the_verifier_keeps_what_a_mask_shows_and_drops_what_it_does_not() -> No
     verifier = ClipVerifier(model=MODEL, device="cpu")
     right = wrong = total = 0
     for index in range(10):
-        parts = [Part("dog", (True,)), Part("violin", (True,))]
+        parts = [Role("dog", (True,)), Role("violin", (True,))]
         scene = plan_scene(parts, scene_rng("test", 930, index), 1, (160, 160))
         image, masks = next(scene_frames(scene))
         names = list(masks)
@@ -49,7 +49,7 @@ def test_the_students_name_what_masks_show_among_all_names() -> None:
     names, right, total = list(CLASSES[1:]), 0, 0
     classifier = MaskClassifier(MODEL, "cpu")
     for index in range(10):
-        parts = [Part(kind, (True,)) for kind in ("bird", "harp", "saw")]
+        parts = [Role(kind, (True,)) for kind in ("bird", "harp", "saw")]
         image, masks = next(scene_frames(plan_scene(parts, scene_rng("test", 931, index), 1, (160, 160))))
         frames = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
         shown = [name for name in masks if masks[name].sum() > 200]

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, ResNetConfig, SwinConfig
 
-from openavs.training.base import Batch
+from openavs.training.base import StudentBatch
 from openavs.training.models.ov_avss.model import OvAvss
 from openavs.training.models.ov_avss.network import OvAvssNetwork
 from openavs.training.models.ov_avss.network_config import OvAvssConfig
@@ -76,7 +76,7 @@ def inputs(clips: int = 1, frames: int = 5, size: tuple[int, int] = (64, 96)) ->
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def batch(clips: list[tuple[int, tuple[int, int]]], *, labelled: list[list[int]] | None = None) -> Batch:
+def batch(clips: list[tuple[int, tuple[int, int]]], *, labelled: list[list[int]] | None = None) -> StudentBatch:
     """Random clips of (frames, picture size), padded as `collate` pads; the size of the answer is twice as large."""
     generator = torch.Generator().manual_seed(1)
     count = max(n for n, _ in clips)
@@ -92,7 +92,7 @@ def batch(clips: list[tuple[int, tuple[int, int]]], *, labelled: list[list[int]]
         known[i, labelled[i] if labelled else list(range(n))] = True
         masks[i, known[i], : h // 2, : w // 2] = 3
         masks[i, known[i], h // 2 : h, w // 2 : w] = 7
-    return Batch(
+    return StudentBatch(
         ids=tuple(f"clip{i}" for i in range(len(clips))),
         frames=frames,
         audio=audio,

@@ -16,10 +16,17 @@ from PIL import Image as Pillow
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import Dataset
-from openavs.training.base import View, at_own_size
+from openavs.training.base import TransformConfig, resize_to_original
 from openavs.training.data import dataset as data
-from openavs.training.data.dataset import Example, Positions, TrainingClips, batches_to_predict, collate, loader
-from openavs.training.data.labels import PseudoLabels, Truth
+from openavs.training.data.dataset import (
+    StepSampler,
+    TrainingDataset,
+    TrainingExample,
+    batches_to_predict,
+    collate,
+    loader,
+)
+from openavs.training.data.labels import GroundTruthLabels, PseudoLabels
 from openavs.training.data.transforms import choose_frames, runs_of_frames, scale_mask, scale_picture, scaled_size
 
 
@@ -32,8 +39,15 @@ def silence(dataset: Dataset) -> dict[str, Any]:
     return {clip.id: np.zeros((len(clip.frames), 128), dtype=np.float32) for clip in dataset.clips}
 
 
-def stream(dataset: Dataset, view: View | None = None, seed: int = 0) -> TrainingClips:
-    return TrainingClips(dataset.clips, Truth(dataset), silence(dataset), view or View((64,)), classes=2, seed=seed)
+def stream(dataset: Dataset, view: TransformConfig | None = None, seed: int = 0) -> TrainingDataset:
+    return TrainingDataset(
+        dataset.clips,
+        GroundTruthLabels(dataset),
+        silence(dataset),
+        view or TransformConfig((64,)),
+        classes=2,
+        seed=seed,
+    )
 
 
 def write_grey(path: Path, value: int, size: tuple[int, int] = (224, 224)) -> None:
@@ -57,7 +71,7 @@ def test_examples_are_read_once_as_long_as_there_is_room(
     for room in (data.KEPT, 0):
         monkeypatch.setattr(data, "KEPT", room)
         root = shutil.copytree(s4, tmp_path / str(room))
-        clips = stream(open_dataset("s4", root, "train"), View((64,), flip=True))
+        clips = stream(open_dataset("s4", root, "train"), TransformConfig((64,), flip=True))
         epochs = [[clips[position] for position in range(start, start + 4)] for start in (0, 4)]
         by_side = {example.id: np.sort(example.pictures, axis=2).sum() for example in epochs[0]}
         assert all(np.sort(e.pictures, axis=2).sum() == by_side[e.id] for e in epochs[1])
@@ -129,7 +143,7 @@ def test_a_class_out_of_range_is_named_with_its_clip(avss: Path, tmp_path: Path)
     clip = dataset.clips[0]
     write_grey(tmp_path / clip.predictions[0], 9)
     labels = PseudoLabels(dataset, tmp_path)
-    few = TrainingClips((clip,), labels, silence(dataset), View((64,)), classes=5, seed=0)
+    few = TrainingDataset((clip,), labels, silence(dataset), TransformConfig((64,)), classes=5, seed=0)
     with pytest.raises(InputError, match=f"frame 1 of {clip.id} holds the class 9; this student's classes go"):
         few[0]
     write_grey(tmp_path / clip.predictions[0], 200)
@@ -140,17 +154,19 @@ def test_a_class_out_of_range_is_named_with_its_clip(avss: Path, tmp_path: Path)
 def test_a_mask_keeps_the_size_it_is_stored_in_for_training(avss: Path) -> None:
     dataset = open_dataset("avss", avss, "train")
     clip = dataset.clips[0]
-    native = Truth(dataset).read(clip, range(10))[0]
+    native = GroundTruthLabels(dataset).read(clip, range(10))[0]
     assert native.shape == Pillow.open(clip.frames[0]).size[::-1] != dataset.read_truth(clip)[0].shape
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
 
 
-def example(name: str, frames: int, size: tuple[int, int], labelled: tuple[int, ...]) -> Example:
+def example(name: str, frames: int, size: tuple[int, int], labelled: tuple[int, ...]) -> TrainingExample:
     pictures = np.full((frames, *size, 3), 7, dtype=np.uint8)
     masks = {i: np.ones(size, dtype=np.uint8) for i in labelled}
-    return Example(name, pictures, np.ones((frames, 128), np.float32), masks, dict.fromkeys(labelled, 0.5), (90, 60))
+    return TrainingExample(
+        name, pictures, np.ones((frames, 128), np.float32), masks, dict.fromkeys(labelled, 0.5), (90, 60)
+    )
 
 
 def test_clips_of_different_lengths_and_sizes_make_one_batch() -> None:
@@ -177,13 +193,15 @@ def test_frames_of_different_sizes_in_one_clip_are_named(s4: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("view", "scaled", "cut"),
     [
-        (View((64,)), (64, 64), (64, 64)),
-        (View((64,), "crop"), (64, 128), (64, 64)),
-        (View((64,), "keep"), (64, 128), (64, 128)),
-        (View((64,), "keep", longest=96), (48, 96), (48, 96)),
+        (TransformConfig((64,)), (64, 64), (64, 64)),
+        (TransformConfig((64,), "crop"), (64, 128), (64, 64)),
+        (TransformConfig((64,), "keep"), (64, 128), (64, 128)),
+        (TransformConfig((64,), "keep", longest=96), (48, 96), (48, 96)),
     ],
 )
-def test_pictures_and_masks_are_scaled_alike(view: View, scaled: tuple[int, int], cut: tuple[int, int]) -> None:
+def test_pictures_and_masks_are_scaled_alike(
+    view: TransformConfig, scaled: tuple[int, int], cut: tuple[int, int]
+) -> None:
     picture = np.zeros((100, 200, 3), dtype=np.uint8)
     picture[:, 100:] = 255  # the right half is marked
     mask = np.zeros((50, 50), dtype=np.uint8)  # stored at another size
@@ -196,9 +214,9 @@ def test_pictures_and_masks_are_scaled_alike(view: View, scaled: tuple[int, int]
 
 def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert np.array_equal(scale_picture(picture, 64, View((64,))), picture)
+    assert np.array_equal(scale_picture(picture, 64, TransformConfig((64,))), picture)
     maps = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
-    assert torch.equal(at_own_size(maps, (64, 64), (64, 64), (64, 64)), maps)
+    assert torch.equal(resize_to_original(maps, (64, 64), (64, 64), (64, 64)), maps)
 
 
 def published_crop(image: Pillow.Image, side: int, how: Pillow.Resampling) -> Pillow.Image:
@@ -214,7 +232,7 @@ def test_the_training_crop_of_avss_is_the_published_one(size: tuple[int, int]) -
     random = np.random.default_rng(size[1])
     picture = random.integers(0, 256, (*size, 3), dtype=np.uint8)
     mask = random.integers(0, 71, size, dtype=np.uint8)
-    view = View((224,), "crop")
+    view = TransformConfig((224,), "crop")
     expected = published_crop(Pillow.fromarray(picture), 224, Pillow.Resampling.BILINEAR)
     assert np.array_equal(scale_picture(picture, 224, view), np.asarray(expected))
     expected = published_crop(Pillow.fromarray(mask), 224, Pillow.Resampling.NEAREST)
@@ -224,7 +242,7 @@ def test_the_training_crop_of_avss_is_the_published_one(size: tuple[int, int]) -
 def test_the_padding_is_cut_off_coarse_maps_too() -> None:
     coarse = torch.zeros(1, 1, 16, 16)
     coarse[..., :12, :] = 1.0  # the picture fills 48 of 64 rows
-    whole = at_own_size(coarse, (48, 64), (64, 64), (96, 128))
+    whole = resize_to_original(coarse, (48, 64), (64, 64), (96, 128))
     assert whole.shape == (1, 1, 96, 128)
     assert whole[..., :90, :].eq(1).all() and whole.min() >= 0.5, "what is seen goes down to the picture's edge"
 
@@ -242,7 +260,7 @@ def test_prediction_covers_every_frame_once() -> None:
     assert [list(run) for run in runs_of_frames(7, None)] == [list(range(7))]
     images = [np.full((20, 30, 3), i, dtype=np.uint8) for i in range(7)]
     audio = np.arange(7, dtype=np.float32)[:, None].repeat(128, axis=1)
-    batches = list(batches_to_predict("clip", images, audio, View((32,), frames=5)))
+    batches = list(batches_to_predict("clip", images, audio, TransformConfig((32,), frames=5)))
     assert [batch.frames.shape[1] for batch in batches] == [5, 2]
     assert [float(x) for batch in batches for x in batch.audio[0, :, 0]] == list(range(7))
     assert batches[0].sizes == ((20, 30),)
@@ -260,7 +278,7 @@ def test_every_epoch_holds_every_clip_once_in_an_order_of_its_own(train_set: Dat
 
 
 def test_an_example_depends_on_its_position_alone(train_set: Dataset) -> None:
-    view = View((32, 48, 64), "keep", flip=True, frames=3)
+    view = TransformConfig((32, 48, 64), "keep", flip=True, frames=3)
     one, other = stream(train_set, view=view), stream(train_set, view=view)
     seen = [one[position] for position in range(12)]
     assert all(np.array_equal(other[p].pictures, seen[p].pictures) for p in reversed(range(12)))
@@ -269,7 +287,7 @@ def test_an_example_depends_on_its_position_alone(train_set: Dataset) -> None:
 
 def test_a_mirrored_example_has_a_mirrored_mask(train_set: Dataset) -> None:
     plain = stream(train_set)
-    mirrored = stream(train_set, view=View((64,), flip=True))
+    mirrored = stream(train_set, view=TransformConfig((64,), flip=True))
     turned = 0
     for position in range(8):
         a, b = plain[position], mirrored[position]
@@ -281,18 +299,18 @@ def test_a_mirrored_example_has_a_mirrored_mask(train_set: Dataset) -> None:
 
 
 def test_a_step_has_the_same_clips_on_any_number_of_devices_and_parts() -> None:
-    whole = [sorted(batch) for batch in Positions(8, start=2, steps=4)]
+    whole = [sorted(batch) for batch in StepSampler(8, start=2, steps=4)]
     assert whole == [list(range(16, 24)), list(range(24, 32))]
     for devices, parts in ((2, 1), (2, 2), (4, 2), (1, 8)):
-        spread = [list(Positions(8, 2, 4, parts, rank, devices)) for rank in range(devices)]
+        spread = [list(StepSampler(8, 2, 4, parts, rank, devices)) for rank in range(devices)]
         steps = [[p for own in spread for batch in own[s * parts : (s + 1) * parts] for p in batch] for s in (0, 1)]
         assert [sorted(step) for step in steps] == whole
     with pytest.raises(InputError, match="a batch of 8 clips cannot be split evenly over 3 devices and 1 parts"):
-        Positions(8, 0, 1, devices=3)
+        StepSampler(8, 0, 1, devices=3)
 
 
 def test_loaders_in_processes_of_their_own_give_the_same_batches(train_set: Dataset) -> None:
-    positions = Positions(2, 0, 3)
+    positions = StepSampler(2, 0, 3)
     here, there = (list(loader(stream(train_set), positions, workers)) for workers in (0, 2))
     assert [batch.ids for batch in here] == [batch.ids for batch in there]
     assert all(a.frames.equal(b.frames) and a.masks.equal(b.masks) for a, b in zip(here, there, strict=True))

@@ -14,12 +14,12 @@ from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSe
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import ResolvedModel, resolve
 from openavs.structures.types import segments_to_label_map
-from openavs.training.base import Found, Prediction
+from openavs.training.base import InstanceMask, StudentPrediction
 from openavs.training.config import load_training_recipe
 from openavs.training.models.ov_avss.classifier import TEMPLATES, MaskClassifier
 from openavs.training.models.ov_avss.crops import mask_crops
 from openavs.training.models.ov_avss.model import OvAvss, _binary, _pixels, _target, best_pairs
-from openavs.training.models.ov_avss.network import Answer
+from openavs.training.models.ov_avss.network import ClipOutput
 from openavs.training.predictions import joined, label_maps
 from openavs.training.registry import load_student, student_class
 from tests.training.ov_avss_models import CLIP_SIDE, batch, make_clip, mask2former_options, tiny_student
@@ -166,11 +166,11 @@ def test_the_best_pairs_may_name_a_query_twice() -> None:
     assert best_pairs(chances, top=10, threshold=0.95) == []
 
 
-def some_answer() -> Answer:
+def some_answer() -> ClipOutput:
     """Six queries, of which those with odd numbers are sure."""
     generator = torch.Generator().manual_seed(2)
     masks = F.interpolate(torch.randn(6, 2, 4, 4, generator=generator), size=(16, 16), mode="bilinear") * 4 - 2
-    return Answer(torch.tensor([[-1.0, 1.0], [1.0, -1.0]] * 3), masks)
+    return ClipOutput(torch.tensor([[-1.0, 1.0], [1.0, -1.0]] * 3), masks)
 
 
 def slow_map(masks: torch.Tensor, chances: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -186,10 +186,10 @@ def slow_map(masks: torch.Tensor, chances: torch.Tensor, size: tuple[int, int]) 
     return painted
 
 
-def painted(prediction: Prediction, names: list[str], size: tuple[int, int]) -> np.ndarray:
+def painted(prediction: StudentPrediction, names: list[str], size: tuple[int, int]) -> np.ndarray:
     from openavs.structures.types import Segment, mask_to_rle
 
-    def segment(found: Found) -> Segment:
+    def segment(found: InstanceMask) -> Segment:
         return Segment(mask_to_rle(found.mask), (0, 0, 1, 1), str(found.label), found.score)
 
     maps = []
@@ -224,7 +224,7 @@ def test_crops_of_sure_queries_only(clip: str) -> None:
 def test_a_source_is_named_in_the_frames_that_show_it(clip: str) -> None:
     masks = torch.full((1, 2, 16, 16), -5.0)
     masks[0, 1, 4:12, 4:12] = 5.0
-    student, said = tiny_student(clip=clip, top=1, threshold=0.0), Answer(torch.tensor([[1.0, -1.0]]), masks)
+    student, said = tiny_student(clip=clip, top=1, threshold=0.0), ClipOutput(torch.tensor([[1.0, -1.0]]), masks)
     first, second = student.named(batch([(2, (64, 64))]), 0, said, NAMES).frames
     assert first == () and len(second) == 1 and second[0].mask.any()
 
@@ -380,7 +380,7 @@ def test_offline_its_clip_comes_from_this_disk(clip: str, tmp_path: Path, monkey
 def test_a_track_number_means_one_thing_through_a_long_clip() -> None:
     """Runs of frames are seen on their own: query 1 of one is not query 1 of the next."""
     mask = np.ones((2, 2), dtype=bool)
-    parts = [Prediction(((Found(mask, 0.9, "dog", track),),) * 2) for track in (1, 0, 1)]
+    parts = [StudentPrediction(((InstanceMask(mask, 0.9, "dog", track),),) * 2) for track in (1, 0, 1)]
     whole = joined(parts)
     assert [frame[0].track for frame in whole.frames] == [1, 1, 2, 2, 4, 4]
 
@@ -388,7 +388,9 @@ def test_a_track_number_means_one_thing_through_a_long_clip() -> None:
 def test_a_name_that_a_benchmark_does_not_have_paints_nothing() -> None:
     low, high = np.zeros((2, 2, 4), dtype=bool)
     low[:, :3], high[:, 2:] = True, True
-    shown = Prediction(((Found(low, 0.5, "dog"), Found(high, 0.9, "spaceship"), Found(high, 0.7, None)),))
+    shown = StudentPrediction(
+        ((InstanceMask(low, 0.5, "dog"), InstanceMask(high, 0.9, "spaceship"), InstanceMask(high, 0.7, None)),)
+    )
     assert label_maps(shown, {"dog": 7}, (2, 4)).tolist() == [[[7, 7, 7, 0]] * 2]
-    shown = Prediction(((Found(low, 0.5, "dog"), Found(high, 0.9, "bell")),))
+    shown = StudentPrediction(((InstanceMask(low, 0.5, "dog"), InstanceMask(high, 0.9, "bell")),))
     assert label_maps(shown, {"dog": 7, "bell": 3}, (2, 4)).tolist() == [[[7, 7, 3, 3]] * 2], "the surer one on top"

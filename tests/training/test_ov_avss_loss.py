@@ -11,22 +11,22 @@ import torch
 from torch import Tensor, distributed
 
 from openavs.training.models.ov_avss.criterion import localiser_loss, uncertain_points
-from openavs.training.models.ov_avss.matcher import Target, Weights, match
-from openavs.training.models.ov_avss.network import Answer
+from openavs.training.models.ov_avss.matcher import MatcherTarget, MatcherWeights, match
+from openavs.training.models.ov_avss.network import ClipOutput
 
-WEIGHTS = Weights(points=40)
+WEIGHTS = MatcherWeights(points=40)
 
 
-def answer(queries: int = 4, frames: int = 3, seed: int = 0) -> Answer:
+def answer(queries: int = 4, frames: int = 3, seed: int = 0) -> ClipOutput:
     generator = torch.Generator().manual_seed(seed)
     masks = 3 * torch.randn(queries, frames, 8, 12, generator=generator)
-    return Answer(torch.randn(queries, 2, generator=generator), masks)
+    return ClipOutput(torch.randn(queries, 2, generator=generator), masks)
 
 
-def target(objects: int = 2, frames: tuple[int, ...] = (0, 1, 2), seed: int = 5, weight: float = 1.0) -> Target:
+def target(objects: int = 2, frames: tuple[int, ...] = (0, 1, 2), seed: int = 5, weight: float = 1.0) -> MatcherTarget:
     generator = torch.Generator().manual_seed(seed)
     masks = (torch.rand(objects, len(frames), 32, 48, generator=generator) > 0.5).float()
-    return Target(masks, torch.tensor(frames), torch.full((len(frames),), weight))
+    return MatcherTarget(masks, torch.tensor(frames), torch.full((len(frames),), weight))
 
 
 def bilinear(plane: Tensor, x: float, y: float) -> float:
@@ -55,7 +55,7 @@ def values(plane: Tensor, points: Tensor) -> list[float]:
     return [bilinear(plane, *point) for point in points.tolist()]
 
 
-def slow_match(got: Answer, wanted: Target) -> tuple[int, ...]:
+def slow_match(got: ClipOutput, wanted: MatcherTarget) -> tuple[int, ...]:
     """The query of each object, by trying all."""
     points = torch.rand(1, WEIGHTS.points, 2)[0]
     own = [[v for t in wanted.frames.tolist() for v in values(q[t], points)] for q in got.masks]
@@ -66,7 +66,7 @@ def slow_match(got: Answer, wanted: Target) -> tuple[int, ...]:
     return min(ways, key=lambda way: sum(cost[q][o] for o, q in enumerate(way)))
 
 
-def slow_loss(got: Answer, wanted: Target) -> float:
+def slow_loss(got: ClipOutput, wanted: MatcherTarget) -> float:
     """One clip, one layer; draws from torch's generator in the order of the published code."""
     way = slow_match(got, wanted)
     order = sorted(range(len(way)), key=lambda o: way[o])
@@ -106,7 +106,7 @@ def test_the_losses_of_all_layers_add_up() -> None:
 def test_where_nothing_sounds_only_objectness_is_learned() -> None:
     got = answer()
     got.masks.requires_grad_()
-    nothing = Target(torch.zeros(0, 2, 32, 48), torch.tensor([0, 1]), torch.ones(2))
+    nothing = MatcherTarget(torch.zeros(0, 2, 32, 48), torch.tensor([0, 1]), torch.ones(2))
     parts = localiser_loss([[got]], [nothing], WEIGHTS)
     expected = -got.objectness.log_softmax(-1)[:, 1].mean()
     assert parts["mask"] == 0 and parts["dice"] == 0
@@ -118,7 +118,7 @@ def test_where_nothing_sounds_only_objectness_is_learned() -> None:
 def test_clips_of_a_batch_share_the_number_of_objects() -> None:
     """Mask losses of clips add up, divided by all objects; objectness is a mean over all queries."""
     answers, targets = [answer(seed=0), answer(seed=1)], [target(1), target(3, seed=6)]
-    flat = Weights(points=2000, importance=0.0)
+    flat = MatcherWeights(points=2000, importance=0.0)
     together = localiser_loss([[a] for a in answers], targets, flat)
     alone = [localiser_loss([[a]], [t], flat) for a, t in zip(answers, targets, strict=True)]
     for part in ("mask", "dice"):
@@ -164,7 +164,7 @@ def test_a_frame_counts_as_much_as_its_weight() -> None:
 
 def test_frames_without_a_label_do_not_teach() -> None:
     got, wanted = answer(), target(2, (0, 2))
-    other = Answer(got.objectness, got.masks.clone())
+    other = ClipOutput(got.objectness, got.masks.clone())
     other.masks[:, 1] = 7.0
     losses = []
     for one in (got, other):
@@ -176,7 +176,7 @@ def test_frames_without_a_label_do_not_teach() -> None:
 def test_objects_are_matched_to_the_masks_that_fit_them() -> None:
     wanted = target(3)
     shrunk = torch.nn.functional.interpolate(wanted.masks, size=(32, 48))
-    got = Answer(torch.zeros(5, 2), torch.full((5, 3, 32, 48), -8.0))
+    got = ClipOutput(torch.zeros(5, 2), torch.full((5, 3, 32, 48), -8.0))
     for query, thing in [(4, 0), (1, 1), (2, 2)]:
         got.masks[query] = 16 * shrunk[thing] - 8
     queries, things = match(got.objectness, got.masks, wanted, WEIGHTS)
@@ -194,7 +194,7 @@ def test_points_crowd_where_the_mask_is_unsure() -> None:
     masks = torch.full((1, 1, 8, 8), 9.0)
     masks[..., 4:] = -9.0
     torch.manual_seed(0)
-    points = uncertain_points(masks, Weights(points=400))
+    points = uncertain_points(masks, MatcherWeights(points=400))
     near = ((points[0, :, 0] - 0.5).abs() < 1 / 16).float().mean()  # between the centres of two pixels
     assert points.shape == (1, 400, 2)
     assert near > 0.35  # an eighth of all points, were they drawn blindly

@@ -12,19 +12,19 @@ from openavs.errors import InputError, ModelError
 from openavs.models.hub import resolve
 from openavs.training.models.ov_avss import decoder as mask2former_decoder
 from openavs.training.models.ov_avss import position_encoding as mask2former_positions
-from openavs.training.models.ov_avss.config import OvAvssSettings
-from openavs.training.models.ov_avss.decoder import Memory
+from openavs.training.models.ov_avss.config import OvAvssStudentConfig
+from openavs.training.models.ov_avss.decoder import DecoderMemory
 from openavs.training.models.ov_avss.fusion import EarlyFusion
 from openavs.training.models.ov_avss.network import OvAvssNetwork, from_mask2former, is_new
 from openavs.training.models.ov_avss.network_config import OvAvssConfig
-from openavs.training.models.ov_avss.position_encoding import sine_3d, stretched
+from openavs.training.models.ov_avss.position_encoding import interpolate_positions, sine_3d
 from tests.training.ov_avss_models import inputs, mask2former_options, tiny_network
 
 
 @pytest.mark.parametrize(("backbone", "millions"), [("resnet50", 48.19), ("swin_base", 111.07)])
 def test_the_published_size(backbone: str, millions: float) -> None:
     with torch.device("meta"):
-        network = OvAvssNetwork(OvAvssSettings(backbone=backbone).network())
+        network = OvAvssNetwork(OvAvssStudentConfig(backbone=backbone).network())
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
     fusion = network.model.pixel_level_module.decoder.audio_fusion
     assert sum(p.numel() for p in fusion.parameters()) == 1_185_280
@@ -123,9 +123,9 @@ def test_positions_run_over_frames_rows_and_columns() -> None:
 
 def test_learned_positions_stretch_over_clips_of_any_length() -> None:
     table = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]])
-    assert stretched(table, 5) is table
-    assert stretched(table, 3)[:, 0].tolist() == [0.0, 2.0, 4.0]
-    assert stretched(table, 9)[:, 0].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
+    assert interpolate_positions(table, 5) is table
+    assert interpolate_positions(table, 3)[:, 0].tolist() == [0.0, 2.0, 4.0]
+    assert interpolate_positions(table, 9)[:, 0].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
 
 
 @pytest.mark.parametrize("backbone", ["resnet", "swin"])
@@ -175,7 +175,7 @@ class _Fusion(torch.nn.Module):
 
 
 class _Attention(torch.nn.Module):
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, sound: Memory) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, sound: DecoderMemory) -> torch.Tensor:
         return tokens
 
 

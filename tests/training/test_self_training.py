@@ -13,13 +13,13 @@ from PIL import Image as Pillow
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_card, open_dataset
-from openavs.evaluation.predictor import System
-from openavs.structures.types import Clip, FrameResult, Segment, Segmentation, mask_to_rle
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
+from openavs.evaluation.predictor import Predictor
+from openavs.structures.types import Clip, ClipResult, FrameResult, Segment, mask_to_rle
 from openavs.synthetic.datasets import write_layout
 from openavs.training.config import load_training_recipe
 from openavs.training.data.labels import PseudoLabels
-from openavs.training.self_training import Choices, Splits, confidences, label, self_train
+from openavs.training.self_training import SelfTrainingConfig, Splits, confidences, label, self_train
 
 SMALL = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}", "init={}", "batch=2")
 
@@ -28,10 +28,10 @@ def segment(score: float) -> Segment:
     return Segment(mask_to_rle(np.ones((2, 2), dtype=bool)), (0, 0, 2, 2), "dog", score)
 
 
-def result(*frames: tuple[float, ...]) -> Segmentation:
+def result(*frames: tuple[float, ...]) -> ClipResult:
     """A clip whose frames have segments of these scores."""
     shown = (FrameResult(i, i + 0.5, segments=tuple(map(segment, scores))) for i, scores in enumerate(frames))
-    return Segmentation("clip", (2, 2), tuple(shown))
+    return ClipResult("clip", (2, 2), tuple(shown))
 
 
 def test_a_frame_is_as_sure_as_its_segments_and_one_without_any_as_the_others_are() -> None:
@@ -45,50 +45,54 @@ def test_clips_of_which_the_teacher_is_unsure_may_be_left_out(s4: Path, tmp_path
     dataset = open_dataset("s4", s4, "train")
     scores = dict(zip((clip.id for clip in dataset.clips), [(0.1,), (0.2,), (0.3,), ()], strict=True))
 
-    def look(clip: Clip) -> Segmentation:
+    def look(clip: Clip) -> ClipResult:
         return replace(result(*[scores[clip.id]] * len(clip.times)), clip=clip.id)
 
-    kept = label(System({"name": "by hand"}, lambda: look), dataset, tmp_path, Choices(min_score=0.15), None)
+    kept = label(
+        Predictor({"name": "by hand"}, lambda: look), dataset, tmp_path, SelfTrainingConfig(min_score=0.15), None
+    )
     assert kept == 3, "the one in which nothing was found counts 0.2"
     assert json.loads((tmp_path / "left_out.json").read_text()) == [dataset.clips[0].id]
 
 
-def teacher(found_in: set[str], broken: str = "") -> System:
+def teacher(found_in: set[str], broken: str = "") -> Predictor:
     """Finds one thing in every frame of some clips and nothing in the others; fails at a broken one."""
     masks = segment(0.9)
 
-    def look(clip: Clip) -> Segmentation:
+    def look(clip: Clip) -> ClipResult:
         if clip.id == broken:
             raise InputError("its frames cannot be read")
         found = (masks,) if clip.id in found_in else ()
-        return Segmentation(clip.id, (2, 2), tuple(FrameResult(i, t, segments=found) for i, t in enumerate(clip.times)))
+        return ClipResult(clip.id, (2, 2), tuple(FrameResult(i, t, segments=found) for i, t in enumerate(clip.times)))
 
-    return System({"name": "by hand"}, lambda: look, (), soft=False)
+    return Predictor({"name": "by hand"}, lambda: look, (), soft=False)
 
 
 def test_clips_in_which_nothing_was_found_may_be_left_out(s4: Path, tmp_path: Path) -> None:
     dataset = open_dataset("s4", s4, "train")
     first = dataset.clips[0].id
-    kept = label(teacher({first}), dataset, tmp_path / "some", Choices(drop_empty=True), None)
+    kept = label(teacher({first}), dataset, tmp_path / "some", SelfTrainingConfig(drop_empty=True), None)
     assert kept == 1
     assert len(json.loads((tmp_path / "some" / "left_out.json").read_text())) == 3
     assert [clip.id for clip in dataset.clips if PseudoLabels(dataset, tmp_path / "some").has(clip)] == [first]
-    assert label(teacher({first}), dataset, tmp_path / "all", Choices(), None) == 4
+    assert label(teacher({first}), dataset, tmp_path / "all", SelfTrainingConfig(), None) == 4
     with pytest.raises(InputError, match="the filter leaves none of the 4 clips; lower --min-score or keep empty ones"):
-        label(teacher(set()), dataset, tmp_path / "none", Choices(drop_empty=True), None)
+        label(teacher(set()), dataset, tmp_path / "none", SelfTrainingConfig(drop_empty=True), None)
 
 
 def test_a_clip_that_cannot_be_labelled_or_evaluated_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
     dataset = open_dataset("s4", s4, "train")
     bad = dataset.clips[2].id
     with pytest.raises(InputError, match=f"1 clip could not be labelled, such as {bad}: its frames cannot be read"):
-        label(teacher(set(), bad), dataset, tmp_path, Choices(), None)
+        label(teacher(set(), bad), dataset, tmp_path, SelfTrainingConfig(), None)
     root = tmp_path / "ms3"
     write_layout("ms3", root, {"train": 1, "test": 1})
-    splits = Splits(load_card("ms3"), open_dataset("ms3", root, "train"), None, open_dataset("ms3", root, "test"))
+    splits = Splits(load_benchmark("ms3"), open_dataset("ms3", root, "train"), None, open_dataset("ms3", root, "test"))
     dumb = load_recipe("tiny", ["captioner={use: oracle}", "translator={use: none}"])  # MS3's clips have no names
     with pytest.raises(InputError, match="1 clip could not be evaluated, such as "):
-        self_train(load_training_recipe("tpavi-tiny"), dumb, splits, tmp_path / "out", Choices(weighted=True))
+        self_train(
+            load_training_recipe("tpavi-tiny"), dumb, splits, tmp_path / "out", SelfTrainingConfig(weighted=True)
+        )
 
 
 @pytest.mark.slow

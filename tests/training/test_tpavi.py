@@ -13,9 +13,9 @@ from transformers import PvtV2Backbone, PvtV2Config, ResNetBackbone
 
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.training.base import Batch, take_matching
+from openavs.training.base import StudentBatch, take_matching
 from openavs.training.models.backbones import BACKBONES
-from openavs.training.models.tpavi.layers import Clips, Interaction, Residual
+from openavs.training.models.tpavi.layers import FrameGroups, Interaction, Residual
 from openavs.training.models.tpavi.model import Tpavi, TpaviConfig
 from openavs.training.predictions import predict_clip
 
@@ -32,7 +32,7 @@ def make(config: TpaviConfig = SMALL, seed: int = 0) -> Tpavi:
     return student.eval()
 
 
-def batch_of(lengths: tuple[int, ...], labelled: tuple[tuple[int, ...], ...] = (), classes: int = 2) -> Batch:
+def batch_of(lengths: tuple[int, ...], labelled: tuple[tuple[int, ...], ...] = (), classes: int = 2) -> StudentBatch:
     """Clips of random pictures, sounds and masks."""
     random, count, size = torch.Generator().manual_seed(5), max(lengths), (64, 64)
     present = torch.tensor([[t < length for t in range(count)] for length in lengths])
@@ -41,7 +41,7 @@ def batch_of(lengths: tuple[int, ...], labelled: tuple[tuple[int, ...], ...] = (
         known[row, list(frames)] = True
     shape = (len(lengths), count)
     frames = torch.randint(0, 256, (*shape, 3, *size), generator=random, dtype=torch.uint8)
-    return Batch(
+    return StudentBatch(
         ids=tuple(f"clip{i}" for i in range(len(lengths))),
         frames=frames * present[:, :, None, None, None],
         audio=torch.rand((*shape, 128), generator=random) * present[:, :, None],
@@ -54,7 +54,7 @@ def batch_of(lengths: tuple[int, ...], labelled: tuple[tuple[int, ...], ...] = (
     )
 
 
-def short(batch: Batch, clip: int) -> Batch:
+def short(batch: StudentBatch, clip: int) -> StudentBatch:
     """One clip alone, without its padding frames."""
     alone, length = batch.clip(clip), batch.lengths[clip]
     names = ("frames", "audio", "present", "masks", "labelled", "weight")
@@ -130,7 +130,7 @@ def test_the_attention_equals_its_quadratic_form_for_clips_of_any_length() -> No
     present = torch.tensor([[t < length for t in range(10)] for length in lengths])
     maps, heard = 3 * torch.randn(sum(lengths), 24, 7, 6), 3 * torch.randn(sum(lengths), 24)
     expected = quadratic(layer, maps, heard, lengths).detach()
-    got = layer.attend(maps, heard, Clips.of(present)).detach()
+    got = layer.attend(maps, heard, FrameGroups.of(present)).detach()
     assert expected.abs().max() > 0.1
     assert (got - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
 
@@ -138,7 +138,7 @@ def test_the_attention_equals_its_quadratic_form_for_clips_of_any_length() -> No
 def test_at_the_start_only_the_normalised_picture_is_seen() -> None:
     layer = Interaction(channels=8, inner=4, audio=128).eval()
     maps = torch.randn(2, 8, 3, 3)
-    new, _ = layer(maps, torch.rand(2, 128), Clips.of(torch.ones(1, 2, dtype=torch.bool)))
+    new, _ = layer(maps, torch.rand(2, 128), FrameGroups.of(torch.ones(1, 2, dtype=torch.bool)))
     expected = torch.nn.functional.layer_norm(maps.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)
     assert torch.allclose(new, expected, atol=1e-6)
 

@@ -27,7 +27,7 @@ from openavs.errors import InputError, ModelError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.pipeline.pipeline import Pipeline
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.training.base import Student
 from openavs.training.config import TrainingRecipe, load_training_recipe, training_recipe_names
 from openavs.training.data.audio_features import FeatureCache
@@ -201,9 +201,9 @@ class Fragile(Student):
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def view(self, training: bool) -> Any:
-        from openavs.training.base import View
+        from openavs.training.base import TransformConfig
 
-        return View((32,))
+        return TransformConfig((32,))
 
     def forward(self, batch: Any) -> Any:
         heard = batch.audio.sum(dim=(1, 2))
@@ -280,7 +280,7 @@ def test_evaluate_writes_probabilities_and_scores_them(openavs: Any, s4: Path, t
 
 
 def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -> None:
-    from openavs.evaluation.predictor import as_clip
+    from openavs.evaluation.predictor import to_clip
     from openavs.training.data.dataset import read_frames
 
     dataset = open_dataset("s4", s4, "val")
@@ -288,10 +288,10 @@ def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -
     clip = dataset.clips[0]
     heard = FeatureCache(chain.ears).of(clip)
     direct = predict_clip(chain.student, clip.id, read_frames(clip, range(5)), heard, None)
-    soft = chain.soft(as_clip(clip, clip.id))
+    soft = chain.soft(to_clip(clip, clip.id))
     assert direct.probability is not None
     assert np.array_equal(soft.probability, np.rint(direct.probability * 255).astype(np.uint8))
-    assert [result.frames for result in chain.run([as_clip(clip, clip.id)])] == [soft.result.frames]
+    assert [result.frames for result in chain.run([to_clip(clip, clip.id)])] == [soft.result.frames]
 
 
 def test_a_student_is_no_pipeline_of_stages(trained: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_student_trained_with_an_embedded_model_says_that_it_knows_only_the_sy
     config = json.loads((student / "config.json").read_text())
     config["facts"]["audio"]["model"] = "openavs:tiny/vggish"
     (student / "config.json").write_text(json.dumps(config))
-    write_clip(video, plan_scene([Part("dog", (True, True))], scene_rng("test", 3), 2, (64, 96)), fps=5)
+    write_clip(video, plan_scene([Role("dog", (True, True))], scene_rng("test", 3), 2, (64, 96)), fps=5)
     for place, warned in ((trained, False), (student, True)):
         out = tmp_path / f"out-{warned}"
         done = openavs("segment", video, "--pipeline", f"student:{place}", "--device", "cpu", "--out", out)
@@ -318,10 +318,10 @@ def test_a_student_trained_with_an_embedded_model_says_that_it_knows_only_the_sy
 
 
 def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> None:
-    from openavs.evaluation.predictor import as_clip
+    from openavs.evaluation.predictor import to_clip
 
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
-    clip = as_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
+    clip = to_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
     with pytest.raises(InputError, match="a clip has no sound track; give its sound with --audio FILE"):
         chain(replace(clip, audio=None, source=None))
     cut = replace(clip, source="cut.mp4", frames=lambda wanted: list(clip.frames(wanted))[:3])
@@ -331,11 +331,11 @@ def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> 
 
 def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Path) -> None:
     """Each ten seconds as if they were a clip of their own, and no more pictures are held than those of two pieces."""
-    from openavs.evaluation.predictor import as_clip
+    from openavs.evaluation.predictor import to_clip
     from openavs.structures.types import Frame
 
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
-    short = as_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
+    short = to_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
     assert short.audio is not None
     images = [frame.image for frame in short.frames(None)]
     rate = short.audio.rate
@@ -365,8 +365,8 @@ def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Pat
 
 
 def test_a_student_for_which_memory_runs_out_says_so(s4: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from openavs.errors import OutOfMemory
-    from openavs.evaluation.predictor import as_clip
+    from openavs.errors import OutOfMemoryError
+    from openavs.evaluation.predictor import to_clip
 
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
 
@@ -374,8 +374,8 @@ def test_a_student_for_which_memory_runs_out_says_so(s4: Path, trained: Path, mo
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(chain.student, "predict", full)
-    with pytest.raises(OutOfMemory, match="take a smaller model"):
-        chain(as_clip(open_dataset("s4", s4, "val").clips[0], "a clip"))
+    with pytest.raises(OutOfMemoryError, match="take a smaller model"):
+        chain(to_clip(open_dataset("s4", s4, "val").clips[0], "a clip"))
 
 
 def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path, tmp_path: Path) -> None:

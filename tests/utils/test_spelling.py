@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from openavs.utils.text import counted, nearest, printable
+from openavs.utils.text import did_you_mean, pluralize, printable
 
 
 def test_a_name_that_is_nearly_right_is_guessed() -> None:
-    assert nearest("Tinny", ["tiny", "openavs"]) == "did you mean 'tiny'?"
+    assert did_you_mean("Tinny", ["tiny", "openavs"]) == "did you mean 'tiny'?"
 
 
 def test_a_name_that_is_like_none_gets_them_all_or_where_they_are_listed() -> None:
-    assert nearest("zebra", ["tiny", "openavs"]) == "there are openavs, tiny"
-    assert nearest("zebra", ["tiny"], "see 'openavs list'") == "see 'openavs list'"
-    assert nearest("zebra", []) == "there are none"
+    assert did_you_mean("zebra", ["tiny", "openavs"]) == "there are openavs, tiny"
+    assert did_you_mean("zebra", ["tiny"], "see 'openavs list'") == "see 'openavs list'"
+    assert did_you_mean("zebra", []) == "there are none"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_name_that_is_like_none_gets_them_all_or_where_they_are_listed() -> No
     ],
 )
 def test_a_number_has_its_thing_in_the_singular_or_the_plural(words: tuple[float, str], said: str) -> None:
-    assert counted(*words) == said
+    assert pluralize(*words) == said
 
 
 @pytest.mark.parametrize(

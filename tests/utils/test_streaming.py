@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from openavs.utils.concurrency import batched, prefetched
+from openavs.utils.concurrency import batched, prefetch
 
 
 def test_items_arrive_in_order_and_all_of_them() -> None:
-    assert list(prefetched(range(100), depth=3)) == list(range(100))
+    assert list(prefetch(range(100), depth=3)) == list(range(100))
 
 
 def test_never_more_than_depth_items_wait() -> None:
@@ -23,7 +23,7 @@ def test_never_more_than_depth_items_wait() -> None:
             made.append(i)
             yield i
 
-    for taken, _ in enumerate(prefetched(source(), depth=2), start=1):
+    for taken, _ in enumerate(prefetch(source(), depth=2), start=1):
         time.sleep(0.002)
         assert len(made) <= taken + 2 + 1  # those taken, those waiting, and the one in the producer's hand
 
@@ -33,7 +33,7 @@ def test_an_error_of_the_source_is_raised_where_its_item_would_have_come() -> No
         yield 1
         raise OSError("the disk is gone")
 
-    stream = prefetched(source())
+    stream = prefetch(source())
     assert next(stream) == 1
     with pytest.raises(OSError, match="the disk is gone"):
         next(stream)
@@ -45,7 +45,7 @@ def test_a_source_that_cannot_even_begin_is_an_error_and_no_endless_wait() -> No
             raise OSError("the folder is gone")
 
     with pytest.raises(OSError, match="the folder is gone"):
-        list(prefetched(Gone()))
+        list(prefetch(Gone()))
 
 
 def test_stopping_early_ends_the_thread_and_closes_the_source() -> None:
@@ -57,7 +57,7 @@ def test_stopping_early_ends_the_thread_and_closes_the_source() -> None:
         finally:
             closed.set()
 
-    stream = prefetched(source())
+    stream = prefetch(source())
     assert next(stream) == 0
     stream.close()  # type: ignore[attr-defined]
     assert closed.wait(timeout=5)

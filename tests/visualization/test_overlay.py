@@ -8,12 +8,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from openavs.structures.types import Caption, FrameResult, Image, Segment, Segmentation, mask_to_rle
+from openavs.structures.types import Caption, ClipResult, FrameResult, ImageArray, Segment, mask_to_rle
 from openavs.visualization.colors import DISTINCT, Palette, ink_on, palette_of, voc_palette
-from openavs.visualization.overlay import Painter, Timeline, paint, paint_frame
+from openavs.visualization.overlay import CaptionTimeline, OverlayPainter, paint, paint_frame
 
 
-def grey(height: int, width: int) -> Image:
+def grey(height: int, width: int) -> ImageArray:
     return np.full((height, width, 3), 128, dtype=np.uint8)
 
 
@@ -79,7 +79,7 @@ def test_words_grow_with_the_picture() -> None:
 
 def test_what_was_heard_is_a_strip_at_the_bottom() -> None:
     captions = (Caption("a dog\nbarks\x00", 0.81, 0, 1), Caption("x" * 500, None, 0, 1))
-    painted = paint_frame(grey(240, 320), FrameResult(0, 0.0, heard=captions))
+    painted = paint_frame(grey(240, 320), FrameResult(0, 0.0, captions=captions))
     assert (painted[:200] == 128).all()
     assert (painted[-12:] > 200).any()  # light letters
     assert (painted[-3, 300] < 60).all()  # on a dark ground
@@ -139,33 +139,33 @@ def test_the_voc_palette_has_the_published_check_values() -> None:
 
 def test_the_nearest_sampled_frame_is_on_show() -> None:
     frames = [FrameResult(i, i + 0.5) for i in range(3)]
-    timeline = Timeline(frames[::-1])
+    timeline = CaptionTimeline(frames[::-1])
     assert [timeline.at(t) for t in (0.0, 0.99, 1.01, 2.2, 3.0)] == [frames[i] for i in (0, 0, 1, 2, 2)]
     assert timeline.at(9.0) is None  # nobody looked there
-    assert Timeline([]).at(0.0) is None
-    assert Timeline(frames[:1]).at(100.0) == frames[0]  # one picture stands for the whole
+    assert CaptionTimeline([]).at(0.0) is None
+    assert CaptionTimeline(frames[:1]).at(100.0) == frames[0]  # one picture stands for the whole
 
 
 def test_every_picture_that_shows_results_of_synthetic_models_is_marked() -> None:
     size = (120, 200)
     dog = square("dog", 0.5, size, 5, 20, 20)
     frames = (FrameResult(0, 0.0, segments=(dog,)), FrameResult(1, 1.0))
-    plain = Segmentation("clip", size, frames, models={"hf:org/clap": {}})
+    plain = ClipResult("clip", size, frames, models={"hf:org/clap": {}})
     student = {"/runs/mine": {"facts": {"audio": {"model": "openavs:tiny/vggish"}}}}
     for models in ({"openavs:tiny/clap": {}}, student):
-        marked = Painter(replace(plain, models=models))
+        marked = OverlayPainter(replace(plain, models=models))
         for time in (0.0, 1.0, 9.0):
-            before, after = Painter(plain)(time, grey(*size)).astype(int), marked(time, grey(*size)).astype(int)
+            before, after = OverlayPainter(plain)(time, grey(*size)).astype(int), marked(time, grey(*size)).astype(int)
             rows, columns = np.nonzero(np.abs(after - before).max(axis=2))
             assert rows.max() < 20 and columns.min() > 70  # the upper right corner
             assert after[rows.min() : rows.max() + 1, columns.min() :].max() > 200  # letters
-    assert (Painter(replace(plain, models=student))(9.0, grey(1, 1)) == grey(1, 1)).all()  # no room for words
+    assert (OverlayPainter(replace(plain, models=student))(9.0, grey(1, 1)) == grey(1, 1)).all()  # no room for words
 
 
 def test_a_painter_paints_what_is_on_show() -> None:
     size = (60, 60)
     frames = (FrameResult(0, 0.0, segments=(square("dog", 0.5, size, 5, 20, 20),)), FrameResult(1, 1.0))
-    painter = Painter(Segmentation("clip", size, frames))
+    painter = OverlayPainter(ClipResult("clip", size, frames))
     assert (painter(0.4, grey(*size)) == paint_frame(grey(*size), frames[0])).all()
     assert (painter(0.6, grey(*size)) == 128).all()
     assert (painter(7.0, grey(*size)) == 128).all()

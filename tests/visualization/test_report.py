@@ -19,12 +19,12 @@ from openavs.media import open_clip, probe, write_video
 from openavs.results.result import Result
 from openavs.structures.types import (
     Caption,
-    Dropped,
+    ClipResult,
     Frame,
     FrameResult,
     Prompt,
+    Rejection,
     Segment,
-    Segmentation,
     Waveform,
     mask_to_rle,
 )
@@ -63,7 +63,7 @@ def sound(seconds: float) -> Waveform:
     return Waveform((0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32), 8000)
 
 
-def segmentation(count: int = 4, word: str = "dog") -> Segmentation:
+def segmentation(count: int = 4, word: str = "dog") -> ClipResult:
     mask = np.zeros(SIZE, dtype=np.bool_)
     mask[20:60, 30:90] = True
     segment = Segment(mask_to_rle(mask), (30.0, 20.0, 90.0, 60.0), word, 0.66, label=f"{word}s", label_how="alias")
@@ -71,10 +71,10 @@ def segmentation(count: int = 4, word: str = "dog") -> Segmentation:
         FrameResult(
             i,
             i + 0.5,
-            heard=(Caption(f"{word} barking", 0.81, i, i + 1.0), Caption(f"{word} without score", None, i, i + 1.0)),
-            asked=(Prompt(word), Prompt("person", origin="lexicon")),
+            captions=(Caption(f"{word} barking", 0.81, i, i + 1.0), Caption(f"{word} without score", None, i, i + 1.0)),
+            prompts=(Prompt(word), Prompt("person", origin="lexicon")),
             segments=(segment,),
-            dropped=(Dropped("person", "below threshold", 0.12),),
+            rejected=(Rejection("person", "below threshold", 0.12),),
         )
         for i in range(count - 1)
     ]
@@ -82,10 +82,10 @@ def segmentation(count: int = 4, word: str = "dog") -> Segmentation:
     models = {"hf:org/clap": {"revision": "abc123", "licence": "apache-2.0", "path": "/home/me/cache"}, "other": {}}
     recipe = {"name": "openavs", "detector": {"threshold": 0.25, "note": word}}
     timings = {"caption": 1.25, "detect": 2.5}
-    return Segmentation("clip", SIZE, tuple(frames), "/home/me/clip.mp4", recipe, models, timings, (f"{word} warns",))
+    return ClipResult("clip", SIZE, tuple(frames), "/home/me/clip.mp4", recipe, models, timings, (f"{word} warns",))
 
 
-def report(tmp_path: Path, made: Segmentation, frames: Iterator[Frame], audio: Waveform | None) -> tuple[str, Page]:
+def report(tmp_path: Path, made: ClipResult, frames: Iterator[Frame], audio: Waveform | None) -> tuple[str, Page]:
     path = tmp_path / "report.html"
     write_report(path, made, frames, audio)
     source = path.read_text("utf-8")
@@ -171,15 +171,15 @@ def test_the_timeline_has_words_for_those_who_do_not_see_it(tmp_path: Path) -> N
     assert {"lang": "en"} in page.all("html")
 
 
-def overlapping() -> Segmentation:
+def overlapping() -> ClipResult:
     """Ten frames with windows of 5 s: "engine" is heard throughout, "guitar" at one frame alone."""
     frames = []
     for i in range(10):
         start, end = max(0.0, i - 2.0), min(10.0, i + 3.0)
         heard = (Caption("engine", 0.2 + 0.05 * i, start, end), Caption("engine", 0.1, start, end, "another question"))
         heard += (Caption("guitar", 0.9, start, end),) if i == 4 else ()
-        frames.append(FrameResult(i, i + 0.5, heard=heard))
-    return Segmentation("clip", SIZE, tuple(frames))
+        frames.append(FrameResult(i, i + 0.5, captions=heard))
+    return ClipResult("clip", SIZE, tuple(frames))
 
 
 def test_a_moment_of_a_lane_shows_one_score(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_a_moment_of_a_lane_shows_one_score(tmp_path: Path) -> None:
 
 
 def test_the_best_score_is_seen_where_frames_share_a_pixel(tmp_path: Path) -> None:
-    frames = [FrameResult(i, i + 0.5, heard=(Caption("hum", i % 7 / 7, i, i + 1.0),)) for i in range(3000)]
-    _, page = report(tmp_path, Segmentation("clip", SIZE, tuple(frames)), iter([]), None)
+    frames = [FrameResult(i, i + 0.5, captions=(Caption("hum", i % 7 / 7, i, i + 1.0),)) for i in range(3000)]
+    _, page = report(tmp_path, ClipResult("clip", SIZE, tuple(frames)), iter([]), None)
     levels = [int(str(rect["class"]).split(" v")[1]) for rect in page.all("rect") if "span" in str(rect["class"])]
     assert levels == sorted(levels)  # what is drawn later lies on top
     assert len(set(levels)) == 7
@@ -206,19 +206,22 @@ def test_the_best_score_is_seen_where_frames_share_a_pixel(tmp_path: Path) -> No
 def test_each_prompt_names_what_was_heard_and_each_caption_without_a_prompt_says_so(tmp_path: Path) -> None:
     dog, shuffle, horse = (Caption(*said, 0, 1.0) for said in (("barking", 1.0), ("Shuffle", 0.15), ("hooves", 0.3)))
     asked = (Prompt("dog", captions=(dog,)), Prompt("person", captions=(shuffle,)))
-    frames = (FrameResult(0, 0.5, heard=(dog, shuffle, horse), asked=asked), FrameResult(1, 1.5, heard=(horse,)))
-    _, page = report(tmp_path, Segmentation("clip", SIZE, frames), iter([]), None)
+    frames = (
+        FrameResult(0, 0.5, captions=(dog, shuffle, horse), prompts=asked),
+        FrameResult(1, 1.5, captions=(horse,)),
+    )
+    _, page = report(tmp_path, ClipResult("clip", SIZE, frames), iter([]), None)
     text = " ".join(page.text.split())
     assert "dog ←from barking 1.00" in text
     assert "person ←from Shuffle 0.15" in text
     assert "Prompts are those of the language model." in text
     assert text.count("hooves 0.30 not asked for by the language model") == 2
     assert "barking 1.00 not" not in text
-    lexicon = replace(frames[0], asked=tuple(replace(prompt, origin="lexicon") for prompt in asked))
-    _, page = report(tmp_path, Segmentation("clip", SIZE, (lexicon,)), iter([]), None)
+    lexicon = replace(frames[0], prompts=tuple(replace(prompt, origin="lexicon") for prompt in asked))
+    _, page = report(tmp_path, ClipResult("clip", SIZE, (lexicon,)), iter([]), None)
     assert "hooves 0.30 not asked for by the lexicon" in " ".join(page.text.split())
     mixed = (frames[0], replace(lexicon, index=1), replace(frames[1], index=2))
-    _, page = report(tmp_path, Segmentation("clip", SIZE, mixed), iter([]), None)
+    _, page = report(tmp_path, ClipResult("clip", SIZE, mixed), iter([]), None)
     text = " ".join(page.text.split())
     assert text.count("hooves 0.30 not asked for by the language model") == 1
     assert text.count("hooves 0.30 not asked for by the lexicon") == 1
@@ -227,10 +230,14 @@ def test_each_prompt_names_what_was_heard_and_each_caption_without_a_prompt_says
 
 def test_weak_captions_and_less_likely_phrases_are_shown_with_their_scores(tmp_path: Path) -> None:
     engine, weak = Caption("engine", 0.11, 0, 1.0), Caption("hooves", 0.02, 1, 2.0, weak=True)
-    drops = (Dropped("car", "less likely", 0.38), Dropped("dog", "less likely", 0.25), Dropped("bus", "duplicate", 0.5))
+    drops = (
+        Rejection("car", "less likely", 0.38),
+        Rejection("dog", "less likely", 0.25),
+        Rejection("bus", "duplicate", 0.5),
+    )
     asked = (Prompt("car", captions=(engine,)), Prompt("bus", captions=(engine,)))
-    frames = (FrameResult(0, 0.5, heard=(engine,), asked=asked, dropped=drops), FrameResult(1, 1.5, weak=(weak,)))
-    _, page = report(tmp_path, Segmentation("clip", SIZE, frames), iter([]), None)
+    frames = (FrameResult(0, 0.5, captions=(engine,), prompts=asked, rejected=drops), FrameResult(1, 1.5, weak=(weak,)))
+    _, page = report(tmp_path, ClipResult("clip", SIZE, frames), iter([]), None)
     text = " ".join(page.text.split())
     assert "car less likely: heard 0.11 × box 0.38" in text
     assert "dog less likely 0.25" in text  # a result of another program may not say what was asked
@@ -243,7 +250,7 @@ def test_the_length_is_that_of_the_file(tmp_path: Path) -> None:
     write_video(path, [np.full((*SIZE, 3), 90, dtype=np.uint8)] * 16, 10, sound(1.6))
     clip = open_clip(path, fps=1.0)
     assert clip.duration == probe(path).duration == pytest.approx(1.6)
-    made = Result.of(Segmentation("clip", SIZE, tuple(FrameResult(i, i + 0.5) for i in range(2))), clip)
+    made = Result.of(ClipResult("clip", SIZE, tuple(FrameResult(i, i + 0.5) for i in range(2))), clip)
     made.save(tmp_path / "out", overlay=False)
     assert "length 1.6 s" in Page((tmp_path / "out" / "clips" / "clip" / "report.html").read_text("utf-8")).text
 
@@ -281,7 +288,7 @@ def test_a_long_clip_shows_frames_spread_evenly_and_says_so(tmp_path: Path) -> N
 
 
 def test_a_clip_without_sound_frames_or_findings_has_a_report_too(tmp_path: Path) -> None:
-    _, page = report(tmp_path, Segmentation("clip", SIZE, ()), iter([]), None)
+    _, page = report(tmp_path, ClipResult("clip", SIZE, ()), iter([]), None)
     assert "There is no sound track" in page.text
     assert "Nothing that sounds was found" in page.text
     _, page = report(tmp_path, segmentation(), pictures(2), Waveform(np.zeros(0, dtype=np.float32), 8000))

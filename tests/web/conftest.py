@@ -18,19 +18,19 @@ import pytest
 from openavs.media import write_wav
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scene_sampling import scene_of
-from openavs.web.menu import offers
-from openavs.web.models import Models
-from openavs.web.settings import Settings
+from openavs.synthetic.scene_sampling import sample_scene
+from openavs.web.menu import recipe_options
+from openavs.web.models import ModelCache
+from openavs.web.settings import ServerConfig
 
-SETTINGS = Settings(max_upload_mb=1, max_total_mb=50, max_seconds=8, queue=4)
+SETTINGS = ServerConfig(max_upload_mb=1, max_total_mb=50, max_seconds=8, queue=4)
 
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four seconds of the synthetic world: something sounds, and something silent stands by."""
     path = tmp_path_factory.mktemp("scene") / "scene.mp4"
-    write_clip(path, scene_of("clip", "test", 4, 0, size=(144, 192), seconds=4).scene)
+    write_clip(path, sample_scene("clip", "test", 4, 0, size=(144, 192), seconds=4).scene)
     return path
 
 
@@ -38,7 +38,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten seconds, two more than the page of these tests takes."""
     path = tmp_path_factory.mktemp("long") / "long.mp4"
-    write_clip(path, scene_of("clip", "test", 4, 0, size=(64, 64), seconds=10).scene)
+    write_clip(path, sample_scene("clip", "test", 4, 0, size=(64, 64), seconds=10).scene)
     return path
 
 
@@ -52,9 +52,9 @@ def tone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def models(tmp_path_factory: pytest.TempPathFactory) -> ModelCache:
     """The embedded models, as the page holds them."""
-    return Models(offers(SETTINGS), tmp_path_factory.mktemp("answers"))
+    return ModelCache(recipe_options(SETTINGS), tmp_path_factory.mktemp("answers"))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from openavs.web import ending
-from openavs.web.ending import SENTENCE, Ending
+from openavs.web.ending import SENTENCE, GracefulShutdown
 
 STREAM = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
 PAGE = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]}
@@ -22,7 +22,7 @@ def piece(**message: Any) -> dict[str, Any]:
     return {"type": "http.response.body", "body": f"data: {json.dumps(message)}\n\n".encode(), "more_body": True}
 
 
-def ended(app: Callable[..., Awaitable[None]]) -> tuple[Ending, list[Any]]:
+def ended(app: Callable[..., Awaitable[None]]) -> tuple[GracefulShutdown, list[Any]]:
     """Sends one request to an application, ends it in the middle, and gives what was answered."""
     sent: list[Any] = []
 
@@ -32,9 +32,9 @@ def ended(app: Callable[..., Awaitable[None]]) -> tuple[Ending, list[Any]]:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def session() -> Ending:
+    async def session() -> GracefulShutdown:
         stopped: list[bool] = []
-        server = Ending(app, lambda: stopped.append(True))
+        server = GracefulShutdown(app, lambda: stopped.append(True))
         request = asyncio.ensure_future(server({"type": "http"}, receive, send))
         await asyncio.sleep(0.05)
         server.end()

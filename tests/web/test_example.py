@@ -9,11 +9,11 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.media import probe
-from openavs.web.example import Example
+from openavs.web.example import ExampleClip
 
 
 def test_it_is_rendered_once_and_who_asks_early_waits(tmp_path: Path) -> None:
-    example = Example(tmp_path / "example")
+    example = ExampleClip(tmp_path / "example")
     example.start()
     path = example.clip()
     assert probe(path).duration == pytest.approx(6, abs=0.2)
@@ -23,7 +23,7 @@ def test_it_is_rendered_once_and_who_asks_early_waits(tmp_path: Path) -> None:
 
 def test_the_end_waits_for_what_is_being_rendered(tmp_path: Path) -> None:
     """A server that is ended at once removes its folder, and a thread that still wrote there would fail."""
-    example = Example(tmp_path / "example")
+    example = ExampleClip(tmp_path / "example")
     example.start()
     example.end()
     left = sorted(path.name for path in tmp_path.rglob("*.mp4"))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from openavs.results.result import Result
-from openavs.structures.types import Caption, Dropped, Prompt
+from openavs.structures.types import Caption, Prompt, Rejection
 from openavs.web import fragments
-from openavs.web.models import Models
-from openavs.web.running import Standing, run
-from openavs.web.sessions import Sessions
-from openavs.web.wishes import Wish
+from openavs.web.models import ModelCache
+from openavs.web.running import InferenceProgress, run
+from openavs.web.sessions import SessionStore
+from openavs.web.wishes import SegmentRequest
 from tests.web.conftest import SETTINGS
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'"
@@ -38,17 +38,17 @@ def attributes(page: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def hostile(models: Models, scene: Path) -> Result:
+def hostile(models: ModelCache, scene: Path) -> Result:
     """A real result in which every word that comes from models, users and files is hostile."""
-    found = list(run(Wish(scene), models, SETTINGS))[-1].result
+    found = list(run(SegmentRequest(scene), models, SETTINGS))[-1].result
     assert found is not None
     frames = tuple(
         replace(
             frame,
-            heard=tuple(replace(caption, text=HOSTILE) for caption in frame.heard),
-            asked=(Prompt(HOSTILE, HOSTILE, HOSTILE),),
+            captions=tuple(replace(caption, text=HOSTILE) for caption in frame.captions),
+            prompts=(Prompt(HOSTILE, HOSTILE, HOSTILE),),
             segments=tuple(replace(s, phrase=HOSTILE, label=HOSTILE, label_how=HOSTILE) for s in frame.segments),
-            dropped=(Dropped(HOSTILE, HOSTILE, 0.1),),
+            rejected=(Rejection(HOSTILE, HOSTILE, 0.1),),
         )
         for frame in found.frames
     )
@@ -58,10 +58,12 @@ def hostile(models: Models, scene: Path) -> Result:
 
 
 def test_nothing_from_outside_becomes_markup(hostile: Result, tmp_path: Path) -> None:
-    session = Sessions(tmp_path, 60).get("one")
+    session = SessionStore(tmp_path, 60).get("one")
     session.result = hostile
     (session.folder / "masks.zip").write_bytes(b"x" * 2000)
-    standing = Standing({"load": (1, 1)}, heard=(Caption(HOSTILE, 0.5, 0, 1),), result=hostile, reused=("captioner",))
+    standing = InferenceProgress(
+        {"load": (1, 1)}, captions=(Caption(HOSTILE, 0.5, 0, 1),), result=hostile, reused=("captioner",)
+    )
     pages = {
         "progress": fragments.progress(standing, painted=True),
         "player": fragments.player(session, hostile, "overlay.mp4"),
@@ -76,8 +78,8 @@ def test_nothing_from_outside_becomes_markup(hostile: Result, tmp_path: Path) ->
         assert "x" not in {dict(attrs).get("src") for _, attrs in Elements(page).found}, name
 
 
-def test_what_is_seen_is_also_said(models: Models, scene: Path, tmp_path: Path) -> None:
-    found = list(run(Wish(scene), models, SETTINGS))[-1]
+def test_what_is_seen_is_also_said(models: ModelCache, scene: Path, tmp_path: Path) -> None:
+    found = list(run(SegmentRequest(scene), models, SETTINGS))[-1]
     assert found.result is not None
     details = fragments.details(found.result)
     assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", details))
@@ -85,14 +87,14 @@ def test_what_is_seen_is_also_said(models: Models, scene: Path, tmp_path: Path) 
         "aria-label" in tag or "aria-labelledby" in tag for tag in re.findall(r'<svg[^>]*role="img"[^>]*>', details)
     )
     assert "Frame at 0.5 s" in details
-    player = fragments.player(Sessions(tmp_path, 60).get("one"), found.result, "overlay.mp4")
+    player = fragments.player(SessionStore(tmp_path, 60).get("one"), found.result, "overlay.mp4")
     assert 'aria-label="scene with ' in player
     assert '<track kind="captions"' in player
     assert 'poster="data:image/jpeg;base64,' in player
 
 
 def test_the_progress_says_in_words_where_it_is() -> None:
-    page = fragments.progress(Standing({"load": (1, 1), "listen": (2, 6)}))
+    page = fragments.progress(InferenceProgress({"load": (1, 1), "caption": (2, 6)}))
     assert page.count("(done)") == 1
     assert "2 of 6 windows of sound" in page
     assert page.count('aria-current="step"') == 1
@@ -101,11 +103,11 @@ def test_the_progress_says_in_words_where_it_is() -> None:
 
 
 def test_what_was_reused_is_said() -> None:
-    page = fragments.progress(Standing(reused=("captioner", "translator"), seconds=1.23), painted=True)
+    page = fragments.progress(InferenceProgress(reused=("captioner", "translator"), seconds=1.23), painted=True)
     assert "Reused from an earlier run: what was heard, asked for." in page
 
 
-def test_the_models_and_their_licences_are_shown(models: Models) -> None:
+def test_the_models_and_their_licences_are_shown(models: ModelCache) -> None:
     with models.using("tiny"):
         page = fragments.about(models.offers, models.loaded)
     assert "tiny Grounding DINO" in page

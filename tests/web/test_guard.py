@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from openavs.web.guard import HEADERS, LARGEST_QUESTION, Guard
-from openavs.web.room import Room
+from openavs.web.guard import HEADERS, LARGEST_QUESTION, RequestFilter
+from openavs.web.room import DiskQuota
 
 JSON = {"content-type": "application/json"}
 
@@ -27,7 +27,7 @@ def uploads(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def guard(uploads: Path) -> Guard:
+def guard(uploads: Path) -> RequestFilter:
     """Around an application that answers with the body it was given."""
 
     async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -35,18 +35,18 @@ def guard(uploads: Path) -> Guard:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
-    return Guard(
+    return RequestFilter(
         echo,
         uploads=uploads,
         max_upload=1000,
-        room=Room(uploads, uploads.parent / "visits", 40_000, ValueError),
+        room=DiskQuota(uploads, uploads.parent / "visits", 40_000, ValueError),
         too_large="too large",
         hosts=frozenset({"127.0.0.1", "localhost", "::1"}),
     )
 
 
 @pytest.fixture
-def ask(guard: Guard) -> Any:
+def ask(guard: RequestFilter) -> Any:
     """Asks the guarded application: `ask("GET", "/")` -> status, body; `b"..."` is a request that ends early."""
 
     def ask(method: str, path: str, body: bytes = b"", host: str = "127.0.0.1:7860", **headers: str) -> tuple[int, str]:
@@ -143,7 +143,7 @@ def test_a_large_upload_is_refused_before_it_is_read(ask: Any) -> None:
     assert ask("POST", "/gradio_api/upload", content_length="30000") == (413, "too large\n")
 
 
-def test_a_web_socket_is_not_opened(guard: Guard) -> None:
+def test_a_web_socket_is_not_opened(guard: RequestFilter) -> None:
     with ThreadPoolExecutor(1) as aside, pytest.raises(RuntimeError, match="this server has no websocket"):
         aside.submit(lambda: asyncio.run(guard({"type": "websocket"}, None, None))).result()  # type: ignore[arg-type]
 

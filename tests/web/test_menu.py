@@ -14,14 +14,14 @@ from openavs.errors import InputError
 from openavs.models.hub import resolve
 from openavs.training.io import write_student
 from openavs.utils.optional_deps import EXTRAS
-from openavs.web.menu import Offer, is_here, offers
-from openavs.web.settings import Settings
+from openavs.web.menu import RecipeOption, is_here, recipe_options
+from openavs.web.settings import ServerConfig
 
 
 def test_tiny_is_always_offered_with_its_licences() -> None:
-    tiny = offers(Settings())["tiny"]
+    tiny = recipe_options(ServerConfig())["tiny"]
     assert tiny.only_synthetic
-    assert tiny.threshold == load_recipe("tiny").keep.box_threshold
+    assert tiny.threshold == load_recipe("tiny").filtering.box_threshold
     assert [(m.stage, m.licence) for m in tiny.models] == [
         (stage, "Apache-2.0") for stage in ("captioner", "translator", "detector", "segmenter")
     ]
@@ -29,8 +29,8 @@ def test_tiny_is_always_offered_with_its_licences() -> None:
 
 def test_the_named_recipe_comes_first_and_others_only_if_their_models_are_here(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
-    own.write_text(load_recipe("tiny", ["name=mine", "keep.box_threshold=0.3"]).to_yaml())
-    found = offers(Settings(pipeline=str(own), device="cpu"))
+    own.write_text(load_recipe("tiny", ["name=mine", "filtering.box_threshold=0.3"]).to_yaml())
+    found = recipe_options(ServerConfig(pipeline=str(own), device="cpu"))
     assert next(iter(found)) == "mine"
     assert found["mine"].threshold == 0.3
     assert found["mine"].recipe.device == "cpu"
@@ -41,15 +41,15 @@ def test_the_named_recipe_comes_first_and_others_only_if_their_models_are_here(t
 def test_a_recipe_that_asks_a_server_is_not_offered_unasked() -> None:
     server = load_recipe("tiny", ["translator={use: openai, model: gpt-4o, base_url: 'http://127.0.0.1:9'}"])
     assert not is_here(server)
-    assert Offer(server, ()).asks_a_server
-    assert not Offer(load_recipe("tiny"), ()).asks_a_server
+    assert RecipeOption(server, ()).asks_a_server
+    assert not RecipeOption(load_recipe("tiny"), ()).asks_a_server
     assert is_here(load_recipe("tiny"))
     assert not is_here(load_recipe("tiny", ["detector.model=/no/such/folder"]))
 
 
 def test_a_recipe_that_does_not_exist_is_named() -> None:
     with pytest.raises(InputError, match="there is no recipe 'tinny'"):
-        offers(Settings(pipeline="tinny"))
+        recipe_options(ServerConfig(pipeline="tinny"))
 
 
 def test_a_recipe_whose_extra_is_absent_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,23 +64,23 @@ def test_a_recipe_whose_extra_is_absent_is_not_offered(monkeypatch: pytest.Monke
 
 
 def test_overrides_change_the_named_recipe_alone() -> None:
-    found = offers(Settings(overrides=("keep.box_threshold=0.41", "name=mine")))
-    assert [found[name].threshold for name in ("mine", "tiny")] == [0.41, load_recipe("tiny").keep.box_threshold]
+    found = recipe_options(ServerConfig(overrides=("filtering.box_threshold=0.41", "name=mine")))
+    assert [found[name].threshold for name in ("mine", "tiny")] == [0.41, load_recipe("tiny").filtering.box_threshold]
     with pytest.raises(InputError, match=r"box_thresold.*did you mean"):
-        offers(Settings(overrides=("keep.box_thresold=0.41",)))
+        recipe_options(ServerConfig(overrides=("filtering.box_thresold=0.41",)))
 
 
 def test_all_visitors_have_room_for_at_least_one_upload() -> None:
-    assert Settings(max_upload_mb=30).max_total == 300 << 20
-    assert Settings(max_upload_mb=30, max_total_mb=50).max_total == 50 << 20
+    assert ServerConfig(max_upload_mb=30).max_total == 300 << 20
+    assert ServerConfig(max_upload_mb=30, max_total_mb=50).max_total == 50 << 20
     with pytest.raises(InputError, match=r"--max-total-mb 20 has no room for an upload of 30 MB; raise it, or lower"):
-        Settings(max_upload_mb=30, max_total_mb=20)
+        ServerConfig(max_upload_mb=30, max_total_mb=20)
 
 
 def test_a_student_hears_no_words_to_show(tmp_path: Path) -> None:
     write_student(tmp_path / "mine", "tpavi", {}, {}, {"weight": torch.zeros(1)})
     with pytest.raises(InputError, match=r"mine is a trained student, which hears no words to show; give a recipe"):
-        offers(Settings(pipeline=f"student:{tmp_path / 'mine'}"))
+        recipe_options(ServerConfig(pipeline=f"student:{tmp_path / 'mine'}"))
 
 
 def test_models_of_ones_own_are_named_by_their_folder_and_card(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_models_of_ones_own_are_named_by_their_folder_and_card(tmp_path: Path) -
     (tmp_path / "my-sam" / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")
     own = tmp_path / "mine.yaml"
     own.write_text(load_recipe("tiny", ["name=mine", f"segmenter.model={tmp_path / 'my-sam'}"]).to_yaml())
-    models = {model.stage: model for model in offers(Settings(pipeline=str(own)))["mine"].models}
+    models = {model.stage: model for model in recipe_options(ServerConfig(pipeline=str(own)))["mine"].models}
     assert (models["segmenter"].title, models["segmenter"].licence) == ("my-sam", "mit")
     shutil.rmtree(tmp_path / "my-sam")
-    models = {model.stage: model for model in offers(Settings(pipeline=str(own)))["mine"].models}
+    models = {model.stage: model for model in recipe_options(ServerConfig(pipeline=str(own)))["mine"].models}
     assert (models["segmenter"].title, models["segmenter"].licence) == ("my-sam", "not stated")

@@ -17,16 +17,16 @@ from openavs.media import open_clip, probe
 from openavs.results.result import Result
 from openavs.results.serialization import segmentation_from_json
 from openavs.structures.types import Caption, rle_to_mask
-from openavs.web.models import Models
-from openavs.web.products import captions, only, things, write_files, write_painted
+from openavs.web.models import ModelCache
+from openavs.web.products import captions, filter_instances, list_instances, write_files, write_painted
 from openavs.web.running import run
-from openavs.web.wishes import Wish
+from openavs.web.wishes import SegmentRequest
 from tests.web.conftest import SETTINGS
 
 
 @pytest.fixture(scope="module")
-def result(models: Models, scene: Path) -> Result:
-    found = list(run(Wish(scene), models, SETTINGS))[-1].result
+def result(models: ModelCache, scene: Path) -> Result:
+    found = list(run(SegmentRequest(scene), models, SETTINGS))[-1].result
     assert found is not None
     return found
 
@@ -67,7 +67,7 @@ def test_the_coco_file_is_read_by_its_own_library(folder: Path, result: Result) 
 def test_the_painted_video_has_its_sound_and_shows_only_what_is_chosen(result: Result, tmp_path: Path) -> None:
     everything = write_painted(tmp_path, result)
     assert probe(everything).audio_codec is not None
-    names = [thing.name for thing in things(result)]
+    names = [thing.name for thing in list_instances(result)]
     assert names
     nothing = write_painted(tmp_path, result, [])
     part = write_painted(tmp_path, result, names[:1])
@@ -80,10 +80,10 @@ def test_the_painted_video_has_its_sound_and_shows_only_what_is_chosen(result: R
 
 
 def test_hiding_a_thing_takes_its_segments_and_nothing_else(result: Result) -> None:
-    first = things(result)[0].name
-    rest = only(result, {thing.name for thing in things(result)} - {first})
-    assert first not in {thing.name for thing in things(rest)}
-    assert [frame.heard for frame in rest.frames] == [frame.heard for frame in result.frames]
+    first = list_instances(result)[0].name
+    rest = filter_instances(result, {thing.name for thing in list_instances(result)} - {first})
+    assert first not in {thing.name for thing in list_instances(rest)}
+    assert [frame.captions for frame in rest.frames] == [frame.captions for frame in result.frames]
 
 
 def test_tracks_are_things_of_their_own(result: Result) -> None:
@@ -91,14 +91,14 @@ def test_tracks_are_things_of_their_own(result: Result) -> None:
         replace(frame, segments=tuple(replace(s, track=i) for i, s in enumerate(frame.segments)))
         for frame in result.frames
     )
-    assert all(" #" in thing.name for thing in things(replace(result, frames=frames)))
+    assert all(" #" in thing.name for thing in list_instances(replace(result, frames=frames)))
 
 
 def test_what_was_heard_is_captions_that_hold_no_markup(result: Result) -> None:
     hostile = Caption("<b>dog</b>\n00:01 --> 00:02", 0.5, 1.0, 61.25)
-    frame = replace(result.frames[0], heard=(hostile,))
+    frame = replace(result.frames[0], captions=(hostile,))
     text = captions(replace(result, frames=(frame, frame)))  # a window of two frames: it is said once
-    assert "dog" not in captions(replace(result, frames=(replace(result.frames[0], heard=()),)))
+    assert "dog" not in captions(replace(result, frames=(replace(result.frames[0], captions=()),)))
     assert text.splitlines() == [
         "WEBVTT",
         "",

@@ -79,7 +79,7 @@ def test_a_picture_with_its_sound_and_a_vocabulary(client: Any, tmp_path: Path, 
     given = {"video": gradio_client.handle_file(str(picture)), "sound": gradio_client.handle_file(str(tone))}
     result, *_ = client.predict(**given, vocabulary="dog, bell", threshold=0.5, api_name="/segment")
     assert len(result["frames"]) == 2
-    assert all(frame["heard"] for frame in result["frames"])
+    assert all(frame["captions"] for frame in result["frames"])
 
 
 @pytest.mark.parametrize(
@@ -124,16 +124,16 @@ def test_files_that_were_not_uploaded_can_neither_be_fetched_nor_named(server: S
 
 def test_behind_the_guard_gradio_itself_refuses_them_too(server: Server) -> None:
     """A second lock: mounted blocks take any path for an upload unless they are told that they were launched."""
-    from openavs.web.guard import Guard
+    from openavs.web.guard import RequestFilter
 
-    check = Guard._check_names
+    check = RequestFilter._check_names
     try:
-        Guard._check_names = lambda self, body: None  # type: ignore[method-assign]
+        RequestFilter._check_names = lambda self, body: None  # type: ignore[method-assign]
         named = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
         event = call(server, [named, None, "tiny", "", None]).json()["event_id"]
         assert "event: error" in answer(server, event)
     finally:
-        Guard._check_names = check  # type: ignore[method-assign]
+        RequestFilter._check_names = check  # type: ignore[method-assign]
 
 
 def test_a_hostile_file_name_stays_a_name(server: Server, scene: Path) -> None:
@@ -213,7 +213,7 @@ def test_uploads_that_are_broken_off_leave_nothing(server: Server) -> None:
 def test_uploads_of_all_visitors_together_are_bounded(
     server: Server, scene: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openavs.web.room.Room.used", lambda self: 50 << 20)
+    monkeypatch.setattr("openavs.web.room.DiskQuota.used", lambda self: 50 << 20)
     refused = upload(server, scene)
     assert refused.status_code == 507
     assert refused.text == ("the files of all visitors take the 50 MB that this server has for them; try again later\n")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from openavs.web import room as module
-from openavs.web.guard import Refused
-from openavs.web.room import Room
+from openavs.web.guard import RequestRefused
+from openavs.web.room import DiskQuota
 
 
 class Broken(Exception):
@@ -33,7 +33,7 @@ def test_files_count_once_whatever_links_there_are(folders: tuple[Path, Path]) -
     (uploads / "hash" / "a.mp4").write_bytes(bytes(300))
     os.link(uploads / "hash" / "a.mp4", visits / "token" / "a.mp4")
     (visits / "token" / "overlay.mp4").write_bytes(bytes(50))
-    assert Room(uploads, visits, 1000, Broken).used() == 350
+    assert DiskQuota(uploads, visits, 1000, Broken).used() == 350
 
 
 def test_a_visit_that_ends_while_its_files_are_counted(
@@ -52,14 +52,16 @@ def test_a_visit_that_ends_while_its_files_are_counted(
         return lstat(path)
 
     monkeypatch.setattr(os, "lstat", vanishing)
-    assert Room(uploads, visits, 1000, Broken).used() == 300
+    assert DiskQuota(uploads, visits, 1000, Broken).used() == 300
     assert not (visits / "token").exists()
 
 
 def test_uploads_on_their_way_count(folders: tuple[Path, Path]) -> None:
-    room = Room(*folders, 1 << 20, Broken)
+    room = DiskQuota(*folders, 1 << 20, Broken)
     with room.reserved(900_000):
-        with pytest.raises(Refused, match="take the 1 MB that this server has for them; try again later") as problem:
+        with pytest.raises(
+            RequestRefused, match="take the 1 MB that this server has for them; try again later"
+        ) as problem:
             room.reserved(200_000).__enter__()
         assert problem.value.status == 507
     with room.reserved(200_000):
@@ -68,7 +70,7 @@ def test_uploads_on_their_way_count(folders: tuple[Path, Path]) -> None:
 
 def test_leftovers_go_when_no_upload_is_on_its_way(folders: tuple[Path, Path]) -> None:
     uploads, _ = folders
-    room = Room(*folders, 1 << 20, Broken)
+    room = DiskQuota(*folders, 1 << 20, Broken)
     (uploads / "hash" / "a.mp4").write_bytes(b"finished")
     with room.reserved(10):
         with room.reserved(10):
@@ -80,7 +82,7 @@ def test_leftovers_go_when_no_upload_is_on_its_way(folders: tuple[Path, Path]) -
 def test_an_upload_that_ends_early_or_stalls_is_an_error(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = Room(*folders, 1 << 20, Broken)
+    room = DiskQuota(*folders, 1 << 20, Broken)
     part = {"type": "http.request", "body": b"x", "more_body": True}
     end = {"type": "http.request", "body": b"", "more_body": False}
     gone = {"type": "http.disconnect"}

@@ -10,7 +10,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.web.folders import PREFIX, remove_old, server_folder
-from openavs.web.sessions import Sessions
+from openavs.web.sessions import SessionStore
 
 
 class Clock:
@@ -28,8 +28,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def sessions(tmp_path: Path, clock: Clock) -> Sessions:
-    return Sessions(tmp_path / "visits", keep=60.0, clock=clock)
+def sessions(tmp_path: Path, clock: Clock) -> SessionStore:
+    return SessionStore(tmp_path / "visits", keep=60.0, clock=clock)
 
 
 def upload(folder: Path, name: str = "a.mp4") -> Path:
@@ -39,7 +39,7 @@ def upload(folder: Path, name: str = "a.mp4") -> Path:
     return path
 
 
-def test_a_visit_keeps_its_folder_and_others_have_their_own(sessions: Sessions) -> None:
+def test_a_visit_keeps_its_folder_and_others_have_their_own(sessions: SessionStore) -> None:
     one = sessions.get("one")
     assert sessions.get("one") is one
     assert sessions.get("two").folder != one.folder
@@ -50,7 +50,7 @@ def test_a_visit_keeps_its_folder_and_others_have_their_own(sessions: Sessions) 
     assert len(one.token) >= 32
 
 
-def test_only_its_own_files_are_given(sessions: Sessions, tmp_path: Path) -> None:
+def test_only_its_own_files_are_given(sessions: SessionStore, tmp_path: Path) -> None:
     one = sessions.get("one")
     (one.folder / "masks.zip").write_bytes(b"x")
     (one.folder / ".masks.zip.part").write_bytes(b"x")
@@ -61,7 +61,7 @@ def test_only_its_own_files_are_given(sessions: Sessions, tmp_path: Path) -> Non
         assert one.file(name) is None
 
 
-def test_a_run_has_links_of_its_own_to_what_was_uploaded(sessions: Sessions, tmp_path: Path) -> None:
+def test_a_run_has_links_of_its_own_to_what_was_uploaded(sessions: SessionStore, tmp_path: Path) -> None:
     one, given = sessions.get("one"), upload(tmp_path / "uploads")
     one.begin([given])
     kept = one.keep(given)
@@ -73,14 +73,14 @@ def test_a_run_has_links_of_its_own_to_what_was_uploaded(sessions: Sessions, tmp
         two.keep(given)
 
 
-def test_two_uploads_of_one_name_stay_two(sessions: Sessions, tmp_path: Path) -> None:
+def test_two_uploads_of_one_name_stay_two(sessions: SessionStore, tmp_path: Path) -> None:
     one, first, second = sessions.get("one"), upload(tmp_path / "1"), upload(tmp_path / "2")
     second.write_bytes(b"sound")
     one.begin([first, second])
     assert [one.keep(path).read_bytes() for path in (first, second)] == [b"video", b"sound"]
 
 
-def test_a_stop_is_for_its_own_run(sessions: Sessions) -> None:
+def test_a_stop_is_for_its_own_run(sessions: SessionStore) -> None:
     one = sessions.get("one")
     one.begin([])
     earlier = one.stopping
@@ -90,7 +90,7 @@ def test_a_stop_is_for_its_own_run(sessions: Sessions) -> None:
     assert not one.stopping.is_set()
 
 
-def test_leaving_removes_the_visits_files_but_not_what_another_uses(sessions: Sessions, tmp_path: Path) -> None:
+def test_leaving_removes_the_visits_files_but_not_what_another_uses(sessions: SessionStore, tmp_path: Path) -> None:
     shared, own = upload(tmp_path / "uploads"), upload(tmp_path / "uploads", "b.mp4")
     one, two = sessions.get("one"), sessions.get("two")
     one.begin([shared, own])
@@ -105,7 +105,7 @@ def test_leaving_removes_the_visits_files_but_not_what_another_uses(sessions: Se
     sessions.end("never was")
 
 
-def test_a_visit_at_work_is_removed_when_that_is_done(sessions: Sessions) -> None:
+def test_a_visit_at_work_is_removed_when_that_is_done(sessions: SessionStore) -> None:
     one = sessions.get("one")
     sessions.working(one, +1)
     sessions.end("one")
@@ -115,7 +115,7 @@ def test_a_visit_at_work_is_removed_when_that_is_done(sessions: Sessions) -> Non
     assert not one.folder.exists()
 
 
-def test_a_visit_that_ends_just_before_its_work_begins_leaves_nothing(sessions: Sessions, tmp_path: Path) -> None:
+def test_a_visit_that_ends_just_before_its_work_begins_leaves_nothing(sessions: SessionStore, tmp_path: Path) -> None:
     one, own = sessions.get("one"), upload(tmp_path / "uploads")
     sessions.end("one")
     sessions.working(one, +1)  # its work was on the way
@@ -126,13 +126,13 @@ def test_a_visit_that_ends_just_before_its_work_begins_leaves_nothing(sessions: 
     assert not own.exists()
 
 
-def test_a_file_that_is_given_twice_is_kept_once(sessions: Sessions, tmp_path: Path) -> None:
+def test_a_file_that_is_given_twice_is_kept_once(sessions: SessionStore, tmp_path: Path) -> None:
     one, given = sessions.get("one"), upload(tmp_path / "uploads")
     one.begin([given])
     assert one.keep(given) == one.keep(given)  # a video that is its own sound, too
 
 
-def test_visits_that_nobody_came_back_to_go(sessions: Sessions, clock: Clock) -> None:
+def test_visits_that_nobody_came_back_to_go(sessions: SessionStore, clock: Clock) -> None:
     one, two = sessions.get("one"), sessions.get("two")
     clock.now = 40
     sessions.get("two")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from openavs.media.audio import read_audio
-from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
 from openavs.structures.boxes import iou
-from openavs.structures.types import Box, Detection, Image, Waveform, Window
+from openavs.structures.types import AudioWindow, Box, Detection, ImageArray, Waveform
 
 SCORE = 1e-3
 PIXELS = 0.5
@@ -26,7 +26,7 @@ def close(found: Sequence[float], expected: Sequence[float], tolerance: float) -
 
 
 def check_boxes(
-    detector: Detector, image: Image, phrase: str, scores: Sequence[float], first: Box, floor: float
+    detector: Detector, image: ImageArray, phrase: str, scores: Sequence[float], first: Box, floor: float
 ) -> None:
     """The candidates of one phrase with at least `floor`, best first: their scores, and the box of the first."""
     found = [box for box in detector.detect([image], [[phrase]])[0] if box.score >= floor]
@@ -35,7 +35,7 @@ def check_boxes(
 
 
 def check_things(
-    detector: Detector, image: Image, phrases: Sequence[str], expected: Sequence[Detection], floor: float
+    detector: Detector, image: ImageArray, phrases: Sequence[str], expected: Sequence[Detection], floor: float
 ) -> None:
     """The candidates with at least `floor`: phrase, score within 0.02, IoU of 0.95 with the box, in any order."""
     found = [box for box in detector.detect([image], [list(phrases)])[0] if box.score >= floor]
@@ -47,7 +47,7 @@ def check_things(
         close([best.score], [wanted.score], 0.02)
 
 
-def check_masks(segmenter: Segmenter, image: Image, boxes: Sequence[Box], scores: Sequence[float]) -> None:
+def check_masks(segmenter: Segmenter, image: ImageArray, boxes: Sequence[Box], scores: Sequence[float]) -> None:
     """The mask scores (estimated IoU) of boxes; masks have the size of the picture."""
     masks = segmenter.segment([image], [list(boxes)])[0]
     close([mask.score or 0.0 for mask in masks], scores, SCORE)
@@ -55,7 +55,7 @@ def check_masks(segmenter: Segmenter, image: Image, boxes: Sequence[Box], scores
 
 
 def check_phrase(
-    segmenter: PhraseSegmenter, image: Image, phrase: str, expected: Sequence[Detection], floor: float
+    segmenter: PhraseSegmenter, image: ImageArray, phrase: str, expected: Sequence[Detection], floor: float
 ) -> None:
     """The finds of one phrase with at least `floor`, best first: scores and boxes."""
     found = [box for box, _ in segmenter.segment_phrases([image], [[phrase]])[0] if box.score >= floor]
@@ -77,21 +77,21 @@ def check_labels(captioner: ClapCaptioner, sounds: Sequence[tuple[Path, str]], l
     for path, label in sounds:
         audio = read_audio(path)
         assert audio is not None, path
-        best = captioner.caption([Window(audio, 0.0, audio.duration)])[0][0].text
+        best = captioner.caption([AudioWindow(audio, 0.0, audio.duration)])[0][0].text
         if best != label:
             wrong.append(f"{path.name}: {best}")
     assert len(sounds) - len(wrong) >= least * len(sounds), wrong
 
 
-def check_answer(captioner: AudioLlmCaptioner, audio: Waveform, tokens: int, answer: str) -> None:
+def check_answer(captioner: AudioLmCaptioner, audio: Waveform, tokens: int, answer: str) -> None:
     """How many vectors the sound becomes, and the answer to the captioner's first question."""
     import torch
 
-    from openavs.stages.captioners.audio import fitted
+    from openavs.stages.captioners.audio import crop_or_pad
 
-    window, extractor = Window(audio, 0.0, audio.duration), captioner.reader.extractor
+    window, extractor = AudioWindow(audio, 0.0, audio.duration), captioner.reader.extractor
     with torch.inference_mode():
-        (vectors,) = captioner._encode([fitted(audio, extractor.sampling_rate, extractor.n_samples)], [window])
+        (vectors,) = captioner._encode([crop_or_pad(audio, extractor.sampling_rate, extractor.n_samples)], [window])
     assert len(vectors) == tokens
     found: list[Any] = captioner.caption([window])
     assert found[0][0].text == answer

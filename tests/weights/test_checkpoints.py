@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from openavs.media.audio import read_audio
-from openavs.media.images import read_picture
-from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.media.images import read_image
+from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
@@ -49,13 +49,13 @@ GLASS = ("OPENAVS_GLASS_SOUND", "glass-breaking-151256.mp3 of raushan-testing-hf
 def test_grounding_dino_finds_two_cats(
     checkpoint: Find, given: Given, model: str, scores: tuple[float, ...], first: Box
 ) -> None:
-    image = read_picture(given(*CATS))
+    image = read_image(given(*CATS))
     golden.check_boxes(GroundingDinoDetector(**checkpoint(model)), image, "a cat", scores, first, floor=0.35)
 
 
 def test_owlv2_finds_two_cats_and_no_dog(checkpoint: Find, given: Given) -> None:
     """The example on the library's page on OWLv2, with boxes cut off at the edges of the picture."""
-    image = read_picture(given(*CATS))
+    image = read_image(given(*CATS))
     detector = Owlv2Detector(**checkpoint("hf:google/owlv2-base-patch16-ensemble@main"))
     cats = [
         Detection((341.67, 23.39, 640.0, 371.35), "cat", 0.614),
@@ -66,7 +66,7 @@ def test_owlv2_finds_two_cats_and_no_dog(checkpoint: Find, given: Given) -> None
 
 def test_sam2_segments_four_boxes_of_a_truck(checkpoint: Find, given: Given) -> None:
     """tests/models/sam2: test_inference_batched_images_batched_boxes, since boxes have a padding point (01841b3)."""
-    image = read_picture(given(*TRUCK))
+    image = read_image(given(*TRUCK))
     segmenter = Sam2Segmenter(**checkpoint("hf:facebook/sam2.1-hiera-tiny@main"))
     boxes = [
         (75.0, 275.0, 1725.0, 850.0),
@@ -79,7 +79,7 @@ def test_sam2_segments_four_boxes_of_a_truck(checkpoint: Find, given: Given) -> 
 
 def test_sam_keeps_the_best_of_three_masks_of_a_car(checkpoint: Find, given: Given) -> None:
     """tests/models/sam: test_inference_mask_generation_three_boxes_point_batch."""
-    image = read_picture(given(*CAR))
+    image = read_image(given(*CAR))
     segmenter = SamSegmenter(**checkpoint("hf:facebook/sam-vit-base@main"), multimask=True)
     boxes = [(620.0, 900.0, 1000.0, 1255.0), (75.0, 275.0, 1725.0, 850.0)]
     golden.check_masks(segmenter, image, boxes, (0.9881, 0.7937))
@@ -90,7 +90,7 @@ def test_sam3_finds_both_ears_of_a_cat(checkpoint: Find, given: Given) -> None:
 
     The library states the scores without presence (0.9381 and 0.9214) and, for the second ear, with it (0.9210).
     """
-    image = read_picture(given(*EARS))
+    image = read_image(given(*EARS))
     height, width = image.shape[:2]
     presence = 0.9210 / 0.9214
     ears = [
@@ -153,5 +153,5 @@ def test_qwen2_audio_names_breaking_glass(checkpoint: Find, given: Given) -> Non
     options = checkpoint("hf:Qwen/Qwen2-Audio-7B-Instruct@main") | {"dtype": "auto"}
     audio = read_audio(given(*GLASS))
     assert audio is not None
-    captioner = AudioLlmCaptioner(**options, questions=["What's that sound?"], max_new_tokens=32)
+    captioner = AudioLmCaptioner(**options, questions=["What's that sound?"], max_new_tokens=32)
     golden.check_answer(captioner, audio, 101, "It is the sound of glass breaking.")

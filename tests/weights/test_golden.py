@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from openavs.media.audio import write_wav
-from openavs.stages.captioners.audio_lm import AudioLlmCaptioner
+from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
 from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.structures.types import Waveform, Window
+from openavs.structures.types import AudioWindow, Waveform
 from tests.stages.detectors.conftest import noise
 from tests.tiny_audio import make_qwen2_audio
 from tests.tiny_detectors import save_grounding_dino, save_owlv2
@@ -103,15 +103,15 @@ def test_sounds_are_compared(tmp_path: Path) -> None:
     golden.check_embedding(captioner, audio, mean)
     fails(golden.check_embedding, captioner, audio, mean + 0.002)
     write_wav(tmp_path / "one.wav", audio)
-    best = captioner.caption([Window(audio, 0.0, 1.0)])[0][0].text
+    best = captioner.caption([AudioWindow(audio, 0.0, 1.0)])[0][0].text
     golden.check_labels(captioner, [(tmp_path / "one.wav", best)] * 9 + [(tmp_path / "one.wav", "siren")], 0.9)
     fails(golden.check_labels, captioner, [(tmp_path / "one.wav", best), (tmp_path / "one.wav", "siren")], 0.9)
 
 
 def test_answers_of_an_audio_language_model_are_compared(tmp_path: Path) -> None:
-    captioner = AudioLlmCaptioner(model=str(make_qwen2_audio(tmp_path / "m")), questions=["What is it?"], **PLACE)
+    captioner = AudioLmCaptioner(model=str(make_qwen2_audio(tmp_path / "m")), questions=["What is it?"], **PLACE)
     audio = sound(rate=16_000)
-    answer = captioner.caption([Window(audio, 0.0, 1.0)])[0][0].text
+    answer = captioner.caption([AudioWindow(audio, 0.0, 1.0)])[0][0].text
     golden.check_answer(captioner, audio, 25, answer)
     fails(golden.check_answer, captioner, audio, 24, answer)
     fails(golden.check_answer, captioner, audio, 25, answer + " no")

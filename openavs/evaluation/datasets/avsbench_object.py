@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openavs.evaluation.datasets.base import BenchmarkClip, Clips, Dataset, Masks
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks
 from openavs.evaluation.datasets.classes import S4_CATEGORIES
-from openavs.evaluation.datasets.mask_io import png_size, read_binary_truth, read_probability, resized
+from openavs.evaluation.datasets.mask_io import png_size, read_binary_truth, read_probability, resize_mask
 from openavs.evaluation.datasets.tables import (
     Row,
     check_names,
@@ -43,7 +43,7 @@ def read_s4(root: Path, split: str = "test") -> Dataset:
     data = _data_folder(home, "s4_data")
     check_present(split, table, [(data / "gt_masks" / split / row["category"], row["name"]) for row in rows])
     suffix = _frame_suffix(data / "visual_frames" / split / rows[0]["category"] / rows[0]["name"])
-    return _dataset("s4", home, split, Clips(rows, partial(_s4_clip, data, split, suffix)))
+    return _dataset("s4", home, split, LazyClips(rows, partial(_s4_clip, data, split, suffix)))
 
 
 def read_ms3(root: Path, split: str = "test") -> Dataset:
@@ -60,7 +60,7 @@ def read_ms3(root: Path, split: str = "test") -> Dataset:
     data = _data_folder(home, "ms3_data")
     check_present(split, table, [(data / "gt_masks" / split, row["video_id"]) for row in rows])
     style = _ms3_frame_style(data / "visual_frames", split, rows[0]["video_id"])
-    return _dataset("ms3", home, split, Clips(rows, partial(_ms3_clip, data, split, style)))
+    return _dataset("ms3", home, split, LazyClips(rows, partial(_ms3_clip, data, split, style)))
 
 
 def _s4_clip(data: Path, split: str, suffix: str, row: Row) -> BenchmarkClip:
@@ -114,7 +114,7 @@ def _ms3_frame_style(frames: Path, split: str, name: str) -> str:
     return "{name}/{name}.mp4_{k}.png"
 
 
-def _dataset(benchmark: str, root: Path, split: str, clips: Clips) -> Dataset:
+def _dataset(benchmark: str, root: Path, split: str, clips: LazyClips) -> Dataset:
     return Dataset(benchmark, "binary", root, split, clips, read_truth, read_prediction)
 
 
@@ -132,4 +132,4 @@ def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
     size = png_size(truth)
     for path in paths:
         check_predicted_size(clip, path, png_size(path), lambda: size, "its ground truth has")
-    return np.stack([resized(read_probability(path), size) for path in paths])
+    return np.stack([resize_mask(read_probability(path), size) for path in paths])

@@ -27,19 +27,19 @@ from openavs.evaluation.datasets.avsbench_semantic import (
 )
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.datasets.mask_io import Labels, Size, png_size, resized, sampled
+from openavs.evaluation.datasets.mask_io import Labels, Size, png_size, resize_mask, sampled
 from openavs.evaluation.datasets.tables import MissingDataError, Row, is_plain_name, listing, sounding_classes
 from openavs.evaluation.datasets.youtube_vis import AnnotatedVideo, read_annotations
 from openavs.evaluation.metrics.counting import keep_classes
 from openavs.evaluation.predictions import find_predictions
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 OPEN_VOCABULARY = "AVSBench-openvoc"
 SEMANTIC = ("AVSBench-semantic", "AVSBench_semantic", "avs_released")
 _INDEX = {name: index for index, name in enumerate(CLASSES)}
 
 
-class Folders(NamedTuple):
+class OvFolders(NamedTuple):
     """Where the two parts of the benchmark lie."""
 
     openvoc: Path
@@ -69,7 +69,7 @@ def read_ov(root: Path, split: str = "test") -> Dataset:
             f"{folders.openvoc} holds neither avsbench_ov_{split}*.json nor clips in {split}/JPEGImages/"
         )
     if unknown := [uid for uid in uids if uid not in rows]:
-        many = counted(len(unknown), "clip")
+        many = pluralize(len(unknown), "clip")
         raise InputError(f"{folders.table} does not list {many} of {split!r}, such as {unknown[0]!r}")
     chosen = [rows[uid] for uid in uids]
     reader = _Reader(videos)
@@ -81,13 +81,13 @@ def read_ov(root: Path, split: str = "test") -> Dataset:
     )
 
 
-def _folders(root: Path) -> Folders:
+def _folders(root: Path) -> OvFolders:
     for base in (root, root.parent, root / "datasets"):
         if base == root.parent and root.name not in (OPEN_VOCABULARY, *SEMANTIC):
             continue
         semantic = next((base / name for name in SEMANTIC if (base / name / "metadata.csv").is_file()), None)
         if semantic is not None and (base / OPEN_VOCABULARY).is_dir():
-            return Folders(base / OPEN_VOCABULARY, semantic)
+            return OvFolders(base / OPEN_VOCABULARY, semantic)
     raise MissingDataError(
         f"{root} does not hold {OPEN_VOCABULARY}/ and AVSBench-semantic/ with its metadata.csv; --root is the folder "
         "of both"
@@ -103,7 +103,7 @@ def _annotations(openvoc: Path, split: str) -> dict[str, AnnotatedVideo]:
 
 
 def _clips(
-    folders: Folders, split: str, rows: list[Row], videos: Mapping[str, AnnotatedVideo]
+    folders: OvFolders, split: str, rows: list[Row], videos: Mapping[str, AnnotatedVideo]
 ) -> tuple[BenchmarkClip, ...]:
     masked = _masked(folders.semantic, rows) if split != "train" else frozenset()
     pictures = folders.openvoc / split / "JPEGImages"
@@ -130,7 +130,7 @@ def _masked(semantic: Path, rows: list[Row]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _clip(folders: Folders, split: str, row: Row, video: AnnotatedVideo | None, suffix: str) -> BenchmarkClip:
+def _clip(folders: OvFolders, split: str, row: Row, video: AnnotatedVideo | None, suffix: str) -> BenchmarkClip:
     uid, place = row["uid"], f"{row['label']}/{row['uid']}"
     numbers = range(FRAMES[row["label"]])
     if video is not None and video.length != len(numbers):
@@ -180,7 +180,7 @@ class _Reader:
 
     def prediction(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
         """Read a system's class indices uint8 `[T, 224, 224]`, sampled at the centers of pixels as the truth is."""
-        return self._predicted(clip, folder, resized)
+        return self._predicted(clip, folder, resize_mask)
 
     def published(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
         """Read the same as the published code samples it, which is not how it samples the truth."""

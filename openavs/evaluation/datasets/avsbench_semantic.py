@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import BenchmarkClip, Clips, Dataset, Masks
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import (
     Labels,
@@ -22,7 +22,7 @@ from openavs.evaluation.datasets.mask_io import (
     read_index,
     read_palette,
     read_predicted_labels,
-    resized,
+    resize_mask,
 )
 from openavs.evaluation.datasets.tables import (
     MissingDataError,
@@ -37,7 +37,7 @@ from openavs.evaluation.datasets.tables import (
     sounding_classes,
 )
 from openavs.evaluation.predictions import check_predicted_size, find_predictions
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}
 SIZE = (224, 224)
@@ -69,12 +69,14 @@ def read_metadata(table: Path) -> list[Row]:
         if row["label"] not in FRAMES:
             raise InputError(
                 f"{table}, line {row.line}: there is no subset {row['label']!r} in AVSBench-semantic; "
-                f"{nearest(row['label'], FRAMES)}"
+                f"{did_you_mean(row['label'], FRAMES)}"
             )
     return rows
 
 
-def semantic_clips(home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic") -> Clips:
+def semantic_clips(
+    home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic"
+) -> LazyClips:
     """The clips of these rows; which files there are is looked up in the first clip alone.
 
     `kind` is the preferred folder of masks: `labels_semantic` (indices) or `labels_rgb` (colours).
@@ -86,7 +88,7 @@ def semantic_clips(home: Path, table: Path, rows: Sequence[Row], split: str, kin
     suffix = ".png" if "0.png" in listing(first / "frames") else ".jpg"
     for row in rows:  # a class that does not exist is refused at once
         sounding_classes(table, row)
-    return Clips(rows, partial(_clip, home, table, split, held[0], suffix))
+    return LazyClips(rows, partial(_clip, home, table, split, held[0], suffix))
 
 
 def _clip(home: Path, table: Path, split: str, labels: str, suffix: str, row: Row) -> BenchmarkClip:
@@ -139,7 +141,7 @@ def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
         return None
     truth = [path for path in clip.truth if path is not None]
     maps = (read_predicted(clip, path, partial(_truth_size, true)) for path, true in zip(paths, truth, strict=True))
-    return np.stack([resized(labels, SIZE) for labels in maps])
+    return np.stack([resize_mask(labels, SIZE) for labels in maps])
 
 
 def _truth_size(path: Path) -> Size:

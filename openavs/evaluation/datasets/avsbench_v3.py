@@ -14,12 +14,12 @@ import numpy as np
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_object import read_prediction as read_binary_prediction
 from openavs.evaluation.datasets.avsbench_semantic import PLACES, mask_file, read_metadata, semantic_clips
-from openavs.evaluation.datasets.base import BenchmarkClip, Clips, Dataset, Masks
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks
 from openavs.evaluation.datasets.mask_io import read_index, read_rgb
 from openavs.evaluation.datasets.tables import check_present, find_home, sounding_classes
 from openavs.evaluation.predictions import read_stack
 from openavs.structures.types import BoolMask
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 TABLES = {
     "train": "meta_v3_seen_train.csv",
@@ -40,7 +40,7 @@ def read_v3(root: Path, split: str = "test") -> Dataset:
         InputError: files that are missing, tables or names that are not what the layout says.
     """
     if split not in TABLES:
-        raise InputError(f"V3 has no split {split!r}; {nearest(split, TABLES)}")
+        raise InputError(f"V3 has no split {split!r}; {did_you_mean(split, TABLES)}")
     home = find_home(root, "metadata.csv", (*PLACES, "data/AVS"))
     table = find_home(root, TABLES[split], _TABLE_PLACES) / TABLES[split]
     rows = read_metadata(table)
@@ -56,7 +56,7 @@ def read_v3(root: Path, split: str = "test") -> Dataset:
             return clip
         return replace(clip, classes=sounding_classes(home / "metadata.csv", known[clip.id]))
 
-    return Dataset("v3", "binary", home, split, Clips(range(len(clips)), named), read_truth, read_prediction)
+    return Dataset("v3", "binary", home, split, LazyClips(range(len(clips)), named), read_truth, read_prediction)
 
 
 def read_truth(clip: BenchmarkClip) -> Masks:

@@ -47,7 +47,7 @@ class BenchmarkClip:
         return tuple(i for i, path in enumerate(self.truth) if path is not None)
 
 
-class Clips(Sequence[BenchmarkClip]):
+class LazyClips(Sequence[BenchmarkClip]):
     """The clips of a split, each made from its row of metadata when it is asked for.
 
     A clip's paths take several kB: kept for all, they would be most of what scoring a large split holds in memory.
@@ -62,10 +62,10 @@ class Clips(Sequence[BenchmarkClip]):
     @overload
     def __getitem__(self, index: int) -> BenchmarkClip: ...
     @overload
-    def __getitem__(self, index: slice) -> Clips: ...
-    def __getitem__(self, index: int | slice) -> BenchmarkClip | Clips:
+    def __getitem__(self, index: slice) -> LazyClips: ...
+    def __getitem__(self, index: int | slice) -> BenchmarkClip | LazyClips:
         if isinstance(index, slice):
-            return Clips(self._rows[index], self._make)
+            return LazyClips(self._rows[index], self._make)
         return self._make(self._rows[index])
 
 

@@ -33,7 +33,7 @@ Labels = npt.NDArray[np.uint8]
 _GREY, _RGB, _PALETTE = 0, 2, 3  # PNG's colour types; 4 and 6 are grey and RGB with alpha
 
 
-class Header(NamedTuple):
+class PngHeader(NamedTuple):
     """What a PNG says of itself: height and width, bits per channel, colour type."""
 
     size: Size
@@ -164,7 +164,7 @@ def _table() -> Labels:
     return table
 
 
-def resized(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
+def resize_mask(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
     """Resize a mask to another (height, width) by the pixels nearest to the new pixels' centers, as Pillow does."""
     if mask.shape == size:
         return mask
@@ -194,7 +194,7 @@ def _bytes(path: Path, count: int = MAX_BYTES) -> bytes:
         raise InputError(f"cannot read the mask {path}: {problem.strerror or problem}") from problem
 
 
-def _header(path: Path, data: bytes) -> Header:
+def _header(path: Path, data: bytes) -> PngHeader:
     if data[:8] != SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
         raise InputError(f"{path} is not a PNG file" if data[:8] != SIGNATURE else f"{path} is a truncated PNG file")
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
@@ -202,10 +202,10 @@ def _header(path: Path, data: bytes) -> Header:
         raise InputError(f"{path} says that it has {width} x {height} pixels; no mask has more than {MAX_PIXELS}")
     if depth == 16:
         raise InputError(f"{path} has 16 bits per channel; a mask has 8")
-    return Header((height, width), depth, colour)
+    return PngHeader((height, width), depth, colour)
 
 
-def _open(path: Path) -> tuple[Pillow.Image, Header]:
+def _open(path: Path) -> tuple[Pillow.Image, PngHeader]:
     """The decoded picture; only Pillow's PNG reader is tried."""
     data = _bytes(path)
     header = _header(path, data)
@@ -217,7 +217,7 @@ def _open(path: Path) -> tuple[Pillow.Image, Header]:
     return image, header
 
 
-def _kind(header: Header) -> str:
+def _kind(header: PngHeader) -> str:
     names = {_GREY: "grey", _RGB: "RGB", _PALETTE: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
     return f"a {header.depth}-bit {names.get(header.colour, 'unknown')} PNG"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 MAX_BYTES = 64 << 20  # the largest released table has 0.7 MB
 NOT_CLASSES = frozenset({"", "off-the-screen", "background"})  # what a_obj holds where nothing in the picture sounds
@@ -136,7 +136,7 @@ def sounding_classes(path: Path, row: Row) -> tuple[str, ...]:
         if name not in _CLASSES:
             raise InputError(
                 f"{path}, line {row.line}: {name!r:.80} in a_obj is not a class of AVSBench-semantic; "
-                f"{nearest(name, _CLASSES)}"
+                f"{did_you_mean(name, _CLASSES)}"
             )
     return kept
 

@@ -16,7 +16,7 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.tables import is_plain_name
 from openavs.structures.masks import check_rle
 from openavs.structures.types import RLE, BoolMask
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 _INDEX = {name: index for index, name in enumerate(CLASSES)}
 
@@ -102,7 +102,7 @@ def _check(video: AnnotatedVideo) -> None:
 
 def _class_index(path: Path, name: str) -> int:
     if name not in _INDEX:
-        raise InputError(f"{path}: {name!r} is not a class of AVSBench-semantic; {nearest(name, _INDEX)}")
+        raise InputError(f"{path}: {name!r} is not a class of AVSBench-semantic; {did_you_mean(name, _INDEX)}")
     return _INDEX[name]
 
 

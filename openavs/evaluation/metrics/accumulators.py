@@ -22,7 +22,7 @@ from openavs.evaluation.metrics.aggregation import (
     semantic_figures,
 )
 from openavs.evaluation.metrics.aggregation import Protocol as Rules
-from openavs.evaluation.metrics.bootstrap import Sample
+from openavs.evaluation.metrics.bootstrap import BootstrapSample
 from openavs.evaluation.metrics.counting import (
     ClassAreas,
     Floats,
@@ -36,7 +36,7 @@ from openavs.evaluation.metrics.metrics import BinaryMetrics, OpenVocabularyMetr
 Row = dict[str, Any]
 
 
-class Tally(Protocol):
+class MetricAccumulator(Protocol):
     """Adds up the clips of one task."""
 
     def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None = None) -> Row:
@@ -48,7 +48,7 @@ class Tally(Protocol):
     def figures(self, protocol: Rules) -> Figures:
         """The exact figures of all clips so far."""
 
-    def sample(self, protocol: Rules) -> Sample:
+    def sample(self, protocol: Rules) -> BootstrapSample:
         """The same figures of weighted clips (or batches), to float32 precision."""
 
     def per_class(self) -> list[Row]:
@@ -58,12 +58,16 @@ class Tally(Protocol):
         """Mean precision, recall and F at every threshold, over frames with non-empty truth; None for label maps."""
 
 
-def tally_for(dataset: Dataset, clips_per_batch: int = 1) -> Tally:
+def make_accumulator(dataset: Dataset, clips_per_batch: int = 1) -> MetricAccumulator:
     """The tally of a data set's task; binary masks are tabled by S4's categories, else by what sounds in the clip."""
     if dataset.task == "binary":
         by_group = all(clip.group in S4_CATEGORIES or not clip.classes for clip in dataset.clips)
-        return BinaryTally(_by_group if by_group else _by_class, clips_per_batch)
-    return SemanticTally(dataset.classes) if dataset.task == "semantic" else OpenVocabularyTally(dataset.classes)
+        return BinaryAccumulator(_by_group if by_group else _by_class, clips_per_batch)
+    return (
+        SemanticAccumulator(dataset.classes)
+        if dataset.task == "semantic"
+        else OpenVocabularyAccumulator(dataset.classes)
+    )
 
 
 def _by_class(clip: BenchmarkClip) -> Sequence[str]:
@@ -74,7 +78,7 @@ def _by_group(clip: BenchmarkClip) -> Sequence[str]:
     return (clip.group,) if clip.group else ()
 
 
-class BinaryTally:
+class BinaryAccumulator:
     """J and F; `rows_of` names the rows of the per-class table that a clip counts in."""
 
     def __init__(self, rows_of: Callable[[BenchmarkClip], Sequence[str]], clips_per_batch: int = 1) -> None:
@@ -98,7 +102,7 @@ class BinaryTally:
     def figures(self, protocol: Rules) -> Figures:
         return self.metrics.compute(protocol)
 
-    def sample(self, protocol: Rules) -> Sample:
+    def sample(self, protocol: Rules) -> BootstrapSample:
         if protocol == "official":
             batches = np.array(self.metrics.batches())
 
@@ -106,7 +110,7 @@ class BinaryTally:
                 j, f = (weights @ batches / weights.sum(axis=1, keepdims=True)).T
                 return {"miou": j, "f": f}
 
-            return Sample(len(batches), of_batches)
+            return BootstrapSample(len(batches), of_batches)
         sums = np.array(self._sums)
         curves = np.frombuffer(self._curves, dtype=np.float32).reshape(len(sums), -1)
 
@@ -114,7 +118,7 @@ class BinaryTally:
             j, frames, j_sounding, sounding = (weights @ sums).T
             return binary_figures(j, frames, j_sounding, sounding, weights.astype(np.float32) @ curves)
 
-        return Sample(len(sums), of_clips)
+        return BootstrapSample(len(sums), of_clips)
 
     def per_class(self) -> list[Row]:
         names = sorted({name for row in self._names for name in row})
@@ -137,7 +141,7 @@ class BinaryTally:
         return {name: values.tolist() for name, values in curves.items()}
 
 
-class SemanticTally:
+class SemanticAccumulator:
     """AVSS's means over frames, by class."""
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -158,7 +162,7 @@ class SemanticTally:
     def figures(self, protocol: Rules) -> Figures:
         return self.metrics.compute(protocol)
 
-    def sample(self, protocol: Rules) -> Sample:
+    def sample(self, protocol: Rules) -> BootstrapSample:
         iou, f, held, shown = np.stack(self._sums, axis=1).astype(np.float64)
         padded = np.array(self._padded, dtype=np.float64)
 
@@ -166,7 +170,7 @@ class SemanticTally:
             sums = (weights @ iou, weights @ f, weights @ held, weights @ shown, weights @ padded)
             return semantic_figures(protocol, *sums)
 
-        return Sample(len(padded), of_clips)
+        return BootstrapSample(len(padded), of_clips)
 
     def per_class(self) -> list[Row]:
         stack = np.array(self._sums)
@@ -181,7 +185,7 @@ class SemanticTally:
         return None
 
 
-class OpenVocabularyTally:
+class OpenVocabularyAccumulator:
     """AVSBench-OV's pixels, by class; each protocol counts the prediction as it samples it."""
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -205,7 +209,7 @@ class OpenVocabularyTally:
     def figures(self, protocol: Rules) -> Figures:
         return self.metrics[protocol].compute(protocol)
 
-    def sample(self, protocol: Rules) -> Sample:
+    def sample(self, protocol: Rules) -> BootstrapSample:
         hit, predicted, true, _ = np.stack(self._areas[protocol], axis=1).astype(np.float64)
         metrics = self.metrics[protocol]
 
@@ -213,7 +217,7 @@ class OpenVocabularyTally:
             sums = (weights @ hit, weights @ predicted, weights @ true)
             return open_vocabulary_figures(protocol, *sums, base=metrics.base, novel=metrics.novel)
 
-        return Sample(len(hit), of_clips)
+        return BootstrapSample(len(hit), of_clips)
 
     def per_class(self) -> list[Row]:
         stack = np.array(self._areas["fixed"])

@@ -24,7 +24,7 @@ _BLOCK = 1 << 18  # weights held at once
 
 
 @dataclass(frozen=True)
-class Sample:
+class BootstrapSample:
     """What is drawn, `units` of them, and the figures of weighted draws.
 
     `figures(weights)` takes `[R, units]` and returns each figure's values `[R]`, NaN where it is undefined.
@@ -34,7 +34,9 @@ class Sample:
     figures: Callable[[Floats], dict[str, Floats]]
 
 
-def intervals(sample: Sample, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    sample: BootstrapSample, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
     """The percentile interval of every figure; the same seed gives the same interval.
 
     Resamples in which a figure is undefined (without any novel class, say) are left out of its interval, and a figure

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SILENT_DBFS = -60.0  # the recipes' level, below which nothing is heard
 
 
-class SilenceTally:
+class SilenceAccumulator:
     """Figures of the frames with empty truth: all of them, the silent ones and those with a sound from off the screen.
 
     `classes` is the number of classes of label maps, 0 for binary masks. A truth of label maps is empty where it holds

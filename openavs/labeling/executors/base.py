@@ -5,9 +5,9 @@ Rules for every engine:
 - `run_shard` returning a mark means that the shard is committed; returning None that it was stopped, or was a part.
 - When a worker dies (or hangs), `Recovery.after(spec, died=True)` says what to run next of that shard, in a new worker;
   after a part that ended well, `Recovery.after(spec, died=False)` does. None: nothing more.
-- `ShardBusy` means that another job holds the shard: hand it to `watch.busy` and go on.
+- `ShardLockedError` means that another job holds the shard: hand it to `watch.busy` and go on.
 - Any other exception is the job's, not a clip's (full disk, a model that cannot be loaded): stop the workers, raise it.
-- Nothing of a result passes through the driver: only what `ClipDone` holds.
+- Nothing of a result passes through the driver: only what `ClipFinished` holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from openavs.labeling.job import Job, ShardSpec
 
 
 @dataclass(frozen=True)
-class ClipDone:
+class ClipFinished:
     """One clip that a worker finished; it goes to the driver, for progress alone.
 
     `reason` counts failures (None if it is ok). `seconds` are wall time, `timings` seconds by stage, `cached` what the
@@ -36,13 +36,13 @@ class ClipDone:
     cached: Mapping[str, int] = field(default_factory=dict)
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """What an engine tells while it works (from one thread), and asks."""
 
     def ready(self, models: Mapping[str, Any]) -> None:
         """A worker has loaded its models."""
 
-    def clip(self, done: ClipDone) -> None:
+    def clip(self, done: ClipFinished) -> None:
         """A clip is finished."""
 
     def committed(self, shard: int) -> None:
@@ -58,8 +58,8 @@ class Watcher(Protocol):
         """Whether to finish the clips at work and stop. Ask at least once a second."""
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Works shards off."""
 
-    def run(self, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
+    def run(self, job: Job, shards: Iterable[ShardSpec], watch: ProgressListener) -> None:
         """Returns when all shards are committed or busy elsewhere, or when it was asked to stop and has."""

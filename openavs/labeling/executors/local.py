@@ -20,11 +20,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from openavs.labeling.executors.base import Watcher
-from openavs.labeling.executors.pool import POLL, Crew, Member
+from openavs.labeling.executors.base import ProgressListener
+from openavs.labeling.executors.pool import POLL, WorkerHandle, WorkerPool
 from openavs.labeling.job import Job, ShardSpec
-from openavs.labeling.shard import ShardBusy
-from openavs.labeling.worker import Worker, environment, log_to_file
+from openavs.labeling.shard import ShardLockedError
+from openavs.labeling.worker import ShardWorker, environment, log_to_file
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ INTERRUPTS = frozenset((signal.SIGINT, signal.SIGTERM))
 
 
 @dataclass
-class LocalEngine:
+class LocalExecutor:
     """Runs shards in `workers` processes; worker i sees the GPU `devices[i % len(devices)]`, if there are any.
 
     A worker that says nothing for `patience` seconds while it has a shard is killed and counts as dead (None: never).
@@ -42,7 +42,7 @@ class LocalEngine:
     devices: tuple[str, ...] = ()
     patience: float | None = None
 
-    def run(self, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
+    def run(self, job: Job, shards: Iterable[ShardSpec], watch: ProgressListener) -> None:
         """See `Engine.run`. Workers are gone when this returns, however it does."""
         processes = _Processes(self, job, shards, watch)
         try:
@@ -52,7 +52,7 @@ class LocalEngine:
 
 
 @dataclass(eq=False)
-class _Worker(Member):
+class _Worker(WorkerHandle):
     slot: int
     process: BaseProcess
     pipe: Connection
@@ -63,10 +63,10 @@ class _Worker(Member):
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-class _Processes(Crew[_Worker]):
+class _Processes(WorkerPool[_Worker]):
     """Workers that are processes of this machine, each at the end of a pipe."""
 
-    def __init__(self, engine: LocalEngine, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
+    def __init__(self, engine: LocalExecutor, job: Job, shards: Iterable[ShardSpec], watch: ProgressListener) -> None:
         super().__init__(job, engine.workers, engine.patience, shards, watch)
         self.devices = engine.devices
 
@@ -142,13 +142,13 @@ def _work(pipe: Connection, job: Job, level: int) -> None:
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     log_to_file(job, level)
     try:
-        worker = Worker(job)
+        worker = ShardWorker(job)
         pipe.send(("ready", worker.models))
         while (spec := pipe.recv()) is not None:
             try:
                 # What the driver sends meanwhile can only be the word to stop.
                 worker.run(spec, tell=lambda done: pipe.send(("clip", done)), stop=lambda: pipe.poll(0))
-            except ShardBusy:
+            except ShardLockedError:
                 pipe.send(("busy", None))
             else:
                 pipe.send(("done", None))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from openavs.errors import ModelError
-from openavs.labeling.executors.base import ClipDone, Watcher
+from openavs.labeling.executors.base import ClipFinished, ProgressListener
 from openavs.labeling.job import Job, ShardSpec
 from openavs.labeling.recovery import Recovery
 
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 POLL = 0.2
 """Seconds after which the driver looks whether it is to stop."""
-DEAD_STARTS = 3
+MAX_FAILED_STARTS = 3
 """So often in a row workers may die while they load their models."""
 
 
 @dataclass(eq=False)
-class Member:
+class WorkerHandle:
     """A worker: whether its models are loaded, the shard it has, and when it last told something."""
 
     ready: bool = field(default=False, init=False)
@@ -35,10 +35,10 @@ class Member:
     heard: float = field(default_factory=time.monotonic, init=False)
 
 
-M = TypeVar("M", bound=Member)
+M = TypeVar("M", bound=WorkerHandle)
 
 
-class Crew(ABC, Generic[M]):
+class WorkerPool(ABC, Generic[M]):
     """At most `size` workers and the shards they are to work off; shards are taken from `shards` as they are needed.
 
     One that tells nothing for `patience` seconds while it has a shard is killed and counts as dead (None: never).
@@ -48,7 +48,7 @@ class Crew(ABC, Generic[M]):
     """Where else than in `OUT/log` a death may be explained."""
 
     def __init__(
-        self, job: Job, size: int, patience: float | None, shards: Iterable[ShardSpec], watch: Watcher
+        self, job: Job, size: int, patience: float | None, shards: Iterable[ShardSpec], watch: ProgressListener
     ) -> None:
         self.job, self.size, self.patience, self.watch = job, size, patience, watch
         self.recovery = Recovery(job)
@@ -137,7 +137,7 @@ class Crew(ABC, Generic[M]):
             member.ready, self.dead_starts = True, 0
             self.watch.ready(value)
         elif kind == "clip":
-            assert isinstance(value, ClipDone)
+            assert isinstance(value, ClipFinished)
             self.watch.clip(value)
         elif kind == "fault":
             raise value
@@ -164,7 +164,7 @@ class Crew(ABC, Generic[M]):
         self.watch.died(member.spec, how)
         if not member.ready:
             self.dead_starts += 1
-            if self.dead_starts >= DEAD_STARTS:
+            if self.dead_starts >= MAX_FAILED_STARTS:
                 raise ModelError(
                     f"workers die while they load the models ({how}), which is often for want of memory; "
                     f"use fewer --workers, and see {self.job.out / 'log'}{self.logs}"

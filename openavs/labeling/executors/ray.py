@@ -17,23 +17,23 @@ from typing import Any
 
 import openavs
 from openavs.errors import InputError
-from openavs.labeling.executors.base import Watcher
-from openavs.labeling.executors.pool import POLL, Crew, Member
-from openavs.labeling.executors.ray_cluster import Share, connected, plan_workers
+from openavs.labeling.executors.base import ProgressListener
+from openavs.labeling.executors.pool import POLL, WorkerHandle, WorkerPool
+from openavs.labeling.executors.ray_cluster import WorkerResources, connected, plan_workers
 from openavs.labeling.executors.ray_worker import RayWorker
 from openavs.labeling.job import Job, ShardSpec
 from openavs.labeling.worker import environment
 
 log = logging.getLogger(__name__)
 
-LEAVING = 5.0
+SHUTDOWN_TIMEOUT = 5.0
 """Seconds in which idle workers are to give up their claims, before all are killed."""
-NO_ROOM = 300.0
+SCHEDULING_TIMEOUT = 300.0
 """Seconds that the job waits for a first place on the cluster, or for a new one when all its nodes are gone."""
 
 
 @dataclass
-class RayEngine:
+class RayExecutor:
     """Runs shards in actors.
 
     Args:
@@ -49,10 +49,10 @@ class RayEngine:
     address: str | None = None
     patience: float | None = None
 
-    def run(self, job: Job, shards: Iterable[ShardSpec], watch: Watcher) -> None:
+    def run(self, job: Job, shards: Iterable[ShardSpec], watch: ProgressListener) -> None:
         """See `Engine.run`. Raises InputError where the cluster cannot be reached or has no room for the workers."""
         with connected(self.address) as ray:
-            share = Share(float(job.threads), self._gpus(ray, job))
+            share = WorkerResources(float(job.threads), self._gpus(ray, job))
             workers = plan_workers(ray, share, self.workers)
             actors = _Actors(ray, share, job, workers, self.patience, shards, watch)
             try:
@@ -69,7 +69,7 @@ class RayEngine:
 
 
 @dataclass(eq=False)
-class _Actor(Member):
+class _Actor(WorkerHandle):
     """`news` is the call of `listen` that is under way; `here` says that Ray has placed it on a node."""
 
     handle: Any
@@ -77,12 +77,12 @@ class _Actor(Member):
     here: bool = False
 
 
-class _Actors(Crew[_Actor]):
+class _Actors(WorkerPool[_Actor]):
     """Workers that are actors of a cluster."""
 
     logs = " and Ray's own logs"
 
-    def __init__(self, ray: Any, share: Share, job: Job, size: int, *rest: Any) -> None:
+    def __init__(self, ray: Any, share: WorkerResources, job: Job, size: int, *rest: Any) -> None:
         super().__init__(job, size, *rest)
         self.ray, self.share = ray, share
         self.placed = time.monotonic()  # when a worker last had a place
@@ -90,7 +90,7 @@ class _Actors(Crew[_Actor]):
     def kill(self) -> None:
         idle = [actor.handle.leave.remote() for actor in self.members if actor.ready and actor.spec is None]
         if idle:
-            self.ray.wait(idle, num_returns=len(idle), timeout=LEAVING)
+            self.ray.wait(idle, num_returns=len(idle), timeout=SHUTDOWN_TIMEOUT)
         for actor in self.members:
             self.ray.kill(actor.handle)
         self.members.clear()
@@ -145,9 +145,9 @@ class _Actors(Crew[_Actor]):
         """Ends the job when no worker has had a place for too long."""
         if any(actor.here for actor in self.members):
             self.placed = time.monotonic()
-        elif time.monotonic() - self.placed > NO_ROOM:
+        elif time.monotonic() - self.placed > SCHEDULING_TIMEOUT:
             raise InputError(
-                f"the Ray cluster has had no room for a worker for {NO_ROOM:g} s (see `ray status`); add nodes, then "
+                f"the Ray cluster has had no room for a worker for {SCHEDULING_TIMEOUT:g} s (see `ray status`); add nodes, then "
                 "run the same again: what is done stays"
             )
 

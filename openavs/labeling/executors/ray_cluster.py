@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
-from openavs.utils.optional_deps import need
+from openavs.utils.optional_deps import import_optional
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _KINDS = ("CPU", "GPU")
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerResources:
     """What one worker reserves on its node; the reservation is Ray's book-keeping and limits nobody."""
 
     cpus: float = 1.0
@@ -51,7 +51,7 @@ def connected(address: str | None = None) -> Iterator[Any]:
         InputError: Ray is not installed, there is no cluster at the address, or a new one does not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray: Any = need("ray", "ray")
+    ray: Any = import_optional("ray", "ray")
     if ray.is_initialized():
         yield ray
         return
@@ -106,7 +106,7 @@ def _answers(address: str) -> bool:
     return True
 
 
-def plan_workers(ray: Any, share: Share, wanted: int | None) -> int:
+def plan_workers(ray: Any, share: WorkerResources, wanted: int | None) -> int:
     """How many workers to start: as many as wanted, or one for each GPU, or one for each CPU but one.
 
     Raises:
@@ -128,7 +128,7 @@ def plan_workers(ray: Any, share: Share, wanted: int | None) -> int:
 
 
 def fitting_workers(
-    nodes: Sequence[Mapping[str, float]], free: Mapping[str, float], share: Share, wanted: int | None
+    nodes: Sequence[Mapping[str, float]], free: Mapping[str, float], share: WorkerResources, wanted: int | None
 ) -> int:
     """`plan_workers` on plain figures: what each node has, and what of all of it is free now."""
     cpus = sum(node.get("CPU", 0.0) for node in nodes)
@@ -149,7 +149,7 @@ def fitting_workers(
     return workers
 
 
-def _slots(node: Mapping[str, float], share: Share) -> int:
+def _slots(node: Mapping[str, float], share: WorkerResources) -> int:
     slots = int(node.get("CPU", 0.0) / share.cpus + 1e-9)
     return min(slots, int(node.get("GPU", 0.0) / share.gpus + 1e-9)) if share.gpus else slots
 

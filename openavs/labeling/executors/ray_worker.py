@@ -11,12 +11,12 @@ from typing import Any
 
 import openavs
 from openavs.errors import InputError, OpenAVSError
-from openavs.labeling.executors.base import ClipDone
+from openavs.labeling.executors.base import ClipFinished
 from openavs.labeling.job import Job, ShardSpec
 from openavs.labeling.locks import JOB, release
-from openavs.labeling.manifest import read_plan
-from openavs.labeling.shard import ShardBusy
-from openavs.labeling.worker import Worker, log_to_file
+from openavs.labeling.manifest import read_manifest
+from openavs.labeling.shard import ShardLockedError
+from openavs.labeling.worker import ShardWorker, log_to_file
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class RayWorker:
 
     def __init__(self, job: Job, version: str, level: int) -> None:
         self.job, self.version, self.level = job, version, level
-        self.worker: Worker | None = None
+        self.worker: ShardWorker | None = None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._events.put(("here", socket.gethostname()))
@@ -45,9 +45,9 @@ class RayWorker:
         try:
             self._check()
             log_to_file(self.job, self.level)
-            self.worker = Worker(self.job)
+            self.worker = ShardWorker(self.job)
             self._events.put(("ready", self.worker.models))
-        except Exception as problem:  # noqa: BLE001 - it is told, and the driver raises it
+        except Exception as problem:
             self._fault(problem)
 
     def work(self, spec: ShardSpec) -> None:
@@ -56,9 +56,9 @@ class RayWorker:
         try:
             self.worker.run(spec, tell=self._tell, stop=self._stop.is_set)
             self._events.put(("done", None))
-        except ShardBusy:
+        except ShardLockedError:
             self._events.put(("busy", None))
-        except Exception as problem:  # noqa: BLE001 - it is told, and the driver raises it
+        except Exception as problem:
             self._fault(problem)
 
     def listen(self, stopping: bool) -> list[Event]:
@@ -77,7 +77,7 @@ class RayWorker:
         """Gives up the claim on the job's folder: Ray kills when it gets to it, and the driver goes on at once."""
         release(self.job.out, JOB)
 
-    def _tell(self, done: ClipDone) -> None:
+    def _tell(self, done: ClipFinished) -> None:
         self._events.put(("clip", done))
 
     def _check(self) -> None:
@@ -86,7 +86,7 @@ class RayWorker:
             raise InputError(
                 f"the node {host} has openavs {openavs.__version__} and the driver {self.version}; install the same"
             )
-        plan = read_plan(self.job.out)
+        plan = read_manifest(self.job.out)
         if plan is None or plan.key != self.job.key:
             raise InputError(
                 f"the node {host} does not see this job at {self.job.out}; --out and the source have to lie on a disk "

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_card, open_dataset
+from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.tables import read_table
 from openavs.labeling.clip_ids import unique_ids
 from openavs.labeling.readers.open import Source, relative
-from openavs.labeling.sample import Item
+from openavs.labeling.sample import Sample
 
 TABLES = {"s4": "s4_meta_data.csv", "ms3": "ms3_meta_data.csv", "avss": "metadata.csv"}
 
 
-def recognise(folder: Path) -> str | None:
+def detect_benchmark(folder: Path) -> str | None:
     """The benchmark whose table lies in a folder: s4, ms3 or avss; None for any other folder."""
     found = [name for name, table in TABLES.items() if (folder / table).is_file()]
     if found == ["avss"] and not any((folder / subset).is_dir() for subset in ("v1s", "v1m", "v2")):
@@ -37,7 +37,7 @@ def read(name: str, root: Path, split: str | None) -> Source:
 
 def _splits(name: str, root: Path) -> list[str]:
     """The card's splits that the table has clips of; all of the card's where the table lies elsewhere."""
-    splits = list(load_card(name).splits)
+    splits = list(load_benchmark(name).splits)
     table = root / TABLES.get(name, "")
     if not table.is_file():
         return splits
@@ -45,10 +45,10 @@ def _splits(name: str, root: Path) -> list[str]:
     return [one for one in splits if one in there] or splits
 
 
-def _item(id: str, clip: BenchmarkClip, home: Path) -> Item:
+def _item(id: str, clip: BenchmarkClip, home: Path) -> Sample:
     masks = (path for path in clip.truth if path is not None and path.suffix == ".png")  # AVSBench-OV's is one JSON
     truth = next(masks, None)
-    return Item(
+    return Sample(
         id,
         relative(clip.frames[0].absolute().parent, home),
         name=clip.id if clip.id != id else None,

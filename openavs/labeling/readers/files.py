@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from openavs.errors import InputError
-from openavs.labeling.readers.open import SOUNDS, VIDEOS, Found, Source, gather, relative
-from openavs.labeling.sample import Item
-from openavs.media.images import is_picture
-from openavs.utils.text import counted
+from openavs.labeling.readers.open import SOUNDS, VIDEOS, Candidate, Source, build_manifest, relative
+from openavs.labeling.sample import Sample
+from openavs.media.images import is_image
+from openavs.utils.text import pluralize
 
 
 def read_folder(folder: Path) -> Source:
@@ -20,7 +20,7 @@ def read_folder(folder: Path) -> Source:
     Hidden files and folders are left out, and links to folders are not followed.
     """
     root = Path(os.path.abspath(folder))
-    found: list[Found] = []
+    found: list[Candidate] = []
     ignored = 0
     for place, folders, files in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -32,8 +32,8 @@ def read_folder(folder: Path) -> Source:
             found.append(pictures)
         else:
             ignored += sum(PurePath(name).suffix.lower() not in VIDEOS | SOUNDS for name in names)
-    left_out = counted(ignored, "file that is no video", "files that are no videos")
-    return gather("folder", root, found, [f"left out: {left_out}"] if ignored else [])
+    left_out = pluralize(ignored, "file that is no video", "files that are no videos")
+    return build_manifest("folder", root, found, [f"left out: {left_out}"] if ignored else [])
 
 
 def matches(pattern: str) -> tuple[Path, list[Path]]:
@@ -45,7 +45,7 @@ def matches(pattern: str) -> tuple[Path, list[Path]]:
 
 def read_files(kind: str, root: Path, files: Iterable[Path]) -> Source:
     """Some files, each a video, whatever their endings."""
-    return gather(kind, root, (_video(path, root) for path in files))
+    return build_manifest(kind, root, (_video(path, root) for path in files))
 
 
 def read_list(path: Path) -> Source:
@@ -56,29 +56,29 @@ def read_list(path: Path) -> Source:
     except OSError as problem:
         raise InputError(f"the list {path} cannot be read ({problem.strerror})") from problem
     lines = [line.strip() for line in text.splitlines()]
-    return gather("list", root, (_video(Path(line), root) for line in lines if line))
+    return build_manifest("list", root, (_video(Path(line), root) for line in lines if line))
 
 
 def read_one(path: Path) -> Source:
     """A single video."""
     root = Path(os.path.abspath(path)).parent
-    return gather("file", root, [_video(Path(path.name), root)])
+    return build_manifest("file", root, [_video(Path(path.name), root)])
 
 
-def _video(path: Path, root: Path) -> Found:
-    return Found(path.stem, Item("", relative(path, root)))
+def _video(path: Path, root: Path) -> Candidate:
+    return Candidate(path.stem, Sample("", relative(path, root)))
 
 
-def _pictures(folder: Path, names: list[str], root: Path) -> Found | None:
+def _pictures(folder: Path, names: list[str], root: Path) -> Candidate | None:
     """A folder of pictures as one clip, if there is exactly one sound file in it or one of its name beside it."""
-    if not any(is_picture(PurePath(name)) for name in names):  # type: ignore[arg-type]
+    if not any(is_image(PurePath(name)) for name in names):  # type: ignore[arg-type]
         return None
     inside = [folder / name for name in names if PurePath(name).suffix.lower() in SOUNDS]
     beside = list(_beside(folder))
     sounds = inside or beside
     if len(sounds) != 1:
         return None
-    return Found(folder.name, Item("", relative(folder, root), audio=relative(sounds[0], root)))
+    return Candidate(folder.name, Sample("", relative(folder, root), audio=relative(sounds[0], root)))
 
 
 def _beside(folder: Path) -> Iterator[Path]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset
 from openavs.labeling.clip_ids import unique_ids
-from openavs.labeling.sample import Item
+from openavs.labeling.sample import Sample
 from openavs.utils.fs import refuse_address
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"})
 VIDEOS = frozenset(
@@ -25,11 +25,11 @@ LISTS = frozenset({".txt", ".lst"})
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """One clip of a source before it has an id: the name that it would like to have, and what tells it from others."""
 
     name: str
-    item: Item  # its id is still empty
+    item: Sample  # its id is still empty
 
     @property
     def origin(self) -> str:
@@ -44,7 +44,7 @@ class Source:
 
     kind: str
     root: Path
-    items: tuple[Item, ...]
+    items: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
     datasets: tuple[Dataset, ...] = ()
 
@@ -83,7 +83,7 @@ def _open(source: str, benchmark: str | None, split: str | None) -> Source:
 
     refuse_address(source)
     path = Path(source).expanduser()
-    name = benchmark or (source_benchmark.recognise(path) if os.path.isdir(path) else None)
+    name = benchmark or (source_benchmark.detect_benchmark(path) if os.path.isdir(path) else None)
     if name is not None:
         return source_benchmark.read(name, path, split)
     if split is not None:
@@ -108,9 +108,9 @@ def _open(source: str, benchmark: str | None, split: str | None) -> Source:
     raise InputError(f"{source} does not exist; check the name (put a glob in quotes)")
 
 
-def gather(kind: str, root: Path, found: Iterable[Found], notes: Iterable[str] = ()) -> Source:
+def build_manifest(kind: str, root: Path, found: Iterable[Candidate], notes: Iterable[str] = ()) -> Source:
     """Gives ids to what was found, leaves out what is there twice, and looks up the sizes of files."""
-    kept: dict[tuple[str, str | None, str], Found] = {}
+    kept: dict[tuple[str, str | None, str], Candidate] = {}
     again = [one for one in found if kept.setdefault((one.name, one.item.audio, one.origin), one) is not one]
     clips = list(kept.values())
     ids = unique_ids([(one.name, _apart(one)) for one in clips])
@@ -125,11 +125,11 @@ def relative(path: str | Path, root: Path) -> str:
     return text[len(str(root)) + 1 :] if text.startswith(f"{root}{os.sep}") else text
 
 
-def _apart(one: Found) -> str:
+def _apart(one: Candidate) -> str:
     return f"{one.origin}\0{one.item.audio}" if one.item.audio else one.origin
 
 
-def _named(one: Found, id: str, root: Path) -> Item:
+def _named(one: Candidate, id: str, root: Path) -> Sample:
     name = one.name if one.name != id else None
     size = one.item.bytes
     if size is None and not one.item.frames:
@@ -146,18 +146,18 @@ def _size(path: str) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _twice(again: list[Found]) -> list[str]:
+def _twice(again: list[Candidate]) -> list[str]:
     if not again:
         return []
-    return [f"taken once: {counted(len(again), 'entry', 'entries')} there twice, such as {again[0].origin!r:.80}"]
+    return [f"taken once: {pluralize(len(again), 'entry', 'entries')} there twice, such as {again[0].origin!r:.80}"]
 
 
-def _renamed(items: list[Item]) -> list[str]:
+def _renamed(items: list[Sample]) -> list[str]:
     renamed = [item for item in items if item.name is not None]
     if not renamed:
         return []
     first = min(renamed, key=lambda item: item.id)
     return [
-        f"{counted(len(renamed), 'name')} got a hash, being shared, alike but for case, or unfit for a folder: such as "
+        f"{pluralize(len(renamed), 'name')} got a hash, being shared, alike but for case, or unfit for a folder: such as "
         f"{first.name!r:.60} -> {first.id}"
     ]

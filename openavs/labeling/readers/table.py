@@ -18,10 +18,10 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import is_plain_name
-from openavs.labeling.readers.open import Found, Source, gather, relative
-from openavs.labeling.sample import Item
+from openavs.labeling.readers.open import Candidate, Source, build_manifest, relative
+from openavs.labeling.sample import Sample
 from openavs.utils.strict_json import parse_json
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 ALIASES = {"path": ("path", "video"), "id": ("id", "uid"), "audio": ("audio",), "group": ("group",)}
 BATCH = 10_000
@@ -45,20 +45,20 @@ def read(path: Path) -> Source:
     bad = [one.item.problem for one in found if one.item.problem is not None]
     if bad and len(bad) == len(found):
         raise InputError(f"{path}, {bad[0]}")
-    failing = f"{counted(len(bad), 'row')} of {path} cannot be used, and their clips fail as bad_row: such as "
-    return gather("manifest", root, found, [failing + sentence for sentence in bad[:1]])
+    failing = f"{pluralize(len(bad), 'row')} of {path} cannot be used, and their clips fail as bad_row: such as "
+    return build_manifest("manifest", root, found, [failing + sentence for sentence in bad[:1]])
 
 
-def _found(number: int, row: Cells, root: Path) -> Found:
+def _found(number: int, row: Cells, root: Path) -> Candidate:
     """The clip of a row, or one that fails with what is wrong with the row."""
     try:
         return _clip(f"row {number}", row, root)
     except InputError as problem:
         id, path = (next((row[n] for n in ALIASES[k] if isinstance(row.get(n), str)), "") for k in ("id", "path"))
-        return Found(id or f"row{number}", Item("", relative(path, root), problem=str(problem)))
+        return Candidate(id or f"row{number}", Sample("", relative(path, root), problem=str(problem)))
 
 
-def _clip(where: str, row: Cells, root: Path) -> Found:
+def _clip(where: str, row: Cells, root: Path) -> Candidate:
     cells = {name: _text(row, names, where) for name, names in ALIASES.items()}
     path, group = cells["path"], cells["group"]
     if path is None:
@@ -66,8 +66,8 @@ def _clip(where: str, row: Cells, root: Path) -> Found:
     if group is not None and (not is_plain_name(group) or group.startswith(".")):
         raise InputError(f"{where}: the group {group!r:.60} is not the name of a folder")
     audio = None if cells["audio"] is None else relative(cells["audio"], root)
-    item = Item("", relative(path, root), audio=audio, group=group, classes=_classes(row.get("classes"), where))
-    return Found(cells["id"] or PurePath(path).stem, item)
+    item = Sample("", relative(path, root), audio=audio, group=group, classes=_classes(row.get("classes"), where))
+    return Candidate(cells["id"] or PurePath(path).stem, item)
 
 
 def _text(row: Cells, names: tuple[str, ...], where: str) -> str | None:

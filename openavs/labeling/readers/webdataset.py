@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from openavs.errors import InputError
-from openavs.labeling.readers.open import SOUNDS, VIDEOS, Found, Source, gather, relative
-from openavs.labeling.sample import Item, Slice
+from openavs.labeling.readers.open import SOUNDS, VIDEOS, Candidate, Source, build_manifest, relative
+from openavs.labeling.sample import ByteRange, Sample
 from openavs.utils.fs import BoundedFile
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 
 def find(folder: Path) -> list[Path]:
@@ -38,24 +38,24 @@ def refuse_compressed(path: Path) -> None:
 def read(root: Path, tars: list[Path]) -> Source:
     """The samples of some tars that hold a video."""
     root = Path(os.path.abspath(root))
-    found: list[Found] = []
+    found: list[Candidate] = []
     left_out = 0
     for tar in tars:
         samples, skipped = _samples(Path(os.path.abspath(tar)), root)
         found += samples
         left_out += skipped
-    notes = [f"{counted(left_out, 'member')} of the tars left out: no media, no plain files or unsafe names"]
-    return gather("tar", root, found, notes if left_out else [])
+    notes = [f"{pluralize(left_out, 'member')} of the tars left out: no media, no plain files or unsafe names"]
+    return build_manifest("tar", root, found, notes if left_out else [])
 
 
-def _samples(tar: Path, root: Path) -> tuple[list[Found], int]:
-    samples: dict[str, Item] = {}
+def _samples(tar: Path, root: Path) -> tuple[list[Candidate], int]:
+    samples: dict[str, Sample] = {}
     left_out = 0
-    empty = Item("", relative(tar, root))
+    empty = Sample("", relative(tar, root))
     for member in _members(tar):
         name = PurePosixPath(member.name)
         stem, _, ending = name.name.partition(".")
-        part = Slice(member.name, member.offset_data, member.size, PurePosixPath(f"x.{ending}").suffix.lower())
+        part = ByteRange(member.name, member.offset_data, member.size, PurePosixPath(f"x.{ending}").suffix.lower())
         key = str(name.parent / stem)
         kind = "video_slice" if part.suffix in VIDEOS else "audio_slice" if part.suffix in SOUNDS else None
         if kind is None or not _is_safe(member) or getattr(samples.get(key), kind, None) is not None:
@@ -64,7 +64,7 @@ def _samples(tar: Path, root: Path) -> tuple[list[Found], int]:
         samples[key] = replace(samples.get(key, empty), **{kind: part})  # type: ignore[arg-type]
     whole = {key: item for key, item in samples.items() if item.video_slice is not None}
     left_out += len(samples) - len(whole)
-    return [Found(PurePosixPath(key).name, _sized(item)) for key, item in whole.items()], left_out
+    return [Candidate(PurePosixPath(key).name, _sized(item)) for key, item in whole.items()], left_out
 
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
@@ -96,6 +96,6 @@ def _is_safe(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not member.issparse() and printable and not name.is_absolute() and ".." not in name.parts
 
 
-def _sized(item: Item) -> Item:
+def _sized(item: Sample) -> Sample:
     parts = (item.video_slice, item.audio_slice)
     return replace(item, bytes=sum(part.size for part in parts if part is not None))

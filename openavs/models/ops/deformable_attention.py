@@ -23,7 +23,7 @@ _OF_A_THREAD = 4096  # on several threads, for which every small operation means
 
 
 @dataclass(frozen=True)
-class Layout:
+class SamplingLayout:
     """Where the cells of a pyramid lie in the table of `pad_levels`, for each column (head, level, point) of a query.
 
     The tensors are `[columns]` where nothing else is said, float32: sums of them are whole numbers below 2**24, hence
@@ -42,7 +42,7 @@ class Layout:
 
 
 @lru_cache(maxsize=32)
-def lay_out(sizes: tuple[Size, ...], heads: int, points: int, device: torch.device) -> Layout:
+def build_layout(sizes: tuple[Size, ...], heads: int, points: int, device: torch.device) -> SamplingLayout:
     """The layout of a pyramid whose levels have these sizes; an entry of the table is one head's part of one cell."""
     starts, rows = [], 0
     for height, width in sizes:
@@ -58,7 +58,7 @@ def lay_out(sizes: tuple[Size, ...], heads: int, points: int, device: torch.devi
         return torch.tensor(values, dtype=torch.float32).view(1, -1, 1).expand(heads, -1, points)
 
     corner = columns([start + width + 2 for start, (_, width) in zip(starts, sizes, strict=True)]) * heads
-    return Layout(
+    return SamplingLayout(
         sizes,
         tuple(starts),
         rows,
@@ -71,7 +71,7 @@ def lay_out(sizes: tuple[Size, ...], heads: int, points: int, device: torch.devi
     )
 
 
-def pad_levels(value: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
+def pad_levels(value: torch.Tensor, layout: SamplingLayout, heads: int) -> torch.Tensor:
     """Cells `[B, S, C]` of all levels -> the table `[B, rows * heads, C / heads]`, float32, each level in its rim."""
     batch, _, channels = value.shape
     table = torch.zeros((batch, layout.rows, channels), dtype=torch.float32, device=value.device)
@@ -83,8 +83,8 @@ def pad_levels(value: torch.Tensor, layout: Layout, heads: int) -> torch.Tensor:
     return table.view(batch, layout.rows * heads, channels // heads)
 
 
-def sample(
-    table: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor, layout: Layout, heads: int
+def sample_values(
+    table: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor, layout: SamplingLayout, heads: int
 ) -> torch.Tensor:
     """Each query's weighted mean of its points, `[Q, C]` float32.
 
@@ -120,7 +120,7 @@ def _at_once(device: torch.device) -> int:
 
 
 def _corners(
-    positions: torch.Tensor, weights: torch.Tensor, layout: Layout, entries: torch.Tensor, shares: torch.Tensor
+    positions: torch.Tensor, weights: torch.Tensor, layout: SamplingLayout, entries: torch.Tensor, shares: torch.Tensor
 ) -> None:
     """Writes the table entry and the weight of each point's four cells, `[Q, heads, 4, columns / heads]` each."""
     # beyond the rim all is zero as on the rim; whole numbers there leave no share for the cells after it

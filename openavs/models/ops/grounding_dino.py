@@ -17,7 +17,7 @@ from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as 
 from transformers.models.swin.modeling_swin import SwinMLP
 
 from openavs.models.ops.grounding_dino_attention import DeformableAttention, FusionAttention, TokenAttention
-from openavs.models.ops.linear import Dense, swap
+from openavs.models.ops.linear import OneDnnLinear, replace_modules
 
 _DEFORMABLE = (plain.GroundingDinoMultiscaleDeformableAttention, mm.MMGroundingDinoMultiscaleDeformableAttention)
 _FUSION = (plain.GroundingDinoBiMultiHeadAttention, mm.MMGroundingDinoBiMultiHeadAttention)
@@ -35,17 +35,17 @@ _EXACT = re.compile("bbox_embed|reference_points_head|text_|fusion_layer|enc_out
 _CAPTIONS = 64  # whose features are kept: 30 kB each
 
 
-def make_lean(model: nn.Module, dtype: torch.dtype) -> None:
+def optimize_grounding_dino(model: nn.Module, dtype: torch.dtype) -> None:
     """Replaces attentions, linear layers and text encoder of a loaded (MM-)Grounding DINO that is not trained any more.
 
     `dtype` is the precision of the large products of matrices; between them, and in all that is small and delicate,
     float32 stays.
     """
     network: Any = model
-    network.model.text_backbone = RememberedText(network.model.text_backbone)
+    network.model.text_backbone = CachedTextEncoder(network.model.text_backbone)
     for module in model.modules():
         if isinstance(module, _FEED_FORWARD) and (then := _ACTIVATIONS.get(type(module.activation_fn).__name__)):
-            module.fc1, module.activation_fn = Dense(module.fc1, dtype, then), nn.Identity()
+            module.fc1, module.activation_fn = OneDnnLinear(module.fc1, dtype, then), nn.Identity()
 
     def leaner(name: str, module: nn.Module) -> nn.Module | None:
         kind = torch.float32 if _EXACT.search(name) else dtype
@@ -55,12 +55,12 @@ def make_lean(model: nn.Module, dtype: torch.dtype) -> None:
             return FusionAttention(module)
         if isinstance(module, _TOKENS):
             return TokenAttention(module, kind)
-        return Dense(module, kind) if type(module) is nn.Linear else None
+        return OneDnnLinear(module, kind) if type(module) is nn.Linear else None
 
-    swap(model, leaner)
+    replace_modules(model, leaner)
 
 
-class RememberedText(nn.Module):
+class CachedTextEncoder(nn.Module):
     """The library's text encoder, asked once for each caption: frame after frame hears the same words."""
 
     def __init__(self, library: nn.Module) -> None:

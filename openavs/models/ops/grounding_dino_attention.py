@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
-from openavs.models.ops.deformable_attention import Layout, lay_out, pad_levels, sample
-from openavs.models.ops.linear import Dense, multiply
+from openavs.models.ops.deformable_attention import SamplingLayout, build_layout, pad_levels, sample_values
+from openavs.models.ops.linear import OneDnnLinear, onednn_linear
 
 
 class DeformableAttention(nn.Module):
@@ -22,7 +22,7 @@ class DeformableAttention(nn.Module):
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads, self.levels, self.points = library.n_heads, library.n_levels, library.n_points
-        self.value, self.output = Dense(library.value_proj, dtype), Dense(library.output_proj, dtype)
+        self.value, self.output = OneDnnLinear(library.value_proj, dtype), OneDnnLinear(library.output_proj, dtype)
         offsets, shares = library.sampling_offsets, library.attention_weights
         columns = self.heads * self.levels * self.points
 
@@ -47,17 +47,17 @@ class DeformableAttention(nn.Module):
         assert position_embeddings is not None and attention_mask is not None
         hidden_states = hidden_states + position_embeddings
         value: torch.Tensor = self.value(encoder_hidden_states).masked_fill_(~attention_mask[..., None], 0.0)
-        layout = lay_out(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
+        layout = build_layout(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
 
         batch, queries, _channels = hidden_states.shape
-        asked = multiply(hidden_states, self.query_weight, self.query_bias).float().view(batch, queries, 3, -1)
+        asked = onednn_linear(hidden_states, self.query_weight, self.query_bias).float().view(batch, queries, 3, -1)
         positions = self._positions(asked[:, :, :2], reference_points.float(), layout)
         weights = softmax(asked[:, :, 2].reshape(batch, queries, self.heads, -1), dim=-1).flatten(2)
         tables = pad_levels(value, layout, self.heads)
-        mixed = [sample(*image, layout, self.heads) for image in zip(tables, positions, weights, strict=True)]
+        mixed = [sample_values(*image, layout, self.heads) for image in zip(tables, positions, weights, strict=True)]
         return self.output(torch.stack(mixed)), None
 
-    def _positions(self, offsets: torch.Tensor, references: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def _positions(self, offsets: torch.Tensor, references: torch.Tensor, layout: SamplingLayout) -> torch.Tensor:
         """Offsets `[B, Q, 2, columns]` and points or boxes `[B, Q, levels, 2 or 4]` -> positions in cells."""
         centres = (references[..., :2] * layout.edges - 0.5).transpose(2, 3)[:, :, :, None, :, None]
         offsets = offsets.reshape(*offsets.shape[:3], self.heads, self.levels, self.points)
@@ -107,7 +107,9 @@ class FusionAttention(nn.Module):
         keys = self._heads(self.key(tokens)) * self.scale  # [h, T, D]
         narrow = keys @ self._heads(self.query.weight.t()).transpose(1, 2)  # [h, T, C]
         shift = keys @ self._heads(self.query.bias[None]).transpose(1, 2)
-        scores = multiply(cells, narrow.flatten(0, 1), shift.flatten()).view(len(cells), self.heads, -1)  # [N, h, T]
+        scores = onednn_linear(cells, narrow.flatten(0, 1), shift.flatten()).view(
+            len(cells), self.heads, -1
+        )  # [N, h, T]
 
         to_tokens = scores.permute(1, 2, 0).contiguous()  # [h, T, N]
         to_tokens.masked_fill_(no_cell, float("-inf"))
@@ -117,7 +119,7 @@ class FusionAttention(nn.Module):
         values = self._heads(self.token_value(tokens)) @ self._heads(self.cell_output.weight).transpose(
             1, 2
         )  # [h, T, C]
-        seen = multiply(
+        seen = onednn_linear(
             softmax(to_cells, dim=-1).flatten(1), values.flatten(0, 1).t().contiguous(), self.cell_output.bias
         )
         return seen, self.token_output(heard.transpose(0, 1).flatten(1))
@@ -134,7 +136,7 @@ class TokenAttention(nn.Module):
         super().__init__()
         self.heads = library.num_attention_heads
         self.query, self.key, self.value, self.output = (
-            Dense(layer, dtype) for layer in (library.query, library.key, library.value, library.out_proj)
+            OneDnnLinear(layer, dtype) for layer in (library.query, library.key, library.value, library.out_proj)
         )
 
     def forward(

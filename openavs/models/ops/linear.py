@@ -18,7 +18,7 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"none": lambd
 _ROWS = 16  # fewer are not worth the way through oneDNN
 
 
-class Dense(nn.Module):
+class OneDnnLinear(nn.Module):
     """What an `nn.Linear` answers, in the precision of its own weights whatever the input's; shares its parameters.
 
     Args:
@@ -34,10 +34,12 @@ class Dense(nn.Module):
         self.then = then
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return multiply(inputs, self.weight, self.bias, self.then)
+        return onednn_linear(inputs, self.weight, self.bias, self.then)
 
 
-def multiply(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
+def onednn_linear(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none"
+) -> torch.Tensor:
     """`inputs [..., in]` times `weight [out, in]` transposed, plus `bias [out]`, in the weight's dtype."""
     inputs = inputs.to(weight.dtype)
     if _through_onednn(inputs, weight):
@@ -83,11 +85,11 @@ def _processor(field: str) -> str:
 _ONEDNN = {torch.float32: prefers_onednn(), torch.bfloat16: native_bfloat16()}  # settled before anything is compiled
 
 
-def swap(module: nn.Module, choose: Callable[[str, nn.Module], nn.Module | None], prefix: str = "") -> None:
+def replace_modules(module: nn.Module, choose: Callable[[str, nn.Module], nn.Module | None], prefix: str = "") -> None:
     """Replaces submodules by what `choose(name, submodule)` gives for them, on this instance alone, outermost first."""
     for child_name, child in list(module.named_children()):
         name = prefix + child_name
         if (other := choose(name, child)) is not None:
             setattr(module, child_name, other)
         else:
-            swap(child, choose, f"{name}.")
+            replace_modules(child, choose, f"{name}.")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 
-def value_table(scale: float, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
+def normalization_table(scale: float, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
     """What each byte of each channel becomes, `[3, 256]` float32: times `scale`, less `mean`, over `std` (if given)."""
     values = np.arange(256, dtype=np.float64) * scale
     if mean is not None and std is not None:
@@ -16,7 +16,7 @@ def value_table(scale: float, mean: Sequence[float] | None, std: Sequence[float]
     return torch.from_numpy(np.broadcast_to(values, (3, 256)).astype(np.float32))
 
 
-def look_up(table: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+def normalize_bytes(table: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """uint8 `[H, W, 3]` -> float32 `[3, H, W]`, on the table's device."""
     channels = image.permute(2, 0, 1).to(table.device).long()
     return torch.stack([values[channel] for values, channel in zip(table, channels, strict=True)])

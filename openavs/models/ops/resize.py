@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image as Pillow
 
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 
 _BITS = 22  # Pillow's: 32 bits, less 8 of the pixel, less 2 of headroom
 
 
-def resize_bilinear(image: Image, size: tuple[int, int], device: torch.device | str) -> torch.Tensor:
+def resize_bilinear(image: ImageArray, size: tuple[int, int], device: torch.device | str) -> torch.Tensor:
     """Resizes `[H, W, 3]` to `size` (height, width), with antialiasing: uint8 `[h, w, 3]` on the device.
 
     On the CPU Pillow itself does it (it is faster there); elsewhere the frame is moved once, as bytes.

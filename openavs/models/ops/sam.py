@@ -17,7 +17,7 @@ from torch.nn.functional import max_pool2d, scaled_dot_product_attention, softma
 from transformers.models.sam.modeling_sam import SamVisionLayer
 from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2MultiScaleAttention
 
-from openavs.models.ops.linear import Dense, swap
+from openavs.models.ops.linear import OneDnnLinear, replace_modules
 
 _IN_CACHE = 1 << 18  # scores on one thread: 1 MB of float32, the second-level cache
 _OF_A_THREAD = 1 << 21  # on several threads, for which every small operation means to wait for each other
@@ -30,7 +30,7 @@ def prepare_encoder(encoder: nn.Module, body: nn.Module, dtype: torch.dtype, dev
     On a CPU all of the encoder is made lean; elsewhere its `body`, which is the encoder or a part of it, is converted.
     """
     if device.type == "cpu":
-        make_lean(encoder, dtype)
+        optimize_sam(encoder, dtype)
         return torch.float32
     body.to(dtype)
     for module in encoder.modules():
@@ -55,19 +55,19 @@ def _relative_positions(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return rows, columns
 
 
-def make_lean(encoder: nn.Module, dtype: torch.dtype) -> None:
+def optimize_sam(encoder: nn.Module, dtype: torch.dtype) -> None:
     """Replaces layers of a loaded image encoder; `dtype` is that of its large products of matrices."""
 
     def leaner(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, SamVisionLayer):
-            return SamLayer(module, dtype)
+            return OptimizedSamLayer(module, dtype)
         if isinstance(module, Sam2MultiScaleAttention):
             return HieraAttention(module, dtype)
         if isinstance(module, Sam2FeedForward) and module.num_layers == 2 and not module.sigmoid_output:
             return FeedForward(module.proj_in, module.proj_out, module.activation, dtype)
-        return Dense(module) if type(module) is nn.Linear else None
+        return OneDnnLinear(module) if type(module) is nn.Linear else None
 
-    swap(encoder, leaner)
+    replace_modules(encoder, leaner)
 
 
 class FeedForward(nn.Module):
@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
     def __init__(self, first: Any, last: Any, activation: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         fused = type(activation).__name__ == "GELUActivation"
-        self.first, self.last = Dense(first, dtype, "gelu" if fused else "none"), Dense(last, dtype)
+        self.first, self.last = OneDnnLinear(first, dtype, "gelu" if fused else "none"), OneDnnLinear(last, dtype)
         self.activation = nn.Identity() if fused else activation
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ class FeedForward(nn.Module):
         return answer
 
 
-class SamLayer(nn.Module):
+class OptimizedSamLayer(nn.Module):
     """A layer of SAM's image encoder: attention in windows, or of all cells, then a feed-forward network."""
 
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
@@ -92,7 +92,7 @@ class SamLayer(nn.Module):
         attention = library.attn
         self.window, self.heads = library.window_size, attention.num_attention_heads
         self.norm1, self.norm2 = library.layer_norm1, library.layer_norm2
-        self.qkv, self.proj = Dense(attention.qkv, dtype), Dense(attention.proj, dtype)
+        self.qkv, self.proj = OneDnnLinear(attention.qkv, dtype), OneDnnLinear(attention.proj, dtype)
         self.mlp = FeedForward(library.mlp.lin1, library.mlp.lin2, library.mlp.act, dtype)
         self.rows = self.columns = None
         if attention.use_rel_pos:
@@ -164,7 +164,7 @@ class HieraAttention(nn.Module):
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads, self.stride = library.num_attention_heads, library.query_stride
-        self.qkv, self.proj = Dense(library.qkv, dtype), Dense(library.proj, dtype)
+        self.qkv, self.proj = OneDnnLinear(library.qkv, dtype), OneDnnLinear(library.proj, dtype)
 
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
         """Windows `[B, h, w, C]` -> the same, or fewer cells where queries are pooled."""

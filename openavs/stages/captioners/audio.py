@@ -13,7 +13,7 @@ from openavs.structures.types import Waveform
 Samples = npt.NDArray[np.float32]  # [N]
 
 
-def fitted(audio: Waveform, rate: int, longest: int | None = None, shortest: int = 0) -> Samples:
+def crop_or_pad(audio: Waveform, rate: int, longest: int | None = None, shortest: int = 0) -> Samples:
     """The samples at `rate` Hz; of more than `longest` the centre is kept, fewer than `shortest` get silence behind.
 
     Audio without samples stays empty.
@@ -31,7 +31,7 @@ def fitted(audio: Waveform, rate: int, longest: int | None = None, shortest: int
     return np.asarray(samples, dtype=np.float32)
 
 
-def batches(sounds: Sequence[Samples], size: int) -> Iterator[list[int]]:
+def audio_batches(sounds: Sequence[Samples], size: int) -> Iterator[list[int]]:
     """Positions of the sounds that are not empty, at most `size` at a time."""
     audible = [i for i, sound in enumerate(sounds) if len(sound)]
     for start in range(0, len(audible), size):

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from openavs.errors import InputError, UnusableAnswer
+from openavs.errors import InputError, InvalidOutputError
 from openavs.models.catalog import stored_dtype
-from openavs.models.device import language_dtype, resolve_device
+from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.hub import load_pretrained, resolve
-from openavs.stages.captioners.audio import Samples, batches, fitted
-from openavs.stages.captioners.audio_lm_specs import family_of, load_reader, prompt_tokens
-from openavs.structures.types import Caption, Window
+from openavs.stages.captioners.audio import Samples, audio_batches, crop_or_pad
+from openavs.stages.captioners.audio_lm_specs import find_model_spec, load_reader, prompt_tokens
+from openavs.structures.types import AudioWindow, Caption
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _Prompt(NamedTuple):
     tail: torch.Tensor
 
 
-class AudioLlmCaptioner:
+class AudioLmCaptioner:
     """Asks an audio language model; decoding is greedy, so the same window has the same captions.
 
     A window has one caption for each question, in the order of the questions, without a score; an answer without words
@@ -71,9 +71,12 @@ class AudioLlmCaptioner:
             )
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         resolved = resolve(model, offline)
-        self.family = family_of(resolved)
+        self.family = find_model_spec(resolved)
         placement = resolve_device(device, dtype)
-        self.device, self.dtype = placement.device, language_dtype(placement, dtype, stored_dtype(resolved.path))
+        self.device, self.dtype = (
+            placement.device,
+            resolve_language_dtype(placement, dtype, stored_dtype(resolved.path)),
+        )
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model
         self.reader = load_reader(self.family, resolved)
@@ -83,20 +86,20 @@ class AudioLlmCaptioner:
         self._prompts = [self._prompt(question) for question in self.questions]
 
     @torch.inference_mode()
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+    def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
         """One list of captions per window; windows of any length and rate, those without samples hear nothing."""
         extractor = self.reader.extractor
         rate, longest = int(extractor.sampling_rate), int(extractor.n_samples)
-        sounds = [fitted(window.audio, rate, longest, round(_SHORTEST * rate)) for window in windows]
+        sounds = [crop_or_pad(window.audio, rate, longest, round(_SHORTEST * rate)) for window in windows]
         captions: list[list[Caption]] = [[] for _ in windows]
-        for batch in batches(sounds, self.batch_size):
+        for batch in audio_batches(sounds, self.batch_size):
             vectors = self._encode([sounds[i] for i in batch], [windows[i] for i in batch])
             answers = iter(self._answer(vectors))
             for i in batch:
                 captions[i] = self._captions([next(answers) for _ in self._prompts], windows[i])
         return captions
 
-    def _encode(self, sounds: Sequence[Samples], windows: Sequence[Window]) -> list[torch.Tensor]:
+    def _encode(self, sounds: Sequence[Samples], windows: Sequence[AudioWindow]) -> list[torch.Tensor]:
         """Each sound's vectors `[n, D]` for the language model: the only pass through the audio encoder."""
         extractor = self.reader.extractor
         features = extractor(
@@ -114,7 +117,7 @@ class AudioLlmCaptioner:
         finite = torch.stack([torch.isfinite(part).all() for part in vectors]).tolist()
         for window, whole in zip(windows, finite, strict=True):
             if not whole:
-                raise UnusableAnswer(
+                raise InvalidOutputError(
                     f"the audio model '{self._ref}' gave vectors that are not finite for the window from "
                     f"{window.start:g} to {window.end:g} s; try dtype float32 or bfloat16, or another copy of the model"
                 )
@@ -156,7 +159,7 @@ class AudioLlmCaptioner:
         candidates = [self.reader.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends]), 0]
         return next(int(token) for token in candidates if token is not None)
 
-    def _captions(self, answers: Sequence[str], window: Window) -> list[Caption]:
+    def _captions(self, answers: Sequence[str], window: AudioWindow) -> list[Caption]:
         texts = [(prompt.question, one_line(answer)) for prompt, answer in zip(self._prompts, answers, strict=True)]
         return [Caption(text, None, window.start, window.end, question) for question, text in texts if text]
 

@@ -29,7 +29,7 @@ Count = Callable[[int, Any], int]  # frames of the sound, audio config -> vector
 
 
 @dataclass(frozen=True)
-class Family:
+class AudioModelSpec:
     """One kind of audio language model.
 
     `vectors` runs the audio encoder on a batch and gives the valid vectors of all its sounds, one after the other;
@@ -47,7 +47,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Reader:
+class ProcessorLoader:
     """What turns sounds and questions into a model's input."""
 
     extractor: Any
@@ -134,25 +134,25 @@ _QWEN2_AUDIO_TEMPLATE = (
     "{% endfor %}<|im_end|>\n{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-_OMNI_2_5 = Family("Qwen2_5OmniThinkerForConditionalGeneration", _omni, _pooled_twice)
-_OMNI_3 = Family("Qwen3OmniMoeThinkerForConditionalGeneration", _omni_by_length, _chunks_halved_thrice)
+_OMNI_2_5 = AudioModelSpec("Qwen2_5OmniThinkerForConditionalGeneration", _omni, _pooled_twice)
+_OMNI_3 = AudioModelSpec("Qwen3OmniMoeThinkerForConditionalGeneration", _omni_by_length, _chunks_halved_thrice)
 
-FAMILIES: dict[str, Family] = {
-    "qwen2_audio": Family(
+MODEL_SPECS: dict[str, AudioModelSpec] = {
+    "qwen2_audio": AudioModelSpec(
         "Qwen2AudioForConditionalGeneration",
         _qwen2_audio,
         _pooled_twice,
         processor_class="Qwen2AudioProcessor",
         template=_QWEN2_AUDIO_TEMPLATE,
     ),
-    "audioflamingo3": Family(
+    "audioflamingo3": AudioModelSpec(
         "AudioFlamingo3ForConditionalGeneration",
         _audio_flamingo,
         _pooled_twice,
         processor_class="AudioFlamingo3Processor",
         text_first=True,
     ),
-    "voxtral": Family("VoxtralForConditionalGeneration", _voxtral, _whole_length, chat=False),
+    "voxtral": AudioModelSpec("VoxtralForConditionalGeneration", _voxtral, _whole_length, chat=False),
     "qwen2_5_omni": _OMNI_2_5,
     "qwen2_5_omni_thinker": _OMNI_2_5,
     "qwen3_omni_moe": _OMNI_3,
@@ -160,7 +160,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(resolved: ResolvedModel) -> Family:
+def find_model_spec(resolved: ResolvedModel) -> AudioModelSpec:
     """The row of a model's folder; ModelError names the supported kinds."""
     try:
         kind = json.loads((resolved.path / "config.json").read_text(encoding="utf-8"))["model_type"]
@@ -168,23 +168,25 @@ def family_of(resolved: ResolvedModel) -> Family:
         raise ModelError(
             f"the model '{resolved.ref}' has a config.json without a model_type; download it again"
         ) from error
-    if kind not in FAMILIES:
+    if kind not in MODEL_SPECS:
         raise ModelError(
             f"the model '{resolved.ref}' is a '{kind}' model, which audio-llm does not know; "
-            f"give one of these: {', '.join(FAMILIES)}"
+            f"give one of these: {', '.join(MODEL_SPECS)}"
         )
-    return FAMILIES[kind]
+    return MODEL_SPECS[kind]
 
 
-def load_reader(family: Family, resolved: ResolvedModel) -> Reader:
+def load_reader(family: AudioModelSpec, resolved: ResolvedModel) -> ProcessorLoader:
     """Feature extractor, tokenizer and chat template of a model's folder, or ModelError."""
     if family.processor_class:
         processor: Any = load_processor(getattr(transformers, family.processor_class), resolved)
-        return Reader(processor.feature_extractor, processor.tokenizer, processor.chat_template or family.template)
+        return ProcessorLoader(
+            processor.feature_extractor, processor.tokenizer, processor.chat_template or family.template
+        )
     extractor = load_processor(transformers.WhisperFeatureExtractor, resolved)
     tokenizer: Any = load_processor(transformers.AutoTokenizer, resolved)
     template = (_template_file(resolved.path) or tokenizer.chat_template) if family.chat else None
-    return Reader(extractor, tokenizer, template)
+    return ProcessorLoader(extractor, tokenizer, template)
 
 
 def _template_file(folder: Path) -> str | None:
@@ -197,7 +199,7 @@ def _template_file(folder: Path) -> str | None:
 
 
 def prompt_tokens(
-    family: Family, reader: Reader, question: str, placeholder: int, ref: str
+    family: AudioModelSpec, reader: ProcessorLoader, question: str, placeholder: int, ref: str
 ) -> tuple[list[int], list[int]]:
     """A question's token ids before and after the sound, or ModelError where the model's files do not allow it."""
     tokens = (
@@ -212,7 +214,9 @@ def prompt_tokens(
     return tokens[:at], tokens[at + 1 :]
 
 
-def _chat_tokens(family: Family, reader: Reader, question: str, placeholder: int, ref: str) -> list[int]:
+def _chat_tokens(
+    family: AudioModelSpec, reader: ProcessorLoader, question: str, placeholder: int, ref: str
+) -> list[int]:
     if not reader.template:
         raise ModelError(
             f"the model '{ref}' has no chat template, so it cannot be asked; use an instruction-tuned checkpoint"
@@ -228,7 +232,7 @@ def _chat_tokens(family: Family, reader: Reader, question: str, placeholder: int
     return list(reader.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
-def _voxtral_tokens(reader: Reader, question: str) -> list[int]:
+def _voxtral_tokens(reader: ProcessorLoader, question: str) -> list[int]:
     """`<s>[INST][BEGIN_AUDIO][AUDIO]question[/INST]`, the instruct form of Mistral's tokenizer version 7 and later."""
     names = ("<s>", "[INST]", "[BEGIN_AUDIO]", "[AUDIO]", "[/INST]")
     *before, after = (int(reader.tokenizer.convert_tokens_to_ids(name)) for name in names)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from openavs.errors import InputError, ModelError, UnusableAnswer
+from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.stages.captioners.audio import Samples, batches, fitted
+from openavs.stages.captioners.audio import Samples, audio_batches, crop_or_pad
 from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
-from openavs.structures.types import Caption, Waveform, Window
+from openavs.structures.types import AudioWindow, Caption, Waveform
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class AudioTaggerCaptioner:
         )
 
     @torch.inference_mode()
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+    def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
         """One list of captions per window, of any length and rate; a window without samples has no captions."""
         rows = combine_scales(windows, self._score, softmax=self.scores == "softmax")
         return [
@@ -89,14 +89,14 @@ class AudioTaggerCaptioner:
             for window, row in zip(windows, rows, strict=True)
         ]
 
-    def _score(self, audios: Sequence[tuple[Window, Waveform]]) -> list[Scores | None]:
+    def _score(self, audios: Sequence[tuple[AudioWindow, Waveform]]) -> list[Scores | None]:
         """Label scores of each audio; None for audio without samples."""
         rate = int(self.extractor.sampling_rate)
-        sounds = [fitted(audio, rate, self._longest(rate), round(_SHORTEST * rate)) for _, audio in audios]
+        sounds = [crop_or_pad(audio, rate, self._longest(rate), round(_SHORTEST * rate)) for _, audio in audios]
         scores: list[Scores | None] = [None] * len(sounds)
         for length in sorted({len(sound) for sound in sounds}):
             alike = [sound if len(sound) == length else sound[:0] for sound in sounds]
-            for batch in batches(alike, self.batch_size):
+            for batch in audio_batches(alike, self.batch_size):
                 for i, row in zip(batch, self._run([sounds[i] for i in batch]), strict=True):
                     scores[i] = self._checked(row, audios[i][0])
         return scores
@@ -119,9 +119,9 @@ class AudioTaggerCaptioner:
             return (int(frames) - 1) * 160 + 400
         return round(_LONGEST * rate)
 
-    def _checked(self, scores: Scores, window: Window) -> Scores:
+    def _checked(self, scores: Scores, window: AudioWindow) -> Scores:
         if not np.isfinite(scores).all():
-            raise UnusableAnswer(
+            raise InvalidOutputError(
                 f"the audio tagger '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
                 f"to {window.end:g} s; try dtype float32, or another copy of the model"
             )

@@ -16,19 +16,19 @@ from transformers import ClapModel, ClapProcessor
 
 from openavs.models.device import resolve_device
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.stages.captioners.audio import Samples, fitted
-from openavs.stages.captioners.zero_shot import LOGIT_SCALE, TEMPLATES, SimilarityCaptioner
+from openavs.stages.captioners.audio import Samples, crop_or_pad
+from openavs.stages.captioners.zero_shot import LOGIT_SCALE, TEMPLATES, ZeroShotCaptioner
 from openavs.structures.types import Waveform
 
 logger = logging.getLogger(__name__)
 
 
-class ClapCaptioner(SimilarityCaptioner):
-    """Captions with vocabulary entries; `SimilarityCaptioner` defines the scores.
+class ClapCaptioner(ZeroShotCaptioner):
+    """Captions with vocabulary entries; `ZeroShotCaptioner` defines the scores.
 
     Args:
         model: reference of a ClapModel checkpoint.
-        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `SimilarityCaptioner`.
+        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `ZeroShotCaptioner`.
         device, dtype, offline: as everywhere; `auto` is float32 here, because bfloat16 would round the features, which
             are decibels, to steps of up to 0.5 dB, and CLAP's share of the time is small.
     """
@@ -69,7 +69,7 @@ class ClapCaptioner(SimilarityCaptioner):
 
     def _prepare(self, audio: Waveform) -> Samples:
         extractor = self.processor.feature_extractor
-        return fitted(audio, extractor.sampling_rate, int(extractor.nb_max_samples))
+        return crop_or_pad(audio, extractor.sampling_rate, int(extractor.nb_max_samples))
 
     def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
         fused = bool(self.model.config.audio_config.enable_fusion)

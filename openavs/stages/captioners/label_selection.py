@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from openavs.errors import InputError
 from openavs.stages.lexicon import category, is_collective, lexicon, members, names_nothing, rejected_sound
-from openavs.structures.types import Caption, Waveform, Window
+from openavs.structures.types import AudioWindow, Caption, Waveform
 
 Scores = npt.NDArray[np.float32]
 Combine = Literal["sum", "max"]
@@ -87,7 +87,7 @@ class LabelSelector:
         self.top_k, self.threshold, self.min_ratio, self.combine = top_k, threshold, min_ratio, combine
         self._groups = _groups(self.labels) if things else None
 
-    def captions(self, scores: Scores, window: Window, question: str) -> list[Caption]:
+    def captions(self, scores: Scores, window: AudioWindow, question: str) -> list[Caption]:
         """Captions of one window, best first, from the label scores `[labels]`.
 
         Where no thing is kept, the best one follows as a weak caption (`Caption.weak`), to say how close it came.
@@ -135,8 +135,8 @@ class LabelSelector:
 
 
 def combine_scales(
-    windows: Sequence[Window],
-    score: Callable[[Sequence[tuple[Window, Waveform]]], Sequence[Scores | None]],
+    windows: Sequence[AudioWindow],
+    score: Callable[[Sequence[tuple[AudioWindow, Waveform]]], Sequence[Scores | None]],
     *,
     softmax: bool,
 ) -> list[Scores | None]:

@@ -25,27 +25,27 @@ import torch
 from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from openavs.errors import InputError, ModelError
-from openavs.models.convert import LAION_CLAP, fill, read_config, read_weights
+from openavs.models.convert import LAION_CLAP, load_state_dict_strict, read_config, read_weights
 from openavs.models.device import resolve_device
 from openavs.models.hub import load_processor, resolve
-from openavs.models.import_stubs import stand_ins
-from openavs.stages.captioners.audio import Samples, fitted
-from openavs.stages.captioners.zero_shot import LOGIT_SCALE, TEMPLATES, SimilarityCaptioner
+from openavs.models.import_stubs import stub_modules
+from openavs.stages.captioners.audio import Samples, crop_or_pad
+from openavs.stages.captioners.zero_shot import LOGIT_SCALE, TEMPLATES, ZeroShotCaptioner
 from openavs.structures.types import Waveform
-from openavs.utils.optional_deps import EXTRAS, need
+from openavs.utils.optional_deps import EXTRAS, import_optional
 
 _WIDTHS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # of the first layer -> the package's name
 _TOKENS = 77  # of a text, as in the package
 _UNUSED: Mapping[str, Mapping[str, Any]] = {"torchvision": {}, "h5py": {}, "sklearn": {}, "ftfy": {}}
 
 
-class LaionClapCaptioner(SimilarityCaptioner):
-    """Captions with vocabulary entries; `SimilarityCaptioner` defines the scores.
+class LaionClapCaptioner(ZeroShotCaptioner):
+    """Captions with vocabulary entries; `ZeroShotCaptioner` defines the scores.
 
     Args:
         model: folder made by `python -m openavs.models.convert 630k-audioset-best.pt FOLDER`, with the files of the
             roberta-base tokenizer beside the weights.
-        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `SimilarityCaptioner`.
+        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `ZeroShotCaptioner`.
         device, dtype, offline: as for `clap`.
 
     Raises:
@@ -91,12 +91,12 @@ class LaionClapCaptioner(SimilarityCaptioner):
         self.tokenizer: Any = load_processor(RobertaTokenizer, resolved)
         weights = read_weights(resolved)
         self.model: Any = make_network(package, weights, model)
-        fill(self.model, weights, model)
+        load_state_dict_strict(self.model, weights, model)
         self.model.requires_grad_(False).eval().to(self.device, self.dtype)
         self._audio: Any = self.model.audio_cfg
 
     def _prepare(self, audio: Waveform) -> Samples:
-        return fitted(audio, int(self._audio.sample_rate), int(self._audio.clip_samples))
+        return crop_or_pad(audio, int(self._audio.sample_rate), int(self._audio.clip_samples))
 
     def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
         rounded = [_sixteen_bits(sound) for sound in sounds]
@@ -163,10 +163,10 @@ def load_package() -> ModuleType:
     """The module of the package that holds the network, without the rest of it."""
     found = find_spec("laion_clap")  # does not run it
     if found is None or found.origin is None:
-        return need("laion_clap", LAION_CLAP)  # says what to install
+        return import_optional("laion_clap", LAION_CLAP)  # says what to install
     sys.path.append(str(Path(found.origin).parent))  # as the package does itself: its modules import each other so
-    with stand_ins(_UNUSED):
-        return need("clap_module.model", LAION_CLAP)
+    with stub_modules(_UNUSED):
+        return import_optional("clap_module.model", LAION_CLAP)
 
 
 def make_network(package: ModuleType, weights: Mapping[str, torch.Tensor], ref: str) -> Any:

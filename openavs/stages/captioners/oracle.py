@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from openavs.errors import InputError
-from openavs.structures.types import Caption, Window
+from openavs.structures.types import AudioWindow, Caption
 
 QUESTION = "the clip's own labels"
 
@@ -21,12 +21,12 @@ class OracleCaptioner:
     name what sounds.
     """
 
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+    def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
         """The same captions for every window of a clip, in the order of its labels."""
         return [[Caption(label, 1.0, w.start, w.end, QUESTION) for label in _labels(w)] for w in windows]
 
 
-def _labels(window: Window) -> tuple[str, ...]:
+def _labels(window: AudioWindow) -> tuple[str, ...]:
     if not window.labels:
         raise InputError(
             "the oracle captioner needs a clip whose metadata names what sounds in it, and this one's does not "

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from openavs.errors import InputError, UnusableAnswer
-from openavs.stages.captioners.audio import Samples, batches
+from openavs.errors import InputError, InvalidOutputError
+from openavs.stages.captioners.audio import Samples, audio_batches
 from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
 from openavs.stages.vocabulary import load_vocabulary
-from openavs.structures.types import Caption, Waveform, Window
+from openavs.structures.types import AudioWindow, Caption, Waveform
 
 TEMPLATES = ("This is a sound of {}.", "the sound of {}", "{}")
 LOGIT_SCALE = 18.5
@@ -24,7 +24,7 @@ half of the mass over 400 labels at this scale, and a window without any of them
 """
 
 
-class SimilarityCaptioner(ABC):
+class ZeroShotCaptioner(ABC):
     """Base of the two-tower captioners: vocabulary, templates, batching and selection. A backend adds its two towers.
 
     The score of a label is its share of the softmax over the whole vocabulary, so scores of one window sum to one. A
@@ -99,7 +99,7 @@ class SimilarityCaptioner(ABC):
         """The checkpoint's own scale of the cosines."""
 
     @torch.inference_mode()
-    def caption(self, windows: Sequence[Window]) -> list[list[Caption]]:
+    def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
         """One list of captions per window, of any length and rate; a window without samples has no captions."""
         rows = combine_scales(windows, self._score, softmax=True)
         return [
@@ -116,17 +116,17 @@ class SimilarityCaptioner(ABC):
         similarity: Scores = (self._embed_entries(phrases) @ self._labels[key].T).float().cpu().numpy()
         return similarity
 
-    def _score(self, audios: Sequence[tuple[Window, Waveform]]) -> list[Scores | None]:
+    def _score(self, audios: Sequence[tuple[AudioWindow, Waveform]]) -> list[Scores | None]:
         """Probabilities `[vocabulary]` of each audio, summing to one; None for audio without samples."""
         sounds = [self._prepare(audio) for _, audio in audios]
         scores: list[Scores | None] = [None] * len(sounds)
-        for batch in batches(sounds, self.batch_size):
+        for batch in audio_batches(sounds, self.batch_size):
             rows = self._probabilities([sounds[i] for i in batch], [audios[i][0] for i in batch])
             for i, row in zip(batch, rows, strict=True):
                 scores[i] = row
         return scores
 
-    def _probabilities(self, sounds: Sequence[Samples], windows: Sequence[Window]) -> Scores:
+    def _probabilities(self, sounds: Sequence[Samples], windows: Sequence[AudioWindow]) -> Scores:
         scale = self._scale() if self.logit_scale is None else self.logit_scale
         logits = self._embed_sounds(sounds) @ self._text_embeddings().T * scale
         whole = torch.isfinite(logits).all(dim=1, keepdim=True)
@@ -134,7 +134,7 @@ class SimilarityCaptioner(ABC):
         finite = np.isfinite(scores).all(axis=1)
         if not finite.all():
             window = windows[int(finite.argmin())]
-            raise UnusableAnswer(
+            raise InvalidOutputError(
                 f"the CLAP model '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
                 f"to {window.end:g} s; try dtype float32, or another copy of the model"
             )

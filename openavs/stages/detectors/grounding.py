@@ -18,19 +18,19 @@ import PIL.Image
 import torch
 
 from openavs.errors import InputError, ModelError
-from openavs.models.device import Placement
-from openavs.models.ops.normalize import look_up, value_table
-from openavs.stages.detectors.postprocess import batches, best_first, boxes_to_detections, check_inputs, to_host
-from openavs.stages.detectors.preprocess import Fit, Size, fit_edges, resize
+from openavs.models.device import DeviceConfig
+from openavs.models.ops.normalize import normalization_table, normalize_bytes
+from openavs.stages.detectors.postprocess import best_first, boxes_to_detections, check_inputs, image_batches, to_host
+from openavs.stages.detectors.preprocess import ResizePolicy, Size, resize, scaled_edges
 from openavs.stages.detectors.token_spans import CLS, DOT, SEP, CaptionTokens, map_phrases
-from openavs.structures.types import Detection, Image
+from openavs.structures.types import Detection, ImageArray
 
 PHRASES_PER_CAPTION = 8
 """Long captions cost recall: users report phrases that are found alone and missed among others (GroundingDINO #330)."""
 
 
 @dataclass(frozen=True)
-class PixelRules:
+class ImagePreprocessing:
     """How a model wants its pictures: the edges they are resized to, and their normalisation."""
 
     shortest: int
@@ -42,7 +42,7 @@ class PixelRules:
 
 
 @dataclass(frozen=True)
-class Limits:
+class CaptionLimits:
     """The sizes of a network that bound what can be asked of it."""
 
     tokens: int  # of one caption, borders included
@@ -51,7 +51,7 @@ class Limits:
     strides: tuple[int, ...]  # pixels per cell at each level of the backbone, finest first
 
 
-class CaptionedDetector(ABC):
+class BaseGroundingDino(ABC):
     """Boxes for phrases by a model that reads all phrases as one caption and scores its tokens.
 
     An adapter sets the attributes below and answers `_encode` and `_answer`.
@@ -63,9 +63,9 @@ class CaptionedDetector(ABC):
     batch_size: int
     models: dict[str, dict[str, Any]]
     _reference: str
-    _place: Placement
-    _pixels: PixelRules
-    _limits: Limits
+    _place: DeviceConfig
+    _pixels: ImagePreprocessing
+    _limits: CaptionLimits
 
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -75,7 +75,7 @@ class CaptionedDetector(ABC):
     def _answer(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Token logits `[B, Q, T]` and boxes `[B, Q, 4]` (fractions) of pixels `[B, 3, h, w]` and ids `[B, T]`."""
 
-    def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Boxes for each image's phrases, best first, every box under the phrase it answers best.
 
         Args:
@@ -90,7 +90,7 @@ class CaptionedDetector(ABC):
         fits = [self._fit(image) for image in images]
         keys = [(fit.canvas, tuple(asked)) for fit, asked in zip(fits, phrases, strict=True)]
         answers: list[list[Detection]] = [[] for _ in images]
-        for members in batches(keys, self.batch_size):
+        for members in image_batches(keys, self.batch_size):
             captions = map_phrases(keys[members[0]][1], self._encode, self._limits.tokens, self.phrases_per_caption)
             if not captions:
                 continue
@@ -100,9 +100,9 @@ class CaptionedDetector(ABC):
                 answers[position] = best_first(candidates, self.max_candidates)
         return answers
 
-    def _fit(self, image: Image) -> Fit:
+    def _fit(self, image: ImageArray) -> ResizePolicy:
         size = (image.shape[0], image.shape[1])
-        fit = fit_edges(size, self._pixels.shortest, self._pixels.longest, self._accepts)
+        fit = scaled_edges(size, self._pixels.shortest, self._pixels.longest, self._accepts)
         if fit is None:
             raise ModelError(
                 f"{self._reference} picks {self._limits.queries} boxes from fewer image cells at the size it is given "
@@ -120,7 +120,7 @@ class CaptionedDetector(ABC):
 
     @torch.inference_mode()
     def _ask(
-        self, images: Sequence[Image], fits: Sequence[Fit], captions: Sequence[CaptionTokens]
+        self, images: Sequence[ImageArray], fits: Sequence[ResizePolicy], captions: Sequence[CaptionTokens]
     ) -> list[list[Detection]]:
         """All candidates of frames that share a canvas, asked with each caption in turn."""
         pixels = self._prepare(images, fits)
@@ -133,19 +133,19 @@ class CaptionedDetector(ABC):
                 )
         return found
 
-    def _prepare(self, images: Sequence[Image], fits: Sequence[Fit]) -> torch.Tensor:
+    def _prepare(self, images: Sequence[ImageArray], fits: Sequence[ResizePolicy]) -> torch.Tensor:
         """Pixel values `[B, 3, h, w]`; letterboxing stays 0, the mean colour after normalisation."""
         device = self._place.device
         batch = torch.zeros((len(images), 3, *fits[0].canvas), device=device)
         for slot, image, fit in zip(batch, images, fits, strict=True):
             content = resize(image, fit.content, self._pixels.filter, device)
-            slot[:, : fit.content[0], : fit.content[1]] = look_up(self._values, content)
+            slot[:, : fit.content[0], : fit.content[1]] = normalize_bytes(self._values, content)
         return batch
 
     @cached_property
     def _values(self) -> torch.Tensor:
         """What each byte of each channel becomes, on the device."""
-        return value_table(self._pixels.scale, self._pixels.mean, self._pixels.std).to(self._place.device)
+        return normalization_table(self._pixels.scale, self._pixels.mean, self._pixels.std).to(self._place.device)
 
     def _score(self, pixels: torch.Tensor, caption: CaptionTokens) -> tuple[Any, Any, Any]:
         """Best score and phrase `[B, Q]` and boxes `[B, Q, 4]` as numpy arrays."""

@@ -17,14 +17,14 @@ from transformers import (
 )
 
 from openavs.errors import ModelError
-from openavs.models.device import frames_at_once, resolve_device, settle_dtype
+from openavs.models.device import frames_per_batch, resolve_device, resolve_matmul_dtype
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.models.ops.grounding_dino import make_lean
+from openavs.models.ops.grounding_dino import optimize_grounding_dino
 from openavs.stages.detectors.grounding import (
     PHRASES_PER_CAPTION,
-    CaptionedDetector,
-    Limits,
-    PixelRules,
+    BaseGroundingDino,
+    CaptionLimits,
+    ImagePreprocessing,
     check_phrases_per_caption,
     check_tokenizer,
     encode,
@@ -35,7 +35,7 @@ _KINDS = ("grounding-dino", "mm-grounding-dino")
 _PROBE = 128  # pixels; a multiple of every stride that a backbone of this family has
 
 
-class GroundingDinoDetector(CaptionedDetector):
+class GroundingDinoDetector(BaseGroundingDino):
     """Boxes for phrases with a Grounding DINO checkpoint.
 
     Args:
@@ -75,7 +75,7 @@ class GroundingDinoDetector(CaptionedDetector):
         self.max_candidates = max_candidates
         self._reference = model
         self._place = resolve_device(device, dtype)
-        self.batch_size = frames_at_once(batch_size, self._place.device)
+        self.batch_size = frames_per_batch(batch_size, self._place.device)
         config: Any = load_processor(AutoConfig, found)
         if config.model_type not in _KINDS:
             raise ModelError(
@@ -86,8 +86,10 @@ class GroundingDinoDetector(CaptionedDetector):
         check_tokenizer(self._tokenizer, model)
         self._pixels = _pixel_rules(load_processor(GroundingDinoImageProcessorPil, found), model)
         self.model: Any = load_pretrained(AutoModelForZeroShotObjectDetection, found, torch.float32, self._place.device)
-        make_lean(self.model, settle_dtype(self._place, dtype, self.model.num_parameters(), "Grounding DINO"))
-        self._limits = Limits(
+        optimize_grounding_dino(
+            self.model, resolve_matmul_dtype(self._place, dtype, self.model.num_parameters(), "Grounding DINO")
+        )
+        self._limits = CaptionLimits(
             # BERT restarts its positions at each phrase, yet no caption may be longer than its position table.
             tokens=min(config.max_text_len, config.text_config.max_position_embeddings),
             queries=config.num_queries,
@@ -109,7 +111,7 @@ class GroundingDinoDetector(CaptionedDetector):
         return output.logits, output.pred_boxes
 
 
-def _pixel_rules(processor: Any, ref: str) -> PixelRules:
+def _pixel_rules(processor: Any, ref: str) -> ImagePreprocessing:
     """What a checkpoint's preprocessor_config.json says of its pictures."""
     size = processor.size
     if not (size["shortest_edge"] and size["longest_edge"]):
@@ -117,7 +119,7 @@ def _pixel_rules(processor: Any, ref: str) -> PixelRules:
             f"the preprocessor_config.json of {ref} has no shortest_edge and longest_edge; copy the one that came "
             f"with the checkpoint"
         )
-    return PixelRules(
+    return ImagePreprocessing(
         shortest=int(size["shortest_edge"]),
         longest=int(size["longest_edge"]),
         filter=PIL.Image.Resampling(int(processor.resample)),

@@ -32,22 +32,22 @@ from transformers import (  # noqa: F401
 )
 
 from openavs.errors import InputError, ModelError
-from openavs.models.convert import GROUNDING_DINO, fill, read_config, read_weights
-from openavs.models.device import Placement, frames_at_once, resolve_device
+from openavs.models.convert import GROUNDING_DINO, load_state_dict_strict, read_config, read_weights
+from openavs.models.device import DeviceConfig, frames_per_batch, resolve_device
 from openavs.models.hub import load_processor, resolve
-from openavs.models.import_stubs import stand_ins
+from openavs.models.import_stubs import stub_modules
 from openavs.stages.detectors.grounding import (
     PHRASES_PER_CAPTION,
-    CaptionedDetector,
-    Limits,
-    PixelRules,
+    BaseGroundingDino,
+    CaptionLimits,
+    ImagePreprocessing,
     check_phrases_per_caption,
     check_tokenizer,
     encode,
 )
 from openavs.stages.detectors.postprocess import check_options
-from openavs.utils.optional_deps import need
-from openavs.utils.text import nearest
+from openavs.utils.optional_deps import import_optional
+from openavs.utils.text import did_you_mean
 
 _NETWORK = "groundingdino.models.GroundingDINO.groundingdino"
 _BASE = "groundingdino.config.GroundingDINO_SwinT_OGC"  # the package's own settings, under those of a config.json
@@ -68,7 +68,7 @@ _NOT_NEEDED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class GroundingDinoPackageDetector(CaptionedDetector):
+class GroundingDinoPackageDetector(BaseGroundingDino):
     """Boxes for phrases with a checkpoint of the package.
 
     Args:
@@ -109,7 +109,7 @@ class GroundingDinoPackageDetector(CaptionedDetector):
             )
         package = _package()
         self._place = _float32(device, dtype)
-        self.batch_size = frames_at_once(batch_size, self._place.device)
+        self.batch_size = frames_per_batch(batch_size, self._place.device)
         found, words = resolve(model, offline), resolve(text_encoder, offline)
         settings = _settings(read_config(found, GROUNDING_DINO), model)
         self.models: dict[str, dict[str, Any]] = {model: found.describe(), text_encoder: words.describe()}
@@ -120,11 +120,11 @@ class GroundingDinoPackageDetector(CaptionedDetector):
         check_tokenizer(self._tokenizer, text_encoder)
         bert: Any = load_processor(BertConfig, words)
         self.model: Any = _build(package, settings, self._tokenizer, bert, model)
-        fill(self.model, read_weights(found), model)
+        load_state_dict_strict(self.model, read_weights(found), model)
         self.model.requires_grad_(False).eval().to(self._place.device)
         bilinear = PIL.Image.Resampling.BILINEAR
-        self._pixels = PixelRules(shortest_edge, longest_edge, bilinear, 1 / 255, *_IMAGENET)
-        self._limits = Limits(
+        self._pixels = ImagePreprocessing(shortest_edge, longest_edge, bilinear, 1 / 255, *_IMAGENET)
+        self._limits = CaptionLimits(
             tokens=min(self.model.max_text_len, bert.max_position_embeddings),
             queries=settings["num_queries"],
             levels=settings["num_feature_levels"],
@@ -144,15 +144,15 @@ class GroundingDinoPackageDetector(CaptionedDetector):
 @cache
 def _package() -> ModuleType:
     """The module of the package's network, imported without what only its training and drawing need."""
-    with stand_ins(_NOT_NEEDED):
-        package = need(_NETWORK, "groundingdino")
+    with stub_modules(_NOT_NEEDED):
+        package = import_optional(_NETWORK, "groundingdino")
     # It calls torch in ways that newer releases warn of; nobody but the package could do anything about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="groundingdino")
     warnings.filterwarnings("ignore", message="torch.meshgrid", category=UserWarning)
     return package
 
 
-def _float32(device: str, dtype: str) -> Placement:
+def _float32(device: str, dtype: str) -> DeviceConfig:
     if dtype not in ("auto", "float32", "fp32"):
         raise InputError(
             f"groundingdino-py computes in float32, not {dtype}; write 'dtype: float32' in the recipe's detector "
@@ -167,7 +167,9 @@ def _settings(config: dict[str, Any], ref: str) -> dict[str, Any]:
     given = {key: value for key, value in config.items() if key != "model_type"}
     for key in given:
         if key not in base:
-            raise ModelError(f"the config.json of the model '{ref}' has an unknown key {key!r}; {nearest(key, base)}")
+            raise ModelError(
+                f"the config.json of the model '{ref}' has an unknown key {key!r}; {did_you_mean(key, base)}"
+            )
     return base | given | {"use_checkpoint": False, "use_transformer_ckpt": False}
 
 

@@ -12,18 +12,18 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, Owlv2ForObjectDetection, Owlv2ImageProcessorPil
 
 from openavs.errors import InputError, ModelError
-from openavs.models.device import frames_at_once, resolve_device
+from openavs.models.device import frames_per_batch, resolve_device
 from openavs.models.hub import load_pretrained, load_processor, resolve
 from openavs.stages.detectors.postprocess import (
-    batches,
     best_first,
     boxes_to_detections,
     check_inputs,
     check_options,
+    image_batches,
     to_host,
 )
 from openavs.stages.detectors.token_spans import clean_phrase
-from openavs.structures.types import Detection, Image
+from openavs.structures.types import Detection, ImageArray
 
 _TEXTS_AT_ONCE = 128
 
@@ -68,7 +68,7 @@ class Owlv2Detector:
         self.max_candidates = max_candidates
         self._reference = model
         self._place = resolve_device(device, dtype)
-        self.batch_size = frames_at_once(batch_size, self._place.device)
+        self.batch_size = frames_per_batch(batch_size, self._place.device)
         self._config: Any = load_processor(AutoConfig, found)
         if self._config.model_type != "owlv2":
             raise ModelError(f"{model} is a {self._config.model_type} model; give the detector owlv2 one of type owlv2")
@@ -84,7 +84,7 @@ class Owlv2Detector:
         )
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
+    def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Boxes for each image's phrases, best first, every box under the phrase it answers best.
 
         Args:
@@ -98,7 +98,7 @@ class Owlv2Detector:
         check_inputs(images, phrases)
         texts = {asked: self._embed(asked) for asked in dict.fromkeys(map(tuple, phrases))}
         answers: list[list[Detection]] = [[] for _ in images]
-        for members in batches([tuple(asked) for asked in phrases], self.batch_size):
+        for members in image_batches([tuple(asked) for asked in phrases], self.batch_size):
             asked, queries = texts[tuple(phrases[members[0]])]
             if not asked:
                 continue
@@ -132,7 +132,7 @@ class Owlv2Detector:
         embeds: torch.Tensor = model.text_projection(state.pooler_output).float()
         return torch.nn.functional.normalize(embeds, dim=-1)
 
-    def _prepare(self, images: Sequence[Image]) -> torch.Tensor:
+    def _prepare(self, images: Sequence[ImageArray]) -> torch.Tensor:
         """Pixel values `[B, 3, h, w]`: padded to a square at the bottom and right, resized, normalised."""
         rules, device = self._rules, self._place.device
         size = (int(rules.size["height"]), int(rules.size["width"]))
@@ -150,7 +150,7 @@ class Owlv2Detector:
         return to_host(scores, winners, self.model.box_predictor(cells, features), self._reference)
 
 
-def resize_in_square(image: Image, size: tuple[int, int], device: torch.device) -> torch.Tensor:
+def resize_in_square(image: ImageArray, size: tuple[int, int], device: torch.device) -> torch.Tensor:
     """The image in the top left of a black square, resized to `size`; float32 `[3, h, w]` in [0, 255].
 
     Black, not grey: OWLv2 was trained so, and grey costs half a point on LVIS (huggingface/transformers#41938). Being

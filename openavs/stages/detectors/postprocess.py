@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openavs.errors import InputError, UnusableAnswer
-from openavs.structures.types import Detection, Image
+from openavs.errors import InputError, InvalidOutputError
+from openavs.structures.types import Detection, ImageArray
 
 Floats = npt.NDArray[np.float32]
 
 
-def check_inputs(images: Sequence[Image], phrases: Sequence[Sequence[str]]) -> None:
+def check_inputs(images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> None:
     """Refuses what no detector can take: lists of unequal length, and images that are not uint8 RGB `[H, W, 3]`."""
     if len(images) != len(phrases):
         raise ValueError(f"{len(images)} images but {len(phrases)} lists of phrases")
@@ -31,7 +31,7 @@ def check_options(floor: float, max_candidates: int, batch_size: int | None) -> 
         raise InputError(f"max_candidates ({max_candidates}) and batch_size ({batch_size}) of a detector are 1 or more")
 
 
-def batches(keys: Sequence[Hashable], size: int) -> Iterator[list[int]]:
+def image_batches(keys: Sequence[Hashable], size: int) -> Iterator[list[int]]:
     """Positions in groups of equal keys, at most `size` at a time; groups come in order of their first member."""
     groups: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
@@ -81,7 +81,7 @@ def to_host(
     """
     packed = torch.cat([scores[..., None], winners[..., None].to(scores), boxes], dim=-1).cpu().numpy()
     if not np.isfinite(packed).all():
-        raise UnusableAnswer(
+        raise InvalidOutputError(
             f"{model} answered with numbers that are not finite; use dtype=float32, or another copy of the weights if "
             f"that is what you have"
         )

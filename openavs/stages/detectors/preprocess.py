@@ -10,14 +10,14 @@ import PIL.Image
 import torch
 
 from openavs.models.ops.resize import resize_bilinear
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 
 Size = tuple[int, int]  # height, width
 _RATIOS = (16.0, 8.0, 4.0, 2.0, 1.0)  # long side to short side, tried in turn
 
 
 @dataclass(frozen=True)
-class Fit:
+class ResizePolicy:
     """A frame of `original` size is resized to `content` and lies in the top left corner of `canvas`."""
 
     original: Size
@@ -47,14 +47,14 @@ def edge_size(size: Size, shortest: int, longest: int) -> Size:
     return (other, edge) if size[1] < size[0] else (edge, other)
 
 
-def fit_edges(size: Size, shortest: int, longest: int, accepts: Callable[[Size], bool]) -> Fit | None:
+def scaled_edges(size: Size, shortest: int, longest: int, accepts: Callable[[Size], bool]) -> ResizePolicy | None:
     """Fits a frame by its edges, with as little letterboxing as makes the canvas acceptable to the model.
 
     Returns None where not even a square canvas is accepted.
     """
     plain = edge_size(size, shortest, longest)
     if accepts(plain):
-        return Fit(size, plain, plain)
+        return ResizePolicy(size, plain, plain)
     short, long = min(size), max(size)
     for ratio in _RATIOS:
         padded = max(round(long / ratio), short)
@@ -64,11 +64,11 @@ def fit_edges(size: Size, shortest: int, longest: int, accepts: Callable[[Size],
         canvas = edge_size((long, padded) if tall else (padded, long), shortest, longest)
         if accepts(canvas):
             thin = max(1, round(short * max(canvas) / long))
-            return Fit(size, (canvas[0], thin) if tall else (thin, canvas[1]), canvas)
+            return ResizePolicy(size, (canvas[0], thin) if tall else (thin, canvas[1]), canvas)
     return None
 
 
-def resize(image: Image, size: Size, filter_: PIL.Image.Resampling, device: torch.device) -> torch.Tensor:
+def resize(image: ImageArray, size: Size, filter_: PIL.Image.Resampling, device: torch.device) -> torch.Tensor:
     """A frame resized to the bytes that the model's image processor makes of it: uint8 `[h, w, 3]` on the device.
 
     The bilinear filter, which all released checkpoints name, runs on the device; Pillow does any other on the CPU.

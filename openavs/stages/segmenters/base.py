@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from openavs.errors import InputError
-from openavs.structures.types import Box, Detection, Dropped, Frame, Image, Mask, Segment
+from openavs.structures.types import Box, Detection, Frame, ImageArray, Mask, Rejection, Segment
 
 
 @runtime_checkable
 class Segmenter(Protocol):
     """Turns boxes into masks. Each image is encoded once, whatever the number of its boxes; none without boxes is."""
 
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One list of masks per image, one mask per box, in the size of the image."""
         ...
 
@@ -24,7 +24,7 @@ class PhraseSegmenter(Protocol):
     """Turns noun phrases into masks without a detector. Each image is encoded once; none without phrases is."""
 
     def segment_phrases(
-        self, images: Sequence[Image], phrases: Sequence[Sequence[str]]
+        self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]
     ) -> list[list[tuple[Detection, Mask]]]:
         """One list of finds per image, best first, each a box with its phrase and score, and its mask.
 
@@ -35,13 +35,13 @@ class PhraseSegmenter(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class TrackedFrame:
     """A frame with what was asked for and found in it. `key` says whether it was looked for, or left to the tracker."""
 
     frame: Frame
-    asked: tuple[str, ...]
+    phrases: tuple[str, ...]
     segments: tuple[Segment, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
     key: bool = True
 
 
@@ -54,7 +54,7 @@ class Tracker(Protocol):
 
     every: int
 
-    def track(self, sightings: Iterable[Sighting]) -> Iterator[Sighting]:
+    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
         """One clip's sightings in order, each with the track of every segment set.
 
         What leaves is in the order of what came, holds only what is asked for at its frame, and is at most a bounded
@@ -63,7 +63,7 @@ class Tracker(Protocol):
         ...
 
 
-def check_fit(detector: object, segmenter: object, tracker: object) -> None:
+def validate_stages(detector: object, segmenter: object, tracker: object) -> None:
     """Refuses a recipe whose stages (made, or only their classes; None where there is none) cannot work together."""
     maker = segmenter if segmenter is not None else tracker
     if maker is None:

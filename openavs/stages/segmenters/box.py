@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.structures.types import Box, Image, Mask, mask_to_rle
+from openavs.structures.types import Box, ImageArray, Mask, mask_to_rle
 
 
 class BoxSegmenter:
     """Marks every pixel whose centre lies in the box; gives no score of its own."""
 
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One mask per box, in the box's order and the image's size; what lies outside of the image is cut off."""
         if len(images) != len(boxes):
             raise InputError(f"box: {len(images)} images but boxes for {len(boxes)}; give one list of boxes an image")

@@ -9,25 +9,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from openavs.errors import InputError, UnusableAnswer
-from openavs.structures.types import BoolMask, Box, Image, Mask, mask_to_rle
+from openavs.errors import InputError, InvalidOutputError
+from openavs.structures.types import BoolMask, Box, ImageArray, Mask, mask_to_rle
 
 BOXES_AT_ONCE = 64  # through a decoder, which works on 30 to 40 MB a box at full size
 
 
-def check_lists(images: Sequence[Image], boxes: Sequence[Sequence[Box]], who: str) -> None:
+def check_lists(images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]], who: str) -> None:
     """Refuses lists of unequal length; `who` is the backend's short name, for the sentences of errors."""
     if len(images) != len(boxes):
         raise InputError(f"{who}: {len(images)} images but boxes for {len(boxes)}; give one list of boxes an image")
 
 
-def check_image(image: Image, who: str) -> None:
+def check_image(image: ImageArray, who: str) -> None:
     """Refuses what is no picture, or has no pixels."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise InputError(f"{who}: an image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
 
 
-def corners(boxes: Sequence[Box], who: str) -> npt.NDArray[np.float64]:
+def box_corners(boxes: Sequence[Box], who: str) -> npt.NDArray[np.float64]:
     """The corners of boxes, `[boxes, 2, 2]`; NaN and infinities are refused."""
     array = np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2)
     if not np.isfinite(array).all():
@@ -35,7 +35,7 @@ def corners(boxes: Sequence[Box], who: str) -> npt.NDArray[np.float64]:
     return array
 
 
-def most_trusted(
+def select_best_mask(
     logits: torch.Tensor, scores: torch.Tensor, model: str, position: int
 ) -> tuple[torch.Tensor, list[float]]:
     """Of the answers to each box the one with the best score: its logits `[boxes, h, w]`, and that score in [0, 1].
@@ -53,7 +53,7 @@ def most_trusted(
     finite = torch.isfinite(logits).all() & torch.isfinite(scores).all()
     whole, *kept = torch.cat([finite[None].to(scores), scores[rows, best].clamp(0.0, 1.0)]).tolist()  # one transfer
     if not whole:
-        raise UnusableAnswer(
+        raise InvalidOutputError(
             f"the {model} gave mask logits that are not finite for image {position} of the batch; try dtype float32, "
             "or another copy of the model"
         )
@@ -78,6 +78,6 @@ def decode_boxes(
     for start in range(0, boxes.shape[1], BOXES_AT_ONCE):
         part = boxes[:, start : start + BOXES_AT_ONCE]
         answer = model(image_embeddings=encoding, input_boxes=part, multimask_output=multimask)
-        logits, scores = most_trusted(answer.pred_masks[0], answer.iou_scores[0], name, position)
+        logits, scores = select_best_mask(answer.pred_masks[0], answer.iou_scores[0], name, position)
         for mask, score in zip(enlarge(logits), scores, strict=True):
             yield Mask(mask_to_rle(mask), score)

@@ -17,10 +17,10 @@ from torch.nn.functional import interpolate
 
 from openavs.errors import ModelError
 from openavs.models.hub import ResolvedModel
-from openavs.models.ops.normalize import look_up, value_table
+from openavs.models.ops.normalize import normalization_table, normalize_bytes
 from openavs.models.ops.resize import resize_bilinear
-from openavs.stages.segmenters.box_prompts import check_image, corners
-from openavs.structures.types import Box, Image
+from openavs.stages.segmenters.box_prompts import box_corners, check_image
+from openavs.structures.types import Box, ImageArray
 
 _FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _SECTIONS = ("image_processor", "video_processor")
@@ -28,7 +28,7 @@ _PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256
 _BILINEAR = 2
 
 
-class SquarePixels:
+class SquareResize:
     """Frames into the model's square and masks out of it.
 
     Args:
@@ -53,14 +53,14 @@ class SquarePixels:
             )
         self.values = _value_table(settings).to(device)
 
-    def prepare(self, image: Image) -> torch.Tensor:
+    def prepare(self, image: ImageArray) -> torch.Tensor:
         """uint8 `[H, W, 3]` -> float32 `[3, size, size]` on the device."""
         check_image(image, self._who)
-        return look_up(self.values, resize_bilinear(image, (self.size, self.size), self.device))
+        return normalize_bytes(self.values, resize_bilinear(image, (self.size, self.size), self.device))
 
     def scale_boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> torch.Tensor:
         """Boxes of the original image -> float32 `[1, boxes, 4]` in pixels of the square."""
-        scaled = corners(boxes, self._who) * (self.size / np.array([size[1], size[0]], dtype=np.float64))
+        scaled = box_corners(boxes, self._who) * (self.size / np.array([size[1], size[0]], dtype=np.float64))
         return torch.from_numpy(scaled.reshape(1, -1, 4).astype(np.float32)).to(self.device)
 
     def enlarge(
@@ -104,5 +104,5 @@ def _settings(resolved: ResolvedModel) -> Mapping[str, Any]:
 def _value_table(settings: Mapping[str, Any]) -> torch.Tensor:
     scale = float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0
     if not settings.get("do_normalize", True):
-        return value_table(scale, None, None)
-    return value_table(scale, settings["image_mean"], settings["image_std"])
+        return normalization_table(scale, None, None)
+    return normalization_table(scale, settings["image_mean"], settings["image_std"])

@@ -17,12 +17,12 @@ from transformers import SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from openavs.errors import InputError, ModelError
-from openavs.models.device import frames_at_once, resolve_device, settle_dtype
+from openavs.models.device import frames_per_batch, resolve_device, resolve_matmul_dtype
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.models.ops.resize import resize_bilinear
 from openavs.models.ops.sam import prepare_encoder
-from openavs.stages.segmenters.box_prompts import check_image, check_lists, corners, decode_boxes
-from openavs.structures.types import Box, Image, Mask
+from openavs.stages.segmenters.box_prompts import box_corners, check_image, check_lists, decode_boxes
+from openavs.structures.types import Box, ImageArray, Mask
 
 _PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256 MB, or one mask
 
@@ -54,14 +54,14 @@ class SamSegmenter:
         self.multimask = multimask
         placement = resolve_device(device, dtype)
         self.device = placement.device
-        self.batch_size = frames_at_once(batch_size, self.device)
+        self.batch_size = frames_per_batch(batch_size, self.device)
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model
         self._pixels = _Pixels(resolved, self.device)
         self.model: Any = load_pretrained(SamModel, resolved, torch.float32, self.device)
         encoder = self.model.vision_encoder
-        self.dtype = settle_dtype(placement, dtype, encoder.num_parameters(), "SAM's image encoder")
+        self.dtype = resolve_matmul_dtype(placement, dtype, encoder.num_parameters(), "SAM's image encoder")
         self._takes = prepare_encoder(encoder, encoder, self.dtype, self.device)
         expected = int(self.model.config.vision_config.image_size)
         if self._pixels.padded != (expected, expected):
@@ -71,7 +71,7 @@ class SamSegmenter:
             )
 
     @torch.inference_mode()
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
         check_lists(images, boxes, "sam")
         masks: list[list[Mask]] = [[] for _ in images]
@@ -82,7 +82,7 @@ class SamSegmenter:
                 masks[i] = list(self._masks(embedding[None], boxes[i], size, i))
         return masks
 
-    def _groups(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> Iterator[list[int]]:
+    def _groups(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> Iterator[list[int]]:
         """Indices of images that have boxes, by shape, in parts of at most `batch_size`."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
@@ -92,7 +92,7 @@ class SamSegmenter:
             for start in range(0, len(alike), self.batch_size):
                 yield alike[start : start + self.batch_size]
 
-    def _encode(self, images: Sequence[Image]) -> torch.Tensor:
+    def _encode(self, images: Sequence[ImageArray]) -> torch.Tensor:
         """Image embeddings `[B, C, h, w]` in float32, one pass of the encoder."""
         pixels = torch.stack([self._pixels.prepare(image) for image in images]).to(self._takes)
         embeddings: torch.Tensor = self.model.get_image_embeddings(pixels)
@@ -132,7 +132,7 @@ class _Pixels:
         scale = self.longest * 1.0 / max(size)
         return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
 
-    def prepare(self, image: Image) -> torch.Tensor:
+    def prepare(self, image: ImageArray) -> torch.Tensor:
         """uint8 `[H, W, 3]` -> float32 `[3, padded, padded]` on the device."""
         check_image(image, "sam")
         height, width = self.resized((int(image.shape[0]), int(image.shape[1])))
@@ -143,7 +143,7 @@ class _Pixels:
     def scale_boxes(self, boxes: Sequence[Box], size: tuple[int, int]) -> torch.Tensor:
         """Boxes of the original image -> `[1, boxes, 4]` in pixels of the resized one."""
         height, width = self.resized(size)
-        scaled = corners(boxes, "sam") * np.array([width / size[1], height / size[0]])
+        scaled = box_corners(boxes, "sam") * np.array([width / size[1], height / size[0]])
         # float64 like the library's processor; Apple's GPUs have none
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
         return torch.from_numpy(scaled.reshape(1, -1, 4)).to(self.device, dtype)

@@ -15,12 +15,12 @@ import torch
 from transformers import Sam2Model
 
 from openavs.errors import InputError
-from openavs.models.device import frames_at_once, resolve_device, settle_dtype
+from openavs.models.device import frames_per_batch, resolve_device, resolve_matmul_dtype
 from openavs.models.hub import load_pretrained, resolve
 from openavs.models.ops.sam import prepare_encoder
 from openavs.stages.segmenters.box_prompts import check_lists, decode_boxes
-from openavs.stages.segmenters.preprocess import SquarePixels
-from openavs.structures.types import Box, Image, Mask
+from openavs.stages.segmenters.preprocess import SquareResize
+from openavs.structures.types import Box, ImageArray, Mask
 
 Encoding = list[torch.Tensor]
 """What the decoder needs of one image: feature maps `[1, C, h, w]`, finest first, in float32."""
@@ -53,18 +53,18 @@ class Sam2Segmenter:
         self.multimask = multimask
         placement = resolve_device(device, dtype)
         self.device = placement.device
-        self.batch_size = frames_at_once(batch_size, self.device)
+        self.batch_size = frames_per_batch(batch_size, self.device)
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self._ref = model
         self.model: Any = load_pretrained(Sam2Model, resolved, torch.float32, self.device)
         encoder = self.model.vision_encoder
-        self.dtype = settle_dtype(placement, dtype, encoder.num_parameters(), "SAM 2's image encoder")
+        self.dtype = resolve_matmul_dtype(placement, dtype, encoder.num_parameters(), "SAM 2's image encoder")
         self._takes = prepare_encoder(encoder, encoder.backbone, self.dtype, self.device)
-        self.pixels = SquarePixels(resolved, image_edge(self.model), self.device, "sam2")
+        self.pixels = SquareResize(resolved, image_edge(self.model), self.device, "sam2")
 
     @torch.inference_mode()
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
         check_lists(images, boxes, "sam2")
         masks: list[list[Mask]] = [[] for _ in images]
@@ -75,7 +75,7 @@ class Sam2Segmenter:
                 masks[i] = list(self.decode(encoding, boxes[i], (images[i].shape[0], images[i].shape[1]), i))
         return masks
 
-    def _encode(self, images: Sequence[Image]) -> list[Encoding]:
+    def _encode(self, images: Sequence[ImageArray]) -> list[Encoding]:
         """The encodings of some images, one pass of the encoder."""
         pixels = torch.stack([self.pixels.prepare(image) for image in images]).to(self._takes)
         levels = self.model.get_image_embeddings(pixels)

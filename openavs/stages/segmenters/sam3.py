@@ -16,11 +16,11 @@ import torch
 from transformers import AutoTokenizer, Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from openavs.errors import InputError, UnusableAnswer
+from openavs.errors import InputError, InvalidOutputError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
-from openavs.stages.segmenters.preprocess import SquarePixels
-from openavs.structures.types import Box, Detection, Image, Mask, mask_to_rle
+from openavs.stages.segmenters.preprocess import SquareResize
+from openavs.structures.types import Box, Detection, ImageArray, Mask, mask_to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Sam3Segmenter:
         for weights in self.model.vision_encoder.backbone.parameters():
             weights.data = weights.data.to(self.dtype)
         backbone = self.model.config.vision_config.backbone_config
-        self.pixels = SquarePixels(resolved, int(backbone.image_size), self.device, self.who)
+        self.pixels = SquareResize(resolved, int(backbone.image_size), self.device, self.who)
         self._tokenizer: Any = load_processor(AutoTokenizer, resolved)
         self._texts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -77,7 +77,7 @@ class Sam3Segmenter:
 
     @torch.inference_mode()
     def segment_phrases(
-        self, images: Sequence[Image], phrases: Sequence[Sequence[str]]
+        self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]
     ) -> list[list[tuple[Detection, Mask]]]:
         """See `PhraseSegmenter.segment_phrases`; an image without phrases is not encoded."""
         if len(images) != len(phrases):
@@ -94,7 +94,7 @@ class Sam3Segmenter:
                 answers[i].sort(key=lambda find: -find[0].score)
         return answers
 
-    def _encode(self, image: Image) -> Any:
+    def _encode(self, image: ImageArray) -> Any:
         """The vision features of one image, one pass of the encoder."""
         pixels = self.pixels.prepare(image)[None]
         return self.model.get_vision_features(pixel_values=pixels.to(self.dtype))
@@ -115,7 +115,7 @@ class Sam3Segmenter:
         finite = torch.isfinite(scores).all() & torch.isfinite(answer.pred_masks).all()
         best = torch.cat([scores.gather(1, order)[..., None], boxes], dim=-1).where(finite, torch.nan).cpu().numpy()
         if np.isnan(best[..., 0]).any():
-            raise UnusableAnswer(
+            raise InvalidOutputError(
                 f"the SAM 3 model '{self._ref}' gave numbers that are not finite for image {position} of the batch; "
                 "try dtype float32, or another copy of the model"
             )

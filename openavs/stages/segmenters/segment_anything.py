@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from openavs.errors import ModelError
-from openavs.models.convert import SAM, fill, read_config, read_weights
+from openavs.models.convert import SAM, load_state_dict_strict, read_config, read_weights
 from openavs.models.device import resolve_device
 from openavs.models.hub import resolve
-from openavs.models.import_stubs import stand_ins
+from openavs.models.import_stubs import stub_modules
 from openavs.models.ops.resize import resize_bilinear
-from openavs.stages.segmenters.box_prompts import BOXES_AT_ONCE, check_image, check_lists, corners, most_trusted
-from openavs.structures.types import Box, Image, Mask, mask_to_rle
-from openavs.utils.optional_deps import need
+from openavs.stages.segmenters.box_prompts import BOXES_AT_ONCE, box_corners, check_image, check_lists, select_best_mask
+from openavs.structures.types import Box, ImageArray, Mask, mask_to_rle
+from openavs.utils.optional_deps import import_optional
 
 _PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256 MB, or one box
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # the package's, on pixels of 0 to 255
@@ -62,14 +62,14 @@ class SegmentAnythingSegmenter:
         self._ref = model
         weights = read_weights(found)
         self.model: Any = _network(package, weights, model)
-        fill(self.model, weights, model)
+        load_state_dict_strict(self.model, weights, model)
         self.model.requires_grad_(False).eval().to(self.device)
         _compute_in(self.model.image_encoder, placement.dtype)
         self._predictor: Any = package.SamPredictor(self.model)
         self.side = int(self.model.image_encoder.img_size)
 
     @torch.inference_mode()
-    def segment(self, images: Sequence[Image], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
+    def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
         check_lists(images, boxes, SAM)
         return [
@@ -77,7 +77,7 @@ class SegmentAnythingSegmenter:
             for position, (image, asked) in enumerate(zip(images, boxes, strict=True))
         ]
 
-    def _masks(self, image: Image, boxes: Sequence[Box], position: int) -> Iterator[Mask]:
+    def _masks(self, image: ImageArray, boxes: Sequence[Box], position: int) -> Iterator[Mask]:
         check_image(image, SAM)
         size = (int(image.shape[0]), int(image.shape[1]))
         small = _resized(size, self.side)
@@ -93,7 +93,7 @@ class SegmentAnythingSegmenter:
         logits, scores, _ = self._predictor.predict_torch(
             None, None, boxes, multimask_output=self.multimask, return_logits=True
         )  # [B, answers, H, W] at full size, [B, answers]
-        best, trust = most_trusted(logits, scores, f"SAM model '{self._ref}'", position)
+        best, trust = select_best_mask(logits, scores, f"SAM model '{self._ref}'", position)
         for mask, score in zip((best > self.model.mask_threshold).cpu().numpy(), trust, strict=True):
             yield Mask(mask_to_rle(mask), score)
 
@@ -106,8 +106,8 @@ class SegmentAnythingSegmenter:
 @cache
 def _package() -> ModuleType:
     """segment_anything; it imports torchvision, which it neither declares nor needs for what is asked of it here."""
-    with stand_ins({"torchvision": {}}):
-        return need("segment_anything", "segment-anything")
+    with stub_modules({"torchvision": {}}):
+        return import_optional("segment_anything", "segment-anything")
 
 
 def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -118,7 +118,7 @@ def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _scale(boxes: Sequence[Box], size: tuple[int, int], small: tuple[int, int]) -> torch.Tensor:
     """Boxes of the image `[B, 4]` -> float32 in pixels of the resized one."""
-    scaled = corners(boxes, SAM) * np.array([small[1] / size[1], small[0] / size[0]])
+    scaled = box_corners(boxes, SAM) * np.array([small[1] / size[1], small[0] / size[0]])
     return torch.from_numpy(scaled.reshape(-1, 4).astype(np.float32))
 
 

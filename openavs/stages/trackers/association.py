@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from openavs.structures.types import RLE, Box, Dropped, Segment
+from openavs.structures.types import RLE, Box, Rejection, Segment
 
 Overlap = npt.NDArray[np.float64]  # [known, found], each in [0, 1]
 
-RENAMED = 0.5
+CROSS_PHRASE_MIN_IOU = 0.5
 """From this overlap on a thing may be the same although it was found by another phrase."""
 
-FAMILIAR = 0.25
+SAME_PHRASE_BONUS = 0.25
 """What it is worth, in overlap, that a thing was found by the same phrase before: detectors mix phrases up, too."""
 
 _UNSEEN = ("not found", "below threshold")
@@ -42,7 +42,7 @@ def key_frames(asked: Sequence[Collection[str]], every: int) -> frozenset[int]:
     return frozenset(keys)
 
 
-def mask_overlap(known: Sequence[RLE], found: Sequence[RLE]) -> Overlap:
+def mask_iou(known: Sequence[RLE], found: Sequence[RLE]) -> Overlap:
     """Intersection over union of every known with every found mask, `[known, found]`; 0 where both are empty."""
     from pycocotools import mask as coco
 
@@ -53,7 +53,7 @@ def mask_overlap(known: Sequence[RLE], found: Sequence[RLE]) -> Overlap:
     return np.nan_to_num(np.asarray(ious, dtype=np.float64).T.reshape(len(known), len(found)))
 
 
-def assign(overlap: Overlap, same_phrase: npt.NDArray[np.bool_], least: float) -> list[int | None]:
+def match_tracks(overlap: Overlap, same_phrase: npt.NDArray[np.bool_], least: float) -> list[int | None]:
     """Which known thing each find is; None for a new one. No two finds are the same thing.
 
     The pairs are those with the greatest sum of overlaps (Hungarian method), `FAMILIAR` added for things that were
@@ -63,9 +63,9 @@ def assign(overlap: Overlap, same_phrase: npt.NDArray[np.bool_], least: float) -
         overlap: `[known, found]`, in [0, 1].
         same_phrase: whether a known thing has been found by the find's phrase before, `[known, found]`.
     """
-    allowed = overlap >= np.where(same_phrase, least, max(RENAMED, least))
+    allowed = overlap >= np.where(same_phrase, least, max(CROSS_PHRASE_MIN_IOU, least))
     answer: list[int | None] = [None] * overlap.shape[1]
-    for row, column in _pairs(np.where(allowed, overlap + FAMILIAR * same_phrase, 0.0)):
+    for row, column in _pairs(np.where(allowed, overlap + SAME_PHRASE_BONUS * same_phrase, 0.0)):
         answer[column] = row
     return answer
 
@@ -86,7 +86,7 @@ def mask_box(mask: RLE) -> Box:
     return (x, y, x + width, y + height)
 
 
-def still_dropped(dropped: Iterable[Dropped], segments: Iterable[Segment]) -> tuple[Dropped, ...]:
+def remaining_rejections(dropped: Iterable[Rejection], segments: Iterable[Segment]) -> tuple[Rejection, ...]:
     """What stays dropped when a tracker knows better: a phrase that it still sees was not missed."""
     seen = {segment.phrase for segment in segments}
     return tuple(drop for drop in dropped if drop.phrase not in seen or drop.reason not in _UNSEEN)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.segmenters.base import Sighting
-from openavs.stages.trackers.association import Overlap, assign, mask_box, mask_overlap, still_dropped
+from openavs.stages.segmenters.base import TrackedFrame
+from openavs.stages.trackers.association import Overlap, mask_box, mask_iou, match_tracks, remaining_rejections
 from openavs.structures.boxes import iou
-from openavs.structures.types import RLE, Box, Image, Segment, mask_to_rle, rle_to_mask
+from openavs.structures.types import RLE, Box, ImageArray, Segment, mask_to_rle, rle_to_mask
 
-_NO_PIXELS: Image = np.zeros((1, 1, 3), dtype=np.uint8)
+_NO_PIXELS: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)
 _STEADY = 1.0  # s for which a thing is taken to keep its speed
 
 
@@ -42,10 +42,10 @@ class IouTracker:
             raise InputError(f"iou: memory, speed and fill are not negative, not {memory}, {speed}, {fill}")
         self.min_iou, self.memory, self.speed, self.fill = min_iou, memory, speed, fill
 
-    def track(self, sightings: Iterable[Sighting]) -> Iterator[Sighting]:
+    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
         """See `Tracker.track`; what leaves is at most `fill` seconds behind, and without its pixels."""
         links = _Links(self)
-        held: deque[Sighting] = deque()
+        held: deque[TrackedFrame] = deque()
         for sighting in sightings:
             bare = replace(sighting.frame, image=_NO_PIXELS)  # a second of large frames would be a lot to hold
             held.append(replace(sighting, frame=bare, segments=links.link(sighting)))
@@ -90,7 +90,7 @@ class _Links:
         self.known: list[_Known] = []
         self.given = 0  # ids, counted from 0 and never used again
 
-    def link(self, sighting: Sighting) -> tuple[Segment, ...]:
+    def link(self, sighting: TrackedFrame) -> tuple[Segment, ...]:
         """The segments of the next frame with their tracks."""
         time, found = sighting.frame.time, sighting.segments
         self.known = [thing for thing in self.known if time - thing.time <= self.rules.memory]
@@ -99,11 +99,11 @@ class _Links:
         same = np.array([[s.phrase in thing.phrases for s in found] for thing in self.known], dtype=np.bool_)
         same = same.reshape(len(self.known), len(found))
         places = [thing.at(time) for thing in self.known]
-        who = assign(_overlap(places, found), same, self.rules.min_iou)
+        who = match_tracks(_overlap(places, found), same, self.rules.min_iou)
         near = np.where(same, self._nearness([box for _, box in places], found, time), 0.0)
         near[[row for row in who if row is not None], :] = 0.0
         near[:, [column for column, row in enumerate(who) if row is not None]] = 0.0
-        later = assign(near, same, np.finfo(float).tiny)
+        later = match_tracks(near, same, np.finfo(float).tiny)
         return tuple(
             self._note(segment, first if first is not None else second, time)
             for segment, first, second in zip(found, who, later, strict=True)
@@ -131,13 +131,13 @@ class _Links:
 
 def _overlap(expected: Sequence[tuple[RLE, Box]], found: Sequence[Segment]) -> Overlap:
     """The mean overlap of masks and of boxes, `[expected, found]`."""
-    masks = mask_overlap([mask for mask, _ in expected], [segment.mask for segment in found])
+    masks = mask_iou([mask for mask, _ in expected], [segment.mask for segment in found])
     boxes = [[iou(box, segment.box) for segment in found] for _, box in expected]
     mean: Overlap = (masks + np.array(boxes, dtype=np.float64).reshape(masks.shape)) / 2
     return mean
 
 
-def _fill(held: deque[Sighting], longest: float) -> None:
+def _fill(held: deque[TrackedFrame], longest: float) -> None:
     """Fills frames before the newest one in which a thing was missed that is found now and was found before."""
     newest = held[-1]
     for segment in newest.segments:
@@ -149,10 +149,10 @@ def _fill(held: deque[Sighting], longest: float) -> None:
         before = next(s for s in held[back].segments if s.track == segment.track)
         span = newest.frame.time - held[back].frame.time
         for i in range(back + 1, len(held) - 1):
-            if segment.phrase in held[i].asked:
+            if segment.phrase in held[i].phrases:
                 share = (held[i].frame.time - held[back].frame.time) / span
                 segments = (*held[i].segments, _between(before, segment, share))
-                held[i] = replace(held[i], segments=segments, dropped=still_dropped(held[i].dropped, segments))
+                held[i] = replace(held[i], segments=segments, rejected=remaining_rejections(held[i].rejected, segments))
 
 
 def _between(before: Segment, after: Segment, share: float) -> Segment:

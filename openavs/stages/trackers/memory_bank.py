@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from openavs.errors import UnusableAnswer
-from openavs.stages.segmenters.preprocess import SquarePixels
-from openavs.structures.types import RLE, Image, mask_to_rle, rle_to_mask
+from openavs.errors import InvalidOutputError
+from openavs.stages.segmenters.preprocess import SquareResize
+from openavs.structures.types import RLE, ImageArray, mask_to_rle, rle_to_mask
 
 T = TypeVar("T")
 
@@ -25,14 +25,14 @@ _CORRECTED = 4  # frames with a find that a memory keeps: the first and the late
 
 
 @dataclass(frozen=True)
-class Features:
+class MemoryFeatures:
     """What the memory needs of an image: levels `[h * w, 1, C]`, finest first, and the last one's positions."""
 
     levels: list[torch.Tensor]
     positions: torch.Tensor
 
 
-class MemoryCarrier:
+class MemoryPropagator:
     """`following.Carrier` over a SAM video model.
 
     Args:
@@ -44,14 +44,14 @@ class MemoryCarrier:
     """
 
     def __init__(
-        self, model: Any, session: Any, features: Callable[[Image], Features], pixels: SquarePixels, ref: str
+        self, model: Any, session: Any, features: Callable[[ImageArray], MemoryFeatures], pixels: SquareResize, ref: str
     ) -> None:
         self.model, self._session, self._features = model, session, features
         self._pixels, self._ref = pixels, ref
         self._no_pixels = torch.empty(0, device=pixels.device)  # a session takes a frame's pixels beside its features
 
     @torch.inference_mode()
-    def begin(self, at: int, image: Image, mask: RLE) -> Any:
+    def begin(self, at: int, image: ImageArray, mask: RLE) -> Any:
         """A session for one thing, told by a mask where it is."""
         session = self._session(
             video_height=int(image.shape[0]),
@@ -66,13 +66,13 @@ class MemoryCarrier:
         return session
 
     @torch.inference_mode()
-    def carry(self, memory: Any, at: int, image: Image, backwards: bool = False) -> tuple[RLE, float]:
+    def carry(self, memory: Any, at: int, image: ImageArray, backwards: bool = False) -> tuple[RLE, float]:
         """Where the thing is in the next frame; the certainty is SAM 2's own that it is there at all."""
         logits, presence = self._show(memory, at, image, backwards)
         finite = torch.isfinite(logits).all() & torch.isfinite(presence).all()
         whole, certainty = torch.stack([finite.float(), presence.flatten()[0].sigmoid().float()]).tolist()
         if not whole:
-            raise UnusableAnswer(
+            raise InvalidOutputError(
                 f"the model '{self._ref}' gave mask logits that are not finite while tracking; try dtype "
                 "float32, or another copy of the model"
             )
@@ -80,7 +80,7 @@ class MemoryCarrier:
         return mask_to_rle(mask), certainty
 
     @torch.inference_mode()
-    def correct(self, memory: Any, at: int, image: Image, mask: RLE) -> None:
+    def correct(self, memory: Any, at: int, image: ImageArray, mask: RLE) -> None:
         """Makes a frame one of those that the memory rests on, with the mask that was found there."""
         # As SAM 2.1's own predictor does: what was carried to the frame is forgotten, and it conditions what follows.
         memory.output_dict_per_obj[0]["non_cond_frame_outputs"].pop(at, None)
@@ -90,7 +90,7 @@ class MemoryCarrier:
         self._show(memory, at, image, backwards=False)
         memory.remove_mask_inputs(0, at)
 
-    def _show(self, session: Any, at: int, image: Image, backwards: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _show(self, session: Any, at: int, image: ImageArray, backwards: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs the model on one frame: mask logits `[1, 1, h, w]` and the logit of the thing's presence."""
         features = self._features(image)
         seen = {"vision_feats": features.levels, "vision_pos_embeds": [features.positions]}
@@ -114,21 +114,21 @@ class MemoryCarrier:
                 stored.pop(name, None)
 
 
-class PerImage(Generic[T]):
+class ImageFeatureCache(Generic[T]):
     """Remembers something about images for as long as they live: the pipeline lets go of its frames soon."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Image], T]] = {}
+        self._known: dict[int, tuple[weakref.ref[ImageArray], T]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, image: Image) -> T | None:
+    def get(self, image: ImageArray) -> T | None:
         """What was put for this very image."""
         known = self._known.get(id(image))
         return known[1] if known is not None and known[0]() is image else None
 
-    def put(self, image: Image, what: T) -> T:
+    def put(self, image: ImageArray, what: T) -> T:
         """Remembers it, and gives it back."""
         key = id(image)
         self._known[key] = (weakref.ref(image, lambda _: self._known.pop(key, None)), what)

@@ -13,11 +13,11 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from openavs.models.hub import load_pretrained, resolve
-from openavs.stages.segmenters.base import Sighting
+from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.segmenters.sam2 import Encoding, Sam2Segmenter
-from openavs.stages.trackers.memory_bank import Features, MemoryCarrier, PerImage
-from openavs.stages.trackers.propagation import check_following, follow
-from openavs.structures.types import Image
+from openavs.stages.trackers.memory_bank import ImageFeatureCache, MemoryFeatures, MemoryPropagator
+from openavs.stages.trackers.propagation import propagate_tracks, validate_tracker_options
+from openavs.structures.types import ImageArray
 
 
 class Sam2VideoTracker(Sam2Segmenter):
@@ -47,41 +47,41 @@ class Sam2VideoTracker(Sam2Segmenter):
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        self.every, self.rules = check_following("sam2-video", every, min_iou, patience, max_objects)
+        self.every, self.rules = validate_tracker_options("sam2-video", every, min_iou, patience, max_objects)
         super().__init__(
             model=model, batch_size=batch_size, multimask=multimask, device=device, dtype=dtype, offline=offline
         )
         self.video: Any = load_pretrained(Sam2VideoModel, resolve(model, offline), torch.float32, self.device)
         self.video.vision_encoder = self.model.vision_encoder  # one copy of the largest part
-        self._known: PerImage[Features] = PerImage()
-        self.carrier = MemoryCarrier(
+        self._known: ImageFeatureCache[MemoryFeatures] = ImageFeatureCache()
+        self.carrier = MemoryPropagator(
             self.video, Sam2VideoInferenceSession, lambda image: self._features([image])[0], self.pixels, model
         )
 
-    def track(self, sightings: Iterable[Sighting]) -> Iterator[Sighting]:
+    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
         """See `Tracker.track`; what leaves is held back no longer than to the next key frame."""
-        return follow(self.carrier, sightings, self.rules)
+        return propagate_tracks(self.carrier, sightings, self.rules)
 
     # -------------------------------------------------------------------------------------------- one encoding each
 
-    def _encode(self, images: Sequence[Image]) -> list[Encoding]:
+    def _encode(self, images: Sequence[ImageArray]) -> list[Encoding]:
         """What the image decoder needs: the same features, with the embedding that stands for 'no memory' added."""
         return [self._without_memory(features) for features in self._features(images)]
 
-    def _without_memory(self, features: Features) -> Encoding:
+    def _without_memory(self, features: MemoryFeatures) -> Encoding:
         levels = [*features.levels[:-1], features.levels[-1] + self.model.no_memory_embedding]
         sizes = self.model.backbone_feature_sizes
         return [level.permute(1, 2, 0).reshape(1, -1, *size) for level, size in zip(levels, sizes, strict=True)]
 
-    def _features(self, images: Sequence[Image]) -> list[Features]:
+    def _features(self, images: Sequence[ImageArray]) -> list[MemoryFeatures]:
         """The features of some images, made in one pass for those that were not seen before."""
         new = [image for image in images if self._known.get(image) is None]
-        made: dict[int, Features] = {}
+        made: dict[int, MemoryFeatures] = {}
         if new:
             pixels = torch.stack([self.pixels.prepare(image) for image in new]).to(self._takes)
             answer = self.video.get_image_features(pixels, return_dict=True)
             for i, image in enumerate(new):
                 levels = [level[:, i : i + 1].float() for level in answer.fpn_hidden_states]
-                features = Features(levels, answer.fpn_position_encoding[-1][:, :1].float())
+                features = MemoryFeatures(levels, answer.fpn_position_encoding[-1][:, :1].float())
                 made[id(image)] = self._known.put(image, features)
         return [self._known.get(image) or made[id(image)] for image in images]

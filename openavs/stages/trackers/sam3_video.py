@@ -15,11 +15,11 @@ from transformers import Sam3VideoModel
 from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoInferenceSession
 
 from openavs.models.hub import ResolvedModel, load_pretrained
-from openavs.stages.segmenters.base import Sighting
+from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.stages.trackers.memory_bank import Features, MemoryCarrier, PerImage
-from openavs.stages.trackers.propagation import check_following, follow
-from openavs.structures.types import Image
+from openavs.stages.trackers.memory_bank import ImageFeatureCache, MemoryFeatures, MemoryPropagator
+from openavs.stages.trackers.propagation import propagate_tracks, validate_tracker_options
+from openavs.structures.types import ImageArray
 
 
 class Sam3VideoTracker(Sam3Segmenter):
@@ -52,7 +52,7 @@ class Sam3VideoTracker(Sam3Segmenter):
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        self.every, self.rules = check_following(self.who, every, min_iou, patience, max_objects)
+        self.every, self.rules = validate_tracker_options(self.who, every, min_iou, patience, max_objects)
         super().__init__(
             model=model,
             floor=floor,
@@ -62,9 +62,9 @@ class Sam3VideoTracker(Sam3Segmenter):
             dtype=dtype,
             offline=offline,
         )
-        self._vision: PerImage[Any] = PerImage()
-        self._features: PerImage[Features] = PerImage()
-        self.carrier = MemoryCarrier(
+        self._vision: ImageFeatureCache[Any] = ImageFeatureCache()
+        self._features: ImageFeatureCache[MemoryFeatures] = ImageFeatureCache()
+        self.carrier = MemoryPropagator(
             self.video.tracker_model, Sam3TrackerVideoInferenceSession, self._remembered, self.pixels, model
         )
 
@@ -72,17 +72,17 @@ class Sam3VideoTracker(Sam3Segmenter):
         self.video: Any = load_pretrained(Sam3VideoModel, resolved, torch.float32, self.device)
         return self.video.detector_model
 
-    def track(self, sightings: Iterable[Sighting]) -> Iterator[Sighting]:
+    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
         """See `Tracker.track`; what leaves is held back no longer than to the next key frame."""
-        return follow(self.carrier, sightings, self.rules)
+        return propagate_tracks(self.carrier, sightings, self.rules)
 
-    def _encode(self, image: Image) -> Any:
+    def _encode(self, image: ImageArray) -> Any:
         return self._vision.get(image) or self._vision.put(image, super()._encode(image))
 
-    def _remembered(self, image: Image) -> Features:
+    def _remembered(self, image: ImageArray) -> MemoryFeatures:
         """What the tracker needs of an image, from the one encoding it shares with the detector."""
         known = self._features.get(image)
         if known is not None:
             return known
         levels, positions = self.video.get_vision_features_for_tracker(self._encode(image))
-        return self._features.put(image, Features(levels, positions[-1]))
+        return self._features.put(image, MemoryFeatures(levels, positions[-1]))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from openavs.errors import InputError
 from openavs.stages.translators.base import Request, Translation
 from openavs.stages.translators.lexicon_translator import LexiconTranslator
-from openavs.stages.translators.parsing import AnswerError, parse_answer
+from openavs.stages.translators.parsing import ParseError, parse_answer
 from openavs.stages.translators.prompting import (
     MAX_PHRASES,
     build_messages,
@@ -23,10 +23,10 @@ from openavs.stages.translators.prompting import (
     prompt_for,
     runs_for,
 )
-from openavs.stages.translators.runs import Run
-from openavs.stages.translators.schema import AnswerForm, answer_tokens
+from openavs.stages.translators.runs import CaptionRun
+from openavs.stages.translators.schema import AnswerSchema, answer_tokens
 from openavs.stages.translators.templates import Message, PromptTemplate, load_prompt
-from openavs.utils.text import counted
+from openavs.utils.text import pluralize
 
 __all__ = ["AnswerError", "ChatTranslator", "Conversation", "Question", "build_messages", "parse_answer"]
 
@@ -38,11 +38,11 @@ Conversation = list[Message]
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatQuestion:
     """A conversation that ends with the user's turn, the form of its answer, and the answer's tokens at most."""
 
     messages: Conversation
-    form: AnswerForm
+    form: AnswerSchema
     max_tokens: int
 
 
@@ -50,7 +50,7 @@ class Question:
 class _Dialogue:
     """One distinct question: how often it was asked and what came of it."""
 
-    question: Question
+    question: ChatQuestion
     attempts: int = 0
     answer: tuple[tuple[str, ...] | None, ...] | None = None
     reasons: list[str] = field(default_factory=list)  # why each attempt failed
@@ -58,7 +58,7 @@ class _Dialogue:
     closed: bool = False  # answered, or in vain
     passing: bool = False  # a fault of the moment had a part in it
 
-    def next(self) -> Question:
+    def next(self) -> ChatQuestion:
         """The question with the turns that came of it so far."""
         return replace(self.question, messages=self.question.messages + self.follow_up)
 
@@ -67,7 +67,7 @@ class _Dialogue:
 class _Part:
     """Runs of one clip that are asked about together, and their question (None: nothing is heard in them)."""
 
-    runs: Sequence[Run]
+    runs: Sequence[CaptionRun]
     dialogue: _Dialogue | None
 
     @property
@@ -116,7 +116,7 @@ class ChatTranslator(ABC):
         self._lexicon = LexiconTranslator(max_phrases=max_phrases)
 
     @abstractmethod
-    def _chat(self, questions: Sequence[Question]) -> Sequence[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> Sequence[str | ParseError]:
         """The model's answer to each question, or the AnswerError that kept it from answering."""
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
@@ -138,13 +138,13 @@ class ChatTranslator(ABC):
     def _dialogue(
         self,
         template: PromptTemplate,
-        runs: Sequence[Run],
+        runs: Sequence[CaptionRun],
         vocabulary: tuple[str, ...] | None,
         dialogues: dict[tuple[object, ...], _Dialogue],
     ) -> _Dialogue:
-        form = AnswerForm(len(runs), self.max_phrases, vocabulary, template.by_runs)
+        form = AnswerSchema(len(runs), self.max_phrases, vocabulary, template.by_runs)
         messages = messages_about(template, runs, vocabulary, self.max_phrases)
-        question = Question(messages, form, self.max_new_tokens or answer_tokens(form))
+        question = ChatQuestion(messages, form, self.max_new_tokens or answer_tokens(form))
         heard = tuple(bool(run.captions) for run in runs)
         key = (*(tuple(sorted(message.items())) for message in messages), heard, form)
         return dialogues.setdefault(key, _Dialogue(question))
@@ -159,15 +159,15 @@ class ChatTranslator(ABC):
             for dialogue, answer in zip(dialogues, answers, strict=True):
                 self._take(dialogue, answer)
 
-    def _take(self, dialogue: _Dialogue, answer: str | AnswerError) -> None:
+    def _take(self, dialogue: _Dialogue, answer: str | ParseError) -> None:
         question = dialogue.question
         dialogue.attempts += 1
         try:
-            if isinstance(answer, AnswerError):
+            if isinstance(answer, ParseError):
                 raise answer
             dialogue.answer = parse_answer(answer, question.form)
             dialogue.closed = True
-        except AnswerError as error:
+        except ParseError as error:
             logger.debug("attempt %d: %s", dialogue.attempts, error.reason)
             dialogue.reasons.append(error.reason)
             dialogue.closed, dialogue.passing = error.final, error.passing
@@ -194,15 +194,15 @@ class ChatTranslator(ABC):
             origins=tuple(origins) if "lexicon" in origins and not fallen else None,
         )
 
-    def _looked_up(self, run: Run, vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
+    def _looked_up(self, run: CaptionRun, vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
         return self._lexicon.translate([Request((run.captions,), vocabulary)])[0].frames[0]
 
 
-def _captioned(runs: Sequence[Run]) -> bool:
+def _captioned(runs: Sequence[CaptionRun]) -> bool:
     return any(run.captions for run in runs)
 
 
-def _correction(answer: str, reason: str, form: AnswerForm) -> Conversation:
+def _correction(answer: str, reason: str, form: AnswerSchema) -> Conversation:
     """The turns that follow an unusable answer; without the answer's turn some chat templates refuse a second one."""
     return [
         {"role": "assistant", "content": clean_text(answer) or "-"},
@@ -222,7 +222,7 @@ def _notes(parts: Sequence[_Part]) -> Iterator[str]:
     answered = [answer for part in parts if part.dialogue and part.dialogue.answer for answer in part.dialogue.answer]
     if missing := answered.count(None):
         yield (
-            f"the lexicon answered for {missing} of {counted(len(answered), 'run')} of equal captions, which the "
+            f"the lexicon answered for {missing} of {pluralize(len(answered), 'run')} of equal captions, which the "
             "language model left out or answered without a usable phrase"
         )
 

@@ -48,7 +48,7 @@ def render(tokenizer: Any, conversation: Conversation) -> str:
     return render(tokenizer, [merged, *rest])
 
 
-def room(length: int, context: int | None, wanted: int) -> int:
+def token_budget(length: int, context: int | None, wanted: int) -> int:
     """Tokens that an answer may have after a question of this length, in steps of 64 where the context is small."""
     if context is None or length + wanted <= context:
         return wanted

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from openavs.stages.lexicon import broader, kinds_of, lexicon, normal, stem
+from openavs.stages.lexicon import broader, lexicon, narrower, normalize_phrase, stem
 
 _ANYBODY = frozenset({"singer", "choir", "crowd", "hand"})  # of whom man, woman or child are no kinds, yet parts
 
 
-def to_vocabulary(phrase: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
+def match_classes(phrase: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
     """The classes a phrase stands for, spelt as the vocabulary spells them; empty where there is none.
 
     Tried in turn, the first that answers counts: the class itself (case, hyphens and plural apart), another name of
@@ -26,10 +26,10 @@ def to_vocabulary(phrase: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
     names = [phrase, *lexicon(phrase)]
     nearest = known(_closure(names, broader))[:1] or known(_heads(phrase))[:1]
     general = [*names, "person"] if _ANYBODY.intersection(names) else names
-    return known([phrase]) or known(names) or nearest or known(_closure(general, kinds_of))
+    return known([phrase]) or known(names) or nearest or known(_closure(general, narrower))
 
 
-def in_text(text: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
+def classes_in_text(text: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
     """The classes whose name stands in a text, in the order of the vocabulary."""
     words = f" {plain_key(text)} "
     return tuple(dict.fromkeys(word for word in vocabulary if plain_key(word) and f" {plain_key(word)} " in words))
@@ -37,7 +37,7 @@ def in_text(text: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
 
 def plain_key(text: str) -> str:
     """The words of a text without case, hyphens and endings: what equal names have in common."""
-    return " ".join(map(stem, normal(text).split()))
+    return " ".join(map(stem, normalize_phrase(text).split()))
 
 
 def _closure(names: Sequence[str], step: Callable[[str], tuple[str, ...]]) -> list[str]:
@@ -52,5 +52,5 @@ def _closure(names: Sequence[str], step: Callable[[str], tuple[str, ...]]) -> li
 
 
 def _heads(phrase: str) -> list[str]:
-    words = normal(phrase).split()
+    words = normalize_phrase(phrase).split()
     return [" ".join(words[start:]) for start in range(1, len(words))]

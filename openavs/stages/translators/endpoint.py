@@ -41,7 +41,7 @@ def find_endpoint(base_url: str, api_key_env: str | None = None, offline: bool =
         InputError: the address is no http(s) base address, or lies beyond this machine while `offline`.
         ModelError: the variable is not set, or holds what cannot be a key.
     """
-    check_form(base_url, api_key_env)
+    validate_base_url(base_url, api_key_env)
     url = _checked(base_url)
     if offline and not Endpoint(url).loopback:
         raise InputError(
@@ -52,7 +52,7 @@ def find_endpoint(base_url: str, api_key_env: str | None = None, offline: bool =
     return Endpoint(url, variable, _key(variable, url) if variable else "")
 
 
-def check_form(base_url: object, api_key_env: object) -> None:
+def validate_base_url(base_url: object, api_key_env: object) -> None:
     """Refuses a key where an address or the name of a variable belongs, before a recipe is saved anywhere.
 
     Raises:

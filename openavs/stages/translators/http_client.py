@@ -15,8 +15,8 @@ from typing import Any
 import openai
 
 from openavs.stages.translators.endpoint import Endpoint
-from openavs.stages.translators.parsing import AnswerError
-from openavs.stages.translators.responses import OVERSIZED, Fault, Reply
+from openavs.stages.translators.parsing import ParseError
+from openavs.stages.translators.responses import OVERSIZED, ChatResponse, TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,12 @@ _TRANSPORT = tuple(import_module(name).HTTPError for name in ("httpx2", "httpx")
 class _Refused(Exception):
     """Carries a reply with an error status past the client, which would read its body without bound."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: ChatResponse) -> None:
         super().__init__(reply.status)
         self.reply = reply
 
 
-class Wire:
+class ChatClient:
     """Connections to one server; belongs to one event loop. `timeout` in seconds holds for each read and write."""
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
@@ -56,7 +56,7 @@ class Wire:
             ),
         )
 
-    async def post(self, fields: Mapping[str, Any], extra: Mapping[str, Any]) -> Reply:
+    async def post(self, fields: Mapping[str, Any], extra: Mapping[str, Any]) -> ChatResponse:
         """The reply to one chat request, whatever its status; Fault where there is none, AnswerError for a flood."""
         create = self._client.chat.completions.with_streaming_response.create
         headers = {"Accept-Encoding": "identity"}  # a small reply cannot unpack into a large one
@@ -66,17 +66,17 @@ class Wire:
         except _Refused as refused:
             return refused.reply
         except openai.APITimeoutError as error:
-            raise Fault(NO_ANSWER) from error
+            raise TransientError(NO_ANSWER) from error
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, _Refused):  # openai 2 wraps whatever a hook raises
                 return error.__cause__.reply
             logger.debug("no connection to the server: %r", error.__cause__ or error)
-            raise Fault(UNREACHABLE) from error
+            raise TransientError(UNREACHABLE) from error
         except _TRANSPORT as error:
-            raise Fault(BROKEN_OFF) from error
+            raise TransientError(BROKEN_OFF) from error
         if cut:
-            raise AnswerError(OVERSIZED)
-        return Reply(response.status_code, response.headers, body)
+            raise ParseError(OVERSIZED)
+        return ChatResponse(response.status_code, response.headers, body)
 
     async def close(self) -> None:
         """Ends the connections."""
@@ -87,7 +87,7 @@ async def _raise_refusal(response: Any) -> None:
     """A hook of the HTTP library: reads a bounded part of an error's body before the client reads all of it."""
     if not 200 <= response.status_code < 300:
         body, _ = await _read(response.aiter_bytes(), _MOST_OF_ERROR)
-        raise _Refused(Reply(response.status_code, response.headers, body))
+        raise _Refused(ChatResponse(response.status_code, response.headers, body))
 
 
 async def _read(chunks: AsyncIterator[bytes], most: int) -> tuple[bytes, bool]:

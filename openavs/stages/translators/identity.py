@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.class_matching import to_vocabulary
+from openavs.stages.translators.class_matching import match_classes
 from openavs.stages.translators.prompting import clean_text
 from openavs.structures.types import Caption
 
 _CHARACTERS = 80  # of one phrase: a detector's text encoder reads a few hundred for all phrases together
 
 
-class NoTranslator:
+class IdentityTranslator:
     """Each caption is one phrase: lower-cased, on one line, without a closing full stop and at most 80 characters."""
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
@@ -27,7 +27,7 @@ class NoTranslator:
 def _frame(captions: Sequence[Caption], vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
     phrases = [_phrase(caption.text) for caption in captions]
     if vocabulary is not None:
-        phrases = [word for phrase in phrases for word in to_vocabulary(phrase, vocabulary)]
+        phrases = [word for phrase in phrases for word in match_classes(phrase, vocabulary)]
     return tuple(dict.fromkeys(filter(None, phrases)))
 
 

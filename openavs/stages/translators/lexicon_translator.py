@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from openavs.stages.lexicon import category, is_collective, is_genre, lexicon, specific
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.class_matching import in_text, to_vocabulary
+from openavs.stages.translators.class_matching import classes_in_text, match_classes
 from openavs.stages.translators.prompting import MAX_PHRASES
 from openavs.structures.types import Caption
 
@@ -59,6 +59,6 @@ def _phrases(text: str, kept: Sequence[str], vocabulary: tuple[str, ...] | None)
         return things
     if lexicon(text) and not things:
         return ()
-    closed = [phrase for thing in things for phrase in to_vocabulary(thing, vocabulary)]
+    closed = [phrase for thing in things for phrase in match_classes(thing, vocabulary)]
     # A class that the lexicon does not know is still found by its name.
-    return tuple(dict.fromkeys([*closed, *(() if closed else in_text(text, vocabulary))]))
+    return tuple(dict.fromkeys([*closed, *(() if closed else classes_in_text(text, vocabulary))]))

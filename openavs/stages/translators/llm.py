@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openavs.errors import InputError
 from openavs.models.catalog import stored_dtype
-from openavs.models.device import language_dtype, resolve_device
+from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatTranslator, Question
-from openavs.stages.translators.chat_template import chat_tokenizer, room, to_tokens
-from openavs.stages.translators.parsing import TOO_LONG, AnswerError
+from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatQuestion, ChatTranslator
+from openavs.stages.translators.chat_template import chat_tokenizer, to_tokens, token_budget
+from openavs.stages.translators.parsing import TOO_LONG, ParseError
 from openavs.stages.translators.prompting import MAX_PHRASES
 
 
@@ -64,14 +64,14 @@ class LlmTranslator(ChatTranslator):
         self.batch_size = batch_size
         resolved = resolve(model, offline)
         placement = resolve_device(device, dtype)
-        self.device, kind = placement.device, language_dtype(placement, dtype, stored_dtype(resolved.path))
+        self.device, kind = placement.device, resolve_language_dtype(placement, dtype, stored_dtype(resolved.path))
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self.tokenizer: Any = chat_tokenizer(load_processor(AutoTokenizer, resolved), model)
         self.model: Any = load_pretrained(AutoModelForCausalLM, resolved, kind, self.device)
 
-    def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         tokens = [to_tokens(self.tokenizer, question.messages) for question in questions]
-        answers: list[str | AnswerError] = [AnswerError(TOO_LONG, final=True) for _ in questions]
+        answers: list[str | ParseError] = [ParseError(TOO_LONG, final=True) for _ in questions]
         for new, batch in self._batches(tokens, [question.max_tokens for question in questions]):
             for i, answer in zip(batch, self._generate([tokens[i] for i in batch], new), strict=True):
                 answers[i] = answer
@@ -85,7 +85,7 @@ class LlmTranslator(ChatTranslator):
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         rooms: dict[int, list[int]] = {}
         for i in sorted(range(len(tokens)), key=lambda i: len(tokens[i])):  # as little padding as can be
-            rooms.setdefault(room(len(tokens[i]), context, most[i]), []).append(i)
+            rooms.setdefault(token_budget(len(tokens[i]), context, most[i]), []).append(i)
         rooms.pop(0, None)
         for new, positions in rooms.items():
             for start in range(0, len(positions), self.batch_size):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from openavs.errors import InputError
-from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatTranslator, Question
+from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatQuestion, ChatTranslator
 from openavs.stages.translators.endpoint import OPENAI, find_endpoint
-from openavs.stages.translators.parsing import AnswerError
+from openavs.stages.translators.parsing import ParseError
 from openavs.stages.translators.prompting import MAX_PHRASES
-from openavs.stages.translators.request_options import Manners, Structured
-from openavs.stages.translators.server import ChatServer, Limits, Usage
+from openavs.stages.translators.request_options import RequestOptions, Structured
+from openavs.stages.translators.server import ChatServer, RequestLimits, Usage
 
 
 class OpenAITranslator(ChatTranslator):
@@ -79,8 +79,8 @@ class OpenAITranslator(ChatTranslator):
             raise InputError("the translator's options 'timeout' and 'budget' are seconds above 0")
         endpoint = find_endpoint(base_url, api_key_env, offline)
         self.server = ChatServer(
-            Manners(endpoint, model, structured=structured),
-            Limits(timeout, budget, tries, concurrency),
+            RequestOptions(endpoint, model, structured=structured),
+            RequestLimits(timeout, budget, tries, concurrency),
             must_answer=when_down == "error",
             extra_body=extra_body,
         )
@@ -96,5 +96,5 @@ class OpenAITranslator(ChatTranslator):
         """Requests answered and tokens used so far, as the server counts them."""
         return self.server.usage
 
-    def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         return self.server.ask(questions)

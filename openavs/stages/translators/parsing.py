@@ -1,6 +1,6 @@
 """What a language model answered: parsed, checked, and trusted with nothing but short noun phrases.
 
-The only way out besides phrases is `AnswerError`; its reason is in our own words and never quotes the answer.
+The only way out besides phrases is `ParseError`; its reason is in our own words and never quotes the answer.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from openavs.stages.translators.class_matching import to_vocabulary
-from openavs.stages.translators.schema import AnswerForm
-from openavs.utils.text import counted
+from openavs.stages.translators.class_matching import match_classes
+from openavs.stages.translators.schema import AnswerSchema
+from openavs.utils.text import pluralize
 
 EMPTY = "the answer is empty"
 REFUSED = "the model refused to answer"
@@ -41,7 +41,7 @@ _REFUSAL = re.compile(
 )
 
 
-class AnswerError(Exception):
+class ParseError(Exception):
     """An answer that cannot be used; `reason` is a short clause such as "the answer is empty".
 
     `final` says that asking again now would be in vain, `passing` that it is a fault of the moment.
@@ -56,7 +56,7 @@ Row = list[str] | None
 """What an answer says of one run or frame; None for nothing that can be read."""
 
 
-def parse_answer(text: str, form: AnswerForm) -> tuple[tuple[str, ...] | None, ...]:
+def parse_answer(text: str, form: AnswerSchema) -> tuple[tuple[str, ...] | None, ...]:
     """The phrases of each run or frame, in lower case or as the vocabulary spells them, without duplicates.
 
     Reads `{"0": ["dog"], "1": []}` or `{"frames": [["dog"], []]}`, also among chatter or in a code fence; of several
@@ -72,26 +72,26 @@ def parse_answer(text: str, form: AnswerForm) -> tuple[tuple[str, ...] | None, .
     """
     body = re.split(r"</think\s*>", text[-_CHARACTERS:])[-1].strip()
     if not body:
-        raise AnswerError(EMPTY)
+        raise ParseError(EMPTY)
     rows = _rows(body, form)
     if len(rows) != form.count:
-        raise AnswerError(f"the answer has {counted(len(rows), 'frame')} instead of {form.count}")
+        raise ParseError(f"the answer has {pluralize(len(rows), 'frame')} instead of {form.count}")
     kept = [None if row is None else _phrases(row, form) for row in rows]
     if not any(kept) and None in kept and not (form.by_runs and () in kept):
-        raise AnswerError(UNUSABLE if form.vocabulary is None else NOT_IN_VOCABULARY)
+        raise ParseError(UNUSABLE if form.vocabulary is None else NOT_IN_VOCABULARY)
     return tuple(kept) if form.by_runs else tuple(phrases or () for phrases in kept)
 
 
-def _rows(body: str, form: AnswerForm) -> list[Row]:
+def _rows(body: str, form: AnswerSchema) -> list[Row]:
     values = list(_values(body))
     rows = _by_runs(body, values, form) if form.by_runs else _by_frames(values)
     if rows is not None:
         return rows
     if values:
-        raise AnswerError(WRONG_SHAPE)
+        raise ParseError(WRONG_SHAPE)
     if _BEGINS.search(body):
-        raise AnswerError(TRUNCATED)
-    raise AnswerError(REFUSED if _REFUSAL.search(body) else NO_JSON)
+        raise ParseError(TRUNCATED)
+    raise ParseError(REFUSED if _REFUSAL.search(body) else NO_JSON)
 
 
 def _by_frames(values: Sequence[Any]) -> list[Row] | None:
@@ -105,7 +105,7 @@ def _by_frames(values: Sequence[Any]) -> list[Row] | None:
     return None
 
 
-def _by_runs(body: str, values: Sequence[Any], form: AnswerForm) -> list[Row] | None:
+def _by_runs(body: str, values: Sequence[Any], form: AnswerSchema) -> list[Row] | None:
     """The lists of words in the last object with a run in it; None if there is none.
 
     An answer that breaks off counts up to its last complete list.
@@ -145,7 +145,7 @@ def _values(body: str) -> Iterator[Any]:
             yield value
 
 
-def _phrases(row: Sequence[str], form: AnswerForm) -> tuple[str, ...] | None:
+def _phrases(row: Sequence[str], form: AnswerSchema) -> tuple[str, ...] | None:
     """The usable phrases of a row; None if it has words but none that can be used."""
     vocabulary = form.vocabulary
     tidy = [_tidy(entry) for entry in row]
@@ -153,7 +153,7 @@ def _phrases(row: Sequence[str], form: AnswerForm) -> tuple[str, ...] | None:
     if vocabulary is None:
         kept = [phrase for phrase in usable if _PHRASE.fullmatch(phrase)]
     else:
-        kept = [word for phrase in usable if len(phrase) <= 80 for word in to_vocabulary(phrase, vocabulary)]
+        kept = [word for phrase in usable if len(phrase) <= 80 for word in match_classes(phrase, vocabulary)]
     if not kept and any(_tidy(entry) not in _NOTHING for entry in row if entry.strip()):
         return None
     return tuple(dict.fromkeys(kept))[: form.max_phrases]

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from openavs.stages.translators.base import Request
-from openavs.stages.translators.runs import Run, runs_of, single_frames
+from openavs.stages.translators.runs import CaptionRun, merge_runs, single_frames
 from openavs.stages.translators.templates import Message, PromptTemplate, load_prompt
 from openavs.structures.types import Caption
 
@@ -40,13 +40,13 @@ def prompt_for(template: PromptTemplate, vocabulary: tuple[str, ...] | None) -> 
     return load_prompt(template.closed) if vocabulary is not None and template.closed else template
 
 
-def runs_for(template: PromptTemplate, request: Request) -> list[Run]:
+def runs_for(template: PromptTemplate, request: Request) -> list[CaptionRun]:
     """What the template asks about: runs of frames with equal captions, or every frame on its own."""
-    return (runs_of if template.by_runs else single_frames)(request.frames)
+    return (merge_runs if template.by_runs else single_frames)(request.frames)
 
 
 def messages_about(
-    template: PromptTemplate, runs: Sequence[Run], vocabulary: tuple[str, ...] | None, max_phrases: int
+    template: PromptTemplate, runs: Sequence[CaptionRun], vocabulary: tuple[str, ...] | None, max_phrases: int
 ) -> list[Message]:
     """The turns that ask for the phrases of some runs."""
     frames = [run.captions for run in runs]
@@ -64,7 +64,7 @@ def messages_about(
     return template.render(**{name: value for name, value in values.items() if name in template.variables})
 
 
-def runs_to_json(runs: Sequence[Run]) -> str:
+def runs_to_json(runs: Sequence[CaptionRun]) -> str:
     """The `$runs` variable: a JSON list with one object per run and line, its seconds and its captions quoted."""
     return _rows_to_json(
         {"run": index, "seconds": f"{_time(run.captions[0].start)} to {_time(run.captions[0].end)}"}

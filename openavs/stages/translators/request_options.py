@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from openavs.errors import ModelError
-from openavs.stages.translators.chat import Question
+from openavs.stages.translators.chat import ChatQuestion
 from openavs.stages.translators.endpoint import Endpoint
-from openavs.stages.translators.responses import Reply, refused_field
+from openavs.stages.translators.responses import ChatResponse, refused_field
 from openavs.stages.translators.schema import answer_schema
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ Structured = Literal["auto", "json_schema", "none"]
 _UNNAMED = (400, 422, 500, 501)  # statuses with which servers refuse a schema without a word about it
 
 
-class Manners:
+class RequestOptions:
     """How one model of one server wants to be asked.
 
     `structured` says whether answers are held to a JSON schema: `auto` asks for it and goes without where the server
@@ -32,7 +32,7 @@ class Manners:
         self._temperature = True
         self._limit = "max_tokens"  # OpenAI's reasoning models insist on the longer name
 
-    def fields(self, question: Question, plain: bool = False) -> dict[str, Any]:
+    def fields(self, question: ChatQuestion, plain: bool = False) -> dict[str, Any]:
         """The request's body; `plain` leaves the schema out."""
         fields: dict[str, Any] = {"model": self.model, "messages": question.messages, self._limit: question.max_tokens}
         if self._temperature:
@@ -42,7 +42,7 @@ class Manners:
             fields["response_format"] = {"type": "json_schema", "json_schema": named}
         return fields
 
-    def concedes(self, reply: Reply, fields: Mapping[str, Any]) -> bool:
+    def concedes(self, reply: ChatResponse, fields: Mapping[str, Any]) -> bool:
         """Whether the reply refuses a field that the request can do without; from now on it does."""
         refused = refused_field(reply, fields)
         if refused == "temperature":
@@ -55,7 +55,7 @@ class Manners:
             logger.info("the server %s does not take '%s' and is asked without", self.endpoint.url, refused)
         return refused is not None
 
-    def suspects(self, reply: Reply, fields: Mapping[str, Any]) -> bool:
+    def suspects(self, reply: ChatResponse, fields: Mapping[str, Any]) -> bool:
         """Whether the schema may be what a server that says nothing of it stumbles over: worth a try without."""
         unproven = self.structured == "auto" and self._schema is None
         return unproven and "response_format" in fields and reply.status in _UNNAMED

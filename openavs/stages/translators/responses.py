@@ -12,7 +12,7 @@ from typing import Any
 
 from openavs.errors import ModelError
 from openavs.stages.translators.endpoint import Endpoint
-from openavs.stages.translators.parsing import EMPTY, REFUSED, TOO_LONG, AnswerError
+from openavs.stages.translators.parsing import EMPTY, REFUSED, TOO_LONG, ParseError
 
 NO_COMPLETION = "the server's reply is not a chat completion"
 OVERSIZED = "the server's reply is too large"
@@ -30,7 +30,7 @@ _TOO_LONG = re.compile(r"context[ _]length|maximum context|context window|too lo
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatResponse:
     """One HTTP reply; of a refusal the first 64 KiB of the body."""
 
     status: int
@@ -48,7 +48,7 @@ class Reply:
         return self.body.decode("utf-8", errors="replace")
 
 
-class Fault(Exception):
+class TransientError(Exception):
     """A fault that may pass: `wait` is how many seconds the server asks to wait (None: it does not say)."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -56,7 +56,7 @@ class Fault(Exception):
         self.reason, self.wait = reason, wait
 
 
-def completion(reply: Reply) -> dict[str, Any]:
+def completion(reply: ChatResponse) -> dict[str, Any]:
     """The reply as a chat completion with a message, or AnswerError: HTML, broken JSON, another shape."""
     try:
         data = json.loads(reply.body)
@@ -64,25 +64,25 @@ def completion(reply: Reply) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, RecursionError):
         message = None
     if not isinstance(message, dict):
-        raise AnswerError(NO_COMPLETION)
+        raise ParseError(NO_COMPLETION)
     return dict(data)
 
 
-def answer_of(data: Mapping[str, Any]) -> str:
+def parse_completion(data: Mapping[str, Any]) -> str:
     """The text of a completion's answer; AnswerError where there is none, because of a filter or otherwise."""
     choice = data["choices"][0]
     message = choice["message"]
     content = message.get("content")
     if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        raise AnswerError(REFUSED)
+        raise ParseError(REFUSED)
     if content is None:
-        raise AnswerError(EMPTY)
+        raise ParseError(EMPTY)
     if not isinstance(content, str):
-        raise AnswerError(NO_COMPLETION)
+        raise ParseError(NO_COMPLETION)
     return content
 
 
-def refused_field(reply: Reply, fields: Mapping[str, Any]) -> str | None:
+def refused_field(reply: ChatResponse, fields: Mapping[str, Any]) -> str | None:
     """The optional field of the request that the server says it does not take; None where it is about another thing."""
     if reply.status not in (400, 422, 500, 501) or _TOO_LONG.search(reply.text):
         return None
@@ -93,7 +93,7 @@ def refused_field(reply: Reply, fields: Mapping[str, Any]) -> str | None:
     return None
 
 
-def trouble(reply: Reply, endpoint: Endpoint, model: str) -> Fault | AnswerError | ModelError:
+def classify_error(reply: ChatResponse, endpoint: Endpoint, model: str) -> TransientError | ParseError | ModelError:
     """What a reply that is no answer means for the question."""
     status, url = reply.status, endpoint.url
     if status == 401:
@@ -106,15 +106,15 @@ def trouble(reply: Reply, endpoint: Endpoint, model: str) -> Fault | AnswerError
         return ModelError(f"the server {url} redirects elsewhere (HTTP {status}); give that address as 'base_url'")
     if status in _PASSING or status >= 500:
         what = "is overloaded" if status in (429, 503) else "fails"
-        return Fault(f"the server {what} (HTTP {status})", retry_after(reply.headers))
+        return TransientError(f"the server {what} (HTTP {status})", retry_after(reply.headers))
     if _TOO_LONG.search(reply.text) or status == 413:
-        return AnswerError(TOO_LONG, final=True)
+        return ParseError(TOO_LONG, final=True)
     if status == 404 or re.search(rf"['`\"]{re.escape(model)}['`\"]", reply.text):
         return ModelError(
             f"the server {url} does not know the model '{model}' (HTTP {status}); check the translator's options "
             "'model' and 'base_url', which usually ends in /v1"
         )
-    return AnswerError(f"the server refused the question (HTTP {status})", final=True)
+    return ParseError(f"the server refused the question (HTTP {status})", final=True)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -10,7 +10,7 @@ from openavs.structures.types import Caption
 
 
 @dataclass(frozen=True)
-class Run:
+class CaptionRun:
     """The frames from `start` up to, but not including, `stop`, and the captions that stand for all of them."""
 
     start: int
@@ -18,7 +18,7 @@ class Run:
     captions: tuple[Caption, ...]
 
 
-def runs_of(frames: Sequence[tuple[Caption, ...]]) -> list[Run]:
+def merge_runs(frames: Sequence[tuple[Caption, ...]]) -> list[CaptionRun]:
     """The runs of a clip, in order of time; a frame without captions belongs to none.
 
     Captions are the same if their texts and questions are, in the same order. A run has the mean of their scores.
@@ -27,14 +27,14 @@ def runs_of(frames: Sequence[tuple[Caption, ...]]) -> list[Run]:
     for said, group in groupby(frames, key=lambda own: [(caption.text, caption.question) for caption in own]):
         same = list(group)
         if said:
-            runs.append(Run(start, start + len(same), tuple(map(_merged, zip(*same, strict=True)))))
+            runs.append(CaptionRun(start, start + len(same), tuple(map(_merged, zip(*same, strict=True)))))
         start += len(same)
     return runs
 
 
-def single_frames(frames: Sequence[tuple[Caption, ...]]) -> list[Run]:
+def single_frames(frames: Sequence[tuple[Caption, ...]]) -> list[CaptionRun]:
     """One run for every frame, those without captions included."""
-    return [Run(i, i + 1, captions) for i, captions in enumerate(frames)]
+    return [CaptionRun(i, i + 1, captions) for i, captions in enumerate(frames)]
 
 
 def _merged(same: Sequence[Caption]) -> Caption:

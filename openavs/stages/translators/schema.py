@@ -21,7 +21,7 @@ _STEP = 256  # budgets are multiples of it, so that questions of similar size sh
 
 
 @dataclass(frozen=True)
-class AnswerForm:
+class AnswerSchema:
     """At most `max_phrases` phrases for each of `count` runs or frames, all from the vocabulary if there is one.
 
     With `by_runs` the answer is an object with the numbers of the runs as its keys, else one list for all frames.
@@ -45,7 +45,7 @@ class AnswerForm:
         return f'{{"frames": [...]}} with exactly {self.count} lists of short nouns'
 
 
-def answer_schema(form: AnswerForm) -> dict[str, Any]:
+def answer_schema(form: AnswerSchema) -> dict[str, Any]:
     """The JSON schema of an answer."""
     phrases = {"type": "array", "maxItems": form.max_phrases, "items": _phrase(form)}
     rows = {"type": "array", "minItems": form.count, "maxItems": form.count, "items": phrases}
@@ -58,7 +58,7 @@ def answer_schema(form: AnswerForm) -> dict[str, Any]:
     }
 
 
-def answer_tokens(form: AnswerForm) -> int:
+def answer_tokens(form: AnswerSchema) -> int:
     """An upper bound of the tokens of an answer, in steps of 256.
 
     A class may take one token for two ASCII letters and up to three for any other.
@@ -68,7 +68,7 @@ def answer_tokens(form: AnswerForm) -> int:
     return -(-tokens // _STEP) * _STEP
 
 
-def _phrase(form: AnswerForm) -> dict[str, Any]:
+def _phrase(form: AnswerSchema) -> dict[str, Any]:
     if form.vocabulary is None:
         return {"type": "string", "pattern": _PATTERN}
     classes = list(dict.fromkeys(filter(None, map(clean_text, form.vocabulary))))

@@ -12,13 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from openavs.errors import ModelError
-from openavs.stages.translators.chat import Question
+from openavs.stages.translators.chat import ChatQuestion
 from openavs.stages.translators.event_loop import BackgroundLoop
-from openavs.stages.translators.http_client import NO_ANSWER, Wire
-from openavs.stages.translators.parsing import AnswerError
+from openavs.stages.translators.http_client import NO_ANSWER, ChatClient
+from openavs.stages.translators.parsing import ParseError
 from openavs.stages.translators.prompting import clean_text
-from openavs.stages.translators.request_options import Manners
-from openavs.stages.translators.responses import Fault, Reply, answer_of, completion, trouble
+from openavs.stages.translators.request_options import RequestOptions
+from openavs.stages.translators.responses import (
+    ChatResponse,
+    TransientError,
+    classify_error,
+    completion,
+    parse_completion,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +37,7 @@ _REST = 30.0  # s for which it is
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Seconds that one try may take and that a question may take in all, tries per question, questions in flight."""
 
     timeout: float = 60.0
@@ -54,8 +60,8 @@ class ChatServer:
 
     def __init__(
         self,
-        manners: Manners,
-        limits: Limits,
+        manners: RequestOptions,
+        limits: RequestLimits,
         *,
         must_answer: bool = False,
         extra_body: Mapping[str, Any] | None = None,
@@ -69,7 +75,7 @@ class ChatServer:
         self._loop: BackgroundLoop | None = None
         self._opening = threading.Lock()
 
-    def ask(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    def ask(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         """The answers in the order of the questions. Raises ModelError for what the user has to mend (a wrong key)."""
         return self._open().run(self._ask_all(questions))
 
@@ -78,11 +84,11 @@ class ChatServer:
             if self._loop is None or not self._loop.alive:
                 self._loop = BackgroundLoop("chat-server")
                 self._in_flight = asyncio.Semaphore(self.limits.concurrency)
-                self._wire = Wire(self.endpoint, self.limits.timeout)
+                self._wire = ChatClient(self.endpoint, self.limits.timeout)
                 weakref.finalize(self, _close, self._loop, self._wire).atexit = False
             return self._loop
 
-    async def _ask_all(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    async def _ask_all(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         tasks = [asyncio.ensure_future(self._ask(question)) for question in questions]
         try:
             return list(await asyncio.gather(*tasks))
@@ -91,22 +97,22 @@ class ChatServer:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, question: Question) -> str | AnswerError:
+    async def _ask(self, question: ChatQuestion) -> str | ParseError:
         async with self._in_flight:
             try:
                 if self._rest_until > _now():
-                    raise Fault(RESTING)
+                    raise TransientError(RESTING)
                 data = await self._try(question)
                 self._failures = 0
-                return answer_of(data)
-            except AnswerError as error:
+                return parse_completion(data)
+            except ParseError as error:
                 self._failures = 0  # it was there to refuse
                 return error
-            except Fault as fault:
+            except TransientError as fault:
                 self._failed(fault)
-                return AnswerError(fault.reason, final=True, passing=True)
+                return ParseError(fault.reason, final=True, passing=True)
 
-    def _failed(self, fault: Fault) -> None:
+    def _failed(self, fault: TransientError) -> None:
         self._failures += fault.reason != RESTING
         if self._failures >= _PATIENCE and self._rest_until <= _now():
             self._rest_until = _now() + _REST
@@ -116,7 +122,7 @@ class ChatServer:
                 "lexicon stand in with the translator's option 'when_down: lexicon'"
             )
 
-    async def _try(self, question: Question) -> dict[str, Any]:
+    async def _try(self, question: ChatQuestion) -> dict[str, Any]:
         """The completion; AnswerError if the server refuses the question, Fault when tries or time have run out."""
         deadline = _now() + self.limits.budget
         tries = 0
@@ -127,8 +133,8 @@ class ChatServer:
                 async with asyncio.timeout(min(self.limits.timeout, deadline - _now())):
                     return await self._converse(question)
             except TimeoutError:
-                fault = Fault(NO_ANSWER)
-            except Fault as caught:
+                fault = TransientError(NO_ANSWER)
+            except TransientError as caught:
                 fault = caught
             logger.debug("try %d: %s", tries, fault.reason)
             wait = 0.0
@@ -137,7 +143,7 @@ class ChatServer:
             else:  # a limit holds for the key and not for the question: all others wait, too
                 self._resume_at = max(self._resume_at, _now() + fault.wait)
             if tries >= self.limits.tries or _now() + wait >= deadline:
-                raise Fault(f"{fault.reason}; tries: {tries}") from fault
+                raise TransientError(f"{fault.reason}; tries: {tries}") from fault
             await asyncio.sleep(wait)
 
     async def _held(self, deadline: float) -> None:
@@ -146,10 +152,10 @@ class ChatServer:
         if wait <= 0:
             return
         if _now() + wait >= deadline:
-            raise Fault(TOO_LONG_A_WAIT)
+            raise TransientError(TOO_LONG_A_WAIT)
         await asyncio.sleep(wait + random.uniform(0.0, min(0.25, deadline - _now() - wait)))
 
-    async def _converse(self, question: Question) -> dict[str, Any]:
+    async def _converse(self, question: ChatQuestion) -> dict[str, Any]:
         """Sends the question, again without a field that the server turns out not to take."""
         plain = False
         while True:
@@ -164,7 +170,7 @@ class ChatServer:
                 continue
             if not self._manners.suspects(reply, fields):
                 self._log(reply)
-                raise trouble(reply, self.endpoint, self.model)
+                raise classify_error(reply, self.endpoint, self.model)
             plain = True
 
     def _count(self, data: Mapping[str, Any]) -> None:
@@ -176,7 +182,7 @@ class ChatServer:
         self.usage.prompt_tokens += _whole(counts.get("prompt_tokens"))
         self.usage.completion_tokens += _whole(counts.get("completion_tokens"))
 
-    def _log(self, reply: Reply) -> None:
+    def _log(self, reply: ChatResponse) -> None:
         """The server's own words, which results never quote; not where they may hold parts of the key."""
         if reply.status not in (401, 403):
             text = reply.text[:2000]
@@ -184,7 +190,7 @@ class ChatServer:
             logger.debug("HTTP %d from %s: %s", reply.status, self.endpoint.url, clean_text(text))
 
 
-def _close(loop: BackgroundLoop, wire: Wire) -> None:
+def _close(loop: BackgroundLoop, wire: ChatClient) -> None:
     if loop.alive:
         loop.run(wire.close())
         loop.stop()

@@ -13,11 +13,11 @@ from typing import Any
 
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import stored_dtype
-from openavs.models.device import language_dtype, resolve_device
+from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.hub import load_processor, resolve
-from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatTranslator, Question
-from openavs.stages.translators.chat_template import chat_tokenizer, room, to_tokens
-from openavs.stages.translators.parsing import TOO_LONG, AnswerError
+from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatQuestion, ChatTranslator
+from openavs.stages.translators.chat_template import chat_tokenizer, to_tokens, token_budget
+from openavs.stages.translators.parsing import TOO_LONG, ParseError
 from openavs.stages.translators.prompting import MAX_PHRASES
 from openavs.stages.translators.schema import answer_schema
 
@@ -88,7 +88,7 @@ class VllmTranslator(ChatTranslator):
         place = resolve_device("auto", dtype)
         options = engine_options(
             str(resolved.path),
-            dtype=str(language_dtype(place, dtype, stored_dtype(resolved.path))).removeprefix("torch."),
+            dtype=str(resolve_language_dtype(place, dtype, stored_dtype(resolved.path))).removeprefix("torch."),
             max_model_len=min(max_model_len, context),
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel=tensor_parallel,
@@ -104,12 +104,12 @@ class VllmTranslator(ChatTranslator):
                 "'gpu_memory_utilization' or 'max_model_len', or use another translator"
             ) from error
 
-    def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         context = int(self.engine.model_config.max_model_len)
         tokens = [to_tokens(self.tokenizer, question.messages) for question in questions]
-        rooms = [room(len(ids), context, q.max_tokens) for ids, q in zip(tokens, questions, strict=True)]
+        rooms = [token_budget(len(ids), context, q.max_tokens) for ids, q in zip(tokens, questions, strict=True)]
         asked = [i for i, space in enumerate(rooms) if space]
-        answers: list[str | AnswerError] = [AnswerError(TOO_LONG, final=True) for _ in questions]
+        answers: list[str | ParseError] = [ParseError(TOO_LONG, final=True) for _ in questions]
         if asked:
             outputs = self.engine.generate(
                 [{"prompt_token_ids": tokens[i]} for i in asked],
@@ -120,7 +120,7 @@ class VllmTranslator(ChatTranslator):
                 answers[i] = str(output.outputs[0].text)
         return answers
 
-    def _sampling(self, question: Question, new: int) -> Any:
+    def _sampling(self, question: ChatQuestion, new: int) -> Any:
         """Greedy sampling of at most `new` tokens; the checkpoint's own settings do not count."""
         if not self.structured:
             return self._vllm.SamplingParams(**sampling_options(new))

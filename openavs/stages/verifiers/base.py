@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from openavs.structures.types import Image, Segment
+from openavs.structures.types import ImageArray, Segment
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Verifier(Protocol):
     """Looks at each segment again, on its own. A verdict hangs on the image, the segment and what else was asked."""
 
     def verify(
-        self, images: Sequence[Image], segments: Sequence[Sequence[Segment]], asked: Sequence[Sequence[str]]
+        self, images: Sequence[ImageArray], segments: Sequence[Sequence[Segment]], asked: Sequence[Sequence[str]]
     ) -> list[list[Verdict]]:
         """One list of verdicts per image, one per segment. `asked` holds all phrases that sound at each image."""
         ...

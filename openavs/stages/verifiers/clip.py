@@ -17,16 +17,16 @@ from PIL import Image as Pillow
 from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from openavs.errors import InputError, ModelError, UnusableAnswer
+from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
-from openavs.models.ops.normalize import look_up, value_table
+from openavs.models.ops.normalize import normalization_table, normalize_bytes
 from openavs.stages.verifiers.base import Verdict
-from openavs.structures.types import BoolMask, Image, Segment, rle_to_mask
+from openavs.structures.types import BoolMask, ImageArray, Segment, rle_to_mask
 
 logger = logging.getLogger(__name__)
 
-NOTHING = (
+NEGATIVE_PROMPTS = (
     "a photo of nothing in particular",
     "a blurred background",
     "a plain texture",
@@ -62,7 +62,7 @@ class ClipVerifier:
         *,
         model: str,
         threshold: float = 0.5,
-        nothing: Sequence[str] = NOTHING,
+        nothing: Sequence[str] = NEGATIVE_PROMPTS,
         template: str = "a photo of a {}",
         others: bool = True,
         margin: float = 0.1,
@@ -94,7 +94,7 @@ class ClipVerifier:
 
     @torch.inference_mode()
     def verify(
-        self, images: Sequence[Image], segments: Sequence[Sequence[Segment]], asked: Sequence[Sequence[str]]
+        self, images: Sequence[ImageArray], segments: Sequence[Sequence[Segment]], asked: Sequence[Sequence[str]]
     ) -> list[list[Verdict]]:
         """One verdict per segment; `seen` is the phrase it looks like most, None for nothing."""
         crops = [
@@ -118,7 +118,7 @@ class ClipVerifier:
         best = int(np.argmax(shares))
         return Verdict(shares[0] >= self.threshold, shares[0], names[best] if best < len(names) else None)
 
-    def _embed_images(self, crops: Sequence[Image]) -> list[torch.Tensor]:
+    def _embed_images(self, crops: Sequence[ImageArray]) -> list[torch.Tensor]:
         """Unit vectors `[D]` in float32, one per crop."""
         vectors: list[torch.Tensor] = []
         for start in range(0, len(crops), self.batch_size):
@@ -145,7 +145,7 @@ class ClipVerifier:
         """Unit vectors in the memory of the CPU, where verdicts are computed: they are few and small."""
         unit = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()
         if not bool(torch.isfinite(unit).all()):
-            raise UnusableAnswer(
+            raise InvalidOutputError(
                 f"the CLIP model '{self._ref}' gave numbers that are not finite; try dtype float32, or another copy "
                 "of the model"
             )
@@ -166,10 +166,10 @@ class _Pixels:
                 "preprocessor_config.json that was saved with the model"
             )
         self.filter = Pillow.Resampling(int(settings.resample))
-        self.table = value_table(settings.rescale_factor, settings.image_mean, settings.image_std).to(device)
+        self.table = normalization_table(settings.rescale_factor, settings.image_mean, settings.image_std).to(device)
         self.ground = np.round(np.asarray(settings.image_mean) * 255).astype(np.uint8)  # the mean colour says least
 
-    def crop(self, image: Image, mask: BoolMask, margin: float, background: float) -> Image:
+    def crop(self, image: ImageArray, mask: BoolMask, margin: float, background: float) -> ImageArray:
         """The square around a mask `[side, side, 3]`; what lies around it is painted over, as is what lies outside."""
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
@@ -186,8 +186,10 @@ class _Pixels:
         square[place] = np.where(mask[inner][..., None], shown, around).round().astype(np.uint8)
         return square
 
-    def prepare(self, square: Image) -> torch.Tensor:
+    def prepare(self, square: ImageArray) -> torch.Tensor:
         """uint8 `[side, side, 3]` -> float32 `[3, cropped, cropped]` on the device."""
         small = np.array(Pillow.fromarray(square).resize((self.edge, self.edge), self.filter))
         start = (self.edge - self.cropped) // 2
-        return look_up(self.table, torch.from_numpy(small[start : start + self.cropped, start : start + self.cropped]))
+        return normalize_bytes(
+            self.table, torch.from_numpy(small[start : start + self.cropped, start : start + self.cropped])
+        )

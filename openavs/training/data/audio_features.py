@@ -18,13 +18,13 @@ from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.media.audio import read_audio
 from openavs.media.log_mel import RATE, SHORTEST, Floats
 from openavs.structures.types import Waveform
-from openavs.training.models.vggish import Ears
+from openavs.training.models.vggish import VggishExtractor
 from openavs.utils.fs import atomic_write
 
 log = logging.getLogger(__name__)
 
 
-def features_of(ears: Ears, waveform: Waveform, frames: int, name: str) -> Floats:
+def features_of(ears: VggishExtractor, waveform: Waveform, frames: int, name: str) -> Floats:
     """Features `[frames, 128]`. A sound that ends early lends its last feature to the frames after it, with a warning.
 
     Raises:
@@ -50,7 +50,7 @@ def _fitted(heard: Floats, frames: int, seconds: float, name: str) -> Floats:
 class FeatureCache:
     """Features by the content of the sound's file and the VGGish they come from; `folder` None keeps none on disk."""
 
-    def __init__(self, ears: Ears, folder: Path | None = None) -> None:
+    def __init__(self, ears: VggishExtractor, folder: Path | None = None) -> None:
         self.ears = ears
         self.folder = None if folder is None else folder / ears.fingerprint
         if self.folder is not None:

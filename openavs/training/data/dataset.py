@@ -20,10 +20,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip
-from openavs.media.images import read_picture
+from openavs.media.images import read_image
 from openavs.media.log_mel import Floats
-from openavs.structures.types import Image
-from openavs.training.base import Batch, Size, View
+from openavs.structures.types import ImageArray
+from openavs.training.base import Size, StudentBatch, TransformConfig
 from openavs.training.data.labels import ClipLabels
 from openavs.training.data.transforms import choose_frames, runs_of_frames, scale_mask, scale_picture
 
@@ -41,7 +41,7 @@ class LabelSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class TrainingExample:
     """One clip as a student sees it: pictures uint8 `[T, h, w, 3]`, features `[T, 128]`, masks by place, weights."""
 
     id: str
@@ -56,13 +56,13 @@ class Example:
         """What its pictures and masks take."""
         return self.pictures.nbytes + sum(mask.nbytes for mask in self.masks.values())
 
-    def mirrored(self) -> Example:
+    def mirrored(self) -> TrainingExample:
         """Left and right exchanged."""
         masks = {place: mask[:, ::-1] for place, mask in self.masks.items()}
         return replace(self, pictures=self.pictures[:, :, ::-1], masks=masks)
 
 
-class TrainingClips(TorchDataset[Example]):
+class TrainingDataset(TorchDataset[TrainingExample]):
     """The stream of training examples, by position.
 
     Examples are kept in memory as they are scaled, the first ones up to `KEPT` bytes per loader process: decoding
@@ -74,13 +74,13 @@ class TrainingClips(TorchDataset[Example]):
         clips: Sequence[BenchmarkClip],
         labels: LabelSource,
         features: Mapping[str, Floats],
-        view: View,
+        view: TransformConfig,
         classes: int,
         seed: int,
     ) -> None:
         self.clips, self.labels, self.features = tuple(clips), labels, features
         self.view, self.classes, self.seed = view, classes, seed
-        self._kept: dict[tuple[str, tuple[int, ...], int], Example] = {}
+        self._kept: dict[tuple[str, tuple[int, ...], int], TrainingExample] = {}
         self._held = 0
 
     def clip_at(self, position: int) -> BenchmarkClip:
@@ -88,7 +88,7 @@ class TrainingClips(TorchDataset[Example]):
         epoch, place = divmod(position, len(self.clips))
         return self.clips[shuffled(len(self.clips), self.seed, epoch)[place]]
 
-    def __getitem__(self, position: int) -> Example:
+    def __getitem__(self, position: int) -> TrainingExample:
         random = np.random.default_rng([self.seed, 1, position])
         clip, view = self.clip_at(position), self.view
         side = int(random.choice(view.sides))
@@ -97,19 +97,19 @@ class TrainingClips(TorchDataset[Example]):
         example = self._kept.get((clip.id, frames, side)) or self._keep(self._example(clip, frames, side), frames, side)
         return example.mirrored() if mirrored else example
 
-    def _keep(self, example: Example, frames: tuple[int, ...], side: int) -> Example:
+    def _keep(self, example: TrainingExample, frames: tuple[int, ...], side: int) -> TrainingExample:
         if self._held + example.nbytes <= KEPT:
             self._held += example.nbytes
             self._kept[example.id, frames, side] = example
         return example
 
-    def _example(self, clip: BenchmarkClip, frames: Sequence[int], side: int) -> Example:
+    def _example(self, clip: BenchmarkClip, frames: Sequence[int], side: int) -> TrainingExample:
         images = read_frames(clip, frames)
         size = (images[0].shape[0], images[0].shape[1])
         read = self.labels.read(clip, frames)
         self._check(clip, read)
         masks = {place: scale_mask(read[i], size, side, self.view) for place, i in enumerate(frames) if i in read}
-        return Example(
+        return TrainingExample(
             id=clip.id,
             pictures=np.stack([scale_picture(image, side, self.view) for image in images]),
             audio=self.features[clip.id][list(frames)],
@@ -133,15 +133,15 @@ def shuffled(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.random.default_rng([seed, 0, epoch]).permutation(count))
 
 
-def read_frames(clip: BenchmarkClip, frames: Sequence[int]) -> list[Image]:
+def read_frames(clip: BenchmarkClip, frames: Sequence[int]) -> list[ImageArray]:
     """Pictures of a clip, which all have one size; InputError names the clip if not."""
-    images = [read_picture(clip.frames[i]) for i in frames]
+    images = [read_image(clip.frames[i]) for i in frames]
     if any(image.shape != images[0].shape for image in images):
         raise InputError(f"the frames of {clip.id} differ in size; bring them to one size")
     return images
 
 
-def collate(examples: Sequence[Example], multiple: int = 1) -> Batch:
+def collate(examples: Sequence[TrainingExample], multiple: int = 1) -> StudentBatch:
     """A batch of examples: frames and pictures of different counts and sizes are padded with zeros (see `Batch`)."""
     count = max(len(example.pictures) for example in examples)
     inner = tuple((e.pictures.shape[1], e.pictures.shape[2]) for e in examples)
@@ -159,7 +159,7 @@ def collate(examples: Sequence[Example], multiple: int = 1) -> Batch:
         for place, mask in example.masks.items():
             masks[i, place, :h, :w] = mask
             labelled[i, place], weight[i, place] = True, example.weights[place]
-    return Batch(
+    return StudentBatch(
         ids=tuple(example.id for example in examples),
         frames=torch.from_numpy(frames),
         audio=torch.from_numpy(audio),
@@ -181,7 +181,7 @@ def check_split(batch: int, accumulate: int, devices: int) -> None:
         )
 
 
-class Positions:
+class StepSampler:
     """Which positions of the stream each step takes: a step's clips, split over micro-batches and devices.
 
     Iterating gives this device's micro-batches from `start` on, `accumulate` of them per step.
@@ -211,11 +211,11 @@ class _Collate:
     def __init__(self, multiple: int) -> None:
         self.multiple = multiple
 
-    def __call__(self, examples: list[Example]) -> Batch:
+    def __call__(self, examples: list[TrainingExample]) -> StudentBatch:
         return collate(examples, self.multiple)
 
 
-def loader(clips: TrainingClips, positions: Positions, workers: int) -> DataLoader[Batch]:
+def loader(clips: TrainingDataset, positions: StepSampler, workers: int) -> DataLoader[StudentBatch]:
     """Batches in the order of the positions, read by `workers` processes."""
     made: DataLoader[Any] = DataLoader(
         clips,
@@ -227,9 +227,11 @@ def loader(clips: TrainingClips, positions: Positions, workers: int) -> DataLoad
     return made
 
 
-def batches_to_predict(name: str, images: Sequence[Image], audio: Floats, view: View) -> Iterator[Batch]:
+def batches_to_predict(
+    name: str, images: Sequence[ImageArray], audio: Floats, view: TransformConfig
+) -> Iterator[StudentBatch]:
     """A clip as a student predicts it: consecutive runs of frames, one batch each, without labels."""
     for run in runs_of_frames(len(images), view.frames):
         pictures = np.stack([scale_picture(images[i], view.sides[-1], view) for i in run])
         size = (images[run[0]].shape[0], images[run[0]].shape[1])
-        yield collate([Example(name, pictures, audio[list(run)], {}, {}, size)], view.multiple)
+        yield collate([TrainingExample(name, pictures, audio[list(run)], {}, {}, size)], view.multiple)

@@ -27,7 +27,7 @@ Which = Literal["annotated", "all"]
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruthLabels:
     """The masks that the benchmark gives."""
 
     dataset: Dataset

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from openavs.structures.types import Image
-from openavs.training.base import Size, View
+from openavs.structures.types import ImageArray
+from openavs.training.base import Size, TransformConfig
 
 Labels = npt.NDArray[np.uint8]
 
 
-def scaled_size(size: Size, side: int, view: View) -> Size:
+def scaled_size(size: Size, side: int, view: TransformConfig) -> Size:
     """Return the (height, width) that a picture of `size` is scaled to, before a square is cut from it.
 
     For a crop the longer side is rounded down, as AVSS's published loader does.
@@ -28,13 +28,13 @@ def scaled_size(size: Size, side: int, view: View) -> Size:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def scale_picture(image: Image, side: int, view: View) -> Image:
+def scale_picture(image: ImageArray, side: int, view: TransformConfig) -> ImageArray:
     """A picture `[H, W, 3]` scaled bilinearly."""
     size = scaled_size((image.shape[0], image.shape[1]), side, view)
     return _cut(_resized(image, size, Pillow.Resampling.BILINEAR), side, view)
 
 
-def scale_mask(mask: Labels, of: Size, side: int, view: View) -> Labels:
+def scale_mask(mask: Labels, of: Size, side: int, view: TransformConfig) -> Labels:
     """A mask `[h, w]` of a picture of size `of`, scaled by the nearest pixel to lie on the scaled picture.
 
     A mask may be stored at another size than its picture (AVSS compares both at 224 x 224).
@@ -65,7 +65,7 @@ def _resized(pixels: npt.NDArray[np.uint8], size: Size, how: Pillow.Resampling) 
     return np.asarray(Pillow.fromarray(pixels).resize((size[1], size[0]), how))
 
 
-def _cut(pixels: npt.NDArray[np.uint8], side: int, view: View) -> npt.NDArray[np.uint8]:
+def _cut(pixels: npt.NDArray[np.uint8], side: int, view: TransformConfig) -> npt.NDArray[np.uint8]:
     """Cut the centered square if the view wants one; half a pixel is rounded to the even one, as published."""
     if view.fit != "crop":
         return pixels

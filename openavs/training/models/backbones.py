@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PvtV2Backbone, PvtV2Config, ResNetBackbone, ResNetConfig
 
 from openavs.errors import InputError
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
@@ -53,7 +53,7 @@ BACKBONES: Mapping[str, Backbone] = {
 def backbone(name: str) -> Backbone:
     """The backbone of a name; InputError names the nearest."""
     if name not in BACKBONES:
-        raise InputError(f"there is no backbone {name!r}; {nearest(name, BACKBONES)}")
+        raise InputError(f"there is no backbone {name!r}; {did_you_mean(name, BACKBONES)}")
     return BACKBONES[name]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from openavs.errors import ModelError
 from openavs.media.log_mel import BANDS, EXAMPLE, Floats, examples
-from openavs.models.convert import fill, read_config, read_weights
+from openavs.models.convert import load_state_dict_strict, read_config, read_weights
 from openavs.models.hub import resolve
 from openavs.structures.types import Waveform
 
@@ -68,7 +68,7 @@ def _convolutions(width: int) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class Ears:
+class VggishExtractor:
     """A loaded VGGish: turns a sound into features, and can be told from any other by its fingerprint."""
 
     network: Vggish
@@ -84,7 +84,7 @@ class Ears:
         return np.asarray(torch.cat(parts)) if parts else np.zeros((0, self.network.config.features), np.float32)
 
 
-def load_vggish(ref: str, device: torch.device | str = "cpu", offline: bool = False) -> Ears:
+def load_vggish(ref: str, device: torch.device | str = "cpu", offline: bool = False) -> VggishExtractor:
     """Loads a VGGish folder: config.json with `"model_type": "vggish"` and *.safetensors, in float32.
 
     Raises:
@@ -97,8 +97,10 @@ def load_vggish(ref: str, device: torch.device | str = "cpu", offline: bool = Fa
     if not all(isinstance(size, int) and size > 0 for size in sizes.values()):
         raise ModelError(f"the config.json of the model '{ref}' gives a size that is no positive whole number")
     network = Vggish(VggishConfig(**sizes))
-    fill(network, weights, ref)
-    return Ears(network.eval().requires_grad_(False).to(device), ref, fingerprint(weights), torch.device(device))
+    load_state_dict_strict(network, weights, ref)
+    return VggishExtractor(
+        network.eval().requires_grad_(False).to(device), ref, fingerprint(weights), torch.device(device)
+    )
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

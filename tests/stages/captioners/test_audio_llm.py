@@ -17,9 +17,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from openavs.errors import InputError, ModelError, OpenAVSError
-from openavs.stages.captioners.audio_lm import PAPER_QUESTIONS, AudioLlmCaptioner, one_line
+from openavs.stages.captioners.audio_lm import PAPER_QUESTIONS, AudioLmCaptioner, one_line
 from openavs.stages.captioners.base import Captioner
-from openavs.structures.types import Waveform, Window
+from openavs.structures.types import AudioWindow, Waveform
 from tests import tiny_audio
 from tests.tiny_audio import QWEN_TEMPLATE, RATE, SECONDS
 from tests.tiny_models import make_clap
@@ -50,22 +50,22 @@ def qwen(folders: dict[str, Path]) -> Path:
     return folders["qwen2-audio"]
 
 
-def load(folder: Path, **options: Any) -> AudioLlmCaptioner:
-    return AudioLlmCaptioner(model=str(folder), max_new_tokens=8, device="cpu", dtype="float32", **options)
+def load(folder: Path, **options: Any) -> AudioLmCaptioner:
+    return AudioLmCaptioner(model=str(folder), max_new_tokens=8, device="cpu", dtype="float32", **options)
 
 
-def tone(seconds: float, hertz: float, rate: int = RATE, start: float = 0.0) -> Window:
+def tone(seconds: float, hertz: float, rate: int = RATE, start: float = 0.0) -> AudioWindow:
     """A tone in a little noise."""
     count = round(seconds * rate)
     noise = np.random.default_rng(round(hertz)).standard_normal(count) * 0.01
     samples = 0.3 * np.sin(2 * np.pi * hertz * np.arange(count) / rate) + noise
-    return Window(Waveform(samples.astype(np.float32), rate), start, start + seconds)
+    return AudioWindow(Waveform(samples.astype(np.float32), rate), start, start + seconds)
 
 
 WINDOWS = [tone(1.0, 200), tone(0.43, 3000), tone(1.6, 900), tone(0.2, 5000)]
 
 
-def texts(captioner: AudioLlmCaptioner, windows: list[Window]) -> list[list[str]]:
+def texts(captioner: AudioLmCaptioner, windows: list[AudioWindow]) -> list[list[str]]:
     return [[caption.text for caption in captions] for captions in captioner.caption(windows)]
 
 
@@ -77,7 +77,7 @@ def loaded(name: str, folder: Path) -> Any:
     return getattr(transformers, name).from_pretrained(folder)
 
 
-def with_processor(folder: Path, model_class: str, processor_class: str, window: Window, question: str) -> str:
+def with_processor(folder: Path, model_class: str, processor_class: str, window: AudioWindow, question: str) -> str:
     """A direct call of the processor and `generate`, as the model's documentation has it."""
     processor, model = loaded(processor_class, folder), loaded(model_class, folder).eval()
     parts = [{"type": "audio", "audio": ""}, {"type": "text", "text": question}]
@@ -92,7 +92,7 @@ def with_processor(folder: Path, model_class: str, processor_class: str, window:
     return str(processor.tokenizer.decode(produced[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def with_ids(folder: Path, model_class: str, prompt: Callable[[int], str], window: Window) -> str:
+def with_ids(folder: Path, model_class: str, prompt: Callable[[int], str], window: AudioWindow) -> str:
     """A direct call of `generate` where the processor needs packages that the tests do not have."""
     extractor, tokenizer = loaded("WhisperFeatureExtractor", folder), loaded("AutoTokenizer", folder)
     model = loaded(model_class, folder).eval()
@@ -110,7 +110,7 @@ def with_ids(folder: Path, model_class: str, prompt: Callable[[int], str], windo
     return str(tokenizer.decode(produced[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def library(kind: str, folder: Path, window: Window, question: str) -> str:
+def library(kind: str, folder: Path, window: AudioWindow, question: str) -> str:
     if kind == "qwen2-audio":
         return with_processor(folder, "Qwen2AudioForConditionalGeneration", "Qwen2AudioProcessor", window, question)
     if kind == "audio-flamingo-3":
@@ -181,7 +181,7 @@ def test_sounds_too_short_for_a_vector_are_heard(kind: str, folders: dict[str, P
 
 def test_other_rates_are_resampled(qwen: Path) -> None:
     window = tone(0.8, 700, rate=44_100)
-    at_rate = Window(Waveform(soxr.resample(window.audio.samples, 44_100, RATE), RATE), 0.0, 0.8)
+    at_rate = AudioWindow(Waveform(soxr.resample(window.audio.samples, 44_100, RATE), RATE), 0.0, 0.8)
     captioner = load(qwen)
     assert captioner.caption([window]) == captioner.caption([at_rate])
 
@@ -189,14 +189,14 @@ def test_other_rates_are_resampled(qwen: Path) -> None:
 def test_long_windows_are_heard_at_their_centre(qwen: Path) -> None:
     parts = [tone(SECONDS, hertz).audio.samples for hertz in (200, 3000, 900)]
     captioner = load(qwen)
-    long = Window(Waveform(np.concatenate(parts), RATE), 0.0, 3.0 * SECONDS)
-    assert texts(captioner, [long]) == texts(captioner, [Window(Waveform(parts[1], RATE), 0.0, SECONDS)])
-    assert texts(captioner, [long]) != texts(captioner, [Window(Waveform(parts[0], RATE), 0.0, SECONDS)])
+    long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 3.0 * SECONDS)
+    assert texts(captioner, [long]) == texts(captioner, [AudioWindow(Waveform(parts[1], RATE), 0.0, SECONDS)])
+    assert texts(captioner, [long]) != texts(captioner, [AudioWindow(Waveform(parts[0], RATE), 0.0, SECONDS)])
 
 
 def test_no_windows_and_windows_without_samples(qwen: Path) -> None:
     captioner = load(qwen)
-    empty = Window(Waveform(np.zeros(0, np.float32), 44_100), 0.0, 0.0)
+    empty = AudioWindow(Waveform(np.zeros(0, np.float32), 44_100), 0.0, 0.0)
     assert captioner.caption([]) == []
     assert [len(captions) for captions in captioner.caption([empty, tone(1.0, 200), empty])] == [0, 3, 0]
 
@@ -214,9 +214,9 @@ def test_a_16_bit_checkpoint_stays_in_16_bits_on_a_cpu(qwen: Path, tmp_path: Pat
     half = shutil.copytree(qwen, tmp_path / "half")
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(half / "model.safetensors").items()}
     save_file(weights, half / "model.safetensors", {"format": "pt"})
-    captioner = AudioLlmCaptioner(model=str(half), device="cpu", max_new_tokens=4)
+    captioner = AudioLmCaptioner(model=str(half), device="cpu", max_new_tokens=4)
     assert captioner.model.dtype == captioner.dtype == torch.bfloat16
-    assert AudioLlmCaptioner(model=str(qwen), device="cpu").model.dtype == torch.float32
+    assert AudioLmCaptioner(model=str(qwen), device="cpu").model.dtype == torch.float32
     captioner.caption([tone(1.0, 440.0)])
 
 

@@ -16,7 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.captioners.audio_tagger import AudioTaggerCaptioner
 from openavs.stages.captioners.base import Captioner
-from openavs.structures.types import Waveform, Window
+from openavs.structures.types import AudioWindow, Waveform
 from tests import tiny_audio
 from tests.tiny_audio import LABELS, RATE
 from tests.tiny_models import make_sam
@@ -38,12 +38,12 @@ def ast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_audio.make_ast(tmp_path_factory.mktemp("tagger") / "ast")
 
 
-def tone(seconds: float, hertz: float, rate: int = RATE, start: float = 0.0) -> Window:
+def tone(seconds: float, hertz: float, rate: int = RATE, start: float = 0.0) -> AudioWindow:
     """A tone in a little noise."""
     count = round(seconds * rate)
     noise = np.random.default_rng(round(hertz)).standard_normal(count) * 0.01
     samples = 0.3 * np.sin(2 * np.pi * hertz * np.arange(count) / rate) + noise
-    return Window(Waveform(samples.astype(np.float32), rate), start, start + seconds)
+    return AudioWindow(Waveform(samples.astype(np.float32), rate), start, start + seconds)
 
 
 WINDOWS = [tone(0.9, 200), tone(0.4, 3000), tone(0.9, 900), tone(0.15, 5000)]
@@ -55,13 +55,13 @@ def load(folder: Path, **options: Any) -> AudioTaggerCaptioner:
     )
 
 
-def scores(captioner: AudioTaggerCaptioner, windows: list[Window]) -> np.ndarray:
+def scores(captioner: AudioTaggerCaptioner, windows: list[AudioWindow]) -> np.ndarray:
     """[windows, labels], in the order of the labels."""
     found = [{caption.text: caption.score for caption in captions} for captions in captioner.caption(windows)]
     return np.array([[answer[label] for label in LABELS] for answer in found])
 
 
-def library_logits(folder: Path, window: Window) -> torch.Tensor:
+def library_logits(folder: Path, window: AudioWindow) -> torch.Tensor:
     """A direct call of the checkpoint's feature extractor and model."""
     extractor: Any = AutoFeatureExtractor.from_pretrained(folder)
     model: Any = AutoModelForAudioClassification.from_pretrained(folder).eval()
@@ -97,21 +97,21 @@ def test_windows_of_one_length_go_through_the_model_together(ast: Path) -> None:
 
 def test_other_rates_are_resampled(ast: Path) -> None:
     window = tone(0.8, 700, rate=44_100)
-    at_rate = Window(Waveform(soxr.resample(window.audio.samples, 44_100, RATE), RATE), 0.0, 0.8)
+    at_rate = AudioWindow(Waveform(soxr.resample(window.audio.samples, 44_100, RATE), RATE), 0.0, 0.8)
     assert load(ast).caption([window]) == load(ast).caption([at_rate])
 
 
 def test_long_windows_are_heard_at_their_centre(ast: Path) -> None:
     length = 99 * 160 + 400  # a hundred frames
     parts = [tone(2.0, hertz).audio.samples[:length] for hertz in (200, 3000, 900)]
-    long = Window(Waveform(np.concatenate(parts), RATE), 0.0, 3.0)
-    centre = Window(Waveform(parts[1], RATE), 0.0, 3.0)
+    long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 3.0)
+    centre = AudioWindow(Waveform(parts[1], RATE), 0.0, 3.0)
     assert load(ast).caption([long]) == load(ast).caption([centre])
 
 
 def test_no_windows_and_windows_with_next_to_nothing(folder: Path) -> None:
     captioner = load(folder, top_k=1)
-    empty = Window(Waveform(np.zeros(0, np.float32), 44_100), 0.0, 0.0)
+    empty = AudioWindow(Waveform(np.zeros(0, np.float32), 44_100), 0.0, 0.0)
     assert captioner.caption([]) == []
     answers = captioner.caption([empty, tone(1.0, 200), tone(0.001, 200)])
     assert [len(captions) for captions in answers] == [0, 1, 1]

@@ -15,7 +15,7 @@ from transformers import ClapModel, ClapProcessor
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.captioners.clap import ClapCaptioner
-from openavs.structures.types import Waveform, Window
+from openavs.structures.types import AudioWindow, Waveform
 from tests.tiny_models import CLAP_RATE, make_clap, make_sam
 
 WORDS = ["dog", "bell", "engine", "siren", "bird", "guitar and rain"]
@@ -32,15 +32,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clap(tmp_path_factory.mktemp("clap") / "plain")
 
 
-def tone(seconds: float, hertz: float, rate: int = CLAP_RATE, start: float = 0.0) -> Window:
+def tone(seconds: float, hertz: float, rate: int = CLAP_RATE, start: float = 0.0) -> AudioWindow:
     """A tone in a little noise."""
     count = round(seconds * rate)
     noise = np.random.default_rng(round(hertz)).standard_normal(count) * 0.01
     samples = 0.3 * np.sin(2 * np.pi * hertz * np.arange(count) / rate) + noise
-    return Window(Waveform(samples.astype(np.float32), rate), start, start + seconds)
+    return AudioWindow(Waveform(samples.astype(np.float32), rate), start, start + seconds)
 
 
-def library_scores(folder: Path, window: Window) -> np.ndarray:
+def library_scores(folder: Path, window: AudioWindow) -> np.ndarray:
     """Probabilities by a direct call of ClapProcessor and ClapModel on one window that fits the model."""
     processor: Any = ClapProcessor.from_pretrained(folder)
     model: Any = ClapModel.from_pretrained(folder).eval()
@@ -60,7 +60,7 @@ def everything(folder: Path, **options: Any) -> ClapCaptioner:
     return ClapCaptioner(model=str(folder), **settings)
 
 
-def scores(captioner: ClapCaptioner, windows: list[Window]) -> np.ndarray:
+def scores(captioner: ClapCaptioner, windows: list[AudioWindow]) -> np.ndarray:
     """[windows, vocabulary], in the order of the vocabulary."""
     found = [{caption.text: caption.score for caption in captions} for captions in captioner.caption(windows)]
     return np.array([[answer[word] for word in captioner.vocabulary] for answer in found])
@@ -83,17 +83,17 @@ def test_a_window_does_not_depend_on_its_batch_mates(folder: Path) -> None:
 def test_other_rates_are_resampled(folder: Path) -> None:
     window = tone(0.8, 700, rate=44_100)
     samples = soxr.resample(window.audio.samples, 44_100, CLAP_RATE)
-    expected = library_scores(folder, Window(Waveform(samples, CLAP_RATE), 0.0, 0.8))
+    expected = library_scores(folder, AudioWindow(Waveform(samples, CLAP_RATE), 0.0, 0.8))
     assert np.abs(scores(everything(folder), [window])[0] - expected).max() < 1e-5
 
 
 def test_long_windows_are_heard_at_their_centre_every_time_alike(folder: Path) -> None:
     parts = [tone(1.0, hertz).audio.samples for hertz in (200, 3000, 900)]
-    window = Window(Waveform(np.concatenate(parts), CLAP_RATE), 0.0, 3.0)
+    window = AudioWindow(Waveform(np.concatenate(parts), CLAP_RATE), 0.0, 3.0)
     captioner = everything(folder)
     first, again = (scores(captioner, [window])[0] for _ in range(2))
     assert np.array_equal(first, again)
-    centre = Window(Waveform(parts[1], CLAP_RATE), 0.0, 1.0)
+    centre = AudioWindow(Waveform(parts[1], CLAP_RATE), 0.0, 1.0)
     assert np.abs(first - library_scores(folder, centre)).max() < 1e-5
 
 
@@ -140,7 +140,7 @@ def test_texts_are_embedded_once(plain: Path) -> None:
 
 def test_no_windows_and_windows_without_samples(plain: Path) -> None:
     captioner = everything(plain, top_k=1)
-    empty = Window(Waveform(np.zeros(0, np.float32), 44_100), 0.0, 0.0)
+    empty = AudioWindow(Waveform(np.zeros(0, np.float32), 44_100), 0.0, 0.0)
     assert captioner.caption([]) == []
     assert [len(captions) for captions in captioner.caption([empty, tone(1.0, 200), empty])] == [0, 1, 0]
 

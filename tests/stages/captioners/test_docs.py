@@ -18,9 +18,9 @@ from openavs.config.resources import names
 from openavs.registry import Registry
 from openavs.stages.captioners.audio_lm import PAPER_QUESTIONS
 from openavs.stages.captioners.base import Captioner
-from openavs.structures.types import Waveform, Window
+from openavs.structures.types import AudioWindow, Waveform
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PAGE = (ROOT / "docs" / "captioners.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(example.strip().splitlines()) <= 30
     (tmp_path / "pitch.py").write_text(example, encoding="utf-8")
-    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(tmp_path / "scene.mp4", scene, fps=8)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -44,7 +44,7 @@ def test_the_captioner_of_ones_own_is_one(desk: Path) -> None:
     time = np.arange(8000) / 8000
     low, high = (Waveform(np.sin(2 * np.pi * hertz * time).astype(np.float32), 8000) for hertz in (100, 2000))
     empty = Waveform(np.zeros(0, np.float32), 8000)
-    (rumble,), (chirp,), nothing = captioner.caption([Window(sound, 1.0, 2.0) for sound in (low, high, empty)])
+    (rumble,), (chirp,), nothing = captioner.caption([AudioWindow(sound, 1.0, 2.0) for sound in (low, high, empty)])
     assert (rumble.text, chirp.text, nothing) == ("engine idling", "bird chirping", [])
     assert rumble.score == pytest.approx(1.0) and (chirp.start, chirp.end) == (1.0, 2.0)
 
@@ -54,7 +54,7 @@ def test_its_command_runs(desk: Path, openavs: Callable[..., Any]) -> None:
     done = openavs(*shlex.split(command)[1:])
     assert done.code == 0, done.err
     result = json.loads((desk / "out" / "clips" / "scene" / "result.json").read_text())
-    heard = [caption["text"] for frame in result["frames"] for caption in frame["heard"]]
+    heard = [caption["text"] for frame in result["frames"] for caption in frame["captions"]]
     assert heard and set(heard) <= {"engine idling", "bird chirping"}
 
 

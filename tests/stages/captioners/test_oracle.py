@@ -9,13 +9,13 @@ from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.captioners.oracle import OracleCaptioner
-from openavs.structures.types import Waveform, Window
+from openavs.structures.types import AudioWindow, Waveform
 
 SOUND = Waveform(np.zeros(16000, dtype=np.float32), 16000)
 
 
 def test_it_says_every_label_of_the_clip_at_every_window() -> None:
-    windows = [Window(SOUND, float(i), i + 1.0, ("dog", "emergency car")) for i in range(2)]
+    windows = [AudioWindow(SOUND, float(i), i + 1.0, ("dog", "emergency car")) for i in range(2)]
     heard = OracleCaptioner().caption(windows)
     assert [[caption.text for caption in captions] for captions in heard] == [["dog", "emergency car"]] * 2
     assert {caption.score for captions in heard for caption in captions} == {1.0}
@@ -24,7 +24,7 @@ def test_it_says_every_label_of_the_clip_at_every_window() -> None:
 
 def test_a_clip_without_labels_is_refused() -> None:
     with pytest.raises(InputError, match="MS3's never does"):
-        OracleCaptioner().caption([Window(SOUND, 0.0, 1.0)])
+        OracleCaptioner().caption([AudioWindow(SOUND, 0.0, 1.0)])
 
 
 def test_it_is_a_captioner_by_its_short_name_in_any_recipe() -> None:

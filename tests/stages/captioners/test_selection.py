@@ -11,11 +11,11 @@ from openavs.stages.captioners.label_selection import LabelSelector, Scores, com
 from openavs.stages.captioners.zero_shot import LOGIT_SCALE
 from openavs.stages.lexicon import is_collective, lexicon, rejected_sound
 from openavs.stages.vocabulary import load_vocabulary
-from openavs.structures.types import Caption, Waveform, Window
+from openavs.structures.types import AudioWindow, Caption, Waveform
 
 THINGS = load_vocabulary("audioset-things")
 AUDIOSET = load_vocabulary("audioset")
-WINDOW = Window(Waveform(np.zeros(16, np.float32), 16), 2.0, 3.0)
+WINDOW = AudioWindow(Waveform(np.zeros(16, np.float32), 16), 2.0, 3.0)
 
 
 def selector(**options: object) -> LabelSelector:
@@ -110,7 +110,7 @@ def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
 
 def test_two_scales_are_combined_by_their_geometric_mean() -> None:
     audio = WINDOW.audio
-    windows = [WINDOW, Window(audio, 0.0, 1.0, context=audio), Window(audio, 1.0, 2.0, context=audio)]
+    windows = [WINDOW, AudioWindow(audio, 0.0, 1.0, context=audio), AudioWindow(audio, 1.0, 2.0, context=audio)]
     given = iter([[0.5, 0.5], [0.9, 0.1], None, [0.1, 0.9], [0.4, 0.6]])
     rows = combine_scales(
         windows,
@@ -123,7 +123,7 @@ def test_two_scales_are_combined_by_their_geometric_mean() -> None:
 
 
 def test_sounds_without_a_common_label_score_nothing() -> None:
-    window = Window(WINDOW.audio, 2.0, 3.0, context=WINDOW.audio)
+    window = AudioWindow(WINDOW.audio, 2.0, 3.0, context=WINDOW.audio)
     given = iter([np.array([1, 0], np.float32), np.array([0, 1], np.float32)])
     (row,) = combine_scales([window], lambda audios: [next(given) for _ in audios], softmax=True)
     assert row is not None and row.tolist() == [0.0, 0.0]

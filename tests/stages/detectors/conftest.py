@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 from tests.tiny_detectors import save_grounding_dino, save_owlv2
 
 
@@ -27,11 +27,11 @@ def owlv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def picture() -> Image:
+def picture() -> ImageArray:
     return noise(120, 200, seed=1)
 
 
-def noise(height: int, width: int, seed: int = 0) -> Image:
+def noise(height: int, width: int, seed: int = 0) -> ImageArray:
     """Blocks of random colours, so that neighbouring pixels are alike as in a picture."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.stages.detectors.postprocess import batches, best_first, boxes_to_detections, check_inputs
+from openavs.stages.detectors.postprocess import best_first, boxes_to_detections, check_inputs, image_batches
 from openavs.structures.types import Detection
 
 BOX = (0.0, 0.0, 1.0, 1.0)
 
 
 def test_only_equal_keys_share_a_batch() -> None:
-    assert list(batches(["a", "b", "a", "a", "b"], 2)) == [[0, 2], [3], [1, 4]]
-    assert list(batches([], 2)) == []
+    assert list(image_batches(["a", "b", "a", "a", "b"], 2)) == [[0, 2], [3], [1, 4]]
+    assert list(image_batches([], 2)) == []
 
 
 def test_boxes_become_pixels_inside_the_image() -> None:

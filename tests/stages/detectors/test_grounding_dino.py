@@ -14,7 +14,7 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.detectors.base import Detector
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
-from openavs.structures.types import Detection, Image
+from openavs.structures.types import Detection, ImageArray
 from tests.stages.detectors.conftest import noise
 from tests.tiny_detectors import save_grounding_dino
 
@@ -39,7 +39,7 @@ class Library:
         self.model = AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
 
     @torch.inference_mode()
-    def __call__(self, image: Image, phrases: list[str]) -> tuple[Any, Any, Any]:
+    def __call__(self, image: ImageArray, phrases: list[str]) -> tuple[Any, Any, Any]:
         """Its boxes and scores, and the logits of each token."""
         inputs = self.processor(images=image, text=[phrases], return_tensors="pt", input_data_format="channels_last")
         outputs = self.model(**inputs)
@@ -97,7 +97,7 @@ def count_forwards(detector: GroundingDinoDetector) -> list[int]:
     return sizes
 
 
-def test_one_forward_for_all_phrases_of_a_frame(grounding_dino: Path, picture: Image) -> None:
+def test_one_forward_for_all_phrases_of_a_frame(grounding_dino: Path, picture: ImageArray) -> None:
     joint, apart = load(grounding_dino), load(grounding_dino, phrases_per_caption=1)
     forwards, forwards_apart = count_forwards(joint), count_forwards(apart)
     joint.detect([picture], [PHRASES])
@@ -105,7 +105,7 @@ def test_one_forward_for_all_phrases_of_a_frame(grounding_dino: Path, picture: I
     assert forwards == [1] and forwards_apart == [1, 1, 1]
 
 
-def test_no_phrases_no_forward(grounding_dino: Path, picture: Image) -> None:
+def test_no_phrases_no_forward(grounding_dino: Path, picture: ImageArray) -> None:
     detector = load(grounding_dino)
     forwards = count_forwards(detector)
     assert detector.detect([picture, picture], [[], ["..."]]) == [[], []]
@@ -113,7 +113,7 @@ def test_no_phrases_no_forward(grounding_dino: Path, picture: Image) -> None:
     assert forwards == []
 
 
-def test_one_by_one_is_asking_each_phrase_alone(grounding_dino: Path, picture: Image) -> None:
+def test_one_by_one_is_asking_each_phrase_alone(grounding_dino: Path, picture: ImageArray) -> None:
     (together,) = load(grounding_dino, phrases_per_caption=1).detect([picture], [PHRASES])
     alone = [d for phrase in PHRASES for d in load(grounding_dino).detect([picture], [[phrase]])[0]]
     assert together == sorted(alone, key=lambda d: -d.score)
@@ -138,13 +138,13 @@ def test_an_answer_does_not_depend_on_batch_mates(grounding_dino: Path) -> None:
         assert np.abs(rows(found)[:, :4] - rows(alone)[:, :4]).max() <= 1e-5 * 200
 
 
-def test_the_order_of_phrases_does_not_matter(detector: GroundingDinoDetector, picture: Image) -> None:
+def test_the_order_of_phrases_does_not_matter(detector: GroundingDinoDetector, picture: ImageArray) -> None:
     forward, backward = detector.detect([picture, picture], [PHRASES, PHRASES[::-1]])
     assert [d.phrase for d in forward] == [d.phrase for d in backward]
     assert np.abs(rows(forward) - rows(backward)).max() <= 1e-3
 
 
-def test_three_hundred_phrases_are_all_asked(grounding_dino: Path, picture: Image) -> None:
+def test_three_hundred_phrases_are_all_asked(grounding_dino: Path, picture: ImageArray) -> None:
     phrases = [f"thing {number}" for number in range(300)]
     detector = load(grounding_dino, max_candidates=100_000)
     forwards = count_forwards(detector)
@@ -154,7 +154,7 @@ def test_three_hundred_phrases_are_all_asked(grounding_dino: Path, picture: Imag
     assert [d.score for d in found] == sorted((d.score for d in found), reverse=True)
 
 
-def test_a_split_list_is_the_answers_of_its_parts(tmp_path: Path, picture: Image) -> None:
+def test_a_split_list_is_the_answers_of_its_parts(tmp_path: Path, picture: ImageArray) -> None:
     detector = load(save_grounding_dino(tmp_path, max_text_len=16))
     phrases = ["dog", "car", "red dog", "red car", "guitar", "a dog"]  # 2 + 14 tokens, then 2 + 2 + 3
     (whole,) = detector.detect([picture], [phrases])
@@ -162,14 +162,14 @@ def test_a_split_list_is_the_answers_of_its_parts(tmp_path: Path, picture: Image
     assert whole == sorted(parts, key=lambda d: -d.score)
 
 
-def test_phrases_in_any_script(detector: GroundingDinoDetector, picture: Image) -> None:
+def test_phrases_in_any_script(detector: GroundingDinoDetector, picture: ImageArray) -> None:
     phrases = ["café", "犬", "ταξί 🚕", "dog\udc80", "DOG (barking?)"]
     (found,) = detector.detect([picture], [phrases])
     assert found and {d.phrase for d in found} <= set(phrases)
 
 
 @pytest.mark.parametrize("shape", [(4000, 60), (8, 4000), (1, 1), (1, 3000), (4320, 7680)])
-def test_frames_of_any_shape(grounding_dino: Path, shape: tuple[int, int], picture: Image) -> None:
+def test_frames_of_any_shape(grounding_dino: Path, shape: tuple[int, int], picture: ImageArray) -> None:
     detector = load(grounding_dino, batch_size=2)
     odd, usual = detector.detect([noise(*shape), picture], [PHRASES, PHRASES])
     if min(shape) > 16 or shape == (1, 1):  # a strip a pixel thin may well hold none of this random model's boxes
@@ -202,13 +202,13 @@ def test_a_letterboxed_frame_is_the_same_frame_on_a_mean_coloured_canvas(tmp_pat
     assert np.abs(rows(boxed) - expected).max() <= 1e-2
 
 
-def test_candidates_below_the_floor_are_left_out(grounding_dino: Path, picture: Image) -> None:
+def test_candidates_below_the_floor_are_left_out(grounding_dino: Path, picture: ImageArray) -> None:
     (everything,) = load(grounding_dino).detect([picture], [PHRASES])
     floor = everything[4].score
     assert load(grounding_dino, floor=floor).detect([picture], [PHRASES])[0] == everything[:5]
 
 
-def test_an_answer_that_is_no_number_is_an_error(grounding_dino: Path, picture: Image) -> None:
+def test_an_answer_that_is_no_number_is_an_error(grounding_dino: Path, picture: ImageArray) -> None:
     detector = load(grounding_dino)
     with torch.no_grad():
         detector.model.model.text_projection.bias.fill_(float("nan"))
@@ -216,7 +216,7 @@ def test_an_answer_that_is_no_number_is_an_error(grounding_dino: Path, picture: 
         detector.detect([picture], [PHRASES])
 
 
-def test_half_precision_runs(grounding_dino: Path, picture: Image) -> None:
+def test_half_precision_runs(grounding_dino: Path, picture: ImageArray) -> None:
     (half,) = load(grounding_dino, dtype="bfloat16").detect([picture], [PHRASES])
     assert len(half) == 50
 

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForZeroShotObjectDetection
 
 from openavs.models.ops import grounding_dino as lean
-from openavs.models.ops.grounding_dino import RememberedText, make_lean
+from openavs.models.ops.grounding_dino import CachedTextEncoder, optimize_grounding_dino
 from openavs.models.ops.grounding_dino_attention import DeformableAttention, FusionAttention, TokenAttention
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
-from openavs.structures.types import Image
+from openavs.structures.types import ImageArray
 from tests.stages.detectors.conftest import noise
 
 SIZES = [(12, 20), (6, 10), (3, 5), (2, 3)]
@@ -93,7 +93,7 @@ def question(model: Any) -> dict[str, torch.Tensor]:
 @torch.inference_mode()
 def test_the_whole_model(library: Any) -> None:
     lean = copy.deepcopy(library)
-    make_lean(lean, torch.float32)
+    optimize_grounding_dino(lean, torch.float32)
     asked = question(library)
     length = asked["input_ids"].shape[1]
     for _ in range(2):  # the second time the caption is known
@@ -106,7 +106,7 @@ def test_the_whole_model(library: Any) -> None:
 @torch.inference_mode()
 def test_in_bfloat16_what_is_delicate_stays_exact(library: Any) -> None:
     lean = copy.deepcopy(library)
-    make_lean(lean, torch.bfloat16)
+    optimize_grounding_dino(lean, torch.bfloat16)
     kept = {name for name, weight in lean.named_parameters() if weight.dtype == torch.float32 and "proj" not in name}
     assert any("decoder.bbox_embed" in name for name in kept) and any("reference_points_head" in name for name in kept)
     asked = question(library)
@@ -123,12 +123,12 @@ def test_in_bfloat16_what_is_delicate_stays_exact(library: Any) -> None:
 
 def test_only_so_many_captions_are_remembered(grounding_dino: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = GroundingDinoDetector(model=str(grounding_dino), floor=0.0, device="cpu", offline=True)
-    frame: Image = noise(120, 200, seed=1)
+    frame: ImageArray = noise(120, 200, seed=1)
     before = detector.detect([frame], [["dog"]])
     monkeypatch.setattr(lean, "_CAPTIONS", 1)
     for phrases in (["red car"], ["dog", "red car"]):
         detector.detect([frame], [phrases])
-    [known] = [module for module in detector.model.modules() if isinstance(module, RememberedText)]
+    [known] = [module for module in detector.model.modules() if isinstance(module, CachedTextEncoder)]
     assert len(known._known) == 1
     assert detector.detect([frame], [["dog"]]) == before
 
@@ -136,7 +136,7 @@ def test_only_so_many_captions_are_remembered(grounding_dino: Path, monkeypatch:
 def test_a_frame_of_another_shape_leaves_no_trace(grounding_dino: Path) -> None:
     """What is kept between frames (layouts, captions) changes no later answer."""
     detector = GroundingDinoDetector(model=str(grounding_dino), floor=0.0, device="cpu", offline=True)
-    first: Image = noise(120, 200, seed=1)
+    first: ImageArray = noise(120, 200, seed=1)
     before = detector.detect([first], [["dog", "red car"]])
     for shape, phrases in (((90, 90), ["dog"]), ((40, 333), ["red car", "dog"])):
         detector.detect([noise(*shape)], [phrases])

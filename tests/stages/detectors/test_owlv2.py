@@ -13,7 +13,7 @@ from transformers import AutoProcessor, Owlv2ForObjectDetection, Owlv2ImageProce
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.detectors.base import Detector
 from openavs.stages.detectors.owlv2 import Owlv2Detector, resize_in_square
-from openavs.structures.types import Detection, Image
+from openavs.structures.types import Detection, ImageArray
 from tests.stages.detectors.conftest import noise
 
 PHRASES = ["dog", "red car", "guitar"]
@@ -74,21 +74,21 @@ def count_forwards(detector: Owlv2Detector) -> dict[str, list[int]]:
     return sizes
 
 
-def test_each_image_and_each_list_of_phrases_is_encoded_once(owlv2: Path, picture: Image) -> None:
+def test_each_image_and_each_list_of_phrases_is_encoded_once(owlv2: Path, picture: ImageArray) -> None:
     detector = load(owlv2, batch_size=2)
     sizes = count_forwards(detector)
     detector.detect([picture, noise(30, 300), picture, picture], [PHRASES, PHRASES, PHRASES, []])
     assert sizes == {"images": [2, 1], "texts": [3]}
 
 
-def test_no_phrases_no_forward(owlv2: Path, picture: Image) -> None:
+def test_no_phrases_no_forward(owlv2: Path, picture: ImageArray) -> None:
     detector = load(owlv2)
     sizes = count_forwards(detector)
     assert detector.detect([picture, picture], [[], [" \n"]]) == [[], []]
     assert sizes == {"images": [], "texts": []}
 
 
-def test_three_hundred_phrases_and_one_image_forward(owlv2: Path, picture: Image) -> None:
+def test_three_hundred_phrases_and_one_image_forward(owlv2: Path, picture: ImageArray) -> None:
     phrases = [f"thing {number}" for number in range(300)]
     detector = load(owlv2)
     sizes = count_forwards(detector)
@@ -107,7 +107,7 @@ def test_an_answer_does_not_depend_on_batch_mates(owlv2: Path) -> None:
         assert np.abs(rows(found)[:, :4] - rows(alone)[:, :4]).max() <= 1e-5 * 200
 
 
-def test_the_order_of_phrases_does_not_matter(owlv2: Path, picture: Image) -> None:
+def test_the_order_of_phrases_does_not_matter(owlv2: Path, picture: ImageArray) -> None:
     forward, backward = load(owlv2).detect([picture, picture], [PHRASES, PHRASES[::-1]])
     assert [d.phrase for d in forward] == [d.phrase for d in backward]
     assert np.abs(rows(forward) - rows(backward)).max() <= 1e-3
@@ -121,13 +121,13 @@ def test_frames_of_any_shape(owlv2: Path, shape: tuple[int, int]) -> None:
         assert 0 <= x0 < x1 <= shape[1] and 0 <= y0 < y1 <= shape[0]
 
 
-def test_phrases_in_any_script_and_of_any_length(owlv2: Path, picture: Image) -> None:
+def test_phrases_in_any_script_and_of_any_length(owlv2: Path, picture: ImageArray) -> None:
     phrases = ["café", "犬", "ταξί 🚕", "dog\udc80", "a very long phrase " * 20]
     (found,) = load(owlv2).detect([picture], [phrases])
     assert found and {d.phrase for d in found} <= set(phrases)
 
 
-def test_the_template_is_what_is_asked(owlv2: Path, picture: Image) -> None:
+def test_the_template_is_what_is_asked(owlv2: Path, picture: ImageArray) -> None:
     (whole,) = load(owlv2, template="{}").detect([picture], [["a photo of a dog"]])
     (asked,) = load(owlv2).detect([picture], [["dog"]])
     assert rows(whole).tolist() == rows(asked).tolist()
@@ -142,7 +142,7 @@ def test_it_is_a_detector_and_refuses_other_models(owlv2: Path, grounding_dino: 
         load(grounding_dino)
 
 
-def test_an_answer_that_is_no_number_is_an_error(owlv2: Path, picture: Image) -> None:
+def test_an_answer_that_is_no_number_is_an_error(owlv2: Path, picture: ImageArray) -> None:
     detector = load(owlv2)
     with torch.no_grad():
         detector.model.layer_norm.weight.fill_(float("nan"))
@@ -150,11 +150,11 @@ def test_an_answer_that_is_no_number_is_an_error(owlv2: Path, picture: Image) ->
         detector.detect([picture], [PHRASES])
 
 
-def test_half_precision_runs(owlv2: Path, picture: Image) -> None:
+def test_half_precision_runs(owlv2: Path, picture: ImageArray) -> None:
     assert load(owlv2, dtype="bfloat16").detect([picture], [PHRASES])[0]
 
 
-def test_boxes_and_scores_of_a_bfloat16_model_are_those_of_float32_heads(owlv2: Path, picture: Image) -> None:
+def test_boxes_and_scores_of_a_bfloat16_model_are_those_of_float32_heads(owlv2: Path, picture: ImageArray) -> None:
     half, exact = load(owlv2, dtype="bfloat16"), load(owlv2, dtype="float32")
     with torch.inference_mode():
         pixels = half._prepare([picture])

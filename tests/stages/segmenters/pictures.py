@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from openavs.structures.types import Box, Image
+from openavs.structures.types import Box, ImageArray
 
 
-def picture(height: int, width: int, seed: int = 0) -> Image:
+def picture(height: int, width: int, seed: int = 0) -> ImageArray:
     """Coloured blocks in noise."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3))
     big = blocks.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
-    image: Image = np.clip(big + rng.integers(-20, 20, big.shape), 0, 255).astype(np.uint8)
+    image: ImageArray = np.clip(big + rng.integers(-20, 20, big.shape), 0, 255).astype(np.uint8)
     return image
 
 

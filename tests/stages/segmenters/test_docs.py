@@ -18,7 +18,7 @@ from openavs.registry import Registry, check_backends
 from openavs.stages.segmenters.base import Segmenter
 from openavs.structures.types import rle_to_mask
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 PAGE = (ROOT / "docs" / "segmenters.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(example.split("class ")[1].splitlines()) <= 30
     (tmp_path / "edge_colour.py").write_text(example, encoding="utf-8")
-    scene = plan_scene([Part("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(tmp_path / "scene.mp4", scene, fps=8)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -10,8 +10,8 @@ import torch
 from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
-from openavs.models.ops.linear import Dense
-from openavs.models.ops.sam import make_lean, prepare_encoder
+from openavs.models.ops.linear import OneDnnLinear
+from openavs.models.ops.sam import optimize_sam, prepare_encoder
 
 
 def sam(edge: int, relative: bool = True, window: int = 5, biases: bool = True) -> Any:
@@ -78,7 +78,7 @@ ENCODERS = {
 def test_the_answer_is_the_librarys(name: str) -> None:
     library = ENCODERS[name]()
     lean = copy.deepcopy(library)
-    make_lean(lean, torch.float32)
+    optimize_sam(lean, torch.float32)
     assert not any(type(module) is torch.nn.Linear for module in lean.modules())
     for ours, theirs in zip(levels(lean, pixels(library)), levels(library, pixels(library)), strict=True):
         assert torch.allclose(ours, theirs, atol=2e-5 * float(theirs.abs().max()))
@@ -90,7 +90,7 @@ def test_bfloat16_is_no_worse_than_torchs_own_mixed_precision(name: str) -> None
     library = ENCODERS[name]()
     lean = copy.deepcopy(library)
     assert prepare_encoder(lean, lean, torch.bfloat16, torch.device("cpu")) == torch.float32
-    assert torch.bfloat16 in {module.weight.dtype for module in lean.modules() if isinstance(module, Dense)}
+    assert torch.bfloat16 in {module.weight.dtype for module in lean.modules() if isinstance(module, OneDnnLinear)}
     asked = pixels(library)
     exact, ours = levels(library, asked), levels(lean, asked)
     with torch.autocast("cpu", torch.bfloat16):
@@ -104,13 +104,13 @@ def test_elsewhere_than_on_a_cpu_the_body_is_converted_as_it_is() -> None:
     assert prepare_encoder(encoder, encoder.layers, torch.bfloat16, torch.device("meta")) == torch.bfloat16
     assert {weight.dtype for weight in encoder.layers.parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in encoder.neck.parameters()} == {torch.float32}
-    assert not any(isinstance(module, Dense) for module in encoder.modules())
+    assert not any(isinstance(module, OneDnnLinear) for module in encoder.modules())
 
 
 @torch.inference_mode()
 def test_an_image_does_not_depend_on_its_batch() -> None:
     lean = sam(12)
-    make_lean(lean, torch.float32)
+    optimize_sam(lean, torch.float32)
     asked = pixels(lean, 3)
     (together,), (alone,) = levels(lean, asked), levels(lean, asked[2:])
     assert torch.allclose(together[2:], alone, atol=1e-5 * float(alone.abs().max()))

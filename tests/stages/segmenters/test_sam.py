@@ -18,7 +18,7 @@ from openavs.stages.segmenters import box_prompts as boxed
 from openavs.stages.segmenters import sam
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam import SamSegmenter, masks_at_once
-from openavs.structures.types import Box, Image, rle_to_mask
+from openavs.structures.types import Box, ImageArray, rle_to_mask
 from tests.stages.segmenters.pictures import same_but_for_rounding
 from tests.tiny_models import SAM_SIZE, make_clap, make_sam
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam(tmp_path_factory.mktemp("sam") / "model")
 
 
-def picture(height: int, width: int, seed: int = 0) -> Image:
+def picture(height: int, width: int, seed: int = 0) -> ImageArray:
     """Coloured blocks in noise."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3))
@@ -44,7 +44,9 @@ def some_boxes(height: int, width: int, count: int, seed: int = 0) -> list[Box]:
     return [(x0, y0, x1, y1) for (x0, y0), (x1, y1) in corners.tolist()]
 
 
-def library(folder: Path, image: Image, boxes: list[Box], multimask: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def library(
+    folder: Path, image: ImageArray, boxes: list[Box], multimask: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Masks [boxes, answers, H, W] and scores [boxes, answers] by a direct call of SamProcessor and SamModel."""
     processor: Any = SamProcessor(SamImageProcessorPil.from_pretrained(folder))
     model: Any = SamModel.from_pretrained(folder).eval()

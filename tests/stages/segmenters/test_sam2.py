@@ -17,9 +17,9 @@ from openavs.models.hub import ResolvedModel
 from openavs.stages.segmenters import box_prompts as boxed
 from openavs.stages.segmenters import preprocess as square
 from openavs.stages.segmenters.base import Segmenter
-from openavs.stages.segmenters.preprocess import SquarePixels
+from openavs.stages.segmenters.preprocess import SquareResize
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
-from openavs.structures.types import Box, Image, rle_to_mask
+from openavs.structures.types import Box, ImageArray, rle_to_mask
 from tests.stages.segmenters.pictures import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import make_clap
 from tests.tiny_sams import IMAGENET, SAM2_SIZE, make_sam2, make_sam2_video
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam2(tmp_path_factory.mktemp("sam2") / "model")
 
 
-def documented(image: Image, edge: int, *, rounded: bool) -> torch.Tensor:
+def documented(image: ImageArray, edge: int, *, rounded: bool) -> torch.Tensor:
     """SAM 2's processing: torch's own antialiased resize to a square, of bytes (the library) or floats (the paper)."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     pixels = pixels if rounded else pixels.float()
@@ -41,7 +41,7 @@ def documented(image: Image, edge: int, *, rounded: bool) -> torch.Tensor:
     return (small.float() / 255 - MEAN) / STD
 
 
-def direct(folder: Path, image: Image, boxes: list[Box], multimask: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def direct(folder: Path, image: ImageArray, boxes: list[Box], multimask: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Masks [boxes, answers, H, W] and scores [boxes, answers] by a direct call of the model on the same pixels."""
     model: Any = Sam2Model.from_pretrained(folder).eval()
     height, width = image.shape[:2]
@@ -64,7 +64,7 @@ def test_pixels_are_the_documented_ones(tmp_path: Path, shape: tuple[int, int]) 
     settings = {"size": {"height": 1024, "width": 1024}, **IMAGENET}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     image = picture(*shape)
-    ours = SquarePixels(ResolvedModel(tmp_path, "here"), 1024, torch.device("cpu"), "sam2").prepare(image)[None]
+    ours = SquareResize(ResolvedModel(tmp_path, "here"), 1024, torch.device("cpu"), "sam2").prepare(image)[None]
     assert ours.dtype == torch.float32 and ours.shape == (1, 3, 1024, 1024)
     for rounded in (True, False):
         levels = (ours - documented(image, 1024, rounded=rounded)).abs() * STD * 255
@@ -75,7 +75,7 @@ def test_pixels_are_not_normalised_where_the_preprocessor_does_not(tmp_path: Pat
     settings = {"size": {"height": 64, "width": 64}, "do_normalize": False}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     image = picture(64, 64)
-    ours = SquarePixels(ResolvedModel(tmp_path, "here"), 64, torch.device("cpu"), "sam2").prepare(image)
+    ours = SquareResize(ResolvedModel(tmp_path, "here"), 64, torch.device("cpu"), "sam2").prepare(image)
     assert torch.allclose(ours, torch.from_numpy(image).permute(2, 0, 1) / 255, atol=1e-6)
 
 

@@ -16,11 +16,11 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from openavs.errors import InputError, OpenAVSError
-from openavs.stages.segmenters.base import Segmenter, Sighting, Tracker
+from openavs.stages.segmenters.base import Segmenter, TrackedFrame, Tracker
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
 from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
-from openavs.structures.types import RLE, Frame, Image, Segment, mask_to_rle, rle_to_mask
+from openavs.structures.types import RLE, Frame, ImageArray, Segment, mask_to_rle, rle_to_mask
 from tests.stages.segmenters.pictures import picture, some_boxes
 from tests.tiny_sams import SAM2_SIZE, make_sam2_video
 
@@ -38,7 +38,7 @@ def tracker(folder: Path) -> Sam2VideoTracker:
     return Sam2VideoTracker(model=str(folder), every=4)
 
 
-def film(length: int = LENGTH) -> list[Image]:
+def film(length: int = LENGTH) -> list[ImageArray]:
     """A picture that moves two pixels a frame."""
     wide = picture(SIZE[0], SIZE[1] + 2 * length)
     return [np.ascontiguousarray(wide[:, 2 * i : 2 * i + SIZE[1]]) for i in range(length)]
@@ -68,11 +68,11 @@ class Library:
         return [(interpolate(a, SIZE, mode="bilinear", align_corners=False) > 0)[0, 0].numpy() for a in answers]
 
 
-def library(tracker: Sam2VideoTracker, folder: Path, images: list[Image]) -> Library:
+def library(tracker: Sam2VideoTracker, folder: Path, images: list[ImageArray]) -> Library:
     return Library(folder, torch.stack([tracker.pixels.prepare(image) for image in images]))
 
 
-def carried(tracker: Sam2VideoTracker, memory: Any, images: list[Image], frames: range, back: bool = False) -> Any:
+def carried(tracker: Sam2VideoTracker, memory: Any, images: list[ImageArray], frames: range, back: bool = False) -> Any:
     return [rle_to_mask(tracker.carrier.carry(memory, t, images[t], backwards=back)[0]) for t in frames]
 
 
@@ -135,13 +135,13 @@ def test_a_memory_is_bounded(tracker: Sam2VideoTracker) -> None:
     assert not memory.processed_frames and memory.mask_inputs_per_obj == {0: {}}
 
 
-def seen(images: list[Image], keys: set[int], things: dict[str, int]) -> list[Sighting]:
+def seen(images: list[ImageArray], keys: set[int], things: dict[str, int]) -> list[TrackedFrame]:
     """Sightings of a film in which each thing is found at every key frame where it is first put."""
     sightings = []
     for i, image in enumerate(images):
         masks = {phrase: block(x) for phrase, x in things.items()} if i in keys else {}
         segments = tuple(Segment(mask, mask_box(mask), phrase, 0.5) for phrase, mask in masks.items())
-        sightings.append(Sighting(Frame(i, i / 8, image), tuple(things), segments, (), i in keys))
+        sightings.append(TrackedFrame(Frame(i, i / 8, image), tuple(things), segments, (), i in keys))
     return sightings
 
 

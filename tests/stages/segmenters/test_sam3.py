@@ -13,10 +13,10 @@ from transformers import AutoTokenizer, Sam3Model, Sam3VideoModel
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.segmenters import sam3
-from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, Sighting, Tracker
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, TrackedFrame, Tracker
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker
-from openavs.structures.types import Frame, Image, Segment, rle_to_mask
+from openavs.structures.types import Frame, ImageArray, Segment, rle_to_mask
 from tests.stages.segmenters.pictures import picture
 from tests.tiny_models import make_clap
 from tests.tiny_sams import HALVES, SAM3_SIZE, make_sam3, make_sam3_video
@@ -35,7 +35,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam3_video(tmp_path_factory.mktemp("sam3") / "video")
 
 
-def direct(folder: Path, image: Image, phrase: str) -> list[tuple[float, list[float], np.ndarray]]:
+def direct(folder: Path, image: ImageArray, phrase: str) -> list[tuple[float, list[float], np.ndarray]]:
     """Score, box and mask of every query, best first, as the library's own post-processing makes them."""
     model: Any = Sam3Model.from_pretrained(folder).eval()
     height, width = image.shape[:2]
@@ -201,7 +201,7 @@ def test_each_frame_is_encoded_once_for_finding_and_tracking(video: Path) -> Non
     sightings = []
     for i, image in enumerate(images):
         found = [Segment(mask.rle, box.box, box.phrase, box.score) for box, mask in finds.get(i, [])[:2]]
-        sightings.append(Sighting(Frame(i, i / 8, image), ("dog",), tuple(found), (), i in keys))
+        sightings.append(TrackedFrame(Frame(i, i / 8, image), ("dog",), tuple(found), (), i in keys))
     answers = list(tracker.track(sightings))
     assert sum(encoded) == 7
     assert [a.frame.index for a in answers] == list(range(7))

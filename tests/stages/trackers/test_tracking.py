@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openavs.errors import InputError
-from openavs.stages.segmenters.base import Sighting, Tracker
+from openavs.stages.segmenters.base import TrackedFrame, Tracker
 from openavs.stages.trackers import iou as iou_tracker
 from openavs.stages.trackers.association import (
-    FAMILIAR,
-    RENAMED,
-    assign,
+    CROSS_PHRASE_MIN_IOU,
+    SAME_PHRASE_BONUS,
     key_frames,
     mask_box,
-    mask_overlap,
-    still_dropped,
+    mask_iou,
+    match_tracks,
+    remaining_rejections,
 )
 from openavs.stages.trackers.iou import IouTracker
-from openavs.stages.trackers.propagation import Rules, follow
-from openavs.structures.types import RLE, Dropped, Frame, Image, Segment, mask_to_rle
+from openavs.stages.trackers.propagation import TrackerConfig, propagate_tracks
+from openavs.structures.types import RLE, Frame, ImageArray, Rejection, Segment, mask_to_rle
 
 SIZE = (40, 120)
 FPS = 8.0
@@ -51,7 +51,7 @@ def frames(
     *,
     asked: Sequence[Sequence[str]] | None = None,
     keys: Iterable[int] | None = None,
-) -> list[Sighting]:
+) -> list[TrackedFrame]:
     """Sightings of one clip, one per row; what is asked is what is found, unless it is given."""
     keys = set(range(len(rows)) if keys is None else keys)
     sightings = []
@@ -60,12 +60,12 @@ def frames(
         if not phrases:
             continue
         shown = Frame(i, i / FPS, np.zeros((*SIZE, 3), dtype=np.uint8))
-        missing = tuple(Dropped(p, "not found") for p in phrases if p not in {s.phrase for s in row} and i in keys)
-        sightings.append(Sighting(shown, phrases, tuple(row) if i in keys else (), missing, i in keys))
+        missing = tuple(Rejection(p, "not found") for p in phrases if p not in {s.phrase for s in row} and i in keys)
+        sightings.append(TrackedFrame(shown, phrases, tuple(row) if i in keys else (), missing, i in keys))
     return sightings
 
 
-def tracks(sightings: Iterable[Sighting]) -> dict[int, dict[str, list[int]]]:
+def tracks(sightings: Iterable[TrackedFrame]) -> dict[int, dict[str, list[int]]]:
     """Track ids by frame and phrase."""
     found: dict[int, dict[str, list[int]]] = {}
     for sighting in sightings:
@@ -102,9 +102,9 @@ def test_the_order_of_the_prompts_is_no_change() -> None:
 
 
 def test_overlap_of_masks() -> None:
-    overlap = mask_overlap([square(0), square(6), square(100, side=0)], [square(0), square(50)])
+    overlap = mask_iou([square(0), square(6), square(100, side=0)], [square(0), square(50)])
     assert overlap == pytest.approx(np.array([[1, 0], [1 / 3, 0], [0, 0]]))
-    assert mask_overlap([], [square(0)]).shape == (0, 1) and mask_overlap([square(0)], []).shape == (1, 0)
+    assert mask_iou([], [square(0)]).shape == (0, 1) and mask_iou([square(0)], []).shape == (1, 0)
 
 
 def test_box_of_a_mask() -> None:
@@ -121,13 +121,13 @@ overlaps = st.tuples(st.integers(0, 4), st.integers(0, 4)).flatmap(
 @given(overlap=overlaps, least=st.floats(0.05, 1), seed=st.integers(0, 99))
 def test_a_match_is_one_to_one_and_no_worse_than_any_other(overlap: Any, least: float, seed: int) -> None:
     same = np.random.default_rng(seed).random(overlap.shape) < 0.6
-    who = assign(overlap, same, least)
+    who = match_tracks(overlap, same, least)
     matched = [(row, column) for column, row in enumerate(who) if row is not None]
     assert len({row for row, _ in matched}) == len(matched)
     for row, column in matched:
-        assert overlap[row, column] >= (least if same[row, column] else max(least, RENAMED))
-    allowed = np.where(same, overlap >= least, overlap >= max(least, RENAMED))
-    gain = np.where(allowed, overlap + FAMILIAR * same, 0.0)
+        assert overlap[row, column] >= (least if same[row, column] else max(least, CROSS_PHRASE_MIN_IOU))
+    allowed = np.where(same, overlap >= least, overlap >= max(least, CROSS_PHRASE_MIN_IOU))
+    gain = np.where(allowed, overlap + SAME_PHRASE_BONUS * same, 0.0)
     ours = sum(gain[row, column] for row, column in matched)
     count = max(overlap.shape)
     padded = np.zeros((count, count))
@@ -138,20 +138,20 @@ def test_a_match_is_one_to_one_and_no_worse_than_any_other(overlap: Any, least: 
 
 def test_the_same_thing_by_another_name_needs_a_great_overlap() -> None:
     none = np.zeros((1, 1), dtype=np.bool_)
-    assert assign(np.array([[0.6]]), none, 0.2) == [0]
-    assert assign(np.array([[0.4]]), none, 0.2) == [None]
-    assert assign(np.array([[0.4]]), ~none, 0.2) == [0]
+    assert match_tracks(np.array([[0.6]]), none, 0.2) == [0]
+    assert match_tracks(np.array([[0.4]]), none, 0.2) == [None]
+    assert match_tracks(np.array([[0.4]]), ~none, 0.2) == [0]
 
 
 def test_a_phrase_that_is_mixed_up_does_not_swap_things() -> None:
     """The dog's phrase comes back on the cat, whose own find is missing: it is the cat."""
     overlap = np.array([[0.25], [0.9]])  # with the dog, with the cat
-    assert assign(overlap, np.array([[True], [False]]), 0.2) == [1]
+    assert match_tracks(overlap, np.array([[True], [False]]), 0.2) == [1]
 
 
 def test_what_a_tracker_still_sees_was_not_missed() -> None:
-    dropped = [Dropped("dog", "not found"), Dropped("bell", "below threshold"), Dropped("dog", "verifier")]
-    assert still_dropped(dropped, [segment("dog", 0)]) == (dropped[1], dropped[2])
+    dropped = [Rejection("dog", "not found"), Rejection("bell", "below threshold"), Rejection("dog", "verifier")]
+    assert remaining_rejections(dropped, [segment("dog", 0)]) == (dropped[1], dropped[2])
 
 
 # ------------------------------------------------------------------------------------------------- without a model
@@ -196,11 +196,11 @@ def test_a_missed_moment_is_filled_with_the_mask_in_between() -> None:
     assert [s.frame.index for s in answer] == [0, 1, 2, 3]
     assert [s.segments[0].mask for s in answer] == [square(0), square(2), square(4), square(6)]
     assert [s.segments[0].score for s in answer] == [0.9, 0.7, 0.7, 0.7]
-    assert all(s.dropped == () and s.segments[0].track == 0 for s in answer)
+    assert all(s.rejected == () and s.segments[0].track == 0 for s in answer)
     for fill, asked in ((0.1, [["dog"]] * 4), (0.5, [["dog"], ["bell"], ["bell"], ["dog"]])):
         alone = list(IouTracker(fill=fill).track(frames(rows, asked=asked)))
         assert [len(s.segments) for s in alone] == [1, 0, 0, 1]
-        assert alone[1].dropped != ()
+        assert alone[1].rejected != ()
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (30, 5), (-30, -9), (119, 0), (400, 0), (-400, 3), (0, 41), (5, -40)])
@@ -211,7 +211,7 @@ def test_a_moved_mask_is_cut_off_at_the_edges(shift: tuple[int, int]) -> None:
 def test_frames_are_held_back_no_longer_than_they_can_be_filled() -> None:
     given: list[int] = []
 
-    def source() -> Iterable[Sighting]:
+    def source() -> Iterable[TrackedFrame]:
         for sighting in frames([[segment("dog", 10)]] * 30):
             given.append(sighting.frame.index)
             yield sighting
@@ -238,11 +238,11 @@ class Drift:
     hidden: frozenset[int] = frozenset()
     log: list[tuple[str, int]] = field(default_factory=list)
 
-    def begin(self, at: int, image: Image, mask: RLE) -> dict[str, Any]:
+    def begin(self, at: int, image: ImageArray, mask: RLE) -> dict[str, Any]:
         self.log.append(("begin", at))
         return {"mask": mask, "at": at}
 
-    def carry(self, memory: dict[str, Any], at: int, image: Image, backwards: bool = False) -> tuple[RLE, float]:
+    def carry(self, memory: dict[str, Any], at: int, image: ImageArray, backwards: bool = False) -> tuple[RLE, float]:
         self.log.append(("back" if backwards else "carry", at))
         assert at == memory["at"] + (-1 if backwards else 1)  # neighbouring frames only
         x, y, _, _ = mask_box(memory["mask"])
@@ -251,7 +251,7 @@ class Drift:
         memory.update(mask=moved, at=at)
         return (square(0, 0, 0) if at in self.hidden else moved), 0.75
 
-    def correct(self, memory: dict[str, Any], at: int, image: Image, mask: RLE) -> None:
+    def correct(self, memory: dict[str, Any], at: int, image: ImageArray, mask: RLE) -> None:
         self.log.append(("correct", at))
         memory.update(mask=mask)
 
@@ -259,7 +259,7 @@ class Drift:
 def test_things_are_carried_between_key_frames() -> None:
     rows = [[segment("dog", 3 * i)] for i in range(9)]
     carrier = Drift({10: 3})
-    answer = list(follow(carrier, frames(rows, keys={0, 4, 8}), Rules()))
+    answer = list(propagate_tracks(carrier, frames(rows, keys={0, 4, 8}), TrackerConfig()))
     assert [s.segments[0].mask for s in answer] == [square(3 * i) for i in range(9)]
     assert {s.segments[0].track for s in answer} == {0}
     assert answer[1].segments[0].mask_score == 0.75 and answer[1].segments[0].box == (3.0, 10.0, 15.0, 22.0)
@@ -269,29 +269,31 @@ def test_things_are_carried_between_key_frames() -> None:
 def test_a_new_thing_is_carried_back_to_the_key_frame_before() -> None:
     asked = [["dog", "bell"]] * 9
     rows = [[segment("dog", 3 * i)] + ([segment("bell", 60, 25, 0.9)] if i == 8 else []) for i in range(9)]
-    answer = list(follow(Drift({10: 3}), frames(rows, asked=asked, keys={0, 4, 8}), Rules()))
+    answer = list(propagate_tracks(Drift({10: 3}), frames(rows, asked=asked, keys={0, 4, 8}), TrackerConfig()))
     found = tracks(answer)
     assert found[4] == {"dog": [0]}  # the key frame itself was looked at, and there it was not found
     assert all(found[i] == {"bell": [1], "dog": [0]} for i in (5, 6, 7, 8))
     assert [s.phrase for s in answer[7].segments] == ["bell", "dog"]  # best first
-    assert answer[4].dropped == (Dropped("bell", "not found"),)
-    assert answer[2].dropped == (Dropped("bell", "not tracked"),)
+    assert answer[4].rejected == (Rejection("bell", "not found"),)
+    assert answer[2].rejected == (Rejection("bell", "not tracked"),)
 
 
 def test_carrying_back_stops_where_the_thing_is_hidden_or_is_another() -> None:
     asked = [["dog", "cat"]] * 9
     rows = [[segment("dog", 10, 10)] if i < 8 else [segment("dog", 10, 10), segment("cat", 50, 25)] for i in range(9)]
-    found = tracks(follow(Drift(hidden=frozenset({5})), frames(rows, asked=asked, keys={0, 8}), Rules()))
+    found = tracks(
+        propagate_tracks(Drift(hidden=frozenset({5})), frames(rows, asked=asked, keys={0, 8}), TrackerConfig())
+    )
     assert [i for i in found if "cat" in found[i]] == [6, 7, 8]
     merged = [[segment("dog", 10)] if i < 8 else [segment("dog", 50, 25), segment("cat", 10, 22)] for i in range(9)]
-    found = tracks(follow(Drift({22: 0}), frames(merged, asked=asked, keys={0, 8}), Rules()))
+    found = tracks(propagate_tracks(Drift({22: 0}), frames(merged, asked=asked, keys={0, 8}), TrackerConfig()))
     assert "cat" in found[7]
 
 
 def test_a_thing_is_not_carried_back_to_where_nobody_asked_for_it() -> None:
     asked = [["dog", "bell"]] * 5 + [["dog"]] * 3 + [["dog", "bell"]]
     rows = [[segment("dog", 10)] if i < 8 else [segment("dog", 10), segment("bell", 60, 25)] for i in range(9)]
-    found = tracks(follow(Drift(), frames(rows, asked=asked, keys={0, 8}), Rules()))
+    found = tracks(propagate_tracks(Drift(), frames(rows, asked=asked, keys={0, 8}), TrackerConfig()))
     assert [i for i in found if "bell" in found[i]] == [1, 2, 3, 4, 8]
 
 
@@ -299,7 +301,7 @@ def test_carrying_back_does_not_leap_over_silence() -> None:
     asked = [["dog", "bell"]] * 3 + [[]] * 3 + [["dog", "bell"]]
     rows = [[segment("dog", 10)]] * 6 + [[segment("dog", 10), segment("bell", 60)]]
     carrier = Drift()
-    found = tracks(follow(carrier, frames(rows, asked=asked, keys={0, 6}), Rules()))
+    found = tracks(propagate_tracks(carrier, frames(rows, asked=asked, keys={0, 6}), TrackerConfig()))
     assert found == {0: {"dog": [0]}, 1: {"dog": [0]}, 2: {"dog": [0]}, 6: {"dog": [0], "bell": [1]}}
     assert ("back", 2) not in carrier.log
 
@@ -307,30 +309,34 @@ def test_carrying_back_does_not_leap_over_silence() -> None:
 def test_only_what_sounds_is_reported_but_all_keep_their_ids() -> None:
     asked = [["dog"]] * 4 + [["bell"]] * 4 + [["dog", "bell"]] * 4
     rows = [[segment(p, 10 if p == "dog" else 70) for p in phrases] for phrases in asked]
-    found = tracks(follow(Drift(), frames(rows, asked=asked, keys=key_frames(asked, 4)), Rules()))
+    found = tracks(propagate_tracks(Drift(), frames(rows, asked=asked, keys=key_frames(asked, 4)), TrackerConfig()))
     assert [found[i] for i in (3, 7, 11)] == [{"dog": [0]}, {"bell": [1]}, {"dog": [0], "bell": [1]}]
 
 
 def test_a_thing_keeps_its_id_under_another_name() -> None:
     asked = [["dog"]] * 2 + [["puppy"]] * 2 + [["dog"]] * 2
     rows = [[segment(phrases[0], 10)] for phrases in asked]
-    found = tracks(follow(Drift(), frames(rows, asked=asked, keys={0, 2, 4}), Rules()))
+    found = tracks(propagate_tracks(Drift(), frames(rows, asked=asked, keys={0, 2, 4}), TrackerConfig()))
     assert [list(row.items()) for row in found.values()] == [[(p[0], [0])] for p in asked]
 
 
 def test_a_thing_that_is_missed_too_often_is_let_go() -> None:
     rows = [[segment("dog", 10)]] + [[]] * 9
     asked = [["dog"]] * 10
-    found = tracks(follow(Drift(), frames(rows, asked=asked, keys=range(0, 10, 2)), Rules(patience=2)))
+    found = tracks(
+        propagate_tracks(Drift(), frames(rows, asked=asked, keys=range(0, 10, 2)), TrackerConfig(patience=2))
+    )
     assert [i for i in found if found[i]] == list(range(7))  # missed at 2, 4 and 6; at 6 it is still seen
     again = frames([*rows[:9], [segment("dog", 10)]], asked=asked, keys=[0, 2, 4, 6, 8, 9])
-    assert tracks(follow(Drift(), again, Rules(patience=2)))[9] == {"dog": [1]}  # its id is not given again
+    assert tracks(propagate_tracks(Drift(), again, TrackerConfig(patience=2)))[9] == {
+        "dog": [1]
+    }  # its id is not given again
 
 
 def test_there_are_never_more_things_than_may_be_followed() -> None:
     rows = [[segment("bird", 13 * j, 10) for j in range(8)]] * 2
     carrier = Drift()
-    found = tracks(follow(carrier, frames(rows), Rules(max_objects=3)))
+    found = tracks(propagate_tracks(carrier, frames(rows), TrackerConfig(max_objects=3)))
     assert sorted(found[0]["bird"]) == list(range(8))
     assert carrier.log.count(("carry", 1)) == 3
 
@@ -338,17 +344,17 @@ def test_there_are_never_more_things_than_may_be_followed() -> None:
 def test_what_a_find_covers_is_not_reported_twice() -> None:
     """A follower whose name does not match the find, and which is not the same, still lies under it."""
     rows = [[segment("dog", 10)], [segment("cat", 13)]]
-    answer = list(follow(Drift(), frames(rows, asked=[["dog"], ["dog", "cat"]]), Rules()))
+    answer = list(propagate_tracks(Drift(), frames(rows, asked=[["dog"], ["dog", "cat"]]), TrackerConfig()))
     assert [s.phrase for s in answer[1].segments] == ["cat"]
 
 
 def test_frames_left_over_at_the_end_are_followed_too() -> None:
-    answer = list(follow(Drift(), frames([[segment("dog", 10)]] * 5, keys={0}), Rules()))
+    answer = list(propagate_tracks(Drift(), frames([[segment("dog", 10)]] * 5, keys={0}), TrackerConfig()))
     assert [len(s.segments) for s in answer] == [1] * 5
-    assert list(follow(Drift(), [], Rules())) == []
+    assert list(propagate_tracks(Drift(), [], TrackerConfig())) == []
 
 
 def test_tiny_masks_are_no_segments() -> None:
     few = [replace(segment("dog", 10), mask=square(10))] * 2
-    answer = list(follow(Drift(), frames([[s] for s in few], keys={0}), Rules(min_area=145)))
+    answer = list(propagate_tracks(Drift(), frames([[s] for s in few], keys={0}), TrackerConfig(min_area=145)))
     assert [len(s.segments) for s in answer] == [1, 0]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openavs.stages.translators import parsing as answers
-from openavs.stages.translators.parsing import AnswerError, parse_answer
-from openavs.stages.translators.schema import AnswerForm
+from openavs.stages.translators.parsing import ParseError, parse_answer
+from openavs.stages.translators.schema import AnswerSchema
 
 PLAIN = '{"frames": [["dog"], [], ["dog", "man"]]}'
 EXPECTED = (("dog",), (), ("dog", "man"))
@@ -31,7 +31,7 @@ EXPECTED = (("dog",), (), ("dog", "man"))
     ],
 )
 def test_answers_that_are_understood(text: str) -> None:
-    assert parse_answer(text, AnswerForm(3)) == EXPECTED
+    assert parse_answer(text, AnswerSchema(3)) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_answers_that_are_understood(text: str) -> None:
     ],
 )
 def test_answers_that_are_not_say_why(text: str, reason: str) -> None:
-    with pytest.raises(AnswerError) as raised:
-        parse_answer(text, AnswerForm(3))
+    with pytest.raises(ParseError) as raised:
+        parse_answer(text, AnswerSchema(3))
     assert raised.value.reason == reason
 
 
@@ -70,44 +70,44 @@ def test_answers_that_are_not_say_why(text: str, reason: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_short_noun_phrase_is_left_out(phrase: str) -> None:
-    kept = parse_answer(json.dumps({"frames": [["bell", phrase]]}), AnswerForm(1))[0]
+    kept = parse_answer(json.dumps({"frames": [["bell", phrase]]}), AnswerSchema(1))[0]
 
     assert kept in {("bell",), ("bell", "dog"), ("bell", "dog cat")}  # only what is left after tidying
 
 
 @pytest.mark.parametrize("phrase", ["police car", "jack-in-the-box", "driver's horn", "dogs' toy", "café"])
 def test_short_noun_phrases_stay(phrase: str) -> None:
-    assert parse_answer(json.dumps({"frames": [[phrase]]}), AnswerForm(1)) == ((phrase.replace("é", "e"),),)
+    assert parse_answer(json.dumps({"frames": [[phrase]]}), AnswerSchema(1)) == ((phrase.replace("é", "e"),),)
 
 
 def test_naming_nothing_is_an_answer() -> None:
-    assert parse_answer('{"frames": [[], ["music"], ["none", ""]]}', AnswerForm(3)) == ((), (), ())
+    assert parse_answer('{"frames": [[], ["music"], ["none", ""]]}', AnswerSchema(3)) == ((), (), ())
 
 
 def test_at_most_so_many_phrases() -> None:
     text = '{"frames": [["a", "bell", "cat", "dog", "egg", "fan"]]}'
 
-    assert parse_answer(text, AnswerForm(1, max_phrases=3)) == (("a", "bell", "cat"),)
+    assert parse_answer(text, AnswerSchema(1, max_phrases=3)) == (("a", "bell", "cat"),)
 
 
 def test_a_vocabulary_closes_the_answer_in_its_own_spelling() -> None:
     text = '{"frames": [["Dogs", "puppy", "ambulance", "toaster"], ["hair dryer"]]}'
 
-    assert parse_answer(text, AnswerForm(2, vocabulary=("dog", "emergency-car", "Hair-Dryer"))) == (
+    assert parse_answer(text, AnswerSchema(2, vocabulary=("dog", "emergency-car", "Hair-Dryer"))) == (
         ("dog", "emergency-car"),
         ("Hair-Dryer",),
     )
 
 
 def test_a_vocabulary_may_hold_what_no_open_answer_may() -> None:
-    form = AnswerForm(1, vocabulary=("r2-d2", "music"))
+    form = AnswerSchema(1, vocabulary=("r2-d2", "music"))
 
     assert parse_answer('{"frames": [["R2-D2", "music"]]}', form) == (("r2-d2", "music"),)
 
 
 def test_an_answer_wholly_outside_the_vocabulary_is_an_error() -> None:
-    with pytest.raises(AnswerError) as raised:
-        parse_answer('{"frames": [["toaster"]]}', AnswerForm(1, vocabulary=("dog",)))
+    with pytest.raises(ParseError) as raised:
+        parse_answer('{"frames": [["toaster"]]}', AnswerSchema(1, vocabulary=("dog",)))
     assert raised.value.reason == answers.NOT_IN_VOCABULARY
 
 
@@ -130,8 +130,8 @@ def test_whatever_comes_back_the_result_is_checked_phrases_or_an_answer_error(
     text: str, count: int, vocabulary: tuple[str, ...] | None, by_runs: bool
 ) -> None:
     try:
-        kept = parse_answer(text, AnswerForm(count, 2, vocabulary, by_runs))
-    except AnswerError as error:
+        kept = parse_answer(text, AnswerSchema(count, 2, vocabulary, by_runs))
+    except ParseError as error:
         assert error.reason
         return
     assert len(kept) == count
@@ -149,12 +149,14 @@ def test_whatever_comes_back_the_result_is_checked_phrases_or_an_answer_error(
 def test_good_json_is_found_among_chatter(rows: list[list[str]], chatter: str) -> None:
     plain = re.sub(r"[\[{<]", "", chatter)
 
-    assert parse_answer(plain + json.dumps({"frames": rows}) + plain, AnswerForm(len(rows))) == tuple(map(tuple, rows))
+    assert parse_answer(plain + json.dumps({"frames": rows}) + plain, AnswerSchema(len(rows))) == tuple(
+        map(tuple, rows)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- answers by runs
 
-BY_RUNS = AnswerForm(3, by_runs=True)
+BY_RUNS = AnswerSchema(3, by_runs=True)
 KEYED = '{"0": ["dog"], "1": [], "2": ["dog", "man"]}'
 
 
@@ -208,12 +210,12 @@ def test_a_run_that_is_missing_or_malformed_does_not_spoil_the_others(text: str)
     ],
 )
 def test_an_answer_without_any_usable_run_says_why(text: str, reason: str) -> None:
-    with pytest.raises(AnswerError) as raised:
+    with pytest.raises(ParseError) as raised:
         parse_answer(text, BY_RUNS)
     assert raised.value.reason == reason
 
 
 def test_a_run_outside_the_vocabulary_is_left_to_the_lexicon() -> None:
-    form = AnswerForm(2, vocabulary=("dog", "bell"), by_runs=True)
+    form = AnswerSchema(2, vocabulary=("dog", "bell"), by_runs=True)
 
     assert parse_answer('{"0": ["toaster"], "1": ["puppy"]}', form) == (None, ("dog",))

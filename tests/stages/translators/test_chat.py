@@ -9,19 +9,19 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.stages.translators.base import Translator
-from openavs.stages.translators.chat import ChatTranslator, Conversation, Question
-from openavs.stages.translators.parsing import AnswerError
+from openavs.stages.translators.chat import ChatQuestion, ChatTranslator, Conversation
+from openavs.stages.translators.parsing import ParseError
 from tests.stages.translators.captions import request
 
 
 class Scripted(ChatTranslator):
     """Answers with what a function makes of a conversation and the number of the attempt; keeps what it was asked."""
 
-    def __init__(self, answer: Callable[[Conversation, int], str | AnswerError], **options: object) -> None:
+    def __init__(self, answer: Callable[[Conversation, int], str | ParseError], **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
         self.answer, self.asked = answer, list[list[Conversation]]()
 
-    def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         self.asked.append([question.messages for question in questions])
         return [self.answer(question.messages, len(self.asked)) for question in questions]
 
@@ -76,7 +76,7 @@ def test_a_silent_frame_stays_empty_whatever_the_model_says() -> None:
     assert listed.translate([clip])[0].frames == (("dog",), ())
 
 
-def test_an_unusable_answer_is_asked_for_again_with_the_reason() -> None:
+def test_an_invalid_output_is_asked_for_again_with_the_reason() -> None:
     model = Scripted(lambda _, attempt: "Woof!" if attempt == 1 else '{"0": ["dog"]}')
     translation = model.translate([request(["bark"])])[0]
 
@@ -104,10 +104,10 @@ def test_only_the_failed_conversations_are_asked_again() -> None:
         ("I'm sorry, I can't help with that.", "the model refused to answer"),
         ('{"0": ["do', "the JSON breaks off or is malformed"),
         ('{"1": ["dog"], "2": ["dog"]}', "the JSON has another form than the one asked for"),
-        (AnswerError("the server did not answer within 60 s"), "the server did not answer within 60 s"),
+        (ParseError("the server did not answer within 60 s"), "the server did not answer within 60 s"),
     ],
 )
-def test_after_the_last_attempt_the_lexicon_answers(answer: str | AnswerError, reason: str) -> None:
+def test_after_the_last_attempt_the_lexicon_answers(answer: str | ParseError, reason: str) -> None:
     model = Scripted(lambda *_: answer, retries=2)
     translation = model.translate([request(["dog barking"])])[0]
 
@@ -117,14 +117,14 @@ def test_after_the_last_attempt_the_lexicon_answers(answer: str | AnswerError, r
 
 
 def test_a_server_that_did_not_answer_is_asked_the_same_again() -> None:
-    model = Scripted(lambda _, attempt: AnswerError("time-out") if attempt == 1 else '{"0": ["dog"]}')
+    model = Scripted(lambda _, attempt: ParseError("time-out") if attempt == 1 else '{"0": ["dog"]}')
 
     assert model.translate([request(["bark"])])[0].frames == (("dog",),)
     assert model.asked[0] == model.asked[1]
 
 
 def test_what_is_in_vain_is_not_asked_again() -> None:
-    model = Scripted(lambda *_: AnswerError("the server refused the question", final=True), retries=5)
+    model = Scripted(lambda *_: ParseError("the server refused the question", final=True), retries=5)
     translation = model.translate([request(["dog barking"])])[0]
 
     assert (translation.frames, translation.attempts) == ((("dog",),), 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.chat import AnswerError, ChatTranslator, Question
+from openavs.stages.translators.chat import AnswerError, ChatQuestion, ChatTranslator
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.translators.prompting import MAX_CHARACTERS, build_messages, clean_text
 from openavs.stages.translators.templates import load_prompt
@@ -81,14 +81,14 @@ def test_it_stays_one_string_of_one_frame(prompt: str, caption: str) -> None:
 class Gullible(ChatTranslator):
     """A model that does whatever the captions tell it to, in every frame."""
 
-    def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | AnswerError]:
         return [json.dumps(self.answer(question)) for question in questions]
 
-    def answer(self, question: Question) -> dict[str, object]:
+    def answer(self, question: ChatQuestion) -> dict[str, object]:
         rows = [["dog", self.told(question)]] * question.form.count
         return dict(zip(question.form.keys, rows, strict=True)) if question.form.by_runs else {"frames": rows}
 
-    def told(self, question: Question) -> str:
+    def told(self, question: ChatQuestion) -> str:
         return question.messages[1]["content"].lower().partition("output ")[2].partition('"')[0]
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from openavs.stages.lexicon import audioset_labels, category, detector_name, lexicon, members, specific
 from openavs.stages.translators.base import Request, Translator
-from openavs.stages.translators.class_matching import to_vocabulary
-from openavs.stages.translators.identity import NoTranslator
+from openavs.stages.translators.class_matching import match_classes
+from openavs.stages.translators.identity import IdentityTranslator
 from openavs.stages.translators.lexicon_translator import LexiconTranslator
 from openavs.synthetic.categories import KINDS
 from tests.stages.translators.captions import request
@@ -92,13 +92,13 @@ def test_free_captions(caption: str, things: tuple[str, ...]) -> None:
 def test_everything_that_is_heard_in_the_synthetic_world_names_its_kind(kind) -> None:  # type: ignore[no-untyped-def]
     for heard in (*kind.heard, kind.category or kind.name):
         assert kind.name in lexicon(heard), heard
-        assert to_vocabulary(heard, [other.name for other in KINDS]) == (kind.name,), heard
+        assert match_classes(heard, [other.name for other in KINDS]) == (kind.name,), heard
 
 
 @pytest.mark.parametrize("name", AVSBENCH)
 def test_every_class_of_avsbench_names_itself(name: str) -> None:
     assert lexicon(name)
-    assert to_vocabulary(name, AVSBENCH) == to_vocabulary(name.replace("-", " ").upper(), AVSBENCH) == (name,)
+    assert match_classes(name, AVSBENCH) == match_classes(name.replace("-", " ").upper(), AVSBENCH) == (name,)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_every_class_of_avsbench_names_itself(name: str) -> None:
     ],
 )
 def test_phrases_find_their_class(phrase: str, classes: tuple[str, ...]) -> None:
-    assert to_vocabulary(phrase, AVSBENCH) == classes
+    assert match_classes(phrase, AVSBENCH) == classes
 
 
 def test_a_kind_never_stands_for_its_sibling() -> None:
-    assert to_vocabulary("dog", ["cat", "horse"]) == ()
-    assert to_vocabulary("man", ["woman", "baby"]) == ()
+    assert match_classes("dog", ["cat", "horse"]) == ()
+    assert match_classes("man", ["woman", "baby"]) == ()
 
 
 def test_the_surest_caption_comes_first_and_phrases_are_limited() -> None:
@@ -141,7 +141,7 @@ def test_the_lexicon_asks_nobody() -> None:
     translation = LexiconTranslator().translate([request(["Bark"])])[0]
 
     assert (translation.origin, translation.attempts, translation.note) == ("lexicon", 0, None)
-    assert isinstance(LexiconTranslator(), Translator) and isinstance(NoTranslator(), Translator)
+    assert isinstance(LexiconTranslator(), Translator) and isinstance(IdentityTranslator(), Translator)
     assert LexiconTranslator().translate([Request(())])[0].frames == ()
 
 
@@ -150,7 +150,7 @@ def test_the_lexicon_asks_nobody() -> None:
 def test_any_text_is_read_the_same_way_twice(text: str) -> None:
     assert lexicon(text) == lexicon(text)
     assert len(set(lexicon(text))) == len(lexicon(text))
-    assert set(to_vocabulary(text, ["dog", "bell"])) <= {"dog", "bell"}
+    assert set(match_classes(text, ["dog", "bell"])) <= {"dog", "bell"}
 
 
 def test_fifty_kilobytes_are_read_in_no_time() -> None:
@@ -159,7 +159,7 @@ def test_fifty_kilobytes_are_read_in_no_time() -> None:
 
 def test_without_a_translator_the_caption_is_the_phrase() -> None:
     clip = request(["A dog is barking. Loudly!", "a dog is barking. loudly"], ["x" * 300], ["\x00."], [])
-    translation = NoTranslator().translate([clip])[0]
+    translation = IdentityTranslator().translate([clip])[0]
 
     assert translation.frames == (("a dog is barking loudly",), ("x" * 80,), (), ())
     assert translation.origin == "none"
@@ -168,7 +168,7 @@ def test_without_a_translator_the_caption_is_the_phrase() -> None:
 def test_without_a_translator_a_vocabulary_still_closes() -> None:
     clip = request(["dog barking", "bell"], vocabulary=("bell",))
 
-    assert NoTranslator().translate([clip])[0].frames == (("bell",),)
+    assert IdentityTranslator().translate([clip])[0].frames == (("bell",),)
 
 
 # ---------------------------------------------------------------------------------------- categories and their names
@@ -203,9 +203,9 @@ def test_names_for_detectors_stand_for_the_same_class() -> None:
     assert names["mower"] == "lawn mower" and names["dog"] == "dog" and names["emergency-car"] == "emergency vehicle"
     for label in audioset_labels():
         for thing in lexicon(label):
-            assert to_vocabulary(detector_name(thing), [thing]) == (thing,), (label, thing)
+            assert match_classes(detector_name(thing), [thing]) == (thing,), (label, thing)
     for word in AVSBENCH:
-        assert to_vocabulary(detector_name(word), AVSBENCH) == (word,), word
+        assert match_classes(detector_name(word), AVSBENCH) == (word,), word
 
 
 def test_members_of_a_category_are_things_of_the_lexicon() -> None:

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openavs.errors import InputError, ModelError
-from openavs.stages.translators.chat import Question
-from openavs.stages.translators.chat_template import render, room, to_tokens
+from openavs.stages.translators.chat import ChatQuestion
+from openavs.stages.translators.chat_template import render, to_tokens, token_budget
 from openavs.stages.translators.llm import LlmTranslator
-from openavs.stages.translators.parsing import TOO_LONG, AnswerError
-from openavs.stages.translators.schema import AnswerForm
+from openavs.stages.translators.parsing import TOO_LONG, ParseError
+from openavs.stages.translators.schema import AnswerSchema
 from tests.stages.translators.captions import request
 from tests.tiny_lms import CHATML, NO_SYSTEM, make_lm
 
@@ -33,9 +33,9 @@ def conversations() -> list[list[dict[str, str]]]:
     return [[{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": line}] for line in lines]
 
 
-def ask(llm: LlmTranslator, conversations: list[list[dict[str, str]]]) -> list[str | AnswerError]:
+def ask(llm: LlmTranslator, conversations: list[list[dict[str, str]]]) -> list[str | ParseError]:
     return llm._chat(
-        [Question(conversation, AnswerForm(1), llm.max_new_tokens or 24) for conversation in conversations]
+        [ChatQuestion(conversation, AnswerSchema(1), llm.max_new_tokens or 24) for conversation in conversations]
     )
 
 
@@ -132,7 +132,7 @@ def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> No
     answers = ask(translator(folder), [conversations()[0], long])
 
     assert isinstance(answers[0], str)
-    assert isinstance(answers[1], AnswerError) and answers[1].reason == TOO_LONG
+    assert isinstance(answers[1], ParseError) and answers[1].reason == TOO_LONG
     translation = translator(folder, max_frames=100).translate([request(*[["dog barking"]] * 90)])[0]
     assert translation.frames == (("dog",),) * 90 and TOO_LONG in str(translation.note)
 
@@ -143,7 +143,7 @@ def test_the_room_for_an_answer_shrinks_with_the_context_and_not_with_the_batch(
     llm.model.config.max_position_embeddings = shortest + 100
     answers = ask(llm, conversations())
 
-    assert [room(shortest + more, shortest + 100, 100) for more in (0, 1, 36, 37)] == [100, 64, 64, 0]
+    assert [token_budget(shortest + more, shortest + 100, 100) for more in (0, 1, 36, 37)] == [100, 64, 64, 0]
     assert shortest < longest <= shortest + 36
     assert answers == [ask(llm, [conversation])[0] for conversation in conversations()]
 

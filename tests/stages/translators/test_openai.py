@@ -274,7 +274,7 @@ BROKEN = [
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("broken", "reason"), BROKEN)
-def test_an_unusable_answer_is_asked_for_once_more_then_the_lexicon_answers(broken: Answer, reason: str) -> None:
+def test_an_invalid_output_is_asked_for_once_more_then_the_lexicon_answers(broken: Answer, reason: str) -> None:
     with serving(lambda *_: broken) as local:
         translation = translator(local).translate([DOG])[0]
 

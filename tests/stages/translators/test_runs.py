@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from openavs.stages.translators.chat import ChatTranslator, Question
+from openavs.stages.translators.chat import ChatQuestion, ChatTranslator
 from openavs.stages.translators.openai import OpenAITranslator
-from openavs.stages.translators.parsing import AnswerError
-from openavs.stages.translators.runs import Run, runs_of
+from openavs.stages.translators.parsing import ParseError
+from openavs.stages.translators.runs import CaptionRun, merge_runs
 from openavs.structures.types import Caption
 from tests.stages.translators.captions import caption, request
 from tests.stages.translators.local_server import Answer, Fields, completion, serving
@@ -32,9 +32,9 @@ class Small(ChatTranslator):
 
     def __init__(self, upto: int, **options: Any) -> None:
         super().__init__(**options)
-        self.upto, self.questions = upto, list[Question]()
+        self.upto, self.questions = upto, list[ChatQuestion]()
 
-    def _chat(self, questions: Sequence[Question]) -> list[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         self.questions += questions
         return [self.answer(listed(question.messages)) for question in questions]
 
@@ -53,17 +53,17 @@ def changing(frames: int) -> list[list[str | tuple[str, float]]]:
 def test_consecutive_frames_with_the_same_texts_are_one_run_with_the_mean_of_their_scores() -> None:
     clip = request([("dog", 0.5), "bell"], [("dog", 0.7), ("bell", 0.3)], [("dog", 0.6)])
 
-    assert runs_of(clip.frames) == [
-        Run(0, 2, (Caption("dog", pytest.approx(0.6), 0.0, 2.0), Caption("bell", pytest.approx(0.3), 0.0, 2.0))),
-        Run(2, 3, (Caption("dog", 0.6, 2.0, 3.0),)),
+    assert merge_runs(clip.frames) == [
+        CaptionRun(0, 2, (Caption("dog", pytest.approx(0.6), 0.0, 2.0), Caption("bell", pytest.approx(0.3), 0.0, 2.0))),
+        CaptionRun(2, 3, (Caption("dog", 0.6, 2.0, 3.0),)),
     ]
 
 
 def test_silent_frames_are_in_no_run_and_part_their_neighbors() -> None:
     clip = request([], ["dog"], [], ["dog"], ["dog"], [])
 
-    assert [(run.start, run.stop) for run in runs_of(clip.frames)] == [(1, 2), (3, 5)]
-    assert runs_of(()) == runs_of(((), ())) == []
+    assert [(run.start, run.stop) for run in merge_runs(clip.frames)] == [(1, 2), (3, 5)]
+    assert merge_runs(()) == merge_runs(((), ())) == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_silent_frames_are_in_no_run_and_part_their_neighbors() -> None:
     [[caption("bell"), caption("dog")], [caption("dog")], [caption("dog"), Caption("bell", None, 0.0, 1.0, "What?")]],
 )
 def test_another_order_number_or_question_begins_a_run(other: list[Caption]) -> None:
-    assert len(runs_of((request(["dog", "bell"]).frames[0], tuple(other)))) == 2
+    assert len(merge_runs((request(["dog", "bell"]).frames[0], tuple(other)))) == 2
 
 
 # ------------------------------------------------------------------------------------------------- asking about them

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from openavs.evaluation.benchmark import load_card
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.stages.lexicon import audioset_labels, lexicon
-from openavs.stages.translators.schema import AnswerForm, answer_schema, answer_tokens
+from openavs.stages.translators.schema import AnswerSchema, answer_schema, answer_tokens
 
 ROOT = Path(__file__).resolve().parents[3]
-AVSS = tuple(load_card("avss").classes[1:])
+AVSS = tuple(load_benchmark("avss").classes[1:])
 THINGS = tuple(dict.fromkeys(thing for label in audioset_labels() for thing in lexicon(label)))
 LETTERS_40 = tuple(f"rechargeable electric lawn trimmer m{word}" for word in ("otor", "iter", "aker", "over"))
 JAPANESE = ("犬が吠える音", "救急車のサイレン", "アコースティックギター", "掃除機")
@@ -32,7 +32,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_the_schema_of_runs_requires_every_key_and_allows_no_other() -> None:
-    schema = answer_schema(AnswerForm(3, 2, by_runs=True))
+    schema = answer_schema(AnswerSchema(3, 2, by_runs=True))
 
     assert schema["required"] == list(schema["properties"]) == ["0", "1", "2"]
     assert schema["additionalProperties"] is False
@@ -41,11 +41,11 @@ def test_the_schema_of_runs_requires_every_key_and_allows_no_other() -> None:
         "maxItems": 2,
         "items": {"type": "string", "pattern": "^[a-z][a-z '-]{0,39}$"},
     }
-    assert len(answer_schema(AnswerForm(12, by_runs=True))["properties"]) == 12
+    assert len(answer_schema(AnswerSchema(12, by_runs=True))["properties"]) == 12
 
 
 def test_the_schema_of_frames_is_one_list() -> None:
-    schema = answer_schema(AnswerForm(3, 2, ("dog", "bell")))
+    schema = answer_schema(AnswerSchema(3, 2, ("dog", "bell")))
 
     assert schema["required"] == ["frames"]
     assert schema["properties"]["frames"] == {
@@ -73,7 +73,7 @@ def test_the_longest_answer_fits_its_budget(
     by_runs: bool,
 ) -> None:
     longest = sorted(words, key=lambda word: len(tokenizer.encode(f' "{word}",').ids), reverse=True)
-    form = AnswerForm(runs, max_phrases, vocabulary, by_runs)
+    form = AnswerSchema(runs, max_phrases, vocabulary, by_runs)
     rows = [longest[:max_phrases]] * runs
     answer = dict(zip(form.keys, rows, strict=True)) if by_runs else {"frames": rows}
     texts = [f"```json\n{json.dumps(answer, ensure_ascii=False, indent=indent)}\n```" for indent in (None, 1)]
@@ -83,5 +83,5 @@ def test_the_longest_answer_fits_its_budget(
 
 
 def test_the_budget_grows_with_runs_and_phrases_and_clips_of_like_size_share_one() -> None:
-    assert [answer_tokens(AnswerForm(runs, 4)) for runs in (1, 3, 5, 12, 60)] == [256, 256, 512, 1024, 4096]
-    assert answer_tokens(AnswerForm(12, 8)) == 1536
+    assert [answer_tokens(AnswerSchema(runs, 4)) for runs in (1, 3, 5, 12, 60)] == [256, 256, 512, 1024, 4096]
+    assert answer_tokens(AnswerSchema(12, 8)) == 1536

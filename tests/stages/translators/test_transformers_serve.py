@@ -18,13 +18,13 @@ import pytest
 import openavs
 from openavs.errors import ModelError
 from openavs.pipeline.pipeline import Pipeline
-from openavs.stages.translators.chat import Question
+from openavs.stages.translators.chat import ChatQuestion
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.translators.openai import OpenAITranslator
-from openavs.stages.translators.parsing import AnswerError
-from openavs.stages.translators.schema import AnswerForm
+from openavs.stages.translators.parsing import ParseError
+from openavs.stages.translators.schema import AnswerSchema
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import scene_of
+from openavs.synthetic.scene_sampling import sample_scene
 from scripts.train_tiny.lm_data import TEST, example
 from tests.stages.translators.local_server import Answer, Fields, completion, serving
 
@@ -96,7 +96,7 @@ def test_a_model_that_it_does_not_serve_is_the_users_to_mend(served: str) -> Non
 
 
 def scenes() -> list[Any]:
-    return [scene_to_clip(scene_of("ms3", "test", 9, seed).scene, f"clip-{seed}") for seed in range(2)]
+    return [scene_to_clip(sample_scene("ms3", "test", 9, seed).scene, f"clip-{seed}") for seed in range(2)]
 
 
 def test_one_language_model_request_a_clip_over_http(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +105,8 @@ def test_one_language_model_request_a_clip_over_http(tiny: Pipeline, monkeypatch
     assert isinstance(model, LlmTranslator)
 
     def answer(fields: Fields, number: int) -> Answer:
-        text = model._chat([Question(fields["messages"], AnswerForm(1), 160)])[0]
-        assert not isinstance(text, AnswerError)
+        text = model._chat([ChatQuestion(fields["messages"], AnswerSchema(1), 160)])[0]
+        assert not isinstance(text, ParseError)
         return completion(text)
 
     with serving(answer) as local:

@@ -21,9 +21,9 @@ from openavs.stages.verifiers import clip
 from openavs.stages.verifiers.base import Verdict, Verifier
 from openavs.stages.verifiers.calibration import calibrate
 from openavs.stages.verifiers.clip import ClipVerifier
-from openavs.structures.types import BoolMask, Dropped, Image, Segment, mask_to_rle
+from openavs.structures.types import BoolMask, ImageArray, Rejection, Segment, mask_to_rle
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scenes import Part, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.stages.segmenters.pictures import picture
 from tests.stages.verifiers.tiny_clip import make_clip
 from tests.tiny_models import make_clap
@@ -51,7 +51,7 @@ def segment(phrase: str, mask: BoolMask) -> Segment:
     return Segment(mask_to_rle(mask), (0.0, 0.0, 1.0, 1.0), phrase, 0.5)
 
 
-def direct(folder: Path, square: Image, texts: list[str]) -> torch.Tensor:
+def direct(folder: Path, square: ImageArray, texts: list[str]) -> torch.Tensor:
     """CLIP's own logits of a crop for some texts, by its own processor."""
     model: Any = CLIPModel.from_pretrained(folder).eval()
     pixels = CLIPImageProcessorPil.from_pretrained(folder)(Pillow.fromarray(square), return_tensors="pt")
@@ -230,7 +230,7 @@ class OnlyBig:
 
 
 def test_what_a_verifier_drops_is_told_with_its_score(tiny: Pipeline) -> None:
-    clip = scene_to_clip(plan_scene([Part("dog", (True, True))], scene_rng("test", 77, 5), 2), "verified")
+    clip = scene_to_clip(plan_scene([Role("dog", (True, True))], scene_rng("test", 77, 5), 2), "verified")
     stages = (tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter)
     verified = Pipeline(*stages, tiny.settings, verifier=OnlyBig(1))(clip)
     assert {s.verifier_score for f in verified.frames for s in f.segments} == {0.125}
@@ -239,9 +239,9 @@ def test_what_a_verifier_drops_is_told_with_its_score(tiny: Pipeline) -> None:
     assert kept == 1 and "verify" in result.timings
     for frame in result.frames:
         assert frame.segments == ()
-        [drop] = frame.dropped
+        [drop] = frame.rejected
         assert (drop.phrase, drop.reason, drop.score) == ("dog", "verifier", 0.125) and drop.box is not None
-        assert isinstance(drop, Dropped)
+        assert isinstance(drop, Rejection)
 
 
 def test_it_is_a_verifier_and_records_its_model(verifier: ClipVerifier, folder: Path) -> None:

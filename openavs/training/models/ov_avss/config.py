@@ -9,9 +9,9 @@ from transformers import ResNetConfig, SwinConfig
 
 from openavs.errors import InputError
 from openavs.training.models.backbones import BACKBONES, STAGES
-from openavs.training.models.ov_avss.matcher import Weights
+from openavs.training.models.ov_avss.matcher import MatcherWeights
 from openavs.training.models.ov_avss.network_config import OvAvssConfig
-from openavs.utils.text import nearest
+from openavs.utils.text import did_you_mean
 
 SWINS: dict[str, dict[str, Any]] = {
     "swin_tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},
@@ -33,12 +33,12 @@ def backbone_config(name: str) -> Any:
         return SwinConfig(**SWINS[name], drop_path_rate=0.3, out_features=list(STAGES))
     resnets = [key for key, spec in BACKBONES.items() if spec.kind == "resnet"]
     if name not in resnets:
-        raise InputError(f"ov-avss has no backbone {name!r}; {nearest(name, [*resnets, *SWINS])}")
+        raise InputError(f"ov-avss has no backbone {name!r}; {did_you_mean(name, [*resnets, *SWINS])}")
     return ResNetConfig(**BACKBONES[name].options, out_features=list(STAGES))
 
 
 @dataclass(frozen=True)
-class OvAvssSettings:
+class OvAvssStudentConfig:
     """The defaults are the paper's ResNet-50 setting.
 
     Args:
@@ -124,6 +124,6 @@ class OvAvssSettings:
             freeze_batch_norm=self.freeze_batch_norm,
         )
 
-    def weights(self) -> Weights:
+    def weights(self) -> MatcherWeights:
         """Of the loss."""
-        return Weights(points=self.points)
+        return MatcherWeights(points=self.points)

@@ -13,14 +13,14 @@ import torch
 from torch import distributed
 from torch.nn import functional as F
 
-from openavs.training.models.ov_avss.matcher import NONE, OBJECT, Target, Weights, match, sampled
-from openavs.training.models.ov_avss.network import Answer
+from openavs.training.models.ov_avss.matcher import NONE, OBJECT, MatcherTarget, MatcherWeights, match, sampled
+from openavs.training.models.ov_avss.network import ClipOutput
 
 Matches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def localiser_loss(
-    answers: Sequence[Sequence[Answer]], targets: Sequence[Target], weights: Weights
+    answers: Sequence[Sequence[ClipOutput]], targets: Sequence[MatcherTarget], weights: MatcherWeights
 ) -> dict[str, torch.Tensor]:
     """The losses of all layers, each with an assignment of its own: their weighted sum `loss`, and the parts.
 
@@ -32,7 +32,9 @@ def localiser_loss(
     return {"loss": total, **{name: part.detach() for name, part in parts[-1].items()}}
 
 
-def _layer_loss(layer: Sequence[Answer], targets: Sequence[Target], weights: Weights) -> dict[str, torch.Tensor]:
+def _layer_loss(
+    layer: Sequence[ClipOutput], targets: Sequence[MatcherTarget], weights: MatcherWeights
+) -> dict[str, torch.Tensor]:
     matches = [match(*answer, target, weights) for answer, target in zip(layer, targets, strict=True)]
     mask, dice = _mask_losses([answer.masks for answer in layer], targets, matches, weights)
     objectness = torch.stack([answer.objectness for answer in layer])
@@ -40,7 +42,7 @@ def _layer_loss(layer: Sequence[Answer], targets: Sequence[Target], weights: Wei
 
 
 def objectness_loss(
-    logits: torch.Tensor, targets: Sequence[Target], matches: Matches, weights: Weights
+    logits: torch.Tensor, targets: Sequence[MatcherTarget], matches: Matches, weights: MatcherWeights
 ) -> torch.Tensor:
     """Weighted mean cross-entropy of `[B, Q, 2]`; queries without an object count `weights.none` each.
 
@@ -56,7 +58,7 @@ def objectness_loss(
 
 
 def _mask_losses(
-    masks: Sequence[torch.Tensor], targets: Sequence[Target], matches: Matches, weights: Weights
+    masks: Sequence[torch.Tensor], targets: Sequence[MatcherTarget], matches: Matches, weights: MatcherWeights
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy and dice, summed over all frames of all objects and divided by the number of objects."""
     count = _objects(sum(len(objects) for _, objects in matches), masks[0].device)
@@ -84,7 +86,7 @@ def point_dice(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def uncertain_points(masks: torch.Tensor, weights: Weights) -> torch.Tensor:
+def uncertain_points(masks: torch.Tensor, weights: MatcherWeights) -> torch.Tensor:
     """Points in [0, 1] (x, y), `[N * L, P, 2]`, for mask logits `[N, L, h, w]`.
 
     Of `oversample * P` random points those with logits nearest to 0 are kept, up to the share `importance` of P; the

@@ -17,18 +17,18 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from openavs.training.models.ov_avss.network_config import OvAvssConfig
-from openavs.training.models.ov_avss.pixel_decoder import Features
-from openavs.training.models.ov_avss.position_encoding import sine_3d, stretched
+from openavs.training.models.ov_avss.pixel_decoder import PixelFeatures
+from openavs.training.models.ov_avss.position_encoding import interpolate_positions, sine_3d
 
 
-class Decoded(NamedTuple):
+class DecoderOutput(NamedTuple):
     """What one layer says: normalised `queries` `[B, Q, d]` and mask logits `[B, Q, T, H/4, W/4]`."""
 
     queries: torch.Tensor
     masks: torch.Tensor
 
 
-class Memory(NamedTuple):
+class DecoderMemory(NamedTuple):
     """What queries look at, sequence first: `tokens` `[S, B, d]` and the code of their `positions` `[S, 1 or B, d]`."""
 
     tokens: torch.Tensor
@@ -43,7 +43,7 @@ class AudioAttention(nn.Module):
         self.attention = nn.MultiheadAttention(channels, heads)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, sound: Memory) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, sound: DecoderMemory) -> torch.Tensor:
         """`tokens` `[N, B, d]` after they listened to the `sound`."""
         keys = sound.tokens + sound.positions
         heard, _ = self.attention(tokens + positions, keys, sound.tokens, need_weights=False)
@@ -59,7 +59,12 @@ class AudioVisualDecoderLayer(Mask2FormerMaskedAttentionDecoderLayer):  # type: 
         self.audio_attention = AudioAttention(config.hidden_dim, config.num_attention_heads)
 
     def forward(
-        self, queries: torch.Tensor, positions: torch.Tensor, pixels: Memory, hidden: torch.Tensor, sound: Memory
+        self,
+        queries: torch.Tensor,
+        positions: torch.Tensor,
+        pixels: DecoderMemory,
+        hidden: torch.Tensor,
+        sound: DecoderMemory,
     ) -> torch.Tensor:
         """`queries` `[Q, B, d]`; `hidden` `[B * heads, Q, S]` is true where a query must not look."""
         keys = pixels.tokens + pixels.positions
@@ -88,12 +93,12 @@ class AudioVisualDecoder(Mask2FormerMaskedAttentionDecoder):  # type: ignore[mis
         self,
         queries: torch.Tensor,
         positions: torch.Tensor,
-        pixels: list[Memory],
+        pixels: list[DecoderMemory],
         sizes: list[torch.Size],
         masks: torch.Tensor,
-        sound: Memory,
-        first: Decoded,
-    ) -> list[Decoded]:
+        sound: DecoderMemory,
+        first: DecoderOutput,
+    ) -> list[DecoderOutput]:
         """`masks` are the mask features `[B, T, d, H/4, W/4]`, `sizes` each level's (h, w); `first` spoke already."""
         said = [first]
         for number, layer in enumerate(self.layers):
@@ -103,11 +108,11 @@ class AudioVisualDecoder(Mask2FormerMaskedAttentionDecoder):  # type: ignore[mis
             said.append(self.speak(queries, masks))
         return said
 
-    def speak(self, queries: torch.Tensor, masks: torch.Tensor) -> Decoded:
+    def speak(self, queries: torch.Tensor, masks: torch.Tensor) -> DecoderOutput:
         """What the queries `[Q, B, d]` say now."""
         normalised = self.layernorm(queries).transpose(0, 1)
         vectors = self.mask_predictor.mask_embedder(normalised)
-        return Decoded(normalised, torch.einsum("bqc,btchw->bqthw", vectors, masks))
+        return DecoderOutput(normalised, torch.einsum("bqc,btchw->bqthw", vectors, masks))
 
     def _hidden(self, masks: torch.Tensor, size: torch.Size) -> torch.Tensor:
         """Where each query must not look, `[B * heads, Q, T * h * w]`: outside the mask it last saw.
@@ -134,7 +139,7 @@ class AudioVisualTransformer(Mask2FormerTransformerModule):  # type: ignore[misc
         self.query_audio_attention = AudioAttention(channels, heads)
         self.audio_self_attention = AudioAttention(channels, heads)
 
-    def forward(self, features: Features, batch: int) -> list[Decoded]:
+    def forward(self, features: PixelFeatures, batch: int) -> list[DecoderOutput]:
         """What the queries say before the first layer and after each, of `batch` clips whose frames lie in a row."""
         frames = len(features.masks) // batch
         pixels = [self._pixels(i, level, batch) for i, level in enumerate(features.levels)]
@@ -146,21 +151,21 @@ class AudioVisualTransformer(Mask2FormerTransformerModule):  # type: ignore[misc
         first = self.decoder.speak(queries, masks)
         tokens = self.audio_self_attention(sound.tokens, sound.positions, sound)
         sizes = [level.shape[-2:] for level in features.levels]
-        said: list[Decoded] = self.decoder(
-            queries, positions, pixels, sizes, masks, Memory(tokens, sound.positions), first
+        said: list[DecoderOutput] = self.decoder(
+            queries, positions, pixels, sizes, masks, DecoderMemory(tokens, sound.positions), first
         )
         return said
 
-    def _pixels(self, number: int, level: torch.Tensor, batch: int) -> Memory:
+    def _pixels(self, number: int, level: torch.Tensor, batch: int) -> DecoderMemory:
         """One level `[B * T, d, h, w]` as the memory of whole clips, `[T * h * w, B, d]`."""
         frames = len(level) // batch
         projected = self.input_projections[number](level) + self.level_embed.weight[number][:, None, None]
         clips = projected.reshape(batch, frames, *projected.shape[1:])
         tokens = clips.permute(1, 3, 4, 0, 2).flatten(0, 2)
         positions = sine_3d((frames, *level.shape[-2:]), tokens)
-        return Memory(tokens, positions[:, None])
+        return DecoderMemory(tokens, positions[:, None])
 
-    def _sound(self, sound: torch.Tensor, batch: int) -> Memory:
+    def _sound(self, sound: torch.Tensor, batch: int) -> DecoderMemory:
         """The sound `[B * T, a]`, frames of a clip in a row, as `[T, B, d]`."""
         tokens = self.audio_projection(sound.reshape(batch, -1, sound.shape[-1])).transpose(0, 1)
-        return Memory(tokens, stretched(self.audio_positions.weight, len(tokens))[:, None])
+        return DecoderMemory(tokens, interpolate_positions(self.audio_positions.weight, len(tokens))[:, None])

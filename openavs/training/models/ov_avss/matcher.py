@@ -17,7 +17,7 @@ OBJECT, NONE = 0, 1
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class MatcherTarget:
     """What sounds in one clip: `masks` float `[N, L, H, W]` of N objects in its L labelled frames, which are `frames`.
 
     `weight` `[L]` in [0, 1] is how much each frame counts. An object may be empty in some of the frames.
@@ -29,7 +29,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Weights:
+class MatcherWeights:
     """What the losses and the costs of the assignment are multiplied with, and how many points they look at."""
 
     objectness: float = 2.0
@@ -43,7 +43,7 @@ class Weights:
 
 @torch.no_grad()
 def match(
-    objectness: torch.Tensor, masks: torch.Tensor, target: Target, weights: Weights
+    objectness: torch.Tensor, masks: torch.Tensor, target: MatcherTarget, weights: MatcherWeights
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of the queries and of the objects that belong together, for one clip.
 

@@ -20,28 +20,28 @@ from openavs.errors import InputError, ModelError
 from openavs.evaluation.datasets.base import Task
 from openavs.models.hub import resolve
 from openavs.training.base import (
-    Batch,
-    Found,
-    Prediction,
+    InstanceMask,
     Size,
     Student,
-    View,
-    at_own_size,
-    normalised,
+    StudentBatch,
+    StudentPrediction,
+    TransformConfig,
+    normalize_images,
+    resize_to_original,
     take_matching,
 )
 from openavs.training.models.ov_avss.classifier import MaskClassifier
-from openavs.training.models.ov_avss.config import OvAvssSettings
+from openavs.training.models.ov_avss.config import OvAvssStudentConfig
 from openavs.training.models.ov_avss.criterion import localiser_loss
-from openavs.training.models.ov_avss.matcher import OBJECT, Target
-from openavs.training.models.ov_avss.network import STRIDE, Answer, OvAvssNetwork, from_mask2former
+from openavs.training.models.ov_avss.matcher import OBJECT, MatcherTarget
+from openavs.training.models.ov_avss.network import STRIDE, ClipOutput, OvAvssNetwork, from_mask2former
 
 BACKGROUND = "background"
 NO_CLIP = (
     "this ov-avss has no CLIP to name masks with; give model.clip=FOLDER to the training, or set 'clip' in the "
     "student's config.json"
 )
-Output = list[list[Answer]]
+Output = list[list[ClipOutput]]
 """For each clip, the answers of each layer; the last one counts."""
 
 
@@ -49,9 +49,9 @@ class OvAvss(Student):
     """The localiser, its loss, and its answers in binary masks or in the words of a vocabulary."""
 
     name = "ov-avss"
-    Config = OvAvssSettings
+    Config = OvAvssStudentConfig
 
-    def __init__(self, config: OvAvssSettings) -> None:
+    def __init__(self, config: OvAvssStudentConfig) -> None:
         super().__init__(config)
         self.network = OvAvssNetwork(config.network())
         self._classifier: MaskClassifier | None = None
@@ -66,10 +66,10 @@ class OvAvss(Student):
         if task != "binary" and self.config.clip is not None:
             resolve(self.config.clip, self.offline)
 
-    def view(self, training: bool) -> View:
+    def view(self, training: bool) -> TransformConfig:
         """The whole picture by its short side; in training of several lengths, mirrored or not."""
         sides = self.config.sides if training else (self.config.test_side,)
-        return View(sides, "keep", multiple=STRIDE, flip=training, frames=self.config.frames)
+        return TransformConfig(sides, "keep", multiple=STRIDE, flip=training, frames=self.config.frames)
 
     def initialise(self, part: str, ref: str) -> None:
         """`mask2former`: a Mask2FormerForUniversalSegmentation of the same sizes; `backbone`: ImageNet weights."""
@@ -109,10 +109,10 @@ class OvAvss(Student):
             for (slow, free), held in groups.items()
         ]
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: StudentBatch) -> Output:
         """Clips of one length and size go through together: nothing of a clip depends on what it is padded against."""
         shapes = [(int(n), *_padded(inner)) for n, inner in zip(batch.present.sum(1), batch.inner, strict=True)]
-        answers: dict[int, list[Answer]] = {}
+        answers: dict[int, list[ClipOutput]] = {}
         for shape in dict.fromkeys(shapes):
             rows = [i for i, other in enumerate(shapes) if other == shape]
             pixels = torch.stack([_pixels(batch, row, shape[1:]) for row in rows])
@@ -120,7 +120,7 @@ class OvAvss(Student):
             answers |= dict(zip(rows, self.network(pixels, sound), strict=True))
         return [answers[row] for row in range(len(shapes))]
 
-    def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: Output, batch: StudentBatch) -> dict[str, Tensor]:
         """See `localiser_loss`. A clip without a labelled frame teaches nothing; all objects are of one class."""
         labelled = (batch.labelled & batch.present).any(1).tolist()
         rows = [row for row, known in enumerate(labelled) if known]
@@ -131,7 +131,7 @@ class OvAvss(Student):
         return localiser_loss([output[row] for row in rows], targets, self.config.weights())
 
     @torch.no_grad()
-    def predict(self, batch: Batch, classes: Sequence[str] | None) -> list[Prediction]:
+    def predict(self, batch: StudentBatch, classes: Sequence[str] | None) -> list[StudentPrediction]:
         """Binary: the union of the queries that are sounding objects. Else `MaskClassifier` names the queries.
 
         Raises:
@@ -144,19 +144,19 @@ class OvAvss(Student):
         return [self.named(batch, row, own[-1], names) for row, (own, _, _) in enumerate(clips)]
 
     @torch.no_grad()
-    def named(self, batch: Batch, row: int, answer: Answer, names: Sequence[str]) -> Prediction:
+    def named(self, batch: StudentBatch, row: int, answer: ClipOutput, names: Sequence[str]) -> StudentPrediction:
         """What an answer to clip `row` shows, in the words of a vocabulary: the best pairs of query and class."""
         inner, size = batch.inner[row], batch.sizes[row]
         sure = answer.objectness.float().softmax(-1)[:, OBJECT] >= (self.config.objectness or 0.0)
         asked = sure.nonzero()[:, 0]
         chances = self._names(batch.frames.device).classify(_frames(batch, row), answer.masks[asked], names)
-        frames: list[list[Found]] = [[] for _ in range(answer.masks.shape[1])]
+        frames: list[list[InstanceMask]] = [[] for _ in range(answer.masks.shape[1])]
         for place, label, score in best_pairs(chances, self.config.top, self.config.threshold):
             query = int(asked[place])
             for found, logits in zip(frames, _own_size(answer.masks[query], inner, size), strict=True):
                 if (mask := logits > 0).any():
-                    found.append(Found(mask.cpu().numpy(), score, names[label], query))
-        return Prediction(tuple(map(tuple, frames)))
+                    found.append(InstanceMask(mask.cpu().numpy(), score, names[label], query))
+        return StudentPrediction(tuple(map(tuple, frames)))
 
     def _names(self, device: torch.device) -> MaskClassifier:
         """The classifier, loaded when first asked for; it is no part of the student's own weights."""
@@ -185,7 +185,7 @@ def best_pairs(chances: Tensor, top: int, threshold: float) -> list[tuple[int, i
     return [(*divmod(place, chances.shape[1]), score) for place, score in pairs if score > threshold]
 
 
-def _binary(answer: Answer, inner: Size, size: Size) -> Prediction:
+def _binary(answer: ClipOutput, inner: Size, size: Size) -> StudentPrediction:
     """The union of the sure queries' masks, which are cut at a logit of 0 as those of a label map are.
 
     A query with an objectness of one half or less adds no pixel to it, but grades those outside.
@@ -199,15 +199,15 @@ def _binary(answer: Answer, inner: Size, size: Size) -> Prediction:
     frames = []
     for frame in probability:
         mask = frame > 0.5
-        frames.append((Found(mask, float(frame[mask].mean())),) if mask.any() else ())
-    return Prediction(tuple(frames), probability)
+        frames.append((InstanceMask(mask, float(frame[mask].mean())),) if mask.any() else ())
+    return StudentPrediction(tuple(frames), probability)
 
 
 def _own_size(masks: Tensor, inner: Size, size: Size) -> Tensor:
     """Mask logits `[T, h, w]` at the clip's size: scaled to the padded picture, cut, scaled again, as published."""
     padded = _padded(inner)
     full = F.interpolate(masks[:, None].float(), size=padded, mode="bilinear", align_corners=False)
-    return at_own_size(full, inner, padded, size)[:, 0]
+    return resize_to_original(full, inner, padded, size)[:, 0]
 
 
 def _padded(inner: Size) -> Size:
@@ -215,20 +215,20 @@ def _padded(inner: Size) -> Size:
     return -(-inner[0] // STRIDE) * STRIDE, -(-inner[1] // STRIDE) * STRIDE
 
 
-def _frames(batch: Batch, row: int) -> Tensor:
+def _frames(batch: StudentBatch, row: int) -> Tensor:
     """A clip's own frames, uint8 `[n, 3, H, W]`, padded no further than it needs."""
     height, width = _padded(batch.inner[row])
     return batch.frames[row, :, :, :height, :width][batch.present[row]]
 
 
-def _pixels(batch: Batch, row: int, padded: Size) -> Tensor:
+def _pixels(batch: StudentBatch, row: int, padded: Size) -> Tensor:
     """The same, normalised, with zeros in the padding (as the published loader: it pads after it normalises)."""
     height, width = batch.inner[row]
-    frames = normalised(_frames(batch, row)[..., :height, :width])
+    frames = normalize_images(_frames(batch, row)[..., :height, :width])
     return F.pad(frames, (0, padded[1] - width, 0, padded[0] - height))
 
 
-def _target(batch: Batch, row: int) -> Target:
+def _target(batch: StudentBatch, row: int) -> MatcherTarget:
     """One object per class of the clip's labelled frames."""
     height, width = _padded(batch.inner[row])
     present = batch.present[row]
@@ -236,7 +236,7 @@ def _target(batch: Batch, row: int) -> Target:
     masks = batch.masks[row, :, :height, :width][present][frames]
     kinds = [kind for kind in np.unique(masks.cpu().numpy()).tolist() if kind]
     objects = torch.stack([masks == kind for kind in kinds]) if kinds else masks[None][:0]
-    return Target(objects.float(), frames, batch.weight[row][present][frames])
+    return MatcherTarget(objects.float(), frames, batch.weight[row][present][frames])
 
 
 def _not_decayed(network: nn.Module) -> set[str]:

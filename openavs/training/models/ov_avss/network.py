@@ -18,7 +18,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreT
 from openavs.errors import InputError
 from openavs.models.hub import ResolvedModel
 from openavs.models.loading import load_pretrained
-from openavs.training.models.ov_avss.decoder import AudioAttention, AudioVisualTransformer, Decoded
+from openavs.training.models.ov_avss.decoder import AudioAttention, AudioVisualTransformer, DecoderOutput
 from openavs.training.models.ov_avss.fusion import GAIN, EarlyFusion
 from openavs.training.models.ov_avss.network_config import OvAvssConfig
 from openavs.training.models.ov_avss.pixel_decoder import AudioVisualPixelLevel
@@ -29,7 +29,7 @@ STRIDE = 32
 """Sides of frames are multiples of this."""
 
 
-class Answer(NamedTuple):
+class ClipOutput(NamedTuple):
     """What is where in one clip: `objectness` logits `[Q, 2]` (0 sounding object, 1 none), `masks` `[Q, T, h, w]`."""
 
     objectness: torch.Tensor
@@ -44,10 +44,10 @@ class AudioVisualMask2Former(nn.Module):
         self.pixel_level_module = AudioVisualPixelLevel(config)
         self.transformer_module = AudioVisualTransformer(config)
 
-    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> list[Decoded]:
+    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> list[DecoderOutput]:
         """`pixel_values` `[B, T, 3, H, W]` and `sound` `[B, T, a]`."""
         features = self.pixel_level_module(pixel_values.flatten(0, 1), sound.flatten(0, 1))
-        said: list[Decoded] = self.transformer_module(features, batch=len(pixel_values))
+        said: list[DecoderOutput] = self.transformer_module(features, batch=len(pixel_values))
         return said
 
 
@@ -66,7 +66,7 @@ class OvAvssNetwork(Mask2FormerPreTrainedModel):  # type: ignore[misc]
         self.sound_predictor = nn.Linear(config.hidden_dim, 2)
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> list[list[Answer]]:
+    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> list[list[ClipOutput]]:
         """For each clip, the answers of the queries before the first decoder layer and after each; the last one counts.
 
         Args:
@@ -78,7 +78,7 @@ class OvAvssNetwork(Mask2FormerPreTrainedModel):  # type: ignore[misc]
         """
         _check_shapes(pixel_values, sound, self.config.audio_size)
         said = [(self.sound_predictor(layer.queries), layer.masks) for layer in self.model(pixel_values, sound)]
-        return [[Answer(head[clip], masks[clip]) for head, masks in said] for clip in range(len(pixel_values))]
+        return [[ClipOutput(head[clip], masks[clip]) for head, masks in said] for clip in range(len(pixel_values))]
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -13,7 +13,7 @@ from openavs.training.models.ov_avss.fusion import EarlyFusion
 from openavs.training.models.ov_avss.network_config import OvAvssConfig
 
 
-class Features(NamedTuple):
+class PixelFeatures(NamedTuple):
     """Of N frames: `levels` `[N, d, h, w]` at strides 32, 16 and 8, `masks` `[N, d, H/4, W/4]`, `sound` `[N, a]`."""
 
     levels: tuple[torch.Tensor, ...]
@@ -38,7 +38,7 @@ class AudioVisualPixelDecoder(Mask2FormerPixelDecoder):  # type: ignore[misc]
             config.fusion_dropout,
         )
 
-    def forward(self, features: tuple[torch.Tensor, ...], sound: torch.Tensor) -> Features:
+    def forward(self, features: tuple[torch.Tensor, ...], sound: torch.Tensor) -> PixelFeatures:
         """`features` of the backbone at strides 4 to 32, `sound` `[N, a]`, one row per frame."""
         heard: list[torch.Tensor] = []
 
@@ -49,7 +49,7 @@ class AudioVisualPixelDecoder(Mask2FormerPixelDecoder):  # type: ignore[misc]
 
         with self.encoder.register_forward_pre_hook(fuse, with_kwargs=True):
             output = super().forward(features)
-        return Features(tuple(output.multi_scale_features), output.mask_features, heard[0])
+        return PixelFeatures(tuple(output.multi_scale_features), output.mask_features, heard[0])
 
 
 class AudioVisualPixelLevel(nn.Module):
@@ -66,9 +66,9 @@ class AudioVisualPixelLevel(nn.Module):
             if name.startswith("swin.layernorm."):  # the norm after Swin's last stage, which its backbone leaves unused
                 parameter.requires_grad_(False)
 
-    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> Features:
+    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> PixelFeatures:
         """`pixel_values` `[N, 3, H, W]`, normalised, sides multiples of 32; `sound` `[N, a]`."""
-        features: Features = self.decoder(tuple(self.encoder(pixel_values).feature_maps), sound)
+        features: PixelFeatures = self.decoder(tuple(self.encoder(pixel_values).feature_maps), sound)
         return features
 
     def train(self, mode: bool = True) -> AudioVisualPixelLevel:

@@ -25,7 +25,7 @@ def sine_3d(size: tuple[int, int, int], tokens: torch.Tensor) -> torch.Tensor:
     return (time[:, None, None] + plane).flatten(0, 2).to(tokens.dtype)
 
 
-def stretched(table: torch.Tensor, frames: int) -> torch.Tensor:
+def interpolate_positions(table: torch.Tensor, frames: int) -> torch.Tensor:
     """A learned table `[positions, channels]` for another number of frames: as it is, or interpolated linearly.
 
     The first frame keeps the first position and the last the last, so a clip of any length spans what was learned.

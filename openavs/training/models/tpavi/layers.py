@@ -17,14 +17,14 @@ DILATIONS = (3, 6, 12, 18)
 
 
 @dataclass(frozen=True, eq=False)
-class Clips:
+class FrameGroups:
     """Which clip each packed frame belongs to: `member` float `[B, M]` of 0 and 1, `index` int64 `[M]`."""
 
     member: Tensor
     index: Tensor
 
     @classmethod
-    def of(cls, present: Tensor) -> Clips:
+    def of(cls, present: Tensor) -> FrameGroups:
         """From `present` bool `[B, T]`, for frames packed by `frames[present]`."""
         index = present.nonzero()[:, 0]
         rows = torch.arange(len(present), device=present.device)[:, None]
@@ -65,14 +65,14 @@ class Interaction(nn.Module):
         nn.init.zeros_(self.bn.weight)  # at the start only the picture is seen
         nn.init.zeros_(self.bn.bias)
 
-    def forward(self, maps: Tensor, audio: Tensor, clips: Clips) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: Tensor, audio: Tensor, clips: FrameGroups) -> tuple[Tensor, Tensor]:
         """Maps `[M, c, h, w]` and features `[M, 128]` to new maps and the aligned audio `[M, c]`."""
         heard = self.align(audio)
         mixed = self.out(self.attend(maps, heard, clips))
         new = self.norm((maps + self.bn(mixed)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return new, heard
 
-    def attend(self, maps: Tensor, heard: Tensor, clips: Clips) -> Tensor:
+    def attend(self, maps: Tensor, heard: Tensor, clips: FrameGroups) -> Tensor:
         """The attended values `[M, inner, h, w]`, of `maps` and the aligned audio `[M, c]`."""
         theta, values = self.theta(maps), self.g(maps).sum(dim=(2, 3))
         sound = self.phi(heard[:, :, None, None])[:, :, 0, 0]

@@ -17,9 +17,18 @@ from torch import Tensor, nn
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Task
 from openavs.models.hub import resolve
-from openavs.training.base import AUDIO_SIZE, Batch, Found, Prediction, Student, View, at_own_size, normalised
+from openavs.training.base import (
+    AUDIO_SIZE,
+    InstanceMask,
+    Student,
+    StudentBatch,
+    StudentPrediction,
+    TransformConfig,
+    normalize_images,
+    resize_to_original,
+)
 from openavs.training.models.backbones import backbone, make_backbone
-from openavs.training.models.tpavi.layers import Clips, Decoder, Interaction, Neck
+from openavs.training.models.tpavi.layers import Decoder, FrameGroups, Interaction, Neck
 from openavs.training.models.tpavi.losses import avm_loss, binary_loss, semantic_loss
 
 
@@ -48,7 +57,7 @@ class TpaviConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Output:
+class TpaviOutput:
     """Of the M frames that are present, by stage the maps and the aligned audio; of the D that are `decoded`, bool
     `[M]`, logits `[D, classes, H, W]`."""
 
@@ -56,7 +65,7 @@ class Output:
     decoded: Tensor
     maps: list[Tensor]
     heard: list[Tensor]
-    clips: Clips
+    clips: FrameGroups
 
 
 class Tpavi(Student):
@@ -108,17 +117,17 @@ class Tpavi(Student):
         fresh.load_state_dict(loaded.state_dict())
         return None
 
-    def view(self, training: bool) -> View:
+    def view(self, training: bool) -> TransformConfig:
         """A square, of as many frames as the configuration says."""
         if not training:
-            return View((self.config.side,), frames=self.config.frames)
+            return TransformConfig((self.config.side,), frames=self.config.frames)
         fit: Literal["crop", "stretch"] = "crop" if self.config.crop else "stretch"
-        return View((self.config.side,), fit, flip=self.config.flip, frames=self.config.frames)
+        return TransformConfig((self.config.side,), fit, flip=self.config.flip, frames=self.config.frames)
 
-    def forward(self, batch: Batch) -> Output:
-        clips = Clips.of(batch.present)
+    def forward(self, batch: StudentBatch) -> TpaviOutput:
+        clips = FrameGroups.of(batch.present)
         frames, audio = batch.frames[batch.present], batch.audio[batch.present]
-        features = self.backbone(normalised(frames)).feature_maps
+        features = self.backbone(normalize_images(frames)).feature_maps
         maps, heard = [], []
         for stage, neck, interaction in zip(features, self.necks, self.interactions, strict=True):
             new, sound = interaction(neck(stage), audio, clips)
@@ -126,7 +135,7 @@ class Tpavi(Student):
             heard.append(sound)
         decoded = self._wanted(batch.labelled[batch.present])
         logits = self.decoder([stage[decoded] for stage in maps])
-        return Output(logits, decoded, maps, heard, clips)
+        return TpaviOutput(logits, decoded, maps, heard, clips)
 
     def _wanted(self, labelled: Tensor) -> Tensor:
         """Which frames are decoded: in training without AVM only those that teach, a fifth of them on S4. The decoder
@@ -134,7 +143,7 @@ class Tpavi(Student):
         sparse = self.training and not self.config.avm and bool(labelled.any())
         return labelled if sparse else torch.ones_like(labelled)
 
-    def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: TpaviOutput, batch: StudentBatch) -> dict[str, Tensor]:
         labelled = batch.labelled[batch.present][output.decoded]
         masks, weight = batch.masks[batch.labelled], batch.weight[batch.labelled]
         of_masks = semantic_loss if self.config.classes else binary_loss
@@ -150,7 +159,7 @@ class Tpavi(Student):
         return {"loss": mask_loss + self.config.avm * avm, "mask": mask_loss, "avm": avm}
 
     @torch.no_grad()
-    def predict(self, batch: Batch, classes: Sequence[str] | None) -> list[Prediction]:
+    def predict(self, batch: StudentBatch, classes: Sequence[str] | None) -> list[StudentPrediction]:
         self.check("semantic" if classes else "binary", classes or ())
         output = self(batch)
         padded = (batch.frames.shape[-2], batch.frames.shape[-1])
@@ -158,24 +167,24 @@ class Tpavi(Student):
         for clip, (inner, size) in enumerate(zip(batch.inner, batch.sizes, strict=True)):
             logits = output.logits[output.clips.index == clip].float()
             scores = logits.sigmoid() if classes is None else logits.softmax(dim=1)
-            shares = at_own_size(scores, inner, padded, size).cpu().numpy()
+            shares = resize_to_original(scores, inner, padded, size).cpu().numpy()
             answers.append(_binary(shares[:, 0]) if classes is None else _semantic(shares, classes))
         return answers
 
 
-def _binary(probability: np.ndarray[Any, np.dtype[np.float32]]) -> Prediction:
+def _binary(probability: np.ndarray[Any, np.dtype[np.float32]]) -> StudentPrediction:
     frames = []
     for frame in probability:
         mask = frame > 0.5
-        frames.append((Found(mask, float(frame[mask].mean())),) if mask.any() else ())
-    return Prediction(tuple(frames), probability)
+        frames.append((InstanceMask(mask, float(frame[mask].mean())),) if mask.any() else ())
+    return StudentPrediction(tuple(frames), probability)
 
 
-def _semantic(shares: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> Prediction:
+def _semantic(shares: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> StudentPrediction:
     """The best class of each pixel; a class's score in a frame is its mean probability where it is the best."""
     frames = []
     for frame in shares:
         best = frame.argmax(axis=0)
         present = [int(label) for label in np.unique(best) if label]
-        frames.append(tuple(Found(best == c, float(frame[c][best == c].mean()), classes[c]) for c in present))
-    return Prediction(tuple(frames))
+        frames.append(tuple(InstanceMask(best == c, float(frame[c][best == c].mean()), classes[c]) for c in present))
+    return StudentPrediction(tuple(frames))
