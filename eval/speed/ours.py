@@ -32,7 +32,7 @@ class Ours:
             "translator": {"use": "none"},
             "detector": {"use": "grounding-dino", "model": str(detector), "floor": 0.0, "max_candidates": queries},
             "segmenter": {"use": kind, "model": str(segmenter)},
-            "keep": {"box_threshold": 0.0, "nms_iou": None, "max_boxes": 100, "max_per_phrase": BOXES},
+            "filtering": {"box_threshold": 0.0, "nms_iou": None, "max_boxes": 100, "max_per_phrase": BOXES},
             "batch": {"frames": batch},
             "device": device,
             "dtype": dtype,

@@ -61,7 +61,7 @@ def ratio(still: bool, options: argparse.Namespace) -> float:
     recipe = load_recipe("tiny")
     spares = Pipeline.from_recipe(recipe)
     stages = (spares.captioner, spares.translator, spares.detector, spares.segmenter)
-    every = Pipeline(*stages, replace(spares.settings, tolerance=None))
+    every = Pipeline(*stages, replace(spares.settings, max_diff=None))
     clip = scene(options.frames, still)
     ratios = []
     for _ in range(options.repeats + 1):

@@ -12,7 +12,7 @@ from openavs.cli.common import Json, Offline, echo, print_json, recipe_overrides
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from openavs.checks import Diagnosis, CheckResult
+    from openavs.checks import CheckResult, Diagnosis
 
 _MARKS = {"ok": "ok      ", "absent": "-       ", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -78,7 +78,9 @@ def check(
         raise typer.Exit(1)
 
 
-def _tried(pipeline: str, changes: Sequence[str], video: Path | None, offline: bool) -> Iterator[tuple[str, CheckResult]]:
+def _tried(
+    pipeline: str, changes: Sequence[str], video: Path | None, offline: bool
+) -> Iterator[tuple[str, CheckResult]]:
     """The models as they are downloaded and the stages as they are tried, each with its key in the JSON."""
     from openavs.checks.downloads import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages

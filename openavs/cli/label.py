@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class ExecutorName(StrEnum):
-    """Who runs the shards."""
+    """Executors of a label job."""
 
     local = "local"
     ray = "ray"
@@ -53,8 +53,8 @@ class ScheduleName(StrEnum):
     """How a worker goes through its clips."""
 
     auto = "auto"
-    clip = "clip"
-    stage = "stage"
+    per_clip = "per-clip"
+    per_stage = "per-stage"
 
 
 NAMED = 20  # failed clips that are printed
@@ -74,13 +74,13 @@ def label(
     words: Words,
     out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")],
     pipeline: Pipeline = None,
-    engine: Annotated[ExecutorName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
+    executor: Annotated[ExecutorName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
         ExecutorName.local
     ),
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; default: one for each GPU, or for two cores.")
     ] = None,
-    shards: Annotated[
+    shard_range: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only this part of the job, such as 3/8: for job arrays.")
     ] = None,
     shard_size: Annotated[int | None, typer.Option(min=1, help="Clips committed together; default 256.")] = None,
@@ -94,7 +94,7 @@ def label(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare finished files with their hashes, not with their sizes alone.")
     ] = False,
-    patience: Annotated[
+    stall_timeout: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds without a finished clip after which a worker is killed; default: none."),
     ] = None,
@@ -104,12 +104,12 @@ def label(
     schedule: Annotated[
         ScheduleName,
         typer.Option(
-            help="clip: one after another, all models in memory; stage: a window of clips stage by stage, models in "
+            help="per-clip: one after another, all models in memory; per-stage: a window of clips stage by stage, models in "
             "turns; auto: by the memory there is. Results are the same."
         ),
     ] = ScheduleName.auto,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Clips of a window of --schedule stage; default 256.")
+        int | None, typer.Option(min=1, help="Clips of a window of --schedule per-stage; default 256.")
     ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print where the time went, by stage.")] = False,
     lock: Lock = None,
@@ -134,7 +134,7 @@ def label(
 
     set_up_logging(quiet=quiet, verbose=verbose)
     name, overrides = _words(words)
-    part = None if shards is None else parse_part(shards)
+    part = None if shard_range is None else parse_part(shard_range)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     source = open_source(name, benchmark=benchmark, split=split)
@@ -143,7 +143,7 @@ def label(
     wish, root = _wish(source, recipe, shard_size, threads, limit), source.root
     out = out.absolute()
     plan = open_folder(out, wish, overwrite=overwrite, retry_failed=retry_failed)
-    made = _engine(engine, workers, recipe.device, patience)
+    made = _engine(executor, workers, recipe.device, stall_timeout)
     job = Job(
         out,
         plan.key,
@@ -161,7 +161,7 @@ def label(
     del source, wish  # the plan is on the disk: memory is not to hold a line for every clip
     numbers = shards_of(plan, part)
     _check_files(out, plan, numbers, verify, quiet)
-    about = {"command": command_line(), "engine": engine.value, "source": name, "root": str(root)}
+    about = {"command": command_line(), "executor": executor.value, "source": name, "root": str(root)}
     board = JobProgress(job, plan, numbers, about)
     problem = _run(job, plan, made, board, quiet)
     _finish(board, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)

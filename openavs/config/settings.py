@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 class PipelineConfig:
     """The rules between the stages.
 
-    `window` is the length in s of the sound paired with a frame, `context` that of the longer sound around it (None: no
+    `window_seconds` is the length of the sound paired with a frame, `context_seconds` that of the longer sound around it (None: no
     longer one); windows below `silence_dbfs` hear nothing. A box is kept from `box_threshold` on, unless a better box
     covers it with an IoU above `nms_iou`; a frame keeps at most `max_boxes`, of each phrase at most `max_per_phrase`.
     `batch_frames` and `batch_windows` bound what goes through the models at once. A picture whose `reuse.change` to the
-    one before is at most `tolerance` is not looked at again: 0 means the same bits, None looks at every one.
+    one before is at most `max_diff` is not looked at again: 0 means the same bits, None looks at every one.
     `disambiguate` gives detectors the names that they know (`lexicon.detector_name`). A phrase is kept if its audio
     score times its best box is at least `min_audio_visual_ratio` of the frame's best such product; None keeps all.
     """
 
-    window: float = 1.0
-    context: float | None = None
+    window_seconds: float = 1.0
+    context_seconds: float | None = None
     silence_dbfs: float = -60.0
     box_threshold: float = 0.25
     nms_iou: float | None = 0.8
@@ -35,7 +35,7 @@ class PipelineConfig:
     aliases: Mapping[str, str] = field(default_factory=dict)
     batch_frames: int = 8
     batch_windows: int = 64
-    tolerance: float | None = 0.0
+    max_diff: float | None = 0.0
     disambiguate: bool = False
     min_audio_visual_ratio: float | None = None
 
@@ -43,8 +43,8 @@ class PipelineConfig:
 def pipeline_config(recipe: Recipe) -> PipelineConfig:
     """The rules that a recipe sets."""
     return PipelineConfig(
-        window=recipe.audio.window_seconds,
-        context=recipe.audio.context_seconds,
+        window_seconds=recipe.audio.window_seconds,
+        context_seconds=recipe.audio.context_seconds,
         disambiguate=recipe.prompts.disambiguate,
         min_audio_visual_ratio=recipe.prompts.min_audio_visual_ratio,
         silence_dbfs=recipe.audio.silence_dbfs,
@@ -53,5 +53,5 @@ def pipeline_config(recipe: Recipe) -> PipelineConfig:
         aliases=recipe.aliases,
         batch_frames=recipe.batch.frames,
         batch_windows=recipe.batch.windows,
-        tolerance=recipe.frame_dedup.max_diff,
+        max_diff=recipe.frame_dedup.max_diff,
     )

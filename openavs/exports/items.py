@@ -123,12 +123,12 @@ def filtered_by_recipe(items: Iterable[ExportItem]) -> Iterator[ExportItem]:
     from openavs.results.filters import apply_label_filters
 
     for item in items:
-        section = item.result.recipe.get("filter", {})
+        section = item.result.recipe.get("label_filter", {})
         try:
             wanted = LabelFilterConfig.model_validate(section)
         except ValidationError as problem:
             raise InputError(
-                f"the recipe of {item.result.clip} has a 'filter' that is none; label it again"
+                f"the recipe of {item.result.clip} has a 'label_filter' that is none; label it again"
             ) from problem
         answer = apply_label_filters(item.result, wanted)
         if answer.reason is None:

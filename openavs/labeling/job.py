@@ -19,7 +19,7 @@ class Job:
     indices (empty: binary labels, instance masks). `threads` are those of one worker: results on a CPU depend on them.
     `lock` is a file of pinned model commits, `cache` the folder of the stage cache.
 
-    `schedule` is how a worker goes through its clips: `clip` by clip, `stage` by stage over a `window` of them, or
+    `schedule` is how a worker goes through its clips: `per-clip`, `per-stage` over a `window` of them, or
     `auto`: as its `share` of its device's memory allows. Results are the same.
     """
 
@@ -32,7 +32,7 @@ class Job:
     threads: int = 1
     lock: Path | None = None
     cache: Path | None = None
-    schedule: str = "clip"
+    schedule: str = "per-clip"
     window: int = 256
     share: float = 1.0
 

@@ -4,7 +4,7 @@ Claims are byte-range locks of the operating system on one empty file, `OUT/.loc
 the index, byte 2 what tells of the job (`run.json`, `models.json`), byte 3 + n shard n. They end with the process that
 holds them, however it ends, so there is no stale claim, no heartbeat and no clock in this. Between machines they need a
 file system that keeps such locks (NFS 4, Lustre with `flock`, GPFS); where none are kept, a warning says so, and parts
-of a job have to be kept apart by `--shards i/n`. Even two processes on one shard would write the same bytes.
+of a job have to be kept apart by `--shard-range i/n`. Even two processes on one shard would write the same bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def claim(out: Path, byte: int, *, shared: bool = False, wait: bool = False) -> 
             return False
         if problem.errno not in _NO_LOCKS:
             raise
-        log.warning("the file system of %s keeps no locks: run one job at a time on it, or split it by --shards", out)
+        log.warning(
+            "the file system of %s keeps no locks: run one job at a time on it, or split it by --shard-range", out
+        )
     return True
 
 

@@ -27,7 +27,7 @@ def parse_part(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     part, parts = (int(group) for group in found.groups()) if found else (0, 0)
     if not 1 <= part <= parts:
-        raise InputError(f"--shards is {text!r:.40} and should be I/N with I from 1 to N, such as 1/8")
+        raise InputError(f"--shard-range is {text!r:.40} and should be I/N with I from 1 to N, such as 1/8")
     return part, parts
 
 

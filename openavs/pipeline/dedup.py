@@ -44,13 +44,13 @@ def max_cell_difference(one: ImageArray, two: ImageArray) -> float:
 class FrameDeduplicator:
     """Gives a frame that repeats the picture before it the very array of that one.
 
-    `tolerance` is what counts as a repetition, as a `change`: 0: the same bits; more: at most so much changed against
+    `max_diff` is what counts as a repetition, as a `change`: 0: the same bits; more: at most so much changed against
     the picture that was looked at (not against the one before, along which a slow change would creep); None: nothing.
     `near` counts the frames that were not quite the same.
     """
 
-    def __init__(self, tolerance: float | None = 0.0) -> None:
-        self.tolerance = tolerance
+    def __init__(self, max_diff: float | None = 0.0) -> None:
+        self.max_diff = max_diff
         self.near = 0
 
     def shared(self, frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -64,11 +64,11 @@ class FrameDeduplicator:
                 yield frame
 
     def _is(self, last: ImageArray, image: ImageArray) -> bool:
-        if last is image or self.tolerance is None:
+        if last is image or self.max_diff is None:
             return last is image
         if _same(last, image):
             return True
-        close = self.tolerance > 0 and max_cell_difference(last, image) <= self.tolerance
+        close = self.max_diff > 0 and max_cell_difference(last, image) <= self.max_diff
         self.near += close
         return close
 

@@ -23,7 +23,7 @@ def frame_batches(
     """
     if not wanted:
         return
-    pictures, done = FrameDeduplicator(settings.tolerance), 0
+    pictures, done = FrameDeduplicator(settings.max_diff), 0
     frames = pictures.shared(clip.frames(wanted))
     batches = batched(frames, settings.batch_frames, lambda frame: frame.image.size // 3, BATCH_PIXELS)
     notes.progress("localize", 0, len(wanted))

@@ -149,7 +149,7 @@ class Pipeline:
 
     def caption(self, clip: Clip, notes: RunContext) -> list[FrameCaptions]:
         """What is heard around every frame; no model is run where it is silent."""
-        windows = audio_windows(clip, self.settings.window, self.settings.context)
+        windows = audio_windows(clip, self.settings.window_seconds, self.settings.context_seconds)
         heard: list[FrameCaptions] = [None] * len(windows)
         audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
         if not audible:
@@ -236,7 +236,9 @@ class Pipeline:
                 segments, dropped = found.get(frame, ((), ()))
                 yield TrackedFrame(frame, sounding[frame.index], segments, dropped, key=frame in found)
 
-    def _find(self, frames: list[Frame], asked: Sequence[FramePrompts], answers: FrameMemo, notes: RunContext) -> list[FrameSegments]:
+    def _find(
+        self, frames: list[Frame], asked: Sequence[FramePrompts], answers: FrameMemo, notes: RunContext
+    ) -> list[FrameSegments]:
         """What of the prompts is there in some frames: the boxes that are kept, their masks, and the verifier's word.
 
         Each frame is grounded with its own phrases: beside a phrase of another frame, a box could answer that one.
@@ -282,7 +284,12 @@ class Pipeline:
         return tuple(segments), tuple(drops)
 
     def _verify(
-        self, verifier: Verifier, prompts: list[FramePrompts], found: list[FrameSegments], answers: FrameMemo, notes: RunContext
+        self,
+        verifier: Verifier,
+        prompts: list[FramePrompts],
+        found: list[FrameSegments],
+        answers: FrameMemo,
+        notes: RunContext,
     ) -> list[FrameSegments]:
         """Drops the segments that do not look like what they are taken for."""
         with notes.timed("verify"):

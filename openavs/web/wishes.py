@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, MediaInfo, open_clip, probe
+from openavs.media import MediaInfo, open_clip, probe
 from openavs.results.serialization import safe_id
 from openavs.structures.types import Clip
 from openavs.web.settings import ServerConfig

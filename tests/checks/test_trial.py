@@ -138,7 +138,7 @@ def test_thresholds_outside_their_range_are_refused(openavs: Run, tmp_path: Path
     assert done.code == 1 and found["detector"]["state"] == "ok"
     assert found["captioner"]["says"].startswith("captioner clap: clap: threshold")
     assert found["captioner"]["says"].endswith("[0, 1], not 7.0.")
-    kept = recipe_file(tmp_path, keep={"box_threshold": 2.0})
+    kept = recipe_file(tmp_path, filtering={"box_threshold": 2.0})
     refused = openavs("check", "--download", "-p", kept)
     assert refused.code == 2 and len(refused.err.strip().splitlines()) == 1 and "filtering.box_threshold" in refused.err
 

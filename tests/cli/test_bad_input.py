@@ -175,7 +175,7 @@ def refusal(done: Any, out: Path) -> str:
         ({"sample": {"fps": "fast"}}, "'sample.fps' must be a number, not 'fast' (text)"),
         ({"captioner": "clap"}, "'captioner' must be a section of keys and values, not 'clap' (text)"),
         ({"vocabulary": {"dog": 1}}, "'vocabulary' must be a list"),
-        ({"kep": {"max_boxes": 3}}, "there is no key 'kep'; did you mean 'keep'?"),
+        ({"filterng": {"max_boxes": 3}}, "there is no key 'filterng'; did you mean 'filtering'?"),
         ({"detector": {"use": "grounding-dyno"}}, "did you mean 'grounding-dino'?"),
         ({"detector": {"use": "./stages.py:Nose"}}, "there is no class 'Nose' in ./stages.py"),
         ({"segmenter": {"use": "sam"}}, "segmenter 'sam' needs the option 'model'"),

@@ -65,7 +65,10 @@ def test_a_recipe_is_judged_and_tried_with_its_overrides(openavs: Run) -> None:
     [
         (("tiny",), "check takes KEY=VALUE, not tiny; a recipe is named with --pipeline"),
         (("filtering.box_threshold=1",), "filtering.box_threshold=1 changes a recipe; name it with --pipeline"),
-        (("--pipeline", "tiny", "filtering.box_threshold"), "filtering.box_threshold is a key of the recipe and has no value"),
+        (
+            ("--pipeline", "tiny", "filtering.box_threshold"),
+            "filtering.box_threshold is a key of the recipe and has no value",
+        ),
     ],
 )
 def test_words_that_change_no_recipe_are_refused(openavs: Run, words: tuple[str, ...], says: str) -> None:

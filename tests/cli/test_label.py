@@ -178,15 +178,15 @@ def test_parts_of_a_job_array_make_the_whole(
     openavs: Openavs, pool: Path, quick: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
     words = ("label", pool, "--pipeline", quick, "--shard-size", "3", "--json", "--quiet")
-    first = openavs(*words, "--out", tmp_path / "out", "--shards", "1/3")
+    first = openavs(*words, "--out", tmp_path / "out", "--shard-range", "1/3")
     assert first.code == 0
     assert first.json()["shards"] == {"planned": 4, "committed": 2}
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "stopped"
     for part in ("3/3", "2/3"):
-        assert openavs(*words, "--out", tmp_path / "out", "--shards", part).code == 0
+        assert openavs(*words, "--out", tmp_path / "out", "--shard-range", part).code == 0
     assert tree(tmp_path / "out") == whole
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
-    assert "from 1 to N" in openavs(*words, "--out", tmp_path / "out", "--shards", "0/3").err
+    assert "from 1 to N" in openavs(*words, "--out", tmp_path / "out", "--shard-range", "0/3").err
 
 
 @pytest.mark.faults

@@ -67,7 +67,13 @@ def test_defaults_and_the_name_of_the_file(tmp_path: Path) -> None:
 def test_overrides_are_dotted_yaml() -> None:
     recipe = load_recipe(
         "tiny",
-        ["filtering.box_threshold=3e-1", "filtering.nms_iou=null", "captioner.top_k=2", "vocabulary=[dog, cat]", "offline=true"],
+        [
+            "filtering.box_threshold=3e-1",
+            "filtering.nms_iou=null",
+            "captioner.top_k=2",
+            "vocabulary=[dog, cat]",
+            "offline=true",
+        ],
     )
     assert (recipe.filtering.box_threshold, recipe.filtering.nms_iou) == (0.3, None)
     assert recipe.captioner.options["top_k"] == 2
@@ -80,12 +86,12 @@ def test_overrides_are_dotted_yaml() -> None:
     ("override", "sentence"),
     [
         ("filtering.box_treshold=0.3", "no key 'filtering.box_treshold'; did you mean 'box_threshold'?"),
-        ("kep.box_threshold=0.3", "no key 'kep'; did you mean 'keep'?"),
+        ("filterng.box_threshold=0.3", "no key 'filterng'; did you mean 'filtering'?"),
         ("filtering.box_threshold=high", "'filtering.box_threshold' must be a number, not 'high' (text)"),
         ("filtering.box_threshold=true", "'filtering.box_threshold' must be a number, not True (true or false)"),
         ("filtering.box_threshold=2", "'filtering.box_threshold' must be at most 1, not 2 (a number)"),
         ("filtering.max_boxes=2.5", "'filtering.max_boxes' must be a whole number, not 2.5 (a number)"),
-        ("keep=3", "'keep' must be a section of keys and values, not 3 (a number)"),
+        ("filtering=3", "'filtering' must be a section of keys and values, not 3 (a number)"),
         ("sample.fps=0", "'sample.fps' must be more than 0, not 0 (a number)"),
         ("sample.fps=.nan", "'sample.fps' must be"),
         ("vocabulary=3", "'vocabulary' must be a list, not 3 (a number)"),
@@ -94,7 +100,7 @@ def test_overrides_are_dotted_yaml() -> None:
         ("box_threshold=0.3", "no key 'box_threshold'; did you mean 'filtering.box_threshold'?"),
         ("box_treshold=0.3", "no key 'box_treshold'; did you mean 'filtering.box_threshold'?"),
         ("min_area=3", "no key 'min_area'; did you mean 'filtering.min_area' or 'label_filter.min_area'?"),
-        ("kep=3", "no key 'kep'; did you mean 'keep'?"),
+        ("filterng=3", "no key 'filterng'; did you mean 'filtering'?"),
         ("vocabulary=[dog, no]", "'vocabulary.1' must be text, not False (true or false); write it in quotes"),
         ("vocabulary=[747]", "'vocabulary.0' must be text, not 747 (a number); write it in quotes"),
         ("dtype=int8", "'dtype' must be one of"),
@@ -172,7 +178,7 @@ def test_any_recipe_survives_writing(threshold: float, fps: float, words: list[s
     from openavs.utils.strict_yaml import parse_yaml
 
     data = load_recipe("tiny").to_dict()
-    data["keep"]["box_threshold"], data["sample"]["fps"], data["vocabulary"] = threshold, fps, words
+    data["filtering"]["box_threshold"], data["sample"]["fps"], data["vocabulary"] = threshold, fps, words
     recipe: Recipe = recipe_from_dict(data)
     assert recipe_from_dict(parse_yaml(recipe.to_yaml())) == recipe
 

@@ -39,4 +39,4 @@ def test_what_a_page_says_is_what_the_help_says(script: ModuleType) -> None:
     assert "(see `openavs list`)" in page
     label = script.pages()["label.md"]
     assert "openavs label SOURCE [KEY=VALUE...] --out PATH [OPTIONS]" in label
-    assert "| `--engine local or ray` |" in label and "| `--no-cache` | Do without: the stage cache" in label
+    assert "| `--executor local or ray` |" in label and "| `--no-cache` | Do without: the stage cache" in label

@@ -100,6 +100,6 @@ def test_an_option_that_is_gone_is_noticed() -> None:
     with pytest.raises(AssertionError, match="--thresold"):
         parse(["segment", "video.mp4", "--thresold", "0.3"])
     with pytest.raises(Exception, match="boxes"):
-        parse(["segment", "video.mp4", "--pipeline", "tiny", "keep.boxes=3"])
+        parse(["segment", "video.mp4", "--pipeline", "tiny", "filtering.boxes=3"])
     with pytest.raises(KeyError):
         parse(["segmnt", "video.mp4"])

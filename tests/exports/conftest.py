@@ -27,7 +27,7 @@ from openavs.visualization.overlay import OverlayPainter
 
 SIZE = (48, 64)
 FPS = 5  # of the video; results have a frame a second
-RECIPE = {"name": "by-hand", "sample": {"fps": 1.0, "window": 1.0}, "filter": {"min_score": 0.5}}
+RECIPE = {"name": "by-hand", "sample": {"fps": 1.0}, "label_filter": {"min_score": 0.5}}
 LEFT, RIGHT = (200, 40, 40), (40, 40, 200)  # the colours of the video's halves
 
 

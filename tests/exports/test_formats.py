@@ -139,11 +139,11 @@ def test_the_filter_of_the_recipe_leaves_out_what_label_would(run: Path, tmp_pat
 
 
 def test_a_clip_that_its_recipe_refuses_as_a_whole_is_left_out(results: list[ClipResult], tmp_path: Path) -> None:
-    loud = replace(results[1], recipe={"filter": {"min_audible_fraction": 0.9}})  # one frame of five is silent
+    loud = replace(results[1], recipe={"label_filter": {"min_audible_fraction": 0.9}})  # one frame of five is silent
     told = export("coco", filtered_by_recipe(memory_items([results[0], loud])), tmp_path / "set")
     assert told.clips == 1
-    wrong = replace(results[1], recipe={"filter": {"min_audible_fraction": "much"}})
-    with pytest.raises(InputError, match="the recipe of two has a 'filter' that is none; label it again"):
+    wrong = replace(results[1], recipe={"label_filter": {"min_audible_fraction": "much"}})
+    with pytest.raises(InputError, match="the recipe of two has a 'label_filter' that is none; label it again"):
         list(filtered_by_recipe(memory_items([wrong])))
 
 

@@ -43,7 +43,7 @@ FINDINGS = {
     "recipe: a number of 5,000 digits": ("recipe", b"name: " + b"9" * 5000),
     "recipe: a tag without its value": ("recipe", b"name: !!bool maybe"),
     "recipe: a time that is none": ("recipe", b"name: !!timestamp soon"),
-    "override: a key that is a page long is quoted in part": ("override", b"keep." + b"x" * 5000 + b"=1"),
+    "override: a key that is a page long is quoted in part": ("override", b"filtering." + b"x" * 5000 + b"=1"),
     "override: text that is a page long and no key": ("override", b"x" * 5000),
     "prompt: a header line of a page": ("prompt", b"name: p\n" + b"[" * 3000 + b"\n---\n[user]\nx\n"),
     "size: more than a float holds": ("size", b"1" * 400),

@@ -265,7 +265,7 @@ def test_where_no_locks_are_kept_work_goes_on_with_a_warning(
     with claimed(tmp_path, 1) as taken:
         assert taken
     (record,) = caplog.records
-    said = f"the file system of {tmp_path} keeps no locks: run one job at a time on it, or split it by --shards"
+    said = f"the file system of {tmp_path} keeps no locks: run one job at a time on it, or split it by --shard-range"
     assert (record.levelname, record.getMessage()) == ("WARNING", said)
 
 

@@ -90,7 +90,9 @@ def test_agreement_is_the_share_of_questions_that_lead_to_the_phrase() -> None:
     assert agreement("dog", three) == pytest.approx(2 / 3)  # the lexicon knows what barks
     assert agreement("cat", three) == 0
     assert apply_label_filters(result(three), LabelFilterConfig(min_question_agreement=0.6)).rejected == {}
-    assert apply_label_filters(result(three), LabelFilterConfig(min_question_agreement=0.7)).rejected == {"min_question_agreement": 1}
+    assert apply_label_filters(result(three), LabelFilterConfig(min_question_agreement=0.7)).rejected == {
+        "min_question_agreement": 1
+    }
     assert agreement("dog", frame()) == 0
 
 

@@ -30,7 +30,7 @@ from openavs.labeling.shard import read_samples
 from tests.labeling.pool import disk_events
 
 ITEMS = tuple(Sample(f"c{n}", f"videos/c{n}.mp4", bytes=n) for n in range(7))
-RECIPE: dict[str, Any] = {"name": "r", "keep": {"box_threshold": 0.25, "max_boxes": 5}, "detector": {"use": "box"}}
+RECIPE: dict[str, Any] = {"name": "r", "filtering": {"box_threshold": 0.25, "max_boxes": 5}, "detector": {"use": "box"}}
 WISH = JobRequest("folder", ITEMS, RECIPE, shard_size=3)
 
 
@@ -117,7 +117,7 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
     [
         ({"recipe": {**RECIPE, "name": "other"}}, r'differs in name \(was ".*", now "other"\);'),
         (
-            {"recipe": {**RECIPE, "keep": {"box_threshold": 0.3, "max_boxes": 5}}},
+            {"recipe": {**RECIPE, "filtering": {"box_threshold": 0.3, "max_boxes": 5}}},
             r"differs in filtering.box_threshold \(was 0.25, now 0.3\);",
         ),
         (

@@ -236,7 +236,7 @@ def test_the_command_stops_at_ctrl_c_and_goes_on(
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(short))
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"})
-    words = (pool, "--pipeline", made, "--out", tmp_path / "out", "--shard-size", "3", "--engine", "ray")
+    words = (pool, "--pipeline", made, "--out", tmp_path / "out", "--shard-size", "3", "--executor", "ray")
     words += ("--workers", "1", "--no-cache")
     first = label(*words, start_new_session=True)
     while not list((tmp_path / "out" / "log").glob("clips-*")):

@@ -136,7 +136,7 @@ def test_what_others_have_taken_is_not_there() -> None:
 
 @pytest.mark.parametrize("wanted", [None, 1])
 def test_a_cluster_without_any_room_says_so(wanted: int | None) -> None:
-    with pytest.raises(InputError, match="use --engine local, or a larger cluster"):
+    with pytest.raises(InputError, match="use --executor local, or a larger cluster"):
         fitting_workers([{"CPU": 1.0}], {"CPU": 1.0}, WorkerResources(1), wanted)
 
 

@@ -77,7 +77,7 @@ def spec(scenes: Path, tmp_path: Path) -> ShardSpec:
 def clip_by_clip(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("reference") / "out"
     reference = planned(scenes, "tiny", out, shard_size=5)[2][0]  # type: ignore[arg-type]
-    labelled(reference, "clip")
+    labelled(reference, "per-clip")
     return results(out)
 
 
@@ -96,7 +96,7 @@ def test_both_schedules_write_the_same_bytes(
         return chat(self, asked)
 
     monkeypatch.setattr(LlmTranslator, "_chat", counting)
-    staged = labelled(spec, "stage", window=window)
+    staged = labelled(spec, "per-stage", window=window)
     assert results(spec.job.out) == clip_by_clip
     windows = -(-5 // window)
     assert staged.ahead is not None
@@ -162,9 +162,9 @@ def test_a_deferred_stage_is_asked_what_it_can_without_loading() -> None:
 
 def test_what_was_heard_and_asked_is_taken_from_the_cache(spec: ShardSpec, tmp_path: Path) -> None:
     """A job with other boxes hears and asks nothing anew, whichever schedule the first one had."""
-    labelled(spec, "stage", cache=tmp_path / "stages")
+    labelled(spec, "per-stage", cache=tmp_path / "stages")
     again = planned(spec.job.root, "tiny", tmp_path / "again", overrides=("filtering.box_threshold=0.3",))[2][0]  # type: ignore[arg-type]
-    second = labelled(again, "clip", cache=tmp_path / "stages")
+    second = labelled(again, "per-clip", cache=tmp_path / "stages")
     assert second.cache is not None
     assert [what for (_, what), count in second.cache.counts.items() if count] == ["hits"] * 2
 
@@ -191,7 +191,7 @@ def run(spec: ShardSpec, ahead: StagedSchedule, stop: Callable[[], bool] = never
 def test_a_clip_that_fails_is_a_row_as_ever(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Faulty"})
     reference, spec = (planned(pool, made, tmp_path / name)[2][0] for name in ("clips", "stages"))
-    expected = labelled(reference, "clip").run(reference, tell=lambda done: None, stop=never)
+    expected = labelled(reference, "per-clip").run(reference, tell=lambda done: None, stop=never)
     mark, _ = run(spec, staged(spec))
     assert mark == expected
     assert mark["reasons"] == {"unexpected ZeroDivisionError": 1}
@@ -265,10 +265,10 @@ def test_the_schedule_is_no_part_of_the_plan(openavs: Any, pool: Path, tmp_path:
     """What one schedule began, the other finishes."""
     made = recipe(tmp_path / "r")
     words = ("label", pool, "--pipeline", made, "--out", tmp_path / "out", "--workers", "1", "--json")
-    first = openavs(*words, "--schedule", "stage", "--window", "2")
+    first = openavs(*words, "--schedule", "per-stage", "--window", "2")
     assert first.code == 0
     assert first.json()["ok"] == 4
-    again = openavs(*words, "--schedule", "clip")
+    again = openavs(*words, "--schedule", "per-clip")
     assert (again.code, again.json()["worked"]) == (0, 0)
     assert not (tmp_path / "out/work").exists()
 

@@ -144,7 +144,7 @@ def counted(pipe: Pipeline, clip: Clip) -> tuple[dict[str, int], tuple[FrameResu
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_a_static_video_is_looked_at_once(tiny: Pipeline, batch: int) -> None:
     clip = still([0] * 6)
-    every, plain = counted(remade(tiny, tolerance=None, batch_frames=batch), clip)
+    every, plain = counted(remade(tiny, max_diff=None, batch_frames=batch), clip)
     once, same = counted(remade(tiny, batch_frames=batch), clip)
     assert same == plain
     assert every["detector"] == 6
@@ -154,7 +154,7 @@ def test_a_static_video_is_looked_at_once(tiny: Pipeline, batch: int) -> None:
 
 def test_only_what_repeats_is_spared(tiny: Pipeline) -> None:
     clip = still([0, 1, 1, 3, 3, 5])
-    every, plain = counted(remade(tiny, tolerance=None, batch_frames=2), clip)
+    every, plain = counted(remade(tiny, max_diff=None, batch_frames=2), clip)
     once, same = counted(remade(tiny, batch_frames=2), clip)
     assert same == plain
     assert (every["detector"], once["detector"]) == (6, 4)
@@ -164,8 +164,7 @@ def test_a_tracker_gets_the_same_segments(tiny: Pipeline) -> None:
     clip = still([0, 0, 0, 3, 3, 3])
     stages = (tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter)
     pipes = [
-        Pipeline(*stages, replace(tiny.settings, tolerance=tolerance), tracker=IouTracker())
-        for tolerance in (None, 0.0)
+        Pipeline(*stages, replace(tiny.settings, max_diff=tolerance), tracker=IouTracker()) for tolerance in (None, 0.0)
     ]
     (every, plain), (once, same) = (counted(pipe, clip) for pipe in pipes)
     assert same == plain
@@ -183,6 +182,6 @@ def test_a_tolerance_is_told(tiny: Pipeline) -> None:
     clip = replace(calm, frames=trembling)
     assert counted(remade(tiny), clip)[0]["detector"] == 6
     with Counter(detector=tiny.detector.model) as calls:  # type: ignore[union-attr]
-        result = remade(tiny, tolerance=2.0)(clip)
+        result = remade(tiny, max_diff=2.0)(clip)
     assert calls == {"detector": 2}  # once for each set of phrases
     assert result.warnings == ("3 of 6 frames had hardly changed and were taken for the one before them",)

@@ -192,7 +192,7 @@ def test_a_mask_of_another_size_than_the_clips_is_named(clip: ClipResult) -> Non
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        ({"keep": {1: 0.5}}, "segmentation.recipe.filtering has a key that is not text"),
+        ({"filtering": {1: 0.5}}, "segmentation.recipe.filtering has a key that is not text"),
         ({"words": {"dog", "cat"}}, "segmentation.recipe.words is a set, which a result file cannot hold"),
     ],
 )

@@ -64,7 +64,7 @@ def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
     assert not any(frame.segments for frame in first.result.frames)
     assert "below threshold" in {d.reason for frame in first.result.frames for d in frame.rejected}
     assert any(frame.segments for frame in again.result.frames)
-    assert again.result.recipe["keep"]["box_threshold"] == 0.1
+    assert again.result.recipe["filtering"]["box_threshold"] == 0.1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the trial in a child process")

@@ -141,7 +141,7 @@ def fitting_workers(
     if workers > most:
         each = f"{share.cpus:g} CPUs" + (f" and {share.gpus:g} GPUs" if share.gpus else "")
         gpus = f" and {free.get('GPU', 0.0):g} GPUs" if share.gpus else ""
-        fix = f"use --workers {most}" if most else "use --engine local, or a larger cluster"
+        fix = f"use --workers {most}" if most else "use --executor local, or a larger cluster"
         raise InputError(
             f"{workers} workers of {each} each do not fit the Ray cluster, of whose {cpus:g} CPUs "
             f"{free.get('CPU', 0.0):g}{gpus} are free and one has to stay so; {fix}"
