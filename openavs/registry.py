@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker")
 
 
-class BackendCache(NamedTuple):
+class Backends(NamedTuple):
     """The stages of a recipe, built; None for those that it has not."""
 
     captioner: Captioner
@@ -134,11 +134,11 @@ def instantiate(cls: type, options: Mapping[str, Any]) -> Any:
     return backend
 
 
-Held = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
+BackendCache = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
 """By stage: the class and arguments that a backend was made from, and the backend."""
 
 
-def build_backends(recipe: Recipe, held: Held | None = None) -> BackendCache:
+def build_backends(recipe: Recipe, held: BackendCache | None = None) -> Backends:
     """Makes the recipe's stages; all are checked before the first one loads a model.
 
     Recipes that are run one after the other share what they have in common by giving each of these calls the same
@@ -153,7 +153,7 @@ def build_backends(recipe: Recipe, held: Held | None = None) -> BackendCache:
         if stage not in held:
             held[stage] = ((cls, arguments), instantiate(cls, arguments))
     made: dict[str, Any] = {stage: held[stage][1] if stage in held else None for stage in STAGES}
-    return BackendCache(**made)
+    return Backends(**made)
 
 
 def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:

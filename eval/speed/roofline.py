@@ -54,9 +54,9 @@ CPU_BF16 = Device("2 cores, bf16", 0.78e12, 36e9, 2)
 
 def recipes() -> dict[str, Callable[[], dict[str, Cost]]]:
     """By recipe, the cost of a clip by stage; `sam3`, whose weights are gated, is not counted."""
-    clap = lambda: net.clap().times(FRAMES)
-    ask = lambda: net.language_model(QUESTION, ANSWER)
-    audio = lambda: net.audio_language_model(3, 30, 40, 1.0).times(FRAMES)
+    clap = lambda: net.clap().times(FRAMES)  # noqa: E731
+    ask = lambda: net.language_model(QUESTION, ANSWER)  # noqa: E731
+    audio = lambda: net.audio_language_model(3, 30, 40, 1.0).times(FRAMES)  # noqa: E731
 
     def stages(
         hear: Callable[[], Cost], asked: Callable[[], Cost], size: str, segment: Callable[[str, int], Cost], model: str

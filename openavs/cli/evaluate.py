@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from openavs.evaluation.evaluator import Evaluation
     from openavs.evaluation.predictor import Failures
     from openavs.pipeline import pipeline
-    from openavs.registry import Held
+    from openavs.registry import BackendCache
 
 
 Words = Annotated[
@@ -148,7 +148,7 @@ class Builder:
 
         self.lock, self.pins = lock, load_lock(lock) if lock else None
 
-    def __call__(self, recipe: Recipe, held: Held | None = None) -> pipeline.Pipeline | StagedSchedule:
+    def __call__(self, recipe: Recipe, held: BackendCache | None = None) -> pipeline.Pipeline | StagedSchedule:
         from openavs.caching.stagewise import build_staged
         from openavs.pipeline.lockfile import add_to_lock, build_pinned_pipeline
         from openavs.pipeline.pipeline import Pipeline as Chain

@@ -104,8 +104,8 @@ def label(
     schedule: Annotated[
         ScheduleName,
         typer.Option(
-            help="per-clip: one after another, all models in memory; per-stage: a window of clips stage by stage, models in "
-            "turns; auto: by the memory there is. Results are the same."
+            help="per-clip: one after another, all models in memory; per-stage: a window of clips stage by stage, "
+            "models in turns; auto: by available memory. Results are the same."
         ),
     ] = ScheduleName.auto,
     window: Annotated[

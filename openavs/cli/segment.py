@@ -131,7 +131,8 @@ def _interruption_reported(answers: list[dict[str, Any]], clips: int, overwrite:
         done = sum(answer["status"] == "ok" for answer in answers)
         how = "without --overwrite" if overwrite else "again"
         log_line(
-            f"openavs: interrupted with {done} of {pluralize(clips, 'clip')} done; run the same command {how} to continue"
+            f"openavs: interrupted with {done} of {pluralize(clips, 'clip')} done; "
+            f"run the same command {how} to continue"
         )
         raise
 

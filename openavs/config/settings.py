@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class PipelineConfig:
     """The rules between the stages.
 
-    `window_seconds` is the length of the sound paired with a frame, `context_seconds` that of the longer sound around it (None: no
-    longer one); windows below `silence_dbfs` hear nothing. A box is kept from `box_threshold` on, unless a better box
+    `window_seconds` is the length of the audio paired with a frame, `context_seconds` that of a longer window around
+    the same moment (None: none); windows below `silence_dbfs` are silent. A box is kept from `box_threshold` on, unless a better box
     covers it with an IoU above `nms_iou`; a frame keeps at most `max_boxes`, of each phrase at most `max_per_phrase`.
     `batch_frames` and `batch_windows` bound what goes through the models at once. A picture whose `reuse.change` to the
     one before is at most `max_diff` is not looked at again: 0 means the same bits, None looks at every one.

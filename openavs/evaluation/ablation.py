@@ -26,14 +26,14 @@ from openavs.evaluation.metrics.metrics import Protocol
 from openavs.evaluation.studies import AblationStudy, AblationVariant
 from openavs.pipeline.context import Progress
 from openavs.pipeline.pipeline import Pipeline
-from openavs.registry import Held
+from openavs.registry import BackendCache
 from openavs.results.serialization import json_bytes
 from openavs.utils.fs import atomic_write
 
 Row = dict[str, Any]
 
 _INK = ":root{--ink:#1b1f24;--quiet:#57606a;--line:#d8dee4;--card:#fff}"
-Build = Callable[[Recipe, Held], Pipeline | StagedSchedule]
+Build = Callable[[Recipe, BackendCache], Pipeline | StagedSchedule]
 
 
 def run_study(
@@ -58,7 +58,7 @@ def run_study(
     that is told about that variant. Returns what ablation.json holds: `variants`, one row each, whose figures are None
     where clips failed and nothing was scored, and whose `difference` is that to the baseline, paired by clip.
     """
-    held: Held = {}
+    held: BackendCache = {}
     done: dict[str, Evaluation] = {}
     for variant in study.variants:
         system = recipe_predictor(recipes[variant.name], dataset, card, lambda recipe: build(recipe, held))

@@ -95,7 +95,7 @@ class JsonListWriter:
 
     def __init__(self, path: Path, head: Mapping[str, Any], lists: Sequence[str]) -> None:
         self._path, self._head = path, head
-        self._spools = {name: tempfile.TemporaryFile(dir=path.parent) for name in lists}
+        self._spools = {name: tempfile.TemporaryFile(dir=path.parent) for name in lists}  # noqa: SIM115 - see close
         self._empty = dict.fromkeys(lists, True)
 
     def add(self, name: str, entry: object) -> None:

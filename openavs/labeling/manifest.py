@@ -150,8 +150,8 @@ def check_manifest(out: Path, plan: Manifest, wish: JobRequest) -> Manifest:
         keys = {"its source": f" ({_source_difference(out, plan, wish, content)})", **keys}
     if keys:
         raise InputError(
-            f"{out} holds another job, which differs in {describe_differences(keys)}; give another --out, or start anew with "
-            "--overwrite"
+            f"{out} holds another job, which differs in {describe_differences(keys)}; give another --out, "
+            "or use --overwrite"
         )
     data = _data(identity, content)
     if _content(out / LINES) != content:

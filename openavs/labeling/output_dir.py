@@ -94,8 +94,8 @@ def _settle_files(out: Path, plan: Manifest, wish: JobRequest, retry_failed: boo
     others = [id for id in replaced if id not in may_differ]
     if others:
         raise InputError(
-            f"{pluralize(len(others), 'clip')} of {out} changed in size since, such as {others[0]}; --retry-failed takes "
-            "new files of clips that failed, for others give another --out or start anew with --overwrite"
+            f"{pluralize(len(others), 'clip')} of {out} changed in size since, such as {others[0]}; --retry-failed "
+            "takes new files of clips that failed, for others give another --out or start anew with --overwrite"
         )
     update_sizes(out, wish)
 

@@ -1,8 +1,8 @@
 """What to do about a shard whose worker died: a crash of a decoder, a kill, the machine's memory.
 
 Clips are worked on in order, so only the few that were begun and not finished can be at fault. Each of them is tried
-alone, in a worker of its own; one that kills it twice is put on record as `worker_crashed` and is not touched again. Then
-the shard goes on. Every death so either finishes clips or takes one out: there is no endless loop.
+alone, in a worker of its own; one that kills it twice is put on record as `worker_crashed` and is not touched again.
+Then the shard goes on. Every death so either finishes clips or takes one out: there is no endless loop.
 """
 
 from __future__ import annotations

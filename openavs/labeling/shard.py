@@ -198,7 +198,7 @@ class _Work:
             if problem.errno in OF_THE_MACHINE:
                 raise
             return self._unexpected(item, problem)
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - named in the clip's row, and logged with its traceback
             return self._unexpected(item, problem)
 
     def _unexpected(self, item: Sample, problem: Exception) -> ClipError:

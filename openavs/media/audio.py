@@ -51,7 +51,7 @@ class AudioBuffer:
         """Appends samples `[n, channels]` or, for one channel, `[n]`."""
         try:
             if isinstance(self._file, io.BytesIO) and self._file.tell() > IN_MEMORY:
-                memory, self._file = self._file, tempfile.TemporaryFile()
+                memory, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the samples
                 self._file.write(memory.getbuffer())
             self._file.write(np.ascontiguousarray(samples, dtype=np.float32).tobytes())
         except OSError as error:

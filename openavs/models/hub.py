@@ -19,7 +19,7 @@ from openavs.utils.fs import atomic_write
 from openavs.utils.strict_json import parse_json
 from openavs.utils.strict_yaml import parse_yaml
 
-__all__ = ["Lock", "ResolvedModel", "check_folder", "load_pretrained", "load_processor", "resolve"]
+__all__ = ["ModelLockfile", "ResolvedModel", "check_folder", "load_pretrained", "load_processor", "resolve"]
 
 logger = logging.getLogger(__name__)
 

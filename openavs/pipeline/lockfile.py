@@ -16,9 +16,9 @@ from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
 from openavs.models.hub import ModelLockfile, ResolvedModel
 from openavs.pipeline.pipeline import Pipeline
-from openavs.registry import Held
+from openavs.registry import BackendCache
 
-__all__ = ["add_to_lock", "load_lock", "pinned", "pinned_pipeline"]
+__all__ = ["add_to_lock", "build_pinned_pipeline", "load_lock", "pin_recipe"]
 
 
 def load_lock(path: Path) -> ModelLockfile:
@@ -45,7 +45,7 @@ def pin_recipe(recipe: Recipe, lock: ModelLockfile) -> Recipe:
     return recipe_from_dict(data, base=recipe.base)
 
 
-def build_pinned_pipeline(recipe: Recipe, lock: ModelLockfile, held: Held | None = None) -> Pipeline:
+def build_pinned_pipeline(recipe: Recipe, lock: ModelLockfile, held: BackendCache | None = None) -> Pipeline:
     """Builds the recipe's pipeline with its models at the commits of the lock (`held`: see `build_backends`).
 
     What its results record as their recipe keeps the recipe's own names, and the commits stand where they always do,

@@ -14,7 +14,7 @@ from typing import Any
 from openavs.config.recipe import Recipe
 from openavs.models.device import empty_cuda_cache
 from openavs.models.memory import release_memory
-from openavs.registry import Held, check_backends, instantiate
+from openavs.registry import BackendCache, check_backends, instantiate
 
 STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker"))
 """The stages whose models are in memory together."""
@@ -76,7 +76,7 @@ class LazyBackend:
         return getattr(self._turns.backend(self._stage), name)
 
 
-def lazy_stages(recipe: Recipe) -> tuple[OffloadManager, Held]:
+def lazy_stages(recipe: Recipe) -> tuple[OffloadManager, BackendCache]:
     """The stages of a recipe as `build_backends` takes them, loaded in turns.
 
     Raises:

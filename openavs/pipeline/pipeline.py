@@ -27,7 +27,7 @@ from openavs.pipeline.filtering import filter_detections
 from openavs.pipeline.frames import frame_batches
 from openavs.pipeline.validation import validate_outputs
 from openavs.pipeline.windows import audio_windows
-from openavs.registry import Held, build_backends
+from openavs.registry import BackendCache, build_backends
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.contracts import validate_output, validate_tracked_frames
 from openavs.stages.detectors.base import Detector
@@ -51,7 +51,7 @@ from openavs.structures.types import (
 )
 from openavs.utils.concurrency import prefetch
 
-__all__ = ["Notes", "Pipeline", "Progress", "Settings"]
+__all__ = ["Pipeline", "PipelineConfig", "Progress", "RunContext"]
 
 FrameCaptions = tuple[Caption, ...] | None
 """What is heard at a frame; None where it is silent."""
@@ -95,7 +95,7 @@ class Pipeline:
         self.label = ClassMapper(self.settings.vocabulary, self.settings.aliases, similarity)
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, held: Held | None = None) -> Self:
+    def from_recipe(cls, recipe: Recipe, held: BackendCache | None = None) -> Self:
         """Builds the stages that a recipe names and loads their models (`held`: see `build_backends`).
 
         Raises:

@@ -220,7 +220,8 @@ def _refuse_other_recipe(out: Path, saved: dict[str, Any], new: dict[str, Any]) 
     found = differing_keys({key: saved[key] for key in new}, new)
     if found:
         raise InputError(
-            f"{out} holds results of another recipe, which differs in {describe_differences(found)}; choose another --out"
+            f"{out} holds results of another recipe, which differs in {describe_differences(found)}; "
+            "choose another --out"
         )
 
 

@@ -44,7 +44,7 @@ class BackgroundWriter(Generic[T]):
             if self._error is None:
                 try:
                     self._work(items[0])
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - raised where the items come from
                     self._error = error
 
     def _raise(self) -> None:

@@ -36,7 +36,7 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Generator[T]:
                 if not put("item", item):
                     return
             put("end", None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed on: the consumer raises it
             put("error", error)
         finally:
             close = getattr(iterator, "close", None)

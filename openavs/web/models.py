@@ -16,7 +16,7 @@ from openavs.config.recipe import override_recipe
 from openavs.errors import InputError
 from openavs.pipeline.memory_estimate import should_offload
 from openavs.pipeline.offload import lazy_stages
-from openavs.registry import Held
+from openavs.registry import BackendCache
 from openavs.structures.types import Caption
 from openavs.web.menu import RecipeOption
 
@@ -51,8 +51,8 @@ class ModelCache:
     def __init__(self, offers: Mapping[str, RecipeOption], cache_folder: Path) -> None:
         self.offers = dict(offers)
         self._cache_folder = cache_folder
-        self._small: Held = {}
-        self._large: Held = {}
+        self._small: BackendCache = {}
+        self._large: BackendCache = {}
         self._loaded: dict[bool, str] = {}
         self._lock = threading.Lock()
         StageCache(cache_folder).set_limit(CACHE_LIMIT)

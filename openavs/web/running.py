@@ -133,7 +133,7 @@ def stream_latest(
             work(box.tell)
         except Stopped:
             pass
-        except BaseException as problem:
+        except BaseException as problem:  # noqa: BLE001 - handed on: the consumer raises it
             error = problem
         box.end(error)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openavs.errors import InputError
-from openavs.media import MediaInfo, open_clip, probe
+from openavs.media import MediaInfo, MediaLimits, open_clip, probe
 from openavs.results.serialization import safe_id
 from openavs.structures.types import Clip
 from openavs.web.settings import ServerConfig
@@ -76,7 +76,7 @@ def _open(wish: SegmentRequest, fps: float, settings: ServerConfig) -> Clip:
     if heard.audio_codec is None:
         name = (wish.sound or wish.source).name
         raise InputError(f"{name} has no sound track, so there is nothing to hear; give a clip with sound")
-    limits = Limits(max_duration=settings.max_seconds + 1)
+    limits = MediaLimits(max_duration=settings.max_seconds + 1)
     return open_clip(wish.source, fps=fps, audio=wish.sound, id=safe_id(wish.source.stem or "clip"), limits=limits)
 
 

@@ -20,7 +20,7 @@ from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError
 from openavs.models.device import resolve_device
 from openavs.pipeline.pipeline import Pipeline
-from openavs.registry import Held, build_backends, check_backends
+from openavs.registry import BackendCache, build_backends, check_backends
 from openavs.results.serialization import segmentation_to_json
 from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import scene_to_clip
@@ -32,7 +32,7 @@ STAGES = ("captioner", "translator", "detector")
 
 
 @pytest.fixture(scope="module")
-def held() -> Held:
+def held() -> BackendCache:
     """The embedded models, loaded once for all recipes that share them."""
     return {}
 
@@ -51,7 +51,7 @@ def cache(tmp_path: Path) -> Path:
 class Counted:
     """A recipe's pipeline with a cache; `calls` are the forward passes of its models."""
 
-    def __init__(self, held: Held, folder: Path, *overrides: str, stages: tuple[str, ...] = STAGES) -> None:
+    def __init__(self, held: BackendCache, folder: Path, *overrides: str, stages: tuple[str, ...] = STAGES) -> None:
         recipe = load_recipe("tiny", overrides)
         self.pipe = Pipeline.from_recipe(recipe, held)
         backends = {stage: getattr(self.pipe, stage) for stage in (*STAGES, "segmenter")}
@@ -88,7 +88,7 @@ def content(result: ClipResult) -> str:
 # ----------------------------------------------------------------------------------------- what runs after a change
 
 
-def test_a_box_threshold_runs_no_audio_model_and_no_language_model(held: Held, clip: Clip, cache: Path) -> None:
+def test_a_box_threshold_runs_no_audio_model_and_no_language_model(held: BackendCache, clip: Clip, cache: Path) -> None:
     first = Counted(held, cache)
     first(clip)
     assert first.ran == {"captioner", "translator", "detector", "segmenter"}
@@ -97,14 +97,14 @@ def test_a_box_threshold_runs_no_audio_model_and_no_language_model(held: Held, c
     assert again.ran <= {"segmenter"}
 
 
-def test_by_default_pictures_are_looked_at_anew(held: Held, clip: Clip, cache: Path) -> None:
+def test_by_default_pictures_are_looked_at_anew(held: BackendCache, clip: Clip, cache: Path) -> None:
     Counted(held, cache, stages=("captioner", "translator"))(clip)
     again = Counted(held, cache, "filtering.box_threshold=0.5", stages=("captioner", "translator"))
     again(clip)
     assert again.ran - {"segmenter"} == {"detector"}
 
 
-def test_a_prompt_runs_no_audio_model(held: Held, clip: Clip, cache: Path, tmp_path: Path) -> None:
+def test_a_prompt_runs_no_audio_model(held: BackendCache, clip: Clip, cache: Path, tmp_path: Path) -> None:
     Counted(held, cache)(clip)
     prompt = tmp_path / "mine.txt"
     prompt.write_text(resources.find("prompts", "tiny").read_text())
@@ -118,7 +118,7 @@ def test_a_prompt_runs_no_audio_model(held: Held, clip: Clip, cache: Path, tmp_p
 
 @pytest.mark.parametrize("change", ["captioner.top_k=1", "captioner.threshold=0.3", "audio.window_seconds=0.5"])
 def test_the_audio_model_runs_when_what_it_hears_or_how_changes(
-    held: Held, clip: Clip, cache: Path, change: str
+    held: BackendCache, clip: Clip, cache: Path, change: str
 ) -> None:
     Counted(held, cache)(clip)
     changed = Counted(held, cache, change)
@@ -126,7 +126,7 @@ def test_the_audio_model_runs_when_what_it_hears_or_how_changes(
     assert "captioner" in changed.ran
 
 
-def test_another_clip_is_another_question(held: Held, clip: Clip, cache: Path) -> None:
+def test_another_clip_is_another_question(held: BackendCache, clip: Clip, cache: Path) -> None:
     Counted(held, cache)(clip)
     assert clip.audio is not None
     other = Counted(held, cache)
@@ -134,7 +134,7 @@ def test_another_clip_is_another_question(held: Held, clip: Clip, cache: Path) -
     assert "captioner" in other.ran
 
 
-def test_the_audio_model_runs_when_the_longer_sound_changes(held: Held, clip: Clip, cache: Path) -> None:
+def test_the_audio_model_runs_when_the_longer_sound_changes(held: BackendCache, clip: Clip, cache: Path) -> None:
     for context in ("null", "2", "3"):
         run = Counted(held, cache, f"audio.context_seconds={context}")
         run(clip)
@@ -144,21 +144,21 @@ def test_the_audio_model_runs_when_the_longer_sound_changes(held: Held, clip: Cl
 # --------------------------------------------------------------------------------------------- nobody can tell
 
 
-def test_results_are_the_same_without_with_an_empty_and_with_a_full_cache(held: Held, clip: Clip, cache: Path) -> None:
+def test_results_do_not_depend_on_the_cache(held: BackendCache, clip: Clip, cache: Path) -> None:
     plain = Pipeline.from_recipe(load_recipe("tiny"), held)(clip)
     filling, filled = Counted(held, cache), Counted(held, cache)
     assert content(plain) == content(filling(clip)) == content(filled(clip))
     assert filled.cache.counts == {(stage, "hits"): 1 for stage in STAGES}
 
 
-def test_weak_captions_are_weak_in_the_cache(held: Held, clip: Clip, cache: Path) -> None:
+def test_weak_captions_are_weak_in_the_cache(held: BackendCache, clip: Clip, cache: Path) -> None:
     result = Counted(held, cache, "captioner.threshold=1")(clip)
     assert any(frame.weak for frame in result.frames) and not any(frame.captions for frame in result.frames)
     assert content(Counted(held, cache, "captioner.threshold=1")(clip)) == content(result)
 
 
 @pytest.mark.parametrize("answer", ['[[["only a text"]]]', "[]"])  # rows too short, and too few
-def test_answers_of_another_form_are_computed(held: Held, clip: Clip, cache: Path, answer: str) -> None:
+def test_answers_of_another_form_are_computed(held: BackendCache, clip: Clip, cache: Path, answer: str) -> None:
     """A whole file with the right hash, but not what the stage wrote."""
     plain = Counted(held, cache)(clip)
     store = StageCache(cache)
@@ -171,7 +171,7 @@ def test_answers_of_another_form_are_computed(held: Held, clip: Clip, cache: Pat
     assert Counted(held, cache).cache.get("captioner", "0" * 64) is None
 
 
-def test_a_stage_that_cannot_be_cached_and_one_that_is_copied(held: Held, cache: Path) -> None:
+def test_a_stage_that_cannot_be_cached_and_one_that_is_copied(held: BackendCache, cache: Path) -> None:
     recipe = load_recipe("tiny")
     pipe = Pipeline.from_recipe(recipe, held)
     with pytest.raises(InputError, match="the segmenter cannot be cached; these can: captioner, translator, detector"):
@@ -180,7 +180,7 @@ def test_a_stage_that_cannot_be_cached_and_one_that_is_copied(held: Held, cache:
     assert copy(pipe.captioner).models == pipe.captioner.models  # type: ignore[attr-defined]
 
 
-def test_what_else_a_stage_can_do_is_still_there(held: Held, cache: Path) -> None:
+def test_what_else_a_stage_can_do_is_still_there(held: BackendCache, cache: Path) -> None:
     """A closed vocabulary is matched by the captioner's own text tower."""
     pipe = Counted(held, cache).pipe
     assert pipe.captioner.text_similarity(["dog"], ["dog", "bell"]).shape == (1, 2)
@@ -202,14 +202,14 @@ def at_server(url: str) -> Recipe:
     return load_recipe("tiny", [f"translator={{use: openai, model: small, base_url: '{url}', tries: 1, retries: 0}}"])
 
 
-def ask(url: str, held: Held, clip: Clip, cache: Path) -> ClipResult:
+def ask(url: str, held: BackendCache, clip: Clip, cache: Path) -> ClipResult:
     recipe = at_server(url)
     pipe = Pipeline.from_recipe(recipe, held)
     with_cache(pipe, recipe, cache)
     return pipe(clip)
 
 
-def test_what_the_lexicon_said_for_a_server_that_was_down_is_not_kept(held: Held, clip: Clip, cache: Path) -> None:
+def test_fallback_answers_of_an_unreachable_server_are_not_cached(held: BackendCache, clip: Clip, cache: Path) -> None:
     answers: Iterator[Answer] = iter([refusal(503), phrases(["dog"], ["dog"], ["cat"])])
     with serving(lambda fields, number: next(answers)) as server:
         fallen = ask(server.url, held, clip, cache)
@@ -223,7 +223,7 @@ def test_what_the_lexicon_said_for_a_server_that_was_down_is_not_kept(held: Held
     assert remembered.models["small"]["revision"] == "small-1"
 
 
-def test_who_answered_for_each_frame_is_kept(held: Held, clip: Clip, cache: Path) -> None:
+def test_who_answered_for_each_frame_is_kept(held: BackendCache, clip: Clip, cache: Path) -> None:
     """The model leaves out the second run, which the lexicon then answers."""
     with serving(lambda fields, number: phrases(["hound"])) as server:
         results = [ask(server.url, held, clip, cache) for _ in range(2)]
@@ -235,7 +235,7 @@ def test_who_answered_for_each_frame_is_kept(held: Held, clip: Clip, cache: Path
         assert sum("which the language model left out" in warning for warning in result.warnings) == 1
 
 
-def test_an_answer_that_cannot_be_used_is_kept_with_its_note(held: Held, clip: Clip, cache: Path) -> None:
+def test_an_answer_that_cannot_be_used_is_kept_with_its_note(held: BackendCache, clip: Clip, cache: Path) -> None:
     """The model was asked and babbled: asking it again is what the recipe's `retries` are for."""
     with serving(lambda fields, number: completion("Woof!")) as server:
         first = ask(server.url, held, clip, cache)
@@ -248,12 +248,12 @@ def test_an_answer_that_cannot_be_used_is_kept_with_its_note(held: Held, clip: C
 # --------------------------------------------------------------------------------------------- fingerprints
 
 
-def fingerprint(held: Held, *overrides: str, stage: str = "captioner") -> str:
+def fingerprint(held: BackendCache, *overrides: str, stage: str = "captioner") -> str:
     recipe = load_recipe("tiny", overrides)
     return stage_fingerprint(getattr(build_backends(recipe, held), stage), *check_backends(recipe)[stage])
 
 
-def test_a_fingerprint_changes_with_what_an_answer_depends_on(held: Held) -> None:
+def test_a_fingerprint_changes_with_what_an_answer_depends_on(held: BackendCache) -> None:
     usual = fingerprint(held)
     assert fingerprint(held, "offline=true", "filtering.box_threshold=0.9", "translator.retries=0") == usual
     changes = ("captioner.top_k=1", "captioner.batch_size=2", "captioner.vocabulary=[dog, cat]")
@@ -262,7 +262,7 @@ def test_a_fingerprint_changes_with_what_an_answer_depends_on(held: Held) -> Non
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_floats_depend_on_the_number_of_threads(held: Held, stage: str) -> None:
+def test_floats_depend_on_the_number_of_threads(held: BackendCache, stage: str) -> None:
     usual, threads = fingerprint(held, stage=stage), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
@@ -272,7 +272,7 @@ def test_floats_depend_on_the_number_of_threads(held: Held, stage: str) -> None:
 
 
 def test_the_same_weights_elsewhere_are_the_same_and_other_weights_under_the_name_are_not(
-    held: Held, tmp_path: Path
+    held: BackendCache, tmp_path: Path
 ) -> None:
     embedded = Path(build_backends(load_recipe("tiny"), held).captioner.models["openavs:tiny/clap"]["path"])
     copy = tmp_path / "clap"

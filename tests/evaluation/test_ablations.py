@@ -18,7 +18,7 @@ from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.leaderboard import published
 from openavs.evaluation.studies import load_study, study_names, study_recipes
 from openavs.pipeline.pipeline import Pipeline
-from openavs.registry import Held
+from openavs.registry import BackendCache
 from openavs.synthetic.datasets import write_layout
 
 
@@ -101,7 +101,7 @@ def test_a_threshold_curve(dataset: Dataset, tmp_path: Path) -> None:
     study = load_study(path)
     built: list[Pipeline] = []
 
-    def build(recipe: Recipe, held: Held) -> Pipeline:
+    def build(recipe: Recipe, held: BackendCache) -> Pipeline:
         built.append(Pipeline.from_recipe(recipe, held))
         return built[-1]
 
@@ -126,7 +126,7 @@ def test_a_threshold_curve(dataset: Dataset, tmp_path: Path) -> None:
     lines = [path for path in picture.iter("{http://www.w3.org/2000/svg}path") if "line" in path.get("class", "")]
     assert len(lines) == 2  # J and F
 
-    def unused(recipe: Recipe, held: Held) -> Pipeline:
+    def unused(recipe: Recipe, held: BackendCache) -> Pipeline:
         raise AssertionError("everything is done, and a model was loaded all the same")
 
     again = run_study(

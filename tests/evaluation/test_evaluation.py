@@ -22,7 +22,7 @@ from openavs.evaluation.evaluator import Evaluation, adapt_recipe, evaluate, rec
 from openavs.evaluation.metrics.metrics import BinaryMetrics
 from openavs.evaluation.predictor import Predictor, folder_names, to_clip, write_predictions
 from openavs.pipeline.pipeline import Pipeline
-from openavs.registry import Held
+from openavs.registry import BackendCache
 from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
 from openavs.synthetic.datasets import write_layout
 
@@ -44,13 +44,13 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
 
 
 @pytest.fixture(scope="module")
-def held() -> Held:
+def held() -> BackendCache:
     """The models of the module's pipelines, loaded once."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def system(held: Held) -> Callable[..., Predictor]:
+def system(held: BackendCache) -> Callable[..., Predictor]:
     """The tiny recipe with overrides as a system for a data set."""
 
     def make(dataset: Dataset, *overrides: str) -> Predictor:

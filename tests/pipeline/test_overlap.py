@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from openavs.pipeline.pipeline import Pipeline, Settings
+from openavs.pipeline.pipeline import Pipeline, PipelineConfig
 from openavs.stages.translators.base import Request, Translation
 from openavs.structures.types import (
     AudioWindow,
@@ -99,7 +99,7 @@ def timeline() -> Timeline:
 
 def pipeline(timeline: Timeline, batch: int) -> Pipeline:
     stages = Stages(timeline)
-    return Pipeline(stages, stages, stages, stages, Settings(batch_frames=batch))
+    return Pipeline(stages, stages, stages, stages, PipelineConfig(batch_frames=batch))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from openavs.errors import InputError
-from openavs.pipeline.pipeline import Notes, Pipeline
+from openavs.pipeline.pipeline import Pipeline, RunContext
 from openavs.pipeline.windows import audio_window
 from openavs.structures.types import Caption, Clip, ClipResult, Frame, FrameResult, rle_to_mask, segments_to_mask
 from openavs.synthetic.datasets import scene_to_clip
@@ -93,7 +93,7 @@ def test_a_frame_is_grounded_with_its_own_phrases_only(
 def test_names_that_detectors_know_are_asked_and_labeled_as_the_class(tiny: Pipeline) -> None:
     settings = replace(tiny.settings, disambiguate=True, vocabulary=("mower", "dog"))
     pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
-    asked = pipe.translate([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], Notes())
+    asked = pipe.translate([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], RunContext())
     assert [(prompt.phrase, prompt.label) for prompt in asked[0]] == [("lawn mower", "mower")]
     assert pipe.label("lawn mower")[0] == "mower"
 
@@ -302,7 +302,7 @@ def test_progress_tells_every_stage(tiny: Pipeline, dog_and_bell: Scene) -> None
 
 
 def test_stream_and_call_say_the_same(tiny: Pipeline, dog_and_bell: Scene, result: ClipResult) -> None:
-    notes = Notes()
+    notes = RunContext()
     frames: list[FrameResult] = list(tiny.stream(scene_to_clip(dog_and_bell, "again"), notes=notes))
     for one, two in zip(frames, result.frames, strict=True):
         masks = [segments_to_mask(frame.segments, result.size) for frame in (one, two)]

@@ -147,8 +147,8 @@ class _Actors(WorkerPool[_Actor]):
             self.placed = time.monotonic()
         elif time.monotonic() - self.placed > SCHEDULING_TIMEOUT:
             raise InputError(
-                f"the Ray cluster has had no room for a worker for {SCHEDULING_TIMEOUT:g} s (see `ray status`); add nodes, then "
-                "run the same again: what is done stays"
+                f"the Ray cluster has had no room for a worker for {SCHEDULING_TIMEOUT:g} s (see `ray status`); "
+                "add nodes, then run the same command again: finished clips are kept"
             )
 
     def _kill(self, member: _Actor) -> None:

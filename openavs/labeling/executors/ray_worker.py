@@ -47,7 +47,7 @@ class RayWorker:
             log_to_file(self.job, self.level)
             self.worker = ShardWorker(self.job)
             self._events.put(("ready", self.worker.models))
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - sent to the driver, which raises it
             self._fault(problem)
 
     def work(self, spec: ShardSpec) -> None:
@@ -58,7 +58,7 @@ class RayWorker:
             self._events.put(("done", None))
         except ShardLockedError:
             self._events.put(("busy", None))
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - sent to the driver, which raises it
             self._fault(problem)
 
     def listen(self, stopping: bool) -> list[Event]:

@@ -158,6 +158,6 @@ def _renamed(items: list[Sample]) -> list[str]:
         return []
     first = min(renamed, key=lambda item: item.id)
     return [
-        f"{pluralize(len(renamed), 'name')} got a hash, being shared, alike but for case, or unfit for a folder: such as "
-        f"{first.name!r:.60} -> {first.id}"
+        f"{pluralize(len(renamed), 'name')} got a hash, being shared, alike but for case, or unfit for a folder: "
+        f"such as {first.name!r:.60} -> {first.id}"
     ]

@@ -28,7 +28,7 @@ from openavs.stages.translators.schema import AnswerSchema, answer_tokens
 from openavs.stages.translators.templates import Message, PromptTemplate, load_prompt
 from openavs.utils.text import pluralize
 
-__all__ = ["AnswerError", "ChatTranslator", "Conversation", "Question", "build_messages", "parse_answer"]
+__all__ = ["ChatQuestion", "ChatTranslator", "Conversation", "ParseError", "build_messages", "parse_answer"]
 
 logger = logging.getLogger(__name__)
 

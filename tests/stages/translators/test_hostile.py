@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.chat import AnswerError, ChatQuestion, ChatTranslator
+from openavs.stages.translators.chat import ChatQuestion, ChatTranslator, ParseError
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.translators.prompting import MAX_CHARACTERS, build_messages, clean_text
 from openavs.stages.translators.templates import load_prompt
@@ -81,7 +81,7 @@ def test_it_stays_one_string_of_one_frame(prompt: str, caption: str) -> None:
 class Gullible(ChatTranslator):
     """A model that does whatever the captions tell it to, in every frame."""
 
-    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | AnswerError]:
+    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
         return [json.dumps(self.answer(question)) for question in questions]
 
     def answer(self, question: ChatQuestion) -> dict[str, object]:
