@@ -92,7 +92,8 @@ def should_offload(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -
     """Return whether the models are loaded one group after the other instead of all at once.
 
     As `schedule` says (`per-clip`: no, `per-stage`: yes); for `auto` when they do not fit together into the process's
-    share of its device's free memory. Nothing is loaded for this, and what is known to be too large is not downloaded either.
+    share of its device's free memory. Nothing is loaded for this, and models
+    known to be too large are not downloaded either.
 
     Raises:
         InputError: for `auto`, not even the largest group fits.

@@ -27,7 +27,7 @@ BUILT_IN = (
     BackendSpec(
         "captioner",
         "audio-llm",
-        "openavs.stages.captioners.audio_lm:AudioLlmCaptioner",
+        "openavs.stages.captioners.audio_lm:AudioLmCaptioner",
         "an audio language model (transformers) answers questions about each window, encoding its sound once",
     ),
     BackendSpec(
@@ -78,7 +78,7 @@ BUILT_IN = (
     BackendSpec(
         "translator",
         "none",
-        "openavs.stages.translators.identity:NoTranslator",
+        "openavs.stages.translators.identity:IdentityTranslator",
         "what was heard is the prompt, as it is",
     ),
     BackendSpec(
