@@ -15,12 +15,13 @@ class PipelineConfig:
     """The rules between the stages.
 
     `window_seconds` is the length of the audio paired with a frame, `context_seconds` that of a longer window around
-    the same moment (None: none); windows below `silence_dbfs` are silent.
-    A box is kept from `box_threshold` on, unless a better box covers it with an IoU above `nms_iou`; a frame keeps at
-    most `max_boxes`, of each phrase at most `max_per_phrase`. `batch_frames` and `batch_windows` bound the batches of the models.
-    A frame whose `dedup.max_cell_difference` from the one before is at most `max_diff` is not looked at again: 0 means the same bits, None looks at every one.
-    `disambiguate` gives detectors the names that they know (`lexicon.detector_name`). A phrase is kept if its audio
-    score times its best box is at least `min_audio_visual_ratio` of the frame's best such product; None keeps all.
+    the same moment (None: none); windows below `silence_dbfs` are silent. A box is kept from `box_threshold` on,
+    unless a better box covers it with an IoU above `nms_iou`; a frame keeps at most `max_boxes`, of each phrase at
+    most `max_per_phrase`. `batch_frames` and `batch_windows` bound the batches of the models. A frame whose
+    `dedup.max_cell_difference` from the one before is at most `max_diff` takes its answers: 0 means the same bits,
+    None disables it. `disambiguate` gives detectors the names that they know (`lexicon.detector_name`). A phrase is
+    kept if its audio score times its best box is at least `min_audio_visual_ratio` of the frame's best such product;
+    None keeps all.
     """
 
     window_seconds: float = 1.0

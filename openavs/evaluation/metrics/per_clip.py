@@ -21,7 +21,7 @@ class BenchmarkScores:
 
     `figures` and `intervals` (95 %, bootstrap over clips; over batches for the `official` binary ones) hold both
     protocols; `protocol` is the chosen one. `silence` holds the output of `SilenceAccumulator.compute`. `per_class`
-    rows (`name`, `clips` and `frames` whose truth holds it, `j` or `iou`, `f`) follow the `fixed` definitions, so that they
+    rows (`name`, `clips` and `frames` whose truth holds it, `j` or `iou`, `f`) follow the `fixed` definitions, so they
     depend neither on batches nor on padding. `per_clip` rows hold `id`, `group`, `frames`, `score` (mean J, or mean IoU
     of the classes that the clip's truth or prediction holds) and `f`. `curve` is the mean `precision`, `recall` and `f`
     at the 255 values of `threshold` of binary predictions, None for label maps. `missing` are the clips that lacked
