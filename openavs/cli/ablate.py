@@ -8,46 +8,39 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import (
-    BatchSize,
-    Device,
-    Dtype,
-    Json,
-    Limit,
-    Lock,
-    Offline,
-    Quiet,
-    Verbose,
-    command_line,
-    default_pipeline,
-    echo,
-    log_line,
-    print_answer,
-    recipe_overrides,
-    set_up_logging,
-)
-from openavs.cli.evaluate import (
-    AllowMissing,
-    Builder,
-    ClipsPerBatch,
-    Overwrite,
+from openavs.cli.evaluate import Builder, tell_failures, what_to_run
+from openavs.cli.options import (
+    AllowMissingOption,
+    BatchSizeOption,
+    BenchmarkArgument,
+    ClipsPerBatchOption,
+    DataRootOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    LockOption,
+    OfflineOption,
+    OutOption,
+    OverwriteOption,
+    ProtocolName,
     ProtocolOption,
-    Root,
-    Split,
-    Words,
-    tell_failures,
-    what_to_run,
+    QuietOption,
+    SplitOption,
+    VerboseOption,
+    default_pipeline,
+    recipe_overrides,
 )
-from openavs.cli.score import ProtocolName
+from openavs.cli.output import command_line, configure_logging, echo, log_line, print_result
 
 
 def ablate(
-    words: Words = None,
+    words: BenchmarkArgument = None,
     study: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE", help="A study (see [bold]openavs list studies[/]) or its YAML file."),
     ] = None,
-    root: Root = None,
+    root: DataRootOption = None,
     pipeline: Annotated[
         str | None,
         typer.Option(
@@ -57,22 +50,22 @@ def ablate(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
+    out: OutOption = Path("out"),
     variants: Annotated[str | None, typer.Option(metavar="A,B", help="Only these variants of the study.")] = None,
-    split: Split = "test",
+    split: SplitOption = "test",
     protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatch = 1,
-    allow_missing: AllowMissing = False,
-    lock: Lock = None,
-    overwrite: Overwrite = False,
-    limit: Limit = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    offline: Offline = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    clips_per_batch: ClipsPerBatchOption = 1,
+    allow_missing: AllowMissingOption = False,
+    lock: LockOption = None,
+    overwrite: OverwriteOption = False,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    batch_size: BatchSizeOption = None,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Evaluate the variants of a study side by side."""
     from openavs.errors import InputError
@@ -80,7 +73,7 @@ def ablate(
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
     from openavs.evaluation.studies import load_study, study_recipes
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     benchmark, overrides, root = what_to_run(words, root)
     if study is None:
         raise InputError("name a study with --study, such as threshold (see 'openavs list studies')")
@@ -110,7 +103,7 @@ def ablate(
             log_line(f"openavs: the variant {row['name']}:")
             failed = {item["id"]: item["reason"] for item in row["failed"]}
             tell_failures(failed, clips, out / row["name"], scored=row["metrics"] is not None)
-    print_answer({**answer, "out": str(out)}, partial(_print_study, answer, out), as_json=as_json, quiet=quiet)
+    print_result({**answer, "out": str(out)}, partial(_print_study, answer, out), as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if any(row["failed"] for row in answer["variants"]) else 0)
 
 

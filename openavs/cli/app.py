@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from openavs import __version__
-from openavs.cli.common import echo, log_line
+from openavs.cli.output import echo, log_line
 
 
 class _Commands(typer.core.TyperGroup):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, echo, print_answer, set_up_logging
+from openavs.cli.options import JsonOption, QuietOption
+from openavs.cli.output import configure_logging, echo, print_result
 
 if TYPE_CHECKING:
     from openavs.caching.store import StageCache
@@ -29,13 +30,13 @@ def cache(
     folder: Folder = None,
     prune: Prune = None,
     limit: Limit = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Show what stages have answered before and is kept, and make it smaller."""
     from openavs.caching.store import StageCache, size_to_bytes
 
-    set_up_logging(quiet=quiet)
+    configure_logging(quiet=quiet)
     wanted = None if prune is None else 0 if prune == "all" else size_to_bytes(prune)
     store = StageCache(folder)
     if limit is not None:
@@ -44,7 +45,7 @@ def cache(
     facts = _facts(store)
     if removed is not None:
         facts["removed"] = {"entries": len(removed), "bytes": sum(entry.size for entry in removed)}
-    print_answer(facts, partial(_print, facts), as_json=as_json, quiet=quiet)
+    print_result(facts, partial(_print, facts), as_json=as_json, quiet=quiet)
 
 
 def _facts(store: StageCache) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.common import Json, Offline, echo, print_json, recipe_overrides, refuse_bare_keys, split_words
+from openavs.cli.options import JsonOption, OfflineOption, recipe_overrides, refuse_bare_keys, split_overrides
+from openavs.cli.output import echo, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,8 +41,8 @@ def check(
         Path | None,
         typer.Option("--try", metavar="VIDEO", help="With --download: run on this video, not on a synthetic second."),
     ] = None,
-    offline: Offline = False,
-    as_json: Json = False,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether this machine is ready, and what to do where it is not.
 
@@ -50,7 +51,7 @@ def check(
     from openavs.checks import diagnose
     from openavs.errors import InputError
 
-    named, changes = split_words(overrides or ())
+    named, changes = split_overrides(overrides or ())
     refuse_bare_keys(named)
     if named:
         raise InputError(f"check takes KEY=VALUE, not {named[0]}; a recipe is named with --pipeline")

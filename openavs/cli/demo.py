@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Quiet, Verbose, echo, print_answer, set_up_logging
+from openavs.cli.options import JsonOption, QuietOption, VerboseOption
+from openavs.cli.output import configure_logging, echo, print_result
 
 if TYPE_CHECKING:
     from openavs.structures.types import ClipResult
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option(help="The result folder; an earlier demo in it is replaced.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another number, another scene.")] = 4,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Render a synthetic scene with its sound, segment it, and say how well that went. Offline, in seconds."""
     from openavs.cli.work import progress_bar, segment_clip, summary
@@ -32,7 +33,7 @@ def demo(
     from openavs.synthetic.datasets import write_clip
     from openavs.synthetic.scene_sampling import sample_scene
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     _refuse_other_results(out)
     started = time.monotonic()
     recipe = load_recipe("tiny")
@@ -44,7 +45,7 @@ def demo(
         result, _ = segment_clip(pipe, open_clip(out / "scene.mp4", fps=recipe.sample.fps, id="demo"), run, progress)
     answer = summary(result) | {"miou": round(mean_iou(scene, result), 4)}
     answer |= {"seconds": round(time.monotonic() - started, 2), "out": str(out)}
-    print_answer(answer, partial(_print, answer), as_json=as_json, quiet=quiet)
+    print_result(answer, partial(_print, answer), as_json=as_json, quiet=quiet)
 
 
 def _refuse_other_results(out: Path) -> None:

@@ -7,28 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import (
-    BatchSize,
-    Device,
-    Dtype,
-    Json,
-    Limit,
-    Lock,
-    Offline,
-    Pipeline,
-    Quiet,
-    Verbose,
-    command_line,
+from openavs.cli.options import (
+    AllowMissingOption,
+    BatchSizeOption,
+    BenchmarkArgument,
+    ClipsPerBatchOption,
+    DataRootOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    LockOption,
+    OfflineOption,
+    OutOption,
+    OverwriteOption,
+    PipelineOption,
+    ProtocolName,
+    ProtocolOption,
+    QuietOption,
+    SplitOption,
+    VerboseOption,
     default_pipeline,
-    echo,
-    log_line,
-    print_json,
     recipe_overrides,
-    set_up_logging,
-    split_words,
-    warn_tiny_models,
+    split_overrides,
 )
-from openavs.cli.score import ProtocolName
+from openavs.cli.output import command_line, configure_logging, echo, log_line, print_json, warn_tiny_models
 
 if TYPE_CHECKING:
     from openavs.caching.stagewise import StagedSchedule
@@ -39,51 +42,29 @@ if TYPE_CHECKING:
     from openavs.registry import BackendCache
 
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="BENCHMARK [KEY=VALUE...]",
-        help="s4, ms3, avss, ov, v3 or a card's YAML file; and overrides such as filtering.box_threshold=0.3.",
-        show_default=False,
-    ),
-]
-Root = Annotated[
-    Path | None, typer.Option(help="The benchmark's folder, which holds its metadata csv.", show_default=False)
-]
-Split = Annotated[str, typer.Option(help="Which split.")]
-ProtocolOption = Annotated[
-    ProtocolName, typer.Option(help="official: as the published code computes it; fixed: free of order and batches.")
-]
-ClipsPerBatch = Annotated[int, typer.Option(min=1, help="The batch of the official J and F, in clips.")]
-AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Score although clips failed; they count as empty.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the earlier results in the folder first.")]
-
-
 def evaluate(
-    words: Words = None,
-    root: Root = None,
-    pipeline: Pipeline = None,
-    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
-    split: Split = "test",
+    words: BenchmarkArgument = None,
+    root: DataRootOption = None,
+    pipeline: PipelineOption = None,
+    out: OutOption = Path("out"),
+    split: SplitOption = "test",
     protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatch = 1,
-    allow_missing: AllowMissing = False,
+    clips_per_batch: ClipsPerBatchOption = 1,
+    allow_missing: AllowMissingOption = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Compare two finished runs (folders or report.json) instead of running."),
     ] = None,
-    lock: Lock = None,
-    overwrite: Overwrite = False,
-    limit: Limit = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    offline: Offline = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    lock: LockOption = None,
+    overwrite: OverwriteOption = False,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    batch_size: BatchSizeOption = None,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run a recipe on a benchmark and score it, beside what others report."""
     from openavs.cli.work import progress_bar
@@ -92,7 +73,7 @@ def evaluate(
     from openavs.evaluation.evaluator import evaluate as run_evaluation
     from openavs.evaluation.evaluator import recipe_predictor
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     if compare is not None:
         print_comparison(*compare, as_json)
         return
@@ -132,7 +113,7 @@ def what_to_run(words: list[str] | None, root: Path | None) -> tuple[str, list[s
     """The benchmark, the overrides and the root of the data; InputError where one is missing."""
     from openavs.errors import InputError
 
-    named, overrides = split_words(words or ())
+    named, overrides = split_overrides(words or ())
     if len(named) != 1:
         raise InputError("name one benchmark, such as s4 (see 'openavs list benchmarks')")
     if root is None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from openavs.cli.common import Json, Quiet, Verbose, echo, log_line, print_json, set_up_logging
+from openavs.cli.options import JsonOption, QuietOption, VerboseOption
+from openavs.cli.output import configure_logging, echo, log_line, print_json
 from openavs.exports.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def export(
         str | None, typer.Option(help="For avsbench-training: s4, ms3 or avss, if RUN does not say.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
     from openavs.exports.items import filtered_by_recipe, run_items
@@ -56,7 +57,7 @@ def export(
     from openavs.exports.registry import export as write
     from openavs.utils.text import pluralize
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     if not split.isidentifier():
         raise typer.BadParameter("a split is a plain name such as train, val or test", param_hint="--split")
     if form == TRAINING and (clips is not None or classes is not None or images is not None or as_labels):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from openavs.cli.common import log_line
+from openavs.cli.output import log_line
 from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:

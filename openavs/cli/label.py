@@ -11,27 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import (
-    BatchSize,
-    Device,
-    Dtype,
-    Json,
-    Limit,
-    Lock,
-    Offline,
-    Pipeline,
-    Quiet,
-    Verbose,
-    command_line,
+from openavs.cli.options import (
+    BatchSizeOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    LockOption,
+    OfflineOption,
+    OutOption,
+    OverwriteOption,
+    PipelineOption,
+    QuietOption,
+    VerboseOption,
     default_pipeline,
-    echo,
-    log_line,
-    print_json,
     recipe_overrides,
-    set_up_logging,
-    split_words,
-    warn_tiny_models,
+    split_overrides,
 )
+from openavs.cli.output import command_line, configure_logging, echo, log_line, print_json, warn_tiny_models
 
 if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
@@ -72,8 +69,8 @@ Words = Annotated[
 
 def label(
     words: Words,
-    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")],
-    pipeline: Pipeline = None,
+    out: OutOption,
+    pipeline: PipelineOption = None,
     executor: Annotated[ExecutorName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
         ExecutorName.local
     ),
@@ -89,7 +86,7 @@ def label(
         str | None, typer.Option(help="What the folder is: s4, ms3, avss, ov, v3 or a card; default: by its tables.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="The split of the benchmark; default: all.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the earlier job in the folder first.")] = False,
+    overwrite: OverwriteOption = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run the clips that failed again.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare finished files with their hashes, not with their sizes alone.")
@@ -112,15 +109,15 @@ def label(
         int | None, typer.Option(min=1, help="Clips of a window of --schedule per-stage; default 256.")
     ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print where the time went, by stage.")] = False,
-    lock: Lock = None,
-    limit: Limit = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    offline: Offline = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    lock: LockOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    batch_size: BatchSizeOption = None,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Label a collection with masks: planned, in shards, resumable."""
     from openavs.caching.stagewise import WINDOW
@@ -132,7 +129,7 @@ def label(
     from openavs.labeling.readers.open import open_source
     from openavs.labeling.run import parse_part, shards_of
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     name, overrides = _words(words)
     part = None if shard_range is None else parse_part(shard_range)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
@@ -170,7 +167,7 @@ def label(
 def _words(words: list[str]) -> tuple[str, list[str]]:
     from openavs.errors import InputError
 
-    named, overrides = split_words(words)
+    named, overrides = split_overrides(words)
     if len(named) != 1:
         raise InputError(f"name one source, not {len(named)} (a glob goes in quotes)")
     return named[0], overrides

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, echo, print_json
+from openavs.cli.options import JsonOption
+from openavs.cli.output import echo, print_json
 
 
 class ListTarget(StrEnum):
@@ -21,7 +22,7 @@ class ListTarget(StrEnum):
 
 def list(
     what: Annotated[ListTarget | None, typer.Argument(help="One kind only; all of them by default.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the recipes, with their models and licences, the backends, the benchmarks and the ablation studies."""
     kinds = {

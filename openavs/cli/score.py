@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Limit, Quiet, Verbose, log_line, print_json, set_up_logging
-
-
-class ProtocolName(StrEnum):
-    """Whose figures are asked for."""
-
-    official = "official"
-    fixed = "fixed"
+from openavs.cli.options import (
+    AllowMissingOption,
+    ClipsPerBatchOption,
+    JsonOption,
+    LimitOption,
+    ProtocolName,
+    ProtocolOption,
+    QuietOption,
+    SplitOption,
+    VerboseOption,
+)
+from openavs.cli.output import configure_logging, log_line, print_json
 
 
 def score(
@@ -26,16 +29,10 @@ def score(
     predictions: Annotated[
         Path, typer.Option(help="The predicted masks (PNG), in the layout of the ground truth or of published scripts.")
     ],
-    split: Annotated[str, typer.Option(help="Which split of the benchmark.")] = "test",
-    protocol: Annotated[
-        ProtocolName, typer.Option(help="official: as published; fixed: depends on no order, batch or absent class.")
-    ] = ProtocolName.official,
-    clips_per_batch: Annotated[
-        int, typer.Option(min=1, help="The batch that the official F of binary masks depends on.")
-    ] = 1,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Count missing masks as empty instead of refusing.")
-    ] = False,
+    split: SplitOption = "test",
+    protocol: ProtocolOption = ProtocolName.official,
+    clips_per_batch: ClipsPerBatchOption = 1,
+    allow_missing: AllowMissingOption = False,
     numbering: Annotated[
         int | None,
         typer.Option(
@@ -48,11 +45,11 @@ def score(
     resize: Annotated[
         bool, typer.Option("--resize", help="Resize masks of another size (nearest pixel) instead of refusing.")
     ] = False,
-    limit: Limit = None,
+    limit: LimitOption = None,
     out: Annotated[Path | None, typer.Option(help="Write report.json and per_clip.csv to this folder.")] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Score predicted masks of any system on S4, MS3, AVSS, AVSBench-OV or V3."""
     from openavs import __version__
@@ -62,7 +59,7 @@ def score(
     from openavs.evaluation.metrics.per_clip import write_scores
     from openavs.evaluation.scorer import score as score_masks
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     dataset = open_dataset(benchmark, root, split)
     with progress_bar(benchmark, quiet) as progress:
         scores = score_masks(

@@ -10,27 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import (
-    BatchSize,
-    Device,
-    Dtype,
-    Json,
-    Limit,
-    Lock,
-    Offline,
-    Pipeline,
-    Quiet,
-    Verbose,
+from openavs.cli.options import (
+    BatchSizeOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LimitOption,
+    LockOption,
+    OfflineOption,
+    OutOption,
+    OverwriteOption,
+    PipelineOption,
+    QuietOption,
+    VerboseOption,
     default_pipeline,
-    echo,
-    log_line,
-    print_json,
     recipe_overrides,
     refuse_bare_keys,
-    set_up_logging,
-    split_words,
-    warn_tiny_models,
+    split_overrides,
 )
+from openavs.cli.output import configure_logging, echo, log_line, print_json, warn_tiny_models
 from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
@@ -48,20 +46,20 @@ def segment(
             help="Videos, pictures or folders of pictures; and overrides such as filtering.box_threshold=0.3.",
         ),
     ],
-    pipeline: Pipeline = None,
-    out: Annotated[Path, typer.Option(help="The result folder; running again finishes what is missing.")] = Path("out"),
+    pipeline: PipelineOption = None,
+    out: OutOption = Path("out"),
     audio: Annotated[Path | None, typer.Option(help="Take the sound from this file (one video only).")] = None,
     vocab: Annotated[str | None, typer.Option(help="Only these things, comma-separated: dog,cat,bell.")] = None,
-    lock: Lock = None,
-    overwrite: Annotated[bool, typer.Option(help="Remove the earlier results in the folder first.")] = False,
-    limit: Limit = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    offline: Offline = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    lock: LockOption = None,
+    overwrite: OverwriteOption = False,
+    limit: LimitOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    batch_size: BatchSizeOption = None,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Find, name and segment what makes the sound in videos."""
     from openavs.caching.stagewise import build_staged
@@ -72,8 +70,8 @@ def segment(
     from openavs.results.run_folder import RunWriter
     from openavs.utils.fs import is_missing, refuse_address
 
-    set_up_logging(quiet=quiet, verbose=verbose)
-    named, overrides = split_words(videos)
+    configure_logging(quiet=quiet, verbose=verbose)
+    named, overrides = split_overrides(videos)
     for name in (*named, audio or ""):
         refuse_address(name)
     refuse_bare_keys(named)

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import (
-    Json,
-    Offline,
-    Pipeline,
-    Quiet,
-    Verbose,
+from openavs.cli.options import (
+    JsonOption,
+    OfflineOption,
+    PipelineOption,
+    QuietOption,
+    VerboseOption,
     default_pipeline,
-    echo,
-    print_answer,
     recipe_overrides,
-    set_up_logging,
 )
+from openavs.cli.output import configure_logging, echo, print_result
 from openavs.cli.train import (
     Benchmark,
     DeviceKind,
@@ -41,7 +39,7 @@ def self_train(
     root: Root,
     benchmark: Benchmark,
     out: Annotated[Path, typer.Option(help="The folder of labels, student and evaluations.", show_default=False)],
-    pipeline: Pipeline = None,
+    pipeline: PipelineOption = None,
     recipe: RecipeOption = None,
     rounds: Annotated[int, typer.Option(min=1, help="Ours: above 1, students teach further students.")] = 1,
     min_score: Annotated[
@@ -57,17 +55,17 @@ def self_train(
     ] = False,
     max_steps: MaxSteps = None,
     device: DeviceKind = "auto",
-    offline: Offline = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Label the training split with a recipe, train a student on the labels, evaluate both on the test split."""
     from openavs.cli.work import progress_bar
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
 
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     need_accelerate()
     chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
     shared = recipe_overrides(device=None if device == "auto" else device, offline=offline)
@@ -82,7 +80,7 @@ def self_train(
     )
     with progress_bar("self-training", quiet) as progress:
         report = run(chosen, teacher, splits, out, choices, device=device, progress=progress)
-    print_answer({**report, "out": str(out)}, partial(_print, report), as_json=as_json, quiet=quiet)
+    print_result({**report, "out": str(out)}, partial(_print, report), as_json=as_json, quiet=quiet)
 
 
 def _print(report: Mapping[str, Any]) -> None:

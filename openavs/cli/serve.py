@@ -6,19 +6,17 @@ from typing import Annotated
 
 import typer
 
-from openavs.cli.common import (
-    Device,
-    Dtype,
-    Offline,
-    Quiet,
-    Verbose,
+from openavs.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    OfflineOption,
+    QuietOption,
+    VerboseOption,
     default_pipeline,
-    echo,
-    log_line,
     recipe_overrides,
-    set_up_logging,
-    split_words,
+    split_overrides,
 )
+from openavs.cli.output import configure_logging, echo, log_line
 
 
 def serve(
@@ -58,11 +56,11 @@ def serve(
         float, typer.Option("--keep-minutes", min=1, help="Files of a visit are removed after so long without use.")
     ] = 60.0,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    device: Device = None,
-    dtype: Dtype = None,
-    offline: Offline = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Serve a web page: upload or record a clip, see what sounds in it and why."""
     from openavs.errors import InputError
@@ -70,8 +68,8 @@ def serve(
     from openavs.web.server import serve as run
     from openavs.web.settings import ServerConfig
 
-    set_up_logging(quiet=quiet, verbose=verbose)
-    named, changes = split_words(overrides or ())
+    configure_logging(quiet=quiet, verbose=verbose)
+    named, changes = split_overrides(overrides or ())
     if named:
         raise InputError(
             f"{named[0]!r:.80} is not key=value, such as filtering.box_threshold=0.3; --pipeline names a recipe"

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, echo, print_json
+from openavs.cli.options import JsonOption
+from openavs.cli.output import echo, print_json
 
 
 def show(
@@ -16,7 +17,7 @@ def show(
         list[str] | None,
         typer.Argument(help="For a recipe: key=value, then the resolved recipe is printed.", show_default=False),
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Print a recipe, a prompt or a backend."""
     found = _recipe(name, overrides or []) or _prompt(name) or _backend(name)

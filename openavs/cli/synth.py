@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from openavs.cli.common import Json, Quiet, echo, print_answer
+from openavs.cli.options import JsonOption, QuietOption
+from openavs.cli.output import echo, print_result
 
 
 class LayoutName(StrEnum):
@@ -36,8 +37,8 @@ def synth(
     size: Annotated[str, typer.Option(help="clip: WIDTHxHEIGHT.")] = "384x288",
     fps: Annotated[float, typer.Option(min=1, max=120, help="clip: frames a second.")] = 25.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="clip: replace an earlier file.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Write the synthetic world: exact masks, sounds that start and stop, silent things beside them."""
     from openavs.synthetic.datasets import write_clip, write_layout
@@ -55,7 +56,7 @@ def synth(
         written = write_layout(layout.value, out, {"train": train, "val": val, "test": clips}, seed, videos)
         answer = {"out": str(out), "layout": layout.value, "clips": written}
         told = f"wrote {out}: " + ", ".join(f"{count} {split}" for split, count in written.items())
-    print_answer(answer, partial(echo, told), as_json=as_json, quiet=quiet)
+    print_result(answer, partial(echo, told), as_json=as_json, quiet=quiet)
 
 
 def _refuse(video: Path, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openavs.cli.common import echo
+from openavs.cli.output import echo
 from openavs.evaluation.display_names import figure_name, figure_value, in_order, percent, protocol_words, title_of
 from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, as_published, by_kind
 from openavs.utils.text import pluralize

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.common import Json, Offline, Quiet, Verbose, echo, log_line, print_answer, set_up_logging, split_words
+from openavs.cli.options import JsonOption, OfflineOption, QuietOption, VerboseOption, split_overrides
+from openavs.cli.output import configure_logging, echo, log_line, print_result
 
 if TYPE_CHECKING:
     from openavs.evaluation.datasets.base import Dataset
@@ -55,17 +56,17 @@ def train(
     max_steps: MaxSteps = None,
     resume: Resume = False,
     device: DeviceKind = "auto",
-    offline: Offline = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    offline: OfflineOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train a student on a benchmark's training split, or on pseudo-labels of it."""
     from openavs.cli.work import progress_bar
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that accelerate launch has started
     quiet, as_json = quiet or not first, as_json and first
-    set_up_logging(quiet=quiet, verbose=verbose)
+    configure_logging(quiet=quiet, verbose=verbose)
     need_accelerate()
     chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
     train_set, val_set = open_splits(chosen, benchmark, root)
@@ -77,7 +78,7 @@ def train(
         done = run_training(
             chosen, train_set, val_set, out, labels=labels, resume=resume, device=device, progress=progress
         )
-    print_answer(answer(done), partial(echo, sentence(done)), as_json=as_json, quiet=quiet)
+    print_result(answer(done), partial(echo, sentence(done)), as_json=as_json, quiet=quiet)
 
 
 def need_accelerate() -> None:
@@ -101,7 +102,7 @@ def chosen_recipe(
     from openavs.errors import InputError
     from openavs.training.config import load_training_recipe
 
-    named, overrides = split_words(words)
+    named, overrides = split_overrides(words)
     if len(named) != 1:
         raise InputError("name one student, such as tpavi or ov-avss")
     overrides += [f"max_steps={max_steps}"] if max_steps is not None else []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import openavs.cli
-from openavs.cli.common import print_answer
+from openavs.cli.output import print_result
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]
@@ -49,15 +49,15 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 def test_an_answer_is_json_or_words_or_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[int] = []
-    print_answer({"a": 1}, lambda: shown.append(1), as_json=True, quiet=True)
+    print_result({"a": 1}, lambda: shown.append(1), as_json=True, quiet=True)
     assert capsys.readouterr().out == '{\n  "a": 1\n}\n'
-    print_answer({"a": 1}, lambda: shown.append(2), as_json=False, quiet=True)
-    print_answer({"a": 1}, lambda: shown.append(3), as_json=False, quiet=False)
+    print_result({"a": 1}, lambda: shown.append(2), as_json=False, quiet=True)
+    print_result({"a": 1}, lambda: shown.append(3), as_json=False, quiet=False)
     assert (shown, capsys.readouterr().out) == ([3], "")
 
 
 def test_all_that_is_printed_goes_through_the_functions_that_escape_control_characters() -> None:
-    sources = [path for path in Path(openavs.cli.__file__).parent.glob("*.py") if path.name != "common.py"]
+    sources = [path for path in Path(openavs.cli.__file__).parent.glob("*.py") if path.name != "output.py"]
     assert len(sources) > 10
     raw = re.compile(r"(?<![\w.])print\(|sys\.std(out|err)\.write|partial\(print")
     assert [path.name for path in sources if raw.search(path.read_text("utf-8"))] == []

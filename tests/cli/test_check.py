@@ -67,7 +67,7 @@ def test_a_recipe_is_judged_and_tried_with_its_overrides(openavs: Run) -> None:
         (("filtering.box_threshold=1",), "filtering.box_threshold=1 changes a recipe; name it with --pipeline"),
         (
             ("--pipeline", "tiny", "filtering.box_threshold"),
-            "filtering.box_threshold is a key of the recipe and has no value",
+            "filtering.box_threshold is a recipe key without a value",
         ),
     ],
 )

@@ -46,7 +46,7 @@ def test_a_run_its_table_and_a_comparison(openavs: Run, root: Path, tmp_path: Pa
     assert "do not compare with published ones: the clips are of openavs' synthetic world." in shown.out
     assert "OpenAVS (arXiv" not in shown.out, "synthetic figures do not stand beside published ones"
     assert answer["incomparable"] == report["incomparable"] == "the clips are of openavs' synthetic world"
-    assert "these models know only the synthetic world" in shown.err
+    assert "these models were trained on synthetic clips only" in shown.err
     page = (tmp_path / "a" / "report.html").read_text()
     assert "this run" not in page and "synthetic world" in page
     assert openavs(*command, "-q").out == ""

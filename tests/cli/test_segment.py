@@ -47,9 +47,13 @@ def noise(seconds: float = 2.0) -> Waveform:
 @pytest.mark.parametrize(
     ("gpu", "words", "said"),
     [
-        (False, (), "the recipe is openavs-cpu, the default without a GPU; --pipeline takes another"),
-        (True, ("--device", "cpu"), "the recipe is openavs-cpu, the default without a GPU; --pipeline takes another"),
-        (True, (), "the recipe is openavs, the default with a GPU; --pipeline takes another"),
+        (False, (), "using the recipe openavs-cpu, the default without a GPU; choose another with --pipeline"),
+        (
+            True,
+            ("--device", "cpu"),
+            "using the recipe openavs-cpu, the default without a GPU; choose another with --pipeline",
+        ),
+        (True, (), "using the recipe openavs, the default with a GPU; choose another with --pipeline"),
     ],
 )
 def test_the_default_recipe_is_said_in_one_line(
@@ -145,7 +149,7 @@ def test_running_again_redoes_nothing(openavs: Run, video: Path, tmp_path: Path)
     assert again["clips"][0]["found"] == first["clips"][0]["found"]
     said = openavs(*command[:-1])
     assert "found dog (" in said.out and "in 2 of 2 frames, done before ->" in said.out
-    assert "know only the synthetic world" in said.err
+    assert "trained on synthetic clips only" in said.err
 
 
 def test_another_recipe_in_the_same_folder_is_refused(openavs: Run, video: Path, tmp_path: Path) -> None:
@@ -235,7 +239,7 @@ def test_a_video_for_which_memory_runs_out_is_named_and_the_next_one_is_done(
 
 
 def test_a_name_in_bytes_that_are_no_text_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    from openavs.cli.common import print_json
+    from openavs.cli.output import print_json
 
     print_json({"source": "caf\udce9.mp4", "of": "Straße"})
     printed = capsys.readouterr().out

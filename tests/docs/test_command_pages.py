@@ -32,10 +32,10 @@ def test_every_command_has_examples_and_is_in_the_site(script: ModuleType) -> No
         assert f"commands/{name}.md" in site, f"add commands/{name}.md to the nav of mkdocs.yml"
 
 
-def test_what_a_page_says_is_what_the_help_says(script: ModuleType) -> None:
+def test_pages_contain_the_help_texts(script: ModuleType) -> None:
     page = script.pages()["segment.md"]
-    assert "| `--out PATH` | The result folder; running again finishes what is missing. Default: `out`. |" in page
-    assert "| `--quiet`, `-q` | Say nothing but errors. |" in page
+    assert "| `--out PATH` | Output folder. Running the command again resumes it. Default: `out`. |" in page
+    assert "| `--quiet`, `-q` | Print errors only. |" in page
     assert "(see `openavs list`)" in page
     label = script.pages()["label.md"]
     assert "openavs label SOURCE [KEY=VALUE...] --out PATH [OPTIONS]" in label

@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from openavs.cli.app import app
-from openavs.cli.common import is_override
+from openavs.cli.options import is_override
 from openavs.config import resources
 from openavs.config.recipe import load_recipe
 from tests.conftest import ROOT

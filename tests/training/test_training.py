@@ -312,7 +312,7 @@ def test_a_student_trained_with_an_embedded_model_says_that_it_knows_only_the_sy
         out = tmp_path / f"out-{warned}"
         done = openavs("segment", video, "--pipeline", f"student:{place}", "--device", "cpu", "--out", out)
         assert done.code == 0, done.err
-        assert ("know only the synthetic world" in done.err) is warned
+        assert ("trained on synthetic clips only" in done.err) is warned
         report = (out / "clips" / "dog" / "report.html").read_text("utf-8")
         assert ("which know only openavs' synthetic world" in report) is warned
 

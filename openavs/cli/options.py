@@ -1,0 +1,131 @@
+"""Options that several commands share, and the recipe overrides among their arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openavs.cli.output import log_line
+
+
+class ProtocolName(StrEnum):
+    """Evaluation protocols."""
+
+    official = "official"
+    fixed = "fixed"
+
+
+# ---------------------------------------------------------------------------------------------- output and logging
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step with its reason.")]
+
+# --------------------------------------------------------------------------------------------------------- recipes
+
+PipelineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline",
+        "-p",
+        help="Recipe: a name (see [bold]openavs list[/]), a YAML file or student:DIR. "
+        "Default: openavs with a GPU, openavs-cpu without.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps. Default: from the recipe.")]
+DtypeOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. Default: from the recipe.")]
+BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Frames per batch. Default: from the recipe.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of clips.")]
+LockOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Load models at the commits in this lock file; missing models are added to it."),
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use local files only; never access the network.")]
+OutOption = Annotated[Path, typer.Option(help="Output folder. Running the command again resumes it.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the folder first.")]
+
+# ------------------------------------------------------------------------------------------------------ benchmarks
+
+BenchmarkArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="BENCHMARK [KEY=VALUE...]",
+        help="s4, ms3, avss, ov, v3 or a benchmark's YAML file; recipe overrides such as filtering.box_threshold=0.3.",
+        show_default=False,
+    ),
+]
+DataRootOption = Annotated[
+    Path | None, typer.Option(help="Folder of the benchmark, with its metadata CSV.", show_default=False)
+]
+SplitOption = Annotated[str, typer.Option(help="Split of the benchmark.")]
+ProtocolOption = Annotated[
+    ProtocolName,
+    typer.Option(help="official: as the published code; fixed: independent of clip order, batches and absent classes."),
+]
+ClipsPerBatchOption = Annotated[
+    int, typer.Option(min=1, help="Clips per batch; official J and F of binary masks depend on it.")
+]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="Score missing masks as empty instead of refusing.")
+]
+
+
+# ------------------------------------------------------------------------------------------------------- overrides
+
+
+def recipe_overrides(
+    overrides: list[str] | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    offline: bool = False,
+) -> list[str]:
+    """Append the shared options to the overrides of a recipe, as `key=value`."""
+    shared = {"device": device, "dtype": dtype, "batch.frames": batch_size, "offline": "true" if offline else None}
+    return [*(overrides or ()), *(f"{key}={value}" for key, value in shared.items() if value is not None)]
+
+
+def default_pipeline(overrides: list[str], *, quiet: bool) -> str:
+    """Return the name of the default recipe and log it on stderr."""
+    from openavs.config.recipe import default_recipe
+
+    name = default_recipe(overrides)
+    where = "with a GPU" if name == "openavs" else "without a GPU"
+    log_line(f"openavs: using the recipe {name}, the default {where}; choose another with --pipeline", quiet=quiet)
+    return name
+
+
+def is_override(argument: str) -> bool:
+    """Return whether an argument is `key=value` and not the name of an existing file."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and key.replace(".", "").replace("_", "").isalnum() and not os.path.exists(argument)
+
+
+def split_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into inputs and `key=value` overrides."""
+    inputs: list[str] = []
+    overrides: list[str] = []
+    for argument in arguments:
+        (overrides if is_override(argument) else inputs).append(argument)
+    return inputs, overrides
+
+
+def refuse_bare_keys(inputs: Iterable[str]) -> None:
+    """Reject a recipe key without a value, such as `filtering.box_threshold`, among the inputs.
+
+    Raises:
+        InputError: an input is a key of the recipe and not a file.
+    """
+    from openavs.config.recipe import is_recipe_key
+    from openavs.errors import InputError
+
+    for name in inputs:
+        if is_recipe_key(name) and not os.path.exists(name):
+            raise InputError(f"{name} is a recipe key without a value; write {name}=VALUE without spaces")
