@@ -25,7 +25,7 @@ help:
 	@echo "make audit     asks the advisory database about every pinned version"
 	@echo "make coverage  test-all and test-packages with Ray and the page, and the lines and branches that they reach"
 	@echo "make mutants   tests the tests: small faults in metrics, run-length codes, the phrase map and what jobs resume from"
-	@echo "make lint      ruff and mypy, changing nothing; make fix: what ruff can mend"
+	@echo "make lint      ruff, mypy and the language check, changing nothing; make fix: fixes what ruff can"
 .PHONY: help
 
 install: $(STAMP)
@@ -101,10 +101,13 @@ $(VENV)/.quality: .ci/quality.txt $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r $<
 	@touch $@
 
+# The texts whose language `make lint` checks.
+PROSE := GLOSSARY.md
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/check_language.py $(PROSE)
 
 fix: $(STAMP)
 	$(BIN)/ruff check --fix .
