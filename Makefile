@@ -102,7 +102,7 @@ $(VENV)/.quality: .ci/quality.txt $(STAMP)
 	@touch $@
 
 # The texts whose language `make lint` checks.
-PROSE := GLOSSARY.md
+PROSE := README.md GLOSSARY.md
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

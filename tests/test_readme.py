@@ -65,7 +65,7 @@ def test_the_segment_commands_run_with_the_embedded_models(openavs: Run, desk: P
 def test_the_python_example_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
-    assert "heard ['dog barking'], found [('dog'" in capsys.readouterr().out
+    assert "captions ['dog barking'], segments [('dog'" in capsys.readouterr().out
     assert (desk / "saved" / "clips" / "video" / "result.json").is_file()
 
 
