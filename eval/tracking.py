@@ -26,8 +26,8 @@ import torch
 
 from openavs.config.recipe import load_recipe
 from openavs.pipeline.pipeline import Pipeline
-from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.trackers.association import mask_box
+from openavs.stages.trackers.base import TrackedFrame
 from openavs.stages.trackers.iou import IouTracker
 from openavs.structures.types import (
     BoolMask,

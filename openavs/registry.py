@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
     from openavs.stages.captioners.base import Captioner
     from openavs.stages.detectors.base import Detector
-    from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, Tracker
+    from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
+    from openavs.stages.trackers.base import Tracker
     from openavs.stages.translators.base import Translator
     from openavs.stages.verifiers.base import Verifier
 

@@ -39,7 +39,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 )
 
 from openavs.models.ops.deformable_attention import build_layout, pad_levels, sample_values
-from openavs.models.ops.grounding_dino_attention import FusionAttention
+from openavs.models.ops.grounding_dino import FusionAttention
 from openavs.models.ops.linear import OneDnnLinear
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.segmenters.sam import SamSegmenter

@@ -22,7 +22,7 @@ from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.pipeline.validation import validate_outputs
 from openavs.stages.contracts import validate_output, validate_tracked_frames
-from openavs.stages.segmenters.base import TrackedFrame
+from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.types import Caption, Clip, Detection, Frame, Mask, Prompt, Segment, strong_captions
 from openavs.utils.text import pluralize
 

@@ -32,8 +32,9 @@ from openavs.stages.captioners.base import Captioner
 from openavs.stages.contracts import validate_output, validate_tracked_frames
 from openavs.stages.detectors.base import Detector
 from openavs.stages.lexicon import detector_name, lexicon
-from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, TrackedFrame, Tracker, validate_stages
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
 from openavs.stages.trackers.association import key_frames
+from openavs.stages.trackers.base import TrackedFrame, Tracker
 from openavs.stages.translators.base import Request, Translator
 from openavs.stages.verifiers.base import Verifier
 from openavs.structures.types import (

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from openavs.errors import InputError, InvalidOutputError
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.detectors.base import Detector
-from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, TrackedFrame, Tracker
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
+from openavs.stages.trackers.base import TrackedFrame, Tracker
 from openavs.stages.translators.base import Request, Translation, Translator
 from openavs.stages.verifiers.base import Verdict, Verifier
 from openavs.structures.types import Caption, Detection, Mask

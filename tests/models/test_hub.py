@@ -19,7 +19,6 @@ from transformers.utils import logging as log
 
 from openavs.checks.weights import find_weights
 from openavs.errors import ModelError
-from openavs.models import loading
 from openavs.models.hub import ModelLockfile, download_command, load_pretrained, load_processor, resolve
 from tests.model_hub import Hub, PullRequest, client_settings, serving
 from tests.tiny_models import make_sam
@@ -130,7 +129,7 @@ def test_weights_go_straight_to_a_device_where_accelerate_is(sam: Path, monkeypa
     other = torch.device("cpu:0")  # as far as this machine goes
     whole = load_pretrained(Recording, resolve(str(sam)), torch.float32, other)
     plain = load_pretrained(Recording, resolve(str(sam)), torch.float32, "cpu")
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr("openavs.models.hub.find_spec", lambda name: None)
     load_pretrained(Recording, resolve(str(sam)), torch.float32, other)
     assert asked == [{"": other}, None, None]
     tensors = plain.state_dict()
@@ -232,9 +231,9 @@ def hub() -> Iterator[str]:
 
 ASK = """
 import json, sys
-from openavs.models.hub import Lock, resolve
+from openavs.models.hub import ModelLockfile, resolve
 from openavs.errors import ModelError
-lock = Lock(json.loads(sys.argv[1]))
+lock = ModelLockfile(json.loads(sys.argv[1]))
 answers = []
 for ref in sys.argv[2:]:
     try:

@@ -18,8 +18,7 @@ from openavs.errors import InputError, ModelError
 from openavs.models.convert import convert
 from openavs.registry import Registry
 from openavs.stages.detectors.base import Detector
-from openavs.stages.detectors.grounding import BaseGroundingDino
-from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.stages.detectors.grounding_dino import BaseGroundingDino, GroundingDinoDetector
 from openavs.stages.detectors.groundingdino_py import GroundingDinoPackageDetector
 from openavs.structures.types import Detection
 from tests.packages.grounding_dino_names import carry_across

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention, softmax
 from transformers.models.grounding_dino import modeling_grounding_dino as plain
 from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as mm
 from transformers.models.swin.modeling_swin import SwinMLP
 
-from openavs.models.ops.grounding_dino_attention import DeformableAttention, FusionAttention, TokenAttention
-from openavs.models.ops.linear import OneDnnLinear, replace_modules
+from openavs.models.ops.deformable_attention import SamplingLayout, build_layout, pad_levels, sample_values
+from openavs.models.ops.linear import OneDnnLinear, onednn_linear, replace_modules
 
 _DEFORMABLE = (plain.GroundingDinoMultiscaleDeformableAttention, mm.MMGroundingDinoMultiscaleDeformableAttention)
 _FUSION = (plain.GroundingDinoBiMultiHeadAttention, mm.MMGroundingDinoBiMultiHeadAttention)
@@ -79,3 +80,149 @@ class CachedTextEncoder(nn.Module):
                 self._known.clear()
             self._known[key] = answer
         return answer
+
+
+class DeformableAttention(nn.Module):
+    """Attention of queries to a few points of a feature pyramid (`openavs/models/ops/deformable_attention.py`)."""
+
+    def __init__(self, library: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = library.n_heads, library.n_levels, library.n_points
+        self.value, self.output = OneDnnLinear(library.value_proj, dtype), OneDnnLinear(library.output_proj, dtype)
+        offsets, shares = library.sampling_offsets, library.attention_weights
+        columns = self.heads * self.levels * self.points
+
+        def split(tensor: torch.Tensor) -> torch.Tensor:  # x and y of each point alternate; here all x, then all y
+            return tensor.view(columns, 2, -1).transpose(0, 1).reshape(2 * columns, -1)
+
+        weight = torch.cat([split(offsets.weight), shares.weight])
+        bias = torch.cat([split(offsets.bias).flatten(), shares.bias])
+        self.query_weight, self.query_bias = (nn.Parameter(t.detach().to(dtype), False) for t in (weight, bias))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        position_embeddings: torch.Tensor | None = None,
+        reference_points: torch.Tensor | None = None,
+        spatial_shapes_list: Any = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        assert encoder_hidden_states is not None and reference_points is not None  # as the library always asks
+        assert position_embeddings is not None and attention_mask is not None
+        hidden_states = hidden_states + position_embeddings
+        value: torch.Tensor = self.value(encoder_hidden_states).masked_fill_(~attention_mask[..., None], 0.0)
+        layout = build_layout(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
+
+        batch, queries, _channels = hidden_states.shape
+        asked = onednn_linear(hidden_states, self.query_weight, self.query_bias).float().view(batch, queries, 3, -1)
+        positions = self._positions(asked[:, :, :2], reference_points.float(), layout)
+        weights = softmax(asked[:, :, 2].reshape(batch, queries, self.heads, -1), dim=-1).flatten(2)
+        tables = pad_levels(value, layout, self.heads)
+        mixed = [sample_values(*image, layout, self.heads) for image in zip(tables, positions, weights, strict=True)]
+        return self.output(torch.stack(mixed)), None
+
+    def _positions(self, offsets: torch.Tensor, references: torch.Tensor, layout: SamplingLayout) -> torch.Tensor:
+        """Offsets `[B, Q, 2, columns]` and points or boxes `[B, Q, levels, 2 or 4]` -> positions in cells."""
+        centres = (references[..., :2] * layout.edges - 0.5).transpose(2, 3)[:, :, :, None, :, None]
+        offsets = offsets.reshape(*offsets.shape[:3], self.heads, self.levels, self.points)
+        if references.shape[-1] == 4:  # in parts of half a box instead of cells
+            offsets = (
+                offsets
+                * (references[..., 2:] * layout.edges * (0.5 / self.points)).transpose(2, 3)[:, :, :, None, :, None]
+            )
+        return (offsets + centres).flatten(3)
+
+
+class FusionAttention(nn.Module):
+    """Attention between the cells of a picture and the tokens of a caption, both ways, in float32.
+
+    The library projects every cell to 1024 channels three times. Products of matrices may be taken in another order: a
+    head's scores `(X Wq + bq) K'` are `X (Wq K') + bq K'`, with a matrix as narrow as the caption, and as the weights
+    `P` of a row sum to one, `P (X Wv + bv)` is `(P X) Wv + bv`. A cell then meets heads x tokens columns, 40 for a
+    short caption. The library's shift and clamp of the scores change no softmax.
+    """
+
+    def __init__(self, library: Any) -> None:
+        super().__init__()
+        self.heads, self.scale = library.num_heads, library.scale
+        self.query: nn.Linear = library.vision_proj
+        self.key: nn.Linear = library.text_proj
+        self.cell_value: nn.Linear = library.values_vision_proj
+        self.token_value: nn.Linear = library.values_text_proj
+        self.cell_output: nn.Linear = library.out_vision_proj
+        self.token_output: nn.Linear = library.out_text_proj
+
+    def forward(
+        self,
+        vision_features: torch.Tensor,
+        text_features: torch.Tensor,
+        vision_attention_mask: torch.Tensor,
+        text_attention_mask: torch.Tensor | None = None,
+    ) -> tuple[tuple[torch.Tensor, None], tuple[torch.Tensor, None]]:
+        no_token = [None] * len(text_features) if text_attention_mask is None else text_attention_mask
+        images = zip(vision_features, text_features, vision_attention_mask, no_token, strict=True)
+        cells, tokens = zip(*(self._fuse(*image) for image in images), strict=True)
+        return (torch.stack(cells), None), (torch.stack(tokens), None)
+
+    def _fuse(
+        self, cells: torch.Tensor, tokens: torch.Tensor, no_cell: torch.Tensor, no_token: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cells `[N, C]` and tokens `[T, C]` -> what each receives, `[N, C]` and `[T, C]`."""
+        keys = self._heads(self.key(tokens)) * self.scale  # [h, T, D]
+        narrow = keys @ self._heads(self.query.weight.t()).transpose(1, 2)  # [h, T, C]
+        shift = keys @ self._heads(self.query.bias[None]).transpose(1, 2)
+        scores = onednn_linear(cells, narrow.flatten(0, 1), shift.flatten()).view(
+            len(cells), self.heads, -1
+        )  # [N, h, T]
+
+        to_tokens = scores.permute(1, 2, 0).contiguous()  # [h, T, N]
+        to_tokens.masked_fill_(no_cell, float("-inf"))
+        means = (softmax(to_tokens, dim=-1).flatten(0, 1) @ cells).view(*to_tokens.shape[:2], -1)  # [h, T, C]
+        heard = means @ self._heads(self.cell_value.weight.t()) + self._heads(self.cell_value.bias[None])  # [h, T, D]
+        to_cells = scores if no_token is None else scores.masked_fill_(no_token, float("-inf"))
+        values = self._heads(self.token_value(tokens)) @ self._heads(self.cell_output.weight).transpose(
+            1, 2
+        )  # [h, T, C]
+        seen = onednn_linear(
+            softmax(to_cells, dim=-1).flatten(1), values.flatten(0, 1).t().contiguous(), self.cell_output.bias
+        )
+        return seen, self.token_output(heard.transpose(0, 1).flatten(1))
+
+    def _heads(self, features: torch.Tensor) -> torch.Tensor:
+        """`[N, h * D]` -> `[h, N, D]`."""
+        return features.reshape(len(features), self.heads, -1).transpose(0, 1)
+
+
+class TokenAttention(nn.Module):
+    """Attention among queries and tokens, fused."""
+
+    def __init__(self, library: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.heads = library.num_attention_heads
+        self.query, self.key, self.value, self.output = (
+            OneDnnLinear(layer, dtype) for layer in (library.query, library.key, library.value, library.out_proj)
+        )
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = False,
+    ) -> tuple[Any, ...]:
+        query, key, value = (
+            self._heads(self.query(queries)),
+            self._heads(self.key(keys)),
+            self._heads(self.value(values)),
+        )
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(query.dtype)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        answer = self.output(mixed.transpose(1, 2).flatten(2))
+        return (answer, None) if output_attentions else (answer,)
+
+    def _heads(self, features: torch.Tensor) -> torch.Tensor:
+        return features.view(*features.shape[:2], self.heads, -1).transpose(1, 2)

@@ -36,7 +36,7 @@ from openavs.models.convert import GROUNDING_DINO, load_state_dict_strict, read_
 from openavs.models.device import DeviceConfig, frames_per_batch, resolve_device
 from openavs.models.hub import load_processor, resolve
 from openavs.models.import_stubs import stub_modules
-from openavs.stages.detectors.grounding import (
+from openavs.stages.detectors.grounding_dino import (
     PHRASES_PER_CAPTION,
     BaseGroundingDino,
     CaptionLimits,

@@ -1,13 +1,12 @@
-"""The protocols of what makes masks: from boxes, from phrases, and through the frames of a clip."""
+"""Protocols of segmenters: from boxes or from phrases to masks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from openavs.errors import InputError
-from openavs.structures.types import Box, Detection, Frame, ImageArray, Mask, Rejection, Segment
+from openavs.structures.types import Box, Detection, ImageArray, Mask
 
 
 @runtime_checkable
@@ -30,35 +29,6 @@ class PhraseSegmenter(Protocol):
 
         Finds below the pipeline's threshold are returned too (down to the adapter's own `floor`), so that the pipeline
         can say how close a phrase came.
-        """
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedFrame:
-    """A frame with what was asked for and found in it. `key` says whether it was looked for, or left to the tracker."""
-
-    frame: Frame
-    phrases: tuple[str, ...]
-    segments: tuple[Segment, ...] = ()
-    rejected: tuple[Rejection, ...] = ()
-    key: bool = True
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """Says which segments of a clip are the same thing, and where it is in the frames between.
-
-    `every`: of the frames at which the same things sound, each so-manieth is a key frame (see `tracking.key_frames`).
-    """
-
-    every: int
-
-    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
-        """One clip's sightings in order, each with the track of every segment set.
-
-        What leaves is in the order of what came, holds only what is asked for at its frame, and is at most a bounded
-        number of frames behind. A track's id keeps its meaning and is not used again within the clip.
         """
         ...
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.trackers.association import Overlap, mask_box, mask_iou, match_tracks, remaining_rejections
+from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.boxes import iou
 from openavs.structures.types import RLE, Box, ImageArray, Segment, mask_to_rle, rle_to_mask
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.trackers.association import mask_box, mask_iou, match_tracks, remaining_rejections
+from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.types import RLE, ImageArray, Rejection, Segment
 
 

@@ -15,8 +15,8 @@ from transformers import Sam3VideoModel
 from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import Sam3TrackerVideoInferenceSession
 
 from openavs.models.hub import ResolvedModel, load_pretrained
-from openavs.stages.segmenters.base import TrackedFrame
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.stages.trackers.base import TrackedFrame
 from openavs.stages.trackers.memory_bank import ImageFeatureCache, MemoryFeatures, MemoryPropagator
 from openavs.stages.trackers.propagation import propagate_tracks, validate_tracker_options
 from openavs.structures.types import ImageArray

@@ -11,8 +11,13 @@ import torch
 from transformers import AutoModelForZeroShotObjectDetection
 
 from openavs.models.ops import grounding_dino as lean
-from openavs.models.ops.grounding_dino import CachedTextEncoder, optimize_grounding_dino
-from openavs.models.ops.grounding_dino_attention import DeformableAttention, FusionAttention, TokenAttention
+from openavs.models.ops.grounding_dino import (
+    CachedTextEncoder,
+    DeformableAttention,
+    FusionAttention,
+    TokenAttention,
+    optimize_grounding_dino,
+)
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.structures.types import ImageArray
 from tests.stages.detectors.conftest import noise

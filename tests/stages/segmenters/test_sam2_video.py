@@ -16,9 +16,10 @@ from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from openavs.errors import InputError, OpenAVSError
-from openavs.stages.segmenters.base import Segmenter, TrackedFrame, Tracker
+from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
 from openavs.stages.trackers.association import mask_box
+from openavs.stages.trackers.base import TrackedFrame, Tracker
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.structures.types import RLE, Frame, ImageArray, Segment, mask_to_rle, rle_to_mask
 from tests.stages.segmenters.pictures import picture, some_boxes

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, Sam3Model, Sam3VideoModel
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.segmenters import sam3
-from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, TrackedFrame, Tracker
+from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.stages.trackers.base import TrackedFrame, Tracker
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker
 from openavs.structures.types import Frame, ImageArray, Segment, rle_to_mask
 from tests.stages.segmenters.pictures import picture

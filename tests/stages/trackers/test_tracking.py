@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from openavs.errors import InputError
-from openavs.stages.segmenters.base import TrackedFrame, Tracker
 from openavs.stages.trackers import iou as iou_tracker
 from openavs.stages.trackers.association import (
     CROSS_PHRASE_MIN_IOU,
@@ -25,6 +24,7 @@ from openavs.stages.trackers.association import (
     match_tracks,
     remaining_rejections,
 )
+from openavs.stages.trackers.base import TrackedFrame, Tracker
 from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.trackers.propagation import TrackerConfig, propagate_tracks
 from openavs.structures.types import RLE, Frame, ImageArray, Rejection, Segment, mask_to_rle

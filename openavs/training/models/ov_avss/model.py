@@ -86,7 +86,7 @@ class OvAvss(Student):
             super().initialise(part, ref)
 
     def _start_backbone(self, ref: str) -> None:
-        from openavs.models.loading import load_pretrained
+        from openavs.models.hub import load_pretrained
 
         fresh: Any = self.network.model.pixel_level_module.encoder
         found = resolve(ref, self.offline)

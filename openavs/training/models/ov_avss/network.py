@@ -16,8 +16,7 @@ from transformers import initialization as init
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreTrainedModel
 
 from openavs.errors import InputError
-from openavs.models.hub import ResolvedModel
-from openavs.models.loading import load_pretrained
+from openavs.models.hub import ResolvedModel, load_pretrained
 from openavs.training.models.ov_avss.decoder import AudioAttention, AudioVisualTransformer, DecoderOutput
 from openavs.training.models.ov_avss.fusion import GAIN, EarlyFusion
 from openavs.training.models.ov_avss.network_config import OvAvssConfig

@@ -108,7 +108,7 @@ class Tpavi(Student):
         """`backbone`: ImageNet weights of the same backbone; `student`: another TPAVI (MS3 from S4)."""
         if part != "backbone":
             return super().initialise(part, ref)
-        from openavs.models.loading import load_pretrained
+        from openavs.models.hub import load_pretrained
 
         fresh: Any = self.backbone
         loaded = load_pretrained(
