@@ -144,7 +144,7 @@ $(CLEAN)/.installed: build/.wheel constraints.txt
 	$(CLEAN)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt dist/*.whl
 	@touch $@
 
-# The software bill of materials (CycloneDX): what the wheel brings along in that environment, with its licences.
+# The software bill of materials (CycloneDX): what the wheel brings along in that environment, with its licenses.
 sbom: $(CLEAN)/.installed $(TOOLS)/.installed
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
 		--output-reproducible --of JSON -o build/sbom.json $(CLEAN)/bin/python

@@ -40,10 +40,10 @@ Figures are approximate.
 
 """
 MODELS = """
-## Models and their licences
+## Models and their licenses
 
-Licences are those of the weights, as the model cards state them. Those that are **not permissive** are marked: read
-them before use. A result's `run.json` records the licence and commit of what was really loaded.
+Licenses are those of the weights, as the model cards state them. Those that are **not permissive** are marked: read
+them before use. A result's `run.json` records the license and commit of what was really loaded.
 
 """
 EXTRAS = """
@@ -80,12 +80,12 @@ def what(recipe: Recipe, stage: str) -> str:
     return named if model or section.use == "none" else f"`{named}`"
 
 
-def licences(recipe: Recipe) -> str:
-    """Every licence among the recipe's weights, those that are not permissive in bold."""
+def licenses(recipe: Recipe) -> str:
+    """Every license among the recipe's weights, those that are not permissive in bold."""
     found: dict[str, bool] = {}
     for model in recipe.models().values():
         known = facts(model)
-        found[known.licence] = known.permissive == "no"
+        found[known.license] = known.permissive == "no"
     return ", ".join(f"**{name}**" if bad else name for name, bad in found.items()) or "no weights"
 
 
@@ -109,8 +109,8 @@ def memory(recipe: Recipe, bytes_each: int) -> float:
 
 
 def main_rows(recipes: Iterable[Recipe], stages: Iterable[str]) -> list[list[str]]:
-    """Name, stages, licences of each recipe."""
-    return [[f"`{r.name}`", *(what(r, stage) for stage in stages), licences(r)] for r in recipes]
+    """Name, stages, licenses of each recipe."""
+    return [[f"`{r.name}`", *(what(r, stage) for stage in stages), licenses(r)] for r in recipes]
 
 
 def all_recipes() -> list[Recipe]:
@@ -120,13 +120,13 @@ def all_recipes() -> list[Recipe]:
 def page(recipes: list[Recipe]) -> str:
     """The whole of docs/recipes.md."""
     used = [stage for stage in STAGES if any(stage in recipe.stages() for recipe in recipes)]
-    head = ["recipe", *(STAGES[stage] for stage in used), "licences of the weights"]
+    head = ["recipe", *(STAGES[stage] for stage in used), "licenses of the weights"]
     text = HEAD + table(head, main_rows(recipes, used)) + "\n"
     text += "".join(f"- `{recipe.name}`: {recipe.summary}\n" for recipe in recipes)
     text += SIZES + table(["recipe", "download", "weights on a CPU", "weights on a GPU"], map(sizes, recipes))
     models = {model: facts(model) for recipe in recipes for model in recipe.models().values()}
     rows = [[known.title, f"`{model}`", marked(known), f"{known.parameters:,.0f} M"] for model, known in models.items()]
-    text += MODELS + table(["model", "reference", "licence", "parameters"], sorted(rows))
+    text += MODELS + table(["model", "reference", "license", "parameters"], sorted(rows))
     return text + extras()
 
 
@@ -143,7 +143,7 @@ def sizes(recipe: Recipe) -> list[str]:
 
 def marked(known: KnownModel) -> str:
     notes = {"yes": "", "no": " (**not permissive**)", "unknown": " (not known here)"}
-    return known.licence + notes[known.permissive]
+    return known.license + notes[known.permissive]
 
 
 def extras() -> str:
@@ -159,7 +159,7 @@ def extras() -> str:
 def readme(recipes: list[Recipe]) -> str:
     """The README's table."""
     stages = ["captioner", "translator", "detector", "segmenter"]
-    head = ["recipe", *(STAGES[stage] for stage in stages), "licence of the weights"]
+    head = ["recipe", *(STAGES[stage] for stage in stages), "license of the weights"]
     return table(head, main_rows(recipes, stages))
 
 

@@ -48,7 +48,7 @@ BANNED = [
     ("Models take turns.", "take turns"),
     ("The worker died.", "died"),
     ("The folder is written anew.", "anew"),
-    ("A licence, in colour.", "licence"),
+    ("A license, in colour.", "license"),
     ("It optimises the labelled centre.", "optimises"),
 ]
 
@@ -60,7 +60,7 @@ PLAIN = [
     "Is there a GPU? There is one, and it must be used as long as memory allows.",
     "Silence where there is none. Skip back and forth, in turn.",
     "The exercise is precise; otherwise noise would raise the compromise.",
-    "The key `licence` and `what was heard` are code. See [the page](what-was-told.md).",
+    "The key `license` and `what was heard` are code. See [the page](what-was-told.md).",
     "A task, a mask and a flask; the basket holds hearts and a teller machine.",
     "Use so many as fit. Tokens of the color, the center and the behavior are labeled.",
 ]

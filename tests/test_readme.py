@@ -92,12 +92,12 @@ def test_every_command_it_names_exists(openavs: Run) -> None:
         assert openavs(name, "--help").code == 0, name
 
 
-def test_the_table_names_every_recipe_and_its_licence() -> None:
+def test_the_table_names_every_recipe_and_its_license() -> None:
     rows = re.findall(r"^\| `([a-z0-9-]+)` \|.*\| ([^|]+) \|$", README, re.MULTILINE)
     assert sorted(name for name, _ in rows) == sorted(resources.names("pipelines"))
-    for name, licence in rows:
-        stated = load_recipe(name).licence or ""
-        assert licence.split(",")[0].split(";")[0].strip() in stated, name
+    for name, license in rows:
+        stated = load_recipe(name).license or ""
+        assert license.split(",")[0].split(";")[0].strip() in stated, name
 
 
 def test_every_path_it_names_exists() -> None:

@@ -45,13 +45,13 @@ def test_every_recipe_and_every_model_is_on_it(script: ModuleType) -> None:
             assert f"| `{model}` |" in page
 
 
-def test_licences_agree_with_the_recipes_own_words() -> None:
+def test_licenses_agree_with_the_recipes_own_words() -> None:
     for recipe in map(load_recipe, resources.names("pipelines")):
         for model in recipe.models().values():
             known = find_known_model(model)
             assert known is not None, f"add a line about {model} to openavs/assets/tables/models.tsv"
             if known.permissive == "yes":
-                assert known.licence in (recipe.licence or ""), f"{recipe.name} does not state the licence of {model}"
+                assert known.license in (recipe.license or ""), f"{recipe.name} does not state the license of {model}"
 
 
 def test_weights_that_are_not_permissive_are_named_as_such(script: ModuleType) -> None:
@@ -96,7 +96,7 @@ def test_a_row_of_the_table_that_says_something_else_is_named(tmp_path: Path, mo
 
 def test_what_is_known_of_a_model() -> None:
     sam = find_known_model("hf:facebook/sam-vit-huge@main")
-    assert sam is not None and (sam.title, sam.licence, sam.permissive) == ("SAM ViT-H", "Apache-2.0", "yes")
+    assert sam is not None and (sam.title, sam.license, sam.permissive) == ("SAM ViT-H", "Apache-2.0", "yes")
     assert sam.memory(4) == pytest.approx(sam.download, abs=0.05)
     assert (
         find_known_model("hf:facebook/sam-vit-huge") == find_known_model(f"hf:facebook/sam-vit-huge@{'0' * 40}") == sam

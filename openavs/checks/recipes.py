@@ -53,7 +53,7 @@ class RecipeCheck:
             "recipe": self.recipe.name,
             "ready": not self.obstacles,
             "offline": not self.offline_obstacles,
-            "licence": self.recipe.licence,
+            "license": self.recipe.license,
             "download_gb": _total(absent),
             "models": [model.to_dict() for model in self.weights],
         }
@@ -203,14 +203,14 @@ def _device(recipe: Recipe) -> Iterator[Obstacle]:
 
 
 def _remarks(recipe: Recipe, weights: Sequence[WeightsStatus]) -> Iterator[str]:
-    """What does not stop it but should be known: licences that forbid uses, and memory."""
+    """What does not stop it but should be known: licenses that forbid uses, and memory."""
     from huggingface_hub import get_token
 
     from openavs.models.hub import GATED
 
     for model in weights:
         if model.permissive == "no":
-            yield f"{model.model} is not under a permissive licence ({model.licence})."
+            yield f"{model.model} is not under a permissive license ({model.license})."
         if model.converted:
             yield f"{model.model} has no safetensors on main; the hub converter's pull request is used."
         if model.gated and not model.here and get_token():

@@ -24,7 +24,7 @@ class WeightsStatus:
         converted: whether the weights are those of the hub converter's pull request.
         pinned: whether the reference names a commit, so that it can never mean other weights.
         gated: whether the hub asks for a log-in and the owner's consent.
-        permissive: `yes`, `no` or `unknown`: whether the licence allows any use.
+        permissive: `yes`, `no` or `unknown`: whether the license allows any use.
         size_gb: on this disk, or of the download where it is known; in 10^9 bytes.
         parameters_m: millions of parameters, where known.
         why: for one that cannot be used as it is, the sentence with the fix.
@@ -36,7 +36,7 @@ class WeightsStatus:
     converted: bool = False
     pinned: bool = False
     gated: bool = False
-    licence: str | None = None
+    license: str | None = None
     permissive: str = "unknown"
     size_gb: float | None = None
     parameters_m: float | None = None
@@ -67,7 +67,7 @@ def find_weights(model: str) -> WeightsStatus:
     known = find_known_model(model)
     facts: dict[str, Any] = {"pinned": is_pinned(model), "gated": False}
     if known is not None:
-        facts |= {"gated": known.gated, "licence": known.licence, "permissive": known.permissive}
+        facts |= {"gated": known.gated, "license": known.license, "permissive": known.permissive}
         facts |= {"parameters_m": known.parameters, "size_gb": known.download}
     try:
         found = resolve(model, offline=True)
@@ -75,7 +75,7 @@ def find_weights(model: str) -> WeightsStatus:
         state: Place = "partial" if _begun(model) else "missing"
         return WeightsStatus(model, state, **facts, why=str(problem))
     place: Place = "embedded" if model.startswith("openavs:") else "cached" if model.startswith("hf:") else "local"
-    facts |= {"licence": facts.get("licence") or found.licence, "size_gb": _size_gb([*found.path.iterdir()])}
+    facts |= {"license": facts.get("license") or found.license, "size_gb": _size_gb([*found.path.iterdir()])}
     return WeightsStatus(model, place, found.revision, found.converted, **facts)
 
 

@@ -131,14 +131,14 @@ def _print_findings(findings: Sequence[CheckResult]) -> None:
 
 def _print_models(recipe: CheckResult) -> None:
     echo("Models")
-    stated = recipe.facts["licence"]
+    stated = recipe.facts["license"]
     if stated:
-        echo(f"  licences, as the recipe states them: {stated}")
-    otherwise = "licence: see above" if stated else "licence not stated"
+        echo(f"  licenses, as the recipe states them: {stated}")
+    otherwise = "license: see above" if stated else "license not stated"
     for model in recipe.facts["models"]:
         size = "size unknown" if model["size_gb"] is None else f"{model['size_gb']:.2f} GB"
         at = f" at {model['revision'][:12]}" if model["revision"] else ""
-        echo(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['licence'] or otherwise})")
+        echo(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['license'] or otherwise})")
         if model["state"] not in ("embedded", "cached", "local") and model["model"].startswith("hf:"):
             echo(f"          -> {model['download']}")
     echo()

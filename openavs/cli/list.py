@@ -24,7 +24,7 @@ def list(
     what: Annotated[ListTarget | None, typer.Argument(help="One kind only; all of them by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the recipes, with their models and licences, the backends, the benchmarks and the ablation studies."""
+    """List the recipes, with their models and licenses, the backends, the benchmarks and the ablation studies."""
     kinds = {
         ListTarget.recipes: (_recipes, _print_recipes),
         ListTarget.backends: (_backends, _print_backends),
@@ -50,7 +50,7 @@ def _recipes() -> Any:
         {
             "name": recipe.name,
             "summary": recipe.summary,
-            "licence": recipe.licence,
+            "license": recipe.license,
             "models": recipe.models(),
             "weights": {model: _weights(model) for model in dict.fromkeys(recipe.models().values())},
             "backends": {stage: section.use for stage, section in recipe.stages().items()},
@@ -60,14 +60,14 @@ def _recipes() -> Any:
 
 
 def _weights(reference: str) -> dict[str, Any]:
-    """Where a model's weights are, what its licence is, and how much there is to download."""
+    """Where a model's weights are, what its license is, and how much there is to download."""
     from openavs.errors import ModelError
     from openavs.models.catalog import find_known_model
     from openavs.models.hub import resolve
 
     known = find_known_model(reference)
     facts: dict[str, Any] = {
-        "licence": known.licence if known else None,
+        "license": known.license if known else None,
         "permissive": known.permissive if known else "unknown",
         "download_gb": known.download if known else None,
     }
@@ -76,7 +76,7 @@ def _weights(reference: str) -> dict[str, Any]:
     except ModelError:
         return facts | {"state": "to download" if reference.startswith("hf:") else "missing"}
     state = "embedded" if reference.startswith("openavs:") else "cached" if reference.startswith("hf:") else "local"
-    return facts | {"state": state, "licence": facts["licence"] or found.licence}
+    return facts | {"state": state, "license": facts["license"] or found.license}
 
 
 def _backends() -> Any:
@@ -133,7 +133,7 @@ def _print_recipes(recipes: Any) -> None:
     echo("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
     for recipe in recipes:
         echo(f"\n  {recipe['name']}\n    {recipe['summary']}")
-        echo(f"    licence: {recipe['licence'] or 'not stated'}")
+        echo(f"    license: {recipe['license'] or 'not stated'}")
         for stage, use in recipe["backends"].items():
             model = recipe["models"].get(stage)
             about = f", {model} ({_told(recipe['weights'][model])})" if model else ""
@@ -141,10 +141,10 @@ def _print_recipes(recipes: Any) -> None:
 
 
 def _told(weights: Any) -> str:
-    """`cached`, `0.6 GB to download`, and a warning where the licence is not a permissive one."""
+    """`cached`, `0.6 GB to download`, and a warning where the license is not a permissive one."""
     size = f"{weights['download_gb']:g} GB " if weights["download_gb"] and weights["state"] == "to download" else ""
-    licence = weights["licence"] or "licence not known"
-    warning = {"yes": "", "no": f"; NOT PERMISSIVE: {licence}", "unknown": f"; {licence}"}[weights["permissive"]]
+    license = weights["license"] or "license not known"
+    warning = {"yes": "", "no": f"; NOT PERMISSIVE: {license}", "unknown": f"; {license}"}[weights["permissive"]]
     return f"{size}{weights['state']}{warning}"
 
 

@@ -143,7 +143,7 @@ class Recipe(_Section):
 
     name: Text
     summary: str = ""
-    licence: str | None = None  # of the models it names, as their model cards state it
+    license: str | None = None  # of the models it names, as their model cards state it
     sample: SamplingConfig = SamplingConfig()
     audio: AudioConfig = AudioConfig()
     captioner: StageConfig

@@ -84,7 +84,7 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
         hard=is_hard(report.get("curve")),
         clips=_clips(report, dataset, predictions),
         silence=_silence(report.get("silence") or {}),
-        models=model_rows(report.get("models") or {}, (report.get("recipe") or {}).get("licence")),
+        models=model_rows(report.get("models") or {}, (report.get("recipe") or {}).get("license")),
         timings=_timings(report),
         versions=_versions(report),
         recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False)[:LONGEST_RECIPE]

@@ -1,4 +1,4 @@
-"""What is known of a model without loading it: its title, licence and size, from models.tsv or its files."""
+"""What is known of a model without loading it: its title, license and size, from models.tsv or its files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class KnownModel:
 
     Attributes:
         title: what people call it.
-        licence: of its weights, as its model card states it.
-        permissive: whether that licence allows any use; non-commercial and gated ones do not.
+        license: of its weights, as its model card states it.
+        permissive: whether that license allows any use; non-commercial and gated ones do not.
         parameters: in millions.
         download: approximate, in GB (10^9 bytes); 0 for an embedded model.
     """
 
     title: str
-    licence: str
+    license: str
     permissive: Permissive
     parameters: float
     download: float
@@ -46,7 +46,7 @@ class KnownModel:
     @property
     def gated(self) -> bool:
         """Whether the hub gives it only to those who logged in and were let in by its owner."""
-        return "gated" in self.licence
+        return "gated" in self.license
 
     def memory(self, bytes_each: int) -> float:
         """GB that the weights alone take at this many bytes a parameter."""
@@ -81,10 +81,10 @@ def _listed() -> dict[str, KnownModel]:
     for line in _TABLE.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
-        name, title, licence, permissive, parameters, download = line.split("\t")
+        name, title, license, permissive, parameters, download = line.split("\t")
         if permissive not in get_args(Permissive):
             raise ValueError(f"{_TABLE}: {name} is permissive 'yes', 'no' or 'unknown', not {permissive!r}")
-        found[name] = KnownModel(title, licence, cast(Permissive, permissive), float(parameters), float(download))
+        found[name] = KnownModel(title, license, cast(Permissive, permissive), float(parameters), float(download))
     return found
 
 

@@ -36,7 +36,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # as transformers looks for it
 _CONVERTED = "openavs/converted"  # our ref in the hub's cache to the commit of the converter's pull request
-_LICENCE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a key at the top with what is below it
+_LICENSE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a key at the top with what is below it
 GATED = "which its owner may take days to answer and may refuse"  # said of a request for access
 _IMPLEMENTATIONS = {f"{start}{kind}_implementation" for start in ("", "_") for kind in ("attn", "experts")}
 _LOCK_HEADER = "# The commit each model reference stands for; to take a newer one, delete its line.\n"
@@ -44,7 +44,7 @@ _LOCK_HEADER = "# The commit each model reference stands for; to take a newer on
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model on this disk: its folder, the reference it came from, the commit and the licence where known.
+    """A model on this disk: its folder, the reference it came from, the commit and the license where known.
 
     `converted`: the weights are those of the hub converter's pull request, because the named branch has pickles only.
     """
@@ -52,12 +52,12 @@ class ResolvedModel:
     path: Path
     ref: str
     revision: str | None = None
-    licence: str | None = None
+    license: str | None = None
     converted: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What a result records about the model, as plain data."""
-        return {"revision": self.revision, "licence": self.licence, "path": str(self.path)}
+        return {"revision": self.revision, "license": self.license, "path": str(self.path)}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def resolve(ref: str, offline: bool = False, lock: ModelLockfile | None = None) 
     else:
         path = _local(ref)
     check_folder(path, ref)
-    return ResolvedModel(path, ref, _commit(path), _licence(path), converted)
+    return ResolvedModel(path, ref, _commit(path), _license(path), converted)
 
 
 def download_command(ref: str) -> str:
@@ -283,23 +283,23 @@ def _commit(path: Path) -> str | None:
     return path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
 
 
-def _licence(path: Path) -> str | None:
+def _license(path: Path) -> str | None:
     """What the model card says, if one lies in the folder."""
     card = path / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    told = _LICENCE.findall(header.group(1)) if header else []  # the rest may be long lists of scores
+    told = _LICENSE.findall(header.group(1)) if header else []  # the rest may be long lists of scores
     try:
         fields = parse_yaml("\n".join(told))
     except InputError:
-        logger.warning("The model card %s has a malformed header, so its licence is unknown.", card)
+        logger.warning("The model card %s has a malformed header, so its license is unknown.", card)
         return None
     if not isinstance(fields, dict):
         return None
-    licence = fields.get("license")
-    if licence == "other":
-        licence = fields.get("license_name", licence)
-    return ", ".join(map(str, licence)) if isinstance(licence, list) else (str(licence) if licence else None)
+    license = fields.get("license")
+    if license == "other":
+        license = fields.get("license_name", license)
+    return ", ".join(map(str, license)) if isinstance(license, list) else (str(license) if license else None)
 
 
 def _shards(index: Path, ref: str) -> set[str]:

@@ -279,7 +279,7 @@ class ClipResult:
     """One clip's results, with all that is needed to know where they came from.
 
     `recipe` is the resolved recipe as plain data, `models` what each model reference resolved to (revision,
-    licence), `timings` seconds by stage, `warnings` sentences about this clip.
+    license), `timings` seconds by stage, `warnings` sentences about this clip.
     """
 
     clip: str

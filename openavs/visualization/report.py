@@ -64,7 +64,7 @@ def write_report(
         source=PurePath(segmentation.source.replace("\\", "/")).name if segmentation.source else None,
         recipe_name=segmentation.recipe.get("name"),
         recipe=json.dumps(segmentation.recipe, indent=2, ensure_ascii=False),
-        models=model_rows(segmentation.models, segmentation.recipe.get("licence")),
+        models=model_rows(segmentation.models, segmentation.recipe.get("license")),
         only_synthetic=is_only_synthetic(segmentation.models),
         pictures=pictures,
         shown=len(shown),

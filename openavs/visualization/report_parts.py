@@ -206,17 +206,17 @@ def _extent(samples: npt.NDArray[np.float32]) -> tuple[float, float]:
 
 
 def model_rows(models: Mapping[str, Any], stated: str | None = None) -> list[dict[str, str]]:
-    """Per model: its reference, revision and licence, in words where they are not known.
+    """Per model: its reference, revision and license, in words where they are not known.
 
-    `stated` is what the recipe says of the licences of its models.
+    `stated` is what the recipe says of the licenses of its models.
     """
     rows = []
     for reference, given in models.items():
         facts, known = given if isinstance(given, Mapping) else {}, find_known_model(reference)
         embedded = "part of openavs" if reference.startswith("openavs:") else "not recorded"
         otherwise = f"in the recipe: {stated}" if stated else "not stated"
-        licence = facts.get("licence") or (known.licence if known else otherwise)
-        rows.append({"model": reference, "revision": str(facts.get("revision") or embedded), "licence": str(licence)})
+        license = facts.get("license") or (known.license if known else otherwise)
+        rows.append({"model": reference, "revision": str(facts.get("revision") or embedded), "license": str(license)})
     return rows
 
 

@@ -142,7 +142,7 @@ def details(result: Result) -> str:
         place=palette.place,
         pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in taken],
         listed=(),  # a link within the page would leave it: Gradio sets a base address
-        models=model_rows(result.models, result.recipe.get("licence")),
+        models=model_rows(result.models, result.recipe.get("license")),
         timings=timing_rows(result.timings),
         **why_parts(result.frames[:ROWS]),
         **timeline_parts(result.frames, clip.audio, palette, clip.duration),
@@ -150,7 +150,7 @@ def details(result: Result) -> str:
 
 
 def about(offers: Mapping[str, RecipeOption], loaded: Iterable[str]) -> str:
-    """The recipes on offer, their models, licences, and which of them are in memory."""
+    """The recipes on offer, their models, licenses, and which of them are in memory."""
     return _html("web/about.html", offers=list(offers.values()), loaded=set(loaded))
 
 

@@ -24,7 +24,7 @@ class ModelFacts:
     stage: str
     title: str
     reference: str
-    licence: str
+    license: str
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def _models(recipe: Recipe) -> tuple[ModelFacts, ...]:
 def _facts(stage: str, reference: str) -> ModelFacts:
     """From the table of known models, else from the model's own card if it is on this disk."""
     if known := find_known_model(reference):
-        return ModelFacts(stage, known.title, reference, known.licence)
+        return ModelFacts(stage, known.title, reference, known.license)
     try:
-        licence = resolve(reference, offline=True).licence
+        license = resolve(reference, offline=True).license
     except ModelError:
-        licence = None
-    return ModelFacts(stage, reference.rpartition("/")[2], reference, licence or "not stated")
+        license = None
+    return ModelFacts(stage, reference.rpartition("/")[2], reference, license or "not stated")

@@ -101,7 +101,7 @@ class _Page:
                     self._lay_out_questions()
                 with gr.Column(scale=3, min_width=320):
                     self._lay_out_answers()
-            with gr.Accordion("Models and licences", open=False):
+            with gr.Accordion("Models and licenses", open=False):
                 self.about = gr.HTML(self._about(), apply_default_css=False)
             self._tie()
             self._tie_programs()
@@ -260,7 +260,7 @@ class _Page:
             None,
             found,
             api_name="recipes",
-            api_description="The recipes of this server, with their models and licences.",
+            api_description="The recipes of this server, with their models and licenses.",
             queue=False,
         )
 
@@ -290,7 +290,7 @@ class _Page:
                 "threshold": offer.threshold,
                 "loaded": offer.name in self._models.loaded,
                 "models": [
-                    {"stage": m.stage, "model": m.title, "reference": m.reference, "licence": m.licence}
+                    {"stage": m.stage, "model": m.title, "reference": m.reference, "license": m.license}
                     for m in offer.models
                 ],
             }

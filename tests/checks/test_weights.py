@@ -71,14 +71,14 @@ def test_the_model_of_a_plug_in_may_be_a_file(tmp_path: Path) -> None:
 
 
 def test_a_recipe_of_plug_ins_is_ready_with_its_files(openavs: Callable[..., Any], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, captioner={"use": "./stages.py:Ear", "model": "./net.pt"}, licence="MIT (net)")
+    recipe = write_recipe(tmp_path, captioner={"use": "./stages.py:Ear", "model": "./net.pt"}, license="MIT (net)")
     lacking = openavs("check", "--pipeline", recipe)
     assert "there is no model file ./net.pt" in lacking.out
     assert "model folder" not in lacking.out and "hf:" not in lacking.out
     (tmp_path / "net.pt").write_bytes(b"x")
     ready = openavs("check", "--pipeline", recipe)
     assert "its model is on this disk" in ready.out
-    assert "licences, as the recipe states them: MIT (net)" in ready.out
+    assert "licenses, as the recipe states them: MIT (net)" in ready.out
 
 
 def test_what_is_known_before_a_download() -> None:

@@ -45,7 +45,7 @@ def test_it_says_what_is_here_and_what_is_not(openavs: Run, nothing_cached: None
     assert recipes["openavs"]["download_gb"] == pytest.approx(10.5)
     assert "hf download facebook/sam2.1-hiera-large" in recipes["openavs"]["fix"]
     assert recipes["sam3"]["says"].startswith("sam3: hf:facebook/sam3@main is gated and nobody is logged in")
-    assert "not under a permissive licence" in recipes["sam3"]["says"]
+    assert "not under a permissive license" in recipes["sam3"]["says"]
     assert "OPENAI_API_KEY" in recipes["paper"]["says"] and recipes["paper"]["state"] == "absent"
     (offline,) = [item for item in found["machine"] if item["topic"] == "offline"]
     assert offline["recipes"] == ["tiny"]
@@ -80,7 +80,7 @@ def test_it_knows_the_embedded_models(openavs: Run) -> None:
     (tiny,) = openavs("check", "--pipeline", "tiny", "--json").json()["recipes"]
     assert {model["model"] for model in tiny["models"]} == set(load_recipe("tiny").models().values())
     assert all(model["state"] == "embedded" and model["pinned"] for model in tiny["models"])
-    assert all(model["licence"] == "Apache-2.0" and 0 < model["size_gb"] < 0.1 for model in tiny["models"])
+    assert all(model["license"] == "Apache-2.0" and 0 < model["size_gb"] < 0.1 for model in tiny["models"])
     assert (tiny["state"], tiny["offline"], tiny["download_gb"]) == ("ok", True, 0.0)
 
 

@@ -25,14 +25,14 @@ def test_list_names_every_recipe_and_backend(openavs: Run) -> None:
         (stage, name) for stage in STAGES for name in Registry(stage).names()
     }
     default = next(recipe for recipe in found["recipes"] if recipe["name"] == "openavs")
-    assert default["licence"].startswith("Apache-2.0")
+    assert default["license"].startswith("Apache-2.0")
     assert default["models"]["segmenter"].startswith("hf:facebook/")
 
 
 def test_list_in_words(openavs: Run) -> None:
     done = openavs("list")
     assert done.code == 0
-    for name in (*resources.names("pipelines"), "grounding-dino", "lexicon", "licence: Apache-2.0"):
+    for name in (*resources.names("pipelines"), "grounding-dino", "lexicon", "license: Apache-2.0"):
         assert name in done.out
     assert "Backends" not in openavs("list", "recipes").out
     assert "Recipes" not in openavs("list", "backends").out
@@ -115,7 +115,7 @@ def test_list_says_where_weights_are_and_what_they_may_be_used_for(
     assert {facts["state"] for facts in found["tiny"].values()} == {"embedded"}
     clap = load_recipe("openavs-cpu").models()["captioner"]
     assert found["openavs-cpu"][clap] == {
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
         "permissive": "yes",
         "download_gb": 0.6,
         "state": "to download",

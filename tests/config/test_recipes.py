@@ -31,7 +31,7 @@ def test_every_shipped_recipe_is_valid_and_headed_by_its_command(name: str) -> N
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.summary
-    assert recipe.licence
+    assert recipe.license
     first_line = resources.find("pipelines", name).read_text(encoding="utf-8").splitlines()[0]
     assert first_line.startswith("# openavs evaluate " if name == "oracle" else "# openavs segment ")
     assert f"--pipeline {name}" in first_line

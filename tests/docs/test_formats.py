@@ -114,5 +114,5 @@ def test_masks_are_the_segments_numbers(desk: Path) -> None:
 def test_a_clip_of_a_job_holds_nothing_of_its_machine(desk: Path) -> None:
     result = read(desk / "labels" / "clips" / "video" / "result.json")
     assert result["timings"] == {}
-    assert all(sorted(facts) == ["licence", "revision"] for facts in result["models"].values())
+    assert all(sorted(facts) == ["license", "revision"] for facts in result["models"].values())
     assert set(result["models"]) == set(read(desk / "labels" / "models.json"))

@@ -109,7 +109,7 @@ def test_s4_is_run_and_scored(roots: Roots, heard: tuple[Evaluation, Told]) -> N
     assert done.report["command"] == "openavs evaluate s4"
     assert done.report["recipe"]["vocabulary"] is None
     assert set(done.report["models"]) == set(load_recipe("tiny").models().values())
-    assert all({"revision", "licence"} <= set(facts) for facts in done.report["models"].values())
+    assert all({"revision", "license"} <= set(facts) for facts in done.report["models"].values())
     assert {"openavs", "packages", "python"} <= set(done.report["versions"])
     stages = done.report["timings"]["stages"]
     assert {"caption", "translate", "detect", "segment"} <= set(stages)

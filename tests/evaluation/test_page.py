@@ -21,7 +21,7 @@ from tests.evaluation.pages import Page, report_of, write_dataset
 HOSTILE = "<script>alert('x')</script>\"' onload=\"evil()\" {{ 7*7 }} </style> &amp;"
 MADE = {
     "recipe": {"name": "paper-sam2", "detector": {"box_threshold": 0.25}},
-    "models": {"hf:org/clap": {"revision": "abc123", "licence": "apache-2.0"}},
+    "models": {"hf:org/clap": {"revision": "abc123", "license": "apache-2.0"}},
     "versions": {"openavs": "0.3", "packages": {"torch": "2.13.0"}},
     "timings": {"stages": {"detector": 6.0, "captioner": 1.5}, "seconds": 7.5},
 }
@@ -85,7 +85,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, 3)
     clips = tuple(replace(clip, id=f"{clip.id}{HOSTILE}", group=HOSTILE) for clip in dataset.clips)
     hostile = replace(dataset, clips=clips)
-    report = report_of(hostile, recipe={"name": HOSTILE}, models={HOSTILE: {"licence": HOSTILE}}, command=HOSTILE)
+    report = report_of(hostile, recipe={"name": HOSTILE}, models={HOSTILE: {"license": HOSTILE}}, command=HOSTILE)
     report |= {"date": HOSTILE, "failed": [{"id": HOSTILE, "reason": HOSTILE}], "versions": {HOSTILE: HOSTILE}}
     report["timings"] = {"stages": {HOSTILE: 1.0}}
     write_page(tmp_path / "report.html", report, hostile, tmp_path / "predictions")

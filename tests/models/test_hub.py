@@ -55,12 +55,12 @@ def test_a_local_folder_is_taken_as_it_is(sam: Path, monkeypatch: pytest.MonkeyP
     for ref in (str(sam), "sam", "./sam", "~/sam"):
         found = resolve(ref, offline=True)
         assert found.path.samefile(sam) and found.path.is_absolute()
-        assert (found.ref, found.revision, found.licence) == (ref, None, None)
+        assert (found.ref, found.revision, found.license) == (ref, None, None)
 
 
-def test_the_licence_is_read_from_the_model_card(tmp_path: Path) -> None:
+def test_the_license_is_read_from_the_model_card(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "m", "config.json", "model.safetensors")
-    for card, licence in [
+    for card, license in [
         ("---\nlicense: apache-2.0\ntags: [x]\n---\n# Model", "apache-2.0"),
         ("---\nlicense: other\nlicense_name: sam-license\n---\n", "sam-license"),
         ("---\nlicense: [mit, cc0-1.0]\n---\n", "mit, cc0-1.0"),
@@ -68,7 +68,7 @@ def test_the_licence_is_read_from_the_model_card(tmp_path: Path) -> None:
         ("no header", None),
     ]:
         (folder / "README.md").write_text(card)
-        assert resolve(str(folder)).licence == licence
+        assert resolve(str(folder)).license == license
 
 
 def test_absent_folders_and_files_are_refused(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ for ref in sys.argv[2:]:
     try:
         found = resolve(ref, lock=lock)
         files = sorted(p.name for p in found.path.iterdir())
-        answers.append([found.revision, found.licence, files, *["converted"] * found.converted])
+        answers.append([found.revision, found.license, files, *["converted"] * found.converted])
     except ModelError as error:
         answers.append(str(error))
 print(json.dumps(answers))
@@ -257,7 +257,7 @@ def ask(endpoint: str, cache: Path, *refs: str, offline: bool = False, pins: dic
     return answers
 
 
-def test_a_model_is_downloaded_once_and_its_commit_and_licence_are_known(hub: str, tmp_path: Path) -> None:
+def test_a_model_is_downloaded_once_and_its_commit_and_license_are_known(hub: str, tmp_path: Path) -> None:
     expected = [COMMIT, "apache-2.0", ["README.md", "config.json", "model.safetensors"]]
     pinned, plain, named = ask(
         hub, tmp_path, "hf:org/whole@v1", "hf:org/whole", "hf:org/whole@main", pins={"hf:org/whole@v1": COMMIT}

@@ -179,7 +179,7 @@ def test_long_windows_are_heard_at_their_centre(folders: tuple[Path, Path]) -> N
 def test_it_is_a_captioner_of_the_registry_and_touches_nothing_of_the_hub(folders: tuple[Path, Path]) -> None:
     ours = Registry("captioner").build("laion-clap", {"model": str(folders[1]), "vocabulary": WORDS})
     assert isinstance(ours, Captioner)
-    assert ours.models == {str(folders[1]): {"revision": None, "licence": None, "path": str(folders[1])}}
+    assert ours.models == {str(folders[1]): {"revision": None, "license": None, "path": str(folders[1])}}
     assert "laion_clap.hook" not in sys.modules  # which fetches tokenizers when it is imported
 
 

@@ -186,7 +186,7 @@ def test_a_bfloat16_encoder_keeps_the_prompts_exact(folder: Path) -> None:
 def test_it_is_a_segmenter_found_by_name_and_leaves_no_trace_of_torchvision(folder: Path) -> None:
     segmenter = Registry("segmenter").build("segment-anything", {"model": str(folder)}, {"device": "cpu"})
     assert isinstance(segmenter, Segmenter)
-    assert segmenter.models == {str(folder): {"revision": None, "licence": None, "path": str(folder)}}
+    assert segmenter.models == {str(folder): {"revision": None, "license": None, "path": str(folder)}}
     assert all(sys.modules[name].__spec__.origin for name in sys.modules if name.startswith("torchvision"))
 
 

@@ -27,7 +27,7 @@ OLD, NEW = "0" * 39 + "a", "0" * 39 + "b"
 
 def loaded(**revisions: str | None) -> dict[str, dict[str, Any]]:
     """What a pipeline says of its models, by the last part of their references."""
-    return {f"hf:org/{name}@main": {"revision": r, "licence": None, "path": "/p"} for name, r in revisions.items()}
+    return {f"hf:org/{name}@main": {"revision": r, "license": None, "path": "/p"} for name, r in revisions.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- the recipe
@@ -62,7 +62,7 @@ def test_a_lock_file_is_made_and_added_to_and_its_pins_stay(tmp_path: Path) -> N
 def test_only_models_of_the_hub_without_a_commit_in_their_name_are_added(tmp_path: Path) -> None:
     models = loaded(local=None)
     for ref in ("./sam", "openavs:tiny/sam", f"hf:org/sam@{OLD}"):
-        models[ref] = {"revision": OLD, "licence": None, "path": "/p"}
+        models[ref] = {"revision": OLD, "license": None, "path": "/p"}
     assert add_to_lock(tmp_path / "a.lock", models).pins == {}
     assert ModelLockfile.load(tmp_path / "a.lock").pins == {}
     assert (tmp_path / "a.lock").exists()

@@ -66,7 +66,7 @@ def clip() -> ClipResult:
         FrameResult(2, 2.5, silent=True),
     )
     recipe = {"name": "tiny", "detector": {"name": "grounding-dino", "threshold": 0.25}, "fps": 1}
-    models = {"openavs:tiny/clap": {"revision": None, "licence": "Apache-2.0"}}
+    models = {"openavs:tiny/clap": {"revision": None, "license": "Apache-2.0"}}
     return ClipResult("clip", (20, 30), frames, "a/clip.mp4", recipe, models, {"detect": 0.25}, ("a warning",))
 
 

@@ -32,7 +32,7 @@ def hostile_result(text: str = ALL) -> ClipResult:
         segments=(segment,),
         rejected=(Rejection(text, text, 0.1),),
     )
-    models = {text: {"revision": text, "licence": text, "path": text}}
+    models = {text: {"revision": text, "license": text, "path": text}}
     return ClipResult(
         text, SIZE, (frame,), f"/x/{text}.mp4", {"name": text, text: [text]}, models, {text: 1.0}, (text,)
     )
@@ -62,7 +62,7 @@ def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
     dataset = replace(dataset, clips=clips)
     made = {
         "recipe": {"name": ALL, ALL: ALL},
-        "models": {ALL: {"revision": ALL, "licence": ALL}},
+        "models": {ALL: {"revision": ALL, "license": ALL}},
         "versions": {"openavs": ALL, "packages": {ALL: ALL}},
         "timings": {"stages": {ALL: 1.0}, "seconds": 2.0},
     }

@@ -79,7 +79,7 @@ def segmentation(count: int = 4, word: str = "dog") -> ClipResult:
         for i in range(count - 1)
     ]
     frames.append(FrameResult(count - 1, count - 0.5, silent=True))
-    models = {"hf:org/clap": {"revision": "abc123", "licence": "apache-2.0", "path": "/home/me/cache"}, "other": {}}
+    models = {"hf:org/clap": {"revision": "abc123", "license": "apache-2.0", "path": "/home/me/cache"}, "other": {}}
     recipe = {"name": "openavs", "detector": {"threshold": 0.25, "note": word}}
     timings = {"caption": 1.25, "detect": 2.5}
     return ClipResult("clip", SIZE, tuple(frames), "/home/me/clip.mp4", recipe, models, timings, (f"{word} warns",))
@@ -255,9 +255,9 @@ def test_the_length_is_that_of_the_file(tmp_path: Path) -> None:
     assert "length 1.6 s" in Page((tmp_path / "out" / "clips" / "clip" / "report.html").read_text("utf-8")).text
 
 
-def test_a_licence_that_the_recipe_alone_states_is_shown(tmp_path: Path) -> None:
+def test_a_license_that_the_recipe_alone_states_is_shown(tmp_path: Path) -> None:
     made = segmentation()
-    made = replace(made, recipe={**made.recipe, "licence": "MIT (tagger), Apache-2.0 (detector)"})
+    made = replace(made, recipe={**made.recipe, "license": "MIT (tagger), Apache-2.0 (detector)"})
     _, page = report(tmp_path, made, pictures(4), None)
     assert "in the recipe: MIT (tagger), Apache-2.0 (detector)" in page.text
     assert "not stated" not in page.text

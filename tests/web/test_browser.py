@@ -214,7 +214,7 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     with visit.page.expect_download() as download:
         visit.page.keyboard.press("Enter")
     assert download.value.suggested_filename == "example-masks.zip"
-    press_tab_until(visit, "Models and licences")
+    press_tab_until(visit, "Models and licenses")
     visit.page.keyboard.press("Enter")
     expect(visit.page.get_by_text("tiny Grounding DINO")).to_be_visible()
 

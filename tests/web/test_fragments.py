@@ -53,7 +53,7 @@ def hostile(models: ModelCache, scene: Path) -> Result:
         for frame in found.frames
     )
     recipe = {**found.recipe, "name": HOSTILE, "vocabulary": [HOSTILE]}
-    words = {"clip": HOSTILE, "source": HOSTILE, "warnings": (HOSTILE,), "models": {HOSTILE: {"licence": HOSTILE}}}
+    words = {"clip": HOSTILE, "source": HOSTILE, "warnings": (HOSTILE,), "models": {HOSTILE: {"license": HOSTILE}}}
     return Result.of(replace(found, frames=frames, recipe=recipe, **words), found.video)  # type: ignore[arg-type]
 
 
@@ -107,7 +107,7 @@ def test_what_was_reused_is_said() -> None:
     assert "Reused from an earlier run: what was heard, asked for." in page
 
 
-def test_the_models_and_their_licences_are_shown(models: ModelCache) -> None:
+def test_the_models_and_their_licenses_are_shown(models: ModelCache) -> None:
     with models.using("tiny"):
         page = fragments.about(models.offers, models.loaded)
     assert "tiny Grounding DINO" in page

@@ -18,11 +18,11 @@ from openavs.web.menu import RecipeOption, is_here, recipe_options
 from openavs.web.settings import ServerConfig
 
 
-def test_tiny_is_always_offered_with_its_licences() -> None:
+def test_tiny_is_always_offered_with_its_licenses() -> None:
     tiny = recipe_options(ServerConfig())["tiny"]
     assert tiny.only_synthetic
     assert tiny.threshold == load_recipe("tiny").filtering.box_threshold
-    assert [(m.stage, m.licence) for m in tiny.models] == [
+    assert [(m.stage, m.license) for m in tiny.models] == [
         (stage, "Apache-2.0") for stage in ("captioner", "translator", "detector", "segmenter")
     ]
 
@@ -90,7 +90,7 @@ def test_models_of_ones_own_are_named_by_their_folder_and_card(tmp_path: Path) -
     own = tmp_path / "mine.yaml"
     own.write_text(load_recipe("tiny", ["name=mine", f"segmenter.model={tmp_path / 'my-sam'}"]).to_yaml())
     models = {model.stage: model for model in recipe_options(ServerConfig(pipeline=str(own)))["mine"].models}
-    assert (models["segmenter"].title, models["segmenter"].licence) == ("my-sam", "mit")
+    assert (models["segmenter"].title, models["segmenter"].license) == ("my-sam", "mit")
     shutil.rmtree(tmp_path / "my-sam")
     models = {model.stage: model for model in recipe_options(ServerConfig(pipeline=str(own)))["mine"].models}
-    assert (models["segmenter"].title, models["segmenter"].licence) == ("my-sam", "not stated")
+    assert (models["segmenter"].title, models["segmenter"].license) == ("my-sam", "not stated")

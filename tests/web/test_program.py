@@ -55,11 +55,11 @@ def test_the_example_of_the_docs_runs(
     names["client"].close()
 
 
-def test_the_recipes_are_told_with_their_licences(client: Any) -> None:
+def test_the_recipes_are_told_with_their_licenses(client: Any) -> None:
     recipes = client.predict(api_name="/recipes")
     assert recipes[0]["name"] == "tiny"
     assert recipes[0]["loaded"]
-    assert {model["licence"] for model in recipes[0]["models"]} == {"Apache-2.0"}
+    assert {model["license"] for model in recipes[0]["models"]} == {"Apache-2.0"}
 
 
 def test_the_two_endpoints_and_their_parameters_are_what_the_docs_promise(client: Any) -> None:

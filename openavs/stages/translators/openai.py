@@ -89,7 +89,7 @@ class OpenAITranslator(ChatTranslator):
     def models(self) -> dict[str, dict[str, Any]]:
         """The model, which of its versions answered as far as the server tells, and the server."""
         server = self.server
-        return {server.model: {"revision": server.served, "licence": None, "server": server.endpoint.url}}
+        return {server.model: {"revision": server.served, "license": None, "server": server.endpoint.url}}
 
     @property
     def usage(self) -> Usage:

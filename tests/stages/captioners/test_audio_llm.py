@@ -238,7 +238,7 @@ def test_answers_without_words_are_left_out(qwen: Path) -> None:
 def test_it_is_a_captioner_and_records_its_model(qwen: Path) -> None:
     captioner = load(qwen)
     assert isinstance(captioner, Captioner)
-    assert captioner.models == {str(qwen): {"revision": None, "licence": None, "path": str(qwen)}}
+    assert captioner.models == {str(qwen): {"revision": None, "license": None, "path": str(qwen)}}
 
 
 def test_vectors_that_are_not_finite_are_an_error_that_names_the_window(qwen: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_checkpoint_says_whether_labels_exclude_each_other(
 def test_it_is_a_captioner_and_records_its_model(ast: Path) -> None:
     captioner = load(ast)
     assert isinstance(captioner, Captioner)
-    assert captioner.models == {str(ast): {"revision": None, "licence": None, "path": str(ast)}}
+    assert captioner.models == {str(ast): {"revision": None, "license": None, "path": str(ast)}}
 
 
 def test_scores_that_are_not_finite_are_an_error_that_names_the_window(ast: Path) -> None:

@@ -148,7 +148,7 @@ def test_no_windows_and_windows_without_samples(plain: Path) -> None:
 def test_it_is_a_captioner_and_records_its_model(plain: Path) -> None:
     captioner = everything(plain)
     assert isinstance(captioner, Captioner)
-    assert captioner.models == {str(plain): {"revision": None, "licence": None, "path": str(plain)}}
+    assert captioner.models == {str(plain): {"revision": None, "license": None, "path": str(plain)}}
 
 
 def test_scores_that_are_not_finite_are_an_error_that_names_the_window(plain: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_answer_is_the_librarys(name: str, shape: tuple[int, int], request: 
 
 def test_it_is_a_detector_and_says_what_it_loaded(detector: GroundingDinoDetector, grounding_dino: Path) -> None:
     assert isinstance(detector, Detector)
-    assert detector.models == {str(grounding_dino): {"revision": None, "licence": None, "path": str(grounding_dino)}}
+    assert detector.models == {str(grounding_dino): {"revision": None, "license": None, "path": str(grounding_dino)}}
 
 
 def count_forwards(detector: GroundingDinoDetector) -> list[int]:

@@ -179,7 +179,7 @@ def test_a_bfloat16_encoder_keeps_the_prompts_exact(folder: Path) -> None:
 def test_it_is_a_segmenter_and_records_its_model(folder: Path) -> None:
     segmenter = SamSegmenter(model=str(folder))
     assert isinstance(segmenter, Segmenter)
-    assert segmenter.models == {str(folder): {"revision": None, "licence": None, "path": str(folder)}}
+    assert segmenter.models == {str(folder): {"revision": None, "license": None, "path": str(folder)}}
 
 
 @pytest.mark.parametrize("part", ["mask_decoder.iou_prediction_head.proj_out.bias", "no_mask"])

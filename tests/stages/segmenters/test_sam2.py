@@ -170,7 +170,7 @@ def test_a_bfloat16_backbone_keeps_the_prompts_exact(folder: Path) -> None:
 def test_it_is_a_segmenter_and_records_its_model(folder: Path) -> None:
     segmenter = Sam2Segmenter(model=str(folder))
     assert isinstance(segmenter, Segmenter)
-    assert segmenter.models == {str(folder): {"revision": None, "licence": None, "path": str(folder)}}
+    assert segmenter.models == {str(folder): {"revision": None, "license": None, "path": str(folder)}}
 
 
 def test_answers_that_are_not_finite_are_an_error_never_an_empty_mask(folder: Path) -> None:

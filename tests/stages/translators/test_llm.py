@@ -97,7 +97,7 @@ def test_babble_falls_to_the_lexicon(folder: Path) -> None:
 
     assert (translation.frames, translation.origin, translation.attempts) == ((("dog",), ()), "lexicon", 2)
     assert translation.note is not None and "the language model failed 2 times" in translation.note
-    assert llm.models == {str(folder): {"revision": None, "licence": None, "path": str(folder)}}
+    assert llm.models == {str(folder): {"revision": None, "license": None, "path": str(folder)}}
 
 
 def test_it_stops_at_the_end_of_the_turn(tmp_path: Path) -> None:

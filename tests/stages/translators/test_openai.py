@@ -94,7 +94,7 @@ def test_identical_requests_are_sent_once_and_no_more_than_so_many_at_a_time() -
 def test_tokens_are_counted_and_the_served_model_is_recorded() -> None:
     with serving(lambda *_: phrases(["dog"])) as local:
         ask = translator(local)
-        assert ask.models == {"small": {"revision": None, "licence": None, "server": local.url}}
+        assert ask.models == {"small": {"revision": None, "license": None, "server": local.url}}
         ask.translate([DOG])
 
     assert (ask.usage.requests, ask.usage.prompt_tokens, ask.usage.completion_tokens) == (1, 100, 10)
