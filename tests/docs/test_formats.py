@@ -60,7 +60,7 @@ def read(path: Path) -> Any:
         ("index.jsonl", "out/index.jsonl"),
         ("A row of the index", "labels/index.jsonl"),
         ("plan.json", "labels/plan.json"),
-        ("A commit mark", "labels/shards/000000.json"),
+        ("A completion file", "labels/shards/000000.json"),
         ("run.json of a job", "labels/run.json"),
         ("report.json", "run/report.json"),
         ("result.json", "labels/clips/video/result.json"),
@@ -77,7 +77,7 @@ def test_a_file_has_the_documented_keys(heading: str, file: str, desk: Path) -> 
         ("A caption", Caption),
         ("A prompt", Prompt),
         ("A segment", Segment),
-        ("A drop", Rejection),
+        ("A rejection", Rejection),
     ],
 )
 def test_parts_of_a_result_have_the_documented_keys_in_order(heading: str, kind: type) -> None:
