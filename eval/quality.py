@@ -24,7 +24,8 @@ from PIL import Image as Pil
 
 from openavs.config.recipe import load_recipe
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.metrics.metrics import BinaryMetrics, SemanticMetrics, SilenceMetrics
+from openavs.evaluation.metrics.metrics import BinaryMetrics, SemanticMetrics
+from openavs.evaluation.metrics.silence import SilenceMetrics
 from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.types import ClipResult, segments_to_label_map, segments_to_mask

@@ -68,7 +68,7 @@ def measure_f(frames: int, repeats: int) -> dict[str, Any]:
     from masks import blob
     from reference import f_curve
 
-    from openavs.evaluation.metrics.counting import frame_f_curve
+    from openavs.evaluation.metrics.functional import frame_f_curve
 
     rng = np.random.default_rng(0)
     truths = [np.asarray(blob(rng) > 0) for _ in range(frames)]
@@ -89,7 +89,7 @@ def measure_avss(frames: int, repeats: int) -> dict[str, Any]:
     from masks import SIDE, label_map
     from reference import areas_of_labels, class_areas, iou_and_f
 
-    from openavs.evaluation.metrics.counting import areas, clip_class_sums, confusion
+    from openavs.evaluation.metrics.functional import areas, clip_class_sums, confusion
 
     rng = np.random.default_rng(1)
     truths = [label_map(rng) for _ in range(frames)]

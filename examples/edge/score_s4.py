@@ -77,7 +77,7 @@ def main() -> None:
     for clip, truth in clips(options.root, options.split):
         result = pipe(clip)
         own = metrics.update(predicted(result), truth)
-        print(f"{clip.id}  J {own['j']:.3f}  F {own['f'] or 0.0:.3f}\n{told(result)}")
+        print(f"{clip.id}  J {own.score:.3f}  F {own.f or 0.0:.3f}\n{told(result)}")
         if options.overlays:
             write_overlays(clip, result, options.overlays)
     for protocol in ("fixed", "official"):

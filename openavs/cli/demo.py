@@ -72,7 +72,7 @@ def mean_iou(scene: Scene, result: ClipResult) -> float:
     """AVSBench's J of the clip: what was segmented against the true pixels of what sounds, frame by frame."""
     import numpy as np
 
-    from openavs.evaluation.metrics.counting import frame_j
+    from openavs.evaluation.metrics.functional import frame_j
     from openavs.structures.types import segments_to_mask
 
     scores = []

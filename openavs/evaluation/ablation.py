@@ -22,7 +22,7 @@ from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.display_names import figure_name, percent, protocol_words, title_of
 from openavs.evaluation.evaluator import Evaluation, evaluate, recipe_predictor
 from openavs.evaluation.leaderboard import published
-from openavs.evaluation.metrics.metrics import Protocol
+from openavs.evaluation.metrics.functional import Protocol
 from openavs.evaluation.studies import AblationStudy, AblationVariant
 from openavs.pipeline.context import Progress
 from openavs.pipeline.pipeline import Pipeline

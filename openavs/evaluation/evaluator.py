@@ -21,11 +21,10 @@ from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.metrics.metrics import Protocol
-from openavs.evaluation.metrics.per_clip import BenchmarkScores
+from openavs.evaluation.metrics.functional import Protocol
 from openavs.evaluation.predictor import Failures, Predictor, folder_names, predict
 from openavs.evaluation.report import write_page
-from openavs.evaluation.scorer import score
+from openavs.evaluation.scorer import BenchmarkScores, score
 from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.serialization import clip_folder, json_bytes
 from openavs.stages.translators.class_matching import plain_key

@@ -1,78 +1,184 @@
-"""A folder of predicted masks beside a split: what is there of a clip, what is missing, what belongs to no clip."""
+"""Predicted masks of a split on disk: their layout, the missing ones, and files that belong to no clip.
+
+Masks have the layout of the ground truth or of the published scripts. The scripts leave out leading folders (the split
+of S4 and MS3, the subset of AVSBench-semantic), name the masks of AVSS `<uid>_<k>.png`, and number the masks of S4 and
+MS3 from 0. Folders and names are recognized. Another numbering must be given, because a wrong guess would score every
+frame against its neighbor.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks, empty_prediction
 
-LABELS_FOLDER = "labels_semantic"  # may be left out of a prediction's path
+LABELS_FOLDER = "labels_semantic"  # optional in a prediction's path
+
+PredictionReader = Callable[[BenchmarkClip, Path], Masks | None]
+
+
+# ----------------------------------------------------------------------------------------------------------- paths
 
 
 def labels_folder(folder: Path) -> Path:
-    """The masks' folder: `predictions` of an evaluation's output, `labels` of a label job's, else the folder itself."""
+    """Return the masks' folder: `predictions` of an evaluation, `labels` of a label job, or the folder itself."""
     return next((folder / name for name in ("predictions", "labels") if (folder / name).is_dir()), folder)
 
 
+def clip_folder(clip: BenchmarkClip) -> Path:
+    """Return the folder of a clip's predictions, without the folder of labels."""
+    return _without_labels_folder(Path(clip.predictions[0])).parent
+
+
+def _without_labels_folder(path: Path) -> Path:
+    return path.parent.parent / path.name if path.parent.name == LABELS_FOLDER else path
+
+
+def _exists(path: Path) -> bool:
+    """Whether a predicted mask exists, with or without the folder of labels."""
+    return os.path.isfile(path) or os.path.isfile(_without_labels_folder(path))
+
+
 def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
-    """The predicted mask of each annotated frame; None where nothing of the clip is there.
+    """Return the predicted mask of each annotated frame; None without any file of the clip.
 
     Raises:
-        InputError: no such folder, or the clip's own is there but not the mask of every annotated frame.
+        InputError: no such folder, or a clip's folder that lacks the mask of an annotated frame.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of predictions")
     wanted = [folder / clip.predictions[i] for i in clip.annotated]
-    for paths in (wanted, [without_labels_folder(path) for path in wanted]):
-        if not _holds_files(paths[0].parent):
+    for paths in (wanted, [_without_labels_folder(path) for path in wanted]):
+        home = paths[0].parent
+        if not home.is_dir() or not any(entry.is_file() for entry in home.iterdir()):
             continue
         for path in paths:
             if not path.is_file():
-                raise InputError(f"the prediction {path} is missing, though other files of the clip are there")
+                raise InputError(f"the prediction {path} is missing, though other files of the clip exist")
         return paths
     return None
 
 
+# --------------------------------------------------------------------------------------------------------- reading
+
+
 def read_stack(
-    paths: Sequence[Path], read: Callable[[Path], npt.NDArray[np.generic]], what: str
+    paths: Sequence[Path], read: Callable[[Path], npt.NDArray[np.generic]], kind: str
 ) -> npt.NDArray[np.generic]:
-    """The masks of a clip's frames as `[T, H, W]`; `what` names them in the sentence for differing sizes."""
+    """Read the masks of a clip's frames as `[T, H, W]`; `kind` names them in the error for differing sizes."""
     masks = [read(path) for path in paths]
     for path, mask in zip(paths, masks, strict=True):
-        check_size(path, mask.shape, masks[0].shape, f"the first {what} of the clip has")
+        check_size(path, mask.shape, masks[0].shape, f"the first {kind} of the clip has")
     return np.stack(masks)
 
 
-def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], whose: str) -> None:
-    """Refuses a mask of another size (height, width); `whose` says what has the expected one."""
+def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], reference: str) -> None:
+    """Raise InputError for a mask of another size (height, width) than `reference`, a phrase such as "S4 has"."""
     if size != expected:
         found, wanted = (f"{shape[1]} x {shape[0]}" for shape in (size, expected))
-        raise InputError(f"{path} has {found} pixels where {whose} {wanted}")
+        raise InputError(f"{path} has {found} pixels where {reference} {wanted}")
 
 
 def check_predicted_size(
-    clip: BenchmarkClip, path: Path, size: tuple[int, int], expected: Callable[[], tuple[int, int]], whose: str
+    clip: BenchmarkClip, path: Path, size: tuple[int, int], expected: Callable[[], tuple[int, int]], reference: str
 ) -> None:
-    """Refuse a predicted mask of another size than `expected()` unless the clip's masks are to be resized."""
+    """Raise InputError for a predicted mask of another size than `expected()`, unless `clip.resize`."""
     if clip.resize:
         return
     try:
-        check_size(path, size, expected(), whose)
-    except InputError as problem:
-        raise InputError(f"{problem}; write masks of that size, or resize them (nearest pixel) with --resize") from None
+        check_size(path, size, expected(), reference)
+    except InputError as error:
+        raise InputError(f"{error}; write masks of that size, or resize them (nearest pixel) with --resize") from None
+
+
+def read_predictions(
+    dataset: Dataset,
+    clip: BenchmarkClip,
+    folder: Path,
+    truth: Masks,
+    absent: frozenset[int],
+    read: PredictionReader | None = None,
+) -> Masks:
+    """Read a clip's predictions `[T, H, W]`, with empty masks for the frames in `absent`.
+
+    Args:
+        truth: the clip's ground truth, for the shape.
+        absent: frames without a predicted mask, as in `MissingPredictions.frames`.
+        read: the reader to use instead of `dataset.read_prediction`.
+    """
+    read = read or dataset.read_prediction
+
+    def read_existing(clip: BenchmarkClip) -> Masks:
+        predicted = read(clip, folder)
+        if predicted is None:
+            raise InputError(f"the reader of {dataset.benchmark} finds no prediction of clip {clip.id} below {folder}")
+        return predicted
+
+    if not absent:
+        return read_existing(clip)
+    masks = empty_prediction(truth)
+    existing = [row for row, frame in enumerate(clip.annotated) if frame not in absent]
+    if existing:
+        kept = tuple(None if frame in absent else path for frame, path in enumerate(clip.truth))
+        masks[existing] = read_existing(replace(clip, truth=kept))
+    return masks
+
+
+# ------------------------------------------------------------------------------------------------ missing and extra
+
+
+@dataclass(frozen=True)
+class MissingPredictions:
+    """The annotated frames of each clip (by id) without a predicted mask, and the first such file."""
+
+    frames: dict[str, frozenset[int]]
+    first: Path | None = None
+
+    @property
+    def masks(self) -> int:
+        """The number of missing masks."""
+        return sum(map(len, self.frames.values()))
+
+
+def find_missing(clips: Sequence[BenchmarkClip], folder: Path) -> MissingPredictions:
+    """Find the predictions that do not exist, without reading any.
+
+    Raises:
+        InputError: `folder` does not exist.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder of predictions {folder}; check --predictions")
+    found: dict[str, frozenset[int]] = {}
+    first: Path | None = None
+    for clip in clips:
+        if absent := [i for i in clip.annotated if not _exists(folder / clip.predictions[i])]:
+            found[clip.id] = frozenset(absent)
+            first = first or folder / clip.predictions[absent[0]]
+    return MissingPredictions(found, first)
+
+
+def check_complete(missing: MissingPredictions, clips: Sequence[BenchmarkClip]) -> None:
+    """Raise InputError if any prediction is missing, with their number and the first."""
+    if missing.frames:
+        masks = sum(len(clip.annotated) for clip in clips)
+        raise InputError(
+            f"{missing.masks:,} of {masks:,} predicted masks are missing, in {len(missing.frames):,} of "
+            f"{len(clips):,} clips (first: {missing.first}); write them, or count them as empty with --allow-missing"
+        )
 
 
 def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
-    """Folders (and PNG files beside them) below `folder` where predictions of the split's clips lie, of no such clip,
-    and PNG files in a clip's own folder that are of none of its frames.
+    """List the folders and PNG files beside the predictions that belong to no clip of the split.
 
-    Paths relative to `folder`, sorted. They are not scored: a misspelt clip shows up here and as a missing one.
+    PNG files in a clip's folder that belong to none of its frames are included. Paths are relative to `folder` and
+    sorted. A misspelled clip shows up here and as a missing one.
     """
     known = {clip_folder(clip) for clip in dataset.clips}
     depth = max((len(path.parts) for path in known), default=1)
@@ -81,7 +187,7 @@ def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
 
 
 def _strays(clip: BenchmarkClip, folder: Path) -> set[str]:
-    """PNG files in a clip's folder of predictions that are of none of its frames."""
+    """PNG files in a clip's folder that belong to none of its frames."""
     expected = {Path(path).name for path in clip.predictions}
     home = clip_folder(clip)
     places = [place for place in (home, home / LABELS_FOLDER) if (folder / place).is_dir()]
@@ -90,6 +196,7 @@ def _strays(clip: BenchmarkClip, folder: Path) -> set[str]:
 
 
 def _unknown(folder: Path, below: Path, depth: int, known: set[Path]) -> list[Path]:
+    """Folders and PNG files, `depth` levels deep, that are not in `known`."""
     found: list[Path] = []
     for entry in (folder / below).iterdir() if (folder / below).is_dir() else ():
         path = below / entry.name
@@ -100,20 +207,85 @@ def _unknown(folder: Path, below: Path, depth: int, known: set[Path]) -> list[Pa
     return found
 
 
-def clip_folder(clip: BenchmarkClip) -> Path:
-    """Return the folder of a clip's predictions, without the folder of labels."""
-    return without_labels_folder(Path(clip.predictions[0])).parent
+# --------------------------------------------------------------------------------------------------------- layouts
 
 
-def without_labels_folder(path: Path) -> Path:
-    """Where a predicted mask may lie too: in the clip's folder itself."""
-    return path.parent.parent / path.name if path.parent.name == LABELS_FOLDER else path
+@dataclass(frozen=True)
+class PredictionLayout:
+    """Naming of masks: leading folders left out, `<id>_<k>.png` or `<k>.png`, and the number of the first frame."""
+
+    dropped: int
+    with_id: bool
+    first: int
+
+    def path(self, clip: BenchmarkClip, frame: int) -> str:
+        """Return the path of a frame's mask; `frame` may be outside the clip."""
+        name = f"{clip.id}_{self.first + frame}.png" if self.with_id else f"{self.first + frame}.png"
+        return Path(*Path(clip.predictions[0]).parent.parts[self.dropped :], name).as_posix()
+
+    def apply(self, clip: BenchmarkClip) -> BenchmarkClip:
+        """Return the clip with this layout's paths as its predictions."""
+        return replace(clip, predictions=tuple(self.path(clip, frame) for frame in range(len(clip.predictions))))
 
 
-def is_there(path: Path) -> bool:
-    """Whether a predicted mask is at its place, or in the clip's folder without the folder of labels."""
-    return os.path.isfile(path) or os.path.isfile(without_labels_folder(path))
+def locate_predictions(
+    dataset: Dataset, folder: Path, *, numbering: int | None = None, resize: bool = False
+) -> Dataset:
+    """Return the data set with its predictions' paths as they are in `folder`.
+
+    Args:
+        numbering: the number of the first frame in file names; None means that of the benchmark.
+        resize: accept masks of another size than the benchmark's, and resize them to the nearest pixel.
+
+    Raises:
+        InputError: masks that seem to be numbered from another number while `numbering` is None.
+    """
+    clips = dataset.clips
+    own = _own_layout(clips[0]) if len(clips) else None
+    if own is not None:
+        found = next((layout for clip in clips for layout in _existing_layouts(clip, own, folder)), own)
+        if numbering is None:
+            _check_numbering(dataset, found, folder)
+        else:
+            found = replace(found, first=numbering)
+        clips = clips if found == own else _changed(clips, found.apply)
+    elif numbering is not None:
+        raise InputError(f"the masks of {dataset.benchmark} are not named by numbers; leave --numbering out")
+    if resize:
+        clips = _changed(clips, lambda clip: replace(clip, resize=True))
+    return replace(dataset, clips=clips)
 
 
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(entry.is_file() for entry in folder.iterdir())
+def _own_layout(clip: BenchmarkClip) -> PredictionLayout | None:
+    """The benchmark's own layout; None unless its masks are named `<k>.png` or `<id>_<k>.png`, from 0 or 1."""
+    layouts = (PredictionLayout(0, with_id, first) for with_id in (False, True) for first in (0, 1))
+    return next((layout for layout in layouts if layout.apply(clip) == clip), None)
+
+
+def _existing_layouts(clip: BenchmarkClip, own: PredictionLayout, folder: Path) -> Iterator[PredictionLayout]:
+    """The layouts in which any mask of the clip exists, the benchmark's own first; numbers may be off by one."""
+    frames = range(-1, len(clip.predictions) + 1)
+    for dropped in range(len(clip_folder(clip).parts)):
+        for with_id in (own.with_id, not own.with_id):
+            layout = PredictionLayout(dropped, with_id, own.first)
+            if any(_exists(folder / layout.path(clip, frame)) for frame in frames):
+                yield layout
+
+
+def _check_numbering(dataset: Dataset, layout: PredictionLayout, folder: Path) -> None:
+    """Raises for an additional frame before the first (or after the last) with the one at the other end missing."""
+    for clip in dataset.clips:
+        end = len(clip.predictions)
+        for outside, inside, start in ((-1, end - 1, layout.first - 1), (end, 0, layout.first + 1)):
+            extra, absent = (layout.path(clip, frame) for frame in (outside, inside))
+            if _exists(folder / extra) and not _exists(folder / absent):
+                raise InputError(
+                    f"{folder} holds {extra} and not {absent}: are its masks numbered from {start}? "
+                    f"{dataset.benchmark} counts from {layout.first}; pass --numbering {start}, or --numbering "
+                    f"{layout.first} if they are numbered from {layout.first}"
+                )
+
+
+def _changed(clips: Sequence[BenchmarkClip], change: Callable[[BenchmarkClip], BenchmarkClip]) -> LazyClips:
+    """The clips, each changed on access."""
+    return LazyClips(range(len(clips)), lambda index: change(clips[index]))

@@ -12,7 +12,7 @@ from PIL import Image as Pictures
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.missing import find_missing, read_present
+from openavs.evaluation.predictions import find_missing, read_predictions
 from openavs.media.images import read_image
 from openavs.structures.types import BoolMask, ImageArray
 from openavs.visualization.html import jpeg_address
@@ -43,7 +43,7 @@ def clip_picture(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> Re
     try:
         truth = dataset.read_truth(clip)
         absent = find_missing([clip], predictions).frames.get(clip.id, frozenset())
-        predicted = _labels(dataset, read_present(dataset, clip, predictions, truth, absent))
+        predicted = _labels(dataset, read_predictions(dataset, clip, predictions, truth, absent))
         place = int(np.argmax([(t > 0).sum() + (p > 0).sum() for t, p in zip(truth, predicted, strict=True)]))
         index = clip.annotated[place]
         image = _small(read_image(clip.frames[index]))

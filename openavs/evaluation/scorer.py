@@ -1,27 +1,104 @@
-"""Scores a folder of predicted masks against a split of a benchmark: any system's, no model is needed.
+"""Scores a folder of predicted masks against a split of a benchmark, without any model.
 
-Clips are read and counted one by one; the accumulators (`metrics/accumulators.py`) keep under 2 kB of each.
+Clips are read and counted one by one; the metrics keep under 2 kB of each.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks
-from openavs.evaluation.metrics.accumulators import MetricAccumulator, Row, make_accumulator
-from openavs.evaluation.metrics.aggregation import Protocol, check_protocol
-from openavs.evaluation.metrics.bootstrap import intervals
-from openavs.evaluation.metrics.per_clip import BenchmarkScores
-from openavs.evaluation.metrics.silence import SilenceAccumulator
-from openavs.evaluation.missing import find_missing, read_present, refuse_missing
-from openavs.evaluation.prediction_layouts import located
-from openavs.evaluation.predictions import clip_folder, extra_predictions
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Task
+from openavs.evaluation.datasets.classes import S4_CATEGORIES
+from openavs.evaluation.metrics.bootstrap import Interval, intervals
+from openavs.evaluation.metrics.functional import Figures, Protocol, check_protocol
+from openavs.evaluation.metrics.metrics import Row, make_metric
+from openavs.evaluation.metrics.silence import EmptyFrameMetrics
+from openavs.evaluation.predictions import (
+    check_complete,
+    clip_folder,
+    extra_predictions,
+    find_missing,
+    locate_predictions,
+    read_predictions,
+)
 from openavs.pipeline.context import Progress
+from openavs.results.serialization import json_bytes
+from openavs.utils.fs import atomic_write
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BenchmarkScores:
+    """Figures of one system on one split; shares and scores are in [0, 1].
+
+    Attributes:
+        protocol: the chosen protocol; `figures` and `intervals` have both.
+        clips_per_batch: the batch of the `official` J and F of binary masks.
+        intervals: 95 %, by the bootstrap over clips (over batches for `official` figures of binary masks).
+        silence: the output of `EmptyFrameMetrics.compute`.
+        per_class: rows of `name`, `clips` and `frames` whose truth holds it, `j` or `iou`, and `f`, by the `fixed`
+            definitions, which depend neither on batches nor on padding.
+        per_clip: rows of `id`, `group`, `frames`, `score` (mean J, or mean IoU of the classes that truth or prediction
+            hold) and `f`.
+        curve: the mean `precision`, `recall` and `f` at the 255 values of `threshold`; None for label maps.
+        missing: the clips that lack predictions, `missing_masks` of them in total, which count as empty.
+    """
+
+    benchmark: str
+    task: Task
+    split: str
+    protocol: Protocol
+    clips_per_batch: int
+    clips: int
+    frames: int
+    figures: dict[Protocol, Figures]
+    intervals: dict[Protocol, dict[str, Interval]] = field(default_factory=dict)
+    silence: Figures = field(default_factory=dict)
+    per_class: tuple[Row, ...] = ()
+    per_clip: tuple[Row, ...] = ()
+    curve: dict[str, list[float]] | None = None
+    missing: tuple[str, ...] = ()
+    missing_masks: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; `metrics` are the figures of the chosen protocol."""
+        return {
+            "benchmark": self.benchmark,
+            "task": self.task,
+            "split": self.split,
+            "protocol": self.protocol,
+            "clips_per_batch": self.clips_per_batch,
+            "clips": self.clips,
+            "frames": self.frames,
+            "missing": len(self.missing),
+            "missing_masks": self.missing_masks,
+            "metrics": self.figures[self.protocol],
+            "figures": self.figures,
+            "intervals": {name: {k: list(v) for k, v in rows.items()} for name, rows in self.intervals.items()},
+            "silence": self.silence,
+            "per_class": list(self.per_class),
+            "per_clip": list(self.per_clip),
+            "curve": self.curve,
+        }
+
+
+def write_scores(out: Path, report: dict[str, Any]) -> None:
+    """Write `report.json` (`BenchmarkScores.to_dict()` with additions) and `per_clip.csv` to a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ("id", "group", "frames", "score", "f"))
+    writer.writeheader()
+    writer.writerows(report["per_clip"])
+    atomic_write(out / "per_clip.csv", table.getvalue().encode())
+    atomic_write(out / "report.json", json_bytes(report))
 
 
 def score(
@@ -36,44 +113,53 @@ def score(
     resize: bool = False,
     progress: Progress | None = None,
 ) -> BenchmarkScores:
-    """Score the masks below `predictions`, in the layout of the ground truth or one of `prediction_layouts`.
+    """Score the masks below `predictions`, in the layout of the ground truth or of the published scripts.
 
     Args:
-        protocol: whose figures are asked for; those of the other are computed too.
+        dataset: the split to score on.
+        predictions: the folder of masks; `locate_predictions` recognizes its layout.
+        protocol: the protocol of `metrics`; the figures of the other are computed too.
         clips_per_batch: the batch of the `official` J and F of binary masks; no other figure depends on it.
-        allow_missing: count missing masks as empty and list their clips, instead of refusing.
+        allow_missing: count missing masks as empty and list their clips, instead of raising.
         limit: score the first clips only.
-        numbering: the number of a clip's first mask in file names; None is the benchmark's.
-        resize: resize masks of another size to the nearest pixel, instead of refusing.
+        numbering: the number of a clip's first mask in file names; None means that of the benchmark.
+        resize: resize masks of another size to the nearest pixel, instead of raising.
+        progress: called with `score`, the number of clips done and their total.
 
     Raises:
-        InputError: missing predictions, masks that seem to be numbered otherwise, a mask that is not what the layout
-            says, or nothing to score.
+        InputError: missing predictions, masks that seem to be numbered otherwise, a mask that does not match the
+            layout, or nothing to score.
     """
-    dataset = located(dataset, predictions, numbering=numbering, resize=resize)
+    dataset = locate_predictions(dataset, predictions, numbering=numbering, resize=resize)
     clips = dataset.clips[:limit]
     check_protocol(protocol, len(clips))
     missing = find_missing(clips, predictions)
-    _warn_of_extra(dataset, predictions)
+    _warn_extra(dataset, predictions)
     if not allow_missing:
-        refuse_missing(missing, clips)
-    tally = make_accumulator(dataset, clips_per_batch)
-    silence = SilenceAccumulator(len(dataset.classes) if dataset.task != "binary" else 0)
-    rows = []
-    frames = highest = 0
+        check_complete(missing, clips)
+    metric = make_metric(dataset.task, dataset.classes, clips_per_batch)
+    silence = EmptyFrameMetrics(len(dataset.classes) if dataset.task != "binary" else 0)
+    table_names = _table_names(dataset)
+    rows: list[Row] = []
+    highest = 0
     for done, clip in enumerate(clips, start=1):
         truth = dataset.read_truth(clip)
         absent = missing.frames.get(clip.id, frozenset())
-        predicted = read_present(dataset, clip, predictions, truth, absent)
+        predicted = read_predictions(dataset, clip, predictions, truth, absent)
         published = None
         if dataset.read_published is not None:
-            published = read_present(dataset, clip, predictions, truth, absent, dataset.read_published)
-        rows.append(_count(tally, clip, predicted, truth, published))
-        silence.add(clip, predicted, truth)
-        frames, highest = frames + len(truth), max(highest, int(predicted.max()))
+            published = read_predictions(dataset, clip, predictions, truth, absent, dataset.read_published)
+        try:
+            own = metric.update(predicted, truth, published=published, names=table_names(clip))
+        except InputError as error:
+            raise InputError(f"clip {clip.id}: {error}") from error
+        rows.append({"id": clip.id, "group": clip.group, "frames": len(truth), "score": own.score, "f": own.f})
+        silence.update(clip, predicted, truth)
+        highest = max(highest, int(predicted.max()))
         if progress:
             progress("score", done, len(clips))
-    if dataset.task == "binary" and highest == 1:  # one such mask may be a system's doubt, all of them are a mistake
+    # A single mask with a maximum of 1 may be an unsure prediction; if all are, they were written as 0 and 1.
+    if dataset.task == "binary" and highest == 1:
         raise InputError(
             f"no predicted mask in {predictions} has a value above 1, which means a probability of 1/255; "
             "write masks with 0 and 255"
@@ -85,34 +171,32 @@ def score(
         protocol=protocol,
         clips_per_batch=clips_per_batch,
         clips=len(clips),
-        frames=frames,
-        figures={name: tally.figures(name) for name in get_args(Protocol)},
-        intervals={name: intervals(tally.sample(name)) for name in get_args(Protocol)},
+        frames=metric.frames,
+        figures={name: metric.compute(name) for name in get_args(Protocol)},
+        intervals={name: intervals(metric.sample(name)) for name in get_args(Protocol)},
         silence=silence.compute(),
-        per_class=tuple(tally.per_class()),
+        per_class=tuple(metric.per_class()),
         per_clip=tuple(rows),
-        curve=tally.curve(),
+        curve=metric.curve(),
         missing=tuple(missing.frames),
         missing_masks=missing.masks,
     )
 
 
-def _count(
-    tally: MetricAccumulator, clip: BenchmarkClip, predicted: Masks, truth: Masks, published: Masks | None
-) -> Row:
-    try:
-        return tally.add(clip, predicted, truth, published)
-    except InputError as problem:
-        raise InputError(f"clip {clip.id}: {problem}") from problem
+def _table_names(dataset: Dataset) -> Callable[[BenchmarkClip], Sequence[str]]:
+    """The rows of the per-class table that a clip counts in: its S4 category, or else its sounding classes."""
+    if all(clip.group in S4_CATEGORIES or not clip.classes for clip in dataset.clips):
+        return lambda clip: (clip.group,) if clip.group else ()
+    return lambda clip: clip.classes
 
 
-def _warn_of_extra(dataset: Dataset, predictions: Path) -> None:
-    """Names what lies among the split's predictions and belongs to none of its clips: often a misspelt name."""
+def _warn_extra(dataset: Dataset, predictions: Path) -> None:
+    """Warns of predictions that belong to no clip of the split, often because of a misspelled name."""
     folders = (clip_folder(clip).parts for clip in dataset.clips)
     tops = {parts[0] for parts in folders if len(parts) > 1}  # other splits have folders of their own
     extra = [path for path in extra_predictions(dataset, predictions) if not tops or Path(path).parts[0] in tops]
     if extra:
-        log.warning(
-            "%s holds what belongs to no clip or frame of the split %r and is not scored: %s (%d in all)",
+        logger.warning(
+            "%s holds what belongs to no clip or frame of the split %r and is not scored: %s (%d in total)",
             *(predictions, dataset.split, extra[0], len(extra)),
         )

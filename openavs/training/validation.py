@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.metrics.accumulators import make_accumulator
-from openavs.evaluation.metrics.aggregation import Figures
+from openavs.evaluation.metrics.functional import Figures
+from openavs.evaluation.metrics.metrics import make_metric
 from openavs.media.log_mel import Floats
 from openavs.training.base import Student
 from openavs.training.data.dataset import read_frames
@@ -21,17 +21,17 @@ def validate(
 ) -> Figures:
     """The official figures of a student in evaluation mode, left in the mode it was in; `progress` counts clips."""
     classes = None if dataset.task == "binary" else dataset.classes
-    tally = make_accumulator(dataset)
+    metric = make_metric(dataset.task, dataset.classes)
     was_training = student.training
     student.eval()
     for done, clip in enumerate(dataset.clips, start=1):
         images = read_frames(clip, range(len(clip.frames)))
         prediction = predict_clip(student, clip.id, images, features[clip.id], classes)
         truth = dataset.read_truth(clip)
-        tally.add(clip, scored_maps(prediction, clip, classes, (truth.shape[1], truth.shape[2])), truth)
+        metric.update(scored_maps(prediction, clip, classes, (truth.shape[1], truth.shape[2])), truth)
         progress(done)
     student.train(was_training)
-    return tally.figures("official")
+    return metric.compute("official")
 
 
 def chosen_figure(dataset: Dataset, figures: Figures) -> float:

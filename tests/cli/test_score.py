@@ -117,7 +117,7 @@ def test_masks_of_published_scripts_are_scored_without_renaming(openavs: Run, re
     command = ("score", "s4", "--root", released / "s4", "--predictions", tmp_path, "--json")
     guessed = openavs(*command, "--allow-missing")
     assert (guessed.code, guessed.out) == (2, "")
-    assert "are its masks numbered from 0? s4 counts from 1; say --numbering 0" in guessed.err
+    assert "are its masks numbered from 0? s4 counts from 1; pass --numbering 0" in guessed.err
     large = openavs(*command, "--numbering", 0)
     assert (large.code, large.out) == (2, "")
     assert "has 512 x 512 pixels where its ground truth has 224 x 224; " in large.err and "--resize" in large.err

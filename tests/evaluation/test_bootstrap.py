@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,25 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.metrics.accumulators import (
-    BinaryAccumulator,
-    MetricAccumulator,
-    OpenVocabularyAccumulator,
-    SemanticAccumulator,
-)
 from openavs.evaluation.metrics.bootstrap import BootstrapSample, intervals
+from openavs.evaluation.metrics.metrics import BinaryMetrics, make_metric
 
 Array = np.ndarray[Any, Any]
-
-CLIP = BenchmarkClip("a", "test", (), Path("a.wav"), (), ())
-
-
-def new_tally(task: str) -> MetricAccumulator:
-    if task == "binary":
-        return BinaryAccumulator(lambda clip: ())
-    return SemanticAccumulator(CLASSES) if task == "semantic" else OpenVocabularyAccumulator(CLASSES)
 
 
 def masks(task: str, seed: int) -> tuple[Array, Array]:
@@ -49,30 +34,30 @@ def masks(task: str, seed: int) -> tuple[Array, Array]:
     st.sampled_from(["official", "fixed"]),
     st.lists(st.tuples(st.integers(0, 2**32), st.integers(0, 3)), min_size=1, max_size=5),
 )
-def test_weights_count_clips_as_often_as_they_say(task: str, protocol: Any, drawn: list[tuple[int, int]]) -> None:
-    """The figures of weighted clips equal those of a tally that was given every clip so many times."""
-    tally, repeated = new_tally(task), new_tally(task)
+def test_weights_are_numbers_of_repetitions(task: Any, protocol: Any, drawn: list[tuple[int, int]]) -> None:
+    """The figures of weighted clips equal those of a metric that was updated with every clip that number of times."""
+    metric, repeated = make_metric(task, CLASSES), make_metric(task, CLASSES)
     for seed, times in drawn:
-        tally.add(CLIP, *masks(task, seed))
+        metric.update(*masks(task, seed))
         for _ in range(times):
-            repeated.add(CLIP, *masks(task, seed))
+            repeated.update(*masks(task, seed))
     weights = np.array([[float(times) for _, times in drawn], [1.0] * len(drawn)])  # each row is a resample of its own
     if not weights[0].any():
         return
-    expected = repeated.figures(protocol)
-    found = {name: values[0] for name, values in tally.sample(protocol).figures(weights).items()}
+    expected = repeated.compute(protocol)
+    found = {name: values[0] for name, values in metric.sample(protocol).figures(weights).items()}
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert np.isnan(found[name]) if value is None else found[name] == pytest.approx(value, abs=2e-6)
 
 
 def test_official_draws_batches() -> None:
-    tally = BinaryAccumulator(lambda clip: (), clips_per_batch=2)
+    metric = BinaryMetrics(clips_per_batch=2)
     for seed in range(5):
-        tally.add(CLIP, *masks("binary", seed))
-    sample = tally.sample("official")
+        metric.update(*masks("binary", seed))
+    sample = metric.sample("official")
     assert sample.units == 3  # two full batches and the rest
-    assert float(sample.figures(np.ones((1, 3)))["f"][0]) == pytest.approx(tally.figures("official")["f"])
+    assert float(sample.figures(np.ones((1, 3)))["f"][0]) == pytest.approx(metric.compute("official")["f"])
 
 
 def mean_of(values: Array) -> BootstrapSample:

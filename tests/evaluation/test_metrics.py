@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL, S4_CATEGORIES
-from openavs.evaluation.metrics.metrics import (
-    BinaryMetrics,
-    OpenVocabularyMetrics,
-    SemanticMetrics,
-    SilenceMetrics,
+from openavs.evaluation.metrics.functional import (
     confusion,
     frame_f_curve,
     frame_j,
@@ -25,6 +21,14 @@ from openavs.evaluation.metrics.metrics import (
     threshold_counts,
     thresholds,
 )
+from openavs.evaluation.metrics.metrics import (
+    BinaryMetrics,
+    Metric,
+    OpenVocabularyMetrics,
+    SemanticMetrics,
+    make_metric,
+)
+from openavs.evaluation.metrics.silence import SilenceMetrics
 from tests.slow_metrics import slow_curve, slow_j, slow_official, slow_open_vocabulary, slow_semantic
 
 Array = np.ndarray[Any, Any]
@@ -136,8 +140,8 @@ def test_f_has_a_floor_by_the_share_of_truth() -> None:
 
 def test_a_batch_without_truth_counts_as_zero_in_official_alone() -> None:
     metrics = BinaryMetrics(clips_per_batch=1)
-    assert metrics.update(HALF[None], HALF[None]) == {"j": 1.0, "f": pytest.approx(1.0)}
-    assert metrics.update(EMPTY[None], EMPTY[None]) == {"j": 1.0, "f": None}
+    assert metrics.update(HALF[None], HALF[None]) == (1.0, pytest.approx(1.0))
+    assert metrics.update(EMPTY[None], EMPTY[None]) == (1.0, None)
     assert metrics.compute("official")["f"] == pytest.approx(0.5)
     assert metrics.compute("fixed") == {"miou": 1.0, "f": pytest.approx(1.0), "miou_sounding": 1.0}
     together = BinaryMetrics(clips_per_batch=2)
@@ -146,19 +150,38 @@ def test_a_batch_without_truth_counts_as_zero_in_official_alone() -> None:
     assert together.compute("official")["f"] == pytest.approx(1.0)
 
 
-def test_the_mean_curve_is_that_of_the_frames_with_truth() -> None:
+def test_the_mean_curve_is_over_frames_with_truth() -> None:
     metrics = BinaryMetrics()
-    assert metrics.mean_f_curve().tolist() == [0.0] * 255
-    one = BinaryMetrics()
-    one.update(HALF[None], HALF[None])
-    assert np.array_equal(one.mean_f_curve(), frame_f_curve(HALF, HALF))
+    assert metrics.curve() is None
+    metrics.update(HALF[None], HALF[None])
+    curve = metrics.curve()
+    assert curve is not None and np.array_equal(curve["f"], frame_f_curve(HALF, HALF))
+    metrics.reset()
     clips = [clip_of(seed) for seed in range(3)]
     for probability, truth in clips:
         metrics.update(probability, truth)
     metrics.update(HALF[None], EMPTY[None])
     curves = [slow_curve(p, y).double() for clip in clips for p, y in zip(*clip, strict=True) if y.any()]
     assert len(curves) == metrics.sounding < metrics.frames
-    assert metrics.mean_f_curve() == pytest.approx(torch.stack(curves).mean(0).numpy(), abs=1e-7)
+    curve = metrics.curve()
+    assert curve is not None and curve["f"] == pytest.approx(torch.stack(curves).mean(0).numpy(), abs=1e-7)
+
+
+@pytest.mark.parametrize("task", ["binary", "semantic", "open-vocabulary"])
+def test_reset_forgets_all_clips(task: Any) -> None:
+    def update(metric: Metric) -> Any:
+        for seed in range(3):
+            probability, truth = clip_of(seed) if task == "binary" else labels_of(seed, 71)
+            metric.update(probability, truth, names=("dog",))
+        results = [metric.sample("fixed").figures(np.ones((1, 3))), metric.compute("official"), metric.per_class()]
+        return repr((results, metric.curve(), metric.frames))
+
+    metric = make_metric(task, CLASSES, clips_per_batch=2)
+    first = update(metric)
+    metric.reset()
+    with pytest.raises(InputError, match="nothing to score"):
+        metric.compute("official")
+    assert update(metric) == first
 
 
 def test_larger_batches_lower_the_official_f() -> None:
@@ -245,7 +268,7 @@ def labels_of(seed: int, classes: int, frames: int = 3) -> tuple[Array, Array]:
 @given(st.lists(st.integers(0, 2**32), min_size=1, max_size=4), st.sampled_from([2, 5, 71]))
 def test_semantic_figures_equal_the_published_formulas(seeds: list[int], classes: int) -> None:
     clips = [labels_of(seed, classes) for seed in seeds]
-    metrics = SemanticMetrics(classes, pad_to=5)
+    metrics = SemanticMetrics(CLASSES[:classes], pad_to=5)
     for predicted, truth in clips:
         metrics.update(predicted, truth)
     real = [(p, y) for clip in clips for p, y in zip(*clip, strict=True)]
@@ -285,7 +308,7 @@ def test_a_perfect_prediction_without_four_classes_has_67_of_71() -> None:
 def test_a_label_of_255_is_a_false_positive_and_one_of_minus_1_is_ignored() -> None:
     predicted = np.array([[[1, 1, 1, 1]]])
     for label, iou in ((-1, 1.0), (255, 0.5)):
-        metrics = SemanticMetrics(classes=3)
+        metrics = SemanticMetrics(CLASSES[:3])
         metrics.update(predicted, np.array([[[1, 1, label, label]]]))
         assert metrics.compute("fixed")["miou"] == pytest.approx(iou)
 
@@ -295,18 +318,18 @@ def test_one_stray_pixel_adds_a_frame_of_zero() -> None:
     truth[1] = 0
     predicted = truth.copy()
     predicted[1, 0, 0] = 1
-    metrics = SemanticMetrics(classes=3)
+    metrics = SemanticMetrics(CLASSES[:3])
     metrics.update(predicted, truth)
-    iou, _, counted = metrics.per_class("fixed")
+    iou, _, counted = metrics.class_scores("fixed")
     assert iou.tolist() == pytest.approx([15 / 16, 0.5, 0.0])
     assert counted.tolist() == [True, True, False]
-    assert metrics.per_class("official")[2].all()
+    assert metrics.class_scores("official")[2].all()
 
 
 @pytest.mark.parametrize("frames", [3, 4])
 def test_a_clip_that_is_long_enough_is_not_padded(frames: int) -> None:
     truth = np.zeros((frames, 2, 2), dtype=np.uint8)
-    metrics = SemanticMetrics(classes=2, pad_to=3)
+    metrics = SemanticMetrics(CLASSES[:2], pad_to=3)
     for _ in range(2):
         metrics.update(np.ones_like(truth), truth)
     assert metrics.compute("official")["miou"] == 0.0
@@ -329,7 +352,7 @@ def test_labels_past_the_71_classes_of_the_benchmark_are_ignored() -> None:
 def test_padding_helps_the_background_of_official_alone() -> None:
     truth = np.zeros((5, 2, 2), dtype=np.uint8)
     predicted = np.ones_like(truth)
-    metrics = SemanticMetrics(classes=2)
+    metrics = SemanticMetrics(CLASSES[:2])
     metrics.update(predicted, truth)
     assert metrics.compute("official")["miou"] == pytest.approx(0.5 / 2)
     assert metrics.compute("fixed")["miou"] == 0.0
@@ -373,7 +396,7 @@ def test_labels_that_are_no_classes_are_refused_in_a_prediction() -> None:
 @given(st.lists(st.integers(0, 2**32), min_size=1, max_size=4))
 def test_open_vocabulary_uses_one_matrix_over_all_frames(seeds: list[int]) -> None:
     base, novel, clips = (1, 2, 5), (3, 4), [labels_of(seed, 6) for seed in seeds]
-    metrics = OpenVocabularyMetrics(base, novel, classes=6)
+    metrics = OpenVocabularyMetrics(CLASSES[:6], base, novel)
     for predicted, truth in clips:
         metrics.update(predicted, truth)
     assert metrics.frames == 3 * len(clips)
@@ -384,7 +407,7 @@ def test_open_vocabulary_uses_one_matrix_over_all_frames(seeds: list[int]) -> No
 def test_a_class_that_is_only_predicted_counts_in_official_alone() -> None:
     truth = np.array([[[1, 1, 2, 2]]])
     predicted = np.array([[[1, 1, 2, 3]]])
-    metrics = OpenVocabularyMetrics(base=(1, 3), novel=(2,), classes=4)
+    metrics = OpenVocabularyMetrics(CLASSES[:4], base=(1, 3), novel=(2,))
     metrics.update(predicted, truth)
     assert metrics.compute("official")["base"] == 0.5
     assert metrics.compute("fixed") == {"miou": 0.75, "base": 1.0, "novel": 0.5, "harmonic": pytest.approx(2 / 3)}
@@ -395,14 +418,14 @@ def test_a_class_that_is_only_predicted_counts_in_official_alone() -> None:
     [([1, 1, 2, 2], 1.0, 1.0, 1.0), ([0, 1, 0, 2], 0.5, 0.5, 0.5), ([1, 1, 0, 0], 1.0, 0.0, 0.0), ([0] * 4, 0, 0, 0)],
 )
 def test_the_harmonic_mean_is_zero_where_either_is(predicted: Any, base: float, novel: float, harmonic: float) -> None:
-    metrics = OpenVocabularyMetrics(base=(1,), novel=(2,), classes=3)
+    metrics = OpenVocabularyMetrics(CLASSES[:3], base=(1,), novel=(2,))
     metrics.update(np.array([[predicted]]), np.array([[[1, 1, 2, 2]]]))
     figures = metrics.compute("fixed")
     assert (figures["base"], figures["novel"], figures["harmonic"]) == (base, novel, pytest.approx(harmonic))
 
 
 def test_a_class_of_one_pixel_counts_as_any_other() -> None:
-    metrics = OpenVocabularyMetrics(base=(1,), novel=(2,), classes=3)
+    metrics = OpenVocabularyMetrics(CLASSES[:3], base=(1,), novel=(2,))
     metrics.update(np.array([[[0, 1, 0]]]), np.array([[[0, 1, 2]]]))
     assert metrics.compute("fixed")["base"] == 1.0
 

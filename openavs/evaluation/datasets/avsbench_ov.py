@@ -30,7 +30,7 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import Labels, Size, png_size, resize_mask, sampled
 from openavs.evaluation.datasets.tables import MissingDataError, Row, is_plain_name, listing, sounding_classes
 from openavs.evaluation.datasets.youtube_vis import AnnotatedVideo, read_annotations
-from openavs.evaluation.metrics.counting import keep_classes
+from openavs.evaluation.metrics.functional import keep_classes
 from openavs.evaluation.predictions import find_predictions
 from openavs.utils.text import pluralize
 

@@ -1,11 +1,11 @@
-"""95 % intervals by the bootstrap over clips, from per-clip statistics: no prediction is read or scored again.
+"""95 % intervals by the bootstrap over clips, from per-clip sums; no prediction is read or scored again.
 
-A resample is a row of weights: how often each clip was drawn. A figure that is made of sums over clips then is a
-matrix product, for a thousand resamples at once (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13:
-the percentile interval).
+A resample is a row of weights: the number of times that each clip was drawn. A figure made of sums over clips is then a
+matrix product, for a thousand resamples at once. The interval is the percentile interval (Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993, chapter 13).
 
-A resample holds fewer classes than the split where a class has few clips. A figure that divides by all classes, absent
-or not (AVSS in `official`), then tends to be lower in resamples, and its interval lies low on small splits.
+A resample can lack classes that few clips hold. A figure that divides by all classes (AVSS in `official`) then tends to
+be lower in resamples, and its interval is low on small splits.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openavs.evaluation.metrics.counting import Floats
+from openavs.evaluation.metrics.functional import Floats
 
 Interval = tuple[float, float]
 
 RESAMPLES = 1000
-_BLOCK = 1 << 18  # weights held at once
+_BLOCK = 1 << 18  # maximum number of weights in memory
 
 
 @dataclass(frozen=True)
 class BootstrapSample:
-    """What is drawn, `units` of them, and the figures of weighted draws.
+    """The number of units (clips or batches) to draw, and the figures of weighted units.
 
-    `figures(weights)` takes `[R, units]` and returns each figure's values `[R]`, NaN where it is undefined.
+    `figures(weights)` takes `[R, units]` and returns each figure's values `[R]`, NaN if undefined.
     """
 
     units: int
@@ -37,10 +37,10 @@ class BootstrapSample:
 def intervals(
     sample: BootstrapSample, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
-    """The percentile interval of every figure; the same seed gives the same interval.
+    """Return the percentile interval of every figure; equal seeds give equal intervals.
 
-    Resamples in which a figure is undefined (without any novel class, say) are left out of its interval, and a figure
-    that is never defined has none.
+    Resamples in which a figure is undefined (such as without any novel class) are left out of its interval. A figure
+    that is never defined has no interval.
     """
     parts = [sample.figures(weights) for weights in _draws(sample.units, resamples, np.random.default_rng(seed))]
     tails = (0.5 - level / 2, 0.5 + level / 2)
@@ -54,7 +54,7 @@ def intervals(
 
 
 def _draws(units: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Weights `[R, units]` of draws with replacement, in blocks that fit in memory whatever the number of units."""
+    """Weights `[R, units]` of draws with replacement, in blocks that fit in memory for any number of units."""
     size = max(1, _BLOCK // max(units, 1))
     for start in range(0, resamples if units else 0, size):
         rows = min(size, resamples - start)

@@ -1,240 +1,363 @@
-"""AVSBench's metrics: J and F of binary masks, per-class mIoU and F, open-vocabulary mIoU, silent frames.
+"""Metrics of AVSBench in the form of torchmetrics: `update` per clip, `compute` for figures, `reset`.
 
-Two protocols, named beside every figure. `official` equals the published evaluation, peculiarities included; `fixed`
-keeps the same per-frame definitions (`counting.py`) and mends the rest:
+Every figure has two protocols. `official` equals the published evaluation with its flaws; `fixed` has the same
+per-frame definitions (`functional.py`) and corrects the rest:
 
-- J: official is the mean over batches of the batch mean; fixed the mean over frames.
-- F: official takes the best of 255 thresholds per batch and the mean over batches, where a batch whose truth is empty
-  counts 0; fixed averages the curves of all frames with non-empty truth, then takes the best threshold.
-- AVSS: official divides by 71, so that absent classes count 0, and the loader's padded frames count for the
-  background; fixed leaves out padded frames and the classes that no truth holds.
-- OV: official leaves out classes that neither truth nor prediction holds, has a harmonic mean of 0 where no base or no
-  novel class is left, and samples predictions as the published code does; fixed leaves out classes that no truth holds
-  and samples predictions as the truth (the readers do the sampling).
+- J: official is the mean over batches of the batch mean, fixed the mean over frames.
+- F: official takes the best of 255 thresholds per batch, then the mean over batches; a batch with empty truth counts 0.
+  Fixed averages the curves of all frames with non-empty truth, then takes the best threshold.
+- AVSS: official divides by all 71 classes, so absent classes count 0, and counts the frames that the loader pads clips
+  with as background. Fixed leaves out padded frames and the classes that no truth holds.
+- OV: official leaves out classes that neither truth nor prediction holds, has a harmonic mean of 0 without any base or
+  novel class, and samples predictions as the published code does. Fixed leaves out classes that no truth holds and
+  samples predictions like the truth (readers do the sampling).
 
-So a `fixed` figure depends neither on the order of the clips nor on how they are batched, and every system is averaged
-over the same classes. Both keep the rule that an empty truth scores J as the share of pixels left unmarked.
-Accumulators stream: they keep sums, and of a finished batch two numbers.
+A `fixed` figure therefore depends neither on the order of the clips nor on the batches, and averages the same classes
+for every system. In both protocols J of an empty truth is the share of pixels that are not predicted.
+
+Each metric keeps totals, which give the exact figures, and the sums of each clip (under 2 kB). Figures of any weighting
+of the clips follow from these sums: for the bootstrap and for tables of groups of clips.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.classes import BASE, NOVEL
-from openavs.evaluation.metrics.aggregation import (
+from openavs.evaluation.datasets.base import Masks, Task
+from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
+from openavs.evaluation.metrics.bootstrap import BootstrapSample
+from openavs.evaluation.metrics.functional import (
+    THRESHOLD_COUNT,
     Figures,
+    Floats,
     Protocol,
     Sums,
     binary_figures,
     check_protocol,
     class_means,
-    open_vocabulary_figures,
-    plain,
-    semantic_figures,
-)
-from openavs.evaluation.metrics.counting import (
-    THRESHOLD_COUNT,
-    ClassAreas,
-    ClassSums,
-    ClipCurves,
-    Floats,
-    Labels,
     clip_class_areas,
     clip_class_sums,
     clip_curves,
-    confusion,
-    frame_class_scores,
-    frame_f_curve,
-    frame_j,
-    keep_classes,
-    threshold_counts,
+    open_vocabulary_figures,
+    ratio,
+    semantic_figures,
     thresholds,
+    to_figures,
+    to_number,
 )
 from openavs.structures.types import BoolMask
 
-__all__ = [
-    "BinaryMetrics",
-    "Figures",
-    "OpenVocabularyMetrics",
-    "Protocol",
-    "SemanticMetrics",
-    "SilenceMetrics",
-    "confusion",
-    "frame_class_scores",
-    "frame_f_curve",
-    "frame_j",
-    "keep_classes",
-    "threshold_counts",
-    "thresholds",
-]
+Row = dict[str, Any]
 
 
-# ------------------------------------------------------------------------------------------------ binary: J and F
+class ClipScore(NamedTuple):
+    """Scores of one clip: mean J or mean IoU of the classes it holds, and F; None if undefined."""
+
+    score: float
+    f: float | None
 
 
-class BinaryMetrics:
-    """J and F over clips, for S4, MS3 and V3. `clips_per_batch` is the batch of `official` (1 in the published script).
+class Metric(ABC):
+    """Accumulates the clips of one task."""
 
-    F in `official` depends on it (a mean of maxima falls as batches grow), so name it beside the figure.
+    def __init__(self) -> None:
+        self.reset()
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all clips."""
+        self.frames = 0
+
+    @abstractmethod
+    def update(
+        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+    ) -> ClipScore:
+        """Add one clip and return its own scores.
+
+        Args:
+            predicted, truth: `[T, H, W]`, annotated frames only. Binary: probabilities (see `frame_j`) and bool.
+                Otherwise: label maps.
+            published: the prediction as the published code samples it, if that differs from `predicted`.
+            names: rows of the per-class table that the clip counts in; label maps have their classes instead.
+        """
+
+    @abstractmethod
+    def compute(self, protocol: Protocol) -> Figures:
+        """Return the exact figures of all clips, shares in [0, 1].
+
+        Raises:
+            InputError: an unknown protocol, or no clip was added.
+        """
+
+    @abstractmethod
+    def sample(self, protocol: Protocol) -> BootstrapSample:
+        """Return the figures as functions of the clips' (or batches') weights, to float32 precision."""
+
+    @abstractmethod
+    def per_class(self) -> list[Row]:
+        """Return one row per class or name, by the `fixed` definitions; values are None for absent classes."""
+
+    def curve(self) -> dict[str, list[float]] | None:
+        """Return mean precision, recall and F at every `threshold`, over frames with non-empty truth.
+
+        None for label maps, and without such frames.
+        """
+        return None
+
+
+def make_metric(task: Task, classes: Sequence[str] = (), clips_per_batch: int = 1) -> Metric:
+    """Create the metric of a task; `classes` are the class names of label maps."""
+    if task == "binary":
+        return BinaryMetrics(clips_per_batch)
+    return SemanticMetrics(classes) if task == "semantic" else OpenVocabularyMetrics(classes)
+
+
+class BinaryMetrics(Metric):
+    """J and F of binary masks, for S4, MS3 and V3.
+
+    `miou` (J) and `f`; in `fixed` also `miou_sounding`, J over frames with non-empty truth. `clips_per_batch` is the
+    batch of `official` (1 in the published script). F of `official` falls as batches grow, because it is a mean of
+    maxima, so the batch belongs beside the figure.
     """
 
     def __init__(self, clips_per_batch: int = 1) -> None:
         if clips_per_batch < 1:
             raise InputError(f"a batch holds at least one clip, not {clips_per_batch}")
         self.clips_per_batch = clips_per_batch
-        self.frames = self.sounding = 0
-        self._j_sum = self._j_sounding = 0.0
-        self._curve = np.zeros(THRESHOLD_COUNT, dtype=np.float64)
-        self._finished: list[tuple[float, float]] = []
+        super().__init__()
+
+    def reset(self) -> None:
+        super().reset()
+        self.sounding = 0
+        self._j = self._j_sounding = 0.0
+        self._curve = np.zeros(THRESHOLD_COUNT)
+        self._precision_recall = np.zeros((2, THRESHOLD_COUNT))
+        self._batches: list[tuple[float, float]] = []
         self._start_batch()
+        # State per clip: J sum, frames, J sum of sounding frames, sounding frames; names; float32 F curve sum. The
+        # curves are bytes, because a bytearray grows in place and numpy reads it without a copy.
+        self._clip_sums: list[tuple[float, int, float, int]] = []
+        self._clip_names: list[Sequence[str]] = []
+        self._clip_curves = bytearray()
 
-    def update(self, probability: npt.NDArray[Any], truth: BoolMask) -> dict[str, float | None]:
-        """Adds one clip, `[T, H, W]` both, and returns its own `j` and `f` (None for a clip without any true pixel)."""
-        clip = clip_curves(probability, truth)
-        self.add(clip)
-        return {"j": float(clip.j.mean()), "f": clip.f}
-
-    def add(self, clip: ClipCurves) -> None:
-        """Adds one clip that was counted already."""
+    def update(
+        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+    ) -> ClipScore:
+        clip = clip_curves(predicted, truth)
+        j, j_sounding = float(clip.j.sum()), float(clip.j[clip.sounding].sum())
+        frames, sounding = len(clip.j), len(clip.curves)
         for curve in clip.curves[:, 0]:
-            self._in_curve += curve  # float32, one frame after the other, as published
+            self._batch_curve += curve  # float32, one frame after the other, as published
             self._curve += curve
-        self.frames += len(clip.j)
-        self.sounding += len(clip.curves)
-        self._j_sum += float(clip.j.sum())
-        self._j_sounding += float(clip.j[clip.sounding].sum())
-        self._in_clips += 1
-        self._in_frames += len(clip.j)
-        self._in_sounding += len(clip.curves)
-        self._in_j += float(clip.j.sum())
-        if self._in_clips == self.clips_per_batch:
-            self._finished.append(self._batch_scores())
+        self._precision_recall += clip.curves[:, 1:].sum(axis=0)
+        self.frames += frames
+        self.sounding += sounding
+        self._j += j
+        self._j_sounding += j_sounding
+        self._batch_clips += 1
+        self._batch_frames += frames
+        self._batch_sounding += sounding
+        self._batch_j += j
+        if self._batch_clips == self.clips_per_batch:
+            self._batches.append(self._batch_scores())
             self._start_batch()
-
-    def batches(self) -> list[tuple[float, float]]:
-        """J and F of every batch of `official`; the last one may be smaller."""
-        return [*self._finished, self._batch_scores()] if self._in_clips else list(self._finished)
+        self._clip_sums.append((j, frames, j_sounding, sounding))
+        self._clip_names.append(names)
+        self._clip_curves += clip.curves[:, 0].sum(axis=0, dtype=np.float32).tobytes()
+        return ClipScore(j / frames, clip.f)
 
     def compute(self, protocol: Protocol) -> Figures:
-        """`miou` (J) and `f` in [0, 1]; in `fixed` also `miou_sounding`, J over frames with non-empty truth."""
         check_protocol(protocol, self.frames)
         if protocol == "official":
-            j, f = np.mean(self.batches(), axis=0)  # a last, smaller batch weighs as much as the others
+            j, f = np.mean(self._all_batches(), axis=0)  # a smaller last batch counts as much as the others
             return {"miou": float(j), "f": float(f)}
-        j, frames, j_sounding, sounding = np.array([self._j_sum, self.frames, self._j_sounding, self.sounding])
-        return plain(binary_figures(j, frames, j_sounding, sounding, self._curve))
+        j, frames, j_sounding, sounding = np.array([self._j, self.frames, self._j_sounding, self.sounding])
+        return to_figures(binary_figures(j, frames, j_sounding, sounding, self._curve))
 
-    def mean_f_curve(self) -> Floats:
-        """The mean F at each threshold over all frames with non-empty truth, float64 `[255]`."""
-        return self._curve / max(self.sounding, 1)
+    def sample(self, protocol: Protocol) -> BootstrapSample:
+        if protocol == "official":
+            batches = np.array(self._all_batches())
+
+            def official(weights: Floats) -> dict[str, Floats]:
+                j, f = (weights @ batches / weights.sum(axis=1, keepdims=True)).T
+                return {"miou": j, "f": f}
+
+            return BootstrapSample(len(batches), official)
+        sums = np.array(self._clip_sums)
+        curves = np.frombuffer(self._clip_curves, dtype=np.float32).reshape(len(sums), -1)
+
+        def fixed(weights: Floats) -> dict[str, Floats]:
+            j, frames, j_sounding, sounding = (weights @ sums).T
+            return binary_figures(j, frames, j_sounding, sounding, weights.astype(np.float32) @ curves)
+
+        return BootstrapSample(len(sums), fixed)
+
+    def per_class(self) -> list[Row]:
+        names = sorted({name for row in self._clip_names for name in row})
+        if not names:
+            return []
+        member = np.array([[float(name in row) for row in self._clip_names] for name in names])
+        figures = self.sample("fixed").figures(member)
+        frames = member @ np.array(self._clip_sums)[:, 1]
+        return [
+            {"name": name, "clips": int(member[i].sum()), "frames": int(frames[i])}
+            | {"j": to_number(figures["miou"][i]), "f": to_number(figures["f"][i])}
+            for i, name in enumerate(names)
+        ]
+
+    def curve(self) -> dict[str, list[float]] | None:
+        if not self.sounding:
+            return None
+        precision, recall = self._precision_recall / self.sounding
+        curves = {"threshold": thresholds(), "precision": precision, "recall": recall, "f": self._curve / self.sounding}
+        return {name: values.tolist() for name, values in curves.items()}
 
     def _start_batch(self) -> None:
-        self._in_clips = self._in_frames = self._in_sounding = 0
-        self._in_j = 0.0
-        self._in_curve = np.zeros(THRESHOLD_COUNT, dtype=np.float32)
+        self._batch_clips = self._batch_frames = self._batch_sounding = 0
+        self._batch_j = 0.0
+        self._batch_curve = np.zeros(THRESHOLD_COUNT, dtype=np.float32)
 
     def _batch_scores(self) -> tuple[float, float]:
-        best = float((self._in_curve / np.float32(self._in_sounding)).max()) if self._in_sounding else 0.0
-        return self._in_j / self._in_frames, best
+        best = float((self._batch_curve / np.float32(self._batch_sounding)).max()) if self._batch_sounding else 0.0
+        return self._batch_j / self._batch_frames, best
+
+    def _all_batches(self) -> list[tuple[float, float]]:
+        """J and F of every batch, including a smaller last one."""
+        return [*self._batches, self._batch_scores()] if self._batch_clips else self._batches
 
 
-# -------------------------------------------------------------------------------------------- semantic: AVSS and OV
+class SemanticMetrics(Metric):
+    """AVSS: per-class means of per-frame IoU and F, over the frames that hold the class in truth or prediction.
 
-
-class SemanticMetrics:
-    """AVSS: per-class means of per-frame IoU and F over the frames that hold the class in truth or prediction.
-
-    `pad_to` is the number of frames to which the published loader fills up every clip with empty ones (10).
+    `miou`, `f` and their `_foreground` means; `official` adds the published `miou_nobg` and `f_nobg`. `pad_to` is the
+    number of frames to which the published loader fills up every clip with empty ones.
     """
 
-    def __init__(self, classes: int = 71, pad_to: int = 10) -> None:
+    def __init__(self, classes: Sequence[str] = CLASSES, pad_to: int = 10) -> None:
         self.classes, self.pad_to = classes, pad_to
-        self.frames = self.padded = 0
-        self._iou = np.zeros(classes)
-        self._f = np.zeros(classes)
-        self._held = np.zeros(classes, dtype=np.int64)
-        self._shown = np.zeros(classes, dtype=np.int64)
+        super().__init__()
 
-    def update(self, predicted: Labels, truth: Labels) -> None:
-        """Adds one clip of label maps `[T, H, W]`, its real frames only (`official` adds the padding itself)."""
-        self.add(clip_class_sums(predicted, truth, self.classes), len(predicted))
+    def reset(self) -> None:
+        super().reset()
+        count = len(self.classes)
+        self._iou, self._f = np.zeros(count), np.zeros(count)
+        self._held, self._shown = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+        self._padded: list[int] = []  # per clip
+        self._clip_sums: list[npt.NDArray[np.float32]] = []  # `[4, classes]`: IoU, F, held, shown
 
-    def add(self, clip: ClassSums, frames: int) -> None:
-        """Adds one clip that was counted already."""
+    def update(
+        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+    ) -> ClipScore:
+        clip = clip_class_sums(predicted, truth, len(self.classes))
         self._iou += clip.iou
         self._f += clip.f
         self._held += clip.held
         self._shown += clip.shown
-        self.frames += frames
-        self.padded += max(0, self.pad_to - frames)
+        self.frames += len(truth)
+        self._padded.append(max(0, self.pad_to - len(truth)))
+        self._clip_sums.append(np.array([clip.iou, clip.f, clip.held, clip.shown], dtype=np.float32))
+        held = clip.held > 0
+        return ClipScore(*(_clip_mean(sums[held] / clip.held[held]) for sums in (clip.iou, clip.f)))
 
-    def per_class(self, protocol: Protocol) -> tuple[Floats, Floats, BoolMask]:
-        """IoU and F of every class `[classes]` and which of them the protocol's means count."""
+    def compute(self, protocol: Protocol) -> Figures:
+        check_protocol(protocol, self.frames)
+        return to_figures(semantic_figures(protocol, *self._sums()))
+
+    def class_scores(self, protocol: Protocol) -> tuple[Floats, Floats, BoolMask]:
+        """Return IoU and F of every class `[classes]`, and which classes the protocol's means count."""
         return class_means(protocol, *self._sums())
 
-    def compute(self, protocol: Protocol) -> Figures:
-        """`miou`, `f` and their `_foreground` means, in [0, 1].
+    def sample(self, protocol: Protocol) -> BootstrapSample:
+        iou, f, held, shown = np.stack(self._clip_sums, axis=1).astype(np.float64)
+        padded = np.array(self._padded, dtype=np.float64)
 
-        The published "without background" leaves out the last class (70, woman) instead of the first; `official` gives
-        it as published, named `miou_nobg` and `f_nobg`.
-        """
-        check_protocol(protocol, self.frames)
-        return plain(semantic_figures(protocol, *self._sums()))
+        def figures(weights: Floats) -> dict[str, Floats]:
+            sums = (weights @ iou, weights @ f, weights @ held, weights @ shown, weights @ padded)
+            return semantic_figures(protocol, *sums)
+
+        return BootstrapSample(len(padded), figures)
+
+    def per_class(self) -> list[Row]:
+        stack = np.array(self._clip_sums)
+        iou, f, held, shown = stack.sum(axis=0, dtype=np.float64)
+        clips = np.count_nonzero(stack[:, 3], axis=0)
+        return [
+            {"name": name, "clips": int(clips[c]), "frames": int(shown[c])}
+            | {"iou": to_number(ratio(iou[c], held[c])), "f": to_number(ratio(f[c], held[c]))}
+            for c, name in enumerate(self.classes)
+        ]
 
     def _sums(self) -> tuple[Sums, Sums, Sums, Sums, Sums]:
-        return self._iou, self._f, self._held, self._shown, np.asarray(self.padded)
+        return self._iou, self._f, self._held, self._shown, np.asarray(sum(self._padded))
 
 
-class OpenVocabularyMetrics:
-    """AVSBench-OV: pixels counted over all frames together, and the mean IoU of base and novel classes."""
+class OpenVocabularyMetrics(Metric):
+    """AVSBench-OV: IoU of pixels counted over all frames together, averaged over base and novel classes.
 
-    def __init__(self, base: Sequence[int] = BASE, novel: Sequence[int] = NOVEL, classes: int = 71) -> None:
-        self.base, self.novel, self.classes = list(base), list(novel), classes
-        self.frames = 0
-        self._areas = np.zeros((3, classes), dtype=np.int64)
-
-    def update(self, predicted: Labels, truth: Labels) -> None:
-        """Adds one clip of label maps `[T, H, W]`; labels outside of the classes are ignored on both sides."""
-        self.add(clip_class_areas(predicted, truth, self.classes), len(predicted))
-
-    def add(self, clip: ClassAreas, frames: int) -> None:
-        """Adds one clip that was counted already."""
-        self._areas += (clip.hit, clip.predicted, clip.true)
-        self.frames += frames
-
-    def compute(self, protocol: Protocol) -> Figures:
-        """`miou` (background included), `base`, `novel` and their `harmonic` mean; None where no class is held."""
-        check_protocol(protocol, self.frames)
-        hit, predicted, true = self._areas
-        return plain(open_vocabulary_figures(protocol, hit, predicted, true, self.base, self.novel))
-
-
-class SilenceMetrics:
-    """Frames where nothing on screen sounds: how often the prediction is empty, and how much is marked where it is not.
-
-    Whether a frame is silent is the caller's to say (an empty truth: silence, or a sound from off the screen).
+    `miou` (background included), `base`, `novel` and their `harmonic` mean. Each protocol counts predictions as it
+    samples them (`published` for `official`).
     """
 
-    def __init__(self) -> None:
-        self.frames = self.empty = 0
-        self._area = 0.0
+    def __init__(
+        self, classes: Sequence[str] = CLASSES, base: Sequence[int] = BASE, novel: Sequence[int] = NOVEL
+    ) -> None:
+        self.classes, self.base, self.novel = classes, base, novel
+        super().__init__()
 
-    def update(self, predicted: npt.NDArray[Any], silent: npt.NDArray[np.bool_]) -> None:
-        """Adds one clip: masks or label maps `[T, H, W]` (non-zero is marked) and which frames `[T]` are silent."""
-        for frame in predicted[silent]:
-            marked = int(np.count_nonzero(frame))
-            self.frames += 1
-            self.empty += marked == 0
-            self._area += marked / frame.size
+    def reset(self) -> None:
+        super().reset()
+        protocols: tuple[Protocol, ...] = get_args(Protocol)
+        self._areas = {protocol: np.zeros((3, len(self.classes)), dtype=np.int64) for protocol in protocols}
+        # Per clip `[4, classes]`: hit, predicted and true pixels, frames that show the class.
+        self._clip_areas: dict[Protocol, list[npt.NDArray[np.int32]]] = {protocol: [] for protocol in protocols}
 
-    def compute(self, name: str = "silent") -> Figures:
-        """`<name>_accuracy` (share left empty) and `<name>_area` (mean share of pixels marked); None without frames."""
-        if not self.frames:
-            return {f"{name}_accuracy": None, f"{name}_area": None}
-        return {f"{name}_accuracy": self.empty / self.frames, f"{name}_area": self._area / self.frames}
+    def update(
+        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+    ) -> ClipScore:
+        clip = clip_class_areas(predicted, truth, len(self.classes))
+        official = clip if published is None else clip_class_areas(published, truth, len(self.classes))
+        for protocol, total in self._areas.items():
+            counts = official if protocol == "official" else clip
+            areas = np.array([counts.hit, counts.predicted, counts.true, counts.shown])
+            total += areas[:3]
+            self._clip_areas[protocol].append(areas.astype(np.int32))
+        self.frames += len(truth)
+        union = clip.predicted + clip.true - clip.hit
+        held = union > 0
+        return ClipScore(_clip_mean(clip.hit[held] / union[held]), None)
+
+    def compute(self, protocol: Protocol) -> Figures:
+        check_protocol(protocol, self.frames)
+        hit, predicted, true = self._areas[protocol]
+        return to_figures(open_vocabulary_figures(protocol, hit, predicted, true, self.base, self.novel))
+
+    def sample(self, protocol: Protocol) -> BootstrapSample:
+        hit, predicted, true, _ = np.stack(self._clip_areas[protocol], axis=1).astype(np.float64)
+
+        def figures(weights: Floats) -> dict[str, Floats]:
+            sums = (weights @ hit, weights @ predicted, weights @ true)
+            return open_vocabulary_figures(protocol, *sums, base=self.base, novel=self.novel)
+
+        return BootstrapSample(len(hit), figures)
+
+    def per_class(self) -> list[Row]:
+        stack = np.array(self._clip_areas["fixed"])
+        hit, predicted, true, shown = stack.sum(axis=0, dtype=np.int64)
+        clips = np.count_nonzero(stack[:, 3], axis=0)
+        part = ["background" if c == 0 else "base" if c in self.base else "novel" for c in range(len(self.classes))]
+        return [
+            {"name": name, "part": part[c], "clips": int(clips[c]), "frames": int(shown[c])}
+            | {"iou": to_number(ratio(hit[c], predicted[c] + true[c] - hit[c])), "f": None}
+            for c, name in enumerate(self.classes)
+        ]
+
+
+def _clip_mean(values: Floats) -> float:
+    """The mean over a clip's classes; 1 if every pixel is ignored."""
+    return float(values.mean()) if values.size else 1.0

@@ -1,80 +1,116 @@
-"""Frames without any true mask, as reviewers of this field ask: are they left empty, and how much is marked there?
+"""Metrics of frames with an empty truth: the share left empty, and the share of pixels marked.
 
-A frame's truth is empty where nothing sounds, or where what sounds is off the screen. The level of the frame's second
-of sound tells the two apart, if the wav is there.
+A truth is empty if nothing sounds, or if the source is off the screen. The sound level of the frame's second separates
+the two cases, if the audio file exists.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Masks
-from openavs.evaluation.metrics.aggregation import Figures
-from openavs.evaluation.metrics.metrics import SilenceMetrics
+from openavs.evaluation.metrics.functional import Figures
 from openavs.media import read_audio
-from openavs.structures.types import Waveform
+from openavs.structures.types import BoolMask, Waveform
 from openavs.utils.fs import is_missing
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-SILENT_DBFS = -60.0  # the recipes' level, below which nothing is heard
+SILENT_DBFS = -60.0  # the level of silence in the recipes
 
 
-class SilenceAccumulator:
-    """Figures of the frames with empty truth: all of them, the silent ones and those with a sound from off the screen.
+class SilenceMetrics:
+    """Share of silent frames left empty, and mean share of their pixels that are marked."""
 
-    `classes` is the number of classes of label maps, 0 for binary masks. A truth of label maps is empty where it holds
-    no class but the background; a prediction is marked where its probability is above 0.5 or its class not 0.
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all clips."""
+        self.frames = self.empty = 0
+        self._area = 0.0
+
+    def update(self, predicted: npt.NDArray[Any], silent: BoolMask) -> None:
+        """Add one clip: masks or label maps `[T, H, W]` (non-zero is marked), and a flag for each silent frame `[T]`.
+
+        The caller defines silent: no sound, a sound from off the screen, or any empty truth.
+        """
+        for frame in predicted[silent]:
+            marked = int(np.count_nonzero(frame))
+            self.frames += 1
+            self.empty += marked == 0
+            self._area += marked / frame.size
+
+    def compute(self, name: str = "silent") -> Figures:
+        """Return `<name>_accuracy` (share left empty) and `<name>_area` (mean share marked), None without frames."""
+        if not self.frames:
+            return {f"{name}_accuracy": None, f"{name}_area": None}
+        return {f"{name}_accuracy": self.empty / self.frames, f"{name}_area": self._area / self.frames}
+
+
+class EmptyFrameMetrics:
+    """Silence metrics of all frames with an empty truth, of the silent ones, and of those with an off-screen sound.
+
+    A truth of label maps is empty if it holds only background. A prediction is marked where its probability is above
+    0.5 or its class is not 0.
+
+    Args:
+        classes: the number of classes of label maps, 0 for binary masks.
     """
 
     def __init__(self, classes: int = 0) -> None:
         self._classes = classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all clips."""
         self._all, self._silent, self._offscreen = SilenceMetrics(), SilenceMetrics(), SilenceMetrics()
 
-    def add(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> None:
-        """Adds a clip's annotated frames, `[T, H, W]` both; the sound is read only if a truth is empty."""
+    def update(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> None:
+        """Add a clip's annotated frames `[T, H, W]`; its audio is only read if a truth is empty."""
         shown = (truth > 0) & (truth < self._classes) if self._classes else truth
         empty = np.logical_not(shown.any(axis=(1, 2)), dtype=np.bool_)
         if not empty.any():
             return
-        marked = np.asarray(predicted > (0 if self._classes or predicted.dtype == np.bool_ else _half(predicted)))
+        marked = predicted > self._threshold(predicted)
         self._all.update(marked, empty)
-        sound = _sound(clip)
-        if sound is not None:
-            quiet = np.array([_level(sound, second) < SILENT_DBFS for second in clip.annotated])
+        audio = _read_audio(clip)
+        if audio is not None:
+            quiet = np.array([_dbfs_of_second(audio, second) < SILENT_DBFS for second in clip.annotated])
             self._silent.update(marked, empty & quiet)
             self._offscreen.update(marked, empty & ~quiet)
 
     def compute(self) -> Figures:
-        """Of `empty`, `silent` and `offscreen` frames: `_frames`, `_accuracy` (share left empty), `_area` (mean share).
+        """Return `_frames`, `_accuracy` and `_area` of `empty`, `silent` and `offscreen` frames.
 
-        `unheard_frames` are those whose clip has no sound to tell silent from off-screen by.
+        `unheard_frames` counts those of clips without a readable audio file, which are neither.
         """
         figures: Figures = {}
         for name, metrics in (("empty", self._all), ("silent", self._silent), ("offscreen", self._offscreen)):
             figures |= {f"{name}_frames": metrics.frames} | metrics.compute(name)
         return figures | {"unheard_frames": self._all.frames - self._silent.frames - self._offscreen.frames}
 
-
-def _half(predicted: npt.NDArray[np.generic]) -> float:
-    """What a probability must exceed: 127 of 255, or 0.5."""
-    return 127 if predicted.dtype == np.uint8 else 0.5
-
-
-def _level(sound: Waveform, second: int) -> float:
-    """The level of the second that belongs to a frame, in dBFS; past the sound's end there is silence."""
-    return sound.cut(second, second + 1).dbfs
+    def _threshold(self, predicted: Masks) -> float:
+        if self._classes or predicted.dtype == np.bool_:
+            return 0
+        return 127 if predicted.dtype == np.uint8 else 0.5
 
 
-def _sound(clip: BenchmarkClip) -> Waveform | None:
+def _dbfs_of_second(audio: Waveform, second: int) -> float:
+    """The level of a frame's second in dBFS; there is silence after the end of the audio."""
+    return audio.cut(second, second + 1).dbfs
+
+
+def _read_audio(clip: BenchmarkClip) -> Waveform | None:
     if is_missing(clip.audio):
         return None
     try:
         return read_audio(clip.audio)
-    except InputError as problem:
-        log.warning("%s; its frames are counted as neither silent nor off-screen", problem)
+    except InputError as error:
+        logger.warning("%s; its frames count as neither silent nor off-screen", error)
         return None

@@ -15,8 +15,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.metrics.per_clip import BenchmarkScores
-from openavs.evaluation.scorer import score
+from openavs.evaluation.scorer import BenchmarkScores, score
 from openavs.synthetic.datasets import write_layout
 from openavs.visualization.colors import voc_palette
 
@@ -138,7 +137,7 @@ def test_padded_frames_are_extra_and_shift_nothing(
         Image.new("RGB", (224, 224)).save(tmp_path / "theirs" / short.id / f"{short.id}_{i}.png")
     with caplog.at_level(logging.WARNING):
         assert figures(score(dataset, tmp_path / "theirs")) == expected
-    assert f"{short.id}_5.png (5 in all)" in caplog.text
+    assert f"{short.id}_5.png (5 in total)" in caplog.text
 
 
 def test_a_clip_of_no_name_is_extra_in_a_published_layout(
@@ -151,7 +150,7 @@ def test_a_clip_of_no_name_is_extra_in_a_published_layout(
     with caplog.at_level(logging.WARNING):
         missing = score(dataset, tmp_path, numbering=numbering, allow_missing=True).missing
     assert missing == (dataset.clips[0].id,)
-    assert "misspelt (1 in all)" in caplog.text
+    assert "misspelt (1 in total)" in caplog.text
 
 
 @pytest.mark.parametrize("layout", ["s4", "avss", "ov"])

@@ -19,8 +19,7 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
-from openavs.evaluation.metrics.per_clip import BenchmarkScores, write_scores
-from openavs.evaluation.scorer import score
+from openavs.evaluation.scorer import BenchmarkScores, score, write_scores
 from openavs.media import write_wav
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import write_layout
@@ -267,10 +266,10 @@ def test_extra_predictions_are_warned_about(tmp_path: Path, caplog: pytest.LogCa
         assert not caplog.records
         save(tmp_path / "out/test/clipO/0.png", np.zeros((4, 4), np.uint8))
         score(dataset, tmp_path / "out")
-        assert "no clip or frame of the split 'test'" in caplog.text and "test/clipO (1 in all)" in caplog.text
+        assert "no clip or frame of the split 'test'" in caplog.text and "test/clipO (1 in total)" in caplog.text
         save(tmp_path / "out/test/clip0/1.png", np.zeros((4, 4), np.uint8))  # the clip has but one frame
         score(dataset, tmp_path / "out")
-    assert "test/clip0/1.png (2 in all)" in caplog.text
+    assert "test/clip0/1.png (2 in total)" in caplog.text
 
 
 def test_a_limit_scores_the_first_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
