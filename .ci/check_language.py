@@ -73,7 +73,7 @@ manieth                                                 | n-th
 
 _BRITISH = r"""
 \w*colour\w*|\w*behaviour\w*|\w*neighbour\w*|(?:un)?favour\w*|honour(?:s|ed|ing)?|flavour\w*|\w*labour\w*|vapour\w*|humour\w*
-license[ds]?|licencing|defence|offence|practise[ds]?|pretence | license, defense, offense, practice
+licen[c]e[ds]?|licen[c]ing|defence|offence|practise[ds]?|pretence | license, defense, offense, practice
 grey\w*|mould\w*|plough\w*|sceptic\w*|tyres?|storeys?|cheques?|aluminium|ageing|whilst|amongst|per cent
 (?:un|mis|re)?(?:labell|modell|cancell|travell|signall|channell|levell|tunnell|totall|marshall|fuell)(?:ed|ing|ers?)
 centre[ds]?|centring|\w*metres?|fibres?|theatres?|calibres?|litres?|sabres?

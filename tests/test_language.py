@@ -48,7 +48,7 @@ BANNED = [
     ("Models take turns.", "take turns"),
     ("The worker died.", "died"),
     ("The folder is written anew.", "anew"),
-    ("A license, in colour.", "license"),
+    ("The licence of a model.", "licence"),
     ("It optimises the labelled centre.", "optimises"),
 ]
 
