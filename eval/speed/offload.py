@@ -32,9 +32,9 @@ save_models(folder, REAL, "sam", np.random.default_rng(0).integers(0, 255, (*REA
 """
 PREDICT = """
 import json, sys
-from openavs.pipeline.memory_estimate import needed
+from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.config.recipe import load_recipe
-print(json.dumps(needed(load_recipe("openavs-cpu", sys.argv[1:]))))
+print(json.dumps(estimate_memory(load_recipe("openavs-cpu", sys.argv[1:]))))
 """
 RUN = """
 import sys

@@ -96,7 +96,7 @@ def _dropped(board: JobProgress) -> tuple[str, str]:
     """What was asked for and is not in the labels, by reason; and the clips that a filter dropped, by filter."""
     from openavs.results.filters import CLIP_RULES
 
-    whole = {f"filter.{rule}" for rule in CLIP_RULES}
+    whole = {f"label_filter.{rule}" for rule in CLIP_RULES}
     parts = [
         ", ".join(
             f"{reason} {count}" for reason, count in board.rejected.most_common() if (reason in whole) is of_clips

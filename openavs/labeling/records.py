@@ -66,7 +66,7 @@ def _named(item: Sample) -> dict[str, Any]:
 def _dropped(result: ClipResult, filtered: FilteredResult) -> dict[str, int]:
     """By reason; the pipeline's own words have blanks in them, the filters' are keys of the recipe."""
     own = Counter(dropped.reason for frame in result.frames for dropped in frame.rejected)
-    rules = Counter({f"filter.{rule}": count for rule, count in filtered.rejected.items()})
+    rules = Counter({f"label_filter.{rule}": count for rule, count in filtered.rejected.items()})
     if filtered.reason:
-        rules[f"filter.{filtered.reason}"] += 1
+        rules[f"label_filter.{filtered.reason}"] += 1
     return dict(sorted((own + rules).items()))

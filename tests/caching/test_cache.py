@@ -88,10 +88,10 @@ def test_a_damaged_entry_is_no_answer_and_is_removed(
 WRITER = """
 import sys
 from pathlib import Path
-from openavs.caching.store import Cache
+from openavs.caching.store import StageCache
 from tests.caching.test_cache import key_of
 
-cache = Cache(Path(sys.argv[1]))
+cache = StageCache(Path(sys.argv[1]))
 for i in range(300):
     found = cache.get("captioner", key_of(i))
     assert found in (None, b"x" * i), i
@@ -192,12 +192,12 @@ def test_a_folder_that_cannot_be_used_is_one_warning_and_no_error(
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from openavs.caching.store import Cache
+from openavs.caching.store import StageCache
 from tests.caching.test_cache import key_of
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-cache = Cache(Path(sys.argv[1]))
+cache = StageCache(Path(sys.argv[1]))
 cache.put("captioner", key_of(1), bytes(5000))
 assert cache.get("captioner", key_of(1)) is None
 cache.put("captioner", key_of(2), bytes(500))

@@ -173,14 +173,14 @@ def test_what_another_job_commits_needs_no_worker_of_ours(tmp_path: Path) -> Non
 TELLS = """
 import sys
 from pathlib import Path
-from openavs.labeling.progress import Board, check_models
+from openavs.labeling.progress import JobProgress, check_models
 from openavs.labeling.index import write_index
 from openavs.labeling.job import Job
-from openavs.labeling.manifest import read_plan
+from openavs.labeling.manifest import read_manifest
 
 out = Path(sys.argv[1])
-plan = read_plan(out)
-board = Board(Job(out, plan.key, out, plan.data["recipe"]), plan, [0], {})
+plan = read_manifest(out)
+board = JobProgress(Job(out, plan.key, out, plan.data["recipe"]), plan, [0], {})
 for turn in range(100):
     board.save("running")
     begun = out / "begun" / str(turn)
@@ -219,14 +219,14 @@ from pathlib import Path
 from openavs.labeling.locks import JOB, claim
 from openavs.labeling.job import Job
 from openavs.labeling.run import run_job
-from openavs.labeling.progress import Board
-from openavs.labeling.manifest import read_plan
+from openavs.labeling.progress import JobProgress
+from openavs.labeling.manifest import read_manifest
 
 out = Path(sys.argv[1])
 claim(out, JOB, shared=True)
-plan = read_plan(out)
+plan = read_manifest(out)
 job = Job(out, plan.key, out, plan.data["recipe"])
-board = Board(job, plan, [0], {})
+board = JobProgress(job, plan, [0], {})
 print(board.missing, flush=True)
 sys.stdin.readline()
 run_job(job, plan, None, board)

@@ -146,7 +146,7 @@ def test_another_wish_is_refused_by_what_differs(tmp_path: Path, change: dict[st
     with pytest.raises(InputError, match=named) as raised:
         check_manifest(tmp_path, plan, replace(WISH, **change))
     assert str(raised.value).startswith(f"{tmp_path} holds another job")
-    assert str(raised.value).endswith("; give another --out, or start anew with --overwrite")
+    assert str(raised.value).endswith("; give another --out, or use --overwrite")
 
 
 def test_sizes_are_kept_a_line_for_each_clip(tmp_path: Path) -> None:

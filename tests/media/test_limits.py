@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import Limits, limits, open_clip, probe, read_audio, write_overlay
+from openavs.media import MediaLimits, limits, open_clip, probe, read_audio, write_overlay
 from openavs.media.encode_alpha import TimedImage, write_transparent
 from tests.media.corpus_bytes import huge, wav
 from tests.media.corpus_streams import many_tracks, plain, stamped
@@ -50,8 +50,8 @@ def test_more_frames_than_the_limit_are_not_planned(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2e\+09 frames at 1e\+09 a second, over the limit of 1048576"):
         open_clip(path, fps=1e9)
     with pytest.raises(InputError, match="over the limit of 10"):
-        open_clip(path, fps=20, limits=Limits(max_frames=10))
-    assert len(open_clip(path, fps=5, limits=Limits(max_frames=10)).times) == 10
+        open_clip(path, fps=20, limits=MediaLimits(max_frames=10))
+    assert len(open_clip(path, fps=5, limits=MediaLimits(max_frames=10)).times) == 10
 
 
 def test_frames_of_16384_pixels_a_side_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as Pillow
 
 from openavs.errors import InputError
-from openavs.media import Limits, open_clip, open_images, probe
+from openavs.media import MediaLimits, open_clip, open_images, probe
 from openavs.media.clip import planned_times
 from openavs.structures.types import Clip
 from tests.media_files import corner_names, corners, grey, make_media, tone, which
@@ -288,4 +288,4 @@ def test_a_damaged_picture_of_a_folder_is_left_out(tmp_path: Path, caplog: pytes
 
 def test_limits_are_the_callers(tmp_path: Path) -> None:
     picture = save(tmp_path / "a.png", corners((50, 50)))
-    assert open_clip(picture, limits=Limits(max_pixels=2500)).size == (50, 50)
+    assert open_clip(picture, limits=MediaLimits(max_pixels=2500)).size == (50, 50)

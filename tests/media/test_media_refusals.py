@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from openavs.errors import InputError
-from openavs.media import Limits, open_clip, probe, read_audio
+from openavs.media import MediaLimits, open_clip, probe, read_audio
 from tests.media_files import grey, make_media, tone
 
 
@@ -109,9 +109,9 @@ def test_no_playlist_and_no_protocol_opens_anything_else(
 
 
 def test_large_frames_are_refused_at_the_header(tmp_path: Path, video: Path) -> None:
-    message = refused(video, limits=Limits(max_pixels=48 * 64 - 1))
+    message = refused(video, limits=MediaLimits(max_pixels=48 * 64 - 1))
     assert "64 x 48 pixels, over the limit of 3071" in message
-    assert 7680 * 4320 < Limits().max_pixels < 16384 * 8640
+    assert 7680 * 4320 < MediaLimits().max_pixels < 16384 * 8640
 
 
 def test_a_header_that_lies_about_its_size_is_refused_by_the_decoder(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_header_that_lies_about_its_size_is_refused_by_the_decoder(tmp_path: P
     claimed = data.replace(struct.pack("<II", 640, 480), struct.pack("<II", 64, 48))
     assert claimed != data
     path.write_bytes(claimed)
-    refused(path, limits=Limits(max_pixels=100 * 100))
+    refused(path, limits=MediaLimits(max_pixels=100 * 100))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -136,10 +136,10 @@ def test_picture_bombs_are_refused_at_the_header(tmp_path: Path) -> None:
 
 
 def test_long_clips_are_refused_at_the_header(video: Path, tmp_path: Path) -> None:
-    assert "over the limit of 1 s" in refused(video, limits=Limits(max_duration=1))
+    assert "over the limit of 1 s" in refused(video, limits=MediaLimits(max_duration=1))
     wav = make_media(tmp_path / "a.wav", sound=tone(2), sound_codec="pcm_s16le")
     with pytest.raises(InputError, match="over the limit of 1 s"):
-        read_audio(wav, limits=Limits(max_duration=1))
+        read_audio(wav, limits=MediaLimits(max_duration=1))
 
 
 def test_truncated_before_the_index(tmp_path: Path, video: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import Limits, open_clip, read_audio, resample, write_wav
+from openavs.media import MediaLimits, open_clip, read_audio, resample, write_wav
 from openavs.media import audio as sound
 from openavs.structures.types import Waveform
 from tests.media_files import grey, make_media, tone
@@ -193,7 +193,7 @@ def test_sound_that_is_longer_than_its_header_says_meets_the_limit(tmp_path: Pat
     data[22:26] = (8000).to_bytes(4)  # of 24,000 samples
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"the sound of .*a\.flac is longer than the limit of 2 s; cut it"):
-        read_audio(path, limits=Limits(max_duration=2))
+        read_audio(path, limits=MediaLimits(max_duration=2))
 
 
 def test_samples_of_64_bits(tmp_path: Path) -> None:
@@ -272,4 +272,4 @@ def test_wav_files_are_16_bit_mono_and_read_back(tmp_path: Path) -> None:
 def test_sound_that_lasts_longer_than_its_header_says_stops_at_the_limit(tmp_path: Path) -> None:
     path = make_media(tmp_path / "a.mp3", sound=tone(3), sound_codec="libmp3lame", options={"write_xing": "0"})
     with pytest.raises(InputError):
-        read_audio(path, limits=Limits(max_duration=1.0))
+        read_audio(path, limits=MediaLimits(max_duration=1.0))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import Limits, limits, open_clip, probe, read_audio
+from openavs.media import MediaLimits, limits, open_clip, probe, read_audio
 from openavs.media import sandbox as trial
 from tests.media.corpus_bytes import png_video
 from tests.media.corpus_streams import plain
@@ -23,7 +23,7 @@ from tests.media_files import grey, make_media, tone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
 
-GIGABYTE = Limits(max_memory=1 << 30)
+GIGABYTE = MediaLimits(max_memory=1 << 30)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,7 @@ def test_a_rare_codec_and_large_pictures_are_tried_and_decoded(tmp_path: Path) -
     png_video(3200, 3200, large)
     assert open_clip(large).size == (3200, 3200)
     with pytest.raises(InputError, match="over the limit of"):
-        open_clip(large, limits=Limits(max_pixels=1_000_000))
+        open_clip(large, limits=MediaLimits(max_pixels=1_000_000))
     assert trial._problem.cache_info().misses == 3
 
 
@@ -153,4 +153,4 @@ def test_modest_decoders_stay_below_the_limit_at_their_largest(
     done = tried(tmp_path, [{"name": "a.mkv", "path": "a.mkv"}])["a.mkv"]
     assert done["outcome"] == "clip", done
     a_pixel = (done["megabytes"] - done["base"]) * 2**20 / (832 * 1344)
-    assert a_pixel * wider * trial.DIRECT_PIXELS < Limits().max_memory
+    assert a_pixel * wider * trial.DIRECT_PIXELS < MediaLimits().max_memory

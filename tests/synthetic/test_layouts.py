@@ -14,7 +14,7 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES, S4_CATEGORIES
 from openavs.media import probe, read_audio
 from openavs.structures.types import RLE, rle_to_mask
-from openavs.synthetic.datasets import scene_of, write_clip, write_layout
+from openavs.synthetic.datasets import sample_scene, write_clip, write_layout
 from openavs.visualization.colors import voc_palette
 
 
@@ -129,7 +129,7 @@ def test_videos_are_written_where_the_releases_have_them(layout: str, place: str
 
 def test_a_clip_is_a_video_with_sound(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
-    write_clip(path, scene_of("clip", "test", 0, 0, size=(96, 128), seconds=2).scene, fps=10)
+    write_clip(path, sample_scene("clip", "test", 0, 0, size=(96, 128), seconds=2).scene, fps=10)
     info = probe(path)
     assert (info.kind, info.size) == ("video", (96, 128))
     assert abs(info.duration - 2.0) < 0.15

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import Limits, probe
+from openavs.media import MediaLimits, probe
 from openavs.media.audio import read_audio_track
 from openavs.structures.types import Waveform
 from openavs.web.models import ModelCache
@@ -81,7 +81,7 @@ def test_a_visit_does_not_hold_its_sound_and_can_still_be_repainted(
     assert "results/" in visits.repaint("one", [])
     (bare,) = set(sessions.get("one").folder.glob("overlay*.mp4")) - {whole}
     assert probe(bare).audio_codec == probe(whole).audio_codec == "aac"
-    (sound, _), (own, _) = read_audio_track(bare, Limits()), read_audio_track(whole, Limits())
+    (sound, _), (own, _) = read_audio_track(bare, MediaLimits()), read_audio_track(whole, MediaLimits())
     assert sound is not None and own is not None and len(sound.samples) == len(own.samples)
     assert abs(sound.samples).max() > 0.01
     assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before + 2
