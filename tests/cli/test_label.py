@@ -317,7 +317,7 @@ def test_a_folder_that_may_not_be_written(openavs: Openavs, pool: Path, quick: P
         (("nothing-of-that-name",), "does not exist"),
         (("a", "b"), "name one source, not 2"),
         ((".", "--split", "test"), "--benchmark"),
-        ((".", "filter.min_aera=0.1"), "did you mean 'min_area'"),
+        ((".", "label_filter.min_aera=0.1"), "did you mean 'min_area'"),
     ],
 )
 def test_wrong_usage_is_one_sentence(

@@ -53,9 +53,9 @@ def test_without_rules_everything_the_pipeline_keeps_is_a_label() -> None:
         ({"min_score": 0.5, "min_area": 0.05}, {"min_score": 1}, [["dog"], ["dog"]]),  # counted once
     ],
 )
-def test_a_rule_leaves_segments_out(rules: dict[str, float], dropped: dict[str, int], kept: list[list[str]]) -> None:
+def test_a_rule_leaves_segments_out(rules: dict[str, float], rejected: dict[str, int], kept: list[list[str]]) -> None:
     left = apply_label_filters(SCENE, LabelFilterConfig(**rules))
-    assert left.rejected == dropped
+    assert left.rejected == rejected
     assert [[s.phrase for s in f.segments] for f in left.result.frames] == kept
     assert left.reason is None
 

@@ -77,7 +77,7 @@ def test_a_benchmarks_clip_with_another_number_of_frames_has_no_labels(pool: Pat
 
 
 def test_a_clip_that_a_filter_drops_keeps_its_result_and_has_no_labels(pool: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "r", filter={"min_area": 0.5, "drop_empty": True})
+    made = recipe(tmp_path / "r", label_filter={"min_area": 0.5, "drop_empty": True})
     spec = planned(pool / "v00.mp4", made, tmp_path / "out")[2][0]
     stray = tmp_path / "out/labels/clips/v00/labels_semantic/0.png"
     stray.parent.mkdir(parents=True)

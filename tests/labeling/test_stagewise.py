@@ -232,7 +232,7 @@ def test_told_to_stop_it_begins_no_other_window(pool: Path, tmp_path: Path) -> N
 def test_a_window_is_heard_and_then_asked_about_before_the_next(pool: Path, tmp_path: Path) -> None:
     spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     ahead = staged(spec, window=3)
-    hear, ask = ahead.run_captioner, ahead.ask
+    hear, ask = ahead.run_captioner, ahead.run_translator
     events: list[str | int] = []
 
     def told_hear(clip: Clip) -> Request:
@@ -243,7 +243,7 @@ def test_a_window_is_heard_and_then_asked_about_before_the_next(pool: Path, tmp_
         events.append(len(requests))
         ask(requests)
 
-    ahead.run_captioner, ahead.ask = told_hear, told_ask  # type: ignore[method-assign]
+    ahead.run_captioner, ahead.run_translator = told_hear, told_ask  # type: ignore[method-assign]
     run(spec, ahead)
     assert events == ["v00", "v01", "v02", 3, "v03", 1]
 
@@ -253,7 +253,7 @@ def test_clips_that_were_heard_are_not_under_suspicion(pool: Path, tmp_path: Pat
     spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     ahead = staged(spec, window=4)
     begun: list[set[str]] = []
-    ahead.ask = lambda requests: begun.append(ShardJournal.read(journal_path(spec.job.out, 0)).begun)  # type: ignore[method-assign]
+    ahead.run_translator = lambda requests: begun.append(ShardJournal.read(journal_path(spec.job.out, 0)).begun)  # type: ignore[method-assign]
     run(spec, ahead)
     assert begun == [set()]
 

@@ -106,10 +106,10 @@ def test_models_that_do_not_fit_together_take_turns(memory: dict[str, int]) -> N
     assert turn < together
     memory["bytes"] = int(together / 0.9) + 2
     assert not should_offload(recipe, "auto")
-    assert should_offload(recipe, "stage")
+    assert should_offload(recipe, "per-stage")
     memory["bytes"] = turn
     assert should_offload(recipe, "auto")
-    assert not should_offload(recipe, "clip")
+    assert not should_offload(recipe, "per-clip")
     memory["bytes"] = 3 * turn
     assert should_offload(recipe, "auto", share=1 / 3)
 
