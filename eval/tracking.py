@@ -172,7 +172,7 @@ def main() -> None:
     told = ["captioner={use: oracle}", "translator={use: none}"]
     own = [f"filtering.max_per_phrase={2 if options.twins else 1}"]
     pipe = None if options.true_masks else Pipeline.from_recipe(load_recipe("tiny", [*told, *own, *options.set]))
-    ways = {"linked": IouTracker(fill=0.0), "linked and filled": IouTracker()}
+    ways = {"linked": IouTracker(max_gap_seconds=0.0), "linked and filled": IouTracker()}
     tallies = {name: Tally() for name in ("per frame", *ways)}
     for index in range(options.clips):
         scene = crossing_scene(index, options.seconds, twins=options.twins)

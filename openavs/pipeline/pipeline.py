@@ -228,7 +228,7 @@ class Pipeline:
         frames only."""
         sounding = _phrases(asked)
         wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
-        keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.every)
+        keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.keyframe_interval)
         answers = FrameMemo()
         for batch in frame_batches(clip, wanted, self.settings, notes):
             looked_at = [frame for frame in batch if frame.index in keys]

@@ -37,7 +37,7 @@ CONTRACTS = {
         "segmenter", PhraseSegmenter, tuple, "a list of (Detection, Mask) pairs for each image"
     ),
     "verify": OutputContract("verifier", Verifier, Verdict, "a list of Verdict for each image, one for each segment"),
-    "track": OutputContract("tracker", Tracker, TrackedFrame, "the Sightings that it takes, in their order"),
+    "track": OutputContract("tracker", Tracker, TrackedFrame, "the TrackedFrames that it takes, in their order"),
 }
 
 
@@ -132,13 +132,13 @@ def _check_translations(returned: Sequence[Any], requests: Sequence[Request]) ->
 
 
 def validate_tracked_frames(returned: Any) -> Iterator[TrackedFrame]:
-    """Yield what a tracker returned; raises UnusableAnswer for anything else than sightings."""
+    """Yield what a tracker returned; raises InvalidOutputError for anything else than tracked frames."""
     if not isinstance(returned, Iterable):
         raise _broken("track", _named(returned))
-    for sighting in returned:
-        if not isinstance(sighting, TrackedFrame):
-            raise _broken("track", f"{_named(sighting)} among its sightings")
-        yield sighting
+    for frame in returned:
+        if not isinstance(frame, TrackedFrame):
+            raise _broken("track", f"{_named(frame)} among its frames")
+        yield frame
 
 
 def _named(value: Any) -> str:

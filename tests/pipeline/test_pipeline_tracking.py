@@ -90,10 +90,10 @@ def test_masks_are_numbered_by_track(result: ClipResult) -> None:
 
 
 def test_a_recipe_may_name_a_tracker() -> None:
-    recipe = load_recipe("tiny", ["tracker={use: iou, fill: 0.25}", "sample.fps=8"])
+    recipe = load_recipe("tiny", ["tracker={use: iou, max_gap_seconds: 0.25}", "sample.fps=8"])
     pipe = Pipeline.from_recipe(recipe)
-    assert isinstance(pipe.tracker, IouTracker) and pipe.tracker.fill == 0.25
-    assert recipe.to_dict()["tracker"] == {"use": "iou", "fill": 0.25}
+    assert isinstance(pipe.tracker, IouTracker) and pipe.tracker.max_gap_seconds == 0.25
+    assert recipe.to_dict()["tracker"] == {"use": "iou", "max_gap_seconds": 0.25}
     assert load_recipe("tiny").to_dict()["tracker"] is None
 
 
@@ -134,7 +134,7 @@ def with_tracker(tiny: Pipeline, tracker: Any, *, detector: bool) -> Pipeline:
 @pytest.mark.parametrize("kind", ["sam2-video", "sam3-video"])
 def test_a_tracker_that_segments_encodes_each_sounding_frame_once(tiny: Pipeline, tmp_path: Path, kind: str) -> None:
     make = make_sam2_video if kind == "sam2-video" else make_sam3_video
-    options = {"model": str(make(tmp_path / "model")), "every": 3}
+    options = {"model": str(make(tmp_path / "model")), "keyframe_interval": 3}
     tracker = Registry("tracker").build(kind, options)
     encoded: list[int] = []
     forward = tracker.model.vision_encoder.forward
@@ -155,7 +155,7 @@ def test_a_tracker_that_segments_encodes_each_sounding_frame_once(tiny: Pipeline
 
 def test_tracks_do_not_depend_on_the_batch(tiny: Pipeline, tmp_path: Path) -> None:
     """Of the frames of a batch none may be a key frame: then no model but the tracker's looks at them."""
-    options = {"model": str(make_sam2_video(tmp_path / "model")), "every": 3}
+    options = {"model": str(make_sam2_video(tmp_path / "model")), "keyframe_interval": 3}
     clip = dense_clip(plan_scene([Role("dog", (True, True))], scene_rng("test", 77, 3), 2), "small batches")
     usual = with_tracker(tiny, Registry("tracker").build("sam2-video", options), detector=True)
     one_by_one = with_tracker(tiny, Registry("tracker").build("sam2-video", options), detector=True)

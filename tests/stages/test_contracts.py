@@ -73,7 +73,7 @@ class BooleanJudge:
 
 
 class NumberFollower:
-    every = 1
+    keyframe_interval = 1
 
     def track(self, sightings):
         return [1]
@@ -124,7 +124,7 @@ TRANSLATE = "translate(requests) must return a Translation for each request"
         (
             "tracker",
             "NumberFollower",
-            "the tracker returned an object of type int among its sightings; track(sightings",
+            "the tracker returned an object of type int among its frames; track(frames",
         ),
     ],
 )

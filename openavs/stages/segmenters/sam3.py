@@ -39,7 +39,7 @@ class Sam3Segmenter:
         device, dtype, offline: as everywhere; dtype holds for the image encoder.
     """
 
-    who = "sam3"
+    name = "sam3"
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Sam3Segmenter:
     ) -> None:
         if not 0 <= floor <= 1 or min(max_candidates, batch_size) < 1:
             raise InputError(
-                f"{self.who}: floor lies between 0 and 1, max_candidates and batch_size are at least 1, not {floor}, "
+                f"{self.name}: floor lies between 0 and 1, max_candidates and batch_size are at least 1, not {floor}, "
                 f"{max_candidates}, {batch_size}"
             )
         self.floor, self.max_candidates, self.batch_size = floor, max_candidates, batch_size
@@ -67,7 +67,7 @@ class Sam3Segmenter:
         for weights in self.model.vision_encoder.backbone.parameters():
             weights.data = weights.data.to(self.dtype)
         backbone = self.model.config.vision_config.backbone_config
-        self.pixels = SquareResize(resolved, int(backbone.image_size), self.device, self.who)
+        self.pixels = SquareResize(resolved, int(backbone.image_size), self.device, self.name)
         self._tokenizer: Any = load_processor(AutoTokenizer, resolved)
         self._texts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -82,7 +82,7 @@ class Sam3Segmenter:
         """See `PhraseSegmenter.segment_phrases`; an image without phrases is not encoded."""
         if len(images) != len(phrases):
             raise InputError(
-                f"{self.who}: {len(images)} images but phrases for {len(phrases)}; give one list of phrases an image"
+                f"{self.name}: {len(images)} images but phrases for {len(phrases)}; give one list of phrases an image"
             )
         answers: list[list[tuple[Detection, Mask]]] = [[] for _ in images]
         for i, (image, own) in enumerate(zip(images, phrases, strict=True)):

@@ -1,1 +1,1 @@
-"""Trackers: the same thing over time."""
+"""Trackers: the same object over time."""

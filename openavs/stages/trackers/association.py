@@ -1,7 +1,6 @@
-"""Who is who from frame to frame: key frames, overlaps, and the matching of what is known with what is found.
+"""Association of segments with tracks: key frames, mask IoU and one-to-one matching.
 
-Pure functions of masks and numbers; no model is needed. The trackers (`iou.py`,
-`sam2_video.py` through `propagation.py`) all give out identities by `assign`.
+Pure functions of masks and numbers, shared by all trackers.
 """
 
 from __future__ import annotations
@@ -13,84 +12,84 @@ import numpy.typing as npt
 
 from openavs.structures.types import RLE, Box, Rejection, Segment
 
-Overlap = npt.NDArray[np.float64]  # [known, found], each in [0, 1]
+IouMatrix = npt.NDArray[np.float64]  # [tracks, segments], each in [0, 1]
 
 CROSS_PHRASE_MIN_IOU = 0.5
-"""From this overlap on a thing may be the same although it was found by another phrase."""
+"""Minimum IoU of a track and a segment with different phrases."""
 
 SAME_PHRASE_BONUS = 0.25
-"""What it is worth, in overlap, that a thing was found by the same phrase before: detectors mix phrases up, too."""
+"""Added to the IoU of a track and a segment with the same phrase. Small: detectors confuse phrases, too."""
 
-_UNSEEN = ("not found", "below threshold")
+_NOT_DETECTED = ("not found", "below threshold")
 
 
-def key_frames(asked: Sequence[Collection[str]], every: int) -> frozenset[int]:
-    """The frames to be looked at anew: indices into `asked`, the phrases that sound at each frame of a clip.
+def key_frames(phrases: Sequence[Collection[str]], interval: int) -> frozenset[int]:
+    """Select key frames: indices into `phrases`, the phrases that sound at each frame of a clip.
 
-    These are the first frame of every run of frames at which the same things sound (so wherever the prompts change, and
-    after every silence), and each `every`-th from there on.
+    The first frame of every run of frames with equal phrases is one (so wherever the prompts change, and after every
+    silence), and every `interval`-th frame of the run after it. Frames without phrases are skipped.
     """
     keys = []
     since = 0
-    for i, phrases in enumerate(asked):
-        if not phrases:
+    for i, current in enumerate(phrases):
+        if not current:
             continue
-        changed = i == 0 or set(asked[i - 1]) != set(phrases)
+        changed = i == 0 or set(phrases[i - 1]) != set(current)
         since = 0 if changed else since + 1
-        if since % every == 0:
+        if since % interval == 0:
             keys.append(i)
     return frozenset(keys)
 
 
-def mask_iou(known: Sequence[RLE], found: Sequence[RLE]) -> Overlap:
-    """Intersection over union of every known with every found mask, `[known, found]`; 0 where both are empty."""
+def mask_iou(tracks: Sequence[RLE], segments: Sequence[RLE]) -> IouMatrix:
+    """Compute the IoU of every pair of masks, `[tracks, segments]`; 0 where both are empty."""
     from pycocotools import mask as coco
 
-    if not known or not found:
-        return np.zeros((len(known), len(found)))
-    crowd = [0] * len(known)
-    ious = coco.iou([_coco(m) for m in found], [_coco(m) for m in known], crowd)
-    return np.nan_to_num(np.asarray(ious, dtype=np.float64).T.reshape(len(known), len(found)))
+    if not tracks or not segments:
+        return np.zeros((len(tracks), len(segments)))
+    crowd = [0] * len(tracks)
+    ious = coco.iou([_coco_rle(m) for m in segments], [_coco_rle(m) for m in tracks], crowd)
+    return np.nan_to_num(np.asarray(ious, dtype=np.float64).T.reshape(len(tracks), len(segments)))
 
 
-def match_tracks(overlap: Overlap, same_phrase: npt.NDArray[np.bool_], least: float) -> list[int | None]:
-    """Which known thing each find is; None for a new one. No two finds are the same thing.
+def match_tracks(iou: IouMatrix, same_phrase: npt.NDArray[np.bool_], min_iou: float) -> list[int | None]:
+    """Assign each segment to at most one track, and each track to at most one segment.
 
-    The pairs are those with the greatest sum of overlaps (Hungarian method), `FAMILIAR` added for things that were
-    found by the find's phrase before. Such a pair needs an overlap of `least`, any other also one of `RENAMED`.
+    The assignment maximizes the sum of IoU (Hungarian method), with `SAME_PHRASE_BONUS` added for tracks that had the
+    segment's phrase before. Such a pair needs an IoU of `min_iou`, any other also one of `CROSS_PHRASE_MIN_IOU`.
 
     Args:
-        overlap: `[known, found]`, in [0, 1].
-        same_phrase: whether a known thing has been found by the find's phrase before, `[known, found]`.
+        iou: `[tracks, segments]`, in [0, 1].
+        same_phrase: whether a track had the segment's phrase before, `[tracks, segments]`.
+        min_iou: minimum IoU of a pair.
+
+    Returns:
+        For each segment the index of its track, or None for a new object.
     """
-    allowed = overlap >= np.where(same_phrase, least, max(CROSS_PHRASE_MIN_IOU, least))
-    answer: list[int | None] = [None] * overlap.shape[1]
-    for row, column in _pairs(np.where(allowed, overlap + SAME_PHRASE_BONUS * same_phrase, 0.0)):
-        answer[column] = row
-    return answer
-
-
-def _pairs(gain: Overlap) -> list[tuple[int, int]]:
-    """The one-to-one pairs of rows and columns with the greatest sum; pairs that gain nothing are left out."""
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(gain, maximize=True)
-    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if gain[r, c] > 0]
+    allowed = iou >= np.where(same_phrase, min_iou, max(CROSS_PHRASE_MIN_IOU, min_iou))
+    gain = np.where(allowed, iou + SAME_PHRASE_BONUS * same_phrase, 0.0)
+    matches: list[int | None] = [None] * iou.shape[1]
+    for row, column in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
+        if gain[row, column] > 0:
+            matches[column] = int(row)
+    return matches
 
 
 def mask_box(mask: RLE) -> Box:
-    """The smallest box around a mask; all zeros for an empty one."""
+    """Compute the smallest box around a mask; all zeros for an empty mask."""
     from pycocotools import mask as coco
 
-    x, y, width, height = (float(v) for v in coco.toBbox(_coco(mask)))
+    x, y, width, height = (float(v) for v in coco.toBbox(_coco_rle(mask)))
     return (x, y, x + width, y + height)
 
 
-def remaining_rejections(dropped: Iterable[Rejection], segments: Iterable[Segment]) -> tuple[Rejection, ...]:
-    """What stays dropped when a tracker knows better: a phrase that it still sees was not missed."""
-    seen = {segment.phrase for segment in segments}
-    return tuple(drop for drop in dropped if drop.phrase not in seen or drop.reason not in _UNSEEN)
+def remaining_rejections(rejected: Iterable[Rejection], segments: Iterable[Segment]) -> tuple[Rejection, ...]:
+    """Remove the rejections of phrases that the detector missed and the tracker still follows."""
+    tracked = {segment.phrase for segment in segments}
+    return tuple(r for r in rejected if r.phrase not in tracked or r.reason not in _NOT_DETECTED)
 
 
-def _coco(mask: RLE) -> dict[str, object]:
+def _coco_rle(mask: RLE) -> dict[str, object]:
     return {"size": list(mask.size), "counts": mask.counts.encode("ascii")}

@@ -11,7 +11,15 @@ from openavs.structures.types import Frame, Rejection, Segment
 
 @dataclass(frozen=True, eq=False)
 class TrackedFrame:
-    """A frame with what was asked for and found in it. `key` says whether it was looked for, or left to the tracker."""
+    """A frame with its segments.
+
+    Attributes:
+        frame: index, time and image.
+        phrases: the phrases that sound at this frame.
+        segments: one per object; empty before tracking unless this is a key frame.
+        rejected: phrases and boxes without a segment, with the reason.
+        key: True for a key frame, in which detector and segmenter ran.
+    """
 
     frame: Frame
     phrases: tuple[str, ...]
@@ -22,17 +30,21 @@ class TrackedFrame:
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Says which segments of a clip are the same thing, and where it is in the frames between.
+    """Assigns a track to each segment of a clip and fills the frames between key frames.
 
-    `every`: of the frames at which the same things sound, each so-manieth is a key frame (see `tracking.key_frames`).
+    `keyframe_interval`: while the phrases stay the same, each n-th frame is a key frame (`association.key_frames`).
     """
 
-    every: int
+    keyframe_interval: int
 
-    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
-        """One clip's sightings in order, each with the track of every segment set.
+    def track(self, frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
+        """Set the track of every segment of one clip.
 
-        What leaves is in the order of what came, holds only what is asked for at its frame, and is at most a bounded
-        number of frames behind. A track's id keeps its meaning and is not used again within the clip.
+        Args:
+            frames: in order. They are consumed lazily, at most a bounded number ahead of the output.
+
+        Returns:
+            The same frames in the same order; segments have a phrase of their frame. A track id identifies one object
+            and is not reused within the clip.
         """
         ...

@@ -1,8 +1,8 @@
-"""Tracks without a model: segments of neighbouring frames that overlap are the same thing.
+"""IoU tracker: segments of neighboring frames that overlap are the same object. No model is needed.
 
-For any segmenter: every frame is looked at, and what was found is linked by how masks and boxes overlap, each thing
-moved on by its own speed. A thing that was not found for a while is found again near where it was; frames between two
-finds that were missed for a moment are filled with the mask in between.
+Works with any segmenter: every frame is a key frame, and its segments are matched with the tracks by the IoU of masks
+and boxes, each track moved on at its own velocity. An object that was not found for a while is matched again near its
+last position, and short gaps between two segments of a track are filled by interpolation.
 """
 
 from __future__ import annotations
@@ -14,174 +14,189 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.trackers.association import Overlap, mask_box, mask_iou, match_tracks, remaining_rejections
+from openavs.stages.trackers.association import IouMatrix, mask_box, mask_iou, match_tracks, remaining_rejections
 from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.boxes import iou
 from openavs.structures.types import RLE, Box, ImageArray, Segment, mask_to_rle, rle_to_mask
 
 _NO_PIXELS: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)
-_STEADY = 1.0  # s for which a thing is taken to keep its speed
+_MAX_EXTRAPOLATION = 1.0  # seconds for which an object is assumed to keep its velocity
 
 
 class IouTracker:
-    """Links the segments of each frame to those before.
+    """Links the segments of each frame to those of the frames before.
 
     Args:
-        min_iou: least mean overlap of masks and boxes for two segments to be the same thing.
-        memory: s for which a thing is remembered after it was last found.
-        speed: how far a thing may have got while it was not found, in its own sizes a second.
-        fill: s of missing frames between two finds that are filled, if what is sought sounds there; 0 fills none.
+        min_iou: minimum mean of mask IoU and box IoU of two segments of one object.
+        max_age_seconds: a track ends when its object was not found for longer.
+        max_speed: distance that an object may move per second while it is not found, relative to its size.
+        max_gap_seconds: gaps of a track up to this length are filled where its phrase sounds; 0 fills none.
+
+    Raises:
+        InputError: an option is out of range.
     """
 
-    every = 1
+    keyframe_interval = 1
 
-    def __init__(self, *, min_iou: float = 0.2, memory: float = 10.0, speed: float = 1.0, fill: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        min_iou: float = 0.2,
+        max_age_seconds: float = 10.0,
+        max_speed: float = 1.0,
+        max_gap_seconds: float = 1.0,
+    ) -> None:
         if not 0 < min_iou <= 1:
-            raise InputError(f"iou: min_iou is more than 0 and at most 1, not {min_iou}")
-        if min(memory, speed, fill) < 0:
-            raise InputError(f"iou: memory, speed and fill are not negative, not {memory}, {speed}, {fill}")
-        self.min_iou, self.memory, self.speed, self.fill = min_iou, memory, speed, fill
+            raise InputError(f"iou: min_iou must be more than 0 and at most 1, not {min_iou}")
+        if min(max_age_seconds, max_speed, max_gap_seconds) < 0:
+            raise InputError(
+                f"iou: max_age_seconds, max_speed and max_gap_seconds must be at least 0, not {max_age_seconds}, "
+                f"{max_speed}, {max_gap_seconds}"
+            )
+        self.min_iou, self.max_speed = min_iou, max_speed
+        self.max_age_seconds, self.max_gap_seconds = max_age_seconds, max_gap_seconds
 
-    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
-        """See `Tracker.track`; what leaves is at most `fill` seconds behind, and without its pixels."""
-        links = _Links(self)
+    def track(self, frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
+        """See `Tracker.track`; the output is at most `max_gap_seconds` behind, and without pixels."""
+        tracks = _IouTracks(self)
         held: deque[TrackedFrame] = deque()
-        for sighting in sightings:
-            bare = replace(sighting.frame, image=_NO_PIXELS)  # a second of large frames would be a lot to hold
-            held.append(replace(sighting, frame=bare, segments=links.link(sighting)))
-            _fill(held, self.fill)
-            while held[-1].frame.time - held[0].frame.time > self.fill:
+        for frame in frames:
+            without_pixels = replace(frame.frame, image=_NO_PIXELS)  # held frames would take much memory
+            held.append(replace(frame, frame=without_pixels, segments=tracks.assign(frame)))
+            _fill_gaps(held, self.max_gap_seconds)
+            while held[-1].frame.time - held[0].frame.time > self.max_gap_seconds:
                 yield held.popleft()
         yield from held
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A thing as it was last found: what it is called, where and when it was, and how fast it went (pixels a s)."""
+class _IouTrack:
+    """One object: its id, its phrases so far, its last segment and time, and its velocity in pixels per second."""
 
-    track: int
+    id: int
     phrases: frozenset[str]
     last: Segment
     time: float
     velocity: tuple[float, float] = (0.0, 0.0)
 
-    def at(self, time: float) -> tuple[RLE, Box]:
-        """Its mask and box where they should be by now."""
-        ahead = min(time - self.time, _STEADY)
-        dx, dy = (v * ahead for v in self.velocity)
+    def predict(self, time: float) -> tuple[RLE, Box]:
+        """Return the mask and box expected at a time."""
+        elapsed = min(time - self.time, _MAX_EXTRAPOLATION)
+        dx, dy = (v * elapsed for v in self.velocity)
         x0, y0, x1, y1 = self.last.box
-        return _moved(self.last.mask, round(dx), round(dy)), (x0 + dx, y0 + dy, x1 + dx, y1 + dy)
+        return _shift(self.last.mask, round(dx), round(dy)), (x0 + dx, y0 + dy, x1 + dx, y1 + dy)
 
-    def found(self, segment: Segment, time: float) -> _Known:
-        """The thing after one more find; its speed is the mean of the one it had and the one it showed."""
+    def update(self, segment: Segment, time: float) -> _IouTrack:
+        """Return the track after one more segment; the velocity is the mean of the previous and the observed one."""
         elapsed = time - self.time
         velocity = self.velocity
-        if 0 < elapsed <= _STEADY:
-            shown = [(b - a) / elapsed for a, b in zip(_centre(self.last.box), _centre(segment.box), strict=True)]
-            velocity = ((velocity[0] + shown[0]) / 2, (velocity[1] + shown[1]) / 2)
-        return _Known(self.track, self.phrases | {segment.phrase}, segment, time, velocity)
+        if 0 < elapsed <= _MAX_EXTRAPOLATION:
+            observed = [(b - a) / elapsed for a, b in zip(_center(self.last.box), _center(segment.box), strict=True)]
+            velocity = ((velocity[0] + observed[0]) / 2, (velocity[1] + observed[1]) / 2)
+        return _IouTrack(self.id, self.phrases | {segment.phrase}, segment, time, velocity)
 
 
-class _Links:
-    """The things of one clip so far."""
+class _IouTracks:
+    """The tracks of one clip."""
 
-    def __init__(self, rules: IouTracker) -> None:
-        self.rules = rules
-        self.known: list[_Known] = []
-        self.given = 0  # ids, counted from 0 and never used again
+    def __init__(self, options: IouTracker) -> None:
+        self.options = options
+        self.tracks: list[_IouTrack] = []
+        self.next_id = 0
 
-    def link(self, sighting: TrackedFrame) -> tuple[Segment, ...]:
-        """The segments of the next frame with their tracks."""
-        time, found = sighting.frame.time, sighting.segments
-        self.known = [thing for thing in self.known if time - thing.time <= self.rules.memory]
-        if not found:
+    def assign(self, frame: TrackedFrame) -> tuple[Segment, ...]:
+        """Return the segments of the next frame with their tracks."""
+        time, segments = frame.frame.time, frame.segments
+        self.tracks = [track for track in self.tracks if time - track.time <= self.options.max_age_seconds]
+        if not segments:
             return ()
-        same = np.array([[s.phrase in thing.phrases for s in found] for thing in self.known], dtype=np.bool_)
-        same = same.reshape(len(self.known), len(found))
-        places = [thing.at(time) for thing in self.known]
-        who = match_tracks(_overlap(places, found), same, self.rules.min_iou)
-        near = np.where(same, self._nearness([box for _, box in places], found, time), 0.0)
-        near[[row for row in who if row is not None], :] = 0.0
-        near[:, [column for column, row in enumerate(who) if row is not None]] = 0.0
-        later = match_tracks(near, same, np.finfo(float).tiny)
+        same = np.array([[s.phrase in track.phrases for s in segments] for track in self.tracks], dtype=np.bool_)
+        same = same.reshape(len(self.tracks), len(segments))
+        predicted = [track.predict(time) for track in self.tracks]
+        matches = match_tracks(_mean_iou(predicted, segments), same, self.options.min_iou)
+        # Segments and tracks without a match are matched by distance, if they share a phrase.
+        near = np.where(same, self._proximity([box for _, box in predicted], segments, time), 0.0)
+        near[[row for row in matches if row is not None], :] = 0.0
+        near[:, [column for column, row in enumerate(matches) if row is not None]] = 0.0
+        by_distance = match_tracks(near, same, np.finfo(float).tiny)
         return tuple(
-            self._note(segment, first if first is not None else second, time)
-            for segment, first, second in zip(found, who, later, strict=True)
+            self._add(segment, first if first is not None else second, time)
+            for segment, first, second in zip(segments, matches, by_distance, strict=True)
         )
 
-    def _note(self, segment: Segment, place: int | None, time: float) -> Segment:
-        if place is None:
-            self.known.append(_Known(self.given, frozenset(), segment, time))
-            self.given += 1
-            place = len(self.known) - 1
-        named = replace(segment, track=self.known[place].track)
-        self.known[place] = self.known[place].found(named, time)
-        return named
+    def _add(self, segment: Segment, index: int | None, time: float) -> Segment:
+        if index is None:
+            self.tracks.append(_IouTrack(self.next_id, frozenset(), segment, time))
+            self.next_id += 1
+            index = len(self.tracks) - 1
+        tracked = replace(segment, track=self.tracks[index].id)
+        self.tracks[index] = self.tracks[index].update(tracked, time)
+        return tracked
 
-    def _nearness(self, expected: Sequence[Box], found: Sequence[Segment], time: float) -> Overlap:
-        """1 where a thing should be by now, falling to 0 at half its size and what it may have gone since."""
-        near = np.zeros((len(expected), len(found)))
-        for i, (box, thing) in enumerate(zip(expected, self.known, strict=True)):
-            reach = _extent(box) * (0.5 + self.rules.speed * (time - thing.time))
-            for j, segment in enumerate(found):
-                (x, y), (u, v) = _centre(box), _centre(segment.box)
+    def _proximity(self, predicted: Sequence[Box], segments: Sequence[Segment], time: float) -> IouMatrix:
+        """Return 1 at the predicted position, falling to 0 at half the object's size plus its maximum movement."""
+        near = np.zeros((len(predicted), len(segments)))
+        for i, (box, track) in enumerate(zip(predicted, self.tracks, strict=True)):
+            reach = _size(box) * (0.5 + self.options.max_speed * (time - track.time))
+            for j, segment in enumerate(segments):
+                (x, y), (u, v) = _center(box), _center(segment.box)
                 near[i, j] = max(1 - np.hypot(u - x, v - y) / max(reach, 1e-9), 0.0)
         return near
 
 
-def _overlap(expected: Sequence[tuple[RLE, Box]], found: Sequence[Segment]) -> Overlap:
-    """The mean overlap of masks and of boxes, `[expected, found]`."""
-    masks = mask_iou([mask for mask, _ in expected], [segment.mask for segment in found])
-    boxes = [[iou(box, segment.box) for segment in found] for _, box in expected]
-    mean: Overlap = (masks + np.array(boxes, dtype=np.float64).reshape(masks.shape)) / 2
+def _mean_iou(predicted: Sequence[tuple[RLE, Box]], segments: Sequence[Segment]) -> IouMatrix:
+    """Return the mean of mask IoU and box IoU, `[tracks, segments]`."""
+    masks = mask_iou([mask for mask, _ in predicted], [segment.mask for segment in segments])
+    boxes = [[iou(box, segment.box) for segment in segments] for _, box in predicted]
+    mean: IouMatrix = (masks + np.array(boxes, dtype=np.float64).reshape(masks.shape)) / 2
     return mean
 
 
-def _fill(held: deque[TrackedFrame], longest: float) -> None:
-    """Fills frames before the newest one in which a thing was missed that is found now and was found before."""
+def _fill_gaps(held: deque[TrackedFrame], max_gap: float) -> None:
+    """Add interpolated segments to the frames between the newest segment of each track and the one before."""
     newest = held[-1]
-    for segment in newest.segments:
-        back = next(
-            (i for i in range(len(held) - 2, -1, -1) if any(s.track == segment.track for s in held[i].segments)), None
-        )
-        if back is None or newest.frame.time - held[back].frame.time > longest:
+    for after in newest.segments:
+        earlier = ((i, s) for i in range(len(held) - 2, -1, -1) for s in held[i].segments if s.track == after.track)
+        if (found := next(earlier, None)) is None:
             continue
-        before = next(s for s in held[back].segments if s.track == segment.track)
-        span = newest.frame.time - held[back].frame.time
-        for i in range(back + 1, len(held) - 1):
-            if segment.phrase in held[i].phrases:
-                share = (held[i].frame.time - held[back].frame.time) / span
-                segments = (*held[i].segments, _between(before, segment, share))
+        first, before = found
+        gap = newest.frame.time - held[first].frame.time
+        if gap > max_gap:
+            continue
+        for i in range(first + 1, len(held) - 1):
+            if after.phrase in held[i].phrases:
+                share = (held[i].frame.time - held[first].frame.time) / gap
+                segments = (*held[i].segments, _interpolate(before, after, share))
                 held[i] = replace(held[i], segments=segments, rejected=remaining_rejections(held[i].rejected, segments))
 
 
-def _between(before: Segment, after: Segment, share: float) -> Segment:
-    """A segment `share` of the way from one find to the next: the nearer one's mask, moved."""
+def _interpolate(before: Segment, after: Segment, share: float) -> Segment:
+    """Return a segment at a share of the way from one to the next: the mask of the nearer one, shifted."""
     near = before if share < 0.5 else after
-    (x, y), (u, v) = _centre(before.box), _centre(after.box)
-    here = _centre(near.box)
-    mask = _moved(near.mask, round(x + share * (u - x) - here[0]), round(y + share * (v - y) - here[1]))
+    (x, y), (u, v) = _center(before.box), _center(after.box)
+    near_x, near_y = _center(near.box)
+    mask = _shift(near.mask, round(x + share * (u - x) - near_x), round(y + share * (v - y) - near_y))
     score = min(before.score, after.score)
     return replace(after, mask=mask, box=mask_box(mask), score=score, mask_score=near.mask_score)
 
 
-def _moved(mask: RLE, dx: int, dy: int) -> RLE:
-    """A mask moved by whole pixels; what leaves the picture is gone."""
+def _shift(mask: RLE, dx: int, dy: int) -> RLE:
+    """Shift a mask by whole pixels, cropped at the borders of the image."""
     if dx == dy == 0:
         return mask
     dense = rle_to_mask(mask)
     height, width = dense.shape
     dx, dy = max(min(dx, width), -width), max(min(dy, height), -height)
-    moved = np.zeros_like(dense)
-    target = moved[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+    shifted = np.zeros_like(dense)
+    target = shifted[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
     target[...] = dense[max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
-    return mask_to_rle(moved)
+    return mask_to_rle(shifted)
 
 
-def _centre(box: Box) -> tuple[float, float]:
+def _center(box: Box) -> tuple[float, float]:
     return ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
 
 
-def _extent(box: Box) -> float:
-    """The size of a box: the square root of its area."""
+def _size(box: Box) -> float:
+    """Return the square root of a box's area."""
     return float(np.sqrt(max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)))

@@ -1,9 +1,9 @@
-"""Carrying masks from frame to frame by the memory of SAM 2, and of SAM 3's tracker, which has the same shape.
+"""Mask propagation with the memory bank of SAM 2, and of SAM 3's tracker, which has the same structure.
 
-Each followed thing has a session of its own, so that things can come and go; the image features are shared. Sessions
-are made from tensors (the library's video processors need torchvision) and keep a bounded memory: the model looks at
-its last frames, at the pointers of some more, and at the frames that were corrected by a find, of which the first and
-the latest stay.
+Each track has its own inference session, so that objects can appear and disappear; the image features are shared.
+Sessions are built from tensors, because the library's video processors need torchvision, and their memory is bounded:
+the model attends to its last frames, to the object pointers of some more, and to the corrected frames, of which the
+first and the latest are kept.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from openavs.structures.types import RLE, ImageArray, mask_to_rle, rle_to_mask
 
 T = TypeVar("T")
 
-_CORRECTED = 4  # frames with a find that a memory keeps: the first and the latest; SAM 2 was trained with so many
+_MAX_CONDITIONING_FRAMES = 4  # the first and the latest with a given mask; SAM 2 was trained with as many
 
 
 @dataclass(frozen=True)
 class MemoryFeatures:
-    """What the memory needs of an image: levels `[h * w, 1, C]`, finest first, and the last one's positions."""
+    """Image features for the memory: levels `[h * w, 1, C]`, finest first, and the positions of the last level."""
 
     levels: list[torch.Tensor]
     positions: torch.Tensor
 
 
 class MemoryPropagator:
-    """`following.Carrier` over a SAM video model.
+    """`propagation.MaskPropagator` over a SAM video model.
 
     Args:
         model: a Sam2VideoModel or Sam3TrackerVideoModel, in float32.
         session: the class of its sessions.
-        features: gives the features of an image.
-        pixels: the geometry of the model's square.
-        ref: the model's reference, for the sentences of errors.
+        features: computes the features of an image.
+        pixels: pre- and post-processing of the model's square images.
+        ref: the model's reference, for errors.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class MemoryPropagator:
     ) -> None:
         self.model, self._session, self._features = model, session, features
         self._pixels, self._ref = pixels, ref
-        self._no_pixels = torch.empty(0, device=pixels.device)  # a session takes a frame's pixels beside its features
+        self._no_pixels = torch.empty(0, device=pixels.device)  # the features of a frame are cached in the session
 
     @torch.inference_mode()
-    def begin(self, at: int, image: ImageArray, mask: RLE) -> Any:
-        """A session for one thing, told by a mask where it is."""
+    def init_track(self, step: int, image: ImageArray, mask: RLE) -> Any:
+        """Create a session for the object under a mask."""
         session = self._session(
             video_height=int(image.shape[0]),
             video_width=int(image.shape[1]),
@@ -62,81 +62,86 @@ class MemoryPropagator:
             dtype=torch.float32,
         )
         session.obj_id_to_idx(0)
-        self.correct(session, at, image, mask)
+        self.correct(session, step, image, mask)
         return session
 
     @torch.inference_mode()
-    def carry(self, memory: Any, at: int, image: ImageArray, backwards: bool = False) -> tuple[RLE, float]:
-        """Where the thing is in the next frame; the certainty is SAM 2's own that it is there at all."""
-        logits, presence = self._show(memory, at, image, backwards)
+    def propagate(self, memory: Any, step: int, image: ImageArray, backward: bool = False) -> tuple[RLE, float]:
+        """Return the object's mask in the next frame and the model's probability that it is present.
+
+        Raises:
+            InvalidOutputError: the mask logits are not finite.
+        """
+        logits, presence = self._run(memory, step, image, backward)
         finite = torch.isfinite(logits).all() & torch.isfinite(presence).all()
-        whole, certainty = torch.stack([finite.float(), presence.flatten()[0].sigmoid().float()]).tolist()
-        if not whole:
+        is_finite, score = torch.stack([finite.float(), presence.flatten()[0].sigmoid().float()]).tolist()
+        if not is_finite:
             raise InvalidOutputError(
-                f"the model '{self._ref}' gave mask logits that are not finite while tracking; try dtype "
-                "float32, or another copy of the model"
+                f"the model '{self._ref}' returned mask logits that are not finite while tracking; try dtype=float32, "
+                "or another copy of the model"
             )
         [mask] = self._pixels.enlarge(logits[:, 0], (int(image.shape[0]), int(image.shape[1])))
-        return mask_to_rle(mask), certainty
+        return mask_to_rle(mask), score
 
     @torch.inference_mode()
-    def correct(self, memory: Any, at: int, image: ImageArray, mask: RLE) -> None:
-        """Makes a frame one of those that the memory rests on, with the mask that was found there."""
-        # As SAM 2.1's own predictor does: what was carried to the frame is forgotten, and it conditions what follows.
-        memory.output_dict_per_obj[0]["non_cond_frame_outputs"].pop(at, None)
-        memory.frames_tracked_per_obj[0].pop(at, None)
-        memory.add_mask_inputs(0, at, self._pixels.shrink(rle_to_mask(mask)))
+    def correct(self, memory: Any, step: int, image: ImageArray, mask: RLE) -> None:
+        """Make a frame a conditioning frame of the session, with the mask that was found there."""
+        # As SAM 2.1's own predictor does: the propagated output of the frame is dropped, and the mask conditions all
+        # later frames.
+        memory.output_dict_per_obj[0]["non_cond_frame_outputs"].pop(step, None)
+        memory.frames_tracked_per_obj[0].pop(step, None)
+        memory.add_mask_inputs(0, step, self._pixels.shrink(rle_to_mask(mask)))
         memory.obj_with_new_inputs = [0]
-        self._show(memory, at, image, backwards=False)
-        memory.remove_mask_inputs(0, at)
+        self._run(memory, step, image, backward=False)
+        memory.remove_mask_inputs(0, step)
 
-    def _show(self, session: Any, at: int, image: ImageArray, backwards: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Runs the model on one frame: mask logits `[1, 1, h, w]` and the logit of the thing's presence."""
+    def _run(self, session: Any, step: int, image: ImageArray, backward: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the model on one frame: mask logits `[1, 1, h, w]` and the logit of the object's presence."""
         features = self._features(image)
-        seen = {"vision_feats": features.levels, "vision_pos_embeds": [features.positions]}
+        vision = {"vision_feats": features.levels, "vision_pos_embeds": [features.positions]}
         session.cache.clear_all()
-        session.cache.cache_vision_features(at, seen)
-        answer = self.model(session, frame=self._no_pixels, frame_idx=at, reverse=backwards)
-        self._tidy(session)
-        return answer.pred_masks, answer.object_score_logits
+        session.cache.cache_vision_features(step, vision)
+        output = self.model(session, frame=self._no_pixels, frame_idx=step, reverse=backward)
+        self._trim(session)
+        return output.pred_masks, output.object_score_logits
 
-    def _tidy(self, session: Any) -> None:
-        """Lets go of what no later frame looks at."""
+    def _trim(self, session: Any) -> None:
+        """Drop everything from a session that no later frame attends to."""
         session.processed_frames.clear()
         session.cache.clear_all()
         outputs = session.output_dict_per_obj[0]
         recent = max(self.model.config.num_maskmem, self.model.config.max_object_pointers_in_encoder)
-        _keep(outputs["non_cond_frame_outputs"], 0, recent)
-        _keep(outputs["cond_frame_outputs"], 1, _CORRECTED - 1)
-        _keep(session.frames_tracked_per_obj[0], 0, recent)
+        _keep_ends(outputs["non_cond_frame_outputs"], 0, recent)
+        _keep_ends(outputs["cond_frame_outputs"], 1, _MAX_CONDITIONING_FRAMES - 1)
+        _keep_ends(session.frames_tracked_per_obj[0], 0, recent)
         for stored in (*outputs["non_cond_frame_outputs"].values(), *outputs["cond_frame_outputs"].values()):
-            for name in ("pred_masks", "high_res_masks"):  # the memory holds them encoded
+            for name in ("pred_masks", "high_res_masks"):  # the memory features already encode them
                 stored.pop(name, None)
 
 
 class ImageFeatureCache(Generic[T]):
-    """Remembers something about images for as long as they live: the pipeline lets go of its frames soon."""
+    """Caches values per image object for as long as the image exists; the pipeline drops its frames soon."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[ImageArray], T]] = {}
+        self._entries: dict[int, tuple[weakref.ref[ImageArray], T]] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._entries)
 
     def get(self, image: ImageArray) -> T | None:
-        """What was put for this very image."""
-        known = self._known.get(id(image))
-        return known[1] if known is not None and known[0]() is image else None
+        """Return the value of this array object."""
+        entry = self._entries.get(id(image))
+        return entry[1] if entry is not None and entry[0]() is image else None
 
-    def put(self, image: ImageArray, what: T) -> T:
-        """Remembers it, and gives it back."""
+    def put(self, image: ImageArray, value: T) -> T:
+        """Store a value for an image, and return it."""
         key = id(image)
-        self._known[key] = (weakref.ref(image, lambda _: self._known.pop(key, None)), what)
-        return what
+        self._entries[key] = (weakref.ref(image, lambda _: self._entries.pop(key, None)), value)
+        return value
 
 
-def _keep(entries: dict[int, Any], first: int, last: int) -> None:
-    """Leaves only the first and last so many entries of a dict, in the order they were made."""
-    made = list(entries)
-    for key in made[first : max(len(made) - last, first)]:
+def _keep_ends(entries: dict[int, Any], first: int, last: int) -> None:
+    """Keep only the `first` oldest and `last` newest entries of a dict."""
+    keys = list(entries)
+    for key in keys[first : max(len(keys) - last, first)]:
         del entries[key]

@@ -1,9 +1,9 @@
-"""Following things through a clip with a model that carries masks from frame to frame (SAM 2's memory).
+"""Tracking with a model that propagates masks from frame to frame, such as SAM 2 video.
 
-Key frames come with what was found in them; between them every known thing is carried along. At a key frame what was
-carried is matched with what was found: a match keeps its id and is corrected by the find, a find without a match is a
-new thing and is also carried back to the key frame before, and a thing that is not found again and again is let go.
-Frames are held back for no longer than to the next key frame.
+Key frames come with their segments; between them every track is propagated. At a key frame the propagated masks are
+matched with the segments: a matched track is corrected with its segment, a segment without a match starts a track,
+which is also propagated back to the previous key frame, and a track that is missed in several key frames expires.
+Frames are held back until the next key frame at most.
 """
 
 from __future__ import annotations
@@ -15,204 +15,215 @@ from typing import Any, Protocol
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.trackers.association import mask_box, mask_iou, match_tracks, remaining_rejections
+from openavs.stages.trackers.association import IouMatrix, mask_box, mask_iou, match_tracks, remaining_rejections
 from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.types import RLE, ImageArray, Rejection, Segment
 
 
 class MaskPropagator(Protocol):
-    """A model that carries one mask through frames. What it remembers of a thing is its own affair.
+    """A model that propagates one mask through frames. The memory object is opaque.
 
-    `at` counts the frames it is shown; a memory is asked for neighbouring frames only, forwards or (from its beginning)
-    backwards.
+    `step` counts the frames that were passed to the model. A memory is used for neighboring steps only, forward or
+    (from its first frame) backward.
     """
 
-    def begin(self, at: int, image: ImageArray, mask: RLE) -> Any:
-        """A memory of the thing that a mask shows."""
+    def init_track(self, step: int, image: ImageArray, mask: RLE) -> Any:
+        """Create a memory for the object under a mask."""
         ...
 
-    def carry(self, memory: Any, at: int, image: ImageArray, backwards: bool = False) -> tuple[RLE, float]:
-        """Where the thing is in the next frame (an empty mask: hidden or gone), and how surely, in [0, 1]."""
+    def propagate(self, memory: Any, step: int, image: ImageArray, backward: bool = False) -> tuple[RLE, float]:
+        """Return the object's mask in the next frame, empty if hidden or gone, and its presence score in [0, 1]."""
         ...
 
-    def correct(self, memory: Any, at: int, image: ImageArray, mask: RLE) -> None:
-        """Replaces what was carried to a frame by a mask that was found there."""
+    def correct(self, memory: Any, step: int, image: ImageArray, mask: RLE) -> None:
+        """Replace the propagated mask of a frame by the mask that was found there."""
         ...
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """When two masks are one thing (`min_iou`), for how many key frames in a row a thing may be missed (`patience`),
-    how many things are followed at once (`max_objects`), and the least area of a mask in pixels (`min_area`)."""
+    """Rules of `propagate_tracks`.
+
+    Attributes:
+        min_iou: minimum IoU of a propagated mask and a segment of the same object.
+        max_missed_keyframes: a track expires after more consecutive key frames in which its phrase sounds and no
+            segment matches it.
+        max_objects: maximum number of tracks that are propagated at once.
+        min_area: minimum area of a reported mask, in pixels.
+    """
 
     min_iou: float = 0.5
-    patience: int = 2
+    max_missed_keyframes: int = 2
     max_objects: int = 32
     min_area: int = 1
 
 
 def validate_tracker_options(
-    who: str, every: int, min_iou: float, patience: int, max_objects: int
-) -> tuple[int, TrackerConfig]:
-    """A tracker's options as `every` and rules; InputError, in its name, for those that make no sense."""
-    if min(every, max_objects) < 1 or patience < 0 or not 0 < min_iou <= 1:
+    name: str, keyframe_interval: int, min_iou: float, max_missed_keyframes: int, max_objects: int
+) -> TrackerConfig:
+    """Check the options that video trackers share; `name` is the tracker's, for errors.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+    if min(keyframe_interval, max_objects) < 1 or max_missed_keyframes < 0 or not 0 < min_iou <= 1:
         raise InputError(
-            f"{who}: every and max_objects are at least 1, patience is not negative and min_iou is more than 0 and at "
-            f"most 1, not {every}, {max_objects}, {patience}, {min_iou}"
+            f"{name}: keyframe_interval and max_objects must be at least 1, max_missed_keyframes at least 0, and "
+            f"min_iou more than 0 and at most 1, not {keyframe_interval}, {max_objects}, {max_missed_keyframes}, "
+            f"{min_iou}"
         )
-    return every, TrackerConfig(min_iou, patience, max_objects)
+    return TrackerConfig(min_iou, max_missed_keyframes, max_objects)
 
 
 @dataclass(eq=False)
 class _Track:
-    """One followed thing: its id, its last find by every phrase it was found by, and the carrier's memory of it."""
+    """One tracked object: its id, its last segment of each phrase, and the propagator's memory of it."""
 
-    track: int
-    finds: dict[str, Segment]
+    id: int
+    by_phrase: dict[str, Segment]
     memory: Any
-    found_at: int
+    last_found: int
     missed: int = 0
 
-    def segment(self, mask: RLE, sure: float, asked: Sequence[str]) -> Segment | None:
-        """The thing where it was carried to, by the phrase that it was last found by among those asked for."""
-        phrase = next((p for p in reversed(self.finds) if p in asked), None)
+    def propagated(self, mask: RLE, presence: float, phrases: Sequence[str]) -> Segment | None:
+        """Return the object's segment with a propagated mask, under its latest phrase among those of the frame."""
+        phrase = next((p for p in reversed(self.by_phrase) if p in phrases), None)
         if phrase is None:
             return None
-        return replace(self.finds[phrase], mask=mask, box=mask_box(mask), mask_score=sure, track=self.track)
+        return replace(self.by_phrase[phrase], mask=mask, box=mask_box(mask), mask_score=presence, track=self.id)
 
-    def find(self, segment: Segment, at: int) -> Segment:
-        """Takes note of a find of this thing, and returns it with its id."""
-        named = replace(segment, track=self.track)
-        self.finds.pop(segment.phrase, None)  # the last find stands last
-        self.finds[segment.phrase] = named
-        self.found_at, self.missed = at, 0
-        return named
+    def add(self, segment: Segment, step: int) -> Segment:
+        """Record a segment that was found for this object, and return it with the track's id."""
+        tracked = replace(segment, track=self.id)
+        self.by_phrase.pop(segment.phrase, None)  # the latest phrase is last
+        self.by_phrase[segment.phrase] = tracked
+        self.last_found, self.missed = step, 0
+        return tracked
+
+
+_Propagated = dict[_Track, tuple[RLE, float]]
+"""Mask and presence score of each track in one frame."""
 
 
 def propagate_tracks(
-    carrier: MaskPropagator, sightings: Iterable[TrackedFrame], rules: TrackerConfig
+    propagator: MaskPropagator, frames: Iterable[TrackedFrame], config: TrackerConfig
 ) -> Iterator[TrackedFrame]:
-    """One clip's sightings with their tracks; see `segmenters.base.Tracker.track`."""
-    following = _TrackManager(carrier, rules)
+    """Track the objects of one clip; see `Tracker.track`."""
+    tracks = _TrackManager(propagator, config)
     window: list[TrackedFrame] = []
-    for sighting in sightings:
-        window.append(sighting)
-        if sighting.key:
-            yield from following.through(window)
+    for frame in frames:
+        window.append(frame)
+        if frame.key:
+            yield from tracks.process(window)
             window = []
-    yield from following.through(window)
+    yield from tracks.process(window)
 
 
 class _TrackManager:
-    """The things of one clip on their way."""
+    """The tracks of one clip."""
 
-    def __init__(self, carrier: MaskPropagator, rules: TrackerConfig) -> None:
-        self.carrier, self.rules = carrier, rules
-        self.things: list[_Track] = []
-        self.given = 0  # ids, counted from 0 and never used again
-        self.clock = 0  # frames shown
+    def __init__(self, propagator: MaskPropagator, config: TrackerConfig) -> None:
+        self.propagator, self.config = propagator, config
+        self.tracks: list[_Track] = []
+        self.next_id = 0
+        self.step = 0
 
-    def through(self, window: Sequence[TrackedFrame]) -> Iterator[TrackedFrame]:
-        """A window: frames left to the tracker, and then the key frame that ends it, if any."""
-        start = self.clock
-        answers: list[list[Segment]] = []
-        for sighting in window:
-            carried = self._carry(sighting)
-            if sighting.key:
-                segments, new = self._meet(sighting, carried)
-                answers.append(segments)
-                for thing in new:
-                    self._carry_back(thing, window, answers, start)
+    def process(self, window: Sequence[TrackedFrame]) -> Iterator[TrackedFrame]:
+        """Track a window of frames, of which only the last may be a key frame."""
+        start = self.step
+        tracked: list[list[Segment]] = []
+        for frame in window:
+            image = frame.frame.image
+            propagated = {t: self.propagator.propagate(t.memory, self.step, image) for t in self.tracks}
+            if frame.key:
+                segments, started = self._update_keyframe(frame, propagated)
+                tracked.append(segments)
+                for track in started:
+                    self._propagate_back(track, window, tracked, start)
             else:
-                answers.append(self._report(carried, sighting))
-            self.clock += 1
-        for sighting, segments in zip(window, answers, strict=True):
+                tracked.append(self._visible(propagated, frame))
+            self.step += 1
+        for frame, segments in zip(window, tracked, strict=True):
             ordered = tuple(sorted(segments, key=lambda s: -s.score))
-            yield replace(sighting, segments=ordered, rejected=_dropped(sighting, ordered))
+            yield replace(frame, segments=ordered, rejected=_rejections(frame, ordered))
 
-    def _carry(self, sighting: TrackedFrame) -> dict[_Track, tuple[RLE, float]]:
-        image = sighting.frame.image
-        return {thing: self.carrier.carry(thing.memory, self.clock, image) for thing in self.things}
-
-    def _report(self, carried: dict[_Track, tuple[RLE, float]], sighting: TrackedFrame) -> list[Segment]:
-        """Things that are seen and asked for at a frame."""
-        seen = [(t, mask, sure) for t, (mask, sure) in carried.items() if mask.area >= self.rules.min_area]
-        segments = [thing.segment(mask, sure, sighting.phrases) for thing, mask, sure in seen]
+    def _visible(self, propagated: _Propagated, frame: TrackedFrame) -> list[Segment]:
+        """Return the propagated segments that are large enough and have a phrase of the frame."""
+        visible = [(t, mask, score) for t, (mask, score) in propagated.items() if mask.area >= self.config.min_area]
+        segments = [track.propagated(mask, score, frame.phrases) for track, mask, score in visible]
         return [segment for segment in segments if segment is not None]
 
-    def _meet(
-        self, sighting: TrackedFrame, carried: dict[_Track, tuple[RLE, float]]
-    ) -> tuple[list[Segment], list[_Track]]:
-        """A key frame: its segments with their ids (the finds, and things that were missed but are seen), and who is
-        new."""
-        found, known = sighting.segments, list(carried)
-        overlap = mask_iou([mask for mask, _ in carried.values()], [segment.mask for segment in found])
-        same = np.array([[s.phrase in thing.finds for s in found] for thing in known], dtype=np.bool_)
-        who = match_tracks(overlap, same.reshape(overlap.shape), self.rules.min_iou)
-        segments, new = [], []
-        for segment, place in zip(found, who, strict=True):
-            if place is None:
-                thing = self._welcome(segment, sighting)
-                new.append(thing)
+    def _update_keyframe(self, frame: TrackedFrame, propagated: _Propagated) -> tuple[list[Segment], list[_Track]]:
+        """Match a key frame's segments with the tracks; returns its segments with tracks, and the new tracks.
+
+        Tracks without a match are among the segments where they are still visible.
+        """
+        tracks = list(propagated)
+        iou = mask_iou([mask for mask, _ in propagated.values()], [segment.mask for segment in frame.segments])
+        same = np.array([[s.phrase in track.by_phrase for s in frame.segments] for track in tracks], dtype=np.bool_)
+        matches = match_tracks(iou, same.reshape(iou.shape), self.config.min_iou)
+        segments, started = [], []
+        for segment, match in zip(frame.segments, matches, strict=True):
+            if match is None:
+                track = self._start_track(segment, frame)
+                started.append(track)
             else:
-                thing = known[place]
-                self.carrier.correct(thing.memory, self.clock, sighting.frame.image, segment.mask)
-            segments.append(thing.find(segment, self.clock))
-        missed = {t: carried[t] for i, t in enumerate(known) if i not in who}
-        # What a find covers is that find, not one more thing.
-        clear = {
-            t: c for i, (t, c) in enumerate(carried.items()) if t in missed and not _covered(overlap[i], self.rules)
-        }
-        segments += self._report(clear, sighting)
-        self._let_go(missed, sighting)
-        return segments, new
+                track = tracks[match]
+                self.propagator.correct(track.memory, self.step, frame.frame.image, segment.mask)
+            segments.append(track.add(segment, self.step))
+        missed = [i for i in range(len(tracks)) if i not in matches]
+        # A propagated mask that a segment covers is the same object, found under another phrase.
+        uncovered = {tracks[i]: propagated[tracks[i]] for i in missed if not _is_covered(iou[i], self.config)}
+        segments += self._visible(uncovered, frame)
+        self._expire_tracks([tracks[i] for i in missed], frame)
+        return segments, started
 
-    def _welcome(self, segment: Segment, sighting: TrackedFrame) -> _Track:
-        """A new thing, for which the one that was found longest ago is let go where there are too many."""
-        if len(self.things) >= self.rules.max_objects:
-            self.things.remove(min(self.things, key=lambda thing: thing.found_at))
-        memory = self.carrier.begin(self.clock, sighting.frame.image, segment.mask)
-        thing = _Track(self.given, {}, memory, self.clock)
-        self.given += 1
-        self.things.append(thing)
-        return thing
+    def _start_track(self, segment: Segment, frame: TrackedFrame) -> _Track:
+        """Start a track; if there are too many, the one that was found least recently is dropped."""
+        if len(self.tracks) >= self.config.max_objects:
+            self.tracks.remove(min(self.tracks, key=lambda track: track.last_found))
+        memory = self.propagator.init_track(self.step, frame.frame.image, segment.mask)
+        track = _Track(self.next_id, {}, memory, self.step)
+        self.next_id += 1
+        self.tracks.append(track)
+        return track
 
-    def _let_go(self, missed: Iterable[_Track], sighting: TrackedFrame) -> None:
-        """A thing is missed where it was asked for and not found; after too many times it is not followed any more."""
-        for thing in missed:
-            if any(phrase in thing.finds for phrase in sighting.phrases):
-                thing.missed += 1
-        self.things = [thing for thing in self.things if thing.missed <= self.rules.patience]
+    def _expire_tracks(self, missed: Iterable[_Track], frame: TrackedFrame) -> None:
+        """Count the key frames in which a track's phrase sounds and it is not found; drop those missed too often."""
+        for track in missed:
+            if any(phrase in track.by_phrase for phrase in frame.phrases):
+                track.missed += 1
+        self.tracks = [track for track in self.tracks if track.missed <= self.config.max_missed_keyframes]
 
-    def _carry_back(
-        self, thing: _Track, window: Sequence[TrackedFrame], answers: list[list[Segment]], start: int
+    def _propagate_back(
+        self, track: _Track, window: Sequence[TrackedFrame], tracked: list[list[Segment]], start: int
     ) -> None:
-        """Adds a new thing to the frames before its first find, as far back as it is seen there on its own."""
-        key = len(answers) - 1
-        [find] = thing.finds.values()
-        if not any(find.phrase in sighting.phrases for sighting in window[:key]):
+        """Add a new track to the frames before its key frame, as far back as it is visible and not another track."""
+        key = len(tracked) - 1
+        [found] = track.by_phrase.values()
+        if not any(found.phrase in frame.phrases for frame in window[:key]):
             return
-        memory = self.carrier.begin(start + key, window[key].frame.image, find.mask)
+        memory = self.propagator.init_track(start + key, window[key].frame.image, found.mask)
         for i in range(key - 1, -1, -1):
             if window[i].frame.index + 1 != window[i + 1].frame.index:
-                return  # frames without a sound lie between
-            mask, sure = self.carrier.carry(memory, start + i, window[i].frame.image, backwards=True)
-            overlap = mask_iou([mask], [segment.mask for segment in answers[i]])
-            if mask.area < self.rules.min_area or _covered(overlap[0], self.rules):
+                return  # silent frames are between the two
+            mask, presence = self.propagator.propagate(memory, start + i, window[i].frame.image, backward=True)
+            iou = mask_iou([mask], [segment.mask for segment in tracked[i]])
+            if mask.area < self.config.min_area or _is_covered(iou[0], self.config):
                 return
-            segment = thing.segment(mask, sure, window[i].phrases)
+            segment = track.propagated(mask, presence, window[i].phrases)
             if segment is not None:
-                answers[i].append(segment)
+                tracked[i].append(segment)
 
 
-def _covered(overlap: Any, rules: TrackerConfig) -> bool:
-    """Whether a mask is the same as one of those it was compared with."""
-    return bool((overlap >= rules.min_iou).any())
+def _is_covered(iou: IouMatrix, config: TrackerConfig) -> bool:
+    """Return whether a mask is the same as one of those it was compared with."""
+    return bool((iou >= config.min_iou).any())
 
 
-def _dropped(sighting: TrackedFrame, segments: Sequence[Segment]) -> tuple[Rejection, ...]:
-    """Why what was asked for is not there: the detector's reasons at a key frame, else that it was lost on the way."""
-    if sighting.key:
-        return remaining_rejections(sighting.rejected, segments)
-    seen = {segment.phrase for segment in segments}
-    return tuple(Rejection(phrase, "not tracked") for phrase in sighting.phrases if phrase not in seen)
+def _rejections(frame: TrackedFrame, segments: Sequence[Segment]) -> tuple[Rejection, ...]:
+    """Explain missing phrases: by the detector's reasons at a key frame, elsewhere as not tracked."""
+    if frame.key:
+        return remaining_rejections(frame.rejected, segments)
+    tracked = {segment.phrase for segment in segments}
+    return tuple(Rejection(phrase, "not tracked") for phrase in frame.phrases if phrase not in tracked)

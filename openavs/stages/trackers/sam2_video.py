@@ -1,6 +1,6 @@
-"""SAM 2 video (transformers Sam2VideoModel): carries masks from key frame to key frame by the model's own memory.
+"""SAM 2 video (transformers Sam2VideoModel): propagates masks between key frames with the model's memory bank.
 
-An image is encoded once as long as it lives, whether it is segmented, carried through, or both.
+An image is encoded once while it exists, whether it is segmented, tracked, or both.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from openavs.structures.types import ImageArray
 
 
 class Sam2VideoTracker(Sam2Segmenter):
-    """Tracks with SAM 2, and segments boxes with the same encodings where the recipe has no segmenter of its own.
+    """Tracks with SAM 2, and segments boxes from the same image features if the recipe has no segmenter.
 
     Args:
-        model: reference of a Sam2VideoModel checkpoint (as SAM 2.1's on the hub).
-        every: of the frames at which the same things sound, each so-manieth is looked at anew; see `key_frames`.
-        min_iou: overlap from which a find is a thing that is followed already.
-        patience: for how many key frames in a row a thing may be asked for and not found before it is let go.
-        max_objects: things followed at once; each costs about 30 MB at full size.
+        model: reference of a Sam2VideoModel checkpoint, such as SAM 2.1's on the hub.
+        keyframe_interval: while the phrases stay the same, each n-th frame is a key frame (`association.key_frames`).
+        min_iou: minimum IoU of a propagated mask and a segment of the same object.
+        max_missed_keyframes: a track expires after more consecutive key frames in which it is not found.
+        max_objects: maximum number of tracks at once; each takes about 30 MB at full size.
         batch_size, multimask: as for `sam2`.
         device, dtype, offline: as everywhere; dtype holds for the image encoder.
     """
@@ -37,9 +37,9 @@ class Sam2VideoTracker(Sam2Segmenter):
         self,
         *,
         model: str,
-        every: int = 8,
+        keyframe_interval: int = 8,
         min_iou: float = 0.5,
-        patience: int = 2,
+        max_missed_keyframes: int = 2,
         max_objects: int = 32,
         batch_size: int | None = None,
         multimask: bool = False,
@@ -47,25 +47,26 @@ class Sam2VideoTracker(Sam2Segmenter):
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        self.every, self.rules = validate_tracker_options("sam2-video", every, min_iou, patience, max_objects)
+        self.keyframe_interval = keyframe_interval
+        self.config = validate_tracker_options(
+            "sam2-video", keyframe_interval, min_iou, max_missed_keyframes, max_objects
+        )
         super().__init__(
             model=model, batch_size=batch_size, multimask=multimask, device=device, dtype=dtype, offline=offline
         )
         self.video: Any = load_pretrained(Sam2VideoModel, resolve(model, offline), torch.float32, self.device)
         self.video.vision_encoder = self.model.vision_encoder  # one copy of the largest part
-        self._known: ImageFeatureCache[MemoryFeatures] = ImageFeatureCache()
-        self.carrier = MemoryPropagator(
+        self._cache: ImageFeatureCache[MemoryFeatures] = ImageFeatureCache()
+        self.propagator = MemoryPropagator(
             self.video, Sam2VideoInferenceSession, lambda image: self._features([image])[0], self.pixels, model
         )
 
-    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
-        """See `Tracker.track`; what leaves is held back no longer than to the next key frame."""
-        return propagate_tracks(self.carrier, sightings, self.rules)
-
-    # -------------------------------------------------------------------------------------------- one encoding each
+    def track(self, frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
+        """See `Tracker.track`; frames are held back until the next key frame at most."""
+        return propagate_tracks(self.propagator, frames, self.config)
 
     def _encode(self, images: Sequence[ImageArray]) -> list[Encoding]:
-        """What the image decoder needs: the same features, with the embedding that stands for 'no memory' added."""
+        """Encode images for the mask decoder: the same features, plus the embedding for "no memory"."""
         return [self._without_memory(features) for features in self._features(images)]
 
     def _without_memory(self, features: MemoryFeatures) -> Encoding:
@@ -74,14 +75,14 @@ class Sam2VideoTracker(Sam2Segmenter):
         return [level.permute(1, 2, 0).reshape(1, -1, *size) for level, size in zip(levels, sizes, strict=True)]
 
     def _features(self, images: Sequence[ImageArray]) -> list[MemoryFeatures]:
-        """The features of some images, made in one pass for those that were not seen before."""
-        new = [image for image in images if self._known.get(image) is None]
-        made: dict[int, MemoryFeatures] = {}
+        """Compute the features of images, in one pass for those that are not cached."""
+        new = [image for image in images if self._cache.get(image) is None]
+        computed: dict[int, MemoryFeatures] = {}
         if new:
             pixels = torch.stack([self.pixels.prepare(image) for image in new]).to(self._takes)
-            answer = self.video.get_image_features(pixels, return_dict=True)
+            output = self.video.get_image_features(pixels, return_dict=True)
             for i, image in enumerate(new):
-                levels = [level[:, i : i + 1].float() for level in answer.fpn_hidden_states]
-                features = MemoryFeatures(levels, answer.fpn_position_encoding[-1][:, :1].float())
-                made[id(image)] = self._known.put(image, features)
-        return [self._known.get(image) or made[id(image)] for image in images]
+                levels = [level[:, i : i + 1].float() for level in output.fpn_hidden_states]
+                features = MemoryFeatures(levels, output.fpn_position_encoding[-1][:, :1].float())
+                computed[id(image)] = self._cache.put(image, features)
+        return [self._cache.get(image) or computed[id(image)] for image in images]

@@ -1,8 +1,8 @@
-"""SAM 3 video (transformers Sam3VideoModel): finds phrases at key frames and carries their masks between them.
+"""SAM 3 video (transformers Sam3VideoModel): segments phrases in key frames and propagates their masks.
 
-The checkpoint holds SAM 3's detector and a tracker with SAM 2's memory, over one image encoder. The library's own loop
-looks for every phrase in every frame and keeps all of a video; here `propagation.py` has the rules, as for
-SAM 2: key frames, things that only sound now and then, bounded memory. An image is encoded once while it lives.
+The checkpoint has SAM 3's detector and a tracker with SAM 2's memory bank, over one image encoder. The library's own
+loop detects every phrase in every frame and stores all of a video; this adapter uses `propagation.py` instead, as
+SAM 2 does: key frames, objects that sound only at times, bounded memory. An image is encoded once while it exists.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from openavs.structures.types import ImageArray
 
 
 class Sam3VideoTracker(Sam3Segmenter):
-    """Tracks with SAM 3, and finds phrases where the recipe has neither detector nor segmenter.
+    """Tracks with SAM 3, and segments phrases if the recipe has neither detector nor segmenter.
 
     Args:
         model: reference of a Sam3VideoModel checkpoint.
-        every: of the frames at which the same things sound, each so-manieth is looked at anew; see `key_frames`.
-        min_iou: overlap from which a find is a thing that is followed already.
-        patience: for how many key frames in a row a thing may be asked for and not found before it is let go.
-        max_objects: things followed at once; each costs about 30 MB at full size.
+        keyframe_interval: while the phrases stay the same, each n-th frame is a key frame (`association.key_frames`).
+        min_iou: minimum IoU of a propagated mask and a segment of the same object.
+        max_missed_keyframes: a track expires after more consecutive key frames in which it is not found.
+        max_objects: maximum number of tracks at once; each takes about 30 MB at full size.
         floor, max_candidates, batch_size: as for `sam3`.
         device, dtype, offline: as everywhere; dtype holds for the image encoder.
     """
 
-    who = "sam3-video"
+    name = "sam3-video"
 
     def __init__(
         self,
         *,
         model: str,
-        every: int = 8,
+        keyframe_interval: int = 8,
         min_iou: float = 0.5,
-        patience: int = 2,
+        max_missed_keyframes: int = 2,
         max_objects: int = 32,
         floor: float = 0.2,
         max_candidates: int = 50,
@@ -52,7 +52,8 @@ class Sam3VideoTracker(Sam3Segmenter):
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        self.every, self.rules = validate_tracker_options(self.who, every, min_iou, patience, max_objects)
+        self.keyframe_interval = keyframe_interval
+        self.config = validate_tracker_options(self.name, keyframe_interval, min_iou, max_missed_keyframes, max_objects)
         super().__init__(
             model=model,
             floor=floor,
@@ -64,25 +65,25 @@ class Sam3VideoTracker(Sam3Segmenter):
         )
         self._vision: ImageFeatureCache[Any] = ImageFeatureCache()
         self._features: ImageFeatureCache[MemoryFeatures] = ImageFeatureCache()
-        self.carrier = MemoryPropagator(
-            self.video.tracker_model, Sam3TrackerVideoInferenceSession, self._remembered, self.pixels, model
+        self.propagator = MemoryPropagator(
+            self.video.tracker_model, Sam3TrackerVideoInferenceSession, self._memory_features, self.pixels, model
         )
 
     def _load(self, resolved: ResolvedModel) -> Any:
         self.video: Any = load_pretrained(Sam3VideoModel, resolved, torch.float32, self.device)
         return self.video.detector_model
 
-    def track(self, sightings: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
-        """See `Tracker.track`; what leaves is held back no longer than to the next key frame."""
-        return propagate_tracks(self.carrier, sightings, self.rules)
+    def track(self, frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
+        """See `Tracker.track`; frames are held back until the next key frame at most."""
+        return propagate_tracks(self.propagator, frames, self.config)
 
     def _encode(self, image: ImageArray) -> Any:
         return self._vision.get(image) or self._vision.put(image, super()._encode(image))
 
-    def _remembered(self, image: ImageArray) -> MemoryFeatures:
-        """What the tracker needs of an image, from the one encoding it shares with the detector."""
-        known = self._features.get(image)
-        if known is not None:
-            return known
+    def _memory_features(self, image: ImageArray) -> MemoryFeatures:
+        """Compute the tracker's features of an image from the encoding that it shares with the detector."""
+        cached = self._features.get(image)
+        if cached is not None:
+            return cached
         levels, positions = self.video.get_vision_features_for_tracker(self._encode(image))
         return self._features.put(image, MemoryFeatures(levels, positions[-1]))

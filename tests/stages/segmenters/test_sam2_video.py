@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tracker(folder: Path) -> Sam2VideoTracker:
-    return Sam2VideoTracker(model=str(folder), every=4)
+    return Sam2VideoTracker(model=str(folder), keyframe_interval=4)
 
 
 def film(length: int = LENGTH) -> list[ImageArray]:
@@ -74,7 +74,7 @@ def library(tracker: Sam2VideoTracker, folder: Path, images: list[ImageArray]) -
 
 
 def carried(tracker: Sam2VideoTracker, memory: Any, images: list[ImageArray], frames: range, back: bool = False) -> Any:
-    return [rle_to_mask(tracker.carrier.carry(memory, t, images[t], backwards=back)[0]) for t in frames]
+    return [rle_to_mask(tracker.propagator.propagate(memory, t, images[t], backward=back)[0]) for t in frames]
 
 
 def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
@@ -90,7 +90,7 @@ def test_carrying_forwards_is_the_librarys_propagation(tracker: Sam2VideoTracker
     images = film()
     theirs = library(tracker, folder, images)
     theirs.tell(0, block(10))
-    memory = tracker.carrier.begin(0, images[0], block(10))
+    memory = tracker.propagator.init_track(0, images[0], block(10))
     steps = range(1, LENGTH)
     assert_same(carried(tracker, memory, images, steps), theirs.masks(steps))
 
@@ -99,7 +99,7 @@ def test_carrying_backwards_is_the_librarys_reverse_propagation(tracker: Sam2Vid
     images = film()
     theirs = library(tracker, folder, images)
     theirs.tell(LENGTH - 1, block(10))
-    memory = tracker.carrier.begin(LENGTH - 1, images[-1], block(10))
+    memory = tracker.propagator.init_track(LENGTH - 1, images[-1], block(10))
     steps = range(LENGTH - 2, LENGTH - 8, -1)
     assert_same(carried(tracker, memory, images, steps, back=True), theirs.masks(steps, reverse=True))
 
@@ -111,23 +111,23 @@ def test_a_correction_conditions_what_follows_as_in_the_library(tracker: Sam2Vid
     before = theirs.masks(range(1, 8))
     theirs.tell(8, block(36))
     after = theirs.masks(range(9, LENGTH))
-    memory = tracker.carrier.begin(0, images[0], block(10))
+    memory = tracker.propagator.init_track(0, images[0], block(10))
     assert_same(carried(tracker, memory, images, range(1, 8)), before)
     untold = rle_to_mask(
-        tracker.carrier.carry(memory, 8, images[8])[0]
+        tracker.propagator.propagate(memory, 8, images[8])[0]
     )  # a key frame is carried to before it is corrected
-    tracker.carrier.correct(memory, 8, images[8], block(36))
+    tracker.propagator.correct(memory, 8, images[8], block(36))
     assert_same(carried(tracker, memory, images, range(9, LENGTH)), after)
     assert (untold ^ rle_to_mask(block(36))).any()
 
 
 def test_a_memory_is_bounded(tracker: Sam2VideoTracker) -> None:
     images = film(40)
-    memory = tracker.carrier.begin(0, images[0], block(10))
+    memory = tracker.propagator.init_track(0, images[0], block(10))
     for t in range(1, 40):
-        tracker.carrier.carry(memory, t, images[t])
+        tracker.propagator.propagate(memory, t, images[t])
         if t % 3 == 0:
-            tracker.carrier.correct(memory, t, images[t], block(10))
+            tracker.propagator.correct(memory, t, images[t], block(10))
     outputs = memory.output_dict_per_obj[0]
     assert list(outputs["cond_frame_outputs"]) == [0, 33, 36, 39]
     assert len(outputs["non_cond_frame_outputs"]) <= 16 and len(memory.frames_tracked_per_obj[0]) <= 16
@@ -174,11 +174,11 @@ def test_each_frame_is_encoded_once_for_segmenting_and_tracking(
 def test_features_live_as_long_as_their_frames(tracker: Sam2VideoTracker) -> None:
     images = film(3)
     list(tracker.track(seen(images, {0}, {"dog": 4})))
-    assert all(tracker._known.get(image) is not None for image in images)
-    before = len(tracker._known)
+    assert all(tracker._cache.get(image) is not None for image in images)
+    before = len(tracker._cache)
     del images
     gc.collect()
-    assert len(tracker._known) == before - 3
+    assert len(tracker._cache) == before - 3
 
 
 def test_it_segments_boxes_as_the_image_model_does(tracker: Sam2VideoTracker, folder: Path) -> None:
@@ -200,10 +200,10 @@ def test_a_thing_that_is_not_seen_is_an_empty_mask_with_a_low_score(tracker: Sam
     images = film(2)
     bias = tracker.video.get_parameter("mask_decoder.pred_obj_score_head.proj_out.bias")
     before = bias.clone()
-    memory = tracker.carrier.begin(0, images[0], block(10))
+    memory = tracker.propagator.init_track(0, images[0], block(10))
     try:
         bias.fill_(-9.0)
-        mask, sure = tracker.carrier.carry(memory, 1, images[1])
+        mask, sure = tracker.propagator.propagate(memory, 1, images[1])
     finally:
         bias.copy_(before)
     assert mask.area == 0 and sure < 0.05
@@ -213,20 +213,22 @@ def test_a_frame_of_another_shape_gets_masks_of_its_own(tracker: Sam2VideoTracke
     wide = picture(90, 130)
     mask = np.zeros((90, 130), dtype=np.bool_)
     mask[20:60, 30:90] = True
-    memory = tracker.carrier.begin(0, wide, mask_to_rle(mask))
-    assert tracker.carrier.carry(memory, 1, wide)[0].size == (90, 130)
+    memory = tracker.propagator.init_track(0, wide, mask_to_rle(mask))
+    assert tracker.propagator.propagate(memory, 1, wide)[0].size == (90, 130)
 
 
 def test_numbers_that_are_not_finite_are_an_error(folder: Path) -> None:
     broken = Sam2VideoTracker(model=str(folder))
     images = film(2)
-    memory = broken.carrier.begin(0, images[0], block(10))
+    memory = broken.propagator.init_track(0, images[0], block(10))
     broken.video.get_parameter("memory_attention.layer_norm.bias").fill_(float("nan"))
     with pytest.raises(OpenAVSError, match="not finite while tracking"):
-        broken.carrier.carry(memory, 1, images[1])
+        broken.propagator.propagate(memory, 1, images[1])
 
 
-@pytest.mark.parametrize("option", [{"every": 0}, {"patience": -1}, {"min_iou": 0.0}, {"max_objects": 0}])
+@pytest.mark.parametrize(
+    "option", [{"keyframe_interval": 0}, {"max_missed_keyframes": -1}, {"min_iou": 0.0}, {"max_objects": 0}]
+)
 def test_bad_options_are_refused(folder: Path, option: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="sam2-video: "):
         Sam2VideoTracker(model=str(folder), **option)

@@ -183,13 +183,13 @@ def test_features_for_the_tracker_are_the_librarys(video: Path) -> None:
         levels, positions = model.get_vision_features_for_tracker(
             model.detector_model.get_vision_features(pixel_values=pixels)
         )
-        ours = tracker._remembered(image)
+        ours = tracker._memory_features(image)
     assert all(torch.equal(a, b) for a, b in zip(ours.levels, levels, strict=True))
     assert torch.equal(ours.positions, positions[-1])
 
 
 def test_each_frame_is_encoded_once_for_finding_and_tracking(video: Path) -> None:
-    tracker = Sam3VideoTracker(model=str(video), every=3, floor=0.0)
+    tracker = Sam3VideoTracker(model=str(video), keyframe_interval=3, floor=0.0)
     encoded: list[int] = []
     tracker.model.vision_encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
     wide = picture(SQUARE[0], SQUARE[1] + 14)
@@ -212,5 +212,5 @@ def test_each_frame_is_encoded_once_for_finding_and_tracking(video: Path) -> Non
 
 
 def test_options_of_the_tracker_are_checked(video: Path) -> None:
-    with pytest.raises(InputError, match="sam3-video: every"):
-        Sam3VideoTracker(model=str(video), every=0)
+    with pytest.raises(InputError, match="sam3-video: keyframe_interval"):
+        Sam3VideoTracker(model=str(video), keyframe_interval=0)

@@ -172,7 +172,7 @@ def test_two_of_a_kind_cross_without_changing_ids() -> None:
 
 def test_one_hides_behind_another_and_comes_out() -> None:
     rows = [[segment("dog", 6 * i)] + ([] if 5 < i < 10 else [segment("bell", 45, 10, side=20)]) for i in range(16)]
-    found = tracks(IouTracker(fill=0).track(frames(rows)))
+    found = tracks(IouTracker(max_gap_seconds=0).track(frames(rows)))
     assert found[0] == {"dog": [0], "bell": [1]} and found[15] == {"dog": [0], "bell": [1]}
 
 
@@ -185,27 +185,27 @@ def test_a_thing_that_stops_sounding_keeps_its_id() -> None:
 
 def test_what_was_forgotten_or_is_too_far_away_is_a_new_thing() -> None:
     rows = [[segment("dog", 10)] if i in (0, 40) else [segment("bell", 90)] for i in range(41)]
-    assert tracks(IouTracker(memory=2).track(frames(rows)))[40]["dog"] == [2]
+    assert tracks(IouTracker(max_age_seconds=2).track(frames(rows)))[40]["dog"] == [2]
     far = frames([[segment("dog", 0)], [segment("dog", 100)]])
     assert tracks(IouTracker().track(far)) == {0: {"dog": [0]}, 1: {"dog": [1]}}
 
 
 def test_a_missed_moment_is_filled_with_the_mask_in_between() -> None:
     rows = [[segment("dog", 0, score=0.9)], [], [], [segment("dog", 6, score=0.7)]]
-    answer = list(IouTracker(fill=0.5).track(frames(rows, asked=[["dog"]] * 4)))
+    answer = list(IouTracker(max_gap_seconds=0.5).track(frames(rows, asked=[["dog"]] * 4)))
     assert [s.frame.index for s in answer] == [0, 1, 2, 3]
     assert [s.segments[0].mask for s in answer] == [square(0), square(2), square(4), square(6)]
     assert [s.segments[0].score for s in answer] == [0.9, 0.7, 0.7, 0.7]
     assert all(s.rejected == () and s.segments[0].track == 0 for s in answer)
     for fill, asked in ((0.1, [["dog"]] * 4), (0.5, [["dog"], ["bell"], ["bell"], ["dog"]])):
-        alone = list(IouTracker(fill=fill).track(frames(rows, asked=asked)))
+        alone = list(IouTracker(max_gap_seconds=fill).track(frames(rows, asked=asked)))
         assert [len(s.segments) for s in alone] == [1, 0, 0, 1]
         assert alone[1].rejected != ()
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (30, 5), (-30, -9), (119, 0), (400, 0), (-400, 3), (0, 41), (5, -40)])
 def test_a_moved_mask_is_cut_off_at_the_edges(shift: tuple[int, int]) -> None:
-    assert iou_tracker._moved(square(50, 10), *shift) == square(50 + shift[0], 10 + shift[1])
+    assert iou_tracker._shift(square(50, 10), *shift) == square(50 + shift[0], 10 + shift[1])
 
 
 def test_frames_are_held_back_no_longer_than_they_can_be_filled() -> None:
@@ -216,13 +216,13 @@ def test_frames_are_held_back_no_longer_than_they_can_be_filled() -> None:
             given.append(sighting.frame.index)
             yield sighting
 
-    for answer in IouTracker(fill=0.5).track(source()):
+    for answer in IouTracker(max_gap_seconds=0.5).track(source()):
         assert given[-1] - answer.frame.index <= 0.5 * FPS + 1
 
 
 def test_options_of_the_tracker_without_a_model() -> None:
     assert isinstance(IouTracker(), Tracker)
-    for options in ({"min_iou": 0.0}, {"memory": -1.0}):
+    for options in ({"min_iou": 0.0}, {"max_age_seconds": -1.0}):
         with pytest.raises(InputError, match="iou: "):
             IouTracker(**options)
 
@@ -238,15 +238,17 @@ class Drift:
     hidden: frozenset[int] = frozenset()
     log: list[tuple[str, int]] = field(default_factory=list)
 
-    def begin(self, at: int, image: ImageArray, mask: RLE) -> dict[str, Any]:
+    def init_track(self, at: int, image: ImageArray, mask: RLE) -> dict[str, Any]:
         self.log.append(("begin", at))
         return {"mask": mask, "at": at}
 
-    def carry(self, memory: dict[str, Any], at: int, image: ImageArray, backwards: bool = False) -> tuple[RLE, float]:
-        self.log.append(("back" if backwards else "carry", at))
-        assert at == memory["at"] + (-1 if backwards else 1)  # neighbouring frames only
+    def propagate(
+        self, memory: dict[str, Any], at: int, image: ImageArray, backward: bool = False
+    ) -> tuple[RLE, float]:
+        self.log.append(("back" if backward else "carry", at))
+        assert at == memory["at"] + (-1 if backward else 1)  # neighbouring frames only
         x, y, _, _ = mask_box(memory["mask"])
-        step = self.speeds.get(int(y), 0) * (-1 if backwards else 1)
+        step = self.speeds.get(int(y), 0) * (-1 if backward else 1)
         moved = square(x + step, y)
         memory.update(mask=moved, at=at)
         return (square(0, 0, 0) if at in self.hidden else moved), 0.75
@@ -324,11 +326,13 @@ def test_a_thing_that_is_missed_too_often_is_let_go() -> None:
     rows = [[segment("dog", 10)]] + [[]] * 9
     asked = [["dog"]] * 10
     found = tracks(
-        propagate_tracks(Drift(), frames(rows, asked=asked, keys=range(0, 10, 2)), TrackerConfig(patience=2))
+        propagate_tracks(
+            Drift(), frames(rows, asked=asked, keys=range(0, 10, 2)), TrackerConfig(max_missed_keyframes=2)
+        )
     )
     assert [i for i in found if found[i]] == list(range(7))  # missed at 2, 4 and 6; at 6 it is still seen
     again = frames([*rows[:9], [segment("dog", 10)]], asked=asked, keys=[0, 2, 4, 6, 8, 9])
-    assert tracks(propagate_tracks(Drift(), again, TrackerConfig(patience=2)))[9] == {
+    assert tracks(propagate_tracks(Drift(), again, TrackerConfig(max_missed_keyframes=2)))[9] == {
         "dog": [1]
     }  # its id is not given again
 
