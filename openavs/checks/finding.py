@@ -1,4 +1,4 @@
-"""One thing that was looked at: how it stands, in a sentence, and what to do about it."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ State = Literal["ok", "absent", "warning", "problem"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How one thing stands.
+    """Result of one check.
 
     Attributes:
-        topic: what was looked at, such as `torch` or `disk`.
-        state: `ok`; `absent` (not here, and nothing is wrong with that); `warning` (works, but less well than it
-            could, or is broken and not needed for what was asked); `problem` (what was asked for cannot run).
-        says: one sentence.
-        fix: a command or a sentence that mends it; empty where there is nothing to mend.
-        facts: what the sentence is made from, as plain data.
+        topic: the thing that was checked, such as `torch` or `disk`.
+        state: `ok`; `absent` (not installed or not downloaded, which is not an error); `warning` (works, but not as
+            well as it could, or is broken but not required); `problem` (the recipe cannot run).
+        message: one sentence.
+        fix: a command or a sentence; empty if there is nothing to fix.
+        facts: the data behind the message, JSON-serializable.
     """
 
     topic: str
     state: State
-    says: str
+    message: str
     fix: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: the four fields and the facts beside them."""
-        return {"topic": self.topic, "state": self.state, "says": self.says, "fix": self.fix, **self.facts}
+        """Return the four fields and the facts in one dictionary."""
+        return {"topic": self.topic, "state": self.state, "message": self.message, "fix": self.fix, **self.facts}
 
-    def unasked(self) -> CheckResult:
-        """The same of something nobody asked for: it cannot be a problem."""
+    def as_optional(self) -> CheckResult:
+        """Return the result for something that is not required: a problem becomes `absent`."""
         return replace(self, state="absent") if self.state == "problem" else self
