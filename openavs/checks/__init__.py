@@ -1,4 +1,4 @@
-"""What `openavs check` finds out; only `downloads` asks the network and only `trial` loads models."""
+"""Checks of `openavs check`. Only `downloads` accesses the network and only `trial` loads models."""
 
 from __future__ import annotations
 

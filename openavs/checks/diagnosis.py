@@ -1,4 +1,4 @@
-"""All findings together, and whether what was asked for can run here."""
+"""All checks together: whether a recipe can run on this machine."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openavs.checks import machine
-from openavs.checks.codecs import codecs
-from openavs.checks.compute import compute
+from openavs.checks import environment
 from openavs.checks.finding import CheckResult
-from openavs.checks.packages import extras
-from openavs.checks.recipes import check_recipe, environment_offline, hub_cache
+from openavs.checks.recipe_check import check_recipe, hub_cache, is_environment_offline
 from openavs.config.recipe import STUDENT, Recipe, load_recipe
 
-FORMAT = 1  # of `to_dict`; raised when a field changes its meaning or goes
-DEFAULT = "tiny"  # what is judged when no recipe is named: it needs nothing but openavs itself
+FORMAT = 1  # of `to_dict`; incremented when a field is removed or changes its meaning
+DEFAULT = "tiny"  # the recipe that is checked if none is given; it needs no downloads
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found. `judged` is the recipe that decides whether this machine is ready."""
+    """All results. `recipe` is the name of the recipe that decides whether this machine is ready."""
 
-    judged: str
+    recipe: str
     offline: bool
     machine: Sequence[CheckResult]
     extras: Sequence[CheckResult]
@@ -31,69 +28,64 @@ class Diagnosis:
 
     @property
     def ready(self) -> bool:
-        """Whether the judged recipe can run."""
-        return not any(finding.state == "problem" for finding in (*self.machine, *self.extras, *self.recipes))
+        """Whether the recipe can run."""
+        return not any(result.state == "problem" for result in (*self.machine, *self.extras, *self.recipes))
 
     def to_dict(self) -> dict[str, Any]:
-        """The shape of `openavs check --json` (docs/check.md)."""
+        """Return the output of `openavs check --json` (docs/check.md)."""
         from openavs import __version__
 
         groups = {"machine": self.machine, "extras": self.extras, "recipes": self.recipes}
-        head = {"format": FORMAT, "openavs": __version__, "ready": self.ready, "judged": self.judged}
-        lists = {name: [finding.to_dict() for finding in found] for name, found in groups.items()}
+        head = {"format": FORMAT, "openavs": __version__, "ready": self.ready, "recipe": self.recipe}
+        lists = {name: [result.to_dict() for result in results] for name, results in groups.items()}
         return {**head, "offline": self.offline, **lists}
 
 
 def diagnose(
     pipeline: str | None = None, overrides: Sequence[str] = (), *, offline: bool = False, out: Path = Path(".")
 ) -> Diagnosis:
-    """Looks at this machine; with a recipe's name, file or `student:DIR`, at what that one needs.
+    """Check this machine and one recipe, or all recipes.
 
     Args:
-        pipeline: the recipe to judge; None judges `tiny` and lists what there is of the others.
+        pipeline: name or file of the recipe, or `student:DIR`; None requires `tiny` and lists the others.
         overrides: `key=value` changes of the recipe.
-        offline: judge as if nothing may be downloaded.
-        out: the folder that results would be written to.
+        offline: whether downloads are forbidden.
+        out: folder of the results.
 
     Raises:
-        InputError, ModelError: the recipe does not exist or is not one.
+        InputError, ModelError: the recipe does not exist or is invalid.
     """
     from openavs.config import resources
 
-    offline = offline or environment_offline()
-    core = [machine.python(), machine.packages(), *compute()]
-    found = [*core, machine.memory(), codecs(), *machine.torchvision(), *_disks(out)]
-    if any(finding.state == "problem" for finding in core):  # without these no recipe can be looked at
-        return Diagnosis(pipeline or DEFAULT, offline, found, extras(), [])
+    offline = offline or is_environment_offline()
+    core = [environment.check_python(), environment.check_packages(), *environment.check_torch()]
+    machine = [*core, environment.check_memory(), environment.check_codecs(), *environment.check_torchvision()]
+    machine += _disks(out)
+    extras = environment.check_extras()
+    if any(result.state == "problem" for result in core):  # recipes cannot be checked without these packages
+        return Diagnosis(pipeline or DEFAULT, offline, machine, extras, [])
     if pipeline is not None:
         recipe = _load(pipeline, overrides)
-        return Diagnosis(recipe.name, offline, found, extras(), [check_recipe(recipe, hub_cache(), offline).finding])
-    recipes = [_listed(load_recipe(name), offline) for name in resources.names("pipelines")]
-    found.append(_works_offline(recipes))
-    return Diagnosis(DEFAULT, offline, found, extras(), recipes)
+        return Diagnosis(recipe.name, offline, machine, extras, [check_recipe(recipe, hub_cache(), offline).result])
+    recipes = [check_recipe(load_recipe(name), hub_cache(), offline).result for name in resources.names("pipelines")]
+    recipes = [result if result.facts["recipe"] == DEFAULT else result.as_optional() for result in recipes]
+    return Diagnosis(DEFAULT, offline, [*machine, _offline_recipes(recipes)], extras, recipes)
 
 
 def _load(pipeline: str, overrides: Sequence[str]) -> Recipe:
-    """A student's folder is read to make its recipe, which must not ask the network here."""
+    # The recipe of a student is made from its folder; `offline` keeps that from resolving models on the hub.
     return load_recipe(pipeline, [*overrides, *(["offline=true"] if pipeline.startswith(STUDENT) else ())])
 
 
-def _listed(recipe: Recipe, offline: bool) -> CheckResult:
-    finding = check_recipe(recipe, hub_cache(), offline).finding
-    return finding if recipe.name == DEFAULT else finding.unasked()
-
-
 def _disks(out: Path) -> list[CheckResult]:
-    models = "free some, or set HF_HOME to a larger disk; the largest recipe downloads about 20 GB"
+    fix = "free disk space, or set HF_HOME to a folder on a larger disk; the largest recipe downloads about 20 GB"
     return [
-        machine.disk("cache", hub_cache(), "downloaded models", 20.0, models),
-        machine.disk("out", out, "results", 2.0, "free some, or give --out on a larger disk"),
+        environment.check_disk("cache", hub_cache(), "downloaded models", 20.0, fix),
+        environment.check_disk("out", out, "results", 2.0, "free disk space, or give --out on a larger disk"),
     ]
 
 
-def _works_offline(recipes: Sequence[CheckResult]) -> CheckResult:
-    able = [finding.facts["recipe"] for finding in recipes if finding.facts["offline"]]
-    says = (
-        f"With --offline these recipes work now: {', '.join(able)}." if able else "With --offline no recipe works now."
-    )
-    return CheckResult("offline", "ok" if able else "warning", says, facts={"recipes": able})
+def _offline_recipes(recipes: Sequence[CheckResult]) -> CheckResult:
+    names = [result.facts["recipe"] for result in recipes if result.facts["offline"]]
+    message = f"Recipes that run with --offline: {', '.join(names) or 'none'}."
+    return CheckResult("offline", "ok" if names else "warning", message, facts={"recipes": names})

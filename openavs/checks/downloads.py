@@ -1,4 +1,4 @@
-"""Downloads what a recipe lacks and opens the header of every weight file."""
+"""Downloads of a recipe's missing models, with a check of every weight file's header."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from openavs.errors import ModelError
 from openavs.models.catalog import count_parameters
 from openavs.models.hub import resolve
 from openavs.registry import local_path
+from openavs.utils.plugins import is_file_reference
 from openavs.utils.text import pluralize
 
 
 def fetch_models(recipe: Recipe) -> Iterator[CheckResult]:
-    """Download each model of a recipe that is missing and open its files; one finding per model, as it is ready.
+    """Download the missing models of a recipe and open their files; yields one result per model.
 
     The facts are `model`, the `stages` that use it, `seconds`, `size_gb` (on this disk) and `parameters_m` (millions).
-    Models of plug-ins may be any file, so they are left to their stage.
+    Models of plug-ins are skipped, because they may be any file.
     """
-    from openavs.utils.plugins import is_file_reference
-
     sections = recipe.stages()
     stages: dict[str, list[str]] = {}
     for stage, model in recipe.models().items():
@@ -39,21 +38,21 @@ def _fetch(model: str, stages: list[str], offline: bool) -> CheckResult:
     try:
         found = resolve(model, offline)
         parameters = open_headers(found.path, model)
-    except ModelError as problem:
-        return CheckResult("model", "problem", f"{problem}.", facts=facts)
+    except ModelError as error:
+        return CheckResult("model", "problem", f"{error}.", facts=facts)
     files = [*found.path.glob("*.safetensors")]
     size = sum(file.stat().st_size for file in files) / 1e9
     facts |= {"seconds": round(time.monotonic() - started, 2), "size_gb": round(size, 3)}
     facts |= {"parameters_m": round(parameters / 1e6, 3)}
-    says = f"{model}: {pluralize(len(files), 'weight file')}, {size:.2f} GB, {parameters / 1e6:.1f} million parameters."
-    return CheckResult("model", "ok", says, facts=facts)
+    counts = f"{pluralize(len(files), 'weight file')}, {size:.2f} GB, {parameters / 1e6:.1f} million parameters"
+    return CheckResult("model", "ok", f"{model}: {counts}.", facts=facts)
 
 
-def open_headers(folder: Path, ref: str) -> int:
+def open_headers(folder: Path, reference: str) -> int:
     """Open every safetensors file of a folder and return the number of parameters; no tensor is read.
 
     Raises:
-        ModelError: a header is damaged, or a file is shorter or longer than its header says.
+        ModelError: a header is damaged, or a file does not have the size that its header states.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -63,6 +62,7 @@ def open_headers(folder: Path, ref: str) -> int:
                 pass
         except (SafetensorError, OSError) as error:
             raise ModelError(
-                f"the weights {file} of the model '{ref}' are damaged ({error}); delete the file and download it again"
+                f"the weights {file} of the model '{reference}' are damaged ({error}); delete the file and download it "
+                "again"
             ) from error
     return count_parameters(folder)

@@ -129,7 +129,9 @@ def check_extra(extra: Extra) -> CheckResult:
         return CheckResult("extra", "warning", f"{message} but may not work: {', '.join(wrong[:4])}.", fix, facts)
     if extra.tried:
         message = f"{message}; this release was tested with {', '.join(extra.tried)}."
-        return CheckResult("extra", "ok", message, f"if it fails: pip install {extra.package}=={extra.tried[-1]}", facts)
+        return CheckResult(
+            "extra", "ok", message, f"if it fails: pip install {extra.package}=={extra.tried[-1]}", facts
+        )
     return CheckResult("extra", "ok", f"{message}.", "", facts)
 
 
@@ -266,7 +268,9 @@ def undetected_gpus(cuda: str | None) -> list[CheckResult]:
         return []
     if cuda is None:
         message = "An NVIDIA driver is installed, but torch was built without CUDA, so models run on the CPU."
-        return [CheckResult("gpu", "warning", message, "install a CUDA build of torch: https://pytorch.org/get-started")]
+        return [
+            CheckResult("gpu", "warning", message, "install a CUDA build of torch: https://pytorch.org/get-started")
+        ]
     message = (
         f"An NVIDIA driver is installed, but torch finds no GPU: none is visible, or it is too old for CUDA {cuda}."
     )

@@ -1,19 +1,21 @@
-"""Loads the stages of a recipe one after the other and runs each once: on a synthetic second, or on a video."""
+"""Trial run of a recipe's stages, one in memory at a time, on a synthetic clip or a video."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from openavs.checks.finding import CheckResult
-from openavs.checks.peak_memory import PeakMemory
-from openavs.checks.vocabulary import unknown_labels
+from openavs.checks.recipe_check import check_vocabulary
 from openavs.config.recipe import Recipe, override_recipe
 from openavs.errors import InputError, OpenAVSError
-from openavs.models.device import resolve_device
+from openavs.models.device import DeviceConfig, resolve_device
 from openavs.models.oom import is_out_of_memory
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.filtering import filter_detections
@@ -26,17 +28,17 @@ from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.types import Caption, Clip, Detection, Frame, Mask, Prompt, Segment, strong_captions
 from openavs.utils.text import pluralize
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-FRAMES = 10
-"""Frames of a video that are tried at most."""
+MAX_FRAMES = 10
+"""Maximum number of frames of a video."""
 
 CAPTION, PHRASE = "dog barking", "dog"
-"""What stands in where a stage finds nothing, so that the stages after it run too."""
+"""Placeholder inputs for stages whose predecessors found nothing."""
 
 
 def bundled_clip() -> Clip:
-    """One second of the synthetic world with its picture: a dog that barks."""
+    """Return one second of a synthetic clip: a dog that barks."""
     from openavs.synthetic.datasets import scene_to_clip
     from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
@@ -44,85 +46,123 @@ def bundled_clip() -> Clip:
 
 
 def try_stages(recipe: Recipe, clip: Clip, failed: Mapping[str, str] | None = None) -> Iterator[CheckResult]:
-    """Run each stage once, one in memory at a time; one finding per stage, as it is done.
+    """Run each stage once, one in memory at a time; yields one result per stage.
 
-    A stage runs on what the stages before it found, or on a stand-in where they found nothing or failed. The facts are
-    `stage`, `use`, `load_seconds`, `run_seconds`, `peak_gb`, `estimated_gb` (None for a stage without a
-    model) and `stand_in` (whether the input was one).
+    The input of a stage is the output of the previous stages, or a placeholder if they found nothing or failed. The
+    facts are `stage`, `use`, `load_seconds`, `run_seconds`, `peak_gb`, `estimated_gb` (None for a stage without a
+    model) and `placeholder` (whether the input was one).
 
     Args:
-        recipe: what to try; models that are missing are downloaded.
-        clip: its sound and its first `FRAMES` frames are used.
-        failed: by stage the reason why its model cannot be had; these stages are not loaded.
+        recipe: to try; missing models are downloaded.
+        clip: its audio and its first `MAX_FRAMES` frames are used.
+        failed: by stage, why its model is not available; these stages are not loaded.
 
     Raises:
-        InputError: the clip has no sound or no picture, or the recipe is no pipeline of stages.
+        InputError: the clip has no audio or no frames, or the recipe is not a pipeline of stages.
     """
     if clip.audio is None:
-        raise InputError(f"{clip.source or clip.id} has no sound track; give a video with sound")
-    clip = replace(clip, times=clip.times[:FRAMES])
+        raise InputError(f"{clip.source or clip.id} has no audio track; give a video with sound")
+    clip = replace(clip, times=clip.times[:MAX_FRAMES])
     frames = list(clip.frames(frozenset(range(len(clip.times)))))
     if not frames:
-        raise InputError(f"{clip.source or clip.id} has no picture that can be read; give another video")
+        raise InputError(f"{clip.source or clip.id} has no frame that can be decoded; give another video")
     trial = _Trial(recipe, clip, frames)
     for stage in recipe.stages():
-        yield trial.finding(stage, (failed or {}).get(stage, ""))
+        yield trial.try_stage(stage, (failed or {}).get(stage, ""))
+
+
+class PeakMemory:
+    """Measures peak memory from its construction on.
+
+    On a GPU, of torch's allocator. On a CPU, the resident memory of this process, libraries included; on systems that
+    cannot reset the peak (all but Linux), since the start of the process.
+    """
+
+    def __init__(self, device: DeviceConfig) -> None:
+        self._device = device.device
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (man 5 proc)
+
+    def gb(self) -> float:
+        """Return the peak in GB (10^9 bytes)."""
+        if self._device.type == "cuda":
+            import torch
+
+            return round(torch.cuda.max_memory_allocated(self._device) / 1e9, 3)
+        return round(_peak_resident_bytes() / 1e9, 3)
+
+
+def _peak_resident_bytes() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _Trial:
-    """What the stages found so far."""
+    """The stages of a recipe with their outputs so far."""
 
     def __init__(self, recipe: Recipe, clip: Clip, frames: Sequence[Frame]) -> None:
         self._recipe, self._clip, self._frames = recipe, clip, frames
-        self._place = resolve_device(recipe.device, recipe.dtype)
+        self._device = resolve_device(recipe.device, recipe.dtype)
         self._footprints: dict[str, MemoryFootprint] | None = None
-        self._turns, held = lazy_stages(recipe)
-        self._pipe = Pipeline.from_recipe(recipe, held)
-        self._heard: list[Any] = []
-        self._asked: list[tuple[Prompt, ...]] = []
+        self._offload, stages = lazy_stages(recipe)
+        self._pipeline = Pipeline.from_recipe(recipe, stages)
+        self._captions: list[Any] = []
+        self._prompts: list[tuple[Prompt, ...]] = []
         self._boxes: list[list[Detection]] = []
         self._masks: list[list[Mask]] = []
-        self._stand_in = False
-        self._remark = ""
+        self._placeholder = False
+        self._warning = ""
 
-    def finding(self, stage: str, failed: str) -> CheckResult:
+    def try_stage(self, stage: str, failed: str) -> CheckResult:
         """Load a stage, run it, release it."""
         use = self._recipe.stages()[stage].use
         facts: dict[str, Any] = {"stage": stage, "use": use}
         if failed:
             return CheckResult("stage", "problem", f"{stage} {use}: not loaded, since {failed}", facts=facts)
-        self._stand_in, self._remark = False, ""
-        peak = PeakMemory(self._place)
+        self._placeholder, self._warning = False, ""
+        peak = PeakMemory(self._device)
         try:
             started = time.monotonic()
-            self._turns.backend(stage)
+            self._offload.backend(stage)
             loaded = time.monotonic()
-            says = self._run(stage)
+            output = self._run(stage)
             ran = time.monotonic()
-        except Exception as problem:
-            log.debug("the %s failed", stage, exc_info=True)
-            return CheckResult("stage", "problem", f"{stage} {use}: {_reason(problem)}.", facts=facts)
+        except Exception as error:
+            logger.debug("the %s failed", stage, exc_info=True)
+            return CheckResult("stage", "problem", f"{stage} {use}: {_reason(error)}.", facts=facts)
         finally:
-            self._turns.release()
+            self._offload.release()
         facts |= {"load_seconds": round(loaded - started, 2), "run_seconds": round(ran - loaded, 2)}
-        facts |= {"peak_gb": peak.gb(), "estimated_gb": self._estimated(stage), "stand_in": self._stand_in}
+        facts |= {"peak_gb": peak.gb(), "estimated_gb": self._estimated_gb(stage), "placeholder": self._placeholder}
         cost = f"loaded in {loaded - started:.1f} s, ran in {ran - loaded:.1f} s, peak memory {facts['peak_gb']:.2f} GB"
         if facts["estimated_gb"] is not None:
             cost += f" (estimated {facts['estimated_gb']:.2f} GB)"
-        says = f"{stage} {use}: {cost}; {says}."
-        return CheckResult("stage", "warning" if self._remark else "ok", f"{says} {self._remark}".rstrip(), facts=facts)
+        message = f"{stage} {use}: {cost}; {output}. {self._warning}".rstrip()
+        return CheckResult("stage", "warning" if self._warning else "ok", message, facts=facts)
 
-    def _estimated(self, stage: str) -> float | None:
-        """GB that the stage was expected to take at most, on a CPU with the process."""
+    def _estimated_gb(self, stage: str) -> float | None:
+        """The estimated peak of a stage in GB, on a CPU with the memory of the process."""
         if self._footprints is None:
             self._footprints = measure_footprints(override_recipe(self._recipe, ["offline=true"]))
-        own = self._footprints.get(stage)
-        if own is None:
+        footprint = self._footprints.get(stage)
+        if footprint is None:
             return None
-        process = 0 if self._place.device.type == "cuda" else PROCESS
-        return round((own.weights + own.working + process) / 1e9, 3)
+        process = 0 if self._device.device.type == "cuda" else PROCESS
+        return round((footprint.weights + footprint.working + process) / 1e9, 3)
 
     def _run(self, stage: str) -> str:
+        """Runs a stage; returns its output in a few words."""
         runs: dict[str, Callable[[], str]] = {
             "captioner": self._caption,
             "translator": self._translate,
@@ -134,87 +174,85 @@ class _Trial:
         return runs[stage]()
 
     def _caption(self) -> str:
-        self._remark = unknown_labels(self._recipe)
-        self._heard = self._pipe.caption(self._clip, RunContext())
-        audible = [strong_captions(captions) for captions in self._heard if captions is not None]
+        self._warning = check_vocabulary(self._recipe)
+        self._captions = self._pipeline.caption(self._clip, RunContext())
+        audible = [strong_captions(captions) for captions in self._captions if captions is not None]
         if not audible:
-            return "the sound is silent, so the model was not run"
+            return "the audio is silent, so the model was not run"
         texts = list(dict.fromkeys(caption.text for captions in audible for caption in captions))
         share = f"{sum(bool(captions) for captions in audible)} of {pluralize(len(audible), 'audible frame')}"
-        return f"{share} with captions{_named(texts)}"
+        return f"{share} with captions{_listed(texts)}"
 
     def _translate(self) -> str:
-        heard = self._heard
-        if not any(map(strong_captions, heard)):
-            self._stand_in = True
-            heard = [(Caption(CAPTION, None, at, at + 1.0),) for at in self._clip.times]
-        self._asked = self._pipe.translate(heard, RunContext())
-        phrases = list(dict.fromkeys(prompt.phrase for own in self._asked for prompt in own))
-        return f"{pluralize(len(phrases), 'phrase')} to look for{_named(phrases)}"
+        captions = self._captions
+        if not any(map(strong_captions, captions)):
+            self._placeholder = True
+            captions = [(Caption(CAPTION, None, time, time + 1.0),) for time in self._clip.times]
+        self._prompts = self._pipeline.translate(captions, RunContext())
+        phrases = list(dict.fromkeys(prompt.phrase for prompts in self._prompts for prompt in prompts))
+        return f"{pluralize(len(phrases), 'prompt')}{_listed(phrases)}"
 
-    def _prompts(self) -> list[tuple[Prompt, ...]]:
-        """The prompts of every frame that could be read."""
-        if any(self._asked):
-            return [self._asked[frame.index] for frame in self._frames]
-        self._stand_in = True
+    def _frame_prompts(self) -> list[tuple[Prompt, ...]]:
+        """The prompts of every decoded frame."""
+        if any(self._prompts):
+            return [self._prompts[frame.index] for frame in self._frames]
+        self._placeholder = True
         return [(Prompt(PHRASE),) for _ in self._frames]
 
-    def _looked_at(self) -> tuple[list[Any], list[list[str]]]:
-        return [frame.image for frame in self._frames], [[p.phrase for p in own] for own in self._prompts()]
+    def _images_and_phrases(self) -> tuple[list[Any], list[list[str]]]:
+        phrases = [[prompt.phrase for prompt in prompts] for prompts in self._frame_prompts()]
+        return [frame.image for frame in self._frames], phrases
 
     def _detect(self) -> str:
-        images, phrases = self._looked_at()
-        detector: Any = self._pipe.detector
+        images, phrases = self._images_and_phrases()
+        detector: Any = self._pipeline.detector
         candidates = validate_output("detect", detector.detect)(images, phrases)
         validate_outputs("detect", candidates)
-        return self._kept(candidates)
+        return self._filter(candidates)
 
-    def _kept(self, candidates: Sequence[Sequence[Detection]]) -> str:
-        """Keep the boxes that the pipeline would keep."""
-        rules, prompts = self._pipe.settings, self._prompts()
-        self._boxes = [filter_detections(boxes, own, rules)[0] for boxes, own in zip(candidates, prompts, strict=True)]
+    def _filter(self, candidates: Sequence[Sequence[Detection]]) -> str:
+        """Keeps the boxes that the pipeline would keep."""
+        config, prompts = self._pipeline.settings, self._frame_prompts()
+        self._boxes = [filter_detections(*pair, config)[0] for pair in zip(candidates, prompts, strict=True)]
         best = max((box.score for boxes in candidates for box in boxes), default=None)
         score = "" if best is None else f" (best score {best:.2f})"
         return f"{pluralize(sum(map(len, self._boxes)), 'box', 'boxes')} above the threshold{score}"
 
     def _segment(self) -> str:
-        if self._pipe.detector is None:
-            images, phrases = self._looked_at()
-            pairs = validate_output("segment_phrases", self._pipe.segmenter.segment_phrases)(images, phrases)
+        if self._pipeline.detector is None:
+            images, phrases = self._images_and_phrases()
+            segmenter: Any = self._pipeline.segmenter
+            pairs = validate_output("segment_phrases", segmenter.segment_phrases)(images, phrases)
             validate_outputs("segment_phrases", pairs, self._sizes())
-            says = self._kept([[box for box, _ in own] for own in pairs])
-            masks = [dict(own) for own in pairs]
-            self._masks = [[of[box] for box in boxes] for of, boxes in zip(masks, self._boxes, strict=True)]
-            return says
-        self._masks = self._segmented()
-        return self._areas()
+            message = self._filter([[box for box, _ in found] for found in pairs])
+            masks = [dict(found) for found in pairs]
+            self._masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(masks, self._boxes, strict=True)]
+            return message
+        self._masks = self._segment_boxes()
+        areas = [mask.rle.area / (mask.rle.size[0] * mask.rle.size[1]) for masks in self._masks for mask in masks]
+        largest = f", the largest covers {max(areas):.0%} of the image" if areas else ""
+        return f"{pluralize(len(areas), 'mask')}{largest}"
 
-    def _segmented(self) -> list[list[Mask]]:
+    def _segment_boxes(self) -> list[list[Mask]]:
         if not any(self._boxes):
-            self._stand_in = True
-            self._boxes = [[_middle(frame)] for frame in self._frames]
-        boxes = [[box.box for box in own] for own in self._boxes]
+            self._placeholder = True
+            self._boxes = [[_center_box(frame)] for frame in self._frames]
+        boxes = [[detection.box for detection in detections] for detections in self._boxes]
         images = [frame.image for frame in self._frames]
-        masks: list[list[Mask]] = validate_output("segment", self._pipe.segmenter.segment)(images, boxes)
+        masks: list[list[Mask]] = validate_output("segment", self._pipeline.segmenter.segment)(images, boxes)
         validate_outputs("segment", masks, self._sizes())
         return masks
-
-    def _areas(self) -> str:
-        shares = [mask.rle.area / (mask.rle.size[0] * mask.rle.size[1]) for own in self._masks for mask in own]
-        largest = f", the largest covers {max(shares):.0%} of the picture" if shares else ""
-        return f"{pluralize(len(shares), 'mask')}{largest}"
 
     def _sizes(self) -> list[tuple[int, int]]:
         return [(int(frame.image.shape[0]), int(frame.image.shape[1])) for frame in self._frames]
 
     def _segments(self) -> list[tuple[Segment, ...]]:
-        """Segments of every frame; a box in the middle of the picture where no stage found one."""
-        if not any(self._masks):
-            self._stand_in = True
-            boxes = [[_middle(frame)] for frame in self._frames]
-            masks = [[_filled(frame, own[0])] for frame, own in zip(self._frames, boxes, strict=True)]
-        else:
-            boxes, masks = self._boxes, self._masks
+        """The segments of every frame; a box in the middle of the image if no stage found any."""
+        boxes, masks = self._boxes, self._masks
+        if not any(masks):
+            self._placeholder = True
+            boxes = [[_center_box(frame)] for frame in self._frames]
+            masks = [[_box_mask(frame, box)] for frame, (box,) in zip(self._frames, boxes, strict=True)]
         return [
             tuple(Segment(m.rle, b.box, b.phrase, b.score, m.score) for b, m in zip(bs, ms, strict=True))
             for bs, ms in zip(boxes, masks, strict=True)
@@ -222,47 +260,47 @@ class _Trial:
 
     def _verify(self) -> str:
         segments = self._segments()
-        images, phrases = self._looked_at()
-        verifier: Any = self._pipe.verifier
+        images, phrases = self._images_and_phrases()
+        verifier: Any = self._pipeline.verifier
         verdicts = validate_output("verify", verifier.verify)(images, segments, phrases)
         validate_outputs("verify", verdicts)
-        every = [verdict for own in verdicts for verdict in own]
-        return f"{sum(verdict.kept for verdict in every)} of {pluralize(len(every), 'segment')} kept"
+        kept = [verdict.kept for frame_verdicts in verdicts for verdict in frame_verdicts]
+        return f"{sum(kept)} of {pluralize(len(kept), 'segment')} kept"
 
     def _track(self) -> str:
-        if self._recipe.segmenter is None:  # the tracker segments, too
-            self._masks = self._segmented()
+        if self._recipe.segmenter is None:  # the tracker is the segmenter, too
+            self._masks = self._segment_boxes()
         segments = self._segments()
-        phrases = [tuple(dict.fromkeys(segment.phrase for segment in own)) for own in segments]
-        sightings = [TrackedFrame(*own) for own in zip(self._frames, phrases, segments, strict=True)]
-        tracker: Any = self._pipe.tracker
-        followed = list(validate_tracked_frames(tracker.track(iter(sightings))))
-        tracks = {segment.track for sighting in followed for segment in sighting.segments}
-        return f"{pluralize(len(tracks), 'track')} through {pluralize(len(followed), 'frame')}"
+        phrases = [tuple(dict.fromkeys(segment.phrase for segment in found)) for found in segments]
+        inputs = [TrackedFrame(*values) for values in zip(self._frames, phrases, segments, strict=True)]
+        tracker: Any = self._pipeline.tracker
+        tracked = list(validate_tracked_frames(tracker.track(iter(inputs))))
+        tracks = {segment.track for frame in tracked for segment in frame.segments}
+        return f"{pluralize(len(tracks), 'track')} through {pluralize(len(tracked), 'frame')}"
 
 
-def _reason(problem: Exception) -> str:
-    """An error as a sentence without its full stop; an error of a library with the name of its class."""
-    if isinstance(problem, OpenAVSError):
-        return str(problem).rstrip(".")
-    if is_out_of_memory(problem):
+def _reason(error: Exception) -> str:
+    """An error without its full stop; an error of a library with the name of its class."""
+    if isinstance(error, OpenAVSError):
+        return str(error).rstrip(".")
+    if is_out_of_memory(error):
         return "it does not fit into memory; use a smaller model, dtype=bfloat16 or another device"
-    line = (str(problem).strip().splitlines() or [""])[0]
-    return f"{type(problem).__name__}: {line}"[:300].rstrip(".: ")
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line}"[:300].rstrip(".: ")
 
 
-def _named(words: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return f" ({', '.join(words[:most])}{more})" if words else ""
+def _listed(words: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(words) - limit} more" if len(words) > limit else ""
+    return f" ({', '.join(words[:limit])}{more})" if words else ""
 
 
-def _middle(frame: Frame) -> Detection:
-    """A box over the middle of a picture."""
+def _center_box(frame: Frame) -> Detection:
+    """A box of half the height and width in the middle of the image."""
     height, width = frame.image.shape[:2]
     return Detection((width / 4, height / 4, width * 3 / 4, height * 3 / 4), PHRASE, 0.0)
 
 
-def _filled(frame: Frame, box: Detection) -> Mask:
+def _box_mask(frame: Frame, box: Detection) -> Mask:
     """The mask of all pixels of a box."""
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""`openavs check`: is this machine ready? In sentences, each problem with its fix."""
+"""`openavs check`: whether a recipe can run on this machine, with the fix for each problem."""
 
 from __future__ import annotations
 
@@ -21,68 +21,64 @@ _MARKS = {"ok": "ok      ", "absent": "-       ", "warning": "warning ", "proble
 def check(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE...",
-            help="Judge the recipe of --pipeline with these changes, such as detector.model=FILE.",
-        ),
+        typer.Argument(metavar="KEY=VALUE...", help="Recipe overrides for --pipeline, such as detector.model=FILE."),
     ] = None,
     pipeline: Annotated[
         str | None,
         typer.Option(
-            "--pipeline", "-p", help="Judge this recipe: its name, a YAML file or student:DIR; default: tiny."
+            "--pipeline", "-p", help="Recipe to check: a name, a YAML file or student:DIR. Default: tiny, and a list."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results would be written.")] = Path("."),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results, to check its disk.")] = Path("."),
     download: Annotated[
-        bool,
-        typer.Option("--download", help="Download what is missing, then load each stage and run it once."),
+        bool, typer.Option("--download", help="Download missing models, then load each stage and run it once.")
     ] = False,
     video: Annotated[
         Path | None,
-        typer.Option("--try", metavar="VIDEO", help="With --download: run on this video, not on a synthetic second."),
+        typer.Option("--try", metavar="VIDEO", help="With --download: video to run on instead of a synthetic second."),
     ] = None,
     offline: OfflineOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether this machine is ready, and what to do where it is not.
+    """Check whether this machine can run a recipe, and print the fix for each problem.
 
-    Exit code 0: the recipe can run here ([bold]tiny[/] if none is named). 1: it cannot; each reason comes with its fix.
+    Exit code 0: the recipe ([bold]tiny[/] by default) can run. 1: it cannot.
     """
     from openavs.checks import diagnose
     from openavs.errors import InputError
 
-    named, changes = split_overrides(overrides or ())
-    refuse_bare_keys(named)
-    if named:
-        raise InputError(f"check takes KEY=VALUE, not {named[0]}; a recipe is named with --pipeline")
+    inputs, changes = split_overrides(overrides or ())
+    refuse_bare_keys(inputs)
+    if inputs:
+        raise InputError(f"check takes KEY=VALUE, not {inputs[0]}; a recipe is named with --pipeline")
     if changes and pipeline is None:
         raise InputError(f"{changes[0]} changes a recipe; name it with --pipeline")
     if video is not None and not download:
         raise InputError("--try runs the stages, which may need downloads; add --download")
-    found = diagnose(pipeline or ("tiny" if download else None), changes, offline=offline, out=out)
-    answer = found.to_dict()
+    diagnosis = diagnose(pipeline or ("tiny" if download else None), changes, offline=offline, out=out)
+    report = diagnosis.to_dict()
     if not as_json:
-        _print(found)
-    worked = found.ready
-    if worked and download:
-        for key, finding in _tried(found.judged if pipeline is None else pipeline, changes, video, offline):
-            worked = worked and finding.state != "problem"
-            answer.setdefault(key, []).append(finding.to_dict())
+        _print_diagnosis(diagnosis)
+    ready = diagnosis.ready
+    if ready and download:
+        for key, result in _download_and_try(pipeline or diagnosis.recipe, changes, video, offline):
+            ready = ready and result.state != "problem"
+            report.setdefault(key, []).append(result.to_dict())
             if not as_json:
-                _print_findings([finding])
-        answer["ready"] = worked
+                _print_results([result])
+        report["ready"] = ready
     if as_json:
-        print_json(answer)
-    elif download and found.ready:
-        echo("Every stage works." if worked else f"Not ready for {found.judged}: each PROBLEM above names its stage.")
-    if not worked:
+        print_json(report)
+    elif download and diagnosis.ready:
+        echo("Every stage works." if ready else f"Not ready for {diagnosis.recipe}: fix each PROBLEM above.")
+    if not ready:
         raise typer.Exit(1)
 
 
-def _tried(
-    pipeline: str, changes: Sequence[str], video: Path | None, offline: bool
+def _download_and_try(
+    pipeline: str, overrides: Sequence[str], video: Path | None, offline: bool
 ) -> Iterator[tuple[str, CheckResult]]:
-    """The models as they are downloaded and the stages as they are tried, each with its key in the JSON."""
+    """Yields the results of the downloads and of the stages, each with its key in the JSON."""
     from openavs.checks.downloads import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
     from openavs.config.recipe import load_recipe, override_recipe
@@ -90,55 +86,57 @@ def _tried(
     from openavs.media import open_clip
     from openavs.pipeline.memory_estimate import should_offload
 
-    recipe = load_recipe(pipeline, recipe_overrides(list(changes), offline=offline))
+    recipe = load_recipe(pipeline, recipe_overrides(list(overrides), offline=offline))
     if recipe.student is not None:
-        raise InputError(f"--download tries the stages of a recipe, and {pipeline} is a student; leave the option out")
+        raise InputError(f"--download tries the stages of a recipe, and {pipeline} is a student; omit the option")
     clip = bundled_clip() if video is None else open_clip(video, fps=recipe.sample.fps)
-    should_offload(override_recipe(recipe, ["offline=true"]))  # refuses before the download what is known not to fit
+    should_offload(override_recipe(recipe, ["offline=true"]))  # raises before the download if the models do not fit
     failed: dict[str, str] = {}
-    for finding in fetch_models(recipe):
-        if finding.state == "problem":
-            failed |= dict.fromkeys(finding.facts["stages"], finding.says)
-        yield "downloads", finding
-    for finding in try_stages(recipe, clip, failed):
-        yield "stages", finding
+    for result in fetch_models(recipe):
+        if result.state == "problem":
+            failed |= dict.fromkeys(result.facts["stages"], result.message)
+        yield "downloads", result
+    for result in try_stages(recipe, clip, failed):
+        yield "stages", result
 
 
-def _print(found: Diagnosis) -> None:
-    for title, findings in (("Machine", found.machine), ("Extras", found.extras), ("Recipes", found.recipes)):
-        if findings:
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    groups = {"Machine": diagnosis.machine, "Extras": diagnosis.extras, "Recipes": diagnosis.recipes}
+    for title, results in groups.items():
+        if results:
             echo(title)
-            _print_findings(findings)
+            _print_results(results)
             echo()
-    if len(found.recipes) == 1:
-        _print_models(found.recipes[0])
+    if len(diagnosis.recipes) == 1:
+        _print_models(diagnosis.recipes[0])
     else:
-        echo("openavs check --pipeline NAME says all about one recipe, and how to download its models.")
-    if not found.ready:
-        echo(f"Not ready for {found.judged}: fix each PROBLEM above.")
-    elif any(finding.state == "absent" for finding in found.recipes if finding.facts.get("recipe") == found.judged):
-        echo(f"Ready for {found.judged}, once its models are downloaded.")
+        echo("Details of one recipe, with its download commands: openavs check --pipeline NAME")
+    if not diagnosis.ready:
+        echo(f"Not ready for {diagnosis.recipe}: fix each PROBLEM above.")
+    elif any(result.state == "absent" and result.facts["recipe"] == diagnosis.recipe for result in diagnosis.recipes):
+        echo(f"Ready for {diagnosis.recipe} after the download of its models.")
     else:
-        echo(f"Ready for {found.judged}.")
+        echo(f"Ready for {diagnosis.recipe}.")
 
 
-def _print_findings(findings: Sequence[CheckResult]) -> None:
-    for finding in findings:
-        echo(f"  {_MARKS[finding.state]}{finding.says}")
-        if finding.fix and not (finding.topic == "recipe" and finding.state == "absent"):
-            echo(f"          -> {finding.fix}")
+def _print_results(results: Sequence[CheckResult]) -> None:
+    for result in results:
+        echo(f"  {_MARKS[result.state]}{result.message}")
+        # The downloads of a recipe are printed below it, one per model.
+        if result.fix and not (result.topic == "recipe" and result.state == "absent"):
+            echo(f"          -> {result.fix}")
 
 
 def _print_models(recipe: CheckResult) -> None:
     echo("Models")
     stated = recipe.facts["license"]
     if stated:
-        echo(f"  licenses, as the recipe states them: {stated}")
-    otherwise = "license: see above" if stated else "license not stated"
+        echo(f"  licenses stated by the recipe: {stated}")
     for model in recipe.facts["models"]:
         size = "size unknown" if model["size_gb"] is None else f"{model['size_gb']:.2f} GB"
-        at = f" at {model['revision'][:12]}" if model["revision"] else ""
-        echo(f"  {model['state']:<9}{model['model']}{at} ({size}, {model['license'] or otherwise})")
-        if model["state"] not in ("embedded", "cached", "local") and model["model"].startswith("hf:"):
+        commit = f" at {model['revision'][:12]}" if model["revision"] else ""
+        license = model["license"] or ("license: see above" if stated else "license not stated")
+        echo(f"  {model['state']:<9}{model['model']}{commit} ({size}, {license})")
+        if model["state"] in ("partial", "missing") and model["model"].startswith("hf:"):
             echo(f"          -> {model['download']}")
     echo()

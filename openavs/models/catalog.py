@@ -1,20 +1,22 @@
-"""What is known of a model without loading it: its title, license and size, from models.tsv or its files."""
+"""Catalog of known models (title, license, size), and where the weights of a model are on this disk."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from openavs.errors import ModelError
+from openavs.models.hub import download_command, is_pinned, resolve
 from openavs.utils.fs import BoundedFile
 from openavs.utils.strict_json import parse_json
 
 Permissive = Literal["yes", "no", "unknown"]
+WeightsState = Literal["embedded", "cached", "local", "partial", "missing"]
 
 _TABLE = Path(__file__).parents[1] / "assets" / "tables" / "models.tsv"
 _EMBEDDED = Path(__file__).parents[1] / "assets"
@@ -25,11 +27,11 @@ class KnownModel:
     """Facts of one model.
 
     Attributes:
-        title: what people call it.
-        license: of its weights, as its model card states it.
-        permissive: whether that license allows any use; non-commercial and gated ones do not.
+        title: common name.
+        license: of the weights, as the model card states it.
+        permissive: whether the license allows any use; non-commercial and gated licenses do not.
         parameters: in millions.
-        download: approximate, in GB (10^9 bytes); 0 for an embedded model.
+        download: approximate size in GB (10^9 bytes); 0 for an embedded model.
     """
 
     title: str
@@ -40,30 +42,30 @@ class KnownModel:
 
     @property
     def stored(self) -> str:
-        """The dtype that the weights are stored in, judged by the download's bytes for each parameter."""
+        """Dtype that the weights are stored in, from the bytes per parameter of the download."""
         return "bfloat16" if 0 < self.download * 1000 < 3 * self.parameters else "float32"
 
     @property
     def gated(self) -> bool:
-        """Whether the hub gives it only to those who logged in and were let in by its owner."""
+        """Whether the hub requires a login and the owner's consent."""
         return "gated" in self.license
 
     def memory(self, bytes_each: int) -> float:
-        """GB that the weights alone take at this many bytes a parameter."""
+        """Return the GB of the weights alone, at `bytes_each` bytes per parameter."""
         return self.parameters * bytes_each / 1000
 
 
 def find_known_model(reference: str) -> KnownModel | None:
-    """The facts of `hf:org/name@revision` or `openavs:tiny/name`; None for a local folder or a model not listed."""
+    """Return the entry of `hf:org/name@revision` or `openavs:tiny/name`; None for local folders and unknown models."""
     if reference.startswith("openavs:"):
         return _embedded(reference.removeprefix("openavs:"))
     return _listed().get(reference.removeprefix("hf:").partition("@")[0])
 
 
 def is_only_synthetic(models: Mapping[str, Any]) -> bool:
-    """Whether one of a result's models (facts by reference) is an embedded one, or a student that was trained with one.
+    """Return whether a result's models (facts by reference) were trained on synthetic clips.
 
-    These know only the synthetic world.
+    True if one of them is an embedded model, or a student that uses one.
     """
     return any(_is_synthetic(str(reference), facts) for reference, facts in models.items())
 
@@ -71,8 +73,8 @@ def is_only_synthetic(models: Mapping[str, Any]) -> bool:
 def _is_synthetic(reference: str, facts: Any) -> bool:
     student = facts.get("facts") if isinstance(facts, Mapping) else None
     audio = student.get("audio") if isinstance(student, Mapping) else None
-    heard = audio.get("model") if isinstance(audio, Mapping) else None
-    return any(str(name).startswith("openavs:tiny") for name in (reference, heard))
+    audio_model = audio.get("model") if isinstance(audio, Mapping) else None
+    return any(str(name).startswith("openavs:tiny") for name in (reference, audio_model))
 
 
 @cache
@@ -89,7 +91,7 @@ def _listed() -> dict[str, KnownModel]:
 
 
 def count_parameters(folder: Path) -> int:
-    """How many numbers the safetensors files of a folder hold, read from their headers.
+    """Return the number of parameters in the safetensors files of a folder, read from their headers.
 
     Raises:
         ModelError: a header is damaged.
@@ -110,7 +112,7 @@ def stored_dtype(folder: Path) -> str:
 
 
 def _numbers(folder: Path) -> Counter[str]:
-    """By safetensors' name of the dtype: how many numbers a folder's files hold."""
+    """The number of parameters in a folder by safetensors' name of the dtype."""
     found: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
         try:
@@ -119,15 +121,15 @@ def _numbers(folder: Path) -> Counter[str]:
             for name, tensor in header.items():
                 if name != "__metadata__":
                     found[tensor["dtype"]] += math.prod(tensor["shape"])
-        except (ValueError, LookupError, TypeError, AttributeError) as problem:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"the weights {path} are damaged ({problem!s:.100}); delete the file and download it again"
-            ) from problem
+                f"the weights {path} are damaged ({error!s:.100}); delete the file and download it again"
+            ) from error
     return found
 
 
 def _embedded(name: str) -> KnownModel | None:
-    """An embedded model; its weights are counted and not weighed, since some are stored in 16 bits and some in 32."""
+    """An embedded model; its size is the number of its parameters, because some files are 16-bit and some 32-bit."""
     folder = _EMBEDDED / name
     if not (folder / "model.safetensors").is_file():
         return None
@@ -143,3 +145,94 @@ def _embedded(name: str) -> KnownModel | None:
     short = name.rpartition("/")[2]
     millions = count_parameters(folder) / 1e6
     return KnownModel(titles.get(short, f"tiny {short}"), "Apache-2.0", "yes", millions, 0.0)
+
+
+# ------------------------------------------------------------------------------------------------ weights on disk
+
+
+@dataclass(frozen=True)
+class WeightsStatus:
+    """State of a model's weights on this disk.
+
+    Attributes:
+        model: reference, as in the recipe.
+        state: `embedded` in openavs, `cached` by the hub, a `local` folder, `partial` (an incomplete download or
+            folder) or `missing`.
+        revision: commit of a cached model.
+        converted: whether the weights come from the hub converter's pull request.
+        pinned: whether the reference names a commit, which cannot change.
+        gated: whether the hub requires a login and the owner's consent.
+        license: as in the catalog or the model card; None if unknown.
+        permissive: whether the license allows any use.
+        size_gb: on this disk, or of the download if known, in GB (10^9 bytes).
+        parameters_m: number of parameters in millions, if known.
+        reason: why the model cannot be loaded as it is, with the fix; empty if it can.
+    """
+
+    model: str
+    state: WeightsState
+    revision: str | None = None
+    converted: bool = False
+    pinned: bool = False
+    gated: bool = False
+    license: str | None = None
+    permissive: Permissive = "unknown"
+    size_gb: float | None = None
+    parameters_m: float | None = None
+    reason: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether the model can be loaded without the network."""
+        return self.state in ("embedded", "cached", "local")
+
+    @property
+    def download(self) -> str:
+        """Shell command that downloads the files that the loader reads."""
+        return download_command(self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, with the `download` command of a hub reference."""
+        return asdict(self) | {"download": self.download if self.model.startswith("hf:") else None}
+
+
+def find_weights(model: str) -> WeightsStatus:
+    """Look for a model on this disk; `model` is a reference as in a recipe or an absolute folder."""
+    known = find_known_model(model)
+    facts: dict[str, Any] = {"pinned": is_pinned(model)}
+    if known is not None:
+        facts |= {"gated": known.gated, "license": known.license, "permissive": known.permissive}
+        facts |= {"parameters_m": known.parameters, "size_gb": known.download}
+    try:
+        found = resolve(model, offline=True)
+    except ModelError as error:
+        return WeightsStatus(model, "partial" if _is_partial(model) else "missing", **facts, reason=str(error))
+    schemes: dict[str, WeightsState] = {"openavs": "embedded", "hf": "cached"}
+    facts |= {"license": facts.get("license") or found.license, "size_gb": _size_gb([*found.path.iterdir()])}
+    state = schemes.get(model.partition(":")[0], "local")
+    return WeightsStatus(model, state, found.revision, found.converted, **facts)
+
+
+def find_plugin_weights(model: str, stage: str) -> WeightsStatus:
+    """Look for the model of a plug-in, which may be any file or folder, or a reference."""
+    path = Path(model).expanduser()
+    if model.startswith(("hf:", "openavs:")):
+        return find_weights(model)
+    if not path.exists():
+        reason = f"the model file {model} does not exist; put it beside the recipe, or set {stage}.model=FILE"
+        return WeightsStatus(model, "missing", reason=reason)
+    return WeightsStatus(model, "local", size_gb=_size_gb([path] if path.is_file() else [*path.iterdir()]))
+
+
+def _is_partial(model: str) -> bool:
+    """Whether some files are on this disk: an interrupted download, or an incomplete folder."""
+    from huggingface_hub import constants
+
+    if not model.startswith("hf:"):
+        return Path(model).expanduser().is_dir()
+    name = model.removeprefix("hf:").partition("@")[0].replace("/", "--")
+    return any((Path(constants.HF_HUB_CACHE).expanduser() / f"models--{name}" / "snapshots").glob("*/*"))
+
+
+def _size_gb(files: Sequence[Path]) -> float:
+    return round(sum(file.stat().st_size for file in files if file.is_file()) / 1e9, 3)

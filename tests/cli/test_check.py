@@ -1,4 +1,4 @@
-"""`openavs check`: whether this machine can run what was asked for, in words and as JSON."""
+"""`openavs check`: whether this machine can run a recipe, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture
 def nothing_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache of the hub, nobody logged in, and no word in the environment that forbids downloads."""
+    """An empty hub cache without a login, and no environment variable that forbids downloads."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     for variable in ("HF_HUB_OFFLINE", "HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
 
 
-def test_it_says_what_is_here_and_what_is_not(openavs: Run, nothing_cached: None) -> None:
+def test_all_groups_of_results(openavs: Run, nothing_cached: None) -> None:
     done = openavs("check", "--json")
     found = done.json()
-    assert (done.code, found["ready"], found["judged"]) == (0, True, "tiny")
+    assert (done.code, found["ready"], found["recipe"]) == (0, True, "tiny")
     assert {"python", "packages", "torch", "device", "threads", "memory", "codecs", "cache", "out", "offline"} <= {
         item["topic"] for item in found["machine"]
     }
@@ -44,24 +44,26 @@ def test_it_says_what_is_here_and_what_is_not(openavs: Run, nothing_cached: None
     )
     assert recipes["openavs"]["download_gb"] == pytest.approx(10.5)
     assert "hf download facebook/sam2.1-hiera-large" in recipes["openavs"]["fix"]
-    assert recipes["sam3"]["says"].startswith("sam3: hf:facebook/sam3@main is gated and nobody is logged in")
-    assert "not under a permissive license" in recipes["sam3"]["says"]
-    assert "OPENAI_API_KEY" in recipes["paper"]["says"] and recipes["paper"]["state"] == "absent"
+    assert recipes["sam3"]["message"].startswith(
+        "sam3: hf:facebook/sam3@main is gated and this machine is not logged in"
+    )
+    assert "not under a permissive license" in recipes["sam3"]["message"]
+    assert "OPENAI_API_KEY" in recipes["paper"]["message"] and recipes["paper"]["state"] == "absent"
     (offline,) = [item for item in found["machine"] if item["topic"] == "offline"]
     assert offline["recipes"] == ["tiny"]
 
 
-def test_a_recipe_is_judged_and_tried_with_its_overrides(openavs: Run) -> None:
+def test_overrides_apply_to_checks_and_trial_runs(openavs: Run) -> None:
     lost = openavs("check", "--pipeline", "tiny", "segmenter.model=/lost", "--json")
     (tiny,) = lost.json()["recipes"]
-    assert (lost.code, tiny["state"]) == (1, "problem") and "/lost" in tiny["says"]
+    assert (lost.code, tiny["state"]) == (1, "problem") and "/lost" in tiny["message"]
     tried = openavs("check", "--pipeline", "tiny", "--download", "filtering.box_threshold=1", "--json").json()
     (detector,) = [item for item in tried["stages"] if item["stage"] == "detector"]
-    assert "0 boxes above the threshold" in detector["says"]
+    assert "0 boxes above the threshold" in detector["message"]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (("tiny",), "check takes KEY=VALUE, not tiny; a recipe is named with --pipeline"),
         (("filtering.box_threshold=1",), "filtering.box_threshold=1 changes a recipe; name it with --pipeline"),
@@ -71,12 +73,12 @@ def test_a_recipe_is_judged_and_tried_with_its_overrides(openavs: Run) -> None:
         ),
     ],
 )
-def test_words_that_change_no_recipe_are_refused(openavs: Run, words: tuple[str, ...], says: str) -> None:
+def test_invalid_arguments_are_refused(openavs: Run, words: tuple[str, ...], message: str) -> None:
     refused = openavs("check", *words)
-    assert refused.code == 2 and says in refused.err
+    assert refused.code == 2 and message in refused.err
 
 
-def test_it_knows_the_embedded_models(openavs: Run) -> None:
+def test_embedded_models_are_recognized(openavs: Run) -> None:
     (tiny,) = openavs("check", "--pipeline", "tiny", "--json").json()["recipes"]
     assert {model["model"] for model in tiny["models"]} == set(load_recipe("tiny").models().values())
     assert all(model["state"] == "embedded" and model["pinned"] for model in tiny["models"])
@@ -88,13 +90,21 @@ def test_it_knows_the_embedded_models(openavs: Run) -> None:
     ("arguments", "code", "sentence"),
     [
         (("-p", "tiny", "--offline"), 0, "tiny: its 4 models are embedded in openavs."),
-        (("-p", "openavs-cpu"), 0, "openavs-cpu: 3 of 3 models are not here; the first use downloads about 1.7 GB."),
-        (("-p", "openavs-cpu", "--offline"), 1, "3 of 3 models are not here, and offline nothing is downloaded"),
-        (("-p", "sam3"), 1, "ask for access at https://huggingface.co/facebook/sam3, which its owner may take days"),
+        (
+            ("-p", "openavs-cpu"),
+            0,
+            "openavs-cpu: 3 of 3 models are not on this disk; the first run downloads about 1.7 GB.",
+        ),
+        (
+            ("-p", "openavs-cpu", "--offline"),
+            1,
+            "3 of 3 models are not on this disk, and offline mode forbids downloads",
+        ),
+        (("-p", "sam3"), 1, "request access at https://huggingface.co/facebook/sam3, which its owner may take days"),
         (("-p", "paper"), 1, "OPENAI_API_KEY, which should hold the key for https://api.openai.com/v1, is not set"),
     ],
 )
-def test_one_recipe_is_judged(
+def test_one_recipe_is_checked(
     openavs: Run, nothing_cached: None, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
     done = openavs("check", *arguments)
@@ -105,7 +115,7 @@ def test_one_recipe_is_judged(
     assert "Models\n" in done.out
 
 
-def test_a_server_key_is_needed_and_never_printed(
+def test_an_api_key_is_required_and_never_printed(
     openavs: Run, nothing_cached: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789")
@@ -113,14 +123,14 @@ def test_a_server_key_is_needed_and_never_printed(
     assert "is not set" not in done.out and "canary" not in done.out + done.err
 
 
-def test_a_recipe_that_does_not_exist_is_wrong_usage(openavs: Run) -> None:
+def test_an_unknown_recipe_is_wrong_usage(openavs: Run) -> None:
     done = openavs("check", "--pipeline", "tinny")
     assert (done.code, done.out) == (2, "")
     assert "did you mean 'tiny'?" in done.err
 
 
-def test_a_recipe_with_a_broken_folder_a_missing_extra_and_no_plugin(openavs: Run, tmp_path: Path) -> None:
-    """All that stands in the way is said at once, and a plug-in's file is looked for, not run."""
+def test_all_obstacles_of_a_recipe_are_listed_together(openavs: Run, tmp_path: Path) -> None:
+    """A broken folder, a missing extra and a missing plug-in; no plug-in is executed."""
     text = resources.find("pipelines", "tiny").read_text(encoding="utf-8")
     text = text.replace("use: clap\n  model: openavs:tiny/clap", "use: laion-clap\n  model: ./ears")
     text = text.replace("use: grounding-dino\n  model: openavs:tiny/grounding-dino", "use: ./gone.py:Finder")
@@ -132,20 +142,18 @@ def test_a_recipe_with_a_broken_folder_a_missing_extra_and_no_plugin(openavs: Ru
     done = openavs("check", "--pipeline", tmp_path / "own.yaml", "--json")
     (own,) = done.json()["recipes"]
     assert done.code == 1 and own["state"] == "problem"
-    assert "has pickle weights only (pytorch_model.bin)" in own["says"]
-    assert "needs the extra laion-clap, which is not installed" in own["says"]
-    assert "gone.py does not exist" in own["says"]
+    assert "has pickle weights only (pytorch_model.bin)" in own["message"]
+    assert "needs the extra laion-clap, which is not installed" in own["message"]
+    assert "gone.py does not exist" in own["message"]
     assert 'pip install "openavs[laion-clap]"' in own["fix"]
     assert {model["state"] for model in own["models"]} == {"partial", "embedded"}
 
 
-def test_it_finds_a_torchvision_that_would_break_transformers(
-    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a build for another torch does: installed, and an error as soon as it is imported."""
+def test_an_incompatible_torchvision_is_found(openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build for another torch is installed and raises an error when it is imported."""
     from transformers.utils import is_torchvision_available
 
-    assert not is_torchvision_available()  # transformers remembers this, for the tests that follow
+    assert not is_torchvision_available()  # transformers caches this for later tests
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     (tmp_path / "torchvision-0.28.0.dist-info").mkdir()
     (tmp_path / "torchvision-0.28.0.dist-info" / "METADATA").write_text("Name: torchvision\nVersion: 0.28.0\n")
@@ -153,13 +161,13 @@ def test_it_finds_a_torchvision_that_would_break_transformers(
     done = openavs("check", "--json")
     (found,) = [item for item in done.json()["machine"] if item["topic"] == "torchvision"]
     assert done.code == 1 and found["state"] == "problem"
-    assert "0.28.0 does not fit the installed torch" in found["says"] and "pip uninstall torchvision" in found["fix"]
+    assert "0.28.0 does not fit the installed torch" in found["message"] and "pip uninstall torchvision" in found["fix"]
 
 
-def test_it_runs_where_the_packages_are_missing_or_old(
+def test_missing_and_old_packages_are_named_with_the_fix(
     openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above all there: each is named with the command that mends it, and nothing is a traceback."""
+    """There is no traceback."""
     (tmp_path / "transformers-4.57.6.dist-info").mkdir()
     (tmp_path / "transformers-4.57.6.dist-info" / "METADATA").write_text("Name: transformers\nVersion: 4.57.6\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -169,27 +177,27 @@ def test_it_runs_where_the_packages_are_missing_or_old(
     found = done.json()
     problems = {item["topic"]: item for item in found["machine"] if item["state"] == "problem"}
     assert done.code == 1 and set(problems) == {"packages", "torch", "codecs"} and found["recipes"] == []
-    assert "transformers 4.57.6 for openavs's" in problems["packages"]["says"]
+    assert "transformers 4.57.6 for openavs's" in problems["packages"]["message"]
     assert all("pip install" in item["fix"] for item in problems.values())
     assert openavs("check").out.rstrip().endswith("Not ready for tiny: fix each PROBLEM above.")
 
 
-def test_in_words_it_ends_with_the_verdict(openavs: Run) -> None:
+def test_the_text_ends_with_the_verdict(openavs: Run) -> None:
     assert openavs("check").out.rstrip().splitlines()[-1] == "Ready for tiny."
 
 
-def test_the_documented_shape_is_the_real_one(openavs: Run, nothing_cached: None) -> None:
-    """Every field of docs/check.md is there, with a value of the kind its example has, and no other."""
+def test_the_documented_json_is_the_actual_one(openavs: Run, nothing_cached: None) -> None:
+    """Every field of docs/check.md exists, with a value of the same kind, and no other."""
     page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     documented, found = json.loads(example), openavs("check", "--json").json()
     assert list(documented) == list(found)
     assert found["openavs"] == __version__
     for group in ("machine", "extras", "recipes"):
-        shape = set(documented[group][0]) if group != "machine" else {"topic", "state", "says", "fix"}
+        shape = set(documented[group][0]) if group != "machine" else {"topic", "state", "message", "fix"}
         for item in found[group]:
             assert shape <= set(item), item
-            assert item["state"] in page and item["says"].endswith(".")
+            assert item["state"] in page and item["message"].endswith(".")
     (model,) = documented["recipes"][0]["models"]
     assert all(set(model) == set(entry) for recipe in found["recipes"] for entry in recipe["models"])
     topics = {item["topic"] for item in found["machine"]}
@@ -198,9 +206,9 @@ def test_the_documented_shape_is_the_real_one(openavs: Run, nothing_cached: None
 
 @pytest.mark.skipif("coverage" in sys.modules, reason="it would take what the tracer takes")
 def test_it_takes_less_than_three_seconds() -> None:
-    """CPU time, because the wall clock also counts the neighbours; most of it is the import of torch.
+    """CPU time, because wall time includes other processes; most of it is the import of torch.
 
-    The best of three: neighbours on the same core make that grow, too.
+    The best of three, because other processes on the same core increase it, too.
     """
     assert min(cpu_seconds(sys.executable, "-m", "openavs", "check") for _ in range(3)) < 3
 

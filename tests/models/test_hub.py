@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ClapModel, SamModel
 from transformers.utils import logging as log
 
-from openavs.checks.weights import find_weights
 from openavs.errors import ModelError
+from openavs.models.catalog import find_weights
 from openavs.models.hub import ModelLockfile, download_command, load_pretrained, load_processor, resolve
 from tests.model_hub import Hub, PullRequest, client_settings, serving
 from tests.tiny_models import make_sam

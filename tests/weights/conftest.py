@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from openavs.checks.weights import find_weights
+from openavs.models.catalog import find_weights
 
 Find = Callable[[str], dict[str, Any]]
 Given = Callable[[str, str], Path]
@@ -26,7 +26,7 @@ def find_checkpoint(reference: str, folder: str | None) -> str | None:
         local = Path(folder).expanduser() / reference.removeprefix("hf:").partition("@")[0].rpartition("/")[2]
         if local.is_dir():
             return str(local)
-    return reference if find_weights(reference).here else None
+    return reference if find_weights(reference).available else None
 
 
 @pytest.fixture(scope="session")

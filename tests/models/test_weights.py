@@ -1,4 +1,4 @@
-"""Where weights are, as the hub's cache and folders tell."""
+"""Where the weights of a model are: in openavs, the hub's cache or a folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from openavs.checks.recipes import check_recipe
-from openavs.checks.weights import find_plugin_weights, find_weights
+from openavs.checks.recipe_check import check_recipe
 from openavs.config.recipe import load_recipe
+from openavs.models.catalog import find_plugin_weights, find_weights
 from openavs.models.hub import is_pinned
 from tests.plugin_recipe import write_recipe
 
@@ -38,50 +38,50 @@ def cached(cache: Path, name: str) -> Path:
 def test_a_cached_model_has_its_commit_and_size(cache: Path) -> None:
     shutil.copytree(TINY, cached(cache, "org/whole"), dirs_exist_ok=True)
     found = find_weights("hf:org/whole@main")
-    assert (found.state, found.revision, found.pinned, found.here) == ("cached", COMMIT, False, True)
+    assert (found.state, found.revision, found.pinned, found.available) == ("cached", COMMIT, False, True)
     assert found.size_gb == pytest.approx(sum(file.stat().st_size for file in TINY.iterdir()) / 1e9, abs=1e-3)
 
 
-def test_a_download_that_broke_off_is_partial(cache: Path) -> None:
+def test_an_interrupted_download_is_partial(cache: Path) -> None:
     (cached(cache, "org/begun") / "config.json").write_text("{}")
     found = find_weights("hf:org/begun@main")
-    assert (found.state, found.here) == ("partial", False)
+    assert (found.state, found.available) == ("partial", False)
     assert find_weights("hf:org/never@main").state == "missing"
 
 
-def test_folders(tmp_path: Path) -> None:
+def test_local_folders(tmp_path: Path) -> None:
     assert find_weights(str(TINY)).state == "local"
     (tmp_path / "config.json").write_text("{}")
     lacking = find_weights(str(tmp_path))
-    assert lacking.state == "partial" and "no *.safetensors" in lacking.why
+    assert lacking.state == "partial" and "no *.safetensors" in lacking.reason
     assert find_weights(str(tmp_path / "gone")).state == "missing"
 
 
 def test_the_model_of_a_plug_in_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(b"x" * 2_000_000)
     there = find_plugin_weights(str(tmp_path / "net.pt"), "captioner")
-    assert (there.state, there.size_gb, there.why) == ("local", 0.002, "")
+    assert (there.state, there.size_gb, there.reason) == ("local", 0.002, "")
     gone = find_plugin_weights("./models/net.pt", "captioner")
     assert gone.state == "missing"
-    assert gone.why == (
-        "there is no model file ./models/net.pt; put it beside the recipe, or give its place with captioner.model=FILE"
+    assert gone.reason == (
+        "the model file ./models/net.pt does not exist; put it beside the recipe, or set captioner.model=FILE"
     )
     assert find_plugin_weights(str(tmp_path), "captioner").state == "local"
-    assert find_plugin_weights("hf:org/never@main", "captioner").why == find_weights("hf:org/never@main").why
+    assert find_plugin_weights("hf:org/never@main", "captioner").reason == find_weights("hf:org/never@main").reason
 
 
-def test_a_recipe_of_plug_ins_is_ready_with_its_files(openavs: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_recipe_of_plug_ins_is_ready_if_its_files_exist(openavs: Callable[..., Any], tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, captioner={"use": "./stages.py:Ear", "model": "./net.pt"}, license="MIT (net)")
     lacking = openavs("check", "--pipeline", recipe)
-    assert "there is no model file ./net.pt" in lacking.out
+    assert "the model file ./net.pt does not exist" in lacking.out
     assert "model folder" not in lacking.out and "hf:" not in lacking.out
     (tmp_path / "net.pt").write_bytes(b"x")
     ready = openavs("check", "--pipeline", recipe)
     assert "its model is on this disk" in ready.out
-    assert "licenses, as the recipe states them: MIT (net)" in ready.out
+    assert "licenses stated by the recipe: MIT (net)" in ready.out
 
 
-def test_what_is_known_before_a_download() -> None:
+def test_facts_of_a_model_before_its_download() -> None:
     found = find_weights("hf:facebook/sam3@main")
     assert found.gated and found.permissive == "no" and found.size_gb == 3.4
     assert find_weights(f"hf:facebook/sam3@{COMMIT}").download.startswith(
@@ -94,10 +94,10 @@ def test_only_a_commit_pins() -> None:
     assert not any(map(is_pinned, ("hf:org/name@main", "hf:org/name", "./folder", f"./folder@{COMMIT}")))
 
 
-def test_weights_of_the_converters_pull_request_are_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_the_converters_pull_request_are_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`resolve` leaves a ref to the pull request's commit in the cache; main has no safetensors."""
     (cached(cache, "org/pickled") / "config.json").write_text("{}")
-    assert "no safetensors" in find_weights("hf:org/pickled").why
+    assert "no safetensors" in find_weights("hf:org/pickled").reason
     model = cache / "models--org--pickled"
     converted = "f" * 40
     shutil.copytree(TINY, model / "snapshots" / converted)
@@ -108,15 +108,15 @@ def test_weights_of_the_converters_pull_request_are_said(cache: Path, monkeypatc
     recipe = load_recipe("tiny", ["captioner.model=hf:org/pickled@main"])
     assert (
         "hf:org/pickled@main has no safetensors on main; the hub converter's pull"
-        in check_recipe(recipe, cache).finding.says
+        in check_recipe(recipe, cache).result.message
     )
 
 
-def test_gated_weights_take_days(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gated_weights_need_a_request_for_access(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    assert "may take days to answer and may refuse" in check_recipe(load_recipe("sam3"), cache).finding.fix
+    assert "may take days to answer and may refuse" in check_recipe(load_recipe("sam3"), cache).result.fix
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
     assert (
-        "hf:facebook/sam3@main is gated: access is asked for at its page"
-        in check_recipe(load_recipe("sam3"), cache).finding.says
+        "hf:facebook/sam3@main is gated: request access at its page"
+        in check_recipe(load_recipe("sam3"), cache).result.message
     )
