@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
-from openavs.stages.translators.templates import PromptTemplate, load_prompt
+from openavs.stages.translators.prompting import PromptTemplate, load_prompt
 
 _PACKAGES = ("openavs", "torch", "transformers", "numpy", "soxr")
 # How long to wait and where to look say nothing about the answer; the device counts as what it was resolved to.
-_NO_MATTER = {"device", "offline", "api_key_env", "timeout", "budget", "tries", "concurrency", "when_down"}
+_NO_MATTER = {"device", "offline", "api_key_env", "timeout", "total_timeout", "max_retries", "concurrency", "on_error"}
 _WHOLE = 1 << 23  # bytes: smaller files are read whole
 _SAMPLES, _SAMPLE = 256, 1 << 12  # of larger ones, so many samples of so many bytes
 _PACKAGE = Path(__file__).parents[1]

@@ -179,7 +179,7 @@ class CachedTranslator(_Remembering):
             ask,
             lambda answers: [[t.frames, t.origin, t.note, t.attempts, t.origins] for t in answers],
             lambda found: _as_many([_translation(*row) for row in found], len(requests)),
-            keep=lambda answers: not any(t.passing for t in answers),
+            keep=lambda answers: not any(t.transient for t in answers),
         )
 
 

@@ -22,7 +22,7 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset, Task
 from openavs.evaluation.datasets.synthetic_ids import is_synthetic
 from openavs.evaluation.datasets.tables import MissingDataError
-from openavs.stages.translators.class_matching import plain_key
+from openavs.stages.vocabulary import plain_key
 from openavs.utils.plugins import is_file_reference, load_file_function
 from openavs.utils.strict_yaml import read_yaml
 from openavs.utils.text import did_you_mean

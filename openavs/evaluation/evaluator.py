@@ -27,7 +27,7 @@ from openavs.evaluation.report import write_page
 from openavs.evaluation.scorer import BenchmarkScores, score
 from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.serialization import clip_folder, json_bytes
-from openavs.stages.translators.class_matching import plain_key
+from openavs.stages.vocabulary import plain_key
 from openavs.utils.fs import atomic_write
 
 _VERSIONS = ("openavs", "git", "packages", "python", "platform")

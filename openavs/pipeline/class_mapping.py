@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.stages.lexicon import source_of
-from openavs.stages.translators.class_matching import match_classes, plain_key
+from openavs.stages.vocabulary import match_classes, plain_key
 
 Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
 """Cosine similarities `[phrases, labels]` of texts."""

@@ -1,22 +1,34 @@
-"""Closed lists of sounds or things: by name, from a text file, or as given."""
+"""Closed vocabularies: loading their entries, and matching phrases to them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from openavs.errors import InputError
-from openavs.stages.lexicon import audioset_labels, lexicon, rejected_sound
+from openavs.stages.lexicon import (
+    audioset_labels,
+    broader,
+    lexicon,
+    narrower,
+    normalize_phrase,
+    rejected_sound,
+    stem,
+)
 
 AUDIOSET, THINGS = "audioset", "audioset-things"
 
+# Man, woman and child are not kinds of these in the lexicon, yet each of them may be meant.
+_IMPLY_PERSON = frozenset({"singer", "choir", "crowd", "hand"})
+
 
 def load_vocabulary(spec: str | Sequence[str]) -> tuple[str, ...]:
-    """The entries of a vocabulary, in order, each once.
+    """Load the entries of a vocabulary, in order and without duplicates.
 
-    `spec` is a sequence of entries, a name or the path of a UTF-8 text file with one entry a line (blank lines and
-    lines that start with # are skipped). The names are `audioset` (its 527 display names) and `audioset-things` (those
-    that name something visible, and the few that stand for rain, wind, noise and the like).
+    Args:
+        spec: a sequence of entries; `audioset` (its 527 display names); `audioset-things` (those that name something
+            visible, and the few that stand for rain, wind, noise and the like); or the path of a UTF-8 text file with
+            one entry per line, in which blank lines and lines that start with # are skipped.
 
     Raises:
         InputError: an unreadable or empty vocabulary.
@@ -26,25 +38,73 @@ def load_vocabulary(spec: str | Sequence[str]) -> tuple[str, ...]:
     if spec == THINGS:
         return tuple(label for label in audioset_labels() if lexicon(label) or rejected_sound(label))
     if isinstance(spec, str):
-        return _from_file(Path(spec).expanduser())
+        return _load_file(Path(spec).expanduser())
     if not all(isinstance(entry, str) for entry in spec):
         raise InputError("a vocabulary is a list of words; put quotes around entries that YAML reads otherwise")
-    return _tidy(spec, "the given vocabulary")
+    return _distinct(spec, "the given vocabulary")
 
 
-def _from_file(path: Path) -> tuple[str, ...]:
+def _load_file(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"the vocabulary '{path}' cannot be read as a text file ({type(error).__name__}); "
-            "give 'audioset-things', a list of words, or a UTF-8 file with one entry a line"
+            "give 'audioset-things', a list of words, or a UTF-8 file with one entry per line"
         ) from error
-    return _tidy((line for line in text.splitlines() if not line.lstrip().startswith("#")), f"the vocabulary '{path}'")
+    lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return _distinct(lines, f"the vocabulary '{path}'")
 
 
-def _tidy(entries: Iterable[str], name: str) -> tuple[str, ...]:
+def _distinct(entries: Iterable[str], name: str) -> tuple[str, ...]:
     kept = tuple(dict.fromkeys(" ".join(entry.split()) for entry in entries if entry.strip()))
     if not kept:
         raise InputError(f"{name} is empty; it needs at least one entry")
     return kept
+
+
+def match_classes(phrase: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes that a phrase stands for, spelled as in the vocabulary; empty without a match.
+
+    The first rule that matches decides: the class itself (ignoring case, hyphens and plural), another name of the same
+    thing (puppy -> dog), a broader term (ambulance -> emergency-car), its last words (toy piano -> piano) and, for a
+    general word, the classes that are narrower (person -> man, woman).
+    """
+    classes: dict[str, str] = {}
+    for word in vocabulary:
+        classes.setdefault(plain_key(word), word)
+
+    def known(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(classes[plain_key(name)] for name in names if plain_key(name) in classes))
+
+    names = [phrase, *lexicon(phrase)]
+    nearest = known(_closure(names, broader))[:1] or known(_suffixes(phrase))[:1]
+    general = [*names, "person"] if _IMPLY_PERSON.intersection(names) else names
+    return known([phrase]) or known(names) or nearest or known(_closure(general, narrower))
+
+
+def classes_in_text(text: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes whose name appears in a text, in the order of the vocabulary."""
+    words = f" {plain_key(text)} "
+    return tuple(dict.fromkeys(word for word in vocabulary if plain_key(word) and f" {plain_key(word)} " in words))
+
+
+def plain_key(text: str) -> str:
+    """Return the stems of a text's words: equal for names that differ in case, hyphens and endings only."""
+    return " ".join(map(stem, normalize_phrase(text).split()))
+
+
+def _closure(names: Sequence[str], step: Callable[[str], tuple[str, ...]]) -> list[str]:
+    """The names and everything that repeated steps reach, nearest first."""
+    reached, queue = dict.fromkeys(names), list(names)
+    while queue:
+        for name in step(queue.pop(0)):
+            if name not in reached:
+                reached[name] = None
+                queue.append(name)
+    return list(reached)
+
+
+def _suffixes(phrase: str) -> list[str]:
+    words = normalize_phrase(phrase).split()
+    return [" ".join(words[start:]) for start in range(1, len(words))]

@@ -17,8 +17,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from openavs.stages.translators.prompting import build_messages
-from openavs.stages.translators.templates import PromptTemplate, load_prompt
+from openavs.stages.translators.prompting import PromptTemplate, build_messages, load_prompt
 from openavs.synthetic.categories import KINDS
 from scripts.train_tiny.lm_data import MAX_FRAMES, TRAIN, VAL, Example, example
 from scripts.train_tiny.lm_losses import NONE, Hints, Probes, hints_of

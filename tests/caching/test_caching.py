@@ -199,7 +199,9 @@ def test_stages_without_a_model_are_left_as_they_are(tmp_path: Path, cache: Path
 
 
 def at_server(url: str) -> Recipe:
-    return load_recipe("tiny", [f"translator={{use: openai, model: small, base_url: '{url}', tries: 1, retries: 0}}"])
+    return load_recipe(
+        "tiny", [f"translator={{use: openai, model: small, base_url: '{url}', max_retries: 0, max_reprompts: 0}}"]
+    )
 
 
 def ask(url: str, held: BackendCache, clip: Clip, cache: Path) -> ClipResult:
@@ -236,7 +238,7 @@ def test_who_answered_for_each_frame_is_kept(held: BackendCache, clip: Clip, cac
 
 
 def test_an_answer_that_cannot_be_used_is_kept_with_its_note(held: BackendCache, clip: Clip, cache: Path) -> None:
-    """The model was asked and babbled: asking it again is what the recipe's `retries` are for."""
+    """The model was asked and babbled: asking it again is what the recipe's `max_reprompts` are for."""
     with serving(lambda fields, number: completion("Woof!")) as server:
         first = ask(server.url, held, clip, cache)
         second = ask(server.url, held, clip, cache)
@@ -255,7 +257,7 @@ def fingerprint(held: BackendCache, *overrides: str, stage: str = "captioner") -
 
 def test_a_fingerprint_changes_with_what_an_answer_depends_on(held: BackendCache) -> None:
     usual = fingerprint(held)
-    assert fingerprint(held, "offline=true", "filtering.box_threshold=0.9", "translator.retries=0") == usual
+    assert fingerprint(held, "offline=true", "filtering.box_threshold=0.9", "translator.max_reprompts=0") == usual
     changes = ("captioner.top_k=1", "captioner.batch_size=2", "captioner.vocabulary=[dog, cat]")
     assert len({usual, *(fingerprint(held, change) for change in changes)}) == 4
     assert fingerprint(held, stage="translator") != fingerprint(held, "translator.prompt=default", stage="translator")

@@ -37,10 +37,9 @@ from openavs.media.images import read_image
 from openavs.models.hub import ModelLockfile, ResolvedModel, check_folder
 from openavs.results.run_folder import RunWriter
 from openavs.results.serialization import read_result, segmentation_from_json, segmentation_to_json
-from openavs.stages.translators import responses as replies
-from openavs.stages.translators.parsing import ParseError, parse_answer
-from openavs.stages.translators.schema import AnswerSchema
-from openavs.stages.translators.templates import parse_prompt
+from openavs.stages.translators import chat_client
+from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer
+from openavs.stages.translators.prompting import parse_prompt
 from openavs.structures.types import (
     RLE,
     Caption,
@@ -54,7 +53,7 @@ from openavs.structures.types import (
 )
 from openavs.visualization.colors import voc_palette
 
-SENTENCES = (InputError, ModelError, ParseError, replies.TransientError)
+SENTENCES = (InputError, ModelError, ParseError, chat_client.TransientError)
 _FOLDER = tempfile.TemporaryDirectory(prefix="openavs-fuzz-")  # goes with the process
 SCRATCH = Path(_FOLDER.name)
 
@@ -142,12 +141,12 @@ def reply(data: bytes) -> None:
     head, _, body = data.partition(b"\n")
     status = int.from_bytes(head[:2], "big") % 600
     wait = head[2:].decode("latin-1")
-    got = replies.ChatResponse(status, {"retry-after": wait, "retry-after-ms": wait[::-1]}, body)
+    got = chat_client.ChatResponse(status, {"retry-after": wait, "retry-after-ms": wait[::-1]}, body)
     if not got.ok:
-        raise replies.classify_error(got, Endpoint("http://x/v1"), "m") if status else ParseError("none")
-    replies.refused_field(got, {"response_format": 1, "max_tokens": 1, "temperature": 1})
-    replies.retry_after(got.headers)
-    replies.parse_completion(replies.completion(got))
+        raise chat_client.classify_error(got, Endpoint("http://x/v1"), "m") if status else ParseError("none")
+    chat_client.rejected_field(got, {"response_format": 1, "max_tokens": 1, "temperature": 1})
+    chat_client.retry_after(got.headers)
+    chat_client.message_text(chat_client.parse_completion(got))
 
 
 # ---------------------------------------------------------------------------------------------- manifests and tables

@@ -151,7 +151,7 @@ def _fused(folder: Path) -> Path:
 _CLAP = {"vocabulary": ["dog", "bell", "engine"], "threshold": 0.0, "min_ratio": 0.0, "things": False}
 _BATCH = {"batch_size": FRAMES}
 _DINO, _DINO_CLASS = tiny_detectors.save_grounding_dino, GroundingDinoDetector
-_LLM = {"prompt": "tiny", "max_new_tokens": 8, "retries": 0}
+_LLM = {"prompt": "tiny", "max_new_tokens": 8, "max_reprompts": 0}
 
 ADAPTERS: dict[str, Adapter] = {
     "clap": Adapter(tiny_models.make_clap, ClapCaptioner, _captions, _CLAP),

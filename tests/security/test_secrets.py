@@ -47,8 +47,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asking(url: str) -> list[str]:
     """The overrides that put a chat server in the place of tiny's translator."""
-    options = f"use: openai, model: small, base_url: {url}, api_key_env: {VARIABLE}, tries: 2, budget: 5, timeout: 2"
-    return ["--pipeline", "tiny", f"translator={{{options}, structured: none}}"]
+    options = f"use: openai, model: small, base_url: {url}, api_key_env: {VARIABLE}, max_retries: 1, timeout: 2"
+    return ["--pipeline", "tiny", f"translator={{{options}, total_timeout: 5, structured: none}}"]
 
 
 def leaks(folder: Path, *texts: str) -> Iterator[str]:

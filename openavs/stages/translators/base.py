@@ -1,4 +1,4 @@
-"""The translator's protocol: what was heard -> noun phrases to look for."""
+"""Translator protocol: captions of a clip -> noun phrases to detect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openavs.structures.types import Caption
 
 @dataclass(frozen=True)
 class Request:
-    """All that one clip is heard to say: the captions of every frame (none for a silent one), in order of time.
+    """Captions of every frame of one clip (none for a silent frame), in temporal order.
 
     `vocabulary` closes the set of phrases that may be answered; None leaves it open.
     """
@@ -22,30 +22,33 @@ class Request:
 
 @dataclass(frozen=True)
 class Translation:
-    """The phrases to look for at every frame, in the order of the request.
+    """Phrases to detect at every frame, in the order of the request.
 
-    `origin` says who answered (`llm`, `lexicon`, `none`); `note` is a sentence when something went wrong on the way
-    (a malformed answer, a fallback), else None; `attempts` counts the requests that were made. `passing` says that a
-    fault of the moment had a part in it (a server that was down): asked again, it may well be another. `origins` has
-    who answered for each frame if not the same for all; `origin` is then `llm`.
+    Attributes:
+        frames: the phrases of each frame.
+        origin: the source of the phrases: `llm`, `lexicon` or `none`.
+        note: a sentence about anything that went wrong (a malformed answer, a fallback), else None.
+        attempts: number of model requests.
+        transient: a temporary fault (a server outage) had an influence, so a repetition may have another result.
+        origins: the origin of each frame if they differ; `origin` is then `llm`.
     """
 
     frames: tuple[tuple[str, ...], ...]
     origin: str
     note: str | None = None
     attempts: int = 1
-    passing: bool = False
+    transient: bool = False
     origins: tuple[str, ...] | None = None
 
     def origin_of(self, frame: int) -> str:
-        """Who answered for one frame."""
+        """Return the origin of one frame's phrases."""
         return self.origins[frame] if self.origins else self.origin
 
 
 @runtime_checkable
 class Translator(Protocol):
-    """Names the things that make the sounds that were heard."""
+    """Names the visible objects that make the sounds of a clip."""
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
-        """One translation per request. Identical requests may be answered once."""
+        """Return one translation per request. Identical requests may be answered once."""
         ...

@@ -1,4 +1,4 @@
-"""No translation: what was heard is what is looked for (the paper's ablation without an LLM, "PO")."""
+"""No translation: captions are the prompts (the paper's ablation without a language model, "PO")."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from collections.abc import Sequence
 
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.class_matching import match_classes
 from openavs.stages.translators.prompting import clean_text
+from openavs.stages.vocabulary import match_classes
 from openavs.structures.types import Caption
 
-_CHARACTERS = 80  # of one phrase: a detector's text encoder reads a few hundred for all phrases together
+_MAX_CHARACTERS = 80  # per phrase: a detector's text encoder reads a few hundred for all phrases together
 
 
 class IdentityTranslator:
-    """Each caption is one phrase: lower-cased, on one line, without a closing full stop and at most 80 characters."""
+    """Uses each caption as a phrase: lower case, one line, without a closing full stop, at most 80 characters."""
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
-        """One translation per request, in no attempts; a closed vocabulary keeps only what stands for its classes."""
+        """Return one translation per request; a closed vocabulary keeps only the classes that captions stand for."""
         return [
             Translation(tuple(_frame(captions, request.vocabulary) for captions in request.frames), "none", attempts=0)
             for request in requests
@@ -32,6 +32,6 @@ def _frame(captions: Sequence[Caption], vocabulary: tuple[str, ...] | None) -> t
 
 
 def _phrase(text: str) -> str:
-    # Full stops part the phrases of a grounding caption, so none may stand inside of one.
+    # Full stops separate the phrases of a grounding caption, so a phrase must not contain any.
     words = re.sub(r"[.;|]+", " ", clean_text(text).lower()).split()
-    return " ".join(words)[:_CHARACTERS].strip(" ,!?")
+    return " ".join(words)[:_MAX_CHARACTERS].strip(" ,!?")

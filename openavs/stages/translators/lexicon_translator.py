@@ -1,4 +1,4 @@
-"""The lexicon as a translator: no model, immediate; also the fallback of the others."""
+"""Sound-event lexicon as a translator: immediate, without a model; also the fallback of the others."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Sequence
 
 from openavs.stages.lexicon import category, is_collective, is_genre, lexicon, specific
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.class_matching import classes_in_text, match_classes
 from openavs.stages.translators.prompting import MAX_PHRASES
+from openavs.stages.vocabulary import classes_in_text, match_classes
 from openavs.structures.types import Caption
 
 
 class LexiconTranslator:
-    """Looks every caption up in the sound-event lexicon.
+    """Looks up every caption in the sound-event lexicon.
 
     A category ("animal") or a collective label ("Livestock") adds nothing to a frame that names one of its members.
 
     Args:
-        max_phrases: things a frame keeps at most, those of the best captions first.
-        genre_instruments: a genre or mood of music ("Jazz") stands for a musical instrument where nothing else is
-            named; by default it stands for nothing, since such music mostly has no source in the picture.
+        max_phrases: maximum number of phrases per frame, those of the captions with the highest scores first.
+        genre_instruments: True to map a genre or mood of music ("Jazz") to a musical instrument if the frame names
+            nothing else; by default it maps to nothing, since such music mostly has no source in the picture.
     """
 
     def __init__(self, *, max_phrases: int = MAX_PHRASES, genre_instruments: bool = False) -> None:
         self.max_phrases, self.genre_instruments = max_phrases, genre_instruments
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
-        """One translation per request; `attempts` is 0, since no model is involved."""
+        """Return one translation per request; `attempts` is 0, since no model is involved."""
         return [
             Translation(
                 tuple(self._frame(captions, request.vocabulary) for captions in request.frames), "lexicon", attempts=0
@@ -35,10 +35,10 @@ class LexiconTranslator:
         ]
 
     def _frame(self, captions: Sequence[Caption], vocabulary: tuple[str, ...] | None) -> tuple[str, ...]:
-        surest = sorted(captions, key=lambda caption: 0.0 if caption.score is None else -caption.score)
-        texts = _specific_texts([caption.text for caption in surest])
+        best_first = sorted(captions, key=lambda caption: 0.0 if caption.score is None else -caption.score)
+        texts = _specific_texts([caption.text for caption in best_first])
         things = specific(list(dict.fromkeys(thing for text in texts for thing in lexicon(text))))
-        if not things and self.genre_instruments and any(is_genre(caption.text) for caption in surest):
+        if not things and self.genre_instruments and any(is_genre(caption.text) for caption in best_first):
             texts = ["Musical instrument"]
             things = lexicon(texts[0])
         phrases = [phrase for text in texts for phrase in _phrases(text, things, vocabulary)]
@@ -46,7 +46,7 @@ class LexiconTranslator:
 
 
 def _specific_texts(texts: Sequence[str]) -> list[str]:
-    """The captions without collective labels whose category another caption names a member of."""
+    """The captions without collective labels whose category has a member that another caption names."""
     named = {thing for text in texts if not is_collective(text) for thing in lexicon(text)}
     return [
         text for text in texts if not (is_collective(text) and any(category(thing) & named for thing in lexicon(text)))
@@ -59,6 +59,6 @@ def _phrases(text: str, kept: Sequence[str], vocabulary: tuple[str, ...] | None)
         return things
     if lexicon(text) and not things:
         return ()
-    closed = [phrase for thing in things for phrase in match_classes(thing, vocabulary)]
-    # A class that the lexicon does not know is still found by its name.
-    return tuple(dict.fromkeys([*closed, *(() if closed else classes_in_text(text, vocabulary))]))
+    classes = [phrase for thing in things for phrase in match_classes(thing, vocabulary)]
+    # A class that the lexicon does not contain is still matched by its name.
+    return tuple(dict.fromkeys([*classes, *(() if classes else classes_in_text(text, vocabulary))]))

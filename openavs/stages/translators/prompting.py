@@ -1,7 +1,7 @@
-"""What a chat model is told: the captions of a request, cleaned and quoted, inside a prompt template.
+"""Chat messages for a language model: prompt templates, and captions cleaned and quoted inside of them.
 
-Captions are data. They stand in the user turn only, without control characters or the brackets that chat templates
-make their special tokens of, and limited in length and number: 50 kB of "instructions" stay 200 quoted characters.
+Captions are data. They appear only in the user turn, without control characters or the brackets that chat templates
+build their special tokens from, and limited in length and number: 50 kB of "instructions" become 200 quoted characters.
 """
 
 from __future__ import annotations
@@ -10,45 +10,224 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from string import Template
 
+from openavs.config import resources
+from openavs.errors import InputError
 from openavs.stages.translators.base import Request
-from openavs.stages.translators.runs import CaptionRun, merge_runs, single_frames
-from openavs.stages.translators.templates import Message, PromptTemplate, load_prompt
 from openavs.structures.types import Caption
 
-MAX_CHARACTERS = 200  # of one caption
-MAX_CAPTIONS = 9  # of one frame: three questions of three answers each
-MAX_PHRASES = 4
+MAX_CHARACTERS = 200  # per caption
+MAX_CAPTIONS = 9  # per frame: three questions with three answers each
+MAX_PHRASES = 4  # per frame or run of frames
 
-# `<|im_end|>`, `</s>`, `[INST]`, `<｜User｜>` and their like are made of these; no sound needs them. A double quote
-# becomes a single one, so that to a model, too, nothing in a caption looks like the end of its quotation.
+Message = dict[str, str]  # {"role": ..., "content": ...}, the form that chat models expect
+Conversation = list[Message]
+
+_REQUIRED = ("name", "version", "variables", "summary")
+_KEYS = (*_REQUIRED, "closed")
+_SECTIONS = ("system", "user")
+
+# `<|im_end|>`, `</s>`, `[INST]`, `<｜User｜>` and the like are made of these; no sound description needs them. A double
+# quote becomes a single one, so that to a model, too, nothing in a caption looks like the end of its quotation.
 _BRACKETS = str.maketrans(dict.fromkeys("<>[]{}`\\|｜", " ") | {'"': "'"})
 
 
-def build_messages(prompt: PromptTemplate | str, request: Request, *, max_phrases: int = MAX_PHRASES) -> list[Message]:
-    """The turns that ask for one request's phrases; deterministic.
+# ------------------------------------------------------------------------------------------------------- templates
 
-    `prompt` is a template or a prompt's name. Where the request has a vocabulary and the prompt names a `closed`
-    prompt, that one is used. Raises InputError when the prompt needs a variable that the request cannot fill.
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One prompt file: a header, one section per turn and `$name` variables.
+
+    `variables` are exactly the names that its text uses. `closed` names the prompt that replaces it when a request has
+    a vocabulary; None if it has no such variant.
     """
-    template = prompt_for(load_prompt(prompt) if isinstance(prompt, str) else prompt, request.vocabulary)
-    return messages_about(template, runs_for(template, request), request.vocabulary, max_phrases)
+
+    name: str
+    version: str
+    summary: str
+    variables: tuple[str, ...]
+    system: str
+    user: str
+    closed: str | None = None
+
+    @property
+    def by_runs(self) -> bool:
+        """True if the prompt lists runs of frames with equal captions, False if it lists every frame."""
+        return "runs" in self.variables
+
+    def render(self, **values: str) -> Conversation:
+        """Return the system turn (if the prompt has one) and the user turn.
+
+        Values are inserted as they are: a `$` inside a value is never expanded.
+
+        Raises:
+            InputError: a variable is missing or unknown to the prompt.
+        """
+        missing, unknown = set(self.variables) - set(values), set(values) - set(self.variables)
+        if missing:
+            raise InputError(f"prompt '{self.name}' needs a value for {_names(missing)}, and none was given")
+        if unknown:
+            raise InputError(f"prompt '{self.name}' has no variable {_names(unknown)}; it has {_names(self.variables)}")
+        turns = [("system", self.system), ("user", self.user)]
+        return [{"role": role, "content": Template(text).substitute(values)} for role, text in turns if text]
 
 
-def prompt_for(template: PromptTemplate, vocabulary: tuple[str, ...] | None) -> PromptTemplate:
-    """The template itself, or its closed-vocabulary form where there is a vocabulary to close it with."""
+def load_prompt(name_or_path: str | Path) -> PromptTemplate:
+    """Load a prompt by its name (`default`) or by the path of a file (`./mine.txt`).
+
+    Raises:
+        InputError: the prompt does not exist, cannot be read or breaks the format.
+    """
+    path = resources.find("prompts", name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"cannot read the prompt {path}: {reason}") from error
+    return parse_prompt(text, str(name_or_path))
+
+
+def parse_prompt(text: str, where: str) -> PromptTemplate:
+    """Parse the text of a prompt file; `where` names it in error messages."""
+    head, separator, body = text.replace("\r\n", "\n").partition("\n---\n")
+    if not separator:
+        raise InputError(f"prompt '{where}' has no header: put `key: value` lines and a line `---` above the sections")
+    header, sections = _parse_header(head, where), _parse_sections(body, where)
+    if not sections.get("user"):
+        raise InputError(f"prompt '{where}' has no [user] section with text in it")
+    variables = tuple(header["variables"].replace(",", " ").split())
+    _check_variables(variables, sections, where)
+    return PromptTemplate(
+        name=header["name"],
+        version=header["version"],
+        summary=header["summary"],
+        variables=variables,
+        system=sections.get("system", ""),
+        user=sections["user"],
+        closed=header.get("closed") or None,
+    )
+
+
+def _parse_header(head: str, where: str) -> dict[str, str]:
+    header: dict[str, str] = {}
+    for line in filter(None, map(str.strip, head.split("\n"))):
+        key, colon, value = line.partition(":")
+        if not colon or key.strip() not in _KEYS:
+            raise InputError(
+                f"prompt '{where}' has the header line '{line[:80]}'; write `key: value` with {_names(_KEYS)}"
+            )
+        header[key.strip()] = value.strip()
+    if missing := [key for key in _REQUIRED if key not in header]:
+        raise InputError(f"prompt '{where}' lacks {_names(missing)} in its header")
+    return header
+
+
+def _parse_sections(body: str, where: str) -> dict[str, str]:
+    sections: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for line in body.split("\n"):
+        name = line.strip()[1:-1] if line.strip() in {f"[{section}]" for section in _SECTIONS} else None
+        if name in sections:
+            raise InputError(f"prompt '{where}' has two [{name}] sections; keep one")
+        if name is not None:
+            current = sections.setdefault(name, [])
+        elif current is not None:
+            current.append(line)
+        elif line.strip():
+            raise InputError(f"prompt '{where}' has text before its first section; start with [system] or [user]")
+    return {name: "\n".join(lines).strip() for name, lines in sections.items()}
+
+
+def _check_variables(declared: tuple[str, ...], sections: dict[str, str], where: str) -> None:
+    used: set[str] = set()
+    for template in map(Template, sections.values()):
+        if not template.is_valid():
+            raise InputError(f"prompt '{where}' has a `$` that starts no variable; write `$$` for a dollar sign")
+        used.update(template.get_identifiers())
+    if used != set(declared):
+        raise InputError(
+            f"prompt '{where}' declares the variables {_names(declared)} but uses {_names(used)}; make them agree"
+        )
+
+
+def _names(words: Iterable[str]) -> str:
+    return ", ".join(f"'{word[:40]}'" for word in sorted(words)[:20]) or "none"
+
+
+# ------------------------------------------------------------------------------------------------------------ runs
+
+
+@dataclass(frozen=True)
+class CaptionRun:
+    """Consecutive frames with equal captions: `start` up to, but not including, `stop`, and one set of captions."""
+
+    start: int
+    stop: int
+    captions: tuple[Caption, ...]
+
+
+def merge_runs(frames: Sequence[tuple[Caption, ...]]) -> list[CaptionRun]:
+    """Return the runs of a clip in temporal order; frames without captions are in no run.
+
+    Captions are equal if their texts and questions are, in the same order. A run has the mean of their scores.
+    """
+    runs, start = [], 0
+    for key, group in groupby(frames, key=lambda captions: [(caption.text, caption.question) for caption in captions]):
+        equal = list(group)
+        if key:
+            runs.append(CaptionRun(start, start + len(equal), tuple(map(_merged, zip(*equal, strict=True)))))
+        start += len(equal)
+    return runs
+
+
+def single_frames(frames: Sequence[tuple[Caption, ...]]) -> list[CaptionRun]:
+    """Return one run for every frame, those without captions included."""
+    return [CaptionRun(i, i + 1, captions) for i, captions in enumerate(frames)]
+
+
+def _merged(equal: Sequence[Caption]) -> Caption:
+    """One caption for those of the same text, from the start of the first to the end of the last."""
+    scores = [caption.score for caption in equal if caption.score is not None]
+    return replace(equal[0], score=sum(scores) / len(scores) if scores else None, end=equal[-1].end)
+
+
+# -------------------------------------------------------------------------------------------------------- messages
+
+
+def build_messages(prompt: PromptTemplate | str, request: Request, *, max_phrases: int = MAX_PHRASES) -> Conversation:
+    """Return the messages for one whole request; deterministic.
+
+    Args:
+        prompt: a template or a prompt's name. If the request has a vocabulary, the prompt's `closed` variant is used.
+        request: the captions of a clip.
+        max_phrases: phrases to request per frame or run.
+
+    Raises:
+        InputError: the prompt needs a variable that the request cannot fill.
+    """
+    template = select_template(load_prompt(prompt) if isinstance(prompt, str) else prompt, request.vocabulary)
+    return render_messages(template, split_frames(template, request), request.vocabulary, max_phrases)
+
+
+def select_template(template: PromptTemplate, vocabulary: tuple[str, ...] | None) -> PromptTemplate:
+    """Return the template, or its closed-vocabulary variant if there are a vocabulary and a variant."""
     return load_prompt(template.closed) if vocabulary is not None and template.closed else template
 
 
-def runs_for(template: PromptTemplate, request: Request) -> list[CaptionRun]:
-    """What the template asks about: runs of frames with equal captions, or every frame on its own."""
+def split_frames(template: PromptTemplate, request: Request) -> list[CaptionRun]:
+    """Return the units that the template lists: runs of frames with equal captions, or single frames."""
     return (merge_runs if template.by_runs else single_frames)(request.frames)
 
 
-def messages_about(
+def render_messages(
     template: PromptTemplate, runs: Sequence[CaptionRun], vocabulary: tuple[str, ...] | None, max_phrases: int
-) -> list[Message]:
-    """The turns that ask for the phrases of some runs."""
+) -> Conversation:
+    """Return the messages that request the phrases of some runs."""
     frames = [run.captions for run in runs]
     values = {"max_phrases": str(max_phrases)}
     if template.by_runs:
@@ -65,48 +244,48 @@ def messages_about(
 
 
 def runs_to_json(runs: Sequence[CaptionRun]) -> str:
-    """The `$runs` variable: a JSON list with one object per run and line, its seconds and its captions quoted."""
+    """Return the `$runs` variable: a JSON list, one line per run with its seconds and quoted captions."""
     return _rows_to_json(
-        {"run": index, "seconds": f"{_time(run.captions[0].start)} to {_time(run.captions[0].end)}"}
-        | {"heard": _quoted(_readable(run.captions))}
+        {"run": index, "seconds": f"{_seconds(run.captions[0].start)} to {_seconds(run.captions[0].end)}"}
+        | {"heard": _caption_rows(_readable(run.captions))}
         for index, run in enumerate(runs)
     )
 
 
 def captions_to_json(frames: Sequence[Sequence[Caption]]) -> str:
-    """The `$captions` variable: a JSON list with one object per frame and line, its captions quoted."""
+    """Return the `$captions` variable: a JSON list, one line per frame with its quoted captions."""
     return _rows_to_json(
-        {"frame": index, "heard": _quoted(_readable(captions))} for index, captions in enumerate(frames)
+        {"frame": index, "heard": _caption_rows(_readable(captions))} for index, captions in enumerate(frames)
     )
 
 
 def captions_to_lines(frames: Sequence[Sequence[Caption]]) -> str:
-    """The `$lines` variable: per frame `0: dog barking 0.81 | bell ringing 0.40`, or `0: -` for a silent one."""
-    rows = [" | ".join(map(_plain, _readable(captions))) or "-" for captions in frames]
+    """Return the `$lines` variable: per frame `0: dog barking 0.81 | bell ringing 0.40`, `0: -` for a silent one."""
+    rows = [" | ".join(map(_caption_words, _readable(captions))) or "-" for captions in frames]
     return "\n".join(f"{index}: {row}" for index, row in enumerate(rows))
 
 
 def clean_text(text: str) -> str:
-    """One line of at most 200 characters, without control and format characters, brackets and double quotes."""
+    """Return one line of at most 200 characters without control characters, brackets and double quotes."""
     head = text[: 4 * MAX_CHARACTERS].translate(_BRACKETS)
-    seen = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in head)
-    return " ".join(seen.split())[:MAX_CHARACTERS].rstrip()
+    printable = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in head)
+    return " ".join(printable.split())[:MAX_CHARACTERS].rstrip()
 
 
 def _rows_to_json(rows: Iterable[Mapping[str, object]]) -> str:
     return "[" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]"
 
 
-def _time(seconds: float) -> str:
-    return f"{round(seconds, 1):g}"
+def _seconds(time: float) -> str:
+    return f"{round(time, 1):g}"
 
 
 def _readable(captions: Sequence[Caption]) -> list[Caption]:
     return [caption for caption in captions if clean_text(caption.text)][:MAX_CAPTIONS]
 
 
-def _quoted(captions: Sequence[Caption]) -> list[dict[str, str | float]]:
-    several = len({caption.question for caption in captions}) > 1  # one question for all would say nothing
+def _caption_rows(captions: Sequence[Caption]) -> list[dict[str, str | float]]:
+    several = len({caption.question for caption in captions}) > 1  # a single question would carry no information
     rows: list[dict[str, str | float]] = []
     for caption in captions:
         row: dict[str, str | float] = {"text": clean_text(caption.text)}
@@ -118,6 +297,6 @@ def _quoted(captions: Sequence[Caption]) -> list[dict[str, str | float]]:
     return rows
 
 
-def _plain(caption: Caption) -> str:
+def _caption_words(caption: Caption) -> str:
     words = " ".join(re.sub(r"[^\w' -]", " ", clean_text(caption.text).lower()).split())
     return words if caption.score is None else f"{words} {caption.score:.2f}"

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openavs.stages.translators import parsing as answers
-from openavs.stages.translators.parsing import ParseError, parse_answer
-from openavs.stages.translators.schema import AnswerSchema
+from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer
 
 PLAIN = '{"frames": [["dog"], [], ["dog", "man"]]}'
 EXPECTED = (("dog",), (), ("dog", "man"))

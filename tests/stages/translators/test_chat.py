@@ -9,7 +9,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.stages.translators.base import Translator
-from openavs.stages.translators.chat import ChatQuestion, ChatTranslator, Conversation
+from openavs.stages.translators.chat import ChatRequest, ChatTranslator, Conversation
 from openavs.stages.translators.parsing import ParseError
 from tests.stages.translators.captions import request
 
@@ -21,7 +21,7 @@ class Scripted(ChatTranslator):
         super().__init__(**options)  # type: ignore[arg-type]
         self.answer, self.asked = answer, list[list[Conversation]]()
 
-    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
+    def _chat(self, questions: Sequence[ChatRequest]) -> list[str | ParseError]:
         self.asked.append([question.messages for question in questions])
         return [self.answer(question.messages, len(self.asked)) for question in questions]
 
@@ -82,7 +82,7 @@ def test_an_invalid_output_is_asked_for_again_with_the_reason() -> None:
 
     assert translation.frames == (("dog",),)
     assert (translation.origin, translation.attempts) == ("llm", 2)
-    assert translation.note == "the language model was asked 2 times (the answer holds no JSON)"
+    assert translation.note == "the language model was prompted 2 times (the answer holds no JSON)"
     again = model.asked[1][0]
     assert [turn["role"] for turn in again] == ["system", "user", "assistant", "user"]
     assert again[:2] == model.asked[0][0] and again[2]["content"] == "Woof!"
@@ -108,7 +108,7 @@ def test_only_the_failed_conversations_are_asked_again() -> None:
     ],
 )
 def test_after_the_last_attempt_the_lexicon_answers(answer: str | ParseError, reason: str) -> None:
-    model = Scripted(lambda *_: answer, retries=2)
+    model = Scripted(lambda *_: answer, max_reprompts=2)
     translation = model.translate([request(["dog barking"])])[0]
 
     assert translation.frames == (("dog",),)
@@ -124,7 +124,7 @@ def test_a_server_that_did_not_answer_is_asked_the_same_again() -> None:
 
 
 def test_what_is_in_vain_is_not_asked_again() -> None:
-    model = Scripted(lambda *_: ParseError("the server refused the question", final=True), retries=5)
+    model = Scripted(lambda *_: ParseError("the server refused the question", final=True), max_reprompts=5)
     translation = model.translate([request(["dog barking"])])[0]
 
     assert (translation.frames, translation.attempts) == ((("dog",),), 1)
@@ -132,7 +132,7 @@ def test_what_is_in_vain_is_not_asked_again() -> None:
 
 
 def test_no_retries() -> None:
-    translation = Scripted(always(), retries=0).translate([request(["dog barking"])])[0]
+    translation = Scripted(always(), max_reprompts=0).translate([request(["dog barking"])])[0]
 
     assert (translation.frames, translation.origin, translation.attempts) == ((("dog",),), "lexicon", 1)
 
@@ -142,7 +142,7 @@ def test_long_clips_are_asked_in_parts() -> None:
         rows = turns[1]["content"].split("\n")
         return "no" if "horn" in rows[0] else json.dumps({"frames": [[row.split()[1]] for row in rows]})
 
-    model = Scripted(each, prompt="tiny", max_frames=2, retries=0)
+    model = Scripted(each, prompt="tiny", max_frames=2, max_reprompts=0)
     clip = request(["dog barks"], ["cat meows"], [], [], ["train horn"], ["bell rings"], ["bird chirps"])
     translation = model.translate([clip])[0]
 
@@ -205,7 +205,7 @@ def test_non_ascii_captions_and_very_many_frames() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"retries": -1}, {"max_phrases": 0}, {"max_runs": 0}, {"max_frames": 0}, {"max_new_tokens": 0}],
+    [{"max_reprompts": -1}, {"max_phrases": 0}, {"max_runs": 0}, {"max_frames": 0}, {"max_new_tokens": 0}],
 )
 def test_options_out_of_range(option: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"'{next(iter(option))}' must be at least"):

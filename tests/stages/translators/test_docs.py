@@ -33,7 +33,7 @@ def test_the_translator_of_ones_own(tmp_path: Path) -> None:
     assert len(code.strip().splitlines()) <= 30
     (tmp_path / "command.py").write_text(code)
     (tmp_path / "program.py").write_text(PROGRAM)
-    options = {"command": f"{sys.executable} {tmp_path / 'program.py'}", "retries": 0}
+    options = {"command": f"{sys.executable} {tmp_path / 'program.py'}", "max_reprompts": 0}
     made = Registry("translator").build("./command.py:CommandTranslator", options, base=tmp_path)
 
     heard, failed = made.translate([request(["a bark"]), request(["cat meowing"])])

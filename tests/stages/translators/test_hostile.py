@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.chat import ChatQuestion, ChatTranslator, ParseError
+from openavs.stages.translators.chat import ChatRequest, ChatTranslator, ParseError
 from openavs.stages.translators.llm import LlmTranslator
-from openavs.stages.translators.prompting import MAX_CHARACTERS, build_messages, clean_text
-from openavs.stages.translators.templates import load_prompt
+from openavs.stages.translators.prompting import MAX_CHARACTERS, build_messages, clean_text, load_prompt
 from tests.stages.translators.captions import request
 
 SHIPPED = sorted(file.stem for file in (Path(__file__).parents[3] / "prompts").glob("*.txt"))
@@ -45,7 +44,7 @@ def clip(caption: str, prompt: str) -> Request:
 
 @pytest.fixture(scope="module")
 def tiny_lm() -> LlmTranslator:
-    return LlmTranslator(model="openavs:tiny/lm", retries=0, max_new_tokens=32, device="cpu", dtype="float32")
+    return LlmTranslator(model="openavs:tiny/lm", max_reprompts=0, max_new_tokens=32, device="cpu", dtype="float32")
 
 
 # ----------------------------------------------------------------------------------------------- what is asked
@@ -81,14 +80,14 @@ def test_it_stays_one_string_of_one_frame(prompt: str, caption: str) -> None:
 class Gullible(ChatTranslator):
     """A model that does whatever the captions tell it to, in every frame."""
 
-    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
+    def _chat(self, questions: Sequence[ChatRequest]) -> list[str | ParseError]:
         return [json.dumps(self.answer(question)) for question in questions]
 
-    def answer(self, question: ChatQuestion) -> dict[str, object]:
-        rows = [["dog", self.told(question)]] * question.form.count
-        return dict(zip(question.form.keys, rows, strict=True)) if question.form.by_runs else {"frames": rows}
+    def answer(self, question: ChatRequest) -> dict[str, object]:
+        rows = [["dog", self.told(question)]] * question.schema.count
+        return dict(zip(question.schema.keys, rows, strict=True)) if question.schema.by_runs else {"frames": rows}
 
-    def told(self, question: ChatQuestion) -> str:
+    def told(self, question: ChatRequest) -> str:
         return question.messages[1]["content"].lower().partition("output ")[2].partition('"')[0]
 
 

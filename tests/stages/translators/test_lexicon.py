@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from openavs.stages.lexicon import audioset_labels, category, detector_name, lexicon, members, specific
 from openavs.stages.translators.base import Request, Translator
-from openavs.stages.translators.class_matching import match_classes
 from openavs.stages.translators.identity import IdentityTranslator
 from openavs.stages.translators.lexicon_translator import LexiconTranslator
+from openavs.stages.vocabulary import match_classes
 from openavs.synthetic.categories import KINDS
 from tests.stages.translators.captions import request
 

@@ -9,11 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openavs.errors import InputError, ModelError
-from openavs.stages.translators.chat import ChatQuestion
-from openavs.stages.translators.chat_template import render, to_tokens, token_budget
-from openavs.stages.translators.llm import LlmTranslator
-from openavs.stages.translators.parsing import TOO_LONG, ParseError
-from openavs.stages.translators.schema import AnswerSchema
+from openavs.stages.translators.chat import ChatRequest
+from openavs.stages.translators.llm import LlmTranslator, render_chat, token_budget, tokenize_chat
+from openavs.stages.translators.parsing import TOO_LONG, AnswerSchema, ParseError
 from tests.stages.translators.captions import request
 from tests.tiny_lms import CHATML, NO_SYSTEM, make_lm
 
@@ -35,7 +33,7 @@ def conversations() -> list[list[dict[str, str]]]:
 
 def ask(llm: LlmTranslator, conversations: list[list[dict[str, str]]]) -> list[str | ParseError]:
     return llm._chat(
-        [ChatQuestion(conversation, AnswerSchema(1), llm.max_new_tokens or 24) for conversation in conversations]
+        [ChatRequest(conversation, AnswerSchema(1), llm.max_new_tokens or 24) for conversation in conversations]
     )
 
 
@@ -84,7 +82,7 @@ def test_an_answer_has_room_for_the_longest_unless_the_recipe_says_otherwise(
     rooms: list[int] = []
     monkeypatch.setattr(LlmTranslator, "_generate", lambda self, tokens, new: rooms.append(new) or [""] * len(tokens))
     for limit in (None, 24):
-        llm = translator(folder, max_new_tokens=limit, retries=0)
+        llm = translator(folder, max_new_tokens=limit, max_reprompts=0)
         llm.model.config.max_position_embeddings = 100_000
         llm.translate([request(["dog"]), request(*[["dog"]] * 12)])
 
@@ -124,7 +122,7 @@ def test_thinking_is_turned_off(tmp_path: Path) -> None:
     thinks = CHATML.replace("assistant {% endif %}", "assistant {% if enable_thinking %}with{% endif %}{% endif %}")
     llm = translator(make_lm(tmp_path / "lm", template=thinks))
 
-    assert render(llm.tokenizer, conversations()[0]).endswith("assistant ")
+    assert render_chat(llm.tokenizer, conversations()[0]).endswith("assistant ")
 
 
 def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> None:
@@ -139,7 +137,7 @@ def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> No
 
 def test_the_room_for_an_answer_shrinks_with_the_context_and_not_with_the_batch(tmp_path: Path) -> None:
     llm = translator(make_lm(tmp_path / "lm"), max_new_tokens=100)
-    shortest, *_, longest = sorted(len(to_tokens(llm.tokenizer, conversation)) for conversation in conversations())
+    shortest, *_, longest = sorted(len(tokenize_chat(llm.tokenizer, conversation)) for conversation in conversations())
     llm.model.config.max_position_embeddings = shortest + 100
     answers = ask(llm, conversations())
 

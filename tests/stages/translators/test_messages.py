@@ -16,8 +16,9 @@ from openavs.stages.translators.prompting import (
     captions_to_json,
     captions_to_lines,
     clean_text,
+    load_prompt,
+    parse_prompt,
 )
-from openavs.stages.translators.templates import load_prompt, parse_prompt
 from openavs.structures.types import Caption
 from tests.stages.translators.captions import request
 

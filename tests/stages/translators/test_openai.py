@@ -16,12 +16,10 @@ import pytest
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.registry import Registry
-from openavs.stages.translators import http_client as wire
+from openavs.stages.translators import chat_client, openai
 from openavs.stages.translators import parsing as answers
-from openavs.stages.translators import responses as replies
-from openavs.stages.translators import server
 from openavs.stages.translators.base import Request, Translation, Translator
-from openavs.stages.translators.event_loop import BackgroundLoop
+from openavs.stages.translators.endpoint import Endpoint
 from openavs.stages.translators.openai import OpenAITranslator
 from tests.stages.translators.captions import request
 from tests.stages.translators.local_server import Answer, Fields, LocalServer, completion, phrases, refusal, serving
@@ -33,13 +31,13 @@ KEY = "sk-secret-0123456789"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between tries are as long as ever in kind, but short."""
-    monkeypatch.setattr(server, "_FIRST_WAIT", 0.02)
+    monkeypatch.setattr(openai, "_FIRST_WAIT", 0.02)
     monkeypatch.setenv("OPENAVS_TEST_KEY", KEY)
 
 
 def translator(at: LocalServer | str, **options: Any) -> OpenAITranslator:
     url = at if isinstance(at, str) else at.url
-    settings = {"timeout": 8.0, "budget": 16.0, "tries": 3, "retries": 1} | options
+    settings = {"timeout": 8.0, "total_timeout": 16.0, "max_retries": 2, "max_reprompts": 1} | options
     return OpenAITranslator(model="small", base_url=url, **settings)
 
 
@@ -215,7 +213,7 @@ def test_a_wait_beyond_the_budget_is_not_begun() -> None:
         translations = translator(local).translate([DOG, request(["dog howling"])])
 
     assert time.monotonic() - started < 2
-    assert all(fell_back(t, "asks for a longer wait than the time budget has") for t in translations)
+    assert all(fell_back(t, "requests a longer wait than the total time limit allows") for t in translations)
     assert len(local.asked) <= 2
 
 
@@ -229,9 +227,9 @@ def test_waits_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(asyncio, "sleep", noted)
     with serving(lambda *_: refusal(503)) as local:
-        translation = translator(local, tries=4, structured="none").translate([DOG])[0]
+        translation = translator(local, max_retries=3, structured="none").translate([DOG])[0]
 
-    assert fell_back(translation, "the server is overloaded (HTTP 503); tries: 4")
+    assert fell_back(translation, "the server is overloaded (HTTP 503); attempts: 4")
     assert "failed once" in str(translation.note)  # and was not asked everything a second time
     assert len(local.asked) == 4 and len(waits) == 3
     assert all(0.5 <= wait / (0.02 * 2**i) <= 1.0 for i, wait in enumerate(waits)), "each twice the last, more or less"
@@ -253,14 +251,14 @@ def dripping(seconds: float) -> Iterator[bytes]:
 
 
 BROKEN = [
-    (Answer(b"<!DOCTYPE html><p>Welcome to the proxy</p>"), replies.NO_COMPLETION),
-    (Answer(phrases(["dog"]).body[:60]), replies.NO_COMPLETION),  # type: ignore[index]
-    (Answer(b""), replies.NO_COMPLETION),
-    (Answer(b"\xff\xfe\x00"), replies.NO_COMPLETION),
-    (Answer(b"[" * 100_000), replies.NO_COMPLETION),
-    (Answer(b'{"choices": []}'), replies.NO_COMPLETION),
-    (Answer(b'{"error": "overloaded"}'), replies.NO_COMPLETION),
-    (completion([{"type": "text", "text": "dog"}]), replies.NO_COMPLETION),  # type: ignore[arg-type]
+    (Answer(b"<!DOCTYPE html><p>Welcome to the proxy</p>"), chat_client.NO_COMPLETION),
+    (Answer(phrases(["dog"]).body[:60]), chat_client.NO_COMPLETION),  # type: ignore[index]
+    (Answer(b""), chat_client.NO_COMPLETION),
+    (Answer(b"\xff\xfe\x00"), chat_client.NO_COMPLETION),
+    (Answer(b"[" * 100_000), chat_client.NO_COMPLETION),
+    (Answer(b'{"choices": []}'), chat_client.NO_COMPLETION),
+    (Answer(b'{"error": "overloaded"}'), chat_client.NO_COMPLETION),
+    (completion([{"type": "text", "text": "dog"}]), chat_client.NO_COMPLETION),  # type: ignore[arg-type]
     (completion(None, tool_calls=[]), answers.EMPTY),
     (completion(""), answers.EMPTY),
     (completion(" \n\t" * 2000, finish_reason="length"), answers.EMPTY),
@@ -294,9 +292,9 @@ def test_an_answer_that_was_unusable_once() -> None:
 @pytest.mark.parametrize(
     ("flood", "reason"),
     [
-        (Answer(b" " * 100_000_000), replies.OVERSIZED),
-        (Answer(endless()), replies.OVERSIZED),
-        (Answer(endless(), status=404), "does not know the model"),
+        (Answer(b" " * 100_000_000), chat_client.OVERSIZED),
+        (Answer(endless()), chat_client.OVERSIZED),
+        (Answer(endless(), status=404), "does not serve the model"),
     ],
     ids=["100 MB", "endless", "endless error"],
 )
@@ -306,7 +304,7 @@ def test_a_flood_is_not_read_to_its_end(flood: Answer, reason: str) -> None:
     with serving(lambda *_: flood) as local:
         tracemalloc.start()
         try:
-            translation = translator(local, retries=0, timeout=10.0, budget=10.0).translate([DOG])[0]
+            translation = translator(local, max_reprompts=0, timeout=10.0, total_timeout=10.0).translate([DOG])[0]
             assert fell_back(translation, reason)
         except ModelError as error:
             assert reason in str(error)
@@ -329,9 +327,9 @@ def test_a_slow_server_is_given_up_in_time_however_it_is_slow() -> None:
     for script in (silent, lambda *_: Answer(dripping(3.0))):
         with serving(script) as local:
             started = time.monotonic()
-            translation = translator(local, timeout=0.4, budget=1.0, tries=9).translate([DOG])[0]
+            translation = translator(local, timeout=0.4, total_timeout=1.0, max_retries=8).translate([DOG])[0]
             took = time.monotonic() - started
-        assert fell_back(translation, wire.NO_ANSWER)
+        assert fell_back(translation, chat_client.NO_ANSWER)
         assert took < 2.5
         assert len(local.asked) in (2, 3)
 
@@ -342,7 +340,9 @@ def test_a_wrong_content_length(headers: dict[str, str]) -> None:
     with serving(lambda *_: Answer(phrases(["dog"]).body, headers=headers)) as local:
         translation = translator(local).translate([DOG])[0]
 
-    assert fell_back(translation, wire.BROKEN_OFF if headers["Content-Length"] != "3" else replies.NO_COMPLETION)
+    assert fell_back(
+        translation, chat_client.DISCONNECTED if headers["Content-Length"] != "3" else chat_client.NO_COMPLETION
+    )
     assert len(local.asked) in (2, 3)
 
 
@@ -356,14 +356,14 @@ def free_port() -> int:
 def test_without_a_server_the_lexicon_answers_and_says_so() -> None:
     translation = translator(f"http://127.0.0.1:{free_port()}/v1").translate([DOG])[0]
 
-    assert fell_back(translation, "the server cannot be reached; tries: 3")
+    assert fell_back(translation, "the server cannot be reached; attempts: 3")
 
 
 def test_a_server_that_must_answer_is_an_error_when_it_does_not() -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
 
-    with pytest.raises(ModelError, match=f"the server {url} gives no answer .*cannot be reached.*when_down: lexicon"):
-        translator(url, when_down="error").translate([DOG])
+    with pytest.raises(ModelError, match=f"the server {url} gives no answer .*cannot be reached.*on_error: fallback"):
+        translator(url, on_error="raise").translate([DOG])
 
 
 @pytest.mark.faults
@@ -375,21 +375,21 @@ def test_ten_thousand_clips_and_a_server_that_hangs() -> None:
     clips = [request([f"dog barking {number}"]) for number in range(10_000)]
     with serving(hangs) as local:
         started = time.monotonic()
-        translations = translator(local, timeout=0.3, budget=0.3).translate(clips)
+        translations = translator(local, timeout=0.3, total_timeout=0.3).translate(clips)
         took = time.monotonic() - started
 
     assert all(t.frames == (("dog",),) and t.origin == "lexicon" and t.note for t in translations)
     assert took < 60 and len(local.asked) <= 16
-    assert server.RESTING in str(translations[-1].note)
+    assert openai.CIRCUIT_OPEN in str(translations[-1].note)
 
 
 @pytest.mark.faults
 def test_a_server_that_comes_back_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_REST", 0.3)
+    monkeypatch.setattr(openai, "CIRCUIT_BREAKER_SECONDS", 0.3)
     with serving(lambda _, number: refusal(503) if number <= 3 else phrases(["bell"])) as local:
-        ask = translator(local, tries=1, structured="none")
+        ask = translator(local, max_retries=0, structured="none")
         down = [ask.translate([request([f"dog {n}"])])[0] for n in range(4)]
-        assert len(local.asked) == 3 and server.RESTING in str(down[3].note)
+        assert len(local.asked) == 3 and openai.CIRCUIT_OPEN in str(down[3].note)
         time.sleep(0.4)
         back = ask.translate([DOG])[0]
     assert (back.frames, back.note) == ((("bell",),), None)
@@ -402,9 +402,9 @@ def test_a_server_that_comes_back_is_asked_again(monkeypatch: pytest.MonkeyPatch
     ("answer", "sentence"),
     [
         (refusal(401, f"Incorrect API key provided: {KEY}"), "does not accept the key in .* OPENAVS_TEST_KEY"),
-        (refusal(403, "forbidden"), "does not let this key use the model 'small'"),
-        (refusal(404, "The model `small` does not exist"), "does not know the model 'small' .HTTP 404.*'base_url'"),
-        (refusal(400, "Server is pinned to 'large'; requested 'small'."), "does not know the model 'small'"),
+        (refusal(403, "forbidden"), "the key may not use the model 'small'"),
+        (refusal(404, "The model `small` does not exist"), "does not serve the model 'small' .HTTP 404.*'base_url'"),
+        (refusal(400, "Server is pinned to 'large'; requested 'small'."), "does not serve the model 'small'"),
         (refusal(402, "pay"), "has no credit left"),
         (refusal(429, "quota", code="insufficient_quota"), "has no credit left"),
         (refusal(307, headers={"Location": "http://127.0.0.1:9/v1/chat/completions"}), "redirects elsewhere"),
@@ -421,7 +421,7 @@ def test_what_would_fail_every_clip_alike_is_an_error_and_not_tried_again(answer
 
 
 def test_a_server_that_wants_a_key_says_how_to_give_one() -> None:
-    said = r"wants a key \(HTTP 401\); put it into an environment .* 'api_key_env'"
+    said = r"requires a key \(HTTP 401\); put it into an environment .* 'api_key_env'"
     with serving(lambda *_: refusal(401, "no key")) as local, pytest.raises(ModelError, match=said):
         translator(local, structured="none").translate([DOG])
 
@@ -429,7 +429,7 @@ def test_a_server_that_wants_a_key_says_how_to_give_one() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (refusal(400, "no"), "the server refused the question (HTTP 400)"),
+        (refusal(400, "no"), "the server refused the request (HTTP 400)"),
         (refusal(400, "This model's maximum context length is 4096 tokens"), answers.TOO_LONG),
         (refusal(413), answers.TOO_LONG),
     ],
@@ -452,13 +452,13 @@ def test_the_key_comes_from_the_environment_and_is_seen_nowhere(caplog: pytest.L
         translation = ask.translate([DOG])[0]
 
     assert local.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert KEY not in caplog.text + repr(translation) + repr(ask.models) + repr(vars(ask)) + repr(vars(ask.server))
+    assert KEY not in caplog.text + repr(translation) + repr(ask.models) + repr(vars(ask)) + repr(ask.endpoint)
     assert "your key (key) is odd" in caplog.text
 
 
 def test_a_key_that_cannot_be_sent_is_told_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAVS_TEST_KEY", f"{KEY}\nX-Header: 1")
-    with pytest.raises(ModelError, match="OPENAVS_TEST_KEY holds no key, but something unprintable") as raised:
+    with pytest.raises(ModelError, match="OPENAVS_TEST_KEY holds unprintable text instead of a key") as raised:
         translator("http://localhost:1/v1", api_key_env="OPENAVS_TEST_KEY")
     assert KEY not in str(raised.value)
 
@@ -480,13 +480,13 @@ def test_a_key_for_openai_is_sent_to_nobody_else(monkeypatch: pytest.MonkeyPatch
         ({"base_url": "https://host/v1?key=1"}, InputError, "holds more than an address"),
         ({"base_url": "localhost:8000/v1"}, InputError, "not the address of a server"),
         ({"base_url": "ftp://host"}, InputError, "not the address of a server"),
-        ({"base_url": "http://host:99999/v1"}, InputError, "is no address"),
+        ({"base_url": "http://host:99999/v1"}, InputError, "is not an address"),
         ({"base_url": "http://10.0.0.1/v1", "offline": True}, InputError, "--offline allows no other"),
         ({"base_url": "http://localhost.evil.org/v1", "offline": True}, InputError, "--offline allows no other"),
-        ({"tries": 0}, InputError, "at least 1"),
+        ({"max_retries": -1}, InputError, "at least 0"),
         ({"concurrency": 0}, InputError, "at least 1"),
         ({"timeout": 0.0}, InputError, "seconds above 0"),
-        ({"budget": float("nan")}, InputError, "seconds above 0"),
+        ({"total_timeout": float("nan")}, InputError, "seconds above 0"),
     ],
 )
 def test_options_that_cannot_be_used_are_one_sentence(
@@ -499,7 +499,7 @@ def test_options_that_cannot_be_used_are_one_sentence(
 
 @pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.0.0.9/v1", "http://[::1]:8000/v1"])
 def test_offline_allows_a_server_on_this_machine(url: str) -> None:
-    assert OpenAITranslator(model="small", base_url=url, offline=True).server.endpoint.loopback
+    assert OpenAITranslator(model="small", base_url=url, offline=True).endpoint.loopback
 
 
 def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,18 +537,18 @@ def test_odd_captions_reach_the_server_cleaned() -> None:
 
 def test_a_recipe_names_it_and_its_model_is_no_download() -> None:
     recipe = load_recipe(
-        "tiny", ["translator={use: openai, model: gpt-x, base_url: 'http://localhost:1/v1', tries: 2}"]
+        "tiny", ["translator={use: openai, model: gpt-x, base_url: 'http://localhost:1/v1', max_retries: 2}"]
     )
     cls, options = Registry("translator").check("openai", recipe.translator.options, {"offline": True, "device": "cpu"})
 
     assert cls is OpenAITranslator
-    assert options == {"model": "gpt-x", "base_url": "http://localhost:1/v1", "tries": 2, "offline": True}
+    assert options == {"model": "gpt-x", "base_url": "http://localhost:1/v1", "max_retries": 2, "offline": True}
     assert "translator" not in recipe.models()
 
 
-def test_a_loop_in_the_background_is_stopped_once() -> None:
-    loop = BackgroundLoop("a test")
-    assert loop.run(asyncio.sleep(0, "slept")) == "slept" and loop.alive
+def test_a_client_can_be_closed_twice() -> None:
+    client = chat_client.ChatClient(Endpoint("http://localhost:1/v1"), timeout=1.0, concurrency=1)
+    assert client.run(asyncio.sleep(0, "slept")) == "slept" and client.alive
     for _ in range(2):
-        loop.stop()
-        assert not loop.alive
+        client.close()
+        assert not client.alive

@@ -8,8 +8,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.stages.translators.base import Request
-from openavs.stages.translators.prompting import build_messages
-from openavs.stages.translators.templates import load_prompt, parse_prompt
+from openavs.stages.translators.prompting import build_messages, load_prompt, parse_prompt
 from openavs.structures.types import Caption
 
 SHIPPED = sorted(file.stem for file in (Path(__file__).parents[3] / "prompts").glob("*.txt"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from openavs.stages.translators.chat import ChatQuestion, ChatTranslator
+from openavs.stages.translators.chat import ChatRequest, ChatTranslator
 from openavs.stages.translators.openai import OpenAITranslator
 from openavs.stages.translators.parsing import ParseError
-from openavs.stages.translators.runs import CaptionRun, merge_runs
+from openavs.stages.translators.prompting import CaptionRun, merge_runs
 from openavs.structures.types import Caption
 from tests.stages.translators.captions import caption, request
 from tests.stages.translators.local_server import Answer, Fields, completion, serving
@@ -32,9 +32,9 @@ class Small(ChatTranslator):
 
     def __init__(self, upto: int, **options: Any) -> None:
         super().__init__(**options)
-        self.upto, self.questions = upto, list[ChatQuestion]()
+        self.upto, self.questions = upto, list[ChatRequest]()
 
-    def _chat(self, questions: Sequence[ChatQuestion]) -> list[str | ParseError]:
+    def _chat(self, questions: Sequence[ChatRequest]) -> list[str | ParseError]:
         self.questions += questions
         return [self.answer(listed(question.messages)) for question in questions]
 
@@ -90,7 +90,7 @@ def test_a_busy_clip_of_120_frames_is_answered_by_the_model_for_every_run_that_i
     model = Small(10)
     translation = model.translate([request(*changing(120))])[0]
 
-    assert [question.form.count for question in model.questions] == [12] * 10
+    assert [question.schema.count for question in model.questions] == [12] * 10
     for i, (phrases, origin) in enumerate(zip(translation.frames, translation.origins or (), strict=True)):
         by_model = i % 12 < 10
         assert origin == ("llm" if by_model else "lexicon")
@@ -104,7 +104,7 @@ def test_a_busy_clip_of_120_frames_is_answered_by_the_model_for_every_run_that_i
 
 @pytest.mark.parametrize("upto", [1, 3, 7, 12])
 def test_a_miscount_costs_only_the_runs_that_are_missing(upto: int) -> None:
-    model = Small(upto, retries=3)
+    model = Small(upto, max_reprompts=3)
     translation = model.translate([request(*changing(12))])[0]
 
     expected = [(SOUNDS if i < upto else LOOKED_UP)[LABELS[i % 4]] for i in range(12)]
@@ -126,7 +126,7 @@ def test_a_part_that_fails_wholly_is_the_lexicons_and_the_others_are_not() -> No
         def answer(self, runs: list[dict[str, Any]]) -> str:
             return "?" if runs[0]["heard"][0]["text"] == "Moo" else super().answer(runs)
 
-    translation = Moody(12, max_runs=2, retries=0).translate([request(*changing(4))])[0]
+    translation = Moody(12, max_runs=2, max_reprompts=0).translate([request(*changing(4))])[0]
 
     assert translation.frames == (("hound",), ("kitten",), ("cow",), ("horse",))
     assert translation.origins == ("llm", "llm", "lexicon", "lexicon")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from openavs.evaluation.benchmark import load_benchmark
 from openavs.stages.lexicon import audioset_labels, lexicon
-from openavs.stages.translators.schema import AnswerSchema, answer_schema, answer_tokens
+from openavs.stages.translators.parsing import AnswerSchema
 
 ROOT = Path(__file__).resolve().parents[3]
 AVSS = tuple(load_benchmark("avss").classes[1:])
@@ -32,7 +32,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_the_schema_of_runs_requires_every_key_and_allows_no_other() -> None:
-    schema = answer_schema(AnswerSchema(3, 2, by_runs=True))
+    schema = AnswerSchema(3, 2, by_runs=True).to_json_schema()
 
     assert schema["required"] == list(schema["properties"]) == ["0", "1", "2"]
     assert schema["additionalProperties"] is False
@@ -41,11 +41,11 @@ def test_the_schema_of_runs_requires_every_key_and_allows_no_other() -> None:
         "maxItems": 2,
         "items": {"type": "string", "pattern": "^[a-z][a-z '-]{0,39}$"},
     }
-    assert len(answer_schema(AnswerSchema(12, by_runs=True))["properties"]) == 12
+    assert len(AnswerSchema(12, by_runs=True).to_json_schema()["properties"]) == 12
 
 
 def test_the_schema_of_frames_is_one_list() -> None:
-    schema = answer_schema(AnswerSchema(3, 2, ("dog", "bell")))
+    schema = AnswerSchema(3, 2, ("dog", "bell")).to_json_schema()
 
     assert schema["required"] == ["frames"]
     assert schema["properties"]["frames"] == {
@@ -79,9 +79,9 @@ def test_the_longest_answer_fits_its_budget(
     texts = [f"```json\n{json.dumps(answer, ensure_ascii=False, indent=indent)}\n```" for indent in (None, 1)]
     counts = [len(tokenizer.encode(text).ids) for text in texts]
 
-    assert max(counts) <= answer_tokens(form)
+    assert max(counts) <= form.max_tokens
 
 
 def test_the_budget_grows_with_runs_and_phrases_and_clips_of_like_size_share_one() -> None:
-    assert [answer_tokens(AnswerSchema(runs, 4)) for runs in (1, 3, 5, 12, 60)] == [256, 256, 512, 1024, 4096]
-    assert answer_tokens(AnswerSchema(12, 8)) == 1536
+    assert [AnswerSchema(runs, 4).max_tokens for runs in (1, 3, 5, 12, 60)] == [256, 256, 512, 1024, 4096]
+    assert AnswerSchema(12, 8).max_tokens == 1536

@@ -18,11 +18,10 @@ import pytest
 import openavs
 from openavs.errors import ModelError
 from openavs.pipeline.pipeline import Pipeline
-from openavs.stages.translators.chat import ChatQuestion
+from openavs.stages.translators.chat import ChatRequest
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.translators.openai import OpenAITranslator
-from openavs.stages.translators.parsing import ParseError
-from openavs.stages.translators.schema import AnswerSchema
+from openavs.stages.translators.parsing import AnswerSchema, ParseError
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scene_sampling import sample_scene
 from scripts.train_tiny.lm_data import TEST, example
@@ -105,7 +104,7 @@ def test_one_language_model_request_a_clip_over_http(tiny: Pipeline, monkeypatch
     assert isinstance(model, LlmTranslator)
 
     def answer(fields: Fields, number: int) -> Answer:
-        text = model._chat([ChatQuestion(fields["messages"], AnswerSchema(1), 160)])[0]
+        text = model._chat([ChatRequest(fields["messages"], AnswerSchema(1), 160)])[0]
         assert not isinstance(text, ParseError)
         return completion(text)
 
