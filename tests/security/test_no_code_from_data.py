@@ -19,7 +19,7 @@ EXCEPTIONS = {
 }
 # Sources of a network connection: what the user asked for by name.
 NETWORK = {
-    "openavs/stages/translators/http_client.py": "the chat server that the recipe names",
+    "openavs/stages/translators/chat_client.py": "the chat server that the recipe names",
     "openavs/labeling/executors/ray_cluster.py": "the Ray cluster of --executor ray",
     "openavs/labeling/executors/ray_worker.py": "the host's name",
     "openavs/labeling/event_log.py": "the host's name",

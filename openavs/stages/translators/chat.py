@@ -121,7 +121,7 @@ class ChatTranslator(ABC):
         """Return one translation per request; `attempts` counts the model's answers to it."""
         states: dict[tuple[object, ...], _RetryState] = {}
         clips = [self._parts(request, states) for request in requests]
-        self._run(list(states.values()))
+        self._run_attempts(list(states.values()))
         return [self._join(request, parts) for request, parts in zip(requests, clips, strict=True)]
 
     def _parts(self, request: Request, states: dict[tuple[object, ...], _RetryState]) -> list[_Part]:
@@ -150,7 +150,7 @@ class ChatTranslator(ABC):
         key = (*(tuple(sorted(message.items())) for message in messages), captioned, schema)
         return states.setdefault(key, _RetryState(request))
 
-    def _run(self, states: list[_RetryState]) -> None:
+    def _run_attempts(self, states: list[_RetryState]) -> None:
         """Send every request until it is done or its attempts are used up."""
         for _ in range(1 + self.max_reprompts):
             states = [state for state in states if not state.done]

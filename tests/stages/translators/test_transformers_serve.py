@@ -87,7 +87,7 @@ def test_the_same_answers_as_in_this_process(served: str, llm: LlmTranslator) ->
 
 
 def test_a_model_that_it_does_not_serve_is_the_users_to_mend(served: str) -> None:
-    with pytest.raises(ModelError, match="does not know the model 'another'"):
+    with pytest.raises(ModelError, match="does not serve the model 'another'"):
         remote(served, model="another").translate([example(TEST, 0, 0).request])
 
 
