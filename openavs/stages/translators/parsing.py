@@ -131,7 +131,7 @@ def parse_answer(text: str, schema: AnswerSchema) -> tuple[tuple[str, ...] | Non
 
     Returns:
         One tuple of at most `schema.max_phrases` phrases per run or frame. A run that is missing, malformed or without
-        a usable phrase is None, and keys of other runs are ignored; a frame is never None.
+        a usable phrase becomes None, and keys of other runs are ignored; a frame is never None.
 
     Raises:
         ParseError: the answer is empty, a refusal, broken JSON, of another form or number of frames, or without any

@@ -227,7 +227,7 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'engine' may not set load_format, trust_remote_code"):
         build(monkeypatch, engine, engine={"trust_remote_code": True, "load_format": "pt"})
     for wrong in ({"tensor_parallel": 0}, {"max_model_len": 0}, {"gpu_memory_utilization": 1.5}, {"max_new_tokens": 0}):
-        with pytest.raises(InputError, match="at least 1|above 0"):
+        with pytest.raises(InputError, match=r"at least 1|above 0"):
             build(monkeypatch, engine, **wrong)
 
 
