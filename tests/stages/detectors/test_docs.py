@@ -30,7 +30,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the example's file, and a scene."""
     (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(example.split("class ")[1].splitlines()) <= 30
-    (tmp_path / "odd_colours.py").write_text(example, encoding="utf-8")
+    (tmp_path / "odd_colors.py").write_text(example, encoding="utf-8")
     scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(tmp_path / "scene.mp4", scene, fps=8)
     monkeypatch.chdir(tmp_path)
@@ -38,7 +38,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_detector_of_ones_own_is_one(desk: Path) -> None:
-    detector = Registry("detector").build("./odd_colours.py:OddColours", {"contrast": 80})
+    detector = Registry("detector").build("./odd_colors.py:OddColors", {"contrast": 80})
     assert isinstance(detector, Detector)
     image = np.full((60, 80, 3), 100, np.uint8)
     plain = image.copy()

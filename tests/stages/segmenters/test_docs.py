@@ -29,7 +29,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the example's file, and a scene."""
     (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(example.split("class ")[1].splitlines()) <= 30
-    (tmp_path / "edge_colour.py").write_text(example, encoding="utf-8")
+    (tmp_path / "edge_color.py").write_text(example, encoding="utf-8")
     scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(tmp_path / "scene.mp4", scene, fps=8)
     monkeypatch.chdir(tmp_path)
@@ -37,7 +37,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_segmenter_of_ones_own_is_one(desk: Path) -> None:
-    segmenter = Registry("segmenter").build("./edge_colour.py:EdgeColour", {"contrast": 50})
+    segmenter = Registry("segmenter").build("./edge_color.py:EdgeColor", {"contrast": 50})
     assert isinstance(segmenter, Segmenter)
     image = np.full((60, 80, 3), 100, np.uint8)
     image[10:20, 30:50] = 255
