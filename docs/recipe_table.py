@@ -35,8 +35,8 @@ SIZES = """
 
 What a recipe downloads once, and what its weights alone take in memory: on a CPU in float32 except for language
 models, which stay in 16 bits, and on a GPU in bfloat16 except for a stage that its recipe keeps in float32. Working
-memory comes on top ([estimates](performance.md#stage-by-stage)). Models that do not fit together are loaded in turns.
-Figures are approximate.
+memory comes on top ([estimates](performance.md#stage-by-stage)). Models that do not fit together are loaded one group
+at a time. Figures are approximate.
 
 """
 MODELS = """

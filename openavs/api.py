@@ -45,7 +45,7 @@ def load(
         dtype: `auto`, `float32`, `bfloat16`, `float16`; the recipe's if None.
         offline: use only what is on this disk.
 
-    Models that do not fit into memory together are loaded in turns, for each clip anew.
+    Models that do not fit into memory together are loaded one group at a time, for each clip anew.
 
     Raises:
         InputError: no such recipe, an unknown key or a wrong value, or too little memory.

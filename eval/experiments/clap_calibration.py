@@ -30,7 +30,7 @@ from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError, OpenAVSError
 from openavs.media.audio import read_audio
 from openavs.media.clip import planned_times
-from openavs.pipeline.windows import audio_window
+from openavs.pipeline.frames import audio_window
 from openavs.registry import check_backends, instantiate
 from openavs.stages.captioners.label_selection import combine_scales
 from openavs.stages.captioners.zero_shot import ZeroShotCaptioner

@@ -33,7 +33,7 @@ def of_trained(clips: list[Clip], dtype: str) -> float:
 
 
 def seen(pipe: Any, clip: Clip) -> list[Kept]:
-    run = watch(lambda notes: pipe.stream(clip, notes=notes), models_of(pipe), kept)
+    run = watch(lambda notes: pipe.stream(clip, context=notes), models_of(pipe), kept)
     return run.answers  # a frame each
 
 

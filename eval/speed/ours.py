@@ -44,7 +44,7 @@ class Ours:
 
     def __call__(self, load: Load, notes: RunContext) -> Iterator[FrameResult]:
         """One result per frame: masks as run-length codes, the reasons for all of it, the stages' seconds."""
-        yield from self.pipeline.stream(load.clip(), notes=notes)
+        yield from self.pipeline.stream(load.clip(), context=notes)
 
 
 def tiny(dtype: str) -> Pipeline:

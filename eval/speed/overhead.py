@@ -52,7 +52,7 @@ def of_tiny(bench: Bench) -> dict[str, Any]:
 
 
 def pipe_stream(pipe: Pipeline, clip: Any, notes: Any) -> Any:
-    return pipe.stream(clip, notes=notes)
+    return pipe.stream(clip, context=notes)
 
 
 def len_of_segments(frame: Any) -> int:

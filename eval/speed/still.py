@@ -105,7 +105,7 @@ def compare(size: tuple[int, int]) -> dict[str, float]:
         for _ in range(7):
             frames = iter([Frame(0, 0.0, first), Frame(1, 1.0, second)])
             started = time.process_time()
-            list(FrameDeduplicator(tolerance).shared(frames))
+            list(FrameDeduplicator(tolerance).share(frames))
             times.append(time.process_time() - started)
         found[name] = round(min(times) * 1e3, 2)
     return found

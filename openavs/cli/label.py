@@ -102,7 +102,7 @@ def label(
         ScheduleName,
         typer.Option(
             help="per-clip: one after another, all models in memory; per-stage: a window of clips stage by stage, "
-            "models in turns; auto: by available memory. Results are the same."
+            "models one group at a time; auto: by available memory. Results are the same."
         ),
     ] = ScheduleName.auto,
     window: Annotated[

@@ -1,4 +1,4 @@
-"""From an open-vocabulary phrase to one of the user's classes: by name, alias, lexicon, similarity."""
+"""Mapping of open-vocabulary phrases to the classes of a vocabulary: by name, alias, lexicon, similarity."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
 
 
 class ClassMapper:
-    """Maps phrases to the labels of a closed vocabulary and remembers how.
+    """Maps phrases to the labels of a closed vocabulary and records how.
 
-    A name that detectors know ("electric fan") has the label of its thing ("fan").
+    A detector's name of a class ("electric fan") gets the label of the class ("fan").
 
     Args:
-        vocabulary: the labels; None leaves phrases as they are (open vocabulary), without a label.
-        aliases: further phrases that mean a label.
-        similarity: compares texts; without it a phrase that no rule knows has no label.
-        threshold: the least cosine similarity that counts.
+        vocabulary: the labels; None for open vocabulary, in which phrases have no label.
+        aliases: further phrases of a label.
+        similarity: text similarity for phrases that no rule maps; None leaves those without a label.
+        threshold: the least cosine similarity of a match.
     """
 
     def __init__(
@@ -37,15 +37,15 @@ class ClassMapper:
         self._names = {plain_key(label): label for label in self.vocabulary or ()}
         self._aliases = {plain_key(phrase): label for phrase, label in (aliases or {}).items()}
         self._similarity, self._threshold = similarity, threshold
-        self._known: dict[str, tuple[str | None, str | None]] = {}
+        self._mapped: dict[str, tuple[str | None, str | None]] = {}
 
     def __call__(self, phrase: str) -> tuple[str | None, str | None]:
-        """The label and how it was found (`exact`, `alias`, `lexicon`, `similarity`); (None, None) without one."""
+        """Return the label and the rule (`exact`, `alias`, `lexicon`, `similarity`); (None, None) without a match."""
         if self.vocabulary is None:
             return None, None
-        if phrase not in self._known:
-            self._known[phrase] = self._find(phrase)
-        return self._known[phrase]
+        if phrase not in self._mapped:
+            self._mapped[phrase] = self._find(phrase)
+        return self._mapped[phrase]
 
     def _find(self, phrase: str) -> tuple[str | None, str | None]:
         thing = source_of(phrase)
@@ -53,8 +53,8 @@ class ClassMapper:
             for how, table in (("exact", self._names), ("alias", self._aliases)):
                 if key in table:
                     return table[key], how
-        if meant := match_classes(thing, self.vocabulary or ()):
-            return meant[0], "lexicon"
+        if matches := match_classes(thing, self.vocabulary or ()):
+            return matches[0], "lexicon"
         if self._similarity is not None and self.vocabulary:
             row = self._similarity([phrase], self.vocabulary)[0]
             if row.max() >= self._threshold:

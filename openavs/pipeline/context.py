@@ -1,4 +1,4 @@
-"""What is worth telling about a clip's run besides its results: warnings, seconds by stage, and how far it is."""
+"""Run context of a clip: warnings, seconds by stage, and progress."""
 
 from __future__ import annotations
 
@@ -10,37 +10,43 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done (by the pipeline: `listen`, `ask`, `look`), how many items of it are done and how many there
-are."""
+"""Progress callback: the step (the pipeline's are `caption`, `translate` and `localize`), items done, items in all."""
 
 
-def _tell_nobody(stage: str, done: int, total: int) -> None:
-    """The progress of whoever has not asked for it."""
+def no_progress(step: str, done: int, total: int) -> None:
+    """No-op progress callback."""
 
 
 @dataclass
 class RunContext:
-    """Collects them while a clip goes through the pipeline, and passes on the progress. `clip` names it in the log."""
+    """Collects warnings and timings of a clip and forwards its progress.
+
+    Attributes:
+        warnings: sentences about this clip.
+        progress: the callback.
+        seconds: seconds by stage, without those of the stages inside.
+        clip: the clip's id, for the log.
+    """
 
     warnings: list[str] = field(default_factory=list)
-    progress: Progress = _tell_nobody
+    progress: Progress = no_progress
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     clip: str = ""
-    _inside: list[float] = field(default_factory=lambda: [0.0])  # per open stage, the seconds of stages within it
+    _inside: list[float] = field(default_factory=lambda: [0.0])  # per open stage, the seconds of the stages inside it
 
     def warn(self, sentence: str) -> None:
-        """Keeps a sentence about this clip and logs it."""
-        log.warning("%s", f"{self.clip}: {sentence}" if self.clip else sentence)
+        """Record a sentence about this clip and log it."""
+        logger.warning("%s", f"{self.clip}: {sentence}" if self.clip else sentence)
         self.warnings.append(sentence)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds the time spent inside to a stage, less what was spent in stages within it."""
+        """Add the time spent inside to a stage, less the time of stages within it."""
         started = time.perf_counter()
         self._inside.append(0.0)
         try:
@@ -51,7 +57,7 @@ class RunContext:
             self._inside[-1] += spent
 
     def timed_items(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """The items, the time it takes to make each of them added to a stage."""
+        """Yield the items, adding the time that each one takes to a stage."""
         iterator = iter(items)
         while True:
             with self.timed(stage):

@@ -1,4 +1,4 @@
-"""Filtering: which of a detector's boxes are kept, and what becomes of the others."""
+"""Filtering of detections: threshold, non-maximum suppression, limits, and likelihood of audio and picture."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from openavs.structures.types import Detection, Prompt, Rejection
 def filter_detections(
     candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: PipelineConfig
 ) -> tuple[list[Detection], list[Rejection]]:
-    """The boxes of a frame that are kept, best first, and what becomes of the phrases without one.
+    """Return the boxes of a frame that are kept, best first, and the rejections.
 
-    Candidates of phrases that are not asked for are left out.
+    Boxes below the threshold, boxes that a better box covers and boxes over the limits are rejected. A phrase without
+    any box is rejected as `not found` or, if its best box was close, as `below threshold`. Candidates of phrases that
+    are not among the prompts are ignored.
     """
-    unlikely, dropped = _less_likely(candidates, prompts, rules)
+    unlikely, rejected = _less_likely(candidates, prompts, rules)
     kept: list[Detection] = []
     phrases = {prompt.phrase for prompt in prompts} - unlikely
     near: dict[str, Detection] = {}  # the best box below the threshold, by phrase
@@ -24,29 +26,29 @@ def filter_detections(
         if box.score < rules.box_threshold:
             near.setdefault(box.phrase, box)
         elif covering := _covering(box, kept, rules.nms_iou):
-            if box.phrase not in {other.phrase for other in covering}:  # else it is the same thing once more
-                dropped.append(Rejection(box.phrase, "duplicate", box.score, box.box))
+            if box.phrase not in {other.phrase for other in covering}:  # else the same object was found twice
+                rejected.append(Rejection(box.phrase, "duplicate", box.score, box.box))
         elif len(kept) == rules.max_boxes or _is_full(box.phrase, kept, rules.max_per_phrase):
-            dropped.append(Rejection(box.phrase, "too many", box.score, box.box))
+            rejected.append(Rejection(box.phrase, "too many", box.score, box.box))
         else:
             kept.append(box)
-    answered = {box.phrase for box in kept} | {drop.phrase for drop in dropped}
+    answered = {box.phrase for box in kept} | {drop.phrase for drop in rejected}
     for phrase in (prompt.phrase for prompt in prompts if prompt.phrase not in answered):
         best = near.get(phrase)
         if best is None:
-            dropped.append(Rejection(phrase, "not found"))
+            rejected.append(Rejection(phrase, "not found"))
         else:
-            dropped.append(Rejection(phrase, "below threshold", best.score, best.box))
-    return kept, dropped
+            rejected.append(Rejection(phrase, "below threshold", best.score, best.box))
+    return kept, rejected
 
 
 def _less_likely(
     candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: PipelineConfig
 ) -> tuple[set[str], list[Rejection]]:
-    """The phrases that audio and picture together make less likely than the frame's best one, and a note for each.
+    """Return the phrases that audio and picture together make less likely than the frame's best one.
 
     A phrase's likelihood is the score of its best caption times the score of its best box above the threshold (a
-    product of experts); a caption without a score counts 1.
+    product of experts); a caption without a score counts 1. Each phrase comes with its rejection.
     """
     if rules.min_audio_visual_ratio is None:
         return set(), []
@@ -61,10 +63,10 @@ def _less_likely(
 
 
 def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) -> list[Detection]:
-    """The kept, better boxes that a box overlaps too much to be another thing."""
+    """Return the kept, better boxes whose IoU with a box is over the limit."""
     return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
 
 
 def _is_full(phrase: str, kept: Sequence[Detection], limit: int | None) -> bool:
-    """Whether a phrase has as many boxes as it may have."""
+    """Return whether a phrase has reached its limit of boxes."""
     return limit is not None and sum(other.phrase == phrase for other in kept) >= limit

@@ -1,35 +1,72 @@
-"""The frames of a clip on their way to the models: in batches that fit into memory, decoded while the models work."""
+"""Audio windows and frame batches: which audio belongs to a frame, and decoding ahead of the models."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from openavs.config.settings import PipelineConfig
+from openavs.errors import InputError
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.dedup import FrameDeduplicator
-from openavs.structures.types import Clip, Frame
+from openavs.structures.types import AudioWindow, Clip, Frame, Waveform
 from openavs.utils.concurrency import batched, prefetch
 
 BATCH_PIXELS = 1 << 25
-"""Frames of a batch add up to at most this many pixels (eight 4K frames go one or two at a time)."""
+"""Upper limit of the pixels in a batch of frames: eight 4K frames are processed one or two at a time."""
+
+
+def audio_windows(clip: Clip, length: float, context: float | None = None) -> list[AudioWindow]:
+    """Return the audio window of every frame of a clip.
+
+    Args:
+        clip: the clip, with its audio decoded.
+        length: seconds of each window.
+        context: seconds of a longer window around the same moment; None for none.
+
+    Raises:
+        InputError: the clip has no audio track.
+    """
+    if clip.audio is None:
+        raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
+    return [audio_window(clip.audio, at, clip.fps, length, clip.labels, context) for at in clip.times]
+
+
+def audio_window(
+    audio: Waveform,
+    at: float,
+    fps: float,
+    length: float,
+    labels: tuple[str, ...] = (),
+    context: float | None = None,
+) -> AudioWindow:
+    """Return the audio of a frame: `length` seconds around the middle of the frame interval that `at` falls into.
+
+    At one frame per second and one second of audio this is AVSBench's pairing: frame i with second i.
+    """
+    # The small constant keeps a time such as 2.9999999 in the interval that starts at 3.
+    middle = (math.floor(at * fps + 1e-6) + 0.5) / fps
+    start, end = max(middle - length / 2, 0.0), min(middle + length / 2, audio.duration)
+    around = None if context is None else audio.cut(middle - context / 2, middle + context / 2)
+    return AudioWindow(audio.cut(start, end), start, max(start, end), labels, around)
 
 
 def frame_batches(
-    clip: Clip, wanted: frozenset[int], settings: PipelineConfig, notes: RunContext
+    clip: Clip, wanted: frozenset[int], settings: PipelineConfig, context: RunContext
 ) -> Iterator[list[Frame]]:
-    """The wanted frames in their order; one whose picture repeats the one before has the very array of that one.
+    """Yield the wanted frames in order, in batches; the next batch is decoded while the models work on one.
 
-    A batch counts as done when the next one is asked for.
+    A frame that repeats the one before shares its array. A batch counts as done when the next one is requested.
     """
     if not wanted:
         return
-    pictures, done = FrameDeduplicator(settings.max_diff), 0
-    frames = pictures.shared(clip.frames(wanted))
+    deduplicator, done = FrameDeduplicator(settings.max_diff), 0
+    frames = deduplicator.share(clip.frames(wanted))
     batches = batched(frames, settings.batch_frames, lambda frame: frame.image.size // 3, BATCH_PIXELS)
-    notes.progress("localize", 0, len(wanted))
-    for batch in notes.timed_items("decode", prefetch(batches, depth=1)):
+    context.progress("localize", 0, len(wanted))
+    for batch in context.timed_items("decode", prefetch(batches, depth=1)):
         yield batch
         done += len(batch)
-        notes.progress("localize", done, len(wanted))
-    if pictures.near:
-        notes.warn(f"{pictures.near} of {done} frames had hardly changed and were taken for the one before them")
+        context.progress("localize", done, len(wanted))
+    if deduplicator.near:
+        context.warn(f"{deduplicator.near} of {done} frames had hardly changed and reuse the frame before them")

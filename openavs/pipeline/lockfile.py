@@ -1,9 +1,9 @@
-"""A recipe whose models are pinned by a lock file.
+"""Lock files: recipes whose models are pinned to commits.
 
-A recipe names branches (`hf:org/name@main`), which move. A lock file says which commit each of them stood for when it
-was first used, so that another machine, or this one next year, loads the same weights. It works as lock files do
-elsewhere: what is pinned is used as pinned, what is not is resolved and added, and nothing is ever moved or removed by
-a run; to take newer weights, delete the line or the file. One file may serve several recipes.
+A recipe names branches (`hf:org/name@main`), which move. A lock file records the commit of each branch at its first
+use, so that every machine loads the same weights. Pinned models are used as pinned, others are resolved and added. A
+run never changes or removes a pin; to get newer weights, delete the line or the file. One file may serve several
+recipes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["add_to_lock", "build_pinned_pipeline", "load_lock", "pin_recipe"]
 
 
 def load_lock(path: Path) -> ModelLockfile:
-    """The pins of a lock file, none if it is still to be made.
+    """Return the pins of a lock file; none if the file does not exist yet.
 
     Raises:
-        InputError: the file is malformed, or could not be written where it is; said before any model is loaded.
+        InputError: the file is malformed, or could not be written in its place; raised before any model is loaded.
     """
     if path.is_dir():
         raise InputError(f"the lock file {path} is a folder; give the name of a file, such as {path / 'openavs.lock'}")
@@ -38,7 +38,7 @@ def load_lock(path: Path) -> ModelLockfile:
 
 
 def pin_recipe(recipe: Recipe, lock: ModelLockfile) -> Recipe:
-    """The recipe with the commit in every model reference that the lock knows; embedded and local models stay."""
+    """Return the recipe with the commits of the lock in its model references; embedded and local models stay."""
     data = recipe.to_dict()
     for stage, section in recipe.stages().items():
         data[stage] = {"use": section.use, **{name: _pinned(value, lock) for name, value in section.options.items()}}
@@ -46,12 +46,10 @@ def pin_recipe(recipe: Recipe, lock: ModelLockfile) -> Recipe:
 
 
 def build_pinned_pipeline(recipe: Recipe, lock: ModelLockfile, held: BackendCache | None = None) -> Pipeline:
-    """Builds the recipe's pipeline with its models at the commits of the lock (`held`: see `build_backends`).
+    """Build the recipe's pipeline with its models at the commits of the lock (`held`: see `build_backends`).
 
-    What its results record as their recipe keeps the recipe's own names, and the commits stand where they always do,
-    under `models`. For the recipe is what was asked for and the commit what it was answered with: a run that made the
-    lock file and one that is pinned by it are the same run, and the second must be able to go on in the folder of the
-    first.
+    Its results record the recipe without commits; these are under `models`. A run that makes a lock file and a run
+    that uses it therefore have the same recipe, and the second resumes the first.
     """
     pipe = Pipeline.from_recipe(pin_recipe(recipe, lock), held)
     pipe.recipe = recipe.to_dict()
@@ -59,10 +57,10 @@ def build_pinned_pipeline(recipe: Recipe, lock: ModelLockfile, held: BackendCach
 
 
 def add_to_lock(path: Path, models: Mapping[str, Mapping[str, Any]]) -> ModelLockfile:
-    """Adds what `Pipeline.models` says was loaded to a lock file, which is made if it is absent.
+    """Add the commits of loaded models (`Pipeline.models`) to a lock file, which is created if necessary.
 
-    Pins that are there stay as they are, and a file that lacks nothing is not written. The file is read anew, because
-    another run may have added to it meanwhile.
+    Existing pins stay, and a complete file is not written. The file is read again first, because another run may have
+    added to it.
     """
     lock = known = load_lock(path)
     for ref, facts in models.items():

@@ -1,7 +1,7 @@
-"""How much memory a recipe's models take, and whether they fit together, one group after the other, or not at all.
+"""Memory estimate of a recipe: whether its models fit together, one group after the other, or not at all.
 
 Weights are counted from the headers of the safetensors files (or, where a model is not downloaded yet, from the table
-of known ones). Working memory is an estimate: see `_working`; `eval/speed/offload.py` compares it with a real run.
+of known models). Working memory is an estimate, see `_working`; `eval/bench/offload.py` compares it with a run.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from openavs.models.hub import resolve
 from openavs.models.memory import available_memory
 from openavs.pipeline.offload import STAGE_GROUPS
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MEMORY_FRACTION = 0.9
-"""This part of the free memory is filled with models at most: allocators waste some."""
+"""Largest part of the free memory that models may fill: allocators waste some."""
 
 PROCESS = 500_000_000  # on a CPU: Python, torch and the libraries (measured)
 _IMAGE_MODEL = 1_500_000_000  # working memory of SAM ViT-B or Grounding DINO tiny on a GPU, a frame at full size
 _IMAGE_MODEL_CPU = 900_000_000  # the same on a CPU in float32 (measured)
 _IMAGE_MODEL_BFLOAT16 = 450_000_000  # the same on a CPU that multiplies bfloat16 copies of the weights (measured)
-_SOUND_MODEL = 500_000_000
-_SOUND_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch (measured on a CPU)
+_AUDIO_MODEL = 500_000_000
+_AUDIO_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch (measured on a CPU)
 _TOKENS = 2048  # of a question and its answer
 _UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
 _FLOAT32 = ("clap", "audio-tagger", "laion-clap")  # `auto` is float32 for these
 _LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
-_LEAN = ("grounding-dino", "sam", "sam2")  # float32 between products of matrices, which `auto` settles
-_FALLBACKS = ("openavs-cpu", "tiny")  # what is suggested instead of a recipe that does not fit
+_OPTIMIZED = ("grounding-dino", "sam", "sam2")  # float32 between matrix products; `auto` sets their dtype
+_FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
 
 
 @dataclass(frozen=True)
 class MemoryFootprint:
-    """Bytes that a stage takes: its weights for good, and working memory while it runs."""
+    """Bytes of a stage: its weights, and its working memory while it runs."""
 
     weights: int
     working: int
@@ -48,7 +48,7 @@ class MemoryFootprint:
 
 @dataclass(frozen=True)
 class _Model:
-    """What is known of a model's files: its number of parameters, the dtype they are stored in, its configuration."""
+    """Facts from a model's files: number of parameters, their stored dtype, and config.json."""
 
     parameters: int
     stored: str
@@ -56,7 +56,7 @@ class _Model:
 
 
 def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
-    """By stage; stages without a model on this machine take nothing. Models are downloaded, as they are to be run."""
+    """Return the footprint of every stage with a model on this machine; downloads the models unless offline."""
     found = {}
     for stage, reference in recipe.models().items():
         section = recipe.stages()[stage]
@@ -68,14 +68,14 @@ def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
         image = _IMAGE_MODEL_BFLOAT16 if copies else _IMAGE_MODEL_CPU if place.device.type == "cpu" else _IMAGE_MODEL
         try:
             working = _working(stage, section, place, model, image)
-        except (AttributeError, TypeError, ValueError, ArithmeticError):  # a config.json that the stage refuses
+        except (AttributeError, TypeError, ValueError, ArithmeticError):  # a config.json that the stage will refuse
             working = _working(stage, section, place, replace(model, config={}), image)
         found[stage] = MemoryFootprint(weights + copies, working)
     return found
 
 
 def estimate_memory(recipe: Recipe) -> tuple[int, int]:
-    """Bytes that all models together take, and that the largest of the groups takes; on a CPU with the process."""
+    """Return the bytes of all models together and of the largest stage group; on a CPU with those of the process."""
     found = measure_footprints(recipe)
     if not found:
         return 0, 0
@@ -89,11 +89,14 @@ def estimate_memory(recipe: Recipe) -> tuple[int, int]:
 
 
 def should_offload(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -> bool:
-    """Return whether the models are loaded one group after the other instead of all at once.
+    """Return whether the stage groups are loaded one after the other instead of all at once.
 
-    As `schedule` says (`per-clip`: no, `per-stage`: yes); for `auto` when they do not fit together into the process's
-    share of its device's free memory. Nothing is loaded for this, and models
-    known to be too large are not downloaded either.
+    Nothing is loaded for the answer, and models known to be too large are not downloaded.
+
+    Args:
+        recipe: the recipe.
+        schedule: `per-clip` (no), `per-stage` (yes), or `auto`: if the models do not fit together.
+        share: this process's share of its device's free memory, in (0, 1].
 
     Raises:
         InputError: for `auto`, not even the largest group fits.
@@ -101,20 +104,21 @@ def should_offload(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -
     if schedule != "auto":
         return schedule == "per-stage"
     if recipe.student is not None or not recipe.models():
-        return False  # torch is not needed either
+        return False  # decided without importing torch
     free = free_memory(resolve_device(recipe.device, recipe.dtype))
     if free is None:
-        log.info("this system does not say how much memory is free; all models are loaded at once")
+        logger.info("free memory is unknown on this system; all models are loaded at once")
         return False
     if not recipe.offline:
         _check_fit(override_recipe(recipe, ["offline=true"]), free, share)
     together, largest = _check_fit(recipe, free, share)
     free = int(free * share)
     if together <= free * MEMORY_FRACTION:
-        log.info("the models take %.1f GB and %.1f GB are free", together / 1e9, free / 1e9)
+        logger.info("the models take %.1f GB and %.1f GB are free", together / 1e9, free / 1e9)
         return False
-    log.warning(
-        "the models take %.1f GB together and %.1f GB are free, so they are loaded in turns (at most %.1f GB)",
+    logger.warning(
+        "the models take %.1f GB together and %.1f GB are free, "
+        "so they are loaded one group at a time (at most %.1f GB)",
         together / 1e9,
         free / 1e9,
         largest / 1e9,
@@ -123,7 +127,7 @@ def should_offload(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -
 
 
 def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
-    """What `needed` returns; InputError, with what fits, if the largest group exceeds the share of `whole`."""
+    """Return `estimate_memory`; raise InputError with a recipe that fits if the largest group exceeds the share."""
     together, largest = estimate_memory(recipe)
     free = int(whole * share)
     if largest <= free:
@@ -138,13 +142,13 @@ def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
         where += " for each worker"
         fix = "use fewer --workers" if largest <= whole else fix
     raise InputError(
-        f"the recipe {recipe.name} needs {largest / 1e9:.1f} GB even if its models are loaded in turns, and "
+        f"the recipe {recipe.name} needs {largest / 1e9:.1f} GB even if its models are loaded one group at a time, and "
         f"{free / 1e9:.1f} GB {where} are free; {fix}"
     )
 
 
 def free_memory(place: DeviceConfig) -> int | None:
-    """Bytes that are free on a device; None where the system does not say."""
+    """Return the free bytes of a device; None where the system does not report them."""
     if place.device.type == "cuda":
         import torch
 
@@ -158,14 +162,14 @@ def _place(recipe: Recipe, section: StageConfig, model: _Model) -> DeviceConfig:
     place = resolve_device(device, "float32" if dtype == "auto" and section.use in _FLOAT32 else dtype)
     if section.use in _LANGUAGE:
         return replace(place, dtype=resolve_language_dtype(place, dtype, model.stored))
-    if section.use in _LEAN and place.device.type == "cpu":
+    if section.use in _OPTIMIZED and place.device.type == "cpu":
         return replace(place, dtype=resolve_device(device, "float32").dtype)
     return place
 
 
 def _copies(section: StageConfig, place: DeviceConfig, model: _Model, dtype: str) -> int:
-    """Bytes of the bfloat16 copies that a CPU multiplies with."""
-    if section.use not in _LEAN or place.device.type != "cpu":
+    """Return the bytes of the bfloat16 copies of weights that a CPU multiplies with."""
+    if section.use not in _OPTIMIZED or place.device.type != "cpu":
         return 0
     in_bfloat16 = is_bfloat16_fast(place, model.parameters) if dtype == "auto" else dtype in ("bfloat16", "bf16")
     parts = 0.5 if section.use == "grounding-dino" else 1.0  # its text encoder, about half of it, stays in float32
@@ -173,32 +177,32 @@ def _copies(section: StageConfig, place: DeviceConfig, model: _Model, dtype: str
 
 
 def _measure(reference: str, offline: bool) -> _Model:
-    """What is known of a model; what cannot be had is for its stage to refuse."""
+    """Read a model's facts from its files or the catalog; errors are left to the stage, which reports them."""
     try:
         folder = resolve(reference, offline).path
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return _Model(count_parameters(folder), stored_dtype(folder), config)
     except (OpenAVSError, ValueError, KeyError, OSError) as problem:
-        log.debug("the size of %s is not known from its files: %s", reference, problem)
+        logger.debug("the size of %s is not known from its files: %s", reference, problem)
         known = find_known_model(reference)
         return _Model(round(known.parameters * 1e6), known.stored, {}) if known else _Model(0, "float32", {})
 
 
 def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Model, image: int) -> int:
-    """Bytes beside the weights.
+    """Estimate the bytes beside the weights.
 
-    Of a language model the keys and values of a batch; of the library's SAM on a GPU, whose global attention has a bias
-    for each pair of tokens, twice that; of others what was measured (`image`), or ten times the weights of small ones.
-    Frames that go together by default count as one, because a batch that does not fit is halved.
+    Language models: the keys and values of a batch. The library's SAM on a GPU: twice the attention bias, which has an
+    entry for each pair of tokens. Others: the measured value (`image`), or ten times the weights of small models.
+    Default batches of frames count as one frame, because a batch that does not fit is halved.
     """
     config, each, batch = model.config, place.dtype.itemsize, _batch_size(section, 1)
     weights = model.parameters * each
     if stage == "translator":
         return _keys_and_values(config) * each * _batch_size(section, 8) if config else min(_UNKNOWN_KEYS, weights)
     if section.use == "clap":
-        return min(_SOUND_WINDOW * _batch_size(section, 32), 10 * weights)
+        return min(_AUDIO_WINDOW * _batch_size(section, 32), 10 * weights)
     if stage == "captioner":
-        return min(_SOUND_MODEL, 10 * weights)
+        return min(_AUDIO_MODEL, 10 * weights)
     vision = config.get("vision_config", {})
     if place.device.type != "cpu" and config.get("model_type") == "sam" and "image_size" in vision:
         tokens = (int(vision["image_size"]) // int(vision.get("patch_size", 16))) ** 2
@@ -207,13 +211,13 @@ def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Mode
 
 
 def _batch_size(section: StageConfig, default: int) -> int:
-    """The stage's option; the default for a value that is not a number, which is refused when the stage is built."""
+    """Return the option of the stage; the default for an invalid value, which is refused when the stage is built."""
     value = section.options.get("batch_size")
     return value if isinstance(value, int) else default
 
 
 def _keys_and_values(config: dict[str, Any]) -> int:
-    """Numbers that a language model remembers of a question and its answer; 0 where its configuration is not known."""
+    """Return the number of cached keys and values of a question and its answer; 0 without a known configuration."""
     text = config.get("text_config", config)
     layers, heads = int(text.get("num_hidden_layers", 0)), int(text.get("num_attention_heads", 1))
     width = int(text.get("head_dim") or int(text.get("hidden_size", 0)) // heads)

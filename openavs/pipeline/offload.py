@@ -1,7 +1,7 @@
 """Offloading: loading the models of one group of stages unloads those of the other groups first.
 
-There are three groups: captioner, translator, and the stages that work on the same frames. A pipeline of `Deferred`
-stages gives the same results; a change of groups costs a load, so many clips go through one group before the next
+There are three groups: captioner, translator, and the stages that work on the same frames. A pipeline of lazy backends
+gives the same results. A change of groups costs a load; a window of clips therefore passes one group before the next
 (`caching/stagewise.py`).
 """
 
@@ -17,88 +17,92 @@ from openavs.models.memory import release_memory
 from openavs.registry import BackendCache, check_backends, instantiate
 
 STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker"))
-"""The stages whose models are in memory together."""
+"""Stages whose models are in memory together."""
 
 
 class OffloadManager:
-    """The stages of a recipe as they were checked, and those of them that are loaded now.
+    """Loads the backends of one stage group at a time.
 
-    `loads` counts how often each was loaded, `most` is the greatest number that was loaded at a time.
+    Args:
+        checked: stage -> class and arguments, as `check_backends` returns them.
+
+    Attributes:
+        loads: number of loads by stage.
+        most: largest number of backends that were in memory together.
     """
 
     def __init__(self, checked: Mapping[str, tuple[type, dict[str, Any]]]) -> None:
         self._checked = checked
-        self._made: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
         self._models: dict[str, dict[str, Any]] = {}
         self.loads: Counter[str] = Counter()
         self.most = 0
 
     def backend(self, stage: str) -> Any:
-        """The stage's backend; it is loaded if it is not there, when those of other turns have gone."""
-        if stage not in self._made:
-            [turn] = [turn for turn in STAGE_GROUPS if stage in turn]
-            self.release(but=turn)
-            self._made[stage] = instantiate(*self._checked[stage])
+        """Return the stage's backend; if it is not loaded, the other groups are unloaded first."""
+        if stage not in self._loaded:
+            [group] = [group for group in STAGE_GROUPS if stage in group]
+            self.release(keep=group)
+            self._loaded[stage] = instantiate(*self._checked[stage])
             self.loads[stage] += 1
-            self.most = max(self.most, len(self._made))
-        return self._made[stage]
+            self.most = max(self.most, len(self._loaded))
+        return self._loaded[stage]
 
     def models(self, stage: str) -> dict[str, Any]:
-        """What a stage's model references resolved to: known from its first load on."""
+        """Return the resolved model references of a stage; loads it once if it never was."""
         if stage not in self._models:
             self._models[stage] = dict(getattr(self.backend(stage), "models", {}))
         return self._models[stage]
 
-    def release(self, but: tuple[str, ...] = ()) -> None:
-        """Unloads all stages except some and returns their memory to the system and the device."""
-        gone = [stage for stage in self._made if stage not in but]
-        for stage in gone:
-            del self._made[stage]
-        if gone:
+    def release(self, keep: tuple[str, ...] = ()) -> None:
+        """Unload all stages except `keep` and return their memory to the system and the device."""
+        unloaded = [stage for stage in self._loaded if stage not in keep]
+        for stage in unloaded:
+            del self._loaded[stage]
+        if unloaded:
             release_memory()
             empty_cuda_cache()
 
 
 class LazyBackend:
-    """A stage that is loaded when one of its methods is called."""
+    """A backend that is loaded when one of its methods is called."""
 
-    def __init__(self, turns: OffloadManager, stage: str) -> None:
-        self._turns, self._stage = turns, stage
+    def __init__(self, manager: OffloadManager, stage: str) -> None:
+        self._manager, self._stage = manager, stage
 
     @property
     def models(self) -> dict[str, Any]:
-        """What its model references resolved to."""
-        return self._turns.models(self._stage)
+        """Resolved model references."""
+        return self._manager.models(self._stage)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # asked for by copies and protocols, not by the pipeline
+        if name.startswith("_"):  # copies and protocols look these up; they must not load the model
             raise AttributeError(name)
-        return getattr(self._turns.backend(self._stage), name)
+        return getattr(self._manager.backend(self._stage), name)
 
 
 def lazy_stages(recipe: Recipe) -> tuple[OffloadManager, BackendCache]:
-    """The stages of a recipe as `build_backends` takes them, loaded in turns.
+    """Return the stages of a recipe as lazy backends, in the form that `build_backends` takes.
 
     Raises:
-        InputError: a stage that cannot be built.
+        InputError: a stage cannot be built.
     """
     checked = check_backends(recipe)
-    turns = OffloadManager(checked)
-    return turns, {stage: (made_from, _deferred(turns, stage, made_from[0])) for stage, made_from in checked.items()}
+    manager = OffloadManager(checked)
+    return manager, {stage: (made_from, _lazy(manager, stage, made_from[0])) for stage, made_from in checked.items()}
 
 
-def _deferred(turns: OffloadManager, stage: str, cls: type) -> LazyBackend:
-    """A `Deferred` that has the public methods of a class, so that asking whether it has one loads nothing."""
-    methods = {
-        name: _passing_on(name) for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))
-    }
-    made: LazyBackend = type(f"Deferred{cls.__name__}", (LazyBackend,), methods)(turns, stage)
-    return made
+def _lazy(manager: OffloadManager, stage: str, cls: type) -> LazyBackend:
+    """Make a lazy backend with the public methods of a class, so that `hasattr` does not load the model."""
+    names = [name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))]
+    methods = {name: _forwarding_method(name) for name in names}
+    backend: LazyBackend = type(f"Lazy{cls.__name__}", (LazyBackend,), methods)(manager, stage)
+    return backend
 
 
-def _passing_on(name: str) -> Callable[..., Any]:
+def _forwarding_method(name: str) -> Callable[..., Any]:
     def method(self: LazyBackend, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._turns.backend(self._stage), name)(*args, **kwargs)
+        return getattr(self._manager.backend(self._stage), name)(*args, **kwargs)
 
     method.__name__ = name
     return method

@@ -1,12 +1,14 @@
-"""THE ALGORITHM: sound -> words -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
+"""THE ALGORITHM: audio -> captions -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
 
-The sound of a clip is captioned first (`listen`). One request per clip then names the things that make these sounds at
-every frame (`ask`). Frames are decoded last, a batch at a time, and only those with prompts (`look`). The output is one
-`FrameResult` per frame, in order. It says why: what was heard, asked, found and dropped.
+1. `caption`: the audio windows of a clip are captioned in batches; silent windows run no model.
+2. `translate`: one request per clip holds the captions of all frames and returns the phrases to find at each frame.
+3. `localize`: frames with prompts are decoded batch by batch, detected, filtered, segmented, tracked and verified.
 
-Beside this file: `windows.py` (the sound of a frame), `filtering.py` (which boxes are kept), `frames.py` (batches,
-decoded ahead), `dedup.py` (pictures that repeat), `validation.py` (NaN and the like), `context.py` (warnings, timings,
-progress). The rules are in `config/settings.py`; `models/oom.py` splits batches that do not fit into memory.
+The output is one `FrameResult` per frame, in order, with the reasons: captions, prompts, segments and rejections.
+
+Beside this file: `frames.py` (audio windows, frame batches), `filtering.py` (which boxes are kept), `dedup.py`
+(repeated frames), `validation.py` (NaN and wrong sizes), `context.py` (warnings, timings, progress). The thresholds
+are in `PipelineConfig`; `models/oom.py` splits batches that do not fit into memory.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from openavs.pipeline.class_mapping import ClassMapper
 from openavs.pipeline.context import Progress, RunContext
 from openavs.pipeline.dedup import FrameMemo
 from openavs.pipeline.filtering import filter_detections
-from openavs.pipeline.frames import frame_batches
+from openavs.pipeline.frames import audio_windows, frame_batches
 from openavs.pipeline.validation import validate_outputs
-from openavs.pipeline.windows import audio_windows
 from openavs.registry import BackendCache, build_backends
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.contracts import validate_output, validate_tracked_frames
@@ -55,20 +56,20 @@ from openavs.utils.concurrency import prefetch
 __all__ = ["Pipeline", "PipelineConfig", "Progress", "RunContext"]
 
 FrameCaptions = tuple[Caption, ...] | None
-"""What is heard at a frame; None where it is silent."""
+"""Captions of a frame, best first; None where it is silent."""
 
 FramePrompts = tuple[Prompt, ...]
-"""What to look for at a frame."""
+"""Phrases to find at a frame."""
 
 FrameSegments = tuple[tuple[Segment, ...], tuple[Rejection, ...]]
-"""What of a frame's prompts is there, and what is not."""
+"""Segments of a frame, and the prompts and boxes that were rejected."""
 
 
 class Pipeline:
     """The stages and the rules between them.
 
-    A segmenter that finds phrases itself (SAM 3) needs no detector; without a segmenter the tracker segments, too
-    (SAM 2 video). Verifier and tracker are optional.
+    A segmenter that takes phrases (SAM 3) needs no detector. Without a segmenter the tracker segments too (SAM 2
+    video). Verifier and tracker are optional.
 
     >>> pipe = Pipeline.from_recipe(load_recipe("tiny"))  # doctest: +SKIP
     >>> result = pipe(open_clip("video.mp4"))  # doctest: +SKIP
@@ -89,7 +90,7 @@ class Pipeline:
         validate_stages(detector, segmenter, tracker)
         self.captioner, self.translator = captioner, translator
         self.detector, self.verifier, self.tracker = detector, verifier, tracker
-        self.segmenter: Any = segmenter or tracker  # of boxes or of phrases, as `check_fit` has seen to
+        self.segmenter: Any = segmenter or tracker  # of boxes or of phrases: `validate_stages` has checked which
         self.settings = settings or PipelineConfig()
         self.recipe = dict(recipe or {})
         similarity = getattr(captioner, "text_similarity", None)
@@ -97,7 +98,7 @@ class Pipeline:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, held: BackendCache | None = None) -> Self:
-        """Builds the stages that a recipe names and loads their models (`held`: see `build_backends`).
+        """Build the stages of a recipe and load their models (`held`: see `build_backends`).
 
         Raises:
             InputError: a stage cannot be built, or the recipe is a student, which `StudentPipeline` runs.
@@ -110,21 +111,21 @@ class Pipeline:
 
     @property
     def models(self) -> dict[str, Any]:
-        """What every model reference of the stages resolved to."""
+        """Resolved model references of all stages: reference -> revision, license and path."""
         stages = (self.captioner, self.translator, self.detector, self.segmenter, self.verifier, self.tracker)
         return {ref: facts for stage in stages for ref, facts in getattr(stage, "models", {}).items()}
 
-    # -------------------------------------------------------------------------------------------- the whole of it
+    # ----------------------------------------------------------------------------------------------------- clips
 
     def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[ClipResult]:
-        """Segments clips one by one; the next one is opened (its sound decoded) while the models work."""
+        """Segment clips one by one; the next one is opened (its audio decoded) while the models work."""
         for clip in prefetch(clips, depth=1):
             yield self(clip, progress)
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
-        """Segments one clip."""
-        notes = RunContext(list(clip.warnings), clip=clip.id)
-        frames = tuple(self.stream(clip, progress, notes))
+        """Segment one clip."""
+        context = RunContext(list(clip.warnings), clip=clip.id)
+        frames = tuple(self.stream(clip, progress, context))
         return ClipResult(
             clip=clip.id,
             size=clip.size,
@@ -132,187 +133,192 @@ class Pipeline:
             source=clip.source,
             recipe=self.recipe,
             models=self.models,
-            timings={stage: round(seconds, 4) for stage, seconds in notes.seconds.items()},
-            warnings=tuple(notes.warnings),
+            timings={stage: round(seconds, 4) for stage, seconds in context.seconds.items()},
+            warnings=tuple(context.warnings),
         )
 
     def stream(
-        self, clip: Clip, progress: Progress | None = None, notes: RunContext | None = None
+        self, clip: Clip, progress: Progress | None = None, context: RunContext | None = None
     ) -> Iterator[FrameResult]:
-        """One result per frame, in order; memory is bounded by the batch, not by the length of the clip."""
-        notes = notes if notes is not None else RunContext(clip=clip.id)
-        notes.progress = progress or notes.progress
-        heard = self.caption(clip, notes)
-        asked = self.translate(heard, notes)
-        yield from self.localize(clip, heard, asked, notes)
+        """Yield one result per frame, in order; memory is bounded by the batch, not by the length of the clip."""
+        context = context if context is not None else RunContext(clip=clip.id)
+        context.progress = progress or context.progress
+        captions = self.caption(clip, context)
+        prompts = self.translate(captions, context)
+        yield from self.localize(clip, captions, prompts, context)
 
-    # ------------------------------------------------------------------------------------- sound -> words -> prompts
+    # ------------------------------------------------------------------------------- audio -> captions -> prompts
 
-    def caption(self, clip: Clip, notes: RunContext) -> list[FrameCaptions]:
-        """What is heard around every frame; no model is run where it is silent."""
+    def caption(self, clip: Clip, context: RunContext) -> list[FrameCaptions]:
+        """Caption the audio window of every frame; silent windows get None and run no model."""
         windows = audio_windows(clip, self.settings.window_seconds, self.settings.context_seconds)
-        heard: list[FrameCaptions] = [None] * len(windows)
+        captions: list[FrameCaptions] = [None] * len(windows)
         audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
         if not audible:
-            notes.warn("the sound is silent throughout, so nothing was looked for")
-        notes.progress("caption", 0, len(audible))
+            context.warn("the audio is silent throughout, so no frame has prompts")
+        context.progress("caption", 0, len(audible))
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
-            with notes.timed("caption"):
-                captions = run_with_oom_backoff(
+            with context.timed("caption"):
+                answers = run_with_oom_backoff(
                     validate_output("caption", self.captioner.caption), [windows[i] for i in batch]
                 )
-            validate_outputs("caption", captions)
-            for i, own in zip(batch, captions, strict=True):
-                heard[i] = tuple(own)
-            notes.progress("caption", start + len(batch), len(audible))
-        if note := _unnamed([heard[i] or () for i in audible]):
-            notes.warn(note)
-        return heard
+            validate_outputs("caption", answers)
+            for i, own in zip(batch, answers, strict=True):
+                captions[i] = tuple(own)
+            context.progress("caption", start + len(batch), len(audible))
+        if note := _uncaptioned([captions[i] or () for i in audible]):
+            context.warn(note)
+        return captions
 
-    def request(self, heard: Sequence[FrameCaptions]) -> Request:
+    def request(self, captions: Sequence[FrameCaptions]) -> Request:
         """Return the translator's request for a clip: the captions that reach the threshold, by frame."""
-        return Request(tuple(map(strong_captions, heard)), self.settings.vocabulary)
+        return Request(tuple(map(strong_captions, captions)), self.settings.vocabulary)
 
-    def translate(self, heard: Sequence[FrameCaptions], notes: RunContext) -> list[FramePrompts]:
-        """What to look for at every frame: one request holds the captions of all of them."""
-        request = self.request(heard)
+    def translate(self, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
+        """Translate the captions of a clip to the prompts of every frame.
+
+        One request holds all frames, so that the translator names the same thing alike at all of them (frame
+        consistency; OpenAVS, section 3.3).
+        """
+        request = self.request(captions)
         if not any(request.frames):
-            return [()] * len(heard)
-        notes.progress("translate", 0, 1)
-        with notes.timed("translate"):
+            return [()] * len(captions)
+        context.progress("translate", 0, 1)
+        with context.timed("translate"):
             translation = validate_output("translate", self.translator.translate)([request])[0]
         if translation.note:
-            notes.warn(translation.note)
-        notes.progress("translate", 1, 1)
+            context.warn(translation.note)
+        context.progress("translate", 1, 1)
         return [
-            _distinct(self._prompt(phrase, captions, translation.origin_of(i)) for phrase in phrases)
-            for i, (phrases, captions) in enumerate(zip(translation.frames, request.frames, strict=True))
+            _unique(self._prompt(phrase, own, translation.origin_of(i)) for phrase in phrases)
+            for i, (phrases, own) in enumerate(zip(translation.frames, request.frames, strict=True))
         ]
 
     def _prompt(self, phrase: str, captions: Sequence[Caption], origin: str) -> Prompt:
-        """A phrase with the captions it can have come from: those that speak of it, else all of its frame."""
+        """Make a prompt of a phrase, with the captions that mention it; with all of the frame's if none does."""
         sources = tuple(c for c in captions if phrase in c.text.lower() or phrase in lexicon(c.text))
         name = detector_name(phrase) if self.settings.disambiguate else phrase
         return Prompt(name, self.label(phrase)[0], origin, sources or tuple(captions))
 
-    # --------------------------------------------------------------------------------------- prompts -> boxes -> masks
+    # ------------------------------------------------------------------------------------ prompts -> boxes -> masks
 
     def localize(
-        self, clip: Clip, heard: Sequence[FrameCaptions], asked: Sequence[FramePrompts], notes: RunContext
+        self, clip: Clip, captions: Sequence[FrameCaptions], prompts: Sequence[FramePrompts], context: RunContext
     ) -> Iterator[FrameResult]:
-        """Finds what is asked for; frames at which nothing is asked for are not looked at but answered as they are."""
+        """Find the prompts in their frames; frames without prompts are not decoded."""
 
-        def unseen(i: int) -> FrameResult:
-            return FrameResult(i, clip.times[i], heard[i] is None, strong_captions(heard[i]), weak=_weak(heard[i]))
+        def without_prompts(i: int) -> FrameResult:
+            own = captions[i]
+            return FrameResult(i, clip.times[i], own is None, strong_captions(own), weak=_weak(own))
 
-        def seen(s: TrackedFrame) -> FrameResult:
-            i = s.frame.index
-            return FrameResult(
-                i, s.frame.time, False, strong_captions(heard[i]), asked[i], s.segments, s.rejected, _weak(heard[i])
-            )
+        def with_prompts(tracked: TrackedFrame) -> FrameResult:
+            i, time = tracked.frame.index, tracked.frame.time
+            strong, weak = strong_captions(captions[i]), _weak(captions[i])
+            return FrameResult(i, time, False, strong, prompts[i], tracked.segments, tracked.rejected, weak)
 
-        sightings = self._see(clip, asked, notes)
+        tracked = self._detect_key_frames(clip, prompts, context)
         if self.tracker is not None:
-            sightings = notes.timed_items("track", validate_tracked_frames(self.tracker.track(sightings)))
-        quiet = (i for i, prompts in enumerate(asked) if not prompts)
-        missing = sum(map(bool, asked))
-        for result in merge(map(unseen, quiet), map(seen, sightings), key=lambda result: result.index):
+            tracked = context.timed_items("track", validate_tracked_frames(self.tracker.track(tracked)))
+        skipped = (i for i, own in enumerate(prompts) if not own)
+        missing = sum(map(bool, prompts))
+        by_index = merge(map(without_prompts, skipped), map(with_prompts, tracked), key=lambda result: result.index)
+        for result in by_index:
             missing -= bool(result.prompts)
             yield result
         if missing:
-            notes.warn(f"{missing} of {len(clip.times)} frames could not be read; the file may be cut short")
+            context.warn(f"{missing} of {len(clip.times)} frames could not be read; the file may be cut short")
 
-    def _see(self, clip: Clip, asked: Sequence[FramePrompts], notes: RunContext) -> Iterator[TrackedFrame]:
-        """The frames at which something is asked for, with what is found in them. A tracker has the models look at key
-        frames only."""
-        sounding = _phrases(asked)
-        wanted = frozenset(i for i, phrases in enumerate(sounding) if phrases)
-        keys = wanted if self.tracker is None else key_frames(sounding, self.tracker.keyframe_interval)
-        answers = FrameMemo()
-        for batch in frame_batches(clip, wanted, self.settings, notes):
-            looked_at = [frame for frame in batch if frame.index in keys]
-            found = dict(zip(looked_at, self._find(looked_at, asked, answers, notes), strict=True))
+    def _detect_key_frames(
+        self, clip: Clip, prompts: Sequence[FramePrompts], context: RunContext
+    ) -> Iterator[TrackedFrame]:
+        """Yield the frames that have prompts, with the segments of the key frames; without a tracker all are key."""
+        phrases = _phrases(prompts)
+        wanted = frozenset(i for i, own in enumerate(phrases) if own)
+        keys = wanted if self.tracker is None else key_frames(phrases, self.tracker.keyframe_interval)
+        memo = FrameMemo()
+        for batch in frame_batches(clip, wanted, self.settings, context):
+            key = [frame for frame in batch if frame.index in keys]
+            found = dict(zip(key, self._segment(key, prompts, memo, context), strict=True))
             for frame in batch:
-                segments, dropped = found.get(frame, ((), ()))
-                yield TrackedFrame(frame, sounding[frame.index], segments, dropped, key=frame in found)
+                segments, rejected = found.get(frame, ((), ()))
+                yield TrackedFrame(frame, phrases[frame.index], segments, rejected, key=frame in found)
 
-    def _find(
-        self, frames: list[Frame], asked: Sequence[FramePrompts], answers: FrameMemo, notes: RunContext
+    def _segment(
+        self, frames: list[Frame], clip_prompts: Sequence[FramePrompts], memo: FrameMemo, context: RunContext
     ) -> list[FrameSegments]:
-        """What of the prompts is there in some frames: the boxes that are kept, their masks, and the verifier's word.
+        """Detect, filter, segment and verify the prompts of some frames.
 
-        Each frame is grounded with its own phrases: beside a phrase of another frame, a box could answer that one.
+        Each frame is grounded with its own phrases: a phrase of another frame could take a box away from them.
         """
         if not frames:
             return []
-        answers.begin([frame.image for frame in frames])
-        prompts = [asked[frame.index] for frame in frames]
+        memo.begin([frame.image for frame in frames])
+        prompts = [clip_prompts[frame.index] for frame in frames]
         if self.detector is None:  # one model from phrases to masks
-            with notes.timed("segment"):
-                pairs = answers.ask(
-                    validate_output("segment_phrases", self.segmenter.segment_phrases), _phrases(prompts)
-                )
-            kept, dropped = self._choose([[box for box, _ in own] for own in pairs], prompts)
+            call = validate_output("segment_phrases", self.segmenter.segment_phrases)
+            with context.timed("segment"):
+                pairs = memo.call(call, _phrases(prompts))
+            kept, rejected = self._filter([[box for box, _ in own] for own in pairs], prompts)
             masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
         else:
-            with notes.timed("detect"):
-                candidates = answers.ask(validate_output("detect", self.detector.detect), _phrases(prompts))
-            kept, dropped = self._choose(candidates, prompts)
-            with notes.timed("segment"):
-                masks = answers.ask(
-                    validate_output("segment", self.segmenter.segment), [[box.box for box in boxes] for boxes in kept]
-                )
-        found = [self._compose(*own) for own in zip(kept, masks, dropped, strict=True)]
-        return found if self.verifier is None else self._verify(self.verifier, prompts, found, answers, notes)
+            with context.timed("detect"):
+                candidates = memo.call(validate_output("detect", self.detector.detect), _phrases(prompts))
+            kept, rejected = self._filter(candidates, prompts)
+            call = validate_output("segment", self.segmenter.segment)
+            with context.timed("segment"):
+                masks = memo.call(call, [[box.box for box in boxes] for boxes in kept])
+        found = [self._compose(*own) for own in zip(kept, masks, rejected, strict=True)]
+        return found if self.verifier is None else self._verify(self.verifier, prompts, found, memo, context)
 
-    def _choose(
+    def _filter(
         self, candidates: list[list[Detection]], prompts: list[FramePrompts]
     ) -> tuple[list[list[Detection]], list[list[Rejection]]]:
-        """By frame: the boxes that are kept, best first, and what becomes of the phrases without one."""
-        chosen = [filter_detections(boxes, own, self.settings) for boxes, own in zip(candidates, prompts, strict=True)]
-        return [kept for kept, _ in chosen], [dropped for _, dropped in chosen]
+        """Return, by frame, the boxes that are kept, best first, and the rejections."""
+        filtered = [
+            filter_detections(boxes, own, self.settings) for boxes, own in zip(candidates, prompts, strict=True)
+        ]
+        return [kept for kept, _ in filtered], [rejected for _, rejected in filtered]
 
-    def _compose(self, kept: list[Detection], masks: list[Mask], dropped: list[Rejection]) -> FrameSegments:
-        """Boxes and their masks as labelled segments; an empty or too small mask is no segment."""
-        segments, drops = [], list(dropped)
+    def _compose(self, kept: list[Detection], masks: list[Mask], rejected: list[Rejection]) -> FrameSegments:
+        """Make labeled segments of boxes and their masks; empty and too small masks are rejected."""
+        segments, rejections = [], list(rejected)
         for box, mask in zip(kept, masks, strict=True):
             if mask.rle.area < max(self.settings.min_area, 1):
-                drops.append(Rejection(box.phrase, "empty mask", box.score, box.box))
+                rejections.append(Rejection(box.phrase, "empty mask", box.score, box.box))
                 continue
             label, how = self.label(box.phrase)
             segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, label, how))
-        return tuple(segments), tuple(drops)
+        return tuple(segments), tuple(rejections)
 
     def _verify(
         self,
         verifier: Verifier,
         prompts: list[FramePrompts],
         found: list[FrameSegments],
-        answers: FrameMemo,
-        notes: RunContext,
+        memo: FrameMemo,
+        context: RunContext,
     ) -> list[FrameSegments]:
-        """Drops the segments that do not look like what they are taken for."""
-        with notes.timed("verify"):
-            verdicts = answers.ask(
-                validate_output("verify", verifier.verify), [segments for segments, _ in found], _phrases(prompts)
-            )
+        """Reject the segments that do not look like their phrase."""
+        call = validate_output("verify", verifier.verify)
+        with context.timed("verify"):
+            verdicts = memo.call(call, [segments for segments, _ in found], _phrases(prompts))
         verified = []
-        for (segments, dropped), own in zip(found, verdicts, strict=True):
-            judged = list(zip(segments, own, strict=True))
-            kept = tuple(replace(s, verifier_score=verdict.score) for s, verdict in judged if verdict.kept)
-            gone = [Rejection(s.phrase, "verifier", verdict.score, s.box) for s, verdict in judged if not verdict.kept]
-            verified.append((kept, (*dropped, *gone)))
+        for (segments, rejected), own in zip(found, verdicts, strict=True):
+            pairs = list(zip(segments, own, strict=True))
+            kept = tuple(replace(s, verifier_score=verdict.score) for s, verdict in pairs if verdict.kept)
+            gone = [Rejection(s.phrase, "verifier", verdict.score, s.box) for s, verdict in pairs if not verdict.kept]
+            verified.append((kept, (*rejected, *gone)))
         return verified
 
 
 def _weak(captions: FrameCaptions) -> tuple[Caption, ...]:
-    """The captions below the captioner's threshold."""
+    """Return the captions below the captioner's threshold."""
     return tuple(caption for caption in captions or () if caption.weak)
 
 
-def _unnamed(frames: Sequence[tuple[Caption, ...]]) -> str | None:
-    """A sentence about audible frames without a caption above the threshold; None if there are none."""
+def _uncaptioned(frames: Sequence[tuple[Caption, ...]]) -> str | None:
+    """Return a sentence about audible frames without a caption above the threshold; None without such frames."""
     missed = [captions for captions in frames if not strong_captions(captions)]
     if not missed:
         return None
@@ -322,8 +328,8 @@ def _unnamed(frames: Sequence[tuple[Caption, ...]]) -> str | None:
     return f"{len(missed)} of {len(frames)} audible frames had no caption{closest}"
 
 
-def _distinct(prompts: Iterable[Prompt]) -> FramePrompts:
-    """The prompts, the first one of each phrase."""
+def _unique(prompts: Iterable[Prompt]) -> FramePrompts:
+    """Return the first prompt of each phrase."""
     first: dict[str, Prompt] = {}
     for prompt in prompts:
         first.setdefault(prompt.phrase, prompt)
@@ -331,5 +337,5 @@ def _distinct(prompts: Iterable[Prompt]) -> FramePrompts:
 
 
 def _phrases(prompts: Sequence[FramePrompts]) -> list[tuple[str, ...]]:
-    """The phrases of every frame."""
+    """Return the phrases of every frame."""
     return [tuple(prompt.phrase for prompt in own) for own in prompts]

@@ -69,7 +69,7 @@ def test_models_in_turns_give_the_same_report(
         "openavs.pipeline.memory_estimate.free_memory", lambda place: estimate_memory(load_recipe("tiny"))[1]
     )
     done = openavs(*words, tmp_path / "turned")
-    assert "so they are loaded in turns" in caplog.text and done.json()["metrics"] == whole["metrics"]
+    assert "so they are loaded one group at a time" in caplog.text and done.json()["metrics"] == whole["metrics"]
     monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: 1000)
     refused = openavs(*words, tmp_path / "refused")
     assert refused.code == 2 and "free some memory" in refused.err

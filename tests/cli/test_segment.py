@@ -91,7 +91,7 @@ def test_models_take_turns_where_they_do_not_fit_together(
     monkeypatch.setattr(OffloadManager, "__init__", lambda self, checked: (init(self, checked), made.append(self))[0])
     turned = openavs(*words, tmp_path / "turned", "--lock", tmp_path / "openavs.lock", "--json")
 
-    assert "so they are loaded in turns" in caplog.text
+    assert "so they are loaded one group at a time" in caplog.text
     assert (whole.code, turned.code) == (1, 1) and whole.json()["failed"] == turned.json()["failed"] == 1
     assert results(tmp_path / "turned") == results(tmp_path / "whole") != {}
     [turns] = made
@@ -108,8 +108,8 @@ def test_a_recipe_that_cannot_fit_is_refused_before_anything_is_loaded(
     done = openavs("segment", video, "--pipeline", "openavs", "--device", "cpu", "--out", tmp_path / "out")
     assert done.code == 2
     assert re.fullmatch(
-        r"openavs: the recipe openavs needs \d+\.\d GB even if its models are loaded in turns, and 8\.0 GB of this "
-        r"machine's memory are free; use --pipeline openavs-cpu, which needs \d\.\d GB\n",
+        r"openavs: the recipe openavs needs \d+\.\d GB even if its models are loaded one group at a time, "
+        r"and 8\.0 GB of this machine's memory are free; use --pipeline openavs-cpu, which needs \d\.\d GB\n",
         done.err,
     )
     assert not (tmp_path / "out").exists() and not (tmp_path / "empty").exists()
@@ -315,7 +315,7 @@ def test_warnings_name_their_clip_and_no_control_character_reaches_the_terminal(
     text.write_text("not a video")
     command = [sys.executable, "-m", "openavs", "segment", text, hush, "-p", "tiny", "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
-    assert "openavs: hush: the sound is silent throughout, so nothing was looked for\n" in done.stderr
+    assert "openavs: hush: the audio is silent throughout, so no frame has prompts\n" in done.stderr
     assert r"a\x1b]0;owned\x07\x1b[2J\rb\u202e\n.mp4" in done.stderr
     assert not {letter for letter in done.stdout + done.stderr if not letter.isprintable()} - {"\n"}
     assert all(line.startswith("openavs: ") for line in done.stderr.splitlines())

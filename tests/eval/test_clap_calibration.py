@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from openavs.config.recipe import load_recipe
 from openavs.media.audio import write_wav
-from openavs.pipeline.windows import audio_window
+from openavs.pipeline.frames import audio_window
 from openavs.registry import check_backends, instantiate
 from openavs.structures.types import Waveform
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng

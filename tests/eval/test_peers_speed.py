@@ -74,7 +74,7 @@ def test_the_embedded_models_are_asked_once_a_clip_and_once_a_frame(speed: Path,
     from watching import watch
 
     clip = world_clips(1)[0]
-    run = watch(lambda notes: tiny.stream(clip, notes=notes), models_of(tiny), lambda frame: frame)
+    run = watch(lambda notes: tiny.stream(clip, context=notes), models_of(tiny), lambda frame: frame)
     asked = [frame for frame in run.answers if frame.prompts]
     found = [frame for frame in asked if frame.segments]
     assert asked and found

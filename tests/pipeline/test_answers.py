@@ -35,14 +35,14 @@ def test_sound_answers_pass() -> None:
 @pytest.mark.parametrize(
     ("call", "item", "said"),
     [
-        ("caption", Caption("dog", math.nan, 0.0, 1.0), "the captioner answered with a score that is no number"),
-        ("detect", box(0.0, math.nan, 2.0, 2.0), "the detector answered with a box that is no box"),
-        ("detect", box(0.0, 0.0, math.inf, 2.0), "a box that is no box"),
-        ("detect", box(score=math.nan), "a score that is no number, nan"),
-        ("segment", mask((6, 4)), "the segmenter answered with a mask of 6 x 4 pixels for a picture of 4 x 6"),
-        ("segment", mask(score=-math.inf), "a score that is no number"),
+        ("caption", Caption("dog", math.nan, 0.0, 1.0), "the captioner returned an invalid score"),
+        ("detect", box(0.0, math.nan, 2.0, 2.0), "the detector returned an invalid box"),
+        ("detect", box(0.0, 0.0, math.inf, 2.0), "an invalid box"),
+        ("detect", box(score=math.nan), "an invalid score, nan"),
+        ("segment", mask((6, 4)), "the segmenter returned a mask of 6 x 4 pixels for a frame of 4 x 6"),
+        ("segment", mask(score=-math.inf), "an invalid score"),
         ("segment_phrases", (box(), mask((1, 1))), "a mask of 1 x 1 pixels"),
-        ("verify", Verdict(False, math.nan, None), "the verifier answered with a score that is no number"),
+        ("verify", Verdict(False, math.nan, None), "the verifier returned an invalid score"),
     ],
 )
 def test_what_is_no_answer_is_refused(call: str, item: Any, said: str) -> None:

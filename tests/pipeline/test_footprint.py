@@ -136,7 +136,10 @@ def test_the_recipe_with_a_language_model_without_a_gpu(
         should_offload(recipe)
     sentence = str(caught.value)
     assert sentence.startswith("the recipe openavs needs ") and "\n" not in sentence
-    assert f" GB even if its models are loaded in turns, and {free / 1e9:.1f} GB of this machine's memory" in sentence
+    assert (
+        f" GB even if its models are loaded one group at a time, and {free / 1e9:.1f} GB of this machine's memory"
+        in sentence
+    )
     assert "are free; use --pipeline openavs-cpu, which needs 2." in sentence
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from openavs.errors import InputError
+from openavs.pipeline.frames import audio_window
 from openavs.pipeline.pipeline import Pipeline, RunContext
-from openavs.pipeline.windows import audio_window
 from openavs.structures.types import Caption, Clip, ClipResult, Frame, FrameResult, rle_to_mask, segments_to_mask
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scene_sampling import sample_scene
@@ -303,7 +303,7 @@ def test_progress_tells_every_stage(tiny: Pipeline, dog_and_bell: Scene) -> None
 
 def test_stream_and_call_say_the_same(tiny: Pipeline, dog_and_bell: Scene, result: ClipResult) -> None:
     notes = RunContext()
-    frames: list[FrameResult] = list(tiny.stream(scene_to_clip(dog_and_bell, "again"), notes=notes))
+    frames: list[FrameResult] = list(tiny.stream(scene_to_clip(dog_and_bell, "again"), context=notes))
     for one, two in zip(frames, result.frames, strict=True):
         masks = [segments_to_mask(frame.segments, result.size) for frame in (one, two)]
         assert np.array_equal(*masks)

@@ -30,7 +30,7 @@ def frames(images: Sequence[ImageArray]) -> Iterator[Frame]:
 
 def of_the_first(images: Sequence[ImageArray], tolerance: float | None = 0.0) -> list[int]:
     """For each picture the place of the array that stands for it."""
-    arrays = [frame.image for frame in FrameDeduplicator(tolerance).shared(frames(images))]
+    arrays = [frame.image for frame in FrameDeduplicator(tolerance).share(frames(images))]
     return [next(i for i, image in enumerate(images) if image is array) for array in arrays]
 
 
@@ -54,7 +54,7 @@ def test_a_tolerance_counts_from_the_picture_that_was_looked_at() -> None:
     creeping = [picture(value) for value in (10, 11, 12, 13, 14)]
     assert of_the_first(creeping, 2.0) == [0, 0, 0, 3, 3]
     looked = FrameDeduplicator(2.0)
-    assert len(list(looked.shared(frames(creeping)))) == 5
+    assert len(list(looked.share(frames(creeping)))) == 5
     assert looked.near == 3
 
 
@@ -95,9 +95,9 @@ def test_a_stage_is_asked_once_about_an_array_and_a_question() -> None:
     stage, answers = Stage(), FrameMemo()
     one, two = picture(1), picture(2)
     answers.begin([one, one, two])
-    assert answers.ask(stage.look, ["a", "a", "a"]) == ["1 a", "1 a", "2 a"]
+    assert answers.call(stage.look, ["a", "a", "a"]) == ["1 a", "1 a", "2 a"]
     answers.begin([two, two, one])
-    assert answers.ask(stage.look, ["a", "b", "a"]) == ["2 a", "2 b", "1 a"]
+    assert answers.call(stage.look, ["a", "b", "a"]) == ["2 a", "2 b", "1 a"]
     assert stage.calls == [[1, 2], [2, 1]]  # the last picture's answer was at hand, the first one's was not kept
     assert len(answers._last + answers._images) == 4
 
@@ -106,7 +106,7 @@ def test_without_repetition_a_call_is_what_it_was() -> None:
     stage, answers = Stage(), FrameMemo()
     images = [picture(i) for i in range(4)]
     answers.begin(images)
-    answers.ask(stage.look, list("abcd"))
+    answers.call(stage.look, list("abcd"))
     assert stage.calls == [[0, 1, 2, 3]]
 
 
@@ -184,4 +184,4 @@ def test_a_tolerance_is_told(tiny: Pipeline) -> None:
     with Counter(detector=tiny.detector.model) as calls:  # type: ignore[union-attr]
         result = remade(tiny, max_diff=2.0)(clip)
     assert calls == {"detector": 2}  # once for each set of phrases
-    assert result.warnings == ("3 of 6 frames had hardly changed and were taken for the one before them",)
+    assert result.warnings == ("3 of 6 frames had hardly changed and reuse the frame before them",)

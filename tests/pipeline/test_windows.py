@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openavs.pipeline.windows import audio_window
+from openavs.pipeline.frames import audio_window
 from openavs.structures.types import Waveform
 
 

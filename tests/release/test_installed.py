@@ -55,4 +55,4 @@ def test_an_absent_extra_is_one_sentence(installation: Installation) -> None:
     done = installation.run("openavs", "segment", "video.mp4", "--pipeline", "paper", "--out", "out")
     *notes, said = done.stderr.splitlines()
     assert done.returncode == 2 and 'pip install "openavs[openai]"' in said
-    assert all("are loaded in turns" in note for note in notes), "which depends on the machine's memory"
+    assert all("are loaded one group at a time" in note for note in notes), "which depends on the machine's memory"
