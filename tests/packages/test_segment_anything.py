@@ -19,9 +19,10 @@ from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.models.convert import convert
 from openavs.models.import_stubs import stub_modules
 from openavs.registry import Registry
+from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam import SamSegmenter
-from openavs.stages.segmenters.segment_anything import SegmentAnythingSegmenter, sizes_of
+from openavs.stages.segmenters.segment_anything import SegmentAnythingSegmenter, infer_sizes
 from openavs.structures.types import rle_to_mask
 from tests.packages.sam_names import carry_across
 from tests.stages.segmenters.test_sam import picture, some_boxes
@@ -125,7 +126,7 @@ def test_sizes_read_off_the_weights_are_the_packages_own(name: str) -> None:
         ours = adapter._network(segment_anything, official.state_dict(), name)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in official.state_dict().items()}
     assert str(ours) == str(official)
-    encoder, _, _ = sizes_of(official.state_dict())
+    encoder, _, _ = infer_sizes(official.state_dict())
     blocks = [block.window_size for block in official.image_encoder.blocks]
     assert encoder["global_attn_indexes"] == tuple(i for i, window in enumerate(blocks) if window == 0)
     assert {encoder["window_size"]} == set(blocks) - {0}
@@ -136,8 +137,8 @@ def test_sizes_read_off_the_weights_are_the_packages_own(name: str) -> None:
 
 
 def test_the_image_reaches_the_encoder_as_the_package_would_put_it(folder: Path) -> None:
-    """Against the package's own arithmetic, Pillow doing the resize as torchvision does for a Pillow image."""
-    from PIL import Image as Pillow
+    """Against the package's own arithmetic; Pillow resizes as torchvision does for a PIL image."""
+    from PIL import Image
 
     segmenter = SegmentAnythingSegmenter(model=str(folder))
     seen: list[torch.Tensor] = []
@@ -145,7 +146,7 @@ def test_the_image_reaches_the_encoder_as_the_package_would_put_it(folder: Path)
     image = picture(90, 130)
     segmenter.segment([image], [[(1.0, 2.0, 50.0, 60.0)]])
     height, width = segmenter._predictor.transform.get_preprocess_shape(90, 130, segmenter.side)
-    small = np.array(Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR))
+    small = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     expected = segmenter.model.preprocess(torch.from_numpy(small).permute(2, 0, 1)[None])
     assert torch.equal(seen[0], expected)
 
@@ -162,13 +163,11 @@ def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) ->
 
 
 def test_many_boxes_or_large_frames_are_decoded_in_parts_without_a_difference(folder: Path, monkeypatch: Any) -> None:
-    from openavs.stages.segmenters import segment_anything as adapter
-
     segmenter = SegmentAnythingSegmenter(model=str(folder))
     image, boxes = picture(48, 64), some_boxes(48, 64, count=9)
     [whole] = segmenter.segment([image], [boxes])
-    monkeypatch.setattr(adapter, "_PIXELS_AT_ONCE", 2 * segmenter.side**2)
-    assert segmenter._boxes_at_once((48, 64)) == 2
+    monkeypatch.setattr(box_prompts, "MAX_UPSCALED_PIXELS", 2 * segmenter.side**2)
+    assert segmenter._boxes_per_chunk((48, 64)) == 2
     [parts] = segmenter.segment([image], [boxes])
     assert [mask.rle for mask in parts] == [mask.rle for mask in whole]
 
@@ -210,7 +209,7 @@ def test_bad_input_is_refused_in_a_sentence(folder: Path) -> None:
         segmenter.segment([picture(48, 64)], [[box], [box]])
     with pytest.raises(InputError, match="not finite"):
         segmenter.segment([picture(48, 64)], [[(1.0, float("nan"), 30.0, 30.0)]])
-    with pytest.raises(InputError, match=r"an image is uint8 \[H, W, 3\]"):
+    with pytest.raises(InputError, match=r"an image must be uint8 \[H, W, 3\]"):
         segmenter.segment([np.zeros((48, 64, 3), np.float32)], [[box]])  # type: ignore[list-item]
     segmenter.model.mask_decoder.iou_token.weight.fill_(float("nan"))
     with pytest.raises(OpenAVSError, match="not finite for image 1 of the batch"):

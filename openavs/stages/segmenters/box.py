@@ -1,4 +1,4 @@
-"""The filled box as the mask: what is left of a result when nothing segments. A baseline, and a model's stand-in."""
+"""Box segmenter: the filled box as the mask. A baseline without a model, and without torch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from openavs.structures.types import Box, ImageArray, Mask, mask_to_rle
 
 
 class BoxSegmenter:
-    """Marks every pixel whose centre lies in the box; gives no score of its own."""
+    """Marks every pixel with its center in the box. Masks have no score."""
 
     def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
-        """One mask per box, in the box's order and the image's size; what lies outside of the image is cut off."""
+        """Return one mask per box, in the order of the boxes; boxes are cropped to the image."""
         if len(images) != len(boxes):
-            raise InputError(f"box: {len(images)} images but boxes for {len(boxes)}; give one list of boxes an image")
+            raise InputError(f"box: {len(images)} images but boxes for {len(boxes)}; give one list of boxes per image")
         return [
-            [_filled(box, (int(image.shape[0]), int(image.shape[1]))) for box in own]
+            [_fill(box, (int(image.shape[0]), int(image.shape[1]))) for box in own]
             for image, own in zip(images, boxes, strict=True)
         ]
 
 
-def _filled(box: Box, size: tuple[int, int]) -> Mask:
+def _fill(box: Box, size: tuple[int, int]) -> Mask:
     if not all(map(math.isfinite, box)):
-        raise InputError("box: a box has coordinates that are not finite; look at the detector that made it")
-    x0, y0, x1, y1 = (max(math.ceil(edge - 0.5), 0) for edge in box)  # pixel i has its centre at i + 0.5
+        raise InputError("box: a box has coordinates that are not finite; check the detector")
+    x0, y0, x1, y1 = (max(math.ceil(edge - 0.5), 0) for edge in box)  # the center of pixel i is at i + 0.5
     mask = np.zeros(size, dtype=np.bool_)
     mask[y0:y1, x0:x1] = True
     return Mask(mask_to_rle(mask))

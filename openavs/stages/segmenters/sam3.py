@@ -1,13 +1,12 @@
-"""SAM 3 (transformers Sam3Model): noun phrases -> masks in one model, in the place of detector and segmenter.
+"""SAM 3 (transformers Sam3Model): phrases to masks in one model, instead of detector and segmenter.
 
-An image is encoded once, whatever the number of its phrases. Pre- and post-processing are our own tensors (the
-library's processor needs torchvision); they do what its `post_process_instance_segmentation` does. Only the backbone of
-the image encoder takes the requested dtype, and of it only the weights: its rotary tables stay exact.
+An image is encoded once, whatever the number of its phrases. Pre- and post-processing are our own, because the
+library's processor needs torchvision; they equal its `post_process_instance_segmentation`. Only the backbone of the
+image encoder computes in the requested dtype, and of it only the parameters: its rotary tables stay exact.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,21 +21,23 @@ from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, r
 from openavs.stages.segmenters.preprocess import SquareResize
 from openavs.structures.types import Box, Detection, ImageArray, Mask, mask_to_rle
 
-logger = logging.getLogger(__name__)
-
-_MASK = 0.5  # probability from which a pixel belongs to a mask
-_TEXTS_KEPT = 1024  # phrases whose features stay at hand, 32 kB each at full size
+_MASK_THRESHOLD = 0.5  # probability from which a pixel belongs to a mask
+_MAX_TEXTS = 1024  # phrases whose features are cached, 32 kB each at full size
 
 
 class Sam3Segmenter:
-    """Finds and segments everything that a phrase names. A find's score is how sure SAM 3 is of it, in [0, 1].
+    """Segments every object that a phrase names. The score of an object is SAM 3's confidence in it, in [0, 1].
 
     Args:
         model: reference of a Sam3Model or Sam3VideoModel checkpoint.
-        floor: finds below this score are not reported at all.
-        max_candidates: finds of one phrase in one image, best first.
-        batch_size: phrases of an image that are asked together.
-        device, dtype, offline: as everywhere; dtype holds for the image encoder.
+        floor: objects with a lower score are not returned.
+        max_candidates: maximum number of objects of one phrase in one image, best first.
+        batch_size: phrases of an image that are processed together.
+        device, dtype, offline: as everywhere; dtype applies to the image encoder.
+
+    Raises:
+        InputError: an option is out of range.
+        ModelError: the model cannot be loaded, or is of another kind.
     """
 
     name = "sam3"
@@ -54,7 +55,7 @@ class Sam3Segmenter:
     ) -> None:
         if not 0 <= floor <= 1 or min(max_candidates, batch_size) < 1:
             raise InputError(
-                f"{self.name}: floor lies between 0 and 1, max_candidates and batch_size are at least 1, not {floor}, "
+                f"{self.name}: floor must be between 0 and 1, max_candidates and batch_size at least 1, not {floor}, "
                 f"{max_candidates}, {batch_size}"
             )
         self.floor, self.max_candidates, self.batch_size = floor, max_candidates, batch_size
@@ -72,7 +73,7 @@ class Sam3Segmenter:
         self._texts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _load(self, resolved: ResolvedModel) -> Any:
-        """The Sam3Model, in float32."""
+        """Load the Sam3Model, in float32."""
         return load_pretrained(Sam3Model, resolved, torch.float32, self.device)
 
     @torch.inference_mode()
@@ -82,70 +83,72 @@ class Sam3Segmenter:
         """See `PhraseSegmenter.segment_phrases`; an image without phrases is not encoded."""
         if len(images) != len(phrases):
             raise InputError(
-                f"{self.name}: {len(images)} images but phrases for {len(phrases)}; give one list of phrases an image"
+                f"{self.name}: {len(images)} images but phrases for {len(phrases)}; give one list of phrases per image"
             )
-        answers: list[list[tuple[Detection, Mask]]] = [[] for _ in images]
+        objects: list[list[tuple[Detection, Mask]]] = [[] for _ in images]
         for i, (image, own) in enumerate(zip(images, phrases, strict=True)):
             if own:
                 vision = self._encode(image)
                 size = (int(image.shape[0]), int(image.shape[1]))
                 for start in range(0, len(own), self.batch_size):
-                    answers[i] += self._ask(vision, own[start : start + self.batch_size], size, i)
-                answers[i].sort(key=lambda find: -find[0].score)
-        return answers
+                    objects[i] += self._decode(vision, own[start : start + self.batch_size], size, i)
+                objects[i].sort(key=lambda found: -found[0].score)
+        return objects
 
     def _encode(self, image: ImageArray) -> Any:
-        """The vision features of one image, one pass of the encoder."""
+        """Compute the vision features of one image."""
         pixels = self.pixels.prepare(image)[None]
         return self.model.get_vision_features(pixel_values=pixels.to(self.dtype))
 
-    def _ask(
+    def _decode(
         self, vision: Any, phrases: Sequence[str], size: tuple[int, int], position: int
     ) -> Iterator[tuple[Detection, Mask]]:
-        """All finds of some phrases in one encoded image."""
-        features, attended = self._embed(phrases)
-        answer = self.model(
-            vision_embeds=_repeated(vision, len(phrases)),
+        """Yield the objects of phrases in one encoded image."""
+        features, attention_mask = self._embed(phrases)
+        output = self.model(
+            vision_embeds=_expand(vision, len(phrases)),
             text_embeds=BaseModelOutputWithPooling(pooler_output=features),
-            attention_mask=attended,
+            attention_mask=attention_mask,
         )
-        scores = answer.pred_logits.sigmoid() * answer.presence_logits.sigmoid()  # [phrases, queries]
+        scores = output.pred_logits.sigmoid() * output.presence_logits.sigmoid()  # [phrases, queries]
         order = scores.argsort(dim=-1, descending=True, stable=True)[:, : self.max_candidates]
-        boxes = answer.pred_boxes.gather(1, order[..., None].expand(-1, -1, 4))
-        finite = torch.isfinite(scores).all() & torch.isfinite(answer.pred_masks).all()
+        boxes = output.pred_boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        finite = torch.isfinite(scores).all() & torch.isfinite(output.pred_masks).all()
+        # One transfer from the device; NaN marks an output that is not finite.
         best = torch.cat([scores.gather(1, order)[..., None], boxes], dim=-1).where(finite, torch.nan).cpu().numpy()
         if np.isnan(best[..., 0]).any():
             raise InvalidOutputError(
-                f"the SAM 3 model '{self._ref}' gave numbers that are not finite for image {position} of the batch; "
-                "try dtype float32, or another copy of the model"
+                f"the SAM 3 model '{self._ref}' returned numbers that are not finite for image {position} of the "
+                "batch; try dtype=float32, or another copy of the model"
             )
-        edges = np.array([1, size[1], size[0], size[1], size[0]], dtype=np.float32)
+        scale = np.array([1, size[1], size[0], size[1], size[0]], dtype=np.float32)
         for row, phrase in enumerate(phrases):
-            found = best[row][best[row, :, 0] >= self.floor] * edges  # the best are first
-            masks = self.pixels.enlarge(answer.pred_masks[row][order[row, : len(found)]].sigmoid(), size, _MASK)
+            found = best[row][best[row, :, 0] >= self.floor] * scale  # sorted, so these are the first of `order`
+            probabilities = output.pred_masks[row][order[row, : len(found)]].sigmoid()
+            masks = self.pixels.enlarge(probabilities, size, _MASK_THRESHOLD)
             for (score, *box), mask in zip(found.tolist(), masks, strict=True):
-                yield Detection(_inside(box, size), phrase, score), Mask(mask_to_rle(mask))
+                yield Detection(_clip(box, size), phrase, score), Mask(mask_to_rle(mask))
 
     def _embed(self, phrases: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text features `[phrases, tokens, C]` and which tokens are there; a phrase is embedded once."""
+        """Return text features `[phrases, tokens, C]` and attention mask `[phrases, tokens]`, both cached."""
         new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._texts]
-        if len(self._texts) + len(new) > _TEXTS_KEPT:
+        if len(self._texts) + len(new) > _MAX_TEXTS:
             self._texts.clear()
             new = list(dict.fromkeys(phrases))
         if new:
-            longest = self.model.config.text_config.max_position_embeddings
+            max_length = self.model.config.text_config.max_position_embeddings
             tokens = self._tokenizer(
-                new, padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
+                new, padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
             )
-            ids, there = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
-            features = self.model.get_text_features(input_ids=ids, attention_mask=there).pooler_output
-            self._texts.update(zip(new, zip(features, there, strict=True), strict=True))
+            ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
+            features = self.model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+            self._texts.update(zip(new, zip(features, mask, strict=True), strict=True))
         pairs = [self._texts[phrase] for phrase in phrases]
-        return torch.stack([features for features, _ in pairs]), torch.stack([there for _, there in pairs])
+        return torch.stack([features for features, _ in pairs]), torch.stack([mask for _, mask in pairs])
 
 
-def _repeated(vision: Any, count: int) -> Any:
-    """The same features for several phrases, without copying them."""
+def _expand(vision: Any, count: int) -> Any:
+    """Repeat the features of one image for several phrases, without copying them."""
     levels, positions = (
         tuple(level.expand(count, *level.shape[1:]) for level in part)
         for part in (vision.fpn_hidden_states, vision.fpn_position_encoding)
@@ -155,7 +158,7 @@ def _repeated(vision: Any, count: int) -> Any:
     )
 
 
-def _inside(box: Sequence[float], size: tuple[int, int]) -> Box:
-    """A box cut off at the edges of the image."""
+def _clip(box: Sequence[float], size: tuple[int, int]) -> Box:
+    """Crop a box to the image."""
     x0, y0, x1, y1 = box
     return (max(x0, 0.0), max(y0, 0.0), min(x1, float(size[1])), min(y1, float(size[0])))

@@ -1,8 +1,8 @@
-"""SAM through its own package, segment-anything: boxes -> masks, one encoding per image.
+"""SAM through its original package, segment-anything: boxes to masks, one encoding per image.
 
-The package is asked for what is SAM's alone (normalising, encoder, decoder, enlarging); frames are resized on the
-device to the same bytes that the package's own transform makes (models/ops/resize.py), which needs no torchvision. The
-sizes of the network are read off its weights, so that any checkpoint of the package's shape loads.
+The package does the part that is SAM's own (normalization, encoder, decoder, upscaling); images are resized on the
+device to the same bytes as by the package's transform (`models/ops/resize.py`), which would need torchvision. The sizes
+of the network are read from its weights, so that any checkpoint of the package's structure loads.
 """
 
 from __future__ import annotations
@@ -22,26 +22,33 @@ from openavs.models.device import resolve_device
 from openavs.models.hub import resolve
 from openavs.models.import_stubs import stub_modules
 from openavs.models.ops.resize import resize_bilinear
-from openavs.stages.segmenters.box_prompts import BOXES_AT_ONCE, box_corners, check_image, check_lists, select_best_mask
+from openavs.stages.segmenters.box_prompts import (
+    MAX_BOXES,
+    box_corners,
+    check_image,
+    check_lists,
+    masks_per_chunk,
+    select_best_mask,
+)
+from openavs.stages.segmenters.preprocess import longest_edge_size
 from openavs.structures.types import Box, ImageArray, Mask, mask_to_rle
 from openavs.utils.optional_deps import import_optional
 
-_PIXELS_AT_ONCE = 1 << 26  # float32 pixels of enlarged masks held together: 256 MB, or one box
-_MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # the package's, on pixels of 0 to 255
-_DECODER_HEADS = 8  # of every published checkpoint; weights do not show it
+_MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # the package's, for pixels of 0 to 255
+_DECODER_HEADS = 8  # of every published checkpoint; cannot be read from the weights
 
 
 class SegmentAnythingSegmenter:
-    """Segments what is in each box. A mask's score is SAM's own estimate of its IoU, clamped to [0, 1].
+    """Segments the object in each box. A mask's score is SAM's own estimate of its IoU, clamped to [0, 1].
 
     Args:
-        model: folder made by `python -m openavs.models.convert sam_vit_b_01ec64.pth FOLDER` (vit_b, vit_l or vit_h).
-        multimask: ask for SAM's three answers per box and keep the one it trusts most.
-        device, dtype, offline: as everywhere; dtype holds for the image encoder.
+        model: folder written by `python -m openavs.models.convert sam_vit_b_01ec64.pth FOLDER` (vit_b, vit_l or vit_h).
+        multimask: decode three masks per box and keep the one with the highest score.
+        device, dtype, offline: as everywhere; dtype applies to the image encoder.
 
     Raises:
         InputError: the package is not installed.
-        ModelError: the reference cannot be had, or is another kind of model.
+        ModelError: the model cannot be loaded, or is of another kind.
     """
 
     def __init__(
@@ -64,66 +71,60 @@ class SegmentAnythingSegmenter:
         self.model: Any = _network(package, weights, model)
         load_state_dict_strict(self.model, weights, model)
         self.model.requires_grad_(False).eval().to(self.device)
-        _compute_in(self.model.image_encoder, placement.dtype)
+        _set_compute_dtype(self.model.image_encoder, placement.dtype)
         self._predictor: Any = package.SamPredictor(self.model)
         self.side = int(self.model.image_encoder.img_size)
 
     @torch.inference_mode()
     def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
-        """One mask per box, in the box's order and the image's size; images without boxes are not encoded."""
+        """See `Segmenter.segment`; an image without boxes is not encoded."""
         check_lists(images, boxes, SAM)
         return [
-            list(self._masks(image, asked, position)) if len(asked) else []
-            for position, (image, asked) in enumerate(zip(images, boxes, strict=True))
+            list(self._masks(image, own, position)) if len(own) else []
+            for position, (image, own) in enumerate(zip(images, boxes, strict=True))
         ]
 
     def _masks(self, image: ImageArray, boxes: Sequence[Box], position: int) -> Iterator[Mask]:
         check_image(image, SAM)
         size = (int(image.shape[0]), int(image.shape[1]))
-        small = _resized(size, self.side)
+        small = longest_edge_size(size, self.side)
         scaled = _scale(boxes, size, small).to(self.device)
         pixels = resize_bilinear(image, small, self.device).permute(2, 0, 1)[None]
-        self._predictor.set_torch_image(pixels, size)  # the one encoding
-        for start in range(0, len(scaled), chunk := self._boxes_at_once(size)):
+        self._predictor.set_torch_image(pixels, size)  # runs the encoder
+        for start in range(0, len(scaled), chunk := self._boxes_per_chunk(size)):
             yield from self._decode(scaled[start : start + chunk], position)
         self._predictor.reset_image()
 
     def _decode(self, boxes: torch.Tensor, position: int) -> Iterator[Mask]:
-        """Masks of some boxes `[B, 4]` of the image that was set."""
+        """Yield the masks of boxes `[B, 4]` of the current image."""
         logits, scores, _ = self._predictor.predict_torch(
             None, None, boxes, multimask_output=self.multimask, return_logits=True
-        )  # [B, answers, H, W] at full size, [B, answers]
-        best, trust = select_best_mask(logits, scores, f"SAM model '{self._ref}'", position)
-        for mask, score in zip((best > self.model.mask_threshold).cpu().numpy(), trust, strict=True):
+        )  # [B, masks, H, W] at full size, [B, masks]
+        best, best_scores = select_best_mask(logits, scores, f"SAM model '{self._ref}'", position)
+        for mask, score in zip((best > self.model.mask_threshold).cpu().numpy(), best_scores, strict=True):
             yield Mask(mask_to_rle(mask), score)
 
-    def _boxes_at_once(self, size: tuple[int, int]) -> int:
-        """All boxes of a usual frame; fewer on a very large one, whose masks are enlarged as floats."""
-        pixels = max(size[0] * size[1], self.side**2) * (3 if self.multimask else 1)
-        return min(max(_PIXELS_AT_ONCE // pixels, 1), BOXES_AT_ONCE)
+    def _boxes_per_chunk(self, size: tuple[int, int]) -> int:
+        """Return how many boxes are decoded together; the decoder upscales their masks to floats of full size."""
+        masks_per_box = 3 if self.multimask else 1
+        return min(max(masks_per_chunk(size, (self.side, self.side)) // masks_per_box, 1), MAX_BOXES)
 
 
 @cache
 def _package() -> ModuleType:
-    """segment_anything; it imports torchvision, which it neither declares nor needs for what is asked of it here."""
+    """Import segment_anything, which imports torchvision without declaring it; the code used here does not need it."""
     with stub_modules({"torchvision": {}}):
         return import_optional("segment_anything", "segment-anything")
 
 
-def _resized(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Height and width after the longest edge became `side`, rounded as the package does; never below one pixel."""
-    scale = side * 1.0 / max(size)
-    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
-
-
 def _scale(boxes: Sequence[Box], size: tuple[int, int], small: tuple[int, int]) -> torch.Tensor:
-    """Boxes of the image `[B, 4]` -> float32 in pixels of the resized one."""
+    """Convert boxes of the image to float32 `[B, 4]` in pixels of the resized image."""
     scaled = box_corners(boxes, SAM) * np.array([small[1] / size[1], small[0] / size[0]])
     return torch.from_numpy(scaled.reshape(-1, 4).astype(np.float32))
 
 
-def _compute_in(encoder: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Lets the image encoder compute in a dtype of its own, float32 going in and coming out."""
+def _set_compute_dtype(encoder: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make the image encoder compute in a dtype, with float32 inputs and outputs."""
     if dtype == torch.float32:
         return
     encoder.to(dtype)
@@ -131,13 +132,10 @@ def _compute_in(encoder: torch.nn.Module, dtype: torch.dtype) -> None:
     encoder.register_forward_hook(lambda _, __, output: output.float())
 
 
-# ------------------------------------------------------------------------------------- the network, from its weights
-
-
 def _network(package: ModuleType, weights: Mapping[str, torch.Tensor], ref: str) -> Any:
-    """An empty network of the sizes of these weights."""
+    """Build a network with the sizes of these weights, not yet loaded."""
     try:
-        encoder, prompts, decoder = sizes_of(weights)
+        encoder, prompts, decoder = infer_sizes(weights)
     except (KeyError, ValueError, IndexError) as error:
         raise ModelError(
             f"the weights of the model '{ref}' are not segment-anything's (no {error}); convert the checkpoint again"
@@ -164,11 +162,11 @@ def _network(package: ModuleType, weights: Mapping[str, torch.Tensor], ref: str)
     )
 
 
-def sizes_of(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What the image encoder, the prompt encoder and the mask decoder are built with.
+def infer_sizes(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Infer the arguments of the image encoder, prompt encoder and mask decoder from the weights' shapes.
 
-    A block's table of relative positions has 2 s - 1 rows where it attends within s x s cells, and as many columns as
-    an attention head; a block attends globally if s is the whole grid.
+    A block's table of relative positions has 2 s - 1 rows if it attends within s x s cells, and as many columns as an
+    attention head has channels; a block attends globally if s is the whole grid.
     """
     shape = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     width, _, _, patch = shape["image_encoder.patch_embed.proj.weight"]
@@ -204,7 +202,7 @@ def sizes_of(weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], dict[
 
 
 def _count(names: Mapping[str, Any], pattern: str) -> int:
-    """How many numbered parts there are."""
+    """Return the number of numbered submodules whose names match a pattern."""
     numbers = [int(found.group(1)) for name in names if (found := re.match(pattern, name))]
     if not numbers:
         raise KeyError(pattern)

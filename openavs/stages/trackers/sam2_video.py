@@ -79,7 +79,7 @@ class Sam2VideoTracker(Sam2Segmenter):
         new = [image for image in images if self._cache.get(image) is None]
         computed: dict[int, MemoryFeatures] = {}
         if new:
-            pixels = torch.stack([self.pixels.prepare(image) for image in new]).to(self._takes)
+            pixels = torch.stack([self.pixels.prepare(image) for image in new]).to(self._input_dtype)
             output = self.video.get_image_features(pixels, return_dict=True)
             for i, image in enumerate(new):
                 levels = [level[:, i : i + 1].float() for level in output.fpn_hidden_states]

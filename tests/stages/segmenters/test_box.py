@@ -40,7 +40,7 @@ def test_one_mask_per_box_in_order() -> None:
 
 
 def test_wrong_input_is_refused() -> None:
-    with pytest.raises(InputError, match="one list of boxes an image"):
+    with pytest.raises(InputError, match="one list of boxes per image"):
         BoxSegmenter().segment([IMAGE], [])
     with pytest.raises(InputError, match="not finite"):
         BoxSegmenter().segment([IMAGE], [[(0.0, 0.0, math.nan, 1.0)]])

@@ -14,10 +14,10 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.models.hub import ResolvedModel
-from openavs.stages.segmenters import box_prompts as boxed
-from openavs.stages.segmenters import sam
+from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
-from openavs.stages.segmenters.sam import SamSegmenter, masks_at_once
+from openavs.stages.segmenters.box_prompts import masks_per_chunk
+from openavs.stages.segmenters.sam import LongestEdgeResize, SamSegmenter
 from openavs.structures.types import Box, ImageArray, rle_to_mask
 from tests.stages.segmenters.pictures import same_but_for_rounding
 from tests.tiny_models import SAM_SIZE, make_clap, make_sam
@@ -87,7 +87,7 @@ def test_pixels_at_full_size_are_the_librarys_bit_for_bit(tmp_path: Path, shape:
     processor.save_pretrained(tmp_path)
     image = picture(*shape)
     theirs = processor(image, return_tensors="pt")["pixel_values"][0]
-    ours = sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu")).prepare(image)
+    ours = LongestEdgeResize(ResolvedModel(tmp_path, "here"), 1024, torch.device("cpu")).prepare(image)
     assert ours.dtype == theirs.dtype == torch.float32 and torch.equal(ours, theirs)
 
 
@@ -98,12 +98,12 @@ def test_a_preprocessor_may_leave_out_a_step(tmp_path: Path, left_out: str) -> N
     processor.save_pretrained(tmp_path)
     image = picture(64, 48)
     theirs = processor(image, return_tensors="pt")["pixel_values"][0]
-    ours = sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu")).prepare(image)
+    ours = LongestEdgeResize(ResolvedModel(tmp_path, "here"), 64, torch.device("cpu")).prepare(image)
     assert torch.allclose(ours, theirs.float(), atol=1e-4)
     processor.resample = 3
     processor.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"the preprocessor of 'here' is not SAM's \(a bilinear resize"):
-        sam._Pixels(ResolvedModel(tmp_path, "here"), torch.device("cpu"))
+        LongestEdgeResize(ResolvedModel(tmp_path, "here"), 64, torch.device("cpu"))
 
 
 def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) -> None:
@@ -138,16 +138,16 @@ def test_many_boxes_are_enlarged_in_parts_without_a_difference(folder: Path, mon
     image, boxes = picture(48, 64), some_boxes(48, 64, count=9)
     segmenter = SamSegmenter(model=str(folder))
     whole = segmenter.segment([image], [boxes])
-    monkeypatch.setattr(sam, "_PIXELS_AT_ONCE", 2 * SAM_SIZE**2)
-    assert masks_at_once((48, 64), (SAM_SIZE, SAM_SIZE)) == 2
-    monkeypatch.setattr(boxed, "BOXES_AT_ONCE", 4)
+    monkeypatch.setattr(box_prompts, "MAX_UPSCALED_PIXELS", 2 * SAM_SIZE**2)
+    assert masks_per_chunk((48, 64), (SAM_SIZE, SAM_SIZE)) == 2
+    monkeypatch.setattr(box_prompts, "MAX_BOXES", 4)
     [parts] = segmenter.segment([image], [boxes])
     assert [mask.rle for mask in parts] == [mask.rle for mask in whole[0]]
 
 
 def test_enlarged_masks_are_bounded_whatever_the_frame() -> None:
     for size in [(1, 1), (224, 224), (720, 1280), (2160, 3840), (4320, 7680), (10_000, 10_000)]:
-        count = masks_at_once(size, (1024, 1024))
+        count = masks_per_chunk(size, (1024, 1024))
         assert count >= 1 and (count == 1 or count * max(size[0] * size[1], 1024**2) <= 1 << 26)
 
 
@@ -199,7 +199,7 @@ def test_bad_input_is_refused_in_a_sentence(folder: Path) -> None:
     with pytest.raises(InputError, match="not finite"):
         segmenter.segment([picture(48, 64)], [[(1.0, float("nan"), 30.0, 30.0)]])
     for wrong in (np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3), np.float32), np.zeros((0, 64, 3), np.uint8)):
-        with pytest.raises(InputError, match=r"an image is uint8 \[H, W, 3\]"):
+        with pytest.raises(InputError, match=r"an image must be uint8 \[H, W, 3\]"):
             segmenter.segment([wrong], [[box]])
     with pytest.raises(InputError, match="batch_size"):
         SamSegmenter(model=str(folder), batch_size=0)

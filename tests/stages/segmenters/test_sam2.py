@@ -14,8 +14,7 @@ from transformers import Sam2Model
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.models.hub import ResolvedModel
-from openavs.stages.segmenters import box_prompts as boxed
-from openavs.stages.segmenters import preprocess as square
+from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.preprocess import SquareResize
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
@@ -143,8 +142,8 @@ def test_many_boxes_are_decoded_and_enlarged_in_parts(folder: Path, monkeypatch:
     image, boxes = picture(48, 64), some_boxes(48, 64, count=9)
     segmenter = Sam2Segmenter(model=str(folder))
     [whole] = segmenter.segment([image], [boxes])
-    monkeypatch.setattr(boxed, "BOXES_AT_ONCE", 4)
-    monkeypatch.setattr(square, "_PIXELS_AT_ONCE", 2 * 48 * 64)
+    monkeypatch.setattr(box_prompts, "MAX_BOXES", 4)
+    monkeypatch.setattr(box_prompts, "MAX_UPSCALED_PIXELS", 2 * 48 * 64)
     [parts] = segmenter.segment([image], [boxes])
     assert [mask.rle for mask in parts] == [mask.rle for mask in whole]
 
@@ -189,7 +188,7 @@ def test_bad_input_is_refused_in_a_sentence(folder: Path) -> None:
         segmenter.segment([picture(48, 64)], [[(1.0, float("nan"), 30.0, 30.0)]])
     shapes: list[Any] = [((48, 64), np.uint8), ((48, 64, 3), np.float32), ((0, 64, 3), np.uint8)]
     for wrong in (np.zeros(*shape) for shape in shapes):
-        with pytest.raises(InputError, match=r"an image is uint8 \[H, W, 3\]"):
+        with pytest.raises(InputError, match=r"an image must be uint8 \[H, W, 3\]"):
             segmenter.segment([wrong], [[box]])
     with pytest.raises(InputError, match="batch_size"):
         Sam2Segmenter(model=str(folder), batch_size=0)
@@ -204,7 +203,7 @@ def test_preprocessor_files_old_and_new(tmp_path: Path) -> None:
     (folder / "processor_config.json").write_text(json.dumps({"target_size": 64, "image_processor": settings}))
     assert Sam2Segmenter(model=str(folder)).segment([image], [boxes]) == old
     (folder / "processor_config.json").write_text(json.dumps({"target_size": 64, "point_pad_value": -10}))
-    with pytest.raises(ModelError, match="has no preprocessor file that says its image size"):
+    with pytest.raises(ModelError, match="has no preprocessor file with its image size"):
         Sam2Segmenter(model=str(folder))
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelError, match="is damaged"):

@@ -106,7 +106,7 @@ def test_an_image_is_encoded_once_whatever_its_phrases_and_not_without(folder: P
 def test_only_so_many_phrases_are_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(48, 64)
     [expected] = Sam3Segmenter(model=str(folder), floor=0.0).segment_phrases([image], [PHRASES])
-    monkeypatch.setattr(sam3, "_TEXTS_KEPT", 2)
+    monkeypatch.setattr(sam3, "_MAX_TEXTS", 2)
     segmenter = Sam3Segmenter(model=str(folder), floor=0.0)
     segmenter.segment_phrases([image], [["cat"]])
     assert segmenter.segment_phrases([image], [PHRASES]) == [expected]
@@ -152,7 +152,7 @@ def test_bad_input_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> Non
     segmenter = Sam3Segmenter(model=str(folder))
     with pytest.raises(InputError, match="1 images but phrases for 2"):
         segmenter.segment_phrases([picture(48, 64)], [["dog"], ["dog"]])
-    with pytest.raises(InputError, match=r"an image is uint8 \[H, W, 3\]"):
+    with pytest.raises(InputError, match=r"an image must be uint8 \[H, W, 3\]"):
         segmenter.segment_phrases([np.zeros((4, 4), np.uint8)], [["dog"]])
     for options in ({"floor": -1.0}, {"batch_size": 0}, {"max_candidates": 0}):
         with pytest.raises(InputError, match="sam3: floor"):
