@@ -220,7 +220,7 @@ def test_show_has_the_video_with_its_sound_inside(result: library.Result, tmp_pa
 
 
 def test_what_is_too_long_or_too_large_for_a_page_is_pictures(result: library.Result) -> None:
-    for view, why in ((result.show(most_seconds=1), "lasts 2 s"), (result.show(most_bytes=100), "too much for a page")):
+    for view, why in ((result.show(max_seconds=1), "lasts 2 s"), (result.show(max_bytes=100), "too much for a page")):
         assert why in view.html and "<video" not in view.html and view.html.count("<img") == 2
         assert 'alt="Frame at 0.5 s: dog"' in view.html
 
@@ -233,9 +233,9 @@ def test_a_notebook_shows_a_result_though_its_file_is_gone(result: library.Resul
         held.show()
 
 
-def test_a_notebook_says_what_was_dropped_and_why(result: library.Result) -> None:
-    dropped = library.Dropped("spaceship", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0))
-    frames = tuple(replace(frame, rejected=(dropped, dropped)) for frame in result.frames)
+def test_a_notebook_shows_rejections_with_their_reasons(result: library.Result) -> None:
+    rejection = library.Rejection("spaceship", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0))
+    frames = tuple(replace(frame, rejected=(rejection, rejection)) for frame in result.frames)
     html = replace(result, frames=frames)._repr_html_()
     assert "spaceship" in html and "below threshold" in html
     assert "spaceship" not in result._repr_html_()

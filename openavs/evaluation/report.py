@@ -33,7 +33,7 @@ from openavs.evaluation.report_frames import clip_picture
 from openavs.models.catalog import is_only_synthetic
 from openavs.utils.fs import atomic_write
 from openavs.visualization.html import asset, render
-from openavs.visualization.report_parts import model_rows
+from openavs.visualization.report import model_rows
 
 CLIPS = 6  # of the best, and as many of the worst
 CLASSES = 120  # at most so many classes are listed

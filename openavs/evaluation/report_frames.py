@@ -15,7 +15,7 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.predictions import find_missing, read_predictions
 from openavs.media.images import read_image
 from openavs.structures.types import BoolMask, ImageArray
-from openavs.visualization.html import jpeg_address
+from openavs.visualization.html import jpeg_data_uri
 
 WIDEST = 320  # pixels
 RIGHT, WRONG = (0, 114, 178), (230, 159, 0)
@@ -52,7 +52,7 @@ def clip_picture(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> Re
     true, marked = truth[place].astype(np.int64), predicted[place].astype(np.int64)
     words = f"Frame {index + 1} of {len(clip.frames)}: {_words(dataset, true, marked)}"
     painted = paint_masks(image, *(_at(labels, image.shape[:2]) for labels in (true, marked)))
-    return ReportFrames(words, jpeg_address(painted, 80), image.shape[1], image.shape[0])
+    return ReportFrames(words, jpeg_data_uri(painted, 80), image.shape[1], image.shape[0])
 
 
 def paint_masks(image: ImageArray, truth: Labels, predicted: Labels) -> ImageArray:

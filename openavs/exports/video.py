@@ -30,7 +30,7 @@ from openavs.media.encode_alpha import (
     write_transparent,
 )
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, segments_to_mask
-from openavs.visualization.overlay import CaptionTimeline, OverlayPainter
+from openavs.visualization.overlay import FrameTimeline, OverlayPainter
 
 MARGIN = 8  # pixels of the picture kept around a mask, unseen: lossy codecs mix the colours of neighbours
 _BLOCK = 1 << 18
@@ -84,7 +84,7 @@ def cutouts(result: ClipResult, clip: Clip) -> Iterator[TimedImage]:
 
     The colours are the picture's own up to `MARGIN` pixels around the segments and black beyond.
     """
-    timeline = CaptionTimeline(result.frames)
+    timeline = FrameTimeline(result.frames)
 
     @lru_cache(maxsize=1)  # many pictures show one sampled frame
     def masks(frame: FrameResult) -> tuple[BoolMask, BoolMask]:

@@ -73,15 +73,15 @@ class Result(ClipResult):
                 named, seconds=sum(self.timings.values()), extras=lambda folder: self._extras(folder, overlay, report)
             )
 
-    def show(self, *, width: int = 640, most_seconds: float = 120.0, most_bytes: int = 16_000_000) -> NotebookView:
+    def show(self, *, width: int = 640, max_seconds: float = 120.0, max_bytes: int = 16_000_000) -> NotebookView:
         """The video with the masks painted on, its sound and what was heard and found, for a notebook.
 
         The video is part of the page, so it is bounded: at most `width` pixels on its long side; longer than
-        `most_seconds`, or larger than `most_bytes`, it is left out and pictures stand for it.
+        `max_seconds`, or larger than `max_bytes`, it is left out and pictures stand for it.
         """
         from openavs.visualization.notebook import show
 
-        return show(self, self.video, width=width, most_seconds=most_seconds, most_bytes=most_bytes)
+        return show(self, self.video, width=width, max_seconds=max_seconds, max_bytes=max_bytes)
 
     def export(self, form: str, out: str | Path, *, classes: str | Sequence[str] = (), overwrite: bool = False) -> Path:
         """Writes this result in one of the formats of `openavs export`, such as `coco` or `cutout-webm`."""

@@ -1,4 +1,4 @@
-"""Colours: the Pascal VOC palette that AVSBench's masks use, and a colour-blind-friendly one for pictures."""
+"""Colors: the Pascal VOC palette of AVSBench's masks, and a colorblind-safe palette for overlays."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from openavs.structures.types import FrameResult
 
 RGB = tuple[int, int, int]
 
-# Okabe and Ito's seven hues, then Paul Tol's "muted" ones that are told apart from them and from each other under
-# the common colour deficiencies.
+# The seven hues of Okabe and Ito, then five of Paul Tol's "muted" scheme, which remain distinct from them and from each
+# other under the common color deficiencies.
 DISTINCT: tuple[RGB, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -32,7 +32,10 @@ DISTINCT: tuple[RGB, ...] = (
 
 @cache
 def voc_palette() -> npt.NDArray[np.uint8]:
-    """The 256 colours of Pascal VOC, uint8 `[256, 3]`: bit i of an index goes to channel i mod 3, high bit first."""
+    """Return the 256 colors of Pascal VOC, uint8 `[256, 3]`.
+
+    Bit i of an index goes to channel i mod 3, most significant bit first (VOCdevkit, `VOClabelcolormap.m`).
+    """
     index = np.arange(256)
     palette = np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):
@@ -42,33 +45,33 @@ def voc_palette() -> npt.NDArray[np.uint8]:
 
 
 class Palette:
-    """Gives every phrase a colour by its first appearance and keeps it; the colours repeat after the last one."""
+    """Assigns `DISTINCT` colors to phrases by first appearance; the colors repeat after the last one."""
 
     def __init__(self, phrases: Iterable[str] = ()) -> None:
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
         for phrase in phrases:
-            self.place(phrase)
+            self.index(phrase)
 
-    def place(self, phrase: str) -> int:
-        """The position of a phrase's colour in `DISTINCT`."""
-        return self._places.setdefault(phrase, len(self._places)) % len(DISTINCT)
+    def index(self, phrase: str) -> int:
+        """Return the index of a phrase's color in `DISTINCT`."""
+        return self._indices.setdefault(phrase, len(self._indices)) % len(DISTINCT)
 
     def __getitem__(self, phrase: str) -> RGB:
-        return DISTINCT[self.place(phrase)]
+        return DISTINCT[self.index(phrase)]
 
     @property
     def phrases(self) -> tuple[str, ...]:
         """The phrases in order of first appearance."""
-        return tuple(self._places)
+        return tuple(self._indices)
 
 
 def palette_of(frames: Iterable[FrameResult]) -> Palette:
-    """The palette of a whole clip, so that a frame's colours do not depend on which frame is painted first."""
+    """Return the palette of a clip, so that colors do not depend on the order in which frames are painted."""
     return Palette(segment.phrase for frame in frames for segment in frame.segments)
 
 
-def ink_on(colour: RGB) -> RGB:
-    """Black or white, whichever is read better on a colour (WCAG relative luminance)."""
-    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+def text_color(background: RGB) -> RGB:
+    """Return black or white, whichever has more contrast with a background (relative luminance of WCAG 2)."""
+    linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)

@@ -1,4 +1,4 @@
-"""What the HTML pages share: one file each, no network and no script, everything that comes from outside escaped."""
+"""HTML rendering: self-contained pages without network access or scripts, with all values escaped."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.structures.types import ImageArray
 from openavs.utils.text import pluralize
 
 
 def asset(name: str) -> str:
-    """The text of a file below openavs/assets (`report/report.css`)."""
+    """Return the text of a file below openavs/assets, such as `report/report.css`."""
     return (resources.files("openavs") / "assets" / name).read_text("utf-8")
 
 
 def render(template: str, style: str, **values: Any) -> bytes:
-    """A page from the template of that asset name.
+    """Render a template of openavs/assets as UTF-8.
 
-    The template gets `style`, our own text, and `style_hash`, which its Content-Security-Policy must name: the browser
-    then applies that style sheet and nothing else.
+    The template receives `style` unescaped and `style_hash`, its SHA-256 for the Content-Security-Policy: the browser
+    then applies this style sheet and no other.
     """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    page = _engine().get_template(template).render(style=Markup(style), style_hash=digest, **values)
+    page = _environment().get_template(template).render(style=Markup(style), style_hash=digest, **values)
     return bytes(page.encode("utf-8", "replace"))
 
 
-def jpeg_address(image: ImageArray, quality: int = 82) -> str:
-    """A picture `[H, W, 3]` as a data address."""
+def jpeg_data_uri(image: ImageArray, quality: int = 82) -> str:
+    """Encode an image `[H, W, 3]` as a JPEG data URI."""
     buffer = io.BytesIO()
-    Pictures.fromarray(image).save(buffer, format="JPEG", quality=quality)
+    Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 @cache
-def _engine() -> Any:
-    """Templates include one another by their asset names."""
-    engine = Environment(
+def _environment() -> Any:
+    """The jinja2 environment; templates include one another by their asset names."""
+    environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         loader=FunctionLoader(asset),
@@ -51,6 +51,6 @@ def _engine() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    engine.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
-    engine.filters["counted"] = pluralize
-    return engine
+    environment.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
+    environment.filters["pluralize"] = pluralize
+    return environment

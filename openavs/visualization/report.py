@@ -1,78 +1,304 @@
-"""The HTML report of one clip: a single file that shows what was heard, asked, found and dropped, and why.
+"""HTML report of a clip: captions, prompts, segments and rejections of every frame, on one self-contained page.
 
-It needs no network and runs no script, and says so to the browser (Content-Security-Policy). Texts that come from
-models, files and users are all escaped by the template engine.
+The page needs no network and runs no script; its Content-Security-Policy forbids both. The templates are in
+openavs/assets/report; the functions here return the values that they show.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
-from openavs.models.catalog import is_only_synthetic
-from openavs.structures.types import ClipResult, Frame, Waveform
+from openavs.models.catalog import find_known_model, is_only_synthetic
+from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, ImageArray, Rejection, Waveform
 from openavs.utils.fs import atomic_write
-from openavs.visualization.colors import palette_of
-from openavs.visualization.html import asset, render
-from openavs.visualization.report_parts import (
-    colour_rules,
-    found_rows,
-    model_rows,
-    picture_parts,
-    timeline_parts,
-    timing_rows,
-    why_parts,
-)
+from openavs.visualization.colors import DISTINCT, Palette, palette_of
+from openavs.visualization.html import asset, jpeg_data_uri, render
+from openavs.visualization.overlay import paint
 
-PICTURES = 48  # at most so many frames are shown
-ROWS = 600  # and so many in the table
+MAX_IMAGES = 48  # frames that are shown as images
+MAX_ROWS = 600  # frames in the table
+MAX_LANES = 10  # captions, and phrases, on the timeline
+SHADES = 20  # between the lightest and the full color of a lane
+_IMAGE_SIZE = 480  # pixels of the long side
+_WAVE_COLUMNS = 400
+
+Span = tuple[float, float, float | None]
+"""Start and end in s, and the score (None: the model gives none)."""
+
+Interval = tuple[float, float]
+"""Start and end in s."""
+
+_ORIGINS = {"llm": "the language model", "lexicon": "the lexicon", "none": "the captions"}
 
 
-def report_frames(segmentation: ClipResult, most: int = PICTURES) -> frozenset[int]:
-    """The indices of the frames the report shows: all, or `most` of them spread evenly; decode only these."""
-    indices = sorted(frame.index for frame in segmentation.frames)
-    if len(indices) <= most:
+@dataclass(frozen=True)
+class TimelineLane:
+    """One row of the timeline: a text and its spans, in order of time and without overlaps.
+
+    Attributes:
+        color: index in `DISTINCT`; None for captions, which share one color.
+    """
+
+    text: str
+    spans: tuple[Span, ...]
+    color: int | None = None
+
+    @property
+    def by_score(self) -> list[Span]:
+        """The spans with the best score last, which is drawn on top where spans of a long clip share a pixel."""
+        return sorted(self.spans, key=lambda span: _score(span[2]))
+
+
+def report_frames(result: ClipResult, limit: int = MAX_IMAGES) -> frozenset[int]:
+    """Return the indices of the frames that the report shows: all, or `limit` of them at equal distances."""
+    indices = sorted(frame.index for frame in result.frames)
+    if len(indices) <= limit:
         return frozenset(indices)
-    return frozenset(indices[i] for i in np.linspace(0, len(indices) - 1, most).round().astype(int))
+    return frozenset(indices[i] for i in np.linspace(0, len(indices) - 1, limit).round().astype(int))
 
 
 def write_report(
     path: Path,
-    segmentation: ClipResult,
+    result: ClipResult,
     clip_frames: Iterable[Frame],
     audio: Waveform | None = None,
     duration: float | None = None,
 ) -> None:
-    """Writes the report as one HTML file.
+    """Write the report as one HTML file.
 
-    `clip_frames` may be all of the clip's frames or those of `report_frames`; they are taken one at a time. Frames that
-    do not come (a truncated file) are left out of the pictures. `duration` is the length of the file in s, if known.
+    Args:
+        path: of the file.
+        result: of the clip.
+        clip_frames: all frames of the clip, or those of `report_frames`; frames that are missing are not shown.
+        audio: for the waveform.
+        duration: of the file in s, if known.
     """
-    palette = palette_of(segmentation.frames)
-    results = {frame.index: frame for frame in segmentation.frames}
-    shown = report_frames(segmentation)
-    taken = (frame for frame in clip_frames if frame.index in shown)
-    pictures = [picture_parts(frame.image, results[frame.index], palette) for frame in taken]
-    style = asset("report/report.css") + asset("report/pieces.css") + colour_rules()
+    palette = palette_of(result.frames)
+    results = {frame.index: frame for frame in result.frames}
+    shown = report_frames(result)
     page = render(
         "report/report.html",
-        style,
-        s=segmentation,
-        source=PurePath(segmentation.source.replace("\\", "/")).name if segmentation.source else None,
-        recipe_name=segmentation.recipe.get("name"),
-        recipe=json.dumps(segmentation.recipe, indent=2, ensure_ascii=False),
-        models=model_rows(segmentation.models, segmentation.recipe.get("license")),
-        only_synthetic=is_only_synthetic(segmentation.models),
-        pictures=pictures,
+        asset("report/report.css") + asset("report/pieces.css") + color_css(),
+        s=result,
+        source=PurePath(result.source.replace("\\", "/")).name if result.source else None,
+        recipe_name=result.recipe.get("name"),
+        recipe=json.dumps(result.recipe, indent=2, ensure_ascii=False),
+        models=model_rows(result.models, result.recipe.get("license")),
+        only_synthetic=is_only_synthetic(result.models),
+        images=[image_values(f.image, results[f.index], palette) for f in clip_frames if f.index in shown],
         shown=len(shown),
-        listed={frame.index for frame in segmentation.frames[:ROWS]},
-        found=found_rows(segmentation.frames, palette),
-        place=palette.place,
-        timings=timing_rows(segmentation.timings),
-        **why_parts(segmentation.frames[:ROWS]),
-        **timeline_parts(segmentation.frames, audio, palette, duration),
+        listed={frame.index for frame in result.frames[:MAX_ROWS]},
+        found=found_rows(result.frames, palette),
+        color=palette.index,
+        timings=timing_rows(result.timings),
+        **table_values(result.frames[:MAX_ROWS]),
+        **timeline_values(result.frames, audio, palette, duration),
     )
     atomic_write(path, page)
+
+
+# ------------------------------------------------------------------------------------------------ images and phrases
+
+
+def image_values(image: ImageArray, frame: FrameResult, palette: Palette) -> dict[str, Any]:
+    """Return a painted and scaled frame as a data URI, with its size and result."""
+    scale = min(1.0, _IMAGE_SIZE / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    painted = paint(np.asarray(small), frame.segments, palette, text_scale=1.5)
+    return {"frame": frame, "src": jpeg_data_uri(painted), "width": size[0], "height": size[1]}
+
+
+def found_rows(frames: Sequence[FrameResult], palette: Palette) -> list[dict[str, Any]]:
+    """Return each phrase with the number of frames it was found in and its best score; most frames first."""
+    rows = []
+    for phrase in palette.phrases:
+        scores = [[s.score for s in frame.segments if s.phrase == phrase] for frame in frames]
+        best = max(score for frame in scores for score in frame)
+        rows.append({"phrase": phrase, "frames": sum(map(bool, scores)), "best": best})
+    return sorted(rows, key=lambda row: -row["frames"])
+
+
+# ---------------------------------------------------------------------------------------------------------- timeline
+
+
+def timeline_values(
+    frames: Sequence[FrameResult], audio: Waveform | None, palette: Palette, duration: float | None = None
+) -> dict[str, Any]:
+    """Return everything that is drawn on the time axis, which begins at 0 and ends at `end` s.
+
+    `duration` is that of the file in s; without it the clip ends with its audio or its last frame.
+    """
+    intervals = _frame_intervals([frame.time for frame in frames])
+    last = max([0.0, *(end for _, end in intervals)]) if duration is None else duration
+    end = max(audio.duration if audio else 0.0, last, 1e-3)
+    intervals = [(start, min(stop, end)) for start, stop in intervals]
+    captions, hidden = _caption_lanes(frames, intervals)
+    found = [_phrase_lane(frames, intervals, phrase, palette.index(phrase)) for phrase in palette.phrases]
+    return {
+        "length": end if duration is None else duration,
+        "end": end,
+        "wave": _wave_path(audio, end) if audio is not None else None,
+        "silent": [interval for frame, interval in zip(frames, intervals, strict=True) if frame.silent],
+        "caption_lanes": captions,
+        "hidden_captions": hidden,
+        "found_lanes": found[:MAX_LANES],
+        "hidden_phrases": max(0, len(found) - MAX_LANES),
+        "ticks": [end * i / 4 for i in range(5)],
+        "shade": _shade,
+        "unscored": any(caption.score is None for frame in frames for caption in frame.captions),
+    }
+
+
+def _frame_intervals(times: Sequence[float]) -> list[Interval]:
+    """The interval of each frame: half a sampling interval to either side, but not beyond half way to a neighbor."""
+    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    edges = [min((after - before) / 2, gap / 2) for before, after in pairwise(times)]
+    reaches = [gap / 2, *edges, gap / 2]
+    return [(max(time - reaches[i], 0.0), time + reaches[i + 1]) for i, time in enumerate(times)]
+
+
+def _caption_lanes(frames: Sequence[FrameResult], intervals: Sequence[Interval]) -> tuple[list[TimelineLane], int]:
+    """Lanes of the captions that last longest, in order of first appearance, and the number of the others.
+
+    The audio windows of neighboring frames overlap, so each caption is clipped to the interval of its frame.
+    """
+    spans: dict[str, list[Span]] = {}
+    for frame, (start, end) in zip(frames, intervals, strict=True):
+        for caption in _best_by_text(frame.captions):
+            span = (max(start, caption.start), min(end, caption.end), caption.score)
+            spans.setdefault(caption.text, []).append(span if span[0] < span[1] else (start, end, caption.score))
+    longest = sorted(spans, key=lambda text: -sum(end - start for start, end, _ in spans[text]))[:MAX_LANES]
+    lanes = [TimelineLane(text, tuple(own)) for text, own in spans.items() if text in longest]
+    return lanes, len(spans) - len(longest)
+
+
+def _best_by_text(captions: Sequence[Caption]) -> list[Caption]:
+    """The best caption of each text, because several questions may have the same answer."""
+    best = {caption.text: caption for caption in sorted(captions, key=lambda caption: _score(caption.score))}
+    return [best[text] for text in dict.fromkeys(caption.text for caption in captions)]
+
+
+def _phrase_lane(frames: Sequence[FrameResult], intervals: Sequence[Interval], phrase: str, color: int) -> TimelineLane:
+    spans = []
+    for frame, (start, end) in zip(frames, intervals, strict=True):
+        scores = [segment.score for segment in frame.segments if segment.phrase == phrase]
+        if scores:
+            spans.append((start, end, max(scores)))
+    return TimelineLane(phrase, tuple(spans), color)
+
+
+def _score(score: float | None) -> float:
+    return 1.0 if score is None else score
+
+
+def _shade(score: float | None) -> int:
+    """The shade of a score in [0, 1], from 0 to `SHADES`; the full color for no score."""
+    return round(SHADES * min(max(_score(score), 0.0), 1.0))
+
+
+def _wave_path(audio: Waveform, duration: float) -> str:
+    """The waveform as an SVG path in a box of 1000 x 100: one line per column from its minimum to its maximum."""
+    columns = max(1, round(_WAVE_COLUMNS * audio.duration / duration))
+    edges = np.linspace(0, len(audio.samples), columns + 1).astype(int)
+    peak = max(map(abs, _sample_range(audio.samples)), default=0.0) or 1.0
+    parts = []
+    for i, (start, end) in enumerate(pairwise(edges)):
+        low, high = (value / peak for value in _sample_range(audio.samples[start:end]))
+        parts.append(f"M{(i + 0.5) * 1000 / _WAVE_COLUMNS:.1f} {50 - 48 * high:.1f}V{50.4 - 48 * low:.1f}")
+    return "".join(parts)
+
+
+def _sample_range(samples: npt.NDArray[np.float32]) -> Interval:
+    if not len(samples):
+        return 0.0, 0.0
+    low, high = np.clip([samples.min(), samples.max()], -1, 1)
+    return float(low), float(high)
+
+
+def color_css() -> str:
+    """Return one CSS class per color and per shade, because the page's policy forbids `style` attributes.
+
+    Shades are opaque, so that overlapping spans do not add up.
+    """
+    colors = [f".c{i}{{--c:rgb({r} {g} {b})}}" for i, (r, g, b) in enumerate(DISTINCT)]
+    shares = [(shade, 35 + 65 * shade / SHADES) for shade in range(SHADES + 1)]
+    mix = "color-mix(in srgb,var(--c,var(--caption)) {:g}%,var(--rail))"
+    return "\n".join([*colors, *(f".lane .v{shade}{{fill:{mix.format(share)}}}" for shade, share in shares)])
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def table_values(frames: Sequence[FrameResult]) -> dict[str, Any]:
+    """Return the rows of the table of frames, and the origin of the prompts if it is the same for all.
+
+    A row has the captions with the reason if none of the prompts came from them, the prompts with their captions, and
+    the rejections with their reasons.
+    """
+    origins = _origins(frames)
+    return {
+        "origin": origins[0] if len(origins) == 1 else None,
+        "rows": [
+            {
+                "frame": frame,
+                "captions": [(caption, _why_no_prompt(caption, frame, origins)) for caption in frame.captions],
+                "prompts": [
+                    (p.phrase, _ORIGINS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.prompts
+                ],
+                "rejected": [(rejection, _why_rejected(rejection, frame)) for rejection in frame.rejected],
+            }
+            for frame in frames
+        ],
+    }
+
+
+def _origins(frames: Sequence[FrameResult]) -> list[str]:
+    return list(dict.fromkeys(_ORIGINS.get(p.origin, p.origin) for frame in frames for p in frame.prompts))
+
+
+def _why_no_prompt(caption: Caption, frame: FrameResult, origins: Sequence[str]) -> str | None:
+    """A few words if none of the frame's prompts came from this caption; otherwise None."""
+    sources = {source.text for prompt in frame.prompts for source in prompt.captions}
+    if caption.text in sources or any(not prompt.captions for prompt in frame.prompts):
+        return None
+    possible = _origins([frame]) or origins
+    return f"no prompt from {possible[0]}" if len(possible) == 1 else "no prompt"
+
+
+def _why_rejected(rejection: Rejection, frame: FrameResult) -> str:
+    """The reason; for `less likely` with the audio score, which is multiplied by the score of the box."""
+    scores = [prompt.audio_score for prompt in frame.prompts if prompt.phrase == rejection.phrase]
+    if rejection.reason != "less likely" or not scores:
+        return rejection.reason
+    return f"less likely: audio {scores[0]:.2f} × box"
+
+
+def model_rows(models: Mapping[str, Any], license: str | None = None) -> list[dict[str, str]]:
+    """Return reference, revision and license of each model; `license` is the one stated by the recipe."""
+    rows = []
+    for reference, value in models.items():
+        facts, known = value if isinstance(value, Mapping) else {}, find_known_model(reference)
+        embedded = "part of openavs" if reference.startswith("openavs:") else "not recorded"
+        stated = f"in the recipe: {license}" if license else "not stated"
+        own = facts.get("license") or (known.license if known else stated)
+        rows.append({"model": reference, "revision": str(facts.get("revision") or embedded), "license": str(own)})
+    return rows
+
+
+def timing_rows(timings: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the seconds of each stage, and their share of the longest stage in percent."""
+    longest = max(timings.values(), default=0.0)
+    return [
+        {"stage": stage, "seconds": seconds, "share": 100 * seconds / longest if longest > 0 else 0.0}
+        for stage, seconds in timings.items()
+    ]

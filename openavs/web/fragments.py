@@ -12,15 +12,16 @@ from openavs.results.result import Result
 from openavs.structures.types import ClipResult
 from openavs.visualization.colors import palette_of
 from openavs.visualization.html import asset, render
-from openavs.visualization.report import ROWS, report_frames
-from openavs.visualization.report_parts import (
-    colour_rules,
+from openavs.visualization.report import (
+    MAX_ROWS,
+    color_css,
     found_rows,
+    image_values,
     model_rows,
-    picture_parts,
-    timeline_parts,
+    report_frames,
+    table_values,
+    timeline_values,
     timing_rows,
-    why_parts,
 )
 from openavs.web.menu import RecipeOption
 from openavs.web.products import DOWNLOADS
@@ -51,7 +52,7 @@ class ProgressStep:
 
 def style() -> str:
     """The style sheet of the pieces, which touches nothing else of the page."""
-    return f".oa{{{asset('report/pieces.css')}{colour_rules()}}}\n{asset('web/page.css')}"
+    return f".oa{{{asset('report/pieces.css')}{color_css()}}}\n{asset('web/page.css')}"
 
 
 def progress(standing: InferenceProgress, painted: bool = False) -> str:
@@ -114,7 +115,7 @@ def _poster(result: Result, shown: ClipResult) -> str | None:
         return None
     palette = palette_of(result.frames)
     picture = next(iter(result.video.frames(frozenset({fullest.index}))), None)
-    return None if picture is None else str(picture_parts(picture.image, fullest, palette)["src"])
+    return None if picture is None else str(image_values(picture.image, fullest, palette)["src"])
 
 
 def downloads(session: Session) -> str:
@@ -139,13 +140,13 @@ def details(result: Result) -> str:
         s=result,
         only_synthetic=is_only_synthetic(result.models),
         found=found_rows(result.frames, palette),
-        place=palette.place,
-        pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in taken],
+        color=palette.index,
+        images=[image_values(frame.image, results[frame.index], palette) for frame in taken],
         listed=(),  # a link within the page would leave it: Gradio sets a base address
         models=model_rows(result.models, result.recipe.get("license")),
         timings=timing_rows(result.timings),
-        **why_parts(result.frames[:ROWS]),
-        **timeline_parts(result.frames, clip.audio, palette, clip.duration),
+        **table_values(result.frames[:MAX_ROWS]),
+        **timeline_values(result.frames, clip.audio, palette, clip.duration),
     )
 
 

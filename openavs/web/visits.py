@@ -12,7 +12,7 @@ from typing import Any
 from openavs.errors import InputError, OpenAVSError
 from openavs.results.result import Result
 from openavs.structures.types import ClipResult
-from openavs.visualization.report_parts import model_rows
+from openavs.visualization.report import model_rows
 from openavs.web import fragments
 from openavs.web.models import ModelCache
 from openavs.web.products import (

@@ -1,4 +1,4 @@
-"""Whatever was heard, asked, named in a file or written by somebody else is text on every page, and never more."""
+"""Captions, prompts, file names and other foreign texts are escaped on every page."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_the_report_of_a_clip(text: str, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", hostile_result(text), pictures())
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert page.harm == []
-    assert page.text.count(MARK) >= 8  # shown as what it is: heard, asked, found, dropped, recipe, models, warnings
+    assert page.text.count(MARK) >= 8  # captions, prompts, segments, rejections, recipe, models, warnings
 
 
 @pytest.mark.parametrize("text", [*TEXTS, ALL])
-def test_what_a_notebook_shows(text: str) -> None:
+def test_the_view_of_a_notebook(text: str) -> None:
     page = Page(summary(hostile_result(text), None))
     assert page.harm == [] and page.text.count(MARK) >= 4
 

@@ -1,4 +1,4 @@
-"""The HTML report: one file, no network, no script, everything escaped, everything said."""
+"""The HTML report: one file without network access and scripts, with all values escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.media import open_clip, probe, write_video
 from openavs.results.result import Result
@@ -28,7 +28,7 @@ from openavs.structures.types import (
     Waveform,
     mask_to_rle,
 )
-from openavs.visualization.report import PICTURES, report_frames, write_report
+from openavs.visualization.report import MAX_IMAGES, report_frames, write_report
 
 SIZE = (90, 160)
 HOSTILE = "<script>alert('x')</script>\"' onload=\"evil()\" {{ 7*7 }} </style> &amp;"
@@ -92,19 +92,19 @@ def report(tmp_path: Path, made: ClipResult, frames: Iterator[Frame], audio: Wav
     return source, Page(source)
 
 
-def test_the_report_says_what_was_heard_asked_found_and_dropped(tmp_path: Path) -> None:
+def test_captions_prompts_segments_and_rejections_are_listed(tmp_path: Path) -> None:
     _, page = report(tmp_path, segmentation(), pictures(4), sound(4))
     for said in ("dog barking", "0.81", "person", "lexicon", "0.66", "below threshold", "0.12", "as dogs (alias)"):
         assert said in page.text
     for said in ("clip.mp4", "openavs", "160 × 90", "hf:org/clap", "abc123", "apache-2.0", "not stated", "dog warns"):
         assert said in page.text
     assert "in 3 of 4 frames, best 0.66" in page.text
-    assert "silent: nothing was heard" in page.text
+    assert "silent: no captions" in page.text
     assert '"threshold": 0.25' in page.text
-    assert "/home/me" not in page.text  # where files lie is nobody's business
+    assert "/home/me" not in page.text  # no local paths
 
 
-def test_pictures_are_small_painted_jpegs_with_words_for_them(tmp_path: Path) -> None:
+def test_images_are_small_painted_jpegs_with_alternative_text(tmp_path: Path) -> None:
     made = replace(segmentation(1), frames=segmentation().frames[:1])
     big = np.full((900, 1600, 3), 90, dtype=np.uint8)
     _, page = report(tmp_path, made, iter([Frame(0, 0.5, big)]), None)
@@ -112,14 +112,14 @@ def test_pictures_are_small_painted_jpegs_with_words_for_them(tmp_path: Path) ->
     assert image["alt"] == "Frame at 0.5 s: dog 0.66"
     kind, data = str(image["src"]).split(",")
     assert kind == "data:image/jpeg;base64"
-    with Pictures.open(io.BytesIO(base64.b64decode(data))) as picture:
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (480, 270)
         painted = np.asarray(picture).astype(int)
     assert painted[120, 180, 0] > painted[120, 180, 2] + 30  # the first colour is orange
     assert abs(painted[5, 470] - 90).max() < 12
 
 
-def test_the_file_needs_no_network_and_runs_no_script(tmp_path: Path) -> None:
+def test_the_page_has_no_network_access_and_no_script(tmp_path: Path) -> None:
     source, page = report(tmp_path, segmentation(), pictures(4), sound(4))
     names = {name for name, _ in page.elements}
     assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
@@ -141,7 +141,7 @@ def test_the_policy_allows_the_style_of_the_page_and_nothing_else(tmp_path: Path
     )
 
 
-def test_hostile_words_stay_words(tmp_path: Path) -> None:
+def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
     tame = report(tmp_path, segmentation(), pictures(4), sound(4))[1]
     made = replace(segmentation(word=HOSTILE), clip=HOSTILE, source=f"dir/{HOSTILE}", models={HOSTILE: {HOSTILE: 1}})
     made = replace(made, timings={HOSTILE: 1.0})
@@ -154,13 +154,13 @@ def test_hostile_words_stay_words(tmp_path: Path) -> None:
     assert any(HOSTILE in str(image["alt"]) for image in page.all("img"))
 
 
-def test_the_timeline_has_words_for_those_who_do_not_see_it(tmp_path: Path) -> None:
+def test_the_timeline_has_text_for_screen_readers(tmp_path: Path) -> None:
     _, page = report(tmp_path, segmentation(), pictures(4), sound(4))
     charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     labels = " | ".join(str(svg.get("aria-label")) for svg in charts)
-    assert "dog barking: heard at 0.0 to 1.0 s (0.81), 1.0 to 2.0 s (0.81), 2.0 to 3.0 s (0.81)" in labels
-    assert "dog without score: heard at 0.0 to 1.0 s, " in labels
-    assert "dog: found at 0.0 to 1.0 s (0.66)" in labels
+    assert "Caption dog barking: 0.0 to 1.0 s (0.81), 1.0 to 2.0 s (0.81), 2.0 to 3.0 s (0.81)" in labels
+    assert "Caption dog without score: 0.0 to 1.0 s, " in labels
+    assert "Found dog: 0.0 to 1.0 s (0.66)" in labels
     assert "1 of 4 frames are silent" in page.text
     ids = [str(attributes["id"]) for _, attributes in page.elements if attributes.get("id")]
     assert len(ids) == len(set(ids))
@@ -172,13 +172,16 @@ def test_the_timeline_has_words_for_those_who_do_not_see_it(tmp_path: Path) -> N
 
 
 def overlapping() -> ClipResult:
-    """Ten frames with windows of 5 s: "engine" is heard throughout, "guitar" at one frame alone."""
+    """Ten frames with windows of 5 s: "engine" in all of them, "guitar" in one frame."""
     frames = []
     for i in range(10):
         start, end = max(0.0, i - 2.0), min(10.0, i + 3.0)
-        heard = (Caption("engine", 0.2 + 0.05 * i, start, end), Caption("engine", 0.1, start, end, "another question"))
-        heard += (Caption("guitar", 0.9, start, end),) if i == 4 else ()
-        frames.append(FrameResult(i, i + 0.5, captions=heard))
+        captions = (
+            Caption("engine", 0.2 + 0.05 * i, start, end),
+            Caption("engine", 0.1, start, end, "another question"),
+        )
+        captions += (Caption("guitar", 0.9, start, end),) if i == 4 else ()
+        frames.append(FrameResult(i, i + 0.5, captions=captions))
     return ClipResult("clip", SIZE, tuple(frames))
 
 
@@ -192,40 +195,40 @@ def test_a_moment_of_a_lane_shows_one_score(tmp_path: Path) -> None:
     shown.remove(guitar)
     assert [(x, width) for x, width, _ in shown] == [(100.0 * i, 100.0) for i in range(10)]
     assert [kind for _, _, kind in shown] == [f"span v{round(20 * (0.2 + 0.05 * i))}" for i in range(10)]
-    assert ".lane .v18{fill:color-mix(in srgb,var(--c,var(--heard)) 93.5%,var(--rail))}" in source
+    assert ".lane .v18{fill:color-mix(in srgb,var(--c,var(--caption)) 93.5%,var(--rail))}" in source
 
 
-def test_the_best_score_is_seen_where_frames_share_a_pixel(tmp_path: Path) -> None:
+def test_the_best_score_is_on_top_if_frames_share_a_pixel(tmp_path: Path) -> None:
     frames = [FrameResult(i, i + 0.5, captions=(Caption("hum", i % 7 / 7, i, i + 1.0),)) for i in range(3000)]
     _, page = report(tmp_path, ClipResult("clip", SIZE, tuple(frames)), iter([]), None)
     levels = [int(str(rect["class"]).split(" v")[1]) for rect in page.all("rect") if "span" in str(rect["class"])]
-    assert levels == sorted(levels)  # what is drawn later lies on top
+    assert levels == sorted(levels)  # later elements are on top
     assert len(set(levels)) == 7
 
 
-def test_each_prompt_names_what_was_heard_and_each_caption_without_a_prompt_says_so(tmp_path: Path) -> None:
+def test_prompts_and_captions_refer_to_each_other(tmp_path: Path) -> None:
     dog, shuffle, horse = (Caption(*said, 0, 1.0) for said in (("barking", 1.0), ("Shuffle", 0.15), ("hooves", 0.3)))
-    asked = (Prompt("dog", captions=(dog,)), Prompt("person", captions=(shuffle,)))
+    prompts = (Prompt("dog", captions=(dog,)), Prompt("person", captions=(shuffle,)))
     frames = (
-        FrameResult(0, 0.5, captions=(dog, shuffle, horse), prompts=asked),
+        FrameResult(0, 0.5, captions=(dog, shuffle, horse), prompts=prompts),
         FrameResult(1, 1.5, captions=(horse,)),
     )
     _, page = report(tmp_path, ClipResult("clip", SIZE, frames), iter([]), None)
     text = " ".join(page.text.split())
     assert "dog ←from barking 1.00" in text
     assert "person ←from Shuffle 0.15" in text
-    assert "Prompts are those of the language model." in text
-    assert text.count("hooves 0.30 not asked for by the language model") == 2
+    assert "Prompts come from the language model." in text
+    assert text.count("hooves 0.30 no prompt from the language model") == 2
     assert "barking 1.00 not" not in text
-    lexicon = replace(frames[0], prompts=tuple(replace(prompt, origin="lexicon") for prompt in asked))
+    lexicon = replace(frames[0], prompts=tuple(replace(prompt, origin="lexicon") for prompt in prompts))
     _, page = report(tmp_path, ClipResult("clip", SIZE, (lexicon,)), iter([]), None)
-    assert "hooves 0.30 not asked for by the lexicon" in " ".join(page.text.split())
+    assert "hooves 0.30 no prompt from the lexicon" in " ".join(page.text.split())
     mixed = (frames[0], replace(lexicon, index=1), replace(frames[1], index=2))
     _, page = report(tmp_path, ClipResult("clip", SIZE, mixed), iter([]), None)
     text = " ".join(page.text.split())
-    assert text.count("hooves 0.30 not asked for by the language model") == 1
-    assert text.count("hooves 0.30 not asked for by the lexicon") == 1
-    assert text.count("hooves 0.30 not asked for by") == 2  # for the last frame it may be either
+    assert text.count("hooves 0.30 no prompt from the language model") == 1
+    assert text.count("hooves 0.30 no prompt from the lexicon") == 1
+    assert text.count("hooves 0.30 no prompt from") == 2  # the last frame may be either
 
 
 def test_weak_captions_and_less_likely_phrases_are_shown_with_their_scores(tmp_path: Path) -> None:
@@ -235,12 +238,15 @@ def test_weak_captions_and_less_likely_phrases_are_shown_with_their_scores(tmp_p
         Rejection("dog", "less likely", 0.25),
         Rejection("bus", "duplicate", 0.5),
     )
-    asked = (Prompt("car", captions=(engine,)), Prompt("bus", captions=(engine,)))
-    frames = (FrameResult(0, 0.5, captions=(engine,), prompts=asked, rejected=drops), FrameResult(1, 1.5, weak=(weak,)))
+    prompts = (Prompt("car", captions=(engine,)), Prompt("bus", captions=(engine,)))
+    frames = (
+        FrameResult(0, 0.5, captions=(engine,), prompts=prompts, rejected=drops),
+        FrameResult(1, 1.5, weak=(weak,)),
+    )
     _, page = report(tmp_path, ClipResult("clip", SIZE, frames), iter([]), None)
     text = " ".join(page.text.split())
-    assert "car less likely: heard 0.11 × box 0.38" in text
-    assert "dog less likely 0.25" in text  # a result of another program may not say what was asked
+    assert "car less likely: audio 0.11 × box 0.38" in text
+    assert "dog less likely 0.25" in text  # a result of another program may have no prompts
     assert "bus duplicate 0.50" in text
     assert "hooves 0.02 below the threshold" in text
 
@@ -275,28 +281,28 @@ def test_the_waveform_follows_the_sound(tmp_path: Path) -> None:
     assert set(right) == {(2.0, 74.4)}  # up to the top at its loudest, half as far down
 
 
-def test_a_long_clip_shows_frames_spread_evenly_and_says_so(tmp_path: Path) -> None:
+def test_a_long_clip_shows_frames_at_equal_distances(tmp_path: Path) -> None:
     made = segmentation(650)
     chosen = sorted(report_frames(made))
-    assert (len(chosen), chosen[0], chosen[-1]) == (PICTURES, 0, 649)
+    assert (len(chosen), chosen[0], chosen[-1]) == (MAX_IMAGES, 0, 649)
     assert max(np.diff(chosen)) - min(np.diff(chosen)) <= 1
     _, page = report(tmp_path, made, pictures(650), None)
-    assert len(page.all("img")) == PICTURES
-    assert "48 of 650 frames, evenly chosen" in page.text
+    assert len(page.all("img")) == MAX_IMAGES
+    assert "48 of 650 frames, at equal distances" in page.text
     assert "The first 600 of 650 frames" in page.text
     assert page.text.count("person") < 2000
 
 
-def test_a_clip_without_sound_frames_or_findings_has_a_report_too(tmp_path: Path) -> None:
+def test_a_clip_without_audio_frames_or_segments_has_a_report(tmp_path: Path) -> None:
     _, page = report(tmp_path, ClipResult("clip", SIZE, ()), iter([]), None)
-    assert "There is no sound track" in page.text
-    assert "Nothing that sounds was found" in page.text
+    assert "The clip has no audio" in page.text
+    assert "No sound source was found" in page.text
     _, page = report(tmp_path, segmentation(), pictures(2), Waveform(np.zeros(0, dtype=np.float32), 8000))
     assert len(page.all("img")) == 2  # the rest of the file was cut off
-    assert "2 of 4 frames; the others could not be read again." in page.text
+    assert "2 of 4 frames; the others could not be decoded again." in page.text
 
 
 @pytest.mark.parametrize(("model", "said"), [("openavs:tiny/clap", True), ("hf:org/clap", False)])
-def test_the_tiny_models_are_said_to_be_so(tmp_path: Path, model: str, said: bool) -> None:
+def test_tiny_models_are_named_as_such(tmp_path: Path, model: str, said: bool) -> None:
     _, page = report(tmp_path, replace(segmentation(), models={model: {}}), pictures(4), None)
-    assert ("know only openavs' synthetic world" in page.text) is said
+    assert ("trained on synthetic clips only" in page.text) is said
