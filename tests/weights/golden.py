@@ -87,9 +87,9 @@ def check_answer(captioner: AudioLmCaptioner, audio: Waveform, tokens: int, answ
     """How many vectors the sound becomes, and the answer to the captioner's first question."""
     import torch
 
-    from openavs.stages.captioners.audio import crop_or_pad
+    from openavs.stages.captioners.base import crop_or_pad
 
-    window, extractor = AudioWindow(audio, 0.0, audio.duration), captioner.reader.extractor
+    window, extractor = AudioWindow(audio, 0.0, audio.duration), captioner.processor.extractor
     with torch.inference_mode():
         (vectors,) = captioner._encode([crop_or_pad(audio, extractor.sampling_rate, extractor.n_samples)], [window])
     assert len(vectors) == tokens

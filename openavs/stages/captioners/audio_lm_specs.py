@@ -1,13 +1,13 @@
-"""What differs between the audio language models of transformers: classes, prompts, and the way to the audio's vectors.
+"""Differences between the audio language models of transformers: classes, prompts and audio encoders.
 
-All of them have the same shape: a Whisper-like encoder and a projector turn a sound into vectors that take the place of
-a placeholder token in the language model's input. One row of `FAMILIES` says the rest.
+All of them have the same structure: a Whisper-like encoder and a projector turn audio into vectors that replace a
+placeholder token in the language model's input. `MODEL_SPECS` has one entry per architecture.
 
-Library traps that are handled here: the Omni processors cannot be loaded without torchvision, so their tokenizer,
-feature extractor and chat template are loaded one by one; Voxtral's chat template lives in another package, so its few
-control tokens are written out; Qwen2-Audio has no method for its audio vectors and its encoder has to be told in a mask
-where the sound ends; Qwen3-Omni pads a batch's last chunks to the longest of them without a mask, which changes the
-shorter sounds' last vectors, so sounds share a batch only with others of their length.
+Adaptations to the library: the Omni processors cannot be loaded without torchvision, so their tokenizer, feature
+extractor and chat template are loaded one by one; Voxtral's chat template is in another package, so its few control
+tokens are written out; Qwen2-Audio has no method for its audio vectors, and its encoder needs a mask for the end of the
+sound; Qwen3-Omni pads a batch's last chunks to the longest of them without a mask, which changes the last vectors of
+shorter sounds, so only sounds of one length share a batch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ Count = Callable[[int, Any], int]  # frames of the sound, audio config -> vector
 
 @dataclass(frozen=True)
 class AudioModelSpec:
-    """One kind of audio language model.
+    """One architecture of audio language models.
 
-    `vectors` runs the audio encoder on a batch and gives the valid vectors of all its sounds, one after the other;
-    `count` says how many of them a sound of so many mel frames has. `processor_class` is None where the processor
-    cannot be used; `text_first` is the order of question and sound that the model was trained with.
+    Attributes:
+        model_class: name of the class in transformers.
+        vectors: runs the audio encoder on a batch and returns the valid vectors of all sounds, concatenated.
+        count: returns the number of vectors for a number of mel frames.
+        processor_class: name of the processor's class; None if the processor cannot be used.
+        text_first: True if the model was trained with the question before the audio.
+        chat: True if a chat template makes the prompt, False for the fixed tokens of Voxtral.
+        template: chat template for checkpoints without one.
     """
 
     model_class: str
@@ -42,13 +47,13 @@ class AudioModelSpec:
     count: Count
     processor_class: str | None = None
     text_first: bool = False
-    chat: bool = True  # a chat template asks; else `voxtral_tokens`
-    template: str | None = None  # for a checkpoint that has none
+    chat: bool = True
+    template: str | None = None
 
 
 @dataclass(frozen=True)
-class ProcessorLoader:
-    """What turns sounds and questions into a model's input."""
+class AudioProcessor:
+    """Feature extractor, tokenizer and chat template of a model."""
 
     extractor: Any
     tokenizer: Any
@@ -76,7 +81,7 @@ def _halved_thrice(frames: int) -> int:
 
 
 def _whole_length(frames: int, config: Any) -> int:
-    """Voxtral hears silence to the end of the 30 s; its projector takes several encoder frames for one vector."""
+    """Voxtral encodes silence up to 30 s; its projector merges several encoder frames to one vector."""
     return int(config.max_source_positions * config.hidden_size // config.intermediate_size)
 
 
@@ -161,7 +166,11 @@ MODEL_SPECS: dict[str, AudioModelSpec] = {
 
 
 def find_model_spec(resolved: ResolvedModel) -> AudioModelSpec:
-    """The row of a model's folder; ModelError names the supported kinds."""
+    """Return the spec for the architecture of a model's folder.
+
+    Raises:
+        ModelError: the architecture is not supported; the message names those that are.
+    """
     try:
         kind = json.loads((resolved.path / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (ValueError, KeyError, TypeError) as error:
@@ -170,27 +179,29 @@ def find_model_spec(resolved: ResolvedModel) -> AudioModelSpec:
         ) from error
     if kind not in MODEL_SPECS:
         raise ModelError(
-            f"the model '{resolved.ref}' is a '{kind}' model, which audio-llm does not know; "
+            f"the model '{resolved.ref}' is a '{kind}' model, which audio-llm does not support; "
             f"give one of these: {', '.join(MODEL_SPECS)}"
         )
     return MODEL_SPECS[kind]
 
 
-def load_reader(family: AudioModelSpec, resolved: ResolvedModel) -> ProcessorLoader:
-    """Feature extractor, tokenizer and chat template of a model's folder, or ModelError."""
-    if family.processor_class:
-        processor: Any = load_processor(getattr(transformers, family.processor_class), resolved)
-        return ProcessorLoader(
-            processor.feature_extractor, processor.tokenizer, processor.chat_template or family.template
-        )
+def load_audio_processor(spec: AudioModelSpec, resolved: ResolvedModel) -> AudioProcessor:
+    """Load feature extractor, tokenizer and chat template from a model's folder.
+
+    Raises:
+        ModelError: a file is missing or of another kind.
+    """
+    if spec.processor_class:
+        whole: Any = load_processor(getattr(transformers, spec.processor_class), resolved)
+        return AudioProcessor(whole.feature_extractor, whole.tokenizer, whole.chat_template or spec.template)
     extractor = load_processor(transformers.WhisperFeatureExtractor, resolved)
     tokenizer: Any = load_processor(transformers.AutoTokenizer, resolved)
-    template = (_template_file(resolved.path) or tokenizer.chat_template) if family.chat else None
-    return ProcessorLoader(extractor, tokenizer, template)
+    template = (_template_file(resolved.path) or tokenizer.chat_template) if spec.chat else None
+    return AudioProcessor(extractor, tokenizer, template)
 
 
 def _template_file(folder: Path) -> str | None:
-    """The processor's chat template, where it lies in a file of its own (the old form of such files)."""
+    """The processor's chat template from a separate file (the older format)."""
     path = folder / "chat_template.json"
     return str(json.loads(path.read_text(encoding="utf-8"))["chat_template"]) if path.is_file() else None
 
@@ -198,42 +209,49 @@ def _template_file(folder: Path) -> str | None:
 # --------------------------------------------------------------------------------------------------------- the prompt
 
 
-def prompt_tokens(
-    family: AudioModelSpec, reader: ProcessorLoader, question: str, placeholder: int, ref: str
+def tokenize_question(
+    spec: AudioModelSpec, processor: AudioProcessor, question: str, placeholder: int, ref: str
 ) -> tuple[list[int], list[int]]:
-    """A question's token ids before and after the sound, or ModelError where the model's files do not allow it."""
-    tokens = (
-        _chat_tokens(family, reader, question, placeholder, ref) if family.chat else _voxtral_tokens(reader, question)
-    )
+    """Return a question's token ids before and after the audio.
+
+    Args:
+        spec: the model's architecture.
+        processor: its tokenizer and template.
+        question: the text of the question.
+        placeholder: token id in the place of the audio.
+        ref: the model's reference, for error messages.
+
+    Raises:
+        ModelError: the prompt does not have exactly one placeholder.
+    """
+    tokens = _chat_tokens(spec, processor, question, ref) if spec.chat else _voxtral_tokens(processor, question)
     if tokens.count(placeholder) != 1:
         raise ModelError(
-            f"the prompt of the model '{ref}' for '{question}' has {tokens.count(placeholder)} places for the sound "
-            "instead of one; its chat template and tokenizer do not belong together, or the question names the place"
+            f"the prompt of the model '{ref}' for '{question}' has {tokens.count(placeholder)} places for the audio "
+            "instead of one; its chat template and tokenizer do not match, or the question contains the placeholder"
         )
-    at = tokens.index(placeholder)
-    return tokens[:at], tokens[at + 1 :]
+    position = tokens.index(placeholder)
+    return tokens[:position], tokens[position + 1 :]
 
 
-def _chat_tokens(
-    family: AudioModelSpec, reader: ProcessorLoader, question: str, placeholder: int, ref: str
-) -> list[int]:
-    if not reader.template:
+def _chat_tokens(spec: AudioModelSpec, processor: AudioProcessor, question: str, ref: str) -> list[int]:
+    if not processor.template:
         raise ModelError(
-            f"the model '{ref}' has no chat template, so it cannot be asked; use an instruction-tuned checkpoint"
+            f"the model '{ref}' has no chat template, so it cannot caption; use an instruction-tuned checkpoint"
         )
-    sound, text = {"type": "audio", "audio": ""}, {"type": "text", "text": question}
-    content = [text, sound] if family.text_first else [sound, text]
-    rendered = reader.tokenizer.apply_chat_template(
+    audio, text = {"type": "audio", "audio": ""}, {"type": "text", "text": question}
+    content = [text, audio] if spec.text_first else [audio, text]
+    rendered = processor.tokenizer.apply_chat_template(
         [{"role": "user", "content": content}],
-        chat_template=reader.template,
+        chat_template=processor.template,
         tokenize=False,
         add_generation_prompt=True,
     )
-    return list(reader.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    return list(processor.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
-def _voxtral_tokens(reader: ProcessorLoader, question: str) -> list[int]:
+def _voxtral_tokens(processor: AudioProcessor, question: str) -> list[int]:
     """`<s>[INST][BEGIN_AUDIO][AUDIO]question[/INST]`, the instruct form of Mistral's tokenizer version 7 and later."""
     names = ("<s>", "[INST]", "[BEGIN_AUDIO]", "[AUDIO]", "[/INST]")
-    *before, after = (int(reader.tokenizer.convert_tokens_to_ids(name)) for name in names)
-    return [*before, *reader.tokenizer(question, add_special_tokens=False)["input_ids"], after]
+    *before, after = (int(processor.tokenizer.convert_tokens_to_ids(name)) for name in names)
+    return [*before, *processor.tokenizer(question, add_special_tokens=False)["input_ids"], after]

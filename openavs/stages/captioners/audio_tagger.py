@@ -1,45 +1,44 @@
-"""A sound classifier as captioner: AST and every other head that transformers' AutoModelForAudioClassification loads.
+"""Audio classifier as a captioner: AST and every other head of transformers' AutoModelForAudioClassification.
 
-Library traps that are handled here: extractors cut long sounds at their end, so ours are cut to their centre first;
-models of the wav2vec kind change their answer with the padding that a longer batch mate brings, so only sounds of the
-same length go through the model together; and AudioSet checkpoints do not say that their labels exclude nothing.
+Adaptations to the library: extractors cut off the end of long sounds, so sounds are cropped to their center first;
+models of the wav2vec kind change their output with the padding for a longer sound of the batch, so only sounds of the
+same length share a batch; and AudioSet checkpoints do not state that their labels are not exclusive.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from openavs.errors import InputError, InvalidOutputError, ModelError
+from openavs.errors import InputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.stages.captioners.audio import Samples, audio_batches, crop_or_pad
-from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
+from openavs.stages.captioners.base import Samples, audio_batches, crop_or_pad
+from openavs.stages.captioners.label_selection import LabelSelector, Scores, check_finite_scores, combine_scales
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
-logger = logging.getLogger(__name__)
-
 _AUDIOSET_LABELS = 527
-_LONGEST = 30.0  # seconds, for models that take any length
-_SHORTEST = 0.1  # seconds: of less, some extractors cannot make a frame
+_MAX_SECONDS = 30.0  # for models without a limit
+_MIN_SECONDS = 0.1  # some extractors make no frame of less
 
 
 class AudioTaggerCaptioner:
-    """Captions with the labels that a classifier was trained on, as they are spelled there.
+    """Captions windows with the labels that a classifier was trained on.
 
     Args:
         model: reference of an audio classification checkpoint.
         top_k, threshold, min_ratio, things: see `LabelSelector`.
-        scores: `sigmoid` (labels go together, each scored by itself), `softmax` (they exclude each other, the scores of
-            all sum to one) or `auto`: what the checkpoint's `problem_type` says; if it says nothing, sigmoid for
-            AudioSet's 527 labels and softmax for others.
-        batch_size: windows that go through the model together.
-        device, dtype, offline: as everywhere; `auto` is float32 here, a tagger's share of the time is small.
+        scores: `sigmoid` (labels are independent), `softmax` (labels are exclusive, their scores sum to one) or `auto`:
+            the checkpoint's `problem_type`; without one, sigmoid for AudioSet's 527 labels and softmax for others.
+        batch_size: windows per forward pass.
+        device, dtype, offline: as for all backends; `auto` is float32 here, a tagger's share of the time is small.
+
+    Raises:
+        InputError: an option outside its range.
+        ModelError: the checkpoint is unavailable, of another kind, or does not name its labels.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class AudioTaggerCaptioner:
         self.extractor: Any = load_processor(AutoFeatureExtractor, resolved)
         self.model: Any = load_pretrained(AutoModelForAudioClassification, resolved, self.dtype, self.device)
         self.labels = _labels(self.model.config, model)
-        self.scores = _scoring(self.model.config) if scores == "auto" else scores
+        self.scores = _score_function(self.model.config) if scores == "auto" else scores
         self.selector = LabelSelector(
             self.labels,
             top_k=top_k,
@@ -82,7 +81,7 @@ class AudioTaggerCaptioner:
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
-        """One list of captions per window, of any length and rate; a window without samples has no captions."""
+        """Return one list of captions per window, of any length and rate; a window without samples has none."""
         rows = combine_scales(windows, self._score, softmax=self.scores == "softmax")
         return [
             [] if row is None else self.selector.captions(row, window, "")
@@ -92,13 +91,16 @@ class AudioTaggerCaptioner:
     def _score(self, audios: Sequence[tuple[AudioWindow, Waveform]]) -> list[Scores | None]:
         """Label scores of each audio; None for audio without samples."""
         rate = int(self.extractor.sampling_rate)
-        sounds = [crop_or_pad(audio, rate, self._longest(rate), round(_SHORTEST * rate)) for _, audio in audios]
+        longest, shortest = self._max_samples(rate), round(_MIN_SECONDS * rate)
+        sounds = [crop_or_pad(audio, rate, longest, shortest) for _, audio in audios]
         scores: list[Scores | None] = [None] * len(sounds)
         for length in sorted({len(sound) for sound in sounds}):
-            alike = [sound if len(sound) == length else sound[:0] for sound in sounds]
-            for batch in audio_batches(alike, self.batch_size):
-                for i, row in zip(batch, self._run([sounds[i] for i in batch]), strict=True):
-                    scores[i] = self._checked(row, audios[i][0])
+            same_length = [sound if len(sound) == length else sound[:0] for sound in sounds]
+            for batch in audio_batches(same_length, self.batch_size):
+                rows = self._run([sounds[i] for i in batch])
+                check_finite_scores(rows, [audios[i][0] for i in batch], f"audio tagger '{self._ref}'")
+                for i, row in zip(batch, rows, strict=True):
+                    scores[i] = row
         return scores
 
     def _run(self, sounds: Sequence[Samples]) -> Scores:
@@ -111,25 +113,17 @@ class AudioTaggerCaptioner:
         scores: Scores = probabilities.cpu().numpy()
         return scores
 
-    def _longest(self, rate: int) -> int:
-        """Samples that the extractor takes: Whisper's are counted by it, AST's are its frames of 10 ms."""
+    def _max_samples(self, rate: int) -> int:
+        """Samples that the extractor takes: Whisper's states them, AST's states frames of 10 ms."""
         if (samples := getattr(self.extractor, "n_samples", None)) is not None:
             return int(samples)
         if (frames := getattr(self.extractor, "max_length", None)) is not None:
-            return (int(frames) - 1) * 160 + 400
-        return round(_LONGEST * rate)
-
-    def _checked(self, scores: Scores, window: AudioWindow) -> Scores:
-        if not np.isfinite(scores).all():
-            raise InvalidOutputError(
-                f"the audio tagger '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
-                f"to {window.end:g} s; try dtype float32, or another copy of the model"
-            )
-        return scores
+            return (int(frames) - 1) * 160 + 400  # hop and window of 10 and 25 ms at 16 kHz
+        return round(_MAX_SECONDS * rate)
 
 
 def _labels(config: Any, ref: str) -> list[str]:
-    """The label texts in the order of the logits; ModelError where a checkpoint has none but numbers."""
+    """The label texts in the order of the logits; ModelError if a checkpoint has only numbers."""
     labels = [str(config.id2label[i]) for i in range(config.num_labels)]
     if all(label == f"LABEL_{i}" for i, label in enumerate(labels)):
         raise ModelError(
@@ -138,7 +132,7 @@ def _labels(config: Any, ref: str) -> list[str]:
     return labels
 
 
-def _scoring(config: Any) -> str:
+def _score_function(config: Any) -> str:
     if config.problem_type == "multi_label_classification":
         return "sigmoid"
     if config.problem_type is None and config.num_labels == _AUDIOSET_LABELS:

@@ -1,17 +1,51 @@
-"""The captioner's protocol: audio -> text."""
+"""Captioner protocol (audio -> text), and the audio preprocessing that all adapters share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from openavs.structures.types import AudioWindow, Caption
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from openavs.structures.types import AudioWindow, Caption, Waveform
+
+Samples = npt.NDArray[np.float32]  # [N]
 
 
 @runtime_checkable
 class Captioner(Protocol):
-    """Says what is heard. Windows may differ in length and sample rate; none of them is silent or empty."""
+    """Describes the sounds of audio windows as text."""
 
     def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
-        """One list of captions per window, best first; several questions or labels give several captions."""
+        """Return one list of captions per window, best first; several questions or labels give several captions.
+
+        Windows may differ in length and sample rate; none of them is silent or empty.
+        """
         ...
+
+
+def crop_or_pad(audio: Waveform, rate: int, longest: int | None = None, shortest: int = 0) -> Samples:
+    """Return the samples at `rate` Hz, at most `longest` (the center is kept) and at least `shortest` (zeros follow).
+
+    Audio without samples stays empty.
+    """
+    samples = audio.samples
+    if not len(samples):
+        return samples
+    if audio.rate != rate:
+        samples = soxr.resample(samples, audio.rate, rate)
+    surplus = len(samples) - longest if longest is not None else 0
+    if longest is not None and surplus > 0:  # always the center: extractors cut off the end or crop at random
+        samples = samples[surplus // 2 : surplus // 2 + longest]
+    if len(samples) < shortest:
+        samples = np.pad(samples, (0, shortest - len(samples)))
+    return np.asarray(samples, dtype=np.float32)
+
+
+def audio_batches(sounds: Sequence[Samples], size: int) -> Iterator[list[int]]:
+    """Yield the positions of the sounds that are not empty, at most `size` at a time."""
+    nonempty = [i for i, sound in enumerate(sounds) if len(sound)]
+    for start in range(0, len(nonempty), size):
+        yield nonempty[start : start + size]

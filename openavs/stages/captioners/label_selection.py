@@ -1,7 +1,7 @@
-"""From scores of labels to captions: one score per sounding thing, general names behind specific ones.
+"""Selection of captions from label scores: one per sounding thing, specific names before general ones.
 
-AudioSet names a dog ten times ("Dog", "Bark", "Yip", "Domestic animals, pets"), so no single label of a barking dog
-need score high, and three labels may name one thing. `LabelSelector` scores what the lexicon maps labels to, and
+AudioSet has ten names for a dog ("Dog", "Bark", "Yip", "Domestic animals, pets"), so possibly no label of a barking dog
+scores high, and three labels may name one thing. `LabelSelector` scores the things that the lexicon maps labels to, and
 keeps one caption per thing. All captioners that score labels share it.
 """
 
@@ -14,27 +14,27 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from openavs.errors import InputError
+from openavs.errors import InputError, InvalidOutputError
 from openavs.stages.lexicon import category, is_collective, lexicon, members, names_nothing, rejected_sound
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
 Scores = npt.NDArray[np.float32]
 Combine = Literal["sum", "max"]
 
-REJECTER_RATIO = 0.5
-"""Least score of a thing as a share of the best rejecter's (rain, noise) under a softmax."""
+INVISIBLE_RATIO = 0.5
+"""Minimum score of a thing as a share of the best sound without a visible source (rain, noise), under a softmax."""
 
 KIND_RATIO = 1 / 3
-"""Least score of a kind, as a share of its thing's, from which on the thing gives way: a bird of 0.6 to a crow of 0.2.
+"""Minimum score of a kind, as a share of its thing's, to replace it: a crow of 0.2 replaces a bird of 0.6.
 
-Category labels ("Vehicle", "Music") give way to any kept member, since they score high beside every one of them.
+Category labels ("Vehicle", "Music") are replaced by any kept member, since they score high beside every one of them.
 """
 
 CATEGORY_RATIO = 0.1
-"""Least score of a thing as a share of the best category's: speech of 0.03 is noise beside music of 0.8."""
+"""Minimum score of a thing as a share of the best category's: speech of 0.03 is noise beside music of 0.8."""
 
 LABELS_PER_THING = 3
-"""Best labels of a thing that are summed. Over all of them, noise would favor things with many labels (a person)."""
+"""Number of best labels of a thing in its sum. Over all, noise would favor things with many labels (a person)."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,26 @@ class _Group:
 
     things: frozenset[str]
     members: tuple[int, ...]  # positions of labels
-    general: bool  # a category ("Animal", "Livestock"), which says little beside one of its members
-    rejects: bool
+    general: bool  # a category ("Animal", "Livestock"), which adds little to one of its members
+    invisible: bool  # a sound without a visible source
 
 
 class LabelSelector:
     """Turns the label scores of a window into captions.
 
-    A thing's score combines the scores of all labels that the lexicon maps to it: their sum where scores are shares of
-    one softmax, their maximum where each label has a sigmoid of its own. Each kept thing becomes one caption, under
-    the text of its best label. A category ("Animal") is kept only where none of its members is. Sounds without a
-    visible source (rain, noise) have captions too; under a softmax a thing needs half of such a sound's score.
+    A thing's score combines the scores of all labels that the lexicon maps to it: their sum if scores are shares of one
+    softmax, their maximum if each label has a sigmoid of its own. Each kept thing becomes one caption with the text of
+    its best label. A category ("Animal") is kept only without any of its members. Sounds without a visible source
+    (rain, noise) become captions, too; under a softmax a thing needs half of such a sound's score.
 
     Args:
-        labels: the texts that are scored, in the order of the scores.
-        top_k: things a window keeps at most.
-        threshold: the least score of a thing, in [0, 1].
-        min_ratio: the least score as a share of the window's best specific thing, in [0, 1].
+        labels: the scored texts, in the order of the scores.
+        top_k: maximum number of things per window.
+        threshold: minimum score of a thing, in [0, 1].
+        min_ratio: minimum score as a share of the window's best specific thing, in [0, 1].
         combine: `sum` for softmax scores, `max` for sigmoid scores.
-        things: False scores every label for itself, best first: `min_ratio` and the lexicon have no part in it.
+        things: False scores every label for itself, without `min_ratio` and the lexicon.
+        name: the backend's name, for error messages.
 
     Raises:
         InputError: an option outside its range.
@@ -88,9 +89,9 @@ class LabelSelector:
         self._groups = _groups(self.labels) if things else None
 
     def captions(self, scores: Scores, window: AudioWindow, question: str) -> list[Caption]:
-        """Captions of one window, best first, from the label scores `[labels]`.
+        """Return the captions of one window, best first, from the label scores `[labels]`.
 
-        Where no thing is kept, the best one follows as a weak caption (`Caption.weak`), to say how close it came.
+        If no thing is kept, the best one follows as a weak caption (`Caption.weak`), which shows how close it came.
         """
 
         def caption(position: int, score: float, weak: bool = False) -> Caption:
@@ -104,8 +105,8 @@ class LabelSelector:
             ((float(self._combined(scores, group)), group) for group in self._groups), key=lambda pair: -pair[0]
         )
         kept_groups = self._kept(ranked)
-        named = any(not group.rejects for _, group in kept_groups)
-        best_thing = next(((score, group) for score, group in ranked if not group.rejects), None)
+        named = any(not group.invisible for _, group in kept_groups)
+        best_thing = next(((score, group) for score, group in ranked if not group.invisible), None)
         captions = [caption(_best(scores, group), min(score, 1.0)) for score, group in kept_groups]
         if not named and best_thing is not None:
             captions.append(caption(_best(scores, best_thing[1]), min(best_thing[0], 1.0), weak=True))
@@ -118,20 +119,20 @@ class LabelSelector:
 
     def _kept(self, ranked: Sequence[tuple[float, _Group]]) -> list[tuple[float, _Group]]:
         """The groups that become captions, best first."""
-        specific = [(score, group) for score, group in ranked if not (group.general or group.rejects)]
-        rejecters = [(score, group) for score, group in ranked if group.rejects and score >= self.threshold][:1]
+        specific = [(score, group) for score, group in ranked if not (group.general or group.invisible)]
+        invisible = [(score, group) for score, group in ranked if group.invisible and score >= self.threshold][:1]
         least = max(self.threshold, self.min_ratio * (specific[0][0] if specific else 0.0))
         least = max(least, CATEGORY_RATIO * max((score for score, group in ranked if group.general), default=0.0))
-        if self.combine == "sum" and rejecters:
-            least = max(least, REJECTER_RATIO * rejecters[0][0])
+        if self.combine == "sum" and invisible:
+            least = max(least, INVISIBLE_RATIO * invisible[0][0])
         kept: list[tuple[float, _Group]] = []
         for score, group in [*specific, *((score, group) for score, group in ranked if group.general)]:
-            if score < least or any(_gives_way(group, score, other, s) for s, other in kept):
+            if score < least or any(_is_redundant(group, score, other, s) for s, other in kept):
                 continue
-            kept = [(s, other) for s, other in kept if not _gives_way(other, s, group, score)]
+            kept = [(s, other) for s, other in kept if not _is_redundant(other, s, group, score)]
             kept.append((score, group))
         kept = sorted(kept, key=lambda pair: -pair[0])[: self.top_k]
-        return sorted([*kept, *rejecters], key=lambda pair: -pair[0])
+        return sorted([*kept, *invisible], key=lambda pair: -pair[0])
 
 
 def combine_scales(
@@ -140,31 +141,46 @@ def combine_scales(
     *,
     softmax: bool,
 ) -> list[Scores | None]:
-    """Scores `[labels]` of each window: the geometric mean over its own sound and the longer one around it.
+    """Return scores `[labels]` of each window: the geometric mean of its own audio and its longer context.
 
-    One second says when a sound occurs and five say better what it is; the geometric mean is low unless both agree.
+    One second locates a sound in time and five identify it better; the geometric mean is low unless both agree.
 
     Args:
         windows: with or without `context`.
-        score: label scores of sounds, each with the window it belongs to; None for a sound without samples.
-        softmax: the scores of a sound sum to one, and so do those that are returned; all are 0 where no label has a
-            score above 0 in both.
+        score: returns label scores of audio, each with its window; None for audio without samples.
+        softmax: True if the scores of one audio sum to one; the returned scores do so, too, or are all 0 if no label
+            has a score above 0 in both.
     """
-    longer = [(window, window.context) for window in windows if window.context is not None]
-    rows = iter(score([*((window, window.audio) for window in windows), *longer]))
+    contexts = [(window, window.context) for window in windows if window.context is not None]
+    rows = iter(score([*((window, window.audio) for window in windows), *contexts]))
     combined = [next(rows) for _ in windows]
     for i, window in enumerate(windows):
         if window.context is None:
             continue
-        row, around = combined[i], next(rows)
-        if row is not None and around is not None:
-            mean = np.sqrt(row * around)
+        row, context = combined[i], next(rows)
+        if row is not None and context is not None:
+            mean = np.sqrt(row * context)
             total = mean.sum()
             combined[i] = mean / total if softmax and total > 0 else mean
     return combined
 
 
-def _gives_way(group: _Group, score: float, other: _Group, other_score: float) -> bool:
+def check_finite_scores(scores: Scores, windows: Sequence[AudioWindow], model: str) -> None:
+    """Validate label scores `[windows, labels]` of a model.
+
+    Raises:
+        InvalidOutputError: a score is NaN or infinite.
+    """
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        window = windows[int(finite.argmin())]
+        raise InvalidOutputError(
+            f"the {model} gave scores that are not finite for the window from {window.start:g} to {window.end:g} s; "
+            "try dtype float32, or another copy of the model"
+        )
+
+
+def _is_redundant(group: _Group, score: float, other: _Group, other_score: float) -> bool:
     """True if `group` adds nothing beside `other`: the same things and more, or the category of one of them."""
     if not group.general and other_score < KIND_RATIO * score:
         return False
@@ -178,7 +194,7 @@ def _best(scores: Scores, group: _Group) -> int:
 
 
 def _groups(labels: Sequence[str]) -> tuple[_Group, ...]:
-    """Labels by the things that the lexicon maps them to; a label that it does not know is a thing of its own.
+    """Labels by the things that the lexicon maps them to; a label without an entry is a thing of its own.
 
     AudioSet's labels of rooms, textures and genres name nothing and are in no group.
     """
@@ -190,4 +206,6 @@ def _groups(labels: Sequence[str]) -> tuple[_Group, ...]:
         things = frozenset({sound} if sound else lexicon(label) or {label})
         general = sound is None and is_collective(label)
         positions.setdefault((things, general, sound is not None), []).append(position)
-    return tuple(_Group(things, tuple(own), general, rejects) for (things, general, rejects), own in positions.items())
+    return tuple(
+        _Group(things, tuple(own), general, invisible) for (things, general, invisible), own in positions.items()
+    )

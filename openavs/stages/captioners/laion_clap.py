@@ -1,11 +1,11 @@
-"""CLAP through its own package, laion-clap, and with its own checkpoints: a zero-shot tagger like `clap`.
+"""CLAP through its own package, laion-clap, with its own checkpoints: a zero-shot captioner like `clap`.
 
-Library traps that are handled here: `import laion_clap` fetches three tokenizers from the hub and needs the packages
-of its training code, so only the network's module is imported, with stand-ins for what the network never runs; the
-network fetches roberta-base to overwrite it at once, so it gets an empty one of the right size; `load_ckpt` runs
-whatever a pickle holds, so weights are safetensors, converted once (`python -m openavs.models.convert`); long ones are
-cropped at random, so ours are cut to their centre first; and the fused features need torchaudio, so transformers'
-own implementation of them is used.
+Adaptations to the package: `import laion_clap` downloads three tokenizers and needs the packages of its training code,
+so only the module of the network is imported, with stubs for what the network never runs; the network downloads
+roberta-base to overwrite it at once, so it gets an empty one of the right size; `load_ckpt` runs any code in a pickle,
+so weights are safetensors, converted once (`python -m openavs.models.convert`); long sounds are cropped at random, so
+they are cropped to their center first; and the fused features need torchaudio, so transformers' own implementation of
+them is used.
 """
 
 from __future__ import annotations
@@ -26,72 +26,34 @@ from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, Robe
 
 from openavs.errors import InputError, ModelError
 from openavs.models.convert import LAION_CLAP, load_state_dict_strict, read_config, read_weights
-from openavs.models.device import resolve_device
-from openavs.models.hub import load_processor, resolve
+from openavs.models.hub import ResolvedModel, load_processor
 from openavs.models.import_stubs import stub_modules
-from openavs.stages.captioners.audio import Samples, crop_or_pad
-from openavs.stages.captioners.zero_shot import LOGIT_SCALE, TEMPLATES, ZeroShotCaptioner
+from openavs.stages.captioners.base import Samples, crop_or_pad
+from openavs.stages.captioners.zero_shot import ZeroShotCaptioner
 from openavs.structures.types import Waveform
 from openavs.utils.optional_deps import EXTRAS, import_optional
 
-_WIDTHS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # of the first layer -> the package's name
-_TOKENS = 77  # of a text, as in the package
+_AUDIO_MODELS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # width of the first layer -> name
+_MAX_TOKENS = 77  # per text, as in the package
 _UNUSED: Mapping[str, Mapping[str, Any]] = {"torchvision": {}, "h5py": {}, "sklearn": {}, "ftfy": {}}
 
 
 class LaionClapCaptioner(ZeroShotCaptioner):
-    """Captions with vocabulary entries; `ZeroShotCaptioner` defines the scores.
+    """Captions windows with vocabulary entries; `ZeroShotCaptioner` defines options and scores.
 
-    Args:
-        model: folder made by `python -m openavs.models.convert 630k-audioset-best.pt FOLDER`, with the files of the
-            roberta-base tokenizer beside the weights.
-        vocabulary, top_k, threshold, min_ratio, template, things, logit_scale, batch_size: see `ZeroShotCaptioner`.
-        device, dtype, offline: as for `clap`.
-
-    Raises:
-        InputError: the package is not installed.
-        ModelError: the reference cannot be had, or is another kind of model.
+    `model` is a folder made by `python -m openavs.models.convert 630k-audioset-best.pt FOLDER`, with the files of the
+    roberta-base tokenizer beside the weights. An InputError names the package if it is not installed.
     """
 
     name = LAION_CLAP
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        vocabulary: str | Sequence[str] = "audioset-things",
-        top_k: int = 3,
-        threshold: float = 0.1,
-        min_ratio: float = 0.35,
-        template: str | Sequence[str] = TEMPLATES,
-        things: bool = True,
-        logit_scale: float | None = LOGIT_SCALE,
-        batch_size: int = 32,
-        device: str = "auto",
-        dtype: str = "auto",
-        offline: bool = False,
-    ) -> None:
-        super().__init__(
-            model=model,
-            vocabulary=vocabulary,
-            top_k=top_k,
-            threshold=threshold,
-            min_ratio=min_ratio,
-            template=template,
-            things=things,
-            logit_scale=logit_scale,
-            batch_size=batch_size,
-        )
+    def _load(self, resolved: ResolvedModel) -> None:
         package = load_package()
-        resolved = resolve(model, offline)
         read_config(resolved, LAION_CLAP)
-        placement = resolve_device(device, "float32" if dtype == "auto" else dtype)
-        self.device, self.dtype = placement.device, placement.dtype
-        self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
         self.tokenizer: Any = load_processor(RobertaTokenizer, resolved)
         weights = read_weights(resolved)
-        self.model: Any = make_network(package, weights, model)
-        load_state_dict_strict(self.model, weights, model)
+        self.model: Any = make_network(package, weights, resolved.ref)
+        load_state_dict_strict(self.model, weights, resolved.ref)
         self.model.requires_grad_(False).eval().to(self.device, self.dtype)
         self._audio: Any = self.model.audio_cfg
 
@@ -99,19 +61,19 @@ class LaionClapCaptioner(ZeroShotCaptioner):
         return crop_or_pad(audio, int(self._audio.sample_rate), int(self._audio.clip_samples))
 
     def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
-        rounded = [_sixteen_bits(sound) for sound in sounds]
-        filled = np.stack([_repeated(sound, int(self._audio.clip_samples)) for sound in rounded])
-        inputs = {"waveform": torch.from_numpy(filled), "longer": torch.zeros(len(sounds), 1, dtype=torch.bool)}
+        rounded = [_to_16_bits(sound) for sound in sounds]
+        waveforms = np.stack([_repeated(sound, int(self._audio.clip_samples)) for sound in rounded])
+        inputs = {"waveform": torch.from_numpy(waveforms), "longer": torch.zeros(len(sounds), 1, dtype=torch.bool)}
         if self.model.enable_fusion:
             inputs["mel_fusion"] = self._fused(rounded)
-        # One by one, as the package takes them; it stacks them again.
+        # The package takes a list and stacks it again.
         embedded: torch.Tensor = self.model.get_audio_embedding(
             [{name: self._cast(value[i]) for name, value in inputs.items()} for i in range(len(sounds))]
         )
         return embedded
 
     def _fused(self, sounds: Sequence[Samples]) -> torch.Tensor:
-        """Log-mel spectrograms `[windows, 4, frames, bins]`: of a sound that is not too long, four times the same."""
+        """Log-mel spectrograms `[windows, 4, frames, bins]`: four equal ones of a sound that is not too long."""
         config = self._audio
         extractor: Any = ClapFeatureExtractor(
             feature_size=config.mel_bins,
@@ -129,7 +91,7 @@ class LaionClapCaptioner(ZeroShotCaptioner):
         return mels
 
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
-        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt")
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt")
         embedded: torch.Tensor = self.model.get_text_embedding(
             {name: tokens[name] for name in ("input_ids", "attention_mask")}
         )
@@ -143,14 +105,14 @@ class LaionClapCaptioner(ZeroShotCaptioner):
         return value.to(self.dtype) if value.is_floating_point() else value
 
 
-def _sixteen_bits(sound: Samples) -> Samples:
-    """The samples as the package takes them in: rounded to 16 bits, towards zero."""
+def _to_16_bits(sound: Samples) -> Samples:
+    """The samples as the package reads them: rounded to 16 bits, toward zero."""
     rounded: Samples = ((np.clip(sound, -1.0, 1.0) * 32767.0).astype(np.int16) / 32767.0).astype(np.float32)
     return rounded
 
 
 def _repeated(sound: Samples, length: int) -> Samples:
-    """The sound as often as it fits into `length` samples, then silence."""
+    """The sound as often as it fits into `length` samples, followed by zeros."""
     repeated = np.tile(sound, length // len(sound))
     return np.pad(repeated, (0, length - len(repeated)))
 
@@ -160,19 +122,28 @@ def _repeated(sound: Samples, length: int) -> Samples:
 
 @cache
 def load_package() -> ModuleType:
-    """The module of the package that holds the network, without the rest of it."""
-    found = find_spec("laion_clap")  # does not run it
+    """Import the package's module of the network, without the rest of it.
+
+    Raises:
+        InputError: the package is not installed or cannot be imported.
+    """
+    found = find_spec("laion_clap")  # without running it
     if found is None or found.origin is None:
-        return import_optional("laion_clap", LAION_CLAP)  # says what to install
-    sys.path.append(str(Path(found.origin).parent))  # as the package does itself: its modules import each other so
+        return import_optional("laion_clap", LAION_CLAP)  # raises an error that names the extra
+    sys.path.append(str(Path(found.origin).parent))  # its modules import each other by these names
     with stub_modules(_UNUSED):
         return import_optional("clap_module.model", LAION_CLAP)
 
 
 def make_network(package: ModuleType, weights: Mapping[str, torch.Tensor], ref: str) -> Any:
-    """The network whose sizes fit the weights, at random."""
+    """Create the network with the sizes of the weights and random values.
+
+    Raises:
+        ModelError: the weights are not a whole CLAP with HTSAT and RoBERTa.
+        InputError: the package cannot create its network.
+    """
     try:
-        audio = _WIDTHS[len(weights["audio_branch.patch_embed.proj.weight"])]
+        audio = _AUDIO_MODELS[len(weights["audio_branch.patch_embed.proj.weight"])]
         text = _text_config(weights)
     except KeyError as error:
         raise ModelError(
@@ -185,13 +156,13 @@ def make_network(package: ModuleType, weights: Mapping[str, torch.Tensor], ref: 
     with _empty_roberta(package, text):
         try:
             return package.CLAP(**options, enable_fusion=fused, fusion_type="aff_2d" if fused else "None")
-        except RuntimeError as error:  # the package says this of any fault; what it was hangs on it
+        except RuntimeError as error:  # raised for any error, which is its context
             cause = error.__context__ or error
             raise InputError(f"laion-clap cannot build its network ({cause}); {EXTRAS[LAION_CLAP].command}") from error
 
 
 def _text_config(weights: Mapping[str, torch.Tensor]) -> RobertaConfig:
-    """RoBERTa's sizes, read off the weights; heads are 64 wide in every published one."""
+    """RoBERTa's sizes from the shapes of the weights; every published one has heads of width 64."""
     tables = "text_branch.embeddings."
     words = weights[f"{tables}word_embeddings.weight"]
     layers = {name.split(".")[3] for name in weights if name.startswith("text_branch.encoder.layer.")}
@@ -209,7 +180,7 @@ def _text_config(weights: Mapping[str, torch.Tensor]) -> RobertaConfig:
 
 @contextmanager
 def _empty_roberta(package: ModuleType, config: RobertaConfig) -> Iterator[None]:
-    """While the block runs, the network's text tower is made from the configuration and not fetched from the hub."""
+    """Create the network's text tower from the configuration instead of a download while the block runs."""
     original = vars(package)["RobertaModel"]
     vars(package)["RobertaModel"] = SimpleNamespace(from_pretrained=lambda _: RobertaModel(config))
     try:

@@ -1,61 +1,73 @@
-"""Zero-shot audio classification: which labels does a sound resemble most, by a model that embeds both?"""
+"""Zero-shot audio classification: the labels of a vocabulary that a sound resembles most, by a two-tower model."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 
-from openavs.errors import InputError, InvalidOutputError
-from openavs.stages.captioners.audio import Samples, audio_batches
-from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
+from openavs.errors import InputError
+from openavs.models.device import resolve_device
+from openavs.models.hub import ResolvedModel, resolve
+from openavs.stages.captioners.base import Samples, audio_batches
+from openavs.stages.captioners.label_selection import LabelSelector, Scores, check_finite_scores, combine_scales
 from openavs.stages.vocabulary import load_vocabulary
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
 TEMPLATES = ("This is a sound of {}.", "the sound of {}", "{}")
 LOGIT_SCALE = 18.5
-"""Scale of the cosines before the softmax, whatever a checkpoint learned.
+"""Factor of the cosines before the softmax, instead of the one that a checkpoint learned.
 
-Published similarities of CLAP (0.56 for a clap and its label, 0.23 to -0.02 for others) give a sound of one label about
-half of the mass over 400 labels at this scale, and a window without any of them at most a tenth: see the simulation in
-`tests/stages/captioners/test_selection.py`.
+Published similarities of CLAP (0.56 for a clip and its label, 0.23 to -0.02 for others) give a sound of one label about
+half of the mass over 400 labels with this factor, and a window without any of them at most a tenth: see the simulation
+in `tests/stages/captioners/test_selection.py`.
 """
 
 
 class ZeroShotCaptioner(ABC):
-    """Base of the two-tower captioners: vocabulary, templates, batching and selection. A backend adds its two towers.
+    """Base class of two-tower captioners: vocabulary, templates, batching and selection; a backend adds the towers.
 
     The score of a label is its share of the softmax over the whole vocabulary, so scores of one window sum to one. A
     label's text embedding is the mean over the templates. Captions are those of `LabelSelector`; their `question` is
     the first template.
 
     Args:
-        vocabulary: `audioset-things`, `audioset`, a text file with one entry a line, or the entries themselves.
-        top_k: things (labels with `things=False`) a window keeps at most.
-        threshold: the least score, in [0, 1].
-        min_ratio: the least score as a share of the window's best specific thing, in [0, 1].
-        template: one sentence or several that an entry is put into; each contains `{}` once.
+        model: reference of a checkpoint.
+        vocabulary: `audioset-things`, `audioset`, a text file with one entry per line, or the entries themselves.
+        top_k: maximum number of things (labels with `things=False`) per window.
+        threshold: minimum score, in [0, 1].
+        min_ratio: minimum score as a share of the window's best specific thing, in [0, 1].
+        template: one or several sentences, each with one `{}` for the entry.
         things: False scores every label for itself.
-        logit_scale: what the cosines are multiplied by; None takes the checkpoint's own.
-        batch_size: sounds (and texts) that go through the model together.
+        logit_scale: factor of the cosines; None takes the checkpoint's own.
+        batch_size: sounds (and texts) per forward pass.
+        device, dtype, offline: as for all backends; `auto` is float32 here, because bfloat16 would round the features,
+            which are decibels, to steps of up to 0.5 dB, and CLAP's share of the time is small.
+
+    Raises:
+        InputError: an option outside its range.
+        ModelError: the checkpoint is unavailable or of another kind.
     """
 
-    name = "clap"  # in a recipe, for the sentences of errors
+    name = "clap"  # of the backend, for error messages
 
     def __init__(
         self,
         *,
         model: str,
-        vocabulary: str | Sequence[str],
-        top_k: int,
-        threshold: float,
-        min_ratio: float,
-        template: str | Sequence[str],
-        things: bool,
-        logit_scale: float | None,
-        batch_size: int,
+        vocabulary: str | Sequence[str] = "audioset-things",
+        top_k: int = 3,
+        threshold: float = 0.1,
+        min_ratio: float = 0.35,
+        template: str | Sequence[str] = TEMPLATES,
+        things: bool = True,
+        logit_scale: float | None = LOGIT_SCALE,
+        batch_size: int = 32,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"{self.name}: batch_size is at least 1, not {batch_size}")
@@ -66,7 +78,7 @@ class ZeroShotCaptioner(ABC):
             raise InputError(f"{self.name}: template is empty; give at least one sentence with {{}} in it")
         for sentence in self.templates:
             if sentence.count("{}") != 1:
-                raise InputError(f"{self.name}: template needs {{}} once, where the word goes, not '{sentence}'")
+                raise InputError(f"{self.name}: template needs one {{}} for the vocabulary entry, not '{sentence}'")
         self.vocabulary = load_vocabulary(vocabulary)
         self.selector = LabelSelector(
             self.vocabulary,
@@ -79,28 +91,37 @@ class ZeroShotCaptioner(ABC):
         )
         self.logit_scale, self.batch_size = logit_scale, batch_size
         self._ref = model
-        self._texts: torch.Tensor | None = None
-        self._labels: dict[tuple[str, ...], torch.Tensor] = {}
+        self._vocabulary_embeddings: torch.Tensor | None = None
+        self._label_embeddings: dict[tuple[str, ...], torch.Tensor] = {}
+        resolved = resolve(model, offline)
+        placement = resolve_device(device, "float32" if dtype == "auto" else dtype)
+        self.device, self.dtype = placement.device, placement.dtype
+        self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
+        self._load(resolved)
+
+    @abstractmethod
+    def _load(self, resolved: ResolvedModel) -> None:
+        """Load the model and its preprocessing to `self.device` and `self.dtype`."""
 
     @abstractmethod
     def _prepare(self, audio: Waveform) -> Samples:
-        """The samples at the model's rate, no longer than it takes."""
+        """Return the samples at the model's rate, at most of its maximum length."""
 
     @abstractmethod
     def _embed_sounds(self, sounds: Sequence[Samples]) -> torch.Tensor:
-        """Unit vectors `[sounds, d]`."""
+        """Return unit vectors `[sounds, d]`."""
 
     @abstractmethod
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
-        """Unit vectors `[texts, d]`."""
+        """Return unit vectors `[texts, d]`."""
 
     @abstractmethod
     def _scale(self) -> torch.Tensor:
-        """The checkpoint's own scale of the cosines."""
+        """Return the checkpoint's own factor of the cosines."""
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
-        """One list of captions per window, of any length and rate; a window without samples has no captions."""
+        """Return one list of captions per window, of any length and rate; a window without samples has none."""
         rows = combine_scales(windows, self._score, softmax=True)
         return [
             [] if row is None else self.selector.captions(row, window, self.templates[0])
@@ -109,11 +130,11 @@ class ZeroShotCaptioner(ABC):
 
     @torch.inference_mode()
     def text_similarity(self, phrases: Sequence[str], labels: Sequence[str]) -> Scores:
-        """Cosine similarities `[phrases, labels]` of what the texts would sound like (for closed vocabularies)."""
+        """Return the cosines `[phrases, labels]` of the text embeddings (for closed vocabularies)."""
         key = tuple(labels)
-        if key not in self._labels:
-            self._labels[key] = self._embed_entries(labels)
-        similarity: Scores = (self._embed_entries(phrases) @ self._labels[key].T).float().cpu().numpy()
+        if key not in self._label_embeddings:
+            self._label_embeddings[key] = self._embed_entries(labels)
+        similarity: Scores = (self._embed_entries(phrases) @ self._label_embeddings[key].T).float().cpu().numpy()
         return similarity
 
     def _score(self, audios: Sequence[tuple[AudioWindow, Waveform]]) -> list[Scores | None]:
@@ -129,22 +150,16 @@ class ZeroShotCaptioner(ABC):
     def _probabilities(self, sounds: Sequence[Samples], windows: Sequence[AudioWindow]) -> Scores:
         scale = self._scale() if self.logit_scale is None else self.logit_scale
         logits = self._embed_sounds(sounds) @ self._text_embeddings().T * scale
-        whole = torch.isfinite(logits).all(dim=1, keepdim=True)
-        scores: Scores = logits.float().softmax(dim=-1).where(whole, torch.nan).cpu().numpy()
-        finite = np.isfinite(scores).all(axis=1)
-        if not finite.all():
-            window = windows[int(finite.argmin())]
-            raise InvalidOutputError(
-                f"the CLAP model '{self._ref}' gave scores that are not finite for the window from {window.start:g} "
-                f"to {window.end:g} s; try dtype float32, or another copy of the model"
-            )
+        valid = torch.isfinite(logits).all(dim=1, keepdim=True)
+        scores: Scores = logits.float().softmax(dim=-1).where(valid, torch.nan).cpu().numpy()
+        check_finite_scores(scores, windows, f"CLAP model '{self._ref}'")
         return scores
 
     def _text_embeddings(self) -> torch.Tensor:
-        """Unit vectors `[vocabulary, d]`, computed once for an instance."""
-        if self._texts is None:
-            self._texts = self._embed_entries(self.vocabulary)
-        return self._texts
+        """Unit vectors `[vocabulary, d]`, computed once per instance."""
+        if self._vocabulary_embeddings is None:
+            self._vocabulary_embeddings = self._embed_entries(self.vocabulary)
+        return self._vocabulary_embeddings
 
     def _embed_entries(self, entries: Sequence[str]) -> torch.Tensor:
         """Unit vectors `[entries, d]`: the mean over the templates (Radford et al. 2021, section 3.1.4)."""

@@ -271,7 +271,7 @@ def test_another_kind_of_model_is_refused_with_the_kinds_there_are(tmp_path: Pat
 
 
 def test_a_question_that_names_the_place_of_the_sound_is_refused(qwen: Path) -> None:
-    with pytest.raises(ModelError, match="has 2 places for the sound"):
+    with pytest.raises(ModelError, match="has 2 places for the audio"):
         load(qwen, questions=["What is <|AUDIO|> ?"])
 
 
@@ -295,10 +295,10 @@ def test_qwen2_audio_is_asked_by_its_own_template_if_neither_checkpoint_nor_libr
         reader.tokenizer.apply_chat_template(
             question, chat_template=reader.template, tokenize=False, add_generation_prompt=True
         )
-        for reader in (by_library.reader, by_family.reader)
+        for reader in (by_library.processor, by_family.processor)
     ]
 
-    assert by_library.reader.template != by_family.reader.template
+    assert by_library.processor.template != by_family.processor.template
     assert rendered[0] == rendered[1] and rendered[0].endswith("<|im_start|>assistant\n")
     assert texts(by_family, WINDOWS) == texts(by_library, WINDOWS)
 
