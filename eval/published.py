@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openavs.evaluation.charts import CHART_STYLE, MARKS, as_file
 from openavs.evaluation.display_names import TITLES
-from openavs.evaluation.leaderboard import PROTOCOLS, PublishedResult, as_published, by_kind, published
-from openavs.evaluation.leaderboard_charts import KIND_MARKS, plotted, results_chart
+from openavs.evaluation.leaderboard import (
+    PROTOCOLS,
+    PublishedResult,
+    format_published,
+    group_by_kind,
+    published_results,
+)
+from openavs.evaluation.report_plots import KIND_STYLES, plot_published, plottable
+from openavs.visualization.plots import MARKER_NAMES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-COLOURS = """
-svg{--ink:#1d2129;--quiet:#5d6470;--line:#dfe1e5;--card:#fff}
-@media (prefers-color-scheme:dark){svg{--ink:#e8eaee;--quiet:#a3abb8;--line:#333943;--card:#0d1117}}
-"""
 ABLATIONS = {
     "questions": "which question the audio language model is asked, with and without an LLM after it",
     "consistency": "what the LLM sees at once",
@@ -51,9 +53,9 @@ def write(out: Path) -> list[Path]:
     parts = [INTRODUCTION, _legend(), *(_section(benchmark) for benchmark in TITLES), _protocols()]
     files = {out / "published.md": "\n".join(parts)}
     for benchmark in TITLES:
-        chart = results_chart(benchmark, published(benchmark))
+        chart = plot_published(benchmark, published_results(benchmark))
         if chart is not None:
-            files[out / "published" / f"{benchmark}.svg"] = as_file(chart, COLOURS + CHART_STYLE)
+            files[out / "published" / f"{benchmark}.svg"] = chart.svg
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -61,20 +63,20 @@ def write(out: Path) -> list[Path]:
 
 
 def _legend() -> str:
-    told = ", ".join(f"{kind} ({MARKS[mark]})" for kind, mark in KIND_MARKS.items())
+    told = ", ".join(f"{kind} ({MARKER_NAMES[style]})" for kind, style in KIND_STYLES.items())
     return LEGEND.format(told)
 
 
 def _section(benchmark: str) -> str:
-    rows = published(benchmark)
+    rows = published_results(benchmark)
     lines = [f"## {TITLES[benchmark]}\n", f"![{TITLES[benchmark]}: published results](published/{benchmark}.svg)\n"]
-    if left := len(rows) - len(plotted(benchmark, rows)):
+    if left := len(rows) - len(plottable(benchmark, rows)):
         lines.append(
             f"{left} of {len(rows)} rows are not in the chart: a single figure, another measure, a guessed data set.\n"
         )
     lines.append(_table(rows))
     for ablation, about in ABLATIONS.items():
-        if found := published(benchmark, ablation=ablation):
+        if found := published_results(benchmark, ablation=ablation):
             lines += [f"### Ablation: {about}\n", _table(found)]
     return "\n".join(lines)
 
@@ -89,9 +91,9 @@ def _table(rows: list[PublishedResult]) -> str:
     head = ["learned from", "method", *setting, *(names.get(f, f) for f in figures), "measured", "source"]
     rules = ["---", "---", *("---" for _ in setting), *("---:" for _ in figures), "---", "---"]
     lines = [_line(head), _line(rules)]
-    for kind, found in by_kind(rows).items():
+    for kind, found in group_by_kind(rows).items():
         for row in found:
-            values = [as_published(getattr(row, name)) for name in figures]
+            values = [format_published(getattr(row, name)) for name in figures]
             settings = [row.setting or "–"] if setting else []
             source = f"{row.source} `{row.confidence}`"
             lines.append(_line([kind, row.title, *settings, *values, f"`{row.protocol}`", source]))

@@ -69,15 +69,14 @@ def ablate(
 ) -> None:
     """Evaluate the variants of a study side by side."""
     from openavs.errors import InputError
-    from openavs.evaluation.ablation import run_study
+    from openavs.evaluation.ablation import load_study, run_study, study_recipes
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
-    from openavs.evaluation.studies import load_study, study_recipes
 
     configure_logging(quiet=quiet, verbose=verbose)
     benchmark, overrides, root = what_to_run(words, root)
     if study is None:
         raise InputError("name a study with --study, such as threshold (see 'openavs list studies')")
-    chosen = load_study(study).choose([word.strip() for word in variants.split(",")] if variants else None)
+    chosen = load_study(study).select([word.strip() for word in variants.split(",")] if variants else None)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipes = study_recipes(chosen, pipeline or chosen.pipeline or default_pipeline(shared, quiet=quiet), shared)
     card, dataset = load_benchmark(benchmark), open_dataset(benchmark, root, split)
@@ -131,7 +130,7 @@ class _Bars:
 def _print_study(answer: dict[str, Any], out: Path) -> None:
     from openavs.cli.tables import columns
     from openavs.evaluation.ablation import main_figures
-    from openavs.evaluation.display_names import figure_name, protocol_words, title_of
+    from openavs.evaluation.display_names import figure_name, protocol_name, title_of
     from openavs.utils.text import pluralize
 
     figures = main_figures(answer["task"])
@@ -140,7 +139,7 @@ def _print_study(answer: dict[str, Any], out: Path) -> None:
     with_published = any(row["published"] for row in answer["variants"])
     clips = pluralize(answer["clips"] or 0, "clip")
     echo(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
-    echo(f"percent, {protocol_words(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
+    echo(f"percent, {protocol_name(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
     head = ["variant", *names, f"per clip, against {answer['baseline']}", "published J, F"]
     echo(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
     if answer["mirrors"]:

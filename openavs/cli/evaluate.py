@@ -192,12 +192,12 @@ def _answer(done: Evaluation, benchmark: str, split: str, protocol: str, clips_p
 
 def _print_report(report: dict[str, Any], out: Path) -> None:
     from openavs.cli import tables
-    from openavs.evaluation.leaderboard import beside
+    from openavs.evaluation.leaderboard import comparable_results
 
     tables.print_scores(report)
     if report["incomparable"]:
         echo(f"\nThese figures do not compare with published ones: {report['incomparable']}.")
-    elif rows := beside(report["benchmark"], report["split"]):
+    elif rows := comparable_results(report["benchmark"], report["split"]):
         echo()
         tables.print_published(rows, most=5)
     echo(f"\nwrote {out / 'report.html'}")

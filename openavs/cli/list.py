@@ -115,7 +115,7 @@ def _benchmarks() -> Any:
 
 
 def _studies() -> Any:
-    from openavs.evaluation.studies import load_study, study_names
+    from openavs.evaluation.ablation import load_study, study_names
 
     return [
         {

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openavs.cli.output import echo
-from openavs.evaluation.display_names import figure_name, figure_value, in_order, percent, protocol_words, title_of
-from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, as_published, by_kind
+from openavs.evaluation.display_names import figure_name, figure_value, in_order, percent, protocol_name, title_of
+from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, format_published, group_by_kind
 from openavs.utils.text import pluralize
 
 LONGEST_CELL = 90
@@ -27,7 +27,7 @@ def scores_text(report: Mapping[str, Any]) -> str:
     names = in_order({name: None for protocol in protocols for name in report["figures"][protocol]})
     rows = [[figure_name(name, task), *(_figure(report, p, name) for p in protocols)] for name in names]
     title = f"{title_of(report['benchmark'])}, {report['split']}: {_counts(report)}"
-    parts = [title, columns(["percent [95 %]", *(protocol_words(report, p) for p in protocols)], rows)]
+    parts = [title, columns(["percent [95 %]", *(protocol_name(report, p) for p in protocols)], rows)]
     parts += [*_silence_text(report.get("silence") or {}), *_worst_text(report["per_class"])]
     if report.get("missing"):
         masks = pluralize(report["missing_masks"], "mask")
@@ -59,7 +59,7 @@ def print_published(rows: Sequence[PublishedResult], most: int = 8) -> None:
 
 def published_text(rows: Sequence[PublishedResult], most: int = 8) -> str:
     """What `print_published` prints; columns that no row fills are left out."""
-    kinds = by_kind(rows)
+    kinds = group_by_kind(rows)
     near = [row for found in kinds.values() for row in found[:most]]
     shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in near)]
     extra = ["setting"] if any(row.setting for row in near) else []
@@ -74,7 +74,7 @@ def published_text(rows: Sequence[PublishedResult], most: int = 8) -> str:
 
 
 def _published_row(row: PublishedResult, shown: Sequence[str], with_setting: bool) -> list[str]:
-    values = [as_published(getattr(row, name)) for name in shown]
+    values = [format_published(getattr(row, name)) for name in shown]
     setting = [row.setting] if with_setting else []
     return [*values, row.title, *setting, row.protocol, f"{row.source} [{row.confidence}]"]
 
@@ -88,7 +88,7 @@ def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A"
     """What `print_comparison` prints; differences are the second run minus the first, in points of percent."""
     head = (
         f"{title_of(comparison['benchmark'])}, {comparison['split']}, "
-        f"{protocol_words(comparison, comparison['protocol'])}: {pluralize(comparison['clips'], 'clip')} in both runs"
+        f"{protocol_name(comparison, comparison['protocol'])}: {pluralize(comparison['clips'], 'clip')} in both runs"
     )
     left = [f"{comparison[key]:,} only in {name}" for key, name in zip(("only_a", "only_b"), names, strict=True)]
     if comparison["only_a"] or comparison["only_b"]:

@@ -58,7 +58,7 @@ def in_order(figures: Mapping[str, Any]) -> list[str]:
     return known + [name for name in figures if name not in _ORDER]
 
 
-def protocol_words(report: Mapping[str, Any], protocol: str) -> str:
+def protocol_name(report: Mapping[str, Any], protocol: str) -> str:
     """A protocol as it stands beside a figure; the published F depends on the batch, so that is named with it."""
     if protocol == "official" and report.get("task") == "binary":
         batch = int(report.get("clips_per_batch", 1))

@@ -23,7 +23,7 @@ from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.metrics.functional import Protocol
 from openavs.evaluation.predictor import Failures, Predictor, folder_names, predict
-from openavs.evaluation.report import write_page
+from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import BenchmarkScores, score
 from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.serialization import clip_folder, json_bytes
@@ -90,7 +90,7 @@ def evaluate(
     report = _report(scores, out, _timings(chosen.clips, names, out), failed) | asked
     atomic_write(out / "report.json", json_bytes(report))
     atomic_write(out / "per_clip.csv", _per_clip_csv(report))
-    write_page(out / "report.html", report, chosen, predictions)
+    write_benchmark_report(out / "report.html", report, chosen, predictions)
     return Evaluation(out, report, failed)
 
 

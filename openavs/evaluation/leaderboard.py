@@ -1,7 +1,7 @@
-"""What others report on the benchmarks, from eval/published.csv: every number with its source and how it was measured.
+"""Published results on the benchmarks, from eval/published.csv, with the source and measurement of every number.
 
-Numbers stand as they were read, in percent. A harmonic mean that follows from two of them is the only arithmetic, and
-rows that come from stated margins are marked `derived`.
+Numbers are in percent, as printed in the source. The only ones computed here are harmonic means of two published
+numbers; rows that follow from stated margins are marked `derived`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 from openavs.config import resources
 from openavs.errors import InputError
 
-Kind = Literal["training-free", "zero-shot", "unsupervised", "weakly-supervised", "supervised"]
-"""What a method learned from: nothing of the benchmark's, other data's classes, no masks, clip labels, masks."""
+MethodKind = Literal["training-free", "zero-shot", "unsupervised", "weakly-supervised", "supervised"]
+"""Training data of a method: none of the benchmark, classes of other data, no masks, clip labels, masks."""
 
 Confidence = Literal["paper", "own-readme", "third-party-readme", "third-party-note", "derived", "probable"]
 
@@ -39,22 +39,25 @@ PROTOCOLS: dict[str, str] = {
     "confusion-matrix": "one confusion matrix over all test frames (AVSBench-OV)",
     "as-reported": "as the source reports it; how it was measured is not known in detail",
 }
-"""How a number was measured, by the key that stands beside it."""
+"""Ways to measure, by the key in `PublishedResult.protocol`."""
 
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One published result; figures in percent, None where the source gives none.
+    """One published result; figures in percent, None if the source has none.
 
-    `setting` is the benchmark's own (V3: 0-shot to 5-shot), `variant` tells rows of one method apart, `ablation` names
-    the study a row belongs to (empty for main results). `jf` is the mean of J and F of sources that give only that.
-    `protocol` is a key of `PROTOCOLS`.
+    Attributes:
+        variant: separates the rows of one method.
+        setting: the setting of the benchmark (V3: 0-shot to 5-shot).
+        ablation: the study of a row, empty for main results.
+        protocol: a key of `PROTOCOLS`.
+        jf: the mean of J and F, for sources with only that.
     """
 
     method: str
     variant: str
     backbone: str
-    kind: Kind
+    kind: MethodKind
     benchmark: str
     setting: str
     ablation: str
@@ -75,20 +78,23 @@ class PublishedResult:
 
     @property
     def comparable(self) -> bool:
-        """Whether it may stand in line with others at all: not pixel sums of a whole set, nor a guessed data set."""
+        """False for pixel sums over a whole data set, and if the data set is a guess."""
         return self.protocol != "dataset-level" and self.confidence != "probable"
 
     @property
     def title(self) -> str:
-        """The name with the backbone, where that is known."""
+        """The name with the backbone, if known."""
         return self.name if self.backbone == UNKNOWN else f"{self.name}, {self.backbone}"
 
 
-def published(benchmark: str, setting: str | None = None, *, ablation: str | None = "") -> list[PublishedResult]:
-    """The results on a benchmark in the order of the file; none for a benchmark that nobody has published on.
+def published_results(
+    benchmark: str, setting: str | None = None, *, ablation: str | None = ""
+) -> list[PublishedResult]:
+    """Return the results on a benchmark in the order of the file.
 
-    `setting` keeps one of them (None: all); `ablation` keeps the rows of one study, by default the main results alone
-    (None: all rows).
+    Args:
+        setting: keep the rows of one setting; None keeps all.
+        ablation: keep the rows of one study; the default keeps the main results, None all rows.
     """
     return [
         row
@@ -99,29 +105,29 @@ def published(benchmark: str, setting: str | None = None, *, ablation: str | Non
     ]
 
 
-def beside(benchmark: str, split: str) -> list[PublishedResult]:
-    """The main results that a run on a split may stand beside: published are test splits alone, of V3 per setting."""
+def comparable_results(benchmark: str, split: str) -> list[PublishedResult]:
+    """Return the main results on a split: those of test splits, on V3 of the split's setting; none for other splits."""
     if benchmark == "v3":
         setting = "0-shot" if split == "test" else split.removesuffix("-test")
-        return published(benchmark, setting) if split.endswith("test") else []
-    return published(benchmark) if split == "test" else []
+        return published_results(benchmark, setting) if split.endswith("test") else []
+    return published_results(benchmark) if split == "test" else []
 
 
-def by_kind(rows: Iterable[PublishedResult]) -> dict[Kind, list[PublishedResult]]:
-    """The rows by what the methods learned from, best first; those that are not `comparable` last."""
+def group_by_kind(rows: Iterable[PublishedResult]) -> dict[MethodKind, list[PublishedResult]]:
+    """Group rows by kind of method, best first, those that are not `comparable` last."""
 
     def rank(row: PublishedResult) -> tuple[bool, float]:
         value = row.j if row.j is not None else row.base
         return not row.comparable or value is None, -(value or 0.0)
 
-    kinds: dict[Kind, list[PublishedResult]] = {kind: [] for kind in get_args(Kind)}
+    kinds: dict[MethodKind, list[PublishedResult]] = {kind: [] for kind in get_args(MethodKind)}
     for row in sorted(rows, key=rank):
         kinds[row.kind].append(row)
     return {kind: found for kind, found in kinds.items() if found}
 
 
-def as_published(value: float | None) -> str:
-    """A percentage with no more digits than its source gave, one at least; a dash for none."""
+def format_published(value: float | None) -> str:
+    """Format a percentage with one or two decimals, without a final zero; a dash for None."""
     return "–" if value is None else f"{value:.2f}".removesuffix("0")
 
 
@@ -142,9 +148,13 @@ def _row(cells: dict[str, str], where: str) -> PublishedResult:
         raise InputError(f"{where}: the row does not have as many cells as the heading")
     for name in FIGURES:
         values[name] = _percent(cells[name], f"{where}, {name}")
-    for name, allowed in (("kind", get_args(Kind)), ("confidence", get_args(Confidence)), ("protocol", PROTOCOLS)):
+    for name, allowed in (
+        ("kind", get_args(MethodKind)),
+        ("confidence", get_args(Confidence)),
+        ("protocol", PROTOCOLS),
+    ):
         if values[name] not in allowed:
-            raise InputError(f"{where}: the {name} {values[name]!r} is none of {', '.join(allowed)}")
+            raise InputError(f"{where}: the {name} {values[name]!r} is not one of {', '.join(allowed)}")
     return PublishedResult(**values)
 
 
@@ -156,5 +166,5 @@ def _percent(text: str, where: str) -> float | None:
     except ValueError:
         value = float("nan")
     if not 0 <= value <= 100:
-        raise InputError(f"{where}: {text!r} is no percentage")
+        raise InputError(f"{where}: {text!r} is not a percentage")
     return value

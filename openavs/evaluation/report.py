@@ -1,98 +1,116 @@
-"""The HTML page of an evaluation: one file with figures, classes, curves, the best and the worst clips, and the recipe.
+"""HTML report of an evaluation: figures, classes, curves, the best and the worst clips, and the recipe, in one file.
 
-It needs no network and runs no script; names that come from files, reports and models are escaped by the template. Its
-size does not grow with the number of clips: at most twelve pictures, and lists that are cut and say so.
+The report needs no network and runs no script. Names from files, reports and models are escaped by the template. Its
+size is bounded for any number of clips: at most twelve example frames, and long lists are cut with a note.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from openavs.config import resources
-from openavs.evaluation.benchmark import BenchmarkConfig, load_benchmark
-from openavs.evaluation.charts import CHART_STYLE, bar, mark_key
+from openavs.errors import InputError
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.compare import class_score
-from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.display_names import figure_name, in_order, percent, protocol_words, title_of
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
+from openavs.evaluation.display_names import figure_name, in_order, percent, protocol_name, title_of
 from openavs.evaluation.leaderboard import (
     FIGURE_WORDS,
     FIGURES,
     PROTOCOLS,
     PublishedResult,
-    as_published,
-    beside,
-    by_kind,
-    published,
+    comparable_results,
+    format_published,
+    group_by_kind,
+    published_results,
 )
-from openavs.evaluation.leaderboard_charts import KIND_MARKS, OWN, results_chart, shots
-from openavs.evaluation.report_charts import is_hard, report_charts
-from openavs.evaluation.report_frames import clip_picture
+from openavs.evaluation.metrics.metrics import Row
+from openavs.evaluation.predictions import find_missing, read_predictions
+from openavs.evaluation.report_plots import (
+    KIND_STYLES,
+    OWN_STYLE,
+    is_hard,
+    plot_published,
+    report_charts,
+    shot_count,
+)
+from openavs.media.images import read_image
 from openavs.models.catalog import is_only_synthetic
+from openavs.structures.types import BoolMask, ImageArray
 from openavs.utils.fs import atomic_write
-from openavs.visualization.html import asset, render
+from openavs.visualization.html import asset, jpeg_data_uri, render
+from openavs.visualization.plots import series_css
 from openavs.visualization.report import model_rows
 
-CLIPS = 6  # of the best, and as many of the worst
-CLASSES = 120  # at most so many classes are listed
-NEAR = 8  # published results of each kind
-LONGEST_RECIPE = 100_000  # characters
+MAX_EXAMPLES = 6  # of the best clips, and of the worst
+MAX_CLASSES = 120
+MAX_PUBLISHED = 8  # of each kind of method
+MAX_RECIPE_CHARACTERS = 100_000
+MAX_WIDTH = 320  # pixels of an example frame
+CORRECT, WRONG = (0, 114, 178), (230, 159, 0)
+_TINT = 0.65  # opacity of the color inside a mask
 
 Report = Mapping[str, Any]
-Row = dict[str, Any]
+Labels = npt.NDArray[Any]
 
-_NOT_SAID = dict.fromkeys(
-    ("date", "limit", "failed", "command", "curve", "missing_masks", "incomparable")
-)  # what `score` has nothing to say of
-_PARTS = {"base": 0, "novel": 1, "background": 4}
+# Keys that an evaluation adds to `BenchmarkScores.to_dict()`, or that may be absent.
+_OPTIONAL = dict.fromkeys(("date", "limit", "failed", "command", "curve", "missing_masks", "incomparable"))
+_PART_STYLES = {"base": 0, "novel": 1, "background": 4}
 
 
-def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) -> None:
-    """Writes the page of a report: `Scores.to_dict()`, or a report.json, which also tells of recipe, models and times.
+def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predictions: Path) -> None:
+    """Write the HTML report of an evaluation.
 
-    `dataset` and `predictions` are those that were scored; their files are read for the pictures alone.
+    Args:
+        path: the file to write.
+        report: `BenchmarkScores.to_dict()`, or a report.json, which also has recipe, models and timings.
+        dataset, predictions: those that were scored; their files are only read for the example frames.
     """
-    card = _card(report["benchmark"])
-    rows = [] if report.get("incomparable") else beside(report["benchmark"], report["split"])
-    kinds = by_kind(rows)
-    near = [row for found in kinds.values() for row in found[:NEAR]]
-    style = asset("report/report.css") + asset("report/pieces.css") + asset("benchmark/benchmark.css") + CHART_STYLE
+    benchmark = report["benchmark"]
+    models, recipe = report.get("models") or {}, report.get("recipe") or {}
+    kinds = group_by_kind([] if report.get("incomparable") else comparable_results(benchmark, report["split"]))
+    near = [row for found in kinds.values() for row in found[:MAX_PUBLISHED]]
+    parts = {row.get("part") for row in report["per_class"]}
+    style = asset("report/report.css") + asset("report/pieces.css") + asset("benchmark/benchmark.css") + series_css()
     page = render(
         "benchmark/benchmark.html",
         style,
-        r={**_NOT_SAID, **report},
-        title=title_of(report["benchmark"]),
-        recipe_name=(report.get("recipe") or {}).get("name"),
-        only_synthetic=is_only_synthetic(report.get("models") or {}),
-        protocols=[(name, protocol_words(report, name)) for name in _protocols(report)],
+        r={**_OPTIONAL, **report},
+        title=title_of(benchmark),
+        recipe_name=recipe.get("name"),
+        only_synthetic=is_only_synthetic(models),
+        protocols=[(name, protocol_name(report, name)) for name in _protocols(report)],
         figures=_figures(report),
         published=near,
-        kinds=[(kind, mark_key(KIND_MARKS[kind]), found[:NEAR], len(found)) for kind, found in kinds.items()],
-        columns=_columns(near),
+        kinds=[(kind, KIND_STYLES[kind], found[:MAX_PUBLISHED], len(found)) for kind, found in kinds.items()],
+        columns=[name for name in FIGURES if any(getattr(row, name) is not None for row in near)],
         with_setting=any(row.setting for row in near),
-        own=_own(report),
-        own_mark=mark_key(OWN),
+        own=_own_figures(report),
+        own_style=OWN_STYLE,
         measured={key: words for key, words in PROTOCOLS.items() if any(row.protocol == key for row in near)},
-        chart=results_chart(report["benchmark"], published(report["benchmark"]), _own_point(report, near)),
+        chart=plot_published(benchmark, published_results(benchmark), _own_point(report, near)) if near else None,
         classes=_classes(report),
-        parts=[
-            (name, kind) for name, kind in _PARTS.items() if any(r.get("part") == name for r in report["per_class"])
-        ],
+        parts=[(name, style) for name, style in _PART_STYLES.items() if name in parts],
         charts=report_charts(report),
         hard=is_hard(report.get("curve")),
-        clips=_clips(report, dataset, predictions),
+        clips=_examples(report, dataset, predictions),
         silence=_silence(report.get("silence") or {}),
-        models=model_rows(report.get("models") or {}, (report.get("recipe") or {}).get("license")),
+        models=model_rows(models, recipe.get("license")),
         timings=_timings(report),
         versions=_versions(report),
-        recipe=json.dumps(report["recipe"], indent=2, ensure_ascii=False)[:LONGEST_RECIPE]
-        if report.get("recipe")
-        else None,
-        caveats=card.caveats if card is not None else [],
+        recipe=json.dumps(recipe, indent=2, ensure_ascii=False)[:MAX_RECIPE_CHARACTERS] if recipe else None,
+        # The configuration of the user's own benchmark may be anywhere, so only those of the package are read.
+        caveats=load_benchmark(benchmark).caveats if benchmark in resources.names("eval") else [],
         percent=percent,
-        as_published=as_published,
+        format_published=format_published,
         figure_words=FIGURE_WORDS,
     )
     atomic_write(path, page)
@@ -102,12 +120,12 @@ def write_page(path: Path, report: Report, dataset: Dataset, predictions: Path) 
 
 
 def _protocols(report: Report) -> list[str]:
-    """The protocol that was asked for, then the others."""
+    """The chosen protocol, then the others."""
     return sorted(report["figures"], key=lambda name: name != report["protocol"])
 
 
 def _figures(report: Report) -> list[Row]:
-    """Per figure its name and, per protocol, value and interval; those that only one protocol has have one value."""
+    """The name of every figure, with value and interval per protocol; some figures exist in one protocol only."""
     protocols = _protocols(report)
     names = in_order({name: None for protocol in protocols for name in report["figures"][protocol]})
     return [
@@ -126,27 +144,19 @@ def _figures(report: Report) -> list[Row]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------- published
-
-
-def _columns(rows: Sequence[PublishedResult]) -> list[str]:
-    return [name for name in FIGURES if any(getattr(row, name) is not None for row in rows)]
-
-
-def _own(report: Report) -> dict[str, float | None]:
-    """This run's figures in the columns of the published ones, in percent; J&F is not ours to claim."""
-    metrics = report["metrics"]
+def _own_figures(report: Report) -> dict[str, float | None]:
+    """This run's figures in percent by the columns of published ones; J&F is not among ours."""
     names = {"j": "miou", "f": "f", "base": "base", "novel": "novel", "harmonic": "harmonic"}
-    values = {column: metrics.get(name) for column, name in names.items()}
+    values = {column: report["metrics"].get(name) for column, name in names.items()}
     return {column: None if value is None else 100 * value for column, value in values.items()}
 
 
 def _own_point(report: Report, near: Sequence[PublishedResult]) -> tuple[float, float] | None:
-    """Where this run lies in the chart of published results: V3's has the number of shots across and J upward."""
-    own = _own(report)
+    """The place of this run in the chart of published results; that of V3 has the number of shots on its x axis."""
+    own = _own_figures(report)
     x, y = (own["base"], own["novel"]) if report["benchmark"] == "ov" else (own["j"], own["f"])
     if report["benchmark"] == "v3":
-        x, y = (shots(near[0]) if near else None), own["j"]
+        x, y = (shot_count(near[0]) if near else None), own["j"]
     return None if x is None or y is None else (x, y)
 
 
@@ -154,21 +164,20 @@ def _own_point(report: Report, near: Sequence[PublishedResult]) -> tuple[float, 
 
 
 def _classes(report: Report) -> Row:
-    """The classes that the truth holds as bars, best first, and the names of those that it does not."""
+    """The classes in the truth, best first, and the names of the others."""
     rows = [{"part": None, **row, "score": class_score(row)} for row in report["per_class"]]
     held = sorted((row for row in rows if row["frames"]), key=lambda row: (-(row["score"] or 0.0), row["name"]))
-    shown = [{**row, "bar": bar(row["score"] or 0.0, kind=_PARTS.get(row["part"], 0))} for row in held]
     absent = [row["name"] for row in rows if not row["frames"]]
     return {
-        "rows": shown[:CLASSES],
-        "left_out": max(len(shown) - CLASSES, 0),
-        "absent": absent[:CLASSES],
-        "absent_left_out": max(len(absent) - CLASSES, 0),
+        "rows": [{**row, "style": _PART_STYLES.get(row["part"], 0)} for row in held[:MAX_CLASSES]],
+        "left_out": max(len(held) - MAX_CLASSES, 0),
+        "absent": absent[:MAX_CLASSES],
+        "absent_left_out": max(len(absent) - MAX_CLASSES, 0),
     }
 
 
 def _silence(silence: Mapping[str, Any]) -> list[Row]:
-    """Frames with an empty truth: all of them, then those below the level of silence and those with a sound."""
+    """Frames with an empty truth: all, those below the level of silence, and those with an off-screen sound."""
     names = {"empty": "all", "silent": "silent (below -60 dBFS)", "offscreen": "with a sound from off the screen"}
     return [
         {"name": words, **{key: silence[f"{kind}_{key}"] for key in ("frames", "accuracy", "area")}}
@@ -177,29 +186,7 @@ def _silence(silence: Mapping[str, Any]) -> list[Row]:
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- clips
-
-
-def _clips(report: Report, dataset: Dataset, predictions: Path) -> list[Row]:
-    """The worst and the best clips with their pictures; the best among those in which something is to be found."""
-    by_id = {clip.id: clip for clip in dataset.clips}
-    rows = [row for row in report["per_clip"] if row["id"] in by_id]
-    ordered = sorted(rows, key=lambda row: (row["score"], row["id"]))
-    worst = ordered[: min(CLIPS, (len(ordered) + 1) // 2)]
-    others = [row for row in reversed(ordered) if row not in worst]
-    sounding = [row for row in others if row.get("f") is not None]
-    groups = (("Worst", worst), ("Best", (sounding or others)[:CLIPS]))
-    return [
-        {
-            "title": title,
-            "rows": [{**row, "picture": clip_picture(dataset, by_id[row["id"]], predictions)} for row in found],
-        }
-        for title, found in groups
-        if found
-    ]
-
-
-# ------------------------------------------------------------------------------------------------------ how it was made
+# --------------------------------------------------------------------------------------------------- timings, versions
 
 
 def _timings(report: Report) -> list[Row]:
@@ -207,13 +194,13 @@ def _timings(report: Report) -> list[Row]:
     longest = max(stages.values(), default=0.0) or 1.0
     frames = max(report["frames"], 1)
     return [
-        {"stage": stage, "seconds": spent, "per_frame": 1000 * spent / frames, "bar": bar(spent / longest)}
+        {"stage": stage, "seconds": spent, "per_frame": 1000 * spent / frames, "share": spent / longest}
         for stage, spent in stages.items()
     ]
 
 
 def _versions(report: Report) -> list[tuple[str, str]]:
-    """What ran, as names and values; nested tables (packages) become rows of their own."""
+    """Names and versions; nested tables (packages) become rows."""
     rows: list[tuple[str, str]] = []
     for name, value in (report.get("versions") or {}).items():
         if isinstance(value, Mapping):
@@ -223,6 +210,106 @@ def _versions(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def _card(benchmark: str) -> BenchmarkConfig | None:
-    """The benchmark's card; one of the user's own lies where this page does not know."""
-    return load_benchmark(benchmark) if benchmark in resources.names("eval") else None
+# ------------------------------------------------------------------------------------------------------ example frames
+
+
+def _examples(report: Report, dataset: Dataset, predictions: Path) -> list[Row]:
+    """The worst and the best clips, each with an example frame.
+
+    The best are taken from clips with a true mask, because an empty prediction of an empty truth shows nothing.
+    """
+    by_id = {clip.id: clip for clip in dataset.clips}
+    rows = [row for row in report["per_clip"] if row["id"] in by_id]
+    ordered = sorted(rows, key=lambda row: (row["score"], row["id"]))
+    worst = ordered[: min(MAX_EXAMPLES, (len(ordered) + 1) // 2)]
+    others = [row for row in reversed(ordered) if row not in worst]
+    sounding = [row for row in others if row.get("f") is not None]
+    groups = (("Worst", worst), ("Best", (sounding or others)[:MAX_EXAMPLES]))
+    return [
+        {
+            "title": title,
+            "rows": [{**row, "picture": example_frame(dataset, by_id[row["id"]], predictions)} for row in found],
+        }
+        for title, found in groups
+        if found
+    ]
+
+
+@dataclass(frozen=True)
+class ExampleFrame:
+    """One frame of a clip as a data URL, with a description; without `src`, `words` has the reason."""
+
+    words: str
+    src: str | None = None
+    width: int = 0
+    height: int = 0
+
+
+def example_frame(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> ExampleFrame:
+    """Paint the frame in which truth and prediction together cover most.
+
+    Predicted pixels are blue if the truth agrees (label maps: in the class), else orange; the truth has a white
+    outline. A file that cannot be read is reported in `words`, because it must not prevent the report.
+    """
+    try:
+        truth = dataset.read_truth(clip)
+        absent = find_missing([clip], predictions).frames.get(clip.id, frozenset())
+        predicted = read_predictions(dataset, clip, predictions, truth, absent)
+        if dataset.task == "binary":
+            predicted = (predicted > 127).astype(np.uint8)
+        place = int(np.argmax([(t > 0).sum() + (p > 0).sum() for t, p in zip(truth, predicted, strict=True)]))
+        index = clip.annotated[place]
+        image = _shrink(read_image(clip.frames[index]))
+    except (InputError, OSError) as error:
+        return ExampleFrame(f"no picture: {error}")
+    true, marked = truth[place].astype(np.int64), predicted[place].astype(np.int64)
+    words = f"Frame {index + 1} of {len(clip.frames)}: {_describe(dataset, true, marked)}"
+    painted = paint_masks(image, *(_resize_labels(labels, image.shape[:2]) for labels in (true, marked)))
+    return ExampleFrame(words, jpeg_data_uri(painted, 80), image.shape[1], image.shape[0])
+
+
+def paint_masks(image: ImageArray, truth: Labels, predicted: Labels) -> ImageArray:
+    """Paint two label maps `[H, W]` (0 is background) on an image `[H, W, 3]`, as `example_frame` describes."""
+    painted = image.copy()
+    hit = (predicted > 0) & (predicted == truth)
+    for mask, color in ((hit, CORRECT), ((predicted > 0) & ~hit, WRONG)):
+        painted[mask] = (painted[mask] * (1 - _TINT) + np.array(color, dtype=np.float32) * _TINT).astype(np.uint8)
+    edge = _edges(truth)
+    painted[edge & (truth == 0)] = 0  # a dark rim, visible on white objects too
+    painted[edge & (truth > 0)] = 255
+    return painted
+
+
+def _shrink(image: ImageArray) -> ImageArray:
+    scale = min(1.0, MAX_WIDTH / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)).copy()
+
+
+def _resize_labels(labels: Labels, size: tuple[int, ...]) -> Labels:
+    """A label map at the size of its frame, from which that of the benchmark's masks can differ."""
+    image = Image.fromarray(labels.astype(np.int32))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def _edges(labels: Labels) -> BoolMask:
+    """The pixels on both sides of every border between labels."""
+    edge = np.zeros(labels.shape, dtype=np.bool_)
+    down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= down
+    edge[:-1] |= down
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    return edge
+
+
+def _describe(dataset: Dataset, true: Labels, marked: Labels) -> str:
+    if dataset.task != "binary":
+        return f"truth {_class_names(dataset, true)}; prediction {_class_names(dataset, marked)}"
+    return f"truth covers {100 * (true > 0).mean():.1f} %, prediction {100 * (marked > 0).mean():.1f} % of the frame"
+
+
+def _class_names(dataset: Dataset, labels: Labels) -> str:
+    found = [int(label) for label in np.unique(labels) if label > 0]
+    known = [dataset.classes[label] if label < len(dataset.classes) else str(label) for label in found]
+    return ", ".join(known) or "nothing"

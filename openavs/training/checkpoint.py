@@ -4,7 +4,7 @@
     OUT/vggish/                           the VGGish its sounds went through
     OUT/last/                             the last student; in training/ what going on needs
     OUT/features/                         the VGGish features of its sounds
-    OUT/metrics.jsonl, curve.png          the losses of every step and the scores of every validation
+    OUT/metrics.jsonl, curve.svg          the losses of every step and the scores of every validation
     OUT/train.json                        the resolved recipe, the data and the versions
 
 Everything is safetensors and JSON. `last` is replaced as a whole: a killed run leaves the old one or the new one.

@@ -30,10 +30,10 @@ from openavs.training.checkpoint import TrainingState, keep_metrics, load_last, 
 from openavs.training.config import TrainingRecipe
 from openavs.training.data.audio_features import FeatureCache
 from openavs.training.data.dataset import StepSampler, TrainingDataset, loader
-from openavs.training.loss_curve import write_curve
 from openavs.training.models.vggish import VggishExtractor, load_vggish, save_vggish
 from openavs.training.validation import CHOSEN_BY, chosen_figure, validate
 from openavs.utils.fs import atomic_write
+from openavs.visualization.plots import plot_training
 
 
 class TrainingError(OpenAVSError):
@@ -202,7 +202,7 @@ class Trainer:
             self.student.facts["step"] = step
             save_last(self.out, self.student, self.optimiser.optimizer, self.state)
             self.saved = step
-            write_curve(self.out / "metrics.jsonl", self.out / "curve.png", self.figure)
+            self._plot_metrics()
         self.accelerator.wait_for_everyone()
 
     def _validate(self, step: int, heard: Mapping[str, Floats]) -> None:
@@ -217,6 +217,12 @@ class Trainer:
             self.state = replace(self.state, best=score, best_step=step)
             self.student.facts |= {"step": step, "score": {"figure": self.figure, "value": score}}
             save_best(self.out, self.student)
+
+    def _plot_metrics(self) -> None:
+        lines = [json.loads(text) for text in (self.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+        scores = [(line["step"], line["validation"][self.figure]) for line in lines if line.get("validation")]
+        atomic_write(self.out / "curve.svg", plot_training(losses, scores, self.figure).svg.encode())
 
     def _record(self, step: int, losses: Mapping[str, float]) -> None:
         if self.accelerator.is_main_process:

@@ -9,7 +9,7 @@ import pytest
 
 from openavs.cli.tables import columns, comparison_text, print_comparison, print_published, print_scores, scores_text
 from openavs.evaluation.compare import compare
-from openavs.evaluation.leaderboard import published
+from openavs.evaluation.leaderboard import published_results
 from tests.evaluation.pages import report_of, write_dataset
 
 
@@ -53,7 +53,7 @@ def test_label_maps(tmp_path: Path) -> None:
 
 
 def test_published_results_by_kind_with_source(capsys: pytest.CaptureFixture[str]) -> None:
-    print_published(published("s4"), most=3)
+    print_published(published_results("s4"), most=3)
     text = capsys.readouterr().out
     assert text.index("TRAINING-FREE") < text.index("OpenAVS, Pengi") < text.index("UNSUPERVISED")
     assert "63.8  72.8  OpenAVS, Pengi, GPT-4o, Grounding DINO, SAM 2" in text

@@ -12,11 +12,10 @@ import pytest
 
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
-from openavs.evaluation.ablation import run_study
+from openavs.evaluation.ablation import load_study, run_study, study_names, study_recipes
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.leaderboard import published
-from openavs.evaluation.studies import load_study, study_names, study_recipes
+from openavs.evaluation.leaderboard import published_results
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache
 from openavs.synthetic.datasets import write_layout
@@ -38,7 +37,7 @@ def test_every_shipped_study_is_valid_and_its_published_figures_exist(name: str)
     assert study.name == name
     assert study.about
     if study.published is not None:
-        known = {row.variant for row in published("s4", ablation=study.published)}
+        known = {row.variant for row in published_results("s4", ablation=study.published)}
         assert {variant.published for variant in study.variants if variant.published} == known
 
 
@@ -48,17 +47,17 @@ def test_the_studies_of_the_paper_are_there() -> None:
 
 @pytest.mark.parametrize("name", ["threshold", "oracle", "hearing", "segmenter"])
 def test_studies_without_questions_fit_the_tiny_recipe(name: str) -> None:
-    study = load_study(name).choose(["recipe", "box"] if name == "segmenter" else None)
+    study = load_study(name).select(["recipe", "box"] if name == "segmenter" else None)
     assert list(study_recipes(study, "tiny")) == [variant.name for variant in study.variants]
 
 
 def test_variants_are_chosen_by_name_and_keep_their_order() -> None:
-    study = load_study("threshold").choose(["0.35", "0.15"])
+    study = load_study("threshold").select(["0.35", "0.15"])
     assert [variant.name for variant in study.variants] == ["0.15", "0.35"]
     assert study.baseline == "0.15", "its own, 0.25, is not among them"
-    assert load_study("threshold").choose(None).baseline == "0.25"
+    assert load_study("threshold").select(None).baseline == "0.25"
     with pytest.raises(InputError, match=r"no variant '0\.16'; did you mean"):
-        load_study("threshold").choose(["0.16"])
+        load_study("threshold").select(["0.16"])
 
 
 def test_all_variants_are_checked_before_the_first_is_run() -> None:
@@ -74,7 +73,7 @@ def test_all_variants_are_checked_before_the_first_is_run() -> None:
         ("title: a\nvariants: []", "variants"),
         ("title: a\nvariants: [{name: x, overrides: []}, {name: x, overrides: []}]", "the same name"),
         ("title: a\nvariants: [{name: ../x, overrides: []}]", "cannot name a folder"),
-        ("title: a\nvariants: [{name: x, overrides: []}]\nbaseline: y", "none of the variants"),
+        ("title: a\nvariants: [{name: x, overrides: []}]\nbaseline: y", "not one of the variants"),
         ("title: a\nvariants: [{name: x, overrides: []}]\naxis: size", "needs its place"),
         ("title: a\nvariants: [{name: x, override: []}]", "overrides"),
     ],
@@ -122,9 +121,11 @@ def test_a_threshold_curve(dataset: Dataset, tmp_path: Path) -> None:
     assert [(row["variant"], row["protocol"], float(row["miou"])) for row in rows] == [
         (row["name"], "official", row["metrics"]["miou"]) for row in answer["variants"]
     ]
-    picture = ET.parse(tmp_path / "out" / "curve.svg").getroot()
-    lines = [path for path in picture.iter("{http://www.w3.org/2000/svg}path") if "line" in path.get("class", "")]
-    assert len(lines) == 2  # J and F
+    curve = ET.parse(tmp_path / "out" / "curve.svg").getroot()
+    assert [group.get("id") for group in curve.iter() if (group.get("id") or "").startswith("points")] == [
+        "points0",  # J
+        "points1",  # F
+    ]
 
     def unused(recipe: Recipe, held: BackendCache) -> Pipeline:
         raise AssertionError("everything is done, and a model was loaded all the same")

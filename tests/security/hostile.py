@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,10 @@ class Page(HTMLParser):
 
 
 def _harmless(address: str) -> bool:
-    """A place on the page itself, or a picture, sound or film that the address carries."""
+    """A place on the page itself, or an image, sound or video that the address carries."""
     parts = urlsplit(address.strip())
+    if parts.scheme == "data" and parts.path.startswith("image/svg+xml;base64,"):
+        return not Page(base64.b64decode(parts.path.partition(",")[2]).decode()).harm
     if parts.scheme == "data":
         return parts.path.split(";")[0] in ("image/jpeg", "image/png", "video/mp4", "audio/wav")
     return address.startswith("#") or not address

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.evaluation.report import write_page
+from openavs.evaluation.report import write_benchmark_report
 from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Prompt, Rejection, Segment, mask_to_rle
 from openavs.visualization.notebook import summary
 from openavs.visualization.report import write_report
@@ -66,7 +66,7 @@ def test_the_page_of_an_evaluation(tmp_path: Path) -> None:
         "versions": {"openavs": ALL, "packages": {ALL: ALL}},
         "timings": {"stages": {ALL: 1.0}, "seconds": 2.0},
     }
-    write_page(tmp_path / "report.html", report_of(dataset, **made), dataset, dataset.root / "predictions")
+    write_benchmark_report(tmp_path / "report.html", report_of(dataset, **made), dataset, dataset.root / "predictions")
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert page.harm == [] and MARK in page.text
 

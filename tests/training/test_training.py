@@ -33,7 +33,6 @@ from openavs.training.config import TrainingRecipe, load_training_recipe, traini
 from openavs.training.data.audio_features import FeatureCache
 from openavs.training.inference import StudentPipeline
 from openavs.training.loop import TrainingError
-from openavs.training.loss_curve import smoothed
 from openavs.training.models.vggish import load_vggish
 from openavs.training.predictions import predict_clip
 from openavs.training.registry import load_student, student_class
@@ -130,9 +129,9 @@ def test_what_is_left_behind(s4: Path, vggish: Path, tmp_path: Path) -> None:
     done = run(small(vggish, "validation.every=1"), s4, tmp_path)
     assert done.best is not None and 0 <= done.best <= 1 and done.best_step in (2, 4, 6)
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"config.json", "model.safetensors", "curve.png", "train.json", "vggish/model.safetensors"} <= names
+    assert {"config.json", "model.safetensors", "curve.svg", "train.json", "vggish/model.safetensors"} <= names
     assert not [name for name in names if Path(name).suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}]
-    assert Pillow.open(tmp_path / "curve.png").size == (960, 420)
+    assert "validation: miou" in (tmp_path / "curve.svg").read_text("utf-8")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "validation" in line] == [2, 4, 6]
     best = max(line["validation"]["miou"] for line in lines if "validation" in line)
@@ -522,11 +521,6 @@ def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
     wave = load_training_recipe("tpavi-tiny", ["schedule={warmup: 4, cosine: true}"]).schedule
     assert [wave.rate(step, 100) for step in (4, 50, 75)] == pytest.approx([0.99606, 0.5, 0.14645], abs=1e-5)
     assert wave.rate(99, 100) < 0.001
-
-
-def test_a_smoothed_curve_begins_where_the_values_do() -> None:
-    assert [y for _, y in smoothed([(0, 4.0), (1, 4.0), (2, 4.0)])] == pytest.approx([4.0, 4.0, 4.0])
-    assert 1.0 < smoothed([(0, 1.0), (1, 2.0)])[1][1] < 2.0
 
 
 def test_label_maps_of_clips_of_five_and_ten_frames_are_learnt_together(
