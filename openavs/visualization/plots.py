@@ -107,7 +107,7 @@ class Chart:
     svg: str = field(repr=False)
 
     @property
-    def data_url(self) -> str:
+    def data_uri(self) -> str:
         """The file as the address of an HTML image."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode('ascii')}"
 

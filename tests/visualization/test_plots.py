@@ -77,7 +77,7 @@ def test_a_histogram_has_one_bar_per_count() -> None:
 
 def test_a_chart_is_an_image_of_its_own() -> None:
     chart = scatter("a")
-    kind, _, data = chart.data_url.partition(",")
+    kind, _, data = chart.data_uri.partition(",")
     assert kind == "data:image/svg+xml;base64" and base64.b64decode(data).decode() == chart.svg
 
 
