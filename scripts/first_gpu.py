@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "eval" / "speed")]
+sys.path[:0] = [str(ROOT), str(ROOT / "eval" / "bench")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
@@ -57,21 +57,21 @@ class Setting:
     @property
     def size(self) -> Any:
         """Sizes of networks and pictures."""
-        from random_models import REAL, SMALL
+        from workloads import REAL, SMALL
 
         return REAL if self.full else SMALL
 
     @property
     def images(self) -> Any:
         """Frames of a moving scene."""
-        from standard_load import standard
+        from workloads import standard
 
-        return standard(self.size.picture, FRAMES).images
+        return standard(self.size.image, FRAMES).images
 
     @property
     def boxes(self) -> list[list[tuple[float, ...]]]:
         """Four boxes a frame."""
-        height, width = self.size.picture
+        height, width = self.size.image
         one = [(width * i / 5, height / 4, width * (i + 1) / 5, height * 3 / 4) for i in range(BOXES)]
         return [one] * FRAMES
 
@@ -107,7 +107,7 @@ def adapters(setting: Setting) -> dict[str, Any]:
 
 def detector(setting: Setting) -> dict[str, Any]:
     """Times Grounding DINO, and compares the encoded picture with that of float32 (relative root mean square)."""
-    from random_models import PHRASES, save_detector
+    from workloads import PHRASES, save_detector
 
     from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 
@@ -135,7 +135,7 @@ def detector(setting: Setting) -> dict[str, Any]:
 
 def segmenters(setting: Setting) -> dict[str, Any]:
     """Times SAM and SAM 2.1."""
-    from random_models import save_sam, save_sam2
+    from workloads import save_sam, save_sam2
 
     from openavs.stages.segmenters.sam import SamSegmenter
     from openavs.stages.segmenters.sam2 import Sam2Segmenter
@@ -158,7 +158,7 @@ def segmenters(setting: Setting) -> dict[str, Any]:
 def listen(setting: Setting) -> dict[str, Any]:
     """Times CLAP on windows of two seconds."""
     import numpy as np
-    from random_models import save_clap
+    from workloads import save_clap
 
     from openavs.stages.captioners.clap import ClapCaptioner
     from openavs.structures.types import AudioWindow, Waveform
@@ -176,8 +176,8 @@ def listen(setting: Setting) -> dict[str, Any]:
 
 def language(setting: Setting) -> dict[str, Any]:
     """Times a question to Qwen3-4B and its answer."""
-    from networks import language_config
     from transformers import Qwen3ForCausalLM
+    from workloads import language_config
 
     config, question, answer = language_config(), QUESTION, ANSWER
     if not setting.full:
@@ -207,13 +207,13 @@ def language(setting: Setting) -> dict[str, Any]:
 
 def waits(setting: Setting) -> dict[str, Any]:
     """Lists the lines at which the `tiny` pipeline waits for the GPU during one clip."""
-    from standard_load import world_clips
+    from workloads import synthetic_clips
 
     from openavs.config.recipe import load_recipe
     from openavs.pipeline.pipeline import Pipeline
 
     pipeline = Pipeline.from_recipe(load_recipe("tiny", [f"device={setting.device}"]))
-    [clip] = world_clips(1)
+    [clip] = synthetic_clips(1)
     pipeline(clip)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -228,7 +228,7 @@ def waits(setting: Setting) -> dict[str, Any]:
 
 def compiled(setting: Setting) -> dict[str, Any]:
     """Times SAM's image encoder as it is, compiled, and with CUDA graphs."""
-    from random_models import save_sam
+    from workloads import save_sam
 
     from openavs.registry import Registry
 
@@ -278,7 +278,7 @@ def jobs(setting: Setting) -> dict[str, Any]:
 
 def _shortage(setting: Setting) -> dict[str, Any]:
     """A batch of eight where memory holds one frame and some more: masks and how often the batch was halved."""
-    from random_models import save_sam
+    from workloads import save_sam
 
     from openavs.models.oom import run_with_oom_backoff
     from openavs.stages.segmenters.sam import SamSegmenter

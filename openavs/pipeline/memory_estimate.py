@@ -1,7 +1,7 @@
 """Memory estimate of a recipe: whether its models fit together, one group after the other, or not at all.
 
 Weights are counted from the headers of the safetensors files (or, where a model is not downloaded yet, from the table
-of known models). Working memory is an estimate, see `_working`; `eval/bench/offload.py` compares it with a run.
+of known models). Working memory is an estimate, see `_working`; `eval/bench/memory.py` compares it with a run.
 """
 
 from __future__ import annotations

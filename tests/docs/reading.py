@@ -15,7 +15,7 @@ PAGES = {
     **{path.relative_to(DOCS).as_posix(): path for path in sorted(DOCS.rglob("*.md"))},
     **{
         name: ROOT / name
-        for name in ("README.md", "CONTRIBUTING.md", "GLOSSARY.md", "eval/README.md", "examples/edge/README.md")
+        for name in ("README.md", "CONTRIBUTING.md", "GLOSSARY.md", "eval/bench/README.md", "examples/edge/README.md")
     },
 }
 """Every page a user reads: name -> file. Those of docs/ are named from there on."""

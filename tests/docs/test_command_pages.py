@@ -13,7 +13,7 @@ from tests.docs.reading import DOCS
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("command_pages", DOCS / "command_pages.py")
+    spec = importlib.util.spec_from_file_location("command_pages", DOCS / "scripts" / "command_pages.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,7 +22,7 @@ def script() -> ModuleType:
 
 def test_the_pages_are_up_to_date(script: ModuleType) -> None:
     committed = {path.name: path.read_text("utf-8") for path in (DOCS / "commands").glob("*.md")}
-    assert committed == script.pages(), "run: python docs/command_pages.py"
+    assert committed == script.pages(), "run: python docs/scripts/command_pages.py"
 
 
 def test_every_command_has_examples_and_is_in_the_site(script: ModuleType) -> None:

@@ -79,7 +79,7 @@ def test_scripts_are_not_part_of_it_and_the_notebook_is(site: Path) -> None:
     ],
 )
 def test_links_that_leave_the_docs(link: str, becomes: str) -> None:
-    spec = importlib.util.spec_from_file_location("site_links", DOCS / "site_links.py")
+    spec = importlib.util.spec_from_file_location("site_links", DOCS / "scripts" / "site_links.py")
     assert spec and spec.loader
     hook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hook)

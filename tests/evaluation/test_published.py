@@ -126,8 +126,8 @@ def test_a_table_of_another_form_is_refused(
 
 
 def test_the_page_in_docs_is_the_one_that_the_file_makes(tmp_path: Path) -> None:
-    """After a change of eval/published.csv or of the charts: `python eval/published.py`, and commit docs/."""
-    made = runpy.run_path(str(ROOT / "eval" / "published.py"))["write"](tmp_path)
+    """If this fails, run `python docs/scripts/leaderboard_page.py` and commit docs/."""
+    made = runpy.run_path(str(ROOT / "docs" / "scripts" / "leaderboard_page.py"))["write"](tmp_path)
     assert len(made) == 1 + len(BENCHMARKS)
     for path in made:
         committed = ROOT / "docs" / path.relative_to(tmp_path)

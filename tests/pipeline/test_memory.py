@@ -17,7 +17,7 @@ from tests.plugin_recipe import write_recipe
 def test_a_video_of_six_times_the_length_takes_no_more_memory(tmp_path: Path) -> None:
     """Without models, whose size would hide what grows: 60 kept pictures of this size are a third of the whole.
 
-    `python eval/memory.py` measures the same with the embedded models on one and ten minutes of 720p.
+    `python eval/bench/memory.py length` measures the same with the embedded models on one and ten minutes of 720p.
     """
     command = [sys.executable, str(ROOT / "eval" / "memory.py"), "--pipeline", str(write_recipe(tmp_path)), "--json"]
     video = ["--lengths", "10", "60", "--size", "640x360", "--fps", "2"]

@@ -2,7 +2,8 @@
 
 In float32 torch multiplies with Intel's MKL, which takes its slower instructions on other makers' processors; oneDNN,
 which comes with every build of torch, does not, and computes the same sums in another order (about twice as fast on
-an AMD EPYC; eval/speed/detector.py). Which of the two runs depends on the processor alone: results are reproducible.
+an AMD EPYC; `eval/bench/optimized_modules.py`). Which of the two runs depends on the processor alone: results are
+reproducible.
 """
 
 from __future__ import annotations

@@ -1,0 +1,237 @@
+"""Measures a training step of the students at real size, against the published implementations; random weights.
+
+    python eval/bench/training_step.py --json
+    python eval/bench/training_step.py --only tpavi --backbones pvt_v2_b5 --repeats 1
+    python eval/bench/training_step.py --small --json      small networks, in seconds, as a test of the script
+
+- `tpavi-BACKBONE`: a training step (losses, gradients, Adam) of one clip of five frames at 224 x 224, one of which is
+  labeled as in S4. The attention is `ours` (an order of products that needs a 128 x 128 matrix per clip) or `quadratic`
+  (the affinity of every pixel with every other, as published); `all frames` is ours, but decodes every frame.
+- `attention`: the attention alone, forward and backward, in the finest of the four stages, where it is largest.
+- `naming`: the ViT-B/16 of OV-AVSS classifies 100 queries in five frames of 360 x 640: all of them (as in the paper),
+  or the tenth with the highest objectness (`model.objectness`). `--queries` sets their number; the cost is linear.
+
+One thread. The variants run in turns in one process; `*_cpu_s` are medians of CPU seconds, `*_over_*` medians of the
+ratio within a repeat. `*_peak_mb` is the peak memory of a process that runs one step of one variant (Linux). With
+`--device cuda` seconds are by the wall clock, and the peaks are those of the GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness import (
+    MB,
+    argument_parser,
+    print_figures,
+    ratios,
+    run_process,
+    timed_in_turns,
+    use_one_thread,
+    working_folder,
+)
+
+use_one_thread()
+
+import torch
+from profiler import synchronize
+from torch import Tensor
+from workloads import save_clip
+
+from openavs.evaluation.datasets.classes import CLASSES
+from openavs.training.base import StudentBatch
+from openavs.training.models.ov_avss.classifier import MaskClassifier
+from openavs.training.models.tpavi.layers import FrameGroups, Interaction
+from openavs.training.models.tpavi.model import Tpavi, TpaviConfig
+
+FRAMES = 5
+Work = Callable[[], object]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argument_parser(__doc__, repeats=3)
+    parser.add_argument("--only", nargs="+", default=["tpavi", "attention", "naming"])
+    parser.add_argument("--backbones", nargs="+", default=["resnet50", "pvt_v2_b5"])
+    parser.add_argument("--queries", type=int, default=100, help="of naming")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--small", action="store_true", help="small networks and images")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.peak:
+        print(json.dumps(peak_of(*options.peak, options)))
+        return
+    figures: dict[str, Any] = {name: getattr(options, name) for name in ("repeats", "device", "small")}
+    backbones = ["resnet_tiny", "pvt_v2_tiny"] if options.small else options.backbones
+    names = [f"tpavi-{backbone}" for backbone in backbones] if "tpavi" in options.only else []
+    for name in names + [name for name in ("attention", "naming") if name in options.only]:
+        figures[name] = compare(name, options)
+    print_figures(figures, options.json)
+
+
+def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the variants in turns, then the peak of each in a separate process."""
+    variants = build_variants(name, options)
+    on_cpu = options.device == "cpu"
+    works = variants if on_cpu else {variant: partial(synchronized, work) for variant, work in variants.items()}
+    seconds = timed_in_turns(works, options.repeats)
+    clock, suffix = ("cpu", "_cpu_s") if on_cpu else ("wall", "_s")
+    del variants, works
+    first, *others = seconds
+    figures: dict[str, Any] = {}
+    for variant, own in seconds.items():
+        figures[f"{variant}{suffix}"] = round(median(getattr(run, clock) for run in own), 3)
+        command = [sys.executable, __file__, "--peak", name, variant]
+        command += ["--device", options.device, "--queries", str(options.queries), *["--small"] * options.small]
+        figures[f"{variant}_peak_mb"] = float(run_process(command).output.splitlines()[-1])
+    for variant in others:
+        figures[f"{variant}_over_{first}"] = round(median(ratios(seconds[variant], seconds[first], clock)), 2)
+    return figures
+
+
+def synchronized(work: Work) -> None:
+    """Call `work` and wait for the GPU."""
+    work()
+    synchronize()
+
+
+def peak_of(name: str, variant: str, options: argparse.Namespace) -> float:
+    """Return the peak memory of this process in MB after one step."""
+    build_variants(name, options, only=variant)[variant]()
+    if options.device == "cpu":  # getrusage would start with the peak of the parent process
+        status = Path("/proc/self/status").read_text()
+        return round(int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024, 1)
+    return round(torch.cuda.max_memory_allocated() / MB, 1)
+
+
+def build_variants(name: str, options: argparse.Namespace, only: str | None = None) -> dict[str, Work]:
+    """Return the work of each variant by its name; `only` builds a single variant of TPAVI."""
+    if name == "attention":
+        return attention(options)
+    if name == "naming":
+        return naming(options)
+    return tpavi(name.removeprefix("tpavi-"), options, [only] if only else ["ours", "quadratic", "all frames"])
+
+
+# ------------------------------------------------------------------------------------------------------------- TPAVI
+
+
+class QuadraticInteraction(Interaction):
+    """The published order of products: an affinity of every pixel of a clip with every other."""
+
+    def attend(self, maps: Tensor, audio: Tensor, clips: FrameGroups) -> Tensor:
+        """Return the attended maps; see `Interaction.attend`."""
+        spread = audio[:, :, None, None].expand(-1, -1, *maps.shape[-2:])
+        outputs = []
+        for clip in range(len(clips.member)):
+            rows = clips.index == clip
+            theta, phi, g = (
+                layer(values[rows]).permute(0, 2, 3, 1).flatten(0, 2)
+                for layer, values in ((self.theta, maps), (self.phi, spread), (self.g, maps))
+            )
+            affinity = theta @ phi.T / len(theta)
+            attended = (affinity @ g).reshape(int(rows.sum()), *maps.shape[-2:], -1)
+            outputs.append(attended.permute(0, 3, 1, 2))
+        return torch.cat(outputs)
+
+
+class AllFramesTpavi(Tpavi):
+    """TPAVI that decodes every frame, labeled or not."""
+
+    def _wanted(self, labelled: Tensor) -> Tensor:
+        return torch.ones_like(labelled)
+
+
+def tpavi(backbone: str, options: argparse.Namespace, variants: Sequence[str]) -> dict[str, Work]:
+    """Return a training step by variant."""
+    side, channels, inner = (64, 32, 16) if options.small else (224, 256, 128)
+    batch = random_clip(side).to(options.device)
+    steps: dict[str, Work] = {}
+    for variant in variants:
+        torch.manual_seed(0)
+        model_class = AllFramesTpavi if variant == "all frames" else Tpavi
+        config = TpaviConfig(backbone=backbone, side=side, channels=channels, inner=inner)
+        student = model_class(config).to(options.device).train()
+        if variant == "quadratic":
+            for layer in student.interactions:
+                layer.__class__ = QuadraticInteraction
+        steps[variant] = partial(training_step, student, batch, torch.optim.Adam(student.parameters(), lr=1e-4))
+    return steps
+
+
+def training_step(student: Tpavi, batch: StudentBatch, optimizer: torch.optim.Optimizer) -> float:
+    """Run one step and return its loss."""
+    loss = student.loss(student(batch), batch)["loss"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def random_clip(side: int) -> StudentBatch:
+    """Return one random clip with a label for its first frame."""
+    generator = torch.Generator().manual_seed(0)
+    labelled = torch.arange(FRAMES)[None] == 0
+    return StudentBatch(
+        ids=("clip",),
+        frames=torch.randint(0, 256, (1, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator),
+        audio=torch.rand(1, FRAMES, 128, generator=generator),
+        present=torch.ones(1, FRAMES, dtype=torch.bool),
+        masks=torch.randint(0, 2, (1, FRAMES, side, side), dtype=torch.uint8, generator=generator),
+        labelled=labelled,
+        weight=labelled.float(),
+        inner=((side, side),),
+        sizes=((side, side),),
+    )
+
+
+def attention(options: argparse.Namespace) -> dict[str, Work]:
+    """Return forward and backward of the attention of the finest stage, by variant."""
+    channels, inner, side = (32, 16, 16) if options.small else (256, 128, 56)
+    clips = FrameGroups.of(torch.ones(1, FRAMES, dtype=torch.bool, device=options.device))
+    maps = torch.rand(FRAMES, channels, side, side, device=options.device, requires_grad=True)
+    audio = torch.rand(FRAMES, channels, device=options.device)
+
+    def attend(layer: Interaction) -> None:
+        layer.attend(maps, audio, clips).sum().backward()  # type: ignore[no-untyped-call]
+
+    variants = {"ours": Interaction, "quadratic": QuadraticInteraction}
+    return {name: partial(attend, layer(channels, inner, 128).to(options.device)) for name, layer in variants.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ naming
+
+
+def naming(options: argparse.Namespace) -> dict[str, Work]:
+    """Return the classification of all masks and of a tenth of them."""
+    height, width, queries = (64, 96, 20) if options.small else (360, 640, options.queries)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (FRAMES, 3, height, width), dtype=torch.uint8, generator=generator)
+    masks = torch.randn(queries, FRAMES, height // 4, width // 4, generator=generator)
+    classifier = (
+        MaskClassifier("openavs:tiny/clip", options.device) if options.small else vit_classifier(options.device)
+    )
+    names = CLASSES[1:]
+    classifier.texts(names)  # once per vocabulary, so not part of the cost of a clip
+    return {
+        "surest tenth": lambda: classifier.classify(frames, masks[: queries // 10], names),
+        "all queries": lambda: classifier.classify(frames, masks, names),
+    }
+
+
+def vit_classifier(device: str) -> MaskClassifier:
+    """Build a classifier with the ViT-B/16 of CLIP and random weights."""
+    with working_folder() as folder:
+        return MaskClassifier(str(save_clip(folder)), device)
+
+
+if __name__ == "__main__":
+    main()
