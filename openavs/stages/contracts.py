@@ -1,4 +1,4 @@
-"""What the methods of stages take and return, checked for any backend: errors name the stage and the contract."""
+"""Validation of any backend: the parameters of its methods, and the values that they return."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from openavs.utils.text import pluralize
 
 
 class OutputContract(NamedTuple):
-    """A method of a stage's protocol and what it returns: for each input a list of `kind`, described by `returns`."""
+    """Contract of a method in a stage's protocol.
+
+    Attributes:
+        stage: the stage.
+        protocol: the protocol that has the method.
+        kind: type of the items in the list for each input.
+        returns: description of the return value, for error messages.
+    """
 
     stage: str
     protocol: Any
@@ -37,116 +44,126 @@ CONTRACTS = {
         "segmenter", PhraseSegmenter, tuple, "a list of (Detection, Mask) pairs for each image"
     ),
     "verify": OutputContract("verifier", Verifier, Verdict, "a list of Verdict for each image, one for each segment"),
-    "track": OutputContract("tracker", Tracker, TrackedFrame, "the TrackedFrames that it takes, in their order"),
+    "track": OutputContract("tracker", Tracker, TrackedFrame, "the TrackedFrame objects that it takes, in their order"),
 }
 
 
 def check_methods(stage: str, use: str, cls: type) -> None:
-    """Check that a class has its stage's method and that it takes what the pipeline gives.
+    """Check that a class has its stage's method, with the parameters of the protocol.
+
+    Args:
+        stage: the stage.
+        use: the backend's name in the recipe, for error messages.
+        cls: the class of the backend.
 
     Raises:
         InputError: the method is missing or has other parameters.
     """
-    calls = [call for call, contract in CONTRACTS.items() if contract.stage == stage]
-    there = [call for call in calls if callable(getattr(cls, call, None))]
-    if not there and not hasattr(cls, "__getattr__"):
-        raise InputError(f"the {stage} {use!r} has no method {' or '.join(map(_spelled, calls))}; add it to the class")
-    for call in there:
-        own = getattr(cls, call)
+    methods = [method for method, contract in CONTRACTS.items() if contract.stage == stage]
+    present = [method for method in methods if callable(getattr(cls, method, None))]
+    if not present and not hasattr(cls, "__getattr__"):
+        names = " or ".join(map(_signature, methods))
+        raise InputError(f"the {stage} {use!r} has no method {names}; add it to the class")
+    for method in present:
         try:
-            signature = inspect.signature(own)
-        except ValueError:  # a method in C may not say what it takes
+            signature = inspect.signature(getattr(cls, method))
+        except ValueError:  # a method in C may have no signature
             continue
-        wanted = list(inspect.signature(getattr(CONTRACTS[call].protocol, call)).parameters)
-        bound = not inspect.isfunction(inspect.getattr_static(cls, call))  # a static or class method has no self
+        parameters = list(inspect.signature(getattr(CONTRACTS[method].protocol, method)).parameters)
+        bound = not inspect.isfunction(inspect.getattr_static(cls, method))  # static and class methods have no self
         try:
-            signature.bind(*wanted[bound:])
+            signature.bind(*parameters[bound:])
         except TypeError:
             raise InputError(
-                f"the {stage} {use!r} has {call}{signature} and is called as {_spelled(call)}; change its parameters"
+                f"the {stage} {use!r} has {method}{signature} and is called as {_signature(method)}; change its "
+                "parameters"
             ) from None
 
 
-def _spelled(call: str) -> str:
-    """`detect(images, phrases)`, as the protocol has it."""
-    parameters = list(inspect.signature(getattr(CONTRACTS[call].protocol, call)).parameters)[1:]
-    return f"{call}({', '.join(parameters)})"
+def _signature(method: str) -> str:
+    """The protocol's signature, such as `detect(images, phrases)`."""
+    parameters = list(inspect.signature(getattr(CONTRACTS[method].protocol, method)).parameters)[1:]
+    return f"{method}({', '.join(parameters)})"
 
 
-def validate_output(call: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a stage's method so that what it returns is checked.
+def validate_output(method: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a stage's method so that its return value is validated.
 
     Args:
-        call: the method's name in the stage's protocol, a key of `CONTRACTS` other than `track`.
-        method: bound, of any backend.
+        method: the method's name in the stage's protocol, a key of `CONTRACTS` other than `track`.
+        function: the bound method of any backend.
 
     Returns:
-        A function of that name, which raises UnusableAnswer for anything else than the protocol describes.
+        A function of that name, which raises InvalidOutputError for a return value that violates the protocol.
     """
 
     def run(inputs: Sequence[Any], *rest: Sequence[Sequence[Any]]) -> Any:
-        returned = method(inputs, *rest)
+        returned = function(inputs, *rest)
         if not isinstance(returned, list | tuple):
-            raise _broken(call, _named(returned))
+            raise _violation(method, _describe(returned))
         if len(returned) != len(inputs):
-            raise _broken(call, f"{pluralize(len(returned), 'answer')} for {pluralize(len(inputs), 'input')}")
-        if call == "translate":
+            raise _violation(method, f"{pluralize(len(returned), 'answer')} for {pluralize(len(inputs), 'input')}")
+        if method == "translate":
             _check_translations(returned, inputs)
         else:
-            _check_items(call, returned, rest[0] if call in ("segment", "verify") else None)
+            _check_items(method, returned, rest[0] if method in ("segment", "verify") else None)
         return returned
 
-    run.__name__ = call
+    run.__name__ = method
     return run
 
 
-def _check_items(call: str, returned: Sequence[Any], given: Sequence[Sequence[Any]] | None) -> None:
-    """`given` are the items of each input where each has one answer of its own."""
-    for place, own in enumerate(returned):
-        if not isinstance(own, list | tuple):
-            raise _broken(call, f"{_named(own)} for an input")
-        for item in own:
-            if not _is_item(call, item):
-                raise _broken(call, f"{_named(item)} among the items of an input")
-        if given is not None and len(own) != len(given[place]):
-            raise _broken(call, f"{pluralize(len(own), 'item')} for an input with {len(given[place])}")
+def _check_items(method: str, returned: Sequence[Any], given: Sequence[Sequence[Any]] | None) -> None:
+    """`given` has the items of each input if every one of them needs an answer."""
+    for i, items in enumerate(returned):
+        if not isinstance(items, list | tuple):
+            raise _violation(method, f"{_describe(items)} for an input")
+        for item in items:
+            if not _is_item(method, item):
+                raise _violation(method, f"{_describe(item)} among the items of an input")
+        if given is not None and len(items) != len(given[i]):
+            raise _violation(method, f"{pluralize(len(items), 'item')} for an input with {len(given[i])}")
 
 
-def _is_item(call: str, item: Any) -> bool:
-    if call != "segment_phrases":
-        return isinstance(item, CONTRACTS[call].kind)
+def _is_item(method: str, item: Any) -> bool:
+    if method != "segment_phrases":
+        return isinstance(item, CONTRACTS[method].kind)
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Detection) and isinstance(item[1], Mask)
 
 
 def _check_translations(returned: Sequence[Any], requests: Sequence[Request]) -> None:
     for translation, request in zip(returned, requests, strict=True):
         if not isinstance(translation, Translation):
-            raise _broken("translate", f"{_named(translation)} for a request")
+            raise _violation("translate", f"{_describe(translation)} for a request")
         if len(translation.frames) != len(request.frames):
-            raise _broken("translate", f"phrases for {len(translation.frames)} of {len(request.frames)} frames")
+            raise _violation("translate", f"phrases for {len(translation.frames)} of {len(request.frames)} frames")
         if translation.origins is not None and len(translation.origins) != len(request.frames):
-            raise _broken("translate", f"origins for {len(translation.origins)} of {len(request.frames)} frames")
-        for phrase in (phrase for own in translation.frames for phrase in own):
+            raise _violation("translate", f"origins for {len(translation.origins)} of {len(request.frames)} frames")
+        for phrase in (phrase for phrases in translation.frames for phrase in phrases):
             if not isinstance(phrase, str):
-                raise _broken("translate", f"{_named(phrase)} as a phrase")
+                raise _violation("translate", f"{_describe(phrase)} as a phrase")
 
 
 def validate_tracked_frames(returned: Any) -> Iterator[TrackedFrame]:
-    """Yield what a tracker returned; raises InvalidOutputError for anything else than tracked frames."""
+    """Yield the frames that a tracker returned.
+
+    Raises:
+        InvalidOutputError: the return value or one of its items is of another type.
+    """
     if not isinstance(returned, Iterable):
-        raise _broken("track", _named(returned))
+        raise _violation("track", _describe(returned))
     for frame in returned:
         if not isinstance(frame, TrackedFrame):
-            raise _broken("track", f"{_named(frame)} among its frames")
+            raise _violation("track", f"{_describe(frame)} among its frames")
         yield frame
 
 
-def _named(value: Any) -> str:
+def _describe(value: Any) -> str:
     return "nothing (None)" if value is None else f"an object of type {type(value).__name__}"
 
 
-def _broken(call: str, returned: str) -> InvalidOutputError:
-    contract = CONTRACTS[call]
+def _violation(method: str, returned: str) -> InvalidOutputError:
+    contract = CONTRACTS[method]
     return InvalidOutputError(
-        f"the {contract.stage} returned {returned}; {_spelled(call)} must return {contract.returns}"
+        f"the {contract.stage} returned {returned}; {_signature(method)} must return {contract.returns}"
     )

@@ -9,10 +9,10 @@ from openavs.errors import InputError
 from openavs.stages.lexicon import (
     audioset_labels,
     broader,
+    invisible_sound,
     lexicon,
     narrower,
     normalize_phrase,
-    rejected_sound,
     stem,
 )
 
@@ -36,7 +36,7 @@ def load_vocabulary(spec: str | Sequence[str]) -> tuple[str, ...]:
     if spec == AUDIOSET:
         return audioset_labels()
     if spec == THINGS:
-        return tuple(label for label in audioset_labels() if lexicon(label) or rejected_sound(label))
+        return tuple(label for label in audioset_labels() if lexicon(label) or invisible_sound(label))
     if isinstance(spec, str):
         return _load_file(Path(spec).expanduser())
     if not all(isinstance(entry, str) for entry in spec):

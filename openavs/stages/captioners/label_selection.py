@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError, InvalidOutputError
-from openavs.stages.lexicon import category, is_collective, lexicon, members, names_nothing, rejected_sound
+from openavs.stages.lexicon import category, invisible_sound, is_collective, lexicon, members, names_nothing
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
 Scores = npt.NDArray[np.float32]
@@ -200,7 +200,7 @@ def _groups(labels: Sequence[str]) -> tuple[_Group, ...]:
     """
     positions: dict[tuple[frozenset[str], bool, bool], list[int]] = {}
     for position, label in enumerate(labels):
-        sound = rejected_sound(label)
+        sound = invisible_sound(label)
         if sound is None and names_nothing(label):
             continue
         things = frozenset({sound} if sound else lexicon(label) or {label})

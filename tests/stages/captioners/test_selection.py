@@ -9,7 +9,7 @@ from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
 from openavs.stages.captioners.zero_shot import LOGIT_SCALE
-from openavs.stages.lexicon import is_collective, lexicon, rejected_sound
+from openavs.stages.lexicon import invisible_sound, is_collective, lexicon
 from openavs.stages.vocabulary import load_vocabulary
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
@@ -170,8 +170,8 @@ def clap() -> LabelSelector:
     return LabelSelector(load_vocabulary(options["vocabulary"]), combine="sum", **rule)
 
 
-NAMING = [label for label in THINGS if not (rejected_sound(label) or is_collective(label))]
-REJECTERS = [label for label in THINGS if rejected_sound(label)]
+NAMING = [label for label in THINGS if not (invisible_sound(label) or is_collective(label))]
+INVISIBLE = [label for label in THINGS if invisible_sound(label)]
 
 
 def test_simulated_sources_are_kept(clap: LabelSelector) -> None:
@@ -196,6 +196,6 @@ def test_simulated_silence_rain_and_noise_keep_nothing(clap: LabelSelector) -> N
     empty = 0
     for _ in range(FRAMES):
         values = rng.normal(0.05, 0.08, len(THINGS)).astype(np.float32)
-        values[THINGS.index(str(rng.choice(REJECTERS)))] = rng.uniform(0.35, 0.55)
+        values[THINGS.index(str(rng.choice(INVISIBLE)))] = rng.uniform(0.35, 0.55)
         empty += not things_at(clap, values)
     assert empty / FRAMES >= 0.95
