@@ -1,11 +1,10 @@
-"""Finds, names and segments whatever makes the sound in a video: sound -> words -> prompts -> boxes -> masks.
+"""Open-vocabulary audio-visual segmentation: audio -> captions -> prompts -> boxes -> masks.
 
     pipe = openavs.load("openavs")
     result = pipe("video.mp4")
     result.save("out")
 
-The public names below are imported when they are first used, so that `import openavs` costs next to nothing and
-does not load torch.
+The public names are imported when they are first used, so that `import openavs` is fast and does not load torch.
 """
 
 from __future__ import annotations
@@ -14,39 +13,43 @@ TYPE_CHECKING = False  # type checkers know the name; importing it from typing w
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from openavs.api import VideoPipeline, load
-    from openavs.config.recipe import Recipe, load_recipe
-    from openavs.errors import InputError, ModelError, OpenAVSError
-    from openavs.exports.avsbench import to_label_map
-    from openavs.exports.categories import Categories
-    from openavs.exports.coco import to_coco
-    from openavs.exports.supervision import to_supervision
-    from openavs.exports.timeline import to_events, to_timeline
-    from openavs.exports.yolo import to_yolo_seg
-    from openavs.exports.youtube_vis import to_youtube_vis
-    from openavs.media import open_clip, probe, read_audio
-    from openavs.pipeline.pipeline import Pipeline
-    from openavs.registry import Registry
-    from openavs.results.result import Result, read_result
-    from openavs.results.serialization import segmentation_from_json, segmentation_to_json, write_result
+    from openavs.api import VideoPipeline as VideoPipeline, load as load
+    from openavs.config.recipe import Recipe as Recipe, load_recipe as load_recipe
+    from openavs.errors import InputError as InputError, ModelError as ModelError, OpenAVSError as OpenAVSError
+    from openavs.exports.avsbench import to_label_map as to_label_map
+    from openavs.exports.categories import Categories as Categories
+    from openavs.exports.coco import to_coco as to_coco
+    from openavs.exports.supervision import to_supervision as to_supervision
+    from openavs.exports.timeline import to_events as to_events, to_timeline as to_timeline
+    from openavs.exports.yolo import to_yolo_seg as to_yolo_seg
+    from openavs.exports.youtube_vis import to_youtube_vis as to_youtube_vis
+    from openavs.media import open_clip as open_clip, probe as probe, read_audio as read_audio
+    from openavs.pipeline.pipeline import Pipeline as Pipeline
+    from openavs.registry import Registry as Registry
+    from openavs.results.result import Result as Result, read_result as read_result
+    from openavs.results.serialization import (
+        segmentation_from_json as segmentation_from_json,
+        segmentation_to_json as segmentation_to_json,
+        write_result as write_result,
+    )
     from openavs.structures.types import (
-        RLE,
-        AudioWindow,
-        Caption,
-        Clip,
-        ClipResult,
-        Detection,
-        Frame,
-        FrameResult,
-        Mask,
-        Prompt,
-        Rejection,
-        Segment,
-        Waveform,
-        mask_to_rle,
-        rle_to_mask,
-        segments_to_label_map,
-        segments_to_mask,
+        RLE as RLE,
+        AudioWindow as AudioWindow,
+        Caption as Caption,
+        Clip as Clip,
+        ClipResult as ClipResult,
+        Detection as Detection,
+        Frame as Frame,
+        FrameResult as FrameResult,
+        Mask as Mask,
+        Prompt as Prompt,
+        Rejection as Rejection,
+        Segment as Segment,
+        Waveform as Waveform,
+        mask_to_rle as mask_to_rle,
+        rle_to_mask as rle_to_mask,
+        segments_to_label_map as segments_to_label_map,
+        segments_to_mask as segments_to_mask,
     )
 
 _HOMES = {
@@ -87,51 +90,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "RLE",
-    "AudioWindow",
-    "Caption",
-    "Categories",
-    "Clip",
-    "ClipResult",
-    "Detection",
-    "Frame",
-    "FrameResult",
-    "InputError",
-    "Mask",
-    "ModelError",
-    "OpenAVSError",
-    "Pipeline",
-    "Prompt",
-    "Recipe",
-    "Registry",
-    "Rejection",
-    "Result",
-    "Segment",
-    "VideoPipeline",
-    "Waveform",
-    "__version__",
-    "load",
-    "load_recipe",
-    "mask_to_rle",
-    "open_clip",
-    "probe",
-    "read_audio",
-    "read_result",
-    "rle_to_mask",
-    "segmentation_from_json",
-    "segmentation_to_json",
-    "segments_to_label_map",
-    "segments_to_mask",
-    "to_coco",
-    "to_events",
-    "to_label_map",
-    "to_supervision",
-    "to_timeline",
-    "to_yolo_seg",
-    "to_youtube_vis",
-    "write_result",
-]
+__all__ = sorted([*_HOME_OF, "__version__"])
 
 
 if not TYPE_CHECKING:  # a type checker sees the imports above, and that there are no other names

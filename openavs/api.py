@@ -1,7 +1,6 @@
-"""`openavs.load("openavs")`: a pipeline that opens videos itself and whose results can be saved and shown.
+"""Python API: `openavs.load("openavs")` returns a pipeline that opens videos and whose results can be saved and shown.
 
-`Pipeline` does no I/O: it takes clips. This one opens what it is given at the recipe's frame rate and wraps what comes
-out, and is otherwise the same.
+`Pipeline` does no I/O and takes clips; `VideoPipeline` opens files at the recipe's frame rate and returns `Result`s.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.result import Result
 from openavs.structures.types import Clip, FrameResult
 from openavs.utils.concurrency import prefetch
-from openavs.utils.text import join_words
+from openavs.utils.text import split_list
 
 Source = str | os.PathLike[str] | Clip
-"""A video, a picture, a folder of pictures (by its path), or a clip that is open already."""
+"""Path of a video, an image or a folder of images, or an open clip."""
 
 
 def load(
@@ -34,47 +33,50 @@ def load(
     dtype: str | None = None,
     offline: bool = False,
 ) -> VideoPipeline:
-    """Builds the pipeline that a recipe describes and loads its models; they are downloaded on first use.
+    """Build the pipeline of a recipe and load its models, which are downloaded on first use.
+
+    Models that do not fit into memory together are loaded one group at a time, again for each clip.
 
     Args:
-        recipe: its name (`openavs list` names them), its YAML file, or the recipe itself; None: `openavs` on a CUDA
-            GPU, else `openavs-cpu`.
+        recipe: its name (see `openavs list`), its YAML file, or the recipe itself; None: `openavs` on a CUDA GPU,
+            else `openavs-cpu`.
         overrides: changes such as `"filtering.box_threshold=0.3"`, as on the command line.
-        vocabulary: look for these things only, and label what is found with them; a list, or a text with commas.
+        vocabulary: the closed set of labels; a list, or a text with commas.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; the recipe's if None.
         dtype: `auto`, `float32`, `bfloat16`, `float16`; the recipe's if None.
-        offline: use only what is on this disk.
-
-    Models that do not fit into memory together are loaded one group at a time, for each clip anew.
+        offline: use only files on this disk.
 
     Raises:
-        InputError: no such recipe, an unknown key or a wrong value, or too little memory.
-        ModelError: a model cannot be had or loaded.
+        InputError: no such recipe, an unknown key, a wrong value, or too little memory.
+        ModelError: a model cannot be downloaded or loaded.
     """
     changes = list(overrides)
     if vocabulary is not None:
-        changes.append(f"vocabulary={json.dumps(join_words(vocabulary))}")
+        changes.append(f"vocabulary={json.dumps(split_list(vocabulary))}")
     settings = {"device": device, "dtype": dtype, "offline": "true" if offline else None}
     changes += [f"{key}={value}" for key, value in settings.items() if value is not None]
     if isinstance(recipe, Recipe):
-        asked = override_recipe(recipe, changes)
+        chosen = override_recipe(recipe, changes)
     else:
-        asked = load_recipe(recipe or default_recipe(changes), changes)
-    return VideoPipeline.from_recipe(asked, lazy_stages(asked)[1] if should_offload(asked) else None)
+        chosen = load_recipe(recipe or default_recipe(changes), changes)
+    return VideoPipeline.from_recipe(chosen, lazy_stages(chosen)[1] if should_offload(chosen) else None)
 
 
 class VideoPipeline(Pipeline):
-    """A pipeline that takes paths as well as clips. `load` makes one."""
+    """A pipeline that takes paths as well as clips; see `load`."""
 
     def __call__(
         self, clip: Source, progress: Progress | None = None, *, audio: str | os.PathLike[str] | None = None
     ) -> Result:
-        """Segments one video; `audio` is a file to take the sound from instead.
+        """Segment one video.
 
-        `progress(stage, done, total)` is told the stages `listen`, `ask` and `look`.
+        Args:
+            clip: a video or clip.
+            progress: called as `progress(step, done, total)` with the steps `caption`, `translate` and `localize`.
+            audio: a file with the audio, in place of the video's.
 
         Raises:
-            InputError: the video cannot be used: absent, damaged, without sound.
+            InputError: the video cannot be used: absent, damaged, without audio.
         """
         opened = self.open(clip, audio)
         return Result.of(super().__call__(opened, progress), opened)
@@ -83,20 +85,20 @@ class VideoPipeline(Pipeline):
         self,
         clip: Source,
         progress: Progress | None = None,
-        notes: RunContext | None = None,
+        context: RunContext | None = None,
         *,
         audio: str | os.PathLike[str] | None = None,
     ) -> Iterator[FrameResult]:
-        """One result per frame, in order, as soon as it is there; memory does not grow with the video's length."""
-        return super().stream(self.open(clip, audio), progress, notes)
+        """Yield one result per frame, in order; memory does not grow with the video's length."""
+        return super().stream(self.open(clip, audio), progress, context)
 
     def run(self, clips: Iterable[Source], progress: Progress | None = None) -> Iterator[Result]:
-        """Segments videos one by one; the next one is opened while the models work."""
+        """Segment videos one by one; the next one is opened while the models work."""
         for clip in prefetch((self.open(source) for source in clips), depth=1):
             yield self(clip, progress)
 
     def open(self, source: Source, audio: str | os.PathLike[str] | None = None) -> Clip:
-        """The clip of a path, with frames sampled at the recipe's rate; a clip is returned as it is."""
+        """Open a path as a clip at the recipe's frame rate; an open clip is returned unchanged."""
         if isinstance(source, Clip):
             return source
         sound = None if audio is None else Path(audio)
@@ -104,5 +106,5 @@ class VideoPipeline(Pipeline):
 
     @property
     def fps(self) -> float:
-        """Frames to sample per second, as the recipe says; 1 for a pipeline made without one."""
+        """Sampled frames per second of the recipe; 1 without a recipe."""
         return float(self.recipe.get("sample", {}).get("fps", 1.0))

@@ -1,10 +1,10 @@
-"""The errors that a user can cause or repair."""
+"""Errors that a user can cause or fix."""
 
 from __future__ import annotations
 
 
 class OpenAVSError(Exception):
-    """Something the user can mend: its message is one sentence that says what is wrong and how to fix it."""
+    """An error that the user can fix: its message is one sentence with the fault and the fix."""
 
 
 class InputError(OpenAVSError):
@@ -12,12 +12,12 @@ class InputError(OpenAVSError):
 
 
 class InvalidOutputError(InputError):
-    """A model answered with something that is no answer, such as NaN."""
+    """A model returned an invalid output, such as NaN."""
 
 
 class OutOfMemoryError(InputError):
-    """Memory does not even hold the smallest batch."""
+    """A single item does not fit into memory."""
 
 
 class ModelError(OpenAVSError):
-    """A model cannot be had or loaded: absent, incomplete, gated, unsafe or of another kind."""
+    """A model cannot be downloaded or loaded: absent, incomplete, gated, unsafe or of another kind."""

@@ -1,7 +1,6 @@
-"""Finds the class that a recipe names: a built-in backend, an installed plug-in, or a class in a file.
+"""Registry of backends: built-in ones, installed plug-ins (entry points), and classes in files.
 
-Nothing is imported before it is asked for, so that a short name costs nothing and a missing optional package
-matters only to whoever uses it.
+Backends are imported when they are first used, so that a missing optional package affects only its own backend.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
     from openavs.stages.translators.base import Translator
     from openavs.stages.verifiers.base import Verifier
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker")
 
 
 class Backends(NamedTuple):
-    """The stages of a recipe, built; None for those that it has not."""
+    """The backends of a recipe; None for stages that it lacks."""
 
     captioner: Captioner
     translator: Translator
@@ -61,21 +60,21 @@ class Registry:
         self.stage = stage
 
     def entries(self) -> list[BackendSpec]:
-        """All backends, the built-in ones first; a plug-in cannot take a built-in name."""
+        """Return all backends, the built-in ones first; a plug-in cannot take a built-in name."""
         known = {entry.name: entry for entry in BUILT_IN if entry.stage == self.stage}
         for entry in _plugins(self.stage):
             if entry.name in known:
-                _log.warning("the plug-in %s of %s is ignored: the name is taken", entry.name, entry.origin)
+                logger.warning("the plug-in %s of %s is ignored: the name is taken", entry.name, entry.origin)
                 continue
             known[entry.name] = entry
         return list(known.values())
 
     def names(self) -> list[str]:
-        """The short names, sorted."""
+        """Return the short names, sorted."""
         return sorted(entry.name for entry in self.entries())
 
     def entry(self, name: str) -> BackendSpec:
-        """The backend of that name, or an `InputError` that names the nearest."""
+        """Return the backend of a name; the InputError for an unknown one suggests the nearest."""
         for entry in self.entries():
             if entry.name == name:
                 return entry
@@ -83,7 +82,7 @@ class Registry:
         raise InputError(f"there is no {self.stage} {name!r}{hint}; {did_you_mean(name, self.names())}")
 
     def load(self, use: str, base: Path | None = None) -> type:
-        """The class behind a short name or `./file.py:Class` (looked for beside the recipe, then in the cwd)."""
+        """Return the class of a short name or of `./file.py:Class` (relative to the recipe, then to the cwd)."""
         if is_file_reference(use):
             return load_file_class(use, base)
         return _import_target(self.entry(use))
@@ -95,7 +94,7 @@ class Registry:
         shared: Mapping[str, Any] | None = None,
         base: Path | None = None,
     ) -> tuple[type, dict[str, Any]]:
-        """The class and its options, checked and converted, for `make`; builds nothing. See `build`."""
+        """Return the class and its validated options, for `instantiate`; arguments as in `build`."""
         cls = self.load(use, base)
         local = {key: local_path(value, base) for key, value in options.items()}
         how = None if is_file_reference(use) else check_compile(use, local.pop(OPTION, None))
@@ -109,26 +108,27 @@ class Registry:
         shared: Mapping[str, Any] | None = None,
         base: Path | None = None,
     ) -> Any:
-        """Makes the backend.
+        """Build a backend.
 
         Args:
             use: a short name or `./file.py:Class`.
-            options: its options from the recipe; a text that begins with `./` or `../` is a path and is looked for
-                from `base`, then from the working directory.
-            shared: `device`, `dtype`, `offline`: passed on only where the constructor has them and the options
-                do not say otherwise.
+            options: its options from the recipe; a text that begins with `./` or `../` is a path relative to `base`,
+                or else to the working directory.
+            shared: `device`, `dtype`, `offline`; passed on if the constructor has them and the options do not.
             base: the folder of the recipe.
 
         Raises:
-            InputError: unknown name, file, class or option, an option of the wrong type, or a package that is absent.
+            InputError: unknown name, file, class or option, an option of the wrong type, or an absent package.
         """
         return instantiate(*self.check(use, options, shared, base))
 
 
 def instantiate(cls: type, options: Mapping[str, Any]) -> Any:
-    """A backend of what `Registry.check` gave: its class, and its options with `compile` among them."""
+    """Build a backend from the class and options that `Registry.check` returned."""
     arguments = dict(options)
-    compiled = arguments.pop(OPTION) if isinstance(options.get(OPTION), tuple) else None  # a plug-in may have its own
+    compiled = (
+        arguments.pop(OPTION) if isinstance(options.get(OPTION), tuple) else None
+    )  # a plug-in may have an option of that name
     backend = cls(**arguments)
     if compiled is not None:
         compile_backend(backend, *compiled)
@@ -136,15 +136,16 @@ def instantiate(cls: type, options: Mapping[str, Any]) -> Any:
 
 
 BackendCache = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
-"""By stage: the class and arguments that a backend was made from, and the backend."""
+"""Stage -> (class and arguments of a backend, the backend)."""
 
 
 def build_backends(recipe: Recipe, held: BackendCache | None = None) -> Backends:
-    """Makes the recipe's stages; all are checked before the first one loads a model.
+    """Build the backends of a recipe; all are validated before the first one loads a model.
 
-    Recipes that are run one after the other share what they have in common by giving each of these calls the same
-    `held`: a stage made before from equal arguments is taken from it (backends have no hidden state), what no longer
-    fits is let go before anything new is loaded, and what was made is put in.
+    Args:
+        recipe: the recipe.
+        held: backends of earlier calls. Those with equal arguments are reused (backends have no hidden state), others
+            are released before new ones are loaded, and the new ones are added.
     """
     held = {} if held is None else held
     checked = check_backends(recipe)
@@ -158,7 +159,7 @@ def build_backends(recipe: Recipe, held: BackendCache | None = None) -> Backends
 
 
 def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:
-    """By stage: the class and its checked arguments; builds nothing. Raises InputError as `Registry.build` does."""
+    """Return stage -> class and validated arguments, without building; raises InputError like `Registry.build`."""
     shared = {"device": recipe.device, "dtype": recipe.dtype, "offline": recipe.offline}
     checked = {
         stage: Registry(stage).check(section.use, section.options, shared, recipe.base)
@@ -185,21 +186,21 @@ def _import_target(entry: BackendSpec) -> type:
     module, _, attribute = entry.target.partition(":")
     try:
         loaded = import_module(module)
-    except ImportError as problem:
-        missing = (problem.name or "").partition(".")[0]
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
         if missing == "openavs" and entry.origin == "openavs":
-            raise  # not an optional package but a fault of this one: nobody can mend it with pip
+            raise  # a fault of this package, which pip cannot fix
         wanted = f'"openavs[{entry.extra}]"' if entry.extra else missing or entry.origin
         raise InputError(
-            f"the {entry.stage} {entry.name!r} cannot be loaded ({problem}): pip install {wanted}"
-        ) from problem
+            f"the {entry.stage} {entry.name!r} cannot be loaded ({error}): pip install {wanted}"
+        ) from error
     if not isinstance(cls := getattr(loaded, attribute, None), type):
         raise InputError(f"the {entry.stage} {entry.name!r} of {entry.origin} is not a class: {entry.target}")
     return cls
 
 
 def local_path(value: Any, base: Path | None) -> Any:
-    """A `./` or `../` path made absolute, from the recipe's folder if it is there, else from the cwd."""
+    """Make a `./` or `../` path absolute: relative to the recipe's folder if it exists there, else to the cwd."""
     if not isinstance(value, str) or not value.startswith(("./", "../")):
         return value
     for folder in (base, Path.cwd()):

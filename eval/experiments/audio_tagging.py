@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from openavs.config.recipe import Recipe, load_recipe
-from openavs.config.settings import pipeline_config
+from openavs.config.recipe import Recipe, load_recipe, pipeline_config
 from openavs.errors import InputError
 from openavs.media.audio import read_audio
 from openavs.media.clip import open_clip, planned_times

@@ -70,8 +70,7 @@ def evaluate(
     from openavs.cli.work import progress_bar
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
-    from openavs.evaluation.evaluator import evaluate as run_evaluation
-    from openavs.evaluation.evaluator import recipe_predictor
+    from openavs.evaluation.evaluator import evaluate as run_evaluation, recipe_predictor
 
     configure_logging(quiet=quiet, verbose=verbose)
     if compare is not None:

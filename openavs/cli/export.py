@@ -53,8 +53,7 @@ def export(
 ) -> None:
     """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
     from openavs.exports.items import filtered_by_recipe, run_items
-    from openavs.exports.registry import TRAINING, ExportOptions, MaskCode
-    from openavs.exports.registry import export as write
+    from openavs.exports.registry import TRAINING, ExportOptions, MaskCode, export as write
     from openavs.utils.text import pluralize
 
     configure_logging(quiet=quiet, verbose=verbose)
@@ -93,11 +92,11 @@ def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
     from openavs.evaluation.benchmark import load_benchmark
     from openavs.exports.categories import Categories
     from openavs.exports.sources import run_classes
-    from openavs.utils.text import join_words
+    from openavs.utils.text import split_list
 
     if classes is None:
         return Categories.of_vocabulary(run_classes(run)), False
-    names = join_words(classes)
+    names = split_list(classes)
     if len(names) == 1 and names[0] in resources.names("eval"):
         card = load_benchmark(names[0])
         if card.vocabulary is None:

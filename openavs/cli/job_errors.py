@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openavs.cli.app import REFUSALS
 from openavs.errors import InputError
-from openavs.utils.durable import OF_THE_MACHINE
+from openavs.utils.durable import FATAL_ERRNOS
 
 # What the system answers when another process has removed or replaced a file.
 TAKEN = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
@@ -33,7 +33,7 @@ def system_error(problem: OSError, out: Path) -> str:
             f"{name} was removed or replaced while the job ran ({problem.strerror}), by hand or by another job that "
             "the file system's locks did not keep out; run the same again to make it anew"
         )
-    if problem.errno not in REFUSALS | OF_THE_MACHINE:
+    if problem.errno not in REFUSALS | FATAL_ERRNOS:
         raise problem
     verb = "read or written" if own else "read"
     return f"{name} cannot be {verb} ({problem.strerror}); make room or change its permissions, then run it again"

@@ -56,8 +56,7 @@ def score(
     from openavs.cli.tables import print_scores
     from openavs.cli.work import progress_bar
     from openavs.evaluation.benchmark import open_dataset
-    from openavs.evaluation.scorer import score as score_masks
-    from openavs.evaluation.scorer import write_scores
+    from openavs.evaluation.scorer import score as score_masks, write_scores
 
     configure_logging(quiet=quiet, verbose=verbose)
     dataset = open_dataset(benchmark, root, split)

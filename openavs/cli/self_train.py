@@ -71,8 +71,7 @@ def self_train(
     shared = recipe_overrides(device=None if device == "auto" else device, offline=offline)
     teacher = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     train_set, val_set = open_splits(chosen, benchmark, root)
-    from openavs.training.self_training import SelfTrainingConfig, Splits
-    from openavs.training.self_training import self_train as run
+    from openavs.training.self_training import SelfTrainingConfig, Splits, self_train as run
 
     splits = Splits(load_benchmark(benchmark), train_set, val_set, open_dataset(benchmark, root, "test"))
     choices = SelfTrainingConfig(

@@ -1,4 +1,4 @@
-"""Says in one sentence what pydantic found wrong with a recipe or a card."""
+"""Validation errors of recipes and benchmarks in one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from openavs.config.options import describe_value
 from openavs.utils.text import did_you_mean
 
-_WANTED = {
+_EXPECTED = {
     "float_type": "a number",
     "float_parsing": "a number",
     "int_type": "a whole number",
@@ -33,20 +33,23 @@ _LIMITS = {
 }
 
 
-def first_error(problem: ValidationError, model: type[BaseModel], example: str) -> str:
-    """The first finding in our own words; unknown keys first, since a misspelt key also looks like a missing one.
+def first_error(error: ValidationError, model: type[BaseModel], example: str) -> str:
+    """Return a sentence about the first error; unknown keys precede, since a misspelled key also looks missing.
 
-    `model` is what the data was validated as, `example` where a complete one is seen.
+    Args:
+        error: pydantic's errors.
+        model: the model that the data was validated as.
+        example: a clause that names a complete example.
     """
-    findings = sorted(problem.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-    found = findings[0]
+    errors = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    found = errors[0]
     path = [part for part in found["loc"] if part not in ("[key]",)]
     key = ".".join(str(part) for part in path)[:80]
     if found["type"] == "extra_forbidden":
         return f"there is no key {key!r}; {_suggestion(model, path)}"
     if found["type"] == "missing":
         return f"the key {key!r} is missing; {example}"
-    if found["type"] == "value_error":  # raised by a validator of ours, which has the words
+    if found["type"] == "value_error":  # raised by a validator of this package
         return str(found["ctx"]["error"])
     given = describe_value(found["input"])
     if found["type"] in _LIMITS:
@@ -55,11 +58,11 @@ def first_error(problem: ValidationError, model: type[BaseModel], example: str) 
     if found["type"] == "literal_error":
         return f"{key!r} must be one of {found['ctx']['expected']}, not {given}"
     quote = "; write it in quotes" if found["type"] == "string_type" and _is_scalar(found["input"]) else ""
-    return f"{key!r} must be {_WANTED.get(found['type'], found['msg'])}, not {given}{quote}"
+    return f"{key!r} must be {_EXPECTED.get(found['type'], found['msg'])}, not {given}{quote}"
 
 
 def _suggestion(model: type[BaseModel], path: list[str | int]) -> str:
-    """The key of that name in another section, else the nearest key."""
+    """Suggest the key of that name in another section, else the nearest key."""
     wanted, own = str(path[-1]), _fields(model, path[:-1])
     elsewhere = {
         f"{section}.{key}": key
@@ -78,7 +81,7 @@ def _suggestion(model: type[BaseModel], path: list[str | int]) -> str:
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The class of a field that is a section, or may be one (`Keep | None`); None for a plain value."""
+    """Return the class of a field that is or may be a section (`StageConfig | None`); None for a plain value."""
     kinds = [annotation, *typing.get_args(annotation)]
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
@@ -88,7 +91,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _fields(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:
-    """The keys that a section has; a table or list of sections (`splits.test`) leads to the one within."""
+    """Return the keys of a section; a table or list of sections (`splits.test`) counts as the section inside."""
     inside: Any = model
     for part in path:
         if typing.get_origin(inside) in (dict, list):

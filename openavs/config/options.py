@@ -1,4 +1,4 @@
-"""Checks a recipe's options against the signature of the class that will get them."""
+"""Validation of backend options against the constructor's signature."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ from typing import Any, Literal, Union
 from openavs.errors import InputError
 from openavs.utils.text import did_you_mean
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _SEQUENCES = (list, tuple, Sequence)
 
 
 class _Mismatch(Exception):
-    """A value does not fit its annotation; holds the words for what was expected."""
+    """A value does not fit its annotation; the message describes the expected value."""
 
 
 def bind_options(
     cls: type, options: Mapping[str, Any], shared: Mapping[str, Any] | None = None, *, stage: str, name: str
 ) -> dict[str, Any]:
-    """Keyword arguments for `cls(...)`: the options checked and converted, and those shared ones that it takes.
+    """Return keyword arguments for `cls(...)`: the validated options, and the shared ones that the class takes.
 
-    `stage` and `name` are for the sentences (`the option 'captioner.top_k' ...`). A number written as text (YAML reads
-    3e-4 so) becomes a number; nothing else is converted.
+    A number written as text (YAML reads 3e-4 as text) becomes a number; nothing else is converted.
+
+    Args:
+        cls: the backend's class.
+        options: its options from the recipe.
+        shared: `device`, `dtype`, `offline`; passed on if the constructor has them.
+        stage: the stage, for messages.
+        name: the backend's name, for messages.
 
     Raises:
         InputError: an option that the class does not have, of the wrong type, or required and missing.
@@ -48,7 +54,7 @@ def bind_options(
 
 
 def describe_value(value: Any) -> str:
-    """A YAML value and its type in words, for the sentences of errors."""
+    """Describe a YAML value and its type, for error messages."""
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", type(None): "nothing"}
     kind = "a list" if isinstance(value, list) else "a section" if isinstance(value, dict) else kinds.get(type(value))
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
@@ -58,13 +64,13 @@ def describe_value(value: Any) -> str:
 def _checked(value: Any, hint: Any, key: str) -> Any:
     try:
         return convert(value, hint)
-    except _Mismatch as wrong:
-        quote = "; write it in quotes" if str(wrong).endswith("text") and isinstance(value, bool | int | float) else ""
-        raise InputError(f"the option {key!r} must be {wrong}, not {describe_value(value)}{quote}") from None
+    except _Mismatch as error:
+        quote = "; write it in quotes" if str(error).endswith("text") and isinstance(value, bool | int | float) else ""
+        raise InputError(f"the option {key!r} must be {error}, not {describe_value(value)}{quote}") from None
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """The value as its annotation wants it; an annotation of another kind than YAML's own is taken as given."""
+    """Convert a value to its annotation; annotations other than YAML's types accept any value."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(value, arguments)
@@ -82,19 +88,19 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def _convert_union(value: Any, choices: tuple[Any, ...]) -> Any:
-    wanted = []
+    expected = []
     exact = [choice for choice in choices if choice is type(value)]  # 3 for `float | int` stays a whole number
     for choice in exact or choices:
         try:
             return convert(value, choice)
-        except _Mismatch as wrong:
-            wanted.append(str(wrong))
-    raise _Mismatch(" or ".join(wanted))
+        except _Mismatch as error:
+            expected.append(str(error))
+    raise _Mismatch(" or ".join(expected))
 
 
 def _convert_list(value: Any, arguments: tuple[Any, ...]) -> Any:
     item = arguments[0] if arguments else Any
-    if not isinstance(value, list | tuple):  # a str is a Sequence too, and never what was meant
+    if not isinstance(value, list | tuple):  # a str is a Sequence too
         raise _Mismatch("a list of texts" if item is str else "a list")
     for entry in value:
         if item is str and not isinstance(entry, str):
@@ -136,7 +142,7 @@ def _number(text: str) -> int | float | str:
 def _hints(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
-    except (NameError, TypeError, AttributeError) as problem:
-        # Annotations that only a type checker can see: the options' names are checked, their types are not.
-        _log.debug("cannot read the annotations of %s: %s", cls, problem)
+    except (NameError, TypeError, AttributeError) as error:
+        # Annotations for type checkers only: the options' names are checked, their types are not.
+        logger.debug("cannot read the annotations of %s: %s", cls, error)
         return {}

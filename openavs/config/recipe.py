@@ -1,9 +1,10 @@
-"""A recipe: one whole pipelines/*.yaml file, validated, overridden by `key=value`, and written back complete."""
+"""Recipes: the schema of pipelines/*.yaml, loading, `key=value` overrides, and the settings of the pipeline."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,16 +15,16 @@ from openavs.config import resources
 from openavs.config.errors import first_error, section_of
 from openavs.errors import InputError
 from openavs.utils.strict_yaml import parse_yaml, read_yaml
-from openavs.utils.text import join_words
+from openavs.utils.text import split_list
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-STUDENT = "student:"  # what a trained student's folder is written after where a recipe could stand
+STUDENT = "student:"  # prefix of a trained student's folder in place of a recipe's name
 EXAMPLE = "see 'openavs show tiny' for a complete recipe"
 
 
 def _as_number(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text; a text that spells a number is that number."""
+    """Convert a text that is a number: YAML 1.1 reads 3e-4 as text."""
     if not isinstance(value, str):
         return value
     try:
@@ -34,7 +35,7 @@ def _as_number(value: Any) -> Any:
 
 def _as_vocabulary(value: Any) -> Any:
     """A list of words as it stands, or one text with commas; an empty one is refused."""
-    words = join_words(value) if isinstance(value, str) else value
+    words = split_list(value) if isinstance(value, str) else value
     if words == []:
         raise ValueError("'vocabulary' is empty; name at least one thing, such as dog,bell, or leave it out")
     return words
@@ -67,7 +68,7 @@ class AudioConfig(_Section):
 
 
 class PromptsConfig(_Section):
-    """How phrases are given to the detector, and which of them are kept by audio and picture together."""
+    """Phrases of the detector, and their selection by audio and picture together."""
 
     disambiguate: bool = False  # use the names that detectors know: "lawn mower" for "mower"
     # A phrase needs this share of the frame's best product of audio score and best box; null: all phrases are kept.
@@ -75,51 +76,52 @@ class PromptsConfig(_Section):
 
 
 class FilteringConfig(_Section):
-    """Which boxes become masks."""
+    """Selection of the boxes that become masks."""
 
     box_threshold: Score = 0.25
-    # A box that overlaps a better one, of whatever phrase, more than this is dropped; null: all are kept.
+    # A box whose IoU with a better one, of any phrase, is over this is rejected; null: all are kept.
     nms_iou: Score | None = 0.8
     max_boxes: Count = 20  # per frame, best first
     max_per_phrase: Count | None = None  # boxes of one phrase in a frame, best first; null: all
-    min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are dropped
+    min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are rejected
 
 
 class LabelFilterConfig(_Section):
-    """Which results `openavs label` takes as labels; null: whatever the pipeline keeps. `clips/` holds them all.
+    """Selection of the results that `openavs label` writes as labels; null disables a rule.
 
-    Segments that fail are left out of the labels of their frame; a clip that fails as a whole gets no labels.
+    Rejected segments are left out of the labels of their frame; a rejected clip gets no labels. `clips/` holds all
+    results.
     """
 
     min_score: Score | None = None  # of a segment's box
-    min_mask_score: Score | None = None  # the segmenter's own estimate of the mask's IoU
-    min_verifier_score: Score | None = None  # how much a segment looks like its phrase to the verifier
-    min_area: Score | None = None  # share of the picture that a mask covers
+    min_mask_score: Score | None = None  # the segmenter's estimate of the mask's IoU
+    min_verifier_score: Score | None = None  # similarity of a segment to its phrase
+    min_area: Score | None = None  # share of the frame that a mask covers
     max_area: Score | None = None
-    min_question_agreement: Score | None = None  # share of the questions of a frame whose captions speak of the phrase
+    min_question_agreement: Score | None = None  # share of a frame's questions whose captions mention the phrase
     min_audible_fraction: Score | None = None  # share of a clip's frames that are not silent
-    drop_empty: bool = False  # clips in which no segment is left
+    drop_empty: bool = False  # reject clips without segments
 
 
 class BatchConfig(_Section):
-    """How much goes through the models at once: a matter of speed and memory."""
+    """Batch sizes: speed against memory."""
 
     frames: Count = 8
     windows: Count = 64
 
 
 class FrameDedupConfig(_Section):
-    """What counts as a picture that did not change, and so takes the answers for the one before.
+    """Detection of repeated frames, which reuse the results of the frame before.
 
-    `max_diff` is the mean absolute difference, in gray levels, within that of 32 x 32 cells which changed most (see
-    `openavs/pipeline/dedup.py`). 0: the same bits, and so the same result; null: every frame is looked at.
+    `max_diff` bounds the mean absolute difference, in gray levels, within the cell of a 32 x 32 grid that changed most
+    (`openavs/pipeline/dedup.py`). 0: the same bits, hence the same result; null: off.
     """
 
     max_diff: Annotated[Number, Field(ge=0, le=255)] | None = 0.0
 
 
 class StageConfig(BaseModel):
-    """A backend by its short name or `./file.py:Class`, and its own options (checked against its constructor)."""
+    """A backend by its short name or `./file.py:Class`, and its options (validated against its constructor)."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -127,19 +129,19 @@ class StageConfig(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the backend's constructor gets."""
+        """The options of the backend's constructor."""
         return dict(self.model_extra or {})
 
 
 class StudentConfig(_Section):
-    """A trained student, which takes the place of all stages; `weights` tells one from another in the same folder."""
+    """A trained student in place of all stages; `weights` is the hash of its weights."""
 
     model: Text
     weights: str = ""
 
 
 class Recipe(_Section):
-    """A whole pipeline as plain data. `base` is the folder its relative paths start from; it is not written."""
+    """A whole pipeline as plain data."""
 
     name: Text
     summary: str = ""
@@ -168,11 +170,11 @@ class Recipe(_Section):
 
     @property
     def base(self) -> Path | None:
-        """The folder of the recipe's file; None for one made in memory."""
+        """Folder of the recipe's file, from which relative paths start; None for one made in memory."""
         return self._base
 
     def stages(self) -> dict[str, StageConfig]:
-        """The stages that the recipe has, in the order of the pipeline; a student has none."""
+        """Return the recipe's stages, in the order of the pipeline; a student has none."""
         if self.student is not None:
             return {}
         stages = {
@@ -186,27 +188,87 @@ class Recipe(_Section):
         return {stage: section for stage, section in stages.items() if section is not None}
 
     def models(self) -> dict[str, str]:
-        """Stage -> the model reference it names; stages without a model, or with one at a server, are left out."""
+        """Return stage -> model reference; stages without a model, or with one at a server, are left out."""
         local = {stage: section for stage, section in self.stages().items() if section.use != "openai"}
         named = {stage: section.options.get("model") for stage, section in local.items()}
         student = {} if self.student is None else {"student": self.student.model}
         return {stage: model for stage, model in named.items() if isinstance(model, str)} | student
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with every default written out; `recipe_from_dict` takes it back."""
+        """Return plain data with every default; the inverse of `recipe_from_dict`."""
         return self.model_dump(mode="python", exclude={"student"} if self.student is None else None)
 
     def to_yaml(self) -> str:
-        """A complete recipe that can be run again."""
+        """Return a complete recipe as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
 
 
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Thresholds and batch sizes of the pipeline, without the models' options.
+
+    Attributes:
+        window_seconds: length of the audio window of a frame.
+        context_seconds: length of a longer window around the same moment; None for none.
+        silence_dbfs: RMS level below which a window is silent.
+        box_threshold: least score of a box.
+        nms_iou: a box whose IoU with a better box is over this is rejected; None keeps all.
+        max_boxes: boxes kept per frame.
+        max_per_phrase: boxes kept per phrase and frame; None for no limit.
+        min_area: least area of a mask, in pixels.
+        vocabulary: the closed set of labels; None for open vocabulary.
+        aliases: phrase -> label.
+        batch_frames: frames per batch.
+        batch_windows: audio windows per batch.
+        max_diff: largest `dedup.max_cell_difference` of a repeated frame: 0 for the same bits, None to disable.
+        disambiguate: give detectors the names that they know (`lexicon.detector_name`).
+        min_audio_visual_ratio: least share of the frame's best product of audio score and box score that a phrase
+            needs; None keeps all.
+    """
+
+    window_seconds: float = 1.0
+    context_seconds: float | None = None
+    silence_dbfs: float = -60.0
+    box_threshold: float = 0.25
+    nms_iou: float | None = 0.8
+    max_boxes: int = 20
+    max_per_phrase: int | None = None
+    min_area: int = 0
+    vocabulary: tuple[str, ...] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    batch_frames: int = 8
+    batch_windows: int = 64
+    max_diff: float | None = 0.0
+    disambiguate: bool = False
+    min_audio_visual_ratio: float | None = None
+
+
+def pipeline_config(recipe: Recipe) -> PipelineConfig:
+    """Return the pipeline's settings of a recipe."""
+    return PipelineConfig(
+        window_seconds=recipe.audio.window_seconds,
+        context_seconds=recipe.audio.context_seconds,
+        disambiguate=recipe.prompts.disambiguate,
+        min_audio_visual_ratio=recipe.prompts.min_audio_visual_ratio,
+        silence_dbfs=recipe.audio.silence_dbfs,
+        **recipe.filtering.model_dump(),
+        vocabulary=None if recipe.vocabulary is None else tuple(recipe.vocabulary),
+        aliases=recipe.aliases,
+        batch_frames=recipe.batch.frames,
+        batch_windows=recipe.batch.windows,
+        max_diff=recipe.frame_dedup.max_diff,
+    )
+
+
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by its short name or its file, with `key=value` overrides such as `filtering.box_threshold=0.3`; or a
-    trained student, `student:DIR`.
+    """Load a recipe.
+
+    Args:
+        name_or_path: its short name, its file, or a trained student, `student:DIR`.
+        overrides: `key=value` texts such as `filtering.box_threshold=0.3`.
 
     Raises:
-        InputError: no such recipe, a file that is not one, an unknown key (the nearest is named) or a wrong type.
+        InputError: no such recipe, an invalid file, an unknown key (the nearest is suggested) or a wrong type.
     """
     if is_student(name_or_path):
         base, data = None, _student_data(str(name_or_path).removeprefix(STUDENT), "offline=true" in overrides)
@@ -218,9 +280,10 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def default_recipe(overrides: Sequence[str] = ()) -> str:
-    """Return the recipe that is used where none is named: `openavs` on a CUDA GPU, else `openavs-cpu`.
+    """Return the name of the default recipe: `openavs` on a CUDA GPU, else `openavs-cpu`.
 
-    `overrides` are those of the recipe, of which `device=` says where it is to run.
+    Args:
+        overrides: the overrides of the recipe; `device=` decides.
     """
     from openavs.models.device import has_gpu
 
@@ -228,12 +291,12 @@ def default_recipe(overrides: Sequence[str] = ()) -> str:
     device = devices[-1] if devices else "auto"
     on_gpu = has_gpu() if device == "auto" else device.startswith("cuda")
     name = "openavs" if on_gpu else "openavs-cpu"
-    log.info("no recipe is named, so it is %s (%s GPU)", name, "with a" if on_gpu else "without a")
+    logger.info("the default recipe is %s (%s GPU)", name, "with a" if on_gpu else "without a")
     return name
 
 
 def is_recipe_key(name: str) -> bool:
-    """Whether a recipe may have this dotted key: a key of its own, or any option of a stage."""
+    """Return whether a dotted key is a key of recipes, or may be an option of a stage."""
     section, _, key = name.partition(".")
     field = Recipe.model_fields.get(section)
     inside = None if field is None else section_of(field.annotation)
@@ -243,12 +306,12 @@ def is_recipe_key(name: str) -> bool:
 
 
 def is_student(name_or_path: str | Path) -> bool:
-    """Whether a recipe's name is that of a trained student: `student:DIR` or `student:hf:org/name`."""
+    """Return whether a name is that of a trained student: `student:DIR` or `student:hf:org/name`."""
     return str(name_or_path).startswith(STUDENT)
 
 
 def _student_data(ref: str, offline: bool) -> dict[str, Any]:
-    """A student as a recipe: its folder is absolute, since a job may run elsewhere."""
+    """Return the recipe data of a student; its folder is absolute, since a job may run in another directory."""
     from openavs.caching.fingerprint import folder_digest
     from openavs.training.io import find_installed, read_student
 
@@ -262,18 +325,18 @@ def _student_data(ref: str, offline: bool) -> dict[str, Any]:
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe with `key=value` overrides; InputError as in `load_recipe`."""
+    """Return the recipe with `key=value` overrides; raises InputError like `load_recipe`."""
     data = recipe.to_dict()
     _apply_overrides(data, overrides)
     return recipe_from_dict(data, base=recipe.base)
 
 
 def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
-    """Validates plain data as a recipe; relative paths in it start from `base`."""
+    """Validate plain data as a recipe; its relative paths start from `base`."""
     try:
         recipe = Recipe.model_validate(data)
-    except ValidationError as problem:
-        raise InputError(f"recipe {data.get('name', '?')!r:.80}: {first_error(problem, Recipe, EXAMPLE)}") from None
+    except ValidationError as error:
+        raise InputError(f"recipe {data.get('name', '?')!r:.80}: {first_error(error, Recipe, EXAMPLE)}") from None
     recipe._base = base
     _refuse_keys(recipe)
     if recipe.label_filter.min_verifier_score is not None and recipe.verifier is None:
@@ -288,12 +351,12 @@ _SECRETS = {"api_key", "apikey", "key", "password", "secret", "token", "access_t
 
 
 def _refuse_keys(recipe: Recipe) -> None:
-    """A key written into a recipe would be saved beside every result."""
+    """Raise InputError for API keys in a recipe, which would be saved with every result."""
     for stage, section in recipe.stages().items():
         for option in sorted(_SECRETS & set(section.options)):
             raise InputError(
-                f"the {stage}'s option {option!r} would be saved with every result, and recipes hold no keys; put it "
-                "into an environment variable (the openai translator's option 'api_key_env' names one)"
+                f"the {stage}'s option {option!r} would be saved with every result; put it into "
+                " an environment variable (the openai translator's option 'api_key_env' names one)"
             )
     if recipe.translator.use == "openai":
         from openavs.stages.translators.endpoint import validate_base_url
@@ -302,7 +365,7 @@ def _refuse_keys(recipe: Recipe) -> None:
 
 
 def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Applies `key=value` overrides. A stage with another `use` keeps only the options given beside it."""
+    """Apply `key=value` overrides. A stage with another `use` loses its options, except for those in the overrides."""
     for stage, use in [_chosen_backend(override) for override in overrides]:
         section = data.get(stage)
         if use is not None and isinstance(section, dict) and section.get("use") != use:
@@ -312,22 +375,22 @@ def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _chosen_backend(override: str) -> tuple[str, str | None]:
-    """The stage and the backend of `detector.use=NAME`; None for another override."""
+    """Return the stage and the backend of `detector.use=NAME`; None as the backend of another override."""
     key, _, value = override.partition("=")
     stage, _, option = key.strip().partition(".")
     return stage, value.strip(" '\"") if option == "use" else None
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Sets one dotted key (`section.key=value`, read as YAML). Whether it exists is the validation's question."""
+    """Set one dotted key (`section.key=value`, parsed as YAML); whether it exists is validated later."""
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
     if not equals or not all((*sections, last)):
         raise InputError(f"{override!r:.80} is not key=value, such as filtering.box_threshold=0.3")
     try:
         value = parse_yaml(text)
-    except InputError as problem:
-        raise InputError(f"the value of {override!r:.80} cannot be read: {problem}") from problem
+    except InputError as error:
+        raise InputError(f"the value of {override!r:.80} cannot be read: {error}") from error
     place = data
     for section in sections:
         if place.get(section) is None:

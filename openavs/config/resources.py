@@ -1,4 +1,4 @@
-"""The one place that finds prompts/, pipelines/ and eval/: in a checkout, in a wheel, from any working directory."""
+"""Lookup of the packaged files in prompts/, pipelines/ and eval/, in a checkout or an installed wheel."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "pipelines": (".yaml", ".yml"),
     "eval": (".yaml", ".yml", ".json"),
 }
-_SINGULAR = {"prompts": "prompt", "pipelines": "recipe", "eval": "benchmark card"}
+_SINGULAR = {"prompts": "prompt", "pipelines": "recipe", "eval": "benchmark"}
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def find(kind: Kind, name: str | Path) -> Path:
-    """The file of that name: the path itself if it is one, else the one that the checkout or the package ships.
+    """Return the file of a name: a path, or the name of a packaged file.
 
-    A name with a folder in it is always a path, one with a known suffix is a path first, and a bare name (`tiny`)
-    never depends on the working directory.
+    A name with a folder in it is always a path. A name with a known suffix is tried as a path first. A bare name
+    (`tiny`) never depends on the working directory.
 
     Raises:
-        InputError: there is no such file; the sentence names the nearest one.
+        InputError: no such file; the message suggests the nearest one.
     """
     text = str(name)
     given = Path(text).expanduser()
@@ -45,13 +45,17 @@ def find(kind: Kind, name: str | Path) -> Path:
 
 
 def names(kind: Kind) -> list[str]:
-    """The names that `find` knows without a path, sorted."""
+    """Return the names of the packaged files, sorted."""
     found = {file.stem for folder in folders(kind) for file in folder.iterdir() if file.suffix in _SUFFIXES[kind]}
     return sorted(found)
 
 
 def shipped(kind: Kind, filename: str) -> Path:
-    """A shipped file by its whole name (`published.csv`), for data that users do not name; InputError if it is gone."""
+    """Return a packaged file by its full name (`published.csv`).
+
+    Raises:
+        InputError: the installation lacks the file.
+    """
     for folder in folders(kind):
         if (file := folder / filename).is_file():
             return file
@@ -59,7 +63,7 @@ def shipped(kind: Kind, filename: str) -> Path:
 
 
 def folders(kind: Kind) -> list[Path]:
-    """Where files of this kind are looked for, first match wins: the checkout's folder, then the wheel's."""
+    """Return the folders with files of this kind, in order of precedence: the checkout's, then the wheel's."""
     if kind not in get_args(Kind):
         raise InputError(f"there is no kind of resource {kind!r}; {did_you_mean(kind, get_args(Kind))}")
     candidates = [_PACKAGE / "_data" / kind]
@@ -69,7 +73,7 @@ def folders(kind: Kind) -> list[Path]:
 
 
 def _checkout() -> Path | None:
-    """The repository root if the package runs from a checkout (not merely beside some other pyproject.toml)."""
+    """Return the repository root if the package runs from a checkout, else None."""
     root = _PACKAGE.parent
     project = root / "pyproject.toml"
     if project.is_file() and 'name = "openavs"' in project.read_text(encoding="utf-8"):

@@ -14,8 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pictures
-from PIL import ImageFilter
+from PIL import Image as Pictures, ImageFilter
 
 from openavs.exports.items import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary

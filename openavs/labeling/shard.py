@@ -39,7 +39,7 @@ from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip, ClipResult, segments_to_label_map
 from openavs.utils.background_writer import BackgroundWriter
 from openavs.utils.concurrency import prefetch
-from openavs.utils.durable import OF_THE_MACHINE, remove_file, remove_folder, write_hashed
+from openavs.utils.durable import FATAL_ERRNOS, remove_file, remove_folder, write_hashed
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class _Work:
         except InputError as problem:
             return self.media.failure("failed", problem, item)
         except OSError as problem:
-            if problem.errno in OF_THE_MACHINE:
+            if problem.errno in FATAL_ERRNOS:
                 raise
             return self._unexpected(item, problem)
         except Exception as problem:  # noqa: BLE001 - named in the clip's row, and logged with its traceback

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import Image as Pillow, ImageOps
 
 from openavs.errors import InputError
 from openavs.media.limits import DEFAULT_LIMITS, MediaLimits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from openavs.config.settings import PipelineConfig
+from openavs.config.recipe import PipelineConfig
 from openavs.errors import InputError
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.dedup import FrameDeduplicator

@@ -18,8 +18,7 @@ from dataclasses import replace
 from heapq import merge
 from typing import Any, Self
 
-from openavs.config.recipe import Recipe
-from openavs.config.settings import PipelineConfig, pipeline_config
+from openavs.config.recipe import PipelineConfig, Recipe, pipeline_config
 from openavs.errors import InputError
 from openavs.models.oom import run_with_oom_backoff
 from openavs.pipeline.class_mapping import ClassMapper

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from openavs.errors import InputError
 from openavs.structures.types import Clip, ClipResult
-from openavs.utils.text import join_words, pluralize
+from openavs.utils.text import pluralize, split_list
 
 if TYPE_CHECKING:
     from openavs.visualization.notebook import NotebookView
@@ -87,11 +87,10 @@ class Result(ClipResult):
         """Writes this result in one of the formats of `openavs export`, such as `coco` or `cutout-webm`."""
         from openavs.exports.categories import Categories
         from openavs.exports.items import ExportItem
-        from openavs.exports.registry import ExportOptions
-        from openavs.exports.registry import export as write
+        from openavs.exports.registry import ExportOptions, export as write
 
         item = ExportItem(self, lambda: self.video)
-        chosen = join_words(classes) or self.recipe.get("vocabulary") or ()
+        chosen = split_list(classes) or self.recipe.get("vocabulary") or ()
         write(
             form,
             [item],

@@ -1,4 +1,4 @@
-"""Geometry of boxes."""
+"""Box geometry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from openavs.structures.types import Box
 
 
 def iou(one: Box, two: Box) -> float:
-    """Intersection over union of two boxes; 0 for boxes without area."""
+    """Return the intersection over union of two boxes; 0 for boxes without area."""
     width = min(one[2], two[2]) - max(one[0], two[0])
     height = min(one[3], two[3]) - max(one[1], two[1])
     if width <= 0 or height <= 0:

@@ -1,23 +1,27 @@
-"""Run-length codes of others: which of them may be handed to the C decoder."""
+"""Validation of run-length codes: pycocotools' C decoder writes out of bounds for invalid ones."""
 
 from __future__ import annotations
 
 from openavs.errors import InputError
 from openavs.structures.types import RLE
 
-MAX_PIXELS = 1 << 28  # of a mask: a code of three letters may stand for any number of them
+MAX_PIXELS = 1 << 28  # of a mask; a code of three letters can stand for any number
 
 
 def check_rle(rle: RLE, where: str) -> None:
-    """Refuses a code whose runs do not fill the mask, which the C decoder would write beside, or a huge mask."""
+    """Raise InputError for a code whose runs do not fill the mask, and for a huge mask."""
     rle_runs(rle, where)
 
 
 def rle_runs(rle: RLE, where: str) -> list[int]:
-    """The run lengths of a code, background first: COCO's uncompressed counts.
+    """Return the run lengths of a code, background first: COCO's uncompressed counts.
+
+    Args:
+        rle: the code.
+        where: the place of the code, for the error message.
 
     Raises:
-        InputError: not a run-length code of a mask of this size, or a huge mask; `where` is named in the sentence.
+        InputError: not a run-length code of a mask of this size, or a huge mask.
     """
     if rle.size[0] * rle.size[1] > MAX_PIXELS:
         raise InputError(f"{where} is a mask of {rle.size[0]} x {rle.size[1]} pixels, over the limit of {MAX_PIXELS}")
@@ -26,7 +30,7 @@ def rle_runs(rle: RLE, where: str) -> list[int]:
     for letter in rle.counts:
         code = ord(letter) - 48
         if not 0 <= code < 64 or shift > 60:
-            raise InputError(f"{where} is no run-length code")
+            raise InputError(f"{where} is not a run-length code")
         value |= (code & 31) << shift
         shift += 5
         if not code & 32:

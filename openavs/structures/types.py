@@ -1,8 +1,8 @@
 """The one vocabulary: the frozen data classes that pass between the stages.
 
 Conventions, the same everywhere: images are uint8 RGB `[H, W, 3]`; boxes are `(x0, y0, x1, y1)` in pixels of the
-original frame; times are seconds from the start of the clip; scores lie in [0, 1]; masks rest as COCO run-length
-codes (`RLE`) and become dense one frame at a time. Converters are free functions named `a_to_b`.
+original frame; times are seconds from the start of the clip; scores are in [0, 1]; masks are kept as COCO run-length
+codes (`RLE`) and decoded one frame at a time. Converters are free functions named `a_to_b`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,23 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 
 ADDED = {"added": True}
-"""Marks a field that results written by earlier versions lack; they are read with its default."""
+"""Marks a field that result.json files of earlier versions lack; they are read with its default."""
 
 
-# ---------------------------------------------------------------------------------------------------- what goes in
+# ----------------------------------------------------------------------------------------------------------- inputs
 
 
 @dataclass(frozen=True, eq=False)
 class Waveform:
-    """Mono sound: float32 samples `[N]` in [-1, 1] and their rate in Hz. NaN and infinities are refused."""
+    """Mono audio.
+
+    Attributes:
+        samples: float32 `[N]` in [-1, 1].
+        rate: samples per second, in Hz.
+
+    Raises:
+        InputError: another shape or dtype, a rate that is not positive, NaN or infinite samples.
+    """
 
     samples: npt.NDArray[np.float32]
     rate: int
@@ -60,22 +68,27 @@ class Waveform:
         return 10.0 * math.log10(power) if power > 0 else float("-inf")
 
     def _blocks(self, size: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:
-        """The samples part by part: a long waveform may be a memory map."""
+        """Yield the samples in blocks: a long waveform may be a memory map."""
         for start in range(0, len(self.samples), size):
             yield self.samples[start : start + size]
 
     def cut(self, start: float, end: float) -> Waveform:
-        """The samples between two times, clipped to what there is (no padding)."""
+        """Return the samples between two times in seconds, clipped to the waveform (no padding)."""
         first, last = (min(max(round(t * self.rate), 0), len(self.samples)) for t in (start, end))
         return Waveform(self.samples[first : max(first, last)], self.rate)
 
 
 @dataclass(frozen=True, eq=False)
 class AudioWindow:
-    """The sound that belongs to one frame: its samples and where in the clip they are. `labels` are its clip's.
+    """The audio that belongs to one frame.
 
-    `context` is a longer stretch of sound around the same moment, None without one: captioners that score labels
-    combine both, the short one for the time and the long one for the name.
+    Attributes:
+        audio: the samples.
+        start: start in the clip, in seconds.
+        end: end in the clip, in seconds.
+        labels: labels of the clip.
+        context: a longer window around the same moment. Captioners that score labels combine both: the short one
+            says when, the long one what.
     """
 
     audio: Waveform
@@ -87,7 +100,7 @@ class AudioWindow:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One sampled picture: its index among the sampled frames, its time and its pixels."""
+    """One sampled frame: its index among the sampled frames, its time in seconds and its pixels."""
 
     index: int
     time: float
@@ -95,25 +108,32 @@ class Frame:
 
 
 FrameSource = Callable[[frozenset[int] | None], Iterator[Frame]]
-"""Decodes frames in order of time. Given a set of indices, only those are converted to RGB and yielded; given
-None, all are. A source may yield fewer frames than were planned (a truncated file): what is missing was not there."""
+"""Decodes frames in order of time: those of a set of indices, or all for None. It may yield fewer frames than planned,
+if the file is truncated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A video to work on: nothing is decoded before `frames` is called.
+    """A video to process; frames are decoded when `frames` is called.
 
-    `times` are the planned times of the sampled frames; frame i is paired with the sound window of length
-    `audio.window_seconds` around the i-th interval of `1 / fps` seconds. `audio` is None where there is no sound track.
-    `source` is the path to show a user and to take the sound from for the overlay; None for clips made in memory.
-    `labels` are the names of what sounds in the clip where a data set tells; only the `oracle` captioner looks at them.
-    `duration` is the length of the video file in seconds; None for pictures and for clips made in memory.
+    Attributes:
+        id: the name of the clip's result folder.
+        times: planned times of the sampled frames, in seconds. Frame i is paired with the audio window around the
+            i-th interval of `1 / fps` seconds.
+        fps: sampled frames per second.
+        size: (height, width) in pixels.
+        frames: the decoder.
+        audio: the audio track; None without one.
+        source: path of the file, for messages and for the audio of the overlay; None for clips made in memory.
+        warnings: sentences about the file.
+        labels: labels of what sounds in the clip, where a data set has them; only the `oracle` captioner uses them.
+        duration: length of the file in seconds; None for images and for clips made in memory.
     """
 
     id: str
     times: tuple[float, ...]
     fps: float
-    size: tuple[int, int]  # height, width
+    size: tuple[int, int]
     frames: FrameSource
     audio: Waveform | None
     source: str | None = None
@@ -122,15 +142,20 @@ class Clip:
     duration: float | None = None
 
 
-# ------------------------------------------------------------------------------------------- what the stages say
+# --------------------------------------------------------------------------------------------------- stage outputs
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What was heard in one window: the text, how sure (None where the model gives no score), when, asked by what.
+    """A caption of one audio window.
 
-    A `weak` caption scores below the captioner's threshold: it says how close the window came, and nothing is looked
-    for because of it.
+    Attributes:
+        text: the caption, or a label of the captioner's vocabulary.
+        score: score in [0, 1]; None where the model gives none.
+        start: start of the window, in seconds.
+        end: end of the window, in seconds.
+        question: the question or text template that it answers.
+        weak: True below the captioner's threshold. Weak captions are reported, and have no prompts.
     """
 
     text: str
@@ -148,9 +173,13 @@ def strong_captions(captions: Iterable[Caption] | None) -> tuple[Caption, ...]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One noun phrase to look for at one frame, the class it stands for if any, and the captions it came from.
+    """One noun phrase to find at one frame.
 
-    `origin` says who proposed it: `llm`, `lexicon` (a translator or the fallback), `none` (captions used as they are).
+    Attributes:
+        phrase: the phrase.
+        label: its class of the vocabulary; None in open vocabulary.
+        origin: the translator that proposed it: `llm`, `lexicon` (also the fallback), `none` (unchanged captions).
+        captions: the captions that it came from.
     """
 
     phrase: str
@@ -160,13 +189,13 @@ class Prompt:
 
     @property
     def audio_score(self) -> float:
-        """The score of the best of its captions, in [0, 1]; 1 for captions without scores."""
+        """Best score of its captions, in [0, 1]; 1 for captions without scores."""
         return max((1.0 if caption.score is None else caption.score for caption in self.captions), default=1.0)
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One box of an image, the phrase it answers and the score of that phrase."""
+    """One box of an image, its phrase and the score of that phrase."""
 
     box: Box
     phrase: str
@@ -175,13 +204,13 @@ class Detection:
 
 @dataclass(frozen=True)
 class Mask:
-    """One mask of an image and the segmenter's own estimate of its IoU (None where it gives none)."""
+    """One mask of an image and the segmenter's estimate of its IoU (None where it gives none)."""
 
     rle: RLE
     score: float | None = None
 
 
-# ------------------------------------------------------------------------------------------------ what comes out
+# --------------------------------------------------------------------------------------------------------- results
 
 
 @dataclass(frozen=True)
@@ -204,7 +233,7 @@ class RLE:
 
 
 def mask_to_rle(mask: BoolMask) -> RLE:
-    """Encodes a boolean mask `[H, W]`."""
+    """Encode a boolean mask `[H, W]`."""
     from pycocotools import mask as coco
 
     if mask.ndim != 2:
@@ -214,7 +243,7 @@ def mask_to_rle(mask: BoolMask) -> RLE:
 
 
 def rle_to_mask(rle: RLE) -> BoolMask:
-    """Decodes to a boolean mask `[H, W]`."""
+    """Decode to a boolean mask `[H, W]`."""
     from pycocotools import mask as coco
 
     return np.asarray(coco.decode(rle._coco), dtype=np.bool_)
@@ -222,12 +251,18 @@ def rle_to_mask(rle: RLE) -> BoolMask:
 
 @dataclass(frozen=True)
 class Segment:
-    """One sounding thing found in one frame.
+    """One sounding object in one frame.
 
-    `score` is the detection score; `mask_score` the segmenter's own IoU estimate. `label` is the class the phrase was
-    mapped to and `label_how` how (`exact`, `alias`, `lexicon`, `similarity`: see `class_mapping.py`); both None in
-    open vocabulary. `track` is the id of the same thing through the clip, None without a tracker. `verifier_score` is
-    how much it looks like its phrase (where it was tracked from a key frame: there), None without a verifier.
+    Attributes:
+        mask: the mask.
+        box: the detector's box.
+        phrase: the prompt's phrase.
+        score: the detection score.
+        mask_score: the segmenter's estimate of the mask's IoU.
+        label: the class that the phrase was mapped to; None in open vocabulary.
+        label_how: the rule of that mapping: `exact`, `alias`, `lexicon`, `similarity` (see `class_mapping.py`).
+        track: the id of the same object through the clip; None without a tracker.
+        verifier_score: similarity to its phrase, of its key frame where it was tracked; None without a verifier.
     """
 
     mask: RLE
@@ -243,12 +278,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Something that was asked for and is not among the segments, and why.
+    """A prompt or a box that is not among the segments, and why.
 
-    `reason` is one of `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many`
-    (over the number of boxes that a frame or a phrase may have), `less likely` (its audio score times its best box is
-    too small a share of the frame's best phrase), `empty mask` (none, or smaller than the least area),
-    `verifier` (does not look like its phrase; the score is the verifier's), `not tracked` (between key frames).
+    Attributes:
+        phrase: the prompt's phrase.
+        reason: `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many` (over
+            the limit of boxes of a frame or a phrase), `less likely` (its audio score times its best box is too small
+            a share of the frame's best phrase), `empty mask` (or smaller than the least area), `verifier` (does not
+            look like its phrase), `not tracked` (between key frames).
+        score: score of the box, or of the verifier for `verifier`.
+        box: the box; None where there was none.
     """
 
     phrase: str
@@ -259,9 +298,17 @@ class Rejection:
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One frame's answer: what was heard, asked, found and dropped. `silent` frames hear and ask nothing.
+    """Results of one frame: captions, prompts, segments and rejections.
 
-    `weak` holds captions below the captioner's threshold: they were not asked about.
+    Attributes:
+        index: index among the sampled frames.
+        time: seconds from the start.
+        silent: True for audio below the silence level; such frames have no captions.
+        captions: captions above the captioner's threshold, best first.
+        prompts: the phrases to find.
+        segments: the segments.
+        rejected: prompts and boxes that are not among the segments.
+        weak: captions below the captioner's threshold; they have no prompts.
     """
 
     index: int
@@ -276,14 +323,21 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One clip's results, with all that is needed to know where they came from.
+    """Results of one clip, with their provenance.
 
-    `recipe` is the resolved recipe as plain data, `models` what each model reference resolved to (revision,
-    license), `timings` seconds by stage, `warnings` sentences about this clip.
+    Attributes:
+        clip: the clip's id.
+        size: (height, width) in pixels.
+        frames: one result per sampled frame.
+        source: path of the file.
+        recipe: the resolved recipe as plain data.
+        models: resolved model references: reference -> revision, license.
+        timings: seconds by stage.
+        warnings: sentences about this clip.
     """
 
     clip: str
-    size: tuple[int, int]  # height, width
+    size: tuple[int, int]
     frames: tuple[FrameResult, ...]
     source: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -293,7 +347,7 @@ class ClipResult:
 
 
 def segments_to_mask(segments: Sequence[Segment], size: tuple[int, int]) -> BoolMask:
-    """The union of the segments as one binary mask `[H, W]` (OpenAVS, eq. 2: one mask of all that sounds)."""
+    """Return the union of the segments as one boolean mask `[H, W]` (OpenAVS, eq. 2)."""
     union = np.zeros(size, dtype=np.bool_)
     for segment in segments:
         union |= rle_to_mask(segment.mask)
@@ -301,9 +355,12 @@ def segments_to_mask(segments: Sequence[Segment], size: tuple[int, int]) -> Bool
 
 
 def segments_to_label_map(segments: Sequence[Segment], values: Sequence[int], size: tuple[int, int]) -> ImageArray:
-    """Paints each segment's value, lowest score first, so that the highest score lies on top; 0 is background.
+    """Return a label map, uint8 `[H, W]`; where segments overlap, the highest score wins; 0 is the background.
 
-    `values` gives the number to paint for each segment (a class index or an instance number), uint8 `[H, W]`.
+    Args:
+        segments: the segments.
+        values: the number of each segment, in 1..255: a class index or an instance number.
+        size: (height, width) in pixels.
     """
     painted = np.zeros(size, dtype=np.uint8)
     for position in sorted(range(len(segments)), key=lambda i: segments[i].score):

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pil
-from PIL import ImageDraw
+from PIL import Image as Pil, ImageDraw
 
 from openavs.structures.types import BoolMask, ImageArray, Waveform
 from openavs.synthetic import audio as sounds

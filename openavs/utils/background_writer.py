@@ -1,4 +1,4 @@
-"""Work that is handed to one thread through a bounded queue: the writing of results beside the models."""
+"""Background writer: one thread with a bounded queue that writes results while the models work."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ T = TypeVar("T")
 
 
 class BackgroundWriter(Generic[T]):
-    """Calls `work(item)` in a thread, in order; use it in a `with` block, whose end waits for what is under way.
+    """Calls `work(item)` in a thread, in order; a context manager whose exit waits for the queue.
 
-    At most `depth` items wait; `put` blocks then. An exception of the work ends it, and is raised by the next `put` or
-    by the end of the block. When the block ends by an exception of its own, what waits is still done.
+    At most `depth` items wait; then `put` blocks. An exception of `work` stops it and is raised by the next `put` or by
+    the exit. If the block itself raises, the waiting items are still written.
     """
 
     def __init__(self, work: Callable[[T], object], depth: int) -> None:
         self._work = work
-        self._items: queue.Queue[list[T]] = queue.Queue(maxsize=depth)  # a list of one; empty: the end
+        self._items: queue.Queue[list[T]] = queue.Queue(
+            maxsize=depth
+        )  # lists of one item; an empty list ends the thread
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="openavs-writer", daemon=True)
 
     def put(self, item: T) -> None:
-        """Hands an item over."""
+        """Queue an item."""
         self._raise()
         self._items.put([item])
 
@@ -44,7 +46,7 @@ class BackgroundWriter(Generic[T]):
             if self._error is None:
                 try:
                     self._work(items[0])
-                except BaseException as error:  # noqa: BLE001 - raised where the items come from
+                except BaseException as error:  # noqa: BLE001 - raised again by `put` or the exit
                     self._error = error
 
     def _raise(self) -> None:

@@ -1,4 +1,4 @@
-"""Running a producer beside its consumer, and cutting streams into batches, with bounded memory."""
+"""Prefetching and batching of streams, with bounded memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def prefetch(source: Iterable[T], depth: int = 2) -> Generator[T]:
-    """The items of `source`, made ahead of time in a thread, at most `depth` waiting.
+    """Yield the items of `source`, produced ahead in a thread, at most `depth` waiting.
 
-    An exception of the source is raised where its item would have come. When the consumer stops early, the thread
-    stops at its next item and the source's own clean-up runs.
+    An exception of the source is raised in the place of its item. If the consumer stops early, the thread stops at
+    its next item and closes the source.
     """
     items: queue.Queue[tuple[str, object]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -36,7 +36,7 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Generator[T]:
                 if not put("item", item):
                     return
             put("end", None)
-        except BaseException as error:  # noqa: BLE001 - handed on: the consumer raises it
+        except BaseException as error:  # noqa: BLE001 - raised in the consumer
             put("error", error)
         finally:
             close = getattr(iterator, "close", None)
@@ -60,9 +60,9 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Generator[T]:
 
 
 def batched(source: Iterable[T], count: int, weight: Callable[[T], int], limit: int) -> Iterator[list[T]]:
-    """Lists of up to `count` items whose weights add up to at most `limit` (a single heavier item goes alone).
+    """Yield lists of up to `count` items whose weights add up to at most `limit`; a heavier item goes alone.
 
-    A list that is full leaves at once, and does not wait for the item after it.
+    A full list is yielded at once, without waiting for the next item.
     """
     batch: list[T] = []
     total = 0

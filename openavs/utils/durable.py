@@ -1,10 +1,9 @@
-"""Files of a job: each appears whole under its name, and is on the disk when its shard's mark is.
+"""Durable files of a job: each is complete under its name, and on disk before its shard's completion file is.
 
-Unlike `files.atomic_write`, a file's temporary name is known (`.<name>.part`): what a killed run left is written over
-by the next one, so that nothing of an interruption remains. And files are flushed to the disk shard by shard, not one
-by one, which costs a file system much less.
+Unlike in `fs.atomic_write`, the temporary name is fixed (`.<name>.part`), so that a run overwrites the leftovers of a
+killed one. Files are flushed to disk shard by shard, which costs a file system much less than one by one.
 
-The few files that tell of the job as a whole are written by every process that works on it: each makes them under a
+The few files about the job as a whole are written by every process that works on it; each process uses a temporary
 name of its own in `OUT/log`.
 """
 
@@ -21,20 +20,23 @@ from stat import S_ISREG
 
 from openavs.utils.fs import sync_folder
 
-OF_THE_MACHINE = frozenset(
+FATAL_ERRNOS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 )
-"""Errors of the system that are no clip's fault: they end the job, and running it again goes on."""
+"""System errors that are not a clip's fault: they end the job; running it again resumes."""
 
-RACES = 100
-"""So often a folder may go between its making and its first file."""
+MAX_RETRIES = 100
+"""Maximum retries when a folder disappears between its creation and its first file."""
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = False, part: Path | None = None) -> str:
-    """Writes a file under a temporary name and renames it; returns the stamp of its content.
+    """Write a file under a temporary name, rename it, and return the stamp of its content.
 
-    `durable` flushes it and its name to the disk. Only one process at a time may write the same path, unless each
-    gives a temporary name of its own as `part`.
+    Args:
+        path: the file.
+        data: its content.
+        durable: flush the file and its folder to disk.
+        part: the temporary name; needed if several processes write the same path at a time.
     """
     part = part or path.with_name(f".{path.name}.part")
     try:
@@ -53,14 +55,17 @@ def write_whole(path: Path, data: bytes, *, durable: bool = False, part: Path | 
 
 
 def stamp(data: bytes) -> str:
-    """The size and the SHA-256 of a file's content, as `<bytes>:<hex digits>`."""
+    """Return the size and the SHA-256 of a file's content, as `<bytes>:<hex digits>`."""
     return f"{len(data)}:{hashlib.sha256(data).hexdigest()}"
 
 
 def is_intact(path: str | Path, stamp: str, *, verify: bool) -> bool:
-    """True if a regular file of the stamp's size is at `path` and, with `verify`, its content has the stamp's hash.
+    """Return whether `path` is a regular file of the stamp's size and, with `verify`, of its hash.
 
-    A link is no regular file. OSError if the file may be there and cannot be read.
+    Links are not regular files.
+
+    Raises:
+        OSError: the file may exist but cannot be read.
     """
     try:
         found = os.lstat(path)
@@ -75,23 +80,23 @@ def is_intact(path: str | Path, stamp: str, *, verify: bool) -> bool:
         return False
 
 
-def write_hashed(path: Path, data: bytes, races: int = RACES) -> str:
-    """`write_whole` into a folder that is made if it is not there.
+def write_hashed(path: Path, data: bytes, retries: int = MAX_RETRIES) -> str:
+    """Write a file with `write_whole`, creating its folder if necessary.
 
-    Another worker may remove a folder that both use while it is still empty (`remove_empty`), between its making and
-    its first file: then it is made again, up to `races` times.
+    Another worker may remove a shared folder that is still empty (`remove_empty`), between its creation and its first
+    file. The folder is then created again, up to `retries` times.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, data)
     except FileNotFoundError:
-        if not races:
+        if not retries:
             raise
-    return write_hashed(path, data, races - 1)
+    return write_hashed(path, data, retries - 1)
 
 
 def sync_to_disk(paths: Iterable[Path]) -> None:
-    """Flushes files and their folders to the disk."""
+    """Flush files and their folders to disk."""
     folders: set[Path] = set()
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
@@ -105,20 +110,20 @@ def sync_to_disk(paths: Iterable[Path]) -> None:
 
 
 def remove_file(path: Path, top: Path) -> None:
-    """Removes a file, or what is in its place, and the folders above it, up to `top`, that are empty then."""
+    """Remove a file, or a folder or link in its place, and then the empty folders above it, below `top`."""
     _remove(path)
     path.with_name(f".{path.name}.part").unlink(missing_ok=True)
     remove_empty(path.parent, top)
 
 
 def remove_folder(folder: Path, top: Path) -> None:
-    """Removes a folder, or what is in its place, and those above it, up to `top`, that are empty then."""
+    """Remove a folder, or a file or link in its place, and then the empty folders above it, below `top`."""
     _remove(folder)
     remove_empty(folder.parent, top)
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, a folder with all that is in it, or a link, but not what the link leads to."""
+    """Remove a file, a folder with its content, or a link but not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -127,11 +132,11 @@ def _remove(path: Path) -> None:
 
 
 def remove_empty(folder: Path, top: Path) -> None:
-    """Removes empty folders from `folder` up to `top`, which stays. Another process may put something in meanwhile."""
+    """Remove the empty folders from `folder` upward, below `top`. Other processes may add files at the same time."""
     while folder != top and top in folder.parents:
         try:
             folder.rmdir()
-        except FileNotFoundError:  # another process was quicker; its parent may be empty, too
+        except FileNotFoundError:  # removed by another process; the parent may be empty too
             pass
         except OSError:  # not empty
             return

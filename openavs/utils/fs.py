@@ -1,4 +1,4 @@
-"""Files and names: writing never half done, reading that is bounded, folder names that never leave their folder."""
+"""Filesystem helpers: atomic writes, bounded reads, and ids that are safe as folder names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from openavs.errors import InputError
 
 LONGEST_ID = 120  # characters
 LONGEST_ID_BYTES = 200  # file systems stop at 255 bytes, and a temporary name adds some
-_FORBIDDEN = frozenset('/\\<>:"|?*')  # the last ones for the sake of Windows
+_FORBIDDEN = frozenset('/\\<>:"|?*')  # the last seven are forbidden on Windows
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash, meets the old content or the new one and never a part.
+    """Write a file atomically: a reader, also after a crash, gets the old content or the new one, never a part.
 
-    The bytes go to a temporary name in the same folder, are flushed to the disk and renamed.
+    The bytes go to a temporary file in the same folder, are flushed to disk, and the file is renamed.
     """
     handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
@@ -30,7 +30,7 @@ def atomic_write(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files; these are results to be shared
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp creates private files; results are shared
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -39,7 +39,7 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def is_missing(path: str | Path) -> bool:
-    """True if nothing can be at this path; False for a file that is there but cannot be reached or read."""
+    """Return True if the path cannot exist; False for a file that exists but cannot be accessed."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
@@ -50,7 +50,7 @@ def is_missing(path: str | Path) -> bool:
 
 
 def refuse_address(path: str | Path) -> None:
-    """Raises InputError for an address such as https://...; a `Path` of one has lost a slash."""
+    """Raise InputError for an address such as https://...; a `Path` made of one has lost a slash."""
     scheme, colon, rest = str(path).partition(":/")
     if colon and len(scheme) > 1 and scheme.isalnum() and is_missing(path):
         address = f"{scheme}://{rest.lstrip('/')}"
@@ -58,21 +58,21 @@ def refuse_address(path: str | Path) -> None:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a regular file.
+    """Return the content of a regular file.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a folder, a link or a FIFO is there; opening a FIFO would wait for a writer.
+        FileNotFoundError: the path does not exist.
+        ValueError: the path is a folder, a link or a FIFO; opening a FIFO would block.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     return path.read_bytes()
 
 
 class BoundedFile(io.FileIO):
-    """A regular file for parsers that believe what a header says: a read sets aside no more than the file still holds.
+    """A regular file for parsers that trust headers: a read allocates no more than the rest of the file.
 
-    A PNG or a tar of a kilobyte may ask for 8 GB at once; `most` bounds a single read of a file that is as large.
+    The header of a small PNG or tar may claim 8 GB. `most` bounds a single read of a file that really is large.
     """
 
     def __init__(self, path: Path, most: int = 1 << 28) -> None:
@@ -80,13 +80,13 @@ class BoundedFile(io.FileIO):
         self._size, self._most = path.stat().st_size, most
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As ever, and never None, for a regular file does not make its readers wait."""
+        """Read like `FileIO.read`, but never return None: regular files do not block."""
         left = min(max(self._size - self.tell(), 0), self._most)
         return super().read(left if size is None or size < 0 else min(size, left)) or b""
 
 
 def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries, so that a rename survives a power cut (Windows cannot; nothing is done there)."""
+    """Flush a folder's entries, so that a rename survives a power cut; no-op on Windows, which cannot."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -97,11 +97,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def safe_id(name: str, *, taken: Collection[str] = (), origin: str | None = None) -> str:
-    """A clip id from a name (a file's stem): one path component, printable, at most 120 characters.
+    """Return a clip id for a name (a file's stem): one path component, printable, at most 120 characters.
 
-    A name that is fine stays as it is. One that had to be changed, or that is `taken`, gets a short hash of `origin`
-    (the file's path; by default the name), so that two different things never share an id. Applying it twice
-    changes nothing.
+    A valid name is returned unchanged. A name that had to be changed, or that is `taken`, gets a short hash of `origin`
+    (the file's path; by default the name), so that different files never share an id. The function is idempotent.
     """
     clean = _clean(name)
     if clean == name and _fits(clean) and not _is_taken(clean, taken):
@@ -111,7 +110,7 @@ def safe_id(name: str, *, taken: Collection[str] = (), origin: str | None = None
 
 
 def _marked(stem: str, seed: str) -> str:
-    """As much of the stem as fits, with a hash of the seed."""
+    """Append a hash of the seed to the stem, shortened to fit."""
     digest = hashlib.sha256(seed.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     while not _fits(f"{stem}-{digest}"):
         stem = stem[:-1]
@@ -119,23 +118,23 @@ def _marked(stem: str, seed: str) -> str:
 
 
 def safe_ids(paths: Sequence[str | Path]) -> list[str]:
-    """One id per path, from its stem, all different.
+    """Return one id per path, from its stem, all different.
 
-    Every path that shares its stem with another gets the hash of its full path, whatever the order of the list, so
-    that the same command gives the same ids again.
+    Every path that shares its stem with another one gets the hash of its full path, in any order of the list; the
+    same command therefore gives the same ids again.
     """
     full = [Path(os.path.abspath(path)) for path in paths]
     shared = Counter(path.stem.casefold() for path in full)
     ids: list[str] = []
     for path in full:
-        crowd = [path.stem] if shared[path.stem.casefold()] > 1 else []
-        ids.append(safe_id(path.stem, taken=[*crowd, *ids], origin=str(path)))
+        same = [path.stem] if shared[path.stem.casefold()] > 1 else []
+        ids.append(safe_id(path.stem, taken=[*same, *ids], origin=str(path)))
     return ids
 
 
 def _clean(name: str) -> str:
     kept = "".join(c if c.isprintable() and c not in _FORBIDDEN else "_" for c in name)
-    return kept.rstrip(" .").lstrip(" .-") or "clip"  # no hidden files, no "..", nothing that looks like an option
+    return kept.rstrip(" .").lstrip(" .-") or "clip"  # no hidden files, no "..", no names like options
 
 
 def _fits(name: str) -> bool:
@@ -143,7 +142,7 @@ def _fits(name: str) -> bool:
 
 
 def _is_taken(name: str, taken: Collection[str]) -> bool:
-    folded = name.casefold()  # some file systems do not tell upper from lower case
+    folded = name.casefold()  # some file systems do not distinguish upper and lower case
     return any(folded == other.casefold() for other in taken)
 
 

@@ -1,4 +1,4 @@
-"""The optional packages: what each extra brings, the versions it was tried with, and the sentence for an absent one."""
+"""Optional dependencies: the extras of the package, their tested versions, and imports with a helpful error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class Extra:
     """One extra of pyproject.toml.
 
     Attributes:
-        brings: what it is for, in a few words.
-        package: the distribution that stands for it (others may come along).
+        name: its name in pyproject.toml.
+        brings: its purpose, in a few words.
+        package: its main distribution.
         tried: versions with which the tests of this release passed; empty where none was run.
-        note: what to know before installing it.
+        note: a warning before the installation.
     """
 
     name: str
@@ -29,11 +30,11 @@ class Extra:
 
     @property
     def command(self) -> str:
-        """How to install it."""
+        """The install command."""
         return f'pip install "openavs[{self.name}]"'
 
     def version(self) -> str | None:
-        """The installed version of its package, or None."""
+        """Return the installed version of its package, or None."""
         try:
             return metadata.version(self.package)
         except metadata.PackageNotFoundError:
@@ -76,20 +77,18 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
 
 
 def import_optional(module: str, extra: str) -> ModuleType:
-    """Imports a module of an optional package.
+    """Import a module of an optional package.
 
     Raises:
-        InputError: it, or something that it imports, is absent or does not fit; the sentence names the extra.
+        InputError: it, or a module that it imports, is absent or incompatible; the message names the extra.
     """
     try:
         return import_module(module)
-    except ModuleNotFoundError as problem:
+    except ModuleNotFoundError as error:
         known = EXTRAS[extra]
-        raise InputError(
-            f"{known.package} cannot be used: {problem.name} is not installed; {known.command}"
-        ) from problem
-    except (ImportError, AttributeError, RuntimeError, OSError) as problem:
+        raise InputError(f"{known.package} cannot be used: {error.name} is not installed; {known.command}") from error
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
         known = EXTRAS[extra]
         tried = f"; this release was tried with {known.package} {', '.join(known.tried)}" if known.tried else ""
-        line = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:160]
-        raise InputError(f"{known.package} cannot be imported ({line}){tried}; 'openavs check' says more") from problem
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise InputError(f"{known.package} cannot be imported ({line}){tried}; 'openavs check' says more") from error

@@ -1,4 +1,4 @@
-"""Loads a class or a function from a Python file that a recipe or a card names: `./file.py:Class`."""
+"""Plug-ins in files: the class or function of `./file.py:Name`, named by a recipe or a benchmark."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from openavs.utils.text import did_you_mean
 
 
 def is_file_reference(use: str) -> bool:
-    """Whether `use` names a class in a file rather than a backend's short name."""
+    """Return whether `use` is `./file.py:Class` and not a backend's short name."""
     path, _, name = use.rpartition(":")
     return path.endswith(".py") or (not path and name.endswith(".py"))
 
 
 def load_file_class(use: str, base: Path | None = None) -> type:
-    """The class of `./file.py:Class`; a relative path is looked for in `base`, then in the working directory.
+    """Load the class of `./file.py:Class`; a relative path starts from `base` or else the working directory.
 
-    The file is run as it stands: name only files that you trust.
+    The file is executed: use only files that you trust.
 
     Raises:
-        InputError: no such file or class, or the file fails when it is run.
+        InputError: no such file or class, or the file fails when it is executed.
     """
     path_text, _, name = use.rpartition(":")
     if not path_text:
@@ -40,7 +40,11 @@ def load_file_class(use: str, base: Path | None = None) -> type:
 
 
 def load_file_function(use: str, base: Path | None = None) -> Callable[..., Any]:
-    """The function of `./file.py:function`, found and run as `load_file_class` does; `InputError` if it is none."""
+    """Load the function of `./file.py:function`, like `load_file_class`.
+
+    Raises:
+        InputError: no such file or function, or the file fails when it is executed.
+    """
     path_text, _, name = use.rpartition(":")
     module = _load(find_file(use, base))
     found = getattr(module, name, None)
@@ -51,7 +55,11 @@ def load_file_function(use: str, base: Path | None = None) -> Callable[..., Any]
 
 
 def find_file(use: str, base: Path | None = None) -> Path:
-    """The file that `./file.py:Class` names, looked for as `load_file_class` does and not run; `InputError` if none."""
+    """Return the path of the file in `./file.py:Class` without executing it.
+
+    Raises:
+        InputError: the file does not exist.
+    """
     path_text = use.rpartition(":")[0]
     path = Path(path_text).expanduser()
     looked = [path] if path.is_absolute() else [folder / path for folder in (base, Path.cwd()) if folder is not None]
@@ -62,23 +70,23 @@ def find_file(use: str, base: Path | None = None) -> Path:
 
 
 def _load(path: Path) -> ModuleType:
-    """Runs the file once under a name of its own; an edited file is another module."""
+    """Execute the file as a module of a unique name; an edited file is another module."""
     stat = path.stat()
     digest = hashlib.sha256(f"{path}|{stat.st_mtime_ns}|{stat.st_size}".encode()).hexdigest()[:12]
     name = f"openavs_plugin_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:  # a link named .py leads to a file that is not
+    if spec is None or spec.loader is None:  # the target of a link named .py is another kind of file
         raise InputError(f"{path} is not a Python file that can be loaded")
     module = module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up
+    sys.modules[name] = module  # before execution: dataclasses and pickle look the module up
     try:
         spec.loader.exec_module(module)
     except ModuleNotFoundError as problem:
         del sys.modules[name]
         raise InputError(f"the plug-in {path} needs the package {problem.name!r}: pip install it") from problem
-    except Exception as problem:  # anything may fail in somebody's file; the sentence says what
+    except Exception as problem:  # user code may raise anything
         del sys.modules[name]
         raise InputError(
             f"the plug-in {path} fails when it is loaded: {type(problem).__name__}: {problem}"

@@ -1,4 +1,4 @@
-"""Reads JSON of others: whatever is wrong with it is one kind of error."""
+"""Strict JSON parsing with one kind of error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: it is none, it is nested too deep to be read, or a number is not finite: JSON has no such numbers,
-            and what we read we may have to write again.
+        ValueError: invalid JSON, nesting that is too deep, or a number that is not finite (not valid JSON).
     """
     try:
         return json.loads(text, parse_float=_finite, parse_constant=_finite)
@@ -23,5 +22,5 @@ def parse_json(text: str | bytes) -> Any:
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits:.20} is no number that JSON has")
+        raise ValueError(f"{digits:.20} is not a valid JSON number")
     return number

@@ -1,4 +1,4 @@
-"""Reads YAML strictly: safe types only, no duplicate keys, no anchors, keys that are text, a size limit."""
+"""Strict YAML parsing: safe types only, no duplicate keys, no aliases, keys that are text, a size limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from openavs.errors import InputError
 
 MAX_BYTES = 1 << 18  # a recipe is a page; anything larger is the wrong file, and would take the parser seconds
-MAX_DEPTH = 20  # of sections within sections; deeper ones cost the parser time by their square
+MAX_DEPTH = 20  # of nested sections; the parser's time grows with the square of the depth
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -21,7 +21,7 @@ class _StrictLoader(yaml.SafeLoader):
             raise InputError(f"line {self.line + 1}: aliases (*name) are not allowed; write the value out")
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise InputError(f"line {self.line + 1}: there are more than {MAX_DEPTH} sections within each other")
+            raise InputError(f"line {self.line + 1}: sections are nested more than {MAX_DEPTH} deep")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -36,24 +36,24 @@ class _StrictLoader(yaml.SafeLoader):
                     f"line {line}: the key {key_node.value!r:.80} is read as {key!r:.80}; write it in quotes"
                 )
             if key in seen:
-                raise InputError(f"line {line}: the key {key!r:.80} is there twice; remove one")
+                raise InputError(f"line {line}: the key {key!r:.80} occurs twice; remove one")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
-# What PyYAML raises for a scalar that looks like a value and is none: the 99th of a month, a number of 5,000 digits.
-_NO_VALUE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+# Raised by PyYAML for a scalar that looks like a value but is invalid: the 99th of a month, a number of 5,000 digits.
+_INVALID_SCALAR = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Raises:
-        InputError: unreadable, too large, not YAML, or not a mapping; the sentence names the file and the line.
+        InputError: unreadable, too large, not YAML, or not a mapping; the message names the file and the line.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB, which no recipe or card is")
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB, the limit for recipes and benchmarks")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"cannot read {path}: {problem}") from problem
@@ -62,14 +62,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except InputError as problem:
         raise InputError(f"{path}: {problem}") from problem
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds no keys and values")
+        raise InputError(f"{path} has no keys and values")
     return data
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text; `InputError` says where it breaks."""
+    """Parse a YAML text; InputError names the line of a fault."""
     if len(text) > MAX_BYTES:
-        raise InputError(f"this is longer than {MAX_BYTES >> 10} KiB, which no recipe, card or lock file is")
+        raise InputError(f"this is longer than {MAX_BYTES >> 10} KiB, the limit for recipes, benchmarks and lock files")
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as problem:
@@ -79,5 +79,5 @@ def parse_yaml(text: str) -> Any:
         raise InputError(f"{where}this is not YAML: {problem.problem or problem.context}{quote}") from problem
     except yaml.YAMLError as problem:
         raise InputError(f"this is not YAML: {' '.join(str(problem).split())}") from problem
-    except _NO_VALUE as problem:
+    except _INVALID_SCALAR as problem:
         raise InputError(f"this is not YAML: {problem!s:.200}; write the value in quotes") from problem

@@ -1,4 +1,4 @@
-"""Words of sentences: the nearest thing to a misspelt name, a number with what is counted, text safe to print."""
+"""Text helpers for messages: suggestions for misspelled names, plurals, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The tail of every "unknown ..." sentence: the closest known name if one is close, else `otherwise` or all.
+    """Return the end of an "unknown ..." message: the closest known name, else `otherwise` or all names.
 
-    >>> nearest("tinny", ["tiny", "openavs"])
+    >>> did_you_mean("tinny", ["tiny", "openavs"])
     "did you mean 'tiny'?"
-    >>> nearest("zebra", ["tiny", "openavs"])
+    >>> did_you_mean("zebra", ["tiny", "openavs"])
     'there are openavs, tiny'
     """
     names = sorted(known)
@@ -22,39 +22,39 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return otherwise or (f"there are {', '.join(names)}" if names else "there are none")
 
 
-def join_words(words: str | Iterable[str]) -> list[str]:
-    """The entries of a list of words; one text is split at its commas.
+def split_list(words: str | Iterable[str]) -> list[str]:
+    """Return a list of words; a text is split at its commas.
 
-    >>> listed_words("dog, bell")
+    >>> split_list("dog, bell")
     ['dog', 'bell']
     """
     return [word.strip() for word in words.split(",") if word.strip()] if isinstance(words, str) else list(words)
 
 
 def pluralize(number: float, thing: str, things: str = "") -> str:
-    """A number and its thing in the singular or the plural, which is `things` where it is more than an s.
+    """Return a number with its noun in the singular or the plural; `things` is an irregular plural.
 
-    >>> counted(1, "clip"), counted(3700, "frame"), counted(2, "entry", "entries")
+    >>> pluralize(1, "clip"), pluralize(3700, "frame"), pluralize(2, "entry", "entries")
     ('1 clip', '3,700 frames', '2 entries')
     """
     shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{shown} {thing if number == 1 else things or thing + 's'}"
 
 
-# Control characters, lone surrogates, line and paragraph separators, and those that reverse the direction of writing.
+# Control characters, lone surrogates, line and paragraph separators, and characters that reverse the text direction.
 _UNSAFE = {"Cc", "Cs", "Zl", "Zp"}
 _REVERSING = {*"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
 
 def printable(text: str) -> str:
-    """The text with escape sequences in place of characters that a terminal would obey; line breaks and tabs stay.
+    """Escape the characters that a terminal would interpret; line breaks and tabs stay.
 
     >>> printable("a\\x1b[2J.mp4")
     'a\\\\x1b[2J.mp4'
     """
-    return text if text.isprintable() else "".join(map(_shown, text))
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
-def _shown(letter: str) -> str:
+def _escaped(letter: str) -> str:
     unsafe = letter not in "\n\t" and (unicodedata.category(letter) in _UNSAFE or letter in _REVERSING)
     return letter.encode("unicode_escape").decode("ascii") if unsafe else letter

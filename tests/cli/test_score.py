@@ -247,7 +247,7 @@ def test_v3_scores_binary_masks_by_class(openavs: Run, own: Path, tmp_path: Path
 def test_wrong_usage_exits_with_2(openavs: Run, released: Path, tmp_path: Path) -> None:
     root = released / "s4"
     for words, says in (
-        (["score", "s5", "--root", root, "--predictions", root], "no benchmark card 's5'"),
+        (["score", "s5", "--root", root, "--predictions", root], "no benchmark 's5'"),
         (["score", "s4", "--root", tmp_path, "--predictions", root], "s4_meta_data.csv"),
         (["score", "s4", "--root", root, "--predictions", root / "nowhere"], "no folder of predictions"),
         ([*arguments(released, "s4"), "--split", "tests"], "no split 'tests'"),

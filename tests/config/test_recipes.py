@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from openavs.config import resources
 from openavs.config.recipe import Recipe, default_recipe, load_recipe, recipe_from_dict
@@ -106,12 +105,12 @@ def test_overrides_are_dotted_yaml() -> None:
         ("dtype=int8", "'dtype' must be one of"),
         ("captioner.use.deeper=1", "'use' is not a section"),
         ("label_filter.min_verifier_score=0.5", "'label_filter.min_verifier_score' needs a verifier; add one"),
-        ("translator.api_key=sk-1", "the translator's option 'api_key' would be saved with every result, and recipes"),
+        ("translator.api_key=sk-1", "the translator's option 'api_key' would be saved with every result; put it into"),
         ("filtering.box_threshold", "is not key=value"),
         ("=1", "is not key=value"),
         ("filtering.max_boxes=[1", "cannot be read: line 1: this is not YAML"),
-        ("vocabulary=" + "[" * 30, "line 1: there are more than 20 sections within each other"),
-        ("summary=" + "x" * (1 << 20), "this is longer than 256 KiB, which no recipe, card or lock file is"),
+        ("vocabulary=" + "[" * 30, "line 1: sections are nested more than 20 deep"),
+        ("summary=" + "x" * (1 << 20), "this is longer than 256 KiB, the limit for recipes, benchmarks and lock files"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
@@ -124,7 +123,7 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (SMALL + "name: a\nname: b\n", "line 7: the key 'name' is there twice"),
+        (SMALL + "name: a\nname: b\n", "line 7: the key 'name' occurs twice"),
         (SMALL + "aliases: {on: light}\n", "line 6: the key 'on' is read as True; write it in quotes"),
         (SMALL + "name: &a x\nsummary: *a\n", "aliases (*name) are not allowed"),
         (SMALL + "summary: this: that\n", "needs quotes"),
@@ -132,8 +131,8 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
         (SMALL.replace("detector", "detektor"), "no key 'detektor'; did you mean 'detector'?"),
         (SMALL.replace("detector", "#"), "the key 'detector' is missing"),
         (SMALL.replace("use: none", "model: x"), "the key 'translator.use' is missing"),
-        ("- a\n- b\n", "holds no keys and values"),
-        ("", "holds no keys and values"),
+        ("- a\n- b\n", "has no keys and values"),
+        ("", "has no keys and values"),
         ("\x00\x01", "this is not YAML"),
         ("# " + "x" * (1 << 20), "is larger than 256 KiB"),
     ],

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.metrics.bootstrap import BootstrapSample, intervals

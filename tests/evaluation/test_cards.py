@@ -124,7 +124,7 @@ def test_the_synthetic_world_compares_with_nothing_however_many_clips_it_has(lay
 @pytest.mark.parametrize(
     ("benchmark", "split", "says"),
     [
-        ("avs", "test", "there is no benchmark card 'avs'; did you mean 'avss'"),
+        ("avs", "test", "there is no benchmark 'avs'; did you mean 'avss'"),
         ("s4", "tets", "s4 has no split 'tets'; did you mean 'test'"),
         ("s4", "test", r"holds no s4_meta_data\.csv.*; AVSBench is given out by its authors on request"),
         ("ms3", "test", r"holds no ms3_meta_data\.csv.*given out by its authors"),

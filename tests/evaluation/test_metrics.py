@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL, S4_CATEGORIES

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image as Pictures
-from PIL import ImageDraw
+from PIL import Image as Pictures, ImageDraw
 from pycocotools import mask as coco
 
 from openavs.exports.polygons import Ring, joined, mask_to_rings, signed_area, simplified

@@ -21,8 +21,7 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
 from openavs.evaluation.predictor import grey_png
 from openavs.exports.categories import Categories
-from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.exports.registry import export as write_export
+from openavs.exports.registry import ExportOptions, ExportSummary, export as write_export
 from openavs.exports.training_tree import log_mel_tensor
 from openavs.media import read_audio, write_wav
 from openavs.media.log_mel import examples

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image as Pictures
-from PIL import ImageDraw
+from PIL import Image as Pictures, ImageDraw
 
 from openavs.exports.categories import Categories
 from openavs.exports.items import run_items

@@ -100,7 +100,7 @@ def test_a_journal_that_is_no_file_is_one_sentence(
     make(journal)
     said = again()
     assert (said.code, "Traceback" in said.err) == (2, False)
-    assert f"{journal} is damaged (it is no regular file); remove it and run the same again" in said.err
+    assert f"{journal} is damaged (it is not a regular file); remove it and run the same again" in said.err
     journal.rmdir() if journal.is_dir() else journal.unlink()
     assert again().code == 0
     whole(out)

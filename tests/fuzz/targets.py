@@ -21,18 +21,11 @@ from openavs.config import resources
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.benchmark import load_benchmark
-from openavs.evaluation.datasets import mask_io as pngs
-from openavs.evaluation.datasets import tables as metadata
-from openavs.evaluation.datasets import youtube_vis
+from openavs.evaluation.datasets import mask_io as pngs, tables as metadata, youtube_vis
 from openavs.exports.items import finished, sampled_fps
 from openavs.exports.sources import run_classes
-from openavs.labeling import completion as marks
-from openavs.labeling import journal
-from openavs.labeling import manifest as plan
-from openavs.labeling import sample as items
-from openavs.labeling.readers import files as source_files
-from openavs.labeling.readers import table as source_manifest
-from openavs.labeling.readers import webdataset as source_tars
+from openavs.labeling import completion as marks, journal, manifest as plan, sample as items
+from openavs.labeling.readers import files as source_files, table as source_manifest, webdataset as source_tars
 from openavs.media.images import read_image
 from openavs.models.hub import ModelLockfile, ResolvedModel, check_folder
 from openavs.results.run_folder import RunWriter

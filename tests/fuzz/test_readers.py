@@ -11,8 +11,7 @@ import os
 import time
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from tests.fuzz.mutating import examples
 from tests.fuzz.targets import survives, targets

@@ -57,7 +57,7 @@ def test_a_folder_that_goes_every_time_is_named(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "mkdir", make_and_lose)
     with pytest.raises(FileNotFoundError, match="labels"):
-        write_hashed(path, b"mask", races=7)
+        write_hashed(path, b"mask", retries=7)
     assert len(times) == 8
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, open_clip, read_audio, resample, write_wav
-from openavs.media import audio as sound
+from openavs.media import MediaLimits, audio as sound, open_clip, read_audio, resample, write_wav
 from openavs.structures.types import Waveform
 from tests.media_files import grey, make_media, tone
 

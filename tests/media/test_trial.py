@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, limits, open_clip, probe, read_audio
-from openavs.media import sandbox as trial
+from openavs.media import MediaLimits, limits, open_clip, probe, read_audio, sandbox as trial
 from tests.media.corpus_bytes import png_video
 from tests.media.corpus_streams import plain
 from tests.media.test_hostile import tried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from openavs.config.settings import PipelineConfig
+from openavs.config.recipe import PipelineConfig
 from openavs.pipeline.filtering import filter_detections
 from openavs.structures.boxes import iou
 from openavs.structures.types import Caption, Detection, Prompt, Rejection

@@ -14,8 +14,7 @@ from openavs.registry import STAGES, check_backends
 from openavs.stages.contracts import CONTRACTS, check_methods, validate_output
 from tests.conftest import Outcome
 from tests.media_files import grey, make_media, tone
-from tests.plugin_recipe import STAGES as PLUGINS
-from tests.plugin_recipe import write_recipe
+from tests.plugin_recipe import STAGES as PLUGINS, write_recipe
 
 BROKEN = """
 from openavs.stages.translators.base import Translation

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
 from openavs.exports.coco_rle import JsonListWriter, coco_box, coco_categories, coco_rle, merged
@@ -96,11 +95,11 @@ def test_a_code_is_taken_if_its_runs_fill_the_mask(runs: list[int], off: int) ->
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        (RLE((2, 2), "4\x7f"), "^here is no run-length code$"),
-        (RLE((2, 2), "/"), "no run-length code"),
-        (RLE((2, 2), "p"), "no run-length code"),
-        (RLE((2, 2), "P" * 13 + "0"), "no run-length code"),
-        (RLE((2, 2), "é"), "no run-length code"),
+        (RLE((2, 2), "4\x7f"), "^here is not a run-length code$"),
+        (RLE((2, 2), "/"), "not a run-length code"),
+        (RLE((2, 2), "p"), "not a run-length code"),
+        (RLE((2, 2), "P" * 13 + "0"), "not a run-length code"),
+        (RLE((2, 2), "é"), "not a run-length code"),
         (RLE((2, 2), ""), r"^here: the run-length code does not fill a mask of 2 x 2 pixels$"),
         (RLE((2, 2), "4P"), "does not fill"),  # the last letter wants another
         (RLE((2, 2), "5O"), "does not fill"),  # 5 and -1

@@ -13,8 +13,7 @@ from transformers import ClapModel, ClapProcessor
 import openavs
 from openavs.synthetic.audio import RATE, mix, sound_of
 from openavs.synthetic.categories import KINDS
-from scripts.train_tiny import audio_data as listening
-from scripts.train_tiny import clap
+from scripts.train_tiny import audio_data as listening, clap
 
 THRESHOLD = 0.18  # the `tiny` recipe's
 HOME = Path(openavs.__file__).parent / "assets" / "tiny" / "clap"

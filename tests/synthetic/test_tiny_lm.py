@@ -15,8 +15,7 @@ from openavs.stages.translators.base import Request
 from openavs.stages.translators.prompting import build_messages
 from openavs.structures.types import Caption
 from openavs.synthetic.categories import KINDS
-from scripts.train_tiny import lm
-from scripts.train_tiny import lm_data as conversations
+from scripts.train_tiny import lm, lm_data as conversations
 from scripts.train_tiny.lm_data import Note, answer_of
 
 HOME = Path(openavs.__file__).parent / "assets" / "tiny" / "lm"

@@ -17,21 +17,15 @@ import torch
 import openavs
 from openavs.synthetic.categories import KINDS
 from openavs.synthetic.scenes import scene_rng
-from scripts.train_tiny import __main__ as whole
 from scripts.train_tiny import (
+    __main__ as whole,
     audio_data as listening,
-)
-from scripts.train_tiny import (
     clip,
+    grounding_dino as detector,
     lm,
     resnet,
-    vggish,
-)
-from scripts.train_tiny import (
-    grounding_dino as detector,
-)
-from scripts.train_tiny import (
     sam as segmenter,
+    vggish,
 )
 from scripts.train_tiny.image_data import Picture, batches, to_tensor
 from scripts.train_tiny.lm_data import VAL

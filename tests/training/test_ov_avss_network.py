@@ -10,8 +10,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import resolve
-from openavs.training.models.ov_avss import decoder as mask2former_decoder
-from openavs.training.models.ov_avss import position_encoding as mask2former_positions
+from openavs.training.models.ov_avss import decoder as mask2former_decoder, position_encoding as mask2former_positions
 from openavs.training.models.ov_avss.config import OvAvssStudentConfig
 from openavs.training.models.ov_avss.decoder import DecoderMemory
 from openavs.training.models.ov_avss.fusion import EarlyFusion

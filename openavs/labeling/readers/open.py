@@ -70,14 +70,8 @@ def open_source(source: str, *, benchmark: str | None = None, split: str | None 
 def _open(source: str, benchmark: str | None, split: str | None) -> Source:
     from openavs.labeling.readers import (
         benchmark as source_benchmark,
-    )
-    from openavs.labeling.readers import (
         files as source_files,
-    )
-    from openavs.labeling.readers import (
         table as source_manifest,
-    )
-    from openavs.labeling.readers import (
         webdataset as source_tars,
     )
 

@@ -6,8 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from transformers.image_transforms import get_size_with_aspect_ratio
 
 from openavs.stages.detectors.preprocess import edge_size, resize, scaled_edges

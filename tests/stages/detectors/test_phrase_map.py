@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from openavs.stages.detectors.token_spans import CLS, DOT, QUESTION, SEP, clean_phrase, map_phrases
 from tests.tiny_detectors import bert_tokenizer

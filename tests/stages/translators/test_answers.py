@@ -6,8 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from openavs.stages.translators import parsing as answers
 from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer

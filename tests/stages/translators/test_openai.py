@@ -16,8 +16,7 @@ import pytest
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.registry import Registry
-from openavs.stages.translators import chat_client, openai
-from openavs.stages.translators import parsing as answers
+from openavs.stages.translators import chat_client, openai, parsing as answers
 from openavs.stages.translators.base import Request, Translation, Translator
 from openavs.stages.translators.endpoint import Endpoint
 from openavs.stages.translators.openai import OpenAITranslator

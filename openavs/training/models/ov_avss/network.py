@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import Mask2FormerForUniversalSegmentation
-from transformers import initialization as init
+from transformers import Mask2FormerForUniversalSegmentation, initialization as init
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreTrainedModel
 
 from openavs.errors import InputError
