@@ -163,7 +163,7 @@ def no_png(path: Path) -> None:
     ("layout", "edit", "says"),
     [
         ("s4", replaced("L", (50, 60)), "50 x 60 pixels"),
-        ("s4", replaced("RGB"), "8-bit RGB PNG; a predicted mask is an 8-bit grey PNG"),
+        ("s4", replaced("RGB"), "8-bit RGB PNG; a predicted mask is an 8-bit gray PNG"),
         ("s4", replaced("I;16"), "16 bits per channel"),
         ("s4", truncated, "truncated"),
         ("s4", no_png, "not a PNG"),
@@ -214,7 +214,7 @@ def test_a_clip_that_is_listed_twice_is_refused(openavs: Run, own: Path) -> None
         ("s4", "gt_masks", replaced("L", colour=7), "holds the value 7"),
         ("s4", "gt_masks", truncated, "truncated"),
         ("avss", "labels_semantic", replaced("L", colour=200), "holds the value 200"),
-        ("avss", "labels_rgb", replaced("RGB", colour=(1, 2, 3)), "the colour (1, 2, 3)"),
+        ("avss", "labels_rgb", replaced("RGB", colour=(1, 2, 3)), "the color (1, 2, 3)"),
     ],
 )
 def test_a_bad_truth_is_one_sentence_with_its_file(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.evaluation.compare import compare, permutation_p, read_report
+from openavs.evaluation.compare import compare, permutation_test, read_report
 
 
 def report(scores: dict[str, float], **changes: Any) -> dict[str, Any]:
@@ -84,11 +84,20 @@ def test_p_against_all_sign_patterns() -> None:
     difference = np.array([0.3, 0.1, -0.05, 0.2, 0.15, -0.02, 0.12, 0.08])
     patterns = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1).T
     exact = float((np.abs(patterns @ difference) >= abs(difference.sum()) - 1e-12).mean())
-    assert permutation_p(difference, seed=0) == pytest.approx(exact, abs=0.01)
+    assert permutation_test(difference, seed=0) == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize(("clips", "gain"), [(12, 0.05), (60, 0.02), (200, 0.0)])
+def test_p_equals_that_of_scipy(clips: int, gain: float) -> None:
+    from scipy import stats
+
+    difference = np.random.default_rng(clips).normal(gain, 0.1, clips)
+    reference = stats.permutation_test((difference,), np.sum, permutation_type="samples", n_resamples=9999, rng=1)
+    assert permutation_test(difference) == pytest.approx(reference.pvalue, abs=0.02)
 
 
 def test_p_of_noise_is_spread_evenly() -> None:
-    draws = [permutation_p(np.random.default_rng(i).normal(size=20), seed=i, resamples=400) for i in range(200)]
+    draws = [permutation_test(np.random.default_rng(i).normal(size=20), seed=i, resamples=400) for i in range(200)]
     assert 0.01 < np.mean(np.array(draws) < 0.05) < 0.1
     assert 0.4 < float(np.median(draws)) < 0.6
 
@@ -141,7 +150,12 @@ def test_a_report_is_read_from_its_folder_or_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "does not exist"), ("{", "is no JSON file"), ("[]", "is no report"), ('{"task": 1}', "no 'benchmark'")],
+    [
+        (None, "does not exist"),
+        ("{", "is not a JSON file"),
+        ("[]", "is not an evaluation"),
+        ('{"task": 1}', "it lacks 'benchmark'"),
+    ],
 )
 def test_what_is_no_report_is_refused(content: str | None, said: str, tmp_path: Path) -> None:
     if content is not None:

@@ -17,7 +17,7 @@ from openavs.config.recipe import load_recipe
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
-from openavs.evaluation.datasets.mask_io import sampled
+from openavs.evaluation.datasets.mask_io import interpolate_nearest
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
 from openavs.evaluation.scorer import score
 from openavs.synthetic.datasets import write_layout
@@ -141,4 +141,4 @@ def test_sampling_equals_torch_upsample(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     for new in ((SIDE, SIDE), (7, 500)):
         expected = torch.nn.Upsample(size=new, mode="nearest")(torch.from_numpy(pixels)[None, None].float())[0, 0]
-        assert np.array_equal(sampled(pixels, new), expected.numpy().astype(np.uint8))
+        assert np.array_equal(interpolate_nearest(pixels, new), expected.numpy().astype(np.uint8))

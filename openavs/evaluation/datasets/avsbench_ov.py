@@ -27,7 +27,7 @@ from openavs.evaluation.datasets.avsbench_semantic import (
 )
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.datasets.mask_io import Labels, Size, png_size, resize_mask, sampled
+from openavs.evaluation.datasets.mask_io import Labels, Size, interpolate_nearest, png_size, resize_mask
 from openavs.evaluation.datasets.tables import MissingDataError, Row, is_plain_name, listing, sounding_classes
 from openavs.evaluation.datasets.youtube_vis import AnnotatedVideo, read_annotations
 from openavs.evaluation.metrics.functional import keep_classes
@@ -184,7 +184,7 @@ class _Reader:
 
     def published(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
         """Read the same as the published code samples it, which is not how it samples the truth."""
-        return self._predicted(clip, folder, sampled)
+        return self._predicted(clip, folder, interpolate_nearest)
 
     def _predicted(self, clip: BenchmarkClip, folder: Path, sample: Callable[[Labels, Size], Labels]) -> Masks | None:
         if (paths := find_predictions(clip, folder)) is None:

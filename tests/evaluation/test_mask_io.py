@@ -15,7 +15,6 @@ from hypothesis import given, strategies as st
 from PIL import Image as Pillow
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets import mask_io as pngs
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import (
     decode_palette,
@@ -29,6 +28,7 @@ from openavs.evaluation.datasets.mask_io import (
 from openavs.visualization.colors import voc_palette
 
 Array = np.ndarray[Any, Any]
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 MASK = np.zeros((6, 8), dtype=bool)
 MASK[1:4, 2:7] = True
@@ -57,7 +57,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> 
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return pngs.SIGNATURE + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return SIGNATURE + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 # -------------------------------------------------------------------------------------------------- binary truth
@@ -91,8 +91,8 @@ def test_masks_of_one_value(tmp_path: Path, value: int) -> None:
     [
         (Pillow.fromarray(MASK.astype(np.uint8) * 128), "holds the value 128"),
         (Pillow.fromarray(MASK.astype(np.uint8) + np.eye(6, 8, dtype=np.uint8) * 254), "both 1 and 255|value 254"),
-        (Pillow.fromarray(voc_palette()[LABELS]), "has colours"),
-        (with_palette(MASK, voc_palette()[[15, 0]]), "begins with another colour"),
+        (Pillow.fromarray(voc_palette()[LABELS]), "has colors"),
+        (with_palette(MASK, voc_palette()[[15, 0]]), "begins with another color"),
     ],
 )
 def test_other_values_of_a_binary_mask_are_refused(tmp_path: Path, image: Pillow.Image, says: str) -> None:
@@ -118,11 +118,11 @@ def test_hard_masks_as_one_bit_or_as_the_published_script_saves_them(tmp_path: P
     [
         (Pillow.fromarray(voc_palette()[LABELS]), "an? 8-bit RGB"),
         (with_palette(LABELS, voc_palette()), "8-bit palette"),
-        (Pillow.fromarray(LABELS).convert("LA"), "grey with alpha"),
+        (Pillow.fromarray(LABELS).convert("LA"), "gray with alpha"),
     ],
 )
 def test_other_predictions_of_a_binary_mask_are_refused(tmp_path: Path, image: Pillow.Image, kind: str) -> None:
-    with pytest.raises(InputError, match=f"{kind} PNG; a predicted mask is an 8-bit grey PNG"):
+    with pytest.raises(InputError, match=f"{kind} PNG; a predicted mask is an 8-bit gray PNG"):
         read_probability(saved(tmp_path, image))
 
 
@@ -142,11 +142,11 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
         read_index(saved(tmp_path, voc_palette()[LABELS]))
     with pytest.raises(InputError, match="holds the value 71; class indices go from 0 to 70"):
         read_index(saved(tmp_path, LABELS + (LABELS == 70)))
-    with pytest.raises(InputError, match="1-bit grey"):
+    with pytest.raises(InputError, match="1-bit gray"):
         read_index(saved(tmp_path, MASK))
     path = tmp_path / "grey4.png"
     path.write_bytes(png(2, 1, 4, 0, b"\x00\x12"))  # Pillow would stretch 1 and 2 to 17 and 34
-    with pytest.raises(InputError, match="4-bit grey"):
+    with pytest.raises(InputError, match="4-bit gray"):
         read_index(path)
 
 
@@ -189,13 +189,13 @@ def test_a_few_stray_colours_are_background_and_said_so(tmp_path: Path, caplog: 
         labels = read_palette(saved(tmp_path, colours))
     assert labels[2, 3] == 0
     assert np.count_nonzero(labels) == np.count_nonzero(LABELS) - 1
-    assert "1 pixels of colours outside the palette, such as (9, 9, 9)" in caplog.text
+    assert "1 pixels with colors outside the palette, such as (9, 9, 9)" in caplog.text
 
 
 def test_another_palette_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the colour \(130, 60, 10\), which is not in AVSBench-semantic's palette"):
+    with pytest.raises(InputError, match=r"the color \(130, 60, 10\), which is not in AVSBench-semantic's palette"):
         read_palette(saved(tmp_path, np.where(MASK[..., None], (130, 60, 10), 0).astype(np.uint8)))
-    with pytest.raises(InputError, match="8-bit grey PNG; a mask in labels_rgb is an RGB PNG"):
+    with pytest.raises(InputError, match="8-bit gray PNG; a mask in labels_rgb is an RGB PNG"):
         read_palette(saved(tmp_path, LABELS))
 
 
@@ -210,9 +210,10 @@ def test_another_palette_is_refused(tmp_path: Path) -> None:
     [
         pytest.param(b"", "is not a PNG", id="empty"),
         pytest.param(b"GIF89a" + bytes(40), "is not a PNG", id="a GIF"),
-        pytest.param(pngs.SIGNATURE + bytes(4) + b"IHDR", "truncated", id="cut in the header"),
-        pytest.param(png(100_000, 100_000, 1, 0), "100000 x 100000 pixels", id="a bomb"),
-        pytest.param(png(0, 5, 8, 0), "0 x 5 pixels", id="no pixels"),
+        pytest.param(SIGNATURE + bytes(4) + b"IHDR", "is a broken or truncated", id="cut in the header"),
+        pytest.param(png(100_000, 100_000, 1, 0), "too many pixels", id="a bomb"),
+        pytest.param(png(9000, 9000, 1, 0), "9000 x 9000 pixels", id="a large image"),
+        pytest.param(png(0, 5, 8, 0), "is not a PNG", id="no pixels"),
         pytest.param(png(2, 2, 16, 0, bytes(10)), "16 bits", id="16-bit grey"),
         pytest.param(png(2, 2, 16, 2, bytes(26)), "16 bits", id="16-bit RGB"),
     ],
@@ -239,7 +240,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, read: Callable[[Path], Any]) 
     for size in (40, 60, path.stat().st_size // 2):
         cut = tmp_path / "cut.png"
         cut.write_bytes(path.read_bytes()[:size])
-        with pytest.raises(InputError, match=r"cut\.png is a broken or truncated PNG"):
+        with pytest.raises(InputError, match=r"cut\.png is .* truncated"):
             read(cut)
 
 
