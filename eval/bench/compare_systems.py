@@ -5,8 +5,8 @@
     python eval/bench/compare_systems.py --size real --frames 1 --json       published networks and sizes
     python eval/bench/compare_systems.py --only growth --clips 10,100,1000   linear cost and flat memory?
 
-All systems run in one process, in turns, on one thread by default, with random weights from a seed and the same frames
-in memory (`workloads.py`): three phrases, two boxes each. The other systems are short re-implementations
+All systems run alternately in one process, on one thread by default, with random weights from a seed and the same
+frames in memory (`workloads.py`): three phrases, two boxes each. The other systems are short re-implementations
 (`baselines.py`), and the detection pipeline of transformers, which is the original.
 
 - `ratio.X`: seconds of X over those of openavs, the median over the repeats of the ratio within a repeat; `spread.X`:
@@ -43,7 +43,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
 
-from harness import argument_parser, in_turns, print_figures, ratios, use_one_thread, working_folder
+from harness import argument_parser, print_figures, ratios, run_alternately, use_one_thread, working_folder
 
 if "--threads" not in sys.argv:
     use_one_thread()
@@ -189,7 +189,7 @@ def ratio_figures(comparison: Comparison) -> dict[str, Any]:
     for name in comparison.options.workloads:
         standard = name == "standard"
         systems = [system for system in comparison.selected if standard or system in FULL_COMPARISON]
-        runs = run_in_turns(comparison, name, ["ours", *systems])
+        runs = profile_systems(comparison, name, ["ours", *systems])
         prefix = "" if standard else f"{name}."
         by_clock = {system: ratios(runs[system], runs["ours"], comparison.clock) for system in systems}
         by_wall = {system: ratios(runs[system], runs["ours"], "wall") for system in systems}
@@ -207,7 +207,7 @@ def ratio_figures(comparison: Comparison) -> dict[str, Any]:
     return figures
 
 
-def run_in_turns(comparison: Comparison, name: str, systems: list[str]) -> dict[str, list[Profile]]:
+def profile_systems(comparison: Comparison, name: str, systems: list[str]) -> dict[str, list[Profile]]:
     """Run every system once per repeat; first, one frame to warm up the models."""
     workload = comparison.workload(name)
     for system in systems:
@@ -219,7 +219,7 @@ def run_in_turns(comparison: Comparison, name: str, systems: list[str]) -> dict[
         logger.info("%s, %s: %.2f s, %.2f CPU s, %s", name, system, found.wall, found.cpu, found.stages)
         return found
 
-    return in_turns({system: partial(run, system) for system in systems}, comparison.options.repeats)
+    return run_alternately({system: partial(run, system) for system in systems}, comparison.options.repeats)
 
 
 def naive_encoding_per_phrase(runs: dict[str, list[Profile]]) -> float:

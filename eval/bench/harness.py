@@ -1,4 +1,4 @@
-"""Shared by the benchmark scripts: options, timing in turns, child processes, and output.
+"""Shared by the benchmark scripts: options, alternating timings, child processes, and output.
 
 This module imports neither torch nor openavs: on Linux a child process starts with the peak memory of its parent, so
 a script that measures its children must stay small.
@@ -72,7 +72,7 @@ def timed(work: Callable[[], object]) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def in_turns(variants: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+def run_alternately(variants: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
     """Call every variant once per repeat and collect the results.
 
     The order rotates from repeat to repeat, so that slow phases of the machine affect all variants.
@@ -86,9 +86,9 @@ def in_turns(variants: Mapping[str, Callable[[], T]], repeats: int) -> dict[str,
     return results
 
 
-def timed_in_turns(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
-    """Measure every variant once per repeat; see `in_turns`."""
-    return in_turns({name: lambda work=work: timed(work) for name, work in variants.items()}, repeats)  # type: ignore[misc]
+def time_alternately(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
+    """Measure every variant once per repeat; see `run_alternately`."""
+    return run_alternately({name: lambda work=work: timed(work) for name, work in variants.items()}, repeats)  # type: ignore[misc]
 
 
 def ratios(numerators: Sequence[Any], denominators: Sequence[Any], clock: str = "cpu") -> list[float]:

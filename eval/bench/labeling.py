@@ -9,7 +9,7 @@
 - `rows`: seconds of a job over `--rows` rows before its first clip, in a new folder and in a finished one. The
   completion files of the latter are copies of a real one with other ids, its outputs hard links to real ones.
 - `overhead`: CPU seconds per clip of `run_shard` over those of two loops with the same pipeline (`tiny`) over the same
-  clips: one that segments and writes results, and a bare one that discards them. In one process, in turns, on one
+  clips: one that segments and writes results, and a bare one that discards them. They alternate in one process, on one
   thread.
 
 The models of `memory` and `rows` are a few lines in a plug-in file, since the job itself is measured.
@@ -35,7 +35,7 @@ from harness import (
     print_figures,
     run_openavs,
     run_process,
-    timed_in_turns,
+    time_alternately,
     use_one_thread,
     working_folder,
 )
@@ -131,7 +131,7 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     loop(None)  # warm up
     variants = {"bare": lambda: loop(None), "writing": lambda: loop(next(outs)), "shard": lambda: shard(next(outs))}
-    seconds = timed_in_turns(variants, options.repeats)
+    seconds = time_alternately(variants, options.repeats)
     figures: dict[str, Any] = {"clips": len(source.items), "turns": options.repeats}
     for clock in ("cpu", "wall"):
         middle = {name: median(getattr(run, clock) for run in own) for name, own in seconds.items()}

@@ -1,4 +1,4 @@
-"""Measures the peak memory of `openavs segment`: over the length of a video, and with models loaded in turns.
+"""Measures the peak memory of `openavs segment`: over the length of a video, and with one stage group at a time.
 
     python eval/bench/memory.py length --json
     python eval/bench/memory.py offload --json
@@ -96,7 +96,7 @@ def measure_offload(folder: Path, options: argparse.Namespace) -> dict[str, Any]
     """Return peaks and estimates in GB, and the message that refuses to run in too little memory.
 
     Raises:
-        SystemExit: the models are not loaded in turns.
+        SystemExit: all models are loaded at once.
     """
     models = folder / "models"
     if not (models / "sam").is_dir():
@@ -121,16 +121,16 @@ def measure_offload(folder: Path, options: argparse.Namespace) -> dict[str, Any]
     shutil.rmtree(cache, ignore_errors=True)
     os.environ["OPENAVS_CACHE"] = str(cache)
     refused, reason = run_code(RUN, largest // 3, *words, folder / "refused", exit_codes=(2,))
-    in_turns, log = run_code(RUN, largest, *words, folder / "in-turns")
-    if "loaded in turns" not in log:
-        raise SystemExit(f"the models were not loaded in turns: {log}")
+    offloaded, log = run_code(RUN, largest, *words, folder / "offloaded")
+    if "one group at a time" not in log:
+        raise SystemExit(f"the models were not loaded one group at a time: {log}")
     at_once, _ = run_code(RUN, 10**12, *words, folder / "at-once")
     return {
         "at_once_gb": round(at_once, 2),
         "at_once_predicted_gb": round(together / 1e9, 2),
-        "in_turns_gb": round(in_turns, 2),
-        "in_turns_predicted_gb": round(largest / 1e9, 2),
-        "in_turns_ratio": round(in_turns * 1e9 / largest, 3),
+        "offloaded_gb": round(offloaded, 2),
+        "offloaded_predicted_gb": round(largest / 1e9, 2),
+        "offloaded_ratio": round(offloaded * 1e9 / largest, 3),
         "refused_gb": round(refused, 2),
         "refused": reason.strip().splitlines()[-1],
     }

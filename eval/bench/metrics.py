@@ -3,9 +3,9 @@
     python eval/bench/metrics.py --json
     python eval/bench/metrics.py --full --json
 
-Everything runs on one thread, both sides in turns on the same frames, and both outputs are compared in the same run:
-the F curves bit for bit, the pixels per class exactly. A ratio is the median over the repeats, of CPU seconds, which
-other processes change little; the `_wall` ratios and the seconds are printed beside it.
+Everything runs on one thread, both sides alternately on the same frames, and their outputs are compared: the F curves
+bit for bit, the pixels per class exactly. A ratio is the median over the repeats, of CPU seconds, which other processes
+change little; the `_wall` ratios and the seconds are printed beside it.
 
 - `f_ratio`: F of one frame at 255 thresholds, float probabilities, against 255 passes over the pixels.
 - `avss_ratio`: IoU and F of one frame of AVSS; ours takes the label map, the reference the 71 score maps of the
@@ -25,7 +25,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from harness import argument_parser, print_figures, ratios, run_openavs, timed_in_turns, use_one_thread, working_folder
+from harness import (
+    argument_parser,
+    print_figures,
+    ratios,
+    run_openavs,
+    time_alternately,
+    use_one_thread,
+    working_folder,
+)
 
 use_one_thread()
 
@@ -148,9 +156,9 @@ def compare(
     reference: Callable[[], Any],
     same: Callable[[Any, Any], bool],
 ) -> dict[str, Any]:
-    """Measure both sides in turns and compare their outputs."""
+    """Measure both sides alternately and compare their outputs."""
     identical = same(ours(), reference())  # this warms up both, too
-    seconds = timed_in_turns({"reference": reference, "ours": ours}, repeats)
+    seconds = time_alternately({"reference": reference, "ours": ours}, repeats)
     return {
         f"{name}_ratio": round(median(ratios(seconds["reference"], seconds["ours"])), 1),
         f"{name}_ratio_wall": round(median(ratios(seconds["reference"], seconds["ours"], "wall")), 1),

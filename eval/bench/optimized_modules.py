@@ -3,7 +3,7 @@
     python eval/bench/optimized_modules.py --json
     python eval/bench/optimized_modules.py --size real --repeats 3
 
-Each network computes the same output in four variants, in turns within one process: transformers in float32,
+Each network computes the same output in four variants, alternately in one process: transformers in float32,
 transformers under bfloat16 autocast (as most programs run it), openavs in float32 and in bfloat16. Seconds are CPU
 seconds of one forward pass on `--threads` threads, which other processes change less than the wall clock; `_wall` is
 beside them. A ratio is the median over the repeats of the seconds of transformers over those of openavs, both in the
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import argument_parser, print_figures, ratios, timed_in_turns, working_folder
+from harness import argument_parser, print_figures, ratios, time_alternately, working_folder
 from transformers import AutoModelForZeroShotObjectDetection, GroundingDinoConfig, Sam2Model, SamModel
 from transformers.models.grounding_dino.modeling_grounding_dino import (
     GroundingDinoBiMultiHeadAttention,
@@ -71,7 +71,7 @@ def compare(variants: dict[str, Forward], repeats: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"error": {}}
     for name, forward in variants.items():  # this warms up all variants, too
         figures["error"][name] = float(f"{float((forward().float() - exact).norm() / exact.norm()):.2g}")
-    seconds = timed_in_turns(variants, repeats)
+    seconds = time_alternately(variants, repeats)
     pairs = {name: name.replace("ours", "library") for name in variants if name.startswith("ours")}
     for clock, suffix in (("cpu", ""), ("wall", "_wall")):
         medians = {name: median(getattr(own, clock) for own in runs) for name, runs in seconds.items()}

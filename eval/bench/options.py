@@ -12,7 +12,7 @@
 - `change`: the result of `max_cell_difference`, in gray levels, from frame to frame of a still scene with camera noise
   (its standard deviation in gray levels) after H.264, and of the scene with a moved object of a thousandth of its area.
 
-Ratios are medians over pairs of runs on one thread, in turns within one process.
+Ratios are medians over alternating runs on one thread in one process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import argument_parser, print_figures, ratios, timed, timed_in_turns, use_one_thread, working_folder
+from harness import argument_parser, print_figures, ratios, time_alternately, timed, use_one_thread, working_folder
 
 use_one_thread()
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 def ratio(plain: Callable[[], object], option: Callable[[], object], repeats: int) -> float:
     """Return the ratio of CPU seconds of two variants; the first pair warms up (and compiles)."""
-    seconds = timed_in_turns({"plain": plain, "option": option}, repeats + 1)
+    seconds = time_alternately({"plain": plain, "option": option}, repeats + 1)
     return round(median(ratios(seconds["plain"][1:], seconds["option"][1:])), 3)
 
 

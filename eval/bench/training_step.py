@@ -11,7 +11,7 @@
 - `naming`: the ViT-B/16 of OV-AVSS classifies 100 queries in five frames of 360 x 640: all of them (as in the paper),
   or the tenth with the highest objectness (`model.objectness`). `--queries` sets their number; the cost is linear.
 
-One thread. The variants run in turns in one process; `*_cpu_s` are medians of CPU seconds, `*_over_*` medians of the
+One thread. The variants alternate in one process; `*_cpu_s` are medians of CPU seconds, `*_over_*` medians of the
 ratio within a repeat. `*_peak_mb` is the peak memory of a process that runs one step of one variant (Linux). With
 `--device cuda` seconds are by the wall clock, and the peaks are those of the GPU.
 """
@@ -33,7 +33,7 @@ from harness import (
     print_figures,
     ratios,
     run_process,
-    timed_in_turns,
+    time_alternately,
     use_one_thread,
     working_folder,
 )
@@ -78,11 +78,11 @@ def main() -> None:
 
 
 def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the variants in turns, then the peak of each in a separate process."""
+    """Measure the variants alternately, then the peak of each in a separate process."""
     variants = build_variants(name, options)
     on_cpu = options.device == "cpu"
     works = variants if on_cpu else {variant: partial(synchronized, work) for variant, work in variants.items()}
-    seconds = timed_in_turns(works, options.repeats)
+    seconds = time_alternately(works, options.repeats)
     clock, suffix = ("cpu", "_cpu_s") if on_cpu else ("wall", "_s")
     del variants, works
     first, *others = seconds

@@ -1,17 +1,18 @@
-"""How often CLAP finds a caption in sounds, at several thresholds and window lengths.
+"""Counts the captions of CLAP for a folder of sounds, at several thresholds and window lengths.
 
     python eval/experiments/clap_calibration.py SOUNDS --pipeline openavs-cpu
 
-Runs the captioner of a recipe (`clap` or `laion-clap`) on every sound or video file of a folder, one window a second,
+Runs the captioner of a recipe (`clap` or `laion-clap`) on every audio or video file of a folder, one window per second,
 and prints
 
-- `logit_scale`: the checkpoint's own scale of the cosines, and the one that is used;
-- for the recipe's windows, and for windows of 1, 3 and 10 s alone: the audible windows, the 10th, 50th and 90th
-  percentile of the best score, and for each threshold the share of audible windows with a caption (`captioned`) and
-  with a caption that names something visible (`named`).
+- `logit_scale`: the scale of the cosines in the checkpoint, and the one in use;
+- for the windows of the recipe, and for windows of 1, 3 and 10 s alone: the number of audible windows, the 10th, 50th
+  and 90th percentile of the best score, and for each threshold the share of audible windows with a caption
+  (`captioned`) and with a caption that names a visible object (`named`).
 
-Choose the largest threshold at which at least 0.9 of the windows of sounds with a visible source are named. Windows of
-rain, wind or music should then mostly not be. `--files` lists the captions of each window at the recipe's threshold.
+Choose the largest threshold at which at least 0.9 of the windows of sounds with a visible source are named. Most
+windows of rain, wind or music should then not be. `--files` lists the captions of each window at the threshold of the
+recipe.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ THRESHOLDS = (0.2, 0.1, 0.05, 0.04, 0.02, 0.01)
 
 
 def main() -> int:
+    """Run the captioner and print the figures; 2 for wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sounds", type=Path, help="a folder of sound or video files")
+    parser.add_argument("sounds", type=Path, help="a folder of audio or video files")
     parser.add_argument("--pipeline", default="openavs-cpu", help="a recipe whose captioner is clap or laion-clap")
     parser.add_argument("--windows", type=_numbers, default=(1.0, 3.0, 10.0), help="lengths in seconds: 1,3,10")
     parser.add_argument("--thresholds", type=_numbers, default=THRESHOLDS, help="such as 0.2,0.1,0.05")
@@ -52,26 +54,30 @@ def main() -> int:
     try:
         recipe = load_recipe(options.pipeline, options.overrides)
         found = calibrate(recipe, read_sounds(options.sounds), options.windows, options.thresholds, options.files)
-    except OpenAVSError as problem:
-        sys.stderr.write(f"{problem}\n")
+    except OpenAVSError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
     print(json.dumps(found, indent=2, ensure_ascii=False))
     return 0
 
 
 def read_sounds(folder: Path) -> dict[str, Waveform]:
-    """By name: the sounds of a folder; files without sound are left out."""
+    """Return the audio of the files of a folder by name; files without audio are skipped.
+
+    Raises:
+        InputError: the folder has no audio.
+    """
     sounds = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
             audio = read_audio(path)
-        except InputError as problem:
-            sys.stderr.write(f"left out: {problem}\n")
+        except InputError as error:
+            sys.stderr.write(f"skipped: {error}\n")
             continue
         if audio is not None:
             sounds[path.name] = audio
     if not sounds:
-        raise InputError(f"{folder} holds no sound; give a folder of sound or video files")
+        raise InputError(f"{folder} has no audio; give a folder of audio or video files")
     return sounds
 
 
@@ -83,7 +89,11 @@ def calibrate(
     thresholds: Sequence[float] = THRESHOLDS,
     files: bool = False,
 ) -> dict[str, Any]:
-    """The figures of the module's docstring."""
+    """Return the figures of the module's docstring.
+
+    Raises:
+        InputError: the captioner of the recipe is not CLAP.
+    """
     captioner = instantiate(*check_backends(recipe)["captioner"])
     if not isinstance(captioner, ZeroShotCaptioner):
         raise InputError(f"the captioner of {recipe.name} is {recipe.captioner.use}; give a recipe with clap")
@@ -128,7 +138,7 @@ def _figures(captioner: ZeroShotCaptioner, scored: Scored, thresholds: Sequence[
 
 
 def _captions(captioner: ZeroShotCaptioner, scored: Scored, threshold: float) -> list[tuple[Caption, ...]]:
-    """The captions of each window that reach a threshold."""
+    """Return the captions of each window that reach a threshold."""
     usual, captioner.selector.threshold = captioner.selector.threshold, threshold
     found = [strong_captions(captioner.selector.captions(row, window, "")) for _, window, row in scored]
     captioner.selector.threshold = usual

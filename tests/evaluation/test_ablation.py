@@ -45,7 +45,7 @@ def test_the_studies_of_the_paper_are_there() -> None:
     assert {"questions", "consistency", "threshold", "oracle", "segmenter"} <= set(study_names())
 
 
-@pytest.mark.parametrize("name", ["threshold", "oracle", "hearing", "segmenter"])
+@pytest.mark.parametrize("name", ["threshold", "oracle", "captions", "segmenter"])
 def test_studies_without_questions_fit_the_tiny_recipe(name: str) -> None:
     study = load_study(name).select(["recipe", "box"] if name == "segmenter" else None)
     assert list(study_recipes(study, "tiny")) == [variant.name for variant in study.variants]

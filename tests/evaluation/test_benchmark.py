@@ -126,9 +126,9 @@ def test_the_synthetic_world_compares_with_nothing_however_many_clips_it_has(lay
     [
         ("avs", "test", "there is no benchmark 'avs'; did you mean 'avss'"),
         ("s4", "tets", "s4 has no split 'tets'; did you mean 'test'"),
-        ("s4", "test", r"holds no s4_meta_data\.csv.*; AVSBench is given out by its authors on request"),
-        ("ms3", "test", r"holds no ms3_meta_data\.csv.*given out by its authors"),
-        ("avss", "test", r"holds no metadata\.csv.*given out by its authors"),
+        ("s4", "test", r"holds no s4_meta_data\.csv.*; AVSBench is available from its authors on request"),
+        ("ms3", "test", r"holds no ms3_meta_data\.csv.*available from its authors"),
+        ("avss", "test", r"holds no metadata\.csv.*available from its authors"),
         ("ov", "test", "does not hold AVSBench-openvoc/.*linked by its authors"),
         ("v3", "test", r"holds no metadata\.csv.*the tables are in github"),
     ],

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 
 def test_ratios_to_plain_implementations() -> None:
-    """CPU seconds of both sides in one process, in turns; the outputs are compared."""
+    """CPU seconds of both sides, alternately in one process; the outputs are compared."""
     command = [sys.executable, str(ROOT / "eval/bench/metrics.py"), "--frames", "3", "--repeats", "3", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The script that counts captions at several thresholds, with the tiny CLAP on sounds of the synthetic world."""
+"""Captions at several thresholds, with the tiny CLAP on synthetic sounds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     return code, json.loads(printed.out) if code == 0 else printed.err, printed.err
 
 
-def test_shares_of_captioned_windows_are_those_of_the_captioner(
+def test_shares_of_captioned_windows_equal_those_of_the_captioner(
     script: Any, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = (str(folder), "--pipeline", "tiny", "--files", "--thresholds", "0.99999,0.5,0.0", "--windows", "2")
@@ -82,7 +82,7 @@ def test_unusable_folders_and_recipes_are_refused(
     script: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, _, reason = run(script, capsys, monkeypatch, str(tmp_path / "none"), "--pipeline", "tiny")
-    assert code == 2 and "holds no sound" in reason
+    assert code == 2 and "has no audio" in reason
     words = (str(folder), "--pipeline", "tiny", "captioner={use: oracle}")
     code, _, reason = run(script, capsys, monkeypatch, *words)
     assert code == 2 and "give a recipe with clap" in reason

@@ -1,4 +1,4 @@
-"""The probe of what students hear: it finds what is there, and nothing where nothing is."""
+"""The linear classifier on audio features."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def script(load_script: Callable[[str], Any]) -> Any:
     return load_script("linear_probe")
 
 
-def test_the_probe_tells_sounds_apart_that_differ_and_no_others(script: Any) -> None:
+def test_classifier_separates_clusters_but_not_noise(script: Any) -> None:
     torch.manual_seed(1)
-    which, centres = torch.arange(400) % 4, 8 * torch.randn(4, 128)
-    clear, noise = centres[which] + torch.randn(400, 128), torch.randn(400, 128)
+    labels, centers = torch.arange(400) % 4, 8 * torch.randn(4, 128)
+    clear, noise = centers[labels] + torch.randn(400, 128), torch.randn(400, 128)
     for features, least, most in ((clear, 0.95, 1.0), (noise, 0.0, 0.5)):
-        probe = script.trained(features[:200], which[:200], 4)
-        right = float((probe(features[200:]).argmax(1) == which[200:]).double().mean())
-        assert least <= right <= most
+        classifier = script.train_classifier(features[:200], labels[:200], 4)
+        accuracy = float((classifier(features[200:]).argmax(1) == labels[200:]).double().mean())
+        assert least <= accuracy <= most
