@@ -127,7 +127,7 @@ TRANSLATE = "translate(requests) must return a Translation for each request"
         ),
     ],
 )
-def test_a_plug_in_that_returns_something_else_is_told_its_contract(
+def test_an_invalid_return_value_is_an_error_that_states_the_contract(
     openavs: Callable[..., Outcome], video: Path, tmp_path: Path, stage: str, cls: str, said: str
 ) -> None:
     recipe = write_recipe(tmp_path, **{stage: {"use": f"./stages.py:{cls}"}})
@@ -144,7 +144,7 @@ def test_a_plug_in_that_returns_something_else_is_told_its_contract(
         ("NarrowEye", "has detect(self, images) and is called as detect(images, phrases); change its parameters"),
     ],
 )
-def test_a_plug_in_of_another_signature_is_refused_before_anything_is_loaded(
+def test_another_signature_is_refused_before_models_are_loaded(
     openavs: Callable[..., Outcome], video: Path, tmp_path: Path, cls: str, said: str
 ) -> None:
     recipe = write_recipe(tmp_path, detector={"use": f"./stages.py:{cls}"})
@@ -172,14 +172,14 @@ def test_further_parameters_and_other_names_are_allowed() -> None:
         check_methods("segmenter", "mine", Wide)
 
 
-def test_a_method_in_c_that_does_not_say_what_it_takes_is_accepted() -> None:
+def test_a_method_without_a_signature_is_accepted() -> None:
     class Compiled:
         detect = dict.update
 
     check_methods("detector", "mine", Compiled)
 
 
-def test_every_stage_has_a_contract_that_the_embedded_backends_keep() -> None:
+def test_the_embedded_backends_keep_the_contract_of_every_stage() -> None:
     from openavs.config.recipe import load_recipe
 
     assert {contract.stage for contract in CONTRACTS.values()} == set(STAGES)

@@ -22,7 +22,7 @@ LOGIT_SCALE = 18.5
 
 Published similarities of CLAP (0.56 for a clip and its label, 0.23 to -0.02 for others) give a sound of one label about
 half of the mass over 400 labels with this factor, and a window without any of them at most a tenth: see the simulation
-in `tests/stages/captioners/test_selection.py`.
+in `tests/stages/captioners/test_label_selection.py`.
 """
 
 

@@ -71,7 +71,7 @@ def library_logits(folder: Path, window: AudioWindow) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scoring", ["sigmoid", "softmax"])
-def test_scores_equal_the_librarys_own(folder: Path, scoring: str) -> None:
+def test_scores_equal_those_of_transformers(folder: Path, scoring: str) -> None:
     ours = scores(load(folder, scores=scoring), WINDOWS)
     theirs = torch.stack([library_logits(folder, window) for window in WINDOWS])
     theirs = theirs.sigmoid() if scoring == "sigmoid" else theirs.softmax(-1)
@@ -79,13 +79,13 @@ def test_scores_equal_the_librarys_own(folder: Path, scoring: str) -> None:
     assert np.ptp(ours, axis=0).max() > 0.01  # and the sounds do differ
 
 
-def test_a_window_does_not_depend_on_its_batch_mates(folder: Path) -> None:
+def test_a_window_does_not_depend_on_its_batch(folder: Path) -> None:
     together = scores(load(folder), WINDOWS)
     for batch_size in (1, 3):
         assert np.abs(scores(load(folder, batch_size=batch_size), WINDOWS) - together).max() < 1e-5
 
 
-def test_windows_of_one_length_go_through_the_model_together(ast: Path) -> None:
+def test_windows_of_one_length_share_a_batch(ast: Path) -> None:
     captioner = load(ast)
     rows: list[int] = []
     captioner.model.register_forward_pre_hook(
@@ -101,7 +101,7 @@ def test_other_rates_are_resampled(ast: Path) -> None:
     assert load(ast).caption([window]) == load(ast).caption([at_rate])
 
 
-def test_long_windows_are_heard_at_their_centre(ast: Path) -> None:
+def test_long_windows_are_cropped_to_their_center(ast: Path) -> None:
     length = 99 * 160 + 400  # a hundred frames
     parts = [tone(2.0, hertz).audio.samples[:length] for hertz in (200, 3000, 900)]
     long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 3.0)
@@ -109,7 +109,7 @@ def test_long_windows_are_heard_at_their_centre(ast: Path) -> None:
     assert load(ast).caption([long]) == load(ast).caption([centre])
 
 
-def test_no_windows_and_windows_with_next_to_nothing(folder: Path) -> None:
+def test_no_windows_and_very_short_windows(folder: Path) -> None:
     captioner = load(folder, top_k=1)
     empty = AudioWindow(Waveform(np.zeros(0, np.float32), 44_100), 0.0, 0.0)
     assert captioner.caption([]) == []
@@ -139,7 +139,7 @@ def test_captions_are_the_best_above_the_threshold_with_their_times(ast: Path) -
         (None, 527, "sigmoid"),  # AudioSet: several sounds at once
     ],
 )
-def test_the_checkpoint_says_whether_labels_exclude_each_other(
+def test_the_checkpoint_decides_about_sigmoid_or_softmax(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str | None, labels: int, scoring: str
 ) -> None:
     monkeypatch.setattr(tiny_audio, "LABELS", [f"sound {i}" for i in range(labels)])
@@ -152,7 +152,7 @@ def test_it_is_a_captioner_and_records_its_model(ast: Path) -> None:
     assert captioner.models == {str(ast): {"revision": None, "license": None, "path": str(ast)}}
 
 
-def test_scores_that_are_not_finite_are_an_error_that_names_the_window(ast: Path) -> None:
+def test_nonfinite_scores_are_an_error_that_names_the_window(ast: Path) -> None:
     captioner = load(ast)
     captioner.model.classifier.dense.bias.fill_(float("nan"))
     with pytest.raises(OpenAVSError, match="not finite for the window from 2 to 3 s"):

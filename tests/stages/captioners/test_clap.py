@@ -66,14 +66,14 @@ def scores(captioner: ClapCaptioner, windows: list[AudioWindow]) -> np.ndarray:
     return np.array([[answer[word] for word in captioner.vocabulary] for answer in found])
 
 
-def test_scores_equal_the_librarys_own(folder: Path) -> None:
+def test_scores_equal_those_of_transformers(folder: Path) -> None:
     windows = [tone(1.0, 200), tone(0.4, 3000), tone(0.7, 900), tone(0.05, 5000)]
     ours = scores(everything(folder), windows)
     assert np.abs(ours - [library_scores(folder, window) for window in windows]).max() < 1e-5
     assert np.ptp(ours, axis=0).max() > 0.01  # and the sounds do differ
 
 
-def test_a_window_does_not_depend_on_its_batch_mates(folder: Path) -> None:
+def test_a_window_does_not_depend_on_its_batch(folder: Path) -> None:
     windows = [tone(1.0, 200), tone(0.4, 3000), tone(3.0, 900), tone(0.7, 500)]
     together = scores(everything(folder), windows)
     for batch_size in (1, 3):
@@ -87,7 +87,7 @@ def test_other_rates_are_resampled(folder: Path) -> None:
     assert np.abs(scores(everything(folder), [window])[0] - expected).max() < 1e-5
 
 
-def test_long_windows_are_heard_at_their_centre_every_time_alike(folder: Path) -> None:
+def test_long_windows_are_always_cropped_to_their_center(folder: Path) -> None:
     parts = [tone(1.0, hertz).audio.samples for hertz in (200, 3000, 900)]
     window = AudioWindow(Waveform(np.concatenate(parts), CLAP_RATE), 0.0, 3.0)
     captioner = everything(folder)
@@ -151,7 +151,7 @@ def test_it_is_a_captioner_and_records_its_model(plain: Path) -> None:
     assert captioner.models == {str(plain): {"revision": None, "license": None, "path": str(plain)}}
 
 
-def test_scores_that_are_not_finite_are_an_error_that_names_the_window(plain: Path) -> None:
+def test_nonfinite_scores_are_an_error_that_names_the_window(plain: Path) -> None:
     captioner = everything(plain)
     captioner.model.audio_projection.linear2.bias.fill_(float("nan"))
     with pytest.raises(OpenAVSError, match="not finite for the window from 2 to 3 s"):
@@ -181,7 +181,7 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
         everything(make_sam(tmp_path / "sam"))
 
 
-def test_texts_are_compared_by_what_they_would_sound_like(plain: Path) -> None:
+def test_text_similarity_is_that_of_the_embeddings(plain: Path) -> None:
     captioner = everything(plain)
     table = captioner.text_similarity(["dog", "bell"], ["bell", "dog", "siren"])
     assert table.shape == (2, 3)

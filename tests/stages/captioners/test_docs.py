@@ -38,7 +38,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_captioner_of_ones_own_is_one(desk: Path) -> None:
+def test_the_custom_captioner(desk: Path) -> None:
     captioner = Registry("captioner").build("./pitch.py:PitchCaptioner", {"border": 500})
     assert isinstance(captioner, Captioner)
     time = np.arange(8000) / 8000
@@ -64,12 +64,12 @@ def test_the_recipe_sections_are_accepted(block: str) -> None:
     Registry("captioner").check(section.pop("use"), section)
 
 
-def test_the_questions_it_gives_are_the_default_and_those_of_the_recipe_paper() -> None:
+def test_the_documented_questions_are_the_default() -> None:
     assert f"[{', '.join(PAPER_QUESTIONS)}]" in PAGE
     assert tuple(load_recipe("paper").captioner.options["questions"]) == PAPER_QUESTIONS
 
 
-def test_backends_and_recipes_it_names_exist() -> None:
+def test_documented_backends_and_recipes_exist() -> None:
     built_in = {entry.name for entry in Registry("captioner").entries() if entry.origin == "openavs"}
     assert built_in <= set(re.findall(r"^\| `([a-z0-9-]+)` \|", PAGE, re.MULTILINE))
     for name in re.findall(r"--pipeline (\S+)", PAGE):

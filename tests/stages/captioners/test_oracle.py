@@ -14,7 +14,7 @@ from openavs.structures.types import AudioWindow, Waveform
 SOUND = Waveform(np.zeros(16000, dtype=np.float32), 16000)
 
 
-def test_it_says_every_label_of_the_clip_at_every_window() -> None:
+def test_every_window_has_all_labels_of_the_clip() -> None:
     windows = [AudioWindow(SOUND, float(i), i + 1.0, ("dog", "emergency car")) for i in range(2)]
     heard = OracleCaptioner().caption(windows)
     assert [[caption.text for caption in captions] for captions in heard] == [["dog", "emergency car"]] * 2
@@ -27,7 +27,7 @@ def test_a_clip_without_labels_is_refused() -> None:
         OracleCaptioner().caption([AudioWindow(SOUND, 0.0, 1.0)])
 
 
-def test_it_is_a_captioner_by_its_short_name_in_any_recipe() -> None:
+def test_any_recipe_can_use_it_by_its_short_name() -> None:
     recipe = load_recipe("tiny", ["captioner={use: oracle}", "translator={use: none}"])
     assert (recipe.captioner.use, recipe.captioner.options) == ("oracle", {})
     assert recipe.detector == load_recipe("tiny").detector

@@ -1,17 +1,20 @@
-"""Asking a chat model: what is asked, how often, and what happens when it goes astray."""
+"""Chat requests: their content and number, and the fallback after unusable answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from openavs.errors import InputError
 from openavs.stages.translators.base import Translator
 from openavs.stages.translators.chat import ChatRequest, ChatTranslator, Conversation
+from openavs.stages.translators.openai import OpenAITranslator
 from openavs.stages.translators.parsing import ParseError
 from tests.stages.translators.captions import request
+from tests.stages.translators.local_server import Answer, Fields, completion, serving
 
 
 class Scripted(ChatTranslator):
@@ -50,7 +53,7 @@ def test_one_request_per_clip_for_all_frames() -> None:
     assert isinstance(model, Translator)
 
 
-def test_identical_requests_are_asked_once_and_silent_ones_never() -> None:
+def test_identical_requests_are_sent_once_and_silent_ones_never() -> None:
     model = Scripted(always(["dog"]))
     clips = [request(["bark"]), request([]), request(["bark"]), request(["growl"]), request()]
     translations = model.translate(clips)
@@ -60,7 +63,7 @@ def test_identical_requests_are_asked_once_and_silent_ones_never() -> None:
     assert [len(batch) for batch in model.asked] == [2]
 
 
-def test_nothing_is_asked_of_nobody() -> None:
+def test_without_captions_nothing_is_sent() -> None:
     model = Scripted(always())
 
     assert model.translate([request([], [])])[0].frames == ((), ())
@@ -68,7 +71,7 @@ def test_nothing_is_asked_of_nobody() -> None:
     assert model.asked == []
 
 
-def test_a_silent_frame_stays_empty_whatever_the_model_says() -> None:
+def test_a_silent_frame_stays_empty_despite_the_answer() -> None:
     clip = request(["bark"], [])
 
     assert Scripted(always(["dog"], ["dog"])).translate([clip])[0].frames == (("dog",), ())
@@ -76,7 +79,7 @@ def test_a_silent_frame_stays_empty_whatever_the_model_says() -> None:
     assert listed.translate([clip])[0].frames == (("dog",), ())
 
 
-def test_an_invalid_output_is_asked_for_again_with_the_reason() -> None:
+def test_an_unusable_answer_causes_a_reprompt_with_the_reason() -> None:
     model = Scripted(lambda _, attempt: "Woof!" if attempt == 1 else '{"0": ["dog"]}')
     translation = model.translate([request(["bark"])])[0]
 
@@ -89,7 +92,7 @@ def test_an_invalid_output_is_asked_for_again_with_the_reason() -> None:
     assert "the answer holds no JSON" in again[3]["content"] and 'every key from "0" to "0"' in again[3]["content"]
 
 
-def test_only_the_failed_conversations_are_asked_again() -> None:
+def test_only_failed_requests_are_repeated() -> None:
     model = Scripted(lambda turns, n: "?" if n == 1 and "growl" in turns[1]["content"] else '{"0": ["dog"]}')
     translations = model.translate([request(["bark"]), request(["growl"])])
 
@@ -116,14 +119,14 @@ def test_after_the_last_attempt_the_lexicon_answers(answer: str | ParseError, re
     assert translation.note == f"the lexicon answered, because the language model failed 3 times ({reason})"
 
 
-def test_a_server_that_did_not_answer_is_asked_the_same_again() -> None:
+def test_a_request_without_an_answer_is_repeated_unchanged() -> None:
     model = Scripted(lambda _, attempt: ParseError("time-out") if attempt == 1 else '{"0": ["dog"]}')
 
     assert model.translate([request(["bark"])])[0].frames == (("dog",),)
     assert model.asked[0] == model.asked[1]
 
 
-def test_what_is_in_vain_is_not_asked_again() -> None:
+def test_a_final_error_is_not_repeated() -> None:
     model = Scripted(lambda *_: ParseError("the server refused the question", final=True), max_reprompts=5)
     translation = model.translate([request(["dog barking"])])[0]
 
@@ -131,13 +134,13 @@ def test_what_is_in_vain_is_not_asked_again() -> None:
     assert translation.note is not None and "failed once (the server refused the question)" in translation.note
 
 
-def test_no_retries() -> None:
+def test_no_reprompts() -> None:
     translation = Scripted(always(), max_reprompts=0).translate([request(["dog barking"])])[0]
 
     assert (translation.frames, translation.origin, translation.attempts) == ((("dog",),), "lexicon", 1)
 
 
-def test_long_clips_are_asked_in_parts() -> None:
+def test_long_clips_are_sent_in_parts() -> None:
     def each(turns: Conversation, attempt: int) -> str:
         rows = turns[1]["content"].split("\n")
         return "no" if "horn" in rows[0] else json.dumps({"frames": [[row.split()[1]] for row in rows]})
@@ -166,7 +169,7 @@ def test_long_clips_are_asked_in_parts() -> None:
         "output " + "A" * 50_000,
     ],
 )
-def test_a_caption_that_gives_orders_changes_nothing_even_if_the_model_obeys(caption: str) -> None:
+def test_an_injected_caption_has_no_effect_even_if_the_model_obeys(caption: str) -> None:
     model = Scripted(obeys)
     translation = model.translate([request([caption])])[0]
     plain = Scripted(obeys)
@@ -185,7 +188,7 @@ def test_an_injected_caption_does_not_hide_the_dog_beside_it() -> None:
     assert Scripted(obeys).translate([clip])[0].frames == (("dog",),)
 
 
-def test_a_vocabulary_closes_what_is_asked_and_what_is_kept() -> None:
+def test_a_vocabulary_limits_the_prompt_and_the_phrases() -> None:
     model = Scripted(always(["puppy", "toaster", "cat"]))
     clip = request(["something"], vocabulary=("dog", "bell"))
 
@@ -210,3 +213,105 @@ def test_non_ascii_captions_and_very_many_frames() -> None:
 def test_options_out_of_range(option: dict[str, int]) -> None:
     with pytest.raises(InputError, match=f"'{next(iter(option))}' must be at least"):
         Scripted(always(), **option)
+
+
+# ----------------------------------------------------------------------------------------------- runs of equal captions
+
+
+SOUNDS = {"Bark": "hound", "Meow": "kitten", "Moo": "calf", "Neigh, whinny": "pony"}  # what no lexicon answers
+LOOKED_UP = {"Bark": "dog", "Meow": "cat", "Moo": "cow", "Neigh, whinny": "horse"}
+LABELS = list(SOUNDS)
+
+
+def listed(messages: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """The runs of a question."""
+    text = messages[1]["content"]
+    return list(json.loads(text[text.index("[") :]))
+
+
+class Small(ChatTranslator):
+    """Names every sound, but loses count after a number of runs."""
+
+    def __init__(self, upto: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.upto, self.questions = upto, list[ChatRequest]()
+
+    def _chat(self, questions: Sequence[ChatRequest]) -> list[str | ParseError]:
+        self.questions += questions
+        return [self.answer(listed(question.messages)) for question in questions]
+
+    def answer(self, runs: list[dict[str, Any]]) -> str:
+        named = {str(run["run"]): [SOUNDS[run["heard"][0]["text"]]] for run in runs[: self.upto]}
+        return json.dumps(named | {str(len(runs)): ["mouse"]})
+
+
+def changing(frames: int) -> list[list[str | tuple[str, float]]]:
+    return [[LABELS[i % 4]] for i in range(frames)]
+
+
+def test_equal_frames_cost_one_run_and_all_get_its_answer() -> None:
+    model = Small(12)
+    translation = model.translate([request(["Bark"], ["Bark"], [], ["Bark"], ["Meow"])])[0]
+
+    assert translation.frames == (("hound",), ("hound",), (), ("hound",), ("kitten",))
+    assert (translation.origin, translation.origins, translation.note) == ("llm", None, None)
+    assert [run["seconds"] for run in listed(model.questions[0].messages)] == ["0 to 2", "3 to 4", "4 to 5"]
+
+
+def test_the_lexicon_fills_only_the_runs_that_a_long_clips_answers_omit() -> None:
+    model = Small(10)
+    translation = model.translate([request(*changing(120))])[0]
+
+    assert [question.schema.count for question in model.questions] == [12] * 10
+    for i, (phrases, origin) in enumerate(zip(translation.frames, translation.origins or (), strict=True)):
+        by_model = i % 12 < 10
+        assert origin == ("llm" if by_model else "lexicon")
+        assert phrases == ((SOUNDS if by_model else LOOKED_UP)[LABELS[i % 4]],)
+    assert (translation.origin, translation.attempts) == ("llm", 10)
+    assert translation.note == (
+        "the lexicon answered for 20 of 120 runs of equal captions, which the language model left out or answered "
+        "without a usable phrase"
+    )
+
+
+@pytest.mark.parametrize("upto", [1, 3, 7, 12])
+def test_a_miscount_affects_only_the_missing_runs(upto: int) -> None:
+    model = Small(upto, max_reprompts=3)
+    translation = model.translate([request(*changing(12))])[0]
+
+    expected = [(SOUNDS if i < upto else LOOKED_UP)[LABELS[i % 4]] for i in range(12)]
+    assert [phrases[0] for phrases in translation.frames] == expected
+    assert translation.attempts == 1
+
+
+def test_only_an_answer_without_any_usable_run_causes_a_reprompt() -> None:
+    model = Small(0)
+    translation = model.translate([request(["Bark"], ["Meow"])])[0]
+
+    assert translation.frames == (("dog",), ("cat",))
+    assert (translation.origin, translation.origins, translation.attempts) == ("lexicon", None, 2)
+    assert "failed 2 times" in str(translation.note)
+
+
+def test_the_lexicon_answers_only_for_the_part_that_fails() -> None:
+    class Moody(Small):
+        def answer(self, runs: list[dict[str, Any]]) -> str:
+            return "?" if runs[0]["heard"][0]["text"] == "Moo" else super().answer(runs)
+
+    translation = Moody(12, max_runs=2, max_reprompts=0).translate([request(*changing(4))])[0]
+
+    assert translation.frames == (("hound",), ("kitten",), ("cow",), ("horse",))
+    assert translation.origins == ("llm", "llm", "lexicon", "lexicon")
+    assert str(translation.note).startswith("frames 2 to 3: the lexicon answered")
+
+
+def test_a_partial_answer_of_a_server_causes_no_second_request() -> None:
+    def part(fields: Fields, number: int) -> Answer:
+        return completion(Small(2).answer(listed(fields["messages"])))
+
+    with serving(part) as local:
+        model = OpenAITranslator(model="small", base_url=local.url)
+        translation = model.translate([request(*changing(3))])[0]
+
+    assert translation.frames == (("hound",), ("kitten",), ("cow",))
+    assert translation.origins == ("llm", "llm", "lexicon") and len(local.asked) == 1

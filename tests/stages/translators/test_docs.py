@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_translator_of_ones_own(tmp_path: Path) -> None:
+def test_the_custom_translator(tmp_path: Path) -> None:
     (code,) = blocks("python")
     assert len(code.strip().splitlines()) <= 30
     (tmp_path / "command.py").write_text(code)

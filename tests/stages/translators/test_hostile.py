@@ -52,7 +52,7 @@ def tiny_lm() -> LlmTranslator:
 
 @pytest.mark.parametrize("caption", ORDERS, ids=range(len(ORDERS)))
 @pytest.mark.parametrize("prompt", SHIPPED)
-def test_a_caption_changes_nothing_but_its_own_quotation(prompt: str, caption: str) -> None:
+def test_a_caption_changes_only_its_own_quotation(prompt: str, caption: str) -> None:
     system, user = build_messages(prompt, clip(caption, prompt))
     plain_system, plain_user = build_messages(prompt, clip(BENIGN, prompt))
 
@@ -67,7 +67,7 @@ def test_a_caption_changes_nothing_but_its_own_quotation(prompt: str, caption: s
 
 @pytest.mark.parametrize("caption", ORDERS, ids=range(len(ORDERS)))
 @pytest.mark.parametrize("prompt", [name for name in SHIPPED if name != "tiny"])
-def test_it_stays_one_string_of_one_frame(prompt: str, caption: str) -> None:
+def test_a_caption_stays_one_string_of_one_frame(prompt: str, caption: str) -> None:
     user = build_messages(prompt, clip(caption, prompt))[1]["content"]
     place = {"run": 1, "seconds": "1 to 2"} if load_prompt(prompt).by_runs else {"frame": 1}
 
@@ -97,7 +97,7 @@ def harmless(translation: Translation) -> bool:
 
 
 @pytest.mark.parametrize("prompt", SHIPPED)
-def test_even_a_model_that_obeys_can_only_answer_with_nouns(prompt: str) -> None:
+def test_the_answer_of_a_model_that_obeys_is_reduced_to_nouns(prompt: str) -> None:
     clips = [clip(caption, prompt) for caption in ORDERS]
     obeyed = Gullible(prompt=prompt)
     for translation in obeyed.translate(clips):

@@ -51,7 +51,7 @@ def direct(folder: Path, conversation: list[dict[str, str]], new: int) -> str:
     return str(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def test_answers_equal_the_librarys_own(folder: Path) -> None:
+def test_answers_equal_those_of_transformers(folder: Path) -> None:
     answers = ask(translator(folder), conversations())
 
     assert answers == [direct(folder, conversation, 24) for conversation in conversations()]
@@ -69,16 +69,14 @@ def test_a_16_bit_checkpoint_stays_in_16_bits_on_a_cpu(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_an_answer_does_not_depend_on_its_batch_mates(folder: Path, batch_size: int) -> None:
+def test_an_answer_does_not_depend_on_its_batch(folder: Path, batch_size: int) -> None:
     together = ask(translator(folder), conversations())
 
     assert ask(translator(folder, batch_size=batch_size), conversations()) == together
     assert ask(translator(folder), conversations()[::-1]) == together[::-1]
 
 
-def test_an_answer_has_room_for_the_longest_unless_the_recipe_says_otherwise(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_maximum_tokens_are_those_of_the_schema_unless_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rooms: list[int] = []
     monkeypatch.setattr(LlmTranslator, "_generate", lambda self, tokens, new: rooms.append(new) or [""] * len(tokens))
     for limit in (None, 24):
@@ -89,7 +87,7 @@ def test_an_answer_has_room_for_the_longest_unless_the_recipe_says_otherwise(
     assert rooms == [256, 1024, 24]
 
 
-def test_babble_falls_to_the_lexicon(folder: Path) -> None:
+def test_meaningless_answers_fall_back_to_the_lexicon(folder: Path) -> None:
     llm = translator(folder)
     translation = llm.translate([request(["dog barking"], [])])[0]
 
@@ -98,7 +96,7 @@ def test_babble_falls_to_the_lexicon(folder: Path) -> None:
     assert llm.models == {str(folder): {"revision": None, "license": None, "path": str(folder)}}
 
 
-def test_it_stops_at_the_end_of_the_turn(tmp_path: Path) -> None:
+def test_generation_stops_at_the_end_of_the_answer(tmp_path: Path) -> None:
     llm = translator(make_lm(tmp_path / "lm"), max_new_tokens=400)
     end = llm.tokenizer.eos_token_id
     with torch.no_grad():  # a model that always says the same word and then ends its turn
@@ -125,7 +123,7 @@ def test_thinking_is_turned_off(tmp_path: Path) -> None:
     assert render_chat(llm.tokenizer, conversations()[0]).endswith("assistant ")
 
 
-def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> None:
+def test_prompts_longer_than_the_context_are_not_sent(folder: Path) -> None:
     long = [{"role": "user", "content": "dog " * 600}]
     answers = ask(translator(folder), [conversations()[0], long])
 
@@ -135,7 +133,7 @@ def test_questions_longer_than_the_model_reads_are_not_asked(folder: Path) -> No
     assert translation.frames == (("dog",),) * 90 and TOO_LONG in str(translation.note)
 
 
-def test_the_room_for_an_answer_shrinks_with_the_context_and_not_with_the_batch(tmp_path: Path) -> None:
+def test_maximum_tokens_depend_on_the_context_and_not_on_the_batch(tmp_path: Path) -> None:
     llm = translator(make_lm(tmp_path / "lm"), max_new_tokens=100)
     shortest, *_, longest = sorted(len(tokenize_chat(llm.tokenizer, conversation)) for conversation in conversations())
     llm.model.config.max_position_embeddings = shortest + 100

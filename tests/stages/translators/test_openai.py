@@ -47,7 +47,7 @@ def fell_back(translation: Translation, reason: str) -> bool:
 # ------------------------------------------------------------------------------------------------- what is asked
 
 
-def test_one_request_a_clip_at_temperature_0_with_a_schema_for_its_runs() -> None:
+def test_one_request_per_clip_at_temperature_0_with_a_schema() -> None:
     with serving(lambda *_: phrases(["dog"], [])) as local:
         asked = translator(local, max_new_tokens=99)
         translation = asked.translate([request(["dog barking"], ["a murmur"])])[0]
@@ -75,7 +75,7 @@ def test_a_vocabulary_is_part_of_the_schema_and_a_very_long_one_is_not() -> None
     assert items[1]["items"] == {"type": "string"}
 
 
-def test_identical_requests_are_sent_once_and_no_more_than_so_many_at_a_time() -> None:
+def test_identical_requests_are_sent_once_and_concurrency_is_limited() -> None:
     def slow(fields: Fields, number: int) -> Answer:
         time.sleep(0.05)
         return phrases(["dog"])
@@ -98,7 +98,7 @@ def test_tokens_are_counted_and_the_served_model_is_recorded() -> None:
     assert ask.models["small"]["revision"] == "small-1"
 
 
-def test_a_server_need_not_say_what_it_serves_and_counts() -> None:
+def test_a_server_may_omit_its_model_and_token_counts() -> None:
     bare = Answer(json.dumps({"choices": [{"message": {"content": '{"0": ["dog"]}'}}]}).encode())
     with serving(lambda *_: bare) as local:
         ask = translator(local)
@@ -108,7 +108,7 @@ def test_a_server_need_not_say_what_it_serves_and_counts() -> None:
     assert ask.models["small"]["revision"] is None
 
 
-def test_further_fields_are_sent_along() -> None:
+def test_extra_fields_are_sent() -> None:
     with serving(lambda *_: phrases(["dog"])) as local:
         translator(local, extra_body={"chat_template_kwargs": {"enable_thinking": False}}).translate([DOG])
 
@@ -128,7 +128,7 @@ def test_further_fields_are_sent_along() -> None:
         refusal(400, "bad request"),
     ],
 )
-def test_a_server_without_schemas_is_asked_without_and_that_is_remembered(refused: Answer) -> None:
+def test_a_rejected_schema_is_dropped_for_good(refused: Answer) -> None:
     with serving(lambda fields, _: refused if "response_format" in fields else phrases(["dog"])) as local:
         ask = translator(local)
         first, second = ask.translate([DOG])[0], ask.translate([request(["dog howling"])])[0]
@@ -137,7 +137,7 @@ def test_a_server_without_schemas_is_asked_without_and_that_is_remembered(refuse
     assert ["response_format" in fields for fields in local.asked] == [True, False, False]
 
 
-def test_a_schema_that_was_taken_once_is_not_given_up_for_a_passing_fault() -> None:
+def test_an_accepted_schema_is_kept_after_a_transient_error() -> None:
     with serving(lambda _, number: refusal(500) if number == 2 else phrases(["dog"])) as local:
         ask = translator(local)
         ask.translate([DOG])
@@ -146,7 +146,7 @@ def test_a_schema_that_was_taken_once_is_not_given_up_for_a_passing_fault() -> N
     assert all("response_format" in fields for fields in local.asked) and len(local.asked) == 3
 
 
-def test_the_schema_can_be_left_out_or_insisted_on() -> None:
+def test_the_schema_can_be_omitted_or_required() -> None:
     with serving(lambda fields, _: phrases(["dog"])) as local:
         translator(local, structured="none").translate([DOG])
     assert "response_format" not in local.asked[0]
@@ -157,7 +157,7 @@ def test_the_schema_can_be_left_out_or_insisted_on() -> None:
         translator(local, structured="json_schema").translate([DOG])
 
 
-def test_reasoning_models_get_the_fields_they_insist_on() -> None:
+def test_reasoning_models_get_the_fields_that_they_require() -> None:
     def picky(fields: Fields, number: int) -> Answer:
         if "max_tokens" in fields:
             return refusal(400, "Unsupported parameter: 'max_tokens' is not supported with this model.")
@@ -180,7 +180,7 @@ def test_reasoning_models_get_the_fields_they_insist_on() -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-def test_a_fault_that_passes_leaves_no_trace(status: int) -> None:
+def test_a_transient_error_leaves_no_trace(status: int) -> None:
     with serving(lambda _, number: refusal(status) if number == 1 else phrases(["dog"])) as local:
         translation = translator(local, structured="none").translate([DOG])[0]
 
@@ -190,7 +190,7 @@ def test_a_fault_that_passes_leaves_no_trace(status: int) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("header", [{"Retry-After": "0.4"}, {"retry-after-ms": "400"}, {"Retry-After": "date"}])
-def test_the_wait_that_a_server_asks_for_is_kept_by_all_questions(header: dict[str, str]) -> None:
+def test_retry_after_holds_for_all_requests(header: dict[str, str]) -> None:
     if header == {"Retry-After": "date"}:
         header = {"Retry-After": formatdate(time.time() + 1.5, usegmt=True)}  # whole seconds: 0.5 to 1.5 s away
     least = 0.4
@@ -206,7 +206,7 @@ def test_the_wait_that_a_server_asks_for_is_kept_by_all_questions(header: dict[s
     assert local.times[1] - local.times[0] >= least
 
 
-def test_a_wait_beyond_the_budget_is_not_begun() -> None:
+def test_a_wait_beyond_the_total_timeout_is_skipped() -> None:
     with serving(lambda *_: refusal(429, "slow down", headers={"Retry-After": "3600"})) as local:
         started = time.monotonic()
         translations = translator(local).translate([DOG, request(["dog howling"])])
@@ -216,7 +216,7 @@ def test_a_wait_beyond_the_budget_is_not_begun() -> None:
     assert len(local.asked) <= 2
 
 
-def test_waits_grow_and_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_grow_exponentially_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     sleep = asyncio.sleep
 
@@ -271,7 +271,7 @@ BROKEN = [
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("broken", "reason"), BROKEN)
-def test_an_invalid_output_is_asked_for_once_more_then_the_lexicon_answers(broken: Answer, reason: str) -> None:
+def test_an_unusable_response_is_repeated_once_before_the_fallback(broken: Answer, reason: str) -> None:
     with serving(lambda *_: broken) as local:
         translation = translator(local).translate([DOG])[0]
 
@@ -279,7 +279,7 @@ def test_an_invalid_output_is_asked_for_once_more_then_the_lexicon_answers(broke
     assert len(local.asked) == 2
 
 
-def test_an_answer_that_was_unusable_once() -> None:
+def test_a_second_answer_may_be_usable() -> None:
     with serving(lambda _, number: completion("Woof!") if number == 1 else phrases(["dog"])) as local:
         translation = translator(local).translate([DOG])[0]
 
@@ -297,7 +297,7 @@ def test_an_answer_that_was_unusable_once() -> None:
     ],
     ids=["100 MB", "endless", "endless error"],
 )
-def test_a_flood_is_not_read_to_its_end(flood: Answer, reason: str) -> None:
+def test_only_a_limited_part_of_a_response_is_read(flood: Answer, reason: str) -> None:
     import tracemalloc
 
     with serving(lambda *_: flood) as local:
@@ -318,7 +318,7 @@ def test_a_flood_is_not_read_to_its_end(flood: Answer, reason: str) -> None:
 
 
 @pytest.mark.faults
-def test_a_slow_server_is_given_up_in_time_however_it_is_slow() -> None:
+def test_any_slow_server_is_abandoned_within_the_total_timeout() -> None:
     def silent(fields: Fields, number: int) -> Answer:
         time.sleep(1.5)
         return phrases(["dog"])
@@ -352,13 +352,13 @@ def free_port() -> int:
 
 
 @pytest.mark.faults
-def test_without_a_server_the_lexicon_answers_and_says_so() -> None:
+def test_without_a_server_the_lexicon_answers_with_a_note() -> None:
     translation = translator(f"http://127.0.0.1:{free_port()}/v1").translate([DOG])[0]
 
     assert fell_back(translation, "the server cannot be reached; attempts: 3")
 
 
-def test_a_server_that_must_answer_is_an_error_when_it_does_not() -> None:
+def test_on_error_raise_makes_a_failing_server_an_error() -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
 
     with pytest.raises(ModelError, match=f"the server {url} gives no answer .*cannot be reached.*on_error: fallback"):
@@ -366,7 +366,7 @@ def test_a_server_that_must_answer_is_an_error_when_it_does_not() -> None:
 
 
 @pytest.mark.faults
-def test_ten_thousand_clips_and_a_server_that_hangs() -> None:
+def test_ten_thousand_clips_with_a_server_that_hangs() -> None:
     def hangs(fields: Fields, number: int) -> Answer:
         time.sleep(3)
         return phrases(["dog"])
@@ -383,7 +383,7 @@ def test_ten_thousand_clips_and_a_server_that_hangs() -> None:
 
 
 @pytest.mark.faults
-def test_a_server_that_comes_back_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recovered_server_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai, "CIRCUIT_BREAKER_SECONDS", 0.3)
     with serving(lambda _, number: refusal(503) if number <= 3 else phrases(["bell"])) as local:
         ask = translator(local, max_retries=0, structured="none")
@@ -409,7 +409,7 @@ def test_a_server_that_comes_back_is_asked_again(monkeypatch: pytest.MonkeyPatch
         (refusal(307, headers={"Location": "http://127.0.0.1:9/v1/chat/completions"}), "redirects elsewhere"),
     ],
 )
-def test_what_would_fail_every_clip_alike_is_an_error_and_not_tried_again(answer: Answer, sentence: str) -> None:
+def test_an_error_for_the_user_to_fix_is_raised_without_retries(answer: Answer, sentence: str) -> None:
     with serving(lambda *_: answer) as local:
         ask = translator(local, api_key_env="OPENAVS_TEST_KEY", structured="none")
         with pytest.raises(ModelError, match=sentence) as raised:
@@ -419,7 +419,7 @@ def test_what_would_fail_every_clip_alike_is_an_error_and_not_tried_again(answer
     assert 1 <= len(local.asked) <= 2  # both clips, once each
 
 
-def test_a_server_that_wants_a_key_says_how_to_give_one() -> None:
+def test_a_missing_key_is_explained() -> None:
     said = r"requires a key \(HTTP 401\); put it into an environment .* 'api_key_env'"
     with serving(lambda *_: refusal(401, "no key")) as local, pytest.raises(ModelError, match=said):
         translator(local, structured="none").translate([DOG])
@@ -433,7 +433,7 @@ def test_a_server_that_wants_a_key_says_how_to_give_one() -> None:
         (refusal(413), answers.TOO_LONG),
     ],
 )
-def test_a_question_that_is_refused_is_not_tried_again(answer: Answer, reason: str) -> None:
+def test_a_refused_request_is_not_repeated(answer: Answer, reason: str) -> None:
     with serving(lambda *_: answer) as local:
         translation = translator(local, structured="none").translate([DOG])[0]
 
@@ -444,7 +444,7 @@ def test_a_question_that_is_refused_is_not_tried_again(answer: Answer, reason: s
 # ----------------------------------------------------------------------------------------------- address and key
 
 
-def test_the_key_comes_from_the_environment_and_is_seen_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_key_comes_from_the_environment_and_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with serving(lambda *_: refusal(400, f"your key {KEY} is odd")) as local:
         ask = translator(local, api_key_env="OPENAVS_TEST_KEY")
@@ -455,14 +455,14 @@ def test_the_key_comes_from_the_environment_and_is_seen_nowhere(caplog: pytest.L
     assert "your key (key) is odd" in caplog.text
 
 
-def test_a_key_that_cannot_be_sent_is_told_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unprintable_key_is_reported_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAVS_TEST_KEY", f"{KEY}\nX-Header: 1")
     with pytest.raises(ModelError, match="OPENAVS_TEST_KEY holds unprintable text instead of a key") as raised:
         translator("http://localhost:1/v1", api_key_env="OPENAVS_TEST_KEY")
     assert KEY not in str(raised.value)
 
 
-def test_a_key_for_openai_is_sent_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_for_openai_is_not_sent_to_other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(lambda *_: phrases(["dog"])) as local:
         translator(local).translate([DOG])
@@ -488,7 +488,7 @@ def test_a_key_for_openai_is_sent_to_nobody_else(monkeypatch: pytest.MonkeyPatch
         ({"total_timeout": float("nan")}, InputError, "seconds above 0"),
     ],
 )
-def test_options_that_cannot_be_used_are_one_sentence(
+def test_invalid_options_are_errors_of_one_sentence(
     options: dict[str, Any], kind: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(kind, match=sentence) as raised:
@@ -513,7 +513,7 @@ def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch: py
 # ---------------------------------------------------------------------------------------------------- odd requests
 
 
-def test_odd_captions_reach_the_server_cleaned() -> None:
+def test_unusual_captions_are_sent_cleaned() -> None:
     def counted(fields: Fields, number: int) -> Answer:
         text = fields["messages"][1]["content"]
         return phrases(*[["dog"]] * len(json.loads(text[text.index("[") :])))
@@ -534,7 +534,7 @@ def test_odd_captions_reach_the_server_cleaned() -> None:
 # ------------------------------------------------------------------------------------------------------ in a recipe
 
 
-def test_a_recipe_names_it_and_its_model_is_no_download() -> None:
+def test_a_recipe_can_use_it_and_its_model_is_not_downloaded() -> None:
     recipe = load_recipe(
         "tiny", ["translator={use: openai, model: gpt-x, base_url: 'http://localhost:1/v1', max_retries: 2}"]
     )

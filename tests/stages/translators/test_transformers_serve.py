@@ -76,7 +76,7 @@ def remote(url: str, model: str = HOME, **options: Any) -> OpenAITranslator:
     return OpenAITranslator(model=model, base_url=url, **settings | options)
 
 
-def test_the_same_answers_as_in_this_process(served: str, llm: LlmTranslator) -> None:
+def test_answers_equal_those_in_this_process(served: str, llm: LlmTranslator) -> None:
     clips = [example(TEST, 0, index).request for index in range(12)]
     there = remote(served)
 
@@ -86,7 +86,7 @@ def test_the_same_answers_as_in_this_process(served: str, llm: LlmTranslator) ->
     assert there.models[HOME]["revision"]
 
 
-def test_a_model_that_it_does_not_serve_is_the_users_to_mend(served: str) -> None:
+def test_an_unknown_model_is_an_error_for_the_user(served: str) -> None:
     with pytest.raises(ModelError, match="does not serve the model 'another'"):
         remote(served, model="another").translate([example(TEST, 0, 0).request])
 
@@ -98,7 +98,7 @@ def scenes() -> list[Any]:
     return [scene_to_clip(sample_scene("ms3", "test", 9, seed).scene, f"clip-{seed}") for seed in range(2)]
 
 
-def test_one_language_model_request_a_clip_over_http(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_request_per_clip_over_http(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [tiny(clip).frames for clip in scenes()]
     model = tiny.translator
     assert isinstance(model, LlmTranslator)
@@ -117,7 +117,7 @@ def test_one_language_model_request_a_clip_over_http(tiny: Pipeline, monkeypatch
     assert any(frame.segments for frames in found for frame in frames)
 
 
-def test_one_language_model_request_a_clip_in_this_process(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_request_per_clip_in_this_process(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = tiny.translator
     generate, asked = model._generate, list[list[int]]()
 

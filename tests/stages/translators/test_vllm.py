@@ -65,7 +65,7 @@ def calls() -> dict[str, list[ast.Call]]:
     return found
 
 
-def test_the_engine_is_made_with_arguments_that_it_has(surface: dict[str, list[str]]) -> None:
+def test_the_arguments_of_the_engine_exist(surface: dict[str, list[str]]) -> None:
     options = engine_options("x", dtype="bfloat16", max_model_len=9, gpu_memory_utilization=0.4, tensor_parallel=1)
 
     assert set(options) <= {*surface["LLM"], *surface["EngineArgs"]}
@@ -73,7 +73,7 @@ def test_the_engine_is_made_with_arguments_that_it_has(surface: dict[str, list[s
     assert options["enable_prefix_caching"] is True
 
 
-def test_what_is_called_takes_what_it_is_given(surface: dict[str, list[str]]) -> None:
+def test_calls_match_the_signatures(surface: dict[str, list[str]]) -> None:
     found = calls()
     assert [len(made) for made in found.values()] == [1, 1, 2, 1]
     for name, made in found.items():
@@ -85,12 +85,12 @@ def test_what_is_called_takes_what_it_is_given(surface: dict[str, list[str]]) ->
     assert set(sampling_options(1)) <= set(surface["SamplingParams"])
 
 
-def test_what_is_read_is_there(surface: dict[str, list[str]]) -> None:
+def test_fields_that_are_read_exist(surface: dict[str, list[str]]) -> None:
     assert "prompt_token_ids" in surface["TokensPrompt"]
     assert "text" in surface["CompletionOutput"]
 
 
-def test_one_without_the_package_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
 
     with pytest.raises(InputError, match=r"pip install \"openavs\[vllm\]\", or run `vllm serve`"):
@@ -133,7 +133,7 @@ def local(model: str = TINY, **options: Any) -> LlmTranslator:
     return LlmTranslator(model=model, prompt="tiny", max_new_tokens=160, device="cpu", dtype="float32", **options)
 
 
-def test_it_is_asked_exactly_what_llm_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_gets_the_same_prompts_as_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = local()
     engine = StandIn(llm)
     asked = build(monkeypatch, engine).translate(CLIPS)
@@ -150,7 +150,7 @@ def test_a_template_without_a_system_turn(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert build(monkeypatch, StandIn(llm), folder).translate(CLIPS) == llm.translate(CLIPS)
 
 
-def test_a_question_that_is_too_long_does_not_fail_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_is_too_long_does_not_fail_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     long = Request(request(["dog barking", "bell ringing", "cat meowing", "bird chirping"]).frames * 60)
     engine = StandIn(local())
     asked = build(monkeypatch, engine)
@@ -162,7 +162,7 @@ def test_a_question_that_is_too_long_does_not_fail_its_batch(monkeypatch: pytest
     assert cut.origin == "lexicon" and f"failed once ({TOO_LONG})" in str(cut.note)
 
 
-def test_answers_are_held_to_the_schema_of_their_own_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_constrained_to_the_schema_of_their_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", SimpleNamespace(StructuredOutputsParams=SimpleNamespace))
     engine = StandIn(local())
     build(monkeypatch, engine, structured=True).translate(CLIPS)
@@ -171,7 +171,7 @@ def test_answers_are_held_to_the_schema_of_their_own_question(monkeypatch: pytes
     assert [(rows["minItems"], rows["maxItems"]) for rows in frames] == [(3, 3), (1, 1), (2, 2)]
 
 
-def test_answers_by_runs_have_their_keys_in_the_schema_and_room_for_the_longest(
+def test_schemas_by_runs_have_their_keys_and_maximum_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Brief(StandIn):
@@ -195,7 +195,7 @@ def test_answers_by_runs_have_their_keys_in_the_schema_and_room_for_the_longest(
     assert asked[0].origins == ("llm", "llm", "lexicon")
 
 
-def test_an_engine_that_does_not_start_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_does_not_start_is_one_error_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(StandIn):
         def LLM(self, **options: Any) -> StandIn:
             raise ValueError("Free memory on device is less than desired\nTraceback")
@@ -207,7 +207,7 @@ def test_an_engine_that_does_not_start_is_one_sentence(monkeypatch: pytest.Monke
     assert "\n" not in str(raised.value)
 
 
-def test_the_context_is_8192_tokens_or_what_the_model_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_context_is_8192_tokens_or_that_of_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The engine keeps room for one sequence of the longest length, which for Qwen3-4B is 39 GB."""
     folder = shutil.copytree(resolve(TINY).path, tmp_path / "lm")
     config = json.loads((folder / "config.json").read_text())

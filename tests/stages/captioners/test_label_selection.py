@@ -60,7 +60,7 @@ def test_shares_of_a_softmax_are_summed_over_the_labels_of_a_thing() -> None:
         ({"Bird": 0.6, "Crow": 0.4}, ["Crow"]),
     ],
 )
-def test_general_names_give_way_to_specific_ones(labels: dict[str, float], kept: list[str]) -> None:
+def test_specific_names_replace_general_ones(labels: dict[str, float], kept: list[str]) -> None:
     assert [text for text, _ in strong(selector().captions(row(**labels), WINDOW, ""))] == kept
 
 
@@ -70,7 +70,7 @@ def test_a_thing_needs_a_share_of_the_best_specific_one() -> None:
     assert [text for text, _ in strong(selector(top_k=1).captions(scores, WINDOW, ""))] == ["Dog"]
 
 
-def test_faint_things_beside_a_loud_category_are_left_out() -> None:
+def test_faint_things_beside_a_loud_category_are_removed() -> None:
     scores = row(**{"Music": 0.8, "Speech": 0.05, "Guitar": 0.05})
     assert strong(selector(threshold=0.03).captions(scores, WINDOW, "")) == [("Music", 0.8)]
 
@@ -96,7 +96,7 @@ def test_labels_outside_of_the_lexicon_are_things_of_their_own() -> None:
     assert strong(own.captions(np.array([0.4, 0.6], np.float32), WINDOW, "")) == [("blimp", 0.6), ("zorb", 0.4)]
 
 
-def test_without_things_every_label_counts_for_itself() -> None:
+def test_without_things_every_label_is_scored_for_itself() -> None:
     plain = selector(things=False, top_k=2, threshold=0.0)
     scores = row(Animal=0.9, Dog=0.5, Bark=0.4)
     assert strong(plain.captions(scores, WINDOW, "")) == [("Animal", 0.9), ("Dog", 0.5)]
@@ -122,7 +122,7 @@ def test_two_scales_are_combined_by_their_geometric_mean() -> None:
     assert rows[1] is not None and rows[1] == pytest.approx([0.5, 0.5])
 
 
-def test_sounds_without_a_common_label_score_nothing() -> None:
+def test_sounds_without_a_common_label_have_zero_scores() -> None:
     window = AudioWindow(WINDOW.audio, 2.0, 3.0, context=WINDOW.audio)
     given = iter([np.array([1, 0], np.float32), np.array([0, 1], np.float32)])
     (row,) = combine_scales([window], lambda audios: [next(given) for _ in audios], softmax=True)

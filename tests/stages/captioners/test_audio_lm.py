@@ -140,7 +140,7 @@ def qwen_prompt(question: str, count: Callable[[int], int]) -> Callable[[int], s
     return prompt
 
 
-def test_captions_equal_the_librarys_own(kind: str, folders: dict[str, Path]) -> None:
+def test_captions_equal_those_of_transformers(kind: str, folders: dict[str, Path]) -> None:
     ours = texts(load(folders[kind]), WINDOWS)
     for window, captions in zip(WINDOWS, ours, strict=True):
         assert captions == [library(kind, folders[kind], window, question) for question in PAPER_QUESTIONS]
@@ -159,7 +159,7 @@ def test_a_sound_is_encoded_once_for_all_questions(kind: str, folders: dict[str,
     assert len(passes) == len(windows) + 1  # all of them together
 
 
-def test_a_window_does_not_depend_on_its_batch_mates(kind: str, folders: dict[str, Path]) -> None:
+def test_a_window_does_not_depend_on_its_batch(kind: str, folders: dict[str, Path]) -> None:
     together = texts(load(folders[kind], batch_size=8), WINDOWS)
     for batch_size in (1, 3):
         assert texts(load(folders[kind], batch_size=batch_size), WINDOWS) == together
@@ -171,7 +171,7 @@ def test_a_question_does_not_depend_on_the_others(kind: str, folders: dict[str, 
     assert [captions[1] for captions in texts(load(folders[kind]), WINDOWS)] == [captions[0] for captions in alone]
 
 
-def test_sounds_too_short_for_a_vector_are_heard(kind: str, folders: dict[str, Path]) -> None:
+def test_very_short_sounds_have_captions(kind: str, folders: dict[str, Path]) -> None:
     answers = load(folders[kind]).caption([tone(0.001, 400), tone(0.02, 400), tone(1.0, 400)])
     assert [len(captions) for captions in answers] == [3, 3, 3]
 
@@ -186,7 +186,7 @@ def test_other_rates_are_resampled(qwen: Path) -> None:
     assert captioner.caption([window]) == captioner.caption([at_rate])
 
 
-def test_long_windows_are_heard_at_their_centre(qwen: Path) -> None:
+def test_long_windows_are_cropped_to_their_center(qwen: Path) -> None:
     parts = [tone(SECONDS, hertz).audio.samples for hertz in (200, 3000, 900)]
     captioner = load(qwen)
     long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 3.0 * SECONDS)
@@ -204,7 +204,7 @@ def test_no_windows_and_windows_without_samples(qwen: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ what comes out
 
 
-def test_captions_carry_their_times_and_questions_and_no_score(qwen: Path) -> None:
+def test_captions_have_times_and_questions_and_no_score(qwen: Path) -> None:
     [captions] = load(qwen).caption([tone(1.0, 200, start=4.0)])
     assert {(caption.start, caption.end, caption.score) for caption in captions} == {(4.0, 5.0, None)}
     assert tuple(caption.question for caption in captions) == PAPER_QUESTIONS
@@ -241,7 +241,7 @@ def test_it_is_a_captioner_and_records_its_model(qwen: Path) -> None:
     assert captioner.models == {str(qwen): {"revision": None, "license": None, "path": str(qwen)}}
 
 
-def test_vectors_that_are_not_finite_are_an_error_that_names_the_window(qwen: Path) -> None:
+def test_nonfinite_vectors_are_an_error_that_names_the_window(qwen: Path) -> None:
     captioner = load(qwen)
     captioner.model.model.multi_modal_projector.linear.bias.fill_(float("nan"))
     with pytest.raises(OpenAVSError, match="not finite for the window from 2 to 3 s"):
@@ -265,12 +265,12 @@ def test_options_out_of_range_are_refused(qwen: Path, options: dict[str, Any]) -
         load(qwen, **options)
 
 
-def test_another_kind_of_model_is_refused_with_the_kinds_there_are(tmp_path: Path) -> None:
+def test_an_unsupported_model_is_refused_with_the_supported_kinds(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'clap' model.*qwen2_audio, audioflamingo3, voxtral, qwen2_5_omni"):
         load(make_clap(tmp_path / "clap"))
 
 
-def test_a_question_that_names_the_place_of_the_sound_is_refused(qwen: Path) -> None:
+def test_a_question_with_the_audio_placeholder_is_refused(qwen: Path) -> None:
     with pytest.raises(ModelError, match="has 2 places for the audio"):
         load(qwen, questions=["What is <|AUDIO|> ?"])
 
@@ -282,9 +282,7 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_qwen2_audio_is_asked_by_its_own_template_if_neither_checkpoint_nor_library_has_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_qwen2_audio_without_a_template_gets_the_built_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_audio.make_qwen2_audio(tmp_path / "qwen")
     (folder / "chat_template.jinja").unlink()
     by_library = load(folder)
@@ -317,7 +315,7 @@ def test_the_thinker_of_a_whole_omni_checkpoint_is_loaded(folders: dict[str, Pat
     assert texts(load(whole), WINDOWS) == texts(load(thinker), WINDOWS)
 
 
-def test_mistrals_own_tokenizer_file_serves(tmp_path: Path) -> None:
+def test_the_tokenizer_file_of_mistral_is_supported(tmp_path: Path) -> None:
     """As Voxtral's checkpoints have it; no package of Mistral's is needed."""
     folder = tiny_audio.make_voxtral(tmp_path / "voxtral", tekken=True)
     [captions] = texts(load(folder), WINDOWS[:1])
@@ -326,7 +324,7 @@ def test_mistrals_own_tokenizer_file_serves(tmp_path: Path) -> None:
         assert text == one_line(library)
 
 
-def test_the_tokenizers_template_serves_where_the_processor_has_none(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_template_of_the_tokenizer_is_the_fallback(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = tiny_audio.make_omni_2_5(tmp_path / "omni")
     (folder / "chat_template.json").rename(folder / "unused.txt")
     (folder / "chat_template.jinja").write_text(QWEN_TEMPLATE)
