@@ -219,7 +219,7 @@ def test_fallback_answers_of_an_unreachable_server_are_not_cached(held: BackendC
         answered = ask(server.url, held, clip, cache)
         assert [[p.phrase for p in frame.prompts] for frame in answered.frames] == [["dog"], ["dog"], ["cat"]]
         remembered = ask(server.url, held, clip, cache)
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     assert content(remembered) == content(answered)
     # Nobody was asked the third time, and yet the result says which model it was that answered.
     assert remembered.models["small"]["revision"] == "small-1"
@@ -229,7 +229,7 @@ def test_who_answered_for_each_frame_is_kept(held: BackendCache, clip: Clip, cac
     """The model leaves out the second run, which the lexicon then answers."""
     with serving(lambda fields, number: phrases(["hound"])) as server:
         results = [ask(server.url, held, clip, cache) for _ in range(2)]
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     for result in results:
         origins = {prompt.phrase: prompt.origin for frame in result.frames for prompt in frame.prompts}
         assert origins.pop("hound") == "llm"
@@ -242,7 +242,7 @@ def test_an_answer_that_cannot_be_used_is_kept_with_its_note(held: BackendCache,
     with serving(lambda fields, number: completion("Woof!")) as server:
         first = ask(server.url, held, clip, cache)
         second = ask(server.url, held, clip, cache)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert second.warnings == first.warnings
     assert "the lexicon answered" in first.warnings[0]
 

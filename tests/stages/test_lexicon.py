@@ -54,7 +54,7 @@ def test_labels(label: str, things: tuple[str, ...]) -> None:
         ("a dog is barking while a man speaks", ("dog", "man")),
         ("A dog barks, growls and howls.", ("dog",)),
         ("barking and meowing", ("dog", "cat")),
-        ("a person is playing a guitar", ("guitar",)),  # whoever plays is silent
+        ("a person is playing a guitar", ("guitar",)),  # the player is silent
         ("a man riding a motorcycle", ("motorcycle",)),
         ("a woman sings with a guitar", ("woman", "guitar")),
         ("no dog barking, only a cat", ("cat",)),

@@ -60,7 +60,7 @@ class AudioProcessor:
     template: str | None
 
 
-# ------------------------------------------------------------------------------------------------- sounds to vectors
+# ---------------------------------------------------------------------------------------------------- sounds to vectors
 
 
 def _pooled_twice(frames: int, config: Any) -> int:
@@ -128,7 +128,7 @@ def _flat(output: Any) -> torch.Tensor:
     return vectors.reshape(-1, vectors.shape[-1])
 
 
-# ---------------------------------------------------------------------------------------------------------- the table
+# ------------------------------------------------------------------------------------------------------------ the table
 
 # The checkpoint on the hub has no chat template. The library's processor still has this one as a default, with the
 # comment that it is kept only until the hub has it. Here it is limited to one question about one sound.
@@ -206,7 +206,7 @@ def _template_file(folder: Path) -> str | None:
     return str(json.loads(path.read_text(encoding="utf-8"))["chat_template"]) if path.is_file() else None
 
 
-# --------------------------------------------------------------------------------------------------------- the prompt
+# ----------------------------------------------------------------------------------------------------------- the prompt
 
 
 def tokenize_question(

@@ -168,7 +168,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(seconds, 0.0) if seconds == seconds else None  # not for NaN
 
 
-# -------------------------------------------------------------------------------------------------------- the client
+# ----------------------------------------------------------------------------------------------------------- the client
 
 
 class _ErrorResponse(Exception):

@@ -110,7 +110,7 @@ class LlmTranslator(ChatTranslator):
         return [str(text) for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
-# --------------------------------------------------------------------------------------------------- chat templates
+# ------------------------------------------------------------------------------------------------------- chat templates
 
 
 def chat_tokenizer(tokenizer: Any, ref: str) -> Any:

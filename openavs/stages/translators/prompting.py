@@ -36,7 +36,7 @@ _SECTIONS = ("system", "user")
 _BRACKETS = str.maketrans(dict.fromkeys("<>[]{}`\\|｜", " ") | {'"': "'"})
 
 
-# ------------------------------------------------------------------------------------------------------- templates
+# ------------------------------------------------------------------------------------------------------------ templates
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _names(words: Iterable[str]) -> str:
     return ", ".join(f"'{word[:40]}'" for word in sorted(words)[:20]) or "none"
 
 
-# ------------------------------------------------------------------------------------------------------------ runs
+# ----------------------------------------------------------------------------------------------------------------- runs
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _merged(equal: Sequence[Caption]) -> Caption:
     return replace(equal[0], score=sum(scores) / len(scores) if scores else None, end=equal[-1].end)
 
 
-# -------------------------------------------------------------------------------------------------------- messages
+# ------------------------------------------------------------------------------------------------------------- messages
 
 
 def build_messages(prompt: PromptTemplate | str, request: Request, *, max_phrases: int = MAX_PHRASES) -> Conversation:

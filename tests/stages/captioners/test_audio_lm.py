@@ -69,7 +69,7 @@ def texts(captioner: AudioLmCaptioner, windows: list[AudioWindow]) -> list[list[
     return [[caption.text for caption in captions] for captions in captioner.caption(windows)]
 
 
-# ------------------------------------------------------------------- the library's own words, one window, one question
+# -------------------------------------------------------------------- the library's own words, one window, one question
 
 
 @cache
@@ -176,7 +176,7 @@ def test_very_short_sounds_have_captions(kind: str, folders: dict[str, Path]) ->
     assert [len(captions) for captions in answers] == [3, 3, 3]
 
 
-# --------------------------------------------------------------------------------------------------------- the sound
+# ------------------------------------------------------------------------------------------------------------ the sound
 
 
 def test_other_rates_are_resampled(qwen: Path) -> None:
@@ -201,7 +201,7 @@ def test_no_windows_and_windows_without_samples(qwen: Path) -> None:
     assert [len(captions) for captions in captioner.caption([empty, tone(1.0, 200), empty])] == [0, 3, 0]
 
 
-# ------------------------------------------------------------------------------------------------------ what comes out
+# ------------------------------------------------------------------------------------------------------- what comes out
 
 
 def test_captions_have_times_and_questions_and_no_score(qwen: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page on captioners, run: its example of a captioner of one's own, its recipe sections, what it says of limits."""
+"""The page on captioners, run: its custom captioner, its recipe sections and its limits."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_shares_of_a_softmax_are_summed_over_the_labels_of_a_thing() -> None:
         ({"Animal": 0.9}, ["Animal"]),
         ({"Vehicle": 0.76, "Engine": 0.6, "Lawn mower": 0.26}, ["Lawn mower"]),
         ({"Music": 0.95, "Musical instrument": 0.6, "Violin, fiddle": 0.2}, ["Violin, fiddle"]),
-        ({"Music": 0.95, "Dog": 0.5}, ["Music", "Dog"]),  # a dog is no instrument
+        ({"Music": 0.95, "Dog": 0.5}, ["Music", "Dog"]),  # a dog is not an instrument
         ({"Siren": 0.6, "Ambulance (siren)": 0.5}, ["Ambulance (siren)"]),  # one of the siren's alternatives
         ({"Bird": 0.6, "Crow": 0.4}, ["Crow"]),
     ],
@@ -129,7 +129,7 @@ def test_sounds_without_a_common_label_have_zero_scores() -> None:
     assert row is not None and row.tolist() == [0.0, 0.0]
 
 
-# ------------------------------------------------------------------------- CLAP's rule on simulated similarities
+# -------------------------------------------------------------------------------- CLAP's rule on simulated similarities
 #
 # Published similarities of CLAP (LAION-630K with fusion): 0.56 for a clap and "applause", 0.54 and 0.41 for near
 # synonyms, 0.23 for a bell, 0.03 for speech, -0.02 for a dog. So: labels without a part in the sound have a mean of

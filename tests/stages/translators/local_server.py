@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that answers chat requests as a test tells it, and counts them."""
+"""A real HTTP server on this machine that answers chat requests with a test's function and records them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Fields = dict[str, Any]
 
 @dataclass
 class Answer:
-    """What is sent back: status, headers, and the body whole or in pieces that may take their time."""
+    """Response: status, headers, and the body as a whole or in delayed chunks."""
 
     body: bytes | Iterator[bytes] = b""
     status: int = 200
@@ -28,13 +28,13 @@ Script = Callable[[Fields, int], Answer]  # the request's fields and its number,
 
 @dataclass
 class LocalServer:
-    """`asked` are the bodies of the requests, `headers` theirs, `times` when they came; `most` flew at once."""
+    """Recorded requests: their bodies, headers and arrival times, and the maximum number in flight."""
 
     url: str
-    asked: list[Fields] = field(default_factory=list)
+    requests: list[Fields] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    most: int = 0
+    max_in_flight: int = 0
 
 
 def completion(text: str | None, **more: Any) -> Answer:
@@ -64,24 +64,24 @@ def refusal(status: int, message: str = "", **more: Any) -> Answer:
 def serving(script: Script) -> Iterator[LocalServer]:
     """Serves on a free port until the block ends."""
     lock = threading.Lock()
-    flying = 0
+    in_flight = 0
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            nonlocal flying
+            nonlocal in_flight
             fields = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                flying += 1
-                server.most = max(server.most, flying)
-                server.asked.append(fields)
+                in_flight += 1
+                server.max_in_flight = max(server.max_in_flight, in_flight)
+                server.requests.append(fields)
                 server.headers.append({name.lower(): value for name, value in self.headers.items()})
                 server.times.append(time.monotonic())
-                number = len(server.asked)
+                number = len(server.requests)
             answer = script(fields, number)
             with lock:
-                flying -= 1
+                in_flight -= 1
             self.reply(answer)
 
         def reply(self, answer: Answer) -> None:
@@ -97,7 +97,7 @@ def serving(script: Script) -> Iterator[LocalServer]:
                 for piece in pieces:
                     self.wfile.write(piece)
             except OSError:
-                pass  # the client has hung up: what some of the tests are about
+                pass  # the client has disconnected, as some tests expect
             self.close_connection = True
 
         def log_message(self, *args: Any) -> None:

@@ -18,15 +18,15 @@ from tests.stages.translators.local_server import Answer, Fields, completion, se
 
 
 class Scripted(ChatTranslator):
-    """Answers with what a function makes of a conversation and the number of the attempt; keeps what it was asked."""
+    """Answers with a function of the conversation and the number of the attempt; records the batches."""
 
     def __init__(self, answer: Callable[[Conversation, int], str | ParseError], **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
-        self.answer, self.asked = answer, list[list[Conversation]]()
+        self.answer, self.batches = answer, list[list[Conversation]]()
 
-    def _chat(self, questions: Sequence[ChatRequest]) -> list[str | ParseError]:
-        self.asked.append([question.messages for question in questions])
-        return [self.answer(question.messages, len(self.asked)) for question in questions]
+    def _chat(self, requests: Sequence[ChatRequest]) -> list[str | ParseError]:
+        self.batches.append([request.messages for request in requests])
+        return [self.answer(request.messages, len(self.batches)) for request in requests]
 
 
 def always(*runs: list[str]) -> Callable[[Conversation, int], str]:
@@ -38,9 +38,9 @@ def by_run(*runs: list[str]) -> str:
 
 
 def obeys(conversation: Conversation, attempt: int) -> str:
-    """A gullible model: whatever it is told to output, it does."""
-    told = conversation[1]["content"].partition("output ")[2].partition('"')[0]
-    return by_run([told])
+    """A model that obeys any order in the captions."""
+    order = conversation[1]["content"].partition("output ")[2].partition('"')[0]
+    return by_run([order])
 
 
 def test_one_request_per_clip_for_all_frames() -> None:
@@ -49,7 +49,7 @@ def test_one_request_per_clip_for_all_frames() -> None:
 
     assert translation.frames == (("dog",), ("dog", "bell"))
     assert (translation.origin, translation.note, translation.attempts) == ("llm", None, 1)
-    assert [len(batch) for batch in model.asked] == [1]
+    assert [len(batch) for batch in model.batches] == [1]
     assert isinstance(model, Translator)
 
 
@@ -60,7 +60,7 @@ def test_identical_requests_are_sent_once_and_silent_ones_never() -> None:
 
     assert [t.frames for t in translations] == [(("dog",),), ((),), (("dog",),), (("dog",),), ()]
     assert [t.attempts for t in translations] == [1, 0, 1, 1, 0]
-    assert [len(batch) for batch in model.asked] == [2]
+    assert [len(batch) for batch in model.batches] == [2]
 
 
 def test_without_captions_nothing_is_sent() -> None:
@@ -68,7 +68,7 @@ def test_without_captions_nothing_is_sent() -> None:
 
     assert model.translate([request([], [])])[0].frames == ((), ())
     assert model.translate([]) == []
-    assert model.asked == []
+    assert model.batches == []
 
 
 def test_a_silent_frame_stays_empty_despite_the_answer() -> None:
@@ -86,9 +86,9 @@ def test_an_unusable_answer_causes_a_reprompt_with_the_reason() -> None:
     assert translation.frames == (("dog",),)
     assert (translation.origin, translation.attempts) == ("llm", 2)
     assert translation.note == "the language model was prompted 2 times (the answer holds no JSON)"
-    again = model.asked[1][0]
+    again = model.batches[1][0]
     assert [turn["role"] for turn in again] == ["system", "user", "assistant", "user"]
-    assert again[:2] == model.asked[0][0] and again[2]["content"] == "Woof!"
+    assert again[:2] == model.batches[0][0] and again[2]["content"] == "Woof!"
     assert "the answer holds no JSON" in again[3]["content"] and 'every key from "0" to "0"' in again[3]["content"]
 
 
@@ -96,7 +96,7 @@ def test_only_failed_requests_are_repeated() -> None:
     model = Scripted(lambda turns, n: "?" if n == 1 and "growl" in turns[1]["content"] else '{"0": ["dog"]}')
     translations = model.translate([request(["bark"]), request(["growl"])])
 
-    assert [len(batch) for batch in model.asked] == [2, 1]
+    assert [len(batch) for batch in model.batches] == [2, 1]
     assert [t.attempts for t in translations] == [1, 2]
 
 
@@ -123,7 +123,7 @@ def test_a_request_without_an_answer_is_repeated_unchanged() -> None:
     model = Scripted(lambda _, attempt: ParseError("time-out") if attempt == 1 else '{"0": ["dog"]}')
 
     assert model.translate([request(["bark"])])[0].frames == (("dog",),)
-    assert model.asked[0] == model.asked[1]
+    assert model.batches[0] == model.batches[1]
 
 
 def test_a_final_error_is_not_repeated() -> None:
@@ -151,7 +151,7 @@ def test_long_clips_are_sent_in_parts() -> None:
 
     assert translation.frames == (("dog",), ("cat",), (), (), ("train",), ("bell",), ("bird",))
     assert (translation.attempts, translation.origin) == (3, "llm")
-    assert [turns[1]["content"] for turns in model.asked[0]] == [
+    assert [turns[1]["content"] for turns in model.batches[0]] == [
         "0: dog barks\n1: cat meows",
         "0: train horn\n1: bell rings",
         "0: bird chirps",
@@ -172,12 +172,12 @@ def test_long_clips_are_sent_in_parts() -> None:
 def test_an_injected_caption_has_no_effect_even_if_the_model_obeys(caption: str) -> None:
     model = Scripted(obeys)
     translation = model.translate([request([caption])])[0]
-    plain = Scripted(obeys)
-    plain.translate([request(["rain"])])
+    baseline = Scripted(obeys)
+    baseline.translate([request(["rain"])])
 
     assert all(phrase == "dog" for phrase in translation.frames[0])
-    assert model.asked[0][0][0] == plain.asked[0][0][0]  # the system turn is the same
-    data = model.asked[0][0][1]["content"].partition("as JSON:\n")[2]
+    assert model.batches[0][0][0] == baseline.batches[0][0][0]  # the system turn is the same
+    data = model.batches[0][0][1]["content"].partition("as JSON:\n")[2]
     assert [list(row) for row in json.loads(data)] == [["run", "seconds", "heard"]]  # still one quoted caption
     assert len(data) < 300
 
@@ -193,7 +193,7 @@ def test_a_vocabulary_limits_the_prompt_and_the_phrases() -> None:
     clip = request(["something"], vocabulary=("dog", "bell"))
 
     assert model.translate([clip])[0].frames == (("dog",),)
-    assert '["dog", "bell"]' in model.asked[0][0][0]["content"]
+    assert '["dog", "bell"]' in model.batches[0][0][0]["content"]
 
 
 def test_non_ascii_captions_and_very_many_frames() -> None:
@@ -203,7 +203,7 @@ def test_non_ascii_captions_and_very_many_frames() -> None:
     clips = [request(*[["犬が吠える 🐕"]] * 130)]
 
     assert model.translate(clips)[0].frames == (("dog",),) * 130
-    assert [len(batch) for batch in model.asked] == [2]  # 60 frames twice, which are the same, and 10
+    assert [len(batch) for batch in model.batches] == [2]  # 60 frames twice, which are the same, and 10
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ LABELS = list(SOUNDS)
 
 
 def listed(messages: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """The runs of a question."""
+    """The runs in the messages of a request."""
     text = messages[1]["content"]
     return list(json.loads(text[text.index("[") :]))
 
@@ -234,11 +234,11 @@ class Small(ChatTranslator):
 
     def __init__(self, upto: int, **options: Any) -> None:
         super().__init__(**options)
-        self.upto, self.questions = upto, list[ChatRequest]()
+        self.upto, self.requests = upto, list[ChatRequest]()
 
-    def _chat(self, questions: Sequence[ChatRequest]) -> list[str | ParseError]:
-        self.questions += questions
-        return [self.answer(listed(question.messages)) for question in questions]
+    def _chat(self, requests: Sequence[ChatRequest]) -> list[str | ParseError]:
+        self.requests += requests
+        return [self.answer(listed(request.messages)) for request in requests]
 
     def answer(self, runs: list[dict[str, Any]]) -> str:
         named = {str(run["run"]): [SOUNDS[run["heard"][0]["text"]]] for run in runs[: self.upto]}
@@ -255,14 +255,14 @@ def test_equal_frames_cost_one_run_and_all_get_its_answer() -> None:
 
     assert translation.frames == (("hound",), ("hound",), (), ("hound",), ("kitten",))
     assert (translation.origin, translation.origins, translation.note) == ("llm", None, None)
-    assert [run["seconds"] for run in listed(model.questions[0].messages)] == ["0 to 2", "3 to 4", "4 to 5"]
+    assert [run["seconds"] for run in listed(model.requests[0].messages)] == ["0 to 2", "3 to 4", "4 to 5"]
 
 
 def test_the_lexicon_fills_only_the_runs_that_a_long_clips_answers_omit() -> None:
     model = Small(10)
     translation = model.translate([request(*changing(120))])[0]
 
-    assert [question.schema.count for question in model.questions] == [12] * 10
+    assert [request.schema.count for request in model.requests] == [12] * 10
     for i, (phrases, origin) in enumerate(zip(translation.frames, translation.origins or (), strict=True)):
         by_model = i % 12 < 10
         assert origin == ("llm" if by_model else "lexicon")
@@ -314,4 +314,4 @@ def test_a_partial_answer_of_a_server_causes_no_second_request() -> None:
         translation = model.translate([request(*changing(3))])[0]
 
     assert translation.frames == (("hound",), ("kitten",), ("cow",))
-    assert translation.origins == ("llm", "llm", "lexicon") and len(local.asked) == 1
+    assert translation.origins == ("llm", "llm", "lexicon") and len(local.requests) == 1

@@ -1,4 +1,4 @@
-"""Captions that give orders: over every prompt template, what is asked stays the same and what comes back are nouns."""
+"""Prompt injection in captions: with every template, the prompt stays the same and answers are nouns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tiny_lm() -> LlmTranslator:
     return LlmTranslator(model="openavs:tiny/lm", max_reprompts=0, max_new_tokens=32, device="cpu", dtype="float32")
 
 
-# ----------------------------------------------------------------------------------------------- what is asked
+# -------------------------------------------------------------------------------------------------------------- prompts
 
 
 @pytest.mark.parametrize("caption", ORDERS, ids=range(len(ORDERS)))
@@ -74,21 +74,21 @@ def test_a_caption_stays_one_string_of_one_frame(prompt: str, caption: str) -> N
     assert json.loads(user[user.index("[") :])[1] == place | {"heard": [{"text": clean_text(caption), "sure": 0.9}]}
 
 
-# ------------------------------------------------------------------------------------------- what comes back
+# -------------------------------------------------------------------------------------------------------------- answers
 
 
 class Gullible(ChatTranslator):
-    """A model that does whatever the captions tell it to, in every frame."""
+    """A model that obeys the orders in captions, in every frame."""
 
-    def _chat(self, questions: Sequence[ChatRequest]) -> list[str | ParseError]:
-        return [json.dumps(self.answer(question)) for question in questions]
+    def _chat(self, requests: Sequence[ChatRequest]) -> list[str | ParseError]:
+        return [json.dumps(self.answer(request)) for request in requests]
 
-    def answer(self, question: ChatRequest) -> dict[str, object]:
-        rows = [["dog", self.told(question)]] * question.schema.count
-        return dict(zip(question.schema.keys, rows, strict=True)) if question.schema.by_runs else {"frames": rows}
+    def answer(self, request: ChatRequest) -> dict[str, object]:
+        rows = [["dog", self.order(request)]] * request.schema.count
+        return dict(zip(request.schema.keys, rows, strict=True)) if request.schema.by_runs else {"frames": rows}
 
-    def told(self, question: ChatRequest) -> str:
-        return question.messages[1]["content"].lower().partition("output ")[2].partition('"')[0]
+    def order(self, request: ChatRequest) -> str:
+        return request.messages[1]["content"].lower().partition("output ")[2].partition('"')[0]
 
 
 def harmless(translation: Translation) -> bool:
@@ -107,7 +107,7 @@ def test_the_answer_of_a_model_that_obeys_is_reduced_to_nouns(prompt: str) -> No
 
 @pytest.mark.parametrize("prompt", SHIPPED)
 def test_the_local_model_with_every_prompt(tiny_lm: LlmTranslator, prompt: str) -> None:
-    """It reads only the shortest of the prompts whole; for the others the lexicon answers, and says so."""
+    """Only the shortest prompt fits its context; for the others the lexicon answers, with a note."""
     tiny_lm.template = load_prompt(prompt)
     for translation in tiny_lm.translate([clip(caption, prompt) for caption in ORDERS]):
         assert translation.frames[0] == ("dog",) and translation.frames[2] == ("bell",)

@@ -99,7 +99,7 @@ def test_meaningless_answers_fall_back_to_the_lexicon(folder: Path) -> None:
 def test_generation_stops_at_the_end_of_the_answer(tmp_path: Path) -> None:
     llm = translator(make_lm(tmp_path / "lm"), max_new_tokens=400)
     end = llm.tokenizer.eos_token_id
-    with torch.no_grad():  # a model that always says the same word and then ends its turn
+    with torch.no_grad():  # a model that always says the same word and then ends its answer
         llm.model.lm_head.weight.zero_()
         llm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(llm.tokenizer)))
         llm.model.lm_head.bias[end] = 1.0

@@ -157,7 +157,7 @@ def test_json_is_found_within_other_text(rows: list[list[str]], chatter: str) ->
     )
 
 
-# ---------------------------------------------------------------------------------------------------- answers by runs
+# ------------------------------------------------------------------------------------------------------ answers by runs
 
 BY_RUNS = AnswerSchema(3, by_runs=True)
 KEYED = '{"0": ["dog"], "1": [], "2": ["dog", "man"]}'

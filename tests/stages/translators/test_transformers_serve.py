@@ -91,7 +91,7 @@ def test_an_unknown_model_is_an_error_for_the_user(served: str) -> None:
         remote(served, model="another").translate([example(TEST, 0, 0).request])
 
 
-# ------------------------------------------------------------------------------------- counted in the whole pipeline
+# ---------------------------------------------------------------------------------------- counted in the whole pipeline
 
 
 def scenes() -> list[Any]:
@@ -112,21 +112,21 @@ def test_one_request_per_clip_over_http(tiny: Pipeline, monkeypatch: pytest.Monk
         monkeypatch.setattr(tiny, "translator", remote(local.url))
         found = [tiny(clip).frames for clip in scenes()]
 
-    assert len(local.asked) == len(found) == 2
+    assert len(local.requests) == len(found) == 2
     assert found == expected
     assert any(frame.segments for frames in found for frame in frames)
 
 
 def test_one_request_per_clip_in_this_process(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = tiny.translator
-    generate, asked = model._generate, list[list[int]]()
+    generate, prompts = model._generate, list[list[int]]()
 
     def counted(tokens: list[list[int]], new: int) -> Any:
-        asked.extend(tokens)
+        prompts.extend(tokens)
         return generate(tokens, new)
 
     monkeypatch.setattr(model, "_generate", counted)
     for clip in scenes():
         tiny(clip)
 
-    assert len(asked) == 2
+    assert len(prompts) == 2

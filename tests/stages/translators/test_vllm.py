@@ -1,4 +1,4 @@
-"""The vLLM adapter: its calls against the package's signatures, its behaviour on a stand-in and, on a GPU, for real.
+"""The vLLM adapter: its calls against the package's signatures, its behavior on a stand-in and, on a GPU, for real.
 
 vLLM runs on GPUs alone and does not install beside everything else here, so that the signatures are recorded from its
 source releases (`vllm_signatures.json`) and, where the package is installed, read from it.
@@ -53,7 +53,7 @@ def surface(request: pytest.FixtureRequest) -> dict[str, list[str]]:
     return signatures(folder)
 
 
-# ------------------------------------------------------------------------------------- calls against signatures
+# --------------------------------------------------------------------------------------------- calls against signatures
 
 
 def calls() -> dict[str, list[ast.Call]]:
@@ -97,7 +97,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.Monke
         VllmTranslator(model=TINY)
 
 
-# ------------------------------------------------------------------------ behaviour, on a stand-in with real answers
+# ---------------------------------------------------------------------------- behavior, on a stand-in with real answers
 
 
 class StandIn:
@@ -136,10 +136,10 @@ def local(model: str = TINY, **options: Any) -> LlmTranslator:
 def test_the_engine_gets_the_same_prompts_as_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = local()
     engine = StandIn(llm)
-    asked = build(monkeypatch, engine).translate(CLIPS)
+    translations = build(monkeypatch, engine).translate(CLIPS)
 
-    assert asked == llm.translate(CLIPS)
-    assert asked[0].frames == (("dog",), (), ("dog", "bell"))
+    assert translations == llm.translate(CLIPS)
+    assert translations[0].frames == (("dog",), (), ("dog", "bell"))
     assert {sampling.temperature for sampling in engine.sampled} == {0.0}
 
 
@@ -153,10 +153,10 @@ def test_a_template_without_a_system_turn(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_a_prompt_that_is_too_long_does_not_fail_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     long = Request(request(["dog barking", "bell ringing", "cat meowing", "bird chirping"]).frames * 60)
     engine = StandIn(local())
-    asked = build(monkeypatch, engine)
-    [alone] = asked.translate([long])
-    assert alone.origin == "lexicon" and engine.sampled == [], "the engine was not asked for nothing"
-    short, cut = asked.translate([CLIPS[1], long])
+    translations = build(monkeypatch, engine)
+    [alone] = translations.translate([long])
+    assert alone.origin == "lexicon" and engine.sampled == [], "the engine was not translations for nothing"
+    short, cut = translations.translate([CLIPS[1], long])
 
     assert short.frames == (("cat",),) and short.note is None
     assert cut.origin == "lexicon" and f"failed once ({TOO_LONG})" in str(cut.note)
@@ -183,7 +183,7 @@ def test_schemas_by_runs_have_their_keys_and_maximum_tokens(
 
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", SimpleNamespace(StructuredOutputsParams=SimpleNamespace))
     engine = Brief(local(), context=8192)
-    asked = build(monkeypatch, engine, structured=True, prompt="default", max_new_tokens=None).translate(CLIPS)
+    translations = build(monkeypatch, engine, structured=True, prompt="default", max_new_tokens=None).translate(CLIPS)
 
     assert [sampling.structured_outputs.json["required"] for sampling in engine.sampled] == [
         ["0", "1"],
@@ -191,8 +191,8 @@ def test_schemas_by_runs_have_their_keys_and_maximum_tokens(
         ["0", "1"],
     ]
     assert {sampling.max_tokens for sampling in engine.sampled} == {256}
-    assert asked[0].frames == (("hound",), (), ("dog", "bell"))
-    assert asked[0].origins == ("llm", "llm", "lexicon")
+    assert translations[0].frames == (("hound",), (), ("dog", "bell"))
+    assert translations[0].origins == ("llm", "llm", "lexicon")
 
 
 def test_an_engine_that_does_not_start_is_one_error_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
             build(monkeypatch, engine, **wrong)
 
 
-# ---------------------------------------------------------------------------------------------------------- for real
+# ------------------------------------------------------------------------------------------------------------- for real
 
 
 @pytest.mark.gpu

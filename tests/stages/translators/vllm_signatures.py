@@ -1,4 +1,4 @@
-"""What vLLM's own source says about the calls that the adapter makes; read without importing or running it.
+"""Signatures of the vLLM functions that the adapter calls, read from its source without importing it.
 
 `vllm_signatures.json` beside this file was written from the source releases of the oldest and the newest supported
 version:
