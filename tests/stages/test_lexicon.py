@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from openavs.stages.lexicon import audioset_labels, category, detector_name, lexicon, members, specific
 from openavs.stages.vocabulary import match_classes
