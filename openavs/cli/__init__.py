@@ -1,4 +1,4 @@
-"""The command line: one file per command, each exposing a function of the command's name."""
+"""Command line: one file per command, with a function of the same name."""
 
 from __future__ import annotations
 

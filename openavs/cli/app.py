@@ -1,6 +1,6 @@
-"""Puts the commands together and turns errors into one sentence and an exit code.
+"""The command line: registers the commands, and turns errors into one sentence and an exit code.
 
-Exit codes: 0 all done, 1 some items failed (each was named), 2 wrong usage or input.
+Exit codes: 0 all done, 1 some items failed (each is named), 2 wrong usage or input.
 """
 
 from __future__ import annotations
@@ -16,20 +16,9 @@ import typer
 
 from openavs import __version__
 from openavs.cli.output import echo, log_line
+from openavs.errors import OpenAVSError
 
-
-class _Commands(typer.core.TyperGroup):
-    """Says what is wrong with an option as a sentence of its own, without the name of the error it was found by."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except typer.BadParameter as problem:
-            problem.message = problem.message.removeprefix("Value error, ")
-            raise
-
-
-# openavs/cli/<name>.py exposes `<name>`; heavy imports stay inside the function's body.
+# openavs/cli/<name>.py exposes the function `<name>`; it imports heavy modules inside the function.
 COMMANDS = (
     "demo",
     "segment",
@@ -48,16 +37,28 @@ COMMANDS = (
     "cache",
 )
 
-# What a disk or its owner refuses; other errors of the system are faults of this program and show where they come from.
+# System errors that the user can fix; all others are bugs and keep their traceback.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 REFUSALS |= {errno.EIO, errno.ESTALE}
 
-INTERRUPTED = 130  # what typer returns after Ctrl-C
+INTERRUPTED = 130  # typer's exit code after Ctrl-C
+
+
+class _Group(typer.core.TyperGroup):
+    """Command group that reports invalid values without pydantic's prefix."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
 
 app = typer.Typer(
     name="openavs",
-    cls=_Commands,
-    help="Finds, names and segments whatever makes the sound in a video: open vocabulary, no training.",
+    cls=_Group,
+    help="Find, name and segment the sound sources in videos: open vocabulary, no training.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -87,10 +88,10 @@ for _command in COMMANDS:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command line; `args` defaults to `sys.argv[1:]`. Returns the exit code and never raises SystemExit."""
+    """Run the command line and return the exit code; `args` defaults to `sys.argv[1:]`."""
     try:
         return _main(args)
-    except KeyboardInterrupt:  # a second Ctrl-C, while the first one is handled
+    except KeyboardInterrupt:  # a second Ctrl-C during the handling of the first one
         return INTERRUPTED
 
 
@@ -99,23 +100,16 @@ def _main(args: Sequence[str] | None) -> int:
         app(args=None if args is None else list(args), prog_name="openavs")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
-    except _user_errors() as problem:
-        log_line(f"openavs: {problem}")
+    except OpenAVSError as error:
+        log_line(f"openavs: {error}")
         return 2
-    except BrokenPipeError:  # the reader, such as `head`, had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as problem:
-        if problem.errno not in REFUSALS:
+    except OSError as error:
+        if error.errno not in REFUSALS:
             raise
-        why = f"{problem.filename or 'a file'} cannot be read or written ({problem.strerror})"
-        log_line(f"openavs: {why}; make room or change its permissions, then run the same again")
+        reason = f"{error.filename or 'a file'} cannot be read or written ({error.strerror})"
+        log_line(f"openavs: {reason}; free disk space or change its permissions, then run the command again")
         return 2
     return 0
-
-
-def _user_errors() -> type[Exception]:
-    """The errors a user can mend; imported when something was raised, because it brings numpy along."""
-    from openavs.errors import OpenAVSError
-
-    return OpenAVSError

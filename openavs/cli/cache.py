@@ -1,4 +1,4 @@
-"""`openavs cache`: what the stage cache holds, and making it smaller."""
+"""`openavs cache`: contents and size of the stage cache."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ import typer
 
 from openavs.cli.options import JsonOption, QuietOption
 from openavs.cli.output import configure_logging, echo, print_result
+from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
     from openavs.caching.store import StageCache
 
-Folder = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="The cache; default: stages in $OPENAVS_CACHE, or in ~/.cache/openavs."),
-]
-Prune = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE|all", help="Remove what was used longest ago until so much is left, as in 2GB."),
-]
-Limit = Annotated[str | None, typer.Option(metavar="SIZE", help="Let it grow to this size, as in 20GB, from now on.")]
-
 
 def cache(
-    folder: Folder = None,
-    prune: Prune = None,
-    limit: Limit = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Cache folder. Default: stages in $OPENAVS_CACHE or ~/.cache/openavs."),
+    ] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE|all", help="Remove the least recently used entries down to this size, such as 2GB."),
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Set the maximum size of the cache, such as 20GB.")
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show what stages have answered before and is kept, and make it smaller."""
+    """Show the cached outputs of stages, remove old ones, or set the maximum size."""
     from openavs.caching.store import StageCache, size_to_bytes
 
     configure_logging(quiet=quiet)
-    wanted = None if prune is None else 0 if prune == "all" else size_to_bytes(prune)
+    target = None if prune is None else 0 if prune == "all" else size_to_bytes(prune)
     store = StageCache(folder)
     if limit is not None:
         store.set_limit(size_to_bytes(limit))
-    removed = None if wanted is None else store.prune(wanted)
+    removed = None if target is None else store.prune(target)
     facts = _facts(store)
     if removed is not None:
         facts["removed"] = {"entries": len(removed), "bytes": sum(entry.size for entry in removed)}
@@ -64,13 +63,12 @@ def _facts(store: StageCache) -> dict[str, Any]:
 
 def _print(facts: dict[str, Any]) -> None:
     from openavs.caching.store import size_to_text
-    from openavs.utils.text import pluralize
 
     def line(entries: int, size: int) -> str:
-        return f"{pluralize(entries, 'answer')}, {size_to_text(size)}"
+        return f"{pluralize(entries, 'entry', 'entries')}, {size_to_text(size)}"
 
     if "removed" in facts:
         echo(f"removed {line(facts['removed']['entries'], facts['removed']['bytes'])}")
     echo(f"{facts['folder']}: {line(facts['entries'], facts['bytes'])} of {size_to_text(facts['limit'])}")
-    for stage, own in facts["stages"].items():
-        echo(f"  {stage:<11} {line(own['entries'], own['bytes'])}")
+    for stage, counts in facts["stages"].items():
+        echo(f"  {stage:<11} {line(counts['entries'], counts['bytes'])}")

@@ -9,6 +9,7 @@ import typer
 
 from openavs.cli.options import JsonOption, OfflineOption, recipe_overrides, refuse_bare_keys, split_overrides
 from openavs.cli.output import echo, print_json
+from openavs.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,6 @@ def check(
     Exit code 0: the recipe ([bold]tiny[/] by default) can run. 1: it cannot.
     """
     from openavs.checks import diagnose
-    from openavs.errors import InputError
 
     inputs, changes = split_overrides(overrides or ())
     refuse_bare_keys(inputs)
@@ -82,7 +82,6 @@ def _download_and_try(
     from openavs.checks.downloads import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
     from openavs.config.recipe import load_recipe, override_recipe
-    from openavs.errors import InputError
     from openavs.media import open_clip
     from openavs.pipeline.memory_estimate import should_offload
 

@@ -1,4 +1,4 @@
-"""`openavs export`: a result folder in the formats of other tools."""
+"""`openavs export`: converts a result folder to the formats of other tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 from openavs.cli.options import JsonOption, QuietOption, VerboseOption
 from openavs.cli.output import configure_logging, echo, log_line, print_json
+from openavs.errors import InputError
 from openavs.exports.registry import FORMATS
+from openavs.utils.text import split_list, pluralize
 
 if TYPE_CHECKING:
     from openavs.exports.categories import Categories
@@ -19,80 +21,76 @@ _LIST = " ".join(f"[bold]{form.name}[/]: {form.says}." for form in FORMATS.value
 
 def export(
     form: Annotated[str, typer.Argument(metavar="FORMAT", help=_LIST)],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out folder of segment, evaluate or label.")],
-    out: Annotated[Path, typer.Option(help="A new folder; for coco, youtube-vis and timeline also a new file.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of segment, evaluate or label.")],
+    out: Annotated[Path, typer.Option(help="New folder; for coco, youtube-vis and timeline also a new file.")],
     clips: Annotated[str | None, typer.Option(metavar="A,B", help="Only these clips.")] = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Only these categories, in this order, or a benchmark's (avss)."),
+        typer.Option(metavar="A,B", help="Only these categories, in this order, or those of a benchmark (avss)."),
     ] = None,
     images: Annotated[
-        bool | None, typer.Option("--images/--no-images", help="Write the frames, too; default: yolo-seg does.")
+        bool | None, typer.Option("--images/--no-images", help="Also write the frames. Default: only for yolo-seg.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The split's name, where a format has splits.")] = "train",
+    split: Annotated[str, typer.Option(help="Name of the split, for formats with splits.")] = "train",
     as_labels: Annotated[
-        bool, typer.Option("--filtered", help="Only what the recipe's filter takes as labels, as 'label' does.")
+        bool, typer.Option("--filtered", help="Apply the recipe's label filter, as 'label' does.")
     ] = False,
     masks: Annotated[
         str,
         typer.Option(
             metavar="rle|counts|polygons",
-            help="How coco and youtube-vis write masks: run-lengths, compressed or as lists of counts, or polygons.",
+            help="Masks of coco and youtube-vis: compressed run lengths, lists of counts, or polygons.",
         ),
     ] = "rle",
     root: Annotated[
-        Path | None, typer.Option(help="Where the videos or the benchmark lie, if not where the results say.")
+        Path | None, typer.Option(help="Folder of the videos or the benchmark, if they were moved.")
     ] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="For avsbench-training: s4, ms3 or avss, if RUN does not say.")
+        str | None, typer.Option(help="For avsbench-training: s4, ms3 or avss, if RUN does not name it.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing export.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
+    """Export results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
     from openavs.exports.items import filtered_by_recipe, run_items
     from openavs.exports.registry import TRAINING, ExportOptions, MaskCode, export as write
-    from openavs.utils.text import pluralize
 
     configure_logging(quiet=quiet, verbose=verbose)
     if not split.isidentifier():
-        raise typer.BadParameter("a split is a plain name such as train, val or test", param_hint="--split")
+        raise typer.BadParameter("a split is a name such as train, val or test", param_hint="--split")
     if form == TRAINING and (clips is not None or classes is not None or images is not None or as_labels):
-        raise typer.BadParameter(f"{form} takes the labels as they are; leave out --clips, --classes and the like")
+        raise typer.BadParameter(f"{form} exports all labels unchanged; omit --clips, --classes and --filtered")
     if masks not in get_args(MaskCode):
-        raise typer.BadParameter(f"give one of {', '.join(get_args(MaskCode))}", param_hint="--masks")
-    wanted = None if clips is None else [name.strip() for name in clips.split(",") if name.strip()]
-    items = run_items(run, wanted, root)
-    categories, typed = _categories(classes, run)
+        raise typer.BadParameter(f"choose one of {', '.join(get_args(MaskCode))}", param_hint="--masks")
+    items = run_items(run, None if clips is None else split_list(clips), root)
+    categories, explicit = _categories(classes, run)
     options = ExportOptions(categories, images, split, cast(MaskCode, masks), run, root, benchmark)
-    told = write(
+    summary = write(
         form, filtered_by_recipe(items) if as_labels else items, out, options, origin=str(run), overwrite=overwrite
     )
-    told.notes += categories.not_found() if typed else []
+    summary.notes += categories.not_found() if explicit else []
     if as_json:
-        counts = {"clips": told.clips, "frames": told.frames, "segments": told.segments}
-        print_json({"format": form, "out": str(out), **counts, "notes": told.notes})
+        counts = {"clips": summary.clips, "frames": summary.frames, "segments": summary.segments}
+        print_json({"format": form, "out": str(out), **counts, "notes": summary.notes})
         return
-    for note in told.notes:
+    for note in summary.notes:
         log_line(f"openavs: {note}", quiet=quiet)
     if not quiet:
-        inside = f"{pluralize(told.frames, 'frame')} of {pluralize(told.clips, 'clip')}"
-        echo(f"{form}: {pluralize(told.segments, told.what)} in {inside} -> {out}")
+        inside = f"{pluralize(summary.frames, 'frame')} of {pluralize(summary.clips, 'clip')}"
+        echo(f"{form}: {pluralize(summary.segments, summary.what)} in {inside} -> {out}")
 
 
 def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
-    """The categories asked for, and whether they were named one by one.
+    """The requested categories, and whether they were listed explicitly.
 
-    By default those of the run's closed vocabulary, else whatever was found.
+    Defaults to the closed vocabulary of the run, or else to all phrases that were found.
     """
     from openavs.config import resources
-    from openavs.errors import InputError
     from openavs.evaluation.benchmark import load_benchmark
     from openavs.exports.categories import Categories
     from openavs.exports.sources import run_classes
-    from openavs.utils.text import split_list
 
     if classes is None:
         return Categories.of_vocabulary(run_classes(run)), False
@@ -100,8 +98,8 @@ def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
     if len(names) == 1 and names[0] in resources.names("eval"):
         card = load_benchmark(names[0])
         if card.vocabulary is None:
-            raise InputError(f"the masks of {card.name} have no classes; use --classes avss, or name them: dog,cat")
+            raise InputError(f"the masks of {card.name} have no classes; use --classes avss, or list them: dog,cat")
         return Categories.of_card(card), False
     if not names:
-        raise InputError("--classes names no category; give some, such as dog,cat")
+        raise InputError("--classes is empty; list categories, such as dog,cat")
     return Categories(names), True

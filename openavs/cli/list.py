@@ -9,6 +9,8 @@ import typer
 
 from openavs.cli.options import JsonOption
 from openavs.cli.output import echo, print_json
+from openavs.errors import ModelError
+from openavs.utils.text import pluralize
 
 
 class ListTarget(StrEnum):
@@ -61,7 +63,6 @@ def _recipes() -> Any:
 
 def _weights(reference: str) -> dict[str, Any]:
     """Where a model's weights are, what its license is, and how much there is to download."""
-    from openavs.errors import ModelError
     from openavs.models.catalog import find_known_model
     from openavs.models.hub import resolve
 
@@ -178,7 +179,6 @@ def _print_benchmarks(benchmarks: Any) -> None:
 
 def _counted(split: Any) -> str:
     """`740 clips, 3,700 frames`, as far as it is known."""
-    from openavs.utils.text import pluralize
 
     known = [pluralize(split[key], key.removesuffix("s")) for key in ("clips", "frames") if split[key] is not None]
     return ", ".join(known) or "size not published"

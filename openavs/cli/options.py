@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from openavs.cli.output import log_line
+from openavs.errors import InputError
 
 
 class ProtocolName(StrEnum):
@@ -124,7 +125,6 @@ def refuse_bare_keys(inputs: Iterable[str]) -> None:
         InputError: an input is a key of the recipe and not a file.
     """
     from openavs.config.recipe import is_recipe_key
-    from openavs.errors import InputError
 
     for name in inputs:
         if is_recipe_key(name) and not os.path.exists(name):

@@ -1,4 +1,4 @@
-"""`openavs self-train`: a recipe labels the training clips, a student learns from its masks, both are evaluated."""
+"""`openavs self-train`: trains a student on the pseudo-labels of a recipe and evaluates both."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from openavs.cli.options import (
 )
 from openavs.cli.output import configure_logging, echo, print_result
 from openavs.cli.train import (
-    Benchmark,
-    DeviceKind,
-    MaxSteps,
-    RecipeOption,
-    Root,
-    Words,
-    chosen_recipe,
-    need_accelerate,
+    BenchmarkOption,
+    MaxStepsOption,
+    StudentArgument,
+    TrainDeviceOption,
+    TrainRecipeOption,
+    TrainRootOption,
     open_splits,
+    require_accelerate,
+    select_recipe,
 )
 
 if TYPE_CHECKING:
@@ -35,39 +35,41 @@ if TYPE_CHECKING:
 
 
 def self_train(
-    words: Words,
-    root: Root,
-    benchmark: Benchmark,
-    out: Annotated[Path, typer.Option(help="The folder of labels, student and evaluations.", show_default=False)],
+    arguments: StudentArgument,
+    root: TrainRootOption,
+    benchmark: BenchmarkOption,
+    out: Annotated[Path, typer.Option(help="Output folder for labels, students and evaluations.", show_default=False)],
     pipeline: PipelineOption = None,
-    recipe: RecipeOption = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Ours: above 1, students teach further students.")] = 1,
+    recipe: TrainRecipeOption = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Extension: each student labels the clips for the next round.")
+    ] = 1,
     min_score: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Ours: leave out clips whose mean score, as the teacher scores, is lower."),
+        typer.Option(min=0, max=1, help="Extension: minimum mean score of a clip, by the teacher."),
     ] = 0.0,
     drop_empty: Annotated[
-        bool, typer.Option("--drop-empty", help="Ours: leave out clips in which nothing was found.")
+        bool, typer.Option("--drop-empty", help="Extension: exclude clips without any mask.")
     ] = False,
-    weighted: Annotated[bool, typer.Option("--weighted", help="Ours: weigh frames by confidence.")] = False,
+    weighted: Annotated[bool, typer.Option("--weighted", help="Extension: weight frames by confidence.")] = False,
     truth: Annotated[
-        bool, typer.Option("--truth", help="Train the same student on the ground truth, too, to compare.")
+        bool, typer.Option("--truth", help="Also train the same student on the ground truth, for comparison.")
     ] = False,
-    max_steps: MaxSteps = None,
-    device: DeviceKind = "auto",
+    max_steps: MaxStepsOption = None,
+    device: TrainDeviceOption = "auto",
     offline: OfflineOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Label the training split with a recipe, train a student on the labels, evaluate both on the test split."""
+    """Label the training split with a recipe, train a student on it, and evaluate both on the test split."""
     from openavs.cli.work import progress_bar
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
 
     configure_logging(quiet=quiet, verbose=verbose)
-    need_accelerate()
-    chosen = chosen_recipe(words, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
+    require_accelerate()
+    chosen = select_recipe(arguments, recipe, max_steps=max_steps, offline=offline, quiet=quiet)
     shared = recipe_overrides(device=None if device == "auto" else device, offline=offline)
     teacher = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     train_set, val_set = open_splits(chosen, benchmark, root)
@@ -83,8 +85,8 @@ def self_train(
 
 
 def _print(report: Mapping[str, Any]) -> None:
-    """One line for the teacher and each student."""
+    """Prints one line for the teacher and for each student."""
     for name, figures in report["figures"].items():
-        shown = ", ".join(f"{key} {100 * value:.2f}" for key, value in figures.items() if value is not None)
-        echo(f"{name}: {shown}")
-    echo(f"the last student: --pipeline {report['pipeline']}")
+        values = ", ".join(f"{key} {100 * value:.2f}" for key, value in figures.items() if value is not None)
+        echo(f"{name}: {values}")
+    echo(f"last student: --pipeline {report['pipeline']}")

@@ -1,4 +1,4 @@
-"""`openavs serve`: the web page."""
+"""`openavs serve`: the web demo."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from openavs.cli.options import (
     split_overrides,
 )
 from openavs.cli.output import configure_logging, echo, log_line
+from openavs.errors import InputError
+from openavs.utils.text import pluralize
 
 
 def serve(
@@ -24,7 +26,7 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE...",
-            help="Overrides of the recipe, such as filtering.box_threshold=0.3.",
+            help="Recipe overrides, such as filtering.box_threshold=0.3.",
             show_default=False,
         ),
     ] = None,
@@ -33,27 +35,29 @@ def serve(
         typer.Option(
             "--pipeline",
             "-p",
-            help="The recipe to begin with; others whose models are on this disk are offered, too. Default: openavs "
-            "with a GPU, openavs-cpu without.",
+            help="Initial recipe; others whose models are on this disk can be selected on the page. "
+            "Default: openavs with a GPU, openavs-cpu without.",
             show_default=False,
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", min=1, help="The largest file, in MB.")] = 200,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free one.")] = 7860,
+    max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", min=1, help="Maximum upload size in MB.")] = 200,
     max_total_mb: Annotated[
         int | None,
         typer.Option(
             "--max-total-mb",
             min=1,
-            help="Files of all visitors together, in MB; default: ten of the largest uploads.",
+            help="Maximum size of all visitors' files in MB. Default: ten times --max-upload-mb.",
             show_default=False,
         ),
     ] = None,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="The longest clip, in seconds.")] = 60.0,
-    queue: Annotated[int, typer.Option(min=1, help="Visitors that may wait; further ones are turned away.")] = 8,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="Maximum clip length in seconds.")] = 60.0,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum number of waiting visitors; others are rejected.")] = 8,
     keep_minutes: Annotated[
-        float, typer.Option("--keep-minutes", min=1, help="Files of a visit are removed after so long without use.")
+        float, typer.Option("--keep-minutes", min=1, help="Minutes without use until the files of a visit are deleted.")
     ] = 60.0,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     device: DeviceOption = None,
@@ -62,17 +66,15 @@ def serve(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Serve a web page: upload or record a clip, see what sounds in it and why."""
-    from openavs.errors import InputError
-    from openavs.utils.text import pluralize
+    """Serve a web page that segments uploaded or recorded clips."""
     from openavs.web.server import serve as run
     from openavs.web.settings import ServerConfig
 
     configure_logging(quiet=quiet, verbose=verbose)
-    named, changes = split_overrides(overrides or ())
-    if named:
+    inputs, changes = split_overrides(overrides or ())
+    if inputs:
         raise InputError(
-            f"{named[0]!r:.80} is not key=value, such as filtering.box_threshold=0.3; --pipeline names a recipe"
+            f"{inputs[0]!r:.80} is not key=value, such as filtering.box_threshold=0.3; --pipeline names a recipe"
         )
     settings = ServerConfig(
         pipeline=pipeline or default_pipeline(recipe_overrides(changes, device=device), quiet=quiet),
@@ -91,7 +93,7 @@ def serve(
 
     def ready(address: str) -> None:
         if not quiet:
-            echo(f"openavs: {address} (Ctrl+C ends it)")
+            echo(f"openavs: {address} (stop with Ctrl+C)")
         if not settings.is_local:
             log_line("openavs: the page has no authentication; anyone on the network can use it")
         if open_page:
@@ -101,7 +103,7 @@ def serve(
 
     def ended(waiting: int) -> None:
         if not quiet or waiting:
-            told = f"; {pluralize(waiting, 'waiting visitor')} told so" if waiting else ""
-            log_line(f"openavs: the page is closed{told}")
+            notified = f"; {pluralize(waiting, 'waiting visitor')} notified" if waiting else ""
+            log_line(f"openavs: the page is closed{notified}")
 
     run(settings, ready, ended)

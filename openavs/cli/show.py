@@ -9,13 +9,17 @@ import typer
 
 from openavs.cli.options import JsonOption
 from openavs.cli.output import echo, print_json
+from openavs.errors import InputError
+from openavs.utils.text import did_you_mean
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A recipe (name or file), a prompt or a backend.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="Name of a recipe, prompt or backend; or a recipe file.", show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="For a recipe: key=value, then the resolved recipe is printed.", show_default=False),
+        typer.Argument(help="Recipe overrides; with them the resolved recipe is printed.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,7 +34,7 @@ def show(
 
 
 def _recipe(name: str, overrides: list[str]) -> dict[str, Any] | None:
-    """The file as it was written, comments and all; with overrides, the complete resolved recipe."""
+    """The file as written, with its comments; with overrides, the complete resolved recipe."""
     from openavs.config import resources
     from openavs.config.recipe import load_recipe
 
@@ -66,7 +70,7 @@ def _backend(name: str) -> dict[str, Any] | None:
             continue
         entry, cls = registry.entry(name), registry.load(name)
         parameters = dict(inspect.signature(cls).parameters)
-        if can_compile(name):  # an option that no class has: it is settled outside of them
+        if can_compile(name):  # an option of all compilable backends, handled outside of their classes
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[OPTION] = inspect.Parameter(OPTION, kind, default=False, annotation="bool | str")
         options = {key: None if p.default is inspect.Parameter.empty else p.default for key, p in parameters.items()}
@@ -91,12 +95,10 @@ def _is_plain(value: Any) -> bool:
 
 def _unknown(name: str) -> Exception:
     from openavs.config import resources
-    from openavs.errors import InputError
     from openavs.registry import STAGES, Registry
-    from openavs.utils.text import did_you_mean
 
     prompts = resources.names("prompts")
     known = {*resources.names("pipelines"), *prompts}
     known.update(backend for stage in STAGES for backend in Registry(stage).names())
-    otherwise = f"'openavs list' names recipes and backends, and the prompts are {', '.join(sorted(prompts))}"
-    return InputError(f"there is no recipe, prompt or backend {name!r}; {did_you_mean(name, known, otherwise)}")
+    otherwise = f"'openavs list' lists recipes and backends; the prompts are {', '.join(sorted(prompts))}"
+    return InputError(f"unknown recipe, prompt or backend {name!r}; {did_you_mean(name, known, otherwise)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openavs.cli.train import sentence
+from openavs.cli.train import _sentence
 from openavs.training.loop import TrainingResult
 from tests.conftest import Outcome
 
@@ -31,8 +31,8 @@ def test_one_student_is_trained_at_a_time(openavs: Run, tmp_path: Path) -> None:
 
 def test_what_became_of_a_training_in_a_line() -> None:
     assert (
-        sentence(TrainingResult(Path("mine"), 1, "miou", None, None))
+        _sentence(TrainingResult(Path("mine"), 1, "miou", None, None))
         == "1 step; evaluate it with --pipeline student:mine"
     )
     best = TrainingResult(Path("mine"), 2000, "miou", 0.5, 1500)
-    assert sentence(best).startswith("2,000 steps, best miou 50.00 at step 1500; ")
+    assert _sentence(best).startswith("2,000 steps, best miou 50.00 at step 1500; ")
