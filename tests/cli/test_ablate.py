@@ -92,10 +92,10 @@ def test_wrong_usage_is_one_sentence(
 
 
 @pytest.mark.parametrize(("study", "variants"), [("questions", 6), ("consistency", 4)])
-def test_the_papers_studies_of_what_is_asked_run(
+def test_the_papers_studies_of_the_prompts_run(
     study: str, variants: int, openavs: Run, root: Path, tmp_path: Path
 ) -> None:
-    """With a random audio language model, which says nothing that means anything: all stages and prompts are real."""
+    """The audio language model has random weights; all stages and prompts are real."""
     recipe = yaml.safe_load(find("pipelines", "tiny").read_text("utf-8"))
     recipe["captioner"] = {"use": "audio-llm", "model": str(make_qwen2_audio(tmp_path / "model")), "max_new_tokens": 8}
     (tmp_path / "talker.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What all commands share: how errors of the system end, and what a closed pipe does."""
+"""Exit codes, system errors and output of all commands."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def refusing(number: int) -> Callable[..., None]:
     return refuse
 
 
-def test_what_the_disk_refuses_is_a_sentence(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_file_access_is_one_sentence(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openavs.config.resources.names", refusing(errno.EACCES))
     done = openavs("show", "tiny")
     assert done.code == 2
-    assert done.err.startswith("openavs: openavs.yaml cannot be read or written (as the system says); make room")
+    assert done.err.startswith("openavs: openavs.yaml cannot be read or written (as the system says); free disk space")
 
 
-def test_a_fault_of_the_program_shows_where_it_comes_from(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_shows_its_traceback(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openavs.config.resources.names", refusing(errno.EBADF))
     with pytest.raises(OSError, match="as the system says"):
         openavs("show", "tiny")
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     command = [sys.executable, "-m", "openavs", "show", "tiny"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None and running.stderr is not None
@@ -47,7 +47,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert said == b""
 
 
-def test_an_answer_is_json_or_words_or_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_is_json_or_text_or_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[int] = []
     print_result({"a": 1}, lambda: shown.append(1), as_json=True, quiet=True)
     assert capsys.readouterr().out == '{\n  "a": 1\n}\n'
@@ -56,7 +56,7 @@ def test_an_answer_is_json_or_words_or_nothing(capsys: pytest.CaptureFixture[str
     assert (shown, capsys.readouterr().out) == ([3], "")
 
 
-def test_all_that_is_printed_goes_through_the_functions_that_escape_control_characters() -> None:
+def test_all_output_is_escaped() -> None:
     sources = [path for path in Path(openavs.cli.__file__).parent.glob("*.py") if path.name != "output.py"]
     assert len(sources) > 10
     raw = re.compile(r"(?<![\w.])print\(|sys\.std(out|err)\.write|partial\(print")

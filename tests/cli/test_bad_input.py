@@ -1,4 +1,4 @@
-"""What a user may get wrong: each is one sentence with the fix, an exit code, and nothing half-written.
+"""Damaged videos, recipes, models and file names: one sentence with the fix, and no incomplete output.
 
 The stages are a few lines in a plug-in file, since none of this reaches a model; what does (single pixels, 8K pictures,
 silent sound, options of the models) is in test_segment.py.
@@ -29,7 +29,7 @@ Run = Callable[..., Any]
 
 
 def noise(count: int) -> list[ImageArray]:
-    """Pictures that take room, so that half of the file is about half of the video."""
+    """Images that compress badly, so that half of the file is about half of the video."""
     random = np.random.default_rng(0)
     return [random.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(count)]
 
@@ -60,7 +60,7 @@ def make_bad_files(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run over all of the bad files and a good one."""
+    """One run over all bad files and a good one."""
 
     out: Path
     code: int
@@ -96,7 +96,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
         ("damaged.png", "cannot be read as a png, jpg, bmp or webp picture; check what it is"),
     ],
 )
-def test_a_bad_file_is_recorded_with_one_sentence_that_names_it(attempt: Attempt, name: str, said: str) -> None:
+def test_a_bad_file_is_recorded_with_one_sentence(attempt: Attempt, name: str, said: str) -> None:
     answer = attempt.clips[name]
     assert answer["status"] == "failed"
     reason = answer["reason"]
@@ -109,7 +109,7 @@ def test_a_bad_file_is_recorded_with_one_sentence_that_names_it(attempt: Attempt
     assert [line["reason"] for line in lines if line["id"] == answer["id"]] == [reason]
 
 
-def test_the_rest_is_done_and_nothing_is_half_written(attempt: Attempt) -> None:
+def test_the_other_clips_are_done_and_nothing_is_incomplete(attempt: Attempt) -> None:
     assert attempt.code == 1
     assert "Traceback" not in attempt.err
     done = {name for name, answer in attempt.clips.items() if answer["status"] == "ok"}
@@ -119,7 +119,7 @@ def test_the_rest_is_done_and_nothing_is_half_written(attempt: Attempt) -> None:
     assert json.loads((attempt.out / "run.json").read_text())["counts"] == {"ok": 2, "failed": 10}
 
 
-def test_what_is_there_of_a_truncated_video_is_done_and_it_says_so(attempt: Attempt) -> None:
+def test_the_readable_part_of_a_truncated_video_is_done(attempt: Attempt) -> None:
     answer = attempt.clips["half-indexed.mp4"]
     assert [warning for warning in answer["warnings"] if "truncated" in warning]
     folder = attempt.out / "clips" / "half-indexed"
@@ -132,7 +132,7 @@ def test_what_is_there_of_a_truncated_video_is_done_and_it_says_so(attempt: Atte
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the trial in a child process")
 @pytest.mark.faults
-def test_a_clip_that_ends_the_child_process_is_refused_alone(
+def test_a_clip_that_crashes_the_sandbox_fails_alone(
     openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = [grey(i) for i in range(10)]
@@ -161,7 +161,7 @@ def video(tmp_path: Path) -> Path:
 
 
 def refusal(done: Any, out: Path) -> str:
-    """What a refused command said: one line, before anything was made."""
+    """The message of a refused command: one line, before any output."""
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("openavs: ")
     assert len(done.err.splitlines()) == 1
@@ -182,9 +182,7 @@ def refusal(done: Any, out: Path) -> str:
         ({"segmenter": {"use": "sam", "model": 3}}, "the option 'segmenter.model' must be text, not 3"),
     ],
 )
-def test_a_recipe_file_that_is_wrong(
-    openavs: Run, video: Path, tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
+def test_an_invalid_recipe_file(openavs: Run, video: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     recipe = write_recipe(tmp_path, **changes)
     assert said in refusal(openavs("segment", video, "-p", recipe, "--out", tmp_path / "out"), tmp_path / "out")
 
@@ -196,10 +194,10 @@ def test_a_recipe_file_that_is_wrong(
         ([], "it has no *.safetensors weights; copy or download the whole folder again"),
         (["model.safetensors"], "config.json is missing; copy or download the whole folder again"),
         (["config.json", "pytorch_model.bin"], "has pickle weights only (pytorch_model.bin)"),
-        (["config.json", "model.safetensors"], "with the files of its processor and tokenizer, too"),
+        (["config.json", "model.safetensors"], "are damaged"),
     ],
 )
-def test_a_model_folder_that_is_absent_incomplete_or_unsafe(
+def test_a_missing_incomplete_or_unsafe_model_folder(
     openavs: Run, video: Path, tmp_path: Path, files: list[str] | None, said: str
 ) -> None:
     folder = tmp_path / "model"
@@ -230,7 +228,7 @@ def test_a_model_folder_that_is_absent_incomplete_or_unsafe(
         (("good.mp4", "--out", "good.mp4/out"), "cannot make the output folder"),
     ],
 )
-def test_what_is_named_and_is_not_there(
+def test_missing_files_and_names(
     openavs: Run, video: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
     monkeypatch.chdir(video.parent)
@@ -242,7 +240,7 @@ def test_what_is_named_and_is_not_there(
 @pytest.mark.parametrize(
     ("sound", "said"), [("nan.wav", "NaN"), ("notes.mp4", "cannot be read"), ("mute.mp4", "holds no sound")]
 )
-def test_a_sound_file_that_cannot_be_used(openavs: Run, video: Path, tmp_path: Path, sound: str, said: str) -> None:
+def test_an_unusable_audio_file(openavs: Run, video: Path, tmp_path: Path, sound: str, said: str) -> None:
     nan = tone(1)
     nan[0, 100] = np.inf
     make_media(tmp_path / "nan.wav", sound=nan, sound_codec="pcm_f32le")
@@ -255,12 +253,10 @@ def test_a_sound_file_that_cannot_be_used(openavs: Run, video: Path, tmp_path: P
     assert list((tmp_path / "out" / "clips").iterdir()) == []
 
 
-# -------------------------------------------------------------------------------------------- what is there already
+# ----------------------------------------------------------------------------------------------- existing outputs
 
 
-def test_a_second_video_of_the_same_name_does_not_take_the_place_of_the_first(
-    openavs: Run, video: Path, tmp_path: Path
-) -> None:
+def test_a_second_video_of_the_same_name_is_kept_apart(openavs: Run, video: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = make_media(tmp_path / "other" / video.name, [grey(0)] * 5, sound=tone(1))
     shared = ("-p", write_recipe(tmp_path), "--out", tmp_path / "out")
@@ -273,7 +269,7 @@ def test_a_second_video_of_the_same_name_does_not_take_the_place_of_the_first(
 
 
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder in which nobody may write")
-def test_a_place_where_nothing_may_be_written_is_one_sentence(openavs: Run) -> None:
+def test_a_read_only_output_folder_is_one_sentence(openavs: Run) -> None:
     done = openavs("synth", "clip", "--out", "/sys/clip.mp4", "--seconds", "2", "--size", "32x32")
     assert done.code == 2
     assert "cannot be read or written" in done.err

@@ -17,7 +17,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
-    """Three answers of a captioner and one of a translator, used in this order."""
+    """Three entries of a captioner and one of a translator, used in this order."""
     cache = StageCache(tmp_path / "stages")
     for i, stage in enumerate(["captioner", "captioner", "captioner", "translator"]):
         cache.put(stage, hashlib.sha256(bytes([i])).hexdigest(), bytes(6000))
@@ -31,9 +31,9 @@ def test_it_shows_entries_and_sizes_by_stage(openavs: Cli, full: Path) -> None:
     shown = openavs("cache", "--folder", full)
     assert shown.code == 0
     assert shown.out.splitlines() == [
-        f"{full}: 4 answers, 32.8 kB of 5 GB",
-        "  captioner   3 answers, 24.6 kB",
-        "  translator  1 answer, 8.19 kB",
+        f"{full}: 4 entries, 32.8 kB of 5 GB",
+        "  captioner   3 entries, 24.6 kB",
+        "  translator  1 entry, 8.19 kB",
     ]
 
 
@@ -64,7 +64,7 @@ def test_pruning_to_a_size_removes_the_oldest(openavs: Cli, full: Path) -> None:
 
 def test_pruning_all_empties_it(openavs: Cli, full: Path) -> None:
     pruned = openavs("cache", "--folder", full, "--prune", "all")
-    assert pruned.out.splitlines() == ["removed 4 answers, 32.8 kB", f"{full}: 0 answers, 0 B of 5 GB"]
+    assert pruned.out.splitlines() == ["removed 4 entries, 32.8 kB", f"{full}: 0 entries, 0 B of 5 GB"]
     assert list(StageCache(full).entries()) == []
 
 
@@ -80,7 +80,7 @@ def test_the_default_is_the_users_cache(openavs: Cli, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("arguments", [("--prune", "much"), ("--limit", "5GiB"), ("--limit", "5")])
-def test_what_is_no_size_is_one_sentence(openavs: Cli, full: Path, arguments: tuple[str, ...]) -> None:
+def test_an_invalid_size_is_one_sentence(openavs: Cli, full: Path, arguments: tuple[str, ...]) -> None:
     refused = openavs("cache", "--folder", full, *arguments)
     assert refused.code == 2
     assert refused.err.count("\n") == 1
@@ -88,10 +88,10 @@ def test_what_is_no_size_is_one_sentence(openavs: Cli, full: Path, arguments: tu
 
 
 @pytest.mark.slow
-def test_labelling_again_with_another_threshold_hears_and_asks_nothing(
+def test_another_threshold_needs_no_captioner_and_no_translator(
     openavs: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the issue of jobs promises, from the command line: no call of the audio model and none of the LLM."""
+    """From the command line: no call of the audio model and none of the LLM."""
     monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "cache"))
     assert openavs("synth", "s4", "--out", tmp_path / "s4", "--clips", "3", "--quiet").code == 0
 

@@ -19,7 +19,7 @@ from openavs.media import probe, read_audio
 Run = Callable[..., Any]
 
 
-def test_the_demo_hears_and_finds_in_a_fresh_process_and_replaces_an_earlier_one(openavs: Run, tmp_path: Path) -> None:
+def test_the_demo_runs_in_a_fresh_process_and_replaces_an_earlier_one(openavs: Run, tmp_path: Path) -> None:
     """Under 30 s and 2 GB on two cores; a busy machine may be slower, so the time is only kept from running away."""
     out = tmp_path / "demo"
     started = time.monotonic()
@@ -57,7 +57,7 @@ def test_the_demo_hears_and_finds_in_a_fresh_process_and_replaces_an_earlier_one
         ("plan.jsonl", "plan.json"),  # a job
     ],
 )
-def test_the_demo_replaces_nothing_but_a_demo(openavs: Run, tmp_path: Path, there: tuple[str, ...]) -> None:
+def test_the_demo_replaces_only_a_demo(openavs: Run, tmp_path: Path, there: tuple[str, ...]) -> None:
     out = tmp_path / "out"
     for name in there:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def test_the_demo_replaces_nothing_but_a_demo(openavs: Run, tmp_path: Path, ther
     assert left == dict.fromkeys(there, "not to be lost")
 
 
-def test_synth_writes_the_splits_it_is_asked_for(openavs: Run, tmp_path: Path) -> None:
+def test_synth_writes_the_requested_splits(openavs: Run, tmp_path: Path) -> None:
     done = openavs("synth", "s4", "--out", tmp_path / "s4", "--clips", "2", "--train", "1", "--seed", "3", "--json")
     assert done.json()["clips"] == {"train": 1, "val": 0, "test": 2}
     assert len((tmp_path / "s4" / "s4_meta_data.csv").read_text().splitlines()) == 4
@@ -83,13 +83,13 @@ def test_synth_clip_is_a_video(openavs: Run, tmp_path: Path) -> None:
     assert read_audio(path) is not None
 
 
-def test_synth_clip_replaces_a_file_only_when_told_to(openavs: Run, tmp_path: Path) -> None:
+def test_synth_clip_replaces_a_file_only_with_overwrite(openavs: Run, tmp_path: Path) -> None:
     path = tmp_path / "holiday.mp4"
     path.write_bytes(b"not to be lost")
     words = ("synth", "clip", "--out", path, "--seconds", "2", "--size", "32x32", "--fps", "2", "--quiet")
     refused = openavs(*words)
     assert refused.code == 2
-    assert refused.err == f"openavs: {path} is there already; give another --out, or --overwrite to replace it\n"
+    assert refused.err == f"openavs: {path} exists; give another --out, or --overwrite to replace it\n"
     assert path.read_bytes() == b"not to be lost"
     done = openavs(*words, "--overwrite")
     assert (done.code, done.out) == (0, "")
@@ -98,7 +98,7 @@ def test_synth_clip_replaces_a_file_only_when_told_to(openavs: Run, tmp_path: Pa
     assert (folder.code, "is a folder; give --out the name of a video" in folder.err) == (2, True)
 
 
-def test_synth_refuses_what_it_cannot_do(openavs: Run, tmp_path: Path) -> None:
+def test_synth_refuses_invalid_arguments(openavs: Run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")
     full = openavs("synth", "ms3", "--out", tmp_path / "full")

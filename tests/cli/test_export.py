@@ -28,17 +28,17 @@ def test_a_run_becomes_coco(openavs: Run, run: Path, tmp_path: Path) -> None:  #
     assert len(data["annotations"]) == 14
 
 
-def test_json_says_counts_and_notes(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_json_has_counts_and_notes(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     words = ("--clips", "two", "--classes", "dog", "--json", "--no-images")
-    told = openavs("export", "yolo-seg", run, "--out", tmp_path / "yolo", *words).json()
-    assert (told["clips"], told["frames"], told["segments"]) == (1, 5, 4)
-    assert [note.split(":")[0] for note in told["notes"]] == [
+    summary = openavs("export", "yolo-seg", run, "--out", tmp_path / "yolo", *words).json()
+    assert (summary["clips"], summary["frames"], summary["segments"]) == (1, 5, 4)
+    assert [note.split(":")[0] for note in summary["notes"]] == [
         "YOLO-seg is lossy",
         "2 segments of other categories left out",
     ]
 
 
-def test_losses_are_said_on_stderr(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_losses_are_reported_on_stderr(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     assert "lossy" in openavs("export", "yolo-seg", run, "--out", tmp_path / "yolo").err
     assert openavs("export", "yolo-seg", run, "--out", tmp_path / "quiet", "-q").err == ""
 
@@ -51,7 +51,7 @@ def test_classes_of_a_benchmark(openavs: Run, run: Path, tmp_path: Path) -> None
     assert {names[a["category_id"]] for a in data["annotations"]} == {"dog", "bell"}
 
 
-def test_classes_that_nothing_has_are_named_with_those_there_are(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_classes_without_segments_are_named(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     done = openavs("export", "coco", run, "--out", tmp_path / "one", "--classes", "unicorn,dog")
     assert done.code == 0 and "no segment is of unicorn; the results hold bell, dog" in done.err
     none = openavs("export", "coco", run, "--out", tmp_path / "none", "--classes", "unicorn", "--json").json()
@@ -59,11 +59,11 @@ def test_classes_that_nothing_has_are_named_with_those_there_are(openavs: Run, r
     assert "no segment is of" not in openavs("export", "coco", run, "--out", tmp_path / "all", "--classes", "avss").err
 
 
-def test_labels_as_the_filter_takes_them(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_labels_that_pass_the_filter(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     assert openavs("export", "coco", run, "--out", tmp_path / "f", "--filtered", "--json").json()["segments"] == 9
 
 
-def test_a_place_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_output_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "file").touch()
     for words in (("export", "coco", run), ("synth", "s4"), ("synth", "clip")):
         refused = openavs(*words, "--out", tmp_path / "file/x.mp4")
@@ -78,10 +78,10 @@ def test_a_place_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Path
         (("coco", "RUN", "--clips", "onne"), "has no finished clip 'onne'; did you mean 'one'?"),
         (("coco", "."), "holds no results; give the --out folder"),
         (("coco", "RUN", "--classes", "s4"), "the masks of s4 have no classes"),
-        (("coco", "RUN", "--classes", ","), "--classes names no category"),
-        (("coco", "RUN", "--masks", "rles"), "give one of rle, counts, polygons"),
+        (("coco", "RUN", "--classes", ","), "--classes is empty"),
+        (("coco", "RUN", "--masks", "rles"), "choose one of rle, counts, polygons"),
         (("yolo-seg", "RUN", "--masks", "counts"), "--masks counts is for coco and youtube-vis"),
-        (("avsbench-object", "RUN", "--split", "../up"), "a split is a plain name"),
+        (("avsbench-object", "RUN", "--split", "../up"), "a split is a name"),
     ],
 )
 def test_wrong_use_is_one_sentence(
@@ -98,7 +98,7 @@ def test_wrong_use_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unfinished_or_spoilt_folder(openavs: Run, tmp_path: Path) -> None:
+def test_an_incomplete_or_damaged_folder(openavs: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "clips" / "a"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")

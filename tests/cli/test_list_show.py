@@ -1,4 +1,4 @@
-"""What there is, and what it looks like."""
+"""`openavs list` and `openavs show`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_list_names_every_recipe_and_backend(openavs: Run) -> None:
     assert default["models"]["segmenter"].startswith("hf:facebook/")
 
 
-def test_list_in_words(openavs: Run) -> None:
+def test_list_as_text(openavs: Run) -> None:
     done = openavs("list")
     assert done.code == 0
     for name in (*resources.names("pipelines"), "grounding-dino", "lexicon", "license: Apache-2.0"):
@@ -38,20 +38,20 @@ def test_list_in_words(openavs: Run) -> None:
     assert "Recipes" not in openavs("list", "backends").out
 
 
-def test_list_of_something_else_is_wrong_usage(openavs: Run) -> None:
+def test_an_unknown_target_is_wrong_usage(openavs: Run) -> None:
     wrong = openavs("list", "birds")
     assert wrong.code == 2
     assert "Invalid value for 'what': 'birds' is not one of 'recipes'" in wrong.err
 
 
-def test_show_prints_the_recipe_as_it_was_written(openavs: Run) -> None:
+def test_show_prints_the_recipe_file(openavs: Run) -> None:
     done = openavs("show", "tiny")
     assert done.code == 0
     assert done.out.strip() == resources.find("pipelines", "tiny").read_text(encoding="utf-8").strip()
     assert openavs("show", "tiny", "--json").json()["recipe"] == load_recipe("tiny").to_dict()
 
 
-def test_show_with_overrides_prints_a_recipe_that_can_be_run(openavs: Run, tmp_path: Path) -> None:
+def test_show_with_overrides_prints_a_runnable_recipe(openavs: Run, tmp_path: Path) -> None:
     done = openavs("show", "tiny", "filtering.box_threshold=0.4")
     saved = tmp_path / "saved.yaml"
     saved.write_text(done.out, encoding="utf-8")
@@ -67,7 +67,7 @@ def test_show_a_prompt_and_a_backend(openavs: Run) -> None:
     assert "model" in openavs("show", "sam").out
 
 
-def test_show_names_the_option_that_is_settled_outside_of_the_backends(openavs: Run) -> None:
+def test_show_includes_the_compile_option(openavs: Run) -> None:
     assert "  compile: 'bool | str' = False" in openavs("show", "grounding-dino").out
     assert openavs("show", "sam", "--json").json()["options"]["compile"] is False
     assert "compile" not in openavs("show", "lexicon", "--json").json()["options"]
@@ -76,8 +76,8 @@ def test_show_names_the_option_that_is_settled_outside_of_the_backends(openavs: 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["tinny"], "there is no recipe, prompt or backend 'tinny'; did you mean 'tiny'?"),
-        (["zebra"], "there is no recipe, prompt or backend 'zebra'; 'openavs list' names recipes and backends"),
+        (["tinny"], "unknown recipe, prompt or backend 'tinny'; did you mean 'tiny'?"),
+        (["zebra"], "unknown recipe, prompt or backend 'zebra'; 'openavs list' lists recipes and backends"),
         (["./absent.yaml"], "the recipe file './absent.yaml' does not exist"),
         (["tiny", "filtering.box_treshold=1"], "did you mean 'box_threshold'?"),
         (["tinny", "offline=true"], "there is no recipe 'tinny'; did you mean 'tiny'?"),
@@ -102,7 +102,7 @@ def test_version(openavs: Run) -> None:
     assert (done.code, done.out) == (0, f"openavs {__version__}\n")
 
 
-def test_list_says_where_weights_are_and_what_they_may_be_used_for(
+def test_list_has_the_state_and_license_of_weights(
     openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("tiny", "openavs-cpu"):
@@ -126,7 +126,7 @@ def test_list_says_where_weights_are_and_what_they_may_be_used_for(
     assert f"{clap} (0.6 GB to download)" in printed
 
 
-def test_list_knows_which_extras_are_installed(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_has_the_installed_extras(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
     versions = {"segment-anything": "1.0", "groundingdino-py": "0.1.0"}

@@ -22,7 +22,7 @@ Edit = Callable[[Path], None]
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Test splits of the synthetic world, with the ground truth as everybody's prediction in `<layout>-masks`."""
+    """Synthetic test splits, with the ground truth as predictions in `<layout>-masks`."""
     root = tmp_path_factory.mktemp("released")
     for layout in ("s4", "ms3", "avss", "ov"):
         write_layout(layout, root / layout, {"test": 2})
@@ -71,7 +71,7 @@ def test_json_is_one_object_with_the_contract(
     assert "per_clip" not in found and "curve" not in found
 
 
-def test_fixed_takes_a_perfect_system_as_perfect(openavs: Run, released: Path) -> None:
+def test_a_perfect_system_is_perfect_under_fixed(openavs: Run, released: Path) -> None:
     found = openavs(*arguments(released, "avss"), "--protocol", "fixed", "--json").json()
     assert found["protocol"] == "fixed"
     assert found["metrics"] == found["figures"]["fixed"]
@@ -86,7 +86,7 @@ def test_the_table_names_the_protocol_and_the_batch(openavs: Run, released: Path
     assert openavs(*arguments(released, "s4"), "-q").out == ""
 
 
-def test_out_gets_the_report_and_a_row_per_clip(openavs: Run, released: Path, tmp_path: Path) -> None:
+def test_out_has_the_report_and_a_row_per_clip(openavs: Run, released: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     answer = openavs(*arguments(released, "s4"), "--out", out, "--limit", 1, "--json")
     report = json.loads((out / "report.json").read_text())
@@ -231,7 +231,7 @@ def test_a_bad_truth_is_one_sentence_with_its_file(
 
 
 def test_v3_scores_binary_masks_by_class(openavs: Run, own: Path, tmp_path: Path) -> None:
-    """V3 is a table of its own over the clips of AVSBench-semantic."""
+    """V3 is a separate table over the clips of AVSBench-semantic."""
     root, masks = own / "avss", tmp_path / "masks"
     shutil.copy(root / "metadata.csv", root / "meta_v3_unseen.csv")
     dataset = open_dataset("v3", root)

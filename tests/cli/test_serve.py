@@ -37,9 +37,9 @@ def test_without_gradio_one_sentence_names_the_extra(openavs: Run, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("words", "out", "err"),
+    ("arguments", "out", "err"),
     [
-        ((), "openavs: http://here (Ctrl+C ends it)\n", "openavs: the page is closed\n"),
+        ((), "openavs: http://here (stop with Ctrl+C)\n", "openavs: the page is closed\n"),
         (("--quiet",), "", ""),
         (
             ("--quiet", "--host", "0.0.0.0"),
@@ -48,8 +48,8 @@ def test_without_gradio_one_sentence_names_the_extra(openavs: Run, monkeypatch: 
         ),
     ],
 )
-def test_who_can_reach_the_page_is_said_even_when_quiet(
-    openavs: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], out: str, err: str
+def test_an_open_page_is_reported_even_with_quiet(
+    openavs: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], out: str, err: str
 ) -> None:
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
     opened: list[str] = []
@@ -60,19 +60,19 @@ def test_who_can_reach_the_page_is_said_even_when_quiet(
 
     monkeypatch.setattr("openavs.web.server.serve", serve)
     monkeypatch.setattr("webbrowser.open", opened.append)
-    done = openavs("serve", "--pipeline", "tiny", *words)
+    done = openavs("serve", "--pipeline", "tiny", *arguments)
     assert (done.code, done.out, done.err) == (0, out, err)
     assert opened == []
-    openavs("serve", "--pipeline", "tiny", "--open", *words)
+    openavs("serve", "--pipeline", "tiny", "--open", *arguments)
     assert opened == ["http://here"]
 
 
 def test_overrides_of_the_recipe(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[ServerConfig] = []
     monkeypatch.setattr("openavs.web.server.serve", lambda settings, *_: given.append(settings))
-    words = ("filtering.box_threshold=0.2", "translator={use: lexicon}")
-    assert openavs("serve", "--pipeline", "tiny", *words, "--device", "cpu").code == 0
-    assert [(one.pipeline, one.overrides, one.device) for one in given] == [("tiny", words, "cpu")]
+    arguments = ("filtering.box_threshold=0.2", "translator={use: lexicon}")
+    assert openavs("serve", "--pipeline", "tiny", *arguments, "--device", "cpu").code == 0
+    assert [(one.pipeline, one.overrides, one.device) for one in given] == [("tiny", arguments, "cpu")]
     wrong = openavs("serve", "tiny")
     assert (wrong.code, len(given)) == (2, 1)
     assert wrong.err.startswith("openavs: 'tiny' is not key=value, such as filtering.box_threshold=0.3")
@@ -93,7 +93,7 @@ def test_a_taken_port_and_an_unknown_recipe(openavs: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: int) -> None:
+def test_it_serves_until_a_signal_and_removes_its_files(tmp_path: Path, end: int) -> None:
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
     command = [sys.executable, "-m", "openavs", "serve", "--port", "0", "--pipeline", "tiny"]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
@@ -101,7 +101,7 @@ def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: int
         try:
             assert running.stdout is not None
             line = running.stdout.readline()
-            found = re.fullmatch(r"openavs: (http://127\.0\.0\.1:\d+) \(Ctrl\+C ends it\)\n", line)
+            found = re.fullmatch(r"openavs: (http://127\.0\.0\.1:\d+) \(stop with Ctrl\+C\)\n", line)
             assert found, line
             page = urllib.request.urlopen(found[1], timeout=60).read().decode()
             assert "What makes the sound?" in page
@@ -115,7 +115,7 @@ def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: int
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_visitors_that_wait_are_told_when_it_ends(tmp_path: Path, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_visitors_are_notified_at_the_end(tmp_path: Path, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
     gradio = pytest.importorskip("gradio_client", reason="Gradio is not installed; make test-web installs it")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where visitors put what they fetch
     clip = tmp_path / "clip.mp4"
@@ -133,7 +133,7 @@ def test_visitors_that_wait_are_told_when_it_ends(tmp_path: Path, end: int, monk
             _, said = running.communicate(timeout=60)
         finally:
             running.kill()
-    assert (running.returncode, said) == (0, "openavs: the page is closed; 3 waiting visitors told so\n")
+    assert (running.returncode, said) == (0, "openavs: the page is closed; 3 waiting visitors notified\n")
     for job in asked:
         with pytest.raises(Exception, match="the server was told to end before this was answered"):
             job.result(timeout=10)

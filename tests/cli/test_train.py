@@ -1,4 +1,4 @@
-"""`openavs train` before anything is trained; tests/training trains."""
+"""Arguments and messages of `openavs train`; tests/training has the training itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_one_student_is_trained_at_a_time(openavs: Run, tmp_path: Path) -> None:
     assert (done.code, done.err) == (2, "openavs: name one student, such as tpavi or ov-avss\n")
 
 
-def test_what_became_of_a_training_in_a_line() -> None:
+def test_the_result_of_a_training_is_one_line() -> None:
     assert (
         _sentence(TrainingResult(Path("mine"), 1, "miou", None, None))
         == "1 step; evaluate it with --pipeline student:mine"

@@ -414,7 +414,7 @@ def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, t
 def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
     command = ["train", "tpavi", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu"]
     command += ["--max-steps", "2", "model.side=32", "model.channels=8", f"audio={vggish}", "batch=2", "--json"]
-    begun = f"openavs: {tmp_path / 'run'} holds no training to go on with; one begins\n"
+    begun = f"openavs: {tmp_path / 'run'} has no checkpoint to resume; starting from the beginning\n"
     done = openavs(*command, "--resume")
     assert done.code == 0, done.err
     assert begun in done.err
