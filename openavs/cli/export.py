@@ -11,7 +11,7 @@ from openavs.cli.options import JsonOption, QuietOption, VerboseOption
 from openavs.cli.output import configure_logging, echo, log_line, print_json
 from openavs.errors import InputError
 from openavs.exports.registry import FORMATS
-from openavs.utils.text import split_list, pluralize
+from openavs.utils.text import pluralize, split_list
 
 if TYPE_CHECKING:
     from openavs.exports.categories import Categories
