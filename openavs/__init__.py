@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from openavs.config.recipe import Recipe as Recipe, load_recipe as load_recipe
     from openavs.errors import InputError as InputError, ModelError as ModelError, OpenAVSError as OpenAVSError
     from openavs.exports.avsbench import to_label_map as to_label_map
-    from openavs.exports.categories import Categories as Categories
+    from openavs.exports.base import Categories as Categories
     from openavs.exports.coco import to_coco as to_coco
+    from openavs.exports.csv import to_events as to_events, to_timeline as to_timeline
     from openavs.exports.supervision import to_supervision as to_supervision
-    from openavs.exports.timeline import to_events as to_events, to_timeline as to_timeline
     from openavs.exports.yolo import to_yolo_seg as to_yolo_seg
     from openavs.exports.youtube_vis import to_youtube_vis as to_youtube_vis
     from openavs.media import open_clip as open_clip, probe as probe, read_audio as read_audio
@@ -56,10 +56,10 @@ _HOMES = {
     "openavs.api": ("VideoPipeline", "load"),
     "openavs.errors": ("InputError", "ModelError", "OpenAVSError"),
     "openavs.exports.avsbench": ("to_label_map",),
-    "openavs.exports.categories": ("Categories",),
+    "openavs.exports.base": ("Categories",),
     "openavs.exports.coco": ("to_coco",),
     "openavs.exports.supervision": ("to_supervision",),
-    "openavs.exports.timeline": ("to_events", "to_timeline"),
+    "openavs.exports.csv": ("to_events", "to_timeline"),
     "openavs.exports.yolo": ("to_yolo_seg",),
     "openavs.exports.youtube_vis": ("to_youtube_vis",),
     "openavs.media": ("open_clip", "probe", "read_audio"),

@@ -21,7 +21,7 @@ from PIL import Image as Pictures
 import openavs as library
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
-from openavs.exports.items import run_items
+from openavs.exports.base import run_items
 from openavs.exports.registry import FORMATS
 from openavs.media import write_wav
 from openavs.pipeline.memory_estimate import estimate_memory

@@ -44,8 +44,7 @@ LAZY = {
     ("config.recipe", "caching.fingerprint"),  # `--pipeline student:DIR` is a recipe, too
     ("config.recipe", "training.io"),
     ("config.recipe", "stages.translators.endpoint"),
-    ("results.result", "exports.categories"),  # `result.export("coco")`
-    ("results.result", "exports.items"),
+    ("results.result", "exports.base"),  # `result.export("coco")`
     ("results.result", "exports.registry"),
 }
 """Imports that look upward, each inside a function."""

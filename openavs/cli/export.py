@@ -14,7 +14,7 @@ from openavs.exports.registry import FORMATS
 from openavs.utils.text import pluralize, split_list
 
 if TYPE_CHECKING:
-    from openavs.exports.categories import Categories
+    from openavs.exports.base import Categories
 
 _LIST = " ".join(f"[bold]{form.name}[/]: {form.says}." for form in FORMATS.values())
 
@@ -54,7 +54,7 @@ def export(
     verbose: VerboseOption = False,
 ) -> None:
     """Export results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
-    from openavs.exports.items import filtered_by_recipe, run_items
+    from openavs.exports.base import filtered_by_recipe, run_items
     from openavs.exports.registry import TRAINING, ExportOptions, MaskCode, export as write
 
     configure_logging(quiet=quiet, verbose=verbose)
@@ -89,7 +89,7 @@ def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
     """
     from openavs.config import resources
     from openavs.evaluation.benchmark import load_benchmark
-    from openavs.exports.categories import Categories
+    from openavs.exports.base import Categories
     from openavs.exports.sources import run_classes
 
     if classes is None:

@@ -23,9 +23,7 @@ from PIL import Image as Pictures
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.exports.categories import Categories
-from openavs.exports.frames import result_frames
-from openavs.exports.items import ExportItem, sampled_fps
+from openavs.exports.base import Categories, ExportItem, result_frames, sampled_fps
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media import resample, write_wav
 from openavs.structures.types import (

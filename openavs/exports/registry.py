@@ -6,16 +6,22 @@ writes into a folder that takes its place, whole, when all is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from openavs import __version__
+from openavs.errors import InputError
+from openavs.results.serialization import json_bytes
 
 if TYPE_CHECKING:
-    from openavs.exports.categories import Categories
-    from openavs.exports.items import ExportItem
+    from openavs.exports.base import Categories, ExportItem
 
 MARK = "export.json"
 """Written into every exported folder: what it is and where it came from. Only such a folder is ever overwritten."""
@@ -109,7 +115,7 @@ FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
                 "AVSBench's tree to train any system on a label job's masks, with the benchmark's own for validation",
                 f"{_HERE}.training_tree:write",
             ),
-            ExportFormat("timeline", "CSV: what was heard and found when", f"{_HERE}.timeline:write", "timeline.csv"),
+            ExportFormat("timeline", "CSV: what was heard and found when", f"{_HERE}.csv:write", "timeline.csv"),
             ExportFormat("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.video:write_overlays"),
             ExportFormat(
                 "cutout-webm", "what sounds on a transparent background: VP9 + Opus", f"{_HERE}.video:write_webm"
@@ -140,9 +146,8 @@ def export(
             `overwrite`: and is not an export).
     """
     from openavs.errors import InputError
-    from openavs.exports.categories import Categories
-    from openavs.exports.items import filtered
-    from openavs.exports.output import atomic_export, is_single_file
+    from openavs.exports.base import Categories, filtered
+    from openavs.exports.registry import atomic_export, is_single_file
     from openavs.utils.text import did_you_mean
 
     if name not in FORMATS:
@@ -160,3 +165,77 @@ def export(
         told.notes += chosen.categories.notes()
         target.finish({"origin": origin, "clips": told.clips, "frames": told.frames, "notes": told.notes})
     return told
+
+
+KIND = "openavs export"
+
+
+@dataclass
+class ExportDir:
+    """`folder` is where the files are made."""
+
+    folder: Path
+    form: ExportFormat
+    _about: dict[str, Any] | None = None
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Says that all is written; without it nothing takes the place of what was there."""
+        self._about = {"kind": KIND, "format": self.form.name, "openavs": __version__, **about}
+
+    @property
+    def about(self) -> dict[str, Any] | None:
+        """What `export.json` says, None before all is written."""
+        return self._about
+
+
+@contextmanager
+def atomic_export(out: Path, form: ExportFormat, overwrite: bool) -> Iterator[ExportDir]:
+    """Gives a `Target`; its files take the place of `out` when all is finished, and are removed after an error.
+
+    Raises:
+        InputError: `out` exists, unless `overwrite` is given and it is an earlier export (or, for one file, a file).
+    """
+    one_file = is_single_file(out, form)
+    _refuse(out, one_file, overwrite)
+    making = out.with_name(f".{out.name}.part")
+    shutil.rmtree(making, ignore_errors=True)  # what a killed export left
+    try:
+        making.mkdir(parents=True)
+    except OSError as problem:
+        raise InputError(f"cannot make {out} ({problem.strerror}); give another --out") from problem
+    try:
+        target = ExportDir(making, form)
+        yield target
+        assert target.about is not None, "finish comes last"
+        if one_file:
+            os.replace(next(making.glob(str(form.single))), out)
+        else:
+            (making / MARK).write_bytes(json_bytes(target.about))
+            _swap(making, out)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def is_single_file(out: Path, form: ExportFormat) -> bool:
+    """Whether an output path stands for the one file of a format and not for a folder."""
+    return form.single is not None and bool(out.suffix) and out.suffix == Path(form.single).suffix
+
+
+def _refuse(out: Path, one_file: bool, overwrite: bool) -> None:
+    if not (out.exists() or out.is_symlink()) or (out.is_dir() and not one_file and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise InputError(f"{out} is there already; give another --out, or --overwrite to replace it")
+    if one_file and out.is_file():
+        return
+    if out.is_symlink() or not (out / MARK).is_file():
+        raise InputError(f"{out} is no earlier export (it has no {MARK}), so it is not replaced; give another --out")
+
+
+def _swap(making: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(making, out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openavs.exports.categories import Categories
+from openavs.exports.base import Categories
 from openavs.structures.types import ClipResult, rle_to_mask
 from openavs.utils.optional_deps import import_optional
 

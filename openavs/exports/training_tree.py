@@ -29,7 +29,7 @@ from openavs.evaluation.datasets.mask_io import read_index
 from openavs.evaluation.datasets.tables import MissingSplitError, read_table
 from openavs.evaluation.predictions import labels_folder
 from openavs.exports.avsbench import write_class_indices
-from openavs.exports.items import ExportItem
+from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.exports.sources import read_origins, run_benchmark
 from openavs.media import read_audio

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pictures, ImageFilter
 
-from openavs.exports.items import ExportItem
+from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media import write_overlay
 from openavs.media.encode_alpha import (

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from openavs import __version__
-from openavs.exports.categories import Categories
-from openavs.exports.coco_rle import (
+from openavs.exports.base import Categories, ExportItem, picture_name, write_pictures
+from openavs.exports.coco import (
     CocoCategory,
     CocoMask,
     JsonListWriter,
@@ -24,8 +24,6 @@ from openavs.exports.coco_rle import (
     coco_categories,
     merged,
 )
-from openavs.exports.frames import picture_name, write_pictures
-from openavs.exports.items import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.structures.types import ClipResult, Segment
 

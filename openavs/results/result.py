@@ -42,7 +42,7 @@ class Result(ClipResult):
         held: Clip | None = getattr(self, "_clip", None)
         if held is not None:
             return held
-        from openavs.exports.items import open_source
+        from openavs.exports.base import open_source
 
         return open_source(self)
 
@@ -85,8 +85,7 @@ class Result(ClipResult):
 
     def export(self, form: str, out: str | Path, *, classes: str | Sequence[str] = (), overwrite: bool = False) -> Path:
         """Writes this result in one of the formats of `openavs export`, such as `coco` or `cutout-webm`."""
-        from openavs.exports.categories import Categories
-        from openavs.exports.items import ExportItem
+        from openavs.exports.base import Categories, ExportItem
         from openavs.exports.registry import ExportOptions, export as write
 
         item = ExportItem(self, lambda: self.video)
@@ -132,7 +131,7 @@ def read_result(out: str | Path, clip: str | None = None) -> Result:
     Raises:
         InputError: no such folder or clip, a damaged file, or several clips and none is named.
     """
-    from openavs.exports.items import finished
+    from openavs.exports.base import finished
     from openavs.results.serialization import read_result as read
 
     names = [clip] if clip is not None else finished(Path(out))

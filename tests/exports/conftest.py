@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openavs.exports.items import ExportItem, open_source
+from openavs.exports.base import ExportItem, open_source
 from openavs.media import write_overlay, write_video
 from openavs.results.run_folder import RunWriter
 from openavs.structures.types import (

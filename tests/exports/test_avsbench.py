@@ -15,8 +15,7 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
 from openavs.evaluation.scorer import score
 from openavs.exports.avsbench import clip_chunks, to_label_map
-from openavs.exports.categories import Categories
-from openavs.exports.items import ExportItem, run_items
+from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.registry import ExportOptions, export
 from openavs.media import read_audio
 from openavs.structures.types import ClipResult, segments_to_mask

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image as Pictures
 from pycocotools.coco import COCO
 
-from openavs.exports.categories import Categories
+from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.coco import to_coco
-from openavs.exports.items import ExportItem, run_items
 from openavs.exports.registry import ExportOptions, export
 from openavs.structures.types import ClipResult, mask_to_rle, rle_to_mask
 from tests.exports.conftest import SIZE, disc, pair, ring

@@ -15,8 +15,7 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.exports.avsbench import to_label_map
-from openavs.exports.categories import Categories
-from openavs.exports.items import run_items
+from openavs.exports.base import Categories, run_items
 from openavs.exports.registry import ExportOptions, export
 from openavs.exports.sources import read_origins
 from openavs.synthetic.datasets import write_layout

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image as Pictures, ImageDraw
 from pycocotools import mask as coco
 
-from openavs.exports.polygons import Ring, joined, mask_to_rings, signed_area, simplified
+from openavs.exports.yolo import Ring, joined, mask_to_rings, signed_area, simplified
 from openavs.structures.types import BoolMask
 from tests.exports.conftest import disc, pair, ring
 

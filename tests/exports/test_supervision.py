@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.exports.categories import Categories
+from openavs.exports.base import Categories
 from openavs.exports.supervision import to_supervision
 from openavs.structures.types import ClipResult, rle_to_mask
 

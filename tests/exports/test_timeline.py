@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from openavs.exports.items import ExportItem, run_items
+from openavs.exports.base import ExportItem, run_items
+from openavs.exports.csv import EVENT_COLUMNS, FRAME_COLUMNS, to_events, to_timeline
 from openavs.exports.registry import export
-from openavs.exports.timeline import EVENT_COLUMNS, FRAME_COLUMNS, to_events, to_timeline
 from openavs.structures.types import Caption, ClipResult, FrameResult
 
 

@@ -20,7 +20,7 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
 from openavs.evaluation.predictor import grey_png
-from openavs.exports.categories import Categories
+from openavs.exports.base import Categories
 from openavs.exports.registry import ExportOptions, ExportSummary, export as write_export
 from openavs.exports.training_tree import log_mel_tensor
 from openavs.media import read_audio, write_wav

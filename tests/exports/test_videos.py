@@ -14,8 +14,7 @@ import pytest
 from PIL import Image as Pictures
 
 from openavs.errors import InputError
-from openavs.exports.categories import Categories
-from openavs.exports.items import ExportItem, run_items
+from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.registry import ExportOptions, export
 from openavs.media import read_audio
 from openavs.media.encode_alpha import TimedImage, write_transparent

@@ -12,8 +12,7 @@ import pytest
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.youtube_vis import read_annotations
 from openavs.exports.avsbench import to_label_map
-from openavs.exports.categories import Categories
-from openavs.exports.items import run_items
+from openavs.exports.base import Categories, run_items
 from openavs.exports.registry import ExportOptions, MaskCode, export
 from openavs.exports.youtube_vis import to_youtube_vis
 from openavs.structures.types import ClipResult, rle_to_mask

@@ -22,7 +22,7 @@ from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets import mask_io as pngs, tables as metadata, youtube_vis
-from openavs.exports.items import finished, sampled_fps
+from openavs.exports.base import finished, sampled_fps
 from openavs.exports.sources import run_classes
 from openavs.labeling import completion as marks, journal, manifest as plan, sample as items
 from openavs.labeling.readers import files as source_files, table as source_manifest, webdataset as source_tars

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
-from openavs.exports.coco_rle import JsonListWriter, coco_box, coco_categories, coco_rle, merged
+from openavs.exports.coco import JsonListWriter, coco_box, coco_categories, coco_rle, merged
 from openavs.structures.masks import MAX_PIXELS, check_rle
 from openavs.structures.types import (
     RLE,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from openavs.exports.items import ExportItem
+from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.structures.types import ClipResult, FrameResult
 from openavs.utils.text import printable
