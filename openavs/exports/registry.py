@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from openavs import __version__
 from openavs.errors import InputError
-from openavs.results.serialization import json_bytes
 
 if TYPE_CHECKING:
     from openavs.exports.base import Categories, ExportItem
@@ -195,6 +194,8 @@ def atomic_export(out: Path, form: ExportFormat, overwrite: bool) -> Iterator[Ex
     Raises:
         InputError: `out` exists, unless `overwrite` is given and it is an earlier export (or, for one file, a file).
     """
+    from openavs.results.serialization import json_bytes  # here, since the command line imports this module early
+
     one_file = is_single_file(out, form)
     _refuse(out, one_file, overwrite)
     making = out.with_name(f".{out.name}.part")
