@@ -67,7 +67,7 @@ def _pictures(detector: Any) -> Any:
     from tests.gpu.adapters import pictures
 
     images = pictures()
-    return detector._prepare(images, [detector._fit(image) for image in images]).cpu()
+    return detector._prepare(images, [detector._resize_policy(image) for image in images]).cpu()
 
 
 def _clip() -> Callable[[], Any]:

@@ -86,7 +86,8 @@ def answers(detector: BaseGroundingDino, images: list[Any]) -> tuple[torch.Tenso
     caption = [101, *(i for ids in detector._encode(PHRASES) for i in (*ids, 1012)), 102]
     ids = torch.tensor([caption]).expand(len(images), -1)
     with torch.inference_mode():
-        logits, boxes = detector._answer(detector._prepare(images, [detector._fit(image) for image in images]), ids)
+        pixels = detector._prepare(images, [detector._resize_policy(image) for image in images])
+        logits, boxes = detector._forward(pixels, ids)
     return logits[..., : len(caption)], boxes
 
 
@@ -188,7 +189,7 @@ def test_models_that_do_not_fit_are_refused(
         load(transformers_folder, bert)
     with pytest.raises(ModelError, match="unknown key 'num_querys'; did you mean 'num_queries'"):
         load(changed(folder, tmp_path / "key", num_querys=3), bert)
-    with pytest.raises(ModelError, match=r"makes no network \(Unknown backbone swin_XXL"):
+    with pytest.raises(ModelError, match=r"describes no network \(Unknown backbone swin_XXL"):
         load(changed(folder, tmp_path / "backbone", backbone="swin_XXL"), bert)
     with pytest.raises(ModelError, match=r"40 of 472 tensors are missing or of another shape, such as bbox_embed\.2"):
         load(changed(folder, tmp_path / "deeper", dec_layers=3), bert)
@@ -207,7 +208,7 @@ def test_models_that_do_not_fit_are_refused(
     ("wrong", "sentence"),
     [
         ({"dtype": "bfloat16"}, "computes in float32, not bfloat16; write 'dtype: float32'"),
-        ({"shortest_edge": 200}, r"shortest_edge \(200\) is more than 0 and at most longest_edge \(160\)"),
+        ({"shortest_edge": 200}, r"shortest_edge \(200\) must be more than 0 and at most longest_edge \(160\)"),
         ({"floor": 1.5}, "floor"),
     ],
 )

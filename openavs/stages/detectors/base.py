@@ -1,4 +1,4 @@
-"""The detector's protocol: images and noun phrases -> boxes."""
+"""Protocol of detectors: images and noun phrases to boxes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from openavs.structures.types import Detection, ImageArray
 
 @runtime_checkable
 class Detector(Protocol):
-    """Grounds phrases in images. A result depends on the image and its phrases, not on its batch mates."""
+    """Grounds phrases in images. A result depends on the image and its phrases, not on the rest of the batch."""
 
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """One list of candidate boxes per image, best first, each with the phrase it answers best.
+        """Return one list of candidate boxes per image, best first, each with the phrase that it matches best.
 
-        Candidates below the pipeline's threshold are returned too (down to the adapter's own `floor`), so that the
-        pipeline can say how close a phrase came.
+        Candidates below the pipeline's threshold are included (down to the adapter's own `floor`), so that the pipeline
+        can report how close a phrase came.
         """
         ...

@@ -1,4 +1,4 @@
-"""What the detectors share behind the model: batches of like with like, and scored boxes -> candidates, best first."""
+"""Shared steps of the detectors: input checks, batching, and conversion of scored boxes to detections."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ Floats = npt.NDArray[np.float32]
 
 
 def check_inputs(images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> None:
-    """Refuses what no detector can take: lists of unequal length, and images that are not uint8 RGB `[H, W, 3]`."""
+    """Raise ValueError for lists of unequal length, InputError unless images are uint8 RGB `[H, W, 3]` with pixels."""
     if len(images) != len(phrases):
         raise ValueError(f"{len(images)} images but {len(phrases)} lists of phrases")
     for image in images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise InputError(f"an image is uint8 RGB [H, W, 3] with pixels in it, not {image.dtype} {image.shape}")
+            raise InputError(f"an image must be uint8 RGB [H, W, 3] with pixels, not {image.dtype} {image.shape}")
 
 
 def check_options(floor: float, max_candidates: int, batch_size: int | None) -> None:
-    """Refuses option values that no detector can work with."""
+    """Raise InputError for options out of range."""
     if not 0 <= floor <= 1:
-        raise InputError(f"the detector's floor is a score between 0 and 1, not {floor}")
+        raise InputError(f"the detector's floor must be a score between 0 and 1, not {floor}")
     if max_candidates < 1 or (batch_size is not None and batch_size < 1):
-        raise InputError(f"max_candidates ({max_candidates}) and batch_size ({batch_size}) of a detector are 1 or more")
+        raise InputError(
+            f"max_candidates ({max_candidates}) and batch_size ({batch_size}) of a detector must be at least 1"
+        )
 
 
 def image_batches(keys: Sequence[Hashable], size: int) -> Iterator[list[int]]:
-    """Positions in groups of equal keys, at most `size` at a time; groups come in order of their first member."""
+    """Yield positions in batches of at most `size` with equal keys, in the order of each key's first position."""
     groups: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
         groups.setdefault(key, []).append(position)
@@ -50,20 +52,22 @@ def boxes_to_detections(
     size: tuple[int, int],
     floor: float,
 ) -> list[Detection]:
-    """Scored queries of one image as detections, in pixels, clipped to the image.
+    """Convert the scored queries of one image to detections, in pixels, clipped to the image.
 
     Args:
-        boxes: `[Q, 4]`, centre x, centre y, width, height as fractions of what the model saw.
-        scores: `[Q]`, the score of each query's best phrase; queries below `floor` are left out.
+        boxes: `[Q, 4]`, center x, center y, width, height as fractions of the model's input.
+        scores: `[Q]`, the score of each query's best phrase; queries below `floor` are dropped.
         winners: `[Q]`, the index of that phrase.
-        extent: height and width, in pixels of the image, of what the model saw (more than `size` if it was padded).
-        size: height and width of the image. Boxes of which nothing lies inside it are left out.
+        phrases: the phrases that `winners` refers to.
+        extent: height and width of the model's input in pixels of the image (more than `size` if it was padded).
+        size: height and width of the image. Boxes entirely outside it are dropped.
+        floor: minimum score.
     """
     kept = scores >= floor
-    centres, halves = boxes[kept, :2].astype(np.float64), boxes[kept, 2:].astype(np.float64) / 2
+    centers, halves = boxes[kept, :2].astype(np.float64), boxes[kept, 2:].astype(np.float64) / 2
     scale, border = np.asarray(extent)[::-1], np.asarray(size)[::-1]
-    first = np.clip((centres - halves) * scale, 0, border)
-    last = np.clip((centres + halves) * scale, 0, border)
+    first = np.clip((centers - halves) * scale, 0, border)
+    last = np.clip((centers + halves) * scale, 0, border)
     return [
         Detection((float(a[0]), float(a[1]), float(b[0]), float(b[1])), phrases[winner], float(score))
         for a, b, winner, score in zip(first, last, winners[kept], scores[kept], strict=True)
@@ -74,24 +78,24 @@ def boxes_to_detections(
 def to_host(
     scores: torch.Tensor, winners: torch.Tensor, boxes: torch.Tensor, model: str
 ) -> tuple[Floats, npt.NDArray[np.int64], Floats]:
-    """Scores and phrases `[B, Q]` and boxes `[B, Q, 4]` of a batch in the memory of the CPU, by one transfer.
+    """Copy scores and phrases `[B, Q]` and boxes `[B, Q, 4]` of a batch to the CPU, in one transfer.
 
     Raises:
-        UnusableAnswer: a number is not finite; `model` is the reference to name.
+        InvalidOutputError: a number is not finite; `model` is the reference for the message.
     """
     packed = torch.cat([scores[..., None], winners[..., None].to(scores), boxes], dim=-1).cpu().numpy()
     if not np.isfinite(packed).all():
         raise InvalidOutputError(
-            f"{model} answered with numbers that are not finite; use dtype=float32, or another copy of the weights if "
-            f"that is what you have"
+            f"{model} returned numbers that are not finite; use dtype=float32, or another copy of the weights if that "
+            "is the dtype already"
         )
     return packed[..., 0], packed[..., 1].astype(np.int64), packed[..., 2:]
 
 
 def best_first(candidates: Sequence[Detection], limit: int) -> list[Detection]:
-    """The `limit` best candidates, best first, and each phrase's best one whatever its rank.
+    """Return the `limit` best candidates, best first, and each phrase's best one whatever its rank.
 
-    Keeping the latter lets the pipeline say how close a phrase came that many boxes of another outranked.
+    Keeping the latter lets the pipeline report how close a phrase came that many boxes of another outranked.
     """
     ranked = sorted(candidates, key=lambda found: -found.score)
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""How a frame is fitted to the size a model wants: resized by its edges and, if very long and thin, letterboxed."""
+"""Image sizes for detectors: resizing by the edges, and letterboxing of very thin images."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import PIL.Image
 import torch
+from PIL import Image
 
 from openavs.models.ops.resize import resize_bilinear
 from openavs.structures.types import ImageArray
 
 Size = tuple[int, int]  # height, width
-_RATIOS = (16.0, 8.0, 4.0, 2.0, 1.0)  # long side to short side, tried in turn
+_ASPECT_RATIOS = (16.0, 8.0, 4.0, 2.0, 1.0)  # of letterboxed canvases, long to short side, tried in this order
 
 
 @dataclass(frozen=True)
 class ResizePolicy:
-    """A frame of `original` size is resized to `content` and lies in the top left corner of `canvas`."""
+    """Resize of an image from `original` to `content` size, placed in the top left corner of a `canvas`."""
 
     original: Size
     content: Size
@@ -26,15 +26,15 @@ class ResizePolicy:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Height and width of the whole canvas in pixels of the original frame."""
+        """Height and width of the whole canvas in pixels of the original image."""
         height, width = (o * k / c for o, k, c in zip(self.original, self.canvas, self.content, strict=True))
         return height, width
 
 
 def edge_size(size: Size, shortest: int, longest: int) -> Size:
-    """The size with the same aspect whose short edge is `shortest`, or less where the long one would pass `longest`.
+    """Scale a size to a short edge of `shortest`, or less if the long edge would exceed `longest`.
 
-    Rounds as the Grounding DINO image processor does; the short edge of a very thin frame can come out as 0.
+    Rounds as the Grounding DINO image processor does; the short edge of a very thin image can become 0.
     """
     short, long = min(size), max(size)
     exact: float = shortest
@@ -47,16 +47,25 @@ def edge_size(size: Size, shortest: int, longest: int) -> Size:
     return (other, edge) if size[1] < size[0] else (edge, other)
 
 
-def scaled_edges(size: Size, shortest: int, longest: int, accepts: Callable[[Size], bool]) -> ResizePolicy | None:
-    """Fits a frame by its edges, with as little letterboxing as makes the canvas acceptable to the model.
+def choose_resize_policy(
+    size: Size, shortest: int, longest: int, accepts: Callable[[Size], bool]
+) -> ResizePolicy | None:
+    """Choose the resize with the least letterboxing whose canvas the model accepts.
 
-    Returns None where not even a square canvas is accepted.
+    Args:
+        size: height and width of the image.
+        shortest: short edge of a resized image.
+        longest: maximum long edge of a resized image.
+        accepts: whether the model accepts images of a size.
+
+    Returns:
+        None if not even a square canvas is accepted.
     """
     plain = edge_size(size, shortest, longest)
     if accepts(plain):
         return ResizePolicy(size, plain, plain)
     short, long = min(size), max(size)
-    for ratio in _RATIOS:
+    for ratio in _ASPECT_RATIOS:
         padded = max(round(long / ratio), short)
         if padded == short:
             continue
@@ -68,12 +77,12 @@ def scaled_edges(size: Size, shortest: int, longest: int, accepts: Callable[[Siz
     return None
 
 
-def resize(image: ImageArray, size: Size, filter_: PIL.Image.Resampling, device: torch.device) -> torch.Tensor:
-    """A frame resized to the bytes that the model's image processor makes of it: uint8 `[h, w, 3]` on the device.
+def resize(image: ImageArray, size: Size, filter_: Image.Resampling, device: torch.device) -> torch.Tensor:
+    """Resize an image to the same bytes as the model's image processor: uint8 `[h, w, 3]` on the device.
 
-    The bilinear filter, which all released checkpoints name, runs on the device; Pillow does any other on the CPU.
+    The bilinear filter, which all released checkpoints use, runs on the device; any other is done by Pillow on the CPU.
     """
-    if filter_ is PIL.Image.Resampling.BILINEAR:
+    if filter_ is Image.Resampling.BILINEAR:
         return resize_bilinear(image, size, device)
-    resized = PIL.Image.fromarray(image).resize((size[1], size[0]), resample=filter_)
+    resized = Image.fromarray(image).resize((size[1], size[0]), resample=filter_)
     return torch.from_numpy(np.array(resized)).to(device)

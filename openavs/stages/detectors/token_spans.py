@@ -1,7 +1,7 @@
-"""The phrase-to-token map: which tokens of a Grounding DINO caption belong to which phrase.
+"""Captions of Grounding DINO as token ids, with the token span of each phrase.
 
 Grounding DINO reads all phrases as one caption, `dog . red car .`, and scores every token of it. Decoding tokens back
-to words merges and cuts labels; here the caption is built from token ids, so every phrase's span is known.
+to words merges and truncates labels; here the caption is built from token ids, so every phrase's span is known.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
-CLS, SEP, DOT, QUESTION = 101, 102, 1012, 1029  # BERT's ids, hard-coded in the model as the borders of phrases
-_NEVER_IN_A_PHRASE = frozenset({0, CLS, SEP, DOT, QUESTION})  # 0 is the padding
+CLS, SEP, DOT, QUESTION = 101, 102, 1012, 1029  # BERT's ids, hard-coded in the model as separators of phrases
+_SEPARATORS = frozenset({0, CLS, SEP, DOT, QUESTION})  # 0 is padding
 
 Encode = Callable[[list[str]], list[list[int]]]
-"""Turns texts into token ids, without special tokens."""
+"""Converts texts to token ids, without special tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +29,37 @@ class CaptionTokens:
     spans: tuple[tuple[int, int], ...]
 
 
-def clean_phrase(phrase: str, borders: str = ".?") -> str:
-    """One lower-case line without control characters, lone surrogates and the characters that would end a phrase."""
+def clean_phrase(phrase: str, separators: str = ".?") -> str:
+    """Convert to one lower-case line, without control characters, lone surrogates and separators of phrases."""
     kept = []
     for char in phrase:
         category = unicodedata.category(char)
-        if char in borders or category == "Cc":
+        if char in separators or category == "Cc":
             kept.append(" ")
         elif category not in ("Cf", "Cs"):
             kept.append(char)
     return " ".join("".join(kept).lower().split())
 
 
-def map_phrases(phrases: Sequence[str], encode: Encode, limit: int, most: int | None = None) -> list[CaptionTokens]:
-    """Plans the captions that ask for all phrases, none longer than `limit` tokens.
+def plan_captions(
+    phrases: Sequence[str], encode: Encode, max_tokens: int, max_phrases: int | None = None
+) -> list[CaptionTokens]:
+    """Distribute phrases over as few captions as their length allows.
 
-    Phrases keep their order and their spelling. Those that read the same to the model (`Dog`, `dog`) are asked once,
-    under the first spelling; those of which nothing is left (`...`) are not asked. A phrase that is too long for a
-    caption of its own is cut. A caption holds at most `most` phrases; None sets no bound.
+    Phrases keep their order and their spelling. Those with equal tokens (`Dog`, `dog`) are included once, under the
+    first spelling; those without tokens (`...`) are dropped. A phrase that is too long for a caption is truncated.
+
+    Args:
+        phrases: noun phrases in any script.
+        encode: the tokenizer.
+        max_tokens: maximum length of a caption.
+        max_phrases: maximum number of phrases in a caption; None for no limit.
     """
     captions: list[CaptionTokens] = []
     batch: list[tuple[str, tuple[int, ...]]] = []
     length = 2  # [CLS] and [SEP]
-    for tokens, phrase in _distinct(phrases, encode, longest=limit - 3).items():
-        if batch and (len(batch) == most or length + len(tokens) + 1 > limit):
+    for tokens, phrase in _distinct(phrases, encode, max_tokens=max_tokens - 3).items():
+        if batch and (len(batch) == max_phrases or length + len(tokens) + 1 > max_tokens):
             captions.append(_join(batch))
             batch, length = [], 2
         batch.append((phrase, tokens))
@@ -62,15 +69,15 @@ def map_phrases(phrases: Sequence[str], encode: Encode, limit: int, most: int | 
     return captions
 
 
-def _distinct(phrases: Sequence[str], encode: Encode, longest: int) -> dict[tuple[int, ...], str]:
-    """Token ids -> the phrase as it was first given."""
+def _distinct(phrases: Sequence[str], encode: Encode, max_tokens: int) -> dict[tuple[int, ...], str]:
+    """Map the token ids of each distinct phrase to its first spelling."""
     cleaned = [clean_phrase(phrase) for phrase in phrases]
     found: dict[tuple[int, ...], str] = {}
     for phrase, ids in zip(phrases, encode(cleaned) if cleaned else [], strict=True):
-        tokens = tuple(i for i in ids if i not in _NEVER_IN_A_PHRASE)
-        if len(tokens) > longest:
-            logger.warning("a phrase of %d tokens was cut to the %d that fit: %.60r", len(tokens), longest, phrase)
-            tokens = tokens[:longest]
+        tokens = tuple(i for i in ids if i not in _SEPARATORS)
+        if len(tokens) > max_tokens:
+            logger.warning("a phrase of %d tokens was truncated to %d: %.60r", len(tokens), max_tokens, phrase)
+            tokens = tokens[:max_tokens]
         if tokens:
             found.setdefault(tokens, phrase)
     return found

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from PIL import Image
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from openavs.stages.detectors.preprocess import edge_size, resize, scaled_edges
+from openavs.stages.detectors.preprocess import choose_resize_policy, edge_size, resize
 from tests.stages.detectors.conftest import noise
 
-BILINEAR = PIL.Image.Resampling.BILINEAR
+BILINEAR = Image.Resampling.BILINEAR
 
 
 @given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([(800, 1333), (96, 160), (224, 224)]))
@@ -28,7 +28,7 @@ def enough_cells(size: tuple[int, int]) -> bool:
 
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_every_frame_fits(height: int, width: int) -> None:
-    fit = scaled_edges((height, width), 800, 1333, enough_cells)
+    fit = choose_resize_policy((height, width), 800, 1333, enough_cells)
     assert fit is not None and enough_cells(fit.canvas)
     assert all(0 < c <= k for c, k in zip(fit.content, fit.canvas, strict=True))
     # the canvas covers the frame, and no side of the frame is shrunk away to less than it shows
@@ -37,27 +37,27 @@ def test_every_frame_fits(height: int, width: int) -> None:
 
 def test_ordinary_frames_are_not_letterboxed() -> None:
     for size in [(720, 1280), (1920, 1080), (224, 224), (1, 1), (4320, 7680), (100, 1000)]:
-        fit = scaled_edges(size, 800, 1333, enough_cells)
+        fit = choose_resize_policy(size, 800, 1333, enough_cells)
         assert fit is not None and fit.content == fit.canvas and fit.extent == size
 
 
 def test_thin_frames_are_letterboxed_along_their_thin_side() -> None:
-    wide, tall = scaled_edges((60, 4000), 800, 1333, enough_cells), scaled_edges((4000, 8), 800, 1333, enough_cells)
+    wide, tall = (choose_resize_policy(size, 800, 1333, enough_cells) for size in ((60, 4000), (4000, 8)))
     assert wide is not None and wide.content == (20, 1333) and wide.canvas == (83, 1333)
     assert tall is not None and tall.content == (1333, 3) and tall.canvas == (1333, 83)
     assert wide.extent[1] == 4000 and tall.extent[0] == 4000
 
 
 def test_a_model_that_accepts_nothing() -> None:
-    assert scaled_edges((100, 100), 32, 32, lambda size: False) is None
+    assert choose_resize_policy((100, 100), 32, 32, lambda size: False) is None
 
 
 @pytest.mark.parametrize("size", [(37, 90), (240, 400), (1, 3)])
-@pytest.mark.parametrize("filter_", [BILINEAR, PIL.Image.Resampling.BICUBIC])
-def test_resizing_is_pillows(size: tuple[int, int], filter_: PIL.Image.Resampling) -> None:
+@pytest.mark.parametrize("filter_", [BILINEAR, Image.Resampling.BICUBIC])
+def test_resizing_is_pillows(size: tuple[int, int], filter_: Image.Resampling) -> None:
     image = noise(120, 200)
     ours = resize(image, size, filter_, torch.device("cpu"))
-    assert np.array_equal(ours.numpy(), np.array(PIL.Image.fromarray(image).resize(size[::-1], filter_)))
+    assert np.array_equal(ours.numpy(), np.array(Image.fromarray(image).resize(size[::-1], filter_)))
 
 
 def test_a_frame_of_the_right_size_is_not_resized() -> None:

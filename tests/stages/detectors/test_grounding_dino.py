@@ -190,7 +190,7 @@ def test_a_letterboxed_frame_is_the_same_frame_on_a_mean_coloured_canvas(tmp_pat
     colour = (102, 153, 204)
     detector = load(save_grounding_dino(tmp_path, mean=[level / 255 for level in colour]))
     thin = noise(12, 160)  # as wide as the model wants it, so that nothing is resized
-    assert detector._fit(thin).canvas == (40, 160)
+    assert detector._resize_policy(thin).canvas == (40, 160)
     canvas = np.empty((40, 160, 3), np.uint8)
     canvas[:] = colour
     canvas[:12] = thin
@@ -247,7 +247,7 @@ def test_a_processor_without_edges_is_refused(grounding_dino: Path, tmp_path: Pa
 
 def test_a_model_that_picks_more_boxes_than_its_pictures_have_cells_is_told(tmp_path: Path) -> None:
     greedy = load(save_grounding_dino(tmp_path, num_queries=600))
-    with pytest.raises(ModelError, match=r"picks 600 boxes from fewer image cells .* give it a larger shortest_edge"):
+    with pytest.raises(ModelError, match=r"selects 600 boxes from fewer image cells .* use a larger shortest_edge"):
         greedy.detect([noise(96, 160)], [["dog"]])
 
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 from hypothesis import given, strategies as st
 
-from openavs.stages.detectors.token_spans import CLS, DOT, QUESTION, SEP, clean_phrase, map_phrases
+from openavs.stages.detectors.token_spans import CLS, DOT, QUESTION, SEP, clean_phrase, plan_captions
 from tests.tiny_detectors import bert_tokenizer
 
 TOKENIZER = bert_tokenizer()
@@ -22,13 +22,13 @@ def encode(texts: list[str]) -> list[list[int]]:
     [["dog"], ["red car", "Dog", "an electric guitar"], ["four-wheel car", "it's 9", "café"], ["犬", "dog"]],
 )
 def test_a_caption_has_the_ids_of_its_text(phrases: list[str]) -> None:
-    (caption,) = map_phrases(phrases, encode, limit=256)
+    (caption,) = plan_captions(phrases, encode, max_tokens=256)
     assert list(caption.ids) == TOKENIZER(" . ".join(p.lower() for p in phrases) + " .")["input_ids"]
 
 
 def test_each_span_holds_its_phrase_and_nothing_else() -> None:
     phrases = ["dog", "red car", "an antenna"]
-    (caption,) = map_phrases(phrases, encode, limit=256)
+    (caption,) = plan_captions(phrases, encode, max_tokens=256)
     assert caption.phrases == tuple(phrases)
     for phrase, (start, end) in zip(phrases, caption.spans, strict=True):
         assert TOKENIZER.decode(list(caption.ids[start:end])) == phrase
@@ -37,55 +37,55 @@ def test_each_span_holds_its_phrase_and_nothing_else() -> None:
 def test_what_would_end_a_phrase_is_cleaned_away() -> None:
     assert clean_phrase("U.S. flag?\n\x00Red\u200b \ud800car ") == "u s flag red car"
     assert clean_phrase("SAX") == "sax"
-    (caption,) = map_phrases(["u.s. car", "[SEP] dog", "what? a car"], encode, limit=256)
+    (caption,) = plan_captions(["u.s. car", "[SEP] dog", "what? a car"], encode, max_tokens=256)
     assert caption.ids.count(DOT) == 3 and caption.ids.count(SEP) == 1 and QUESTION not in caption.ids
     assert caption.phrases == ("u.s. car", "[SEP] dog", "what? a car"), "phrases are answered as they were given"
 
 
 def test_phrases_that_read_the_same_are_asked_once() -> None:
-    (caption,) = map_phrases(["Dog", "dog", "dog.", "car"], encode, limit=256)
+    (caption,) = plan_captions(["Dog", "dog", "dog.", "car"], encode, max_tokens=256)
     assert caption.phrases == ("Dog", "car")
 
 
 def test_nothing_is_asked_where_nothing_is_left() -> None:
-    assert map_phrases([], encode, limit=256) == []
-    assert map_phrases(["...", "", " \n"], encode, limit=256) == []
+    assert plan_captions([], encode, max_tokens=256) == []
+    assert plan_captions(["...", "", " \n"], encode, max_tokens=256) == []
 
 
 def test_one_by_one() -> None:
-    captions = map_phrases(["dog", "red car"], encode, limit=256, most=1)
+    captions = plan_captions(["dog", "red car"], encode, max_tokens=256, max_phrases=1)
     assert [c.phrases for c in captions] == [("dog",), ("red car",)]
 
 
 def test_a_phrase_longer_than_a_caption_is_cut_and_said_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        captions = map_phrases(["dog " * 40, "car"], encode, limit=16)
+        captions = plan_captions(["dog " * 40, "car"], encode, max_tokens=16)
     assert [len(c.ids) for c in captions] == [16, 4]
     (record,) = caplog.records
-    assert record.getMessage().startswith("a phrase of 40 tokens was cut to the 13 that fit: 'dog dog dog ")
+    assert record.getMessage().startswith("a phrase of 40 tokens was truncated to 13: 'dog dog dog ")
 
 
 def test_a_phrase_that_just_fits_is_asked_whole_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        (caption,) = map_phrases(["dog " * 13], encode, limit=16)
+        (caption,) = plan_captions(["dog " * 13], encode, max_tokens=16)
     assert len(caption.ids) == 16 and not caplog.records
 
 
 def test_captions_are_as_few_as_their_length_allows() -> None:
     phrases = ["dog", "car", "red", "red dog", "red car"]
-    captions = map_phrases(phrases, encode, limit=8)
+    captions = plan_captions(phrases, encode, max_tokens=8)
     assert [caption.phrases for caption in captions] == [("dog", "car", "red"), ("red dog", "red car")]
     assert [len(caption.ids) for caption in captions] == [8, 8]
 
 
 def test_a_tokenizer_that_loses_a_phrase_is_found_out() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        map_phrases(["dog", "car"], lambda texts: encode(texts)[:1], limit=256)
+        plan_captions(["dog", "car"], lambda texts: encode(texts)[:1], max_tokens=256)
 
 
 @given(st.lists(st.text(max_size=12), max_size=60), st.integers(8, 40), st.none() | st.integers(1, 9))
 def test_any_list_is_split_into_whole_captions(phrases: list[str], limit: int, most: int | None) -> None:
-    captions = map_phrases(phrases, encode, limit, most)
+    captions = plan_captions(phrases, encode, limit, most)
     asked = [phrase for caption in captions for phrase in caption.phrases]
     places = [phrases.index(phrase) for phrase in asked]
     assert places == sorted(places) and len(set(places)) == len(places), "in order, none twice"
