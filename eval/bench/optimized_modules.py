@@ -105,7 +105,7 @@ def detector(folder: Path, size: Size, image: ImageArray) -> dict[str, Forward]:
     path, _ = save_models(folder, size, "sam", image)
     ours = {dtype: GroundingDinoDetector(model=str(path), device="cpu", dtype=dtype) for dtype in DTYPES}
     one = ours["float32"]
-    pixels = one._prepare([image], [one._fit(image)])
+    pixels = one._prepare([image], [one._resize_policy(image)])
     tokens = one._tokenizer(" . ".join(PROMPTS) + " .", return_tensors="pt")
     inputs = {
         "pixel_values": pixels,
