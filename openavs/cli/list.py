@@ -1,4 +1,4 @@
-"""`openavs list`: what recipes, backends, benchmarks and studies there are."""
+"""`openavs list`: recipes, backends, benchmarks and ablation studies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import typer
 
 from openavs.cli.options import JsonOption
 from openavs.cli.output import echo, print_json
-from openavs.errors import ModelError
 from openavs.utils.text import pluralize
 
 
 class ListTarget(StrEnum):
-    """What can be listed."""
+    """Lists of the command."""
 
     recipes = "recipes"
     backends = "backends"
@@ -23,17 +22,17 @@ class ListTarget(StrEnum):
 
 
 def list(
-    what: Annotated[ListTarget | None, typer.Argument(help="One kind only; all of them by default.")] = None,
+    target: Annotated[ListTarget | None, typer.Argument(help="List to print. Default: all.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the recipes, with their models and licenses, the backends, the benchmarks and the ablation studies."""
+    """List recipes with their models and licenses, backends, benchmarks and ablation studies."""
     kinds = {
         ListTarget.recipes: (_recipes, _print_recipes),
         ListTarget.backends: (_backends, _print_backends),
         ListTarget.benchmarks: (_benchmarks, _print_benchmarks),
         ListTarget.studies: (_studies, _print_studies),
     }
-    chosen = {kind: kinds[kind] for kind in kinds if what in (None, kind)}
+    chosen = {kind: kinds[kind] for kind in kinds if target in (None, kind)}
     found = {kind.value: find() for kind, (find, _) in chosen.items()}
     if as_json:
         print_json(found)
@@ -47,6 +46,7 @@ def list(
 def _recipes() -> Any:
     from openavs.config import resources
     from openavs.config.recipe import load_recipe
+    from openavs.models.catalog import find_weights
 
     return [
         {
@@ -54,30 +54,11 @@ def _recipes() -> Any:
             "summary": recipe.summary,
             "license": recipe.license,
             "models": recipe.models(),
-            "weights": {model: _weights(model) for model in dict.fromkeys(recipe.models().values())},
+            "weights": {model: find_weights(model).to_dict() for model in dict.fromkeys(recipe.models().values())},
             "backends": {stage: section.use for stage, section in recipe.stages().items()},
         }
         for recipe in map(load_recipe, resources.names("pipelines"))
     ]
-
-
-def _weights(reference: str) -> dict[str, Any]:
-    """Where a model's weights are, what its license is, and how much there is to download."""
-    from openavs.models.catalog import find_known_model
-    from openavs.models.hub import resolve
-
-    known = find_known_model(reference)
-    facts: dict[str, Any] = {
-        "license": known.license if known else None,
-        "permissive": known.permissive if known else "unknown",
-        "download_gb": known.download if known else None,
-    }
-    try:
-        found = resolve(reference, offline=True)
-    except ModelError:
-        return facts | {"state": "to download" if reference.startswith("hf:") else "missing"}
-    state = "embedded" if reference.startswith("openavs:") else "cached" if reference.startswith("hf:") else "local"
-    return facts | {"state": state, "license": facts["license"] or found.license}
 
 
 def _backends() -> Any:
@@ -90,7 +71,7 @@ def _backends() -> Any:
 
 
 def _installed(extra: str | None) -> str | None:
-    """`core`, the version of the extra's package, or None where it is absent."""
+    """`core`, the version of the extra's package, or None if it is not installed."""
     from openavs.utils.optional_deps import EXTRAS
 
     if extra is None:
@@ -137,32 +118,34 @@ def _print_recipes(recipes: Any) -> None:
         echo(f"    license: {recipe['license'] or 'not stated'}")
         for stage, use in recipe["backends"].items():
             model = recipe["models"].get(stage)
-            about = f", {model} ({_told(recipe['weights'][model])})" if model else ""
+            about = f", {model} ({_describe_weights(recipe['weights'][model])})" if model else ""
             echo(f"    {stage}: {use}{about}")
 
 
-def _told(weights: Any) -> str:
-    """`cached`, `0.6 GB to download`, and a warning where the license is not a permissive one."""
-    size = f"{weights['download_gb']:g} GB " if weights["download_gb"] and weights["state"] == "to download" else ""
-    license = weights["license"] or "license not known"
+def _describe_weights(weights: Any) -> str:
+    """`cached` or `0.6 GB to download`, with a warning unless the license is permissive."""
+    state = weights["state"]
+    if weights["download"] and state in ("missing", "partial"):
+        state = f"{weights['size_gb']:g} GB to download" if weights["size_gb"] else "to download"
+    license = weights["license"] or "license unknown"
     warning = {"yes": "", "no": f"; NOT PERMISSIVE: {license}", "unknown": f"; {license}"}[weights["permissive"]]
-    return f"{size}{weights['state']}{warning}"
+    return f"{state}{warning}"
 
 
 def _print_backends(backends: Any) -> None:
-    echo("Backends (use: NAME in a recipe, or use: ./file.py:Class for one of your own)")
+    echo("Backends (use: NAME in a recipe, or use: ./file.py:Class for a plug-in)")
     stage = None
     for entry in backends:
         if entry["stage"] != stage:
             stage = entry["stage"]
             echo(f"\n  {stage}")
-        extra = "" if entry["installed"] == "core" else f" ({_state(entry)})"
+        extra = "" if entry["installed"] == "core" else f" ({_describe_extra(entry)})"
         origin = "" if entry["origin"] == "openavs" else f" from {entry['origin']}"
         echo(f"    {entry['name']:16} {entry['summary']}{origin}{extra}")
 
 
-def _state(entry: Any) -> str:
-    """Whether a backend's extra is installed, and if not, how to install it."""
+def _describe_extra(entry: Any) -> str:
+    """The installed version of a backend's extra, or the command that installs it."""
     if entry["installed"]:
         return f"installed: {entry['installed']}"
     return f'pip install "openavs[{entry["extra"]}]"'
@@ -174,11 +157,11 @@ def _print_benchmarks(benchmarks: Any) -> None:
         echo(f"\n  {card['name']:6} {card['title']}")
         echo(f"    metric: {' '.join(card['metric'].split())}")
         for name, split in card["splits"].items():
-            echo(f"    {name}: {_counted(split)}")
+            echo(f"    {name}: {_split_size(split)}")
 
 
-def _counted(split: Any) -> str:
-    """`740 clips, 3,700 frames`, as far as it is known."""
+def _split_size(split: Any) -> str:
+    """`740 clips, 3,700 frames`, as far as known."""
 
     known = [pluralize(split[key], key.removesuffix("s")) for key in ("clips", "frames") if split[key] is not None]
     return ", ".join(known) or "size not published"

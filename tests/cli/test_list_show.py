@@ -41,7 +41,7 @@ def test_list_as_text(openavs: Run) -> None:
 def test_an_unknown_target_is_wrong_usage(openavs: Run) -> None:
     wrong = openavs("list", "birds")
     assert wrong.code == 2
-    assert "Invalid value for 'what': 'birds' is not one of 'recipes'" in wrong.err
+    assert "Invalid value for 'target': 'birds' is not one of 'recipes'" in wrong.err
 
 
 def test_show_prints_the_recipe_file(openavs: Run) -> None:
@@ -114,12 +114,13 @@ def test_list_has_the_state_and_license_of_weights(
     found = {recipe["name"]: recipe["weights"] for recipe in openavs("list", "recipes", "--json").json()["recipes"]}
     assert {facts["state"] for facts in found["tiny"].values()} == {"embedded"}
     clap = load_recipe("openavs-cpu").models()["captioner"]
-    assert found["openavs-cpu"][clap] == {
-        "license": "Apache-2.0",
-        "permissive": "yes",
-        "download_gb": 0.6,
-        "state": "to download",
-    }
+    facts = found["openavs-cpu"][clap]
+    assert [facts[key] for key in ("state", "license", "permissive", "size_gb")] == [
+        "missing",
+        "Apache-2.0",
+        "yes",
+        0.6,
+    ]
     assert found["openavs-cpu"]["hf:facebook/sam3@main"]["permissive"] == "no"
     printed = openavs("list", "recipes").out
     assert "hf:facebook/sam3@main (3.4 GB to download; NOT PERMISSIVE: SAM License, gated)" in printed
