@@ -1,11 +1,11 @@
-# The web page on a GPU. NOT BUILT OR RUN where this repository is made, which has no Docker: try it before you rely on it.
+# The web page on a GPU. NOT BUILT AND NOT TESTED: this repository is developed without Docker.
 #
 #   docker build -t openavs .
 #   docker run --gpus all -p 127.0.0.1:7860:7860 -v openavs-models:/models openavs
 #   docker run --gpus all -p 127.0.0.1:7860:7860 -v openavs-models:/models openavs --pipeline openavs
 #
-# The torch wheel brings its own CUDA; the host needs NVIDIA's driver and container toolkit. The page asks for no password:
-# publish its port to a network only behind something that does.
+# The torch wheel includes CUDA; the host needs NVIDIA's driver and container toolkit. The page has no password:
+# publish its port to a network only behind an authenticating proxy.
 
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src

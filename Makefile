@@ -1,12 +1,12 @@
-# `make demo` and `make test` each work alone on a fresh machine with Python >= 3.11: they make .venv and install into it.
+# `make demo` and `make test` work on a fresh machine with Python >= 3.11: they create .venv and install into it.
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST = $(BIN)/python -m pytest
 PYTEST_ARGS ?=
-# Processes that `make test` runs tests in.
+# Number of processes of `make test`.
 PROCESSES ?= 2
-# The first interpreter that runs and is new enough; PYTHON=... on the command line wins.
+# The first interpreter that is new enough; PYTHON=... on the command line overrides it.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
@@ -14,24 +14,24 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      install, then segment a scene of the synthetic world into build/demo"
-	@echo "make test      install, then run the tests (make test-all: with the slow ones)"
-	@echo "make test-packages  the same for the optional packages, each in a folder of its own beside .venv"
-	@echo "make test-ray  the tests of label jobs on Ray, which it installs into .venv"
-	@echo "make test-web  the tests of the web page in a browser; installs Gradio and playwright into .venv, chromium is yours"
-	@echo "make docs      the docs site into build/site, its links checked, its notebook run; installs MkDocs into .venv"
-	@echo "make test-wheel  builds wheel and sdist into dist, installs the wheel alone and runs it; make wheel: without"
-	@echo "make sbom      what the wheel brings along, as CycloneDX, in build/sbom.json"
-	@echo "make audit     asks the advisory database about every pinned version"
-	@echo "make coverage  test-all and test-packages with Ray and the page, and the lines and branches that they reach"
-	@echo "make mutants   tests the tests: small faults in metrics, run-length codes, the phrase map and what jobs resume from"
-	@echo "make lint      ruff, mypy and the language check, changing nothing; make fix: fixes what ruff can"
+	@echo "make demo           install, then segment a synthetic scene into build/demo"
+	@echo "make test           install, then run the tests (make test-all: including slow ones)"
+	@echo "make test-packages  tests of the optional packages, each installed into its own folder beside .venv"
+	@echo "make test-ray       tests of label jobs on Ray, which is installed into .venv"
+	@echo "make test-web       tests of the web page in a browser; installs Gradio and playwright into .venv, needs Chromium"
+	@echo "make docs           build the documentation into build/site, check links, run examples; installs MkDocs into .venv"
+	@echo "make test-wheel     build wheel and sdist into dist, install the wheel alone and run it (make wheel: build only)"
+	@echo "make sbom           dependencies of the wheel, as CycloneDX, in build/sbom.json"
+	@echo "make audit          check every pinned version against the advisory database"
+	@echo "make coverage       line and branch coverage of test-all, test-packages, Ray and the web page"
+	@echo "make mutants        mutation tests of metrics, run-length codes, the phrase map and job state"
+	@echo "make lint           ruff, mypy and the language check, without changes (make fix: apply ruff's fixes)"
 .PHONY: help
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "openavs needs Python 3.11 or newer: install it or say PYTHON=/path/to/python" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "openavs needs Python 3.11 or newer: install it or set PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
@@ -45,8 +45,8 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)
 
-# Each optional package lies in a folder of its own that goes before .venv: without its declared dependencies, which
-# would put another torch, numpy or torchvision in place of those that everything else is tested with.
+# Each optional package is installed into its own folder, which precedes .venv, without its declared dependencies: they
+# would replace torch, numpy or torchvision, with which everything else is tested.
 PACKAGES := $(notdir $(basename $(wildcard tests/packages/*.txt)))
 test-packages: $(PACKAGES:%=build/packages/%/.installed)
 	@failed=0; for name in $(PACKAGES); do echo "== $$name"; PYTHONPATH=$(CURDIR)/build/packages/$$name \
@@ -58,7 +58,7 @@ build/packages/%/.installed: tests/packages/%.txt $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(@D) -r $<
 	@touch $@
 
-# Ray is large and its tests start clusters: neither is part of `make test`.
+# Ray is large and its tests start clusters, so they are not part of `make test`.
 test-ray: $(VENV)/.ray
 	$(PYTEST) tests/labeling/test_ray.py $(PYTEST_ARGS)
 
@@ -66,7 +66,7 @@ $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"
 	@touch $@
 
-# Gradio is large and its tests drive a browser; those skip where there is no Chromium (CHROMIUM=/path/to/one).
+# Gradio is large and its tests use a browser; they are skipped without Chromium (CHROMIUM=/path/to/chromium).
 test-web: $(VENV)/.web
 	$(PYTEST) tests/web tests/cli/test_serve.py $(PYTEST_ARGS)
 
@@ -74,7 +74,7 @@ $(VENV)/.web: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[web]" playwright
 	@touch $@
 
-# The site is built with every link and anchor checked; then the notebook and the longer pages are run.
+# Builds the site and checks every link and anchor; then runs the notebook and the longer pages.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest -m slow tests/docs $(PYTEST_ARGS)
@@ -83,7 +83,7 @@ $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[docs]"
 	@touch $@
 
-# Not part of continuous integration: it takes about twice as long as those tests. pyproject.toml says what counts.
+# Not part of continuous integration: it takes about twice as long as the tests. Settings are in pyproject.toml.
 coverage: $(VENV)/.quality $(VENV)/.ray $(VENV)/.web
 	rm -rf build/coverage
 	mkdir -p build/coverage
@@ -91,7 +91,7 @@ coverage: $(VENV)/.quality $(VENV)/.ray $(VENV)/.web
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Hours; a part of it with MUTANTS='openavs.stages.detectors.*', and what survived with `.venv/bin/mutmut browse`.
+# Takes hours. MUTANTS='openavs.stages.detectors.*' selects a part; `.venv/bin/mutmut browse` shows the survivors.
 MUTANTS ?=
 mutants: $(VENV)/.quality
 	$(BIN)/mutmut run $(MUTANTS)
@@ -101,8 +101,9 @@ $(VENV)/.quality: .ci/quality.txt $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r $<
 	@touch $@
 
-# The texts whose language `make lint` checks.
-PROSE := README.md GLOSSARY.md
+# Texts that the language check of `make lint` covers.
+PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) $(wildcard docs/*.md) eval/bench/README.md examples pipelines \
+	$(wildcard eval/*.yaml) eval/ablations Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -122,7 +123,7 @@ $(TOOLS)/.installed: .ci/release.txt
 	$(TOOLS)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -r $<
 	@touch $@
 
-# The wheel of dist/ is built from the sdist beside it; build/direct holds one built from the checkout, to compare.
+# The wheel in dist/ is built from the sdist; build/direct has one built from the checkout, for comparison.
 PACKED := pyproject.toml README.md LICENSE $(shell find openavs prompts pipelines eval -type f ! -name '*.pyc')
 wheel: build/.wheel
 
@@ -144,12 +145,12 @@ $(CLEAN)/.installed: build/.wheel constraints.txt
 	$(CLEAN)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt dist/*.whl
 	@touch $@
 
-# The software bill of materials (CycloneDX): what the wheel brings along in that environment, with its licenses.
+# The software bill of materials (CycloneDX): the dependencies of the wheel in that environment, with licenses.
 sbom: $(CLEAN)/.installed $(TOOLS)/.installed
 	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library \
 		--output-reproducible --of JSON -o build/sbom.json $(CLEAN)/bin/python
 
-# Asks the advisory database about every pinned version; needs the network, so .ci/run does not run it.
+# Checks every pinned version against the advisory database; needs the network, so .ci/run does not include it.
 audit: $(TOOLS)/.installed
 	@$(TOOLS)/bin/python .ci/audit.py $(TOOLS)/bin/pip-audit
 

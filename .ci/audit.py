@@ -1,7 +1,7 @@
-"""Asks the advisory database about every pinned version: `make audit`.
+"""Checks every pinned version against the advisory database: `make audit`.
 
-Exit codes: 0 nothing known against any of them; 1 some have known vulnerabilities, each named with the version that
-mends it; 3 the database could not be asked, so nothing is known.
+Exit codes: 0 no known vulnerability; 1 vulnerabilities, each with the version that fixes it; 3 the database is not
+reachable, so the result is unknown.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-UNASKED = 3
-LISTS = (Path("constraints.txt"), Path(".ci/release.txt"), Path(".ci/quality.txt"))
+UNKNOWN = 3
+CONSTRAINTS = (Path("constraints.txt"), Path(".ci/release.txt"), Path(".ci/quality.txt"))
 
 
 def main(pip_audit: str) -> int:
-    """Audits the lists with the program given; returns the exit code."""
-    packages = [package for pins in LISTS for package in ask(pip_audit, pins)]
-    code, says = verdict(packages)
-    print(says)
+    """Audit all constraints files with this program and return the exit code."""
+    packages = [package for path in CONSTRAINTS for package in run_pip_audit(pip_audit, path)]
+    code, message = summarize(packages)
+    print(message)
     return code
 
 
-def ask(pip_audit: str, pins: Path) -> list[dict[str, Any]]:
-    """What pip-audit says of each package of a list; empty where it could not ask at all."""
-    command = [pip_audit, "--requirement", str(pins), "--no-deps", "--disable-pip", "--format", "json"]
+def run_pip_audit(pip_audit: str, path: Path) -> list[dict[str, Any]]:
+    """Return pip-audit's entry of each package in a file; empty if it fails."""
+    command = [pip_audit, "--requirement", str(path), "--no-deps", "--disable-pip", "--format", "json"]
     done = subprocess.run([*command, "--progress-spinner", "off"], capture_output=True, text=True)
     try:
         packages: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
@@ -36,25 +36,25 @@ def ask(pip_audit: str, pins: Path) -> list[dict[str, Any]]:
     return packages
 
 
-def verdict(packages: list[dict[str, Any]]) -> tuple[int, str]:
-    """The exit code and what to print. A package that nothing is known of counts as not asked about."""
-    known = [package for package in packages if "skip_reason" not in package]
-    bad = list(findings(known))
-    if bad:
-        return 1, "\n".join(bad)
-    if not packages or len(known) < len(packages):
+def summarize(packages: list[dict[str, Any]]) -> tuple[int, str]:
+    """Return exit code and message. A skipped package makes the result unknown."""
+    audited = [package for package in packages if "skip_reason" not in package]
+    lines = list(vulnerabilities(audited))
+    if lines:
+        return 1, "\n".join(lines)
+    if not packages or len(audited) < len(packages):
         names = ", ".join(package["name"] for package in packages if "skip_reason" in package)
-        of = f"about {names}" if known else "at all; is there a network?"
-        return UNASKED, f"The advisory database could not be asked {of}"
-    return 0, f"No vulnerability is known of any of the {len(known)} pinned packages."
+        missing = names if audited else "any package; check the network"
+        return UNKNOWN, f"The advisory database has no answer for {missing}"
+    return 0, f"No known vulnerability in the {len(audited)} pinned packages."
 
 
-def findings(packages: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each known vulnerability."""
+def vulnerabilities(packages: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield one line per known vulnerability."""
     for package in packages:
-        for found in package.get("vulns", []):
-            mended = ", ".join(found.get("fix_versions", [])) or "no version yet"
-            yield f"{package['name']} {package['version']}: {found['id']}, mended in {mended}"
+        for entry in package.get("vulns", []):
+            fixed = ", ".join(entry.get("fix_versions", [])) or "no version yet"
+            yield f"{package['name']} {package['version']}: {entry['id']}, fixed in {fixed}"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ PROTOCOLS: dict[str, str] = {
     "valid-frames": "the published AVSS formulas without the padded frames",
     "image-level": "the published formulas per video on a softmax, masks made from AVSBench-semantic",
     "dataset-level": "pixel sums over the whole test set, not means of frames: far higher, never beside the others",
-    "rebuilt-truth": "masks rebuilt from AVSBench-semantic's colour masks, otherwise as softmax",
+    "rebuilt-truth": "masks rebuilt from AVSBench-semantic's color masks, otherwise as softmax",
     "semantic-truth": "masks from AVSBench-semantic, resized bilinearly and then above 0 (grown at the edges)",
     "threshold-0.4": "masks from AVSBench-semantic, J at the threshold 0.4 instead of 0.5",
     "raw-logits": "at 1024 px; F sweeps raw logits, so its thresholds are probabilities of 0.5 to 0.73",
