@@ -1,8 +1,7 @@
-"""Detector: an ONNX model that knows COCO's 80 things and answers only the phrases that name some of them.
+"""Detector: an ONNX model for COCO's 80 classes; other phrases get no boxes.
 
-Made for YOLOX (Apache-2.0) as its authors export it: BGR from 0 to 255, a raw head. A phrase that names no COCO class
-gets no boxes: the honest answer of a closed vocabulary, which the pipeline reports as `not found`. To bring a detector
-of your own, change `_read` and `decode`, and the names below.
+For YOLOX (Apache-2.0) as its authors export it: BGR from 0 to 255, a raw head. A phrase without a COCO class gets
+no boxes, which the pipeline reports as `not found`. For another detector, change `_read`, `decode` and the names below.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import ModelError
 from openavs.pipeline.class_mapping import ClassMapper
@@ -27,7 +26,7 @@ NAMES = (
     "potted plant,bed,dining table,toilet,tv,laptop,computer mouse,remote,keyboard,cell phone,microwave,oven,toaster,"
     "sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
 )
-COCO = tuple(NAMES.split(","))  # COCO's "mouse" is the computer's: nobody who hears one looks on a desk
+COCO = tuple(NAMES.split(","))  # COCO's "mouse" is the device, which a caption "mouse" rarely means
 
 ALIASES = {
     "person": "man woman people boy girl child children baby kid infant singer speaker musician choir crowd audience",
@@ -58,66 +57,67 @@ Array = npt.NDArray[np.float32]
 
 
 class CocoDetector:
-    """Boxes of the COCO classes that a phrase names; a box that fits several (dog, animal) comes under each, narrowest
-    first: not every phrase of a clip is asked at every frame, and the pipeline drops what is then a duplicate.
+    """Detects the COCO classes that the phrases name.
 
-    All 80 classes compete for a box before the phrases are looked at: what is more a dog than a person is no `person`.
+    A box that matches several phrases (dog, animal) is returned for each, the most specific first, because a frame uses
+    only some of the clip's phrases; the pipeline removes duplicates. All 80 classes compete for a box before phrases
+    are considered: a box with a higher score for dog than for person is not returned for "person".
 
     Args:
         model: the ONNX file; one input `[1, 3, S, S]`, one output `[1, cells, 5 + 80]`.
-        floor: boxes that score less (objectness x class) are not returned.
-        overlap: of two boxes of a class with a greater IoU the better stays; of two classes, from `rival` on.
+        floor: minimum score (objectness x class) of a returned box.
+        overlap: IoU above which the lower-scoring box of the same class is removed.
+        rival: the same for boxes of different classes.
     """
 
     def __init__(self, *, model: str, floor: float = 0.1, overlap: float = 0.45, rival: float = 0.75) -> None:
         if not Path(model).is_file():
             raise ModelError(
-                f"there is no model file {model}; put it beside the recipe, or give its place with detector.model=FILE"
+                f"the model file {model} does not exist; put it beside the recipe, or set detector.model=FILE"
             )
         try:
             self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        except Exception as problem:
-            raise ModelError(f"{model} is no ONNX file that onnxruntime loads ({type(problem).__name__})") from problem
+        except Exception as error:
+            raise ModelError(f"onnxruntime cannot load {model} ({type(error).__name__})") from error
         self._input = self._session.get_inputs()[0]
         outputs = self._session.get_outputs()[0].shape[-1]
         if outputs != 5 + len(COCO):
-            raise ModelError(
-                f"{model} gives {outputs} numbers a box, not {5 + len(COCO)}; it is no YOLOX trained on COCO"
-            )
+            raise ModelError(f"{model} has {outputs} values per box, not {5 + len(COCO)} as YOLOX trained on COCO")
         self.floor, self.overlap, self.rival = floor, overlap, rival
         self.models = {model: {"path": model}}
         aliases = {word.replace("_", " "): name for name, words in ALIASES.items() for word in words.split()}
-        self._labeller = ClassMapper((*COCO, *GROUPS), aliases)
+        self._mapper = ClassMapper((*COCO, *GROUPS), aliases)
 
     def classes_of(self, phrase: str) -> tuple[str, ...]:
-        """The COCO classes that a phrase names: by its name, an alias or its last word (`barking dog`); often none."""
-        label, _ = self._labeller(phrase)
+        """Return the COCO classes of a phrase, by name, alias or last word (`barking dog`); often none."""
+        label, _ = self._mapper(phrase)
         return () if label is None else GROUPS.get(label, (label,))
 
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """One list of boxes per image, best first; an image without a known phrase is not looked at."""
-        return [self._detect(image, asked) for image, asked in zip(images, phrases, strict=True)]
+        """Return one list of boxes per image, best first; images without a known phrase are not processed."""
+        return [self._detect(image, own) for image, own in zip(images, phrases, strict=True)]
 
-    def _detect(self, image: ImageArray, asked: Sequence[str]) -> list[Detection]:
-        wanted = {phrase: self.classes_of(phrase) for phrase in sorted(asked, key=lambda p: len(self.classes_of(p)))}
-        if not any(wanted.values()):
+    def _detect(self, image: ImageArray, phrases: Sequence[str]) -> list[Detection]:
+        specific_first = sorted(phrases, key=lambda phrase: len(self.classes_of(phrase)))
+        classes = {phrase: self.classes_of(phrase) for phrase in specific_first}
+        if not any(classes.values()):
             return []
         boxes, scores, kinds = self._read(image)
         return [
             Detection((x0, y0, x1, y1), phrase, float(scores[i]))
             for i in suppress(boxes, scores, kinds, self.overlap, self.rival)
-            for phrase, names in wanted.items()
+            for phrase, names in classes.items()
             if COCO[kinds[i]] in names
             for x0, y0, x1, y1 in [boxes[i].tolist()]
         ]
 
     def _read(self, image: ImageArray) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-        """Boxes `[N, 4]` in pixels of the image, their scores and classes, down to the floor."""
+        """Return boxes `[N, 4]` in pixels of the image, scores and classes, from the minimum score on."""
         side, (height, width) = self._input.shape[-1], image.shape[:2]
         scale = min(side / height, side / width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        padded = np.full((side, side, 3), 114, dtype=np.float32)  # the grey that YOLOX was trained with
-        padded[: size[1], : size[0]] = np.asarray(Pictures.fromarray(image).resize(size, Pictures.Resampling.BILINEAR))
+        padded = np.full((side, side, 3), 114, dtype=np.float32)  # the padding value of YOLOX's training
+        padded[: size[1], : size[0]] = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         raw = self._session.run(None, {self._input.name: padded[None, :, :, ::-1].transpose(0, 3, 1, 2)})[0][0]
         scores, kinds = raw[:, 4] * raw[:, 5:].max(axis=1), raw[:, 5:].argmax(axis=1)
         sure = scores >= self.floor
@@ -126,7 +126,7 @@ class CocoDetector:
 
 
 def decode(raw: Array, side: int) -> Array:
-    """YOLOX's head `[cells, 4]`, offsets and log sizes in cells of 8, 16 and 32 pixels -> boxes in input pixels."""
+    """Decode YOLOX's head `[cells, 4]` (offsets and log sizes, strides 8, 16 and 32) to boxes in input pixels."""
     grids = [(np.stack(np.meshgrid(*[np.arange(side // s)] * 2), -1).reshape(-1, 2), s) for s in (8, 16, 32)]
     corner = np.concatenate([grid for grid, _ in grids])
     stride = np.concatenate([np.full((len(grid), 1), s) for grid, s in grids])
@@ -135,7 +135,7 @@ def decode(raw: Array, side: int) -> Array:
 
 
 def suppress(boxes: Array, scores: Array, kinds: npt.NDArray[np.int64], overlap: float, rival: float) -> list[int]:
-    """The boxes that stay, best first: each drops the lesser ones it overlaps, rivals of other classes less readily."""
+    """Return the indices after non-maximum suppression, best first, with a higher IoU limit between classes."""
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     left, kept = np.argsort(-scores, kind="stable"), []
     while len(left):

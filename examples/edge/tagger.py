@@ -1,8 +1,8 @@
-"""Captioner: an AudioSet tagger says which of its 527 classes it hears, and how sure it is.
+"""Captioner: an audio tagger with the 527 classes of AudioSet.
 
-The model is EfficientAT's mn04_as (MIT): a MobileNetV3 over log-mel spectrograms, 1 M weights, 4 MB. Its file holds
-named arrays and no graph, so the graph is written out below; to bring a tagger of your own, replace `log_mel` and
-`forward` by whatever turns samples into one probability per label (an onnxruntime session takes three lines).
+The model is EfficientAT's mn04_as (MIT): a MobileNetV3 over log-mel spectrograms, 1 M weights, 4 MB. Its file has named
+arrays and no graph, so the graph is written out below. For another tagger, replace `log_mel` and `forward` by a
+function from samples to one probability per label (an onnxruntime session takes three lines).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openavs.stages.vocabulary import load_vocabulary
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
 RATE, FFT, FRAME, HOP, MELS, TOP_HZ = 32000, 1024, 800, 320, 128, 15000.0
-SHORTEST = RATE // 2  # samples: shorter sounds are filled up with silence
+SHORTEST = RATE // 2  # samples: shorter audio is padded with silence
 HALVING = (0, 2, 4, 7, 13)  # the blocks with stride 2
 HARD_SWISH_FROM = 7  # and the stem; the blocks before use ReLU
 
@@ -29,11 +29,11 @@ Weights = dict[str, torch.Tensor]
 
 
 class Tagger:
-    """Captions with AudioSet labels, one per thing that sounds.
+    """Captions audio windows with AudioSet labels, one per sound source.
 
     Args:
         model: the state dict, a file of `torch.save`; read as arrays only, never as code.
-        labels: `audioset`, or a text file with one label a line, in the order of the model's outputs.
+        labels: `audioset`, or a text file with one label per line, in the order of the model's outputs.
         top_k, threshold, min_ratio: see `LabelSelector`; labels are independent, so scores do not sum to one.
     """
 
@@ -55,7 +55,7 @@ class Tagger:
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
-        """One list of captions per window; sounds go through one by one, so that their lengths may differ."""
+        """Return one list of captions per window; windows are processed singly, because their lengths may differ."""
         rows = combine_scales(windows, self._score, softmax=False)
         return [
             [] if row is None else self.selector.captions(row, window, "AudioSet tags")
@@ -72,17 +72,17 @@ class Tagger:
 
 
 def read_weights(path: Path) -> Weights:
-    """The named arrays of a state dict; `weights_only` keeps a pickle from running anything."""
+    """Read the named arrays of a state dict; with `weights_only` a pickle cannot run code."""
     try:
         weights: Weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(
-            f"there is no model file {path}; put it beside the recipe, or give its place with captioner.model=FILE"
+            f"the model file {path} does not exist; put it beside the recipe, or set captioner.model=FILE"
         ) from None
-    except Exception as problem:  # a broken zip, a pickle that holds more than arrays, ...
-        raise ModelError(f"{path} is not a plain state dict of torch.save ({type(problem).__name__})") from problem
+    except Exception as error:  # a broken zip, a pickle with other objects than arrays, ...
+        raise ModelError(f"{path} is not a plain state dict of torch.save ({type(error).__name__})") from error
     if "classifier.5.bias" not in weights or "features.16.0.weight" not in weights:
-        raise ModelError(f"{path} is not an EfficientAT mn model: it has other layers")
+        raise ModelError(f"{path} is not an EfficientAT mn model: its layers differ")
     return weights
 
 
@@ -90,7 +90,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def mel_filters() -> torch.Tensor:
-    """Triangles `[MELS, FFT / 2 + 1]`, evenly spaced in mel from 0 Hz to `TOP_HZ`."""
+    """Return triangular filters `[MELS, FFT / 2 + 1]`, evenly spaced in mel from 0 Hz to `TOP_HZ`."""
 
     def mel(hertz: np.ndarray | float) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
@@ -103,9 +103,9 @@ def mel_filters() -> torch.Tensor:
 
 
 def log_mel(samples: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
-    """Mono samples at `RATE` -> `[1, 1, MELS, frames of 10 ms]`, scaled as in the model's training."""
+    """Convert mono samples at `RATE` to `[1, 1, MELS, frames of 10 ms]`, scaled as in the model's training."""
     samples = F.pad(samples, (0, max(0, SHORTEST - len(samples))))
-    samples = samples[1:] - 0.97 * samples[:-1]  # lifts the high frequencies
+    samples = samples[1:] - 0.97 * samples[:-1]  # pre-emphasis
     window = torch.hann_window(FRAME, periodic=False)
     power = torch.stft(samples, FFT, HOP, FRAME, window, return_complex=True).abs().square()
     return ((filters @ power + 1e-5).log() + 4.5)[None, None] / 5.0
@@ -115,7 +115,7 @@ def log_mel(samples: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
 
 
 def forward(weights: Weights, x: torch.Tensor) -> torch.Tensor:
-    """Logits `[527]`: a stem, fifteen inverted-residual blocks, a last convolution, the mean over all, two layers."""
+    """Return logits `[527]`: a stem, fifteen inverted-residual blocks, a convolution, mean, two linear layers."""
     x = F.hardswish(convolve(weights, "features.0", x, stride=2))
     for number in range(1, 16):
         x = block(weights, number, x)
@@ -125,7 +125,7 @@ def forward(weights: Weights, x: torch.Tensor) -> torch.Tensor:
 
 
 def block(weights: Weights, number: int, x: torch.Tensor) -> torch.Tensor:
-    """Widen, look around (depthwise), weigh the channels, narrow; what a block does not have is not in the file."""
+    """Run one block: expansion, depthwise convolution, squeeze-and-excite, projection, as far as in the file."""
     name, stride = f"features.{number}.block", 2 if number in HALVING else 1
     act = F.hardswish if number >= HARD_SWISH_FROM else F.relu
     layers = sorted({int(key[len(name) + 1 :].split(".")[0]) for key in weights if key.startswith(name + ".")})
@@ -142,7 +142,7 @@ def block(weights: Weights, number: int, x: torch.Tensor) -> torch.Tensor:
 
 
 def convolve(weights: Weights, name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
-    """A convolution that keeps the size (divided by the stride) and its batch normalisation."""
+    """Run a convolution with 'same' padding and its batch normalization."""
     kernel = weights[f"{name}.0.weight"]
     groups = x.shape[1] // kernel.shape[1]
     x = F.conv2d(x, kernel, None, stride, kernel.shape[-1] // 2, groups=groups)
@@ -151,6 +151,6 @@ def convolve(weights: Weights, name: str, x: torch.Tensor, stride: int = 1) -> t
 
 
 def squeeze_excite(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
-    """A factor in (0, 1) for every channel, from the channels' means."""
+    """Return a factor in (0, 1) for every channel, from the channel means."""
     means = F.relu(F.linear(x.mean(dim=(2, 3)), weights[f"{name}.fc1.weight"], weights[f"{name}.fc1.bias"]))
     return torch.sigmoid(F.linear(means, weights[f"{name}.fc2.weight"], weights[f"{name}.fc2.bias"]))[..., None, None]

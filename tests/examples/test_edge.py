@@ -150,19 +150,16 @@ def test_a_pickle_that_holds_more_than_arrays_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("use", ["coco_detector.py:CocoDetector", "box_segmenter.py:BoxSegmenter"])
 def test_models_of_another_kind_are_refused(use: str, models: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "torn.onnx").write_bytes(b"not a model")
-    with pytest.raises(ModelError, match="no ONNX file"):
+    with pytest.raises(ModelError, match="onnxruntime cannot load"):
         stage(use, model=str(tmp_path / "torn.onnx"))
     other = "segmenter" if "detector" in use else "detector"
-    with pytest.raises(ModelError, match="it is no"):
+    with pytest.raises(ModelError, match="YOLOX trained on COCO|as for DeepLab"):
         stage(use, model=models[other])
 
 
 @pytest.mark.parametrize("use", ["tagger.py:Tagger", "coco_detector.py:CocoDetector", "box_segmenter.py:BoxSegmenter"])
 def test_a_missing_model_says_which_option_names_it(use: str) -> None:
-    with pytest.raises(
-        ModelError,
-        match=r"no model file nowhere\.bin; put it beside the recipe, or give its place with \w+\.model=FILE",
-    ):
+    with pytest.raises(ModelError, match=r"nowhere\.bin does not exist; put it beside .*, or set \w+\.model=FILE"):
         stage(use, model="nowhere.bin")
 
 
