@@ -153,7 +153,7 @@ def test_models_of_another_kind_are_refused(use: str, models: dict[str, str], tm
     with pytest.raises(ModelError, match="onnxruntime cannot load"):
         stage(use, model=str(tmp_path / "torn.onnx"))
     other = "segmenter" if "detector" in use else "detector"
-    with pytest.raises(ModelError, match="YOLOX trained on COCO|as for DeepLab"):
+    with pytest.raises(ModelError, match=r"YOLOX trained on COCO|as for DeepLab"):
         stage(use, model=models[other])
 
 
