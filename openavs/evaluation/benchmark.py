@@ -1,7 +1,7 @@
-"""Benchmark cards: what eval/*.yaml say of a benchmark, and the data set that a card's reader opens.
+"""Benchmark cards (eval/*.yaml), and opening the data set of a card.
 
 A new benchmark is one card and one reader: a function `(root: Path, split: str) -> Dataset`, named in the card as
-`module:function` or `./file.py:function` (looked for beside the card).
+`module:function` or `./file.py:function` (relative to the card).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from openavs.config import resources
 from openavs.config.errors import first_error
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import Dataset, Task
-from openavs.evaluation.datasets.synthetic_ids import is_synthetic
+from openavs.evaluation.datasets.base import Dataset, Task, is_synthetic
 from openavs.evaluation.datasets.tables import MissingDataError
 from openavs.stages.vocabulary import plain_key
 from openavs.utils.plugins import is_file_reference, load_file_function
@@ -32,11 +31,11 @@ Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 
 EXAMPLE = "see eval/s4.yaml for a complete card"
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-def _by_phrase(aliases: Any) -> Any:
-    """A card lists the aliases of each phrase (`saw: [chainsaw, hand saw]`); `chainsaw: saw` is understood too."""
+def _invert_aliases(aliases: Any) -> Any:
+    """Converts `saw: [chainsaw, hand saw]` of a card to `chainsaw: saw, hand saw: saw`, which is accepted too."""
     if not isinstance(aliases, dict):
         return aliases
     meant: dict[Any, Any] = {}
@@ -52,20 +51,23 @@ class _Section(BaseModel):
 
 
 class SplitConfig(_Section):
-    """What a split of the release holds; None where no source says."""
+    """Counts of a released split; None if no source has them."""
 
     clips: Count | None = None
     frames: Count | None = None
-    masks: Count | None = None  # frames with a mask, which are the ones that are scored
+    masks: Count | None = None  # frames with a mask; only these are scored
     note: str = ""
 
 
 class BenchmarkConfig(_Section):
-    """A benchmark as plain data.
+    """A benchmark card.
 
-    `classes` are its class names in index order (0 is the background where classes are scored). `vocabulary` spells
-    the classes from 1 on as phrases, in their order; `aliases` maps further phrases to those of `vocabulary`. Both are
-    what a recipe has under the same keys.
+    Attributes:
+        classes: class names in index order; 0 is the background if classes are scored.
+        vocabulary: the classes from 1 on as phrases, as in a recipe.
+        aliases: further phrases for those of `vocabulary`, as in a recipe.
+        reader: the function that opens a split, `module:function` or `./file.py:function`.
+        obtain: instructions for missing data.
     """
 
     name: Text
@@ -81,12 +83,12 @@ class BenchmarkConfig(_Section):
     published: str = ""
     obtain: Text
     vocabulary: list[Text] | None = None
-    aliases: Annotated[dict[str, Text], BeforeValidator(_by_phrase)] = {}
+    aliases: Annotated[dict[str, Text], BeforeValidator(_invert_aliases)] = {}
 
     _base: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _check(self) -> Self:
         phrases = self.vocabulary or []
         if self.vocabulary is not None and len(phrases) != len(self.classes) - 1:
             raise ValueError(f"'vocabulary' has {len(phrases)} phrases for {len(self.classes) - 1} classes")
@@ -97,11 +99,11 @@ class BenchmarkConfig(_Section):
 
     @property
     def base(self) -> Path | None:
-        """The folder of the card's file; None for one made in memory."""
+        """The folder of the card's file; None for a card without one."""
         return self._base
 
     def class_index(self, phrase: str) -> int | None:
-        """The class that a class name, a phrase of the vocabulary or an alias means, whatever its spelling; or None."""
+        """Return the class of a class name, a phrase of the vocabulary or an alias, in any spelling; None if unknown."""
         return self._indices.get(plain_key(phrase))
 
     @cached_property
@@ -113,44 +115,44 @@ class BenchmarkConfig(_Section):
 
 
 def load_benchmark(name_or_path: str | Path) -> BenchmarkConfig:
-    """A benchmark's card by its short name or its file.
+    """Load a benchmark's card by its short name or its file.
 
     Raises:
-        InputError: no such card, a file that is not one, an unknown key (the nearest is named) or a wrong type.
+        InputError: an unknown card, a file that is not one, an unknown key (the nearest is named) or a wrong type.
     """
     path = resources.find("eval", name_or_path)
     try:
         card = BenchmarkConfig.model_validate({"name": path.stem, **read_yaml(path)})
-    except ValidationError as problem:
-        raise InputError(f"benchmark card {path}: {first_error(problem, BenchmarkConfig, EXAMPLE)}") from None
+    except ValidationError as error:
+        raise InputError(f"benchmark card {path}: {first_error(error, BenchmarkConfig, EXAMPLE)}") from None
     card._base = path.parent
     return card
 
 
 def open_dataset(benchmark: str | Path, root: Path, split: str = "test") -> Dataset:
-    """A split of a benchmark, read by its card's reader; `benchmark` is a short name or a card's file.
+    """Open a split of a benchmark with its card's reader; `benchmark` is a short name or a card's file.
 
     Raises:
-        InputError: no such benchmark or split, or data that is not as the layout says; where data is missing the
-            sentence says how it is obtained.
+        InputError: an unknown benchmark or split, or data that does not match the layout.
+        MissingDataError: missing data, with instructions for obtaining it.
     """
     card = load_benchmark(benchmark)
     if split not in card.splits:
         raise InputError(f"{card.name} has no split {split!r}; {did_you_mean(split, card.splits)}")
     try:
         dataset = load_reader(card)(Path(root).expanduser(), split)
-    except MissingDataError as problem:
-        raise MissingDataError(f"{problem}; {card.obtain}") from problem
+    except MissingDataError as error:
+        raise MissingDataError(f"{error}; {card.obtain}") from error
     if not isinstance(dataset, Dataset):
-        raise InputError(f"the reader {card.reader} of {card.name} gives a {type(dataset).__name__}, not a Dataset")
-    reason = _incomparable(dataset, card.splits[split].clips)
+        raise InputError(f"the reader {card.reader} of {card.name} returns a {type(dataset).__name__}, not a Dataset")
+    reason = _incomparable_reason(dataset, card.splits[split].clips)
     if reason is not None:
-        log.warning("%s %s: %s, so figures do not compare with published ones", card.name, split, reason)
+        logger.warning("%s %s: %s, so figures do not compare with published ones", card.name, split, reason)
     return replace(dataset, benchmark=card.name, incomparable=reason)
 
 
-def _incomparable(dataset: Dataset, released: int | None) -> str | None:
-    """Why figures on the data set do not compare with published ones, as far as its clips tell."""
+def _incomparable_reason(dataset: Dataset, released: int | None) -> str | None:
+    """The reason that figures do not compare with published ones: synthetic clips, or another number of clips."""
     count = len(dataset.clips)
     if count and is_synthetic(dataset.clips[0].id):
         return "the clips are of openavs' synthetic world"
@@ -160,16 +162,20 @@ def _incomparable(dataset: Dataset, released: int | None) -> str | None:
 
 
 def load_reader(card: BenchmarkConfig) -> Reader:
-    """The function that a card names as its reader; `InputError` if there is none of that name."""
+    """Import the reader of a card.
+
+    Raises:
+        InputError: it cannot be imported, or is not a function.
+    """
     if is_file_reference(card.reader):
         return load_file_function(card.reader, card.base)
     module, _, name = card.reader.partition(":")
     try:
         found = getattr(import_module(module), name, None)
-    except (ImportError, ValueError) as problem:
-        raise InputError(f"the reader {card.reader!r} of {card.name} cannot be imported: {problem}") from problem
+    except (ImportError, ValueError) as error:
+        raise InputError(f"the reader {card.reader!r} of {card.name} cannot be imported: {error}") from error
     if not callable(found):
         raise InputError(
-            f"the reader {card.reader!r} of {card.name} is no function; write module:function or ./file.py:function"
+            f"the reader {card.reader!r} of {card.name} is not a function; write module:function or ./file.py:function"
         )
     return cast(Reader, found)

@@ -1,4 +1,4 @@
-"""What figures, benchmarks and protocols are called wherever people read them: terminal, page, documentation."""
+"""Display names of metrics, benchmarks and protocols, for terminal, report and documentation."""
 
 from __future__ import annotations
 
@@ -35,16 +35,15 @@ _FIGURES: dict[str, str] = {
     "offscreen_area": "area marked in off-screen frames",
     "unheard_frames": "ones without a sound file",
 }
-_ORDER = tuple(_FIGURES)
 
 
 def title_of(benchmark: str) -> str:
-    """The benchmark's name in full; a name that is not ours stays as it is."""
+    """Return the full name of a benchmark; unknown names are unchanged."""
     return TITLES.get(benchmark, benchmark)
 
 
 def figure_name(figure: str, task: str | None = None) -> str:
-    """A figure of a report in words; for binary masks mIoU is what the field also calls J."""
+    """Return the name of a figure; mIoU of binary masks is also called J."""
     if figure == "miou" and task == "binary":
         return "mIoU (J)"
     if figure == "miou" and task == "open-vocabulary":
@@ -53,13 +52,12 @@ def figure_name(figure: str, task: str | None = None) -> str:
 
 
 def in_order(figures: Mapping[str, Any]) -> list[str]:
-    """The figures' keys in the order of reading: the two that are published first, unknown ones last."""
-    known = [name for name in _ORDER if name in figures]
-    return known + [name for name in figures if name not in _ORDER]
+    """Return the keys of figures in reading order: the two published ones first, unknown ones last."""
+    return [name for name in _FIGURES if name in figures] + [name for name in figures if name not in _FIGURES]
 
 
 def protocol_name(report: Mapping[str, Any], protocol: str) -> str:
-    """A protocol as it stands beside a figure; the published F depends on the batch, so that is named with it."""
+    """Return the name of a protocol, with the batch if its F depends on it."""
     if protocol == "official" and report.get("task") == "binary":
         batch = int(report.get("clips_per_batch", 1))
         return f"official, {batch} clip{'s' if batch != 1 else ''} per batch"
@@ -67,10 +65,10 @@ def protocol_name(report: Mapping[str, Any], protocol: str) -> str:
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """A share in [0, 1] as the field prints it: percent without the sign; a dash where there is none."""
+    """Format a share in [0, 1] as a percentage without the sign; a dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f}"
 
 
 def figure_value(figure: str, value: float | None) -> str:
-    """A figure's value as it is printed: numbers of frames as they are, shares in percent."""
+    """Format the value of a figure: numbers of frames as they are, shares as percentages."""
     return f"{int(value):,}" if figure.endswith("_frames") and value is not None else percent(value)

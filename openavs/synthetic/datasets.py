@@ -17,7 +17,7 @@ from PIL import Image as Pil
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.datasets.synthetic_ids import clip_name
+from openavs.evaluation.datasets.base import synthetic_clip_name
 from openavs.media import write_video, write_wav
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray, mask_to_rle
 from openavs.synthetic.categories import BY_NAME
@@ -227,7 +227,7 @@ def _clips(counts: Counts, seed: int) -> Iterator[tuple[str, str, int]]:
     """Split, name and index of every clip."""
     for split, count in counts.items():
         for index in range(count):
-            yield split, clip_name(split, seed, index), index
+            yield split, synthetic_clip_name(split, seed, index), index
 
 
 def _binary(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> ImageArray:

@@ -1,6 +1,6 @@
 """AVSBench-object: S4 (one sounding source per clip) and MS3 (several), five frames of 224 x 224 each.
 
-S4's training clips have a mask for their first frame alone. Frames and masks are numbered from 1.
+Training clips of S4 have a mask for their first frame only. Frames and masks are numbered from 1.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ FRAMES = 5
 
 
 def read_s4(root: Path, split: str = "test") -> Dataset:
-    """A split of S4; `root` holds `s4_meta_data.csv` beside `s4_data/`, itself or in `Single-source/`.
+    """Read a split of S4; `root` or its `Single-source/` has `s4_meta_data.csv` and `s4_data/`.
 
     Raises:
-        InputError: files that are missing, tables or names that are not what the layout says, an empty split.
+        InputError: missing files, tables or names that do not match the layout, or an empty split.
     """
     home = find_home(root, "s4_meta_data.csv", ("Single-source", "avsbench_data/Single-source", "s4"))
     table = home / "s4_meta_data.csv"
@@ -47,9 +47,10 @@ def read_s4(root: Path, split: str = "test") -> Dataset:
 
 
 def read_ms3(root: Path, split: str = "test") -> Dataset:
-    """A split of MS3; `root` holds `ms3_meta_data.csv` beside `ms3_data/`, itself or in `Multi-sources/`.
+    """Read a split of MS3; `root` or its `Multi-sources/` has `ms3_meta_data.csv` and `ms3_data/`.
 
-    Raises: as `read_s4`.
+    Raises:
+        InputError: missing files, tables or names that do not match the layout, or an empty split.
     """
     home = find_home(root, "ms3_meta_data.csv", ("Multi-sources", "avsbench_data/Multi-sources", "ms3"))
     table = home / "ms3_meta_data.csv"
@@ -67,13 +68,13 @@ def _s4_clip(data: Path, split: str, suffix: str, row: Row) -> BenchmarkClip:
     name, category = row["name"], row["category"]
     place = f"{split}/{category}/{name}"
     masks = [f"{place}/{name}_{k}.png" for k in range(1, FRAMES + 1)]
-    labelled = 1 if split == "train" else FRAMES
+    labeled = 1 if split == "train" else FRAMES
     return BenchmarkClip(
         id=name,
         split=split,
         frames=tuple(data / "visual_frames" / place / f"{name}_{k}{suffix}" for k in range(1, FRAMES + 1)),
         audio=data / "audio_wav" / f"{place}.wav",
-        truth=tuple(data / "gt_masks" / mask if k < labelled else None for k, mask in enumerate(masks)),
+        truth=tuple(data / "gt_masks" / mask if k < labeled else None for k, mask in enumerate(masks)),
         predictions=tuple(masks),
         classes=(S4_CATEGORIES[category],) if category in S4_CATEGORIES else (),
         group=category,
@@ -94,17 +95,17 @@ def _ms3_clip(data: Path, split: str, style: str, row: Row) -> BenchmarkClip:
 
 
 def _data_folder(home: Path, name: str) -> Path:
-    """Where frames, sounds and masks lie: beside the table in a folder of their own, or (some copies) directly."""
+    """The folder of frames, audio and masks; some copies have them beside the table."""
     return home if (home / "gt_masks").is_dir() and not (home / name).is_dir() else home / name
 
 
 def _frame_suffix(folder: Path) -> str:
-    """`.png` as released, or what the first clip's frames have. Without frames there is only scoring to do."""
+    """`.png` as released, or the suffix of the first clip's frames; without frames, masks can still be scored."""
     return next((suffix for suffix in (".jpg", ".jpeg") if any(n.endswith(suffix) for n in listing(folder))), ".png")
 
 
 def _ms3_frame_style(frames: Path, split: str, name: str) -> str:
-    """How the first clip's frames are named: the release writes `<video>/<video>.mp4_<k>.png`, without the split."""
+    """The pattern of the first clip's frames; in the release `<video>/<video>.mp4_<k>.png`, without the split."""
     for folder in ("{name}", "{split}/{name}"):
         for middle in (".mp4_", "_"):
             for suffix in (".png", ".jpg"):
@@ -119,13 +120,13 @@ def _dataset(benchmark: str, root: Path, split: str, clips: LazyClips) -> Datase
 
 
 def read_truth(clip: BenchmarkClip) -> Masks:
-    """The clip's ground truth, bool `[T, H, W]`."""
+    """Read the clip's ground truth, bool `[T, H, W]`."""
     paths = [path for path in clip.truth if path is not None]
     return read_stack(paths, read_binary_truth, "mask")
 
 
 def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
-    """What a system predicted, uint8 `[T, H, W]` of probabilities times 255 in the size of the ground truth."""
+    """Read predicted probabilities times 255, uint8 `[T, H, W]`, in the size of the ground truth."""
     if (paths := find_predictions(clip, folder)) is None:
         return None
     truth = next(path for path in clip.truth if path is not None)

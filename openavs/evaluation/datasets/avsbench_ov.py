@@ -1,9 +1,9 @@
-"""AVSBench-OV: AVSBench-semantic's clips split into 40 base and 30 novel classes (OV-AVSS).
+"""AVSBench-OV: the clips of AVSBench-semantic with 40 base and 30 novel classes (OV-AVSS).
 
-The ground truth of validation and test are the colours of AVSBench-semantic, of which classes that the clip's metadata
-does not name are taken out. Training clips, whose novel classes are unlabelled, and clips without masks there take
-theirs from the YouTube-VIS file. Masks are compared at 224 x 224. The published code samples truth and predictions at
-different pixels there; the `official` figures do the same.
+The ground truth of validation and test are the color masks of AVSBench-semantic, without the classes that are not in
+the clip's metadata. Training clips, whose novel classes are not labeled, and clips without color masks use the
+YouTube-VIS file. Masks are compared at 224 x 224. The published code samples truth and predictions at different pixels
+there, and so do the `official` figures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_semantic import (
@@ -40,24 +40,24 @@ _INDEX = {name: index for index, name in enumerate(CLASSES)}
 
 
 class OvFolders(NamedTuple):
-    """Where the two parts of the benchmark lie."""
+    """The folders of the two parts of the benchmark."""
 
     openvoc: Path
     semantic: Path
 
     @property
     def table(self) -> Path:
-        """AVSBench-semantic's list of clips."""
+        """The list of clips of AVSBench-semantic."""
         return self.semantic / "metadata.csv"
 
 
 def read_ov(root: Path, split: str = "test") -> Dataset:
-    """A split of AVSBench-OV; `root` holds `AVSBench-openvoc/` and `AVSBench-semantic/`, or is one of the two.
+    """Read a split of AVSBench-OV; `root` has `AVSBench-openvoc/` and `AVSBench-semantic/`, or is one of the two.
 
-    The clips are those of `avsbench_ov_<split>*.json`, for the test split without one those in `test/JPEGImages/`.
+    The clips are those of `avsbench_ov_<split>*.json`, or without such a file those in `<split>/JPEGImages/`.
 
     Raises:
-        InputError: files that are missing, tables, names or annotations that are not what the layout says.
+        InputError: missing files, or tables, names or annotations that do not match the layout.
     """
     folders = _folders(root)
     rows = {row["uid"]: row for row in read_metadata(folders.table)}
@@ -120,7 +120,7 @@ def _clips(
 
 
 def _masked(semantic: Path, rows: list[Row]) -> frozenset[str]:
-    """The clips that AVSBench-semantic has masks of, by a listing per subset and a look into one clip of each."""
+    """The clips with masks in AVSBench-semantic, from one listing per subset and one of its clips."""
     found: set[str] = set()
     for subset in FRAMES:
         held = listing(semantic / subset)
@@ -137,7 +137,7 @@ def _clip(folders: OvFolders, split: str, row: Row, video: AnnotatedVideo | None
         raise InputError(
             f"{video.file} gives the clip {uid!r} {video.length} frames where {row['label']} has {len(numbers)}"
         )
-    labelled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
+    labeled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
     pictures, masks = folders.openvoc / split / "JPEGImages" / uid, folders.semantic / place / "labels_rgb"
     truth = [masks / f"{k}.png" if video is None else video.file for k in numbers]
     return BenchmarkClip(
@@ -145,7 +145,7 @@ def _clip(folders: OvFolders, split: str, row: Row, video: AnnotatedVideo | None
         split=split,
         frames=tuple(pictures / f"{k}{suffix}" for k in numbers),
         audio=folders.semantic / place / "audio.wav",
-        truth=tuple(path if k < labelled else None for k, path in enumerate(truth)),
+        truth=tuple(path if k < labeled else None for k, path in enumerate(truth)),
         predictions=tuple(f"{place}/labels_semantic/{k}.png" for k in numbers),
         classes=sounding_classes(folders.table, row),
         group=row["label"],
@@ -153,17 +153,17 @@ def _clip(folders: OvFolders, split: str, row: Row, video: AnnotatedVideo | None
 
 
 class _Reader:
-    """Reads masks, with the annotations at hand for the clips whose truth is the annotation file itself."""
+    """Reads masks; the truth of some clips is the annotation file itself."""
 
     def __init__(self, videos: Mapping[str, AnnotatedVideo]) -> None:
         self._videos = videos
 
     def truth(self, clip: BenchmarkClip) -> Masks:
-        """The clip's class indices at 224 x 224, uint8 `[T, 224, 224]`."""
+        """Read the clip's class indices, uint8 `[T, 224, 224]`."""
         return self._stack(clip, SIZE)
 
     def native(self, clip: BenchmarkClip) -> Masks:
-        """The same at the size of the clip's frames."""
+        """Read the clip's class indices at the size of its frames."""
         return self._stack(clip, None)
 
     def _stack(self, clip: BenchmarkClip, size: Size | None) -> Masks:
@@ -174,16 +174,16 @@ class _Reader:
         path = clip.truth[i]
         assert path is not None
         if path.suffix == ".json":
-            labels = Pillow.fromarray(self._videos[clip.id].label_map(i))
-            return np.asarray(labels if size is None else labels.resize((size[1], size[0]), Pillow.Resampling.NEAREST))
+            labels = Image.fromarray(self._videos[clip.id].label_map(i))
+            return np.asarray(labels if size is None else labels.resize((size[1], size[0]), Image.Resampling.NEAREST))
         return np.asarray(keep_classes(read_labels(path, size), allowed), dtype=np.uint8)
 
     def prediction(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
-        """Read a system's class indices uint8 `[T, 224, 224]`, sampled at the centers of pixels as the truth is."""
+        """Read predicted class indices uint8 `[T, 224, 224]`, sampled at the centers of pixels like the truth."""
         return self._predicted(clip, folder, resize_mask)
 
     def published(self, clip: BenchmarkClip, folder: Path) -> Masks | None:
-        """Read the same as the published code samples it, which is not how it samples the truth."""
+        """Read predicted class indices as the published code samples them, unlike the truth."""
         return self._predicted(clip, folder, interpolate_nearest)
 
     def _predicted(self, clip: BenchmarkClip, folder: Path, sample: Callable[[Labels, Size], Labels]) -> Masks | None:

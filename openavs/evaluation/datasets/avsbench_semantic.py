@@ -1,7 +1,7 @@
 """AVSBench-semantic: v1s and v1m (5 frames), v2 (10 frames), 71 classes.
 
-Frames and masks are numbered from 0. Training clips of v1s have a mask for their first frame alone. Frames have their
-original sizes; AVSS compares masks at 224 x 224, where the published loader resizes them to the nearest pixel.
+Frames and masks are numbered from 0. Training clips of v1s have a mask for their first frame only. Frames have their
+original sizes; AVSS compares masks at 224 x 224, to which the published loader resizes them by the nearest pixel.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ PLACES = ("AVSBench-semantic", "AVSBench_semantic", "avs_released", "avsbench_da
 
 
 def read_avss(root: Path, split: str = "test") -> Dataset:
-    """A split of AVSBench-semantic; `root` holds `metadata.csv` beside `v1s/`, `v1m/` and `v2/`.
+    """Read a split of AVSBench-semantic; `root` has `metadata.csv`, `v1s/`, `v1m/` and `v2/`.
 
     Raises:
-        InputError: files that are missing, tables or names that are not what the layout says, an empty split.
+        InputError: missing files, tables or names that do not match the layout, or an empty split.
     """
     home = find_home(root, "metadata.csv", PLACES)
     table = home / "metadata.csv"
@@ -61,7 +61,7 @@ def read_avss(root: Path, split: str = "test") -> Dataset:
 
 
 def read_metadata(table: Path) -> list[Row]:
-    """The checked rows of `metadata.csv`."""
+    """Read and check the rows of `metadata.csv`."""
     rows = read_table(table, COLUMNS)
     check_names(table, rows, "uid", "label")
     check_unique(table, rows, "uid")
@@ -77,16 +77,17 @@ def read_metadata(table: Path) -> list[Row]:
 def semantic_clips(
     home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic"
 ) -> LazyClips:
-    """The clips of these rows; which files there are is looked up in the first clip alone.
+    """Create the clips of these rows; the kinds of files are looked up in the first clip only.
 
-    `kind` is the preferred folder of masks: `labels_semantic` (indices) or `labels_rgb` (colours).
+    Args:
+        kind: the preferred folder of masks, `labels_semantic` (indices) or `labels_rgb` (colors).
     """
     first = home / rows[0]["label"] / rows[0]["uid"]
     held = [name for name in (kind, *MASK_FOLDERS) if listing(first / name)]
     if not held:
         raise MissingDataError(f"{first} holds no masks; {kind}/0.png, 1.png ... were expected in it")
     suffix = ".png" if "0.png" in listing(first / "frames") else ".jpg"
-    for row in rows:  # a class that does not exist is refused at once
+    for row in rows:  # raises early for an unknown class
         sounding_classes(table, row)
     return LazyClips(rows, partial(_clip, home, table, split, held[0], suffix))
 
@@ -96,13 +97,13 @@ def _clip(home: Path, table: Path, split: str, labels: str, suffix: str, row: Ro
     folder = home / place
     frames, masks = folder / "frames", folder / labels  # joined once: a split has 66,240 frames
     numbers = range(FRAMES[row["label"]])
-    labelled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
+    labeled = 1 if row["label"] == "v1s" and split == "train" else len(numbers)
     return BenchmarkClip(
         id=row["uid"],
         split=split,
         frames=tuple(frames / f"{k}{suffix}" for k in numbers),
         audio=folder / "audio.wav",
-        truth=tuple(masks / f"{k}.png" if k < labelled else None for k in numbers),
+        truth=tuple(masks / f"{k}.png" if k < labeled else None for k in numbers),
         predictions=tuple(f"{place}/labels_semantic/{k}.png" for k in numbers),
         classes=sounding_classes(table, row),
         group=row["label"],
@@ -110,7 +111,11 @@ def _clip(home: Path, table: Path, split: str, labels: str, suffix: str, row: Ro
 
 
 def mask_file(path: Path) -> Path:
-    """The mask file itself, or that of the other kind (indices for colours and the reverse) where it is missing."""
+    """Return the mask file, or if it is missing that of the other kind (indices or colors).
+
+    Raises:
+        MissingDataError: neither exists.
+    """
     if path.is_file():
         return path
     other = next(name for name in MASK_FOLDERS if name != path.parent.name)
@@ -120,36 +125,40 @@ def mask_file(path: Path) -> Path:
 
 
 def read_labels(path: Path, size: Size | None = SIZE) -> Labels:
-    """A ground-truth label map uint8 `[H, W]`, from its indices or its colours."""
+    """Read a ground-truth label map uint8 `[H, W]` from indices or colors."""
     file = mask_file(path)
     return read_palette(file, size) if file.parent.name == "labels_rgb" else read_index(file, size)
 
 
 def read_truth(clip: BenchmarkClip) -> Masks:
-    """The clip's class indices at 224 x 224, uint8 `[T, 224, 224]`."""
+    """Read the clip's class indices, uint8 `[T, 224, 224]`."""
     return np.stack([read_labels(path) for path in clip.truth if path is not None])
 
 
 def read_native(clip: BenchmarkClip) -> Masks:
-    """The clip's class indices at the size they are stored in, uint8 `[T, H, W]`."""
+    """Read the clip's class indices at their stored size, uint8 `[T, H, W]`."""
     return np.stack([read_labels(path, None) for path in clip.truth if path is not None])
 
 
 def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
-    """What a system predicted, class indices uint8 `[T, 224, 224]`; files have the truth's own size or 224 x 224."""
+    """Read predicted class indices, uint8 `[T, 224, 224]`; files have the truth's own size or 224 x 224."""
     if (paths := find_predictions(clip, folder)) is None:
         return None
     truth = [path for path in clip.truth if path is not None]
-    maps = (read_predicted(clip, path, partial(_truth_size, true)) for path, true in zip(paths, truth, strict=True))
+    maps = (read_predicted(clip, path, partial(_mask_size, mask)) for path, mask in zip(paths, truth, strict=True))
     return np.stack([resize_mask(labels, SIZE) for labels in maps])
 
 
-def _truth_size(path: Path) -> Size:
+def _mask_size(path: Path) -> Size:
     return png_size(mask_file(path))
 
 
 def read_predicted(clip: BenchmarkClip, path: Path, native: Callable[[], Size]) -> Labels:
-    """Read one predicted label map at its own size: 224 x 224 or the one that `native` gives, unless `clip.resize`."""
+    """Read one predicted label map at its own size.
+
+    Raises:
+        InputError: the size is neither 224 x 224 nor `native()`, unless `clip.resize`.
+    """
     size = png_size(path)
     if size != SIZE:
         check_predicted_size(clip, path, size, native, "224 x 224 was expected or the ground truth's")

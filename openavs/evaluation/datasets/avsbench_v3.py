@@ -1,7 +1,7 @@
 """V3: GAVS's zero-shot and few-shot splits of AVSBench-semantic's v1m and v2, with binary masks.
 
-Its tables have the columns of `metadata.csv`. A table's file is its split: the `split` column of the few-shot tables
-holds one and the same value in all of them, and their `a_obj` is empty, so classes come from `metadata.csv`.
+Its tables have the columns of `metadata.csv`, and each file is a split: the `split` column of the few-shot tables has
+the same value in all of them. Their `a_obj` is empty, so classes come from `metadata.csv`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ _TABLE_PLACES = ("v3", _DATASET, f"GAVS/{_DATASET}")
 
 
 def read_v3(root: Path, split: str = "test") -> Dataset:
-    """A split of V3; `root` holds AVSBench-semantic's `metadata.csv`, `v1m/` and `v2/`, and GAVS's tables or `v3/`.
+    """Read a split of V3.
 
-    `test` is the zero-shot split of classes that training does not see.
+    `root` has `metadata.csv`, `v1m/` and `v2/` of AVSBench-semantic, and the tables of GAVS or `v3/`. `test` is the
+    zero-shot split, with classes that are not in the training split.
 
     Raises:
-        InputError: files that are missing, tables or names that are not what the layout says.
+        InputError: missing files, or tables or names that do not match the layout.
     """
     if split not in TABLES:
         raise InputError(f"V3 has no split {split!r}; {did_you_mean(split, TABLES)}")
@@ -60,7 +61,7 @@ def read_v3(root: Path, split: str = "test") -> Dataset:
 
 
 def read_truth(clip: BenchmarkClip) -> Masks:
-    """The clip's ground truth, bool `[T, H, W]` in its own size: every pixel that is not black."""
+    """Read the clip's ground truth in its own size, bool `[T, H, W]`: every pixel that is not black."""
     return read_stack([path for path in clip.truth if path is not None], _foreground, "mask")
 
 
@@ -70,6 +71,6 @@ def _foreground(path: Path) -> BoolMask:
 
 
 def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
-    """What a system predicted, uint8 `[T, H, W]` of probabilities times 255 in the size of the ground truth."""
+    """Read predicted probabilities times 255, uint8 `[T, H, W]`, in the size of the ground truth."""
     truth = tuple(None if path is None else mask_file(path) for path in clip.truth)
     return read_binary_prediction(replace(clip, truth=truth), folder)

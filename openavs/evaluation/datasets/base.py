@@ -1,10 +1,11 @@
-"""What a benchmark is to everything that uses one: clips with frames, a sound, masks and places for predictions.
+"""Benchmark data: clips with frames, audio, ground-truth masks and paths for predictions.
 
-A reader (one function per layout) turns a folder as released into a `Dataset`; nothing after it knows the layout.
+A reader (one function per layout) turns the released folder into a `Dataset`; no other code depends on the layout.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 Task = Literal["binary", "semantic", "open-vocabulary"]
-"""What is scored: J and F of binary masks, AVSS's per-class means, AVSBench-OV's base, novel and harmonic."""
+"""The kind of metrics: J and F of binary masks, the per-class means of AVSS, or base, novel and harmonic of OV."""
 
 Masks = npt.NDArray[Any]
-"""Masks of one clip `[T, H, W]`: bool where the task is binary, else class indices."""
+"""Masks of one clip `[T, H, W]`: bool for binary tasks, else class indices."""
 
 
 @dataclass(frozen=True)
 class BenchmarkClip:
-    """One clip of a split, by its files; nothing is read before it is asked for.
+    """Paths of one clip of a split; no file is read.
 
-    `classes` are AVSBench class names of what sounds in it as far as its metadata tells (empty where it does not);
-    `group` is the row it falls into in tables (an S4 category, a subset of AVSBench-semantic) and `truth` the mask file
-    of each frame, None for frames without one. `predictions` are the paths, below a folder of predictions and in the
-    layout of the ground truth, of each frame's mask; with `resize` masks of another size than the benchmark's are
-    resized instead of refused.
+    Attributes:
+        frames, audio: the image files and the audio file.
+        truth: the mask file of each frame, None for frames without one.
+        predictions: the path of each frame's predicted mask, relative to a folder of predictions and in the layout of
+            the ground truth.
+        classes: names of the sounding AVSBench classes; empty if the metadata has none.
+        group: the row of the clip in tables (an S4 category, a subset of AVSBench-semantic).
+        resize: resize predicted masks of another size than the benchmark's, instead of raising an error.
     """
 
     id: str
@@ -43,14 +47,14 @@ class BenchmarkClip:
 
     @property
     def annotated(self) -> tuple[int, ...]:
-        """The frames that have a mask."""
+        """The indices of the frames with a ground-truth mask."""
         return tuple(i for i, path in enumerate(self.truth) if path is not None)
 
 
 class LazyClips(Sequence[BenchmarkClip]):
-    """The clips of a split, each made from its row of metadata when it is asked for.
+    """The clips of a split, each created from its row of metadata on access.
 
-    A clip's paths take several kB: kept for all, they would be most of what scoring a large split holds in memory.
+    The paths of a clip take several kB, which for all clips of a large split would be most of the memory of scoring.
     """
 
     def __init__(self, rows: Sequence[Any], make: Callable[[Any], BenchmarkClip]) -> None:
@@ -73,14 +77,19 @@ class LazyClips(Sequence[BenchmarkClip]):
 class Dataset:
     """One split of a benchmark, in the order of its metadata.
 
-    `read_truth(clip)` gives the masks of the clip's annotated frames, `read_prediction(clip, folder)` those that a
-    system wrote for the same frames, both as the benchmark's protocol compares them: the same `[T, H, W]`, truth bool
-    (binary) or class indices, predictions uint8 probabilities (value / 255) or class indices. `read_prediction` returns
-    None for a clip of which nothing is there. Both raise InputError for a file that is not what the layout says.
-    `read_native` gives the truth at the size it is stored in, for training; None where `read_truth` does already.
-    `read_published` gives the predictions as the published code samples them, for the `official` figures; None where
-    these are the masks of `read_prediction`. `incomparable` says why figures on it do not compare with published ones;
-    None where nothing is known against it.
+    The readers raise InputError for a file that does not match the layout.
+
+    Attributes:
+        clips: the clips, often lazy.
+        read_truth: reads the masks of a clip's annotated frames, as the protocol compares them: `[T, H, W]`, bool
+            (binary) or class indices.
+        read_prediction: reads the predicted masks of the same frames below a folder, in the same shape: uint8
+            probabilities (value / 255) or class indices. None without any file of the clip.
+        classes: class names of label maps in index order.
+        read_native: reads the truth at its stored size, for training; None if `read_truth` does.
+        read_published: reads the predictions as the published code samples them, for the `official` figures; None if
+            `read_prediction` does.
+        incomparable: the reason that figures do not compare with published ones, if known.
     """
 
     benchmark: str
@@ -97,5 +106,20 @@ class Dataset:
 
 
 def empty_prediction(truth: Masks) -> npt.NDArray[np.uint8]:
-    """What a missing prediction counts as: nothing marked, no class but the background."""
+    """Return the masks that a missing prediction counts as: all background."""
     return np.zeros(truth.shape, dtype=np.uint8)
+
+
+# -------------------------------------------------------------------------------------- clips of the synthetic world
+
+_SYNTHETIC_NAME = re.compile(r"(tr|va|te)\d{3}w\d{5}(_|$)")
+
+
+def synthetic_clip_name(split: str, seed: int, index: int) -> str:
+    """Return the name of a clip of the synthetic world: 11 characters, like an id of YouTube."""
+    return f"{split[:2]}{seed:03d}w{index:05d}"
+
+
+def is_synthetic(clip_id: str) -> bool:
+    """Whether a clip's id begins with a name from `synthetic_clip_name`; layouts append a start or a length."""
+    return _SYNTHETIC_NAME.match(clip_id) is not None

@@ -1,4 +1,4 @@
-"""A data set's tables and folders: csv files read by position, names that cannot leave their folder, listings."""
+"""Tables and folders of a data set: CSV files, safe names, folder listings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.utils.text import did_you_mean
 
 MAX_BYTES = 64 << 20  # the largest released table has 0.7 MB
-NOT_CLASSES = frozenset({"", "off-the-screen", "background"})  # what a_obj holds where nothing in the picture sounds
-MISSPELT = {"h orse": "horse"}  # one row of the release
+NOT_CLASSES = frozenset({"", "off-the-screen", "background"})  # values of a_obj if nothing on screen sounds
+MISSPELLED = {"h orse": "horse"}  # one row of the release
 
 _CLASSES = frozenset(CLASSES[1:])
 
 
 class MissingDataError(InputError):
-    """Files of a data set are not where its layout has them; `open_dataset` adds how the data is obtained."""
+    """Files of a data set are missing; `open_dataset` adds instructions for obtaining them."""
 
 
 class MissingSplitError(InputError):
-    """A data set has no clip of a split."""
+    """A data set has no clip of the requested split."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Row:
 
 
 def find_home(root: Path, table: str, places: Sequence[str]) -> Path:
-    """The folder that holds the file `table`: `root`, or one of the `places` below it.
+    """Return the folder of the file `table`: `root`, or one of the `places` below it.
 
     Raises:
-        MissingDataError: it is in none of them.
+        MissingDataError: none of them has it.
     """
     for place in ("", *places):
         if (root / place / table).is_file():
@@ -54,10 +54,11 @@ def find_home(root: Path, table: str, places: Sequence[str]) -> Path:
 
 
 def read_table(path: Path, columns: Mapping[str, int]) -> list[Row]:
-    """The rows of a csv file with a header, as texts without surrounding blanks; blank lines are left out.
+    """Read the rows of a CSV file with a header; cells are stripped and blank lines are left out.
 
-    `columns` are the wanted columns and their places in the release. A column whose name stands at another place of
-    the header is read there (copies with an index column or in another order); any further columns are ignored.
+    Args:
+        columns: names of the columns to read, with their positions in the release. A column whose name has another
+            position in the header is read there, because some copies have an index column or another order.
 
     Raises:
         InputError: not a text table, no header with `split`, or a line that is too short.
@@ -71,7 +72,7 @@ def read_table(path: Path, columns: Mapping[str, int]) -> list[Row]:
         raise InputError(f"{path} begins with {','.join(header)[:80]!r}, which is not a header with {expected}")
     places = {name: header.index(name) if name in header else place for name, place in columns.items()}
     if len(set(places.values())) < len(places):
-        raise InputError(f"{path} has the header {','.join(header)[:80]!r}, in which {expected} cannot be told apart")
+        raise InputError(f"{path} has the header {','.join(header)[:80]!r}, in which {expected} share a column")
     last = max(places.values())
     rows = []
     for number, cells in lines[1:]:
@@ -84,16 +85,16 @@ def read_table(path: Path, columns: Mapping[str, int]) -> list[Row]:
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, which no table of clips is")
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB, the limit for tables of clips")
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise InputError(f"cannot read {path} as a csv table in UTF-8: {problem}") from problem
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path} as a CSV table in UTF-8: {error}") from error
 
 
 def check_names(path: Path, rows: Iterable[Row], *columns: str) -> None:
-    """Refuses cells that cannot be the name of one file or folder (`../`, absolute, NUL, a backslash, nothing)."""
+    """Raise InputError for cells that are not the name of one file or folder, such as `../`, `/a` or an empty one."""
     for row in rows:
         for column in columns:
             if not is_plain_name(row[column]):
@@ -104,12 +105,12 @@ def check_names(path: Path, rows: Iterable[Row], *columns: str) -> None:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a text names one thing within a folder, on any system."""
+    """Whether a text is the name of one file or folder on any system."""
     return 0 < len(name) <= 255 and name not in (".", "..") and name.isprintable() and not set(name) & set("/\\:")
 
 
 def check_unique(path: Path, rows: Iterable[Row], column: str) -> None:
-    """Refuses a table that lists a clip twice."""
+    """Raise InputError for a table that lists a clip twice."""
     first: dict[str, int] = {}
     for row in rows:
         if row[column] in first:
@@ -120,17 +121,25 @@ def check_unique(path: Path, rows: Iterable[Row], column: str) -> None:
 
 
 def in_split(path: Path, rows: Iterable[Row], split: str) -> list[Row]:
-    """The rows of a split, in the order of the file; `InputError` names the splits that are there if it has none."""
+    """Return the rows of a split in the order of the file.
+
+    Raises:
+        MissingSplitError: no such row; the message lists the existing splits.
+    """
     found = Counter(row["split"] for row in rows)
     if split not in found:
-        there = ", ".join(f"{name or 'no name'!r} ({count})" for name, count in found.items()) or "no clips at all"
-        raise MissingSplitError(f"{path} lists no clip of the split {split!r}; it holds {there[:200]}")
+        existing = ", ".join(f"{name or 'no name'!r} ({count})" for name, count in found.items()) or "no clips at all"
+        raise MissingSplitError(f"{path} lists no clip of the split {split!r}; it holds {existing[:200]}")
     return [row for row in rows if row["split"] == split]
 
 
 def sounding_classes(path: Path, row: Row) -> tuple[str, ...]:
-    """The classes in `a_obj`, joined there by `_`; what is off the screen or background is no class."""
-    names = (MISSPELT.get(name, name) for name in map(str.strip, row["a_obj"].split("_")))
+    """Return the classes in a row's `a_obj` (joined by `_`), without off-screen sounds and background.
+
+    Raises:
+        InputError: an unknown class.
+    """
+    names = (MISSPELLED.get(name, name) for name in map(str.strip, row["a_obj"].split("_")))
     kept = tuple(dict.fromkeys(name for name in names if name not in NOT_CLASSES))
     for name in kept:
         if name not in _CLASSES:
@@ -142,7 +151,7 @@ def sounding_classes(path: Path, row: Row) -> tuple[str, ...]:
 
 
 def listing(folder: Path) -> frozenset[str]:
-    """The names in a folder; none if there is no such folder."""
+    """Return the names in a folder; empty if it does not exist."""
     try:
         return frozenset(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -150,7 +159,7 @@ def listing(folder: Path) -> frozenset[str]:
 
 
 def check_present(split: str, table: Path, wanted: Sequence[tuple[Path, str]]) -> None:
-    """Refuses a split of which folders are missing; each folder above is listed once, nothing else is looked at."""
+    """Raise MissingDataError if folders of a split are missing; each parent folder is listed once, no file is read."""
     held = {parent: listing(parent) for parent in dict.fromkeys(parent for parent, _ in wanted)}
     missing = [parent / name for parent, name in wanted if name not in held[parent]]
     if missing:
