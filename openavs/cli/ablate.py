@@ -1,4 +1,4 @@
-"""`openavs ablate`: the variants of a study, each evaluated on a benchmark, in one table."""
+"""`openavs ablate`: evaluates the variants of a study on a benchmark and prints one table."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def ablate(
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipes = study_recipes(chosen, pipeline or chosen.pipeline or default_pipeline(shared, quiet=quiet), shared)
     card, dataset = load_benchmark(benchmark), open_dataset(benchmark, root, split)
-    with _Bars(quiet) as bars:
-        answer = run_study(
+    with _ProgressBars(quiet) as bars:
+        result = run_study(
             chosen,
             recipes,
             dataset,
@@ -97,53 +97,53 @@ def ablate(
             progress=bars.start,
         )
     clips = len(dataset.clips[:limit])
-    for row in answer["variants"]:
+    for row in result["variants"]:
         if row["failed"]:
             log_line(f"openavs: the variant {row['name']}:")
             failed = {item["id"]: item["reason"] for item in row["failed"]}
             tell_failures(failed, clips, out / row["name"], scored=row["metrics"] is not None)
-    print_result({**answer, "out": str(out)}, partial(_print_study, answer, out), as_json=as_json, quiet=quiet)
-    raise typer.Exit(1 if any(row["failed"] for row in answer["variants"]) else 0)
+    print_result({**result, "out": str(out)}, partial(_print_study, result, out), as_json=as_json, quiet=quiet)
+    raise typer.Exit(1 if any(row["failed"] for row in result["variants"]) else 0)
 
 
-class _Bars:
-    """One progress bar after the other, a new one for every variant."""
+class _ProgressBars:
+    """Progress bars of the variants, one at a time."""
 
     def __init__(self, quiet: bool) -> None:
         from contextlib import ExitStack
 
-        self._quiet, self._shown = quiet, ExitStack()
+        self._quiet, self._current = quiet, ExitStack()
 
     def start(self, variant: str) -> Any:
         from openavs.cli.work import progress_bar
 
-        self._shown.close()
-        return self._shown.enter_context(progress_bar(variant, self._quiet))
+        self._current.close()
+        return self._current.enter_context(progress_bar(variant, self._quiet))
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> _ProgressBars:
         return self
 
-    def __exit__(self, *problem: object) -> None:
-        self._shown.close()
+    def __exit__(self, *error: object) -> None:
+        self._current.close()
 
 
-def _print_study(answer: dict[str, Any], out: Path) -> None:
+def _print_study(result: dict[str, Any], out: Path) -> None:
     from openavs.cli.tables import columns
     from openavs.evaluation.ablation import main_figures
     from openavs.evaluation.display_names import figure_name, protocol_name, title_of
     from openavs.utils.text import pluralize
 
-    figures = main_figures(answer["task"])
-    rows = [_row(row, figures, answer["baseline"]) for row in answer["variants"]]
-    names = [figure_name(name, answer["task"]) for name in figures]
-    with_published = any(row["published"] for row in answer["variants"])
-    clips = pluralize(answer["clips"] or 0, "clip")
-    echo(f"{answer['title']} on {title_of(answer['benchmark'])}, {answer['split']}: {clips}")
-    echo(f"percent, {protocol_name(answer, answer['protocol'])}; per clip: the paired difference [95 %]\n")
-    head = ["variant", *names, f"per clip, against {answer['baseline']}", "published J, F"]
+    figures = main_figures(result["task"])
+    rows = [_row(row, figures, result["baseline"]) for row in result["variants"]]
+    names = [figure_name(name, result["task"]) for name in figures]
+    with_published = any(row["published"] for row in result["variants"])
+    clips = pluralize(result["clips"] or 0, "clip")
+    echo(f"{result['title']} on {title_of(result['benchmark'])}, {result['split']}: {clips}")
+    echo(f"percent, {protocol_name(result, result['protocol'])}; per clip: the paired difference [95 %]\n")
+    head = ["variant", *names, f"per clip, against {result['baseline']}", "published J, F"]
     echo(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
-    if answer["mirrors"]:
-        echo(f"\nafter {answer['mirrors']}")
+    if result["mirrors"]:
+        echo(f"\nafter {result['mirrors']}")
     echo(f"\nwrote {out / 'ablation.json'}")
 
 

@@ -1,4 +1,4 @@
-"""`openavs score`: any system's predicted masks against a benchmark; no model is needed."""
+"""`openavs score`: scores predicted masks of any system on a benchmark, without a model."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def score(
         typer.Option(
             min=0,
             max=1,
-            help="The number of a clip's first mask in file names, where it is not the benchmark's.",
+            help="The number of a clip's first mask in file names, if it differs from the benchmark's.",
             show_default=False,
         ),
     ] = None,
     resize: Annotated[
-        bool, typer.Option("--resize", help="Resize masks of another size (nearest pixel) instead of refusing.")
+        bool, typer.Option("--resize", help="Resize masks of another size (nearest pixel) instead of failing.")
     ] = False,
     limit: LimitOption = None,
     out: Annotated[Path | None, typer.Option(help="Write report.json and per_clip.csv to this folder.")] = None,

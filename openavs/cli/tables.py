@@ -1,4 +1,4 @@
-"""The tables that score, evaluate and compare print: plain aligned text, the same on a terminal and in a pipe."""
+"""Tables of `score`, `evaluate` and `compare`: aligned plain text, equal on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ from openavs.evaluation.display_names import figure_name, figure_value, in_order
 from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, format_published, group_by_kind
 from openavs.utils.text import pluralize
 
-LONGEST_CELL = 90
+MAX_CELL_WIDTH = 90
 _PAIRED = (("score", "score"), ("f", "F"))
 
 
 def print_scores(report: Mapping[str, Any]) -> None:
-    """Prints `Scores.to_dict()` or a report.json: figures with intervals in both protocols, silence, omissions."""
-    echo(scores_text(report))
-
-
-def scores_text(report: Mapping[str, Any]) -> str:
-    """What `print_scores` prints; the protocol that was asked for comes first."""
+    """Print a report: figures with intervals in both protocols (the chosen one first), silence, missing predictions."""
     task = report["task"]
-    asked = report["protocol"]
-    protocols = sorted(report["figures"], key=lambda name: name != asked)
+    protocols = sorted(report["figures"], key=lambda name: name != report["protocol"])
     names = in_order({name: None for protocol in protocols for name in report["figures"][protocol]})
     rows = [[figure_name(name, task), *(_figure(report, p, name) for p in protocols)] for name in names]
     title = f"{title_of(report['benchmark'])}, {report['split']}: {_counts(report)}"
@@ -31,8 +25,8 @@ def scores_text(report: Mapping[str, Any]) -> str:
     parts += [*_silence_text(report.get("silence") or {}), *_worst_text(report["per_class"])]
     if report.get("missing"):
         masks = pluralize(report["missing_masks"], "mask")
-        parts.append(f"{pluralize(report['missing'], 'clip')} without predictions: {masks} taken as empty.")
-    return "\n\n".join(parts)
+        parts.append(f"{pluralize(report['missing'], 'clip')} without predictions: {masks} counted as empty.")
+    echo("\n\n".join(parts))
 
 
 def _silence_text(silence: Mapping[str, Any]) -> list[str]:
@@ -42,7 +36,7 @@ def _silence_text(silence: Mapping[str, Any]) -> list[str]:
 
 
 def _worst_text(per_class: Sequence[Mapping[str, Any]], most: int = 5) -> list[str]:
-    """The classes of the lowest J or IoU, of those that the truth holds."""
+    """The classes with the lowest J or IoU, among those in the truth."""
     key = "j" if per_class and "j" in per_class[0] else "iou"
     held = sorted((row for row in per_class if row["frames"]), key=lambda row: (row[key], row["name"]))
     rows = [
@@ -53,12 +47,10 @@ def _worst_text(per_class: Sequence[Mapping[str, Any]], most: int = 5) -> list[s
 
 
 def print_published(rows: Sequence[PublishedResult], most: int = 8) -> None:
-    """Prints published results by what the methods learned from, best first, `most` of each kind, with sources."""
-    echo(published_text(rows, most))
+    """Print published results with their sources by kind of method, best first, at most `most` of each kind.
 
-
-def published_text(rows: Sequence[PublishedResult], most: int = 8) -> str:
-    """What `print_published` prints; columns that no row fills are left out."""
+    Columns without any value are left out.
+    """
     kinds = group_by_kind(rows)
     near = [row for found in kinds.values() for row in found[:most]]
     shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in near)]
@@ -70,7 +62,7 @@ def published_text(rows: Sequence[PublishedResult], most: int = 8) -> str:
         if len(of_kind) > most:
             table.append([*("" for _ in shown), f"... {len(of_kind) - most} more", *("" for _ in extra), "", ""])
     head = [*(FIGURE_WORDS[name] for name in shown), "method, backbone", *extra, "measured", "source"]
-    return "Published, in percent; figures that were measured differently do not compare.\n\n" + columns(head, table)
+    echo("Published, in percent; figures that were measured differently do not compare.\n\n" + columns(head, table))
 
 
 def _published_row(row: PublishedResult, shown: Sequence[str], with_setting: bool) -> list[str]:
@@ -80,19 +72,17 @@ def _published_row(row: PublishedResult, shown: Sequence[str], with_setting: boo
 
 
 def print_comparison(comparison: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> None:
-    """Prints `compare`'s outcome: paired differences with interval and p-value, the classes and clips behind them."""
-    echo(comparison_text(comparison, names))
+    """Print the result of `compare`: paired differences, and the classes and clips that differ most.
 
-
-def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> str:
-    """What `print_comparison` prints; differences are the second run minus the first, in points of percent."""
+    Differences are the second run minus the first, in percentage points.
+    """
     head = (
         f"{title_of(comparison['benchmark'])}, {comparison['split']}, "
         f"{protocol_name(comparison, comparison['protocol'])}: {pluralize(comparison['clips'], 'clip')} in both runs"
     )
-    left = [f"{comparison[key]:,} only in {name}" for key, name in zip(("only_a", "only_b"), names, strict=True)]
+    unpaired = [f"{comparison[key]:,} only in {name}" for key, name in zip(("only_a", "only_b"), names, strict=True)]
     if comparison["only_a"] or comparison["only_b"]:
-        head += f" ({', '.join(left)}: not compared)"
+        head += f" ({', '.join(unpaired)}: not compared)"
     titles = ["", *names, "difference"]
     figures = [[figure_name(name, comparison["task"]), *_pair(row)] for name, row in comparison["figures"].items()]
     paired = [_paired_row(label, comparison[key]) for key, label in _PAIRED if comparison[key] is not None]
@@ -102,11 +92,11 @@ def comparison_text(comparison: Mapping[str, Any], names: tuple[str, str] = ("A"
         rows = [[row.get("name") or row["id"], *_pair(row)] for row in comparison[key][:10] if row["difference"]]
         if rows:
             parts.append(columns([title, *titles[1:]], rows))
-    return "\n\n".join(parts)
+    echo("\n\n".join(parts))
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text under a heading, the first column to the left and the others as wide as they need to be."""
+    """Align rows of text below a heading, each column as wide as its longest cell."""
     table = [[_cell(text) for text in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in table]
@@ -145,6 +135,6 @@ def _counts(report: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line that cannot move the cursor: names come from files."""
+    """One line without control characters, because names come from files."""
     line = "".join(c if c.isprintable() else "?" for c in text)
-    return line if len(line) <= LONGEST_CELL else line[: LONGEST_CELL - 1] + "…"
+    return line if len(line) <= MAX_CELL_WIDTH else line[: MAX_CELL_WIDTH - 1] + "…"

@@ -191,8 +191,8 @@ def run_study(
     The other arguments are those of `evaluate`.
 
     Returns:
-        The content of ablation.json. `variants` has one row each; figures are None if clips failed and no score was
-        computed, and `difference` is that to the baseline, paired by clip.
+        The content of ablation.json. `variants` has one row each, with None for figures if clips failed and no score
+        was computed; `difference` is that to the baseline, paired by clip.
     """
     backends: BackendCache = {}
     done: dict[str, Evaluation] = {}

@@ -103,7 +103,7 @@ class BenchmarkConfig(_Section):
         return self._base
 
     def class_index(self, phrase: str) -> int | None:
-        """Return the class of a class name, a phrase of the vocabulary or an alias, in any spelling; None if unknown."""
+        """Return the index of a class name, phrase or alias in any spelling; None if unknown."""
         return self._indices.get(plain_key(phrase))
 
     @cached_property

@@ -238,7 +238,7 @@ def locate_predictions(
         resize: accept masks of another size than the benchmark's, and resize them to the nearest pixel.
 
     Raises:
-        InputError: masks that seem to be numbered from another number while `numbering` is None.
+        InputError: masks that seem to be numbered from another number, without `numbering`.
     """
     clips = dataset.clips
     own = _own_layout(clips[0]) if len(clips) else None

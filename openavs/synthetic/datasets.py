@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image as Pil
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.base import synthetic_clip_name
+from openavs.evaluation.datasets.classes import CLASSES
 from openavs.media import write_video, write_wav
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray, mask_to_rle
 from openavs.synthetic.categories import BY_NAME

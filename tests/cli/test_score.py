@@ -104,7 +104,9 @@ def test_missing_masks_may_count_as_empty(openavs: Run, own: Path) -> None:
     counted = openavs(*arguments(own, "s4"), "--allow-missing", "--json").json()
     assert (counted["missing"], counted["missing_masks"], len(counted["missing_clips"])) == (1, 5, 1)
     assert counted["metrics"]["miou"] == pytest.approx(0.5)
-    assert "1 clip without predictions: 5 masks taken as empty" in openavs(*arguments(own, "s4"), "--allow-missing").out
+    assert (
+        "1 clip without predictions: 5 masks counted as empty" in openavs(*arguments(own, "s4"), "--allow-missing").out
+    )
 
 
 def test_masks_of_published_scripts_are_scored_without_renaming(openavs: Run, released: Path, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""The tables of score, evaluate and compare: aligned, named, and harmless whatever the names are."""
+"""Tables of score, evaluate and compare: aligned, with names that cannot break them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openavs.cli.tables import columns, comparison_text, print_comparison, print_published, print_scores, scores_text
+from openavs.cli.tables import columns, print_comparison, print_published, print_scores
 from openavs.evaluation.compare import compare
 from openavs.evaluation.leaderboard import published_results
 from tests.evaluation.pages import report_of, write_dataset
@@ -16,6 +17,11 @@ from tests.evaluation.pages import report_of, write_dataset
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return report_of(write_dataset(tmp_path_factory.mktemp("data"), 9))
+
+
+def printed(capsys: pytest.CaptureFixture[str], show: Callable[..., None], *values: Any) -> str:
+    show(*values)
+    return capsys.readouterr().out
 
 
 def test_figures_with_protocol_and_interval(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,24 +35,24 @@ def test_figures_with_protocol_and_interval(report: dict[str, Any], capsys: pyte
     assert f"{100 * report['metrics']['miou']:.2f} [{100 * low:.2f}, {100 * high:.2f}]" in row
 
 
-def test_the_protocol_that_was_asked_for_comes_first(report: dict[str, Any]) -> None:
-    head = scores_text({**report, "protocol": "fixed"}).splitlines()[2]
+def test_the_chosen_protocol_comes_first(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    head = printed(capsys, print_scores, {**report, "protocol": "fixed"}).splitlines()[2]
     assert head.index("fixed") < head.index("official")
 
 
-def test_the_batch_is_named(report: dict[str, Any]) -> None:
-    assert "official, 4 clips per batch" in scores_text({**report, "clips_per_batch": 4})
+def test_the_batch_is_named(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "official, 4 clips per batch" in printed(capsys, print_scores, {**report, "clips_per_batch": 4})
 
 
-def test_what_is_missing_is_said(report: dict[str, Any]) -> None:
-    assert "3 clips without predictions: 6 masks taken as empty" in scores_text(
-        {**report, "missing": 3, "missing_masks": 6}
+def test_missing_predictions_are_counted(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "3 clips without predictions: 6 masks counted as empty" in printed(
+        capsys, print_scores, {**report, "missing": 3, "missing_masks": 6}
     )
-    assert "without predictions" not in scores_text(report)
+    assert "without predictions" not in printed(capsys, print_scores, report)
 
 
-def test_label_maps(tmp_path: Path) -> None:
-    text = scores_text(report_of(write_dataset(tmp_path, 4, "open-vocabulary", "ov")))
+def test_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, print_scores, report_of(write_dataset(tmp_path, 4, "open-vocabulary", "ov")))
     assert "base mIoU" in text
     assert "harmonic mean" in text
     assert "per batch" not in text
@@ -72,8 +78,8 @@ def test_a_comparison(report: dict[str, Any], capsys: pytest.CaptureFixture[str]
     assert "clips that differ most" in text
 
 
-def test_no_difference_lists_nothing(report: dict[str, Any]) -> None:
-    text = comparison_text(compare(report, report))
+def test_no_difference_lists_nothing(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, print_comparison, compare(report, report))
     assert "differ most" not in text
     assert "0, 9, 0" in text
 

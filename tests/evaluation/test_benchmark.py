@@ -159,10 +159,10 @@ def test_a_reader_in_an_installed_module(own: Path, tmp_path: Path) -> None:
     [
         ("./my_reader.py:raed", "there is no function 'raed' in ./my_reader.py; did you mean 'read'"),
         ("./other.py:read", "other.py does not exist"),
-        ("./my_reader.py:nothing", "gives a NoneType, not a Dataset"),
+        ("./my_reader.py:nothing", "returns a NoneType, not a Dataset"),
         ("no.such.module:read", "cannot be imported"),
-        ("openavs.evaluation.datasets.classes:CLASSES", "is no function"),
-        ("json", "is no function"),
+        ("openavs.evaluation.datasets.classes:CLASSES", "is not a function"),
+        ("json", "is not a function"),
     ],
 )
 def test_a_reader_that_is_none(own: Path, tmp_path: Path, reader: str, says: str) -> None:

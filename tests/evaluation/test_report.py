@@ -111,7 +111,7 @@ def test_published_results_are_told_apart_by_what_they_learned_from(tmp_path: Pa
 
 def test_what_does_not_compare_stands_beside_nothing(tmp_path: Path) -> None:
     page = page_of(tmp_path, incomparable="the clips are of openavs' synthetic world")
-    assert "Not the benchmark as released" in page.text
+    assert "Not the released benchmark" in page.text
     assert "left out: the clips are of openavs' synthetic world." in page.text
     assert "this run" not in page.text and "Pengi" not in page.text
     assert len(charts_of(page)) == 3  # precision and recall, F, clips
@@ -147,20 +147,20 @@ def test_its_size_does_not_grow_with_the_clips(tmp_path: Path) -> None:
     assert "780 more are in report.json" in (tmp_path / "large.html").read_text("utf-8")
 
 
-def test_how_it_was_made(tmp_path: Path) -> None:
+def test_models_timings_and_recipe_are_listed(tmp_path: Path) -> None:
     text = page_of(tmp_path, **MADE).text
     for said in ("hf:org/clap", "abc123", "apache-2.0", "torch", "2.13.0", "detector", "6.00", '"box_threshold": 0.25'):
         assert said in text
     made = MADE | {"versions": {"openavs": "0.3", "commit": None, "packages": {"torch": "2.13.0", "ray": None}}}
     assert page_of(tmp_path / "unknown", **made).text == text, "what is not known is left out"
-    assert "How it was made" not in page_of(tmp_path / "scored").text  # `score` knows nothing of it
+    assert "Models, timings and recipe" not in page_of(tmp_path / "scored").text, "`score` has none of these"
 
 
 def test_what_is_not_the_whole_benchmark_says_so(tmp_path: Path) -> None:
     failed = [{"id": "clip001", "reason": "the sound is damaged"}]
     text = page_of(tmp_path, limit=20, failed=failed, missing=1, missing_masks=2).text
     assert "Limited to the first 20 clips of the split" in text
-    assert "1 clip without predictions: 2 masks taken as empty" in text
+    assert "1 clip without predictions: 2 masks counted as empty" in text
     assert "clip001 (the sound is damaged)" in text
 
 

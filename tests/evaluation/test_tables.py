@@ -52,7 +52,7 @@ def test_rows_are_read_by_position_or_by_name(tmp_path: Path, text: str) -> None
         ("", "is empty"),
         ("abc,4,dog,test\n", "is not a header with name,category,split"),
         ("name,category,split,start\nabc\n", "line 2: 1 columns where at least 3"),
-        ("split,a,b,c\n1,2,3,4\n", "cannot be told apart"),
+        ("split,a,b,c\n1,2,3,4\n", "share a column"),
         (b"name,start,category,split\n\xff\xfe,4,dog,test\n", "UTF-8"),
     ],
 )
@@ -64,7 +64,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, text: str | bytes, says: st
 def test_a_file_too_large_to_be_a_table_is_not_read(tmp_path: Path) -> None:
     path = table(tmp_path, "name,start,category,split\n")
     os.truncate(path, MAX_BYTES + 1)
-    with pytest.raises(InputError, match=r"table\.csv is larger than \d+ MiB, which no table of clips is"):
+    with pytest.raises(InputError, match=r"table\.csv is larger than \d+ MiB, the limit for tables"):
         read_table(path, S4)
 
 

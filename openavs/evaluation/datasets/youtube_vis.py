@@ -116,9 +116,7 @@ def _uid(path: Path, files: list[str]) -> str:
     folders = {file.replace("\\", "/").rpartition("/")[0].rpartition("/")[2] for file in files}
     uid = folders.pop() if len(folders) == 1 else ""
     if not is_plain_name(uid):
-        raise InputError(
-            f"{path}: the frames {', '.join(files)[:80]!r} are not in one folder named after their clip"
-        )
+        raise InputError(f"{path}: the frames {', '.join(files)[:80]!r} are not in one folder named after their clip")
     return uid
 
 

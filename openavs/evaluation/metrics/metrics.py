@@ -71,7 +71,7 @@ class Metric(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget all clips."""
+        """Reset the state to no clips."""
         self.frames = 0
 
     @abstractmethod
@@ -101,7 +101,7 @@ class Metric(ABC):
 
     @abstractmethod
     def per_class(self) -> list[Row]:
-        """Return one row per class or name, by the `fixed` definitions; values are None for absent classes."""
+        """Return one row per class or name, by the `fixed` definitions, with None for absent classes."""
 
     def curve(self) -> dict[str, list[float]] | None:
         """Return mean precision, recall and F at every `threshold`, over frames with non-empty truth.

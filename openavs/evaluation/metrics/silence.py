@@ -31,7 +31,7 @@ class SilenceMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all clips."""
+        """Reset the state to no clips."""
         self.frames = self.empty = 0
         self._area = 0.0
 
@@ -68,7 +68,7 @@ class EmptyFrameMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all clips."""
+        """Reset the state to no clips."""
         self._all, self._silent, self._offscreen = SilenceMetrics(), SilenceMetrics(), SilenceMetrics()
 
     def update(self, clip: BenchmarkClip, predicted: Masks, truth: Masks) -> None:
