@@ -2,7 +2,7 @@
 
     docs/demo.png                a strip of frames with overlays, shown in the README
     docs/pictures/found.png      a frame, its overlay, its mask file
-    docs/pictures/timeline.png   the section "When" of the run's report
+    docs/pictures/timeline.png   the timeline of the run's report
     docs/pictures/report.png     the report's first screen
 
 The last two are screenshots of a headless Chromium; `--no-report` keeps the committed ones.
