@@ -1,1 +1,1 @@
-"""Model adapters, one folder a stage."""
+"""Model adapters, one folder per stage."""

@@ -118,7 +118,7 @@ def package(folder: Path, **options: Any) -> LaionClapCaptioner:
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """Cosines of one, and errors far below what tells one input from the next: random networks answer much alike."""
+    """Cosines of one, and errors far below the distance of two inputs: outputs of random networks are similar."""
     assert torch.nn.functional.cosine_similarity(ours, theirs).min() > 0.9999
     apart = torch.pdist(ours).min()
     assert (ours - theirs).norm(dim=1).max() < 0.02 * apart
@@ -161,14 +161,14 @@ def test_captions_are_those_of_transformers(folders: tuple[Path, Path]) -> None:
         assert [caption.score for caption in ours] == pytest.approx([expected[c.text] for c in ours], abs=2e-3)
 
 
-def test_a_window_does_not_depend_on_its_batch_mates(folders: tuple[Path, Path]) -> None:
+def test_a_window_does_not_depend_on_its_batch(folders: tuple[Path, Path]) -> None:
     ours = package(folders[1])
     sounds = [ours._prepare(window.audio) for window in WINDOWS]
     alone = torch.cat([ours._embed_sounds([sound]) for sound in sounds])
     assert (alone - ours._embed_sounds(sounds)).abs().max() < 1e-5
 
 
-def test_long_windows_are_heard_at_their_centre(folders: tuple[Path, Path]) -> None:
+def test_long_windows_are_cropped_to_their_center(folders: tuple[Path, Path]) -> None:
     parts = [tone(10.0, hertz).audio.samples for hertz in (200, 3000, 900)]
     long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 30.0)
     centre = AudioWindow(Waveform(parts[1], RATE), 0.0, 30.0)
@@ -176,7 +176,7 @@ def test_long_windows_are_heard_at_their_centre(folders: tuple[Path, Path]) -> N
     assert ours.caption([long]) == ours.caption([centre])
 
 
-def test_it_is_a_captioner_of_the_registry_and_touches_nothing_of_the_hub(folders: tuple[Path, Path]) -> None:
+def test_it_is_registered_and_downloads_nothing(folders: tuple[Path, Path]) -> None:
     ours = Registry("captioner").build("laion-clap", {"model": str(folders[1]), "vocabulary": WORDS})
     assert isinstance(ours, Captioner)
     assert ours.models == {str(folders[1]): {"revision": None, "license": None, "path": str(folders[1])}}

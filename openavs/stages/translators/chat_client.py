@@ -171,11 +171,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 # ----------------------------------------------------------------------------------------------------------- the client
 
 
-class _ErrorResponse(Exception):
-    """Carries an error response past the client, which would read its whole body."""
+class _ErrorResponse(openai.OpenAIError):
+    """Carries an error response past the client, which would read its whole body; it re-raises its own errors."""
 
     def __init__(self, response: ChatResponse) -> None:
-        super().__init__(response.status)
+        super().__init__(f"HTTP {response.status}")
         self.response = response
 
 
@@ -206,8 +206,12 @@ class ChatClient:
             ),
         )
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="chat-client", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="chat-client", daemon=True)
         self._thread.start()
+
+    def _run_loop(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
     @property
     def alive(self) -> bool:
@@ -250,10 +254,15 @@ class ChatClient:
     def close(self) -> None:
         """Close the connections and stop the thread; may be called twice."""
         if self.alive:
-            self.run(self._openai.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(timeout=5)
-            self._loop.close()
+            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop)
+            if threading.current_thread() is not self._thread:  # garbage is collected in any thread, also in this one
+                self._thread.join(timeout=5)
+
+    async def _shut_down(self) -> None:
+        try:
+            await self._openai.close()
+        finally:
+            self._loop.stop()
 
 
 async def _raise_error_response(response: Any) -> None:

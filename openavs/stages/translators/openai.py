@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+)
 
 from openavs.errors import InputError, ModelError
 from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, check_at_least
@@ -124,9 +131,10 @@ class OpenAITranslator(ChatTranslator):
         self.served: str | None = None  # the model's name as the server reports it, often with its date
         self._omitted: set[str] = set()  # optional fields that the server rejects
         self._schema_works = False
-        self._failures, self._closed_until, self._resume_at = 0, 0.0, 0.0
+        self._failures, self._circuit_open_until = 0, 0.0
+        self._resume_at = 0.0  # end of the wait that the server requested for all requests
         self._client: ChatClient | None = None
-        self._opening = threading.Lock()
+        self._client_lock = threading.Lock()
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
@@ -134,7 +142,7 @@ class OpenAITranslator(ChatTranslator):
         return {self.model: {"revision": self.served, "license": None, "server": self.endpoint.url}}
 
     def _chat(self, requests: Sequence[ChatRequest]) -> list[str | ParseError]:
-        with self._opening:
+        with self._client_lock:
             if self._client is None or not self._client.alive:  # in a forked child its thread is gone
                 self._client = ChatClient(self.endpoint, self.timeout, self.concurrency)
                 weakref.finalize(self, self._client.close).atexit = False
@@ -152,7 +160,7 @@ class OpenAITranslator(ChatTranslator):
     async def _answer(self, client: ChatClient, request: ChatRequest) -> str | ParseError:
         async with client.slots:
             try:
-                if time.monotonic() < self._closed_until:
+                if time.monotonic() < self._circuit_open_until:
                     raise TransientError(CIRCUIT_OPEN)
                 answer: str | ParseError = await self._retry(client, request)
             except ParseError as error:
@@ -165,8 +173,8 @@ class OpenAITranslator(ChatTranslator):
     def _fail(self, error: TransientError) -> ParseError:
         """Count a failure, open the circuit after several, and raise or return it."""
         self._failures += error.reason != CIRCUIT_OPEN
-        if self._failures >= CIRCUIT_BREAKER_FAILURES and self._closed_until <= time.monotonic():
-            self._closed_until = time.monotonic() + CIRCUIT_BREAKER_SECONDS
+        if self._failures >= CIRCUIT_BREAKER_FAILURES and self._circuit_open_until <= time.monotonic():
+            self._circuit_open_until = time.monotonic() + CIRCUIT_BREAKER_SECONDS
         if self.on_error == "raise":
             raise ModelError(
                 f"the server {self.endpoint.url} gives no answer ({error.reason}); start or fix it, or let the lexicon "
@@ -179,6 +187,7 @@ class OpenAITranslator(ChatTranslator):
             stop=stop_after_attempt(1 + self.max_retries) | stop_before_delay(self.total_timeout),
             wait=_backoff,
             retry=retry_if_exception(lambda error: isinstance(error, TransientError) and error.retry),
+            before_sleep=before_sleep_log(logger, logging.DEBUG),
             retry_error_callback=_give_up,
         )
         answer: str = await retrying(self._attempt, client, request, time.monotonic() + self.total_timeout)
@@ -218,9 +227,8 @@ class OpenAITranslator(ChatTranslator):
                 self._count(completion)
                 return message_text(completion)
             field = rejected_field(response, fields)
-            if field is None and "response_format" in fields and not self._schema_works and self.structured == "auto":
-                # Some servers reject a schema without an explanation.
-                field = "response_format" if response.status in AMBIGUOUS_STATUS else None
+            if field is None and self._may_be_schema(response, fields):
+                field = "response_format"
             if field is None:
                 self._log(response)
                 raise classify_error(response, self.endpoint, self.model)
@@ -231,6 +239,11 @@ class OpenAITranslator(ChatTranslator):
                 )
             logger.info("the server %s rejects '%s'; the request is sent without it", self.endpoint.url, field)
             omitted.add(field)
+
+    def _may_be_schema(self, response: ChatResponse, fields: Mapping[str, Any]) -> bool:
+        """True if the schema may be the cause of an error: some servers reject one without an explanation."""
+        untested = "response_format" in fields and not self._schema_works
+        return untested and self.structured == "auto" and response.status in AMBIGUOUS_STATUS
 
     def _fields(self, request: ChatRequest, omitted: Set[str]) -> dict[str, Any]:
         """The body of a chat request."""
@@ -257,8 +270,7 @@ class OpenAITranslator(ChatTranslator):
     def _log(self, response: ChatResponse) -> None:
         """Log the server's own words, which results never quote, unless they may contain parts of the key."""
         if response.status not in (401, 403):
-            text = response.text[:2000]
-            text = text.replace(self.endpoint.key, "(key)") if self.endpoint.key else text
+            text = response.text.replace(self.endpoint.key, "(key)") if self.endpoint.key else response.text
             logger.debug("HTTP %d from %s: %s", response.status, self.endpoint.url, clean_text(text))
 
 
@@ -273,5 +285,4 @@ def _backoff(state: RetryCallState) -> float:
 
 def _give_up(state: RetryCallState) -> str:
     error = state.outcome.exception() if state.outcome else None
-    logger.debug("attempt %d, the last: %s", state.attempt_number, error)
     raise TransientError(f"{error}; attempts: {state.attempt_number}") from error
