@@ -86,30 +86,28 @@ def _whole_length(frames: int, config: Any) -> int:
 
 
 def _qwen2_audio(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    inner = getattr(model, "model", model)
-    frames = (mask.sum(-1) - 1) // 2 + 1
+    frames = (mask.sum(-1) - 1) // 2 + 1  # after the convolution
     steps = torch.arange((features.shape[-1] - 2) // 2 + 1, device=features.device)
-    beyond = (steps[None] >= frames[:, None])[:, None, None, :].expand(-1, 1, len(steps), -1)
-    hidden = torch.zeros(beyond.shape, dtype=features.dtype, device=features.device)
-    hidden = hidden.masked_fill(beyond, torch.finfo(features.dtype).min)
-    encoded = inner.audio_tower(features, attention_mask=hidden).last_hidden_state
-    vectors = inner.multi_modal_projector(encoded)
+    padding = (steps[None] >= frames[:, None])[:, None, None, :].expand(-1, 1, len(steps), -1)
+    attention = torch.zeros(padding.shape, dtype=features.dtype, device=features.device)
+    attention = attention.masked_fill(padding, torch.finfo(features.dtype).min)
+    encoded = model.model.audio_tower(features, attention_mask=attention).last_hidden_state
+    vectors = model.model.multi_modal_projector(encoded)
     valid = torch.arange(vectors.shape[1], device=vectors.device)[None] < ((frames - 2) // 2 + 1)[:, None]
     flat: torch.Tensor = vectors[valid]
     return flat
 
 
 def _audio_flamingo(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _flat(model.get_audio_features(features, mask))
+    return _flat(model.get_audio_features(features, mask).pooler_output)
 
 
 def _voxtral(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _flat(model.get_audio_features(features))
+    return _flat(model.get_audio_features(features).pooler_output)
 
 
 def _omni(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    output = model.get_audio_features(features, feature_attention_mask=mask)
-    return output if isinstance(output, torch.Tensor) else _flat(output.last_hidden_state)
+    return _flat(model.get_audio_features(features, feature_attention_mask=mask).last_hidden_state)
 
 
 def _omni_by_length(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -122,16 +120,14 @@ def _omni_by_length(model: Any, features: torch.Tensor, mask: torch.Tensor) -> t
     return torch.cat([parts[row] for row in range(len(frames))])
 
 
-def _flat(output: Any) -> torch.Tensor:
-    """The vectors `[n, D]`: newer releases return an output object, older ones the tensor itself."""
-    vectors: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+def _flat(vectors: torch.Tensor) -> torch.Tensor:
     return vectors.reshape(-1, vectors.shape[-1])
 
 
-# ------------------------------------------------------------------------------------------------------------ the table
+# --------------------------------------------------------------------------------------------------------------- specs
 
-# The checkpoint on the hub has no chat template. The library's processor still has this one as a default, with the
-# comment that it is kept only until the hub has it. Here it is limited to one question about one sound.
+# The checkpoint on the hub has no chat template. The library's processor has this one as a temporary default; here it
+# is limited to one question about one sound.
 _QWEN2_AUDIO_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     "{% for part in messages[0].content %}"

@@ -43,7 +43,8 @@ class ClapCaptioner(ZeroShotCaptioner):
         # longer, at random; LAION's own inference marks none (laion_clap/clap_module/htsat.py, `forward`).
         longer = torch.zeros(len(sounds), 1, dtype=torch.bool, device=self.device)
         inputs = features.to(self.device, self.dtype)
-        return _pooled(self.model.get_audio_features(input_features=inputs, is_longer=longer))
+        vectors: torch.Tensor = self.model.get_audio_features(input_features=inputs, is_longer=longer).pooler_output
+        return vectors
 
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
         config, tokenizer = self.model.config.text_config, self.processor.tokenizer
@@ -51,18 +52,6 @@ class ClapCaptioner(ZeroShotCaptioner):
         positions = config.max_position_embeddings - (config.pad_token_id or 0) - 1
         length = min(int(tokenizer.model_max_length), positions)
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        return _pooled(
-            self.model.get_text_features(
-                input_ids=tokens["input_ids"].to(self.device), attention_mask=tokens["attention_mask"].to(self.device)
-            )
-        )
-
-    def _scale(self) -> torch.Tensor:
-        scale: torch.Tensor = self.model.logit_scale_a.exp()
-        return scale
-
-
-def _pooled(output: Any) -> torch.Tensor:
-    """The embedding: newer releases return an output object, older ones the tensor itself."""
-    embedding: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
-    return embedding
+        inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        vectors: torch.Tensor = self.model.get_text_features(**inputs).pooler_output
+        return vectors

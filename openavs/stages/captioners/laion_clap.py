@@ -97,10 +97,6 @@ class LaionClapCaptioner(ZeroShotCaptioner):
         )
         return embedded
 
-    def _scale(self) -> torch.Tensor:
-        scale: torch.Tensor = self.model.logit_scale_a.exp()
-        return scale
-
     def _cast(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.dtype) if value.is_floating_point() else value
 

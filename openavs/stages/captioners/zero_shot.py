@@ -52,6 +52,7 @@ class ZeroShotCaptioner(ABC):
     """
 
     name = "clap"  # of the backend, for error messages
+    model: Any
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class ZeroShotCaptioner(ABC):
 
     @abstractmethod
     def _load(self, resolved: ResolvedModel) -> None:
-        """Load the model and its preprocessing to `self.device` and `self.dtype`."""
+        """Load the preprocessing, and the network with both towers as `self.model`."""
 
     @abstractmethod
     def _prepare(self, audio: Waveform) -> Samples:
@@ -115,9 +116,10 @@ class ZeroShotCaptioner(ABC):
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
         """Return unit vectors `[texts, d]`."""
 
-    @abstractmethod
     def _scale(self) -> torch.Tensor:
-        """Return the checkpoint's own factor of the cosines."""
+        """The checkpoint's own factor of the cosines."""
+        scale: torch.Tensor = self.model.logit_scale_a.exp()
+        return scale
 
     @torch.inference_mode()
     def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:

@@ -29,7 +29,7 @@ Conversation = list[Message]
 
 _REQUIRED = ("name", "version", "variables", "summary")
 _KEYS = (*_REQUIRED, "closed")
-_SECTIONS = ("system", "user")
+_SECTION = re.compile(r"^[^\S\n]*\[(system|user)\][^\S\n]*$", re.MULTILINE)
 
 # `<|im_end|>`, `</s>`, `[INST]`, `<｜User｜>` and the like are made of these; no sound description needs them. A double
 # quote becomes a single one, so that to a model, too, nothing in a caption looks like the end of its quotation.
@@ -128,19 +128,14 @@ def _parse_header(head: str, where: str) -> dict[str, str]:
 
 
 def _parse_sections(body: str, where: str) -> dict[str, str]:
-    sections: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    for line in body.split("\n"):
-        name = line.strip()[1:-1] if line.strip() in {f"[{section}]" for section in _SECTIONS} else None
-        if name in sections:
+    before, *parts = _SECTION.split(body)  # the text before the first section, then names and texts alternate
+    if before.strip():
+        raise InputError(f"prompt '{where}' has text before its first section; start with [system] or [user]")
+    names = parts[::2]
+    for name in names:
+        if names.count(name) > 1:
             raise InputError(f"prompt '{where}' has two [{name}] sections; keep one")
-        if name is not None:
-            current = sections.setdefault(name, [])
-        elif current is not None:
-            current.append(line)
-        elif line.strip():
-            raise InputError(f"prompt '{where}' has text before its first section; start with [system] or [user]")
-    return {name: "\n".join(lines).strip() for name, lines in sections.items()}
+    return dict(zip(names, map(str.strip, parts[1::2]), strict=True))
 
 
 def _check_variables(declared: tuple[str, ...], sections: dict[str, str], where: str) -> None:
