@@ -48,7 +48,7 @@ from openavs.structures.types import BoolMask, ImageArray
 from openavs.utils.fs import atomic_write
 from openavs.visualization.html import asset, jpeg_data_uri, render
 from openavs.visualization.plots import series_css
-from openavs.visualization.report import model_rows
+from openavs.visualization.report import model_rows, timing_rows
 
 MAX_EXAMPLES = 6  # of the best clips, and of the worst
 MAX_CLASSES = 120
@@ -104,7 +104,7 @@ def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predict
         clips=_examples(report, dataset, predictions),
         silence=_silence(report.get("silence") or {}),
         models=model_rows(models, recipe.get("license")),
-        timings=_timings(report),
+        timings=timing_rows((report.get("timings") or {}).get("stages", {}), report["frames"]),
         versions=_versions(report),
         recipe=json.dumps(recipe, indent=2, ensure_ascii=False)[:MAX_RECIPE_CHARACTERS] if recipe else None,
         # The configuration of the user's own benchmark may be anywhere, so only those of the package are read.
@@ -187,16 +187,6 @@ def _silence(silence: Mapping[str, Any]) -> list[Row]:
 
 
 # --------------------------------------------------------------------------------------------------- timings, versions
-
-
-def _timings(report: Report) -> list[Row]:
-    stages: Mapping[str, float] = (report.get("timings") or {}).get("stages", {})
-    longest = max(stages.values(), default=0.0) or 1.0
-    frames = max(report["frames"], 1)
-    return [
-        {"stage": stage, "seconds": spent, "per_frame": 1000 * spent / frames, "share": spent / longest}
-        for stage, spent in stages.items()
-    ]
 
 
 def _versions(report: Report) -> list[tuple[str, str]]:

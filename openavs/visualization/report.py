@@ -295,10 +295,15 @@ def model_rows(models: Mapping[str, Any], license: str | None = None) -> list[di
     return rows
 
 
-def timing_rows(timings: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return the seconds of each stage, and their share of the longest stage in percent."""
-    longest = max(timings.values(), default=0.0)
+def timing_rows(timings: Mapping[str, float], frames: int | None = None) -> list[dict[str, Any]]:
+    """Return the seconds of each stage, the milliseconds per frame, and the share of the longest stage in percent."""
+    longest = max(timings.values(), default=0.0) or 1.0
     return [
-        {"stage": stage, "seconds": seconds, "share": 100 * seconds / longest if longest > 0 else 0.0}
+        {
+            "stage": stage,
+            "seconds": seconds,
+            "per_frame": None if frames is None else 1000 * seconds / max(frames, 1),
+            "share": 100 * seconds / longest,
+        }
         for stage, seconds in timings.items()
     ]
