@@ -128,7 +128,7 @@ class _ProgressBars:
 
 
 def _print_study(result: dict[str, Any], out: Path) -> None:
-    from openavs.cli.tables import columns
+    from openavs.cli.tables import table_text
     from openavs.evaluation.ablation import main_figures
     from openavs.evaluation.display_names import figure_name, protocol_name, title_of
     from openavs.utils.text import pluralize
@@ -141,7 +141,7 @@ def _print_study(result: dict[str, Any], out: Path) -> None:
     echo(f"{result['title']} on {title_of(result['benchmark'])}, {result['split']}: {clips}")
     echo(f"percent, {protocol_name(result, result['protocol'])}; per clip: the paired difference [95 %]\n")
     head = ["variant", *names, f"per clip, against {result['baseline']}", "published J, F"]
-    echo(columns(head, rows) if with_published else columns(head[:-1], [row[:-1] for row in rows]))
+    echo(table_text(head, rows) if with_published else table_text(head[:-1], [row[:-1] for row in rows]))
     if result["mirrors"]:
         echo(f"\nafter {result['mirrors']}")
     echo(f"\nwrote {out / 'ablation.json'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def print_scores(report: Mapping[str, Any]) -> None:
     names = in_order({name: None for protocol in protocols for name in report["figures"][protocol]})
     rows = [[figure_name(name, task), *(_figure(report, p, name) for p in protocols)] for name in names]
     title = f"{title_of(report['benchmark'])}, {report['split']}: {_counts(report)}"
-    parts = [title, columns(["percent [95 %]", *(protocol_name(report, p) for p in protocols)], rows)]
+    parts = [title, table_text(["percent [95 %]", *(protocol_name(report, p) for p in protocols)], rows)]
     parts += [*_silence_text(report.get("silence") or {}), *_worst_text(report["per_class"])]
     if report.get("missing"):
         masks = pluralize(report["missing_masks"], "mask")
@@ -32,37 +33,37 @@ def print_scores(report: Mapping[str, Any]) -> None:
 def _silence_text(silence: Mapping[str, Any]) -> list[str]:
     shown = [name for name in in_order(silence) if silence[name] or not (silence[name] is None or "_frames" in name)]
     rows = [[figure_name(name), figure_value(name, silence[name])] for name in shown]
-    return [columns(["frames without a mask", "number or percent"], rows)] if rows else []
+    return [table_text(["frames without a mask", "number or percent"], rows)] if rows else []
 
 
-def _worst_text(per_class: Sequence[Mapping[str, Any]], most: int = 5) -> list[str]:
+def _worst_text(per_class: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
     """The classes with the lowest J or IoU, among those in the truth."""
     key = "j" if per_class and "j" in per_class[0] else "iou"
-    held = sorted((row for row in per_class if row["frames"]), key=lambda row: (row[key], row["name"]))
+    classes = sorted((row for row in per_class if row["frames"]), key=lambda row: (row[key], row["name"]))
     rows = [
-        [row["name"], f"{row['clips']:,}", f"{row['frames']:,}", *map(percent, (row[key], row["f"]))] for row in held
+        [row["name"], f"{row['clips']:,}", f"{row['frames']:,}", *map(percent, (row[key], row["f"]))] for row in classes
     ]
     head = ["worst classes (fixed)", "clips", "frames", "J" if key == "j" else "IoU", "F"]
-    return [columns(head, rows[:most])] if rows else []
+    return [table_text(head, rows[:limit])] if rows else []
 
 
-def print_published(rows: Sequence[PublishedResult], most: int = 8) -> None:
-    """Print published results with their sources by kind of method, best first, at most `most` of each kind.
+def print_published(rows: Sequence[PublishedResult], limit: int = 8) -> None:
+    """Print published results with their sources by kind of method, best first, at most `limit` of each kind.
 
     Columns without any value are left out.
     """
     kinds = group_by_kind(rows)
-    near = [row for found in kinds.values() for row in found[:most]]
-    shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in near)]
-    extra = ["setting"] if any(row.setting for row in near) else []
+    listed = [row for found in kinds.values() for row in found[:limit]]
+    shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in listed)]
+    extra = ["setting"] if any(row.setting for row in listed) else []
     table: list[list[str]] = []
     for kind, of_kind in kinds.items():
         table.append([*("" for _ in shown), kind.upper(), *("" for _ in extra), "", ""])
-        table += [_published_row(row, shown, bool(extra)) for row in of_kind[:most]]
-        if len(of_kind) > most:
-            table.append([*("" for _ in shown), f"... {len(of_kind) - most} more", *("" for _ in extra), "", ""])
+        table += [_published_row(row, shown, bool(extra)) for row in of_kind[:limit]]
+        if len(of_kind) > limit:
+            table.append([*("" for _ in shown), f"... {len(of_kind) - limit} more", *("" for _ in extra), "", ""])
     head = [*(FIGURE_WORDS[name] for name in shown), "method, backbone", *extra, "measured", "source"]
-    echo("Published, in percent; figures that were measured differently do not compare.\n\n" + columns(head, table))
+    echo("Published, in percent; figures that were measured differently do not compare.\n\n" + table_text(head, table))
 
 
 def _published_row(row: PublishedResult, shown: Sequence[str], with_setting: bool) -> list[str]:
@@ -86,21 +87,34 @@ def print_comparison(comparison: Mapping[str, Any], names: tuple[str, str] = ("A
     titles = ["", *names, "difference"]
     figures = [[figure_name(name, comparison["task"]), *_pair(row)] for name, row in comparison["figures"].items()]
     paired = [_paired_row(label, comparison[key]) for key, label in _PAIRED if comparison[key] is not None]
-    parts = [head, columns(["each run's own figures", *titles[1:]], figures)]
-    parts.append(columns(["per clip, paired", *names, "difference [95 %]", "p", f"{names[1]} won, tied, lost"], paired))
+    parts = [head, table_text(["each run's own figures", *titles[1:]], figures)]
+    parts.append(
+        table_text(["per clip, paired", *names, "difference [95 %]", "p", f"{names[1]} won, tied, lost"], paired)
+    )
     for key, title in (("per_class", "classes that differ most"), ("differ_most", "clips that differ most")):
         rows = [[row.get("name") or row["id"], *_pair(row)] for row in comparison[key][:10] if row["difference"]]
         if rows:
-            parts.append(columns([title, *titles[1:]], rows))
+            parts.append(table_text([title, *titles[1:]], rows))
     echo("\n\n".join(parts))
 
 
-def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align rows of text below a heading, each column as wide as its longest cell."""
-    table = [[_cell(text) for text in row] for row in (head, *rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in table]
-    return "\n".join(f"  {line}".rstrip() for line in lines)
+def table_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align rows below a heading, each column as wide as its longest cell; without lines, colors and wrapping."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for _ in head:
+        table.add_column(max_width=MAX_CELL_WIDTH, no_wrap=True)
+    for row in (head, *rows):
+        # Names come from files, so control characters are replaced.
+        table.add_row(*(Text("".join(c if c.isprintable() else "?" for c in text)) for text in row))
+    # The width of the terminal is not used, so that the text is the same in a pipe.
+    console = Console(file=io.StringIO(), width=(MAX_CELL_WIDTH + 2) * len(head), color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(f"  {line}".rstrip() for line in capture.get().splitlines())
 
 
 def _figure(report: Mapping[str, Any], protocol: str, name: str) -> str:
@@ -132,9 +146,3 @@ def _probability(p: float) -> str:
 
 def _counts(report: Mapping[str, Any]) -> str:
     return f"{pluralize(report['clips'], 'clip')}, {pluralize(report['frames'], 'frame')}"
-
-
-def _cell(text: str) -> str:
-    """One line without control characters, because names come from files."""
-    line = "".join(c if c.isprintable() else "?" for c in text)
-    return line if len(line) <= MAX_CELL_WIDTH else line[: MAX_CELL_WIDTH - 1] + "…"

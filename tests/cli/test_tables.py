@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openavs.cli.tables import columns, print_comparison, print_published, print_scores
+from openavs.cli.tables import print_comparison, print_published, print_scores, table_text
 from openavs.evaluation.compare import compare
 from openavs.evaluation.leaderboard import published_results
 from tests.evaluation.pages import report_of, write_dataset
@@ -59,7 +59,7 @@ def test_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_published_results_by_kind_with_source(capsys: pytest.CaptureFixture[str]) -> None:
-    print_published(published_results("s4"), most=3)
+    print_published(published_results("s4"), limit=3)
     text = capsys.readouterr().out
     assert text.index("TRAINING-FREE") < text.index("OpenAVS, Pengi") < text.index("UNSUPERVISED")
     assert "63.8  72.8  OpenAVS, Pengi, GPT-4o, Grounding DINO, SAM 2" in text
@@ -85,7 +85,7 @@ def test_no_difference_lists_nothing(report: dict[str, Any], capsys: pytest.Capt
 
 
 def test_names_cannot_move_the_cursor_or_break_the_table() -> None:
-    text = columns(["name", "x"], [["a\x1b[31mred\nline", "1"], ["b" * 500, "2"]])
+    text = table_text(["name", "x"], [["a\x1b[31mred\nline", "1"], ["b" * 500, "2"]])
     assert "\x1b" not in text
     assert len(text.splitlines()) == 3
     assert max(map(len, text.splitlines())) < 120
