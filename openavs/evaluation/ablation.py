@@ -183,12 +183,9 @@ def run_study(
 ) -> dict[str, Any]:
     """Evaluate every variant into `out`, and write ablation.json, ablation.csv and, with an axis, curve.svg.
 
-    Args:
-        recipes: the output of `study_recipes`.
-        build: creates the pipeline of a recipe, with the models that the variant before has loaded.
-        progress: returns the progress function of a variant.
-
-    The other arguments are those of `evaluate`.
+    `recipes` is the output of `study_recipes`. `build` creates the pipeline of a recipe, with the models that the
+    variant before has loaded. `progress` returns the progress function of a variant. The other arguments are those of
+    `evaluate`.
 
     Returns:
         The content of ablation.json. `variants` has one row each, with None for figures if clips failed and no score

@@ -93,6 +93,7 @@ def published_results(
     """Return the results on a benchmark in the order of the file.
 
     Args:
+        benchmark: the short name, such as `s4`.
         setting: keep the rows of one setting; None keeps all.
         ablation: keep the rows of one study; the default keeps the main results, None all rows.
     """

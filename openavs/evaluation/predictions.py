@@ -108,10 +108,8 @@ def read_predictions(
 ) -> Masks:
     """Read a clip's predictions `[T, H, W]`, with empty masks for the frames in `absent`.
 
-    Args:
-        truth: the clip's ground truth, for the shape.
-        absent: frames without a predicted mask, as in `MissingPredictions.frames`.
-        read: the reader to use instead of `dataset.read_prediction`.
+    `truth` gives the shape, `absent` is as in `MissingPredictions.frames`, and `read` replaces
+    `dataset.read_prediction`.
     """
     read = read or dataset.read_prediction
 
@@ -234,6 +232,8 @@ def locate_predictions(
     """Return the data set with its predictions' paths as they are in `folder`.
 
     Args:
+        dataset: the split.
+        folder: the folder of predictions.
         numbering: the number of the first frame in file names; None means that of the benchmark.
         resize: accept masks of another size than the benchmark's, and resize them to the nearest pixel.
 

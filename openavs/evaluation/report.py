@@ -72,7 +72,8 @@ def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predict
     Args:
         path: the file to write.
         report: `BenchmarkScores.to_dict()`, or a report.json, which also has recipe, models and timings.
-        dataset, predictions: those that were scored; their files are only read for the example frames.
+        dataset: the scored split; its files are only read for the example frames.
+        predictions: the folder of scored masks, read for the same frames.
     """
     benchmark = report["benchmark"]
     models, recipe = report.get("models") or {}, report.get("recipe") or {}

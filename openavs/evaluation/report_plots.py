@@ -89,11 +89,7 @@ def plot_published(
 ) -> Chart | None:
     """Plot published results by kind of method: J against F, base against novel, or J over the number of shots (V3).
 
-    Args:
-        own: the x and y of a run to add, in percent.
-
-    Returns:
-        None if no row is plottable.
+    `own` is the place of a run to add, in percent. Without any plottable row, there is no chart (None).
     """
     kept = plottable(benchmark, rows)
     if not kept:

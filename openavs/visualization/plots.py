@@ -181,9 +181,7 @@ def plot_training(
 ) -> Chart:
     """Plot the loss of every step with its moving average, and the score of every validation.
 
-    Args:
-        losses, scores: pairs of step and value.
-        score_name: the name of the validation score, which is in [0, 1].
+    Values are pairs of step and value; scores are in [0, 1].
     """
 
     def draw(figure: Figure) -> None:

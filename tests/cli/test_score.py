@@ -145,10 +145,10 @@ def first_mask(root: Path, layout: str) -> Path:
     return min((root / f"{layout}-masks").rglob("*.png"))
 
 
-def replaced(mode: str, size: tuple[int, int] | None = None, colour: Any = 0) -> Edit:
+def replaced(mode: str, size: tuple[int, int] | None = None, color: Any = 0) -> Edit:
     def edit(path: Path) -> None:
         old = Image.open(path).size
-        Image.new(mode, size or old, colour).save(path)
+        Image.new(mode, size or old, color).save(path)
 
     return edit
 
@@ -169,8 +169,8 @@ def no_png(path: Path) -> None:
         ("s4", replaced("I;16"), "16 bits per channel"),
         ("s4", truncated, "truncated"),
         ("s4", no_png, "not a PNG"),
-        ("avss", replaced("RGB", colour=(1, 2, 3)), "the color (1, 2, 3), which is not in AVSBench-semantic's palette"),
-        ("avss", replaced("L", colour=71), "holds the value 71; class indices go from 0 to 70"),
+        ("avss", replaced("RGB", color=(1, 2, 3)), "the color (1, 2, 3), which is not in AVSBench-semantic's palette"),
+        ("avss", replaced("L", color=71), "holds the value 71; class indices go from 0 to 70"),
         ("avss", replaced("L", (50, 60)), "50 x 60"),
         ("ov", replaced("RGBA"), "with alpha"),
         ("ov", truncated, "truncated"),
@@ -203,7 +203,7 @@ def test_a_bad_table_is_one_sentence(openavs: Run, own: Path, layout: str, table
     assert says in answer.err
 
 
-def test_a_clip_that_is_listed_twice_is_refused(openavs: Run, own: Path) -> None:
+def test_a_clip_that_is_listed_twice_raises(openavs: Run, own: Path) -> None:
     table = own / "s4/s4_meta_data.csv"
     table.write_text(table.read_text() + table.read_text().splitlines()[-1] + "\n")
     answer = openavs(*arguments(own, "s4"))
@@ -213,10 +213,10 @@ def test_a_clip_that_is_listed_twice_is_refused(openavs: Run, own: Path) -> None
 @pytest.mark.parametrize(
     ("layout", "folder", "edit", "says"),
     [
-        ("s4", "gt_masks", replaced("L", colour=7), "holds the value 7"),
+        ("s4", "gt_masks", replaced("L", color=7), "holds the value 7"),
         ("s4", "gt_masks", truncated, "truncated"),
-        ("avss", "labels_semantic", replaced("L", colour=200), "holds the value 200"),
-        ("avss", "labels_rgb", replaced("RGB", colour=(1, 2, 3)), "the color (1, 2, 3)"),
+        ("avss", "labels_semantic", replaced("L", color=200), "holds the value 200"),
+        ("avss", "labels_rgb", replaced("RGB", color=(1, 2, 3)), "the color (1, 2, 3)"),
     ],
 )
 def test_a_bad_truth_is_one_sentence_with_its_file(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks, Task
 from openavs.evaluation.datasets.classes import CLASSES
@@ -60,14 +60,14 @@ def write_dataset(root: Path, clips: int, task: Task = "binary", benchmark: str 
         )
 
     def read_truth(clip: BenchmarkClip) -> Masks:
-        pixels = np.stack([np.asarray(Pictures.open(path)) for path in clip.truth if path is not None])
+        pixels = np.stack([np.asarray(Image.open(path)) for path in clip.truth if path is not None])
         return pixels > 0 if task == "binary" else pixels
 
     def read_prediction(clip: BenchmarkClip, folder: Path) -> Masks | None:
         paths = [folder / clip.predictions[k] for k in clip.annotated]
         if not any(path.is_file() for path in paths):
             return None
-        return np.stack([np.asarray(Pictures.open(path)) for path in paths])
+        return np.stack([np.asarray(Image.open(path)) for path in paths])
 
     classes = () if task == "binary" else CLASSES
     return Dataset(benchmark, task, root, "test", tuple(found), read_truth, read_prediction, classes)
@@ -80,4 +80,4 @@ def report_of(dataset: Dataset, **more: Any) -> dict[str, Any]:
 
 def _save(path: Path, pixels: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Pictures.fromarray(pixels).save(path)
+    Image.fromarray(pixels).save(path)

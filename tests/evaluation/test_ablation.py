@@ -1,4 +1,4 @@
-"""Studies: their files, and variants run side by side on the synthetic world."""
+"""Ablation studies: their files, and runs of variants on the synthetic world."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_shipped_study_is_valid_and_its_published_figures_exist(name: str)
         assert {variant.published for variant in study.variants if variant.published} == known
 
 
-def test_the_studies_of_the_paper_are_there() -> None:
+def test_the_studies_of_the_paper_are_included() -> None:
     assert {"questions", "consistency", "threshold", "oracle", "segmenter"} <= set(study_names())
 
 
@@ -158,7 +158,7 @@ def test_the_box_and_the_oracle_beside_published_figures(dataset: Dataset, tmp_p
     assert not (tmp_path / "out" / "curve.svg").exists()
 
 
-def test_a_study_that_failed_throughout_has_a_table_of_reasons_and_no_curve(tmp_path: Path) -> None:
+def test_a_study_without_scores_lists_reasons_and_has_no_curve(tmp_path: Path) -> None:
     """The oracle has nothing to say of MS3, whose clips have no labels."""
     write_layout("ms3", tmp_path / "data", {"test": 1})
     path = tmp_path / "mine.yaml"

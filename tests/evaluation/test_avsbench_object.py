@@ -1,4 +1,4 @@
-"""S4 and MS3 as the synthetic world writes them, as copies differ, and broken."""
+"""S4 and MS3: synthetic data, copies that differ, and broken data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_object import read_ms3, read_prediction, read_s4
@@ -53,7 +53,7 @@ def predict(dataset: Dataset, folder: Path, values: np.ndarray | None = None) ->
         for i, mask in zip(clip.annotated, dataset.read_truth(clip), strict=True):
             path = folder / clip.predictions[i]
             path.parent.mkdir(parents=True, exist_ok=True)
-            Pillow.fromarray(mask.astype(np.uint8) * 255 if values is None else values).save(path)
+            Image.fromarray(mask.astype(np.uint8) * 255 if values is None else values).save(path)
 
 
 def test_s4_test_split(s4_data: Path) -> None:
@@ -68,7 +68,7 @@ def test_s4_test_split(s4_data: Path) -> None:
         assert (truth.shape, truth.dtype) == ((5, 224, 224), np.bool_)
         for path, mask in zip(clip.truth, truth, strict=True):
             assert path is not None
-            assert np.array_equal(np.asarray(Pillow.open(path)) > 0, mask)
+            assert np.array_equal(np.asarray(Image.open(path)) > 0, mask)
 
 
 def test_s4_trains_on_one_mask_per_clip(s4_data: Path) -> None:
@@ -78,7 +78,7 @@ def test_s4_trains_on_one_mask_per_clip(s4_data: Path) -> None:
 
 
 @pytest.mark.parametrize("above", ["", ".."])
-def test_the_folder_above_is_understood(s4_data: Path, above: str) -> None:
+def test_the_parent_folder_is_accepted(s4_data: Path, above: str) -> None:
     assert len(read_s4(s4_data / above).clips) == 2
 
 
@@ -87,7 +87,7 @@ def test_copies_with_jpg_frames_another_header_and_masks_of_ones(s4: Path) -> No
     for path in (s4 / "s4_data" / "visual_frames").rglob("*.png"):
         path.rename(path.with_suffix(".jpg"))
     for path in (s4 / "s4_data" / "gt_masks").rglob("*.png"):
-        Pillow.fromarray((np.asarray(Pillow.open(path)) > 0).astype(np.uint8)).save(path)
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
     rewrite(s4 / "s4_meta_data.csv", lambda text: text.replace("name,start", "vid,s_sec").replace("\n", "\r\n"))
     dataset = read_s4(s4)
     assert all(path.is_file() for clip in dataset.clips for path in clip.frames)
@@ -95,7 +95,7 @@ def test_copies_with_jpg_frames_another_header_and_masks_of_ones(s4: Path) -> No
         assert np.array_equal(dataset.read_truth(clip), truth)
 
 
-def test_scoring_needs_masks_alone(s4: Path) -> None:
+def test_scoring_needs_masks_only(s4: Path) -> None:
     shutil.rmtree(s4 / "s4_data" / "visual_frames")
     shutil.rmtree(s4 / "s4_data" / "audio_wav")
     dataset = read_s4(s4)
@@ -113,17 +113,17 @@ def test_scoring_needs_masks_alone(s4: Path) -> None:
         (lambda text: text + "gone,0,dog_barking,test\n", "1 of the 3 clips of 'test' .*first: .*dog_barking/gone"),
     ],
 )
-def test_a_wrong_table_is_refused(s4: Path, change: Callable[[str], str], says: str) -> None:
+def test_an_invalid_table_raises(s4: Path, change: Callable[[str], str], says: str) -> None:
     rewrite(s4 / "s4_meta_data.csv", change)
     with pytest.raises(InputError, match=says):
         read_s4(s4)
 
 
-def test_masks_of_two_sizes_in_a_clip_are_refused(s4: Path) -> None:
+def test_masks_of_two_sizes_in_a_clip_raise(s4: Path) -> None:
     dataset = read_s4(s4)
     path = dataset.clips[0].truth[2]
     assert path is not None
-    Pillow.new("L", (100, 50)).save(path)
+    Image.new("L", (100, 50)).save(path)
     with pytest.raises(InputError, match=r"_3\.png has 100 x 50 pixels where the first mask of the clip has 224 x 224"):
         dataset.read_truth(dataset.clips[0])
 
@@ -144,7 +144,7 @@ def test_ms3_frames_without_mp4_in_their_names(ms3: Path) -> None:
     assert all(path.is_file() for clip in read_ms3(ms3).clips for path in clip.frames)
 
 
-def test_ms3_frames_may_lie_by_split_or_not_at_all(ms3: Path) -> None:
+def test_ms3_frames_may_be_in_split_folders_or_missing(ms3: Path) -> None:
     frames = ms3 / "ms3_data" / "visual_frames"
     for clip in read_ms3(ms3).clips:
         (frames / "test").mkdir()
@@ -168,7 +168,7 @@ def test_the_truth_as_a_prediction(s4_data: Path, tmp_path: Path) -> None:
         assert np.array_equal(predicted, dataset.read_truth(clip) * np.uint8(255))
 
 
-def test_probabilities_of_the_training_split_are_read_where_there_is_truth(s4_data: Path, tmp_path: Path) -> None:
+def test_training_predictions_are_read_for_annotated_frames(s4_data: Path, tmp_path: Path) -> None:
     dataset = read_s4(s4_data, "train")
     values = np.arange(224, dtype=np.uint8)[None].repeat(224, axis=0)
     predict(dataset, tmp_path, values)
@@ -188,14 +188,14 @@ def test_a_clip_without_predictions_and_one_with_half_of_them(s4_data: Path, tmp
         dataset.read_prediction(dataset.clips[0], tmp_path / "nowhere")
 
 
-def test_a_prediction_of_another_size_is_refused(s4_data: Path, tmp_path: Path) -> None:
+def test_a_prediction_of_another_size_raises(s4_data: Path, tmp_path: Path) -> None:
     dataset = read_s4(s4_data)
     predict(dataset, tmp_path, np.zeros((384, 384), dtype=np.uint8))
     with pytest.raises(InputError, match=r"_1\.png has 384 x 384 pixels where its ground truth has 224 x 224"):
         read_prediction(dataset.clips[0], tmp_path)
 
 
-def test_predictions_of_no_clip_are_listed(s4_data: Path, tmp_path: Path) -> None:
+def test_extra_predictions_are_listed(s4_data: Path, tmp_path: Path) -> None:
     dataset = read_s4(s4_data)
     predict(dataset, tmp_path)
     assert extra_predictions(dataset, tmp_path) == []

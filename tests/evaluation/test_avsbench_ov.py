@@ -1,4 +1,4 @@
-"""AVSBench-OV: truth cleaned by the metadata, truth from annotations, and what is missing or wrong."""
+"""AVSBench-OV: truth filtered by metadata, truth from annotations, missing and broken data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_ov import read_ov
@@ -49,7 +49,7 @@ def test_test_split(data: Path) -> None:
         assert np.array_equal(truth, same.read_truth(next(other for other in same.clips if other.id == clip.id)))
 
 
-def test_without_a_json_the_test_split_is_what_its_folder_holds(copy: Path) -> None:
+def test_without_annotations_clips_are_those_in_the_image_folder(copy: Path) -> None:
     (copy / JSON.format("test_base_novel")).unlink()
     (copy / "AVSBench-openvoc" / "test" / "JPEGImages" / ".DS_Store").touch()
     assert {clip.id for clip in read_ov(copy).clips} == {clip.id for clip in read_ov(copy, "test").clips}
@@ -63,14 +63,14 @@ def test_root_may_be_one_of_the_two_folders(data: Path, part: str) -> None:
     assert [clip.id for clip in read_ov(data / part).clips] == [clip.id for clip in read_ov(data).clips]
 
 
-def test_classes_that_the_metadata_does_not_name_are_taken_out(copy: Path) -> None:
+def test_classes_outside_the_metadata_become_background(copy: Path) -> None:
     before = read_ov(copy)
     clip = before.clips[1]
     path = clip.truth[0]
     assert path is not None
-    colours = np.asarray(Pillow.open(path)).copy()
-    colours[:50, :50] = voc_palette()[CLASSES.index("tuba")]
-    Pillow.fromarray(colours).save(path)
+    colors = np.asarray(Image.open(path)).copy()
+    colors[:50, :50] = voc_palette()[CLASSES.index("tuba")]
+    Image.fromarray(colors).save(path)
     truth = read_ov(copy).read_truth(clip)
     assert CLASSES.index("tuba") not in truth
     assert {CLASSES[i] for i in np.unique(truth) if i} <= set(clip.classes)
@@ -87,7 +87,7 @@ def test_training_masks_come_from_the_annotations(data: Path) -> None:
         assert np.array_equal(truth, semantic.read_truth(same))  # the world's training clips are of base kinds alone
 
 
-def test_annotations_stand_in_for_masks_that_are_not_there(copy: Path) -> None:
+def test_annotations_replace_missing_masks(copy: Path) -> None:
     expected = read_ov(copy, "val").read_truth(read_ov(copy, "val").clips[0])
     for folder in copy.rglob("labels_*"):
         shutil.rmtree(folder)
@@ -106,11 +106,11 @@ def test_predictions_in_the_frame_size_or_small(data: Path, tmp_path: Path, spli
             for i in clip.annotated:
                 path = tmp_path / clip.predictions[i]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Pillow.new("L", size, 17).save(path)
+                Image.new("L", size, 17).save(path)
             predicted = dataset.read_prediction(clip, tmp_path)
             assert predicted is not None
             assert np.array_equal(predicted, np.full_like(dataset.read_truth(clip), 17))
-        Pillow.new("L", (100, 100), 17).save(tmp_path / clip.predictions[0])
+        Image.new("L", (100, 100), 17).save(tmp_path / clip.predictions[0])
         with pytest.raises(InputError, match=r"100 x 100 pixels where 224 x 224 was expected or .* 320 x 240"):
             dataset.read_prediction(clip, tmp_path)
 
@@ -125,7 +125,7 @@ def test_a_clip_without_predictions_and_truth_of_its_own_size(data: Path, tmp_pa
     assert set(np.unique(native)) >= set(np.unique(truth)) > {0}
 
 
-def test_predictions_are_written_where_the_truth_is_an_annotation_file(data: Path, tmp_path: Path) -> None:
+def test_predictions_are_written_if_the_truth_is_an_annotation_file(data: Path, tmp_path: Path) -> None:
     """Pseudo-labels of the training split: no PNG says their size, so it is the frames'."""
     dataset = read_ov(data, "train")
     clip = dataset.clips[0]
@@ -137,7 +137,7 @@ def test_predictions_are_written_where_the_truth_is_an_annotation_file(data: Pat
     assert all(item.like is None for item in source_benchmark.read("ov", data, "train").items)
 
 
-def test_what_does_not_belong_together_is_refused(copy: Path) -> None:
+def test_inconsistent_folders_raise(copy: Path) -> None:
     (copy / "AVSBench-openvoc" / "test" / "JPEGImages" / "unlisted").mkdir()
     (copy / JSON.format("test_base_novel")).unlink()
     with pytest.raises(InputError, match=r"metadata\.csv does not list 1 clip of 'test', such as 'unlisted'"):
@@ -149,7 +149,7 @@ def test_what_does_not_belong_together_is_refused(copy: Path) -> None:
         read_ov(copy / "AVSBench-openvoc" / "test")
 
 
-def test_annotations_of_another_length_are_refused(copy: Path) -> None:
+def test_annotations_of_another_length_raise(copy: Path) -> None:
     path = copy / JSON.format("train_base")
     data = json.loads(path.read_text())
     data["videos"][0]["file_names"].pop()

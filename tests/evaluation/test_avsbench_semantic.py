@@ -1,4 +1,4 @@
-"""AVSBench-semantic as the synthetic world writes it, as copies differ, and broken."""
+"""AVSBench-semantic: synthetic data, copies that differ, and broken data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_semantic import read_avss
@@ -36,8 +36,8 @@ def of(dataset: Dataset, subset: str) -> BenchmarkClip:
 
 
 def small(path: Path) -> np.ndarray:
-    """What the published loader makes of a mask of indices."""
-    return np.asarray(Pillow.open(path).resize((224, 224), Pillow.Resampling.NEAREST))
+    """The mask of indices as the published loader reads it."""
+    return np.asarray(Image.open(path).resize((224, 224), Image.Resampling.NEAREST))
 
 
 def test_test_split(data: Path) -> None:
@@ -63,7 +63,7 @@ def test_training_clips_of_v1s_have_one_mask(data: Path) -> None:
     assert of(dataset, "v2").annotated == tuple(range(10))
 
 
-def test_colours_stand_in_for_indices(copy: Path) -> None:
+def test_colors_replace_missing_indices(copy: Path) -> None:
     expected = [read_avss(copy).read_truth(clip) for clip in read_avss(copy).clips]
     folders = sorted(copy.rglob("labels_semantic"))
     shutil.rmtree(folders[0])  # of one clip, then of all
@@ -109,7 +109,7 @@ def test_dirty_metadata(copy: Path) -> None:
         ("x,x,0,0", "line 8: 4 columns where at least 7"),
     ],
 )
-def test_a_wrong_table_is_refused(copy: Path, row: str, says: str) -> None:
+def test_an_invalid_table_raises(copy: Path, row: str, says: str) -> None:
     with (copy / "metadata.csv").open("a") as file:
         file.write(row + "\n")
     with pytest.raises(InputError, match=says):
@@ -121,7 +121,7 @@ def test_a_wrong_table_is_refused(copy: Path, row: str, says: str) -> None:
 
 @pytest.fixture
 def predicted(data: Path, tmp_path: Path) -> Path:
-    """The truth as predictions: with palette and labels_semantic/ at 224 x 224, v1m grey, without it, original size."""
+    """The truth as predictions: palettes in labels_semantic/ at 224 x 224, but v1m gray, beside it, at full size."""
     dataset = read_avss(data)
     for clip in dataset.clips:
         for path, name, labels in zip(clip.truth, clip.predictions, dataset.read_truth(clip), strict=True):
@@ -132,7 +132,7 @@ def predicted(data: Path, tmp_path: Path) -> Path:
                 shutil.copy(path, target)
                 continue
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            image = Pillow.frombytes("P", (224, 224), labels.tobytes())
+            image = Image.frombytes("P", (224, 224), labels.tobytes())
             image.putpalette(voc_palette().tobytes())
             image.save(tmp_path / name)
     return tmp_path
@@ -155,22 +155,22 @@ def test_predictions_in_the_colors_of_labels_rgb(data: Path, predicted: Path) ->
     clip = of(dataset, "v2")
     for path, place in zip(clip.truth, clip.predictions, strict=True):
         assert path is not None
-        Pillow.fromarray(voc_palette()[np.asarray(Pillow.open(path))]).save(predicted / place)  # native size
-        assert Pillow.open(predicted / place).mode == "RGB"
+        Image.fromarray(voc_palette()[np.asarray(Image.open(path))]).save(predicted / place)  # native size
+        assert Image.open(predicted / place).mode == "RGB"
     labels = dataset.read_prediction(clip, predicted)
     assert labels is not None
     assert np.array_equal(labels, dataset.read_truth(clip)) and labels.any()
 
 
-def test_wrong_predictions_are_refused(data: Path, predicted: Path) -> None:
+def test_invalid_predictions_raise(data: Path, predicted: Path) -> None:
     dataset = read_avss(data)
     clip = of(dataset, "v1s")
     path = predicted / clip.predictions[2]
     for image, says in (
-        (Pillow.new("L", (100, 100)), r"2\.png has 100 x 100 pixels where 224 x 224 was expected or .* 320 x 240"),
-        (Pillow.new("RGBA", (224, 224)), "8-bit RGB with alpha PNG; a label map is"),
-        (Pillow.new("RGB", (224, 224), (128, 64, 1)), r"the color \(128, 64, 1\), which is not in .* palette of 71"),
-        (Pillow.new("L", (224, 224), 255), "holds the value 255"),
+        (Image.new("L", (100, 100)), r"2\.png has 100 x 100 pixels where 224 x 224 was expected or .* 320 x 240"),
+        (Image.new("RGBA", (224, 224)), "8-bit RGB with alpha PNG; a label map is"),
+        (Image.new("RGB", (224, 224), (128, 64, 1)), r"the color \(128, 64, 1\), which is not in .* palette of 71"),
+        (Image.new("L", (224, 224), 255), "holds the value 255"),
     ):
         image.save(path)
         with pytest.raises(InputError, match=says):

@@ -1,4 +1,4 @@
-"""V3: GAVS's tables over AVSBench-semantic's folders, with binary masks of the frames' own size."""
+"""V3: tables of GAVS, folders of AVSBench-semantic, and binary masks of the frames' own size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_v3 import read_v3
@@ -38,7 +38,7 @@ def test_zero_shot_split(data: Path) -> None:
     truth = dataset.read_truth(clip)
     assert (truth.shape, truth.dtype) == ((10, 240, 320), np.bool_)
     indices = data / "v2" / clip.id / "labels_semantic" / "4.png"
-    assert np.array_equal(truth[4], np.asarray(Pillow.open(indices)) > 0)
+    assert np.array_equal(truth[4], np.asarray(Image.open(indices)) > 0)
 
 
 def test_few_shot_tables_get_their_classes_from_the_metadata(data: Path) -> None:
@@ -54,16 +54,16 @@ def test_predictions_have_the_size_of_the_frames(data: Path, tmp_path: Path) -> 
     assert dataset.read_prediction(clip, tmp_path) is None
     for k, name in enumerate(clip.predictions):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Pillow.new("L", (320, 240), 40 * k).save(tmp_path / name)
+        Image.new("L", (320, 240), 40 * k).save(tmp_path / name)
     predicted = dataset.read_prediction(clip, tmp_path)
     assert predicted is not None
     assert predicted[:, 0, 0].tolist() == [0, 40, 80, 120, 160]
-    Pillow.new("L", (224, 224)).save(tmp_path / clip.predictions[0])
+    Image.new("L", (224, 224)).save(tmp_path / clip.predictions[0])
     with pytest.raises(InputError, match="224 x 224 pixels where its ground truth has 320 x 240"):
         dataset.read_prediction(clip, tmp_path)
 
 
-def test_what_is_missing_is_named(data: Path) -> None:
+def test_missing_files_are_named(data: Path) -> None:
     with pytest.raises(InputError, match=r"holds no v3_3_shot/train\.csv, nor do v3/"):
         read_v3(data, "3-shot-train")
     with pytest.raises(InputError, match="V3 has no split 'unseen'; there are 1-shot-test"):

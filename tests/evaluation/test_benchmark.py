@@ -1,4 +1,4 @@
-"""Cards: the shipped ones agree with the code and the releases; a benchmark of one's own is a card and a reader."""
+"""Benchmark cards: agreement with code and releases, and custom cards and readers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_opening_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize(("released", "reason"), [(1, None), (2, "the split has 1 clips here and 2 in the release")])
-def test_a_real_split_compares_if_it_has_as_many_clips_as_the_release(
+def test_a_split_with_the_released_number_of_clips_is_comparable(
     own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, released: int, reason: str | None
 ) -> None:
     write_layout("s4", tmp_path / "s4", {"test": 1})
@@ -114,7 +114,7 @@ def test_a_real_split_compares_if_it_has_as_many_clips_as_the_release(
 
 
 @pytest.mark.parametrize("layout", ["s4", "ms3", "avss", "ov"])
-def test_the_synthetic_world_compares_with_nothing_however_many_clips_it_has(layout: str, tmp_path: Path) -> None:
+def test_synthetic_clips_are_never_comparable(layout: str, tmp_path: Path) -> None:
     write_layout(layout, tmp_path / layout, {"test": 1, "val": 1}, seed=999)
     for split in ("test", "val"):
         reason = open_dataset(layout, tmp_path / layout, split).incomparable
@@ -133,12 +133,12 @@ def test_the_synthetic_world_compares_with_nothing_however_many_clips_it_has(lay
         ("v3", "test", r"holds no metadata\.csv.*the tables are in github"),
     ],
 )
-def test_what_cannot_be_opened(tmp_path: Path, benchmark: str, split: str, says: str) -> None:
+def test_unreadable_benchmarks_raise(tmp_path: Path, benchmark: str, split: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         open_dataset(benchmark, tmp_path, split)
 
 
-# ----------------------------------------------------------------------------------------------- one's own benchmark
+# ----------------------------------------------------------------------------------------------- custom benchmark
 
 
 def test_a_card_and_a_reader_make_a_benchmark(own: Path, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_reader_in_an_installed_module(own: Path, tmp_path: Path) -> None:
         ("json", "is not a function"),
     ],
 )
-def test_a_reader_that_is_none(own: Path, tmp_path: Path, reader: str, says: str) -> None:
+def test_an_invalid_reader_raises(own: Path, tmp_path: Path, reader: str, says: str) -> None:
     own.write_text(CARD.format(reader=reader))
     with pytest.raises(InputError, match=says):
         open_dataset(own, tmp_path)
@@ -193,7 +193,7 @@ def test_a_reader_that_is_none(own: Path, tmp_path: Path, reader: str, says: str
         ("obtain:", "aliases: [a, b]\nobtain:", "'aliases' must be a section of keys and values"),
     ],
 )
-def test_a_wrong_card_is_refused(own: Path, old: str, new: str, says: str) -> None:
+def test_an_invalid_card_raises(own: Path, old: str, new: str, says: str) -> None:
     own.write_text(own.read_text().replace(old, new))
     with pytest.raises(InputError, match=rf"mine\.yaml: {says}"):
         load_benchmark(own)

@@ -1,4 +1,4 @@
-"""Intervals: weighted figures are those of clips drawn again and again, and the percentiles are those of theory."""
+"""Bootstrap intervals: weighted figures equal those of repeated clips, and percentiles agree with theory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def mean_of(values: Array) -> BootstrapSample:
     return BootstrapSample(len(values), lambda weights: {"mean": weights @ values / weights.sum(axis=1)})
 
 
-def test_the_interval_of_a_mean_is_that_of_theory() -> None:
+def test_the_interval_of_a_mean_agrees_with_theory() -> None:
     values = np.random.default_rng(1).normal(5.0, 2.0, 400)
     low, high = intervals(mean_of(values), resamples=4000)["mean"]
     half = 1.96 * values.std() / np.sqrt(len(values))
@@ -71,7 +71,7 @@ def test_the_interval_of_a_mean_is_that_of_theory() -> None:
     assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_intervals_repeat_with_their_seed_and_do_not_hang_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_depend_on_the_seed_and_not_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = mean_of(np.random.default_rng(2).normal(size=50))
     whole = intervals(sample)
     assert intervals(sample) == whole

@@ -1,4 +1,4 @@
-"""Two runs side by side: pairs, differences, intervals and p-values that chance alone does not make small."""
+"""Paired comparison of two runs: pairs, differences, intervals and p-values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def noisy(seed: int, gain: float = 0.0, clips: int = 60) -> dict[str, float]:
     return {f"clip{i}": float(base[i] + gain + random.normal(0, 0.03)) for i in range(clips)}
 
 
-def test_pairs_by_clip_id_whatever_the_order() -> None:
+def test_clips_are_paired_by_id_in_any_order() -> None:
     a = report({"one": 0.2, "two": 0.5, "three": 0.4, "gone": 0.9})
     b = report({"three": 0.4, "two": 0.9, "one": 0.1, "new": 0.0, "newer": 0.0})
     found = compare(a, b)
@@ -49,13 +49,13 @@ def test_pairs_by_clip_id_whatever_the_order() -> None:
     assert [(row["id"], round(row["difference"], 6)) for row in found["differ_most"]] == [("two", 0.4), ("one", -0.1)]
 
 
-def test_f_counts_the_clips_where_both_have_one() -> None:
+def test_f_is_compared_over_clips_that_have_it_in_both_runs() -> None:
     found = compare(report({"one": 0.2, "silent": 1.0}), report({"one": 0.3, "silent": 0.5}))
     assert (found["score"]["clips"], found["f"]["clips"]) == (2, 1)
     assert compare(report({"silent": 1.0}), report({"silent": 0.5}))["f"] is None
 
 
-def test_a_gain_is_told_from_noise() -> None:
+def test_a_gain_is_significant_and_noise_is_not() -> None:
     gain = compare(report(noisy(1)), report(noisy(2, gain=0.05)))["score"]
     assert gain["p"] < 0.001
     assert 0.03 < gain["interval"][0] < gain["difference"] < gain["interval"][1] < 0.07
@@ -64,14 +64,14 @@ def test_a_gain_is_told_from_noise() -> None:
     assert noise["interval"][0] < 0 < noise["interval"][1]
 
 
-def test_the_same_run_twice_differs_in_nothing() -> None:
+def test_a_run_does_not_differ_from_itself() -> None:
     found = compare(report(noisy(1)), report(noisy(1)))
     assert found["score"]["p"] == 1.0
     assert (found["score"]["interval"], found["score"]["ties"]) == ([0.0, 0.0], 60)
     assert found["differ_most"] == []
 
 
-def test_the_same_seed_gives_the_same_numbers_and_the_exchange_their_mirror() -> None:
+def test_results_repeat_with_the_seed_and_mirror_on_exchange() -> None:
     a, b = report(noisy(1)), report(noisy(2, gain=0.01))
     forth, back = compare(a, b, seed=3), compare(b, a, seed=3)
     assert compare(a, b, seed=3) == forth
@@ -96,7 +96,7 @@ def test_p_equals_that_of_scipy(clips: int, gain: float) -> None:
     assert permutation_test(difference) == pytest.approx(reference.pvalue, abs=0.02)
 
 
-def test_p_of_noise_is_spread_evenly() -> None:
+def test_p_of_noise_is_uniform() -> None:
     draws = [permutation_test(np.random.default_rng(i).normal(size=20), seed=i, resamples=400) for i in range(200)]
     assert 0.01 < np.mean(np.array(draws) < 0.05) < 0.1
     assert 0.4 < float(np.median(draws)) < 0.6
@@ -124,12 +124,12 @@ def test_classes_by_the_size_of_their_difference() -> None:
         ({"clips_per_batch": 4}, r"differ in clips per batch \(1 and 4\)"),
     ],
 )
-def test_runs_that_were_measured_differently_are_refused(change: dict[str, Any], said: str) -> None:
+def test_runs_measured_differently_raise(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said + ".*openavs score"):
         compare(report({"one": 0.5}), report({"one": 0.5}, **change))
 
 
-def test_clips_that_are_not_the_same_are_refused() -> None:
+def test_different_clips_raise() -> None:
     with pytest.raises(InputError, match="no clip in common"):
         compare(report({"one": 0.5}), report({"two": 0.5}))
     other = report({"one": 0.5})
@@ -157,7 +157,7 @@ def test_a_report_is_read_from_its_folder_or_its_file(tmp_path: Path) -> None:
         ('{"task": 1}', "it lacks 'benchmark'"),
     ],
 )
-def test_what_is_no_report_is_refused(content: str | None, said: str, tmp_path: Path) -> None:
+def test_an_invalid_report_raises(content: str | None, said: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(InputError, match=said):

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: its commands exist with their options, its studies and links too, its Python compiles."""
+"""docs/benchmarks.md: commands, options, studies and links exist, and its Python compiles."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def test_a_command_has_its_options(line: str) -> None:
     assert {word for word in words if word.startswith("--")} <= options
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_point_to_existing_files() -> None:
     for path in re.findall(r"\]\(((?!http)[^)#]+)\)", PAGE):
         assert (ROOT / "docs" / path).exists(), path
 
 
-def test_studies_are_those_that_there_are() -> None:
+def test_the_table_lists_all_studies() -> None:
     told = re.findall(r"^\| `([a-z-]+)` \| .+ \| .* \|$", PAGE[PAGE.index("| study |") :], re.MULTILINE)
     assert sorted(told) == sorted(file.stem for file in (ROOT / "eval" / "ablations").glob("*.yaml"))
 
 
-def test_sizes_are_the_cards() -> None:
+def test_sizes_equal_those_of_the_cards() -> None:
     for name, clips in re.findall(r"^\| `(s4|ms3|avss|v3)` \|.*?\| ([\d,]+) clips", PAGE, re.MULTILINE):
         assert load_benchmark(name).splits["test"].clips == int(clips.replace(",", ""))
 

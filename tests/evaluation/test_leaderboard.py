@@ -1,4 +1,4 @@
-"""Published results: within bounds, told apart, each with its source; known numbers at their places."""
+"""Published results: bounds, unique rows with sources, known numbers, and their charts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_row_belongs_to_a_benchmark_and_none_is_lost() -> None:
     assert published_results("nobody's") == []
 
 
-def test_every_row_says_where_it_is_from() -> None:
+def test_every_row_has_a_source() -> None:
     assert all(row.source.strip() and row.method and row.backbone for row in ROWS)
     assert {row.protocol for row in ROWS} == set(PROTOCOLS)
 
@@ -39,7 +39,7 @@ def test_every_number_is_a_percentage_and_every_row_has_one() -> None:
         assert all(5 < value < 100 for value in values), row  # a share in [0, 1] would be a slip
 
 
-def test_no_row_stands_twice() -> None:
+def test_rows_are_unique() -> None:
     def told_apart(row: PublishedResult) -> tuple[str, ...]:
         return (row.benchmark, row.method, row.variant, row.backbone, row.setting, row.protocol, row.source)
 
@@ -70,7 +70,7 @@ def test_the_open_vocabulary_rows_have_groups_and_their_harmonic_mean() -> None:
     assert row.base and row.novel and row.harmonic == round(2 * row.base * row.novel / (row.base + row.novel), 2)
 
 
-def test_ablations_are_apart_from_results() -> None:
+def test_ablations_are_separate_from_results() -> None:
     assert not any(row.ablation for row in published_results("s4"))
     counts = Counter(row.ablation for row in published_results("s4", ablation=None) if row.ablation)
     assert counts == {"questions": 6, "consistency": 4, "labels": 1, "student": 9}
@@ -94,7 +94,7 @@ def test_a_setting_keeps_its_rows() -> None:
         ("confidence", "", "the confidence '' is not one of"),
     ],
 )
-def test_a_wrong_cell_is_named(
+def test_an_invalid_cell_is_named(
     cell: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = {"kind": "supervised", "protocol": "official", "confidence": "paper"}
@@ -115,7 +115,7 @@ def test_a_wrong_cell_is_named(
         ([",".join(PublishedResult.__dataclass_fields__), "," * 99], "line 2: the row does not have as many cells"),
     ],
 )
-def test_a_table_of_another_form_is_refused(
+def test_a_table_with_other_columns_raises(
     lines: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "published.csv").write_text("\n".join(lines))
@@ -125,7 +125,7 @@ def test_a_table_of_another_form_is_refused(
         published_results("s4")
 
 
-def test_the_page_in_docs_is_the_one_that_the_file_makes(tmp_path: Path) -> None:
+def test_the_page_in_docs_is_up_to_date(tmp_path: Path) -> None:
     """If this fails, run `python docs/scripts/leaderboard_page.py` and commit docs/."""
     made = runpy.run_path(str(ROOT / "docs" / "scripts" / "leaderboard_page.py"))["write"](tmp_path)
     assert len(made) == 1 + len(BENCHMARKS)
@@ -135,7 +135,7 @@ def test_the_page_in_docs_is_the_one_that_the_file_makes(tmp_path: Path) -> None
             assert committed.read_text("utf-8") == path.read_text("utf-8"), committed
 
 
-def test_charts_are_files_of_their_own_that_say_what_they_show() -> None:
+def test_chart_files_have_a_title_and_a_description() -> None:
     for benchmark in BENCHMARKS:
         tree = ElementTree.parse(ROOT / "docs" / "published" / f"{benchmark}.svg").getroot()
         kinds = {element.tag.rpartition("}")[2] for element in tree.iter()}
@@ -143,7 +143,7 @@ def test_charts_are_files_of_their_own_that_say_what_they_show() -> None:
         assert not kinds & {"script", "image", "foreignObject"}
 
 
-def test_a_chart_holds_what_compares() -> None:
+def test_a_chart_has_the_comparable_rows() -> None:
     kept = plottable("s4", published_results("s4"))
     assert 50 < len(kept) < len(published_results("s4"))
     assert not {"dataset-level"} & {row.protocol for row in kept}

@@ -1,4 +1,4 @@
-"""Masks from files: every form that copies of the data have, and everything that is not a mask."""
+"""Mask files: all formats in copies of the data, and files that are not masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES
@@ -37,26 +37,26 @@ LABELS[1:4, 2:7] = 70
 LABELS[4:, :3] = 22
 
 
-def saved(tmp_path: Path, image: Pillow.Image | Array, **options: Any) -> Path:
+def saved(tmp_path: Path, image: Image.Image | Array, **options: Any) -> Path:
     path = tmp_path / "mask.png"
-    (image if isinstance(image, Pillow.Image) else Pillow.fromarray(image)).save(path, **options)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
     return path
 
 
-def with_palette(indices: Array, colours: Array) -> Pillow.Image:
-    image = Pillow.fromarray(indices.astype(np.uint8), mode=None).convert("L")
-    paletted = Pillow.frombytes("P", image.size, image.tobytes())
-    paletted.putpalette(colours.astype(np.uint8).tobytes())
+def with_palette(indices: Array, colors: Array) -> Image.Image:
+    image = Image.fromarray(indices.astype(np.uint8), mode=None).convert("L")
+    paletted = Image.frombytes("P", image.size, image.tobytes())
+    paletted.putpalette(colors.astype(np.uint8).tobytes())
     return paletted
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: bytes = b"") -> bytes:
     """A PNG written by hand, for what Pillow does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return SIGNATURE + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -66,16 +66,16 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"") -> 
 @pytest.mark.parametrize(
     "image",
     [
-        pytest.param(Pillow.fromarray(MASK.astype(np.uint8) * 255), id="0 and 255"),
-        pytest.param(Pillow.fromarray(MASK.astype(np.uint8)), id="0 and 1"),
-        pytest.param(Pillow.fromarray(MASK), id="1 bit"),
-        pytest.param(Pillow.fromarray(MASK.astype(np.uint8) * 255).convert("RGB"), id="white in RGB"),
-        pytest.param(Pillow.fromarray(MASK.astype(np.uint8) * 255).convert("RGBA"), id="with alpha"),
-        pytest.param(Pillow.fromarray(MASK.astype(np.uint8) * 255).convert("P"), id="palette of greys"),
+        pytest.param(Image.fromarray(MASK.astype(np.uint8) * 255), id="0 and 255"),
+        pytest.param(Image.fromarray(MASK.astype(np.uint8)), id="0 and 1"),
+        pytest.param(Image.fromarray(MASK), id="1 bit"),
+        pytest.param(Image.fromarray(MASK.astype(np.uint8) * 255).convert("RGB"), id="white in RGB"),
+        pytest.param(Image.fromarray(MASK.astype(np.uint8) * 255).convert("RGBA"), id="with alpha"),
+        pytest.param(Image.fromarray(MASK.astype(np.uint8) * 255).convert("P"), id="palette of grays"),
         pytest.param(with_palette(MASK, voc_palette()), id="palette index 1"),
     ],
 )
-def test_a_binary_mask_in_all_its_forms(tmp_path: Path, image: Pillow.Image) -> None:
+def test_a_binary_mask_in_all_its_forms(tmp_path: Path, image: Image.Image) -> None:
     mask = read_binary_truth(saved(tmp_path, image))
     assert mask.dtype == np.bool_
     assert np.array_equal(mask, MASK)
@@ -89,13 +89,13 @@ def test_masks_of_one_value(tmp_path: Path, value: int) -> None:
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (Pillow.fromarray(MASK.astype(np.uint8) * 128), "holds the value 128"),
-        (Pillow.fromarray(MASK.astype(np.uint8) + np.eye(6, 8, dtype=np.uint8) * 254), "both 1 and 255|value 254"),
-        (Pillow.fromarray(voc_palette()[LABELS]), "has colors"),
+        (Image.fromarray(MASK.astype(np.uint8) * 128), "holds the value 128"),
+        (Image.fromarray(MASK.astype(np.uint8) + np.eye(6, 8, dtype=np.uint8) * 254), "both 1 and 255|value 254"),
+        (Image.fromarray(voc_palette()[LABELS]), "has colors"),
         (with_palette(MASK, voc_palette()[[15, 0]]), "begins with another color"),
     ],
 )
-def test_other_values_of_a_binary_mask_are_refused(tmp_path: Path, image: Pillow.Image, says: str) -> None:
+def test_other_values_of_a_binary_mask_raise(tmp_path: Path, image: Image.Image, says: str) -> None:
     with pytest.raises(InputError, match=rf"mask\.png.*({says})"):
         read_binary_truth(saved(tmp_path, image))
 
@@ -103,31 +103,31 @@ def test_other_values_of_a_binary_mask_are_refused(tmp_path: Path, image: Pillow
 # --------------------------------------------------------------------------------------------------- predictions
 
 
-def test_grey_values_are_probabilities(tmp_path: Path) -> None:
+def test_gray_values_are_probabilities(tmp_path: Path) -> None:
     values = np.arange(48, dtype=np.uint8).reshape(6, 8)
     assert np.array_equal(read_probability(saved(tmp_path, values)), values)
 
 
-@pytest.mark.parametrize("image", [Pillow.fromarray(MASK), Pillow.fromarray(MASK.astype(np.uint8) * 255).convert("P")])
-def test_hard_masks_as_one_bit_or_as_the_published_script_saves_them(tmp_path: Path, image: Pillow.Image) -> None:
+@pytest.mark.parametrize("image", [Image.fromarray(MASK), Image.fromarray(MASK.astype(np.uint8) * 255).convert("P")])
+def test_hard_masks_with_one_bit_or_a_gray_palette(tmp_path: Path, image: Image.Image) -> None:
     assert np.array_equal(read_probability(saved(tmp_path, image)), MASK * np.uint8(255))
 
 
 @pytest.mark.parametrize(
     ("image", "kind"),
     [
-        (Pillow.fromarray(voc_palette()[LABELS]), "an? 8-bit RGB"),
+        (Image.fromarray(voc_palette()[LABELS]), "an? 8-bit RGB"),
         (with_palette(LABELS, voc_palette()), "8-bit palette"),
-        (Pillow.fromarray(LABELS).convert("LA"), "gray with alpha"),
+        (Image.fromarray(LABELS).convert("LA"), "gray with alpha"),
     ],
 )
-def test_other_predictions_of_a_binary_mask_are_refused(tmp_path: Path, image: Pillow.Image, kind: str) -> None:
+def test_other_predictions_of_a_binary_mask_raise(tmp_path: Path, image: Image.Image, kind: str) -> None:
     with pytest.raises(InputError, match=f"{kind} PNG; a predicted mask is an 8-bit gray PNG"):
         read_probability(saved(tmp_path, image))
 
 
-@pytest.mark.parametrize("image", [Pillow.fromarray(LABELS), with_palette(LABELS, voc_palette())])
-def test_indices_are_the_values_of_grey_and_palette(tmp_path: Path, image: Pillow.Image) -> None:
+@pytest.mark.parametrize("image", [Image.fromarray(LABELS), with_palette(LABELS, voc_palette())])
+def test_indices_are_the_values_of_gray_and_palette(tmp_path: Path, image: Image.Image) -> None:
     assert np.array_equal(read_index(saved(tmp_path, image)), LABELS)
 
 
@@ -137,14 +137,14 @@ def test_indices_of_a_small_palette(tmp_path: Path) -> None:
     assert np.array_equal(read_index(path), LABELS % 3)
 
 
-def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+def test_other_files_than_index_maps_raise(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="RGB PNG; a label map is"):
         read_index(saved(tmp_path, voc_palette()[LABELS]))
     with pytest.raises(InputError, match="holds the value 71; class indices go from 0 to 70"):
         read_index(saved(tmp_path, LABELS + (LABELS == 70)))
     with pytest.raises(InputError, match="1-bit gray"):
         read_index(saved(tmp_path, MASK))
-    path = tmp_path / "grey4.png"
+    path = tmp_path / "gray4.png"
     path.write_bytes(png(2, 1, 4, 0, b"\x00\x12"))  # Pillow would stretch 1 and 2 to 17 and 34
     with pytest.raises(InputError, match="4-bit gray"):
         read_index(path)
@@ -156,43 +156,43 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
 @given(st.lists(st.integers(0, 70), min_size=1, max_size=50))
 def test_the_palette_decodes_as_71_comparisons_would(indices: list[int]) -> None:
     rgb = voc_palette()[indices][None]
-    slow = np.stack([(rgb == colour).all(axis=-1) for colour in voc_palette()[:71]]).argmax(axis=0)
+    slow = np.stack([(rgb == color).all(axis=-1) for color in voc_palette()[:71]]).argmax(axis=0)
     assert np.array_equal(decode_palette(rgb), slow)
     assert np.array_equal(decode_palette(rgb)[0], indices)
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 3))
-def test_a_colour_outside_the_palette_is_background(colour: tuple[int, int, int]) -> None:
+def test_a_color_outside_the_palette_is_background(color: tuple[int, int, int]) -> None:
     known = {tuple(c) for c in voc_palette()[:71].tolist()}
-    label = int(decode_palette(np.array(colour, dtype=np.uint8)))
-    assert (label != 0) == (colour in known - {(0, 0, 0)})
+    label = int(decode_palette(np.array(color, dtype=np.uint8)))
+    assert (label != 0) == (color in known - {(0, 0, 0)})
 
 
-def test_colours_and_indices_agree_and_shrink_alike(tmp_path: Path) -> None:
+def test_colors_and_indices_are_resized_alike(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, len(CLASSES), (31, 47)).astype(np.uint8)
     rgb = read_palette(saved(tmp_path, voc_palette()[labels]), (10, 12))
     assert np.array_equal(rgb, read_index(saved(tmp_path, labels), (10, 12)))
-    pillow = Pillow.fromarray(labels).resize((12, 10), Pillow.Resampling.NEAREST)
+    pillow = Image.fromarray(labels).resize((12, 10), Image.Resampling.NEAREST)
     assert np.array_equal(rgb, np.asarray(pillow))
 
 
-def test_colours_may_be_saved_with_a_palette(tmp_path: Path) -> None:
-    """Image editors do so; it is the colours that count, and not their order in the palette."""
+def test_colors_may_be_saved_with_a_palette(tmp_path: Path) -> None:
+    """Image editors do so; colors count, and not their order in the palette."""
     drawn = with_palette(np.where(LABELS == 70, 2, (LABELS == 22) * 1), voc_palette()[[0, 22, 70]])
     assert np.array_equal(read_palette(saved(tmp_path, drawn)), LABELS)
 
 
-def test_a_few_stray_colours_are_background_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    colours = voc_palette()[LABELS].copy()
-    colours[2, 3] = (9, 9, 9)
+def test_a_few_stray_colors_are_background_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    colors = voc_palette()[LABELS].copy()
+    colors[2, 3] = (9, 9, 9)
     with caplog.at_level(logging.WARNING):
-        labels = read_palette(saved(tmp_path, colours))
+        labels = read_palette(saved(tmp_path, colors))
     assert labels[2, 3] == 0
     assert np.count_nonzero(labels) == np.count_nonzero(LABELS) - 1
     assert "1 pixels with colors outside the palette, such as (9, 9, 9)" in caplog.text
 
 
-def test_another_palette_is_refused(tmp_path: Path) -> None:
+def test_another_palette_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the color \(130, 60, 10\), which is not in AVSBench-semantic's palette"):
         read_palette(saved(tmp_path, np.where(MASK[..., None], (130, 60, 10), 0).astype(np.uint8)))
     with pytest.raises(InputError, match="8-bit gray PNG; a mask in labels_rgb is an RGB PNG"):
@@ -214,11 +214,11 @@ def test_another_palette_is_refused(tmp_path: Path) -> None:
         pytest.param(png(100_000, 100_000, 1, 0), "too many pixels", id="a bomb"),
         pytest.param(png(9000, 9000, 1, 0), "9000 x 9000 pixels", id="a large image"),
         pytest.param(png(0, 5, 8, 0), "is not a PNG", id="no pixels"),
-        pytest.param(png(2, 2, 16, 0, bytes(10)), "16 bits", id="16-bit grey"),
+        pytest.param(png(2, 2, 16, 0, bytes(10)), "16 bits", id="16-bit gray"),
         pytest.param(png(2, 2, 16, 2, bytes(26)), "16 bits", id="16-bit RGB"),
     ],
 )
-def test_files_that_are_no_masks(tmp_path: Path, read: Callable[[Path], Any], data: bytes, says: str) -> None:
+def test_other_files_than_masks_raise(tmp_path: Path, read: Callable[[Path], Any], data: bytes, says: str) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(data)
     with pytest.raises(InputError, match=rf"bad\.png .*{says}"):
@@ -228,7 +228,7 @@ def test_files_that_are_no_masks(tmp_path: Path, read: Callable[[Path], Any], da
 def test_a_predicted_label_map_holds_indices_or_colors(tmp_path: Path) -> None:
     for pixels in (LABELS, voc_palette()[LABELS]):
         assert np.array_equal(read_predicted_labels(saved(tmp_path, pixels)), LABELS)
-    smooth = Pillow.fromarray(voc_palette()[LABELS]).resize((30, 20))
+    smooth = Image.fromarray(voc_palette()[LABELS]).resize((30, 20))
     with pytest.raises(InputError, match=r"the color \(.*\), which is not in .* not resized smoothly"):
         read_predicted_labels(saved(tmp_path, np.asarray(smooth)))
 

@@ -1,4 +1,4 @@
-"""The metrics against slow references written from the published formulas, and the cases that are known by heart."""
+"""Metrics against slow references written from the published formulas, and known cases."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_curve_is_bit_identical_to_255_comparisons(seed: int) -> None:
         assert hit.tolist() == [int((p[y] >= t).sum()) for t in thresholds()]
 
 
-def test_every_float_beside_a_threshold_falls_on_its_side() -> None:
+def test_floats_next_to_a_threshold_are_counted_on_their_side() -> None:
     edges = thresholds()
     near = [np.nextafter(edges, np.float32(0)), edges, np.nextafter(edges, np.float32(1))]
     values = np.clip(np.concatenate(near), 0, 1)[None]
@@ -137,7 +137,7 @@ def test_f_has_a_floor_by_the_share_of_truth() -> None:
     assert metrics.compute("official")["f"] == pytest.approx(1.3 * 0.5 / (0.3 * 0.5 + 1))
 
 
-def test_a_batch_without_truth_counts_as_zero_in_official_alone() -> None:
+def test_a_batch_without_truth_counts_as_zero_in_official_only() -> None:
     metrics = BinaryMetrics(clips_per_batch=1)
     assert metrics.update(HALF[None], HALF[None]) == (1.0, pytest.approx(1.0))
     assert metrics.update(EMPTY[None], EMPTY[None]) == (1.0, None)
@@ -167,7 +167,7 @@ def test_the_mean_curve_is_over_frames_with_truth() -> None:
 
 
 @pytest.mark.parametrize("task", ["binary", "semantic", "open-vocabulary"])
-def test_reset_forgets_all_clips(task: Any) -> None:
+def test_reset_removes_all_clips(task: Any) -> None:
     def update(metric: Metric) -> Any:
         for seed in range(3):
             probability, truth = clip_of(seed) if task == "binary" else labels_of(seed, 71)
@@ -199,7 +199,7 @@ def test_larger_batches_lower_the_official_f() -> None:
     assert metrics.compute("fixed")["f"] == pytest.approx(scores[-1], abs=1e-6)
 
 
-def test_a_last_smaller_batch_weighs_as_much_and_compute_changes_nothing() -> None:
+def test_a_smaller_last_batch_counts_as_much_as_the_others() -> None:
     metrics = BinaryMetrics(clips_per_batch=2)
     for predicted in (FULL, FULL, EMPTY):
         metrics.update(predicted[None], FULL[None])
@@ -233,12 +233,12 @@ def test_eight_bit_masks_score_as_their_floats() -> None:
         (np.zeros((0, 2, 2), np.float32), np.ones((0, 2, 2), bool), "truth is bool"),
     ],
 )
-def test_what_is_no_prediction_is_refused(probability: Array, truth: Array, says: str) -> None:
+def test_invalid_predictions_raise(probability: Array, truth: Array, says: str) -> None:
     with pytest.raises(InputError, match=says):
         BinaryMetrics().update(probability, truth)
 
 
-def test_nothing_to_score_and_unknown_protocols_are_refused() -> None:
+def test_empty_metrics_and_unknown_protocols_raise() -> None:
     for metrics in (BinaryMetrics(), SemanticMetrics(), OpenVocabularyMetrics()):
         with pytest.raises(InputError, match=r"^there is nothing to score: no clip was added$"):
             metrics.compute("fixed")
@@ -304,7 +304,7 @@ def test_a_perfect_prediction_without_four_classes_has_67_of_71() -> None:
     assert metrics.compute("fixed")["miou"] == pytest.approx(1.0, abs=1e-12)
 
 
-def test_a_label_of_255_is_a_false_positive_and_one_of_minus_1_is_ignored() -> None:
+def test_label_255_is_a_false_positive_and_minus_1_is_ignored() -> None:
     predicted = np.array([[[1, 1, 1, 1]]])
     for label, iou in ((-1, 1.0), (255, 0.5)):
         metrics = SemanticMetrics(CLASSES[:3])
@@ -336,7 +336,7 @@ def test_a_clip_that_is_long_enough_is_not_padded(frames: int) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_classes_that_a_frame_does_not_hold_are_no_reason_to_warn() -> None:
+def test_absent_classes_cause_no_warning() -> None:
     metrics = SemanticMetrics()
     metrics.update(np.array([[[0, 1]]]), np.array([[[0, 2]]]))
     assert metrics.compute("fixed") == pytest.approx({"miou": 0.5, "f": 0.5, "miou_foreground": 0, "f_foreground": 0})
@@ -348,7 +348,7 @@ def test_labels_past_the_71_classes_of_the_benchmark_are_ignored() -> None:
     assert metrics.compute("official")["miou"] == 1.0
 
 
-def test_padding_helps_the_background_of_official_alone() -> None:
+def test_padding_adds_background_in_official_only() -> None:
     truth = np.zeros((5, 2, 2), dtype=np.uint8)
     predicted = np.ones_like(truth)
     metrics = SemanticMetrics(CLASSES[:2])
@@ -368,14 +368,14 @@ def test_a_confusion_matrix_counts_every_pixel_once(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 255, 256, 300])
-def test_a_confusion_matrix_holds_its_last_cell_however_many_classes_there_are(classes: int) -> None:
+def test_a_confusion_matrix_has_its_last_cell_for_any_class_count(classes: int) -> None:
     matrix = confusion(np.array([classes - 1]), np.array([classes + 9]), classes)
     assert matrix.shape == (classes + 1, classes) and matrix[classes, classes - 1] == matrix.sum() == 1
     with pytest.raises(InputError, match=f"0 to {classes - 1}"):
         confusion(np.array([classes]), np.array([0]), classes)
 
 
-def test_labels_that_are_no_classes_are_refused_in_a_prediction() -> None:
+def test_predicted_labels_outside_the_classes_raise() -> None:
     with pytest.raises(InputError, match="0 to 70"):
         SemanticMetrics().update(np.full((1, 2, 2), 255), np.zeros((1, 2, 2), dtype=int))
     with pytest.raises(InputError, match=r"\[T, H, W\]"):
@@ -403,7 +403,7 @@ def test_open_vocabulary_uses_one_matrix_over_all_frames(seeds: list[int]) -> No
         assert metrics.compute(protocol) == pytest.approx(slow_open_vocabulary(clips, base, novel, 6, protocol))
 
 
-def test_a_class_that_is_only_predicted_counts_in_official_alone() -> None:
+def test_a_class_that_is_only_predicted_counts_in_official_only() -> None:
     truth = np.array([[[1, 1, 2, 2]]])
     predicted = np.array([[[1, 1, 2, 3]]])
     metrics = OpenVocabularyMetrics(CLASSES[:4], base=(1, 3), novel=(2,))
@@ -423,19 +423,19 @@ def test_the_harmonic_mean_is_zero_where_either_is(predicted: Any, base: float, 
     assert (figures["base"], figures["novel"], figures["harmonic"]) == (base, novel, pytest.approx(harmonic))
 
 
-def test_a_class_of_one_pixel_counts_as_any_other() -> None:
+def test_a_class_of_one_pixel_counts_like_any_other() -> None:
     metrics = OpenVocabularyMetrics(CLASSES[:3], base=(1,), novel=(2,))
     metrics.update(np.array([[[0, 1, 0]]]), np.array([[[0, 1, 2]]]))
     assert metrics.compute("fixed")["base"] == 1.0
 
 
-def test_truth_of_other_classes_than_the_metadata_names_becomes_background() -> None:
+def test_classes_outside_the_metadata_become_background() -> None:
     kept = keep_classes(np.array([[0, 1, 3, 7, 255]], dtype=np.uint8), [7])
     assert kept.tolist() == [[0, 0, 0, 7, 0]] and kept.dtype == np.uint8
     assert not keep_classes(np.array([[0, 1, 7]], dtype=np.uint8), []).any()
 
 
-def test_silent_frames_want_empty_predictions() -> None:
+def test_silence_metrics_reward_empty_predictions() -> None:
     predicted = np.stack([EMPTY, HALF, EMPTY, FULL])
     metrics = SilenceMetrics()
     metrics.update(predicted, np.array([True, True, True, False]))

@@ -1,4 +1,4 @@
-"""Masks as the published scripts write them: other folders, names, numbers, sizes and colors."""
+"""Predictions in the layouts of the published scripts: folders, names, numbers, sizes and colors."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ PUBLISHED: dict[str, tuple[str, Name, Callable[[Array], Image.Image], int | None
 
 
 @pytest.mark.parametrize("case", PUBLISHED)
-def test_masks_of_published_scripts_score_as_the_same_masks_in_the_benchmarks_layout(
+def test_masks_of_published_scripts_have_the_same_scores(
     root: Path, tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     layout, name, encode, numbering = PUBLISHED[case]
@@ -100,7 +100,7 @@ def test_masks_of_published_scripts_score_as_the_same_masks_in_the_benchmarks_la
 
 @pytest.mark.parametrize(("allow_missing", "limit"), [(False, None), (True, None), (True, 1)])
 @pytest.mark.parametrize("case", [case for case, (*_, numbering) in PUBLISHED.items() if numbering is not None])
-def test_another_numbering_is_refused_until_it_is_named(
+def test_another_numbering_must_be_given(
     root: Path, tmp_path: Path, case: str, allow_missing: bool, limit: int | None
 ) -> None:
     layout, name, encode, numbering = PUBLISHED[case]
@@ -113,7 +113,7 @@ def test_another_numbering_is_refused_until_it_is_named(
     assert insisted.missing_masks == len(dataset.clips)
 
 
-def test_the_refusal_looks_at_unlabelled_frames_too(root: Path, tmp_path: Path) -> None:
+def test_numbering_is_checked_on_frames_without_labels_too(root: Path, tmp_path: Path) -> None:
     """In training S4 has one true mask a clip, and the prediction of its neighbor is at its place."""
     write_layout("s4", tmp_path / "data", {"train": 1, "test": 1}, seed=3)
     dataset = open_dataset("s4", tmp_path / "data", "train")
@@ -140,7 +140,7 @@ def test_padded_frames_are_extra_and_shift_nothing(
     assert f"{short.id}_5.png (5 in total)" in caplog.text
 
 
-def test_a_clip_of_no_name_is_extra_in_a_published_layout(
+def test_an_unknown_clip_is_extra_in_a_published_layout(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = open_dataset("ms3", root / "ms3")
@@ -154,9 +154,7 @@ def test_a_clip_of_no_name_is_extra_in_a_published_layout(
 
 
 @pytest.mark.parametrize("layout", ["s4", "avss", "ov"])
-def test_masks_of_another_size_are_refused_until_they_are_to_be_resized(
-    root: Path, tmp_path: Path, layout: str
-) -> None:
+def test_masks_of_another_size_need_resize(root: Path, tmp_path: Path, layout: str) -> None:
     dataset = open_dataset(layout, root / layout)
     expected = in_order(dataset, tmp_path / "own")
     encode = hard if dataset.task == "binary" else indices

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
@@ -45,7 +45,7 @@ def color_of(index: int) -> list[int]:
 @cache
 def published_truth(path: Path, named: str) -> Array:
     """Resized by Pillow, decoded by its colors, and cleaned of classes that the metadata does not name."""
-    colors = np.asarray(Pillow.open(path).convert("RGB").resize((SIDE, SIDE), Pillow.Resampling.NEAREST))
+    colors = np.asarray(Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST))
     labels = np.zeros((SIDE, SIDE), dtype=int)
     for name in named.split("_"):
         if name in CLASSES:
@@ -64,7 +64,7 @@ def published_figures(root: Path, predictions: Path) -> dict[str, float]:
         place = f"{row['label']}/{row['uid']}"
         for path in sorted((root / "AVSBench-semantic" / place / "labels_rgb").glob("*.png")):
             truth = published_truth(path, row["a_obj"])
-            indices = np.asarray(Pillow.open(predictions / place / "labels_semantic" / path.name))
+            indices = np.asarray(Image.open(predictions / place / "labels_semantic" / path.name))
             predicted = upsample(torch.from_numpy(indices.copy()).float()[None, None])[0, 0].int().numpy()
             np.add.at(matrix, (truth.ravel(), predicted.ravel()), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -84,12 +84,12 @@ def native_truth(dataset: Dataset, folder: Path, noise: float, side: int | None 
     assert dataset.read_native is not None
     for clip in dataset.clips:
         for place, labels in zip(clip.predictions, dataset.read_native(clip), strict=True):
-            image = Pillow.fromarray(labels)
-            labels = np.asarray(image if side is None else image.resize((side, side), Pillow.Resampling.NEAREST)).copy()
+            image = Image.fromarray(labels)
+            labels = np.asarray(image if side is None else image.resize((side, side), Image.Resampling.NEAREST)).copy()
             wrong = rng.random(labels.shape) < noise
             labels[wrong] = rng.choice([0, 17, 24, 60], size=int(wrong.sum()))
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            Pillow.fromarray(labels).save(folder / place)
+            Image.fromarray(labels).save(folder / place)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_official_equals_the_published_evaluation_for_tiny(root: Path, tmp_path:
     recipe = load_recipe("tiny")
     done = evaluate(recipe_predictor(recipe, dataset, load_benchmark("ov")), dataset, tmp_path)
     assert done.report is not None
-    assert Pillow.open(tmp_path / "predictions" / dataset.clips[0].predictions[0]).size == (320, 240)
+    assert Image.open(tmp_path / "predictions" / dataset.clips[0].predictions[0]).size == (320, 240)
     expected = published_figures(root, tmp_path / "predictions")
     assert done.report["figures"]["official"] == pytest.approx(expected, rel=1e-14)
 
@@ -123,7 +123,7 @@ def test_without_a_novel_class_the_official_harmonic_mean_is_0(root: Path, tmp_p
     for clip in dataset.clips:
         for place, labels in zip(clip.predictions, dataset.read_truth(clip), strict=True):
             (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-            Pillow.fromarray(np.where(np.isin(labels, NOVEL), 0, labels).astype(np.uint8)).save(tmp_path / place)
+            Image.fromarray(np.where(np.isin(labels, NOVEL), 0, labels).astype(np.uint8)).save(tmp_path / place)
 
     def base_only(clip: Any) -> Array:
         truth = dataset.read_truth(clip)

@@ -1,4 +1,4 @@
-"""The page of an evaluation: one bounded file without network or script, with what a reader needs to judge."""
+"""HTML report of an evaluation: one bounded file without network or script."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.evaluation.report import CORRECT, MAX_EXAMPLES, WRONG, example_frame, paint_masks, write_benchmark_report
 from tests.evaluation.pages import Page, report_of, write_dataset
@@ -53,7 +53,7 @@ def test_every_class_on_the_page_has_a_style(tmp_path: Path) -> None:
     assert unstyled <= {"class-name"}  # names without a look of their own
 
 
-def test_it_stands_alone(tmp_path: Path) -> None:
+def test_it_loads_no_other_file(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     source = (tmp_path / "report.html").read_text("utf-8")
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", source)
@@ -100,7 +100,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert page.text.count(HOSTILE) >= 8
 
 
-def test_published_results_are_told_apart_by_what_they_learned_from(tmp_path: Path) -> None:
+def test_published_results_are_grouped_by_kind(tmp_path: Path) -> None:
     text = page_of(tmp_path, recipe={"name": "box-prompt"}).text
     table = text[text.index("this run: box-prompt") :]
     places = [table.index(f" {kind}") for kind in ("training-free", "unsupervised", "weakly-supervised", "supervised")]
@@ -109,7 +109,7 @@ def test_published_results_are_told_apart_by_what_they_learned_from(tmp_path: Pa
     assert "Figures that were measured differently do not compare." in text
 
 
-def test_what_does_not_compare_stands_beside_nothing(tmp_path: Path) -> None:
+def test_incomparable_runs_are_shown_without_published_results(tmp_path: Path) -> None:
     page = page_of(tmp_path, incomparable="the clips are of openavs' synthetic world")
     assert "Not the released benchmark" in page.text
     assert "left out: the clips are of openavs' synthetic world." in page.text
@@ -117,7 +117,7 @@ def test_what_does_not_compare_stands_beside_nothing(tmp_path: Path) -> None:
     assert len(charts_of(page)) == 3  # precision and recall, F, clips
 
 
-def test_other_splits_stand_beside_nothing(tmp_path: Path) -> None:
+def test_other_splits_are_shown_without_published_results(tmp_path: Path) -> None:
     dataset = replace(write_dataset(tmp_path, 3), split="val")
     write_benchmark_report(tmp_path / "report.html", report_of(dataset), dataset, tmp_path / "predictions")
     assert "Beside published results" not in (tmp_path / "report.html").read_text("utf-8")
@@ -134,7 +134,7 @@ def test_worst_and_best_clips_once_each(tmp_path: Path) -> None:
     assert len(frames_of(few)) == 3
 
 
-def test_its_size_does_not_grow_with_the_clips(tmp_path: Path) -> None:
+def test_its_size_is_bounded(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, 12)
     report = report_of(dataset)
     write_benchmark_report(tmp_path / "small.html", report, dataset, tmp_path / "predictions")
@@ -156,7 +156,7 @@ def test_models_timings_and_recipe_are_listed(tmp_path: Path) -> None:
     assert "Models, timings and recipe" not in page_of(tmp_path / "scored").text, "`score` has none of these"
 
 
-def test_what_is_not_the_whole_benchmark_says_so(tmp_path: Path) -> None:
+def test_partial_runs_are_marked(tmp_path: Path) -> None:
     failed = [{"id": "clip001", "reason": "the sound is damaged"}]
     text = page_of(tmp_path, limit=20, failed=failed, missing=1, missing_masks=2).text
     assert "Limited to the first 20 clips of the split" in text
@@ -178,13 +178,13 @@ def test_label_maps(task: Any, benchmark: str, tmp_path: Path) -> None:
     assert len(charts_of(page)) == 2
 
 
-def test_a_benchmark_that_nobody_published_on(tmp_path: Path) -> None:
+def test_a_benchmark_without_published_results(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, 3, benchmark="mine")
     write_benchmark_report(tmp_path / "report.html", report_of(dataset), dataset, tmp_path / "predictions")
     assert "mine" in (tmp_path / "report.html").read_text("utf-8")
 
 
-def test_masks_are_painted_by_right_and_wrong() -> None:
+def test_correct_and_wrong_pixels_have_different_colors() -> None:
     image = np.full((20, 30, 3), 100, dtype=np.uint8)
     truth, predicted = np.zeros((20, 30), dtype=np.int64), np.zeros((20, 30), dtype=np.int64)
     truth[5:15, 5:15], predicted[5:15, 10:20] = 3, 3
@@ -199,18 +199,18 @@ def test_masks_are_painted_by_right_and_wrong() -> None:
     assert other[10, 12].tolist() == wrong.tolist()  # the right place, another class
 
 
-def test_a_picture_of_a_clip_is_small_and_decodes(tmp_path: Path) -> None:
+def test_an_example_frame_is_small_and_decodes(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, 1)
     big = np.full((720, 1280, 3), 90, dtype=np.uint8)
     for path in dataset.clips[0].frames:
-        Pictures.fromarray(big).save(path)
+        Image.fromarray(big).save(path)
     picture = example_frame(dataset, dataset.clips[0], tmp_path / "predictions")
     assert picture.src is not None
-    decoded = Pictures.open(io.BytesIO(base64.b64decode(picture.src.split(",")[1])))
+    decoded = Image.open(io.BytesIO(base64.b64decode(picture.src.split(",")[1])))
     assert decoded.size == (picture.width, picture.height) == (320, 180)
 
 
-def test_a_missing_frame_costs_its_picture_alone(tmp_path: Path) -> None:
+def test_a_missing_frame_only_removes_its_example(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, 2)
     dataset.clips[0].frames[0].unlink()
     picture = example_frame(dataset, dataset.clips[0], tmp_path / "predictions")
@@ -235,7 +235,7 @@ def test_a_missing_prediction_is_shown_as_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "setting"), [("test", "0-shot"), ("1-shot-test", "1-shot"), ("val", None), ("1-shot-train", None)]
 )
-def test_v3_stands_beside_its_own_setting(split: str, setting: str | None, tmp_path: Path) -> None:
+def test_v3_is_compared_within_its_setting(split: str, setting: str | None, tmp_path: Path) -> None:
     dataset = replace(write_dataset(tmp_path, 3, benchmark="v3"), split=split)
     write_benchmark_report(tmp_path / "report.html", report_of(dataset), dataset, tmp_path / "predictions")
     text = Page((tmp_path / "report.html").read_text("utf-8")).text

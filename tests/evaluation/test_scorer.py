@@ -1,4 +1,4 @@
-"""Scoring end to end: PNG files of predictions beside a data set on disk, against the slow references."""
+"""Scoring of PNG files end to end, against the slow references."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_ov_from_png_files_equals_one_matrix(world: Path, tmp_path: Path) -> Non
     assert scores.per_clip[0]["f"] is None
 
 
-def test_v3_is_tabled_by_what_sounds_in_a_clip(tmp_path: Path) -> None:
+def test_v3_has_table_rows_by_sounding_class(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((2, 4, 4), bool), np.zeros((2, 4, 4), bool)])
     named = [("girl", "boy"), ("boy",)]
     clips = [replace(clip, classes=names) for clip, names in zip(dataset.clips, named, strict=True)]
@@ -151,7 +151,7 @@ def test_v3_is_tabled_by_what_sounds_in_a_clip(tmp_path: Path) -> None:
 
 
 def by_hand(folder: Path, truths: list[Array]) -> Dataset:
-    """Binary clips without pictures, whose truth is at hand and whose predictions are `<id>/<k>.png`."""
+    """Binary clips without image files, with truth in memory and predictions in `<id>/<k>.png`."""
     masks = {f"clip{n}": truth for n, truth in enumerate(truths)}
     clips = tuple(
         BenchmarkClip(
@@ -180,7 +180,7 @@ def save_all(folder: Path, dataset: Dataset, value: int) -> None:
             save(folder / path, np.full((4, 4), value, np.uint8))
 
 
-def test_frames_without_truth_are_silent_or_have_a_sound_from_off_the_screen(tmp_path: Path) -> None:
+def test_frames_without_truth_are_silent_or_off_screen(tmp_path: Path) -> None:
     """Three seconds: silence, a tone below and one above -60 dBFS; the fourth frame has a true mask."""
     truth = np.zeros((4, 4, 4), bool)
     truth[3] = True
@@ -218,7 +218,7 @@ def test_clips_without_any_truth_have_no_f_and_no_curve(tmp_path: Path) -> None:
     assert scores.per_clip[0]["f"] is None
 
 
-def test_missing_predictions_are_refused_or_count_as_empty(tmp_path: Path) -> None:
+def test_missing_predictions_raise_or_count_as_empty(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((2, 4, 4), bool) for _ in range(3)])
     out = tmp_path / "out"
     save_all(out, dataset, 255)
@@ -234,7 +234,7 @@ def test_missing_predictions_are_refused_or_count_as_empty(tmp_path: Path) -> No
     assert score(dataset, out).figures == scores.figures
 
 
-def test_a_reader_that_finds_nothing_where_masks_lie_is_told(tmp_path: Path) -> None:
+def test_a_reader_without_result_raises(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((2, 4, 4), bool)])
     save_all(tmp_path / "out", dataset, 255)
     with pytest.raises(InputError, match=r"the reader of hand finds no prediction of clip clip0 below .*out"):
@@ -255,7 +255,7 @@ def test_missing_label_maps_are_found_in_either_folder(world: Path, tmp_path: Pa
     assert score(dataset, tmp_path, allow_missing=True).missing == (dataset.clips[0].id,)
 
 
-def test_extra_predictions_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_extra_predictions_cause_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = by_hand(tmp_path, [np.ones((1, 4, 4), bool)])
     layout = replace(dataset.clips[0], predictions=("test/clip0/0.png",))
     dataset = replace(dataset, clips=(layout,))
@@ -282,7 +282,7 @@ def test_a_limit_scores_the_first_clips(tmp_path: Path, caplog: pytest.LogCaptur
     assert not caplog.records
 
 
-def test_masks_that_do_not_fit_name_their_clip(tmp_path: Path) -> None:
+def test_errors_name_the_clip(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((1, 4, 4), bool)])
     save(tmp_path / "out/clip0/0.png", np.zeros((3, 4), np.uint8))
     with pytest.raises(InputError, match=r"clip clip0: .* does not fit"):
@@ -291,7 +291,7 @@ def test_masks_that_do_not_fit_name_their_clip(tmp_path: Path) -> None:
         score(replace(dataset, clips=()), tmp_path / "out")
 
 
-def test_masks_of_zero_and_one_are_no_masks_of_zero_and_255(tmp_path: Path) -> None:
+def test_predictions_of_zero_and_one_raise(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((2, 4, 4), bool)])
     save_all(tmp_path, dataset, 1)
     with pytest.raises(InputError, match="write masks with 0 and 255"):
@@ -304,7 +304,7 @@ def test_reports_are_written_whole(tmp_path: Path) -> None:
     dataset = by_hand(tmp_path, [np.ones((1, 4, 4), bool), np.zeros((1, 4, 4), bool)])
     save_all(tmp_path / "masks", dataset, 0)
     report = score(dataset, tmp_path / "masks").to_dict()
-    report |= {"root": "/data/caf\udce9"}  # a folder whose name is no text
+    report |= {"root": "/data/caf\udce9"}  # the name of a folder in another encoding
     write_scores(tmp_path / "new" / "out", report)
     assert json.loads((tmp_path / "new/out/report.json").read_text()) == report
     lines = (tmp_path / "new/out/per_clip.csv").read_text().splitlines()
@@ -327,7 +327,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def peak_of(root: Path, clips: int) -> int:
-    """kB; VmHWM begins anew with the process, unlike ru_maxrss."""
+    """Peak memory in kB; VmHWM is that of the process itself, unlike ru_maxrss."""
     command = [sys.executable, "-c", PEAK, str(root), str(clips)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

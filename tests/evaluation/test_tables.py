@@ -1,4 +1,4 @@
-"""Tables as people have them: other columns, other line ends, and rows that must not get through."""
+"""CSV tables: other columns, other line ends, and invalid rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_rows_are_read_by_position_or_by_name(tmp_path: Path, text: str) -> None
         (b"name,start,category,split\n\xff\xfe,4,dog,test\n", "UTF-8"),
     ],
 )
-def test_what_is_no_table_is_refused(tmp_path: Path, text: str | bytes, says: str) -> None:
+def test_other_files_than_tables_raise(tmp_path: Path, text: str | bytes, says: str) -> None:
     with pytest.raises(InputError, match=says):
         read_table(table(tmp_path, text), S4)
 
@@ -86,7 +86,7 @@ def test_a_clip_listed_twice_is_named_with_both_lines() -> None:
         check_unique(Path("t.csv"), rows, "uid")
 
 
-def test_a_split_without_clips_names_those_there_are() -> None:
+def test_an_empty_split_lists_the_existing_ones() -> None:
     rows = [Row(2, {"split": "train"}), Row(3, {"split": "train"}), Row(4, {"split": "test"})]
     assert [row.line for row in in_split(Path("t.csv"), rows, "train")] == [2, 3]
     with pytest.raises(InputError, match=r"no clip of the split 'val'; it holds 'train' \(2\), 'test' \(1\)"):

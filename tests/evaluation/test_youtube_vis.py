@@ -1,4 +1,4 @@
-"""YouTube-VIS annotations: run-lengths, plain counts and polygons give the same masks; broken files are named."""
+"""YouTube-VIS annotations: run lengths, plain counts and polygons give equal masks; broken files are named."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def written(tmp_path: Path, data: Any) -> Path:
         pytest.param([[2, 1, 5, 1, 5, 4, 2, 4], [5, 1, 7, 1, 7, 4, 5, 4]], id="two polygons"),
     ],
 )
-def test_masks_in_all_their_codes(tmp_path: Path, code: Any) -> None:
+def test_masks_in_all_encodings(tmp_path: Path, code: Any) -> None:
     video = read_annotations(written(tmp_path, annotations(code, None)))["clip"]
     assert (video.size, video.length) == ((6, 8), 2)
     assert np.array_equal(video.label_map(0), MASK * DOG)
     assert not video.label_map(1).any()  # absent
 
 
-def test_a_later_thing_lies_on_top(tmp_path: Path) -> None:
+def test_later_objects_cover_earlier_ones(tmp_path: Path) -> None:
     data = annotations(compressed(MASK))
     corner = np.zeros_like(MASK)
     corner[:2, :3] = True
@@ -130,14 +130,14 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (lambda data: data["videos"].append(copy.copy(data["videos"][0]) | {"id": 8}), "lists the clip 'clip' twice"),
     ],
 )
-def test_a_file_in_another_layout_is_refused(tmp_path: Path, edit: Callable[[dict[str, Any]], None], says: str) -> None:
+def test_a_file_in_another_layout_raises(tmp_path: Path, edit: Callable[[dict[str, Any]], None], says: str) -> None:
     data = annotations(compressed(MASK))
     edit(data)
     with pytest.raises(InputError, match=says):
         read_annotations(written(tmp_path, data))
 
 
-def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+def test_a_file_without_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "ov.json").write_text("{")
     with pytest.raises(InputError, match=r"cannot read .*ov\.json as JSON"):
         read_annotations(tmp_path / "ov.json")

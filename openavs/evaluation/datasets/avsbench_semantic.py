@@ -79,8 +79,7 @@ def semantic_clips(
 ) -> LazyClips:
     """Create the clips of these rows; the kinds of files are looked up in the first clip only.
 
-    Args:
-        kind: the preferred folder of masks, `labels_semantic` (indices) or `labels_rgb` (colors).
+    `kind` is the preferred folder of masks: `labels_semantic` (indices) or `labels_rgb` (colors).
     """
     first = home / rows[0]["label"] / rows[0]["uid"]
     held = [name for name in (kind, *MASK_FOLDERS) if listing(first / name)]

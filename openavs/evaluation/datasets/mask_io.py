@@ -90,6 +90,7 @@ def read_index(path: Path, size: Size | None = None) -> Labels:
     """Read class indices `[H, W]` from an 8-bit gray PNG or the indices of a palette PNG.
 
     Args:
+        path: the file.
         size: (height, width) to resize to, by the nearest pixel.
 
     Raises:

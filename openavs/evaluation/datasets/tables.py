@@ -57,6 +57,7 @@ def read_table(path: Path, columns: Mapping[str, int]) -> list[Row]:
     """Read the rows of a CSV file with a header; cells are stripped and blank lines are left out.
 
     Args:
+        path: the file.
         columns: names of the columns to read, with their positions in the release. A column whose name has another
             position in the header is read there, because some copies have an index column or another order.
 

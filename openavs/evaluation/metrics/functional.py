@@ -308,9 +308,11 @@ def class_means(
 
     Args:
         protocol: `official` counts every class and the padded frames.
-        iou, f: sums over frames, per class.
-        held, shown: frames that hold the class in truth or prediction, and in the truth.
-        padded: frames that the published loader adds, without classes axis.
+        iou: sums of the IoU over frames, per class.
+        f: sums of F over frames, per class.
+        held: frames that hold the class in truth or prediction.
+        shown: frames that hold the class in the truth.
+        padded: frames that the published loader adds, without the axis of classes.
     """
     iou, f, held = (sums.astype(np.float64) for sums in (iou, f, held))
     counted = shown > 0

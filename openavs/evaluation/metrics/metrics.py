@@ -81,8 +81,8 @@ class Metric(ABC):
         """Add one clip and return its own scores.
 
         Args:
-            predicted, truth: `[T, H, W]`, annotated frames only. Binary: probabilities (see `frame_j`) and bool.
-                Otherwise: label maps.
+            predicted: `[T, H, W]`, annotated frames only: probabilities (see `frame_j`) or label maps.
+            truth: `[T, H, W]`, bool or label maps.
             published: the prediction as the published code samples it, if that differs from `predicted`.
             names: rows of the per-class table that the clip counts in; label maps have their classes instead.
         """
@@ -121,9 +121,9 @@ def make_metric(task: Task, classes: Sequence[str] = (), clips_per_batch: int = 
 class BinaryMetrics(Metric):
     """J and F of binary masks, for S4, MS3 and V3.
 
-    `miou` (J) and `f`; in `fixed` also `miou_sounding`, J over frames with non-empty truth. `clips_per_batch` is the
-    batch of `official` (1 in the published script). F of `official` falls as batches grow, because it is a mean of
-    maxima, so the batch belongs beside the figure.
+    `miou` is J, `miou_sounding` J over frames with non-empty truth. `clips_per_batch` is the batch of `official` (1 in
+    the published script). F of `official` falls as batches grow, because it is a mean of maxima, so the batch belongs
+    beside the figure.
     """
 
     def __init__(self, clips_per_batch: int = 1) -> None:
@@ -133,6 +133,7 @@ class BinaryMetrics(Metric):
         super().__init__()
 
     def reset(self) -> None:
+        """Reset the state to no clips."""
         super().reset()
         self.sounding = 0
         self._j = self._j_sounding = 0.0
@@ -149,6 +150,7 @@ class BinaryMetrics(Metric):
     def update(
         self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
     ) -> ClipScore:
+        """Add one clip; see `Metric.update`."""
         clip = clip_curves(predicted, truth)
         j, j_sounding = float(clip.j.sum()), float(clip.j[clip.sounding].sum())
         frames, sounding = len(clip.j), len(clip.curves)
@@ -173,6 +175,7 @@ class BinaryMetrics(Metric):
         return ClipScore(j / frames, clip.f)
 
     def compute(self, protocol: Protocol) -> Figures:
+        """Return `miou` and `f`; in `fixed` also `miou_sounding`."""
         check_protocol(protocol, self.frames)
         if protocol == "official":
             j, f = np.mean(self._all_batches(), axis=0)  # a smaller last batch counts as much as the others
@@ -181,6 +184,7 @@ class BinaryMetrics(Metric):
         return to_figures(binary_figures(j, frames, j_sounding, sounding, self._curve))
 
     def sample(self, protocol: Protocol) -> BootstrapSample:
+        """Return the figures of weighted clips (`fixed`) or batches (`official`)."""
         if protocol == "official":
             batches = np.array(self._all_batches())
 
@@ -199,6 +203,7 @@ class BinaryMetrics(Metric):
         return BootstrapSample(len(sums), fixed)
 
     def per_class(self) -> list[Row]:
+        """Return one row per name: clips, frames, `j` and `f`."""
         names = sorted({name for row in self._clip_names for name in row})
         if not names:
             return []
@@ -212,6 +217,7 @@ class BinaryMetrics(Metric):
         ]
 
     def curve(self) -> dict[str, list[float]] | None:
+        """Return the mean curves over frames with non-empty truth; see `Metric.curve`."""
         if not self.sounding:
             return None
         precision, recall = self._precision_recall / self.sounding
@@ -244,6 +250,7 @@ class SemanticMetrics(Metric):
         super().__init__()
 
     def reset(self) -> None:
+        """Reset the state to no clips."""
         super().reset()
         count = len(self.classes)
         self._iou, self._f = np.zeros(count), np.zeros(count)
@@ -254,6 +261,7 @@ class SemanticMetrics(Metric):
     def update(
         self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
     ) -> ClipScore:
+        """Add one clip of label maps, without padded frames; see `Metric.update`."""
         clip = clip_class_sums(predicted, truth, len(self.classes))
         self._iou += clip.iou
         self._f += clip.f
@@ -266,6 +274,7 @@ class SemanticMetrics(Metric):
         return ClipScore(*(_clip_mean(sums[held] / clip.held[held]) for sums in (clip.iou, clip.f)))
 
     def compute(self, protocol: Protocol) -> Figures:
+        """Return `miou`, `f` and their means without background."""
         check_protocol(protocol, self.frames)
         return to_figures(semantic_figures(protocol, *self._sums()))
 
@@ -274,6 +283,7 @@ class SemanticMetrics(Metric):
         return class_means(protocol, *self._sums())
 
     def sample(self, protocol: Protocol) -> BootstrapSample:
+        """Return the figures of weighted clips."""
         iou, f, held, shown = np.stack(self._clip_sums, axis=1).astype(np.float64)
         padded = np.array(self._padded, dtype=np.float64)
 
@@ -284,6 +294,7 @@ class SemanticMetrics(Metric):
         return BootstrapSample(len(padded), figures)
 
     def per_class(self) -> list[Row]:
+        """Return one row per class: clips and frames that show it, `iou` and `f`."""
         stack = np.array(self._clip_sums)
         iou, f, held, shown = stack.sum(axis=0, dtype=np.float64)
         clips = np.count_nonzero(stack[:, 3], axis=0)
@@ -311,6 +322,7 @@ class OpenVocabularyMetrics(Metric):
         super().__init__()
 
     def reset(self) -> None:
+        """Reset the state to no clips."""
         super().reset()
         protocols: tuple[Protocol, ...] = get_args(Protocol)
         self._areas = {protocol: np.zeros((3, len(self.classes)), dtype=np.int64) for protocol in protocols}
@@ -320,6 +332,7 @@ class OpenVocabularyMetrics(Metric):
     def update(
         self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
     ) -> ClipScore:
+        """Add one clip of label maps; see `Metric.update`."""
         clip = clip_class_areas(predicted, truth, len(self.classes))
         official = clip if published is None else clip_class_areas(published, truth, len(self.classes))
         for protocol, total in self._areas.items():
@@ -333,11 +346,13 @@ class OpenVocabularyMetrics(Metric):
         return ClipScore(_clip_mean(clip.hit[held] / union[held]), None)
 
     def compute(self, protocol: Protocol) -> Figures:
+        """Return `miou`, `base`, `novel` and `harmonic`."""
         check_protocol(protocol, self.frames)
         hit, predicted, true = self._areas[protocol]
         return to_figures(open_vocabulary_figures(protocol, hit, predicted, true, self.base, self.novel))
 
     def sample(self, protocol: Protocol) -> BootstrapSample:
+        """Return the figures of weighted clips."""
         hit, predicted, true, _ = np.stack(self._clip_areas[protocol], axis=1).astype(np.float64)
 
         def figures(weights: Floats) -> dict[str, Floats]:
@@ -347,6 +362,7 @@ class OpenVocabularyMetrics(Metric):
         return BootstrapSample(len(hit), figures)
 
     def per_class(self) -> list[Row]:
+        """Return one row per class: part, clips and frames that show it, and `iou`."""
         stack = np.array(self._clip_areas["fixed"])
         hit, predicted, true, shown = stack.sum(axis=0, dtype=np.int64)
         clips = np.count_nonzero(stack[:, 3], axis=0)
