@@ -21,10 +21,10 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from openavs.errors import InputError
-from openavs.media.atomic import atomic_replace
 from openavs.media.limits import DEFAULT_LIMITS, DecodeTimeBudget, MediaLimits, check_rate, longest_silence
 from openavs.media.probe import is_short, open_media, pick_audio, pick_video, reading, seconds, stream_length
 from openavs.structures.types import Waveform
+from openavs.utils.fs import atomic_replace
 from openavs.utils.text import pluralize
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 from openavs.errors import InputError
-from openavs.media.atomic import atomic_replace
 from openavs.media.audio import Samples, resample_samples
 from openavs.structures.types import ImageArray, Waveform
+from openavs.utils.fs import atomic_replace
 
 CLOCK = 90000  # ticks per second of the video's time stamps
 HELD = 3600 * CLOCK  # ticks; after an hour a picture is written again, for mp4 and mov know no gaps of 7 hours

@@ -15,13 +15,13 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 from openavs.errors import InputError
-from openavs.media.atomic import atomic_replace
 from openavs.media.audio import AudioDecoder, resample_samples
 from openavs.media.encode import BT709, CLOCK, HELD, EncodedAudio, SoundCodec
 from openavs.media.limits import DEFAULT_LIMITS, MediaLimits
 from openavs.media.probe import display_matrix, open_media, pick_audio, require_video
 from openavs.media.video import VideoDecoder, VideoFrames, decode_video, to_image
 from openavs.structures.types import Clip, ImageArray
+from openavs.utils.fs import atomic_replace
 
 Kind = Literal["webm", "mov"]
 Samples = npt.NDArray[np.float32]

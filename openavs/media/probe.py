@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import ArgumentError, FFmpegError
@@ -21,7 +22,6 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from openavs.errors import InputError
-from openavs.media.channel_layouts import drop_channel_table
 from openavs.media.limits import (
     DEFAULT_LIMITS,
     MAX_TRACKS,
@@ -29,8 +29,8 @@ from openavs.media.limits import (
     DecodeTimeBudget,
     MediaLimits,
     cap_allocations,
+    check_sample_tables,
 )
-from openavs.media.mp4_check import check_sample_tables
 from openavs.media.sandbox import DIRECT_PIXELS, MODEST, is_trusted_codec, pixel_limit, test_decode
 
 # Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) stay out, because
@@ -143,8 +143,21 @@ def _opened(path: Path, max_pixels: int, formats: str, codecs: str | None) -> In
         raise InputError(_not_media(path))
     for stream in container.streams.audio:
         if stream.codec_context is not None:  # None: FFmpeg has no decoder
-            drop_channel_table(stream.codec_context)
+            _drop_channel_table(stream.codec_context)
     return container
+
+
+def _drop_channel_table(context: AudioCodecContext) -> None:
+    """Replace the channel order by the number of channels, in a decoder that is not open yet.
+
+    FFmpeg describes an unnamed channel order (7.1 in a QuickTime file, stereo stored as right, left) by a table in
+    memory. PyAV >= 17.1 copies the table's address into each `AudioLayout` and frees it with that object; FFmpeg frees
+    it again with the decoder. Nothing may read `layout` or `channels` of the context before this call: that alone
+    frees the table. The decoders in `TRUSTED_CODECS` make no such table themselves.
+    """
+    layout = context.layout  # from the next statement on, the only owner of the table, which it frees once
+    if layout.nb_channels:
+        context.layout = f"{layout.nb_channels} channels"  # PyAV overwrites the context's layout without freeing it
 
 
 @contextmanager

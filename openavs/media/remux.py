@@ -14,7 +14,6 @@ from av.error import FFmpegError
 from av.packet import Packet
 
 from openavs.errors import InputError
-from openavs.media.atomic import atomic_replace
 from openavs.media.audio import AudioDecoder
 from openavs.media.clip import open_clip
 from openavs.media.encode import EncodedAudio, VideoTrack, encode_audio, open_mp4, write_timed
@@ -31,6 +30,7 @@ from openavs.media.probe import (
 )
 from openavs.media.video import TimedFrame, VideoDecoder, VideoFrames, read_packets, to_image
 from openavs.structures.types import Clip, ImageArray, Waveform
+from openavs.utils.fs import atomic_replace
 
 log = logging.getLogger(__name__)
 Paint = Callable[[float, ImageArray], ImageArray]

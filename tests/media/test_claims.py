@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.media.mp4_check import SPARE, check_sample_tables
+from openavs.media.limits import SPARE, check_sample_tables
 
 MANY = 5 * SPARE
 
