@@ -1,4 +1,4 @@
-"""Decodes, resamples and writes sound: mono float32, in memory when short and on disk when long."""
+"""Audio decoding, resampling and writing: float32, in memory when short and on disk when long."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from openavs.structures.types import Waveform
 from openavs.utils.fs import atomic_replace
 from openavs.utils.text import pluralize
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
 
 IN_MEMORY = 5 * 60 * 48000 * 4  # bytes: five minutes at 48 kHz
-SLACK = 0.1  # s; smaller gaps between packets are rounding of time stamps
-LONGEST_GAP = 600.0  # s; a later time stamp is damage, not silence, where the header promises no such length
-PLANES = 8  # what a frame of FFmpeg holds without a list of its own
+SLACK = 0.1  # s; smaller gaps between packets are rounding errors of time stamps
+LONGEST_GAP = 600.0  # s; a larger gap is damage, not silence, unless the header has such a length
+PLANES = 8  # planes of a frame that FFmpeg stores without an extra list
 BLOCK = 1 << 18
 
 
 @dataclass
 class AudioBuffer:
-    """Collects samples `[n, channels]`; past `IN_MEMORY` they lie in an unlinked temporary file (in TMPDIR)."""
+    """Collects samples `[n, channels]`; past `IN_MEMORY` bytes in an unlinked temporary file (in TMPDIR)."""
 
     channels: int = 1
     length: int = 0
@@ -48,19 +48,19 @@ class AudioBuffer:
         self._file: IO[bytes] = io.BytesIO()
 
     def write(self, samples: Samples) -> None:
-        """Appends samples `[n, channels]` or, for one channel, `[n]`."""
+        """Append samples `[n, channels]` or, for one channel, `[n]`."""
         try:
             if isinstance(self._file, io.BytesIO) and self._file.tell() > IN_MEMORY:
-                memory, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the samples
+                memory, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the samples
                 self._file.write(memory.getbuffer())
             self._file.write(np.ascontiguousarray(samples, dtype=np.float32).tobytes())
         except OSError as error:
             where = tempfile.gettempdir()
-            raise InputError(f"the sound does not fit in {where}; free space there or set TMPDIR") from error
+            raise InputError(f"the audio does not fit in {where}; free space there or set TMPDIR") from error
         self.length += len(samples)
 
     def pad(self, count: int) -> None:
-        """Appends silence: a hole, where the samples lie in a file."""
+        """Append silence; in a file it is a hole."""
         while count and isinstance(self._file, io.BytesIO):
             self.write(np.zeros((min(BLOCK, count), self.channels), dtype=np.float32))
             count -= min(BLOCK, count)
@@ -69,13 +69,13 @@ class AudioBuffer:
             self.length += count
 
     def trim(self, count: int) -> None:
-        """Removes the last samples."""
+        """Remove the last samples."""
         self._file.seek(-count * self.channels * 4, os.SEEK_CUR)
         self._file.truncate()
         self.length -= count
 
     def close(self) -> Samples:
-        """All samples as `[N, channels]`, a memory map if they are many."""
+        """Return all samples `[N, channels]`, as a memory map if they are in a file."""
         shape = (self.length, self.channels)
         if isinstance(self._file, io.BytesIO):
             return np.frombuffer(self._file.getbuffer(), dtype=np.float32).reshape(shape)
@@ -86,15 +86,15 @@ class AudioBuffer:
 
 @dataclass
 class AudioDecoder:
-    """Writes decoded sound to a spool so that sample 0 lies at `start` seconds of the file's clock.
+    """Decodes audio so that sample 0 is at `start` seconds of the file's clock; None: at the start of the audio.
 
-    Sound before it is cut off, and a later beginning and gaps are filled with silence. Where time stamps rise more
-    slowly than the samples, the newer sound replaces the end of the older. So every sample is within `SLACK` of its
-    time stamp, except after `jumped` seconds in gaps too long to be filled. Time stamps that fall back begin anew
-    where the sound ends. `start` None means the sound's own beginning.
+    Earlier audio is cut; a later start and gaps are filled with silence. If time stamps rise more slowly than the
+    samples, newer audio replaces the end of the older. Every sample is therefore within `SLACK` of its time stamp,
+    except after gaps that are too long to be filled (`jumped` seconds). After time stamps that fall back, the audio
+    continues at its end.
 
     Raises:
-        InputError: a rate outside of the limits, samples that are no numbers, or sound that is longer than the limit.
+        InputError: a rate outside of the limits, NaN or infinite samples, or audio over the limit of duration.
     """
 
     stream: AudioStream
@@ -105,10 +105,10 @@ class AudioDecoder:
     damaged: int = 0
     jumped: float = 0.0
     overlapped: int = field(default=0, init=False)
-    _before: int = field(default=0, init=False)  # samples cut off at the start, or less than 0: silence put there
+    _before: int = field(default=0, init=False)  # samples cut at the start; negative: silence added there
     _newest: float = field(default=float("-inf"), init=False)
-    _shift: int = field(default=0, init=False)  # samples, added to time stamps that began anew
-    spool: AudioBuffer = field(init=False)
+    _shift: int = field(default=0, init=False)  # samples; the offset of time stamps that started again
+    buffer: AudioBuffer = field(init=False)
 
     def __post_init__(self) -> None:
         self.rate = self.stream.rate or 48000
@@ -116,14 +116,14 @@ class AudioDecoder:
         self._watch = DecodeTimeBudget(self.path)
         with reading(self.path):
             size = self.path.stat().st_size
-        self._silence = longest_silence(size) * self.rate  # samples that may still be filled in
-        self.spool = AudioBuffer(self.channels)
+        self._silence = longest_silence(size) * self.rate  # samples of silence that may still be added
+        self.buffer = AudioBuffer(self.channels)
         promised = stream_length(self.stream) or 0.0
         whole = (getattr(self.stream.container, "duration", None) or 0) / 1e6
         self._end = min(max(promised, whole) + LONGEST_GAP, self.limits.max_duration)
 
     def run(self, container: InputContainer) -> None:
-        """Decodes to the end of the file, stepping over damaged packets."""
+        """Decode to the end of the file; damaged packets are skipped and counted."""
         try:
             for packet in self._watch.timed(container.demux(self.stream)):
                 try:
@@ -138,65 +138,65 @@ class AudioDecoder:
     def _add(self, frame: AudioFrame) -> None:
         samples = frame_samples(frame, self.channels)
         if not np.isfinite(samples).all():
-            raise InputError(f"the sound of {self.path} holds NaN or infinite samples; repair or re-encode its track")
+            raise InputError(f"the sound of {self.path} has NaN or infinite samples; repair or re-encode its track")
         if frame.sample_rate != self.rate:  # changed within the stream
             check_rate(frame.sample_rate, self.path)
             samples = np.asarray(soxr.resample(samples, frame.sample_rate, self.rate), dtype=np.float32)
         skipped = min(self._align(frame), len(samples))
         self._before += skipped
         samples = samples[skipped:]
-        if (self.spool.length + len(samples)) / self.rate > self.limits.max_duration:
+        if (self.buffer.length + len(samples)) / self.rate > self.limits.max_duration:
             raise InputError(
                 f"the sound of {self.path} is longer than the limit of {self.limits.max_duration:g} s; "
                 "cut it or raise Limits.max_duration"
             )
-        self.spool.write(np.clip(samples, -1.0, 1.0))
+        self.buffer.write(np.clip(samples, -1.0, 1.0))
 
     def _align(self, frame: AudioFrame) -> int:
-        """Pads up to the frame's time; answers how many of its first samples lie before the start."""
+        """Pad up to the frame's time; return the number of its samples that precede the start."""
         time = seconds(frame.pts, frame.time_base)
         if time is None:
             return 0
         if self.start is None:
             self.start = time
         at = round((time - self.start) * self.rate)
-        if abs(at + self._shift - self.spool.length) < abs(at - self.spool.length):
+        if abs(at + self._shift - self.buffer.length) < abs(at - self.buffer.length):
             at += self._shift
-        gap = at - self.spool.length
-        slack = SLACK * self.rate if self.spool.length else 0
+        gap = at - self.buffer.length
+        slack = SLACK * self.rate if self.buffer.length else 0
         rises, self._newest = time > self._newest, time
-        if gap < -slack and self.spool.length:
+        if gap < -slack and self.buffer.length:
             if rises:
-                count = min(-gap, self.spool.length)
-                self.spool.trim(count)
+                count = min(-gap, self.buffer.length)
+                self.buffer.trim(count)
                 self.overlapped += count
             else:
-                self._shift = self.spool.length - round((time - self.start) * self.rate)
+                self._shift = self.buffer.length - round((time - self.start) * self.rate)
         elif gap > slack and at / self.rate <= self._end and gap <= self._silence:
-            self._before -= 0 if self.spool.length else gap
-            self.spool.pad(gap)
+            self._before -= 0 if self.buffer.length else gap
+            self.buffer.pad(gap)
             self._silence -= gap
         elif gap > slack:
             self.jumped = gap / self.rate
-        return -at if at < 0 and not self.spool.length else 0
+        return -at if at < 0 and not self.buffer.length else 0
 
     @property
     def end(self) -> float:
-        """Seconds from the beginning of the stream to the end of what was decoded."""
-        return (self.spool.length + self._before) / self.rate
+        """Seconds from the start of the stream to the end of the decoded audio."""
+        return (self.buffer.length + self._before) / self.rate
 
     def samples(self) -> Samples:
-        """What was decoded, `[N, channels]`."""
-        return self.spool.close()
+        """Return the decoded samples `[N, channels]`."""
+        return self.buffer.close()
 
 
 def frame_samples(frame: AudioFrame, channels: int) -> Samples:
-    """A decoded frame's samples as float32 `[n, channels]` in [-1, 1]: the mean of its channels, or both of two."""
+    """Return a frame's samples as float32 `[n, channels]` in [-1, 1]: the mean of its channels, or both of two."""
     count = frame.layout.nb_channels
     if frame.format.is_planar and count >= PLANES:
-        frame = _converted(frame, frame.format.packed.name)
-    if frame.format.name in ("s64", "s64p"):  # which PyAV does not hand to NumPy
-        frame = _converted(frame, "dbl")
+        frame = _convert(frame, frame.format.packed.name)
+    if frame.format.name in ("s64", "s64p"):  # not supported by PyAV's NumPy conversion
+        frame = _convert(frame, "dbl")
     raw: npt.NDArray[Any] = frame.to_ndarray()
     table = raw.T if frame.format.is_planar else raw.reshape(-1, count)
     if table.dtype == np.uint8:
@@ -209,15 +209,18 @@ def frame_samples(frame: AudioFrame, channels: int) -> Samples:
     return np.repeat(mean, channels, axis=1)
 
 
-def _converted(frame: AudioFrame, form: str) -> AudioFrame:
-    """The frame in another format, interleaved: PyAV reads past the end of a list of eight planes or more."""
+def _convert(frame: AudioFrame, form: str) -> AudioFrame:
+    """Convert a frame to an interleaved format: PyAV reads past the end of a list of eight planes or more."""
     return AudioResampler(format=form, layout=frame.layout, rate=frame.sample_rate).resample(frame)[0]
 
 
 def read_audio(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Waveform | None:
-    """Decodes a file's sound to mono at its own rate; None for a video without a sound track.
+    """Decode the audio of a file to mono at its own rate; None for a video without an audio track.
 
-    In a video, sample 0 lies at the first picture. A long sound is a memory map of a temporary file.
+    In a video, sample 0 is at the first frame. Long audio is a memory map of a temporary file.
+
+    Raises:
+        InputError: not a readable media file, or over the limits.
     """
     waveform, _ = read_audio_track(Path(path), limits)
     return waveform
@@ -226,7 +229,7 @@ def read_audio(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> Wav
 def read_audio_track(
     path: Path, limits: MediaLimits, start: float | None = None
 ) -> tuple[Waveform | None, tuple[str, ...]]:
-    """As `read_audio`, with sentences on what is wrong with the track; `start` as in `AudioDecoder`."""
+    """Decode like `read_audio` and also return sentences about faults of the track; `start` as in `AudioDecoder`."""
     with open_media(path, limits) as container:
         stream = pick_audio(container)
         if stream is None:
@@ -240,19 +243,19 @@ def read_audio_track(
         video = pick_video(container)
         if start is None and video is not None:
             start = seconds(video.start_time, video.time_base)
-        for other in container.streams:  # spares reading the pictures' bytes, where container and PyAV (18) allow it
+        for other in container.streams:  # skips the video's bytes, where container and PyAV (18) allow it
             if other.index != stream.index and hasattr(other, "discard"):
                 other.discard = type(other.discard).all
         decoder = AudioDecoder(stream, path, limits, start)
         decoder.run(container)
-        if not decoder.spool.length:
+        if not decoder.buffer.length:
             return None, (f"the sound track of {path.name} could not be decoded",)
         waveform = Waveform(decoder.samples()[:, 0], decoder.rate)
         return waveform, _notes(path, length, decoder)
 
 
 def resample(waveform: Waveform, rate: int) -> Waveform:
-    """The same sound at another rate in Hz, by soxr's high quality setting, in blocks."""
+    """Resample to another rate in Hz with soxr's high quality setting, in blocks."""
     if rate == waveform.rate:
         return waveform
     if rate <= 0:
@@ -261,17 +264,17 @@ def resample(waveform: Waveform, rate: int) -> Waveform:
 
 
 def resample_samples(samples: Samples, old: int, new: int) -> Samples:
-    """Samples `[N, channels]` at another rate in Hz; a memory map if they are many."""
+    """Resample `[N, channels]` to another rate in Hz; the result is a memory map if it is long."""
     stream = soxr.ResampleStream(old, new, samples.shape[1], dtype="float32")
-    spool = AudioBuffer(samples.shape[1])
+    buffer = AudioBuffer(samples.shape[1])
     for start in range(0, len(samples), BLOCK):
         part = stream.resample_chunk(samples[start : start + BLOCK], last=start + BLOCK >= len(samples))
-        spool.write(np.clip(part, -1.0, 1.0))  # the filter overshoots at full scale
-    return spool.close()
+        buffer.write(np.clip(part, -1.0, 1.0))  # the filter overshoots at full scale
+    return buffer.close()
 
 
 def write_wav(path: str | Path, waveform: Waveform) -> None:
-    """Writes 16-bit mono PCM at the waveform's rate, to a temporary name that is then renamed."""
+    """Write 16-bit mono PCM at the waveform's rate, atomically."""
     with atomic_replace(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -286,8 +289,7 @@ def _notes(path: Path, promised: float, decoder: AudioDecoder) -> tuple[str, ...
     if decoder.overlapped:
         lost = decoder.overlapped / decoder.rate
         notes.append(
-            f"the time stamps of {sound} overlap by {lost:.2f} s in all, which are left out so that the rest keeps its "
-            "time"
+            f"the time stamps of {sound} overlap by {lost:.2f} s in all, which are left out to keep the rest in sync"
         )
     if decoder.jumped:
         notes.append(f"{sound} jumps ahead by {decoder.jumped:.0f} s, which are left out")
@@ -295,5 +297,5 @@ def _notes(path: Path, promised: float, decoder: AudioDecoder) -> tuple[str, ...
         ends = f"ends at {decoder.end:.2f} s of {promised:.2f} s"
         notes.append(f"{sound} {ends}; the file is truncated or damaged")
     elif decoder.damaged:
-        notes.append(f"{pluralize(decoder.damaged, 'packet')} of {sound} damaged and passed over")
+        notes.append(f"{pluralize(decoder.damaged, 'packet')} of {sound} damaged and skipped")
     return tuple(notes)

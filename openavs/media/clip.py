@@ -1,4 +1,4 @@
-"""Opens whatever a user calls a video as a `Clip`, and describes it."""
+"""Opening and probing of videos, images and folders of images as clips."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from openavs.utils.fs import refuse_address
 
 
 def probe(path: str | Path, *, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-    """Says what a video, sound, picture or folder of pictures holds; at most one picture is decoded."""
+    """Return the facts about a video, audio file, image or folder of images; at most one frame is decoded."""
     refuse_address(path)
     path = Path(path)
     if os.path.isdir(path):
         paths = list_images(path)
-        return MediaInfo(str(path), "pictures", "folder", 0.0, common_size(paths, limits), frames=len(paths))
+        return MediaInfo(str(path), "images", "folder", 0.0, common_size(paths, limits), frames=len(paths))
     if is_image(path):
-        return MediaInfo(str(path), "picture", path.suffix[1:].lower(), 0.0, image_size(path, limits), frames=1)
+        return MediaInfo(str(path), "image", path.suffix[1:].lower(), 0.0, image_size(path, limits), frames=1)
     return _probe_file(path, limits)[0]
 
 
@@ -55,28 +55,28 @@ def open_clip(
     id: str | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Clip:
-    """Opens a video file, a folder of pictures or one picture; nothing but the sound and one picture is decoded.
+    """Open a video file, a folder of images or one image; only the audio and one frame are decoded.
 
     Args:
-        path: The video, folder or picture.
-        fps: Frames to sample per second; frame i is the picture on show at (i + 0.5) / fps. For a folder, the
-            pictures per second it holds. A single picture stands for as long as its sound lasts.
-        audio: A sound file (or video) to take the sound from; it begins with the first picture.
-        id: Name of the clip; the file's own name without its ending if None.
-        limits: What is refused from the header.
+        path: the video, folder or image.
+        fps: sampled frames per second; frame i is the one presented at (i + 0.5) / fps. For a folder, its images per
+            second. A single image lasts as long as its audio.
+        audio: an audio file (or video) in place of the file's own audio; it starts with the first frame.
+        id: id of the clip; the file's stem if None.
+        limits: limits on the header's values.
 
     Raises:
-        InputError: the input is missing, no media, without pictures, over the limits.
+        InputError: the input is missing, not media, without frames, or over the limits.
     """
     refuse_address(path)
     path = Path(path)
     if not (math.isfinite(fps) and fps > 0):
         raise InputError(f"fps is a positive number of frames per second, not {fps}")
     if os.path.isdir(path) or is_image(path):
-        return _open_pictures(path, fps, audio, id, limits)
+        return _open_image_files(path, fps, audio, id, limits)
     info, start, matrix, notes = _probe_file(path, limits)
     if info.size is None:
-        raise InputError(f"{path} has sound but no picture; give a video, or a picture with the sound beside it")
+        raise InputError(f"{path} has sound but no picture; give a video, or an image with separate audio (audio=...)")
     times = _plan(path, info.duration, fps, limits)
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
     waveform, more = read_audio_track(path, limits, start) if audio is None else _read_beside(audio, limits)
@@ -93,13 +93,22 @@ def open_images(
     labels: tuple[str, ...] = (),
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Clip:
-    """Opens picture files, in the order given, as the frames of a clip, `fps` a second; its sound is in a file beside.
+    """Open image files as the frames of a clip, with the audio of a separate file.
 
-    Each of them was named, so none may be absent or damaged: what can be seen from the headers raises InputError here,
-    the rest when the frame is read. `labels` are handed on (see `Clip`).
+    Args:
+        paths: the images, in order; they have one size.
+        id: id of the clip.
+        audio: the audio file.
+        fps: images per second.
+        labels: labels of the clip, see `Clip`.
+        limits: limits on the headers' values.
+
+    Raises:
+        InputError: an image or the audio is missing or damaged; faults beyond the header are raised when the frame is
+            read.
     """
     if not paths:
-        raise InputError(f"the clip '{id}' has no pictures; name at least one")
+        raise InputError(f"the clip '{id}' has no images; name at least one")
     sound = _read_beside(audio, limits)
     size = common_size(paths, limits)
     times = tuple((i + 0.5) / fps for i in range(len(paths)))
@@ -108,7 +117,7 @@ def open_images(
 
 
 def planned_times(duration: float, fps: float) -> tuple[float, ...]:
-    """The times (i + 0.5) / fps that lie within `duration` seconds; at least one."""
+    """Return the times (i + 0.5) / fps within `duration` seconds; at least one."""
     count = max(1, math.ceil(duration * fps - 0.5 - 1e-6))
     return tuple((i + 0.5) / fps for i in range(count))
 
@@ -122,7 +131,7 @@ def _plan(path: Path, duration: float, fps: float, limits: MediaLimits) -> tuple
     return planned_times(duration, fps)
 
 
-def _open_pictures(path: Path, fps: float, audio: str | Path | None, id: str | None, limits: MediaLimits) -> Clip:
+def _open_image_files(path: Path, fps: float, audio: str | Path | None, id: str | None, limits: MediaLimits) -> Clip:
     sound = _read_beside(audio, limits) if audio is not None else (None, ())
     if os.path.isdir(path):
         paths = tuple(list_images(path))
@@ -148,15 +157,15 @@ def _clip(
 
 
 def _read_beside(audio: str | Path, limits: MediaLimits) -> tuple[Waveform | None, tuple[str, ...]]:
-    """The sound of a separate file, which must have some."""
+    """Read the audio of a separate file, which must have some."""
     waveform, notes = read_audio_track(Path(audio), limits)
     if waveform is None:
-        raise InputError(f"{audio} holds no sound that can be decoded; give a sound file such as wav, flac, mp3 or ogg")
+        raise InputError(f"{audio} has no audio that can be decoded; give an audio file such as wav, flac, mp3 or ogg")
     return waveform, notes
 
 
 def _probe_file(path: Path, limits: MediaLimits) -> tuple[MediaInfo, float, Matrix, tuple[str, ...]]:
-    """Describes a media file: info, its first picture's time on the file's clock and display matrix, and warnings."""
+    """Return a media file's info, its first frame's time and display matrix, and warnings."""
     with open_media(path, limits) as container:
         sound = pick_audio(container)
         audio = (codec_name(sound), sound.rate, sound.channels) if sound else (None, None, None)
@@ -172,7 +181,7 @@ def _probe_file(path: Path, limits: MediaLimits) -> tuple[MediaInfo, float, Matr
         rate = float(stream.average_rate) if stream.average_rate else None
         first = next(decode_video(container, stream, VideoDecoder(stream, path, limits)), None)
         if first is None:
-            raise InputError(f"no picture of {path} can be decoded; it is damaged, empty or over the limit of pixels")
+            raise InputError(f"no frame of {path} can be decoded; it is damaged, empty or over the limit of pixels")
         matrix = display_matrix(first.frame)
         start, size = first.start, upright_size(first.frame, matrix)
         promised, is_own = video_duration(container, stream, start)
@@ -190,10 +199,10 @@ def _probe_file(path: Path, limits: MediaLimits) -> tuple[MediaInfo, float, Matr
 
 
 def _jump_notes(path: Path, form: str, scan: Scan) -> tuple[str, ...]:
-    """A sentence on time stamps that jump ahead, of a container that has no header to confirm the length."""
+    """Return a sentence about time stamps that jump, for a container without a header to confirm the length."""
     if form not in HEADLESS or scan.step <= JUMP:
         return ()
     return (
-        f"the time stamps of {path.name} jump ahead by {scan.step:.0f} s at {scan.place:.2f} s; the last picture "
-        "before is held, and sound that jumps with it is silent, for that long",
+        f"the time stamps of {path.name} jump ahead by {scan.step:.0f} s at {scan.place:.2f} s; the last frame "
+        "before is held and the audio is silent for that long",
     )

@@ -1,4 +1,4 @@
-"""Writes H.264 + AAC mp4 files that play in any browser."""
+"""Encoding of H.264 + AAC mp4 files, which play in any browser."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from openavs.structures.types import ImageArray, Waveform
 from openavs.utils.fs import atomic_replace
 
 CLOCK = 90000  # ticks per second of the video's time stamps
-HELD = 3600 * CLOCK  # ticks; after an hour a picture is written again, for mp4 and mov know no gaps of 7 hours
-BT709 = 1  # the same number names its matrix, primaries and transfer
+HELD = 3600 * CLOCK  # ticks; a frame is repeated after an hour, because mp4 and mov have no gaps of 7 hours
+BT709 = 1  # the same number stands for matrix, primaries and transfer
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
@@ -29,17 +29,17 @@ SoundCodec = Literal["aac", "libopus", "pcm_s16le"]
 
 
 class EncodedAudio:
-    """Encodes samples `[N, channels]` (1 or 2) as AAC, Opus or PCM, beginning at time 0."""
+    """Encoder of samples `[N, channels]` (1 or 2) as AAC, Opus or PCM, from time 0."""
 
     def __init__(self, container: OutputContainer, samples: Samples, rate: int, codec: SoundCodec = "aac") -> None:
         self._container, self._samples, self._rate = container, samples, rate
         self._layout = "mono" if samples.shape[1] == 1 else "stereo"
         self._stream = container.add_stream(codec, rate=rate, layout=self._layout)
-        self._stream.bit_rate = min(96000, 5 * rate) * samples.shape[1]  # AAC holds 6 bits a sample at most
+        self._stream.bit_rate = min(96000, 5 * rate) * samples.shape[1]  # AAC has at most 6 bits per sample
         self._done = 0
 
     def until(self, time: float) -> None:
-        """Encodes up to a time in s; past the end it flushes the encoder."""
+        """Encode up to a time in seconds; past the end, flush the encoder."""
         end = len(self._samples) if time * self._rate >= len(self._samples) else int(time * self._rate)
         for start in range(self._done, end, self._rate):
             part = np.ascontiguousarray(self._samples[start : min(start + self._rate, end)].T)
@@ -49,20 +49,20 @@ class EncodedAudio:
         self._done = max(self._done, end)
 
     def finish(self) -> None:
-        """Encodes the rest."""
+        """Encode the rest."""
         self.until(float("inf"))
         self._container.mux(self._stream.encode(None))
 
 
 def encode_audio(container: OutputContainer, samples: Samples, rate: int) -> EncodedAudio:
-    """A sound track of samples `[N, channels]`, resampled if AAC does not know their rate."""
+    """Return an AAC encoder of samples `[N, channels]`, resampled if AAC lacks their rate."""
     if rate not in AAC_RATES:
         samples, rate = resample_samples(samples, rate, 48000), 48000
     return EncodedAudio(container, samples, rate)
 
 
 class VideoTrack:
-    """Encodes pictures as H.264 yuv420p at free times; sizes become even and at most `size_limit` on the long side."""
+    """Encoder of images as H.264 yuv420p at any times; sizes become even, the long side at most `size_limit`."""
 
     def __init__(
         self, container: OutputContainer, size: tuple[int, int], rate: float, size_limit: int | None = None
@@ -70,7 +70,7 @@ class VideoTrack:
         self._container, self._last, self._in = container, -1, size
         self._held: VideoFrame | None = None
         scale = min(1.0, (size_limit or max(size)) / max(size))
-        # unscaled pictures are padded by a pixel to even sizes, so that their pixels stay as they are
+        # images are padded to even sizes and not scaled, so that their pixels stay the same
         self.scaled = scale < 1.0
         self.size = tuple(max(2, 2 * round(s * scale / 2) if self.scaled else s + s % 2) for s in size)
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
@@ -84,7 +84,7 @@ class VideoTrack:
         self._stream = stream
 
     def add(self, image: ImageArray, time: float, duration: float) -> None:
-        """Encodes one RGB picture uint8 `[H, W, 3]` that is on show from `time` for `duration` seconds."""
+        """Encode an RGB image uint8 `[H, W, 3]` presented at `time` for `duration` seconds."""
         if image.dtype != np.uint8 or image.shape != (*self._in, 3):
             raise InputError(
                 f"a frame is uint8 {[*self._in, 3]} like the first one, not {image.dtype} {list(image.shape)}"
@@ -106,20 +106,22 @@ class VideoTrack:
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
-        """Flushes the encoder."""
+        """Flush the encoder."""
         self._container.mux(self._stream.encode(None))
 
 
 def open_mp4(path: Path) -> OutputContainer:
-    """An mp4 to write, its index in front so that it plays while it loads."""
+    """Open an mp4 for writing, with its index in front so that it plays while it loads."""
     return av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
 
 
 def write_video(path: str | Path, frames: Iterable[ImageArray], fps: float, audio: Waveform | None = None) -> None:
-    """Writes RGB frames uint8 `[H, W, 3]` of one size at `fps` with an optional sound track beginning at 0.
+    """Write RGB frames uint8 `[H, W, 3]` of one size at `fps`, with an optional audio track from time 0.
 
-    Odd sizes are padded by one repeated row or column. Frames are taken one at a time; the file appears whole under
-    its name or not at all. `InputError` if there are no frames, or frames of different sizes.
+    Odd sizes are padded by one repeated row or column. Frames are read one at a time; the file is written atomically.
+
+    Raises:
+        InputError: no frames, or frames of different sizes.
     """
     write_timed(Path(path), ((i / fps, image) for i, image in enumerate(frames)), fps, audio, None)
 
@@ -127,7 +129,7 @@ def write_video(path: str | Path, frames: Iterable[ImageArray], fps: float, audi
 def write_timed(
     path: Path, pictures: Iterable[tuple[float, ImageArray]], fps: float, audio: Waveform | None, size_limit: int | None
 ) -> None:
-    """As `write_video`, for pictures that bring their times in s; each is on show for 1 / fps."""
+    """Write images with their times in seconds, each presented for 1 / fps; see `write_video`."""
     with atomic_replace(path) as temporary, open_mp4(temporary) as container:
         track: VideoTrack | None = None
         sound: EncodedAudio | None = None

@@ -1,4 +1,4 @@
-"""Pictures with transparency: every picture of a source at its own time, and writing them as WebM or ProRes."""
+"""Video with transparency: frames of a source at their own times, written as WebM or ProRes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Samples = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TimedImage:
-    """A picture and when it is on show, in s from the first one."""
+    """An image with its presentation time and duration, in seconds from the first one."""
 
     time: float
     duration: float
@@ -38,14 +38,14 @@ class TimedImage:
 
 @dataclass(frozen=True)
 class AudioSource:
-    """Samples `[N, channels]`, one or two channels, and their rate in Hz; sample 0 lies at the first picture."""
+    """Samples `[N, channels]`, one or two channels, and their rate in Hz; sample 0 is at the first frame."""
 
     samples: Samples
     rate: int
 
 
 def clip_images(clip: Clip) -> Generator[TimedImage]:
-    """Every picture of a clip: a video's at its own rate, else the sampled ones at `fps`; one is held at a time."""
+    """Yield all frames of a clip, one at a time: a video's at its own rate, else the sampled ones at `fps`."""
     source = clip.frames
     if not isinstance(source, VideoFrames):
         yield from (TimedImage(frame.index / clip.fps, 1 / clip.fps, frame.image) for frame in source(None))
@@ -58,54 +58,54 @@ def clip_images(clip: Clip) -> Generator[TimedImage]:
 
 
 def clip_audio(clip: Clip) -> AudioSource | None:
-    """A clip's sound, in stereo where its own track is; None without any."""
+    """Return a clip's audio, in stereo where its own track is; None without audio."""
     if isinstance(clip.frames, VideoFrames) and clip.frames.own_sound:
         return file_audio(clip.frames.path, clip.frames.start, clip.frames.limits)
     return None if clip.audio is None else AudioSource(clip.audio.samples[:, None], clip.audio.rate)
 
 
 def file_audio(path: Path, start: float = 0.0, limits: MediaLimits = DEFAULT_LIMITS) -> AudioSource | None:
-    """The sound of a file from `start` s of its clock on; None without any."""
+    """Return the audio of a file from `start` seconds of its clock on; None without audio."""
     with open_media(path, limits) as container:
         stream = pick_audio(container)
         if stream is None:
             return None
         decoder = AudioDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
         decoder.run(container)
-        return AudioSource(decoder.samples(), decoder.rate) if decoder.spool.length else None
+        return AudioSource(decoder.samples(), decoder.rate) if decoder.buffer.length else None
 
 
-def write_transparent(path: Path, pictures: Iterable[TimedImage], kind: Kind, sound: AudioSource | None = None) -> int:
-    """Writes RGBA pictures uint8 `[H, W, 4]` (alpha not multiplied into the colours) and returns how many.
+def write_transparent(path: Path, images: Iterable[TimedImage], kind: Kind, sound: AudioSource | None = None) -> int:
+    """Write RGBA images uint8 `[H, W, 4]` (straight alpha) and return their number.
 
-    `webm` is VP9 with an alpha layer and Opus, which browsers play; `mov` is ProRes 4444 and PCM, which editors take.
-    Odd sizes are padded by a transparent row or column. The file appears whole under its name or not at all.
+    `webm` is VP9 with an alpha layer and Opus, for browsers; `mov` is ProRes 4444 and PCM, for editors. Odd sizes are
+    padded by a transparent row or column. The file is written atomically.
 
     Raises:
-        InputError: there are no pictures.
+        InputError: no images, or images of different sizes.
     """
     count = 0
     with atomic_replace(path) as temporary, av.open(str(temporary), "w", format=kind) as container:
         track: AlphaTrack | None = None
-        spoken: EncodedAudio | None = None
-        for shown in pictures:
+        encoder: EncodedAudio | None = None
+        for shown in images:
             if track is None:
                 track = AlphaTrack(container, shown, kind)
-                spoken = _sound_track(container, sound, kind)
+                encoder = _sound_track(container, sound, kind)
             track.add(shown)
-            if spoken is not None:
-                spoken.until(shown.time + 0.5)
+            if encoder is not None:
+                encoder.until(shown.time + 0.5)
             count += 1
         if track is None:
-            raise InputError(f"there are no pictures to write to {path}")
+            raise InputError(f"there are no frames to write to {path}")
         track.finish()
-        if spoken is not None:
-            spoken.finish()
+        if encoder is not None:
+            encoder.finish()
     return count
 
 
 class AlphaTrack:
-    """Encodes RGBA pictures at free times."""
+    """Encoder of RGBA images at any times."""
 
     def __init__(self, container: OutputContainer, first: TimedImage, kind: Kind) -> None:
         self._container, self._last = container, -1
@@ -116,7 +116,7 @@ class AlphaTrack:
         if kind == "webm":
             stream = container.add_stream("libvpx-vp9", rate=rate)
             self._format = "yuva420p"
-            # libvpx makes no alternate reference frames for alpha; 'alpha_mode' tells players to look for the layer.
+            # libvpx has no alternate reference frames for alpha; players need 'alpha_mode' to use the layer.
             options = {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1", "auto-alt-ref": "0"}
             stream.metadata["alpha_mode"] = "1"
         else:
@@ -131,10 +131,10 @@ class AlphaTrack:
         self._stream = stream
 
     def add(self, shown: TimedImage) -> None:
-        """Encodes one picture."""
+        """Encode one image."""
         image = shown.image
         if image.shape != (*self._in, 4):
-            raise InputError(f"a picture is uint8 {[*self._in, 4]} like the first one, not {list(image.shape)}")
+            raise InputError(f"an image is uint8 {[*self._in, 4]} like the first one, not {list(image.shape)}")
         pad = [(0, out - had) for out, had in zip(self.size, self._in, strict=True)]
         if any(more for _, more in pad):
             image = np.pad(image, [*pad, (0, 0)])
@@ -152,7 +152,7 @@ class AlphaTrack:
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
-        """Flushes the encoder."""
+        """Flush the encoder."""
         self._container.mux(self._stream.encode(None))
 
 
@@ -160,6 +160,6 @@ def _sound_track(container: OutputContainer, sound: AudioSource | None, kind: Ki
     if sound is None or not len(sound.samples):
         return None
     codec: SoundCodec = "libopus" if kind == "webm" else "pcm_s16le"
-    rate = 48000 if kind == "webm" else sound.rate  # Opus knows no 44.1 kHz
+    rate = 48000 if kind == "webm" else sound.rate  # Opus has no 44.1 kHz
     samples = sound.samples if rate == sound.rate else resample_samples(sound.samples, sound.rate, rate)
     return EncodedAudio(container, samples, rate, codec)

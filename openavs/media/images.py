@@ -1,4 +1,4 @@
-"""Pictures that come as files: a folder of them, or a single one."""
+"""Image files as frames: a folder of images, or a single one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow, ImageOps
+from PIL import Image, ImageOps
 
 from openavs.errors import InputError
 from openavs.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -20,17 +20,17 @@ from openavs.media.probe import check_file, reading
 from openavs.structures.types import Frame, ImageArray
 from openavs.utils.fs import BoundedFile
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-# What Pillow's readers raise for a file that is not as it should be.
+# Raised by Pillow's readers for damaged files.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap height and width
 
 
 @dataclass(frozen=True)
 class ImageFrames:
-    """The `FrameSource` of picture files, one per planned time (the same path may stand several times)."""
+    """`FrameSource` of image files, one per planned time; a path may occur several times."""
 
     paths: tuple[Path, ...]
     times: tuple[float, ...]
@@ -38,7 +38,7 @@ class ImageFrames:
     strict: bool = False
 
     def __call__(self, wanted: frozenset[int] | None = None) -> Iterator[Frame]:
-        """Yields wanted pictures in order; one that cannot be decoded is logged and left out (`strict`: InputError)."""
+        """Yield the requested images in order; a damaged one is skipped with a warning (`strict`: InputError)."""
         held: Path | None = None
         image: ImageArray | None = None
         for index, (path, time) in enumerate(zip(self.paths, self.times, strict=True)):
@@ -56,67 +56,75 @@ class ImageFrames:
         except InputError as error:
             if self.strict:
                 raise
-            log.warning("%s", error)
+            logger.warning("%s", error)
             return None
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of a picture."""
+    """Return whether a file's name is that of an image."""
     return path.suffix.lower() in SUFFIXES
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order (frame2 before frame10); `InputError` if there are none."""
+    """Return the images of a folder in natural order (frame2 before frame10).
+
+    Raises:
+        InputError: there are none.
+    """
     with reading(folder):
         paths = sorted((p for p in folder.iterdir() if is_image(p) and p.name[0] != "."), key=_natural)
     if not paths:
-        raise InputError(f"the folder {folder} holds no pictures (png, jpg, bmp, webp); give one that does, or a video")
+        raise InputError(f"the folder {folder} has no images (png, jpg, bmp, webp); give one that does, or a video")
     return paths
 
 
 def common_size(paths: Sequence[Path], limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """The (height, width) that all pictures share, from their headers; `InputError` if one differs."""
+    """Return the common (height, width) of all images, from their headers.
+
+    Raises:
+        InputError: one differs.
+    """
     first = image_size(paths[0], limits)
     for path in paths[1:]:
         size = image_size(path, limits)
         if size != first:
             raise InputError(
                 f"{path.name} is {size[1]} x {size[0]} but {paths[0].name} is {first[1]} x {first[0]}; "
-                "bring the pictures of a folder to one size, or give them one by one"
+                "resize the images of a folder to one size, or give them one by one"
             )
     return first
 
 
 def image_size(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """Upright (height, width) of a picture, from its header."""
+    """Return the upright (height, width) of an image, from its header."""
     with _opened(path, limits) as picture:
         turned = _orientation(picture) >= 5
         return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def read_image(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> ImageArray:
-    """An upright RGB picture uint8 `[H, W, 3]`."""
+    """Read an upright RGB image, uint8 `[H, W, 3]`."""
     with _opened(path, limits) as picture:
         try:
             upright = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
-            if upright.mode.startswith("I"):  # 16-bit grey: keep the upper byte, where Pillow would clip
-                grey = (np.clip(np.asarray(upright), 0, 0xFFFF) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
+            if upright.mode.startswith("I"):  # 16-bit gray: keep the upper byte; Pillow would clip
+                gray = (np.clip(np.asarray(upright), 0, 0xFFFF) >> 8).astype(np.uint8)
+                return np.repeat(gray[..., None], 3, axis=2)
             return np.array(upright.convert("RGB"), dtype=np.uint8)
         except DAMAGE as error:
-            raise InputError(f"the picture {path} is damaged; repair or remove it") from error
+            raise InputError(f"the image {path} is damaged; repair or remove it") from error
 
 
 @contextmanager
-def _opened(path: Path, limits: MediaLimits) -> Iterator[Pillow.Image]:
+def _opened(path: Path, limits: MediaLimits) -> Iterator[Image.Image]:
     with reading(path):
         check_file(path)
         opened = BoundedFile(path)
     with opened as file:
         try:
-            picture = Pillow.open(file, formats=FORMATS)
-        except (*DAMAGE, Pillow.DecompressionBombError) as error:
-            raise InputError(f"{path} cannot be read as a png, jpg, bmp or webp picture; check what it is") from error
+            picture = Image.open(file, formats=FORMATS)
+        except (*DAMAGE, Image.DecompressionBombError) as error:
+            raise InputError(f"{path} cannot be read as a png, jpg, bmp or webp image; check the file") from error
         if picture.width * picture.height > limits.max_pixels:
             raise InputError(
                 f"{path} has {picture.width} x {picture.height} pixels, over the limit of {limits.max_pixels}; "
@@ -125,14 +133,14 @@ def _opened(path: Path, limits: MediaLimits) -> Iterator[Pillow.Image]:
         yield picture
 
 
-def _orientation(picture: Pillow.Image) -> int:
-    """The EXIF orientation 1 to 8; that of a png only if it stands in front, since looking further decodes it."""
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation 1 to 8; for a png only if it precedes the pixels, since more would decode it."""
     if picture.format == "PNG" and "exif" not in picture.info:
         return 1
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
     except DAMAGE:
-        return 1  # damaged EXIF data: the picture itself may be sound
+        return 1  # damaged EXIF data; the image itself may be intact
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

@@ -1,7 +1,7 @@
-"""What a media file may ask of this machine: the place for most limits, so that no file decides over memory or time.
+"""Limits on the memory and time that a media file may take.
 
-Most are properties of the file that are refused with a sentence that names the limit; those on time and on silence grow
-with the file's size, since a large file may well take long and a small one may not. docs/media.md has them all.
+Most are properties of the file; the error names the limit. The limits on time and on filled-in silence grow with the
+size of the file. docs/media.md lists them all.
 """
 
 from __future__ import annotations
@@ -26,17 +26,23 @@ T = TypeVar("T")
 MEGABYTE = 1 << 20
 
 MAX_TRACKS = 64  # of one file; FFmpeg sets up a decoder and an index for each
-MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; what lies outside is a damaged header, and costs memory to resample
-MAX_PIECE = 512 * MEGABYTE  # what FFmpeg may allocate at once: a picture, the index of a track
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; other rates are damaged headers, and cost memory to resample
+MAX_ALLOCATION = 512 * MEGABYTE  # bytes that FFmpeg may allocate at once: a frame, the index of a track
 OPEN_SECONDS = 60.0  # for reading a header, and for reading one packet
 DECODE_SECONDS, DECODE_SECONDS_PER_MEGABYTE = 120.0, 60.0
-SILENCE, SILENCE_PER_MEGABYTE = 3600.0, 3600.0  # s that are filled in where a track has gaps
+SILENCE, SILENCE_PER_MEGABYTE = 3600.0, 3600.0  # s of silence that fill gaps in a track
 
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What is refused: frames of more pixels, clips of more seconds or of more sampled frames, from the header; files
-    whose decoder takes more bytes (`sandbox.py`)."""
+    """Limits that callers may change; files over them raise InputError.
+
+    Attributes:
+        max_pixels: pixels of a frame, from the header.
+        max_duration: seconds, from the header.
+        max_frames: sampled frames of a clip.
+        max_memory: bytes that a decoder may take (`sandbox.py`).
+    """
 
     max_pixels: int = 1 << 26  # 8192 x 8192; 8K video is half of it
     max_duration: float = 24 * 3600.0
@@ -48,23 +54,23 @@ DEFAULT_LIMITS = MediaLimits()
 
 
 def check_rate(rate: int, path: Path) -> None:
-    """Refuses a sample rate in Hz that no sound has."""
+    """Raise InputError for a sample rate in Hz outside of the limits."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InputError(
             f"the sound of {path} has {rate} samples a second, outside of the limits of {MIN_RATE} and {MAX_RATE}; "
-            "its header is damaged, or it is to be resampled first"
+            "its header is damaged, or it has to be resampled first"
         )
 
 
 def longest_silence(size: int) -> float:
-    """How many seconds of silence are filled in for a file of `size` bytes."""
+    """Return the seconds of silence that may be filled in for a file of `size` bytes."""
     return SILENCE + SILENCE_PER_MEGABYTE * size / MEGABYTE
 
 
 class DecodeTimeBudget:
-    """Adds up the time that is spent on decoding one file; what is done with the pictures meanwhile is not counted.
+    """Measures the time spent on decoding one file, without the time spent on its frames by others.
 
-    `with watch:` counts, and raises InputError once more has been spent than a file of this size may take.
+    A context manager: its exit raises InputError once the total is over the limit for a file of this size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,42 +85,47 @@ class DecodeTimeBudget:
         if self.spent > self.limit:
             raise InputError(
                 f"decoding {self.path} takes longer than {self.limit:.0f} s, the limit for a file of its size; "
-                "it is damaged or made to stall, so encode it anew"
+                "it is damaged or made to stall; encode it again"
             )
 
-    def timed(self, things: Iterable[T]) -> Iterator[T]:
-        """Hands things on and counts the time that each takes to come."""
-        source = iter(things)
+    def timed(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items and count the time that each takes to arrive."""
+        source = iter(items)
         while True:
             with self:
-                thing = next(source, None)
-            if thing is None:
+                item = next(source, None)
+            if item is None:
                 return
-            yield thing
+            yield item
 
 
 @cache
 def cap_allocations() -> None:
-    """Has FFmpeg refuse any single allocation over `MAX_PIECE`, in this process and once: its own limit is 2 GiB.
+    """Make FFmpeg refuse any single allocation over `MAX_ALLOCATION` in this process; its own limit is 2 GiB.
 
-    A header of a kilobyte can claim an index of gigabytes. PyAV does not offer the setting, so it is found among the
-    libraries that PyAV's modules were linked with; where a system does not look there (Windows), FFmpeg's own holds.
+    A header of a kilobyte can claim an index of gigabytes. PyAV does not expose the setting, so the function is looked
+    up in the libraries that PyAV's modules are linked with; where this fails (Windows), FFmpeg's own limit holds.
     """
     import av._core
 
     try:
-        ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(MAX_PIECE))
-    except (OSError, AttributeError, TypeError) as problem:
-        logger.debug("FFmpeg keeps its own limit on allocations: %s", problem)
+        ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
+    except (OSError, AttributeError, TypeError) as error:
+        logger.debug("FFmpeg keeps its own limit on allocations: %s", error)
 
 
-SPARE = 1 << 21  # samples; so many cost 70 MB at most
+SPARE = 1 << 21  # samples; they cost 70 MB at most
 _TABLES = re.compile(rb"stsz|stz2|trun")
 _HAS_ENTRIES = 0x100 | 0x200 | 0x400 | 0x800  # a trun's flags: duration, size, flags or offset of each sample
 
 
 def check_sample_tables(path: Path) -> None:
-    """InputError for an mp4, mov or the like whose tables promise more samples than the file has bytes."""
+    """Raise InputError for an mp4 or mov file whose tables promise more samples than the file has bytes.
+
+    FFmpeg indexes every promised sample, and a box of twenty bytes can promise billions. Only two kinds of tables can
+    promise more than they contain: `stsz` with one size for all samples, and `trun` without entries. Every real sample
+    has at least a byte in the file.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         if not _is_boxes(file.read(8), size):
@@ -123,13 +134,13 @@ def check_sample_tables(path: Path) -> None:
             claimed = sum(_claims(data, start, end) for start, end in _indexes(data, size))
     if claimed > size + SPARE:
         raise InputError(
-            f"{path} promises {claimed} samples of sound or pictures in {size} bytes; it is cut short or made to fill "
-            "the memory, so fetch or export it again"
+            f"{path} promises {claimed} samples of sound or pictures in {size} bytes; it is truncated or made to fill "
+            "the memory; download or export it again"
         )
 
 
 def _is_boxes(head: bytes, size: int) -> bool:
-    """Whether a file may begin with a box: its length, which lies in the file or is unsaid, and a name in ASCII."""
+    """Return whether a file may begin with a box: a length within the file or 0 or 1, and a name in ASCII."""
     if len(head) < 8:
         return False
     length = int.from_bytes(head[:4], "big")
@@ -137,7 +148,7 @@ def _is_boxes(head: bytes, size: int) -> bool:
 
 
 def _indexes(data: mmap.mmap, size: int) -> Iterator[tuple[int, int]]:
-    """Where the boxes at the top lie that hold tables; a length beyond the end, or 0, reaches to the end."""
+    """Yield (start, end) of the top-level boxes with tables; a length beyond the end, or 0, extends to the end."""
     at = 0
     while at + 8 <= size:
         length, name = struct.unpack(">I4s", data[at : at + 8])
@@ -152,12 +163,12 @@ def _indexes(data: mmap.mmap, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _claims(data: mmap.mmap, start: int, end: int) -> int:
-    """How many samples the tables without entries in a part of the file promise."""
+    """Return the number of samples that tables without entries promise in a part of the file."""
     claimed = 0
     for found in _TABLES.finditer(data, start, end):
         flags, first, second = struct.unpack(">III", data[found.end() : found.end() + 12].ljust(12, b"\0"))
         if found[0] == b"trun":
             claimed += 0 if flags & _HAS_ENTRIES else first
-        elif first:  # a size for all; where it is 0 each sample has an entry
+        elif first:  # one size for all samples; 0: each sample has an entry
             claimed += second
     return claimed

@@ -1,4 +1,4 @@
-"""Opens local media files safely and says what is in them, without decoding more than one picture."""
+"""Safe opening and probing of local media files; at most one frame is decoded."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from openavs.media.limits import (
     cap_allocations,
     check_sample_tables,
 )
-from openavs.media.sandbox import DIRECT_PIXELS, MODEST, is_trusted_codec, pixel_limit, test_decode
+from openavs.media.sandbox import DIRECT_PIXELS, TRUSTED_CODECS, is_trusted_codec, pixel_limit, test_decode
 
-# Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) stay out, because
-# they make the library open other files or addresses.
+# Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) are excluded,
+# because they make FFmpeg open other files or addresses.
 FORMATS = (
     "3g2,3gp,aac,ac3,aiff,amr,ape,apng,asf,au,av1,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4a,m4v,matroska,mj2,mov,"
     "mp3,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,opus,rm,tta,w64,wav,webm,wtv,wv,yuv4mpegpipe"
@@ -43,13 +43,13 @@ FORMATS = (
 HEADLESS = frozenset({"h264", "hevc", "m4v", "mpeg", "mpegts", "mpegvideo", "obu", "ogg"})
 # Containers whose streams all report the length of the whole file.
 SHARED_LENGTH = frozenset({"asf", "wtv"})
-AVI_UNKNOWN = 1 << 30  # chunks; FFmpeg writes it where it cannot come back to the header
-AVI_CHUNK = 8  # bytes of the header that each picture of an AVI has, a dropped one too
-LATE_START = 0.1  # s; pictures that begin so much later than their file are placed by an edit list
-JUMP = 10.0  # s; FFmpeg, too, takes a longer step between packets for a discontinuity
-# Containers whose streams show only while FFmpeg decodes some of them, beyond the reach of the limit on pixels.
+AVI_UNKNOWN = 1 << 30  # chunks; FFmpeg writes it where it cannot seek back to the header
+AVI_CHUNK = 8  # header bytes of each frame in an AVI, also of a dropped one
+LATE_START = 0.1  # s; video that starts this much later than its file is placed by an edit list
+JUMP = 10.0  # s; like in FFmpeg, a longer step between packets is a discontinuity
+# Containers whose streams FFmpeg finds only by decoding, beyond the reach of the limit on pixels.
 LATE = frozenset({"flv", "mpeg", "mpegts", "wtv"})
-# System errors that PyAV reports for a file that is there; others mean that the content is no media.
+# System errors that PyAV reports for an existing file; others mean that the content is not media.
 UNREADABLE = frozenset((errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT))
 # System errors of this process and not of the file that it opens.
 SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
@@ -60,11 +60,23 @@ UPRIGHT: Matrix = (1, 0, 0, 1)
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file holds. `size` is (height, width) of the upright picture; `duration` is in seconds, that of the
-    pictures if there are any (0 for pictures that come as files); `fps` is the average rate, None where unknown."""
+    """Facts about a media file.
+
+    Attributes:
+        path: the path.
+        kind: `video`, `audio`, `images` (a folder) or `image`.
+        format: FFmpeg's name of the container, `folder`, or the suffix of an image.
+        duration: seconds, of the video stream if there is one; 0 for images.
+        size: (height, width) of the upright frame; None without video.
+        fps: average frames per second; None where unknown.
+        frames: number of frames; None where unknown.
+        video_codec, audio_codec: FFmpeg's names of the codecs.
+        audio_rate: samples per second.
+        audio_channels: number of channels.
+    """
 
     path: str
-    kind: str  # "video", "audio", "pictures" (a folder), "picture"
+    kind: str
     format: str
     duration: float
     size: tuple[int, int] | None = None
@@ -77,20 +89,23 @@ class MediaInfo:
 
 
 def open_media(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> InputContainer:
-    """Opens a local file for demuxing; `InputError` for whatever is not a media file.
+    """Open a local file for demuxing.
 
-    Only the `file` protocol and containers that hold their own data are allowed, so a crafted file cannot make the
+    Only the `file` protocol and containers that hold their own data are allowed, so that a crafted file cannot make the
     process read other files or the network.
+
+    Raises:
+        InputError: not a readable media file.
     """
     with reading(path):
         check_file(path)
         check_sample_tables(path)
     cap_allocations()
-    container = _opened_modestly(path)
+    container = _open_restricted(path)
     if container is None:
         with reading(path):
             test_decode(path, limits)
-        container = _opened(path, min(limits.max_pixels, DIRECT_PIXELS), FORMATS, MODEST)
+        container = _open(path, min(limits.max_pixels, DIRECT_PIXELS), FORMATS, TRUSTED_CODECS)
     try:
         picked = [stream for stream in (pick_video(container), pick_audio(container)) if stream is not None]
         names = {codec_name(stream) for stream in picked if not is_trusted_codec(stream)}
@@ -105,23 +120,23 @@ def open_media(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> InputContain
     return open_directly(path, limits)
 
 
-def _opened_modestly(path: Path) -> InputContainer | None:
-    """Opens a file while FFmpeg, which decodes to see what is in it, obeys our limits; None where it would not."""
+def _open_restricted(path: Path) -> InputContainer | None:
+    """Open a file whose probing by FFmpeg stays within the limits; None for formats where it would not."""
     try:
-        return _opened(path, DIRECT_PIXELS, ",".join(sorted(set(FORMATS.split(",")) - LATE)), MODEST)
-    except InputError as problem:
-        if isinstance(problem.__cause__, ArgumentError):  # what FFmpeg says of a format that is not on the list
+        return _open(path, DIRECT_PIXELS, ",".join(sorted(set(FORMATS.split(",")) - LATE)), TRUSTED_CODECS)
+    except InputError as error:
+        if isinstance(error.__cause__, ArgumentError):  # FFmpeg's error for a format that is not on the list
             return None
         raise
 
 
 def open_directly(path: Path, limits: MediaLimits) -> InputContainer:
-    """As `open_media`, of a file that was checked and tried."""
+    """Open a file like `open_media` after its checks and test decoding."""
     cap_allocations()
-    return _opened(path, limits.max_pixels, FORMATS, None)
+    return _open(path, limits.max_pixels, FORMATS, None)
 
 
-def _opened(path: Path, max_pixels: int, formats: str, codecs: str | None) -> InputContainer:
+def _open(path: Path, max_pixels: int, formats: str, codecs: str | None) -> InputContainer:
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": formats,
@@ -131,7 +146,7 @@ def _opened(path: Path, max_pixels: int, formats: str, codecs: str | None) -> In
     }
     if codecs is not None:
         options["codec_whitelist"] = codecs
-    try:  # the explicit protocol keeps names like "concat:a|b" names
+    try:  # the explicit protocol keeps a name like "concat:a|b" a file name
         name = f"file:{path.absolute()}"
         container = av.open(name, options=options, metadata_errors="replace", timeout=OPEN_SECONDS)
     except (FFmpegError, OSError, ValueError) as error:
@@ -172,7 +187,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Refuses what is missing, empty, unreadable or no regular file."""
+    """Raise InputError for a path that is missing, empty, unreadable or not a regular file."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -180,15 +195,15 @@ def check_file(path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(_unreadable(path, error)) from error
     if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path} is not a regular file; give a media file or a folder of pictures")
+        raise InputError(f"{path} is not a regular file; give a media file or a folder of images")
     if not os.access(path, os.R_OK):
         raise InputError(_unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
     if found.st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes); fetch or export it again")
+        raise InputError(f"{path} is empty (0 bytes); download or export it again")
 
 
 def pick_video(container: InputContainer) -> VideoStream | None:
-    """The first stream of moving pictures; cover art and thumbnails are not video."""
+    """Return the first video stream; cover art and thumbnails do not count."""
     for stream in container.streams.video:
         if stream.codec_context is not None and not stream.disposition & NOT_PICTURES:
             return stream
@@ -196,13 +211,17 @@ def pick_video(container: InputContainer) -> VideoStream | None:
 
 
 def pick_audio(container: InputContainer) -> AudioStream | None:
-    """The sound track a player would choose."""
+    """Return the audio track that a player would choose."""
     stream = container.streams.best("audio")
     return stream if isinstance(stream, AudioStream) and stream.codec_context is not None else None
 
 
 def require_video(container: InputContainer, path: Path, limits: MediaLimits) -> VideoStream:
-    """The video stream, its size checked against the limit and its decoder set up; `InputError` if there is none."""
+    """Return the video stream with its size checked and its decoder set up.
+
+    Raises:
+        InputError: no video stream, or frames over the limit.
+    """
     stream = pick_video(container)
     if stream is None:
         what = "has sound but no picture" if container.streams.audio else "holds no video that can be decoded"
@@ -213,7 +232,7 @@ def require_video(container: InputContainer, path: Path, limits: MediaLimits) ->
             f"{path} has frames of {context.width} x {context.height} pixels, over the limit of {limits.max_pixels}; "
             "scale it down or raise Limits.max_pixels"
         )
-    # set before the decoder opens, so that a header that lies about the size is refused, too
+    # set before the decoder opens, so that a header with a wrong size is refused too
     context.options = {"max_pixels": str(pixel_limit(stream, limits))}
     # above this size, decoding several frames at once costs too much memory
     context.thread_type = "AUTO" if context.width * context.height <= DIRECT_PIXELS else "SLICE"
@@ -222,17 +241,17 @@ def require_video(container: InputContainer, path: Path, limits: MediaLimits) ->
 
 
 def codec_name(stream: AudioStream | VideoStream) -> str:
-    """The codec's own name, whichever decoder stands for it (mp3, not mp3float)."""
+    """Return the name of the codec, not of its decoder (mp3, not mp3float)."""
     return str(stream.codec_context.codec.canonical_name)
 
 
 def seconds(value: int | None, base: Fraction | None) -> float | None:
-    """A stream's time stamp in seconds."""
+    """Convert a time stamp to seconds."""
     return None if value is None or base is None else float(value * base)
 
 
 def stream_length(stream: AudioStream | VideoStream) -> float | None:
-    """Length in seconds that the header promises for a stream; None if unknown or more than the file's bytes hold."""
+    """Return the header's length of a stream in seconds; None if unknown or more than the file's size allows."""
     container = cast(InputContainer, stream.container)
     if container.format.name == "avi":
         pictures = (stream.duration or 0) if isinstance(stream, VideoStream) else 0
@@ -242,9 +261,9 @@ def stream_length(stream: AudioStream | VideoStream) -> float | None:
 
 
 def video_duration(container: InputContainer, stream: VideoStream, start: float) -> tuple[float | None, bool]:
-    """Length of the video in seconds as the header promises it, and whether that is the length of this very stream.
+    """Return the header's length of the video in seconds, and whether it is that of this very stream.
 
-    None where the header gives no length that can be right; `start` is the first picture's time.
+    The length is None if the header's cannot be right. `start` is the time of the first frame.
     """
     name = container.format.name
     own = stream_length(stream)
@@ -260,8 +279,8 @@ def video_duration(container: InputContainer, stream: VideoStream, start: float)
 
 
 def _promised_end(container: InputContainer, stream: VideoStream) -> float | None:
-    """When the longest stream ends, on the file's clock, as the header promises it."""
-    if container.format.name in SHARED_LENGTH:  # the container's adds the start of the pictures
+    """Return the header's end of the longest stream, on the file's clock."""
+    if container.format.name in SHARED_LENGTH:  # the container's value includes the start of the video
         return stream_length(stream)
     if container.duration is None or container.duration <= 0:
         return None
@@ -270,7 +289,7 @@ def _promised_end(container: InputContainer, stream: VideoStream) -> float | Non
 
 @dataclass(frozen=True)
 class Scan:
-    """Length of the video in seconds as its packets have it, and their longest step ahead in time with its place."""
+    """Length of the video by its packets, and their longest step in time with its position; all in seconds."""
 
     duration: float
     step: float = 0.0
@@ -278,23 +297,23 @@ class Scan:
 
 
 def scan_duration(path: Path, limits: MediaLimits, start: float, promised: float | None = None) -> Scan:
-    """Reads all packets for the length of the video, where the header does not give the stream's own.
+    """Read all packets for the length of the video, where the header lacks the stream's own.
 
-    `promised` is the length from the header. It stays the length of a file that is cut short: one with fewer packets
-    than the header counts or, where it counts none, without a stream that reaches the promised end.
+    `promised`, the header's length, is kept for a truncated file: one with fewer packets than the header counts or,
+    where it counts none, without a stream that reaches the promised end.
     """
     with open_media(path, limits) as container:
         stream = require_video(container, path, limits)
         tick = float(1 / (stream.average_rate or stream.guessed_rate or Fraction(25)))
         whole = _promised_end(container, stream)
         end, newest, last, count = start, float("-inf"), start, 0
-        delay: float | None = None  # from a picture's decoding to its showing
+        delay: float | None = None  # from a frame's decoding to its presentation
         step = place = 0.0
         watch = DecodeTimeBudget(path)
         try:
             for packet in watch.timed(container.demux()):
                 count += packet.size > 0 and packet.stream_index == stream.index
-                if not packet.size or packet.is_discard:  # an edit list leaves it out
+                if not packet.size or packet.is_discard:  # removed by an edit list
                     continue
                 order, time = seconds(packet.dts, packet.time_base), seconds(packet.pts, packet.time_base)
                 length = seconds(packet.duration, packet.time_base)
@@ -306,27 +325,27 @@ def scan_duration(path: Path, limits: MediaLimits, start: float, promised: float
                 if time is None and order is not None:
                     time = order + (delay or 0.0)
                 if time is None or (order is not None and order <= newest):
-                    end += tick  # no time stamps, or they begin anew: the decoder counts on, too
+                    end += tick  # no time stamps, or they start again: the decoder continues to count
                 else:
                     if order is not None and newest > float("-inf") and order - newest > step:
                         step, place = order - newest, newest - start
                     end = max(end, time + (length or tick))
                 newest = max(newest, order if order is not None else newest)
         except FFmpegError:
-            pass  # what lies behind the damage cannot be decoded either; the decoder reports it
+            pass  # the rest cannot be decoded either; the decoder reports it
         is_cut = count < stream.frames if stream.frames else whole is not None and is_short(max(last, end), whole)
     return Scan(promised if promised is not None and is_cut else end - start, step, place)
 
 
 def is_short(got: float, promised: float) -> bool:
-    """Whether something ends so much before its promised end, in seconds, that a part of it is lost."""
+    """Return whether a stream ends so far before its promised end, in seconds, that a part is lost."""
     return promised - got > max(0.5, 0.02 * promised)
 
 
 def display_matrix(frame: VideoFrame) -> Matrix:
-    """The linear part (a, b, c, d) of a frame's display matrix, x' = a x + c y and y' = b x + d y.
+    """Return the linear part (a, b, c, d) of a frame's display matrix: x' = a x + c y, y' = b x + d y.
 
-    To be asked of one frame per stream: looking at its side data makes a reference cycle, so it is not freed at once.
+    Call it for one frame per stream: reading side data creates a reference cycle, which delays freeing the frame.
     """
     data: Any = frame.side_data  # typed differently from release to release
     if "DISPLAYMATRIX" not in data:
@@ -336,18 +355,18 @@ def display_matrix(frame: VideoFrame) -> Matrix:
 
 
 def is_turned(matrix: Matrix) -> bool:
-    """Whether a display matrix swaps height and width."""
+    """Return whether a display matrix swaps height and width."""
     a, b, c, d = matrix
     return abs(b) + abs(c) > abs(a) + abs(d)
 
 
 def upright_size(frame: VideoFrame, matrix: Matrix) -> tuple[int, int]:
-    """(height, width) of a decoded frame after its display matrix."""
+    """Return (height, width) of a decoded frame after its display matrix."""
     return (frame.width, frame.height) if is_turned(matrix) else (frame.height, frame.width)
 
 
 def _parse_clock(text: str) -> float | None:
-    """Seconds of a text like 00:01:02.500000000."""
+    """Parse seconds from a text like 00:01:02.500000000."""
     try:
         hours, minutes, rest = text.split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(rest)
@@ -357,13 +376,13 @@ def _parse_clock(text: str) -> float | None:
 
 def _unreadable(path: Path, error: Exception) -> str:
     if not isinstance(error, OSError):
-        return f"{str(path)[:200]!r} cannot be read (its name holds a NUL character); check the path"
-    cure = "change its permissions" if error.errno in (errno.EACCES, errno.EPERM) else "check the path and its disk"
-    return f"{str(path)[:200]} cannot be read ({error.strerror}); {cure}"
+        return f"{str(path)[:200]!r} cannot be read (its name has a NUL character); check the path"
+    fix = "change its permissions" if error.errno in (errno.EACCES, errno.EPERM) else "check the path and its disk"
+    return f"{str(path)[:200]} cannot be read ({error.strerror}); {fix}"
 
 
 def _not_media(path: Path) -> str:
     return (
-        f"{path} cannot be read as video or sound: it is no media file, is truncated before its index, has more than "
-        f"{MAX_TRACKS} tracks, or is a playlist, which is refused; give one complete local video or sound file"
+        f"{path} cannot be read as video or audio: it is not a media file, is truncated before its index, has more "
+        f"than {MAX_TRACKS} tracks, or is a playlist, which is refused; give one complete local video or audio file"
     )

@@ -1,4 +1,4 @@
-"""Writes the painted video: every frame of the source at its own time, with the source's own sound."""
+"""Re-encoding of a video with painted frames at their own times and the source's audio."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from openavs.media.video import TimedFrame, VideoDecoder, VideoFrames, read_pack
 from openavs.structures.types import Clip, ImageArray, Waveform
 from openavs.utils.fs import atomic_replace
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 Paint = Callable[[float, ImageArray], ImageArray]
-COPIED = frozenset({"aac", "mp3", "opus"})  # what browsers play inside mp4; anything else becomes AAC
-LEAD = 0.1  # s of sound kept before the first picture: a decoder needs it to start, the file says not to play it
+COPIED = frozenset({"aac", "mp3", "opus"})  # played by browsers inside mp4; other codecs become AAC
+LEAD = 0.1  # s of audio kept before the first frame: decoders need it to start; the file marks it as not played
 
 
 def write_overlay(
@@ -46,14 +46,23 @@ def write_overlay(
     size_limit: int | None = 1280,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> None:
-    """Writes an mp4 of the source with `paint(time, image) -> image` applied to every frame, and with its sound.
+    """Write an mp4 of the source with `paint` applied to every frame, and with its audio.
 
-    A video file is decoded again and keeps its own frame times; its sound is copied without loss where mp4 allows.
-    A clip without a video file (pictures, or made in memory) becomes a slideshow at its `fps`. A clip whose sound
-    came from a separate file keeps that sound. `paint` gets upright RGB pictures of the source's own size and the
-    time in s from the first one; it may return the same array, keeps the size, and is asked again from the start if
-    the sound of a damaged file turns out not to be copyable. `size_limit` bounds the long side of what is written.
-    The file appears whole under its name or not at all.
+    A video file is decoded again and keeps its frame times; its audio is copied without loss where mp4 allows it. A
+    clip without a video file (images, or made in memory) becomes a slide show at its `fps`. A clip with separate audio
+    keeps that audio. The file is written atomically.
+
+    Args:
+        path: the file to write.
+        source: a video, image, folder of images, or clip.
+        paint: `paint(time, image) -> image`. It gets upright RGB images of the source's size and the time in seconds
+            from the first frame, and returns an image of the same size. If the audio of a damaged file cannot be
+            copied, it is called again for all frames.
+        size_limit: largest length of the long side of the output; None for no limit.
+        limits: limits of the decoder.
+
+    Raises:
+        InputError: the source cannot be decoded.
     """
     if not isinstance(source, Clip):
         plain = Path(source)
@@ -84,14 +93,14 @@ def _repaint(
     try:
         run(copy=True)
     except FFmpegError as error:
-        if isinstance(error, OSError):  # a full disk does not go away
+        if isinstance(error, OSError):  # such as a full disk
             raise
-        log.warning("the sound of %s cannot be copied (%s); encoding it anew", source, error.strerror)
+        logger.warning("the sound of %s cannot be copied (%s); it is encoded", source, error.strerror)
         run(copy=False)
 
 
 class OverlayTranscoder:
-    """One pass over a video file: its pictures are painted and encoded, its sound packets go along in file order."""
+    """One pass over a video file: frames are painted and encoded, audio packets are copied in file order."""
 
     def __init__(
         self,
@@ -114,28 +123,32 @@ class OverlayTranscoder:
         self._size: tuple[int, int] = (0, 0)
         self._matrix: Matrix = (1, 0, 0, 1)
         self._start = 0.0
-        self._waiting: list[Packet[Any]] = []  # sound that comes before the first picture is decoded
+        self._waiting: list[Packet[Any]] = []  # audio before the first decoded frame
         self._copy: CopiedAudio | None = None
         self._encode: EncodedAudio | None = None
 
     def run(self) -> None:
-        """Writes everything; `InputError` if not one picture can be decoded."""
+        """Transcode the whole file.
+
+        Raises:
+            InputError: no frame can be decoded.
+        """
         streams = [s for s in (self._video, self._audio) if s is not None]
         for packet in read_packets(self._given, streams, self._decoder):
             if packet.stream_index == self._video.index:
                 for shown in self._decoder.decode(packet):
-                    self._picture(shown)
+                    self._add_frame(shown)
             elif self._track is None:
                 self._waiting.append(packet)
             elif self._copy:
                 self._copy.add(packet)
         if self._track is None:
-            raise InputError(f"no picture of {self._path} can be decoded; it is damaged or empty")
+            raise InputError(f"no frame of {self._path} can be decoded; it is damaged or empty")
         self._track.finish()
         if self._encode:
             self._encode.finish()
 
-    def _picture(self, shown: TimedFrame) -> None:
+    def _add_frame(self, shown: TimedFrame) -> None:
         if self._track is None:
             self._begin(shown)
         assert self._track is not None
@@ -162,7 +175,7 @@ class OverlayTranscoder:
 
 
 class CopiedAudio:
-    """Copies sound packets as they are, moved so that time 0 is the first picture."""
+    """Copies audio packets unchanged, shifted so that time 0 is the first frame."""
 
     def __init__(self, container: OutputContainer, source: AudioStream, start: float) -> None:
         self._container = container
@@ -172,29 +185,29 @@ class CopiedAudio:
         self._last = float("-inf")
 
     def add(self, packet: Packet[Any]) -> None:
-        """Copies one packet; those that end well before the first picture are left out."""
+        """Copy one packet; packets that end well before the first frame are dropped."""
         if packet.dts is None or packet.pts is None or not packet.size:
             return
         packet.pts -= self._shift
         packet.dts -= self._shift
         if packet.pts + (packet.duration or 0) < self._earliest or packet.dts <= self._last:
-            return  # before the first picture, or out of order in a damaged file
+            return  # before the first frame, or out of order in a damaged file
         self._last = packet.dts
         packet.stream = self._stream
         self._container.mux(packet)
 
 
 def can_copy(stream: AudioStream) -> bool:
-    """Whether a sound track may go into an mp4 unchanged (raw ADTS has no header that mp4 could keep)."""
+    """Return whether an audio track can be copied into an mp4 (raw ADTS lacks the header that mp4 needs)."""
     name = codec_name(stream)
     return name in COPIED and (name == "mp3" or bool(stream.codec_context.extradata))
 
 
 def recode(container: OutputContainer, path: Path, start: float, limits: MediaLimits) -> EncodedAudio | None:
-    """The sound of a file that has some as AAC, in stereo if it is stereo; None if it cannot be decoded."""
+    """Return an AAC encoder of a file's audio, in stereo if it is stereo; None if it cannot be decoded."""
     with open_media(path, limits) as given:
         stream = pick_audio(given)
         assert stream is not None, "the file has sound"
         decoder = AudioDecoder(stream, path, limits, start, channels=2 if stream.channels == 2 else 1)
         decoder.run(given)
-        return encode_audio(container, decoder.samples(), decoder.rate) if decoder.spool.length else None
+        return encode_audio(container, decoder.samples(), decoder.rate) if decoder.buffer.length else None

@@ -85,14 +85,14 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     ("name", "said"),
     [
         ("notes.mp4", "cannot be read as video or sound"),
-        ("empty.mp4", "is empty (0 bytes); fetch or export it again"),
+        ("empty.mp4", "is empty (0 bytes); download or export it again"),
         ("half.mp4", "truncated before its index"),
-        ("zero.mp4", "no picture of"),
+        ("zero.mp4", "no frame of"),
         ("mute.mp4", "has no sound track; give its sound with --audio FILE"),
         ("picture.png", "has no sound track; give its sound with --audio FILE"),
         ("sound.wav", "has sound but no picture; give a video"),
-        ("nan.mkv", "holds NaN or infinite samples; repair or re-encode its track"),
-        ("no-pictures", "holds no pictures"),
+        ("nan.mkv", "has NaN or infinite samples; repair or re-encode its track"),
+        ("no-pictures", "has no images"),
         ("damaged.png", "cannot be read as a png, jpg, bmp or webp picture; check what it is"),
     ],
 )
@@ -238,7 +238,7 @@ def test_missing_files_and_names(
 
 
 @pytest.mark.parametrize(
-    ("sound", "said"), [("nan.wav", "NaN"), ("notes.mp4", "cannot be read"), ("mute.mp4", "holds no sound")]
+    ("sound", "said"), [("nan.wav", "NaN"), ("notes.mp4", "cannot be read"), ("mute.mp4", "has no audio")]
 )
 def test_an_unusable_audio_file(openavs: Run, video: Path, tmp_path: Path, sound: str, said: str) -> None:
     nan = tone(1)

@@ -123,7 +123,7 @@ def test_sounds_beside_a_picture(folder: Path) -> None:
     for name in ("rate_1.wav", "rate_10_million.wav", "rate_2e9.wav"):
         assert "outside of the limits of 1000 and 768000" in outcomes[name]["said"]
     for name in ("nan.wav", "inf.wav"):
-        assert f"{name} holds NaN or infinite samples" in outcomes[name]["said"]
+        assert f"{name} has NaN or infinite samples" in outcomes[name]["said"]
     assert outcomes["loud.wav"]["outcome"] == outcomes["bits_64.wav"]["outcome"] == "clip"
 
 

@@ -91,10 +91,10 @@ def test_ffmpeg_takes_no_more_at_once_than_the_limit() -> None:
     library = ctypes.CDLL(av._core.__file__)
     library.av_malloc.restype = ctypes.c_void_p
     library.av_free.argtypes = [ctypes.c_void_p]
-    small = library.av_malloc(ctypes.c_size_t(limits.MAX_PIECE - 4096))
+    small = library.av_malloc(ctypes.c_size_t(limits.MAX_ALLOCATION - 4096))
     assert small
     library.av_free(small)
-    assert not library.av_malloc(ctypes.c_size_t(limits.MAX_PIECE + 1))
+    assert not library.av_malloc(ctypes.c_size_t(limits.MAX_ALLOCATION + 1))
 
 
 def test_a_picture_that_is_shown_for_a_day_can_be_painted(tmp_path: Path) -> None:

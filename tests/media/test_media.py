@@ -240,7 +240,7 @@ def test_a_folder_of_pictures_is_read_in_natural_order(tmp_path: Path) -> None:
     assert shown(clip) == [(0, 0.25, 0), (1, 0.75, 1), (2, 1.25, 2), (3, 1.75, 3)]
     assert shown(clip, frozenset({2})) == [(2, 1.25, 2)]
     assert clip.id == tmp_path.name and clip.audio is None
-    assert (probe(tmp_path).kind, probe(tmp_path).frames) == ("pictures", 4)
+    assert (probe(tmp_path).kind, probe(tmp_path).frames) == ("images", 4)
 
 
 def test_one_picture_lasts_as_long_as_its_sound(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_live_stream_whose_header_tells_no_length_is_as_long_as_its_packets(tm
 
 
 def test_a_clip_of_no_pictures_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^the clip 'bare' has no pictures; name at least one$"):
+    with pytest.raises(InputError, match=r"^the clip 'bare' has no images; name at least one$"):
         open_images([], id="bare", audio="bare.wav")
 
 

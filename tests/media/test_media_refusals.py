@@ -35,7 +35,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     assert "is empty" in refused(tmp_path / "empty.mp4")
     (tmp_path / "folder").mkdir()
-    assert "holds no pictures" in refused(tmp_path / "folder")
+    assert "has no images" in refused(tmp_path / "folder")
     assert "not a regular file" in refused("/dev/null")
 
 
@@ -159,7 +159,7 @@ def test_wrong_values(video: Path, tmp_path: Path) -> None:
     for fps in (0, -1, float("nan"), float("inf")):
         assert "fps is a positive number" in refused(video, fps=fps)
     silent = make_media(tmp_path / "silent.mp4", [grey(0)] * 5)
-    assert "holds no sound" in refused(video, audio=silent)
+    assert "has no audio" in refused(video, audio=silent)
     assert "there is no file" in refused(video, audio=tmp_path / "none.wav")
 
 

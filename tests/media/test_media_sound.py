@@ -204,7 +204,7 @@ def test_samples_of_64_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damaged", "said"),
     [
-        (slice(20, 24), r"\d+ packets of the sound of a\.mkv damaged and passed over"),
+        (slice(20, 24), r"\d+ packets of the sound of a\.mkv damaged and skipped"),
         (slice(None), r"the sound track of a\.mkv could not be decoded"),
     ],
 )

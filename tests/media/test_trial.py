@@ -123,7 +123,7 @@ def test_a_decoder_that_never_ends_is_killed(tmp_path: Path, monkeypatch: pytest
     path = make_media(tmp_path / "a.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24")
     for name in ("DECODE_SECONDS", "DECODE_SECONDS_PER_MEGABYTE"):
         monkeypatch.setattr(limits, name, 0.0)
-    monkeypatch.setattr(trial, "SPARE_SECONDS", 0.01)
+    monkeypatch.setattr(trial, "STARTUP_SECONDS", 0.01)
     with pytest.raises(InputError, match="is not decoded within 0 s"):
         open_clip(path)
 

@@ -285,7 +285,7 @@ def test_a_file_that_is_cut_short_is_said_though_its_pictures_begin_late(
         clip = open_clip(path, fps=FPS)
         got = len(list(clip.frames(None)))
     assert 4 < got < 40 and len(clip.times) >= 4 * FPS
-    assert f"{len(clip.times) - got} planned frames are not there (truncated or damaged)" in caplog.text
+    assert f"{len(clip.times) - got} planned frames are missing (truncated or damaged)" in caplog.text
     if ending == "mp4":  # the others have no length of the sound
         assert any("of 5.5" in warning and "truncated" in warning for warning in clip.warnings)
 

@@ -32,7 +32,7 @@ def test_what_is_no_sound_is_refused(samples: Any, rate: int, says: str) -> None
 def test_numbers_that_are_none_are_found_wherever_they_are(bad: float, place: int) -> None:
     samples = np.zeros(3_000_001, dtype=np.float32)
     samples[place] = bad
-    with pytest.raises(InputError, match=r"^the sound holds NaN or infinite samples; repair or re-encode its track$"):
+    with pytest.raises(InputError, match=r"^the sound has NaN or infinite samples; repair or re-encode its track$"):
         Waveform(samples, 16000)
 
 

@@ -160,5 +160,5 @@ def test_a_file_without_sound_or_no_file_is_named(s4: Path, vggish: Path, tmp_pa
     with pytest.raises(InputError, match=r"cannot read the sound .*mute\.mp4: No such file"):
         cache.of(mute)
     write_video(mute.audio, [np.zeros((32, 32, 3), dtype=np.uint8)] * 4, 4.0)
-    with pytest.raises(InputError, match=r"mute\.mp4 holds no sound that can be decoded"):
+    with pytest.raises(InputError, match=r"mute\.mp4 has no audio that can be decoded"):
         cache.of(mute)
