@@ -69,7 +69,7 @@ def _open(wish: SegmentRequest, fps: float, settings: ServerConfig) -> Clip:
             raise InputError(too_large(path.name, settings))
     seen = probe(wish.source)
     heard = probe(wish.sound) if wish.sound is not None else seen
-    if seen.kind == "picture" and wish.sound is None:
+    if seen.kind == "image" and wish.sound is None:
         raise InputError(f"{wish.source.name} is a picture without sound; add the sound that belongs to it")
     for info in (seen, heard):
         _check_length(info, settings)
