@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from transformers import AutoConfig, AutoTokenizer
+
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import stored_dtype
 from openavs.models.device import resolve_device, resolve_language_dtype
@@ -77,8 +79,6 @@ class VllmTranslator(ChatTranslator):
         self._vllm = _package()
         resolved = resolve(model, offline)
         self.models: dict[str, dict[str, Any]] = {model: resolved.describe()}
-        from transformers import AutoConfig, AutoTokenizer
-
         self.tokenizer: Any = chat_tokenizer(load_processor(AutoTokenizer, resolved), model)
         config: Any = load_processor(AutoConfig, resolved)
         context = getattr(config.get_text_config(), "max_position_embeddings", None) or max_model_len

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -543,6 +546,34 @@ def test_a_recipe_can_use_it_and_its_model_is_not_downloaded() -> None:
     assert cls is OpenAITranslator
     assert options == {"model": "gpt-x", "base_url": "http://localhost:1/v1", "max_retries": 2, "offline": True}
     assert "translator" not in recipe.models()
+
+
+def test_an_interrupt_cancels_the_requests_in_flight() -> None:
+    def slow_first(fields: Fields, number: int) -> Answer:
+        time.sleep(5 if number == 1 else 0)
+        return phrases(["dog"])
+
+    with serving(slow_first) as local:
+        client = translator(local)
+        interrupt = threading.Timer(0.5, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+        interrupt.start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            client.translate([DOG])
+        assert time.monotonic() - started < 4
+        assert client.translate([DOG])[0].note is None
+
+
+def test_the_thread_of_a_client_ends_with_its_translator() -> None:
+    others = set(threading.enumerate())
+    with serving(lambda *_: phrases(["dog"])) as local:
+        client = translator(local)
+        client.translate([DOG])
+        (thread,) = [thread for thread in set(threading.enumerate()) - others if thread.name == "chat-client"]
+        del client
+        gc.collect()
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_a_client_can_be_closed_twice() -> None:
