@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from openavs.caching.stagewise import StagedSchedule
 from openavs.config import resources
 from openavs.config.errors import first_error
-from openavs.config.recipe import Recipe, load_recipe
+from openavs.config.recipe import Recipe, Text, load_recipe
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.compare import compare
@@ -38,7 +38,6 @@ from openavs.utils.text import did_you_mean
 from openavs.visualization.plots import Axis, Chart, ChartSeries, Point, plot_series, unit_axis
 
 EXAMPLE = "see eval/ablations/threshold.yaml for a complete study"
-Text = Annotated[str, Field(min_length=1)]
 Build = Callable[[Recipe, BackendCache], Pipeline | StagedSchedule]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from openavs.config import resources
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark
-from openavs.evaluation.compare import class_score
+from openavs.evaluation.compare import Report, class_score
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.display_names import figure_name, in_order, percent, protocol_name, title_of
 from openavs.evaluation.leaderboard import (
@@ -58,7 +58,6 @@ MAX_WIDTH = 320  # pixels of an example frame
 CORRECT, WRONG = (0, 114, 178), (230, 159, 0)
 _TINT = 0.65  # opacity of the color inside a mask
 
-Report = Mapping[str, Any]
 Labels = npt.NDArray[Any]
 
 # Keys that an evaluation adds to `BenchmarkScores.to_dict()`, or that may be absent.

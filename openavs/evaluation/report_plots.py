@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
+from openavs.evaluation.compare import Report
 from openavs.evaluation.display_names import title_of
 from openavs.evaluation.leaderboard import MethodKind, PublishedResult, format_published, group_by_kind
 from openavs.visualization.plots import Axis, Chart, ChartSeries, Point, plot_histogram, plot_series, unit_axis
@@ -24,8 +24,6 @@ KIND_STYLES: dict[MethodKind, int] = {
 """The color and marker of each kind of method in `plots`."""
 
 OWN_STYLE = 5  # of the run that the report is about
-
-Report = Mapping[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------- one report

@@ -11,7 +11,7 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import (
     MAX_BYTES,
     MissingDataError,
-    Row,
+    TableRow,
     check_names,
     check_present,
     check_unique,
@@ -72,7 +72,7 @@ def test_a_file_too_large_to_be_a_table_is_not_read(tmp_path: Path) -> None:
 def test_names_cannot_leave_their_folder(name: str) -> None:
     assert not is_plain_name(name)
     with pytest.raises(InputError, match=r"line 7: the name .* is not the name of a folder"):
-        check_names(Path("t.csv"), [Row(7, {"name": name})], "name")
+        check_names(Path("t.csv"), [TableRow(7, {"name": name})], "name")
 
 
 @pytest.mark.parametrize("name", ["-5kRgp_lxpk_0_10000", "--yub8O1H0Y", "h orse", "x_w-93ctLN0_2", "日本"])
@@ -81,13 +81,13 @@ def test_plain_names(name: str) -> None:
 
 
 def test_a_clip_listed_twice_is_named_with_both_lines() -> None:
-    rows = [Row(2, {"uid": "a"}), Row(3, {"uid": "b"}), Row(4, {"uid": "a"})]
+    rows = [TableRow(2, {"uid": "a"}), TableRow(3, {"uid": "b"}), TableRow(4, {"uid": "a"})]
     with pytest.raises(InputError, match=r"lists the clip 'a' twice \(lines 2 and 4\)"):
         check_unique(Path("t.csv"), rows, "uid")
 
 
 def test_an_empty_split_lists_the_existing_ones() -> None:
-    rows = [Row(2, {"split": "train"}), Row(3, {"split": "train"}), Row(4, {"split": "test"})]
+    rows = [TableRow(2, {"split": "train"}), TableRow(3, {"split": "train"}), TableRow(4, {"split": "test"})]
     assert [row.line for row in in_split(Path("t.csv"), rows, "train")] == [2, 3]
     with pytest.raises(InputError, match=r"no clip of the split 'val'; it holds 'train' \(2\), 'test' \(1\)"):
         in_split(Path("t.csv"), rows, "val")
@@ -108,12 +108,12 @@ def test_an_empty_split_lists_the_existing_ones() -> None:
     ],
 )
 def test_dirty_object_names(a_obj: str, classes: tuple[str, ...]) -> None:
-    assert sounding_classes(Path("t.csv"), Row(2, {"a_obj": a_obj})) == classes
+    assert sounding_classes(Path("t.csv"), TableRow(2, {"a_obj": a_obj})) == classes
 
 
 def test_an_unknown_object_is_named_with_the_nearest_class() -> None:
     with pytest.raises(InputError, match=r"line 5: 'giutar' in a_obj .* did you mean 'guitar'"):
-        sounding_classes(Path("t.csv"), Row(5, {"a_obj": "dog_giutar"}))
+        sounding_classes(Path("t.csv"), TableRow(5, {"a_obj": "dog_giutar"}))
 
 
 def test_the_table_is_found_in_the_usual_places(tmp_path: Path) -> None:

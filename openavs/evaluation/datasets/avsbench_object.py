@@ -14,7 +14,7 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, 
 from openavs.evaluation.datasets.classes import S4_CATEGORIES
 from openavs.evaluation.datasets.mask_io import png_size, read_binary_truth, read_probability, resize_mask
 from openavs.evaluation.datasets.tables import (
-    Row,
+    TableRow,
     check_names,
     check_present,
     check_unique,
@@ -64,7 +64,7 @@ def read_ms3(root: Path, split: str = "test") -> Dataset:
     return _dataset("ms3", home, split, LazyClips(rows, partial(_ms3_clip, data, split, style)))
 
 
-def _s4_clip(data: Path, split: str, suffix: str, row: Row) -> BenchmarkClip:
+def _s4_clip(data: Path, split: str, suffix: str, row: TableRow) -> BenchmarkClip:
     name, category = row["name"], row["category"]
     place = f"{split}/{category}/{name}"
     masks = [f"{place}/{name}_{k}.png" for k in range(1, FRAMES + 1)]
@@ -81,7 +81,7 @@ def _s4_clip(data: Path, split: str, suffix: str, row: Row) -> BenchmarkClip:
     )
 
 
-def _ms3_clip(data: Path, split: str, style: str, row: Row) -> BenchmarkClip:
+def _ms3_clip(data: Path, split: str, style: str, row: TableRow) -> BenchmarkClip:
     name = row["video_id"]
     masks = [f"{split}/{name}/{name}_{k}.png" for k in range(1, FRAMES + 1)]
     return BenchmarkClip(

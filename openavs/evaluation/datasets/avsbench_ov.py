@@ -28,7 +28,7 @@ from openavs.evaluation.datasets.avsbench_semantic import (
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import Labels, Size, interpolate_nearest, png_size, resize_mask
-from openavs.evaluation.datasets.tables import MissingDataError, Row, is_plain_name, listing, sounding_classes
+from openavs.evaluation.datasets.tables import MissingDataError, TableRow, is_plain_name, listing, sounding_classes
 from openavs.evaluation.datasets.youtube_vis import AnnotatedVideo, read_annotations
 from openavs.evaluation.metrics.functional import keep_classes
 from openavs.evaluation.predictions import find_predictions
@@ -103,7 +103,7 @@ def _annotations(openvoc: Path, split: str) -> dict[str, AnnotatedVideo]:
 
 
 def _clips(
-    folders: OvFolders, split: str, rows: list[Row], videos: Mapping[str, AnnotatedVideo]
+    folders: OvFolders, split: str, rows: list[TableRow], videos: Mapping[str, AnnotatedVideo]
 ) -> tuple[BenchmarkClip, ...]:
     masked = _masked(folders.semantic, rows) if split != "train" else frozenset()
     pictures = folders.openvoc / split / "JPEGImages"
@@ -119,7 +119,7 @@ def _clips(
     return tuple(clips)
 
 
-def _masked(semantic: Path, rows: list[Row]) -> frozenset[str]:
+def _masked(semantic: Path, rows: list[TableRow]) -> frozenset[str]:
     """The clips with masks in AVSBench-semantic, from one listing per subset and one of its clips."""
     found: set[str] = set()
     for subset in FRAMES:
@@ -130,7 +130,7 @@ def _masked(semantic: Path, rows: list[Row]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _clip(folders: OvFolders, split: str, row: Row, video: AnnotatedVideo | None, suffix: str) -> BenchmarkClip:
+def _clip(folders: OvFolders, split: str, row: TableRow, video: AnnotatedVideo | None, suffix: str) -> BenchmarkClip:
     uid, place = row["uid"], f"{row['label']}/{row['uid']}"
     numbers = range(FRAMES[row["label"]])
     if video is not None and video.length != len(numbers):

@@ -26,7 +26,7 @@ from openavs.evaluation.datasets.mask_io import (
 )
 from openavs.evaluation.datasets.tables import (
     MissingDataError,
-    Row,
+    TableRow,
     check_names,
     check_present,
     check_unique,
@@ -60,7 +60,7 @@ def read_avss(root: Path, split: str = "test") -> Dataset:
     return Dataset("avss", "semantic", home, split, clips, read_truth, read_prediction, CLASSES, read_native)
 
 
-def read_metadata(table: Path) -> list[Row]:
+def read_metadata(table: Path) -> list[TableRow]:
     """Read and check the rows of `metadata.csv`."""
     rows = read_table(table, COLUMNS)
     check_names(table, rows, "uid", "label")
@@ -75,7 +75,7 @@ def read_metadata(table: Path) -> list[Row]:
 
 
 def semantic_clips(
-    home: Path, table: Path, rows: Sequence[Row], split: str, kind: str = "labels_semantic"
+    home: Path, table: Path, rows: Sequence[TableRow], split: str, kind: str = "labels_semantic"
 ) -> LazyClips:
     """Create the clips of these rows; the kinds of files are looked up in the first clip only.
 
@@ -91,7 +91,7 @@ def semantic_clips(
     return LazyClips(rows, partial(_clip, home, table, split, held[0], suffix))
 
 
-def _clip(home: Path, table: Path, split: str, labels: str, suffix: str, row: Row) -> BenchmarkClip:
+def _clip(home: Path, table: Path, split: str, labels: str, suffix: str, row: TableRow) -> BenchmarkClip:
     place = f"{row['label']}/{row['uid']}"
     folder = home / place
     frames, masks = folder / "frames", folder / labels  # joined once: a split has 66,240 frames

@@ -29,7 +29,7 @@ class MissingSplitError(InputError):
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table: its number in the file and its cells by column."""
 
     line: int
@@ -53,7 +53,7 @@ def find_home(root: Path, table: str, places: Sequence[str]) -> Path:
     raise MissingDataError(f"{root} {state} {table}{also}; --root is the folder that holds {table}")
 
 
-def read_table(path: Path, columns: Mapping[str, int]) -> list[Row]:
+def read_table(path: Path, columns: Mapping[str, int]) -> list[TableRow]:
     """Read the rows of a CSV file with a header; cells are stripped and blank lines are left out.
 
     Args:
@@ -79,7 +79,7 @@ def read_table(path: Path, columns: Mapping[str, int]) -> list[Row]:
     for number, cells in lines[1:]:
         if len(cells) <= last:
             raise InputError(f"{path}, line {number}: {len(cells)} columns where at least {last + 1} were expected")
-        rows.append(Row(number, {name: cells[place].strip() for name, place in places.items()}))
+        rows.append(TableRow(number, {name: cells[place].strip() for name, place in places.items()}))
     return rows
 
 
@@ -94,7 +94,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"cannot read {path} as a CSV table in UTF-8: {error}") from error
 
 
-def check_names(path: Path, rows: Iterable[Row], *columns: str) -> None:
+def check_names(path: Path, rows: Iterable[TableRow], *columns: str) -> None:
     """Raise InputError for cells that are not the name of one file or folder, such as `../`, `/a` or an empty one."""
     for row in rows:
         for column in columns:
@@ -110,7 +110,7 @@ def is_plain_name(name: str) -> bool:
     return 0 < len(name) <= 255 and name not in (".", "..") and name.isprintable() and not set(name) & set("/\\:")
 
 
-def check_unique(path: Path, rows: Iterable[Row], column: str) -> None:
+def check_unique(path: Path, rows: Iterable[TableRow], column: str) -> None:
     """Raise InputError for a table that lists a clip twice."""
     first: dict[str, int] = {}
     for row in rows:
@@ -121,7 +121,7 @@ def check_unique(path: Path, rows: Iterable[Row], column: str) -> None:
         first[row[column]] = row.line
 
 
-def in_split(path: Path, rows: Iterable[Row], split: str) -> list[Row]:
+def in_split(path: Path, rows: Iterable[TableRow], split: str) -> list[TableRow]:
     """Return the rows of a split in the order of the file.
 
     Raises:
@@ -134,7 +134,7 @@ def in_split(path: Path, rows: Iterable[Row], split: str) -> list[Row]:
     return [row for row in rows if row["split"] == split]
 
 
-def sounding_classes(path: Path, row: Row) -> tuple[str, ...]:
+def sounding_classes(path: Path, row: TableRow) -> tuple[str, ...]:
     """Return the classes in a row's `a_obj` (joined by `_`), without off-screen sounds and background.
 
     Raises:
