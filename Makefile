@@ -102,7 +102,7 @@ $(VENV)/.quality: .ci/quality.txt $(STAMP)
 	@touch $@
 
 # Texts that the language check of `make lint` covers.
-PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) $(wildcard docs/*.md) eval/bench/README.md examples pipelines \
+PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) $(wildcard docs/*.md) docs/notebooks eval/bench/README.md examples pipelines \
 	$(wildcard eval/*.yaml) eval/ablations Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import sys
 import tokenize
@@ -171,6 +172,14 @@ def markdown_texts(source: str) -> Iterator[Text]:
     return paragraphs(re.sub(r"^ *```.*?^ *```$", _emptied, source, flags=re.MULTILINE | re.DOTALL))
 
 
+def notebook_texts(source: str) -> Iterator[Text]:
+    """Markdown cells of a notebook, with the line in the file at which a cell's text begins."""
+    for cell in json.loads(source)["cells"]:
+        if cell["cell_type"] == "markdown":
+            first = source.count("\n", 0, source.find(json.dumps(cell["source"][0])[1:-1])) + 1
+            yield from paragraphs("".join(cell["source"]), first)
+
+
 def html_texts(source: str) -> Iterator[Text]:
     """Text of an HTML template."""
     source = re.sub(r"<(style|script)\b.*?</\1>|<!--.*?-->|\{[{%#].*?[}%#]\}", _emptied, source, flags=re.DOTALL)
@@ -203,7 +212,7 @@ def _emptied(found: re.Match[str]) -> str:
 
 
 READERS = {
-    ".md": markdown_texts, ".html": html_texts, ".j2": html_texts, ".yaml": yaml_texts, ".yml": yaml_texts,
+    ".md": markdown_texts, ".ipynb": notebook_texts, ".html": html_texts, ".j2": html_texts, ".yaml": yaml_texts, ".yml": yaml_texts,
     ".toml": comment_texts, ".sh": comment_texts, "Makefile": comment_texts, "Dockerfile": comment_texts,
 }  # fmt: skip
 

@@ -41,6 +41,6 @@ def test_it_runs_in_a_kernel(tmp_path: Path) -> None:
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "".join(output.get("text", "") for output in outputs)
     pages = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    assert "found dog" in text and "below threshold" in text and "bytes of COCO" in text
+    assert "segments: dog" in text and "below threshold" in text and "bytes of COCO" in text
     assert any("<video" in page for page in pages)
     assert (tmp_path / "first-steps" / "out" / "clips" / "scene" / "result.json").is_file()
