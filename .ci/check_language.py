@@ -212,7 +212,8 @@ def _emptied(found: re.Match[str]) -> str:
 
 
 READERS = {
-    ".md": markdown_texts, ".ipynb": notebook_texts, ".html": html_texts, ".j2": html_texts, ".yaml": yaml_texts, ".yml": yaml_texts,
+    ".md": markdown_texts, ".ipynb": notebook_texts, ".html": html_texts, ".j2": html_texts,
+    ".yaml": yaml_texts, ".yml": yaml_texts,
     ".toml": comment_texts, ".sh": comment_texts, "Makefile": comment_texts, "Dockerfile": comment_texts,
 }  # fmt: skip
 
