@@ -1,4 +1,4 @@
-"""Downloads of a recipe's missing models, with a check of every weight file's header."""
+"""Downloads of missing models, with a check of the headers of all weight files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from openavs.utils.text import pluralize
 
 
 def fetch_models(recipe: Recipe) -> Iterator[CheckResult]:
-    """Download the missing models of a recipe and open their files; yields one result per model.
+    """Download the missing models of a recipe; yields one result per model.
 
-    The facts are `model`, the `stages` that use it, `seconds`, `size_gb` (on this disk) and `parameters_m` (millions).
-    Models of plug-ins are skipped, because they may be any file.
+    The header of every weight file is read. The facts are `model`, the `stages` that use it, `seconds`, `size_gb` (on
+    this disk) and `parameters_m` (millions). Models of plug-ins are skipped, because they may be any file.
     """
     sections = recipe.stages()
     stages: dict[str, list[str]] = {}
@@ -49,7 +49,9 @@ def _fetch(model: str, stages: list[str], offline: bool) -> CheckResult:
 
 
 def open_headers(folder: Path, reference: str) -> int:
-    """Open every safetensors file of a folder and return the number of parameters; no tensor is read.
+    """Open the safetensors files of a folder and return the number of parameters.
+
+    No tensor is read.
 
     Raises:
         ModelError: a header is damaged, or a file does not have the size that its header states.

@@ -1,4 +1,4 @@
-"""Checks of this machine: Python, packages, extras, codecs, torch and its devices, memory, disks."""
+"""Checks of Python, packages, extras, codecs, torch, devices, memory and disks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_python() -> CheckResult:
 
 
 def check_packages() -> CheckResult:
-    """Check the installed versions against the requirements of openavs and transformers, without imports."""
+    """Check the installed packages that openavs and transformers require."""
     wrong = [*unmet_requirements("openavs"), *unmet_requirements("transformers")]
     versions = {name: version for name in ("torch", "transformers", "av") if (version := installed_version(name))}
     if not wrong:
@@ -60,7 +60,7 @@ def check_packages() -> CheckResult:
 
 
 def unmet_requirements(package: str) -> Iterator[tuple[str, str]]:
-    """Yield the requirements of an installed package that are not met, each with the reason."""
+    """Yield the unmet requirements of an installed package, with reasons."""
     try:
         from packaging.requirements import Requirement
 
@@ -89,7 +89,7 @@ def installed_version(package: str) -> str | None:
 
 
 def check_torchvision() -> list[CheckResult]:
-    """Import torchvision if it is installed: transformers fails if it was built for another torch."""
+    """Import torchvision, if installed: a build for another torch breaks transformers."""
     version = installed_version("torchvision")
     if version is None:
         return []
@@ -136,7 +136,7 @@ def check_extra(extra: Extra) -> CheckResult:
 
 
 def _required_version(extra: Extra) -> str:
-    """The versions that openavs' own metadata requires (`>=0.27,<0.33`); empty if it has none."""
+    """The versions that openavs requires (`>=0.27,<0.33`); empty if unknown."""
     from packaging.requirements import Requirement
 
     try:
@@ -181,7 +181,7 @@ def has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def codec_result(pyav: str, ffmpeg: str, decoders: dict[str, bool], encoders: dict[str, bool]) -> CheckResult:
-    """Return the check result for the available codecs; only a missing required one is a problem."""
+    """Return the result for the available codecs; missing required ones are a problem."""
     facts: dict[str, Any] = {"pyav": pyav, "ffmpeg": ffmpeg, "decode": decoders, "encode": encoders}
     base = f"PyAV {pyav} with FFmpeg {ffmpeg}"
     missing = [f"{name} (to read {DECODERS[name]})" for name, available in decoders.items() if not available]
@@ -263,7 +263,7 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
 
 
 def undetected_gpus(cuda: str | None) -> list[CheckResult]:
-    """Warn if an NVIDIA driver is present although torch, built for version `cuda`, found no GPU."""
+    """Warn about an NVIDIA driver if torch, built for CUDA `cuda`, found no GPU."""
     if not _NVIDIA.exists():
         return []
     if cuda is None:
@@ -278,7 +278,7 @@ def undetected_gpus(cuda: str | None) -> list[CheckResult]:
 
 
 def check_threads(threads: int, cores: float) -> CheckResult:
-    """Warn if torch uses more threads than there are processors, because they wait for each other."""
+    """Warn if torch uses more threads than processors, which is slower."""
     facts = {"threads": threads, "cores": round(cores, 2)}
     message = f"torch uses {pluralize(threads, 'thread')} on {pluralize(cores, 'processor')}"
     if threads <= cores + 0.5:
@@ -291,7 +291,7 @@ def check_threads(threads: int, cores: float) -> CheckResult:
 
 
 def check_memory() -> CheckResult:
-    """Check the memory that this process may use: of the machine, or the limit of a container."""
+    """Check the memory of the machine, or the limit of its container."""
     total = memory_gib()
     if total is None:
         return CheckResult("memory", "warning", "The amount of memory of this system is unknown.")
@@ -313,14 +313,14 @@ def memory_gib() -> float | None:
 
 
 def available_cores() -> float:
-    """Return the number of processors this process may use, by its affinity and the quota of the container."""
+    """Return the number of usable processors, by affinity and container quota."""
     count = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
     quota, _, period = (read_cgroup("cpu.max") or "").partition(" ")
     return min(count, int(quota) / int(period)) if quota.isdigit() and period.isdigit() else count
 
 
 def check_disk(topic: str, folder: Path, purpose: str, min_gib: float, fix: str) -> CheckResult:
-    """Check that a folder (or its nearest existing parent) is writable and has `min_gib` free."""
+    """Check that a folder, or its first existing parent, is writable and has space."""
     folder = folder.expanduser().absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 2**30

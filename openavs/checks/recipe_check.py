@@ -216,7 +216,7 @@ def _split_fix(sentence: str) -> Obstacle:
 
 
 def _remarks(recipe: Recipe, weights: Sequence[WeightsStatus]) -> Iterator[str]:
-    """Sentences about licenses, unusual weights and offloading, which do not prevent a run."""
+    """Sentences about licenses, unusual weights and offloading."""
     from huggingface_hub import get_token
 
     from openavs.models.hub import GATED
@@ -246,7 +246,7 @@ class _Memory(NamedTuple):
 
 
 def _memory(recipe: Recipe) -> _Memory | None:
-    """Memory of the models and of the device; None for students, invalid devices and unknown systems.
+    """Memory of the models and of the device; None if unknown.
 
     The total of the device counts, because the free memory of this moment may differ from that of a later run.
     """
@@ -289,9 +289,9 @@ def _total_gb(weights: Sequence[WeightsStatus]) -> float | None:
 
 
 def check_vocabulary(recipe: Recipe) -> str:
-    """Return a sentence about labels of a custom vocabulary that are not in the lexicon, or "".
+    """Return a sentence about labels that are not in the lexicon, or "".
 
-    Only the lexicon translator is limited to its entries; language models are not.
+    Applies to custom vocabularies with the lexicon translator; language models are not limited to its entries.
 
     Raises:
         InputError: the lexicon has none of the labels, so no prompt can ever result.
@@ -319,7 +319,7 @@ def check_vocabulary(recipe: Recipe) -> str:
 
 
 def hub_cache() -> Path:
-    """Return the folder of the hub's downloads; the default folder if its package is missing."""
+    """Return the folder of the hub's downloads."""
     try:
         from huggingface_hub import constants
     except ImportError:

@@ -1,4 +1,4 @@
-"""The command line: registers the commands, and turns errors into one sentence and an exit code.
+"""Command line: registers the commands; turns errors into a sentence and exit code.
 
 Exit codes: 0 all done, 1 some items failed (each is named), 2 wrong usage or input.
 """

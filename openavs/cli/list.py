@@ -162,7 +162,6 @@ def _print_benchmarks(benchmarks: Any) -> None:
 
 def _split_size(split: Any) -> str:
     """`740 clips, 3,700 frames`, as far as known."""
-
     known = [pluralize(split[key], key.removesuffix("s")) for key in ("clips", "frames") if split[key] is not None]
     return ", ".join(known) or "size not published"
 

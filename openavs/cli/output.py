@@ -28,7 +28,7 @@ def log_line(text: str, *, quiet: bool = False) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Print one JSON object on stdout, in ASCII because file names may hold any character.
+    """Print one JSON object on stdout, in ASCII, because names may have any character.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot represent.
@@ -50,7 +50,7 @@ def command_line() -> str:
 
 
 def configure_logging(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Log to stderr: warnings by default, all records of openavs with `verbose`, only errors with `quiet`."""
+    """Log to stderr: warnings, all records with `verbose`, or errors with `quiet`."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TerminalFormatter())

@@ -76,7 +76,6 @@ def _make_folder(folder: Path) -> None:
 
 def _size(text: str) -> tuple[int, int]:
     """Parses `WIDTHxHEIGHT`; returns (height, width)."""
-
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit() and 16 <= int(width) <= 8192 and 16 <= int(height) <= 8192):
         raise InputError(f"--size {text!r} is not WIDTHxHEIGHT with sides from 16 to 8192, such as 384x288")

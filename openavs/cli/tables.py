@@ -1,4 +1,4 @@
-"""Tables of `score`, `evaluate` and `compare`: aligned plain text, equal on a terminal and in a pipe."""
+"""Tables as aligned plain text, equal on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAIRED = (("score", "score"), ("f", "F"))
 
 
 def print_scores(report: Mapping[str, Any]) -> None:
-    """Print a report: figures with intervals in both protocols (the chosen one first), silence, missing predictions."""
+    """Print a report: figures by protocol (the chosen one first), silence, omissions."""
     task = report["task"]
     protocols = sorted(report["figures"], key=lambda name: name != report["protocol"])
     names = in_order({name: None for protocol in protocols for name in report["figures"][protocol]})
@@ -48,7 +48,7 @@ def _worst_text(per_class: Sequence[Mapping[str, Any]], limit: int = 5) -> list[
 
 
 def print_published(rows: Sequence[PublishedResult], limit: int = 8) -> None:
-    """Print published results with their sources by kind of method, best first, at most `limit` of each kind.
+    """Print published results by kind of method, best first, `limit` of each kind.
 
     Columns without any value are left out.
     """
@@ -99,7 +99,7 @@ def print_comparison(comparison: Mapping[str, Any], names: tuple[str, str] = ("A
 
 
 def table_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align rows below a heading, each column as wide as its longest cell; without lines, colors and wrapping."""
+    """Align rows below a heading, without lines, colors and wrapping."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

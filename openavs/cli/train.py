@@ -98,7 +98,7 @@ def require_accelerate() -> None:
 def select_recipe(
     arguments: list[str], recipe: str | None, *, max_steps: int | None, offline: bool, quiet: bool
 ) -> TrainingRecipe:
-    """Load the training recipe of the arguments; by default the small recipe of the student.
+    """Load the training recipe; by default the small recipe of the student.
 
     Raises:
         InputError: there is not exactly one student, or the recipe does not exist or is for another student.
@@ -127,7 +127,9 @@ def select_recipe(
 
 
 def small_recipe(student: str) -> tuple[str, list[str]]:
-    """Return the small recipe of a student; for plug-ins, that of TPAVI with overrides that remove its model.
+    """Return the small recipe of a student, with overrides.
+
+    Plug-ins use the recipe of TPAVI without the options of its model.
 
     Raises:
         InputError: the student does not exist.
@@ -142,7 +144,7 @@ def small_recipe(student: str) -> tuple[str, list[str]]:
 
 
 def open_splits(recipe: TrainingRecipe, benchmark: str, root: Path) -> tuple[Dataset, Dataset | None]:
-    """Open the training and the validation split; None, with a message, if the data has no validation split."""
+    """Open the training and the validation split (None if the data has none)."""
     from openavs.evaluation.benchmark import open_dataset
     from openavs.evaluation.datasets.tables import MissingSplitError
 

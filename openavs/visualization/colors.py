@@ -1,4 +1,4 @@
-"""Colors: the Pascal VOC palette of AVSBench's masks, and a colorblind-safe palette for overlays."""
+"""Colors: the Pascal VOC palette of mask files, and a colorblind-safe palette."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def voc_palette() -> npt.NDArray[np.uint8]:
 
 
 class Palette:
-    """Assigns `DISTINCT` colors to phrases by first appearance; the colors repeat after the last one."""
+    """Assigns `DISTINCT` colors to phrases by first appearance, cyclically."""
 
     def __init__(self, phrases: Iterable[str] = ()) -> None:
         self._indices: dict[str, int] = {}
@@ -66,12 +66,12 @@ class Palette:
 
 
 def palette_of(frames: Iterable[FrameResult]) -> Palette:
-    """Return the palette of a clip, so that colors do not depend on the order in which frames are painted."""
+    """Return the palette of a clip, which is independent of the order of painting."""
     return Palette(segment.phrase for frame in frames for segment in frame.segments)
 
 
 def text_color(background: RGB) -> RGB:
-    """Return black or white, whichever has more contrast with a background (relative luminance of WCAG 2)."""
+    """Return black or white, by contrast with a background (luminance of WCAG 2)."""
     linear = [(c / 255 / 12.92) if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)

@@ -1,4 +1,4 @@
-"""HTML rendering: self-contained pages without network access or scripts, with all values escaped."""
+"""HTML rendering: self-contained pages without scripts, with all values escaped."""
 
 from __future__ import annotations
 

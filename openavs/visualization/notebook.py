@@ -45,7 +45,7 @@ class NotebookView:
 
 
 def show(result: ClipResult, clip: Clip, *, width: int, max_seconds: float, max_bytes: int) -> NotebookView:
-    """Return a view with the overlay video and its audio, or images if it exceeds the limits; see `Result.show`."""
+    """Return a view of the overlay video, or of images if it exceeds the limits."""
     duration = (clip.times[-1] if clip.times else 0.0) + 0.5 / clip.fps
     if duration > max_seconds:
         note = f"The video lasts {duration:.0f} s, too long for a page: result.save(folder) writes overlay.mp4."
@@ -62,7 +62,7 @@ def show(result: ClipResult, clip: Clip, *, width: int, max_seconds: float, max_
 
 
 def summary(result: ClipResult, clip: Clip | None) -> str:
-    """Return captions, found phrases and rejections as HTML, with a few frames if the clip is available."""
+    """Return captions, phrases, rejections and, with the clip, a few frames as HTML."""
     if clip is None:
         return _html(result)
     try:

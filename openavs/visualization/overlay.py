@@ -62,7 +62,7 @@ def paint(
 def paint_frame(
     image: ImageArray, frame: FrameResult, palette: Palette | None = None, watermark: str = ""
 ) -> ImageArray:
-    """Paint the segments and captions of a frame; pass the clip's `palette_of` for the same colors in all frames."""
+    """Paint the segments and captions of a frame, in the colors of a clip's palette."""
     return paint(image, frame.segments, palette, captions=frame.captions, watermark=watermark)
 
 
@@ -190,7 +190,7 @@ def _draw_label(
     occupied: list[_Rectangle],
     limits: tuple[int, int],
 ) -> None:
-    """Draws 'dog 0.81' above the mask or inside its top edge, moved down until it covers no other label."""
+    """Draws 'dog 0.81' above the mask, moved down until it covers no other label."""
     font, pad = _font(size), max(2, size // 4)
     number = f" {segment.score:.2f}"
     name = _truncate(segment.phrase, font, limits[0] - 2 * pad - font.getlength(number))
@@ -216,7 +216,7 @@ def _overlap(one: _Rectangle, other: _Rectangle) -> bool:
 
 
 def _draw_watermark(draw: ImageDraw.ImageDraw, text: str, size: int, limits: tuple[int, int]) -> list[_Rectangle]:
-    """Writes a small text into the upper right corner; returns its rectangle, or none if it does not fit."""
+    """Writes a small text into the upper right corner; returns its rectangle if it fits."""
     size = max(8, round(size * 0.7))
     font, pad = _font(size), max(2, size // 4)
     line = _truncate(text, font, limits[0] - 4 * pad)
@@ -229,7 +229,7 @@ def _draw_watermark(draw: ImageDraw.ImageDraw, text: str, size: int, limits: tup
 
 
 def _draw_captions(draw: ImageDraw.ImageDraw, captions: Sequence[Caption], size: int, limits: tuple[int, int]) -> int:
-    """Draws the captions on a dark strip along the bottom; returns its height in pixels (0 without captions)."""
+    """Draws the captions on a strip along the bottom; returns its height in pixels."""
     if not captions:
         return 0
     font, pad = _font(size), max(2, size // 4)

@@ -248,7 +248,8 @@ def _label_points(axes: Axes, series: Sequence[ChartSeries]) -> None:
             label.set_position(offset)
             label.set_horizontalalignment("left" if offset[0] > 0 else "right")
             box = label.get_window_extent()
-            outside = box.x0 < axes.bbox.x0 or box.x1 > WIDTH or box.y0 < axes.bbox.y0 or box.y1 > HEIGHT
+            right = box.x1 + 0.2 * box.width  # browsers may choose a wider font
+            outside = box.x0 < axes.bbox.x0 or right > WIDTH or box.y0 < axes.bbox.y0 or box.y1 > HEIGHT
             return outside + box.count_overlaps(taken), box.padded(2).count_contains(markers)
 
         covered(min(_OFFSETS, key=covered))  # leaves the label there

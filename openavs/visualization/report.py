@@ -1,7 +1,7 @@
-"""HTML report of a clip: captions, prompts, segments and rejections of every frame, on one self-contained page.
+"""HTML report of a clip: captions, prompts, segments and rejections by frame.
 
-The page needs no network and runs no script; its Content-Security-Policy forbids both. The templates are in
-openavs/assets/report; the functions here return the values that they show.
+The page is one file that needs no network and runs no script; its Content-Security-Policy forbids both. The templates
+are in openavs/assets/report; the functions here return the values that they show.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class TimelineLane:
 
     @property
     def by_score(self) -> list[Span]:
-        """The spans with the best score last, which is drawn on top where spans of a long clip share a pixel."""
+        """The spans with the best score last, which is drawn on top."""
         return sorted(self.spans, key=lambda span: _score(span[2]))
 
 
 def report_frames(result: ClipResult, limit: int = MAX_IMAGES) -> frozenset[int]:
-    """Return the indices of the frames that the report shows: all, or `limit` of them at equal distances."""
+    """Return the indices of all frames, or of `limit` frames at equal distances."""
     indices = sorted(frame.index for frame in result.frames)
     if len(indices) <= limit:
         return frozenset(indices)
@@ -119,7 +119,7 @@ def image_values(image: ImageArray, frame: FrameResult, palette: Palette) -> dic
 
 
 def found_rows(frames: Sequence[FrameResult], palette: Palette) -> list[dict[str, Any]]:
-    """Return each phrase with the number of frames it was found in and its best score; most frames first."""
+    """Return each phrase with its number of frames and best score, most frames first."""
     rows = []
     for phrase in palette.phrases:
         scores = [[s.score for s in frame.segments if s.phrase == phrase] for frame in frames]
@@ -134,7 +134,7 @@ def found_rows(frames: Sequence[FrameResult], palette: Palette) -> list[dict[str
 def timeline_values(
     frames: Sequence[FrameResult], audio: Waveform | None, palette: Palette, duration: float | None = None
 ) -> dict[str, Any]:
-    """Return everything that is drawn on the time axis, which begins at 0 and ends at `end` s.
+    """Return everything on the time axis, from 0 to `end` s.
 
     `duration` is that of the file in s; without it the clip ends with its audio or its last frame.
     """
@@ -160,7 +160,7 @@ def timeline_values(
 
 
 def _frame_intervals(times: Sequence[float]) -> list[Interval]:
-    """The interval of each frame: half a sampling interval to either side, but not beyond half way to a neighbor."""
+    """Half a sampling interval around each frame, at most half way to a neighbor."""
     gap = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     edges = [min((after - before) / 2, gap / 2) for before, after in pairwise(times)]
     reaches = [gap / 2, *edges, gap / 2]
@@ -168,7 +168,7 @@ def _frame_intervals(times: Sequence[float]) -> list[Interval]:
 
 
 def _caption_lanes(frames: Sequence[FrameResult], intervals: Sequence[Interval]) -> tuple[list[TimelineLane], int]:
-    """Lanes of the captions that last longest, in order of first appearance, and the number of the others.
+    """Lanes of the longest captions by first appearance, and the number of others.
 
     The audio windows of neighboring frames overlap, so each caption is clipped to the interval of its frame.
     """
@@ -207,7 +207,7 @@ def _shade(score: float | None) -> int:
 
 
 def _wave_path(audio: Waveform, duration: float) -> str:
-    """The waveform as an SVG path in a box of 1000 x 100: one line per column from its minimum to its maximum."""
+    """The waveform as an SVG path of 1000 x 100, from minimum to maximum per column."""
     columns = max(1, round(_WAVE_COLUMNS * audio.duration / duration))
     edges = np.linspace(0, len(audio.samples), columns + 1).astype(int)
     peak = max(map(abs, _sample_range(audio.samples)), default=0.0) or 1.0
@@ -226,7 +226,7 @@ def _sample_range(samples: npt.NDArray[np.float32]) -> Interval:
 
 
 def color_css() -> str:
-    """Return one CSS class per color and per shade, because the page's policy forbids `style` attributes.
+    """Return CSS classes of all colors and shades; `style` attributes are forbidden.
 
     Shades are opaque, so that overlapping spans do not add up.
     """
@@ -240,7 +240,7 @@ def color_css() -> str:
 
 
 def table_values(frames: Sequence[FrameResult]) -> dict[str, Any]:
-    """Return the rows of the table of frames, and the origin of the prompts if it is the same for all.
+    """Return the rows of the table of frames, and the common origin of the prompts.
 
     A row has the captions with the reason if none of the prompts came from them, the prompts with their captions, and
     the rejections with their reasons.
@@ -276,7 +276,7 @@ def _why_no_prompt(caption: Caption, frame: FrameResult, origins: Sequence[str])
 
 
 def _why_rejected(rejection: Rejection, frame: FrameResult) -> str:
-    """The reason; for `less likely` with the audio score, which is multiplied by the score of the box."""
+    """The reason; for `less likely` with the audio score, a factor of the box's score."""
     scores = [prompt.audio_score for prompt in frame.prompts if prompt.phrase == rejection.phrase]
     if rejection.reason != "less likely" or not scores:
         return rejection.reason
@@ -284,7 +284,7 @@ def _why_rejected(rejection: Rejection, frame: FrameResult) -> str:
 
 
 def model_rows(models: Mapping[str, Any], license: str | None = None) -> list[dict[str, str]]:
-    """Return reference, revision and license of each model; `license` is the one stated by the recipe."""
+    """Return reference, revision and license of each model."""
     rows = []
     for reference, value in models.items():
         facts, known = value if isinstance(value, Mapping) else {}, find_known_model(reference)
@@ -296,7 +296,7 @@ def model_rows(models: Mapping[str, Any], license: str | None = None) -> list[di
 
 
 def timing_rows(timings: Mapping[str, float], frames: int | None = None) -> list[dict[str, Any]]:
-    """Return the seconds of each stage, the milliseconds per frame, and the share of the longest stage in percent."""
+    """Return each stage's seconds, ms per frame, and share of the longest in percent."""
     longest = max(timings.values(), default=0.0) or 1.0
     return [
         {

@@ -115,7 +115,7 @@ def test_images_are_small_painted_jpegs_with_alternative_text(tmp_path: Path) ->
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (480, 270)
         painted = np.asarray(picture).astype(int)
-    assert painted[120, 180, 0] > painted[120, 180, 2] + 30  # the first colour is orange
+    assert painted[120, 180, 0] > painted[120, 180, 2] + 30  # the first color is orange
     assert abs(painted[5, 470] - 90).max() < 12
 
 
