@@ -1,0 +1,310 @@
+"""Gradio UI of the web page and its API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from openavs.errors import InputError, OpenAVSError
+from openavs.utils.text import pluralize
+from openavs.visualization.html import asset
+from openavs.web import components
+from openavs.web.controller import Controller, PageContent
+from openavs.web.inference import TINY, SegmentRequest, parse_threshold, parse_vocabulary
+from openavs.web.server import SWEEP_INTERVAL, is_file_in
+
+if TYPE_CHECKING:
+    from openavs.web.server import ServerParts
+
+VIDEO, PICTURE = "video", "picture"
+INVALID_INPUT = "an input is missing or has the wrong type; see docs/serve.md, or 'Use via API' at the end of the page"
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+def theme() -> Any:
+    """Gradio's default theme in system fonts, so that no font is fetched."""
+    return gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO)
+
+
+def head() -> str:
+    """Stylesheet and color scheme for the head of the page."""
+    return f'<style>{components.stylesheet()}</style><meta name="color-scheme" content="light dark">'
+
+
+def script() -> str:
+    """The function that runs when the page has loaded."""
+    return asset("web/page.js")
+
+
+def build(parts: ServerParts) -> Any:
+    """Gradio blocks of the page and the API."""
+    return _Page(parts).blocks
+
+
+class _Blocks(gr.Blocks):  # type: ignore[misc]
+    """Blocks that accept uploaded files only and turn invalid inputs and openavs errors into messages."""
+
+    uploads: Path
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+        """Check that inputs name no file or address but uploads, then convert them."""
+        if not all(is_file_in(self.uploads, path) for path in _file_names(inputs)):
+            raise gr.Error("a file has to be uploaded to this page first", print_exception=False)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        except Exception as error:
+            message = error.message if isinstance(error, gr.Error) else INVALID_INPUT
+            raise gr.Error(message, print_exception=False) from error
+
+    async def call_function(self, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of the page."""
+        try:
+            return await super().call_function(*args, **kwargs)
+        except OpenAVSError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+
+def _file_names(data: Any) -> Iterator[str]:
+    """All strings named `path` in nested data."""
+    pending = [data]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("path"), str):
+                yield value["path"]
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+
+
+class _Page:
+    """Components of the page and the functions that they call."""
+
+    def __init__(self, parts: ServerParts) -> None:
+        self._config, self._models, self._sessions = parts.config, parts.models, parts.sessions
+        self._example = parts.example
+        self._controller = Controller(parts.models, parts.sessions, parts.config)
+        self._first = next(iter(parts.models.options.values()))
+        # Gradio removes uploads, and copies of results for API clients, by their age.
+        delete_cache = SWEEP_INTERVAL, int(parts.config.keep_minutes * 60)
+        self.blocks = _Blocks(title="openavs", analytics_enabled=False, delete_cache=delete_cache)
+        self.blocks.uploads = parts.uploads
+        with self.blocks:
+            gr.HTML(components.fragment("head", limits=self._limits()), apply_default_css=False)
+            with gr.Row():
+                with gr.Column(scale=2, min_width=320):
+                    self._add_inputs()
+                with gr.Column(scale=3, min_width=320):
+                    self._add_outputs()
+            with gr.Accordion("Models and licenses", open=False):
+                self.about = gr.HTML(self._about(), apply_default_css=False)
+            self._connect()
+            self._add_api()
+        # api_open=False: functions that wait in the queue cannot be called without it
+        self.blocks.queue(max_size=parts.config.queue, default_concurrency_limit=1, api_open=False)
+
+    # ------------------------------------------------------------------------------------------------------ components
+
+    def _add_inputs(self) -> None:
+        self.kind = gr.State(VIDEO)
+        with gr.Tabs():
+            with gr.Tab("Video") as self.video_tab:
+                self.video = gr.Video(
+                    label="Video with sound", sources=["upload", "webcam"], include_audio=True, elem_id="oa-video"
+                )
+            with gr.Tab("Picture and sound") as self.picture_tab:
+                self.picture = gr.Image(
+                    label="Picture", type="filepath", sources=["upload", "webcam"], elem_id="oa-picture"
+                )
+                self.sound = gr.Audio(
+                    label="Sound", type="filepath", sources=["upload", "microphone"], elem_id="oa-sound"
+                )
+        self.recipe = gr.Dropdown(
+            choices=list(self._models.options), value=self._first.name, label="Recipe", filterable=False
+        )
+        self.note = gr.HTML(components.fragment("recipe", option=self._first), apply_default_css=False)
+        self.words = gr.Textbox(
+            label="Only these objects (optional)", placeholder="dog, cat, bell", max_lines=2, max_length=4000
+        )
+        self.threshold = gr.Slider(
+            0, 1, value=self._first.threshold, step=0.01, label="Threshold", info="Lower finds more, higher is surer."
+        )
+        self.run = gr.Button("Find what sounds", variant="primary", elem_id="oa-run")
+        with gr.Row():
+            self.example = gr.Button("Try the example", elem_id="oa-example")
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="oa-stop")
+
+    def _add_outputs(self) -> None:
+        self.progress = gr.HTML(components.fragment("welcome"), elem_id="oa-progress", apply_default_css=False)
+        self.player = gr.HTML(elem_id="oa-player", apply_default_css=False)
+        self.instances = gr.CheckboxGroup(label="Show", visible=False, elem_id="oa-instances")
+        self.downloads = gr.HTML(elem_id="oa-downloads", apply_default_css=False)
+        self.details = gr.HTML(elem_id="oa-details", apply_default_css=False)
+
+    def _connect(self) -> None:
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        queued: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1}
+        run = {**queued, "show_progress": "hidden", "concurrency_id": "models"}
+        self.video_tab.select(lambda: VIDEO, None, self.kind, **quick)
+        self.picture_tab.select(lambda: PICTURE, None, self.kind, **quick)
+        self.recipe.change(self._on_recipe, self.recipe, [self.threshold, self.note], **quick)
+        inputs = [self.kind, self.video, self.picture, self.sound, self.recipe, self.words, self.threshold]
+        outputs = [self.progress, self.player, self.instances, self.downloads, self.details, self.about, self.stop]
+        on_run = self.run.click(self._on_run, inputs, outputs, **run)
+        prepared = self.example.click(self._on_example, None, [self.video, self.recipe, self.words], **quick)
+        on_example = prepared.then(self._on_example_run, [self.video], outputs, **run)
+        self.stop.click(self._on_stop, None, [self.progress, self.stop], cancels=[on_run, on_example], **quick)
+        self.instances.input(
+            self._on_instances,
+            self.instances,
+            self.player,
+            show_progress="minimal",
+            trigger_mode="always_last",
+            concurrency_id="paint",
+            **queued,
+        )
+        self.blocks.unload(self._on_unload)
+
+    # --------------------------------------------------------------------------------------------------------- actions
+
+    def _on_recipe(self, name: str) -> tuple[Any, str]:
+        option = self._models.option(name)
+        return gr.update(value=option.threshold), components.fragment("recipe", option=option)
+
+    def _on_example(self) -> tuple[str, str, str]:
+        return str(self._example), TINY, ""  # the example is of the world that only tiny was trained on
+
+    def _on_example_run(self, video: str | None, request: gr.Request) -> Iterator[list[Any]]:
+        yield from self._on_run(VIDEO, video, None, None, TINY, "", None, request)
+
+    def _on_run(
+        self,
+        kind: str,
+        video: str | None,
+        picture: str | None,
+        sound: str | None,
+        recipe: str,
+        words: str,
+        threshold: float | None,
+        request: gr.Request,
+    ) -> Iterator[list[Any]]:
+        content = PageContent()
+        try:
+            if kind == VIDEO and not video:
+                raise InputError("give a video first, or try the example")
+            if kind == PICTURE and not (picture and sound):
+                raise InputError("give a picture and its sound first, or try the example")
+            files = (video, None) if kind == VIDEO else (picture, sound)
+            for content in self._controller.run(request.session_hash, _request(*files, recipe, words, threshold)):
+                yield self._outputs(content, running=True)
+        except OpenAVSError as error:
+            content = PageContent(components.alert(str(error)))
+        yield self._outputs(content, running=False)
+
+    def _outputs(self, content: PageContent, running: bool) -> list[Any]:
+        choices = [
+            (f"{one.name} ({pluralize(one.frames, 'frame')}, best {one.best:.2f})", one.name)
+            for one in content.instances
+        ]
+        instances = gr.update(choices=choices, value=[name for _, name in choices], visible=bool(choices))
+        html = content.downloads, content.details, self._about()
+        return [content.progress, content.player, instances, *html, gr.update(visible=running)]
+
+    def _on_instances(self, names: list[str], request: gr.Request) -> str:
+        try:
+            return self._controller.repaint(request.session_hash, names)
+        except OpenAVSError as error:
+            return components.alert(str(error))
+
+    def _on_stop(self, request: gr.Request) -> tuple[str, Any]:
+        self._sessions.get(request.session_hash).stop.set()
+        return components.fragment("stopped"), gr.update(visible=False)
+
+    def _on_unload(self, request: gr.Request) -> None:
+        self._sessions.end(request.session_hash)
+
+    # ------------------------------------------------------------------------------------------------------------- API
+
+    def _add_api(self) -> None:
+        """Endpoints of docs/serve.md, independent of the components of the page."""
+        with gr.Row(visible=False):
+            video, sound = gr.File(label="video", type="filepath"), gr.File(label="sound", type="filepath")
+            recipe, words = gr.Textbox(label="recipe", value=self._first.name), gr.Textbox(label="vocabulary")
+            threshold = gr.Number(label="threshold", value=None)
+            data, recipes = gr.JSON(label="result"), gr.JSON(label="recipes")
+            files = [gr.File(label=name) for name in ("overlay", "masks", "result_file", "coco")]
+            segment, list_recipes = gr.Button(), gr.Button()
+        segment.click(
+            self._segment,
+            [video, sound, recipe, words, threshold],
+            [data, *files],
+            api_name="segment",
+            api_description="Finds, names and segments the sounding objects of a video, or of a picture and its sound.",
+            concurrency_id="models",
+            concurrency_limit=1,
+        )
+        list_recipes.click(
+            self._recipes,
+            None,
+            recipes,
+            api_name="recipes",
+            api_description="The recipes of this server, with their models and licenses.",
+            queue=False,
+        )
+
+    def _segment(
+        self,
+        video: str | None,
+        sound: str | None = None,
+        recipe: str | None = None,
+        vocabulary: str | None = None,
+        threshold: float | None = None,
+        request: gr.Request = None,
+    ) -> tuple[Any, ...]:
+        """The defaults are those of the API, which requires `video` only."""
+        if not video:
+            raise InputError("give a video, or a picture and its sound")
+        wanted = _request(video, sound, recipe or self._first.name, vocabulary, threshold)
+        data, files = self._controller.segment(request.session_hash, wanted)
+        return data, *map(str, files)
+
+    def _recipes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": option.name,
+                "summary": option.recipe.summary,
+                "threshold": option.threshold,
+                "loaded": option.name in self._models.loaded,
+                "models": [
+                    {"stage": m.stage, "model": m.title, "reference": m.reference, "license": m.license}
+                    for m in option.models
+                ],
+            }
+            for option in self._models.options.values()
+        ]
+
+    # ------------------------------------------------------------------------------------------------------------ texts
+
+    def _limits(self) -> str:
+        remote = [name for name, option in self._models.options.items() if option.uses_remote_server]
+        privacy = "Nothing leaves this server"
+        if remote:
+            privacy = f"{' and '.join(remote)} sends the audio captions to the server of a language model"
+        return (
+            f"Clips of up to {self._config.max_seconds:g} s and {self._config.max_upload_mb} MB. {privacy}; files are "
+            "removed when you close the page."
+        )
+
+    def _about(self) -> str:
+        return components.fragment("about", options=list(self._models.options.values()), loaded=self._models.loaded)
+
+
+def _request(
+    source: str | None, sound: str | None, recipe: str, vocabulary: str | None, threshold: object
+) -> SegmentRequest:
+    paths = Path(source or ""), Path(sound) if sound else None
+    return SegmentRequest(*paths, recipe, parse_vocabulary(vocabulary), parse_threshold(threshold))

@@ -1,0 +1,155 @@
+"""HTML of the page; the template engine escapes every text."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from openavs.models.catalog import is_only_synthetic
+from openavs.results.result import Result
+from openavs.structures.types import ClipResult
+from openavs.visualization.colors import palette_of
+from openavs.visualization.html import asset, render
+from openavs.visualization.report import ROWS, report_frames
+from openavs.visualization.report_parts import (
+    colour_rules,
+    found_rows,
+    model_rows,
+    picture_parts,
+    timeline_parts,
+    timing_rows,
+    why_parts,
+)
+from openavs.web.artifacts import CAPTIONS, DOWNLOADS
+from openavs.web.inference import STAGES, InferenceProgress
+from openavs.web.session import Session
+
+MAX_PICTURES = 12
+MAX_CAPTIONS = 5
+
+_STEPS = {
+    "load": ("Load the clip and the models", ""),
+    "caption": ("Caption the audio", "audio windows"),
+    "translate": ("Name the sounding objects", ""),
+    "localize": ("Detect and segment", "frames"),
+    "paint": ("Paint the video and write the files", ""),
+}
+_CACHED = {"captioner": "captions", "translator": "prompts", "detector": "boxes"}
+
+
+def fragment(name: str, **values: Any) -> str:
+    """Render the template `openavs/assets/web/{name}.html`."""
+    return render(f"web/{name}.html", "", **values).decode("utf-8")
+
+
+def stylesheet() -> str:
+    """CSS of the fragments, limited to elements inside `.oa`."""
+    return f".oa{{{asset('report/pieces.css')}{colour_rules()}}}\n{asset('web/page.css')}"
+
+
+def alert(message: str) -> str:
+    """An error message, announced by screen readers."""
+    return fragment("alert", message=message)
+
+
+def progress(state: InferenceProgress, painted: bool = False) -> str:
+    """The steps of a run and its captions; when `painted`, also its duration and what came from the cache."""
+    return fragment(
+        "progress",
+        steps=_steps(state, painted),
+        captions=state.captions[:MAX_CAPTIONS],
+        more=max(0, len(state.captions) - MAX_CAPTIONS),
+        is_captioned=state.captions or "localize" in state.steps or state.result is not None,
+        done=painted,
+        seconds=state.seconds,
+        cached=[_CACHED[stage] for stage in state.cached],
+    )
+
+
+def _steps(state: InferenceProgress, painted: bool) -> list[dict[str, str]]:
+    """Label, count and status (`waiting`, `now` or `done`) of each step."""
+    stages = (*STAGES, "paint")
+    current = max((stages.index(stage) for stage in state.steps), default=0)
+    if state.result is not None:
+        current = stages.index("paint") + painted
+    steps = []
+    for position, stage in enumerate(stages):
+        done, total = state.steps.get(stage, (0, 0))
+        is_done = position < current or (position == current and 0 < total == done)
+        status = "done" if is_done else "now" if position == current else "waiting"
+        label, unit = _STEPS[stage]
+        steps.append({"label": label, "status": status, "count": f"{done} of {total} {unit}" if unit and total else ""})
+    return steps
+
+
+def player(session: Session, result: Result, video_name: str, shown: ClipResult | None = None) -> str:
+    """The painted video with captions; `shown` is the part of the result that is painted, None for all.
+
+    The poster is the frame with the most segments.
+    """
+    shown = shown or result
+    names = dict.fromkeys(segment.phrase for frame in shown.frames for segment in frame.segments)
+    return fragment(
+        "player",
+        src=file_url(session, video_name),
+        captions=file_url(session, CAPTIONS),
+        clip=result.clip,
+        names=", ".join(names),
+        poster=_poster(result, shown),
+        width=result.size[1],
+        height=result.size[0],
+    )
+
+
+def _poster(result: Result, shown: ClipResult) -> str | None:
+    frame = max(shown.frames, key=lambda one: len(one.segments), default=None)
+    if frame is None or not frame.segments:
+        return None
+    picture = next(iter(result.video.frames(frozenset({frame.index}))), None)
+    return None if picture is None else str(picture_parts(picture.image, frame, palette_of(result.frames))["src"])
+
+
+def downloads(session: Session, result: Result) -> str:
+    """Links to the files of a session with their sizes."""
+    files = [
+        {
+            "url": file_url(session, name),
+            "label": label,
+            "name": f"{result.clip}-{name}",
+            "size": _size((session.folder / name).stat().st_size),
+        }
+        for name, label in DOWNLOADS.items()
+        if (session.folder / name).is_file()
+    ]
+    return fragment("downloads", files=files)
+
+
+def details(result: Result) -> str:
+    """The sections of the report: objects, timeline, reasons, frames, and how the result was made."""
+    palette = palette_of(result.frames)
+    clip = result.video
+    selected = report_frames(result, MAX_PICTURES)
+    results = {frame.index: frame for frame in result.frames}
+    frames = (frame for frame in clip.frames(selected) if frame.index in selected)
+    return fragment(
+        "details",
+        s=result,
+        only_synthetic=is_only_synthetic(result.models),
+        found=found_rows(result.frames, palette),
+        place=palette.place,
+        pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in frames],
+        listed=(),  # no links within the page: Gradio sets a base address, so they would leave it
+        models=model_rows(result.models, result.recipe.get("license")),
+        timings=timing_rows(result.timings),
+        **why_parts(result.frames[:ROWS]),
+        **timeline_parts(result.frames, clip.audio, palette, clip.duration),
+    )
+
+
+def file_url(session: Session, name: str) -> str:
+    """Address of a file of a session, relative to the page and different for each run."""
+    return f"results/{session.folder.name}/{quote(name)}?run={session.runs}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"

@@ -1,0 +1,189 @@
+"""Files of the web page: one folder for each session inside one private folder of the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openavs.errors import InputError
+from openavs.results.result import Result
+from openavs.structures.types import Clip
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scene_sampling import sample_scene
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: folders of killed servers stay until the temporary folder is emptied
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "openavs-serve-"
+INPUTS = "inputs"  # folder inside a session's folder
+EXAMPLE_SEED = 4
+
+
+@dataclass(eq=False)
+class Session:
+    """The files and the last result of one visitor.
+
+    Attributes:
+        folder: named by a token that cannot be guessed and is part of the addresses of its files.
+        result: the last result, without the audio of its clip to save memory.
+        reopen: opens that clip again, with its audio.
+        uploads: uploaded files that go with the session.
+        runs: number of runs so far; part of addresses, so that browsers show no file of an earlier run.
+        stop: set to end the current run at its next step.
+    """
+
+    folder: Path
+    last_used: float
+    active: int = 0
+    closed: bool = False
+    result: Result | None = None
+    reopen: Callable[[], Clip] | None = None
+    uploads: set[Path] = field(default_factory=set)
+    runs: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def begin(self, uploads: Iterable[Path]) -> None:
+        """Start a new run: drop the last result and its files."""
+        self.result = self.reopen = None
+        self.stop = threading.Event()  # the event of an earlier run stays set until that run has noticed it
+        self.runs += 1
+        self.uploads.update(uploads)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / INPUTS).mkdir(parents=True)
+
+    def link_input(self, upload: Path) -> Path:
+        """Link an upload into the session, which keeps it if the upload is removed; InputError if it is missing."""
+        path = self.folder / INPUTS / upload.parent.name / upload.name  # Gradio has one folder for each content
+        path.parent.mkdir(exist_ok=True)
+        try:
+            if not path.exists():
+                os.link(upload, path)
+        except FileNotFoundError as error:
+            raise InputError(f"{upload.name} has been removed from the server; upload it again") from error
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(upload, path)
+        return path
+
+
+class SessionStore:
+    """All sessions by Gradio's session key; thread-safe.
+
+    Gradio's own `gr.State(time_to_live, delete_callback)` is not used: it keeps the state of a closed page for an hour
+    and drops states above its capacity without calling back, so that their files would stay.
+    """
+
+    def __init__(self, root: Path, keep_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.root, self._keep_seconds, self._clock = root, keep_seconds, clock
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.RLock()
+        root.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: str | None) -> Session:
+        """The session of a key, created if it is new; without a key a new one."""
+        with self._lock:
+            key = key or secrets.token_hex(16)
+            if key not in self._sessions:
+                folder = self.root / secrets.token_urlsafe(24)
+                folder.mkdir()
+                self._sessions[key] = Session(folder, self._clock())
+            self._sessions[key].last_used = self._clock()
+            return self._sessions[key]
+
+    @contextmanager
+    def active(self, key: str | None) -> Iterator[Session]:
+        """The session of a key, whose files stay while the block runs."""
+        with self._lock:
+            session = self.get(key)
+            session.active += 1
+        try:
+            yield session
+        finally:
+            with self._lock:
+                session.active -= 1
+                session.last_used = self._clock()
+                if session.closed and not session.active:
+                    self._remove(session)
+
+    def end(self, key: str | None) -> None:
+        """Remove a session and its files now, or as soon as its run has ended."""
+        with self._lock:
+            session = self._sessions.get(key or "")
+            if session is not None:
+                session.closed = True
+                session.stop.set()
+                if not session.active:
+                    self._remove(session)
+
+    def stop_all(self) -> None:
+        """End the runs of all sessions at their next step."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.stop.set()
+
+    def expire(self) -> None:
+        """Remove the sessions that were idle for longer than files are kept."""
+        with self._lock:
+            oldest = self._clock() - self._keep_seconds
+            for session in list(self._sessions.values()):
+                if session.last_used < oldest and not session.active:
+                    self._remove(session)
+
+    def _remove(self, session: Session) -> None:
+        self._sessions = {key: other for key, other in self._sessions.items() if other is not session}
+        shutil.rmtree(session.folder, ignore_errors=True)
+        in_use = set().union(*(other.uploads for other in self._sessions.values()))
+        for path in session.uploads - in_use:  # equal uploads of two sessions are one file
+            path.unlink(missing_ok=True)
+        logger.info("a session ended; its files are removed")
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+
+def write_example(folder: Path) -> Path:
+    """Render the clip of the one-click example, a scene of the synthetic world."""
+    path = folder / "example.mp4"
+    write_clip(path, sample_scene("clip", "test", EXAMPLE_SEED, 0, size=(288, 384), seconds=6).scene)
+    return path
+
+
+@contextmanager
+def server_tempdir(parent: Path | None = None) -> Iterator[Path]:
+    """A private folder (mode 0700) that is removed at the end; those of killed servers are removed at the start."""
+    parent = parent or Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    try:
+        with (folder / "lock").open("w") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of this user's servers whose lock is free."""
+    for folder in parent.glob(f"{PREFIX}*") if fcntl is not None else ():
+        with suppress(OSError):  # locked by a running server, or just being created
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / "lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                logger.info("removed %s, which a killed server left behind", folder)
