@@ -18,6 +18,7 @@ from openavs.cli.options import (
 )
 from openavs.cli.output import configure_logging, echo, log_line
 from openavs.errors import InputError
+from openavs.utils.optional_deps import import_optional
 from openavs.utils.text import pluralize
 
 
@@ -50,14 +51,15 @@ def serve(
         typer.Option(
             "--max-total-mb",
             min=1,
-            help="Maximum size of all visitors' files in MB. Default: ten times --max-upload-mb.",
+            help="Maximum size of all users' files in MB. Default: ten times --max-upload-mb.",
             show_default=False,
         ),
     ] = None,
     max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="Maximum clip length in seconds.")] = 60.0,
-    queue: Annotated[int, typer.Option(min=1, help="Maximum number of waiting visitors; others are rejected.")] = 8,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum number of waiting requests; others are refused.")] = 8,
     keep_minutes: Annotated[
-        float, typer.Option("--keep-minutes", min=1, help="Minutes without use until the files of a visit are deleted.")
+        float,
+        typer.Option("--keep-minutes", min=1, help="Minutes without use until the files of a session are deleted."),
     ] = 60.0,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     device: DeviceOption = None,
@@ -67,8 +69,7 @@ def serve(
     verbose: VerboseOption = False,
 ) -> None:
     """Serve a web page that segments uploaded or recorded clips."""
-    from openavs.web.server import serve as run
-    from openavs.web.settings import ServerConfig
+    from openavs.web import ServerConfig
 
     configure_logging(quiet=quiet, verbose=verbose)
     inputs, changes = split_overrides(overrides or ())
@@ -76,7 +77,10 @@ def serve(
         raise InputError(
             f"{inputs[0]!r:.80} is not key=value, such as filtering.box_threshold=0.3; --pipeline names a recipe"
         )
-    settings = ServerConfig(
+    import_optional("gradio", "web")
+    from openavs.web.server import serve as run
+
+    config = ServerConfig(
         pipeline=pipeline or default_pipeline(recipe_overrides(changes, device=device), quiet=quiet),
         overrides=tuple(changes),
         host=host,
@@ -91,19 +95,19 @@ def serve(
         offline=offline,
     )
 
-    def ready(address: str) -> None:
+    def on_ready(address: str) -> None:
         if not quiet:
             echo(f"openavs: {address} (stop with Ctrl+C)")
-        if not settings.is_local:
+        if not config.is_local:
             log_line("openavs: the page has no authentication; anyone on the network can use it")
         if open_page:
             import webbrowser
 
             webbrowser.open(address)
 
-    def ended(waiting: int) -> None:
-        if not quiet or waiting:
-            notified = f"; {pluralize(waiting, 'waiting visitor')} notified" if waiting else ""
-            log_line(f"openavs: the page is closed{notified}")
+    def on_closed(canceled: int) -> None:
+        if not quiet or canceled:
+            suffix = f"; {pluralize(canceled, 'pending request')} canceled" if canceled else ""
+            log_line(f"openavs: the page is closed{suffix}")
 
-    run(settings, ready, ended)
+    run(config, on_ready, on_closed)

@@ -10,21 +10,22 @@ from openavs.results.result import Result
 from openavs.structures.types import ClipResult
 from openavs.visualization.colors import palette_of
 from openavs.visualization.html import asset, render
-from openavs.visualization.report import ROWS, report_frames
-from openavs.visualization.report_parts import (
-    colour_rules,
+from openavs.visualization.report import (
+    MAX_ROWS,
+    color_css,
     found_rows,
+    image_values,
     model_rows,
-    picture_parts,
-    timeline_parts,
+    report_frames,
+    table_values,
+    timeline_values,
     timing_rows,
-    why_parts,
 )
 from openavs.web.artifacts import CAPTIONS, DOWNLOADS
 from openavs.web.inference import STAGES, InferenceProgress
 from openavs.web.session import Session
 
-MAX_PICTURES = 12
+MAX_IMAGES = 12
 MAX_CAPTIONS = 5
 
 _STEPS = {
@@ -44,7 +45,7 @@ def fragment(name: str, **values: Any) -> str:
 
 def stylesheet() -> str:
     """CSS of the fragments, limited to elements inside `.oa`."""
-    return f".oa{{{asset('report/pieces.css')}{colour_rules()}}}\n{asset('web/page.css')}"
+    return f".oa{{{asset('report/pieces.css')}{color_css()}}}\n{asset('web/page.css')}"
 
 
 def alert(message: str) -> str:
@@ -105,8 +106,8 @@ def _poster(result: Result, shown: ClipResult) -> str | None:
     frame = max(shown.frames, key=lambda one: len(one.segments), default=None)
     if frame is None or not frame.segments:
         return None
-    picture = next(iter(result.video.frames(frozenset({frame.index}))), None)
-    return None if picture is None else str(picture_parts(picture.image, frame, palette_of(result.frames))["src"])
+    poster = next(iter(result.video.frames(frozenset({frame.index}))), None)
+    return None if poster is None else str(image_values(poster.image, frame, palette_of(result.frames))["src"])
 
 
 def downloads(session: Session, result: Result) -> str:
@@ -128,7 +129,7 @@ def details(result: Result) -> str:
     """The sections of the report: objects, timeline, reasons, frames, and how the result was made."""
     palette = palette_of(result.frames)
     clip = result.video
-    selected = report_frames(result, MAX_PICTURES)
+    selected = report_frames(result, MAX_IMAGES)
     results = {frame.index: frame for frame in result.frames}
     frames = (frame for frame in clip.frames(selected) if frame.index in selected)
     return fragment(
@@ -136,13 +137,13 @@ def details(result: Result) -> str:
         s=result,
         only_synthetic=is_only_synthetic(result.models),
         found=found_rows(result.frames, palette),
-        place=palette.place,
-        pictures=[picture_parts(frame.image, results[frame.index], palette) for frame in frames],
+        color=palette.index,
+        images=[image_values(frame.image, results[frame.index], palette) for frame in frames],
         listed=(),  # no links within the page: Gradio sets a base address, so they would leave it
         models=model_rows(result.models, result.recipe.get("license")),
         timings=timing_rows(result.timings),
-        **why_parts(result.frames[:ROWS]),
-        **timeline_parts(result.frames, clip.audio, palette, clip.duration),
+        **table_values(result.frames[:MAX_ROWS]),
+        **timeline_values(result.frames, clip.audio, palette, clip.duration),
     )
 
 

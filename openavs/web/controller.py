@@ -10,7 +10,7 @@ from typing import Any
 
 from openavs.errors import InputError, OpenAVSError
 from openavs.results.result import Result
-from openavs.visualization.report_parts import model_rows
+from openavs.visualization.report import model_rows
 from openavs.web import ServerConfig, components
 from openavs.web.artifacts import (
     Instance,
@@ -37,7 +37,7 @@ class PageContent:
 
 
 class Controller:
-    """What the page and the API do; sessions are identified by the key of Gradio's client."""
+    """Actions of the page and the API; a session is identified by the key of Gradio's client."""
 
     def __init__(self, models: ModelCache, sessions: SessionStore, config: ServerConfig) -> None:
         self._models, self._sessions, self._config = models, sessions, config

@@ -136,9 +136,12 @@ class RequestFilter:
         if scope["type"] != "http":
             raise RuntimeError(f"this server does not support {scope['type']} requests")
         headers, path = Headers(scope=scope), scope["path"]
+        is_started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_started
             if message["type"] == "http.response.start":
+                is_started = True
                 MutableHeaders(scope=message).update(RESPONSE_HEADERS)
                 if path.startswith("/results/"):
                     MutableHeaders(scope=message)["cache-control"] = "private, no-store"
@@ -148,11 +151,14 @@ class RequestFilter:
             size = self._check(scope["method"], path, headers)
             if path == UPLOAD and scope["method"] == "POST":
                 with self._quota.reserve(size):
-                    await self._app(scope, _complete(receive), send_with_headers)
+                    await self._app(scope, check_complete(receive), send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
         except RequestRefused as error:
             await PlainTextResponse(f"{error}\n", error.status)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # by uvicorn at shutdown, after `timeout_graceful_shutdown`
+            if not is_started:
+                await PlainTextResponse(f"{SHUTDOWN_MESSAGE}\n", 503)(scope, receive, send_with_headers)
 
     def _check(self, method: str, path: str, headers: Headers) -> int:
         """The size of the body; RequestRefused if the request is not one of the page."""
@@ -196,8 +202,8 @@ def _is_same_origin(headers: Headers) -> bool:
     return origin is None or origin.partition("://")[2] in (headers.get("host"), headers.get("x-forwarded-host"))
 
 
-def _complete(receive: Receive) -> Receive:
-    """The messages of an upload; the exception for which Gradio removes its files if it ends early or stalls."""
+def check_complete(receive: Receive) -> Receive:
+    """Wrap `receive`: raise MultiPartException, for which Gradio removes the files of an upload, if it ends or stalls."""
     is_complete = False
 
     async def receive_part() -> Message:
@@ -221,7 +227,7 @@ def _complete(receive: Receive) -> Receive:
 
 @dataclass(frozen=True)
 class ServerParts:
-    """What the page works with; `uploads` is Gradio's folder."""
+    """Parts that the page uses; `uploads` is Gradio's folder."""
 
     config: ServerConfig
     models: ModelCache
@@ -300,7 +306,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, parts: ServerParts) -> None:
         app, self._blocks = make_app(parts)
-        self._sessions = parts.sessions
+        self.models, self._sessions = parts.models, parts.sessions
         self.canceled = 0
         super().__init__(
             uvicorn.Config(

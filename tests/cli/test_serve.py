@@ -18,7 +18,7 @@ import pytest
 
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scene_sampling import sample_scene
-from openavs.web.settings import ServerConfig
+from openavs.web import ServerConfig
 from tests.web.conftest import wait_for
 
 Run = Callable[..., Any]
@@ -54,9 +54,9 @@ def test_an_open_page_is_reported_even_with_quiet(
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
     opened: list[str] = []
 
-    def serve(settings: ServerConfig, ready: Callable[[str], None], ended: Callable[[int], None]) -> None:
-        ready("http://here")
-        ended(0)
+    def serve(config: ServerConfig, on_ready: Callable[[str], None], on_closed: Callable[[int], None]) -> None:
+        on_ready("http://here")
+        on_closed(0)
 
     monkeypatch.setattr("openavs.web.server.serve", serve)
     monkeypatch.setattr("webbrowser.open", opened.append)
@@ -68,8 +68,9 @@ def test_an_open_page_is_reported_even_with_quiet(
 
 
 def test_overrides_of_the_recipe(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
     given: list[ServerConfig] = []
-    monkeypatch.setattr("openavs.web.server.serve", lambda settings, *_: given.append(settings))
+    monkeypatch.setattr("openavs.web.server.serve", lambda config, *_: given.append(config))
     arguments = ("filtering.box_threshold=0.2", "translator={use: lexicon}")
     assert openavs("serve", "--pipeline", "tiny", *arguments, "--device", "cpu").code == 0
     assert [(one.pipeline, one.overrides, one.device) for one in given] == [("tiny", arguments, "cpu")]
@@ -106,18 +107,18 @@ def test_it_serves_until_a_signal_and_removes_its_files(tmp_path: Path, end: int
             page = urllib.request.urlopen(found[1], timeout=60).read().decode()
             assert "What makes the sound?" in page
             running.send_signal(end)
-            _, said = running.communicate(timeout=60)
+            _, err = running.communicate(timeout=60)
         finally:
             running.kill()
-    assert (running.returncode, said) == (0, "openavs: the page is closed\n")
+    assert (running.returncode, err) == (0, "openavs: the page is closed\n")
     assert not list(tmp_path.glob("openavs-serve-*"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_waiting_visitors_are_notified_at_the_end(tmp_path: Path, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_requests_are_canceled_at_the_end(tmp_path: Path, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
     gradio = pytest.importorskip("gradio_client", reason="Gradio is not installed; make test-web installs it")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where visitors put what they fetch
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # for files that clients fetch
     clip = tmp_path / "clip.mp4"
     write_clip(clip, sample_scene("clip", "test", 4, 0, size=(144, 192), seconds=40).scene)
     command = [sys.executable, "-m", "openavs", "serve", "--port", "0", "--pipeline", "tiny"]
@@ -126,14 +127,14 @@ def test_waiting_visitors_are_notified_at_the_end(tmp_path: Path, end: int, monk
         try:
             assert running.stdout is not None
             address = running.stdout.readline().split()[1]
-            visitors = [gradio.Client(address, verbose=False) for _ in range(3)]
-            asked = [visitor.submit(gradio.handle_file(clip), api_name="/segment") for visitor in visitors]
-            wait_for(lambda: all(job.status().code.name in WAITING for job in asked))
+            clients = [gradio.Client(address, verbose=False) for _ in range(3)]
+            jobs = [client.submit(gradio.handle_file(clip), api_name="/segment") for client in clients]
+            wait_for(lambda: all(job.status().code.name in WAITING for job in jobs))
             running.send_signal(end)
-            _, said = running.communicate(timeout=60)
+            _, err = running.communicate(timeout=60)
         finally:
             running.kill()
-    assert (running.returncode, said) == (0, "openavs: the page is closed; 3 waiting visitors notified\n")
-    for job in asked:
-        with pytest.raises(Exception, match="the server was told to end before this was answered"):
+    assert (running.returncode, err) == (0, "openavs: the page is closed; 3 pending requests canceled\n")
+    for job in jobs:
+        with pytest.raises(Exception, match="the server has been stopped; try again when it is running"):
             job.result(timeout=10)

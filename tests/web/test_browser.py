@@ -1,4 +1,4 @@
-"""The page in a real browser, offline: upload, run, see, toggle, take along; by keyboard, by ear, in every width."""
+"""The page in a real browser, offline: upload, run, toggle, download; keyboard, screen reader, widths, contrast."""
 
 from __future__ import annotations
 
@@ -23,84 +23,84 @@ RUN, EXAMPLE = "Find what sounds", "Try the example"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-class Visit:
-    """One page in a browser, and all that it asked for and complained of."""
+class Page:
+    """One page in a browser, its requests and its error messages."""
 
-    def __init__(self, page: Any, server: Server) -> None:
-        self.page, self.server = page, server
+    def __init__(self, tab: Any, server: Server) -> None:
+        self.tab, self.server = tab, server
         self.requests: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.errors: list[str] = []
+        tab.on("request", lambda request: self.requests.append(request.url))
+        tab.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        tab.on("dialog", lambda dialog: (self.errors.append(f"dialog {dialog.message}"), dialog.dismiss()))
 
-    def open(self) -> Visit:
-        self.page.goto(self.server.address)
+    def open(self) -> Page:
+        self.tab.goto(self.server.address)
         expect(self.button(RUN)).to_be_visible(timeout=LONG)
         return self
 
     def button(self, name: str) -> Any:
-        return self.page.get_by_role("button", name=name, exact=True)
+        return self.tab.get_by_role("button", name=name, exact=True)
 
     def give(self, path: Path, tab: str = "Video", place: str = "#oa-video") -> None:
-        self.page.get_by_role("tab", name=tab, exact=True).click()
-        self.page.locator(f"{place} input[type=file]").set_input_files(str(path))
+        self.tab.get_by_role("tab", name=tab, exact=True).click()
+        self.tab.locator(f"{place} input[type=file]").set_input_files(str(path))
 
     def run(self, name: str = RUN) -> None:
-        """Presses a button and waits for the painted video."""
+        """Press a button and wait for the painted video."""
         self.button(name).click()
-        self.seen()
+        self.wait_for_result()
 
-    def seen(self) -> None:
-        expect(self.page.locator("#oa-player video")).to_be_visible(timeout=LONG)
-        expect(self.page.locator("#oa-progress")).to_contain_text("Heard and found in", timeout=LONG)
+    def wait_for_result(self) -> None:
+        expect(self.tab.locator("#oa-player video")).to_be_visible(timeout=LONG)
+        expect(self.tab.locator("#oa-progress")).to_contain_text("Finished in", timeout=LONG)
 
     def text(self, place: str) -> str:
-        return str(self.page.locator(place).inner_text())
+        return str(self.tab.locator(place).inner_text())
 
     def is_too_wide(self) -> bool:
-        return bool(self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+        return bool(self.tab.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
 
 @pytest.fixture
-def visit(chromium: Any, server: Server) -> Iterator[Visit]:
-    """A page that is open, on a desk; whatever it fetched came from the server, and it complained of nothing."""
+def page(chromium: Any, server: Server) -> Iterator[Page]:
+    """An open page on a desktop; at the end, all requests went to the server and there were no errors."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    visit = Visit(context.new_page(), server).open()
-    yield visit
+    page = Page(context.new_page(), server).open()
+    yield page
     context.close()
-    outside = [u for u in visit.requests if not u.startswith((f"{server.address}/", "data:", "blob:"))]
+    outside = [u for u in page.requests if not u.startswith((f"{server.address}/", "data:", "blob:"))]
     assert outside == []
-    assert visit.complaints == []
+    assert page.errors == []
 
 
-def test_the_example_takes_one_click(visit: Visit) -> None:
-    visit.run(EXAMPLE)
-    assert "Heard: dog barking" in visit.text("#oa-progress")
-    details = visit.text("#oa-details")
-    for heading in ("What sounds", "When", "Why", "Frames", "How it was made"):
+def test_the_example_takes_one_click(page: Page) -> None:
+    page.run(EXAMPLE)
+    assert "Captions: dog barking" in page.text("#oa-progress")
+    details = page.text("#oa-details")
+    for heading in ("Sounding objects", "Timeline", "Reasons", "Frames", "Configuration"):
         assert heading in details
-    assert "tiny knows only openavs' own synthetic world" in visit.text("body")
+    assert "tiny was trained on openavs' synthetic world only" in page.text("body")
     plays = "v => new Promise(r => { v.onplaying = () => r(v.videoWidth); v.muted = true; v.play(); })"
-    assert visit.page.locator("#oa-player video").evaluate(plays) == 384
-    heard = "async v => { await new Promise(r => setTimeout(r, 400)); return v.webkitAudioDecodedByteCount }"
-    assert visit.page.locator("#oa-player video").evaluate(heard) > 0
+    assert page.tab.locator("#oa-player video").evaluate(plays) == 384
+    decoded = "async v => { await new Promise(r => setTimeout(r, 400)); return v.webkitAudioDecodedByteCount }"
+    assert page.tab.locator("#oa-player video").evaluate(decoded) > 0
 
 
-def test_upload_run_hide_and_take_along(visit: Visit, scene: Path) -> None:
-    visit.give(scene)
-    visit.run()
-    toggles = visit.page.locator("#oa-things input[type=checkbox]")
+def test_upload_run_hide_and_download(page: Page, scene: Path) -> None:
+    page.give(scene)
+    page.run()
+    toggles = page.tab.locator("#oa-instances input[type=checkbox]")
     expect(toggles.first).to_be_visible(timeout=LONG)
-    whole = visit.page.locator("#oa-player video").get_attribute("src")
+    whole = page.tab.locator("#oa-player video").get_attribute("src")
     toggles.first.uncheck()
-    expect(visit.page.locator("#oa-player video")).not_to_have_attribute("src", str(whole), timeout=LONG)
+    expect(page.tab.locator("#oa-player video")).not_to_have_attribute("src", str(whole), timeout=LONG)
     toggles.first.check()
-    expect(visit.page.locator("#oa-player video")).to_have_attribute("src", str(whole), timeout=LONG)
+    expect(page.tab.locator("#oa-player video")).to_have_attribute("src", str(whole), timeout=LONG)
     got = {}
-    for link in visit.page.locator("#oa-downloads a").all():
-        with visit.page.expect_download() as download:
+    for link in page.tab.locator("#oa-downloads a").all():
+        with page.tab.expect_download() as download:
             link.click()
         got[download.value.suggested_filename] = Path(download.value.path()).read_bytes()
     assert set(got) == {"scene-masks.zip", "scene-result.json", "scene-coco.json", "scene-overlay.mp4"}
@@ -108,11 +108,11 @@ def test_upload_run_hide_and_take_along(visit: Visit, scene: Path) -> None:
     assert json.loads(got["scene-coco.json"])["annotations"]
 
 
-def test_hiding_a_thing_keeps_the_place_in_the_video(visit: Visit, scene: Path) -> None:
-    visit.give(scene)
-    visit.run()
-    toggle = visit.page.locator("#oa-things input[type=checkbox]").first
-    player = visit.page.locator("#oa-player video")
+def test_hiding_an_object_keeps_the_video_position(page: Page, scene: Path) -> None:
+    page.give(scene)
+    page.run()
+    toggle = page.tab.locator("#oa-instances input[type=checkbox]").first
+    player = page.tab.locator("#oa-player video")
 
     def changed() -> None:
         whole = str(player.get_attribute("src"))
@@ -127,143 +127,142 @@ def test_hiding_a_thing_keeps_the_place_in_the_video(visit: Visit, scene: Path) 
     player.evaluate("v => { v.currentTime = 1; v.playbackRate = 0.1; v.play(); }")
     changed()
     expect(player).to_have_js_property("paused", False, timeout=LONG)
-    goes_on = "v => new Promise(r => { v.ontimeupdate = () => v.currentTime > 1 && r(v.currentTime) })"
-    assert player.evaluate(goes_on) < 4
+    continues = "v => new Promise(r => { v.ontimeupdate = () => v.currentTime > 1 && r(v.currentTime) })"
+    assert player.evaluate(continues) < 4
     player.evaluate("v => v.pause()")
-    visit.run()  # another run begins at its start
+    page.run()  # another run starts at 0
     expect(player).to_have_js_property("currentTime", 0)
 
 
-def test_another_threshold_reuses_what_was_heard(visit: Visit, scene: Path) -> None:
-    visit.give(scene)
-    visit.run()
-    number = visit.page.get_by_role("spinbutton", name="Threshold")
+def test_another_threshold_reuses_captions_and_boxes(page: Page, scene: Path) -> None:
+    page.give(scene)
+    page.run()
+    number = page.tab.get_by_role("spinbutton", name="Threshold")
     number.fill("0.95")
     number.press("Tab")
-    visit.button(RUN).click()
-    expect(visit.page.locator("#oa-details")).to_contain_text("below threshold", timeout=LONG)
-    expect(visit.page.locator("#oa-progress")).to_contain_text(
-        "Reused from an earlier run: what was heard, asked for, boxed.", timeout=LONG
+    page.button(RUN).click()
+    expect(page.tab.locator("#oa-details")).to_contain_text("below threshold", timeout=LONG)
+    expect(page.tab.locator("#oa-progress")).to_contain_text(
+        "Reused from an earlier run: captions, prompts, boxes.", timeout=LONG
     )
-    assert "Nothing that sounds was found" in visit.text("#oa-details")
+    assert "Nothing that sounds was found" in page.text("#oa-details")
 
 
-def test_a_picture_and_its_sound(visit: Visit, tone: Path, tmp_path: Path) -> None:
+def test_a_picture_and_its_sound(page: Page, tone: Path, tmp_path: Path) -> None:
     import numpy as np
-    from PIL import Image as Pictures
+    from PIL import Image
 
     picture = tmp_path / "room.png"
-    Pictures.fromarray(np.full((96, 128, 3), 128, dtype=np.uint8)).save(picture)
-    visit.page.get_by_role("tab", name="Picture and sound").click()
-    visit.button(RUN).click()
-    expect(visit.page.get_by_role("alert")).to_contain_text("give a picture and the sound that belongs to it first")
-    visit.give(picture, "Picture and sound", "#oa-picture")
-    visit.give(tone, "Picture and sound", "#oa-sound")
-    expect(visit.page.locator("#oa-picture img")).to_be_visible(timeout=LONG)
-    visit.run()
-    assert "of 2 frames" in visit.text("#oa-details") or "0.5 s" in visit.text("#oa-details")
+    Image.fromarray(np.full((96, 128, 3), 128, dtype=np.uint8)).save(picture)
+    page.tab.get_by_role("tab", name="Picture and sound").click()
+    page.button(RUN).click()
+    expect(page.tab.get_by_role("alert")).to_contain_text("give a picture and its sound first")
+    page.give(picture, "Picture and sound", "#oa-picture")
+    page.give(tone, "Picture and sound", "#oa-sound")
+    expect(page.tab.locator("#oa-picture img")).to_be_visible(timeout=LONG)
+    page.run()
+    assert "of 2 frames" in page.text("#oa-details") or "0.5 s" in page.text("#oa-details")
 
 
-def test_refusals_are_sentences(chromium: Any, server: Server, long_clip: Path, tmp_path: Path) -> None:
-    page = chromium.new_page()
-    visit = Visit(page, server).open()
-    visit.button(RUN).click()
-    expect(page.get_by_role("alert")).to_contain_text("That did not work: give a video first, or try the example.")
+def test_errors_are_sentences(chromium: Any, server: Server, long_clip: Path, tmp_path: Path) -> None:
+    page = Page(chromium.new_page(), server).open()
+    page.button(RUN).click()
+    expect(page.tab.get_by_role("alert")).to_contain_text("Error: give a video first, or try the example.")
     big = tmp_path / "big.mp4"
     big.write_bytes(bytes(2 << 20))
-    visit.give(big)
-    expect(page.get_by_text("exceed the maximum allowed size of 1")).to_be_visible(timeout=LONG)
-    page.goto("about:blank")
+    page.give(big)
+    expect(page.tab.get_by_text("exceed the maximum allowed size of 1")).to_be_visible(timeout=LONG)
+    page.tab.goto("about:blank")
     for path, sentence in (
-        (long_clip, "long.mp4 lasts 10 s and this page takes at most 8 s; cut it"),
+        (long_clip, "long.mp4 is 10 s long and the limit is 8 s; cut it"),
         (tmp_path / "broken.mp4", "broken.mp4 cannot be read as video or sound"),
     ):
         if not path.exists():
             path.write_bytes(b"no video " * 50)
-        visit.open()
-        visit.give(path)
+        page.open()
+        page.give(path)
         wait_for(lambda path=path: list((server.folder / "uploads").rglob(path.name)))
-        expect(page.locator("#oa-video video")).to_be_attached(timeout=LONG)
-        visit.button(RUN).click()
-        expect(page.get_by_role("alert").filter(has_text="That did not work")).to_contain_text(sentence, timeout=LONG)
-    page.close()
+        expect(page.tab.locator("#oa-video video")).to_be_attached(timeout=LONG)
+        page.button(RUN).click()
+        expect(page.tab.get_by_role("alert").filter(has_text="Error")).to_contain_text(sentence, timeout=LONG)
+    page.tab.close()
 
 
-def test_hostile_words_stay_words(visit: Visit, scene: Path) -> None:
-    visit.give(scene)
-    visit.page.get_by_label("Only these things (optional)").fill(f"{HOSTILE}, dog")
-    visit.run()
-    assert HOSTILE in visit.text("#oa-details")
-    assert visit.page.locator("img[src=x]").count() == 0
+def test_hostile_words_do_not_become_markup(page: Page, scene: Path) -> None:
+    page.give(scene)
+    page.tab.get_by_label("Only these objects (optional)").fill(f"{HOSTILE}, dog")
+    page.run()
+    assert HOSTILE in page.text("#oa-details")
+    assert page.tab.locator("img[src=x]").count() == 0
 
 
-def test_by_keyboard_alone(visit: Visit) -> None:
-    press_tab_until(visit, EXAMPLE)
-    visit.page.keyboard.press("Enter")
-    visit.seen()
-    visit.page.locator("#oa-player video").focus()
-    whole = visit.page.locator("#oa-player video").get_attribute("src")
-    visit.page.keyboard.press("Tab")
-    for _ in range(12):  # the video's own controls come first
-        if visit.page.evaluate("document.activeElement.type") == "checkbox":
+def test_the_page_works_by_keyboard(page: Page) -> None:
+    press_tab_until(page, EXAMPLE)
+    page.tab.keyboard.press("Enter")
+    page.wait_for_result()
+    page.tab.locator("#oa-player video").focus()
+    whole = page.tab.locator("#oa-player video").get_attribute("src")
+    page.tab.keyboard.press("Tab")
+    for _ in range(12):  # after the controls of the video
+        if page.tab.evaluate("document.activeElement.type") == "checkbox":
             break
-        visit.page.keyboard.press("Tab")
-    visit.page.keyboard.press("Space")
-    expect(visit.page.locator("#oa-player video")).not_to_have_attribute("src", str(whole), timeout=LONG)
-    press_tab_until(visit, "Masks (PNG, zip)")
-    with visit.page.expect_download() as download:
-        visit.page.keyboard.press("Enter")
+        page.tab.keyboard.press("Tab")
+    page.tab.keyboard.press("Space")
+    expect(page.tab.locator("#oa-player video")).not_to_have_attribute("src", str(whole), timeout=LONG)
+    press_tab_until(page, "Masks (PNG, zip)")
+    with page.tab.expect_download() as download:
+        page.tab.keyboard.press("Enter")
     assert download.value.suggested_filename == "example-masks.zip"
-    press_tab_until(visit, "Models and licenses")
-    visit.page.keyboard.press("Enter")
-    expect(visit.page.get_by_text("tiny Grounding DINO")).to_be_visible()
+    press_tab_until(page, "Models and licenses")
+    page.tab.keyboard.press("Enter")
+    expect(page.tab.get_by_text("tiny Grounding DINO")).to_be_visible()
 
 
-def press_tab_until(visit: Visit, text: str) -> None:
-    """Moves the focus on until what has it bears this text."""
+def press_tab_until(page: Page, text: str) -> None:
+    """Move the focus until the focused element has this text."""
     for _ in range(60):
-        visit.page.keyboard.press("Tab")
-        if text in (visit.page.evaluate("document.activeElement.innerText") or ""):
+        page.tab.keyboard.press("Tab")
+        if text in (page.tab.evaluate("document.activeElement.innerText") or ""):
             return
     raise AssertionError(f"{text!r} is not reached by Tab")
 
 
-def test_everything_has_a_name_and_errors_are_announced(visit: Visit) -> None:
-    visit.run(EXAMPLE)
-    page = visit.page
+def test_all_controls_have_names_and_errors_are_announced(page: Page) -> None:
+    page.run(EXAMPLE)
+    tab = page.tab
     nameless = """[...document.querySelectorAll('button, a[href], input, textarea, select, video, [role=slider]')]
       .filter(e => e.checkVisibility() && !(e.innerText || '').trim() && !e.getAttribute('aria-label')
         && !e.getAttribute('aria-labelledby') && !e.getAttribute('title') && !(e.labels && e.labels.length)
         && !e.placeholder).map(e => e.outerHTML.slice(0, 120))"""
-    assert page.evaluate(nameless) == []
-    assert page.evaluate("[...document.querySelectorAll('#oa-details img')].every(i => i.alt.startsWith('Frame at'))")
-    assert page.evaluate("[...document.querySelectorAll('#oa-details svg[role=img]')].length") >= 3
-    assert page.locator("#oa-progress").get_attribute("aria-live") == "polite"
-    assert page.locator("html").get_attribute("lang") == "en"
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
+    assert tab.evaluate(nameless) == []
+    assert tab.evaluate("[...document.querySelectorAll('#oa-details img')].every(i => i.alt.startsWith('Frame at'))")
+    assert tab.evaluate("[...document.querySelectorAll('#oa-details svg[role=img]')].length") >= 3
+    assert tab.locator("#oa-progress").get_attribute("aria-live") == "polite"
+    assert tab.locator("html").get_attribute("lang") == "en"
+    levels = tab.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_and_is_read_in_every_width_and_light(
+def test_layout_and_contrast_in_each_width_and_theme(
     chromium: Any, server: Server, width: int, scheme: str, tmp_path: Path
 ) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    visit = Visit(context.new_page(), server).open()
-    assert not visit.is_too_wide()
-    visit.run(EXAMPLE)
-    assert not visit.is_too_wide()
+    page = Page(context.new_page(), server).open()
+    assert not page.is_too_wide()
+    page.run(EXAMPLE)
+    assert not page.is_too_wide()
     for place in (".oa-details h2", ".oa-details .quiet", ".oa-files a", ".oa-note", ".oa-head p"):
-        assert contrast(visit.page, place) >= 4.5, place  # WCAG AA
+        assert contrast(page.tab, place) >= 4.5, place  # WCAG AA
     context.close()
 
 
-def contrast(page: Any, place: str) -> float:
-    """The contrast ratio of a text with what lies behind it (WCAG 2)."""
+def contrast(tab: Any, place: str) -> float:
+    """Contrast ratio of a text and its background (WCAG 2)."""
     return float(
-        page.evaluate(
+        tab.evaluate(
             """place => {
       const element = document.querySelector(place);
       const numbers = text => text.match(/[\\d.]+/g).map(Number);
@@ -283,18 +282,17 @@ def contrast(page: Any, place: str) -> float:
     )
 
 
-def test_the_api_panel_needs_nothing_from_elsewhere(visit: Visit) -> None:
-    visit.page.get_by_role("button", name="Use via API").click()
-    expect(visit.page.get_by_text("/segment").first).to_be_visible(timeout=LONG)
-    visit.complaints.clear()  # it looks for monitoring and an MCP server, which this one does not have
+def test_the_api_panel_fetches_nothing_from_other_hosts(page: Page) -> None:
+    page.tab.get_by_role("button", name="Use via API").click()
+    expect(page.tab.get_by_text("/segment").first).to_be_visible(timeout=LONG)
+    page.errors.clear()  # it requests monitoring and an MCP server, which are disabled
 
 
 def test_closing_the_page_removes_its_files(chromium: Any, server: Server, scene: Path) -> None:
-    before = set(server.visits())
-    page = chromium.new_page()
-    visit = Visit(page, server).open()
-    visit.give(scene)
-    visit.run()
-    (own,) = set(server.visits()) - before
-    page.close()
+    before = set(server.sessions())
+    page = Page(chromium.new_page(), server).open()
+    page.give(scene)
+    page.run()
+    (own,) = set(server.sessions()) - before
+    page.tab.close()
     wait_for(lambda: not own.exists())

@@ -1,24 +1,27 @@
-() => {
+() => { // behavior that Gradio has no property for
   document.documentElement.lang = 'en';
-  const name = () => document.querySelectorAll('#oa-video video:not([aria-label])').forEach(
-    video => video.setAttribute('aria-label', 'The clip that was given'));
-  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
-  const place = document.getElementById('oa-progress');
-  if (place) { place.setAttribute('role', 'status'); place.setAttribute('aria-live', 'polite'); }
 
-  const fresh = {at: 0, plays: false, rate: 1};
-  let last = {src: '', ...fresh};
+  // Screen readers: the preview of the video has a name, and progress is announced.
+  const label = () => document.querySelectorAll('#oa-video video:not([aria-label])').forEach(
+    video => video.setAttribute('aria-label', 'Input video'));
+  new MutationObserver(label).observe(document.body, {childList: true, subtree: true});
+  const progress = document.getElementById('oa-progress');
+  if (progress) { progress.setAttribute('role', 'status'); progress.setAttribute('aria-live', 'polite'); }
+
+  // Another painting of the same run continues at the position of the last one.
+  const start = {time: 0, isPlaying: false, rate: 1};
+  let last = {src: '', ...start};
   const run = src => src.split('?run=')[1];
-  const note = ({target: {src, currentTime: at, paused, playbackRate: rate}}) => {
-    if (src && src === last.src) last = {src, at, plays: !paused, rate};
+  const save = ({target: {src, currentTime: time, paused, playbackRate: rate}}) => {
+    if (src && src === last.src) last = {src, time, isPlaying: !paused, rate};
   };
   for (const event of ['timeupdate', 'seeking', 'play', 'pause', 'ratechange'])
-    document.addEventListener(event, note, true);
+    document.addEventListener(event, save, true);
   document.addEventListener('loadedmetadata', ({target}) => {
     if (!target.closest('#oa-player') || target.src === last.src) return;
-    last = {...(run(target.src) === run(last.src) ? last : fresh), src: target.src};
-    target.currentTime = last.at;
+    last = {...(run(target.src) === run(last.src) ? last : start), src: target.src};
+    target.currentTime = last.time;
     target.playbackRate = last.rate;
-    if (last.plays) target.play().catch(() => {});
+    if (last.isPlaying) target.play().catch(() => {});
   }, true);
 }

@@ -1,4 +1,4 @@
-"""The HTML of the page: everything from outside is escaped, and everything that is seen is also said."""
+"""HTML of the page: texts are escaped, and everything visible has a text alternative."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import pytest
 
 from openavs.results.result import Result
 from openavs.structures.types import Caption, Prompt, Rejection
-from openavs.web import fragments
-from openavs.web.models import ModelCache
-from openavs.web.running import InferenceProgress, run
-from openavs.web.sessions import SessionStore
-from openavs.web.wishes import SegmentRequest
-from tests.web.conftest import SETTINGS
+from openavs.web import components
+from openavs.web.inference import InferenceProgress, ModelCache, SegmentRequest, run_request
+from openavs.web.session import SessionStore
+from tests.web.conftest import CONFIG
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'"
 
@@ -39,8 +37,8 @@ def attributes(page: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def hostile(models: ModelCache, scene: Path) -> Result:
-    """A real result in which every word that comes from models, users and files is hostile."""
-    found = list(run(SegmentRequest(scene), models, SETTINGS))[-1].result
+    """A real result in which all texts from models, users and files are hostile."""
+    found = list(run_request(SegmentRequest(scene), models, CONFIG))[-1].result
     assert found is not None
     frames = tuple(
         replace(
@@ -57,20 +55,19 @@ def hostile(models: ModelCache, scene: Path) -> Result:
     return Result.of(replace(found, frames=frames, recipe=recipe, **words), found.video)  # type: ignore[arg-type]
 
 
-def test_nothing_from_outside_becomes_markup(hostile: Result, tmp_path: Path) -> None:
+def test_hostile_texts_do_not_become_markup(hostile: Result, tmp_path: Path) -> None:
     session = SessionStore(tmp_path, 60).get("one")
-    session.result = hostile
     (session.folder / "masks.zip").write_bytes(b"x" * 2000)
-    standing = InferenceProgress(
-        {"load": (1, 1)}, captions=(Caption(HOSTILE, 0.5, 0, 1),), result=hostile, reused=("captioner",)
+    state = InferenceProgress(
+        {"load": (1, 1)}, captions=(Caption(HOSTILE, 0.5, 0, 1),), result=hostile, cached=("captioner",)
     )
     pages = {
-        "progress": fragments.progress(standing, painted=True),
-        "player": fragments.player(session, hostile, "overlay.mp4"),
-        "downloads": fragments.downloads(session),
-        "details": fragments.details(hostile),
-        "alert": fragments.alert(HOSTILE),
-        "head": fragments.head(HOSTILE),
+        "progress": components.progress(state, painted=True),
+        "player": components.player(session, hostile, "overlay.mp4"),
+        "downloads": components.downloads(session, hostile),
+        "details": components.details(hostile),
+        "alert": components.alert(HOSTILE),
+        "head": components.fragment("head", limits=HOSTILE),
     }
     for name, page in pages.items():
         assert "&lt;img src=x onerror" in page, name
@@ -78,46 +75,46 @@ def test_nothing_from_outside_becomes_markup(hostile: Result, tmp_path: Path) ->
         assert "x" not in {dict(attrs).get("src") for _, attrs in Elements(page).found}, name
 
 
-def test_what_is_seen_is_also_said(models: ModelCache, scene: Path, tmp_path: Path) -> None:
-    found = list(run(SegmentRequest(scene), models, SETTINGS))[-1]
+def test_pictures_and_charts_have_text_alternatives(models: ModelCache, scene: Path, tmp_path: Path) -> None:
+    found = list(run_request(SegmentRequest(scene), models, CONFIG))[-1]
     assert found.result is not None
-    details = fragments.details(found.result)
+    details = components.details(found.result)
     assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", details))
     assert all(
         "aria-label" in tag or "aria-labelledby" in tag for tag in re.findall(r'<svg[^>]*role="img"[^>]*>', details)
     )
     assert "Frame at 0.5 s" in details
-    player = fragments.player(SessionStore(tmp_path, 60).get("one"), found.result, "overlay.mp4")
+    player = components.player(SessionStore(tmp_path, 60).get("one"), found.result, "overlay.mp4")
     assert 'aria-label="scene with ' in player
     assert '<track kind="captions"' in player
     assert 'poster="data:image/jpeg;base64,' in player
 
 
-def test_the_progress_says_in_words_where_it_is() -> None:
-    page = fragments.progress(InferenceProgress({"load": (1, 1), "caption": (2, 6)}))
+def test_progress_is_shown_as_text() -> None:
+    page = components.progress(InferenceProgress({"load": (1, 1), "caption": (2, 6)}))
     assert page.count("(done)") == 1
-    assert "2 of 6 windows of sound" in page
+    assert "2 of 6 audio windows" in page
     assert page.count('aria-current="step"') == 1
     assert page.count("(to come)") == 3
     assert "Reused" not in page
 
 
-def test_what_was_reused_is_said() -> None:
-    page = fragments.progress(InferenceProgress(reused=("captioner", "translator"), seconds=1.23), painted=True)
-    assert "Reused from an earlier run: what was heard, asked for." in page
+def test_cached_stages_are_listed() -> None:
+    page = components.progress(InferenceProgress(cached=("captioner", "translator"), seconds=1.23), painted=True)
+    assert "Reused from an earlier run: captions, prompts." in page
 
 
-def test_the_models_and_their_licenses_are_shown(models: ModelCache) -> None:
-    with models.using("tiny"):
-        page = fragments.about(models.offers, models.loaded)
+def test_models_and_their_licenses_are_shown(models: ModelCache) -> None:
+    with models.pipeline("tiny"):
+        page = components.fragment("about", options=models.options.values(), loaded=models.loaded)
     assert "tiny Grounding DINO" in page
     assert "Apache-2.0" in page
     assert "loaded" in page
-    assert "only openavs' own synthetic world" in fragments.recipe_note(models.offers["tiny"]).replace("&#39;", "'")
+    assert "synthetic world only" in components.fragment("recipe", option=models.options["tiny"])
 
 
-def test_the_style_sheet_stays_within_its_pieces() -> None:
-    style = fragments.style()
+def test_the_stylesheet_is_limited_to_the_fragments() -> None:
+    style = components.stylesheet()
     assert "url(" not in style
     assert "@import" not in style
     assert style.startswith(".oa{")

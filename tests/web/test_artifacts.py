@@ -1,4 +1,4 @@
-"""What a visit can take along, read back by others' readers."""
+"""Downloads of a session, read back by independent readers."""
 
 from __future__ import annotations
 
@@ -10,40 +10,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 from pycocotools.coco import COCO
 
 from openavs.media import open_clip, probe
 from openavs.results.result import Result
 from openavs.results.serialization import segmentation_from_json
 from openavs.structures.types import Caption, rle_to_mask
-from openavs.web.models import ModelCache
-from openavs.web.products import captions, filter_instances, list_instances, write_files, write_painted
-from openavs.web.running import run
-from openavs.web.wishes import SegmentRequest
-from tests.web.conftest import SETTINGS
+from openavs.web.artifacts import captions_vtt, filter_instances, list_instances, write_files, write_painted
+from openavs.web.inference import ModelCache, SegmentRequest, run_request
+from tests.web.conftest import CONFIG
 
 
 @pytest.fixture(scope="module")
 def result(models: ModelCache, scene: Path) -> Result:
-    found = list(run(SegmentRequest(scene), models, SETTINGS))[-1].result
+    found = list(run_request(SegmentRequest(scene), models, CONFIG))[-1].result
     assert found is not None
     return found
 
 
 @pytest.fixture(scope="module")
 def folder(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("products")
+    folder = tmp_path_factory.mktemp("files")
     write_files(folder, result)
     return folder
 
 
-def test_the_masks_are_pictures_with_a_legend(folder: Path, result: Result) -> None:
+def test_masks_are_png_files_with_a_legend(folder: Path, result: Result) -> None:
     with zipfile.ZipFile(folder / "masks.zip") as archive:
         legend = json.loads(archive.read("masks.json"))
         assert legend["values"] == "instance"
         for row, frame in zip(legend["frames"], result.frames, strict=True):
-            pixels = np.asarray(Pictures.open(io.BytesIO(archive.read(row["file"]))))
+            pixels = np.asarray(Image.open(io.BytesIO(archive.read(row["file"]))))
             assert set(np.unique(pixels)) - {0} <= {int(value) for value in row["values"]}
             union = np.zeros(pixels.shape, dtype=bool)
             for segment in frame.segments:
@@ -51,27 +49,27 @@ def test_the_masks_are_pictures_with_a_legend(folder: Path, result: Result) -> N
             assert np.array_equal(pixels > 0, union)
 
 
-def test_the_json_is_a_result_without_the_servers_paths(folder: Path, scene: Path) -> None:
+def test_the_json_contains_no_paths_of_the_server(folder: Path, scene: Path) -> None:
     text = (folder / "result.json").read_text()
-    told = segmentation_from_json(json.loads(text))
-    assert told.source == "scene.mp4"
+    result = segmentation_from_json(json.loads(text))
+    assert result.source == "scene.mp4"
     assert str(scene.parent) not in text
-    assert "assets" not in json.dumps(told.models)
+    assert "assets" not in json.dumps(result.models)
 
 
-def test_the_coco_file_is_read_by_its_own_library(folder: Path, result: Result) -> None:
+def test_pycocotools_reads_the_coco_file(folder: Path, result: Result) -> None:
     coco = COCO(str(folder / "coco.json"))
     assert len(coco.getAnnIds()) == sum(len(frame.segments) for frame in result.frames)
 
 
-def test_the_painted_video_has_its_sound_and_shows_only_what_is_chosen(result: Result, tmp_path: Path) -> None:
+def test_the_painted_video_has_audio_and_the_selected_objects(result: Result, tmp_path: Path) -> None:
     everything = write_painted(tmp_path, result)
     assert probe(everything).audio_codec is not None
-    names = [thing.name for thing in list_instances(result)]
+    names = [instance.name for instance in list_instances(result)]
     assert names
     nothing = write_painted(tmp_path, result, [])
     part = write_painted(tmp_path, result, names[:1])
-    assert write_painted(tmp_path, result, names) == everything  # made once
+    assert write_painted(tmp_path, result, names) == everything  # written once
     where = next(frame.index for frame in result.frames if names[0] in {s.phrase for s in frame.segments})
     plain, painted = (next(iter(open_clip(path).frames(frozenset({where})))).image for path in (nothing, part))
     mask = next(rle_to_mask(s.mask) for s in result.frames[where].segments if s.phrase == names[0])
@@ -79,26 +77,26 @@ def test_the_painted_video_has_its_sound_and_shows_only_what_is_chosen(result: R
     assert difference[mask].mean() > 20
 
 
-def test_hiding_a_thing_takes_its_segments_and_nothing_else(result: Result) -> None:
+def test_hiding_an_object_removes_only_its_segments(result: Result) -> None:
     first = list_instances(result)[0].name
-    rest = filter_instances(result, {thing.name for thing in list_instances(result)} - {first})
-    assert first not in {thing.name for thing in list_instances(rest)}
+    rest = filter_instances(result, {instance.name for instance in list_instances(result)} - {first})
+    assert first not in {instance.name for instance in list_instances(rest)}
     assert [frame.captions for frame in rest.frames] == [frame.captions for frame in result.frames]
 
 
-def test_tracks_are_things_of_their_own(result: Result) -> None:
+def test_tracks_are_separate_objects(result: Result) -> None:
     frames = tuple(
         replace(frame, segments=tuple(replace(s, track=i) for i, s in enumerate(frame.segments)))
         for frame in result.frames
     )
-    assert all(" #" in thing.name for thing in list_instances(replace(result, frames=frames)))
+    assert all(" #" in instance.name for instance in list_instances(replace(result, frames=frames)))
 
 
-def test_what_was_heard_is_captions_that_hold_no_markup(result: Result) -> None:
+def test_captions_contain_no_markup(result: Result) -> None:
     hostile = Caption("<b>dog</b>\n00:01 --> 00:02", 0.5, 1.0, 61.25)
     frame = replace(result.frames[0], captions=(hostile,))
-    text = captions(replace(result, frames=(frame, frame)))  # a window of two frames: it is said once
-    assert "dog" not in captions(replace(result, frames=(replace(result.frames[0], captions=()),)))
+    text = captions_vtt(replace(result, frames=(frame, frame)))  # a window of two frames
+    assert "dog" not in captions_vtt(replace(result, frames=(replace(result.frames[0], captions=()),)))
     assert text.splitlines() == [
         "WEBVTT",
         "",

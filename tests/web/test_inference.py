@@ -1,4 +1,4 @@
-"""One clip through the pipeline, told step by step; a second time with another threshold it hears nothing anew."""
+"""One clip through the pipeline with its progress; models and answers are reused."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.structures.types import Caption
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scene_sampling import sample_scene
-from openavs.web.models import ModelCache
-from openavs.web.running import InferenceProgress, best_heard, run, stream_latest
-from openavs.web.wishes import SegmentRequest
+from openavs.web.inference import (
+    InferenceProgress,
+    ModelCache,
+    SegmentRequest,
+    distinct_captions,
+    run_request,
+    stream_latest,
+)
 from tests.media_files import grey, make_media, tone
-from tests.web.conftest import SETTINGS
+from tests.web.conftest import CONFIG
 
 
-def test_a_run_tells_its_stages_and_ends_with_the_result(models: ModelCache, scene: Path) -> None:
-    states = list(run(SegmentRequest(scene), models, SETTINGS))
+def test_a_run_reports_its_stages_and_ends_with_the_result(models: ModelCache, scene: Path) -> None:
+    states = list(run_request(SegmentRequest(scene), models, CONFIG))
     last = states[-1]
     assert last.result is not None
     assert all(state.result is None for state in states[:-1])
@@ -32,11 +37,11 @@ def test_a_run_tells_its_stages_and_ends_with_the_result(models: ModelCache, sce
         ("load", "caption", "translate", "localize"), True
     )
     assert last.captions[0].text in {caption.text for frame in last.result.frames for caption in frame.captions}
-    assert last.result.source == "scene.mp4"  # and not where it lies
+    assert last.result.source == "scene.mp4"  # without its folder
     assert any(frame.segments for frame in last.result.frames)
 
 
-def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
+def test_another_threshold_runs_no_model_but_the_segmenter(
     models: ModelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = tmp_path / "never_seen.mp4"
@@ -54,12 +59,12 @@ def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
 
     counted(ClapCaptioner, "caption")
     counted(GroundingDinoDetector, "detect")
-    first = list(run(SegmentRequest(clip, threshold=0.9), models, SETTINGS))[-1]
+    first = list(run_request(SegmentRequest(clip, threshold=0.9), models, CONFIG))[-1]
     assert calls == {"caption": 1, "detect": 1}
-    assert first.reused == ()
-    again = list(run(SegmentRequest(clip, threshold=0.1), models, SETTINGS))[-1]
+    assert first.cached == ()
+    again = list(run_request(SegmentRequest(clip, threshold=0.1), models, CONFIG))[-1]
     assert calls == {"caption": 1, "detect": 1}
-    assert again.reused == ("captioner", "translator", "detector")
+    assert again.cached == ("captioner", "translator", "detector")
     assert first.result is not None and again.result is not None
     assert not any(frame.segments for frame in first.result.frames)
     assert "below threshold" in {d.reason for frame in first.result.frames for d in frame.rejected}
@@ -67,9 +72,9 @@ def test_another_threshold_reuses_what_was_heard_asked_and_boxed(
     assert again.result.recipe["filtering"]["box_threshold"] == 0.1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the trial in a child process")
+@pytest.mark.skipif(sys.platform != "linux", reason="the decoder process exists on Linux only")
 @pytest.mark.faults
-def test_a_clip_that_ends_the_child_process_costs_its_visitor_one_sentence(
+def test_a_clip_that_crashes_the_decoder_process_is_an_input_error(
     models: ModelCache, scene: Path, tmp_path: Path
 ) -> None:
     deadly = make_media(tmp_path / "deadly.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24", sound=tone(1))
@@ -78,36 +83,34 @@ def test_a_clip_that_ends_the_child_process_costs_its_visitor_one_sentence(
         with pytest.raises(
             InputError, match=r"deadly\.mov \(jpeg2000\) ends the process that decodes it; it is damaged"
         ):
-            list(run(SegmentRequest(deadly), models, SETTINGS))
-        assert list(run(SegmentRequest(scene), models, SETTINGS))[-1].result is not None
+            list(run_request(SegmentRequest(deadly), models, CONFIG))
+        assert list(run_request(SegmentRequest(scene), models, CONFIG))[-1].result is not None
 
 
-def test_one_recipe_beside_tiny_is_held(models: ModelCache) -> None:
-    with models.using("tiny") as (one, _), pytest.raises(InputError, match="this page has no recipe 'big'; it has"):
-        models.offer("big")
-    with models.using("tiny", threshold=0.5) as (two, _):
+def test_a_recipe_is_loaded_once(models: ModelCache) -> None:
+    with models.pipeline("tiny") as (one, _), pytest.raises(InputError, match="unknown recipe 'big'; this page offers"):
+        models.option("big")
+    with models.pipeline("tiny", threshold=0.5) as (two, _):
         assert two.settings.box_threshold == 0.5
     assert one.segmenter is two.segmenter  # loaded once
     assert models.loaded == ("tiny",)
 
 
-def test_whoever_asks_for_a_stop_gets_a_last_state_without_result(models: ModelCache, scene: Path) -> None:
-    asked = threading.Event()
-    asked.set()
-    assert [state.result for state in run(SegmentRequest(scene), models, SETTINGS, asked.is_set)] == []
-    assert list(run(SegmentRequest(scene), models, SETTINGS))[-1].result is not None  # the models are free again
+def test_a_stopped_run_has_no_result(models: ModelCache, scene: Path) -> None:
+    assert list(run_request(SegmentRequest(scene), models, CONFIG, lambda: True)) == []
+    assert list(run_request(SegmentRequest(scene), models, CONFIG))[-1].result is not None  # the models are free again
 
 
-def test_an_error_of_the_work_is_the_callers(models: ModelCache, tmp_path: Path) -> None:
+def test_an_error_of_a_run_is_raised_in_the_caller(models: ModelCache, tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     with pytest.raises(InputError, match=r"^broken.mp4 "):
-        list(run(SegmentRequest(tmp_path / "broken.mp4"), models, SETTINGS))
+        list(run_request(SegmentRequest(tmp_path / "broken.mp4"), models, CONFIG))
 
 
-def test_only_the_newest_value_is_kept_and_the_last_one_always() -> None:
-    def count(tell: Callable[[int], None]) -> None:
+def test_the_newest_values_are_streamed_and_always_the_last() -> None:
+    def count(report: Callable[[int], None]) -> None:
         for number in range(1000):
-            tell(number)
+            report(number)
 
     seen = list(stream_latest(count))
     assert seen[-1] == 999
@@ -115,13 +118,13 @@ def test_only_the_newest_value_is_kept_and_the_last_one_always() -> None:
     assert seen == sorted(seen)
 
 
-def test_work_that_nobody_follows_any_more_ends() -> None:
+def test_a_closed_stream_ends_its_work() -> None:
     ended = threading.Event()
 
-    def forever(tell: Callable[[int], None]) -> None:
+    def forever(report: Callable[[int], None]) -> None:
         try:
             while True:
-                tell(1)
+                report(1)
         finally:
             ended.set()
 
@@ -131,7 +134,7 @@ def test_work_that_nobody_follows_any_more_ends() -> None:
     assert ended.wait(5)
 
 
-def test_of_every_text_the_surest_time() -> None:
-    heard = [(Caption("dog", 0.2, 0, 1), Caption("bell", 0.5, 0, 1)), None, (Caption("dog", 0.9, 2, 3),)]
-    assert [(c.text, c.score) for c in best_heard(heard)] == [("dog", 0.9), ("bell", 0.5)]
+def test_distinct_captions_have_their_highest_score() -> None:
+    captions = [(Caption("dog", 0.2, 0, 1), Caption("bell", 0.5, 0, 1)), None, (Caption("dog", 0.9, 2, 3),)]
+    assert [(c.text, c.score) for c in distinct_captions(captions)] == [("dog", 0.9), ("bell", 0.5)]
     assert InferenceProgress().at("localize", 1, 3).steps == {"localize": (1, 3)}

@@ -1,0 +1,88 @@
+"""Runs of a session: stopped runs, removed results, memory."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from openavs.errors import InputError
+from openavs.media import MediaLimits, probe
+from openavs.media.audio import read_audio_track
+from openavs.structures.types import Waveform
+from openavs.web.controller import Controller
+from openavs.web.inference import ModelCache, SegmentRequest
+from openavs.web.session import SessionStore
+from tests.web.conftest import CONFIG, wait_for
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> SessionStore:
+    return SessionStore(tmp_path / "sessions", keep_seconds=600.0)
+
+
+@pytest.fixture
+def upload(scene: Path, tmp_path: Path) -> Path:
+    """A copy that may be removed with its session."""
+    return Path(shutil.copy(scene, tmp_path / "upload.mp4"))
+
+
+@pytest.fixture
+def controller(models: ModelCache, sessions: SessionStore) -> Controller:
+    return Controller(models, sessions, CONFIG)
+
+
+def test_a_stopped_run_shows_a_message_and_no_result(
+    controller: Controller, models: ModelCache, sessions: SessionStore, upload: Path
+) -> None:
+    contents = controller.run("one", SegmentRequest(upload))
+    with models.pipeline("tiny"):  # the run waits for the models meanwhile
+        next(contents)
+        sessions.get("one").stop.set()
+    assert "topped" in list(contents)[-1].progress
+    with pytest.raises(InputError, match=r"^the result has been removed; run the clip again$"):
+        controller.repaint("one", ["dog"])
+
+
+def test_an_api_call_whose_session_ends_is_an_input_error(
+    controller: Controller, models: ModelCache, sessions: SessionStore, upload: Path
+) -> None:
+    with ThreadPoolExecutor(1) as aside:
+        with models.pipeline("tiny"):
+            answer = aside.submit(controller.segment, "one", SegmentRequest(upload))
+            session = sessions.get("one")
+            wait_for(lambda: any(upload.name in files for _, _, files in os.walk(session.folder)))
+            sessions.end("one")
+        with pytest.raises(InputError, match=r"^the session ended before there was a result$"):
+            answer.result(timeout=60)
+    assert not session.folder.exists()
+
+
+def test_an_invalid_clip_is_shown_as_an_alert(controller: Controller, long_clip: Path) -> None:
+    alert = list(controller.run("one", SegmentRequest(long_clip)))[-1].progress
+    assert "8" in alert
+    assert "long" in alert
+
+
+def test_a_session_keeps_no_audio_and_can_be_repainted(
+    controller: Controller, sessions: SessionStore, upload: Path
+) -> None:
+    """A minute of audio takes up to 45 MB, and a session stays for an hour."""
+    gc.collect()
+    before = sum(isinstance(one, Waveform) for one in gc.get_objects())
+    list(controller.run("one", SegmentRequest(upload)))
+    controller.segment("two", SegmentRequest(upload))
+    gc.collect()
+    assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before
+    (whole,) = sessions.get("one").folder.glob("overlay*.mp4")
+    assert "results/" in controller.repaint("one", [])
+    (bare,) = set(sessions.get("one").folder.glob("overlay*.mp4")) - {whole}
+    assert probe(bare).audio_codec == probe(whole).audio_codec == "aac"
+    (sound, _), (own, _) = read_audio_track(bare, MediaLimits()), read_audio_track(whole, MediaLimits())
+    assert sound is not None and own is not None and len(sound.samples) == len(own.samples)
+    assert abs(sound.samples).max() > 0.01
+    assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before + 2
