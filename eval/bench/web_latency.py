@@ -21,7 +21,7 @@ from typing import Any
 from harness import argument_parser, print_figures, serve_tiny, working_folder
 
 TIMEOUT_MS = 60_000
-PARTS = {"captions": ".oa-heard", "segments": "#oa-details h2", "video": "#oa-player video"}
+PARTS = {"captions": ".oa-captions", "segments": "#oa-details h2", "video": "#oa-player video"}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -26,6 +26,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -203,7 +204,7 @@ def _is_same_origin(headers: Headers) -> bool:
 
 
 def check_complete(receive: Receive) -> Receive:
-    """Wrap `receive`: raise MultiPartException, for which Gradio removes the files of an upload, if it ends or stalls."""
+    """Wrap `receive`: an upload that ends early or stalls is an error for which Gradio removes its files."""
     is_complete = False
 
     async def receive_part() -> Message:
@@ -287,6 +288,7 @@ def make_app(parts: ServerParts) -> tuple[ASGIApp, Any]:
     # Mounted blocks are never "launched", and until then Gradio accepts any file as an upload and serves uploaded SVG
     # files, which may contain scripts, inline.
     blocks.has_launched = blocks.is_running = True
+    blocks.server_app = cast(Mount, app.routes[-1]).app  # as in `launch()`
     quota = DiskQuota(parts.uploads, parts.sessions.root, config.max_total)
     filtered = RequestFilter(app, parts.uploads, quota, config)
     # A page elsewhere could point a name of its own to a server of this machine.
@@ -301,7 +303,8 @@ class Server(uvicorn.Server):
     """A uvicorn server that removes expired sessions and ends pending requests with a message at its shutdown.
 
     Attributes:
-        canceled: number of requests that were pending.
+        models: models of the page.
+        canceled: number of requests that were pending at the shutdown.
     """
 
     def __init__(self, parts: ServerParts) -> None:
@@ -342,7 +345,7 @@ def _cancel_pending(blocks: Any) -> int:
         queue.send_message(event, ProcessCompletedMessage(output={"error": SHUTDOWN_MESSAGE}, success=False))
         event.alive = False  # no other message follows
     blocks.is_running = False
-    queue.server_app.stop_event.set()
+    blocks.server_app.stop_event.set()
     return len(pending)
 
 

@@ -72,8 +72,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server in a thread, on a free port."""
     pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
-    from openavs.web.server import Server as WebServer
-    from openavs.web.server import listening, make_parts
+    from openavs.web.server import Server as WebServer, listening, make_parts
     from openavs.web.session import server_tempdir
 
     where = tmp_path_factory.mktemp("served")
