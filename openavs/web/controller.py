@@ -125,7 +125,7 @@ def to_payload(result: Result) -> dict[str, Any]:
                 "silent": frame.silent,
                 "captions": [{"text": caption.text, "score": caption.score} for caption in frame.captions],
                 "prompts": [prompt.phrase for prompt in frame.prompts],
-                "found": [
+                "segments": [
                     {
                         "name": instance_name(s),
                         "phrase": s.phrase,

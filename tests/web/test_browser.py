@@ -145,7 +145,7 @@ def test_another_threshold_reuses_captions_and_boxes(page: Page, scene: Path) ->
     expect(page.tab.locator("#oa-progress")).to_contain_text(
         "Reused from an earlier run: captions, prompts, boxes.", timeout=LONG
     )
-    assert "Nothing that sounds was found" in page.text("#oa-details")
+    assert "No sound source was found" in page.text("#oa-details")
 
 
 def test_a_picture_and_its_sound(page: Page, tone: Path, tmp_path: Path) -> None:
