@@ -103,7 +103,8 @@ $(VENV)/.quality: .ci/quality.txt $(STAMP)
 
 # Texts that the language check of `make lint` covers.
 PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) $(wildcard docs/*.md) docs/notebooks eval/bench/README.md examples pipelines \
-	$(wildcard eval/*.yaml) eval/ablations Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github
+	$(wildcard eval/*.yaml) eval/ablations Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github \
+	$(addprefix openavs/,checks config media pipeline structures utils visualization)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ so (?:many|much|often|long)\b(?! as)                    | the number, the maximu
 as ever|as of old                                       | as before
 at hand                                                 | available, local
 (?<!there )(?:is|are|was|were) no (?!longer\b|more\b|less\b|fewer\b|\w+er than\b|one\b)[a-z]+ | is not a
-(?<!there )(?:is|are|was|were) none(?! of)\b           | is not one
+(?<!there )(?:is|are|was|were) (?-i:none)(?! of)\b         | is not one
 none of (?:ours|its own|theirs)                         | not created by openavs
 lies(?! between\b| within\b| in [\[(])                  | is
 lie (?:there|where|beside|below|under|elsewhere|about)  | are

@@ -58,7 +58,7 @@ PLAIN = [
     "How many clips failed? How-to pages: see below.",
     "There is no default, it is no longer needed, and the mask is no larger than the frame.",
     "Is there a GPU? There is one, and it must be used as long as memory allows.",
-    "Silence where there is none. Skip back and forth, in turn.",
+    "Silence where there is none. Skip back and forth, in turn. The score is None.",
     "The exercise is precise; otherwise noise would raise the compromise.",
     "The key `license` and `what was heard` are code. See [the page](what-was-told.md).",
     "A task, a mask and a flask; the basket holds hearts and a teller machine.",

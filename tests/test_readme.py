@@ -104,3 +104,12 @@ def test_every_path_it_names_exists() -> None:
     for path in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / path).exists(), path
     assert np.asarray(Pil.open(ROOT / "docs" / "demo.png").convert("RGB")).std() > 10  # a picture of something
+
+
+def test_the_file_tree_names_every_package_and_nothing_else() -> None:
+    (tree,) = [block for block in blocks("") if block.startswith("openavs/api.py")]
+    named = re.findall(r"^(\S+?,?) ", tree, re.MULTILINE) + re.findall(r"(?<=, )(\w+/)", tree)
+    paths = {name.strip(",").rstrip("/") for name in named}
+    assert all((ROOT / path).exists() for path in paths), paths
+    packages = {f"openavs/{path.parent.name}" for path in (ROOT / "openavs").glob("*/__init__.py")}
+    assert packages <= paths, packages - paths
