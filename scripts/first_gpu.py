@@ -364,7 +364,7 @@ def main() -> int:
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device != "cpu" and not torch.cuda.is_available():
-        print("first_gpu: torch sees no CUDA GPU; try --size tiny --device cpu", file=sys.stderr)
+        print("first_gpu: torch finds no CUDA GPU; try --size tiny --device cpu", file=sys.stderr)
         return 2
     if options.step:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,1 +1,1 @@
-"""Model references, loading, devices and memory."""
+"""Model references, loading, devices, memory and optimized modules."""

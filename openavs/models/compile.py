@@ -1,11 +1,10 @@
-"""`compile`: an option of the stages with a network that takes most of the time, the same for all of them.
+"""The `compile` option of stages whose network takes most of the time; it is the same for all of them.
 
     segmenter: {use: sam2, model: ..., compile: true}
 
-It is settled here, outside of the adapters: the network's largest modules are compiled in place (`Module.compile`), so
-an adapter that calls them need not know. A module is compiled when it is first called, for the shape it is given then.
-A second shape makes it compile once more, for any shape; with CUDA graphs (`reduce-overhead`), which cannot, each shape
-is compiled on its own: frames already go through a model in groups of exactly one shape.
+The network's largest modules are compiled in place (`Module.compile`), so that adapters are not involved. A module is
+compiled at its first call, for the shape of its input. A second shape compiles it once more, for any shape; with CUDA
+graphs (`reduce-overhead`), which do not support this, each shape is compiled separately: frames are batched by shape.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from typing import Any
 
 from openavs.errors import InputError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OPTION = "compile"
 CHOICES = ("default", "reduce-overhead", "max-autotune", "aot_eager")
-"""`default` (or true); with CUDA graphs; with CUDA graphs and kernels chosen by trial; captured, but not compiled: for
-a machine without a compiler, to see whether a network can be captured at all."""
+"""`default` (or true); with CUDA graphs; with CUDA graphs and autotuned kernels; captured, but not compiled: for a
+machine without a compiler, to test whether a network can be captured at all."""
 
-_SHAPES = 64  # that are compiled one by one before torch gives up and runs the network as it is
+_MAX_SHAPES = 64  # compiled separately before torch runs the network uncompiled
 _MODULES = {
     "clap": ("model.audio_model",),
     "audio-tagger": ("model",),
@@ -32,49 +31,49 @@ _MODULES = {
     "sam2": ("model.vision_encoder",),
     "sam3": ("model.vision_encoder",),
 }
-"""By backend, the modules whose forward pass is nearly all of its time; a language model's many steps are none."""
+"""By backend, the modules with nearly all of its time. Language models are not included: they take many short steps."""
 
 
 def can_compile(use: str) -> bool:
-    """Whether a backend takes the option."""
+    """Return whether a backend accepts the option."""
     return use in _MODULES
 
 
 def check_compile(use: str, value: Any) -> str | None:
-    """The option's value for a backend as one of `CHOICES`; None for `false`, and where it is not given.
+    """Return the option's value as one of `CHOICES`; None for `false` and for a missing value.
 
     Raises:
-        InputError: another value, or a backend without such a network.
+        InputError: the value is invalid, or the backend does not accept the option.
     """
     if value is None or value is False:
         return None
-    chosen = "default" if value is True else value
-    if chosen not in CHOICES:
-        raise InputError(f"compile is true, false or one of {', '.join(CHOICES)}, not {value!r}")
+    mode = "default" if value is True else value
+    if mode not in CHOICES:
+        raise InputError(f"compile must be true, false or one of {', '.join(CHOICES)}, not {value!r}")
     if not can_compile(use):
-        raise InputError(f"{use!r} cannot be compiled; leave 'compile' out of it (these can: {', '.join(_MODULES)})")
-    return str(chosen)
+        raise InputError(f"{use!r} cannot be compiled; remove its option 'compile' (these can: {', '.join(_MODULES)})")
+    return str(mode)
 
 
-def compile_backend(backend: Any, use: str, how: str) -> None:
-    """Has a backend's network compiled when it is first used.
+def compile_backend(backend: Any, use: str, mode: str) -> None:
+    """Compile a backend's network at its first use.
 
     Raises:
-        InputError: there is no compiler on this machine.
+        InputError: this machine has no compiler.
     """
     modules = [_find(backend, path) for path in _MODULES[use]]
     device = next(modules[0].parameters()).device
-    if how != "aot_eager":
+    if mode != "aot_eager":
         _check_compiler(device)
     import torch
 
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
-    torch._dynamo.config.capture_scalar_outputs = True  # the networks check their shapes with numbers
-    arguments: dict[str, Any] = {"backend": how} if how == "aot_eager" else {"mode": how}
-    graphs = how in ("reduce-overhead", "max-autotune") and device.type == "cuda"
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_SHAPES)
+    torch._dynamo.config.capture_scalar_outputs = True  # the networks compare their shapes as numbers
+    arguments: dict[str, Any] = {"backend": mode} if mode == "aot_eager" else {"mode": mode}
+    cuda_graphs = mode in ("reduce-overhead", "max-autotune") and device.type == "cuda"
     for module in modules:
-        module.compile(**arguments, dynamic=False if graphs else None)
-    log.info("%s is compiled (%s) when it is first used", use, how)
+        module.compile(**arguments, dynamic=False if cuda_graphs else None)
+    logger.info("%s is compiled (%s) at its first use", use, mode)
 
 
 def _find(backend: Any, path: str) -> Any:
@@ -85,7 +84,7 @@ def _find(backend: Any, path: str) -> Any:
 
 
 def _check_compiler(device: Any) -> None:
-    """The kernels of a CPU are C++, those of a GPU are Triton's."""
+    """Raise InputError unless kernels can be compiled: C++ for a CPU, Triton for a GPU."""
     if device.type == "cuda":
         from importlib.util import find_spec
 
@@ -97,8 +96,8 @@ def _check_compiler(device: Any) -> None:
 
     try:
         get_cpp_compiler()
-    except (InvalidCxxCompiler, OSError) as problem:
+    except (InvalidCxxCompiler, OSError) as error:
         raise InputError(
-            f"compile needs a C++ compiler on the {device.type}, such as g++: install one, name it in the environment "
+            f"compile needs a C++ compiler on the {device.type}, such as g++: install one, set the environment "
             "variable CXX, or set compile=false"
-        ) from problem
+        ) from error

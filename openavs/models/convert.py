@@ -1,13 +1,13 @@
-"""Weights of plain torch modules: read from safetensors, put into a network whole, converted once from a .pth file.
+"""Weights of plain torch modules: reading safetensors, strict loading, and conversion of .pth files.
 
     python -m openavs.models.convert sam_vit_b_01ec64.pth models/sam_vit_b
     python -m openavs.models.convert groundingdino_swint_ogc.pth models/groundingdino_swint
     python -m openavs.models.convert 630k-audioset-best.pt models/clap
     python -m openavs.models.convert vggish-10086976.pth models/vggish
 
-The packages publish pickles. A pickle can run code when it is loaded, so openavs loads none; the conversion reads one
-through torch's `weights_only` reader, which takes tensors, plain containers and numbers alone, and writes the folder
-that the `segment-anything`, `groundingdino-py` and `laion-clap` backends and the students' VGGish take.
+The packages publish pickles, which can run code when they are loaded, so openavs loads none. The conversion reads one
+with torch's `weights_only` loader, which accepts only tensors, plain containers and numbers, and writes the folder that
+the backends `segment-anything`, `groundingdino-py` and `laion-clap` and the students' VGGish load.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SAM, GROUNDING_DINO, LAION_CLAP, VGGISH = "segment-anything", "groundingdino", "
 
 
 def read_config(found: ResolvedModel, kind: str) -> dict[str, Any]:
-    """The folder's config.json, which must say `"model_type": kind`."""
+    """Read the folder's config.json; raises ModelError unless its `model_type` is `kind`."""
     try:
         config = parse_json((found.path / "config.json").read_text(encoding="utf-8"))
         given = config.get("model_type")
     except (ValueError, AttributeError) as error:
-        raise ModelError(f"the config.json of the model '{found.ref}' is not a JSON object; write it again") from error
+        raise ModelError(f"the config.json of the model '{found.ref}' is not a JSON object; correct it") from error
     if given != kind:
         raise ModelError(
             f"the model '{found.ref}' is a {given!r:.80} model, not a '{kind}' one; make a folder for this backend "
@@ -48,7 +48,11 @@ def read_config(found: ResolvedModel, kind: str) -> dict[str, Any]:
 
 
 def read_weights(found: ResolvedModel) -> dict[str, torch.Tensor]:
-    """All tensors of the folder's safetensors files, by name, on the CPU."""
+    """Read all tensors of the folder's safetensors files to the CPU, by name.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -62,27 +66,30 @@ def read_weights(found: ResolvedModel) -> dict[str, torch.Tensor]:
 
 
 def load_state_dict_strict(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], ref: str) -> None:
-    """Copies the weights into the network.
+    """Copy weights into a network.
 
-    Names that the network has not are left aside (checkpoints carry what training needed); a tensor that is missing
-    or of another shape raises ModelError, for the network would answer at random. Index tables may be missing.
+    Names that the network does not have are ignored, since checkpoints include tensors of training. Integer buffers,
+    which modules create, may be missing.
+
+    Raises:
+        ModelError: a tensor is missing or has another shape; its values would be random.
     """
     own = network.state_dict()
-    lacking = [name for name, tensor in own.items() if tensor.is_floating_point() and name not in weights]
-    lacking += [name for name in own if name in weights and weights[name].shape != own[name].shape]
-    if lacking:
+    absent = [name for name, tensor in own.items() if tensor.is_floating_point() and name not in weights]
+    absent += [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    if absent:
         raise ModelError(
-            f"the weights of the model '{ref}' do not fit its configuration ({len(lacking)} of {len(own)} tensors are "
-            f"missing or of another shape, such as {min(lacking)}); take the config.json that belongs to them"
+            f"the weights of the model '{ref}' do not fit its configuration ({len(absent)} of {len(own)} tensors are "
+            f"missing or of another shape, such as {min(absent)}); use the config.json that belongs to them"
         )
     network.load_state_dict(dict(weights), strict=False)
 
 
 def convert(checkpoint: Path, folder: Path) -> None:
-    """Writes `folder/model.safetensors` and `folder/config.json` from a package's .pth checkpoint.
+    """Write `folder/model.safetensors` and `folder/config.json` from a package's .pth checkpoint.
 
     Raises:
-        InputError: no such file, one that holds more than tensors, or a checkpoint of none of the packages.
+        InputError: the file does not exist, contains more than tensors, or is from an unknown package.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -94,11 +101,13 @@ def convert(checkpoint: Path, folder: Path) -> None:
     try:
         save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, folder / "model.safetensors")
     except unwritable as error:
-        raise InputError(f"the checkpoint {checkpoint} holds tensors of a kind that safetensors has not") from error
+        raise InputError(
+            f"the checkpoint {checkpoint} has tensors of a kind that safetensors does not support"
+        ) from error
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-# What torch's reader of pickles and archives raises for bytes that are none.
+# Raised by torch's loader for bytes that are not a checkpoint.
 _UNREADABLE: tuple[type[Exception], ...] = (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError)
 _UNREADABLE += (AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
 
@@ -107,25 +116,25 @@ def _read_pickle(checkpoint: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        with torch.serialization.safe_globals(_numbers()):
+        with torch.serialization.safe_globals(_numpy_scalars()):
             loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"the checkpoint {checkpoint} cannot be read ({error.strerror}); check its path") from error
     except _UNREADABLE as error:
         raise InputError(
-            f"the checkpoint {checkpoint} is damaged, or holds more than tensors and is not to be trusted"
+            f"the checkpoint {checkpoint} is damaged, or contains more than tensors and must not be trusted"
         ) from error
-    for part in ("model", "state_dict"):  # what a training run saved beside its weights is left aside
+    for part in ("model", "state_dict"):  # a training run saves the weights beside its own state
         if isinstance(loaded, dict) and isinstance(loaded.get(part), dict):
             loaded = loaded[part]
     if not isinstance(loaded, dict):
-        raise InputError(f"the checkpoint {checkpoint} holds no tensors by name")
+        raise InputError(f"the checkpoint {checkpoint} does not contain named tensors")
     named = {str(name).removeprefix("module."): value for name, value in loaded.items()}
     return {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
 
 
-def _numbers() -> list[Any]:
-    """What a NumPy number in a pickle is made of, under the names of NumPy 1 and 2: training runs save their scores."""
+def _numpy_scalars() -> list[Any]:
+    """Return the parts of a pickled NumPy number, by their names in NumPy 1 and 2: checkpoints contain scores."""
     import numpy as np
 
     scalar = np.float64(0).__reduce__()[0]
@@ -134,7 +143,7 @@ def _numbers() -> list[Any]:
 
 
 def _config_of(weights: Mapping[str, torch.Tensor], checkpoint: Path) -> dict[str, Any]:
-    """What the checkpoint is, by its names; Grounding DINO's two published backbones by their width."""
+    """Recognize a checkpoint by the names of its tensors; Grounding DINO's two published backbones by their width."""
     if "image_encoder.patch_embed.proj.weight" in weights:
         return {"model_type": SAM}
     if "audio_branch.patch_embed.proj.weight" in weights:
@@ -153,15 +162,15 @@ def _config_of(weights: Mapping[str, torch.Tensor], checkpoint: Path) -> dict[st
 
 
 def main() -> int:
-    """The conversion as a command: 0 done, 2 wrong input."""
+    """Run the conversion as a command; returns 0 on success and 2 for wrong input."""
     parser = argparse.ArgumentParser(prog="python -m openavs.models.convert", description=convert.__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     try:
         convert(given.checkpoint, given.folder)
-    except OpenAVSError as problem:
-        sys.stderr.write(f"openavs: {problem}\n")
+    except OpenAVSError as error:
+        sys.stderr.write(f"openavs: {error}\n")
         return 2
     return 0
 

@@ -1,7 +1,7 @@
-"""Where models come from: a reference becomes a checked local folder of safetensors.
+"""Models: a reference is resolved to a checked local folder, from which transformers classes are loaded.
 
 A reference is `hf:org/name`, `hf:org/name@revision` (downloaded once, then cached), `openavs:tiny/clap` (embedded in
-the package) or a local folder. Pickle weights and code from a model repository are never loaded.
+the package) or a local folder. Weights are safetensors; pickles and code from a model repository are never loaded.
 """
 
 from __future__ import annotations
@@ -29,24 +29,32 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+GATED = "which its owner may take days to answer and may refuse"  # after "request access at ..."
 _EMBEDDED = Path(__file__).parents[1] / "assets"
 _WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*"]
-_UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # sub-folders and second copies of the weights
+_UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # subfolders and second copies of the weights
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"  # as transformers looks for it
-_CONVERTED = "openavs/converted"  # our ref in the hub's cache to the commit of the converter's pull request
-_LICENSE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a key at the top with what is below it
-GATED = "which its owner may take days to answer and may refuse"  # said of a request for access
+_LICENSE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a top-level key with its nested lines
+_LOCK_HEADER = "# The commit of each model reference; to update one, delete its line.\n"
+# The pull requests that the hub's converter opens for repositories with pickles only, as transformers finds them, and
+# the ref in the hub's cache under which the commit of the one in use is recorded.
+_CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
+_CONVERTED = "openavs/converted"
+# Keys of config.json that may name a kernel of the hub.
 _IMPLEMENTATIONS = {f"{start}{kind}_implementation" for start in ("", "_") for kind in ("attn", "experts")}
-_LOCK_HEADER = "# The commit each model reference stands for; to take a newer one, delete its line.\n"
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model on this disk: its folder, the reference it came from, the commit and the license where known.
+    """A model on the local disk.
 
-    `converted`: the weights are those of the hub converter's pull request, because the named branch has pickles only.
+    Attributes:
+        path: the folder.
+        ref: the reference that was resolved.
+        revision: the commit, if known.
+        license: of the weights, as the model card states it.
+        converted: whether the weights are from the hub converter's pull request, because the branch has pickles only.
     """
 
     path: Path
@@ -56,7 +64,7 @@ class ResolvedModel:
     converted: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """What a result records about the model, as plain data."""
+        """Return what a result records about the model, as plain data."""
         return {"revision": self.revision, "license": self.license, "path": str(self.path)}
 
 
@@ -68,42 +76,51 @@ class ModelLockfile:
 
     @classmethod
     def load(cls, path: str | Path) -> ModelLockfile:
-        """Reads a lock file (YAML or JSON); one that does not exist pins nothing. Raises ModelError if malformed."""
+        """Read a lock file (YAML or JSON); a missing file pins nothing.
+
+        Raises:
+            ModelError: the file is malformed.
+        """
         if not Path(path).exists():
             return cls()
         try:
             pins = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
         except (InputError, UnicodeDecodeError) as error:
-            raise ModelError(f"the lock file {path} is not YAML ({_line(error)}); mend or delete it") from error
+            raise ModelError(f"the lock file {path} is not YAML ({_first_line(error)}); fix or delete it") from error
         if not isinstance(pins, dict) or not all(_COMMIT.fullmatch(str(commit)) for commit in pins.values()):
-            raise ModelError(f"the lock file {path} must hold lines 'reference: 40-digit commit'; mend or delete it")
+            raise ModelError(f"the lock file {path} must contain lines 'reference: 40-digit commit'; fix or delete it")
         return cls({str(ref): str(commit) for ref, commit in pins.items()})
 
     def save(self, path: str | Path) -> None:
-        """Writes the file anew, sorted, whole or not at all."""
+        """Write the file, sorted and atomically."""
         import yaml
 
         text = _LOCK_HEADER + yaml.safe_dump(self.pins, sort_keys=True)
         atomic_write(Path(path), text.encode("utf-8"))
 
     def pin(self, resolved: ResolvedModel) -> ModelLockfile:
-        """This lock with one more model; one without a commit (a local folder) or named by it changes nothing."""
+        """Return this lock with one more model; it is unchanged if the reference has no commit or names one."""
         named = _COMMIT.fullmatch(resolved.ref.partition("@")[2])
         if resolved.revision is None or named or not resolved.ref.startswith("hf:"):
             return self
         return ModelLockfile({**self.pins, resolved.ref: resolved.revision})
 
     def pinned(self, ref: str) -> str:
-        """The reference with its commit in place of its branch, or as it is where nothing is pinned."""
+        """Return the reference with its commit instead of its branch, or unchanged if it is not pinned."""
         commit = self.pins.get(ref)
         return f"{ref.partition('@')[0]}@{commit}" if commit else ref
 
 
 def resolve(ref: str, offline: bool = False, lock: ModelLockfile | None = None) -> ResolvedModel:
-    """Finds or downloads a model and checks that its folder is whole.
+    """Find or download a model and check that its folder is complete.
 
-    `offline` (or the environment's HF_HUB_OFFLINE=1) uses only what is on this disk. Raises ModelError, one sentence
-    with the fix, for a model that is absent, gated, incomplete, not cached, or that has pickle weights only.
+    Args:
+        ref: the reference.
+        offline: use only local and cached files, as the environment variable HF_HUB_OFFLINE=1 does.
+        lock: commits to use instead of branches.
+
+    Raises:
+        ModelError: the model is missing, gated, incomplete, not cached, or has pickle weights only.
     """
     converted = False
     if ref.startswith("hf:"):
@@ -117,7 +134,7 @@ def resolve(ref: str, offline: bool = False, lock: ModelLockfile | None = None) 
 
 
 def download_command(ref: str) -> str:
-    """The shell command that downloads of a hub reference what `resolve` would download."""
+    """Return the shell command that downloads the same files of a hub reference as `resolve`."""
     name, _, revision = ref.removeprefix("hf:").partition("@")
     at = f" --revision {revision}" if revision not in ("", "main") else ""
     patterns = [f"--include '{pattern}'" for pattern in _WANTED] + [f"--exclude '{pattern}'" for pattern in _UNWANTED]
@@ -125,12 +142,12 @@ def download_command(ref: str) -> str:
 
 
 def is_pinned(ref: str) -> bool:
-    """Whether a reference can never mean other weights: it names a commit, or is part of this package."""
+    """Return whether a reference always means the same weights: it names a commit, or is part of this package."""
     return ref.startswith("openavs:") or (ref.startswith("hf:") and bool(_COMMIT.fullmatch(ref.partition("@")[2])))
 
 
 def check_folder(path: Path, ref: str) -> None:
-    """Raises ModelError unless the folder holds a config.json and all its weights as safetensors."""
+    """Raise ModelError unless the folder has a config.json and all its weights as safetensors."""
     names = {entry.name for entry in path.iterdir()}
     if not any(name.endswith(".safetensors") for name in names):
         pickles = sorted(name for name in names if Path(name).suffix in _PICKLES)
@@ -152,12 +169,12 @@ def check_folder(path: Path, ref: str) -> None:
 
 
 def _from_hub(ref: str, offline: bool) -> tuple[Path, bool]:
-    """The snapshot folder of a hub reference, and whether it is the converter's."""
+    """Return the snapshot folder of a hub reference, and whether it is the converter's."""
     name, _, revision = ref.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ref.endswith("@"):
         raise ModelError(f"'{ref}' is not a model reference; write hf:org/name, hf:org/name@revision or a folder")
     path = _download(ref, name, revision or None, offline)
-    if any(path.glob("*.safetensors")):  # pickles are never downloaded, so only this much is known
+    if any(path.glob("*.safetensors")):
         return path, False
     converted = _converted(ref, name, path, offline) if revision in ("", "main") else None
     if converted is None:
@@ -169,28 +186,28 @@ def _from_hub(ref: str, offline: bool) -> tuple[Path, bool]:
 
 
 def _converted(ref: str, name: str, main: Path, offline: bool) -> Path | None:
-    """The snapshot of the hub converter's open pull request, if there is one on top of the snapshot `main`.
+    """Return the snapshot of the hub converter's open pull request on top of the snapshot `main`, if any.
 
-    A ref in the hub's cache keeps which one was taken, for use without the network. Nothing is converted here.
+    The commit in use is recorded in the hub's cache, for use without a network. Nothing is converted here.
     """
     from huggingface_hub import errors
 
     transport: type[Exception] = getattr(errors, "HTTPError", OSError)
-    kept = main.parent.parent / "refs" / _CONVERTED
+    recorded = main.parent.parent / "refs" / _CONVERTED
     try:
         revision = None if offline else _conversion(name, main.name)
     except (transport, OSError) as error:
-        logger.warning("The pull requests of the model '%s' cannot be listed (%s).", ref, _line(error))
+        logger.warning("The pull requests of the model '%s' cannot be listed (%s).", ref, _first_line(error))
         offline, revision = True, None
     if offline:
-        return _download(ref, name, _CONVERTED, offline) if kept.is_file() else None
+        return _download(ref, name, _CONVERTED, offline) if recorded.is_file() else None
     if revision is None:
         return None
     path = _download(ref, name, revision, offline)
     if not any(path.glob("*.safetensors")):
         return None
-    kept.parent.mkdir(exist_ok=True)
-    atomic_write(kept, path.name.encode("ascii"))
+    recorded.parent.mkdir(exist_ok=True)
+    atomic_write(recorded, path.name.encode("ascii"))
     logger.warning(
         "The model '%s' has no safetensors weights on its main branch; those of the hub converter's open pull request "
         "(%s, commit %s) are used.",
@@ -202,7 +219,7 @@ def _converted(ref: str, name: str, main: Path, offline: bool) -> Path | None:
 
 
 def _conversion(name: str, main: str) -> str | None:
-    """The revision of the converter's open pull request whose parent is the commit `main`."""
+    """Return the revision of the converter's open pull request whose parent is the commit `main`."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -217,35 +234,33 @@ def _conversion(name: str, main: str) -> str | None:
 def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
     from huggingface_hub import HfApi, errors, snapshot_download
 
-    transport: type[Exception] = getattr(errors, "HTTPError", OSError)  # the HTTP client's, whichever the hub uses
+    transport: type[Exception] = getattr(errors, "HTTPError", OSError)  # of the HTTP client that the hub uses
     wanted: dict[str, Any] = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
     cached_only = offline
     try:
         if not offline and _COMMIT.fullmatch(revision or ""):
-            try:  # of a commit the client lists the files at once, and repeats that for half a minute without a network
+            try:  # snapshot_download lists the files of a commit first, and retries for half a minute without a network
                 HfApi().repo_info(name, revision=revision)
             except transport as error:
                 response = getattr(error, "response", None)
                 cached_only = response is None or response.status_code >= 500  # others are raised below if not cached
         return Path(snapshot_download(name, revision=revision, local_files_only=cached_only, **wanted))
     except errors.GatedRepoError as error:
-        fix = f"ask for access at its page on the hub ({name}), {GATED}, then log in with `hf auth login`"
+        fix = f"request access at its page on the hub ({name}), {GATED}, then log in with `hf auth login`"
         raise ModelError(f"the model '{ref}' is gated; {fix}") from error
     except errors.RevisionNotFoundError as error:
-        raise ModelError(f"the model '{ref}' has no such revision; look at its branches on the hub") from error
+        raise ModelError(f"the model '{ref}' has no such revision; check its branches on the hub") from error
     except errors.RepositoryNotFoundError as error:
         fix = "check the spelling, or log in with `hf auth login` if it is private"
         raise ModelError(f"the model '{ref}' is not on the hub; {fix}") from error
     except errors.HFValidationError as error:
-        raise ModelError(f"'{ref}' is not a model reference ({_line(error)}); write hf:org/name") from error
+        raise ModelError(f"'{ref}' is not a model reference ({_first_line(error)}); write hf:org/name") from error
     except errors.LocalEntryNotFoundError as error:
         state = "is not (wholly) cached and offline mode is on" if offline else "cannot be reached and is not cached"
-        fix = (
-            "run once online (`openavs check --pipeline NAME` prints the downloads of a recipe), or give a local folder"
-        )
+        fix = "run once online (`openavs check --pipeline NAME` prints a recipe's downloads), or give a local folder"
         raise ModelError(f"the model '{ref}' {state}; {fix}") from error
     except (transport, OSError) as error:
-        raise ModelError(f"the model '{ref}' could not be downloaded ({_line(error)}); try again") from error
+        raise ModelError(f"the model '{ref}' could not be downloaded ({_first_line(error)}); try again") from error
 
 
 def _embedded(ref: str) -> Path:
@@ -269,9 +284,6 @@ def _local(ref: str) -> Path:
     raise ModelError(f"the model folder '{ref}' does not exist; check the path, or write {hint} to download one")
 
 
-# ------------------------------------------------------------------------------------------------------ small things
-
-
 def _offline_environment() -> bool:
     from huggingface_hub import constants
 
@@ -279,18 +291,19 @@ def _offline_environment() -> bool:
 
 
 def _commit(path: Path) -> str | None:
-    """The commit a cached snapshot stands for: the hub's cache names the folder after it."""
+    """Return the commit of a cached snapshot: the hub's cache names the folder after it."""
     return path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
 
 
 def _license(path: Path) -> str | None:
-    """What the model card says, if one lies in the folder."""
+    """Return the license of the model card in the folder, if any."""
     card = path / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    told = _LICENSE.findall(header.group(1)) if header else []  # the rest may be long lists of scores
+    # Only these keys are parsed, because the rest of the header may be long lists of scores.
+    lines = _LICENSE.findall(header.group(1)) if header else []
     try:
-        fields = parse_yaml("\n".join(told))
+        fields = parse_yaml("\n".join(lines))
     except InputError:
         logger.warning("The model card %s has a malformed header, so its license is unknown.", card)
         return None
@@ -309,12 +322,12 @@ def _shards(index: Path, ref: str) -> set[str]:
         raise _incomplete(ref, f"{index.name} is damaged") from error
 
 
-def _incomplete(ref: str, what: str) -> ModelError:
-    return ModelError(f"the model '{ref}' is incomplete: {what}; copy or download the whole folder again")
+def _incomplete(ref: str, reason: str) -> ModelError:
+    return ModelError(f"the model '{ref}' is incomplete: {reason}; copy or download the whole folder again")
 
 
-def _line(error: BaseException) -> str:
-    """The first line of an error, short enough for a sentence."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error, short enough for a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
@@ -324,16 +337,18 @@ def _line(error: BaseException) -> str:
 def load_pretrained(
     cls: type[T], resolved: ResolvedModel, dtype: torch.dtype, device: torch.device | str, **options: Any
 ) -> T:
-    """Loads a transformers model class for inference: offline, safetensors only, without remote code.
+    """Load a transformers model class for inference: offline, safetensors only, without remote code.
 
-    A checkpoint of another class would leave tensors at random values and only log it, so any missing or misfitting
-    tensor raises ModelError. Integer buffers are not counted: they are index tables a class makes for itself.
-    With accelerate, weights go straight to a GPU; without it they are in the machine's memory first.
+    With accelerate, weights are loaded directly to a GPU; without it they are in main memory first.
+
+    Raises:
+        ModelError: the folder is not of that class. transformers would initialize missing tensors at random and only
+            log it, so any missing or misshapen tensor is an error; integer buffers are not, as classes create them.
     """
     _refuse_kernels(resolved)
     if str(device) != "cpu" and find_spec("accelerate"):
         options["device_map"] = {"": device}
-    with _quiet(), _translated(cls, resolved):
+    with _quiet(), _translate_errors(cls, resolved):
         model, report = cls.from_pretrained(  # type: ignore[attr-defined]
             resolved.path,
             dtype=dtype,
@@ -356,9 +371,13 @@ def load_pretrained(
 
 
 def load_processor(cls: type[T], resolved: ResolvedModel, **options: Any) -> T:
-    """Loads a tokenizer, feature extractor or processor class from the model's folder, offline, or ModelError."""
-    fix = "give a folder with the files of its processor and tokenizer, too, as save_pretrained or a download leaves it"
-    with _quiet(), _translated(cls, resolved, fix):
+    """Load a tokenizer, feature extractor, processor or configuration class from the model's folder, offline.
+
+    Raises:
+        ModelError: the files are missing or of another class.
+    """
+    fix = "give a folder that also has the files of its processor and tokenizer, as saved or downloaded"
+    with _quiet(), _translate_errors(cls, resolved, fix):
         loaded: T = cls.from_pretrained(  # type: ignore[attr-defined]
             resolved.path, local_files_only=True, trust_remote_code=False, **options
         )
@@ -368,17 +387,17 @@ def load_processor(cls: type[T], resolved: ResolvedModel, **options: Any) -> T:
 def _refuse_kernels(resolved: ResolvedModel) -> None:
     """Raise ModelError if config.json names a kernel of the hub, which transformers would download and run."""
     try:
-        waiting = [parse_json((resolved.path / "config.json").read_text(encoding="utf-8"))]
+        pending = [parse_json((resolved.path / "config.json").read_text(encoding="utf-8"))]
     except ValueError:
-        return  # transformers says what is wrong with it
-    while waiting:
-        section = waiting.pop()
+        return  # transformers reports the error
+    while pending:
+        section = pending.pop()
         if not isinstance(section, dict):
             continue
-        waiting += section.values()
+        pending += section.values()
         for key in _IMPLEMENTATIONS & section.keys():
-            named = section[key].values() if isinstance(section[key], dict) else [section[key]]
-            for kernel in named:
+            names = section[key].values() if isinstance(section[key], dict) else [section[key]]
+            for kernel in names:
                 if "/" in str(kernel):
                     raise ModelError(
                         f"the config.json of the model '{resolved.ref}' names the kernel {kernel!r:.80} ('{key}'), and "
@@ -387,7 +406,7 @@ def _refuse_kernels(resolved: ResolvedModel) -> None:
 
 
 def _kind(path: Path) -> str:
-    """What a folder says it is, for error sentences."""
+    """Describe the model type in a folder's config.json, for error messages."""
     try:
         return f"a '{json.loads((path / 'config.json').read_text(encoding='utf-8'))['model_type']}' model"
     except (ValueError, KeyError, TypeError):
@@ -395,38 +414,43 @@ def _kind(path: Path) -> str:
 
 
 @contextmanager
-def _translated(
+def _translate_errors(
     cls: type[Any], resolved: ResolvedModel, fix: str = "give a folder saved by that class"
 ) -> Iterator[None]:
-    """Whatever transformers raises on a folder that does not fit becomes one ModelError."""
+    """Convert the errors that transformers raises for an unsuitable folder to one ModelError."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     foreign = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, ArithmeticError)
+
+    def reason(error: Exception) -> str:  # the first sentence, without its period
+        return _first_line(error).split(". ")[0].rstrip(".")
+
     try:
         yield
     except SafetensorError as error:
         raise ModelError(
-            f"the weights of the model '{resolved.ref}' are damaged ({_line(error)}); copy or download the folder again"
+            f"the weights of the model '{resolved.ref}' are damaged ({reason(error)}); copy or download the folder "
+            "again"
         ) from error
     except (*foreign, StrictDataclassError) as error:
         raise ModelError(
             f"the model '{resolved.ref}' ({_kind(resolved.path)}) cannot be loaded as {cls.__name__} "
-            f"({type(error).__name__}: {_line(error)}); {fix}"
+            f"({type(error).__name__}: {reason(error)}); {fix}"
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Holds back transformers' own bars and load reports: what matters in them is raised here as an error."""
-    from transformers.utils import logging as log
+    """Disable transformers' progress bars and load reports; what matters in them is raised as an error."""
+    from transformers.utils import logging as transformers_logging
 
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        log.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bars:
-            log.enable_progress_bar()
+            transformers_logging.enable_progress_bar()

@@ -1,7 +1,7 @@
-"""Stand-ins for absent modules that an old package imports but that its model never runs.
+"""Stubs for missing modules that an old package imports but its model never uses.
 
 `segment-anything` and `groundingdino-py` import torchvision, and the latter timm, OpenCV and matplotlib, for training,
-drawing and files. Those are large, must match the installed torch exactly, and are not what is asked of them here.
+drawing and files. Those are large, and torchvision must match the installed torch exactly.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 
 @contextmanager
 def stub_modules(modules: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """While the block runs, absent packages can be imported; installed ones are found as ever.
+    """Make missing packages importable inside the block; installed ones are imported as usual.
 
-    Afterwards `import torchvision` fails again as it should; only who imported it within the block keeps the names.
+    Afterwards `import torchvision` fails again; only modules that imported it inside the block keep its names.
 
     Args:
-        modules: module -> the names that are really used, with their values. Its packages get any other name, too:
-            a class that says what is absent when somebody makes or calls one.
+        modules: module name -> the names that are used, with their values. Any other name of their packages is a
+            class that raises ImportError when it is instantiated.
     """
     finder = _Finder(modules)
-    sys.meta_path.append(finder)  # at the end: what is installed has been found before
+    sys.meta_path.append(finder)  # last, so that installed packages have precedence
     try:
         yield
     finally:
@@ -44,17 +44,17 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package = name.partition(".")[0]
         if package not in self.packages or (package != name and package not in self.made):
-            return None  # not ours, or a part that an installed package lacks: that is its own error
+            return None  # not a stub, or a missing part of an installed package
         return ModuleSpec(name, self, is_package=True)
 
     def exec_module(self, module: ModuleType) -> None:
         self.made.append(module.__name__)
         vars(module).update(self.modules.get(module.__name__, {}))
-        vars(module)["__getattr__"] = lambda name: _absent(module.__name__, name)
+        vars(module)["__getattr__"] = lambda name: _missing_class(module.__name__, name)
 
 
-def _absent(module: str, name: str) -> type:
-    if name.startswith("__"):  # what Python itself looks for
+def _missing_class(module: str, name: str) -> type:
+    if name.startswith("__"):  # of the import system
         raise AttributeError(name)
 
     def refuse(cls: type, *_: Any, **__: Any) -> Any:

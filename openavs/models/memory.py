@@ -1,4 +1,4 @@
-"""Main memory: how much there is, how much is available, and giving back what is no longer used."""
+"""Main memory: total, available, and release of unused memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def total_memory() -> int | None:
-    """Return the bytes of the machine, at most the container's limit; None where the system does not say."""
+    """Return the bytes of the machine, at most the container's limit; None if unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -23,9 +23,9 @@ def total_memory() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that can be allocated without swapping; None where the system does not say.
+    """Return the bytes that can be allocated without swapping; None if unknown.
 
-    Cached files count as available, on Linux by the kernel's estimate. macOS has no such figure: the total is returned.
+    Cached files count as available, on Linux by the kernel's estimate. macOS has no estimate; the total is returned.
     """
     total = total_memory()
     if total is None or not sys.platform.startswith("linux"):
@@ -41,8 +41,7 @@ def available_memory() -> int | None:
 def release_memory() -> None:
     """Collect garbage and return freed memory to the system.
 
-    Open media files are in cycles with their streams, and networks refer to themselves in circles. glibc keeps the gaps
-    that threads leave in its heaps.
+    Open media files and networks contain reference cycles, and glibc keeps unused memory in the heaps of threads.
     """
     gc.collect()
     if sys.platform == "linux":
@@ -52,7 +51,7 @@ def release_memory() -> None:
 
 
 def read_cgroup(name: str) -> str | None:
-    """Return a file of the container's control group, such as `memory.max`; None where there is none."""
+    """Return a file of the container's control group, such as `memory.max`; None if missing."""
     try:
         return (CGROUP / name).read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -64,7 +63,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The lines `name: number [kB]` or `name number` of a file, in bytes."""
+    """Parse the lines `name: number [kB]` or `name number` of a file, in bytes."""
     try:
         lines = [line.replace(":", " ").split() for line in path.read_text("ascii").splitlines()]
     except (OSError, UnicodeDecodeError):

@@ -1,6 +1,6 @@
-"""Batches that do not fit into memory are halved, down to one item, before a clip is given up for it.
+"""Out-of-memory handling: a batch that does not fit is halved, down to one item, before the clip fails.
 
-Answers do not depend on batch mates beyond float rounding, so a result is the same but for that.
+Results do not depend on the rest of the batch beyond float rounding.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from openavs.models.device import empty_cuda_cache
 
 R = TypeVar("R")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError for the CPU; its text names who raised it
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # named in the plain RuntimeError that torch raises on a CPU
 
 
-def run_with_oom_backoff(work: Callable[..., Sequence[R]], first: Sequence[Any], *rest: Sequence[Any]) -> list[R]:
-    """`work(first, *rest)` for parallel sequences; where memory runs out, for each half of them, and so on.
+def run_with_oom_backoff(call: Callable[..., Sequence[R]], batch: Sequence[Any], *parallel: Sequence[Any]) -> list[R]:
+    """Return `call(batch, *parallel)`, splitting all sequences in two where memory runs out, recursively.
 
     Raises:
-        What `work` raises; OutOfMemory only when there was one item left.
+        OutOfMemoryError: a single item does not fit. Other errors of `call` are passed on.
     """
-    if len(first) < 2:
+    if len(batch) < 2:
         with translate_oom_errors():
-            return list(work(first, *rest))
+            return list(call(batch, *parallel))
     try:
-        return list(work(first, *rest))
-    except (RuntimeError, MemoryError) as problem:
-        if not is_out_of_memory(problem):
+        return list(call(batch, *parallel))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-    # Outside of the handler: the error holds the failed call, and that the tensors which filled the memory.
+    # Outside of the handler, because the error references the tensors of the failed call, which fill the memory.
     empty_cuda_cache()
-    middle = len(first) // 2
-    log.warning("a batch of %d did not fit into memory; it is done in halves", len(first))
-    lower = run_with_oom_backoff(work, first[:middle], *(part[:middle] for part in rest))
-    return lower + run_with_oom_backoff(work, first[middle:], *(part[middle:] for part in rest))
+    middle = len(batch) // 2
+    logger.warning("a batch of %d did not fit into memory; it is processed in halves", len(batch))
+    lower = run_with_oom_backoff(call, batch[:middle], *(part[:middle] for part in parallel))
+    return lower + run_with_oom_backoff(call, batch[middle:], *(part[middle:] for part in parallel))
 
 
 @contextmanager
 def translate_oom_errors() -> Iterator[None]:
-    """Around work that cannot be halved: an error for want of memory becomes OutOfMemory, which is a sentence."""
+    """Convert out-of-memory errors of the block, which cannot be halved, to OutOfMemoryError."""
     try:
         yield
-    except (RuntimeError, MemoryError) as problem:
-        if not is_out_of_memory(problem):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 "
+            "not even one frame of this clip fits into memory beside the models; use a smaller model, dtype=bfloat16 "
             "or device=cpu"
-        ) from problem
+        ) from error
 
 
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether an error says that memory ran out: ours, Python's own, a device's, or torch's on the CPU."""
-    if isinstance(problem, MemoryError | OutOfMemoryError) or type(problem).__name__ == "OutOfMemoryError":
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out: ours, Python's, a device's, or torch's on a CPU."""
+    if isinstance(error, MemoryError | OutOfMemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(problem, RuntimeError) and _CPU_ALLOCATOR in str(problem)
+    return isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)

@@ -233,7 +233,7 @@ def test_a_video_for_which_memory_runs_out_is_named_and_the_next_one_is_done(
     first, second = done.json()["clips"]
     assert (first["status"], second["status"]) == ("failed", "ok")
     assert first["reason"].endswith(
-        "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 or "
+        "not even one frame of this clip fits into memory beside the models; use a smaller model, dtype=bfloat16 or "
         "device=cpu"
     )
 

@@ -55,7 +55,7 @@ def row_of(spec: ShardSpec, problem: Exception) -> dict[str, Any]:
 
 
 NO_MEMORY = (
-    "not even one frame of this clip fits into memory beside the models; take a smaller model, dtype=bfloat16 or "
+    "not even one frame of this clip fits into memory beside the models; use a smaller model, dtype=bfloat16 or "
     "device=cpu"
 )
 

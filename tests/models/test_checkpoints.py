@@ -26,7 +26,9 @@ class Trap:
 
 def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path) -> None:
     torch.save({"image_encoder.patch_embed.proj.weight": Trap(tmp_path / "ran")}, tmp_path / "trap.pth")
-    with pytest.raises(InputError, match=r"trap\.pth is damaged, or holds more than tensors and is not to be trusted"):
+    with pytest.raises(
+        InputError, match=r"trap\.pth is damaged, or contains more than tensors and must not be trusted"
+    ):
         convert(tmp_path / "trap.pth", tmp_path / "out")
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
@@ -36,7 +38,7 @@ def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path) -> None:
     [
         (b"", "is damaged"),
         (b"PK\x03\x04 half a file", "is damaged"),
-        ([torch.zeros(2)], "holds no tensors by name"),
+        ([torch.zeros(2)], "does not contain named tensors"),
         ({"layer.weight": torch.zeros(2)}, "is neither segment-anything's nor groundingdino's"),
     ],
 )

@@ -43,9 +43,9 @@ def images() -> list[ImageArray]:
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("segmenter.compile=fast", "compile is true, false or one of default, .*, not 'fast'"),
-        ("segmenter.compile=1", "compile is true, false or one of .*, not 1"),
-        ("translator.compile=true", "'llm' cannot be compiled; leave 'compile' out of it .these can: clap, "),
+        ("segmenter.compile=fast", "compile must be true, false or one of default, .*, not 'fast'"),
+        ("segmenter.compile=1", "compile must be true, false or one of .*, not 1"),
+        ("translator.compile=true", "'llm' cannot be compiled; remove its option 'compile' .these can: clap, "),
     ],
 )
 def test_what_cannot_be_compiled_is_a_sentence(key: str, sentence: str) -> None:

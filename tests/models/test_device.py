@@ -84,7 +84,7 @@ def test_apples_gpu_is_used_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -
     placement, asked = resolve_device("auto", "auto"), resolve_device("mps", "auto")
     resolve_device.cache_clear()
     assert placement.device.type == "cpu"
-    assert "MPS is used only if device=mps asks for it" in placement.reason
+    assert "MPS is used only with device=mps" in placement.reason
     assert (asked.device.type, asked.dtype) == ("mps", torch.float32)
 
 
@@ -137,7 +137,7 @@ def test_the_reason_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         ("meta", "auto", "is not supported"),
         ("cpu", "int8", "is not a dtype"),
         ("cpu", "float16", "needs a GPU"),
-        pytest.param("cuda", "auto", "sees no CUDA GPU", marks=no_gpu),
+        pytest.param("cuda", "auto", "finds no CUDA GPU", marks=no_gpu),
         pytest.param("mps", "auto", "has no MPS", marks=no_gpu),
     ],
 )

@@ -56,7 +56,7 @@ def test_stages_without_torch_are_halved_too(monkeypatch: pytest.MonkeyPatch) ->
 def test_one_item_that_does_not_fit_is_an_error() -> None:
     stage = Stage(0, ERRORS[1])
     with pytest.raises(
-        OutOfMemoryError, match=r"not even one frame .* fits into memory .*; take a smaller model"
+        OutOfMemoryError, match=r"not even one frame .* fits into memory .*; use a smaller model"
     ) as caught:
         run_with_oom_backoff(stage, [1, 2, 3, 4], [1, 2, 3, 4])
     assert stage.sizes == [4, 2, 1]

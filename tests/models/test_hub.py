@@ -333,7 +333,7 @@ def test_a_named_revision_is_never_replaced(hub: str, tmp_path: Path) -> None:
 def test_every_refusal_of_the_hub_is_one_sentence_with_the_fix(hub: str, tmp_path: Path) -> None:
     refs = ("hf:org/gated", "hf:org/absent", "hf:org/whole@v9", "hf:org/pickled", "hf:org/broken", "hf:", "hf:a b")
     gated, absent, revision, pickled, broken, empty, spaced = ask(hub, tmp_path, *refs)
-    assert "is gated; ask for access" in gated
+    assert "is gated; request access" in gated
     assert "may take days to answer and may refuse" in gated
     assert "is not on the hub; check the spelling" in absent
     assert "no such revision" in revision

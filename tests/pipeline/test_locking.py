@@ -83,7 +83,7 @@ def test_a_lock_file_that_lacks_nothing_is_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("folder", "is a folder"), ("absent/a.lock", "make it first"), ("bad.lock", "mend or delete it")],
+    [("folder", "is a folder"), ("absent/a.lock", "make it first"), ("bad.lock", "fix or delete it")],
 )
 def test_a_lock_file_that_cannot_be_is_refused_in_one_sentence(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "folder").mkdir()

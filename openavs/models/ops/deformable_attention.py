@@ -1,10 +1,10 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv:2010.04159) for inference, without custom kernels.
 
-Each query of each head mixes a few points of each level of a feature pyramid, and each point four cells (bilinear
-interpolation, `align_corners=False`, zeros outside). transformers does it with one `grid_sample` per level, whose
-intermediate results are sixteen times the size of the answer. Here all cells of a query, 4 corners x levels x points,
-make one bag of a weighted `embedding_bag`: gathering, interpolation and attention are one kernel that writes nothing
-but the answer. A rim of zeros around each level takes the place of tests for points outside.
+Each query of each head combines a few points of each level of a feature pyramid, and each point four cells (bilinear
+interpolation, `align_corners=False`, zeros outside). transformers uses one `grid_sample` per level, whose intermediate
+results are sixteen times the size of the output. Here all cells of a query, 4 corners x levels x points, are one bag of
+a weighted `embedding_bag`: gathering, interpolation and attention are one kernel that writes nothing but the output. A
+border of zeros around each level replaces tests for points outside.
 """
 
 from __future__ import annotations
@@ -17,33 +17,32 @@ import torch
 from torch.nn.functional import embedding_bag
 
 Size = tuple[int, int]  # cells: height, width
-_AT_ONCE = 1 << 16  # queries
-_IN_CACHE = 256  # on one thread of a CPU: their indices and weights stay in the second-level cache
-_OF_A_THREAD = 4096  # on several threads, for which every small operation means to wait for each other
+# Queries per chunk: on a GPU; on one thread of a CPU, whose indices and weights then fit in the second-level cache; and
+# for each of several threads, which synchronize after every operation, so that larger chunks are faster.
+_GPU_CHUNK, _CACHED_CHUNK, _THREAD_CHUNK = 1 << 16, 256, 4096
 
 
 @dataclass(frozen=True)
 class SamplingLayout:
-    """Where the cells of a pyramid lie in the table of `pad_levels`, for each column (head, level, point) of a query.
+    """Layout of a pyramid's cells in the table of `pad_levels`, for each column (head, level, point) of a query.
 
-    The tensors are `[columns]` where nothing else is said, float32: sums of them are whole numbers below 2**24, hence
-    exact.
+    Tensors are float32 `[columns]` unless noted otherwise; sums of them are whole numbers below 2**24, hence exact.
     """
 
     sizes: tuple[Size, ...]
     starts: tuple[int, ...]  # table rows before each level
     rows: int  # of the whole table
-    last: int  # the last entry from which the four cells of a point are in the table
+    last: int  # the last entry whose four cells are all in the table
     origin: torch.Tensor  # the table entry of cell (0, 0)
-    down: torch.Tensor  # from a cell to the one below
-    across: int  # from a cell to the one on its right
+    down: torch.Tensor  # offset of the cell below
+    across: int  # offset of the cell to the right
     limits: torch.Tensor  # [2, columns]: width, then height
     edges: torch.Tensor  # [levels, 2]: width and height
 
 
 @lru_cache(maxsize=32)
 def build_layout(sizes: tuple[Size, ...], heads: int, points: int, device: torch.device) -> SamplingLayout:
-    """The layout of a pyramid whose levels have these sizes; an entry of the table is one head's part of one cell."""
+    """Build the layout of a pyramid with levels of these sizes; a table entry is one head's part of one cell."""
     starts, rows = [], 0
     for height, width in sizes:
         starts.append(rows)
@@ -72,7 +71,7 @@ def build_layout(sizes: tuple[Size, ...], heads: int, points: int, device: torch
 
 
 def pad_levels(value: torch.Tensor, layout: SamplingLayout, heads: int) -> torch.Tensor:
-    """Cells `[B, S, C]` of all levels -> the table `[B, rows * heads, C / heads]`, float32, each level in its rim."""
+    """Convert cells `[B, S, C]` of all levels to a table `[B, rows * heads, C / heads]`, float32, with zero borders."""
     batch, _, channels = value.shape
     table = torch.zeros((batch, layout.rows, channels), dtype=torch.float32, device=value.device)
     begin = 0
@@ -86,44 +85,46 @@ def pad_levels(value: torch.Tensor, layout: SamplingLayout, heads: int) -> torch
 def sample_values(
     table: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor, layout: SamplingLayout, heads: int
 ) -> torch.Tensor:
-    """Each query's weighted mean of its points, `[Q, C]` float32.
+    """Compute each query's weighted sum of its points, `[Q, C]` float32.
 
     Args:
         table: `[rows * heads, C / heads]` of one image.
-        positions: `[Q, 2, columns]` float32: x, then y, of each point in cells; 0 is the first cell's centre. They are
+        positions: `[Q, 2, columns]` float32: x, then y, of each point in cells; 0 is the first cell's center. They are
             overwritten.
         weights: `[Q, columns]` float32.
+        layout: of the table.
+        heads: number of attention heads.
     """
     queries, columns = weights.shape
-    answer = torch.empty((queries, heads, table.shape[1]), dtype=table.dtype, device=table.device)
-    step = _at_once(table.device)
+    output = torch.empty((queries, heads, table.shape[1]), dtype=table.dtype, device=table.device)
+    step = _chunk_size(table.device)
     entries = torch.empty((min(step, queries), heads, 4, columns // heads), dtype=torch.int32, device=table.device)
     shares = torch.empty_like(entries, dtype=torch.float32)
     for start in range(0, queries, step):
         part = slice(start, min(start + step, queries))
         number = part.stop - start
         _corners(positions[part], weights[part], layout, entries[:number], shares[:number])
-        answer[part] = embedding_bag(
+        output[part] = embedding_bag(
             entries[:number].view(number * heads, -1),
             table,
             mode="sum",
             per_sample_weights=shares[:number].view(number * heads, -1),
         ).view(number, heads, -1)
-    return answer.flatten(1)
+    return output.flatten(1)
 
 
-def _at_once(device: torch.device) -> int:
+def _chunk_size(device: torch.device) -> int:
     if device.type != "cpu":
-        return _AT_ONCE
+        return _GPU_CHUNK
     threads = torch.get_num_threads()
-    return _IN_CACHE if threads == 1 else _OF_A_THREAD * threads
+    return _CACHED_CHUNK if threads == 1 else _THREAD_CHUNK * threads
 
 
 def _corners(
     positions: torch.Tensor, weights: torch.Tensor, layout: SamplingLayout, entries: torch.Tensor, shares: torch.Tensor
 ) -> None:
-    """Writes the table entry and the weight of each point's four cells, `[Q, heads, 4, columns / heads]` each."""
-    # beyond the rim all is zero as on the rim; whole numbers there leave no share for the cells after it
+    """Write the table entry and the weight of each point's four cells, `[Q, heads, 4, columns / heads]` each."""
+    # Points are clamped to the border, where all is zero; whole positions there have no weight for the cells beyond.
     inside = torch.minimum(positions.clamp_(min=-1.0), layout.limits, out=positions)
     cell = inside.floor()
     right, below = inside.sub_(cell).unbind(1)
@@ -133,7 +134,7 @@ def _corners(
     first = torch.addcmul(layout.origin, row, layout.down).add_(column, alpha=layout.across)
     down = layout.down.view(shape[1:]).to(torch.int32)
     top_left, top_right, bottom_left, bottom_right = entries.unbind(2)
-    top_left.copy_(first.view(shape)).clamp_(0, layout.last)  # what is no number is still an entry, and its share none
+    top_left.copy_(first.view(shape)).clamp_(0, layout.last)  # NaN must still be a valid entry
     torch.add(top_left, layout.across, out=top_right)
     torch.add(top_left, down, out=bottom_left)
     torch.add(bottom_left, layout.across, out=bottom_right)

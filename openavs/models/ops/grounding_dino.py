@@ -1,8 +1,8 @@
-"""A loaded Grounding DINO made lean for inference: the library's answers to rounding, at a part of its cost.
+"""Optimized modules of Grounding DINO for inference: the library's results up to rounding, at a fraction of the cost.
 
-`make_lean` replaces modules of one loaded model; the library itself stays as it is, and nearly all parameters are the
-library's own. The attentions are those of `grounding_dino_attention.py`. Linear layers take the processor's fastest
-kernel, with the activation that follows. A caption is read once, however many frames are asked for it.
+`optimize_grounding_dino` replaces modules of one loaded model; nearly all parameters are the library's own. Linear
+layers use the processor's fastest kernel, with a fused activation, and a caption is encoded once for all frames. The
+attention classes have the parameters and `forward` arguments of the library's, and return no attention weights.
 """
 
 from __future__ import annotations
@@ -31,55 +31,54 @@ _FEED_FORWARD = (
     SwinMLP,
 )
 _ACTIVATIONS = {"ReLU": "relu", "GELUActivation": "gelu"}  # by the name of their class
-# What stays in float32: coordinates, the caption, and the few layers whose answer is the stream that others add to.
+# Modules that stay in float32: coordinates, the caption, and layers that write the residual stream.
 _EXACT = re.compile("bbox_embed|reference_points_head|text_|fusion_layer|enc_output|reduction")
-_CAPTIONS = 64  # whose features are kept: 30 kB each
+_MAX_CAPTIONS = 64  # cached features, 30 kB each
 
 
 def optimize_grounding_dino(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replaces attentions, linear layers and text encoder of a loaded (MM-)Grounding DINO that is not trained any more.
+    """Replace attention, linear layers and text encoder of a loaded (MM-)Grounding DINO, for inference only.
 
-    `dtype` is the precision of the large products of matrices; between them, and in all that is small and delicate,
-    float32 stays.
+    `dtype` is that of the large matrix products; between them, and in small and sensitive modules, it is float32.
     """
     network: Any = model
     network.model.text_backbone = CachedTextEncoder(network.model.text_backbone)
     for module in model.modules():
-        if isinstance(module, _FEED_FORWARD) and (then := _ACTIVATIONS.get(type(module.activation_fn).__name__)):
-            module.fc1, module.activation_fn = OneDnnLinear(module.fc1, dtype, then), nn.Identity()
+        if isinstance(module, _FEED_FORWARD) and (activation := _ACTIVATIONS.get(type(module.activation_fn).__name__)):
+            module.fc1, module.activation_fn = OneDnnLinear(module.fc1, dtype, activation), nn.Identity()
 
-    def leaner(name: str, module: nn.Module) -> nn.Module | None:
-        kind = torch.float32 if _EXACT.search(name) else dtype
+    def replacement(name: str, module: nn.Module) -> nn.Module | None:
+        own_dtype = torch.float32 if _EXACT.search(name) else dtype
         if isinstance(module, _DEFORMABLE):
-            return DeformableAttention(module, kind)
+            return DeformableAttention(module, own_dtype)
         if isinstance(module, _FUSION):
             return FusionAttention(module)
         if isinstance(module, _TOKENS):
-            return TokenAttention(module, kind)
-        return OneDnnLinear(module, kind) if type(module) is nn.Linear else None
+            return TokenAttention(module, own_dtype)
+        return OneDnnLinear(module, own_dtype) if type(module) is nn.Linear else None
 
-    replace_modules(model, leaner)
+    replace_modules(model, replacement)
 
 
 class CachedTextEncoder(nn.Module):
-    """The library's text encoder, asked once for each caption: frame after frame hears the same words."""
+    """The library's text encoder with a cache, since all frames of a clip have the same caption."""
 
     def __init__(self, library: nn.Module) -> None:
         super().__init__()
         self.library = library
-        self._known: dict[tuple[Any, ...], Any] = {}
+        self._cache: dict[tuple[Any, ...], Any] = {}
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: Any, position_ids: Any, **_: Any
     ) -> Any:
-        """The encoder's answer to token ids `[B, T]`; the other arguments follow from them."""
+        """Encode token ids `[B, T]`, which determine the other arguments."""
         key = tuple(map(tuple, input_ids.tolist()))
-        if (answer := self._known.get(key)) is None:
-            answer = self.library(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True)
-            if len(self._known) >= _CAPTIONS:
-                self._known.clear()
-            self._known[key] = answer
-        return answer
+        if (output := self._cache.get(key)) is None:
+            output = self.library(input_ids, attention_mask, token_type_ids, position_ids, return_dict=True)
+            if len(self._cache) >= _MAX_CAPTIONS:
+                self._cache.clear()
+            self._cache[key] = output
+        return output
 
 
 class DeformableAttention(nn.Module):
@@ -92,7 +91,7 @@ class DeformableAttention(nn.Module):
         offsets, shares = library.sampling_offsets, library.attention_weights
         columns = self.heads * self.levels * self.points
 
-        def split(tensor: torch.Tensor) -> torch.Tensor:  # x and y of each point alternate; here all x, then all y
+        def split(tensor: torch.Tensor) -> torch.Tensor:  # from x and y of each point in turn to all x, then all y
             return tensor.view(columns, 2, -1).transpose(0, 1).reshape(2 * columns, -1)
 
         weight = torch.cat([split(offsets.weight), shares.weight])
@@ -109,39 +108,40 @@ class DeformableAttention(nn.Module):
         spatial_shapes_list: Any = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
-        assert encoder_hidden_states is not None and reference_points is not None  # as the library always asks
+        """Attend from queries `[B, Q, C]` to a pyramid `[B, S, C]`: `[B, Q, C]`; arguments as in the library."""
+        assert encoder_hidden_states is not None and reference_points is not None  # as the library always passes
         assert position_embeddings is not None and attention_mask is not None
         hidden_states = hidden_states + position_embeddings
         value: torch.Tensor = self.value(encoder_hidden_states).masked_fill_(~attention_mask[..., None], 0.0)
         layout = build_layout(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
 
         batch, queries, _channels = hidden_states.shape
-        asked = onednn_linear(hidden_states, self.query_weight, self.query_bias).float().view(batch, queries, 3, -1)
-        positions = self._positions(asked[:, :, :2], reference_points.float(), layout)
-        weights = softmax(asked[:, :, 2].reshape(batch, queries, self.heads, -1), dim=-1).flatten(2)
+        projected = onednn_linear(hidden_states, self.query_weight, self.query_bias).float().view(batch, queries, 3, -1)
+        positions = self._positions(projected[:, :, :2], reference_points.float(), layout)
+        weights = softmax(projected[:, :, 2].reshape(batch, queries, self.heads, -1), dim=-1).flatten(2)
         tables = pad_levels(value, layout, self.heads)
         mixed = [sample_values(*image, layout, self.heads) for image in zip(tables, positions, weights, strict=True)]
         return self.output(torch.stack(mixed)), None
 
     def _positions(self, offsets: torch.Tensor, references: torch.Tensor, layout: SamplingLayout) -> torch.Tensor:
-        """Offsets `[B, Q, 2, columns]` and points or boxes `[B, Q, levels, 2 or 4]` -> positions in cells."""
-        centres = (references[..., :2] * layout.edges - 0.5).transpose(2, 3)[:, :, :, None, :, None]
+        """Convert offsets `[B, Q, 2, columns]` and points or boxes `[B, Q, levels, 2 or 4]` to positions in cells."""
+        centers = (references[..., :2] * layout.edges - 0.5).transpose(2, 3)[:, :, :, None, :, None]
         offsets = offsets.reshape(*offsets.shape[:3], self.heads, self.levels, self.points)
-        if references.shape[-1] == 4:  # in parts of half a box instead of cells
+        if references.shape[-1] == 4:  # offsets are relative to half a box
             offsets = (
                 offsets
                 * (references[..., 2:] * layout.edges * (0.5 / self.points)).transpose(2, 3)[:, :, :, None, :, None]
             )
-        return (offsets + centres).flatten(3)
+        return (offsets + centers).flatten(3)
 
 
 class FusionAttention(nn.Module):
-    """Attention between the cells of a picture and the tokens of a caption, both ways, in float32.
+    """Attention between the cells of an image and the tokens of a caption, in both directions, in float32.
 
-    The library projects every cell to 1024 channels three times. Products of matrices may be taken in another order: a
-    head's scores `(X Wq + bq) K'` are `X (Wq K') + bq K'`, with a matrix as narrow as the caption, and as the weights
-    `P` of a row sum to one, `P (X Wv + bv)` is `(P X) Wv + bv`. A cell then meets heads x tokens columns, 40 for a
-    short caption. The library's shift and clamp of the scores change no softmax.
+    The library projects every cell to 1024 channels three times. Here the matrix products are reordered: a head's
+    scores `(X Wq + bq) K'` are `X (Wq K') + bq K'`, with a matrix as narrow as the caption, and since the weights `P`
+    of a row sum to one, `P (X Wv + bv)` is `(P X) Wv + bv`. A cell is then multiplied with heads x tokens columns, 40
+    for a short caption. The library's shift and clamp of the scores do not change the softmax.
     """
 
     def __init__(self, library: Any) -> None:
@@ -161,6 +161,7 @@ class FusionAttention(nn.Module):
         vision_attention_mask: torch.Tensor,
         text_attention_mask: torch.Tensor | None = None,
     ) -> tuple[tuple[torch.Tensor, None], tuple[torch.Tensor, None]]:
+        """Update cells `[B, N, C]` and tokens `[B, T, C]`; masks are True for padding."""
         no_token = [None] * len(text_features) if text_attention_mask is None else text_attention_mask
         images = zip(vision_features, text_features, vision_attention_mask, no_token, strict=True)
         cells, tokens = zip(*(self._fuse(*image) for image in images), strict=True)
@@ -169,7 +170,7 @@ class FusionAttention(nn.Module):
     def _fuse(
         self, cells: torch.Tensor, tokens: torch.Tensor, no_cell: torch.Tensor, no_token: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cells `[N, C]` and tokens `[T, C]` -> what each receives, `[N, C]` and `[T, C]`."""
+        """Return the outputs `[N, C]` and `[T, C]` of cells `[N, C]` and tokens `[T, C]`."""
         keys = self._heads(self.key(tokens)) * self.scale  # [h, T, D]
         narrow = keys @ self._heads(self.query.weight.t()).transpose(1, 2)  # [h, T, C]
         shift = keys @ self._heads(self.query.bias[None]).transpose(1, 2)
@@ -180,23 +181,25 @@ class FusionAttention(nn.Module):
         to_tokens = scores.permute(1, 2, 0).contiguous()  # [h, T, N]
         to_tokens.masked_fill_(no_cell, float("-inf"))
         means = (softmax(to_tokens, dim=-1).flatten(0, 1) @ cells).view(*to_tokens.shape[:2], -1)  # [h, T, C]
-        heard = means @ self._heads(self.cell_value.weight.t()) + self._heads(self.cell_value.bias[None])  # [h, T, D]
+        gathered = means @ self._heads(self.cell_value.weight.t()) + self._heads(
+            self.cell_value.bias[None]
+        )  # [h, T, D]
         to_cells = scores if no_token is None else scores.masked_fill_(no_token, float("-inf"))
         values = self._heads(self.token_value(tokens)) @ self._heads(self.cell_output.weight).transpose(
             1, 2
         )  # [h, T, C]
-        seen = onednn_linear(
+        output = onednn_linear(
             softmax(to_cells, dim=-1).flatten(1), values.flatten(0, 1).t().contiguous(), self.cell_output.bias
         )
-        return seen, self.token_output(heard.transpose(0, 1).flatten(1))
+        return output, self.token_output(gathered.transpose(0, 1).flatten(1))
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
-        """`[N, h * D]` -> `[h, N, D]`."""
+        """Reshape `[N, h * D]` to `[h, N, D]`."""
         return features.reshape(len(features), self.heads, -1).transpose(0, 1)
 
 
 class TokenAttention(nn.Module):
-    """Attention among queries and tokens, fused."""
+    """Fused attention among queries and tokens."""
 
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
         super().__init__()
@@ -213,6 +216,7 @@ class TokenAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = False,
     ) -> tuple[Any, ...]:
+        """Attend from queries `[B, Q, C]` to keys and values `[B, K, C]`: `[B, Q, C]`; the mask is additive."""
         query, key, value = (
             self._heads(self.query(queries)),
             self._heads(self.key(keys)),
@@ -221,8 +225,8 @@ class TokenAttention(nn.Module):
         if attention_mask is not None:
             attention_mask = attention_mask.to(query.dtype)
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        answer = self.output(mixed.transpose(1, 2).flatten(2))
-        return (answer, None) if output_attentions else (answer,)
+        output = self.output(mixed.transpose(1, 2).flatten(2))
+        return (output, None) if output_attentions else (output,)
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
         return features.view(*features.shape[:2], self.heads, -1).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""From bytes to the numbers a model was trained on: one table look-up on the device."""
+"""Normalization of image bytes by one table look-up on the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def normalization_table(scale: float, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
-    """What each byte of each channel becomes, `[3, 256]` float32: times `scale`, less `mean`, over `std` (if given)."""
+    """Return the value of each byte of each channel, `[3, 256]` float32: `(byte * scale - mean) / std`."""
     values = np.arange(256, dtype=np.float64) * scale
     if mean is not None and std is not None:
         values = (values - np.asarray(mean, dtype=np.float64)[:, None]) / np.asarray(std, dtype=np.float64)[:, None]
@@ -17,6 +17,6 @@ def normalization_table(scale: float, mean: Sequence[float] | None, std: Sequenc
 
 
 def normalize_bytes(table: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """uint8 `[H, W, 3]` -> float32 `[3, H, W]`, on the table's device."""
+    """Convert uint8 `[H, W, 3]` to float32 `[3, H, W]`, on the table's device."""
     channels = image.permute(2, 0, 1).to(table.device).long()
     return torch.stack([values[channel] for values, channel in zip(table, channels, strict=True)])

@@ -1,9 +1,9 @@
-"""Bilinear resizing that equals Pillow's bit for bit, on any device.
+"""Bilinear resizing on any device with the same bytes as Pillow's.
 
 The reference processors of SAM and Grounding DINO resize uint8 images with Pillow. A float resize on the GPU differs
 from it in the last bit, which is enough to move the edge of a mask. Pillow's bilinear filter is integer arithmetic
-(weights of 22 fractional bits, rounding to uint8 after each of the two passes), so doing the same sums in int32 on the
-device gives the same bytes, without bringing the frame back to the CPU.
+(weights of 22 fractional bits, rounding to uint8 after each of the two passes), so the same sums in int32 on the device
+give the same bytes, without copying the frame back to the CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.structures.types import ImageArray
 
@@ -22,18 +22,18 @@ _BITS = 22  # Pillow's: 32 bits, less 8 of the pixel, less 2 of headroom
 
 
 def resize_bilinear(image: ImageArray, size: tuple[int, int], device: torch.device | str) -> torch.Tensor:
-    """Resizes `[H, W, 3]` to `size` (height, width), with antialiasing: uint8 `[h, w, 3]` on the device.
+    """Resize `[H, W, 3]` to `size` (height, width) with antialiasing: uint8 `[h, w, 3]` on the device.
 
-    On the CPU Pillow itself does it (it is faster there); elsewhere the frame is moved once, as bytes.
+    On the CPU Pillow itself is used, which is faster there; elsewhere the frame is copied once, as bytes.
     """
     if torch.device(device).type == "cpu":
-        small = Pillow.fromarray(image).resize((size[1], size[0]), Pillow.Resampling.BILINEAR)
+        small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(small))
     return resize_tensor(torch.from_numpy(np.ascontiguousarray(image)).to(device), size)
 
 
 def resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The same for a uint8 tensor `[H, W, C]` that is on its device already: columns first, then rows, as Pillow."""
+    """Resize a uint8 tensor `[H, W, C]` on its device: columns first, then rows, as Pillow does."""
     for axis, length in ((1, size[1]), (0, size[0])):
         if image.shape[axis] != length:
             image = _resize_axis(image, axis, length)
@@ -41,7 +41,7 @@ def resize_tensor(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _resize_axis(image: torch.Tensor, axis: int, length: int) -> torch.Tensor:
-    """One pass: a sum over the filter's taps, each tap one gathered image, so memory does not grow with the filter."""
+    """Resize one axis as a sum over the filter's taps, one gathered image at a time to bound the memory."""
     positions, weights = _taps_on(image.device, image.shape[axis], length)
     shape = [1, 1, 1]
     shape[axis] = length
@@ -55,27 +55,27 @@ def _resize_axis(image: torch.Tensor, axis: int, length: int) -> torch.Tensor:
 
 @lru_cache(maxsize=64)
 def _taps_on(device: torch.device, old: int, new: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The taps on a device, where the frames of a video need the same ones again and again."""
+    """Cache the taps on a device, since all frames of a video need the same ones."""
     positions, weights = _taps(old, new)
     return torch.from_numpy(positions).to(device), torch.from_numpy(weights).to(device)
 
 
 def _taps(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Which old samples make each new one, and their fixed-point weights: `[taps, new]` each.
+    """Compute the old samples of each new one and their fixed-point weights, `[taps, new]` each.
 
-    A triangle filter, stretched when shrinking, around the centre of each new sample; the weights of one sample sum
-    to one before rounding, so sums stay within int32.
+    A triangle filter, widened when shrinking, around the center of each new sample; the weights of one sample sum to
+    one before rounding, so sums stay within int32.
     """
     scale = old / new
     support = max(scale, 1.0)
-    centre = (np.arange(new, dtype=np.float64) + 0.5) * scale
-    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    last = np.minimum((centre + support + 0.5).astype(np.int64), old)
+    center = (np.arange(new, dtype=np.float64) + 0.5) * scale
+    first = np.maximum((center - support + 0.5).astype(np.int64), 0)
+    last = np.minimum((center + support + 0.5).astype(np.int64), old)
     tap = np.arange(2 * math.ceil(support) + 1, dtype=np.int64)[:, None]
-    distance = np.abs((tap + first - centre + 0.5) * (1.0 / support))
+    distance = np.abs((tap + first - center + 0.5) * (1.0 / support))
     weight = np.where(first + tap < last, np.maximum(1.0 - distance, 0.0), 0.0)
     total = np.zeros(new)
-    for row in weight:  # in order, as Pillow adds them: the last bit of the quotient hangs on it
+    for row in weight:  # added in Pillow's order, which determines the last bit of the quotient
         total += row
     fixed = (0.5 + weight / total * (1 << _BITS)).astype(np.int32)
     fixed[weight == 0.0] = 0

@@ -54,6 +54,6 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "run",))
 
     torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(InputError, match="holds more than tensors and is not to be trusted"):
+    with pytest.raises(InputError, match="contains more than tensors and must not be trusted"):
         convert(tmp_path / "trap.pt", tmp_path / "out")
     assert not (tmp_path / "run").exists()

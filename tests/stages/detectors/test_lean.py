@@ -130,11 +130,11 @@ def test_only_so_many_captions_are_remembered(grounding_dino: Path, monkeypatch:
     detector = GroundingDinoDetector(model=str(grounding_dino), floor=0.0, device="cpu", offline=True)
     frame: ImageArray = noise(120, 200, seed=1)
     before = detector.detect([frame], [["dog"]])
-    monkeypatch.setattr(lean, "_CAPTIONS", 1)
+    monkeypatch.setattr(lean, "_MAX_CAPTIONS", 1)
     for phrases in (["red car"], ["dog", "red car"]):
         detector.detect([frame], [phrases])
-    [known] = [module for module in detector.model.modules() if isinstance(module, CachedTextEncoder)]
-    assert len(known._known) == 1
+    [cached] = [module for module in detector.model.modules() if isinstance(module, CachedTextEncoder)]
+    assert len(cached._cache) == 1
     assert detector.detect([frame], [["dog"]]) == before
 
 
