@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from openavs.errors import InputError, InvalidOutputError
+from openavs.errors import InputError
 from openavs.models.catalog import stored_dtype
 from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.hub import load_pretrained, resolve
 from openavs.stages.captioners.audio_lm_specs import find_model_spec, load_audio_processor, tokenize_question
-from openavs.stages.captioners.base import Samples, audio_batches, crop_or_pad
+from openavs.stages.captioners.base import Samples, audio_batches, check_finite, crop_or_pad
 from openavs.structures.types import AudioWindow, Caption
 
 PAPER_QUESTIONS = ("Generate audio caption", "Generate metadata", "This is a sound of")
@@ -114,12 +114,7 @@ class AudioLmCaptioner:
         counts = [self.spec.count(frames, self._audio_config) for frames in mask.sum(-1).tolist()]
         vectors = torch.split(flat, counts)
         finite = torch.stack([torch.isfinite(part).all() for part in vectors]).tolist()
-        for window, valid in zip(windows, finite, strict=True):
-            if not valid:
-                raise InvalidOutputError(
-                    f"the audio model '{self._ref}' gave vectors that are not finite for the window from "
-                    f"{window.start:g} to {window.end:g} s; try dtype float32 or bfloat16, or another copy of the model"
-                )
+        check_finite(finite, windows, f"audio model '{self._ref}' gave vectors")
         return list(vectors)
 
     def _answer(self, vectors: Sequence[torch.Tensor]) -> list[str]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from openavs.errors import InputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.stages.captioners.base import Samples, audio_batches, crop_or_pad
-from openavs.stages.captioners.label_selection import LabelSelector, Scores, check_finite_scores, combine_scales
+from openavs.stages.captioners.base import Samples, audio_batches, check_finite, crop_or_pad
+from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
 _AUDIOSET_LABELS = 527
@@ -98,7 +99,8 @@ class AudioTaggerCaptioner:
             same_length = [sound if len(sound) == length else sound[:0] for sound in sounds]
             for batch in audio_batches(same_length, self.batch_size):
                 rows = self._run([sounds[i] for i in batch])
-                check_finite_scores(rows, [audios[i][0] for i in batch], f"audio tagger '{self._ref}'")
+                finite = np.isfinite(rows).all(axis=1).tolist()
+                check_finite(finite, [audios[i][0] for i in batch], f"audio tagger '{self._ref}' gave scores")
                 for i, row in zip(batch, rows, strict=True):
                     scores[i] = row
         return scores

@@ -1,14 +1,15 @@
-"""Captioner protocol (audio -> text), and the audio preprocessing that all adapters share."""
+"""Captioner protocol (audio -> text), and the preprocessing and validation that all adapters share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
+from openavs.errors import InvalidOutputError
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
 Samples = npt.NDArray[np.float32]  # [N]
@@ -49,3 +50,22 @@ def audio_batches(sounds: Sequence[Samples], size: int) -> Iterator[list[int]]:
     nonempty = [i for i, sound in enumerate(sounds) if len(sound)]
     for start in range(0, len(nonempty), size):
         yield nonempty[start : start + size]
+
+
+def check_finite(finite: Iterable[bool], windows: Sequence[AudioWindow], output: str) -> None:
+    """Check that the output of a model is finite for every window.
+
+    Args:
+        finite: True for each window with finite values only.
+        windows: the windows.
+        output: the model and its output, such as "CLAP model 'x' gave scores".
+
+    Raises:
+        InvalidOutputError: names the first window without.
+    """
+    for window, valid in zip(windows, finite, strict=True):
+        if not valid:
+            raise InvalidOutputError(
+                f"the {output} that are not finite for the window from {window.start:g} to {window.end:g} s; try dtype "
+                "float32 or bfloat16, or another copy of the model"
+            )

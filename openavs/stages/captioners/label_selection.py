@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from openavs.errors import InputError, InvalidOutputError
+from openavs.errors import InputError
 from openavs.stages.lexicon import category, invisible_sound, is_collective, lexicon, members, names_nothing
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
@@ -39,7 +39,7 @@ LABELS_PER_THING = 3
 
 @dataclass(frozen=True)
 class _Group:
-    """The labels of one thing, of several alternatives ("Siren": three vehicles), or of one rejected sound."""
+    """The labels of one thing, of several alternatives ("Siren": three vehicles), or of one invisible sound."""
 
     things: frozenset[str]
     members: tuple[int, ...]  # positions of labels
@@ -163,21 +163,6 @@ def combine_scales(
             total = mean.sum()
             combined[i] = mean / total if softmax and total > 0 else mean
     return combined
-
-
-def check_finite_scores(scores: Scores, windows: Sequence[AudioWindow], model: str) -> None:
-    """Validate label scores `[windows, labels]` of a model.
-
-    Raises:
-        InvalidOutputError: a score is NaN or infinite.
-    """
-    finite = np.isfinite(scores).all(axis=1)
-    if not finite.all():
-        window = windows[int(finite.argmin())]
-        raise InvalidOutputError(
-            f"the {model} gave scores that are not finite for the window from {window.start:g} to {window.end:g} s; "
-            "try dtype float32, or another copy of the model"
-        )
 
 
 def _is_redundant(group: _Group, score: float, other: _Group, other_score: float) -> bool:

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from openavs.errors import InputError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, resolve
-from openavs.stages.captioners.base import Samples, audio_batches
-from openavs.stages.captioners.label_selection import LabelSelector, Scores, check_finite_scores, combine_scales
+from openavs.stages.captioners.base import Samples, audio_batches, check_finite
+from openavs.stages.captioners.label_selection import LabelSelector, Scores, combine_scales
 from openavs.stages.vocabulary import load_vocabulary
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
@@ -154,7 +155,7 @@ class ZeroShotCaptioner(ABC):
         logits = self._embed_sounds(sounds) @ self._text_embeddings().T * scale
         valid = torch.isfinite(logits).all(dim=1, keepdim=True)
         scores: Scores = logits.float().softmax(dim=-1).where(valid, torch.nan).cpu().numpy()
-        check_finite_scores(scores, windows, f"CLAP model '{self._ref}'")
+        check_finite(np.isfinite(scores).all(axis=1).tolist(), windows, f"CLAP model '{self._ref}' gave scores")
         return scores
 
     def _text_embeddings(self) -> torch.Tensor:

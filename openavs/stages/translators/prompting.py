@@ -238,6 +238,9 @@ def render_messages(
     return template.render(**{name: value for name, value in values.items() if name in template.variables})
 
 
+# The keys "heard", "asked" and "sure" are part of the prompts and explained in the templates; they must not change.
+
+
 def runs_to_json(runs: Sequence[CaptionRun]) -> str:
     """Return the `$runs` variable: a JSON list, one line per run with its seconds and quoted captions."""
     return _rows_to_json(
