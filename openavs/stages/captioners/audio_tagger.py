@@ -99,7 +99,7 @@ class AudioTaggerCaptioner:
             same_length = [sound if len(sound) == length else sound[:0] for sound in sounds]
             for batch in audio_batches(same_length, self.batch_size):
                 rows = self._run([sounds[i] for i in batch])
-                finite = np.isfinite(rows).all(axis=1).tolist()
+                finite = [bool(np.isfinite(row).all()) for row in rows]
                 check_finite(finite, [audios[i][0] for i in batch], f"audio tagger '{self._ref}' gave scores")
                 for i, row in zip(batch, rows, strict=True):
                     scores[i] = row

@@ -155,7 +155,7 @@ class ZeroShotCaptioner(ABC):
         logits = self._embed_sounds(sounds) @ self._text_embeddings().T * scale
         valid = torch.isfinite(logits).all(dim=1, keepdim=True)
         scores: Scores = logits.float().softmax(dim=-1).where(valid, torch.nan).cpu().numpy()
-        check_finite(np.isfinite(scores).all(axis=1).tolist(), windows, f"CLAP model '{self._ref}' gave scores")
+        check_finite([bool(np.isfinite(row).all()) for row in scores], windows, f"CLAP model '{self._ref}' gave scores")
         return scores
 
     def _text_embeddings(self) -> torch.Tensor:
