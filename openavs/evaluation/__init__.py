@@ -1,0 +1,1 @@
+"""Benchmarks: data sets, metrics, scores, comparison, ablation studies and reports."""

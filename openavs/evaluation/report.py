@@ -39,7 +39,7 @@ from openavs.evaluation.report_plots import (
     OWN_STYLE,
     is_hard,
     plot_published,
-    report_charts,
+    plot_report,
     shot_count,
 )
 from openavs.media.images import read_image
@@ -99,7 +99,7 @@ def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predict
         chart=plot_published(benchmark, published_results(benchmark), _own_point(report, near)) if near else None,
         classes=_classes(report),
         parts=[(name, style) for name, style in _PART_STYLES.items() if name in parts],
-        charts=report_charts(report),
+        charts=plot_report(report),
         hard=is_hard(report.get("curve")),
         clips=_examples(report, dataset, predictions),
         silence=_silence(report.get("silence") or {}),

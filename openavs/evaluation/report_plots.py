@@ -29,7 +29,7 @@ OWN_STYLE = 5  # of the run that the report is about
 # ---------------------------------------------------------------------------------------------------------- one report
 
 
-def report_charts(report: Report) -> list[tuple[str, Chart]]:
+def plot_report(report: Report) -> list[tuple[str, Chart]]:
     """Plot the curves and the scores of a report, each with its caption."""
     charts = []
     curve = report.get("curve")

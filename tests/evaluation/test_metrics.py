@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL, S4_CATEGORIES
+from openavs.evaluation.metrics import metrics as metrics_module
 from openavs.evaluation.metrics.functional import (
     confusion,
     frame_f_curve,
@@ -441,6 +443,11 @@ def test_silence_metrics_reward_empty_predictions() -> None:
     metrics.update(predicted, np.array([True, True, True, False]))
     assert metrics.compute() == {"silent_accuracy": pytest.approx(2 / 3), "silent_area": pytest.approx(0.5 / 3)}
     assert SilenceMetrics().compute() == {"silent_accuracy": None, "silent_area": None}
+
+
+def test_the_example_in_the_documentation_runs() -> None:
+    found = doctest.testmod(metrics_module)
+    assert found.attempted == 5 and not found.failed
 
 
 def test_the_classes_are_those_of_the_benchmark() -> None:

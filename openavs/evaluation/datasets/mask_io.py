@@ -123,13 +123,11 @@ def read_predicted_labels(path: Path) -> Labels:
     image, encoding = _open(path)
     if image.mode != "RGB":
         return _read_index(path, image, encoding)
-    rgb = np.asarray(image)
-    labels = decode_palette(rgb)
-    unknown = (labels == 0) & rgb.any(axis=-1)
-    if unknown.any():
+    labels, unknown, color = _decode_colors(np.asarray(image))
+    if unknown:
         raise InputError(
-            f"{path} holds the color {_first_color(rgb, unknown)}, which is not in AVSBench-semantic's palette of 71 "
-            "classes; write masks that were not resized smoothly, or class indices"
+            f"{path} holds the color {color}, which is not in AVSBench-semantic's palette of 71 classes; write "
+            "masks that were not resized smoothly, or class indices"
         )
     return labels
 
@@ -142,16 +140,12 @@ def read_palette(path: Path, size: Size | None = None) -> Labels:
     Raises:
         InputError: not such a file, or mostly colors outside the palette.
     """
-    rgb = read_rgb(path, size)
-    labels = decode_palette(rgb)
-    unknown = (labels == 0) & rgb.any(axis=-1)
-    if count := int(unknown.sum()):
-        color = _first_color(rgb, unknown)
-        if 2 * count > count + np.count_nonzero(labels):
-            raise InputError(
-                f"{path} holds the color {color}, which is not in AVSBench-semantic's palette of 71 classes"
-            )
-        logger.warning("%s: %d pixels with colors outside the palette, such as %s, are background", path, count, color)
+    labels, unknown, color = _decode_colors(read_rgb(path, size))
+    if 2 * unknown > unknown + np.count_nonzero(labels):
+        raise InputError(f"{path} holds the color {color}, which is not in AVSBench-semantic's palette of 71 classes")
+    if unknown:
+        message = "%s: %d pixels with colors outside the palette, such as %s, are background"
+        logger.warning(message, path, unknown, color)
     return labels
 
 
@@ -169,8 +163,12 @@ def read_rgb(path: Path, size: Size | None = None) -> npt.NDArray[np.uint8]:
     return np.asarray(_resize_nearest(image, size))[..., :3]
 
 
-def _first_color(rgb: npt.NDArray[np.uint8], where: BoolMask) -> tuple[int, ...]:
-    return tuple(int(value) for value in rgb[where][0])
+def _decode_colors(rgb: npt.NDArray[np.uint8]) -> tuple[Labels, int, tuple[int, ...]]:
+    """Class indices, the number of pixels with a color outside the palette, and the first such color."""
+    labels = decode_palette(rgb)
+    unknown = (labels == 0) & rgb.any(axis=-1)
+    count = int(unknown.sum())
+    return labels, count, tuple(rgb[unknown][0].tolist()) if count else ()
 
 
 def decode_palette(rgb: npt.NDArray[np.uint8]) -> Labels:

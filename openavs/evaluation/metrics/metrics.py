@@ -124,6 +124,16 @@ class BinaryMetrics(Metric):
     `miou` is J, `miou_sounding` J over frames with non-empty truth. `clips_per_batch` is the batch of `official` (1 in
     the published script). F of `official` falls as batches grow, because it is a mean of maxima, so the batch belongs
     beside the figure.
+
+    Example:
+        >>> truth = np.array([[[True, True], [False, False]]])
+        >>> metric = BinaryMetrics()
+        >>> metric.update(np.array([[[255, 0], [0, 0]]], dtype=np.uint8), truth).score
+        0.5
+        >>> metric.update(truth, truth).score
+        1.0
+        >>> metric.compute("official")["miou"]
+        0.75
     """
 
     def __init__(self, clips_per_batch: int = 1) -> None:
