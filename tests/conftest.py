@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 # Before anything imports torch or the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small lose more by threads that wait than they win
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small are slower with more threads
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.register_profile("tests", deadline=None)  # a busy machine must not fail a test
 settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])  # no shrinking
 settings.load_profile("tests")
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip where there is none; torch is imported only if there are such tests."""
+    """Skip tests marked `gpu` without a GPU; torch is imported only if there are such tests."""
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return
@@ -42,20 +42,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: its exit code and what it printed."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
     def json(self) -> Any:
-        """Stdout as the one JSON object it must be."""
+        """Return stdout as JSON."""
         return json.loads(self.out)
 
 
 @pytest.fixture
 def openavs(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
-    """Runs the command line in this process: `openavs("show", "tiny").out`; what it set for logging ends with it."""
+    """Run the command line in this process: `openavs("show", "tiny").out`; the log level is reset afterward."""
     from openavs.cli import main
 
     def run(*args: str | Path) -> Outcome:

@@ -1,4 +1,4 @@
-"""The pinned sets of versions agree with the ranges of pyproject.toml."""
+"""The pinned versions are within the ranges of pyproject.toml."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 def pins(name: str) -> dict[str, str]:
-    """Names and versions of a constraints file."""
+    """Return names and versions of a constraints file."""
     lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
     requirements = [Requirement(line) for line in lines if line]
     return {canonicalize_name(r.name): next(iter(r.specifier)).version for r in requirements}
@@ -27,10 +27,10 @@ def project() -> Any:
     ("file", "extras"),
     [("constraints.txt", ("dev", "jobs", "ray", "web", "train")), ("constraints-vllm.txt", ("vllm",))],
 )
-def test_pins_lie_in_the_ranges_and_none_is_missing(file: str, extras: tuple[str, ...]) -> None:
+def test_pins_are_within_the_ranges_and_complete(file: str, extras: tuple[str, ...]) -> None:
     pinned, stated = pins(file), project()
-    asked = [*stated["dependencies"], *(r for extra in extras for r in stated["optional-dependencies"][extra])]
-    for requirement in map(Requirement, asked):
+    required = [*stated["dependencies"], *(r for extra in extras for r in stated["optional-dependencies"][extra])]
+    for requirement in map(Requirement, required):
         if requirement.marker is not None and not requirement.marker.evaluate():
             continue
         name = canonicalize_name(requirement.name)

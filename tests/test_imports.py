@@ -1,4 +1,4 @@
-"""What importing costs: no torch, no numpy for `--help`, and under half a second."""
+"""The cost of importing: no torch, no numpy for `--help`, and under half a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEAVY = ("torch", "transformers", "scipy", "av")
 
 
 def modules_after(code: str) -> set[str]:
-    """The top-level modules a fresh interpreter has loaded after `code`."""
+    """Return the top-level modules that a fresh interpreter has loaded after `code`."""
     program = f"{code}\nimport json, sys\nprint(json.dumps([m for m in sys.modules if '.' not in m]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
@@ -47,9 +47,9 @@ def test_every_public_name_exists() -> None:
         _ = openavs.nonsense
 
 
-@pytest.mark.skipif("coverage" in sys.modules, reason="it would take what the tracer takes")
+@pytest.mark.skipif("coverage" in sys.modules, reason="the tracer takes CPU time")
 def test_help_costs_less_than_half_a_second_of_cpu_time() -> None:
-    """CPU time, because the wall clock also counts the neighbours; the best of three."""
+    """CPU time, because the wall clock includes other processes; the best of three."""
     costs = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -94,7 +94,7 @@ def test_imports_go_one_way() -> None:
     assert upward(at_once=False) == LAZY
 
 
-def test_a_stage_imports_nothing_of_another_stage() -> None:
+def test_a_stage_imports_no_other_stage() -> None:
     shared = {"segmenters": {"trackers"}, "trackers": {"segmenters"}}  # the trackers drive the segmenters' models
     for name, path in MODULES.items():
         own = name.split(".")[2] if name.startswith("openavs.stages.") and name.count(".") > 2 else None

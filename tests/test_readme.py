@@ -1,4 +1,4 @@
-"""The README's claims, run: its commands, its Python, its table of recipes."""
+"""The README: its commands, its Python, its table of recipes, its file tree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the README's examples name."""
+    """Create a folder with the inputs of the README's examples."""
     scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(tmp_path / "video.mp4", scene, fps=8)
     (tmp_path / "pictures").mkdir()
@@ -41,7 +41,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands(name: str) -> list[list[str]]:
-    """The words of every command of that name in a block, without `openavs`."""
+    """Return the words of every command of that name in a block, without `openavs`."""
     lines = [line for block in blocks("") for line in block.splitlines()]
     return [shlex.split(line)[1:] for line in lines if line.startswith(f"openavs {name} ")]
 
@@ -50,7 +50,7 @@ def test_the_segment_commands_run_with_the_embedded_models(openavs: Run, desk: P
     segment = commands("segment")
     assert len(segment) == 2
     for words in segment:
-        if "--pipeline" in words:  # weights that are not here give way to those that are
+        if "--pipeline" in words:  # replaces recipes with weights by the embedded models
             words[words.index("--pipeline") + 1] = "tiny"
         else:
             words += ["--pipeline", "tiny"]
@@ -103,7 +103,7 @@ def test_the_table_names_every_recipe_and_its_license() -> None:
 def test_every_path_it_names_exists() -> None:
     for path in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / path).exists(), path
-    assert np.asarray(Pil.open(ROOT / "docs" / "demo.png").convert("RGB")).std() > 10  # a picture of something
+    assert np.asarray(Pil.open(ROOT / "docs" / "demo.png").convert("RGB")).std() > 10  # not a blank image
 
 
 def test_the_file_tree_names_every_package_and_nothing_else() -> None:

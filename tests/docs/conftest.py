@@ -1,4 +1,4 @@
-"""The folder in which the pages' examples run."""
+"""The working folder of the page examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples name: a video, pictures and a sound, a folder of videos, clips in folders, a recipe."""
+    """Create the inputs of the examples: a video, images and audio, a folder of videos, clip folders, a recipe."""
     folder = tmp_path_factory.mktemp("inputs")
     scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(folder / "video.mp4", scene, fps=8)
@@ -37,6 +37,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(inputs: Path, to: Path) -> Path:
-    """A copy of the inputs: a page may write beside them."""
+    """Copy the inputs, because pages write beside them."""
     shutil.copytree(inputs, to, dirs_exist_ok=True)
     return to

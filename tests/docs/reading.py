@@ -18,7 +18,7 @@ PAGES = {
         for name in ("README.md", "CONTRIBUTING.md", "GLOSSARY.md", "eval/bench/README.md", "examples/edge/README.md")
     },
 }
-"""Every page a user reads: name -> file. Those of docs/ are named from there on."""
+"""All pages for users: name -> file; names of pages in docs/ are relative to it."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -33,7 +33,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that the paragraph before it says it is, as in "`folders.py`:"."""
+        """The file name that the paragraph before it states, as in "`folders.py`:"."""
         named = re.findall(r"`([\w-]+\.(?:py|yaml))`", self.before)
         return named[-1] if named and self.language in ("python", "yaml") else None
 
@@ -43,19 +43,19 @@ def text_of(page: str) -> str:
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """The fenced blocks of a page, in order."""
+    """Yield the fenced blocks of a page, in order."""
     for found in _FENCE.finditer(text):
         before = text[: found.start()].rstrip().rsplit("\n\n", 1)[-1]
         yield Block(found[1], found[2], before)
 
 
 def prose(text: str) -> str:
-    """A page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return _FENCE.sub("", text)
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The `openavs ...` lines of a block as words, without `openavs`; lines that end in a backslash go on."""
+    """Return the `openavs ...` lines of a block as words, without `openavs`; a backslash continues a line."""
     if block.language not in ("", "bash", "sh", "console"):
         return []
     lines = re.sub(r"\\\n\s*", "", block.text).splitlines()
@@ -63,27 +63,27 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def inline_commands(text: str) -> list[list[str]]:
-    """Commands in running text (`openavs synth s4 --out data`) and in indented blocks."""
-    told = re.findall(r"(?<!`)`(openavs [a-z-]+ [^`\n]*--[^`\n]+)`", prose(text))
-    told += re.findall(r"^    (openavs [a-z-]+ .+)$", prose(text), re.MULTILINE)
-    return [shlex.split(line, comments=True)[1:] for line in told]
+    """Return commands in running text (`openavs synth s4 --out data`) and in indented blocks."""
+    lines = re.findall(r"(?<!`)`(openavs [a-z-]+ [^`\n]*--[^`\n]+)`", prose(text))
+    lines += re.findall(r"^    (openavs [a-z-]+ .+)$", prose(text), re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def slugs(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs both make them."""
+    """Return the anchors of a page's headings, as in GitHub and MkDocs."""
     found = re.findall(r"^#{1,6} (.+)$", prose(text), re.MULTILINE)
     plain = (re.sub(r"[`*]|\]\([^)]*\)|\[", "", heading) for heading in found)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in plain}
 
 
 def links(text: str) -> list[tuple[str, str]]:
-    """Target and anchor of every link and picture of a page that leads into the repository."""
+    """Return target and anchor of every link and image of a page inside the repository."""
     found = re.findall(r"\]\(([^)\s]+)\)", prose(text))
     return [(target.partition("#")[0], target.partition("#")[2]) for target in found if "://" not in target]
 
 
 def pictures(text: str) -> list[tuple[str, str]]:
-    """Words and file of every picture."""
+    """Return alternative text and file of every image."""
     return re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", prose(text))
 
 

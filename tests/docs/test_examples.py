@@ -1,4 +1,4 @@
-"""Runs what the pages say: commands that the embedded models can do, and Python, from top to bottom of each page.
+"""Runs the examples of the pages in order: Python, and commands for which the embedded models suffice.
 
 Pages that have tests of their own (stages, Python, exports, benchmarks, students) are not run again here, but every
 page with Python must be run by one of them. Other commands need weights, a network or a cluster; `test_pages.py`
@@ -30,22 +30,22 @@ ELSEWHERE = {
     "formats.md": "tests/docs/test_formats.py",
     "python.md": "tests/test_api.py",
     "segmenters.md": "tests/stages/segmenters/test_docs.py",
-    "serve.md": "tests/web/test_program.py",
+    "serve.md": "tests/web/test_api.py",
     "students.md": "tests/training/test_training.py",
     "translators.md": "tests/stages/translators/test_docs.py",
 }
 NEEDS_A_SERVER_OR_A_CLUSTER = {"serve"}
-FINDS_FAULT = {"check"}  # says by its exit code what this machine lacks
+FINDS_FAULT = {"check"}  # its exit code depends on the machine
 
 
 @pytest.fixture(scope="module")
 def bench(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for the pages of the commands, which go on with each other's results."""
+    """One folder for the command pages, which use each other's results."""
     return copied(inputs, tmp_path_factory.mktemp("bench"))
 
 
 def can_run(words: list[str]) -> bool:
-    """Whether the embedded models can do it here."""
+    """True if the embedded models suffice for the command."""
     if words[0] in NEEDS_A_SERVER_OR_A_CLUSTER:
         return False
     if words[0] in ("segment", "label", "evaluate", "ablate") and "--compare" not in words:
@@ -55,7 +55,7 @@ def can_run(words: list[str]) -> bool:
 
 
 def run_page(page: str, openavs: Run) -> int:
-    """Runs a page in the current folder; returns how many of its examples ran."""
+    """Run a page in the current folder and return the number of examples."""
     names: dict[str, Any] = {}
     ran = 0
     for block in blocks(text_of(page)):
@@ -68,7 +68,7 @@ def run_page(page: str, openavs: Run) -> int:
 
 
 def keep_or_run(block: Block, page: str, names: dict[str, Any]) -> int:
-    """A block that is a file is written; other Python is run."""
+    """Write a block that is a file; run other Python."""
     if block.file:
         Path(block.file).write_text(block.text, encoding="utf-8")
         return 0
@@ -101,7 +101,7 @@ def test_the_pages_of_the_commands_run(bench: Path, openavs: Run, monkeypatch: p
         assert (bench / name).is_dir(), name
 
 
-def test_the_verifier_of_ones_own_has_its_say(
+def test_the_custom_verifier_rejects_segments(
     inputs: Path, openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(copied(inputs, tmp_path))

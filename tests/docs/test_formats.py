@@ -1,4 +1,4 @@
-"""docs/formats.md, run: its tables name the fields that files have, all of them and no others."""
+"""docs/formats.md: its tables name exactly the fields of the files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Read = Callable[[], Any]
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in which the commands of the page have run."""
+    """Run the commands of the page in a folder."""
     folder = tmp_path_factory.mktemp("formats")
     scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     (folder / "videos").mkdir()
@@ -40,7 +40,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def documented(heading: str) -> list[str]:
-    """The keys in the first table below a heading."""
+    """Return the keys in the first table below a heading."""
     section = re.split(r"^#{2,3} ", PAGE.split(f"# {heading}\n", 1)[1], flags=re.MULTILINE)[0]
     return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
 
@@ -86,16 +86,16 @@ def test_parts_of_a_result_have_the_documented_keys_in_order(heading: str, kind:
 
 
 @pytest.mark.slow
-def test_a_row_of_a_mark_is_a_row_of_the_index_without_seconds(desk: Path) -> None:
+def test_a_row_of_a_completion_file_is_an_index_row_without_seconds(desk: Path) -> None:
     (row,) = read(desk / "labels" / "shards" / "000000.json")["rows"]
     assert sorted([*row, "seconds"]) == sorted(documented("A row of the index"))
 
 
 @pytest.mark.slow
-def test_every_file_of_the_tree_is_there(desk: Path) -> None:
+def test_every_file_of_the_tree_exists(desk: Path) -> None:
     (tree,) = [block.text for block in blocks(PAGE) if block.language == "text"]
-    told = [line.split()[0].replace("<id>", "video") for line in tree.splitlines()]
-    assert len(told) == 6 and all((desk / path).is_file() for path in told)
+    paths = [line.split()[0].replace("<id>", "video") for line in tree.splitlines()]
+    assert len(paths) == 6 and all((desk / path).is_file() for path in paths)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_masks_are_the_segments_numbers(desk: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_clip_of_a_job_holds_nothing_of_its_machine(desk: Path) -> None:
+def test_a_clip_of_a_job_does_not_depend_on_its_machine(desk: Path) -> None:
     result = read(desk / "labels" / "clips" / "video" / "result.json")
     assert result["timings"] == {}
     assert all(sorted(facts) == ["license", "revision"] for facts in result["models"].values())

@@ -1,4 +1,4 @@
-"""GLOSSARY.md: one line a term, in alphabetical order."""
+"""GLOSSARY.md: one line per term, in alphabetical order."""
 
 from __future__ import annotations
 

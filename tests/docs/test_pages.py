@@ -1,4 +1,4 @@
-"""All pages: links and anchors lead somewhere, pictures have words, commands and options exist, lists are lists."""
+"""All pages: valid links, alternative texts of images, existing commands and options, well-formed lists."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXTRAS = set(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_and_anchors_lead_somewhere(page: str) -> None:
+def test_links_and_anchors_are_valid(page: str) -> None:
     for target, anchor in links(text_of(page)):
         path = (folder_of(page) / target).resolve() if target else PAGES[page]
         assert path.exists(), target
@@ -44,7 +44,7 @@ def test_links_and_anchors_lead_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_pictures_have_words(page: str) -> None:
+def test_images_have_alternative_texts(page: str) -> None:
     for words, file in pictures(text_of(page)):
         assert len(words) > 20, file
         assert (folder_of(page) / file).stat().st_size < 150_000, file
@@ -52,7 +52,7 @@ def test_pictures_have_words(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_lists_and_headings_begin_after_an_empty_line(page: str) -> None:
-    """Else the site shows a paragraph with dashes or one more row of a table, although GitHub shows what is meant."""
+    """Without the empty line the site shows a paragraph with dashes or a table row, unlike GitHub."""
     lines = prose(text_of(page)).splitlines()
     for above, line in pairwise(lines):
         assert not (re.match(r"#{1,6} ", line) and above.strip()), line
@@ -61,7 +61,7 @@ def test_lists_and_headings_begin_after_an_empty_line(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_is_one_that_there_is(page: str) -> None:
+def test_every_command_exists(page: str) -> None:
     text = text_of(page)
     for words in [words for block in blocks(text) for words in commands(block)]:
         parse(words)
@@ -76,7 +76,7 @@ def test_every_command_is_one_that_there_is(page: str) -> None:
 
 
 def check_options(words: list[str]) -> None:
-    """The command exists and has the options."""
+    """Check that the command exists and has the options."""
     command = KNOWN[words[0]]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     given = {word.strip("[]").partition("=")[0] for word in words if re.match(r"\[?--?[a-z]", word)}
@@ -84,7 +84,7 @@ def check_options(words: list[str]) -> None:
 
 
 def parse(words: list[str]) -> None:
-    """Parses a command as the command line does, without running it; of a sketch (`...`) its options alone."""
+    """Parse a command as the command line does, without running it; of an incomplete one (`...`) only its options."""
     check_options(words)
     name, rest = words[0], words[1:]
     if "..." in rest or any(re.match(r"\[|[A-Z]{3,}", word) for word in rest):
@@ -93,10 +93,10 @@ def parse(words: list[str]) -> None:
     recipe = str(parameters.get("pipeline") or "")
     overrides = [word for word in rest if is_override(word)]
     if recipe in resources.names("pipelines") and name in ("segment", "label", "evaluate"):
-        load_recipe(recipe, overrides)  # an entry of a recipe that there is no more is an error
+        load_recipe(recipe, overrides)  # an unknown recipe key is an error
 
 
-def test_an_option_that_is_gone_is_noticed() -> None:
+def test_an_unknown_option_is_detected() -> None:
     with pytest.raises(AssertionError, match="--thresold"):
         parse(["segment", "video.mp4", "--thresold", "0.3"])
     with pytest.raises(Exception, match="boxes"):

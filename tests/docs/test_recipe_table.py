@@ -1,4 +1,4 @@
-"""docs/recipes.md is what its script writes, and says of every model what it is."""
+"""docs/recipes.md equals the output of its script and describes every model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def script() -> ModuleType:
 
 
 def changed(name: str, **stages: dict[str, str]) -> Recipe:
-    """A shipped recipe with other stages."""
+    """Return a shipped recipe with other stages."""
     return recipe_from_dict(load_recipe(name).to_dict() | stages)
 
 
@@ -59,7 +59,7 @@ def test_weights_that_are_not_permissive_are_named_as_such(script: ModuleType) -
     assert "| SAM 3 | `hf:facebook/sam3@main` | SAM License, gated (**not permissive**) |" in script.page([recipe])
 
 
-def test_a_model_nobody_described_stops_the_script(script: ModuleType) -> None:
+def test_an_undescribed_model_stops_the_script(script: ModuleType) -> None:
     recipe = changed("openavs-cpu", segmenter={"use": "sam", "model": "hf:org/new@main"})
     with pytest.raises(SystemExit, match=r"hf:org/new@main: add a line about it to openavs/assets/tables/models\.tsv"):
         script.page([recipe])

@@ -1,4 +1,4 @@
-"""The site: it is built without a warning, and nothing in it is fetched from elsewhere."""
+"""The site builds without warnings and fetches nothing from other sites."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.docs.reading import DOCS
 
 
 class Fetched(HTMLParser):
-    """What a browser fetches of its own accord for a page, which links to click are not."""
+    """Collects the addresses that a browser loads automatically with a page, without links."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

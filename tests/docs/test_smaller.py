@@ -1,7 +1,7 @@
-"""Runs pages about large jobs in small: fewer clips, two steps of training, `tiny` for recipes with weights.
+"""Runs pages about large jobs at small size: fewer clips, two training steps, `tiny` for recipes with weights.
 
-What is left out needs another package, masks of other systems, a server, a cluster, an audio language model, or is run
-by the tests of its stage; `test_pages.py` parses it.
+Commands that need another package, masks of other systems, a server, a cluster or an audio language model, or that the
+tests of a stage run, are only parsed (`test_pages.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEWER = {"--clips": "2", "--train": "4", "--val": "1", "--limit": "1", "--worker
 NEEDS = re.compile(
     r"pred_masks|output_ov_avss|laion-clap|groundingdino-py|openai|vllm|ray|consistency|^\.\.\.$|^/|^SOURCE$|^DIR/|\./\w+\.py"
 )
-PAGES = {  # what the pages take for granted
+PAGES = {  # commands that create the inputs of the pages
     "benchmarks.md": (
         "synth s4 --out avsbench_data/Single-source --clips 2",
         "synth avss --out AVSBench-semantic --clips 1",
@@ -38,7 +38,7 @@ PAGES = {  # what the pages take for granted
 
 
 def smaller(words: list[str]) -> list[str]:
-    """The same command with less to do."""
+    """Return the same command with less work."""
     words = [FEWER.get(before, word) if word.isdigit() else word for before, word in pairwise(["", *words])]
     if words[0] in ("segment", "label", "evaluate", "ablate") and "--compare" not in words:
         if "--pipeline" not in words:
@@ -53,7 +53,7 @@ def smaller(words: list[str]) -> list[str]:
 
 
 def can_run(words: list[str]) -> bool:
-    """Whether `tiny` on this machine can do what is left of it."""
+    """True if `tiny` on this machine suffices for the command."""
     return not any(NEEDS.search(word) for word in words)
 
 
@@ -66,7 +66,7 @@ def test_a_page_runs_in_small(
     monkeypatch.chdir(copied(inputs, tmp_path / "desk"))
     for line in PAGES[page]:
         assert openavs(*line.split()).code == 0, line
-    Path("masks").symlink_to(Path("runs/s4-tiny/predictions").resolve())  # for who scores predictions
+    Path("masks").symlink_to(Path("runs/s4-tiny/predictions").resolve())  # for pages that score predictions
     ran, seen = 0, set[str]()
     for words in [words for block in blocks(text_of(page)) for words in commands(block)]:
         command = smaller(words)

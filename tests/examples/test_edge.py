@@ -1,4 +1,4 @@
-"""examples/edge: the plug-in files with small models made here, and with real ones where the user has them."""
+"""examples/edge: the plug-in files with small generated models, and with real ones if available."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stage(use: str, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A tagger that hears a dog in anything, a detector that sees a dog at one place, a segmenter of bright pixels."""
+    """Create a tagger that always returns a dog, a detector with a dog at one place, a segmenter of bright pixels."""
     folder = tmp_path_factory.mktemp("models")
     torch.save(tiny_tagger("Dog"), folder / "tagger.pt")
     detector = write_onnx(
@@ -56,7 +56,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def tiny_tagger(label: str) -> dict[str, torch.Tensor]:
-    """A state dict with the layers of the real one, four channels wide, whose last bias speaks for one label."""
+    """Return a state dict with the layers of the real one, four channels wide, whose last bias favors one label."""
     generator = torch.Generator().manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
 
@@ -86,7 +86,7 @@ def tiny_tagger(label: str) -> dict[str, torch.Tensor]:
 
 
 def one_box(kind: int) -> np.ndarray:
-    """A raw YOLOX head for 64 pixels (8 x 8, 4 x 4, 2 x 2 cells): one box of 24 pixels around (20, 28), sure at 0.9."""
+    """A raw YOLOX head for 64 pixels (8 x 8, 4 x 4, 2 x 2 cells): one box of 24 pixels around (20, 28), score 0.9."""
     raw = np.zeros((1, 84, 85), np.float32)
     raw[0, 3 * 8 + 2, :5] = 0.5, 0.5, math.log(3), math.log(3), 0.9
     raw[0, 3 * 8 + 2, 5 + kind] = 1.0
@@ -94,7 +94,7 @@ def one_box(kind: int) -> np.ndarray:
 
 
 def picture() -> ImageArray:
-    """A bright square from (16, 32) to (64, 80) in 128 x 128 dark pixels: where `one_box` looks, at twice its size."""
+    """A bright square from (16, 32) to (64, 80) in 128 x 128 dark pixels: the place of `one_box`, at twice its size."""
     image = np.full((128, 128, 3), 20, np.uint8)
     image[32:80, 16:64] = 230
     return image
@@ -189,7 +189,7 @@ def test_phrases_and_the_classes_they_name(models: dict[str, str], phrase: str, 
     assert detector.classes_of(phrase) == classes
 
 
-def test_a_box_under_a_better_one_is_dropped_and_a_rival_class_less_readily(models: dict[str, str]) -> None:
+def test_suppression_is_stricter_within_a_class(models: dict[str, str]) -> None:
     detector = stage("coco_detector.py:CocoDetector", model=models["detector"])
     suppress = sys.modules[type(detector).__module__].suppress
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 7], [0, 0, 10, 7], [50, 50, 60, 60]], np.float32)  # IoU 0.7
@@ -238,7 +238,7 @@ def pipe() -> Pipeline:
 
 
 @pytest.mark.weights
-def test_real_clips_are_heard_and_silent_ones_stay_empty(pipe: Pipeline) -> None:
+def test_real_clips_have_captions_and_silent_ones_stay_empty(pipe: Pipeline) -> None:
     videos = sorted(folder_of("OPENAVS_EDGE_CLIPS").rglob("*.mp4"))
     assert videos
     for video in videos:

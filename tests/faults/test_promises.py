@@ -1,4 +1,4 @@
-"""The tests that docs/reliability.md names are there."""
+"""The tests that docs/reliability.md names exist."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 from tests.conftest import ROOT
 
 
-def test_every_promise_names_tests_that_exist() -> None:
+def test_every_guarantee_names_existing_tests() -> None:
     rows = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line.startswith("| ")]
-    promises = [row for row in rows if not row.startswith(("| guarantee", "| what"))]
-    named = [name for row in promises for name in re.findall(r"`(tests/[^`]*)`", row)]
+    guarantees = [row for row in rows if not row.startswith(("| guarantee", "| what"))]
+    named = [name for row in guarantees for name in re.findall(r"`(tests/[^`]*)`", row)]
     assert len(named) > 30
     for name in named:
         path, _, test = name.partition("::")

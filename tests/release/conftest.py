@@ -1,4 +1,4 @@
-"""What `make test-wheel` built, and the new environment that it installed the wheel into."""
+"""The output of `make test-wheel`, and the new environment with the installed wheel."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.conftest import ROOT
 
 @dataclass(frozen=True)
 class Installation:
-    """An environment that holds the wheel and what it requires, used from a directory that is not the checkout."""
+    """An environment with the wheel and its dependencies, used from a directory outside the checkout."""
 
     folder: Path
     cwd: Path
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """Runs a program of the environment; nothing of this one's variables leads back to the checkout."""
+        """Run a program of the environment, without variables that point to the checkout."""
         program = self.folder / "bin" / str(command[0])
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         words = [str(program), *map(str, command[1:])]
@@ -29,16 +29,16 @@ class Installation:
 
 @pytest.fixture(scope="session")
 def clean() -> Path:
-    """The new environment's folder; tests of this directory skip without it."""
+    """Return the folder of the new environment; tests of this directory are skipped without it."""
     folder = os.environ.get("OPENAVS_CLEAN")
     if not folder:
-        pytest.skip("make test-wheel builds and installs the wheel that this looks at")
+        pytest.skip("make test-wheel builds and installs the wheel for this test")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def dist(clean: Path) -> Path:
-    """The folder with the sdist and the wheel."""
+    """Return the folder with the sdist and the wheel."""
     return ROOT / "dist"
 
 

@@ -1,4 +1,4 @@
-"""The wheel carries what the package looks for and nothing of the repository beside it; the sdist makes that wheel."""
+"""The wheel contains the files that the package reads, and no others; the sdist builds the same wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The installed wheel, used from another directory: the commands a new user types first."""
+"""The installed wheel, used from another directory: the first commands of a new user."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_check_says_that_it_is_ready(installation: Installation) -> None:
     found = json.loads(done.stdout)
     assert (done.returncode, found["ready"], found["judged"]) == (0, True, "tiny")
     extras = {item["extra"]: item["state"] for item in found["extras"]}
-    assert set(extras.values()) == {"absent"}  # nothing but the core was asked for
+    assert set(extras.values()) == {"absent"}  # only the core is installed
 
 
 def test_the_demo_runs(installation: Installation) -> None:
@@ -50,7 +50,7 @@ def test_lists_and_prompts_are_found(installation: Installation) -> None:
 
 
 def test_an_absent_extra_is_one_sentence(installation: Installation) -> None:
-    """A command of an extra that is not installed says which one to install, not where it broke."""
+    """The command of a missing extra names the extra, without a traceback."""
     (installation.cwd / "video.mp4").write_bytes(bytes(100))
     done = installation.run("openavs", "segment", "video.mp4", "--pipeline", "paper", "--out", "out")
     *notes, said = done.stderr.splitlines()

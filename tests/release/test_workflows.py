@@ -24,7 +24,7 @@ def steps(workflow: Any) -> list[dict[str, Any]]:
 
 
 def make_steps(workflow: Any) -> set[str]:
-    """What a workflow makes: `make lint`, or `make ${{ matrix.step }}` for each of the matrix."""
+    """Return the make targets of a workflow: `make lint`, or `make ${{ matrix.step }}` for each entry of the matrix."""
     found = set()
     for job in workflow["jobs"].values():
         for target in (match[1] for step in job["steps"] if (match := re.match(r"make (\S+)", step.get("run", "")))):
@@ -40,7 +40,7 @@ def test_it_is_yaml(path: str) -> None:
 
 
 def test_the_workflow_runs_what_continuous_integration_runs() -> None:
-    """And the audit beside it, which needs a network."""
+    """The audit, which needs a network, is an additional job."""
     (line,) = re.findall(r"^for step in (.+); do$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
     assert make_steps(read(".github/workflows/ci.yml")) == {*line.split(), "audit"}
 
@@ -52,7 +52,7 @@ def test_every_step_is_a_target_of_the_makefile() -> None:
 
 
 @pytest.mark.parametrize("name", ["ci", "release"])
-def test_actions_are_pinned_and_may_do_little(name: str) -> None:
+def test_actions_are_pinned_with_few_permissions(name: str) -> None:
     workflow = read(f".github/workflows/{name}.yml")
     assert workflow["permissions"] == {"contents": "read"} and workflow["concurrency"]["group"]
     for job, what in workflow["jobs"].items():
@@ -72,7 +72,7 @@ def test_it_tests_the_pythons_from_the_oldest_on() -> None:
 
 
 def test_the_citation_is_valid_cff() -> None:
-    """The keys that CFF 1.2.0 requires, of the file and of each reference, and its names for things."""
+    """The file and each reference have the keys that CFF 1.2.0 requires, with valid names."""
     cited = read("CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= set(cited) and cited["cff-version"] == "1.2.0"
     assert cited["type"] == "software" and cited["license"] == "Apache-2.0"
@@ -83,7 +83,7 @@ def test_the_citation_is_valid_cff() -> None:
     assert cited["preferred-citation"]["url"] == "https://arxiv.org/abs/2505.01448"
 
 
-def test_the_image_copies_what_is_there_and_runs_as_nobody() -> None:
+def test_the_image_copies_existing_files_and_runs_as_a_user() -> None:
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     assert "NOT BUILT" in lines[0] and any(line.startswith("HEALTHCHECK") for line in lines)
     assert lines.index("USER openavs") < next(i for i, line in enumerate(lines) if line.startswith("ENTRYPOINT"))
