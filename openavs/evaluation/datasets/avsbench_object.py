@@ -13,16 +13,7 @@ import numpy as np
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks
 from openavs.evaluation.datasets.classes import S4_CATEGORIES
 from openavs.evaluation.datasets.mask_io import png_size, read_binary_truth, read_probability, resize_mask
-from openavs.evaluation.datasets.tables import (
-    TableRow,
-    check_names,
-    check_present,
-    check_unique,
-    find_home,
-    in_split,
-    listing,
-    read_table,
-)
+from openavs.evaluation.datasets.tables import TableRow, check_present, find_home, in_split, listing, read_clip_table
 from openavs.evaluation.predictions import check_predicted_size, find_predictions, read_stack
 
 FRAMES = 5
@@ -36,14 +27,12 @@ def read_s4(root: Path, split: str = "test") -> Dataset:
     """
     home = find_home(root, "s4_meta_data.csv", ("Single-source", "avsbench_data/Single-source", "s4"))
     table = home / "s4_meta_data.csv"
-    rows = read_table(table, {"name": 0, "category": 2, "split": 3})
-    check_names(table, rows, "name", "category")
-    check_unique(table, rows, "name")
-    rows = in_split(table, rows, split)
+    rows = in_split(table, read_clip_table(table, {"name": 0, "category": 2, "split": 3}, "name", "category"), split)
     data = _data_folder(home, "s4_data")
     check_present(split, table, [(data / "gt_masks" / split / row["category"], row["name"]) for row in rows])
     suffix = _frame_suffix(data / "visual_frames" / split / rows[0]["category"] / rows[0]["name"])
-    return _dataset("s4", home, split, LazyClips(rows, partial(_s4_clip, data, split, suffix)))
+    clips = LazyClips(rows, partial(_s4_clip, data, split, suffix))
+    return Dataset("s4", "binary", home, split, clips, read_truth, read_prediction)
 
 
 def read_ms3(root: Path, split: str = "test") -> Dataset:
@@ -54,14 +43,12 @@ def read_ms3(root: Path, split: str = "test") -> Dataset:
     """
     home = find_home(root, "ms3_meta_data.csv", ("Multi-sources", "avsbench_data/Multi-sources", "ms3"))
     table = home / "ms3_meta_data.csv"
-    rows = read_table(table, {"video_id": 0, "split": 1})
-    check_names(table, rows, "video_id")
-    check_unique(table, rows, "video_id")
-    rows = in_split(table, rows, split)
+    rows = in_split(table, read_clip_table(table, {"video_id": 0, "split": 1}, "video_id"), split)
     data = _data_folder(home, "ms3_data")
     check_present(split, table, [(data / "gt_masks" / split, row["video_id"]) for row in rows])
     style = _ms3_frame_style(data / "visual_frames", split, rows[0]["video_id"])
-    return _dataset("ms3", home, split, LazyClips(rows, partial(_ms3_clip, data, split, style)))
+    clips = LazyClips(rows, partial(_ms3_clip, data, split, style))
+    return Dataset("ms3", "binary", home, split, clips, read_truth, read_prediction)
 
 
 def _s4_clip(data: Path, split: str, suffix: str, row: TableRow) -> BenchmarkClip:
@@ -113,10 +100,6 @@ def _ms3_frame_style(frames: Path, split: str, name: str) -> str:
                 if (frames / style.format(split=split, name=name, k=1)).is_file():
                     return style
     return "{name}/{name}.mp4_{k}.png"
-
-
-def _dataset(benchmark: str, root: Path, split: str, clips: LazyClips) -> Dataset:
-    return Dataset(benchmark, "binary", root, split, clips, read_truth, read_prediction)
 
 
 def read_truth(clip: BenchmarkClip) -> Masks:

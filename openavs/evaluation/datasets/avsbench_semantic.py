@@ -27,13 +27,11 @@ from openavs.evaluation.datasets.mask_io import (
 from openavs.evaluation.datasets.tables import (
     MissingDataError,
     TableRow,
-    check_names,
     check_present,
-    check_unique,
     find_home,
     in_split,
     listing,
-    read_table,
+    read_clip_table,
     sounding_classes,
 )
 from openavs.evaluation.predictions import check_predicted_size, find_predictions
@@ -62,9 +60,7 @@ def read_avss(root: Path, split: str = "test") -> Dataset:
 
 def read_metadata(table: Path) -> list[TableRow]:
     """Read and check the rows of `metadata.csv`."""
-    rows = read_table(table, COLUMNS)
-    check_names(table, rows, "uid", "label")
-    check_unique(table, rows, "uid")
+    rows = read_clip_table(table, COLUMNS, "uid", "label")
     for row in rows:
         if row["label"] not in FRAMES:
             raise InputError(

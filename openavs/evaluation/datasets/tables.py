@@ -83,6 +83,18 @@ def read_table(path: Path, columns: Mapping[str, int]) -> list[TableRow]:
     return rows
 
 
+def read_clip_table(path: Path, columns: Mapping[str, int], *names: str) -> list[TableRow]:
+    """Read a table of clips (see `read_table`); the columns `names` are safe names, and the first has no duplicates.
+
+    Raises:
+        InputError: as `read_table`, an unsafe name, or a clip that is listed twice.
+    """
+    rows = read_table(path, columns)
+    check_names(path, rows, *names)
+    check_unique(path, rows, names[0])
+    return rows
+
+
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     try:
         if path.stat().st_size > MAX_BYTES:
