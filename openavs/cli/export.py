@@ -99,7 +99,7 @@ def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
         card = load_benchmark(names[0])
         if card.vocabulary is None:
             raise InputError(f"the masks of {card.name} have no classes; use --classes avss, or list them: dog,cat")
-        return Categories.of_card(card), False
+        return Categories.of_benchmark(card), False
     if not names:
         raise InputError("--classes is empty; list categories, such as dog,cat")
     return Categories(names), True

@@ -1,4 +1,4 @@
-"""What is exported: results, one at a time, each with a way to open the video it was made from."""
+"""Export items: results of a folder, one at a time, with their source video, categories and frames."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import InputError
-from openavs.exports.sources import read_origins
+from openavs.exports.sources import read_sources
 from openavs.pipeline.class_mapping import ClassMapper
 from openavs.results.serialization import clip_folder, is_done, read_result
 from openavs.structures.types import Clip, ClipResult, Frame, Segment
@@ -25,77 +25,88 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportItem:
-    """One clip's result; `open` gives the clip itself and raises InputError where that is gone.
+    """One clip's result and its source.
 
-    `overlay` is the painted video of the result folder, if there is one: its sound is what was heard, even where that
-    had come from another file than the video.
+    Attributes:
+        result: the result.
+        open: opens the clip; raises InputError if its file is gone.
+        overlay: the overlay video of the result folder; its audio is the one that was captioned, also if that came
+            from a separate file. None without one.
+        avsbench: subset (v1s, v1m, v2) and uid of a clip of AVSBench-semantic or AVSBench-OV.
+        whole: False if segments of the result were filtered out.
 
     Raises:
-        InputError: the result's clip id is no plain name, as in a file that somebody else wrote; exports name files so.
+        InputError: the clip id is not a safe file name.
     """
 
     result: ClipResult
     open: Callable[[], Clip]
     overlay: Path | None = None
-    avsbench: tuple[str, str] | None = None  # the subset (v1s, v1m, v2) and uid of a clip of AVSBench-semantic or -OV
-    whole: bool = True  # nothing of the result was filtered out
+    avsbench: tuple[str, str] | None = None
+    whole: bool = True
 
     def __post_init__(self) -> None:
         clip = self.result.clip
         if safe_id(clip) != clip:
-            raise InputError(f"the clip id {clip!r:.60} of a result cannot name a file; write another into its JSON")
+            raise InputError(f"the clip id {clip!r:.60} of a result cannot be a file name; change it in its JSON")
 
 
 def run_items(run: Path, clips: Sequence[str] | None = None, root: Path | None = None) -> Iterator[ExportItem]:
-    """The finished clips of a result folder in the order of their ids; each is read when its turn comes.
+    """Yield the finished clips of a result folder in the order of their ids; each is read when it is requested.
 
     Args:
-        clips: only these.
-        root: the folder that relative sources start from, as those of a label job do; None: the one that run.json
-            names, else the current one.
+        run: the result folder.
+        clips: ids of the clips to export; None for all.
+        root: folder from which relative sources start; None: the one in run.json, else the working directory.
 
     Raises:
-        InputError: no result folder, or a clip that is not there.
+        InputError: not a result folder, or an unknown clip.
     """
-    names, origins = finished(run), read_origins(run, root)
+    names, sources = finished(run), read_sources(run, root)
     for clip in clips or ():
         if clip not in names:
             raise InputError(f"{run} has no finished clip {clip!r}; {did_you_mean(clip, names)}")
     for name in names if clips is None else dict.fromkeys(clips):
         result, overlay = read_result(run, name), clip_folder(run, name) / "overlay.mp4"
         beside = overlay if overlay.is_file() else None
-        sound = beside or origins.sound(name)
-        yield ExportItem(result, partial(open_source, result, origins.root, sound), beside, origins.avsbench(result))
+        sound = beside or sources.sound(name)
+        yield ExportItem(result, partial(open_source, result, sources.root, sound), beside, sources.avsbench(result))
 
 
 def finished(run: Path) -> list[str]:
-    """The ids of a result folder's finished clips, sorted; InputError if it has none."""
+    """Return the ids of a result folder's finished clips, sorted.
+
+    Raises:
+        InputError: there are none.
+    """
     places = sorted((run / "clips").glob("*/result.json"))
     names = [path.parent.name for path in places if not path.parent.name.startswith(".")]
     if not names or not all(is_done(run, name) for name in names[:1]):
-        raise InputError(f"{run} holds no results; give the --out folder of 'openavs segment', 'evaluate' or 'label'")
+        raise InputError(f"{run} has no results; give the --out folder of 'openavs segment', 'evaluate' or 'label'")
     return names
 
 
 def open_source(result: ClipResult, root: Path | None = None, sound: Path | None = None) -> Clip:
-    """The clip a result was made from, sampled at the same times; with the sound of the file `sound` if it has any.
+    """Open the clip of a result, sampled at the same times, with the audio of the file `sound` if it has any.
 
     Raises:
-        InputError: the source is not there any more, or never was a file.
+        InputError: the source does not exist, or never was a file.
     """
     from openavs.media import open_clip, probe
 
     if result.source is None:
-        raise InputError(f"{result.clip} was made in memory, so its pictures cannot be read again")
+        raise InputError(f"{result.clip} was made in memory, so its frames cannot be read again")
     path = (root or Path()) / result.source
     if not path.exists():
-        raise InputError(f"the source {path} of {result.clip} is not there; say with --root where the videos lie")
-    heard = sound if sound is not None and probe(sound).audio_codec is not None else None
-    return open_clip(path, fps=sampled_fps(result), audio=heard, id=result.clip)
+        raise InputError(
+            f"the source {path} of {result.clip} does not exist; give the folder of the videos with --root"
+        )
+    audio = sound if sound is not None and probe(sound).audio_codec is not None else None
+    return open_clip(path, fps=sampled_fps(result), audio=audio, id=result.clip)
 
 
 def sampled_fps(result: ClipResult) -> float:
-    """Sampled frames per second: what the recipe says, else what the times say."""
+    """Return the sampled frames per second: the recipe's, else the rate of the times."""
     section = result.recipe.get("sample")
     stated = section.get("fps") if isinstance(section, dict) else None
     if isinstance(stated, int | float) and stated > 0:
@@ -105,7 +116,7 @@ def sampled_fps(result: ClipResult) -> float:
 
 
 def filtered(items: Iterable[ExportItem], categories: Categories) -> Iterator[ExportItem]:
-    """The items with only the segments that have a category; the others are counted in `categories`."""
+    """Yield the items with only the segments that have a category; the others are counted in `categories`."""
     for item in items:
         yield item if not categories.closed else _filtered(item, categories)
 
@@ -123,7 +134,7 @@ def _filtered(item: ExportItem, categories: Categories) -> ExportItem:
 
 
 def filtered_by_recipe(items: Iterable[ExportItem]) -> Iterator[ExportItem]:
-    """The items with what the `filter` section of their recipe takes as labels; a clip that fails as a whole is out."""
+    """Yield the items with the segments that the recipe's `label_filter` accepts; rejected clips are left out."""
     from pydantic import ValidationError
 
     from openavs.config.recipe import LabelFilterConfig
@@ -132,54 +143,54 @@ def filtered_by_recipe(items: Iterable[ExportItem]) -> Iterator[ExportItem]:
     for item in items:
         section = item.result.recipe.get("label_filter", {})
         try:
-            wanted = LabelFilterConfig.model_validate(section)
-        except ValidationError as problem:
+            rules = LabelFilterConfig.model_validate(section)
+        except ValidationError as error:
             raise InputError(
-                f"the recipe of {item.result.clip} has a 'label_filter' that is none; label it again"
-            ) from problem
-        answer = apply_label_filters(item.result, wanted)
-        if answer.reason is None:
-            yield replace(item, result=answer.result, whole=item.whole and not answer.rejected)
+                f"the recipe of {item.result.clip} has an invalid 'label_filter'; label it again"
+            ) from error
+        accepted = apply_label_filters(item.result, rules)
+        if accepted.reason is None:
+            yield replace(item, result=accepted.result, whole=item.whole and not accepted.rejected)
 
 
 class Categories:
-    """Category ids from 1, as COCO tools expect them (0 is the background in masks).
+    """Category ids from 1, as COCO tools expect them (0 is the background of masks).
 
-    Without `names` every label (else phrase) is a category, in the order of first appearance. With them the ids are
-    their positions; a segment's label or phrase is mapped to them as the pipeline maps phrases to a vocabulary (exact
-    name, alias, lexicon), and one that is none of them has no id and is counted. A leading `background` is left out.
+    Without `names` every label (else phrase) is a category, in order of first appearance. With `names` the ids are
+    their positions; a segment's label or phrase is mapped to them like phrases to a vocabulary (exact name, alias,
+    lexicon). A segment without a match has no id and is counted. A leading `background` is ignored.
     """
 
     def __init__(self, names: Sequence[str] = (), aliases: Mapping[str, str] | None = None) -> None:
         given = list(names[1:] if names and names[0] == "background" else names)
         self.closed = bool(given)
         self._ids: dict[str, int] = {name: place for place, name in enumerate(given, start=1)}
-        self._labeller = ClassMapper(given, aliases) if given else None
+        self._mapper = ClassMapper(given, aliases) if given else None
         self._left_out: Counter[str] = Counter()
         self._written: tuple[str, ...] = ()
         self._found: set[int] = set()
 
     @classmethod
-    def of_card(cls, card: BenchmarkConfig) -> Categories:
-        """A benchmark's classes: segments are matched by the card's phrases, names are the published ones."""
-        made = cls(card.vocabulary or (), card.aliases)
-        made._written = tuple(card.classes[1:])
+    def of_benchmark(cls, benchmark: BenchmarkConfig) -> Categories:
+        """Return a benchmark's classes: segments are matched by its phrases, names are the published ones."""
+        made = cls(benchmark.vocabulary or (), benchmark.aliases)
+        made._written = tuple(benchmark.classes[1:])
         return made
 
     @classmethod
     def of_vocabulary(cls, names: Sequence[str]) -> Categories:
-        """The categories of a recipe's vocabulary; a benchmark's own vocabulary has the benchmark's class names."""
+        """Return the categories of a vocabulary; that of a benchmark gets the benchmark's class names."""
         from openavs.config import resources
         from openavs.evaluation.benchmark import load_benchmark
 
         given = list(names[1:] if names and names[0] == "background" else names)
-        cards = map(load_benchmark, resources.names("eval")) if given else iter(())
-        card = next((card for card in cards if card.vocabulary == given), None)
-        return cls(given) if card is None else cls.of_card(card)
+        benchmarks = map(load_benchmark, resources.names("eval")) if given else iter(())
+        own = next((benchmark for benchmark in benchmarks if benchmark.vocabulary == given), None)
+        return cls(given) if own is None else cls.of_benchmark(own)
 
     @classmethod
     def of_clip(cls, segmentation: ClipResult) -> Categories:
-        """Those of a whole clip, so that a frame's ids do not depend on which frame is asked for first."""
+        """Return the categories of a whole clip, so that ids do not depend on the frame that is exported first."""
         known = cls()
         for frame in segmentation.frames:
             for segment in frame.segments:
@@ -187,34 +198,34 @@ class Categories:
         return known
 
     def id(self, segment: Segment) -> int | None:
-        """The category's id; None for a segment of no category of the closed list."""
+        """Return the id of a segment's category; None without one in the closed list."""
         name = segment.label or segment.phrase
-        if self._labeller is None:
+        if self._mapper is None:
             return self._ids.setdefault(name, len(self._ids) + 1)
-        label = name if name in self._ids else self._labeller(name)[0]
+        label = name if name in self._ids else self._mapper(name)[0]
         if label is None:
             return None
         self._found.add(self._ids[label])
         return self._ids[label]
 
     def leave_out(self, segment: Segment) -> None:
-        """Counts a segment that no category holds."""
+        """Count a segment without a category."""
         self._left_out[segment.label or segment.phrase] += 1
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The categories so far, in the order of their ids."""
+        """The names of the categories so far, in the order of their ids."""
         return self._written or tuple(self._ids)
 
     def not_found(self) -> list[str]:
-        """A sentence on the categories of a closed list that no segment has, if there are any."""
+        """Return a sentence about categories of the closed list without segments; an empty list if there are none."""
         found = [name for place, name in enumerate(self.names, start=1) if place in self._found]
         missing = [name for name in self.names if name not in found]
         there = ", ".join(sorted({*found, *self._left_out})) or "no segments at all"
-        return [f"no segment is of {', '.join(missing)}; the results hold {there}"] if missing else []
+        return [f"no segment is of {', '.join(missing)}; the results have {there}"] if missing else []
 
     def notes(self) -> list[str]:
-        """A sentence on what was left out, if anything was."""
+        """Return a sentence about segments that were left out; an empty list if there are none."""
         if not self._left_out:
             return []
         named = ", ".join(f"{name} ({count})" for name, count in self._left_out.most_common(5))
@@ -224,13 +235,13 @@ class Categories:
 QUALITY = 95  # of the JPEG files
 
 
-def picture_name(clip: str, index: int) -> str:
-    """The path of a frame below the folder of images."""
+def image_name(clip: str, index: int) -> str:
+    """Return the path of a frame below the folder of images."""
     return f"{clip}/{index:05d}.jpg"
 
 
 def result_frames(result: ClipResult, clip: Clip) -> Iterator[Frame]:
-    """The sampled frames of a result, decoded one by one from the clip it was made from.
+    """Yield the sampled frames of a result, decoded one by one from its clip.
 
     Raises:
         InputError: the clip is another video than the result's, or ends early.
@@ -246,13 +257,13 @@ def result_frames(result: ClipResult, clip: Clip) -> Iterator[Frame]:
         yield frame
     if missing:
         raise InputError(
-            f"{pluralize(len(missing), 'frame')} of {clip.source} cannot be read any more, such as {min(missing)}"
+            f"{pluralize(len(missing), 'frame')} of {clip.source} can no longer be read, such as {min(missing)}"
         )
 
 
-def write_pictures(folder: Path, item: ExportItem, rename: Callable[[str], str] = str) -> None:
-    """Writes the frames of an item as JPEG files below `folder`; `rename` may change their `picture_name`."""
+def write_images(folder: Path, item: ExportItem, rename: Callable[[str], str] = str) -> None:
+    """Write the frames of an item as JPEG files below `folder`; `rename` may change their `image_name`."""
     for frame in result_frames(item.result, item.open()):
-        path = folder / rename(picture_name(item.result.clip, frame.index))
+        path = folder / rename(image_name(item.result.clip, frame.index))
         path.parent.mkdir(parents=True, exist_ok=True)
-        Pictures.fromarray(frame.image).save(path, quality=QUALITY)
+        Image.fromarray(frame.image).save(path, quality=QUALITY)

@@ -1,6 +1,6 @@
-"""COCO JSON: one image entry per sampled frame, one annotation per segment.
+"""COCO JSON export: one image entry per sampled frame, one annotation per segment.
 
-A folder has the layout of the COCO release, which CVAT and datumaro read: `annotations/instances_<split>.json` and
+The folder has the layout of the COCO release, which CVAT and datumaro read: `annotations/instances_<split>.json` and
 `images/<split>/`.
 """
 
@@ -15,15 +15,15 @@ from types import TracebackType
 from typing import Any, NotRequired, TypedDict
 
 from openavs import __version__
-from openavs.exports.base import Categories, ExportItem, picture_name, write_pictures
+from openavs.exports.base import Categories, ExportItem, image_name, write_images
+from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
 from openavs.exports.registry import ExportOptions, ExportSummary, MaskCode
-from openavs.exports.yolo import ConversionWarnings, mask_to_polygon
 from openavs.structures.masks import rle_runs
 from openavs.structures.types import RLE, ClipResult, FrameResult, Segment, rle_to_mask
 
 
 class CocoImage(TypedDict):
-    """One frame; `video`, `frame_index` and `time` (s) say which."""
+    """One frame, identified by `video`, `frame_index` and `time` in seconds."""
 
     id: int
     file_name: str
@@ -35,7 +35,7 @@ class CocoImage(TypedDict):
 
 
 class CocoAttributes(TypedDict):
-    """What COCO has no field of its own for. A `track_id` belongs to one thing of one clip."""
+    """Fields that COCO lacks. A `track_id` belongs to one object of one clip."""
 
     score: float
     phrase: str
@@ -69,10 +69,12 @@ class CocoDataset(TypedDict):
 
 
 def to_coco(segmentations: Iterable[ClipResult], classes: Sequence[str] = ()) -> CocoDataset:
-    """Results as COCO data, ready for `json.dump` or pycocotools.
+    """Convert results to COCO data, for `json.dump` or pycocotools.
 
-    `classes` fixes the category ids (from 1) and leaves other segments out; without it every label (else phrase) is a
-    category, in the order of first appearance.
+    Args:
+        segmentations: the results.
+        classes: names in the order of the category ids (from 1); other segments are left out. Empty: every label (else
+            phrase) is a category, in order of first appearance.
     """
     categories, images, annotations = Categories(classes), [], []
     entries = _Entries(categories, MaskWriter("rle"))
@@ -90,25 +92,25 @@ def to_coco(segmentations: Iterable[ClipResult], classes: Sequence[str] = ()) ->
 
 
 def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes `annotations/instances_<split>.json` and, with `images`, the frames under `images/<split>/`."""
-    told, entries = ExportSummary(), _Entries(options.categories, MaskWriter(options.masks))
+    """Write `annotations/instances_<split>.json` and, with `images`, the frames under `images/<split>/`."""
+    summary, entries = ExportSummary(), _Entries(options.categories, MaskWriter(options.masks))
     head = {"info": _info(), "licenses": []}
     (folder / "annotations").mkdir()
     path = folder / "annotations" / f"instances_{options.split}.json"
     with JsonListWriter(path, head, ("images", "annotations")) as file:
         for item in items:
-            told.clips += 1
+            summary.clips += 1
             for image, annotations in entries.of(item.result):
-                told.frames += 1
-                told.segments += len(annotations)
+                summary.frames += 1
+                summary.segments += len(annotations)
                 file.add("images", image)
                 for annotation in annotations:
                     file.add("annotations", annotation)
             if options.images:
-                write_pictures(folder / "images" / options.split, item)
+                write_images(folder / "images" / options.split, item)
         file.finish({"categories": coco_categories(options.categories.names)})
-    told.notes += entries.masks.notes()
-    return told
+    summary.notes += entries.masks.notes()
+    return summary
 
 
 def _info() -> dict[str, str]:
@@ -162,7 +164,7 @@ def _image(result: ClipResult, frame: FrameResult, number: int) -> CocoImage:
     height, width = result.size
     return {
         "id": number,
-        "file_name": picture_name(result.clip, frame.index),
+        "file_name": image_name(result.clip, frame.index),
         "width": width,
         "height": height,
         "video": result.clip,
@@ -198,39 +200,39 @@ class CocoCategory(TypedDict):
 
 
 def coco_rle(rle: RLE) -> CocoRLE:
-    """The mask as plain JSON data."""
+    """Return the mask as plain JSON data."""
     return {"size": list(rle.size), "counts": rle.counts}
 
 
 class MaskWriter:
-    """Writes masks in one code, and counts what polygons lose."""
+    """Encodes masks, and counts the losses of polygons."""
 
     def __init__(self, code: MaskCode) -> None:
-        self._code, self._losses = code, ConversionWarnings()
+        self._code, self._warnings = code, ConversionWarnings()
 
     def __call__(self, rle: RLE) -> CocoMask | None:
-        """The mask as plain JSON data; None for an empty mask as a polygon."""
+        """Return the mask as plain JSON data; None for the polygon of an empty mask."""
         if self._code == "rle":
             return coco_rle(rle)
         if self._code == "counts":
             return {"size": list(rle.size), "counts": rle_runs(rle, "the mask")}
-        polygon = mask_to_polygon(rle_to_mask(rle), self._losses)
+        polygon = mask_to_polygon(rle_to_mask(rle), self._warnings)
         return None if polygon is None else [[float(value) for value in polygon.ravel()]]
 
     def notes(self) -> list[str]:
-        """A sentence on what polygons lose, if masks are written as polygons."""
-        return [f"polygons are lossy: {self._losses}"] if self._code == "polygons" else []
+        """Return a sentence about the losses of polygons; an empty list for other encodings."""
+        return [f"polygons are lossy: {self._warnings}"] if self._code == "polygons" else []
 
 
 def coco_box(rle: RLE) -> list[float]:
-    """x, y, width and height of the box around a mask (not the detector's box, which may be wider)."""
+    """Return x, y, width and height of the box around a mask (not the detector's box, which may be larger)."""
     from pycocotools import mask as coco
 
     return [float(value) for value in coco.toBbox({"size": list(rle.size), "counts": rle.counts.encode("ascii")})]
 
 
-def merged(codes: Sequence[RLE]) -> RLE:
-    """The union of masks of one size."""
+def merge_masks(codes: Sequence[RLE]) -> RLE:
+    """Return the union of masks of one size."""
     from pycocotools import mask as coco
 
     if len(codes) == 1:
@@ -240,33 +242,35 @@ def merged(codes: Sequence[RLE]) -> RLE:
 
 
 def coco_categories(names: Iterable[str]) -> list[CocoCategory]:
-    """The categories in the order of their ids."""
+    """Return the categories in the order of their ids."""
     return [{"id": place, "name": name, "supercategory": ""} for place, name in enumerate(names, start=1)]
 
 
 class JsonListWriter:
-    """A JSON object of some lists that grow at the same time, without holding them: each goes to a file of its own
-    until the end puts them into one."""
+    """Writer of a JSON object of several lists that grow at the same time, with bounded memory.
+
+    Each list goes to a temporary file; `finish` concatenates them.
+    """
 
     def __init__(self, path: Path, head: Mapping[str, Any], lists: Sequence[str]) -> None:
         self._path, self._head = path, head
-        self._spools = {name: tempfile.TemporaryFile(dir=path.parent) for name in lists}  # noqa: SIM115 - see close
+        self._lists = {name: tempfile.TemporaryFile(dir=path.parent) for name in lists}  # noqa: SIM115 - see close
         self._empty = dict.fromkeys(lists, True)
 
     def add(self, name: str, entry: object) -> None:
-        """Appends an entry to a list."""
+        """Append an entry to a list."""
         text = json.dumps(entry, separators=(",", ":"), allow_nan=False)
-        self._spools[name].write(("" if self._empty[name] else ",\n").encode() + text.encode("ascii"))
+        self._lists[name].write(("" if self._empty[name] else ",\n").encode() + text.encode("ascii"))
         self._empty[name] = False
 
     def finish(self, tail: Mapping[str, Any]) -> None:
-        """Writes the file: the head, the lists, the tail."""
+        """Write the file: the head, the lists, the tail."""
         with self._path.open("wb") as file:
             file.write(b"{" + b"".join(_entry(key, value) + b",\n" for key, value in self._head.items()))
-            for name, spool in self._spools.items():
-                spool.seek(0)
+            for name, content in self._lists.items():
+                content.seek(0)
                 file.write(f'"{name}": [\n'.encode())
-                shutil.copyfileobj(spool, file)
+                shutil.copyfileobj(content, file)
                 file.write(b"],\n")
             file.write(b",\n".join(_entry(key, value) for key, value in tail.items()) + b"}\n")
 
@@ -274,8 +278,8 @@ class JsonListWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for spool in self._spools.values():
-            spool.close()
+        for content in self._lists.values():
+            content.close()
 
 
 def _entry(key: str, value: object) -> bytes:

@@ -1,8 +1,7 @@
-"""CSV: `timeline.csv` has a row per frame, to be read by people; `events.csv` a row per thing heard, asked, found or
-dropped, to be read by programs.
+"""CSV export: `timeline.csv` has a row per frame, `events.csv` a row per caption, prompt, segment or rejection.
 
-Captions come from models and from files. A text that a spreadsheet would take for a formula (it begins with = + - @,
-perhaps after spaces) gets an apostrophe in front, and control characters are escaped.
+Captions come from models and files. A text that a spreadsheet would read as a formula (it begins with = + - @, perhaps
+after spaces) gets an apostrophe in front, and control characters are escaped.
 """
 
 from __future__ import annotations
@@ -28,12 +27,14 @@ EVENT_COLUMNS = (
     *("clip", "frame", "time", "event", "text", "score", "label", "track", "reason"),
     *("start", "end", "x0", "y0", "x1", "y1", "area"),
 )
-_BETWEEN = " | "
+_SEPARATOR = " | "
 
 
 def to_timeline(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
-    """A row per frame: times in s, texts and scores of what was heard, asked, found and dropped, several of them in one
-    cell with ` | ` between. `covered` is the largest share of the picture that one segment takes."""
+    """Yield a row per frame: times in seconds, texts and scores, separated by ` | ` within a cell.
+
+    `covered` is the largest share of the frame that one segment covers.
+    """
     pixels = max(1, segmentation.size[0] * segmentation.size[1])
     for frame in segmentation.frames:
         yield {
@@ -54,8 +55,10 @@ def to_timeline(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
 
 
 def to_events(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
-    """A row per event (`silent`, `heard`, `weak`, `asked`, `found`, `dropped`); what does not apply is left out. Times
-    are in s, boxes and areas in pixels."""
+    """Yield a row per event: `silent`, `caption`, `weak`, `prompt`, `segment` or `rejection`.
+
+    Columns that do not apply are left out. Times are in seconds, boxes and areas in pixels.
+    """
     for frame in segmentation.frames:
         where: dict[str, Cell] = {"clip": segmentation.clip, "frame": frame.index, "time": frame.time}
         yield from (where | event for event in _events(frame))
@@ -64,34 +67,40 @@ def to_events(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
 def _events(frame: FrameResult) -> Iterator[dict[str, Cell]]:
     if frame.silent:
         yield {"event": "silent"}
-    for event, captions in (("captions", frame.captions), ("weak", frame.weak)):
+    for event, captions in (("caption", frame.captions), ("weak", frame.weak)):
         for caption in captions:
             span: dict[str, Cell] = {"start": caption.start, "end": caption.end}
             yield {"event": event, "text": caption.text, "score": caption.score, **span}
     for prompt in frame.prompts:
-        yield {"event": "prompts", "text": prompt.phrase, "label": prompt.label, "reason": prompt.origin}
+        yield {"event": "prompt", "text": prompt.phrase, "label": prompt.label, "reason": prompt.origin}
     for segment in frame.segments:
-        found: dict[str, Cell] = {"event": "found", "text": segment.phrase, "score": segment.score}
+        found: dict[str, Cell] = {"event": "segment", "text": segment.phrase, "score": segment.score}
         found |= {"label": segment.label, "track": segment.track, "area": segment.mask.area}
         yield found | dict(zip(("x0", "y0", "x1", "y1"), segment.box, strict=True))
-    for drop in frame.rejected:
-        box = zip(("x0", "y0", "x1", "y1"), drop.box or (None,) * 4, strict=True)
-        yield {"event": "rejected", "text": drop.phrase, "score": drop.score, "reason": drop.reason, **dict(box)}
+    for rejection in frame.rejected:
+        box = zip(("x0", "y0", "x1", "y1"), rejection.box or (None,) * 4, strict=True)
+        yield {
+            "event": "rejection",
+            "text": rejection.phrase,
+            "score": rejection.score,
+            "reason": rejection.reason,
+            **dict(box),
+        }
 
 
 def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes `timeline.csv` and `events.csv`, all clips one after the other."""
-    told = ExportSummary()
+    """Write `timeline.csv` and `events.csv` of all clips."""
+    summary = ExportSummary()
     with ExitStack() as files:
         frames = _table(folder / "timeline.csv", FRAME_COLUMNS, files)
         events = _table(folder / "events.csv", EVENT_COLUMNS, files)
         for item in items:
-            told.clips += 1
-            told.frames += len(item.result.frames)
-            told.segments += sum(len(frame.segments) for frame in item.result.frames)
+            summary.clips += 1
+            summary.frames += len(item.result.frames)
+            summary.segments += sum(len(frame.segments) for frame in item.result.frames)
             frames.writerows(map(_safe, to_timeline(item.result)))
             events.writerows(map(_safe, to_events(item.result)))
-    return told
+    return summary
 
 
 def _table(path: Path, columns: tuple[str, ...], files: ExitStack) -> csv.DictWriter[str]:
@@ -110,7 +119,7 @@ def _safe_text(text: str) -> str:
 
 
 def _cell(texts: Iterable[str]) -> str:
-    return _BETWEEN.join(texts)
+    return _SEPARATOR.join(texts)
 
 
 def _number(score: float | None) -> str:

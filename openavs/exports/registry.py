@@ -1,7 +1,7 @@
-"""The export formats by name, and the function that writes any of them: `export("coco", items, Path("coco"))`.
+"""Export formats by name, and the function that writes them: `export("coco", items, Path("coco"))`.
 
-A format is one function `(folder, items, options) -> Told`, named as `module:function` and imported when it is used. It
-writes into a folder that takes its place, whole, when all is written.
+A format is one function `(folder, items, options) -> ExportSummary`, named as `module:function` and imported when it is
+used. It writes into a temporary folder, which replaces the output when everything is written.
 """
 
 from __future__ import annotations
@@ -23,19 +23,26 @@ if TYPE_CHECKING:
     from openavs.exports.base import Categories, ExportItem
 
 MARK = "export.json"
-"""Written into every exported folder: what it is and where it came from. Only such a folder is ever overwritten."""
+"""File in every exported folder with its format and origin. Only folders with this file are overwritten."""
 
 
 MaskCode = Literal["rle", "counts", "polygons"]
-"""How COCO and YouTube-VIS write masks: run-lengths, compressed or as lists of counts, or one polygon each (lossy)."""
+"""Mask encodings of COCO and YouTube-VIS: run lengths, compressed or as counts, or one polygon each (lossy)."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The options of an export: the categories, whether pictures are written, the split's name, the code of masks.
+    """Options of an export.
 
-    `images` None leaves it to the format: YOLO-seg writes pictures, COCO and YouTube-VIS only name them. `run`, `root`
-    and `benchmark` are for `avsbench-training`: the folder with the labels, the benchmark's folder and its name.
+    Attributes:
+        categories: the categories.
+        images: write the frames; None for the format's default: YOLO-seg writes them, COCO and YouTube-VIS only name
+            them.
+        split: name of the split.
+        masks: encoding of masks.
+        run: `avsbench-training`: the result folder with the labels.
+        root: `avsbench-training`: the benchmark's folder.
+        benchmark: `avsbench-training`: the benchmark's name.
     """
 
     categories: Categories
@@ -49,7 +56,7 @@ class ExportOptions:
 
 @dataclass
 class ExportSummary:
-    """What an export wrote, and sentences on what the format could not hold; `what` are counted as segments."""
+    """Counts of an export, and sentences about losses; `what` is the noun of `segments`."""
 
     clips: int = 0
     frames: int = 0
@@ -65,8 +72,12 @@ Writer = Callable[[Path, "Iterable[ExportItem]", ExportOptions], ExportSummary]
 class ExportFormat:
     """One export format.
 
-    `single` is a pattern for the one file that an output path with its suffix stands for; `coded` formats take
-    `Options.masks`.
+    Attributes:
+        name: its name.
+        says: a description for the command line.
+        writer: its function, as `module:function`.
+        single: pattern of the one file that an output path with the same suffix stands for; None without one.
+        coded: True if it takes `ExportOptions.masks`.
     """
 
     name: str
@@ -76,7 +87,7 @@ class ExportFormat:
     coded: bool = False
 
     def load(self) -> Writer:
-        """Imports its writer."""
+        """Import its writer."""
         module, _, name = self.writer.partition(":")
         found: Writer = getattr(import_module(module), name)
         return found
@@ -102,7 +113,7 @@ FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
                 "youtube_vis.json",
                 coded=True,
             ),
-            ExportFormat("yolo-seg", "YOLO-seg: pictures, polygons and data.yaml (lossy)", f"{_HERE}.yolo:write"),
+            ExportFormat("yolo-seg", "YOLO-seg: images, polygons and data.yaml (lossy)", f"{_HERE}.yolo:write"),
             ExportFormat("avsbench-object", "AVSBench's MS3 layout: binary masks", f"{_HERE}.avsbench:write_object"),
             ExportFormat(
                 "avsbench-semantic",
@@ -111,16 +122,18 @@ FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
             ),
             ExportFormat(
                 TRAINING,
-                "AVSBench's tree to train any system on a label job's masks, with the benchmark's own for validation",
+                "AVSBench's tree for training on the masks of a label job, with the benchmark's masks for validation",
                 f"{_HERE}.training_tree:write",
             ),
-            ExportFormat("timeline", "CSV: what was heard and found when", f"{_HERE}.csv:write", "timeline.csv"),
-            ExportFormat("overlay", "mp4 with the masks painted on, and the sound", f"{_HERE}.video:write_overlays"),
             ExportFormat(
-                "cutout-webm", "what sounds on a transparent background: VP9 + Opus", f"{_HERE}.video:write_webm"
+                "timeline", "CSV: captions, prompts and segments over time", f"{_HERE}.csv:write", "timeline.csv"
+            ),
+            ExportFormat("overlay", "mp4 with painted masks and the audio", f"{_HERE}.video:write_overlays"),
+            ExportFormat(
+                "cutout-webm", "sounding objects on a transparent background: VP9 + Opus", f"{_HERE}.video:write_webm"
             ),
             ExportFormat("cutout-mov", "the same for editors: ProRes 4444 + PCM", f"{_HERE}.video:write_mov"),
-            ExportFormat("cutout-png", "the same as RGBA pictures and a wav", f"{_HERE}.video:write_pngs"),
+            ExportFormat("cutout-png", "the same as RGBA images and a wav", f"{_HERE}.video:write_pngs"),
         )
     }
 )
@@ -135,14 +148,19 @@ def export(
     origin: str = "",
     overwrite: bool = False,
 ) -> ExportSummary:
-    """Writes results in a format. `out` is a new folder or, for a format that is one file, may be that file.
+    """Write results in a format. Items are read one at a time, so memory does not grow with their number.
 
-    Items are taken one at a time, so memory does not grow with their number. What is there stays as it was until all
-    is written. `origin` is recorded in `export.json`.
+    Args:
+        name: the format.
+        items: the results.
+        out: a new folder; for a format of one file it may be that file. It is replaced when everything is written.
+        options: the options.
+        origin: recorded in `export.json`.
+        overwrite: replace an earlier export.
 
     Raises:
-        InputError: no such format, options that it has no place for, nothing to export, `out` exists already (with
-            `overwrite`: and is not an export).
+        InputError: no such format, options that it lacks, nothing to export, or `out` exists (with `overwrite`: and is
+            not an export).
     """
     from openavs.errors import InputError
     from openavs.exports.base import Categories, filtered
@@ -158,12 +176,12 @@ def export(
         coded = " and ".join(other.name for other in FORMATS.values() if other.coded)
         raise InputError(f"--masks {chosen.masks} is for {coded}; leave it out for {name}")
     with atomic_export(out, form, overwrite) as target:
-        told = form.load()(target.folder, filtered(items, chosen.categories), chosen)
-        if not told.clips:
+        summary = form.load()(target.folder, filtered(items, chosen.categories), chosen)
+        if not summary.clips:
             raise InputError(f"there is no result to export as {name}; is {origin or 'the folder'} finished?")
-        told.notes += chosen.categories.notes()
-        target.finish({"origin": origin, "clips": told.clips, "frames": told.frames, "notes": told.notes})
-    return told
+        summary.notes += chosen.categories.notes()
+        target.finish({"origin": origin, "clips": summary.clips, "frames": summary.frames, "notes": summary.notes})
+    return summary
 
 
 KIND = "openavs export"
@@ -171,25 +189,25 @@ KIND = "openavs export"
 
 @dataclass
 class ExportDir:
-    """`folder` is where the files are made."""
+    """The temporary folder of an export."""
 
     folder: Path
     form: ExportFormat
     _about: dict[str, Any] | None = None
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Says that all is written; without it nothing takes the place of what was there."""
+        """Mark the export as complete; without this call the output is not replaced."""
         self._about = {"kind": KIND, "format": self.form.name, "openavs": __version__, **about}
 
     @property
     def about(self) -> dict[str, Any] | None:
-        """What `export.json` says, None before all is written."""
+        """Content of `export.json`; None before the export is complete."""
         return self._about
 
 
 @contextmanager
 def atomic_export(out: Path, form: ExportFormat, overwrite: bool) -> Iterator[ExportDir]:
-    """Gives a `Target`; its files take the place of `out` when all is finished, and are removed after an error.
+    """Yield a temporary folder that replaces `out` when the export is finished; after an error it is removed.
 
     Raises:
         InputError: `out` exists, unless `overwrite` is given and it is an earlier export (or, for one file, a file).
@@ -199,11 +217,11 @@ def atomic_export(out: Path, form: ExportFormat, overwrite: bool) -> Iterator[Ex
     one_file = is_single_file(out, form)
     _refuse(out, one_file, overwrite)
     making = out.with_name(f".{out.name}.part")
-    shutil.rmtree(making, ignore_errors=True)  # what a killed export left
+    shutil.rmtree(making, ignore_errors=True)  # leftovers of a killed export
     try:
         making.mkdir(parents=True)
-    except OSError as problem:
-        raise InputError(f"cannot make {out} ({problem.strerror}); give another --out") from problem
+    except OSError as error:
+        raise InputError(f"cannot make {out} ({error.strerror}); give another --out") from error
     try:
         target = ExportDir(making, form)
         yield target
@@ -218,7 +236,7 @@ def atomic_export(out: Path, form: ExportFormat, overwrite: bool) -> Iterator[Ex
 
 
 def is_single_file(out: Path, form: ExportFormat) -> bool:
-    """Whether an output path stands for the one file of a format and not for a folder."""
+    """Return whether an output path stands for the single file of a format."""
     return form.single is not None and bool(out.suffix) and out.suffix == Path(form.single).suffix
 
 
@@ -226,11 +244,13 @@ def _refuse(out: Path, one_file: bool, overwrite: bool) -> None:
     if not (out.exists() or out.is_symlink()) or (out.is_dir() and not one_file and not any(out.iterdir())):
         return
     if not overwrite:
-        raise InputError(f"{out} is there already; give another --out, or --overwrite to replace it")
+        raise InputError(f"{out} already exists; give another --out, or --overwrite to replace it")
     if one_file and out.is_file():
         return
     if out.is_symlink() or not (out / MARK).is_file():
-        raise InputError(f"{out} is no earlier export (it has no {MARK}), so it is not replaced; give another --out")
+        raise InputError(
+            f"{out} is not an earlier export (it has no {MARK}), so it is not replaced; give another --out"
+        )
 
 
 def _swap(making: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the clips of a result folder come from, as its run.json and its plan or predictions say."""
+"""Sources of the clips in a result folder, from its run.json and its manifest or predictions."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ from openavs.utils.strict_json import parse_json
 
 @dataclass(frozen=True)
 class ClipSources:
-    """`root` is the folder that relative sources start from (None: the current one), `sounds` the sound files beside
-    pictures or videos by clip id, `subsets` the subset of AVSBench-semantic (v1s, v1m, v2) by uid."""
+    """Sources of a result folder's clips.
+
+    Attributes:
+        root: folder from which relative sources start; None for the working directory.
+        sounds: separate audio files by clip id.
+        subsets: subset of AVSBench-semantic (v1s, v1m, v2) by uid.
+    """
 
     root: Path | None
     sounds: Mapping[str, str]
     subsets: Mapping[str, str]
 
     def sound(self, clip: str) -> Path | None:
-        """The sound file beside a clip, if it has one."""
+        """Return the separate audio file of a clip; None without one."""
         return (self.root or Path()) / self.sounds[clip] if clip in self.sounds else None
 
     def avsbench(self, result: ClipResult) -> tuple[str, str] | None:
-        """The subset and uid of a clip of AVSBench-semantic or AVSBench-OV; None for any other clip."""
+        """Return the subset and uid of a clip of AVSBench-semantic or AVSBench-OV; None for other clips."""
         source = PurePath(result.source or "")  # .../<subset>/<uid>/frames or .../JPEGImages/<uid>
         uid = source.parent.name if source.name == "frames" else source.name
         return (self.subsets[uid], uid) if uid in self.subsets else None
 
 
-def read_origins(run: Path, root: Path | None = None) -> ClipSources:
-    """The origins of a result folder's clips; `root` takes the place of the one in run.json.
+def read_sources(run: Path, root: Path | None = None) -> ClipSources:
+    """Read the sources of a result folder's clips; `root` replaces the one in run.json.
 
     Raises:
-        InputError: run.json or the plan of a label job is damaged.
+        InputError: run.json or the manifest is damaged.
     """
     recorded = _run_json(run, "root")
     if root is None and isinstance(recorded, str):
@@ -53,22 +58,22 @@ def read_origins(run: Path, root: Path | None = None) -> ClipSources:
                 if "audio" in line and "audio_slice" not in line:
                     sounds[line["id"]] = str(line["audio"])
         parts = [PurePath(place).parts for place in places]
-    except (ValueError, AttributeError, TypeError, KeyError) as problem:
-        raise InputError(f"{plan} is damaged ({problem}); give another result folder") from problem
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise InputError(f"{plan} is damaged ({error}); give another result folder") from error
     return ClipSources(root, sounds, {own[1]: own[0] for own in parts if len(own) > 1 and own[0] in FRAMES})
 
 
 def run_classes(run: Path) -> tuple[str, ...]:
-    """The closed list of classes of a result folder, empty in open vocabulary (or where no run.json says)."""
+    """Return the closed list of classes of a result folder; empty in open vocabulary or without run.json."""
     masks = _run_json(run, "masks") or {}
     classes = (masks.get("classes") if isinstance(masks, dict) else masks) or ()
     if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
-        raise InputError(f"{run / 'run.json'} holds classes that are no texts; give another result folder")
+        raise InputError(f"{run / 'run.json'} has classes that are not texts; give another result folder")
     return tuple(classes)
 
 
 def run_benchmark(run: Path) -> str | None:
-    """The benchmark that a label job or an evaluation is of; None where the folder does not say."""
+    """Return the benchmark of a label job or an evaluation; None if the folder does not record it."""
     data, source = _run_json(run, "data"), _read_json(run / "plan.json", "source")
     known = (data, "benchmark") if isinstance(data, dict) else (source, "kind")
     name = known[0].get(known[1]) if isinstance(known[0], dict) else None
@@ -82,5 +87,5 @@ def _run_json(run: Path, key: str) -> Any:
 def _read_json(path: Path, key: str) -> Any:
     try:
         return parse_json(path.read_bytes()).get(key) if path.is_file() else None
-    except (ValueError, AttributeError) as problem:
-        raise InputError(f"{path} was not written by this openavs ({problem}); give another result folder") from problem
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path} was not written by this openavs ({error}); give another result folder") from error

@@ -1,4 +1,4 @@
-"""`supervision.Detections`: one frame's segments for the tools of Roboflow's supervision, which is optional."""
+"""Conversion of a frame's segments to `supervision.Detections` (optional dependency)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 
 def to_supervision(segmentation: ClipResult, frame: int, categories: Categories | None = None) -> Detections:
-    """The segments of the frame at a position of `segmentation.frames` as `supervision.Detections`.
+    """Convert the segments of one frame to `supervision.Detections`.
 
     `xyxy` are the detector's boxes in pixels, `mask` bool `[N, H, W]`, `confidence` the scores, `class_id` the
-    category's id less one and `tracker_id` the track (None unless all have one); `data` holds `class_name` and
-    `phrase`. Pass the same `categories` for every frame, so that class ids stay what they are. Segments of no category
-    are left out.
+    category's id minus one and `tracker_id` the track (None unless all have one); `data` has `class_name` and
+    `phrase`. Segments without a category are left out.
+
+    Args:
+        segmentation: the result.
+        frame: position in `segmentation.frames`.
+        categories: the categories; pass the same object for all frames to keep the class ids.
 
     Raises:
         InputError: supervision is not installed.

@@ -1,9 +1,9 @@
-"""AVSBench's tree for training another system on labels: the published training scripts find every file they open.
+"""AVSBench's folder tree for training other systems on labels: the published training scripts find all their files.
 
-The masks of the training split are the labels of a label job or an evaluation, those of the other splits the truth.
-Frames, sounds and the truth are symbolic links into the benchmark; labels are copies. Training clips without labels,
-such as failed and filtered ones, are not in the table of clips. Files have the names of the release, whatever copy of
-it the links lead to. The sounds of S4 and MS3 also come as the pickled log-mel tensors that their loaders read.
+The masks of the training split are the labels of a label job or an evaluation, those of other splits the ground truth.
+Frames, audio and ground truth are symbolic links into the benchmark; labels are copies. Training clips without labels,
+such as failed and filtered ones, are not in the table of clips. File names are those of the release, independent of
+the copy of it. The audio of S4 and MS3 is also written as the pickled log-mel tensors that their loaders read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
@@ -31,7 +31,7 @@ from openavs.evaluation.predictions import labels_folder
 from openavs.exports.avsbench import write_class_indices
 from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.exports.sources import read_origins, run_benchmark
+from openavs.exports.sources import read_sources, run_benchmark
 from openavs.media import read_audio
 from openavs.media.log_mel import BANDS, EXAMPLE, Floats, examples
 from openavs.utils.text import pluralize
@@ -40,12 +40,12 @@ from openavs.visualization.colors import voc_palette
 SECONDS = 5  # of the clips of S4 and MS3
 
 Place = Callable[[BenchmarkClip, Path, dict[int, Path], bool], None]
-"""Writes the files of one clip below a folder: its masks by frame, and whether they are labels."""
+"""Writes the files of one clip below a folder, from its masks by frame and whether they are labels."""
 
 
 @dataclass(frozen=True)
 class TrainingTree:
-    """A benchmark's table of clips, the columns of ids and splits in it, and the function that places a clip."""
+    """A benchmark's table of clips, its columns of ids and splits, and the function that writes a clip."""
 
     table: str
     columns: Mapping[str, int]
@@ -53,24 +53,24 @@ class TrainingTree:
 
 
 def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes the tree; the labels are those in `options.run`, for the split `options.split`.
+    """Write the tree with the labels in `options.run` for the split `options.split`.
 
     Raises:
-        InputError: no folder of labels, the benchmark or its folder is not known, files of it are missing or damaged,
-            or a clip has less than a second of sound.
+        InputError: no folder of labels, the benchmark or its folder is unknown, files of it are missing or damaged, or
+            a clip has less than a second of audio.
     """
     if options.run is None:
-        raise InputError("avsbench-training is made of a folder of labels, not of one result; use 'openavs export RUN'")
+        raise InputError("avsbench-training needs a folder of labels, not one result; use 'openavs export RUN'")
     name = options.benchmark or run_benchmark(options.run)
-    root = read_origins(options.run, options.root).root
+    root = read_sources(options.run, options.root).root
     if name is None or name not in TREES:
         raise InputError(
             f"{name or 'the benchmark of ' + str(options.run)} has no such tree; give --benchmark s4, ms3 or avss"
             + (", or export youtube-vis for ov" if name == "ov" else "")
         )
     if root is None:
-        raise InputError(f"{options.run} does not say where {name} lies; give its folder with --root")
-    told, tree, left_out = ExportSummary(what="mask"), TREES[name], set[str]()
+        raise InputError(f"{options.run} does not record the folder of {name}; give it with --root")
+    summary, tree, left_out = ExportSummary(what="mask"), TREES[name], set[str]()
     datasets = [open_dataset(name, root, options.split), *_others(name, root, options.split)]
     for dataset in datasets:
         labels = labels_folder(options.run) if dataset.split == options.split else None
@@ -81,35 +81,35 @@ def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> 
                 continue
             tree.place(clip, folder, masks, labels is not None)
             if labels is not None:
-                told.clips += 1
-                told.frames += len(masks)
-                told.segments += len(masks)
+                summary.clips += 1
+                summary.frames += len(masks)
+                summary.segments += len(masks)
     _copy_table(datasets[0].root / tree.table, folder / tree.table, tree.columns, options.split, left_out)
     if name == "avss":
         write_class_indices(folder)
     if left_out:
-        told.notes.append(f"{pluralize(len(left_out), 'clip')} of {options.split} without labels: not in the table")
-    return told
+        summary.notes.append(f"{pluralize(len(left_out), 'clip')} of {options.split} without labels: not in the table")
+    return summary
 
 
 def log_mel_tensor(path: Path) -> torch.Tensor:
-    """The sound of five seconds as the published preprocessing has it: float32 `[5, 1, 96, 64]`.
+    """Return five seconds of audio in the published preprocessing: float32 `[5, 1, 96, 64]`.
 
-    Of a shorter sound the last example is repeated.
+    The last example of shorter audio is repeated.
 
     Raises:
-        InputError: no sound file, or less than one example of 0.975 s.
+        InputError: not an audio file, or less than one example of 0.975 s.
     """
     sound = read_audio(path)
-    heard: Floats = np.zeros((0, EXAMPLE, BANDS), np.float32) if sound is None else examples(sound)[:SECONDS]
-    if not len(heard):
-        raise InputError(f"{path} holds less than a second of sound, so it has no log-mel; leave the clip out")
-    padded = np.concatenate([heard, np.repeat(heard[-1:], SECONDS - len(heard), axis=0)])
+    own: Floats = np.zeros((0, EXAMPLE, BANDS), np.float32) if sound is None else examples(sound)[:SECONDS]
+    if not len(own):
+        raise InputError(f"{path} has less than a second of audio, so it has no log-mel; leave the clip out")
+    padded = np.concatenate([own, np.repeat(own[-1:], SECONDS - len(own), axis=0)])
     return torch.from_numpy(padded[:, None])
 
 
 def _others(name: str, root: Path, split: str) -> Iterator[Dataset]:
-    """The other splits that the table has clips of."""
+    """Yield the other splits with clips in the table."""
     for other in load_benchmark(name).splits:
         with suppress(MissingSplitError):
             if other != split:
@@ -117,7 +117,7 @@ def _others(name: str, root: Path, split: str) -> Iterator[Dataset]:
 
 
 def _masks(clip: BenchmarkClip, labels: Path | None) -> dict[int, Path]:
-    """The files of a clip's masks by frame: the truth without `labels`, else those that there are in the folder."""
+    """Return a clip's mask files by frame: the ground truth without `labels`, else the existing ones in that folder."""
     if labels is None:
         return {k: path for k, path in enumerate(clip.truth) if path is not None}
     paths = {k: labels / place for k, place in enumerate(clip.predictions)}
@@ -154,7 +154,7 @@ def _place_semantic(clip: BenchmarkClip, folder: Path, masks: dict[int, Path], l
         if labeled:
             _copy(indices, path)
             _parent(colors)
-            Pictures.fromarray(voc_palette()[read_index(path)]).save(colors)
+            Image.fromarray(voc_palette()[read_index(path)]).save(colors)
             continue
         for target in (indices, colors):
             source = path.parent.parent / target.parent.name / target.name
@@ -162,7 +162,7 @@ def _place_semantic(clip: BenchmarkClip, folder: Path, masks: dict[int, Path], l
                 _link(target, source)
             elif target == colors:
                 _parent(colors)
-                Pictures.fromarray(voc_palette()[read_labels(path, None)]).save(colors)
+                Image.fromarray(voc_palette()[read_labels(path, None)]).save(colors)
 
 
 TREES: Mapping[str, TrainingTree] = MappingProxyType(
@@ -175,18 +175,18 @@ TREES: Mapping[str, TrainingTree] = MappingProxyType(
 
 
 def _copy_table(source: Path, target: Path, columns: Mapping[str, int], split: str, left_out: Set[str]) -> None:
-    """Copies a table of clips without the rows of a split whose clips are left out."""
+    """Copy a table of clips without the rows of left-out clips of a split."""
     id = next(iter(columns))
-    struck = {row.line for row in read_table(source, columns) if row["split"] == split and row[id] in left_out}
+    removed = {row.line for row in read_table(source, columns) if row["split"] == split and row[id] in left_out}
     with source.open(encoding="utf-8-sig", newline="") as file, target.open("w", encoding="utf-8", newline="") as out:
         reader, writer = csv.reader(file), csv.writer(out, lineterminator="\n")
         for cells in reader:
-            if reader.line_num not in struck:
+            if reader.line_num not in removed:
                 writer.writerow(cells)
 
 
 def _link(place: Path, target: Path) -> None:
-    """A symbolic link, or a copy where the system allows none."""
+    """Create a symbolic link, or a copy where the system allows no links."""
     try:
         _parent(place).symlink_to(target.absolute())
     except OSError:

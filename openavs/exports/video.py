@@ -1,7 +1,7 @@
-"""Videos: the masks painted on, or what sounds cut out on a transparent background, always with the sound.
+"""Video exports: painted masks, or sounding objects on a transparent background, with the audio.
 
-Masks are those of the sampled frame nearest in time, so a cutout of a recipe with few frames a second moves in steps;
-sample more of them (`sample.fps`) or use a tracker for smooth ones.
+Masks are those of the sampled frame nearest in time. A cutout of a recipe with few frames per second therefore moves in
+steps; increase `sample.fps` or use a tracker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pictures, ImageFilter
+from PIL import Image, ImageFilter
 
 from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
@@ -31,12 +31,12 @@ from openavs.media.encode_alpha import (
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, segments_to_mask
 from openavs.visualization.overlay import FrameTimeline, OverlayPainter
 
-MARGIN = 8  # pixels of the picture kept around a mask, unseen: lossy codecs mix the colours of neighbours
+MARGIN = 8  # invisible pixels kept around a mask: lossy codecs mix the colors of neighbors
 _BLOCK = 1 << 18
 
 
 def write_overlays(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes `<clip>.mp4` of every item: a copy of its overlay where there is one that shows the same."""
+    """Write `<clip>.mp4` of every item: a copy of its overlay if that shows the same segments."""
 
     def write(path: Path, item: ExportItem) -> None:
         if item.overlay is not None and item.whole:
@@ -48,17 +48,17 @@ def write_overlays(folder: Path, items: Iterable[ExportItem], options: ExportOpt
 
 
 def write_webm(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes `<clip>.webm`: VP9 with alpha, Opus."""
+    """Write `<clip>.webm`: VP9 with alpha, Opus."""
     return _write_each(items, partial(_write_transparent, folder, "webm"))
 
 
 def write_mov(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes `<clip>.mov`: ProRes 4444, PCM."""
+    """Write `<clip>.mov`: ProRes 4444, PCM."""
     return _write_each(items, partial(_write_transparent, folder, "mov"))
 
 
 def write_pngs(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes `<clip>/00000.png`, ... (RGBA, one per picture of the source) and `<clip>/sound.wav`."""
+    """Write `<clip>/00000.png`, ... (RGBA, one per frame of the source) and `<clip>/sound.wav`."""
     rates: dict[str, float] = {}
 
     def write(item: ExportItem) -> None:
@@ -66,29 +66,29 @@ def write_pngs(folder: Path, items: Iterable[ExportItem], options: ExportOptions
         place.mkdir()
         last = 0.0
         for number, shown in enumerate(cutouts(item.result, item.open())):
-            Pictures.fromarray(shown.image).save(place / f"{number:05d}.png", compress_level=3)
+            Image.fromarray(shown.image).save(place / f"{number:05d}.png", compress_level=3)
             last = (number + 1) / (shown.time + shown.duration)
         rates[item.result.clip] = last
-        if (sound := sounding_frames(item)) is not None:
+        if (sound := item_audio(item)) is not None:
             write_sound(place / "sound.wav", sound)
 
-    told = _write_each(items, write)
+    summary = _write_each(items, write)
     speeds = sorted({f"{rate:.5g}" for rate in rates.values()})
-    told.notes.append(f"import the pictures at {', '.join(speeds[:5])} frames per second")
-    return told
+    summary.notes.append(f"import the images at {', '.join(speeds[:5])} frames per second")
+    return summary
 
 
 def cutouts(result: ClipResult, clip: Clip) -> Iterator[TimedImage]:
-    """Every picture of a clip as RGBA uint8 `[H, W, 4]`: opaque where a segment is, transparent elsewhere.
+    """Yield every frame of a clip as RGBA uint8 `[H, W, 4]`: opaque inside segments, transparent elsewhere.
 
-    The colours are the picture's own up to `MARGIN` pixels around the segments and black beyond.
+    Colors are those of the frame up to `MARGIN` pixels around the segments, and black beyond.
     """
     timeline = FrameTimeline(result.frames)
 
-    @lru_cache(maxsize=1)  # many pictures show one sampled frame
+    @lru_cache(maxsize=1)  # many frames share one sampled frame
     def masks(frame: FrameResult) -> tuple[BoolMask, BoolMask]:
         mask = segments_to_mask(frame.segments, result.size)
-        spread = Pictures.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
+        spread = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
         return mask, np.asarray(spread, dtype=np.bool_)
 
     with closing(clip_images(clip)) as pictures:
@@ -102,15 +102,15 @@ def cutouts(result: ClipResult, clip: Clip) -> Iterator[TimedImage]:
             yield TimedImage(shown.time, shown.duration, rgba)
 
 
-def sounding_frames(item: ExportItem) -> AudioSource | None:
-    """The sound that was heard: the overlay's, which has it wherever it came from, else the clip's own."""
+def item_audio(item: ExportItem) -> AudioSource | None:
+    """Return the audio that was captioned: the overlay's, else the clip's own."""
     if item.overlay is not None and (sound := file_audio(item.overlay)) is not None:
         return sound
     return clip_audio(item.open())
 
 
 def write_sound(path: Path, sound: AudioSource) -> None:
-    """Writes 16-bit PCM with all of its channels."""
+    """Write 16-bit PCM with all channels."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(sound.samples.shape[1])
         file.setsampwidth(2)
@@ -122,14 +122,14 @@ def write_sound(path: Path, sound: AudioSource) -> None:
 
 def _write_transparent(folder: Path, kind: Kind, item: ExportItem) -> None:
     path = folder / f"{item.result.clip}.{kind}"
-    write_transparent(path, cutouts(item.result, item.open()), kind, sounding_frames(item))
+    write_transparent(path, cutouts(item.result, item.open()), kind, item_audio(item))
 
 
 def _write_each(items: Iterable[ExportItem], write: Callable[[ExportItem], None]) -> ExportSummary:
-    told = ExportSummary()
+    summary = ExportSummary()
     for item in items:
         write(item)
-        told.clips += 1
-        told.frames += len(item.result.frames)
-        told.segments += sum(len(frame.segments) for frame in item.result.frames)
-    return told
+        summary.clips += 1
+        summary.frames += len(item.result.frames)
+        summary.segments += sum(len(frame.segments) for frame in item.result.frames)
+    return summary

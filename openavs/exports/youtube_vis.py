@@ -1,8 +1,8 @@
-"""YouTube-VIS JSON: per track one mask for every frame of its clip, null where it is not there.
+"""YouTube-VIS JSON export: per track one mask for every frame of its clip, null where it is absent.
 
-A clip without tracks gets one annotation per category, the union of its masks, as AVSBench-OV is annotated. A clip of
-AVSBench-semantic or AVSBench-OV, and any other of 5 or 10 frames, one a second, is written as AVSBench-OV's readers
-expect it: frames `<uid>/3.jpg`, whose number is the second of the sound, and the subset as the video's `label`.
+A clip without tracks gets one annotation per category, the union of its masks, like in AVSBench-OV. Clips of
+AVSBench-semantic or AVSBench-OV, and any others of 5 or 10 frames, one per second, are written for AVSBench-OV's
+readers: frames `<uid>/3.jpg`, whose number is the second of the audio, and the subset as the video's `label`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from openavs import __version__
-from openavs.exports.base import Categories, ExportItem, picture_name, write_pictures
+from openavs.exports.base import Categories, ExportItem, image_name, write_images
 from openavs.exports.coco import (
     CocoCategory,
     CocoMask,
@@ -22,13 +22,13 @@ from openavs.exports.coco import (
     MaskWriter,
     coco_box,
     coco_categories,
-    merged,
+    merge_masks,
 )
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.structures.types import ClipResult, Segment
 
-Thing = tuple[str, int]  # ("track", its number) or ("category", its id)
-LABELS = {5: "v1m", 10: "v2"}  # the subset of AVSBench-semantic that has clips of so many frames, all of them labelled
+ObjectKey = tuple[str, int]  # ("track", its number) or ("category", its id)
+LABELS = {5: "v1m", 10: "v2"}  # subset of AVSBench-semantic with fully labeled clips of this many frames
 
 
 class YoutubeVisVideo(TypedDict):
@@ -43,7 +43,7 @@ class YoutubeVisVideo(TypedDict):
 
 
 class YoutubeVisAnnotation(TypedDict):
-    """One thing through a clip; the lists have an entry per frame. `score` is the mean of its frames'."""
+    """One object through a clip; the lists have an entry per frame. `score` is the mean over its frames."""
 
     id: int
     video_id: int
@@ -67,7 +67,7 @@ class YoutubeVisDataset(TypedDict):
 
 
 def to_youtube_vis(segmentations: Iterable[ClipResult], classes: Sequence[str] = ()) -> YoutubeVisDataset:
-    """Results as YouTube-VIS data; `classes` as in `to_coco`."""
+    """Convert results to YouTube-VIS data; `classes` as in `to_coco`."""
     categories = Categories(classes)
     videos: list[YoutubeVisVideo] = []
     annotations: list[YoutubeVisAnnotation] = []
@@ -80,24 +80,24 @@ def to_youtube_vis(segmentations: Iterable[ClipResult], classes: Sequence[str] =
 
 
 def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Writes `youtube_vis.json` and, with `images`, the frames under `images/`."""
-    told, done, write_mask = ExportSummary(), 0, MaskWriter(options.masks)
+    """Write `youtube_vis.json` and, with `images`, the frames under `images/`."""
+    summary, done, write_mask = ExportSummary(), 0, MaskWriter(options.masks)
     with JsonListWriter(folder / "youtube_vis.json", {"info": _info()}, ("videos", "annotations")) as file:
         for item in items:
-            told.clips += 1
-            told.frames += len(item.result.frames)
-            video = _video(item.result, told.clips, item.avsbench)
+            summary.clips += 1
+            summary.frames += len(item.result.frames)
+            video = _video(item.result, summary.clips, item.avsbench)
             file.add("videos", video)
-            for annotation in _annotations(item.result, told.clips, done, options.categories, write_mask):
+            for annotation in _annotations(item.result, summary.clips, done, options.categories, write_mask):
                 done += 1
-                told.segments += sum(mask is not None for mask in annotation["segmentations"])
+                summary.segments += sum(mask is not None for mask in annotation["segmentations"])
                 file.add("annotations", annotation)
             if options.images:
                 names = dict(zip(_plain_names(item.result), video["file_names"], strict=True))
-                write_pictures(folder / "images", item, names.__getitem__)
+                write_images(folder / "images", item, names.__getitem__)
         file.finish({"categories": coco_categories(options.categories.names)})
-    told.notes += write_mask.notes()
-    return told
+    summary.notes += write_mask.notes()
+    return summary
 
 
 def _info() -> dict[str, str]:
@@ -119,11 +119,11 @@ def _video(result: ClipResult, number: int, avsbench: tuple[str, str] | None) ->
 
 
 def _plain_names(result: ClipResult) -> list[str]:
-    return [picture_name(result.clip, frame.index) for frame in result.frames]
+    return [image_name(result.clip, frame.index) for frame in result.frames]
 
 
 def _label(result: ClipResult) -> str | None:
-    """The subset that a clip of no benchmark fits in: frame k shows second k, for 5 or 10 seconds."""
+    """Return the subset that fits a clip of no benchmark: frame k shows second k, for 5 or 10 seconds."""
     whole = all(math.floor(frame.time + 1e-6) == k for k, frame in enumerate(result.frames))
     return LABELS.get(len(result.frames)) if whole else None
 
@@ -132,9 +132,9 @@ def _annotations(
     result: ClipResult, video: int, done: int, categories: Categories, write_mask: MaskWriter
 ) -> Iterator[YoutubeVisAnnotation]:
     height, width = result.size
-    for number, frames in enumerate(_things(result, categories).values(), start=done + 1):
+    for number, frames in enumerate(_objects(result, categories).values(), start=done + 1):
         own = [segment for segments in frames for segment in segments]
-        masks = [merged([segment.mask for segment in segments]) if segments else None for segments in frames]
+        masks = [merge_masks([segment.mask for segment in segments]) if segments else None for segments in frames]
         yield {
             "id": number,
             "video_id": video,
@@ -149,21 +149,21 @@ def _annotations(
         }
 
 
-def _things(result: ClipResult, categories: Categories) -> dict[Thing, list[list[Segment]]]:
-    """The segments of every thing, by frame, in the order in which the things appear."""
-    things: dict[Thing, list[list[Segment]]] = {}
+def _objects(result: ClipResult, categories: Categories) -> dict[ObjectKey, list[list[Segment]]]:
+    """Return the segments of every object, by frame, in order of appearance."""
+    objects: dict[ObjectKey, list[list[Segment]]] = {}
     for place, frame in enumerate(result.frames):
         for segment in frame.segments:
             category = categories.id(segment)
             if category is None:
                 continue
-            thing = ("category", category) if segment.track is None else ("track", segment.track)
-            things.setdefault(thing, [[] for _ in result.frames])[place].append(segment)
-    return things
+            key = ("category", category) if segment.track is None else ("track", segment.track)
+            objects.setdefault(key, [[] for _ in result.frames])[place].append(segment)
+    return objects
 
 
 def _category(segments: Sequence[Segment], categories: Categories) -> int:
-    """The category that most of a thing's segments have."""
+    """Return the most common category of an object's segments."""
     ids = Counter(categories.id(segment) for segment in segments)
     category = ids.most_common(1)[0][0]
     assert category is not None

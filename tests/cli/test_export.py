@@ -53,9 +53,9 @@ def test_classes_of_a_benchmark(openavs: Run, run: Path, tmp_path: Path) -> None
 
 def test_classes_without_segments_are_named(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     done = openavs("export", "coco", run, "--out", tmp_path / "one", "--classes", "unicorn,dog")
-    assert done.code == 0 and "no segment is of unicorn; the results hold bell, dog" in done.err
+    assert done.code == 0 and "no segment is of unicorn; the results have bell, dog" in done.err
     none = openavs("export", "coco", run, "--out", tmp_path / "none", "--classes", "unicorn", "--json").json()
-    assert none["segments"] == 0 and none["notes"][-1] == "no segment is of unicorn; the results hold bell, dog"
+    assert none["segments"] == 0 and none["notes"][-1] == "no segment is of unicorn; the results have bell, dog"
     assert "no segment is of" not in openavs("export", "coco", run, "--out", tmp_path / "all", "--classes", "avss").err
 
 
@@ -76,7 +76,7 @@ def test_an_output_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Pa
     [
         (("cocoo", "RUN"), "there is no export format 'cocoo'; did you mean 'coco'?"),
         (("coco", "RUN", "--clips", "onne"), "has no finished clip 'onne'; did you mean 'one'?"),
-        (("coco", "."), "holds no results; give the --out folder"),
+        (("coco", "."), "has no results; give the --out folder"),
         (("coco", "RUN", "--classes", "s4"), "the masks of s4 have no classes"),
         (("coco", "RUN", "--classes", ","), "--classes is empty"),
         (("coco", "RUN", "--masks", "rles"), "choose one of rle, counts, polygons"),

@@ -51,7 +51,7 @@ def test_frames_and_sound_are_those_of_the_video(run: Path, tmp_path: Path) -> N
 
 def test_a_clip_without_sound_is_written_with_silence(mute: ExportItem, tmp_path: Path) -> None:
     told = export("avsbench-object", [mute], tmp_path / "ms3", ExportOptions(Categories(), split="test"))
-    assert told.notes == ["1 clip without sound beside the pictures: it is written as silence"]
+    assert told.notes == ["1 clip without audio: it is written as silence"]
     sound = read_audio(open_dataset("ms3", tmp_path / "ms3", "test").clips[0].audio)
     assert sound is not None and (sound.rate, sound.duration, float(sound.samples.max())) == (16000, 5.0, 0.0)
 

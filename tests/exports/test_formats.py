@@ -32,15 +32,15 @@ def test_every_format_names_a_function_that_there_is() -> None:
 def test_what_is_there_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    for overwrite, why in ((False, "is there already"), (True, "no earlier export")):
+    for overwrite, why in ((False, "already exists"), (True, "not an earlier export")):
         with pytest.raises(InputError, match=why):
             export("coco", run_items(run), tmp_path / "mine", overwrite=overwrite)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     (tmp_path / "coco.json").write_text("{}")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         export("coco", run_items(run), tmp_path / "coco.json")
     (tmp_path / "link").symlink_to(tmp_path / "mine")
-    with pytest.raises(InputError, match="no earlier export"):
+    with pytest.raises(InputError, match="not an earlier export"):
         export("coco", run_items(run), tmp_path / "link", overwrite=True)
 
 
@@ -59,7 +59,7 @@ def test_an_earlier_file_is_replaced_when_asked(run: Path, tmp_path: Path) -> No
     export("coco", run_items(run), tmp_path / "coco.json", overwrite=True)
     assert len(json.loads((tmp_path / "coco.json").read_text())["images"]) == 11
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(InputError, match="no earlier export"):
+    with pytest.raises(InputError, match="not an earlier export"):
         export("coco", run_items(run), tmp_path / "folder.json", overwrite=True)
 
 
@@ -112,14 +112,14 @@ def test_sources_that_are_gone_are_named(results: list[ClipResult], tmp_path: Pa
     with pytest.raises(InputError, match="one was made in memory"):
         export("yolo-seg", memory_items(results), tmp_path / "yolo")
     gone = [replace(results[0], source=str(tmp_path / "gone.mp4"))]
-    with pytest.raises(InputError, match=r"gone\.mp4 of one is not there; say with --root"):
+    with pytest.raises(InputError, match=r"gone\.mp4 of one does not exist; give the folder of the videos with --root"):
         export("cutout-png", memory_items(gone), tmp_path / "cut")
 
 
 def test_another_video_in_its_place_is_refused(run: Path, results: list[ClipResult], tmp_path: Path) -> None:
     write_source(tmp_path / "short.mp4", 3)
     short = [replace(results[0], source=str(tmp_path / "short.mp4"))]
-    with pytest.raises(InputError, match=r"3 frames of .* cannot be read any more"):
+    with pytest.raises(InputError, match=r"3 frames of .* can no longer be read"):
         export("yolo-seg", memory_items(short), tmp_path / "yolo")
     other = [replace(results[0], source=str(tmp_path / "short.mp4"), size=(10, 10))]
     with pytest.raises(InputError, match="another video"):
@@ -142,7 +142,7 @@ def test_a_clip_that_its_recipe_refuses_as_a_whole_is_left_out(results: list[Cli
     told = export("coco", filtered_by_recipe(memory_items([results[0], loud])), tmp_path / "set")
     assert told.clips == 1
     wrong = replace(results[1], recipe={"label_filter": {"min_audible_fraction": "much"}})
-    with pytest.raises(InputError, match="the recipe of two has a 'label_filter' that is none; label it again"):
+    with pytest.raises(InputError, match="the recipe of two has an invalid 'label_filter'; label it again"):
         list(filtered_by_recipe(memory_items([wrong])))
 
 
@@ -154,7 +154,7 @@ def test_where_no_recipe_says_it_the_times_say_how_many_frames_a_second(results:
 
 
 def test_a_clip_id_that_is_no_name_of_a_file_is_refused(results: list[ClipResult]) -> None:
-    with pytest.raises(InputError, match=r"the clip id '\.\./up' of a result cannot name a file"):
+    with pytest.raises(InputError, match=r"the clip id '\.\./up' of a result cannot be a file name"):
         memory_items([replace(results[0], clip="../up")])
 
 
@@ -163,8 +163,8 @@ def test_a_clip_id_that_is_no_name_of_a_file_is_refused(results: list[ClipResult
     [
         ("{", "was not written by this openavs"),
         ("[1]", "was not written by this openavs"),
-        ('{"masks": [1]}', "holds classes that are no texts"),
-        ('{"masks": {"classes": [1, 2]}}', "holds classes that are no texts"),
+        ('{"masks": [1]}', "has classes that are not texts"),
+        ('{"masks": {"classes": [1, 2]}}', "has classes that are not texts"),
     ],
 )
 def test_a_damaged_run_is_refused(saved: str, why: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.exports.avsbench import to_label_map
 from openavs.exports.base import Categories, run_items
 from openavs.exports.registry import ExportOptions, export
-from openavs.exports.sources import read_origins
+from openavs.exports.sources import read_sources
 from openavs.synthetic.datasets import write_layout
 
 Run = Callable[..., Any]
@@ -88,7 +88,7 @@ def test_sources_and_sounds_are_found_where_the_job_found_them(
     assert not [note for note in told.notes if "silence" in note]
     moved = data.rename(data.with_name("moved"))
     try:
-        with pytest.raises(InputError, match="is not there; say with --root where the videos lie"):
+        with pytest.raises(InputError, match="does not exist; give the folder of the videos with --root"):
             export("yolo-seg", run_items(job), tmp_path / "yolo")
         assert export("yolo-seg", run_items(job, root=moved), tmp_path / "yolo").clips == 2
     finally:
@@ -99,15 +99,15 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     for line in ("{", "[1]", '{"audio": "a.wav"}', '{"id": "a", "places": [1]}'):
         (tmp_path / "plan.jsonl").write_text(line + "\n")
         with pytest.raises(InputError, match=r"plan\.jsonl is damaged"):
-            read_origins(tmp_path)
+            read_sources(tmp_path)
 
 
 def test_an_evaluation_knows_the_subset_of_its_clips_too(job: Path, tmp_path: Path) -> None:
     (tmp_path / "predictions" / "v1s" / UIDS[1] / "labels_semantic").mkdir(parents=True)
-    origins = read_origins(tmp_path)
+    origins = read_sources(tmp_path)
     assert [origins.avsbench(item.result) for item in run_items(job)] == [None, ("v1s", UIDS[1])]
 
 
 def test_labels_without_a_folder_are_of_no_subset(tmp_path: Path) -> None:
     (tmp_path / "plan.jsonl").write_text('{"id": "a", "places": ["a.png"]}\n')
-    assert read_origins(tmp_path).subsets == {}
+    assert read_sources(tmp_path).subsets == {}

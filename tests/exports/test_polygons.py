@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image as Pictures, ImageDraw
 from pycocotools import mask as coco
 
-from openavs.exports.yolo import Ring, joined, mask_to_rings, signed_area, simplified
+from openavs.exports.polygons import Ring, join_rings, mask_to_rings, signed_area, simplify
 from openavs.structures.types import BoolMask
 from tests.exports.conftest import disc, pair, ring
 
@@ -58,19 +58,19 @@ def test_a_rectangle_has_four_corners_and_stays() -> None:
     mask[2:7, 3:11] = True
     ((part,), holes) = mask_to_rings(mask)
     assert sorted(map(tuple, part.tolist())) == [(3, 2), (3, 7), (11, 2), (11, 7)] and not holes
-    assert len(simplified(part, 0.75)) == 4
+    assert len(simplify(part, 0.75)) == 4
 
 
 def test_simplifying_drops_the_steps_and_keeps_the_shape() -> None:
     (part,), _ = mask_to_rings(disc(24, 32, 20))
-    fewer = simplified(part, 0.75)
+    fewer = simplify(part, 0.75)
     assert len(fewer) < len(part) / 2
     assert abs(signed_area(fewer) / signed_area(part) - 1) < 0.03
 
 
 def test_parts_hang_together_and_enclose_nothing_between() -> None:
     parts, _ = mask_to_rings(pair())
-    whole = joined(parts)
+    whole = join_rings(parts)
     assert signed_area(whole) == pair().sum()
     picture = Pictures.new("1", (64, 48))
     ImageDraw.Draw(picture).polygon([tuple(point) for point in whole.tolist()], fill=1, outline=0)

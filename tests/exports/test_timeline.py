@@ -35,7 +35,7 @@ def test_events_hold_every_number_in_full(results: list[ClipResult], run: Path, 
     export("timeline", run_items(run), tmp_path / "csv")
     rows = read(tmp_path / "csv" / "events.csv")
     assert tuple(rows[0]) == EVENT_COLUMNS
-    found = [row for row in rows if row["event"] == "found"]
+    found = [row for row in rows if row["event"] == "segment"]
     truth = [s for result in results for frame in result.frames for s in frame.segments]
     for row, segment in zip(found, truth, strict=True):
         assert (row["text"], float(row["score"]), int(row["area"])) == (
@@ -44,7 +44,7 @@ def test_events_hold_every_number_in_full(results: list[ClipResult], run: Path, 
             segment.mask.area,
         )
         assert tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1")) == segment.box
-    (dropped, *_) = [row for row in rows if row["event"] == "rejected"]
+    (dropped, *_) = [row for row in rows if row["event"] == "rejection"]
     assert (dropped["reason"], dropped["score"], dropped["x1"]) == ("below threshold", "0.1", "3.0")
     assert sum(row["event"] == "silent" for row in rows) == 2
 
@@ -54,7 +54,7 @@ def test_weak_captions_are_events_of_their_own() -> None:
         0, 0.5, captions=(Caption("rain", 0.4, 0.0, 1.0),), weak=(Caption("dog", 0.1, 0.0, 1.0, "", True),)
     )
     events = list(to_events(ClipResult("clip", (4, 4), (frame,))))
-    assert [(e["event"], e["text"], e["score"]) for e in events] == [("captions", "rain", 0.4), ("weak", "dog", 0.1)]
+    assert [(e["event"], e["text"], e["score"]) for e in events] == [("caption", "rain", 0.4), ("weak", "dog", 0.1)]
 
 
 def test_no_text_is_taken_for_a_formula(run: Path, tmp_path: Path) -> None:

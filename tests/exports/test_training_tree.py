@@ -150,7 +150,7 @@ def test_log_mels_of_other_lengths_are_five_examples(tmp_path: Path) -> None:
     assert torch.equal(short[1:], short[1:2].repeat(4, 1, 1, 1)) and not torch.equal(short[0], short[1])
     assert torch.equal(short[:2], long[:2]) and not torch.equal(long[3], long[4])
     write_wav(tmp_path / "0.wav", Waveform(noise[:8000], 16000))
-    with pytest.raises(InputError, match=r"0\.wav holds less than a second of sound"):
+    with pytest.raises(InputError, match=r"0\.wav has less than a second of audio"):
         log_mel_tensor(tmp_path / "0.wav")
 
 
@@ -160,7 +160,7 @@ def test_what_is_missing_is_said(openavs: Run, tmp_path: Path) -> None:
         make(tmp_path / "run", tmp_path / "tree")
     with pytest.raises(InputError, match=r"ov has no such tree; .*, or export youtube-vis for ov"):
         make(tmp_path / "run", tmp_path / "tree", benchmark="ov")
-    with pytest.raises(InputError, match="run does not say where s4 lies; give its folder with --root"):
+    with pytest.raises(InputError, match="run does not record the folder of s4; give it with --root"):
         make(tmp_path / "run", tmp_path / "tree", benchmark="s4")
     write_layout("s4", tmp_path / "s4", {"train": 1}, seed=2)
     with pytest.raises(InputError, match="there is no result to export as avsbench-training"):

@@ -88,7 +88,7 @@ def test_pngs_are_exact(run: Path, tmp_path: Path) -> None:
     check_cutouts(pictures, tolerance=15)
     assert pictures[0].shape == (*SIZE, 4) and np.array_equal(pictures[0][..., 3] == 255, DOG_AND_BELL)
     assert set(np.unique(pictures[0][..., 3])) == {0, 255}
-    assert told.notes == ["import the pictures at 5 frames per second"]
+    assert told.notes == ["import the images at 5 frames per second"]
     with wave.open(str(folder / "sound.wav")) as sound:
         assert sound.getnframes() / sound.getframerate() == pytest.approx(6, abs=0.15)
 
@@ -110,9 +110,9 @@ def test_odd_pictures_get_a_transparent_row_and_column(tmp_path: Path) -> None:
 
 def test_what_makes_no_video_leaves_no_file(tmp_path: Path) -> None:
     small, large = np.zeros((32, 32, 4), dtype=np.uint8), np.zeros((32, 34, 4), dtype=np.uint8)
-    with pytest.raises(InputError, match=r"there are no pictures to write to .*cut\.webm"):
+    with pytest.raises(InputError, match=r"there are no frames to write to .*cut\.webm"):
         write_transparent(tmp_path / "cut.webm", [], "webm")
-    with pytest.raises(InputError, match=r"a picture is uint8 \[32, 32, 4\] like the first one, not \[32, 34, 4\]"):
+    with pytest.raises(InputError, match=r"an image is uint8 \[32, 32, 4\] like the first one, not \[32, 34, 4\]"):
         write_transparent(tmp_path / "cut.webm", [TimedImage(0, 1, small), TimedImage(1, 1, large)], "webm")
     assert not list(tmp_path.iterdir())
 

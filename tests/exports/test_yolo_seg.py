@@ -11,8 +11,9 @@ import yaml
 from PIL import Image as Pictures, ImageDraw
 
 from openavs.exports.base import Categories, run_items
+from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
 from openavs.exports.registry import ExportOptions, export
-from openavs.exports.yolo import ConversionWarnings, mask_to_polygon, to_yolo_seg
+from openavs.exports.yolo import to_yolo_seg
 from openavs.structures.types import BoolMask, ClipResult, mask_to_rle
 from tests.exports.conftest import SIZE, disc, pair, ring
 
