@@ -118,3 +118,16 @@ def test_every_page_with_python_is_run_somewhere() -> None:
             assert page in RUN or page in ELSEWHERE or page.startswith("examples/"), page
     for page, test in ELSEWHERE.items():
         assert re.search(rf"\b{page.replace('.', '[.]')}", (ROOT / test).read_text("utf-8")), (page, test)
+
+
+@pytest.mark.slow
+def test_the_demo_prints_the_text_of_the_quick_start(
+    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (shown,) = [block.text for block in blocks(text_of("quickstart.md")) if block.language == "text"]
+    done = openavs("demo", "--out", "demo")
+    seconds = re.compile(r"\(\d+\.\d s\)")
+    assert [seconds.sub("", line) for line in shown.splitlines()] == [
+        seconds.sub("", line) for line in (done.out + done.err).splitlines()
+    ]
