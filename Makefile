@@ -102,8 +102,8 @@ $(VENV)/.quality: .ci/quality.txt $(STAMP)
 	@touch $@
 
 # Texts that the language check of `make lint` covers.
-PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) $(wildcard docs/*.md) docs/notebooks eval/bench/README.md examples pipelines \
-	$(wildcard eval/*.yaml) eval/ablations Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github \
+PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) $(wildcard docs/*.md) docs/notebooks examples pipelines eval docs/scripts \
+	Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github \
 	$(addprefix openavs/,checks config media pipeline structures utils visualization)
 lint: $(STAMP)
 	$(BIN)/ruff check .
