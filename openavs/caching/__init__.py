@@ -1,1 +1,1 @@
-"""Answers of stages on disk."""
+"""Outputs of stages, cached on disk."""

@@ -1,8 +1,8 @@
-"""What the answers of a stage depend on besides its input: code, options, weights, prompt, machine.
+"""Fingerprint of a stage: a hash of everything its outputs depend on besides the input.
 
-Two stages of one fingerprint give the same answers bit for bit. Where that is uncertain (another release of torch,
-another kind of GPU, another number of threads), the fingerprints differ: a stage that runs once too often costs
-seconds, an answer of another model costs the result.
+It covers code, options, weights, prompts and machine. Stages with equal fingerprints return the same outputs bit for
+bit. In case of doubt (another release of torch, another kind of GPU, another number of threads) fingerprints differ: an
+unnecessary run of a stage costs seconds, the output of another model would make the result wrong.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from openavs.errors import InputError
 from openavs.stages.translators.prompting import PromptTemplate, load_prompt
 
 _PACKAGES = ("openavs", "torch", "transformers", "numpy", "soxr")
-# How long to wait and where to look say nothing about the answer; the device counts as what it was resolved to.
-_NO_MATTER = {"device", "offline", "api_key_env", "timeout", "total_timeout", "max_retries", "concurrency", "on_error"}
-_WHOLE = 1 << 23  # bytes: smaller files are read whole
-_SAMPLES, _SAMPLE = 256, 1 << 12  # of larger ones, so many samples of so many bytes
+# Options that do not affect outputs; the device is covered by its resolved kind.
+_IGNORED = {"device", "offline", "api_key_env", "timeout", "total_timeout", "max_retries", "concurrency", "on_error"}
+_MAX_WHOLE = 1 << 23  # bytes; smaller files are hashed entirely
+_SAMPLES, _SAMPLE_BYTES = 256, 1 << 12  # of larger files
 _PACKAGE = Path(__file__).parents[1]
 
 
 def stage_fingerprint(backend: Any, cls: type, options: Mapping[str, Any]) -> str:
-    """SHA-256 in hex for a backend that `cls(**options)` made; call it where and as the backend will run."""
+    """Compute the fingerprint of a backend created by `cls(**options)`: a SHA-256 in hex.
+
+    Call it in the process that runs the backend, after its number of threads is set.
+    """
     models = dict(getattr(backend, "models", {}))
     local = {ref: facts for ref, facts in models.items() if facts.get("path")}
-    ignored = _NO_MATTER | ({"model"} if local else set())  # a model counts by its weights, whatever it is called
+    ignored = _IGNORED | ({"model"} if local else set())  # a local model is identified by its weights, not by its name
     facts = {
         "class": cls.__qualname__,
         "code": sorted({_code_digest(base, file) for base in cls.__mro__ if (file := _source(base)) is not None}),
@@ -41,16 +44,16 @@ def stage_fingerprint(backend: Any, cls: type, options: Mapping[str, Any]) -> st
         "models": sorted(_model_digest(found) for found in local.values()),
         "prompts": _prompts(getattr(backend, "template", None)),
         "vocabulary": _option(getattr(backend, "vocabulary", None)),
-        "device": _device(str(options.get("device", "auto"))) if local else "",  # a server's is its own
+        "device": _device(str(options.get("device", "auto"))) if local else "",  # a server's device is unknown
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over a model's files: small ones whole, large ones by their size, time of change and 256 samples.
+    """Hash a model's files: small ones entirely, large ones by size, modification time and 256 samples.
 
-    A folder of 16 GB takes a few milliseconds. Weights that were changed in a few places only and carry the old size
-    and time of change may go unnoticed.
+    A folder of 16 GB takes a few milliseconds. Weights that changed in a few places, with the old size and modification
+    time, may not be detected.
     """
     digest = hashlib.sha256()
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
@@ -58,13 +61,13 @@ def folder_digest(folder: Path) -> str:
         state = path.stat()
         digest.update(f"{path.relative_to(folder)}\0{state.st_size}\0".encode("utf-8", "surrogateescape"))
         with path.open("rb") as file:
-            if state.st_size <= _WHOLE:
+            if state.st_size <= _MAX_WHOLE:
                 digest.update(file.read())
                 continue
             digest.update(f"{state.st_mtime_ns}\0".encode())
             for i in range(_SAMPLES):
-                file.seek(i * (state.st_size - _SAMPLE) // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE))
+                file.seek(i * (state.st_size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
 
 
@@ -78,9 +81,9 @@ def _source(cls: type) -> Path | None:
 
 
 def _code_digest(cls: type, file: Path) -> str:
-    """The file of a plug-in; of a class in a package, all files of its folder, among which are its helpers.
+    """Hash the file of a plug-in, or all files of the folder of a class in a package, which include its helpers.
 
-    For a backend of openavs, also what all stages share: the lexicon with its tables, and the optimized modules.
+    For a backend of openavs the hash also covers the code that stages share: lexicon, tables and optimized modules.
     """
     files = sorted(file.parent.glob("*.py")) if "." in cls.__module__ else [file]
     if cls.__module__.startswith("openavs."):
@@ -100,7 +103,7 @@ def _version(package: str) -> str:
 
 
 def _option(value: Any) -> Any:
-    """As JSON; a path, which the registry has made absolute, counts by what is there."""
+    """Convert an option to JSON data; an existing path (made absolute by the registry) is replaced by its hash."""
     if isinstance(value, Mapping):
         return {str(key): _option(own) for key, own in value.items()}
     if isinstance(value, list | tuple):
@@ -111,7 +114,7 @@ def _option(value: Any) -> Any:
 
 
 def _prompts(template: Any) -> list[Any]:
-    """The texts of a chat translator's prompt and of the one it takes for closed vocabularies."""
+    """Return the texts of a chat translator's prompt and of its prompt for closed vocabularies."""
     found = []
     while isinstance(template, PromptTemplate):
         found.append(asdict(template))
@@ -120,7 +123,7 @@ def _prompts(template: Any) -> list[Any]:
 
 
 def _device(name: str) -> str:
-    """The kind of device, and on a CPU what rounding depends on: its instructions and the number of threads."""
+    """Return the kind of device, for a CPU with its instructions and number of threads, which affect rounding."""
     import torch
 
     from openavs.models.device import resolve_device
@@ -128,7 +131,7 @@ def _device(name: str) -> str:
 
     try:
         device = resolve_device(name).device
-    except InputError:  # a plug-in's own kind
+    except InputError:  # a device that only the plug-in knows
         return name
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"

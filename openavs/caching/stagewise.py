@@ -1,8 +1,8 @@
-"""Stage by stage over a window of clips: for models that do not fit into memory together, or answer best in batches.
+"""Stage-by-stage schedule for models that do not fit into memory together, or are faster in batches.
 
-All clips of a window are heard, then one call asks about all of them, then they are looked at one by one. What is in
-between lies on the disk, in the stage cache, as if the clips had been gone through one by one; so the results are the
-same, and a window that was interrupted is gone on with where it was.
+All clips of a window are captioned, then one call translates all captions, then the clips are localized one by one.
+Intermediate outputs are in the stage cache, as if the clips had been processed one by one; the results are the same,
+and an interrupted window is resumed.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip, ClipResult
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 WINDOW = 256
-"""Clips: as many as a shard has, and enough that loading models is a small part."""
+"""Clips per window: the size of a shard, and enough to make the loading of models a small part of the time."""
 
 
 class StagedSchedule:
-    """A pipeline whose models take turns, and what it does ahead for a window of clips.
+    """A pipeline that offloads its models, and captions and translates a window of clips in advance.
 
     Args:
-        recipe: the job's.
+        recipe: the recipe.
         lock: a file of pinned model commits.
-        cache: the folder of the stage cache, which holds what passes between the stages.
+        cache: the folder of the stage cache, which stores the intermediate outputs.
         window: clips in a window.
-        threads: of a CPU; results depend on them. None: torch's own number.
+        threads: number of CPU threads, on which results depend. None: torch's default.
 
     Raises:
-        OpenAVSError: the recipe or one of its models cannot be used; each is loaded once to find out.
+        OpenAVSError: the recipe or one of its models is invalid; each model is loaded once to check it.
     """
 
     def __init__(
@@ -55,26 +55,26 @@ class StagedSchedule:
             torch.set_num_threads(threads)
         self.window = window
         pins = load_lock(lock) if lock else None
-        self.turns, held = lazy_stages(pin_recipe(recipe, pins) if pins else recipe)
-        self.pipe = build_pinned_pipeline(recipe, pins, held) if pins else Pipeline.from_recipe(recipe, held)
-        for stage in ("tracker", "verifier", "segmenter", "detector"):  # those that are needed first are loaded last
-            if stage in held:
-                self.turns.models(stage)
+        self.offload_manager, backends = lazy_stages(pin_recipe(recipe, pins) if pins else recipe)
+        self.pipe = build_pinned_pipeline(recipe, pins, backends) if pins else Pipeline.from_recipe(recipe, backends)
+        for stage in ("tracker", "verifier", "segmenter", "detector"):  # the first to run is loaded last
+            if stage in backends:
+                self.offload_manager.models(stage)
         self.cache = with_cache(self.pipe, recipe, cache, stages=("translator", "captioner"))
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
-        """Segments one clip; with `prepare` before, only the models of the last group are loaded for it."""
+        """Segment one clip; after `prepare`, only the models of the last stage group are loaded for it."""
         return self.pipe(clip, progress)
 
     @property
     def models(self) -> dict[str, Any]:
-        """What every model reference of the stages resolved to."""
+        """The resolved model of every reference."""
         return self.pipe.models
 
     def prepare(self, clips: Iterable[Clip]) -> None:
-        """Captions the clips of a window and translates all captions in one call; the answers are cached.
+        """Caption the clips of a window and translate all captions in one call; the outputs are cached.
 
-        A clip that fails is left out: the same error is raised again when it is segmented.
+        A clip that fails is skipped: the same error is raised again when it is segmented.
         """
         requests = []
         for clip in clips:
@@ -84,48 +84,48 @@ class StagedSchedule:
             self.run_translator(requests)
 
     def run_captioner(self, clip: Clip) -> Request:
-        """Listens to a clip, which is remembered; what is to be asked about it."""
-        return self.pipe.request(self.pipe.caption(clip, _Unsaid()))
+        """Caption a clip (cached), and return its request to the translator."""
+        return self.pipe.request(self.pipe.caption(clip, _SilentContext()))
 
     def run_translator(self, requests: Sequence[Request]) -> None:
-        """Asks about all clips of a window in one call of the translator; the answers are remembered one by one."""
-        asked = [request for request in requests if any(request.frames)]
+        """Translate the requests of a window in one call; the translations are cached one by one."""
+        audible = [request for request in requests if any(request.frames)]
         translator = self.pipe.translator
-        if not asked:
+        if not audible:
             return
         try:
             if isinstance(translator, CachedTranslator):
-                answers = translator.ahead(asked)
+                translations = translator.prefetch(audible)
             elif self.pipe.settings.vocabulary:
-                answers = translator.translate(asked)
+                translations = translator.translate(audible)
             else:
                 return
-        except Exception as problem:
-            if isinstance(problem, InputError):  # of one of the clips, which fails when it is segmented
-                log.info("the questions of %d clips are asked singly: %s", len(asked), problem)
+        except Exception as error:
+            if isinstance(error, InputError):  # of one clip, which fails when it is segmented
+                logger.info("%d clips are translated one by one: %s", len(audible), error)
                 return
-            if not is_out_of_memory(problem):
+            if not is_out_of_memory(error):
                 raise
-            log.warning("the questions of %d clips do not fit into memory at once; they are asked singly", len(asked))
+            logger.warning("%d clips do not fit into memory together; they are translated one by one", len(audible))
             return
-        for answer in answers:
-            for phrase in (phrase for phrases in answer.frames for phrase in phrases):
-                self.pipe.label(phrase)  # may take the captioner's text encoder; the pipeline remembers it
+        for translation in translations:
+            for phrase in (phrase for phrases in translation.frames for phrase in phrases):
+                self.pipe.label(phrase)  # may need the captioner's text encoder; the label is cached
 
 
 def build_staged(recipe: Recipe, lock: Path | None = None) -> StagedSchedule | None:
-    """Return the recipe with models that take turns where they do not fit into memory together, else None.
+    """Return a staged schedule if the recipe's models do not fit into memory together, else None.
 
     Raises:
-        InputError: not even the largest group of stages fits; nothing is loaded.
+        InputError: the largest stage group does not fit by itself; nothing is loaded.
     """
     if not should_offload(pin_recipe(recipe, load_lock(lock)) if lock else recipe):
         return None
     return StagedSchedule(recipe, lock, cache_folder(), threads=None)
 
 
-class _Unsaid(RunContext):
-    """What is worth telling is told when the clip has its turn."""
+class _SilentContext(RunContext):
+    """Suppresses warnings; they are reported when the clip is segmented."""
 
     def warn(self, sentence: str) -> None:
-        """Says nothing."""
+        """Ignore the warning."""

@@ -1,11 +1,11 @@
-"""Stages that remember: thin wrappers that look an answer up on the disk before they have it computed.
+"""Cached stages: wrappers that look up an output on disk before they call their backend.
 
-What is remembered is a whole call: its inputs in their order, and the stage's fingerprint. A model's floats depend on
-the batch in its last bits, so an answer put together from parts of other calls would differ from a fresh one, and a
-result must not tell whether a cache was there. The pipeline makes the same calls for the same clip and recipe.
+A cache entry is one whole call: its key covers all inputs in order and the stage's fingerprint. Floats depend on the
+batch in their last bits, so an output assembled from other calls could differ from a fresh one, and results must not
+depend on the cache. The pipeline makes equal calls for equal clips and recipes.
 
-Only stages that name their `models` are worth it; the others (lexicon, oracle, box) compute faster than a disk reads.
-An answer that a fault of the moment had a part in, such as the lexicon's for a server that is down, is not kept.
+Only stages with `models` are cached; the others (lexicon, oracle, box) compute faster than a disk reads. Outputs that
+depend on a temporary failure, such as the lexicon's for an unreachable server, are not stored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from openavs.stages.detectors.base import Detector
 from openavs.stages.translators.base import Request, Translation, Translator
 from openavs.structures.types import AudioWindow, Caption, Detection, ImageArray
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -43,30 +43,36 @@ def with_cache(
     folder: str | Path | None = None,
     stages: Sequence[str] = ("captioner", "translator"),
 ) -> StageCache:
-    """Has a pipeline's stages remember their answers; returns the cache, whose `counts` tell how it went.
+    """Wrap stages of a pipeline with a cache. Results are the same as without.
 
-    Call it in the process that runs the pipeline, when its number of threads is set. Results are the same as without.
+    Call it in the process that runs the pipeline, after its number of threads is set.
 
     Args:
         pipe: a pipeline that was just built from `recipe`.
         recipe: its recipe.
-        folder: of the cache; by default `cache.cache_folder()`.
-        stages: those that shall remember; the detector can, too, but its boxes of many pictures take much more room.
+        folder: of the cache; `store.cache_folder()` by default.
+        stages: stages to cache. The detector can be cached, too, but its boxes take much more space.
+
+    Returns:
+        The cache, with its hits and misses in `counts`.
+
+    Raises:
+        InputError: a stage cannot be cached.
     """
     cache = StageCache(folder)
-    made_from = check_backends(recipe)
+    backends = check_backends(recipe)
     for stage in stages:
         if stage not in _WRAPPERS:
             raise InputError(f"the {stage} cannot be cached; these can: {', '.join(_WRAPPERS)}")
         backend = getattr(pipe, stage)
         if backend is not None and getattr(backend, "models", None):
-            fingerprint = stage_fingerprint(backend, *made_from[stage])
+            fingerprint = stage_fingerprint(backend, *backends[stage])
             setattr(pipe, stage, _WRAPPERS[stage](backend, cache, fingerprint))
     return cache
 
 
-class _Remembering:
-    """What the wrappers have in common; whatever else their backend has (text_similarity, usage) is passed through."""
+class CachedStage:
+    """Base class of the wrappers; other attributes of the backend (text_similarity, usage) are passed through."""
 
     stage = ""
 
@@ -75,138 +81,143 @@ class _Remembering:
         self._revisions: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
-        if name == "backend":  # not made yet: whoever copies or unpickles looks first
+        if name == "backend":  # not set yet while the object is copied or unpickled
             raise AttributeError(name)
         return getattr(self.backend, name)
 
     @property
     def models(self) -> dict[str, Any]:
-        """The backend's own; a revision that it has not learned, for it asked nobody, is that of the answer."""
+        """The backend's models. An unresolved revision (of a server) is taken from the cached entry."""
         return {
             ref: {**facts, "revision": self._revisions.get(ref)} if facts.get("revision") is None else facts
             for ref, facts in self.backend.models.items()
         }
 
-    def _remembered(
+    def _cached(
         self,
         content: str,
-        ask: Callable[[], T],
+        compute: Callable[[], T],
         pack: Callable[[T], Any],
         unpack: Callable[[Any], T],
-        keep: Callable[[T], bool] = lambda answer: True,
+        keep: Callable[[T], bool] = lambda output: True,
     ) -> T:
-        """The answer from the disk, or a new one, which is kept there."""
+        """Return the output for an input from the cache, or compute it and store it if `keep` allows it.
+
+        `pack` converts an output to JSON data, `unpack` back; the latter raises ValueError, TypeError or KeyError for
+        an entry of another structure, which is then computed again.
+        """
         key = self._key(content)
         found = self.cache.get(self.stage, key)
         if found is not None:
             try:
                 entry = json.loads(found)
-                answer = unpack(entry["answer"])
+                output = unpack(entry["output"])
                 self._revisions |= entry["revisions"]
-                return answer
-            except (ValueError, TypeError, KeyError) as problem:
-                log.warning("a cached answer of the %s has another form (%s); it is made anew", self.stage, problem)
-                self.cache.forget(self.stage, key)
-        answer = ask()
-        if keep(answer):
-            self._keep(key, pack(answer))
-        return answer
+                return output
+            except (ValueError, TypeError, KeyError) as error:
+                logger.warning("a cached output of the %s is malformed (%s); it is computed again", self.stage, error)
+                self.cache.discard(self.stage, key)
+        output = compute()
+        if keep(output):
+            self._store(key, pack(output))
+        return output
 
     def _key(self, content: str) -> str:
         return hashlib.sha256(f"{self.stage}\0{self.fingerprint}\0{content}".encode()).hexdigest()
 
-    def _keep(self, key: str, packed: Any) -> None:
+    def _store(self, key: str, packed: Any) -> None:
         revisions = {ref: facts.get("revision") for ref, facts in self.backend.models.items()}
         try:
-            content = json.dumps({"answer": packed, "revisions": revisions}, separators=(",", ":"))
-        except TypeError as problem:  # a plug-in's scores that are no plain numbers
-            log.warning("the answers of this %s cannot be cached: %s", self.stage, problem)
+            content = json.dumps({"output": packed, "revisions": revisions}, separators=(",", ":"))
+        except TypeError as error:  # scores of a plug-in that are not plain numbers
+            logger.warning("the outputs of this %s cannot be cached: %s", self.stage, error)
             return
         self.cache.put(self.stage, key, content.encode())
 
 
-class CachedCaptioner(_Remembering):
-    """Hears the same windows once."""
+class CachedCaptioner(CachedStage):
+    """A captioner with a cache."""
 
     stage = "captioner"
     backend: Captioner
 
     def caption(self, windows: Sequence[AudioWindow]) -> list[list[Caption]]:
-        """As the backend."""
-        return self._remembered(
+        """See `Captioner.caption`."""
+        return self._cached(
             _digest(part for window in windows for part in _window_parts(window)),
             lambda: validate_output("caption", self.backend.caption)(windows),
             lambda captions: [[_caption_row(caption) for caption in own] for own in captions],
-            lambda rows: _as_many([[Caption(*row) for row in own] for own in rows], len(windows)),
+            lambda rows: _check_count([[Caption(*row) for row in own] for own in rows], len(windows)),
         )
 
 
-class CachedTranslator(_Remembering):
-    """Asks the same question once."""
+class CachedTranslator(CachedStage):
+    """A translator with a cache."""
 
     stage = "translator"
     backend: Translator
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
-        """As the backend."""
-        return self._answers(requests, lambda: validate_output("translate", self.backend.translate)(requests))
+        """See `Translator.translate`."""
+        return self._translate_cached(requests, lambda: self._compute(requests))
 
-    def ahead(self, requests: Sequence[Request]) -> list[Translation]:
-        """Asks in one call for what is not known yet, and keeps each answer as if it had been asked for alone.
+    def prefetch(self, requests: Sequence[Request]) -> list[Translation]:
+        """Translate all requests that are not cached in one call, and store each as if it had been translated alone.
 
-        A language model that answers many questions at once takes little longer than for one; its numbers may differ in
-        their last bits by the company of a question, its words hardly ever do.
+        A language model needs little longer for a batch than for one request. Batching may change logits in the last
+        bits, but rarely the text.
         """
         new = [r for r in dict.fromkeys(requests) if not self.cache.has(self.stage, self._key(_content([r])))]
-        fresh = (
-            dict(zip(new, run_with_oom_backoff(validate_output("translate", self.backend.translate), new), strict=True))
-            if new
-            else {}
-        )
+        computed = dict(zip(new, run_with_oom_backoff(self._compute, new), strict=True)) if new else {}
+        translations = []
+        for request in requests:
 
-        def alone(request: Request) -> list[Translation]:
-            return (
-                [fresh[request]]
-                if request in fresh
-                else validate_output("translate", self.backend.translate)([request])
-            )
+            def compute(request: Request = request) -> list[Translation]:
+                return [computed[request]] if request in computed else self._compute([request])
 
-        return [self._answers([request], lambda request=request: alone(request))[0] for request in requests]  # type: ignore[misc]
+            translations += self._translate_cached([request], compute)
+        return translations
 
-    def _answers(self, requests: Sequence[Request], ask: Callable[[], list[Translation]]) -> list[Translation]:
-        return self._remembered(
+    def _compute(self, requests: Sequence[Request]) -> list[Translation]:
+        translations: list[Translation] = validate_output("translate", self.backend.translate)(requests)
+        return translations
+
+    def _translate_cached(
+        self, requests: Sequence[Request], compute: Callable[[], list[Translation]]
+    ) -> list[Translation]:
+        return self._cached(
             _content(requests),
-            ask,
-            lambda answers: [[t.frames, t.origin, t.note, t.attempts, t.origins] for t in answers],
-            lambda found: _as_many([_translation(*row) for row in found], len(requests)),
-            keep=lambda answers: not any(t.transient for t in answers),
+            compute,
+            lambda translations: [[t.frames, t.origin, t.note, t.attempts, t.origins] for t in translations],
+            lambda rows: _check_count([_translation(*row) for row in rows], len(requests)),
+            keep=lambda translations: not any(t.transient for t in translations),
         )
 
 
-class CachedDetector(_Remembering):
-    """Looks for the same phrases in the same pictures once, whatever threshold is then set for the boxes."""
+class CachedDetector(CachedStage):
+    """A detector with a cache; the threshold of the pipeline is not part of the key."""
 
     stage = "detector"
     backend: Detector
 
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """As the backend."""
-        asked = json.dumps([list(own) for own in phrases]).encode()
-        return self._remembered(
-            _digest([asked, *(part for image in images for part in (_shape(image), _bytes(image)))]),
+        """See `Detector.detect`."""
+        lists = json.dumps([list(own) for own in phrases]).encode()
+        return self._cached(
+            _digest([lists, *(part for image in images for part in (_shape(image), _bytes(image)))]),
             lambda: validate_output("detect", self.backend.detect)(images, phrases),
             lambda boxes: [[[box.box, box.phrase, box.score] for box in own] for own in boxes],
-            lambda rows: _as_many([[_detection(*row) for row in own] for own in rows], len(images)),
+            lambda rows: _check_count([[_detection(*row) for row in own] for own in rows], len(images)),
         )
 
 
-_WRAPPERS: dict[str, type[_Remembering]] = {
+_WRAPPERS: dict[str, type[CachedStage]] = {
     wrapper.stage: wrapper for wrapper in (CachedCaptioner, CachedTranslator, CachedDetector)
 }
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    """SHA-256 over parts, each with its length, so that none can pass for its neighbour's end."""
+    """Return the SHA-256 of parts, each prefixed with its length, so that boundaries count."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -215,9 +226,9 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def _window_parts(window: AudioWindow) -> tuple[bytes | memoryview, ...]:
-    around = window.context
-    facts = json.dumps([window.audio.rate, window.start, window.end, list(window.labels), around and around.rate])
-    return facts.encode(), _bytes(window.audio.samples), b"" if around is None else _bytes(around.samples)
+    context = window.context
+    facts = json.dumps([window.audio.rate, window.start, window.end, list(window.labels), context and context.rate])
+    return facts.encode(), _bytes(window.audio.samples), b"" if context is None else _bytes(context.samples)
 
 
 def _bytes(array: np.ndarray[Any, Any]) -> memoryview:
@@ -228,10 +239,10 @@ def _shape(array: np.ndarray[Any, Any]) -> bytes:
     return f"{array.shape} {array.dtype.str}".encode()
 
 
-def _as_many(answers: list[T], wanted: int) -> list[T]:
-    if len(answers) != wanted:
-        raise ValueError(f"{len(answers)} answers instead of {wanted}")
-    return answers
+def _check_count(outputs: list[T], expected: int) -> list[T]:
+    if len(outputs) != expected:
+        raise ValueError(f"{len(outputs)} outputs instead of {expected}")
+    return outputs
 
 
 def _content(requests: Sequence[Request]) -> str:

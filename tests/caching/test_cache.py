@@ -145,7 +145,7 @@ def test_the_limit_belongs_to_the_folder(cache: StageCache) -> None:
     with pytest.raises(InputError, match="at least 10 MB"):
         cache.set_limit(5)
     (cache.folder / "limit").write_text("plenty")
-    with pytest.raises(InputError, match="remove it and set it anew"):
+    with pytest.raises(InputError, match="remove it and set the limit again"):
         StageCache(cache.folder)
 
 

@@ -164,7 +164,7 @@ def test_answers_of_another_form_are_computed(held: BackendCache, clip: Clip, ca
     store = StageCache(cache)
     for entry in store.entries():
         key = entry.path.parent.name + entry.path.name.partition("-")[2]
-        store.put(entry.stage, key, f'{{"answer": {answer}, "revisions": {{}}}}'.encode())
+        store.put(entry.stage, key, f'{{"output": {answer}, "revisions": {{}}}}'.encode())
     again = Counted(held, cache)
     assert content(again(clip)) == content(plain)
     assert again.ran == {"captioner", "translator", "detector", "segmenter"}

@@ -288,7 +288,7 @@ def cache(data: bytes) -> None:
             path.write_bytes(content)
         store.get("translator", key)
     wrapper = caching.CachedTranslator(_Translator(), store, "f")
-    found = wrapper._remembered(
+    found = wrapper._cached(
         "q", lambda: [], lambda a: a, lambda rows: [caching._translation(*row) for row in rows], lambda a: False
     )
     assert isinstance(found, list)
@@ -308,7 +308,7 @@ def cache_answer(data: bytes) -> None:
         lambda rows: [[Caption(*row) for row in own] for own in rows],
         lambda rows: [[caching._detection(*row) for row in own] for own in rows],
     ):
-        wrapper._remembered("q", lambda: [], lambda a: a, unpack, lambda a: False)
+        wrapper._cached("q", lambda: [], lambda a: a, unpack, lambda a: False)
 
 
 # --------------------------------------------------------------------------------------------------- models, pictures

@@ -100,7 +100,7 @@ def test_both_schedules_write_the_same_bytes(
     assert results(spec.job.out) == clip_by_clip
     windows = -(-5 // window)
     assert staged.ahead is not None
-    turns = staged.ahead.turns
+    turns = staged.ahead.offload_manager
     assert turns.most == 2  # the detector and the segmenter; never all four
     assert turns.loads["translator"] <= windows + 1  # once at the start, to see that it can be loaded
     assert turns.loads["detector"] <= windows + 1
