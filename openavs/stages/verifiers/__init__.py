@@ -1,0 +1,1 @@
+"""Verifiers: does a segment look like its phrase?"""

@@ -1,4 +1,4 @@
-"""The verifier's protocol: does a segment look like what was heard?"""
+"""Protocol of verifiers: does a segment look like its phrase?"""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from openavs.structures.types import ImageArray, Segment
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier says of one segment: whether it stays, how much it looks like its phrase (in [0, 1]), and what it
-    looks like most: a phrase, or None for nothing in particular."""
+    """A verifier's decision about one segment.
+
+    Attributes:
+        kept: whether the segment is kept.
+        score: how much it looks like its phrase, in [0, 1].
+        best_match: the phrase that it looks like most; None for none of them.
+    """
 
     kept: bool
     score: float
-    seen: str | None
+    best_match: str | None
 
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Looks at each segment again, on its own. A verdict hangs on the image, the segment and what else was asked."""
+    """Verifies each segment by itself. A verdict depends on the image, the segment and the phrases of the image."""
 
     def verify(
-        self, images: Sequence[ImageArray], segments: Sequence[Sequence[Segment]], asked: Sequence[Sequence[str]]
+        self, images: Sequence[ImageArray], segments: Sequence[Sequence[Segment]], phrases: Sequence[Sequence[str]]
     ) -> list[list[Verdict]]:
-        """One list of verdicts per image, one per segment. `asked` holds all phrases that sound at each image."""
+        """Return one list of verdicts per image, one per segment. `phrases` are all that sound at each image."""
         ...

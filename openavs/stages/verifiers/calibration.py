@@ -1,4 +1,4 @@
-"""Where to put a verifier's threshold, given segments of which one knows whether they are right."""
+"""Calibration of a verifier's threshold on segments that are known to be right or wrong."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from openavs.errors import InputError
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold, and the shares of right segments that it keeps and of wrong ones that it drops."""
+    """A threshold, with the fractions of right segments that it keeps and of wrong ones that it rejects."""
 
     threshold: float
     right_kept: float
-    wrong_dropped: float
+    wrong_rejected: float
 
 
 def calibrate(scores: Sequence[float], right: Sequence[bool], keep: float = 0.95) -> Calibration:
-    """The highest threshold that keeps at least the share `keep` of the right segments.
+    """Find the highest threshold that keeps at least a given fraction of the right segments.
 
-    Raising it further would drop more of what is right than one is ready to lose; lowering it would only let more of
-    what is wrong through. Raises InputError without right or without wrong examples, or for a `keep` outside (0, 1].
+    Args:
+        scores: a verifier's score of each segment.
+        right: whether each segment is right.
+        keep: minimum fraction of right segments to keep, in (0, 1].
+
+    Raises:
+        InputError: right or wrong examples are missing, or `keep` is out of range.
     """
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=np.bool_)
     if values.shape != truth.shape or not truth.any() or truth.all():
-        raise InputError("calibration needs a score for each example, and right and wrong examples; give both")
+        raise InputError("calibration needs a score for each example, and both right and wrong examples")
     if not 0 < keep <= 1:
-        raise InputError(
-            f"calibration keeps a share of the right examples that is more than 0 and at most 1, not {keep}"
-        )
+        raise InputError(f"calibration keeps a fraction of right examples more than 0 and at most 1, not {keep}")
     good = np.sort(values[truth])[::-1]
     threshold = float(good[int(np.ceil(keep * len(good) - 1e-9)) - 1])
     kept = values >= threshold

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from PIL import Image as Pillow
+from PIL import Image
 from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -27,7 +27,7 @@ from tests.stages.segmenters.pictures import picture
 from tests.stages.verifiers.tiny_clip import make_clip
 from tests.tiny_models import make_clap
 
-NOTHING = ("a photo of nothing", "a wall", "the sky")
+NEGATIVE = ("a photo of nothing", "a wall", "the sky")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def verifier(folder: Path) -> ClipVerifier:
-    return ClipVerifier(model=str(folder), nothing=NOTHING, template="a photo of a {}")
+    return ClipVerifier(model=str(folder), negative_prompts=NEGATIVE, template="a photo of a {}")
 
 
 def patch(height: int, width: int, y: int, x: int, side: int) -> BoolMask:
@@ -53,7 +53,7 @@ def segment(phrase: str, mask: BoolMask) -> Segment:
 def direct(folder: Path, square: ImageArray, texts: list[str]) -> torch.Tensor:
     """CLIP's own logits of a crop for some texts, by its own processor."""
     model: Any = CLIPModel.from_pretrained(folder).eval()
-    pixels = CLIPImageProcessorPil.from_pretrained(folder)(Pillow.fromarray(square), return_tensors="pt")
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(Image.fromarray(square), return_tensors="pt")
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         answer = model(**pixels, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
@@ -64,20 +64,20 @@ def direct(folder: Path, square: ImageArray, texts: list[str]) -> torch.Tensor:
 @pytest.mark.parametrize("side", [5, 32, 64, 77, 300])
 def test_pixels_are_those_of_the_librarys_processor(folder: Path, verifier: ClipVerifier, side: int) -> None:
     square = picture(side, side)
-    theirs = CLIPImageProcessorPil.from_pretrained(folder)(Pillow.fromarray(square), return_tensors="pt")
+    theirs = CLIPImageProcessorPil.from_pretrained(folder)(Image.fromarray(square), return_tensors="pt")
     assert torch.allclose(verifier._pixels.prepare(square), theirs["pixel_values"][0], atol=1e-6)
 
 
 def test_a_processor_that_crops(tmp_path: Path) -> None:
-    cropping = ClipVerifier(model=str(make_clip(tmp_path / "crop", crop=24)), nothing=NOTHING)
+    cropping = ClipVerifier(model=str(make_clip(tmp_path / "crop", crop=24)), negative_prompts=NEGATIVE)
     square = picture(50, 50)
-    theirs = CLIPImageProcessorPil.from_pretrained(tmp_path / "crop")(Pillow.fromarray(square), return_tensors="pt")
+    theirs = CLIPImageProcessorPil.from_pretrained(tmp_path / "crop")(Image.fromarray(square), return_tensors="pt")
     assert torch.allclose(cropping._pixels.prepare(square), theirs["pixel_values"][0], atol=1e-6)
 
 
 def test_a_processor_that_crops_more_than_there_is_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="crops 40 pixels out of 32; use the preprocessor"):
-        ClipVerifier(model=str(make_clip(tmp_path / "crop", crop=40)), nothing=NOTHING)
+        ClipVerifier(model=str(make_clip(tmp_path / "crop", crop=40)), negative_prompts=NEGATIVE)
 
 
 def test_only_so_many_texts_are_remembered(
@@ -86,8 +86,8 @@ def test_only_so_many_texts_are_remembered(
     names, own = ["dog", "bell", "cat"], [segment("dog", patch(90, 130, 20, 30, 40))]
     asked = [picture(90, 130)], [own], [names]
     expected = verifier.verify(*asked)
-    monkeypatch.setattr(clip, "_TEXTS_KEPT", 6)
-    forgetful = ClipVerifier(model=str(folder), nothing=NOTHING, template="a photo of a {}")
+    monkeypatch.setattr(clip, "_MAX_TEXTS", 6)
+    forgetful = ClipVerifier(model=str(folder), negative_prompts=NEGATIVE, template="a photo of a {}")
     forgetful.verify([picture(90, 130)], [own], [["sky"]])
     assert forgetful.verify(*asked) == expected
     assert len(forgetful._texts) == 6 and "a photo of a sky" not in forgetful._texts
@@ -97,12 +97,12 @@ def test_a_score_is_the_softmax_of_a_direct_call(folder: Path, verifier: ClipVer
     image, mask = picture(90, 130), patch(90, 130, 20, 30, 40)
     [[verdict]] = verifier.verify([image], [[segment("dog", mask)]], [["dog", "bell", "cat"]])
     square = verifier._pixels.crop(image, mask, 0.1, 0.0)
-    logits = direct(folder, square, ["a photo of a dog", "a photo of a bell", "a photo of a cat", *NOTHING])
+    logits = direct(folder, square, ["a photo of a dog", "a photo of a bell", "a photo of a cat", *NEGATIVE])
     together = torch.cat([logits[:3], logits[3:].max()[None]]).softmax(0)
     assert verdict.score == pytest.approx(float(together[0]), abs=1e-5)
     assert verdict.kept == (verdict.score >= 0.5)
     best = int(together.argmax())
-    assert verdict.seen == (["dog", "bell", "cat", None][best])
+    assert verdict.best_match == (["dog", "bell", "cat", None][best])
 
 
 def test_a_phrase_that_shares_a_word_is_no_rival(verifier: ClipVerifier) -> None:
@@ -116,14 +116,14 @@ def test_a_phrase_that_shares_a_word_is_no_rival(verifier: ClipVerifier) -> None
 
 def test_others_may_be_left_out(folder: Path) -> None:
     image, own = picture(90, 130), [segment("dog", patch(90, 130, 20, 30, 40))]
-    strict = ClipVerifier(model=str(folder), others=False)
+    strict = ClipVerifier(model=str(folder), compare_phrases=False)
     assert strict.verify([image], [own], [["dog", "bell"]]) == strict.verify([image], [own], [["dog"]])
 
 
 def test_what_is_around_a_mask_is_painted_over(verifier: ClipVerifier) -> None:
     image = picture(90, 130)
     mask = patch(90, 130, 20, 30, 40)
-    ground = verifier._pixels.ground
+    ground = verifier._pixels.fill
     square = verifier._pixels.crop(image, mask, 0.1, 0.0)
     assert square.shape == (48, 48, 3)
     assert np.array_equal(square[4:44, 4:44], image[20:60, 30:70])
@@ -175,7 +175,12 @@ def test_numbers_that_are_not_finite_are_an_error(folder: Path) -> None:
 
 
 def test_bad_options_and_models_are_refused(folder: Path, tmp_path: Path) -> None:
-    wrong: list[dict[str, Any]] = [{"threshold": 2.0}, {"margin": -1.0}, {"nothing": []}, {"template": "a photo"}]
+    wrong: list[dict[str, Any]] = [
+        {"threshold": 2.0},
+        {"margin": -1.0},
+        {"negative_prompts": []},
+        {"template": "a photo"},
+    ]
     wrong += [{"template": "{} and {}"}]
     for option in wrong:
         with pytest.raises(InputError, match="clip: "):
@@ -191,8 +196,8 @@ def test_the_threshold_keeps_as_many_right_ones_as_it_must() -> None:
     scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.65, 0.4, 0.3]
     right = [True] * 5 + [False] * 3
     loose, tight = calibrate(scores, right, keep=1.0), calibrate(scores, right, keep=0.6)
-    assert (loose.threshold, loose.right_kept) == (0.5, 1.0) and loose.wrong_dropped == pytest.approx(2 / 3)
-    assert (tight.threshold, tight.right_kept, tight.wrong_dropped) == (0.7, 0.6, 1.0)
+    assert (loose.threshold, loose.right_kept) == (0.5, 1.0) and loose.wrong_rejected == pytest.approx(2 / 3)
+    assert (tight.threshold, tight.right_kept, tight.wrong_rejected) == (0.7, 0.6, 1.0)
 
 
 @given(
