@@ -27,7 +27,7 @@ from openavs.pipeline.pipeline import Pipeline
 from openavs.results.serialization import read_result
 from openavs.structures.types import ImageArray
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import paint_frame
 

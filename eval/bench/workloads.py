@@ -45,8 +45,7 @@ from openavs.config.recipe import load_recipe, recipe_from_dict
 from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.types import Clip, Frame, ImageArray, Waveform
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import sample_scene
-from openavs.synthetic.scenes import Role, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, plan_scene, sample_scene, scene_rng
 
 PHRASES = ("dog", "bell", "car", "cat", "guitar", "horse", "drum", "train", "bird", "man", "boat", "siren")
 PROMPTS = PHRASES[:3]

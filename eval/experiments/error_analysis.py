@@ -24,7 +24,7 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.mask_io import read_probability
 from openavs.structures.types import BoolMask
 from openavs.synthetic.datasets import FRAME_TIME
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 
 MISSED = 0.05  # a mask with a lower IoU shows something else
 

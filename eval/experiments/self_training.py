@@ -44,7 +44,7 @@ from openavs.evaluation.evaluator import evaluate, recipe_predictor
 from openavs.evaluation.predictor import Predictor
 from openavs.pipeline.context import Progress
 from openavs.synthetic.datasets import FRAME_TIME, write_layout
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from openavs.training.config import TrainingRecipe, load_training_recipe
 from openavs.training.inference import StudentPipeline
 from openavs.training.self_training import SelfTrainingConfig, Splits, self_train, train_and_score

@@ -36,8 +36,7 @@ from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.types import ClipResult, segments_to_label_map, segments_to_mask
 from openavs.synthetic.categories import KINDS
 from openavs.synthetic.datasets import FRAME_TIME, SEMANTIC_SIZE, scene_to_clip, semantic_layout, write_layout
-from openavs.synthetic.scene_sampling import SceneSpec, sample_scene
-from openavs.synthetic.scenes import Role, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, SceneSpec, plan_scene, sample_scene, scene_rng
 
 SEGMENTED = 0.25  # share of the visible pixels of a silent object
 SINGLE_OBJECT_SEED = 77_000

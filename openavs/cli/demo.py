@@ -31,7 +31,7 @@ def demo(
     from openavs.pipeline.pipeline import Pipeline
     from openavs.results.run_folder import RunWriter
     from openavs.synthetic.datasets import write_clip
-    from openavs.synthetic.scene_sampling import sample_scene
+    from openavs.synthetic.scenes import sample_scene
 
     configure_logging(quiet=quiet, verbose=verbose)
     _refuse_other_results(out)

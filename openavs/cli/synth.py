@@ -41,7 +41,7 @@ def synth(
 ) -> None:
     """Write synthetic clips with exact masks, changing sound sources and silent distractors."""
     from openavs.synthetic.datasets import write_clip, write_layout
-    from openavs.synthetic.scene_sampling import sample_scene
+    from openavs.synthetic.scenes import sample_scene
 
     if layout is LayoutName.clip:
         _check_video_path(out, overwrite)

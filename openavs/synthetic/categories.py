@@ -1,4 +1,4 @@
-"""The kinds of things that live in the synthetic world, and what they are called in AVSBench."""
+"""Categories of the synthetic world, and their names in AVSBench."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Category:
-    """One kind of thing.
+    """One category.
 
     `name` is an AVSBench-semantic class; `heard` are ways to say its sound, the first of which is canonical;
     `category` is its folder in AVSBench-object S4 (None where S4 has no such category); `novel` follows AVSBench-OV's

@@ -1,4 +1,4 @@
-"""Writes the synthetic world as AVSBench data sets, in the layouts of the releases, and as single clips.
+"""Data sets of the synthetic world in the layouts of the AVSBench releases, and single clips.
 
 The layouts are those of AVSBench-object (S4, MS3), AVSBench-semantic and AVSBench-OV. Frames are taken at the
 15/16ths of every second, as AVSBench takes them. No pickled log-mel spectrograms are written: readers use the wav.
@@ -21,27 +21,26 @@ from openavs.evaluation.datasets.classes import CLASSES
 from openavs.media import write_video, write_wav
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray, mask_to_rle
 from openavs.synthetic.categories import BY_NAME
-from openavs.synthetic.scene_sampling import SceneSpec, sample_scene
-from openavs.synthetic.scenes import SPLITS, Scene
+from openavs.synthetic.scenes import SPLITS, Scene, SceneSpec, sample_scene
 from openavs.visualization.colors import voc_palette
 
 FRAME_TIME = 15 / 16  # s into every second
 INDEX = {name: index for index, name in enumerate(CLASSES)}
-SEMANTIC_SIZE = (240, 320)  # the originals of AVSBench-semantic have all sizes; this is not square either
+SEMANTIC_SIZE = (240, 320)  # AVSBench-semantic has frames of many sizes; this one is not square
 
 Counts = Mapping[str, int]
-"""How many clips each split gets."""
+"""Number of clips by split."""
 
 
 def scene_frames(scene: Scene) -> Iterator[tuple[ImageArray, dict[str, BoolMask]]]:
-    """The AVSBench frame of every second and the true masks of what sounds then."""
+    """Yield the AVSBench frame of every second and the true masks of the sounding objects."""
     for second in range(scene.seconds):
         time = second + FRAME_TIME
         yield scene.picture(time)[0], scene.truth(time)
 
 
 def scene_to_clip(scene: Scene, name: str) -> Clip:
-    """A clip of the scene's AVSBench frames, made in memory."""
+    """Return a clip of the scene's AVSBench frames, made in memory."""
     times = tuple(second + FRAME_TIME for second in range(scene.seconds))
 
     def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
@@ -53,13 +52,13 @@ def scene_to_clip(scene: Scene, name: str) -> Clip:
 
 
 def write_clip(path: Path, scene: Scene, fps: float = 25.0) -> None:
-    """The scene as a video with sound (H.264 and AAC)."""
+    """Write the scene as a video with audio (H.264 and AAC)."""
     pictures = (scene.picture(i / fps)[0] for i in range(round(scene.seconds * fps)))
     write_video(path, pictures, fps, scene.soundtrack())
 
 
 def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: bool = False) -> dict[str, int]:
-    """Writes a data set (`s4`, `ms3`, `avss` or `ov`) under `out` and returns the clips written per split.
+    """Write a data set (`s4`, `ms3`, `avss` or `ov`) under `out` and return the number of clips by split.
 
     Args:
         counts: clips per split (train, val, test).
@@ -121,11 +120,11 @@ def _write_sound_and_video(data: Path, folder: Path, scene: Scene, videos: bool)
 
 # ---------------------------------------------------------------------------------- AVSBench-semantic and AVSBench-OV
 
-_SUBSETS = ("v2", "v1s", "v2", "v1m", "v1s")  # in turn; the release has 53 % v2, 43 % v1s, 4 % v1m
+_SUBSETS = ("v2", "v1s", "v2", "v1m", "v1s")  # repeated in this order; the release has 53 % v2, 43 % v1s, 4 % v1m
 
 
 def semantic_layout(index: int) -> tuple[str, str]:
-    """The subset of AVSBench-semantic that the clip of an index belongs to, and the layout its scene is cast for."""
+    """Return the AVSBench-semantic subset of a clip's index, and the layout of its scene."""
     subset = _SUBSETS[index % len(_SUBSETS)]
     return subset, {"v1s": "s4", "v1m": "ms3", "v2": "v2"}[subset]
 
@@ -133,7 +132,7 @@ def semantic_layout(index: int) -> tuple[str, str]:
 def _semantic_clips(
     counts: Counts, seed: int, base_only: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, str, str, SceneSpec]]:
-    """Split, subset, uid and cast of every clip."""
+    """Yield split, subset, uid and scene of every clip."""
     for split, clip, index in _clips(counts, seed):
         subset, layout = semantic_layout(index)
         cast = sample_scene(layout, split, seed + 500, index, size=SEMANTIC_SIZE, base_only=split in base_only)
@@ -164,7 +163,7 @@ def _write_semantic(out: Path, clips: Iterable[tuple[str, str, str, SceneSpec]])
 
 
 def _write_ov(out: Path, counts: Counts, seed: int, videos: bool = False) -> None:
-    """AVSBench-OV: training on base kinds alone, validation and test on all."""
+    """Write AVSBench-OV: base categories for training, all categories for validation and test."""
     clips = list(_semantic_clips(counts, seed, base_only=("train",)))
     _write_semantic(out / "AVSBench-semantic", clips)
     folder = out / "AVSBench-openvoc"
@@ -178,7 +177,7 @@ def _write_ov(out: Path, counts: Counts, seed: int, videos: bool = False) -> Non
 
 
 def _youtube_vis(clips: Iterable[tuple[str, str, SceneSpec]]) -> dict[str, Any]:
-    """Videos, annotations (one per clip and class) and all 70 categories, YouTube-VIS style."""
+    """Return videos, annotations (one per clip and class) and all 70 categories in YouTube-VIS format."""
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (subset, uid, cast) in enumerate(clips, start=1):
@@ -214,7 +213,7 @@ def _xywh(mask: BoolMask) -> list[int]:
 
 
 def _audible(scene: Scene) -> list[str]:
-    """The classes that sound at some time; a source out of the picture is AVSBench's `off-the-screen`."""
+    """Return the sounding classes of a clip; a source outside the frame is AVSBench's `off-the-screen`."""
     heard = [a for a in scene.actors if any(a.on)]
     names = [BY_NAME[a.kind].name for a in heard if a.visible]
     return names + ["off-the-screen"] * any(not a.visible for a in heard)
@@ -224,14 +223,14 @@ def _audible(scene: Scene) -> list[str]:
 
 
 def _clips(counts: Counts, seed: int) -> Iterator[tuple[str, str, int]]:
-    """Split, name and index of every clip."""
+    """Yield split, name and index of every clip."""
     for split, count in counts.items():
         for index in range(count):
             yield split, synthetic_clip_name(split, seed, index), index
 
 
 def _binary(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> ImageArray:
-    """0 and 255: the union of all that sounds."""
+    """Return the union of the masks, 0 and 255."""
     union = np.zeros(size, dtype=bool)
     for mask in masks.values():
         union |= mask

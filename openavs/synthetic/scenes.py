@@ -1,8 +1,8 @@
-"""Scenes of the synthetic world: who is there, who sounds when, and the exact picture, masks and sound of it.
+"""Scenes of the synthetic world: objects, the seconds in which they sound, and exact images, masks and audio.
 
-A scene is planned once from a seed (`plan_scene`) and can then be asked for its picture and its masks at any time
-(`picture`) and for its sound (`soundtrack`). A source sounds in whole seconds, so that every AVSBench frame has one
-answer; what sounds may lie outside the picture, and what is in the picture may be silent.
+A scene is sampled and planned once from a seed (`sample_scene`, `plan_scene`) and then renders its image and masks at
+any time (`picture`) and its audio (`soundtrack`). Sources sound in whole seconds, so that every AVSBench frame has one
+answer. Sounding objects may be outside the frame, and visible objects may be silent.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pil, ImageDraw
 
+from openavs.errors import InputError
 from openavs.structures.types import BoolMask, ImageArray, Waveform
 from openavs.synthetic import audio as sounds
+from openavs.synthetic.categories import KINDS, Category
 from openavs.synthetic.shapes import Drawing, Points, Rng, shape_of
 
 SPLITS = ("train", "val", "test")
-"""Seeds of different splits never meet: the split's number is the first word of every seed."""
+"""The split's number is the first word of every seed, so that splits share no scene."""
 
 Colour = tuple[int, int, int]
 
 
 def scene_rng(split: str, *words: int) -> Rng:
-    """The random generator of one scene of one split."""
+    """Return the random generator of one scene of one split."""
     return np.random.default_rng([SPLITS.index(split), *words])
 
 
 @dataclass(frozen=True, eq=False)
 class SceneObject:
-    """One thing of a scene. Positions and sizes are in units of the picture's short side; `on[i]` is second i."""
+    """One object of a scene. Positions and sizes are in units of the frame's short side; `on[i]` is second i."""
 
     kind: str
     drawing: Drawing
@@ -45,7 +47,7 @@ class SceneObject:
     motion: tuple[float, float, float, float, float]  # x and y swing, swing of the turn, period in s, phase
 
     def place(self, time: float) -> Points:
-        """The affine map of the drawing at a time, [3, 2]: rows are the images of x, y and the origin."""
+        """Return the affine map of the drawing at a time, [3, 2]: rows are the images of x, y and the origin."""
         dx, dy, dturn, period, phase = self.motion
         beat = 2 * np.pi * time / period + phase
         turn = self.turn + dturn * np.sin(beat)
@@ -57,7 +59,7 @@ class SceneObject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A planned scene; all of it follows from its seed."""
+    """A planned scene, determined by its seed."""
 
     seconds: int
     size: tuple[int, int]  # height, width
@@ -67,11 +69,11 @@ class Scene:
     sound_seed: int
 
     def sounding(self, second: int) -> tuple[str, ...]:
-        """The kinds heard in a second, on screen or not."""
+        """Return the categories that sound in a second, on screen or not."""
         return tuple(actor.kind for actor in self.actors if actor.on[second])
 
     def picture(self, time: float) -> tuple[ImageArray, npt.NDArray[np.uint8]]:
-        """The picture `[H, W, 3]` and the map of who is seen where `[H, W]` (0: nobody, i + 1: actor i)."""
+        """Return the image `[H, W, 3]` and the instance map `[H, W]` (0: background, i + 1: object i)."""
         height, width = self.size
         unit = min(height, width)
         fine = Pil.fromarray(self.backdrop).resize((2 * width, 2 * height), Pil.Resampling.BICUBIC)
@@ -87,14 +89,14 @@ class Scene:
         return image.clip(0, 255).astype(np.uint8), np.asarray(owners)[1::2, 1::2].copy()
 
     def truth(self, time: float) -> dict[str, BoolMask]:
-        """The visible pixels of every kind that sounds at a time (kinds that are all hidden are left out)."""
+        """Return the visible pixels of every category that sounds at a time; fully hidden ones are left out."""
         _, owners = self.picture(time)
         second = min(int(time), self.seconds - 1)
         masks = {a.kind: owners == i for i, a in enumerate(self.actors, start=1) if a.on[second] and a.visible}
         return {kind: mask for kind, mask in masks.items() if mask.any()}
 
     def soundtrack(self) -> Waveform:
-        """The sum of all that sounds, with a faint background, at 16 kHz."""
+        """Return the mixture of all sounds with faint background noise, at 16 kHz."""
         rng = np.random.default_rng([self.sound_seed, 1])
         parts = [sounds.background(float(self.seconds), rng)]
         for actor in self.actors:
@@ -112,7 +114,7 @@ def _draw(
 
 
 def _runs_of_sound(actor: SceneObject, seconds: int, rng: Rng) -> list[npt.NDArray[np.float32]]:
-    """One signal of the scene's length for every run of sounding seconds."""
+    """Return one signal of the scene's length for every run of sounding seconds."""
     runs = []
     second = 0
     while second < seconds:
@@ -133,7 +135,7 @@ def _runs_of_sound(actor: SceneObject, seconds: int, rng: Rng) -> list[npt.NDArr
 
 @dataclass(frozen=True)
 class Role:
-    """One role of a scene to be planned: a kind, when it sounds, and whether it is in the picture."""
+    """One object of a scene to be planned: its category, its sounding seconds, and whether it is visible."""
 
     kind: str
     on: tuple[bool, ...]
@@ -141,7 +143,7 @@ class Role:
 
 
 def plan_scene(parts: list[Role], rng: Rng, seconds: int, size: tuple[int, int] = (224, 224)) -> Scene:
-    """Places and colours the parts of a scene, without hiding one behind another more than a little."""
+    """Place and color the objects of a scene so that they hide each other only slightly."""
     height, width = size
     unit = min(height, width)
     shown = max(sum(part.visible for part in parts), 1)
@@ -171,7 +173,7 @@ def plan_scene(parts: list[Role], rng: Rng, seconds: int, size: tuple[int, int] 
 
 
 def _spots(count: int, extent: tuple[float, float], rng: Rng) -> list[tuple[float, float, float]]:
-    """Centres and half extents of `count` things in a picture of the given extent, hardly overlapping."""
+    """Return centers and half extents of `count` objects in a frame of the given extent, with little overlap."""
     best: list[tuple[float, float, float]] = []
     for shrink in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
         for _ in range(12):
@@ -184,13 +186,13 @@ def _spots(count: int, extent: tuple[float, float], rng: Rng) -> list[tuple[floa
             if len(spots) == count:
                 return spots
             best = max(best, spots, key=len)
-    while len(best) < count:  # crowded beyond placing apart: small, anywhere
+    while len(best) < count:  # too crowded to separate: small, anywhere
         best.append((float(rng.uniform(0.2, extent[0] - 0.2)), float(rng.uniform(0.2, extent[1] - 0.2)), 0.15))
     return best
 
 
 def _backdrop(rng: Rng) -> npt.NDArray[np.uint8]:
-    """A blurred ground: two colours and soft clouds, with a few soft blots that are nothing."""
+    """Draw a blurred background: two colors, soft clouds and a few soft spots."""
     low, high = rng.uniform(30, 225, (2, 3))
     clouds = rng.random((int(rng.integers(3, 9)), int(rng.integers(3, 9)), 1))
     slope = np.linspace(0, 1, clouds.shape[0])[:, None, None]
@@ -206,7 +208,7 @@ def _backdrop(rng: Rng) -> npt.NDArray[np.uint8]:
 
 
 def _tones(ground: npt.NDArray[np.float64], rng: Rng) -> dict[str, Colour]:
-    """Random colours of one instance, the body never close to the mean colour of the ground."""
+    """Sample the colors of one instance; the body differs from the mean color of the background."""
     body = ground
     while np.abs(body - ground).max() < 60:
         body = rng.uniform(20, 235, 3)
@@ -216,3 +218,85 @@ def _tones(ground: npt.NDArray[np.float64], rng: Rng) -> dict[str, Colour]:
     grey = rng.uniform(-12, 12, (2, 3))
     tones = {"body": body, "detail": detail, "dark": 28 + grey[0], "light": 225 + grey[1]}
     return {name: (int(r), int(g), int(b)) for name, (r, g, b) in tones.items()}
+
+
+LAYOUTS = ("clip", "s4", "ms3", "v2")
+"""`clip`: a free scene; `s4`, `ms3`: AVSBench-object; `v2`: ten-second clips of AVSBench-semantic."""
+
+
+@dataclass(frozen=True, eq=False)
+class SceneSpec:
+    """A scene with its subset and, for S4, its category."""
+
+    scene: Scene
+    category: str | None = None
+
+    @property
+    def distractors(self) -> tuple[str, ...]:
+        """Categories that are visible and never sound."""
+        return tuple(actor.kind for actor in self.scene.actors if actor.visible and not any(actor.on))
+
+
+def sample_scene(
+    layout: str,
+    split: str,
+    seed: int,
+    index: int,
+    *,
+    size: tuple[int, int] = (224, 224),
+    seconds: int | None = None,
+    base_only: bool = False,
+) -> SceneSpec:
+    """Sample the scene of one clip. `base_only` excludes the novel categories of the open-vocabulary benchmark."""
+    if layout not in LAYOUTS:
+        raise InputError(f"there is no layout {layout!r}; there are {', '.join(LAYOUTS)}")
+    rng = scene_rng(split, LAYOUTS.index(layout), seed, index)
+    kinds = [kind for kind in KINDS if not (base_only and kind.novel)]
+    if layout == "s4":
+        kinds = [kind for kind in kinds if kind.category]
+    length = seconds or (10 if layout == "v2" else 5)
+    parts = _single(kinds, rng, length) if layout == "s4" else _several(kinds, rng, length)
+    order = rng.permutation(len(parts))  # the depth order is independent of what sounds
+    scene = plan_scene([parts[i] for i in order], rng, length, size)
+    source = next(kind for kind in KINDS if kind.name == parts[0].kind)
+    return SceneSpec(scene, source.category if layout == "s4" else None)
+
+
+def _single(kinds: list[Category], rng: Rng, length: int) -> list[Role]:
+    """Sample one source that sounds throughout, and up to two silent objects."""
+    others = int(rng.choice([0, 1, 2], p=[0.35, 0.4, 0.25]))
+    names = _sample_names(kinds, 1, rng) + _sample_names(list(KINDS), others + 1, rng)
+    silent = [name for name in names[1:] if name != names[0]][:others]
+    return [Role(names[0], (True,) * length)] + [Role(name, (False,) * length) for name in silent]
+
+
+def _several(kinds: list[Category], rng: Rng, length: int) -> list[Role]:
+    """Sample one to three sources that start and stop, sometimes one off the screen, and up to one silent object."""
+    sources = int(rng.choice([1, 2, 3], p=[0.2, 0.65, 0.15]))
+    names = _sample_names(kinds, sources + 1, rng)
+    schedule = _schedule(sources, length, rng)
+    hidden = int(rng.integers(sources)) if sources > 1 and rng.random() < 0.2 else -1
+    parts = [Role(names[i], schedule[i], visible=i != hidden) for i in range(sources)]
+    if rng.random() < 0.5:
+        parts.append(Role(names[-1], (False,) * length))
+    return parts
+
+
+def _schedule(sources: int, length: int, rng: Rng) -> list[tuple[bool, ...]]:
+    """Sample the sounding seconds of each source: runs that start and stop, rarely more than two at once."""
+    on = np.zeros((sources, length), dtype=bool)
+    for source in range(sources):
+        run = int(rng.integers(max(2, length // 3), length + 1))
+        start = int(rng.integers(0, length - run + 1))
+        on[source, start : start + run] = True
+    if rng.random() < 0.3:
+        on[:, int(rng.integers(length))] = False  # a second of silence
+    for crowded in np.flatnonzero(on.sum(axis=0) > 2):
+        on[int(rng.integers(sources)), crowded] = False
+    for silent in np.flatnonzero(~on.any(axis=1)):  # every source sounds at least once
+        on[silent, int(np.argmin(on.sum(axis=0)))] = True
+    return [tuple(bool(v) for v in row) for row in on]
+
+
+def _sample_names(kinds: list[Category], count: int, rng: Rng) -> list[str]:
+    return [kinds[i].name for i in rng.choice(len(kinds), count, replace=False)]

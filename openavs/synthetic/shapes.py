@@ -1,7 +1,7 @@
-"""What the kinds of the synthetic world look like: drawings made of filled polygons in the square [-1, 1]^2 (y down).
+"""Drawings of the synthetic world's categories: filled polygons in the square [-1, 1]^2 (y down).
 
-A kind is told by its shape and its inner pattern, never by its colour: colours are drawn at random for every
-instance. `look_of` gives one instance's drawing with proportions of its own; `scenes.py` places and paints it.
+A category is recognized by its shape and inner pattern, never by its color: colors are sampled for every instance.
+`shape_of` returns one instance with its own proportions; `scenes.py` places and paints it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True, eq=False)
 class Polygon:
-    """One filled polygon; `tone` is the colour it takes: body, detail, dark or light."""
+    """One filled polygon; `tone` is its color: body, detail, dark or light."""
 
     points: Points
     tone: str = "body"
@@ -29,7 +29,7 @@ Drawing = list[Polygon]
 
 
 def ellipse(x: float, y: float, rx: float, ry: float | None = None, tone: str = "body", turn: float = 0.0) -> Polygon:
-    """An ellipse; `turn` rotates it, in radians."""
+    """Return an ellipse, rotated by `turn` radians."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     points = np.stack([rx * np.cos(angle), (rx if ry is None else ry) * np.sin(angle)], axis=1)
     cos, sin = np.cos(turn), np.sin(turn)
@@ -37,17 +37,17 @@ def ellipse(x: float, y: float, rx: float, ry: float | None = None, tone: str = 
 
 
 def rect(x0: float, y0: float, x1: float, y1: float, tone: str = "body") -> Polygon:
-    """An upright rectangle."""
+    """Return an axis-aligned rectangle."""
     return poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], tone)
 
 
 def poly(points: list[tuple[float, float]], tone: str = "body") -> Polygon:
-    """Any polygon."""
+    """Return a polygon."""
     return Polygon(np.array(points, dtype=np.float64), tone)
 
 
 def bar(x0: float, y0: float, x1: float, y1: float, width: float, tone: str = "body") -> Polygon:
-    """A thick line."""
+    """Return a thick line."""
     along = np.array([x1 - x0, y1 - y0])
     across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-9) * width / 2
     start, end = np.array([x0, y0]), np.array([x1, y1])
@@ -55,7 +55,7 @@ def bar(x0: float, y0: float, x1: float, y1: float, width: float, tone: str = "b
 
 
 def wheels(xs: list[float], y: float, radius: float) -> Drawing:
-    """Dark discs with a light hub."""
+    """Return dark discs with light hubs."""
     return [
         part for x in xs for part in (ellipse(x, y, radius, tone="dark"), ellipse(x, y, radius * 0.4, tone="light"))
     ]
@@ -147,7 +147,7 @@ def wolf(r: Rng) -> Drawing:
 
 
 def figure_eight(waist: float, upper: float, lower: float) -> Drawing:
-    """The body of a guitar or a violin."""
+    """Return the body of a guitar or a violin."""
     return [ellipse(0, 0.52, lower, 0.45), ellipse(0, -0.06, upper, 0.34), rect(-waist, 0.0, waist, 0.4)]
 
 
@@ -170,7 +170,7 @@ def violin(r: Rng) -> Drawing:
         bar(-0.18, 0.12, -0.24, 0.5, 0.07, "dark"),
         bar(0.18, 0.12, 0.24, 0.5, 0.07, "dark"),
         poly([(-0.1, 0.6), (0.1, 0.6), (0.06, 0.92), (-0.06, 0.92)], "dark"),
-        bar(-1.0, 0.35 + tilt, 1.0, 0.05 - tilt, 0.1, "light"),  # the bow lies across
+        bar(-1.0, 0.35 + tilt, 1.0, 0.05 - tilt, 0.1, "light"),  # the bow
         bar(0.8, 0.0 - tilt, 1.0, 0.12 - tilt, 0.16, "detail"),
     ]
 
@@ -251,7 +251,7 @@ def bell(r: Rng) -> Drawing:
     ]
 
 
-# -------------------------------------------------------------------------------------------- machines and things
+# -------------------------------------------------------------------------------------------- machines and objects
 
 
 def clock(r: Rng) -> Drawing:
@@ -357,5 +357,5 @@ LOOKS: dict[str, Callable[[Rng], Drawing]] = {
 
 
 def shape_of(kind: str, rng: Rng) -> Drawing:
-    """The drawing of one instance of a kind, with proportions drawn from `rng`."""
+    """Return the drawing of one instance of a category, with proportions sampled from `rng`."""
     return LOOKS[kind](rng)

@@ -19,7 +19,7 @@ from openavs.errors import InputError
 from openavs.results.result import Result
 from openavs.structures.types import Clip
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 
 fcntl: Any
 try:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from openavs.web import ServerConfig
 from tests.web.conftest import wait_for
 

@@ -27,7 +27,7 @@ from openavs.pipeline.offload import lazy_stages
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from tests.labeling.pool import planned, recipe, tree, videos
 
 WEIGHTED = ("captioner", "translator", "detector", "segmenter")

@@ -20,7 +20,7 @@ from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry, check_backends
 from openavs.structures.types import AudioWindow, ImageArray
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from tests.plugin_recipe import write_recipe
 
 CAPTURED = "aot_eager"

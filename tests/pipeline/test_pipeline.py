@@ -15,8 +15,7 @@ from openavs.pipeline.frames import audio_window
 from openavs.pipeline.pipeline import Pipeline, RunContext
 from openavs.structures.types import Caption, Clip, ClipResult, Frame, FrameResult, rle_to_mask, segments_to_mask
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import sample_scene
-from openavs.synthetic.scenes import Role, Scene, plan_scene, scene_rng
+from openavs.synthetic.scenes import Role, Scene, plan_scene, sample_scene, scene_rng
 
 
 def scene(*parts: Role, seconds: int = 4, seed: int = 0) -> Scene:

@@ -7,8 +7,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.synthetic.categories import BY_NAME, KINDS
-from openavs.synthetic.scene_sampling import LAYOUTS, sample_scene
-from openavs.synthetic.scenes import Role, plan_scene, scene_rng
+from openavs.synthetic.scenes import LAYOUTS, Role, plan_scene, sample_scene, scene_rng
 from openavs.synthetic.shapes import LOOKS, shape_of
 
 

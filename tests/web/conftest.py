@@ -18,7 +18,7 @@ import pytest
 from openavs.media import write_wav
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from openavs.web import ServerConfig
 from openavs.web.inference import ModelCache, recipe_options
 

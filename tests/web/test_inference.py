@@ -15,7 +15,7 @@ from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.structures.types import Caption
 from openavs.synthetic.datasets import write_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from openavs.web.inference import (
     InferenceProgress,
     ModelCache,

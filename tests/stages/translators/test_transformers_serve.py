@@ -23,7 +23,7 @@ from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.translators.openai import OpenAITranslator
 from openavs.stages.translators.parsing import AnswerSchema, ParseError
 from openavs.synthetic.datasets import scene_to_clip
-from openavs.synthetic.scene_sampling import sample_scene
+from openavs.synthetic.scenes import sample_scene
 from scripts.train_tiny.lm_data import TEST, example
 from tests.stages.translators.local_server import Answer, Fields, completion, serving
 
