@@ -238,7 +238,7 @@ def render_messages(
     return template.render(**{name: value for name, value in values.items() if name in template.variables})
 
 
-# The keys "heard", "asked" and "sure" are part of the prompts and explained in the templates; they must not change.
+# The keys `heard`, `asked` and `sure` are part of the prompts and explained in the templates; they must not change.
 
 
 def runs_to_json(runs: Sequence[CaptionRun]) -> str:
