@@ -60,7 +60,7 @@ build/packages/%/.installed: tests/packages/%.txt $(STAMP)
 
 # Ray is large and its tests start clusters, so they are not part of `make test`.
 test-ray: $(VENV)/.ray
-	$(PYTEST) tests/labeling/test_ray.py $(PYTEST_ARGS)
+	$(PYTEST) tests/jobs/test_ray.py $(PYTEST_ARGS)
 
 $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"

@@ -105,11 +105,11 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark
     from openavs.evaluation.evaluator import recipe_predictor
-    from openavs.labeling.job import Job
-    from openavs.labeling.manifest import JobRequest
-    from openavs.labeling.output_dir import open_folder
+    from openavs.jobs.job import Job
+    from openavs.jobs.manifest import JobRequest
+    from openavs.jobs.output_dir import open_folder
+    from openavs.jobs.shard import run_shard
     from openavs.labeling.readers.open import open_source
-    from openavs.labeling.shard import run_shard
     from openavs.media import open_images
     from openavs.results.serialization import write_result
 
@@ -127,7 +127,8 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     def shard(out: Path) -> None:
         plan = open_folder(out, JobRequest("s4", source.items, predictor.recipe))
-        run_shard(next(plan.specs(Job(out, plan.key, source.root, predictor.recipe), [0])), segment)
+        sink = "openavs.labeling.label_sink:LabelSink"
+        run_shard(next(plan.specs(Job(out, plan.key, source.root, predictor.recipe, sink=sink), [0])), segment)
 
     loop(None)  # warm up
     variants = {"bare": lambda: loop(None), "writing": lambda: loop(next(outs)), "shard": lambda: shard(next(outs))}
@@ -219,12 +220,11 @@ def start_job(source: str, out: str, recipe: str) -> None:
     """Do everything that `openavs label` does before it starts its first worker, imports included."""
     import openavs.cli  # noqa: F401
     from openavs.config.recipe import load_recipe
-    from openavs.labeling.job import Job
-    from openavs.labeling.manifest import JobRequest
-    from openavs.labeling.output_dir import open_folder
-    from openavs.labeling.progress import JobProgress
+    from openavs.jobs.job import Job
+    from openavs.jobs.manifest import JobRequest
+    from openavs.jobs.output_dir import open_folder, reopen_changed
+    from openavs.jobs.progress import JobProgress
     from openavs.labeling.readers.open import open_source
-    from openavs.labeling.verification import reopen_changed
 
     loaded, opened = load_recipe(recipe), open_source(source)
     plan = open_folder(Path(out), JobRequest(opened.kind, opened.items, loaded.to_dict()))
@@ -235,10 +235,10 @@ def start_job(source: str, out: str, recipe: str) -> None:
 
 def copy_completion_files(few: Path, out: Path) -> None:
     """Write completion files for all shards of a job: copies of a real one, with the ids of the plan."""
-    completion = json.loads((few / "shards/000000.json").read_bytes())
-    plan = json.loads((out / "plan.json").read_bytes())
-    lines = (out / "plan.jsonl").read_bytes().splitlines()
-    (out / "shards").mkdir(exist_ok=True)
+    completion = json.loads((few / "work/shards/000000.json").read_bytes())
+    plan = json.loads((out / "work/manifest.json").read_bytes())
+    lines = (out / "manifest.jsonl").read_bytes().splitlines()
+    (out / "work/shards").mkdir(exist_ok=True)
     at = 0
     for number, (_, _, count) in enumerate(plan["shards"]):
         ids = [json.loads(line)["id"] for line in lines[at : at + count]]
@@ -251,12 +251,12 @@ def copy_completion_files(few: Path, out: Path) -> None:
         copy = {
             **completion,
             "shard": number,
-            "plan": plan["key"],
+            "key": plan["key"],
             "counts": {"ok": count},
             "rows": own,
             "files": files,
         }
-        (out / f"shards/{number:06d}.json").write_text(json.dumps(copy, separators=(",", ":")))
+        (out / f"work/shards/{number:06d}.json").write_text(json.dumps(copy, separators=(",", ":")))
 
 
 def link_files(few: Path, out: Path, old_id: str, new_id: str, files: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.evaluate import Builder, tell_failures, what_to_run
+from openavs.cli.evaluate import Builder, parse_benchmark, report_failures
+from openavs.cli.jobs import CacheOption, stage_cache
 from openavs.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
@@ -56,6 +57,7 @@ def ablate(
     protocol: ProtocolOption = ProtocolName.official,
     clips_per_batch: ClipsPerBatchOption = 1,
     allow_missing: AllowMissingOption = False,
+    cache: CacheOption = True,
     lock: LockOption = None,
     overwrite: OverwriteOption = False,
     limit: LimitOption = None,
@@ -73,7 +75,7 @@ def ablate(
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
 
     configure_logging(quiet=quiet, verbose=verbose)
-    benchmark, overrides, root = what_to_run(words, root)
+    benchmark, overrides, root = parse_benchmark(words, root)
     if study is None:
         raise InputError("name a study with --study, such as threshold (see 'openavs list studies')")
     chosen = load_study(study).select([word.strip() for word in variants.split(",")] if variants else None)
@@ -93,7 +95,7 @@ def ablate(
             allow_missing=allow_missing,
             overwrite=overwrite,
             command=command_line(),
-            build=Builder(lock),
+            build=Builder(lock, stage_cache(cache)),
             progress=bars.start,
         )
     clips = len(dataset.clips[:limit])
@@ -101,7 +103,7 @@ def ablate(
         if row["failed"]:
             log_line(f"openavs: the variant {row['name']}:")
             failed = {item["id"]: item["reason"] for item in row["failed"]}
-            tell_failures(failed, clips, out / row["name"], scored=row["metrics"] is not None)
+            report_failures(failed, clips, out / row["name"], scored=row["metrics"] is not None)
     print_result({**result, "out": str(out)}, partial(_print_study, result, out), as_json=as_json, quiet=quiet)
     raise typer.Exit(1 if any(row["failed"] for row in result["variants"]) else 0)
 
@@ -115,7 +117,7 @@ class _ProgressBars:
         self._quiet, self._current = quiet, ExitStack()
 
     def start(self, variant: str) -> Any:
-        from openavs.cli.work import progress_bar
+        from openavs.cli.progress import progress_bar
 
         self._current.close()
         return self._current.enter_context(progress_bar(variant, self._quiet))

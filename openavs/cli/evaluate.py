@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openavs.cli.jobs import CacheOption, WorkersOption
 from openavs.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
@@ -55,6 +56,8 @@ def evaluate(
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Compare two finished runs (folders or report.json) instead of running."),
     ] = None,
+    workers: WorkersOption = 1,
+    cache: CacheOption = True,
     lock: LockOption = None,
     overwrite: OverwriteOption = False,
     limit: LimitOption = None,
@@ -67,7 +70,8 @@ def evaluate(
     verbose: VerboseOption = False,
 ) -> None:
     """Run a recipe on a benchmark and score it, beside what others report."""
-    from openavs.cli.work import progress_bar
+    from openavs.cli.jobs import stage_cache
+    from openavs.cli.progress import progress_bar
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
     from openavs.evaluation.evaluator import evaluate as run_evaluation, recipe_predictor
@@ -76,19 +80,20 @@ def evaluate(
     if compare is not None:
         print_comparison(*compare, as_json)
         return
-    benchmark, overrides, root = what_to_run(words, root)
+    benchmark, overrides, root = parse_benchmark(words, root)
     card, dataset = load_benchmark(benchmark), open_dataset(benchmark, root, split)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     if recipe.student is None:
-        system = recipe_predictor(recipe, dataset, card, Builder(lock))
+        folder = stage_cache(cache)
+        predictor = recipe_predictor(recipe, dataset, card, Builder(lock, folder), lock=lock, cache=folder)
     else:
         from openavs.training.inference import student_predictor
 
-        system = student_predictor(recipe, dataset)
+        predictor = student_predictor(recipe, dataset)
     with progress_bar(card.name, quiet) as progress:
         done = run_evaluation(
-            system,
+            predictor,
             dataset,
             out,
             protocol=protocol.value,
@@ -96,10 +101,11 @@ def evaluate(
             limit=limit,
             allow_missing=allow_missing,
             overwrite=overwrite,
+            workers=workers,
             command=command_line(),
             progress=progress,
         )
-    tell_failures(done.failed, len(dataset.clips[:limit]), out, scored=done.report is not None)
+    report_failures(done.failed, len(dataset.clips[:limit]), out, scored=done.report is not None)
     if as_json:
         print_json(_answer(done, card.name, split, protocol.value, clips_per_batch))
     elif done.report is not None and not quiet:
@@ -108,8 +114,8 @@ def evaluate(
     raise typer.Exit(1 if done.failed else 0)
 
 
-def what_to_run(words: list[str] | None, root: Path | None) -> tuple[str, list[str], Path]:
-    """The benchmark, the overrides and the root of the data; InputError where one is missing."""
+def parse_benchmark(words: list[str] | None, root: Path | None) -> tuple[str, list[str], Path]:
+    """Return the benchmark, the overrides and the root of the data; InputError if one is missing."""
     from openavs.errors import InputError
 
     named, overrides = split_overrides(words or ())
@@ -121,30 +127,28 @@ def what_to_run(words: list[str] | None, root: Path | None) -> tuple[str, list[s
 
 
 class Builder:
-    """Builds a recipe's pipeline, its models pinned by a lock file if there is one."""
+    """Builds a recipe's pipeline: pinned by a lock file, with the stage cache, offloaded where memory is short."""
 
-    def __init__(self, lock: Path | None) -> None:
+    def __init__(self, lock: Path | None, cache: Path | None) -> None:
         from openavs.pipeline.lockfile import load_lock
 
-        self.lock, self.pins = lock, load_lock(lock) if lock else None
+        if lock is not None:
+            load_lock(lock)  # refuses a lock file that cannot be used before anything is run
+        self.lock, self.cache = lock, cache
 
     def __call__(self, recipe: Recipe, held: BackendCache | None = None) -> pipeline.Pipeline | StagedSchedule:
-        from openavs.caching.stagewise import build_staged
-        from openavs.pipeline.lockfile import add_to_lock, build_pinned_pipeline
-        from openavs.pipeline.pipeline import Pipeline as Chain
+        """Build the pipeline of a recipe (`held`: see `build_backends`)."""
+        from openavs.caching.build import build_pipeline
+        from openavs.pipeline.lockfile import add_to_lock
 
-        chain: pipeline.Pipeline | StagedSchedule | None = None
-        if not held:  # models that are held already have shown that they fit
-            chain = build_staged(recipe, self.lock)
-        if self.lock is None or self.pins is None:
-            return chain or Chain.from_recipe(recipe, held)
-        chain = chain or build_pinned_pipeline(recipe, self.pins, held)
-        self.pins = add_to_lock(self.lock, chain.models)
-        return chain
+        built, _ = build_pipeline(recipe, lock=self.lock, cache=self.cache, held=held)
+        if self.lock is not None:
+            add_to_lock(self.lock, built.models)
+        return built
 
 
-def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> None:
-    """Names the clips that failed and what follows from it, on stderr."""
+def report_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> None:
+    """Name the clips that failed and the consequence on stderr."""
     from openavs.utils.text import pluralize
 
     for clip, reason in failed.items():
@@ -154,13 +158,13 @@ def tell_failures(failed: Failures, clips: int, out: Path, *, scored: bool) -> N
         log_line(f"openavs: {share} failed and count as empty in the figures")
     elif failed:
         log_line(
-            f"openavs: {share} failed, so nothing was scored; mend them and run the same again "
+            f"openavs: {share} failed, so nothing was scored; fix them and run the same command again "
             f"(what is done in {out} stays), or count them as empty with --allow-missing"
         )
 
 
 def print_comparison(first: Path, second: Path, as_json: bool) -> None:
-    """Two finished runs side by side."""
+    """Print two finished runs side by side."""
     from openavs.cli import tables
     from openavs.evaluation.compare import compare, read_report
 
@@ -179,7 +183,7 @@ _SHOWN = (
 
 
 def _answer(done: Evaluation, benchmark: str, split: str, protocol: str, clips_per_batch: int) -> dict[str, Any]:
-    """What --json prints: the report without its long tables; `metrics` is null where nothing was scored."""
+    """Return the object of --json: the report without its long tables; `metrics` is null if nothing was scored."""
     known: dict[str, Any] = {"benchmark": benchmark, "split": split, "protocol": protocol}
     known |= {"clips_per_batch": clips_per_batch, "metrics": None}
     if done.report is not None:

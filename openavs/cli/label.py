@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openavs.cli.jobs import CacheOption
 from openavs.cli.options import (
     BatchSizeOption,
     DeviceOption,
@@ -32,10 +29,9 @@ from openavs.cli.output import command_line, configure_logging, echo, log_line, 
 
 if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
-    from openavs.labeling.executors.base import Executor
-    from openavs.labeling.job import Job
-    from openavs.labeling.manifest import JobRequest, Manifest
-    from openavs.labeling.progress import JobProgress
+    from openavs.jobs.executors.base import Executor
+    from openavs.jobs.manifest import JobRequest
+    from openavs.jobs.progress import JobProgress
     from openavs.labeling.readers.open import Source
 
 
@@ -47,21 +43,22 @@ class ExecutorName(StrEnum):
 
 
 class ScheduleName(StrEnum):
-    """How a worker goes through its clips."""
+    """Schedules of a worker."""
 
     auto = "auto"
     per_clip = "per-clip"
     per_stage = "per-stage"
 
 
-NAMED = 20  # failed clips that are printed
+MAX_NAMED = 20
+"""Failed clips that are printed."""
 
 Words = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE [KEY=VALUE...]",
         help="A folder, a glob in quotes, a list (.txt), a manifest (.jsonl, .csv, .parquet), tars, an AVSBench root; "
-        "and overrides such as filtering.box_threshold=0.3 or label_filter.min_area=0.01.",
+        "and recipe overrides such as filtering.box_threshold=0.3 or label_filter.min_area=0.01.",
         show_default=False,
     ),
 ]
@@ -78,37 +75,36 @@ def label(
         int | None, typer.Option(min=1, help="Worker processes; default: one for each GPU, or for two cores.")
     ] = None,
     shard_range: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only this part of the job, such as 3/8: for job arrays.")
+        str | None, typer.Option(metavar="I/N", help="Run only this part of the job, such as 3/8 (for job arrays).")
     ] = None,
-    shard_size: Annotated[int | None, typer.Option(min=1, help="Clips committed together; default 256.")] = None,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Clips completed together; default 256.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker; default 1.")] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="What the folder is: s4, ms3, avss, ov, v3 or a card; default: by its tables.")
+        str | None,
+        typer.Option(help="s4, ms3, avss, ov, v3 or a YAML file; default: known by its tables."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="The split of the benchmark; default: all.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the benchmark; default: all.")] = None,
     overwrite: OverwriteOption = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run the clips that failed again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed clips again.")] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare finished files with their hashes, not with their sizes alone.")
+        bool, typer.Option("--verify", help="Compare finished files with their hashes, not only their sizes.")
     ] = False,
     stall_timeout: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds without a finished clip after which a worker is killed; default: none."),
     ] = None,
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="The stage cache of what was heard and asked before.")
-    ] = True,
+    cache: CacheOption = True,
     schedule: Annotated[
         ScheduleName,
         typer.Option(
-            help="per-clip: one after another, all models in memory; per-stage: a window of clips stage by stage, "
-            "models one group at a time; auto: by available memory. Results are the same."
+            help="per-clip: one clip after the other, all models in memory; per-stage: a window of clips stage by "
+            "stage, models one group at a time; auto: by available memory. Results are the same."
         ),
     ] = ScheduleName.auto,
     window: Annotated[
         int | None, typer.Option(min=1, help="Clips of a window of --schedule per-stage; default 256.")
     ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Print where the time went, by stage.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print the seconds of each stage.")] = False,
     lock: LockOption = None,
     limit: LimitOption = None,
     device: DeviceOption = None,
@@ -121,50 +117,53 @@ def label(
 ) -> None:
     """Label a collection with masks: planned, in shards, resumable."""
     from openavs.caching.stagewise import WINDOW
-    from openavs.caching.store import cache_folder
+    from openavs.cli.jobs import report_changed, run_stoppable, stage_cache
     from openavs.config.recipe import load_recipe
-    from openavs.labeling.job import Job
-    from openavs.labeling.output_dir import open_folder
-    from openavs.labeling.progress import JobProgress
+    from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job
+    from openavs.jobs.output_dir import open_folder, reopen_changed
+    from openavs.jobs.progress import JobProgress
+    from openavs.jobs.run import parse_shard_range, shards_of
     from openavs.labeling.readers.open import open_source
-    from openavs.labeling.run import parse_part, shards_of
 
     configure_logging(quiet=quiet, verbose=verbose)
-    name, overrides = _words(words)
-    part = None if shard_range is None else parse_part(shard_range)
+    name, overrides = _source_name(words)
+    part = None if shard_range is None else parse_shard_range(shard_range)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     source = open_source(name, benchmark=benchmark, split=split)
     for note in source.notes:
         log_line(f"openavs: {note}", quiet=quiet)
-    wish, root = _wish(source, recipe, shard_size, threads, limit), source.root
+    request, root = _request(source, recipe, shard_size, threads, limit), source.root
     out = out.absolute()
-    plan = open_folder(out, wish, overwrite=overwrite, retry_failed=retry_failed)
-    made = _engine(executor, workers, recipe.device, stall_timeout)
+    manifest = open_folder(out, request, overwrite=overwrite, retry_failed=retry_failed)
+    chosen = _executor(executor, workers, recipe.device, stall_timeout)
     job = Job(
         out,
-        plan.key,
+        manifest.key,
         root,
-        wish.recipe,
+        request.recipe,
         base=recipe.base,
-        classes=wish.classes,
-        threads=plan.data["threads"],
+        sink="openavs.labeling.label_sink:LabelSink",
+        builder=PIPELINE_BUILDER if recipe.student is None else STUDENT_BUILDER,
+        classes=request.classes,
+        threads=manifest.threads,
         lock=None if lock is None else lock.absolute(),
-        cache=cache_folder() if cache else None,
+        cache=stage_cache(cache),
         schedule=schedule.value,
         window=window or WINDOW,
-        share=_share(made),
+        share=_memory_share(chosen),
     )
-    del source, wish  # the plan is on the disk: memory is not to hold a line for every clip
-    numbers = shards_of(plan, part)
-    _check_files(out, plan, numbers, verify, quiet)
+    del source, request  # the manifest is on disk: memory is not to hold a sample for every clip
+    numbers = shards_of(manifest, part)
+    report_changed(reopen_changed(out, manifest.key, numbers, verify=verify), quiet)
     about = {"command": command_line(), "executor": executor.value, "source": name, "root": str(root)}
-    board = JobProgress(job, plan, numbers, about)
-    problem = _run(job, plan, made, board, quiet)
-    _finish(board, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
+    progress = JobProgress(job, manifest, numbers, about)
+    problem = run_stoppable(job, manifest, chosen, progress, quiet, parquet=True)
+    _finish(progress, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
 
 
-def _words(words: list[str]) -> tuple[str, list[str]]:
+def _source_name(words: list[str]) -> tuple[str, list[str]]:
+    """Return the source and the recipe overrides."""
     from openavs.errors import InputError
 
     named, overrides = split_overrides(words)
@@ -173,119 +172,74 @@ def _words(words: list[str]) -> tuple[str, list[str]]:
     return named[0], overrides
 
 
-def _wish(source: Source, recipe: Recipe, shard_size: int | None, threads: int | None, limit: int | None) -> JobRequest:
-    """What to plan: a benchmark's clips are taken as `evaluate` takes them, at its frames and with its classes."""
+def _request(
+    source: Source, recipe: Recipe, shard_size: int | None, threads: int | None, limit: int | None
+) -> JobRequest:
+    """Return the contents of the manifest; a benchmark is run as `evaluate` runs it, at its frames and classes."""
     from openavs.evaluation.benchmark import load_benchmark
     from openavs.evaluation.evaluator import recipe_predictor
-    from openavs.labeling.manifest import JobRequest
+    from openavs.jobs.manifest import JobRequest
 
-    data, classes = recipe.to_dict(), tuple(recipe.vocabulary or ())
-    if source.datasets and recipe.student is not None:
-        from openavs.training.inference import student_predictor
+    fit, classes, data = recipe.to_dict(), tuple(recipe.vocabulary or ()), {}
+    if source.datasets:
+        data = {"benchmark": source.kind}
+        if recipe.student is not None:
+            from openavs.training.inference import student_predictor
 
-        system = student_predictor(recipe, source.datasets[0])
-        data, classes = dict(system.recipe), system.labels
-    elif source.datasets:
-        system = recipe_predictor(recipe, source.datasets[0], load_benchmark(source.kind))
-        data, classes = dict(system.recipe), system.labels
-    return JobRequest(source.kind, source.items, data, classes, shard_size, threads, limit)
-
-
-def _check_files(out: Path, plan: Manifest, shards: list[int], verify: bool, quiet: bool) -> None:
-    """Reopens the shards whose files were lost or changed since they were committed, and says so."""
-    from openavs.labeling.verification import reopen_changed
-    from openavs.utils.text import pluralize
-
-    again = reopen_changed(out, plan.key, shards, verify=verify)
-    if again:
-        lost = (
-            f"the files of {pluralize(len(again), 'finished clip')} were lost or changed, such as those of {again[0]}"
-        )
-        log_line(f"openavs: {lost}; they are made again", quiet=quiet)
+            predictor = student_predictor(recipe, source.datasets[0])
+        else:
+            predictor = recipe_predictor(recipe, source.datasets[0], load_benchmark(source.kind))
+        fit, classes = dict(predictor.recipe), predictor.labels
+    return JobRequest(
+        source.kind, source.items, fit, classes, data, shard_size=shard_size, threads=threads, limit=limit
+    )
 
 
-def _engine(name: ExecutorName, workers: int | None, device: str, patience: float | None) -> Executor:
-    from openavs.labeling.executors.local import LocalExecutor
-    from openavs.labeling.executors.ray import RayExecutor
-    from openavs.labeling.executors.workers import default_workers, gpus
+def _executor(name: ExecutorName, workers: int | None, device: str, stall_timeout: float | None) -> Executor:
+    from openavs.jobs.executors.local import LocalExecutor
+    from openavs.jobs.executors.ray import RayExecutor
+    from openavs.jobs.worker import default_workers, visible_gpus
 
     if name is ExecutorName.ray:
-        return RayExecutor(workers, patience=patience)
-    devices = gpus(device)
-    return LocalExecutor(workers or default_workers(devices), devices, patience)
+        return RayExecutor(workers, stall_timeout=stall_timeout)
+    devices = visible_gpus(device)
+    return LocalExecutor(workers or default_workers(devices), devices, stall_timeout)
 
 
-def _share(engine: Executor) -> float:
-    """The part of its device's memory that a worker has; Ray gives out whole devices, or says itself what it gave."""
-    from openavs.labeling.executors.local import LocalExecutor
-    from openavs.labeling.executors.workers import share_of_memory
+def _memory_share(executor: Executor) -> float:
+    """Return the part of its device's memory that a worker may use; Ray assigns whole devices or known parts."""
+    from openavs.jobs.executors.local import LocalExecutor
+    from openavs.jobs.worker import memory_share
 
-    return share_of_memory(engine.workers, engine.devices) if isinstance(engine, LocalExecutor) else 1.0
-
-
-def _run(job: Job, plan: Manifest, engine: Executor, board: JobProgress, quiet: bool) -> str | None:
-    """Runs the job; returns the sentence for what ended it, if it was not its end.
-
-    Raises:
-        InputError: the result folder is no longer there.
-    """
-    from openavs.cli.job_errors import system_error
-    from openavs.cli.job_progress import showing
-    from openavs.labeling.run import run_job
-
-    try:
-        with _interrupts(board), showing(board, quiet):
-            run_job(job, plan, engine, board)
-    except KeyboardInterrupt:
-        return "stopped at once; run the same again to go on"
-    except OSError as problem:
-        return system_error(problem, job.out)
-    return "stopped; run the same again to go on" if board.stop else None
-
-
-@contextmanager
-def _interrupts(board: JobProgress) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) lets the clips at work end, the second ends at once."""
-
-    def handle(number: int, frame: Any) -> None:
-        if board.stop:
-            raise KeyboardInterrupt
-        board.stop = True
-        log_line("openavs: stopping when the clips at work are done; once more to stop at once")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return memory_share(executor.workers, executor.devices) if isinstance(executor, LocalExecutor) else 1.0
 
 
 def _finish(
-    board: JobProgress, problem: str | None, recipe: Recipe, *, as_json: bool, quiet: bool, stats: bool
+    progress: JobProgress, problem: str | None, recipe: Recipe, *, as_json: bool, quiet: bool, stats: bool
 ) -> None:
-    """Says what became of the job and ends with its exit code."""
-    from openavs.cli.job_progress import failed_clips, print_stages, reasons, result_line
-    from openavs.labeling.stage_timings import stage_times
+    """Print the result of the job and end with its exit code."""
+    from openavs.cli.jobs import failed_clips, print_stages, result_line
+    from openavs.cli.progress import reasons
+    from openavs.jobs.event_log import stage_times
     from openavs.utils.text import pluralize
 
-    failed = failed_clips(board, NAMED)
+    failed = failed_clips(progress, MAX_NAMED)
     for clip, reason, detail in failed:
         log_line(f"openavs: clip {clip}: {detail} ({reason})")
-    count = board.status["failed"]
+    count = progress.status["failed"]
     if count > len(failed):
         more = pluralize(count - len(failed), "more clip")
-        log_line(f"openavs: and {more} failed ({reasons(board)}); see {board.job.out}/index.jsonl")
+        log_line(f"openavs: and {more} failed ({reasons(progress)}); see {progress.job.out}/index.jsonl")
     if problem:
         log_line(f"openavs: {problem}")
-    times = stage_times(board.job.out) if stats else None
+    times = stage_times(progress.job.out) if stats else None
     if as_json:
-        answer = {"out": str(board.job.out), "problem": problem, **board.summary()}
+        answer = {"out": str(progress.job.out), "problem": problem, **progress.summary()}
         print_json(answer if times is None else {**answer, "stages": times.stages})
     elif not quiet:
-        echo(result_line(board))
-        if board.status["ok"]:
+        echo(result_line(progress))
+        if progress.status["ok"]:
             warn_tiny_models(recipe)
         if times is not None:
             print_stages(times)
-    raise typer.Exit(1 if count or problem or board.missing else 0)
+    raise typer.Exit(1 if count or problem or progress.missing else 0)

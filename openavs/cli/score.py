@@ -53,8 +53,8 @@ def score(
 ) -> None:
     """Score predicted masks of any system on S4, MS3, AVSS, AVSBench-OV or V3."""
     from openavs import __version__
+    from openavs.cli.progress import progress_bar
     from openavs.cli.tables import print_scores
-    from openavs.cli.work import progress_bar
     from openavs.evaluation.benchmark import open_dataset
     from openavs.evaluation.scorer import score as score_masks, write_scores
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openavs.cli.jobs import CacheOption, WorkersOption
 from openavs.cli.options import (
     BatchSizeOption,
     DeviceOption,
@@ -28,13 +30,13 @@ from openavs.cli.options import (
     refuse_bare_keys,
     split_overrides,
 )
-from openavs.cli.output import configure_logging, echo, log_line, print_json, warn_tiny_models
+from openavs.cli.output import command_line, configure_logging, echo, log_line, print_json, warn_tiny_models
 from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from openavs.caching.stagewise import StagedSchedule
-    from openavs.pipeline import pipeline
-    from openavs.results.run_folder import RunWriter
+    from openavs.cli.progress import ProgressBar
+    from openavs.config.recipe import Recipe
+    from openavs.jobs.job import ClipFinished
     from openavs.structures.types import Clip
 
 
@@ -43,13 +45,15 @@ def segment(
         list[str],
         typer.Argument(
             metavar="VIDEO... [KEY=VALUE...]",
-            help="Videos, pictures or folders of pictures; and overrides such as filtering.box_threshold=0.3.",
+            help="Videos, images or folders of images; and recipe overrides such as filtering.box_threshold=0.3.",
         ),
     ],
     pipeline: PipelineOption = None,
     out: OutOption = Path("out"),
-    audio: Annotated[Path | None, typer.Option(help="Take the sound from this file (one video only).")] = None,
-    vocab: Annotated[str | None, typer.Option(help="Only these things, comma-separated: dog,cat,bell.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Use the sound of this file (one video only).")] = None,
+    vocab: Annotated[str | None, typer.Option(help="Find only these objects, comma-separated: dog,cat,bell.")] = None,
+    workers: WorkersOption = 1,
+    cache: CacheOption = True,
     lock: LockOption = None,
     overwrite: OverwriteOption = False,
     limit: LimitOption = None,
@@ -62,12 +66,9 @@ def segment(
     verbose: VerboseOption = False,
 ) -> None:
     """Find, name and segment what makes the sound in videos."""
-    from openavs.caching.stagewise import build_staged
     from openavs.config.recipe import load_recipe
     from openavs.errors import InputError
-    from openavs.pipeline.lockfile import add_to_lock, build_pinned_pipeline, load_lock
-    from openavs.pipeline.pipeline import Pipeline as Chain
-    from openavs.results.run_folder import RunWriter
+    from openavs.results.serialization import safe_ids
     from openavs.utils.fs import is_missing, refuse_address
 
     configure_logging(quiet=quiet, verbose=verbose)
@@ -85,33 +86,11 @@ def segment(
         raise InputError("--audio goes with exactly one video" if paths else "name at least one video")
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
-    classes = recipe.vocabulary or []
-    if recipe.student is not None:
-        from openavs.training.inference import StudentPipeline
-
-        lock = None  # a folder needs no pin
-        chain: Any = StudentPipeline.from_recipe(recipe)
-        classes = list(chain.classes[1:]) if chain.classes else []
-    else:
-        chain = build_staged(recipe, lock) or (
-            build_pinned_pipeline(recipe, load_lock(lock)) if lock else Chain.from_recipe(recipe)
-        )
-    answers: list[dict[str, Any]] = []
-    with (
-        _interruption_reported(answers, len(paths), overwrite),
-        RunWriter(
-            out, recipe.to_dict(), values="class" if classes else "instance", classes=classes, overwrite=overwrite
-        ) as run,
-    ):
-        try:
-            for answer in _segment_all(chain, run, paths, audio, recipe.sample.fps, quiet):
-                answers.append(answer)
-                if not quiet and not as_json:
-                    place = f"{len(answers)} of {len(paths)}, " if len(paths) > 1 else ""
-                    echo(place + _line(answer, in_words=recipe.student is None))
-        finally:  # an interrupted run, too, is gone on with by the models it began with
-            if lock:
-                add_to_lock(lock, chain.models)
+    named_paths = dict(zip(safe_ids(paths), paths, strict=True))
+    report = _Report(out, named_paths, audio, with_captions=recipe.student is None, silent=quiet or as_json)
+    with _interruption_reported(report, overwrite):
+        _run(recipe, report, workers=workers, cache=cache, lock=lock, overwrite=overwrite, quiet=quiet)
+    answers = report.in_order()
     failed = sum(answer["status"] == "failed" for answer in answers)
     if as_json:
         print_json({"out": str(out), "ok": len(answers) - failed, "failed": failed, "clips": answers})
@@ -121,96 +100,186 @@ def segment(
 
 
 @contextmanager
-def _interruption_reported(answers: list[dict[str, Any]], clips: int, overwrite: bool) -> Iterator[None]:
-    """On Ctrl-C, prints how many clips are done and how to continue."""
+def _interruption_reported(report: _Report, overwrite: bool) -> Iterator[None]:
+    """On Ctrl-C, print how many clips are done and how to continue."""
     try:
         yield
     except KeyboardInterrupt:
-        done = sum(answer["status"] == "ok" for answer in answers)
+        done = sum(answer["status"] == "ok" for answer in report.answers.values())
         how = "without --overwrite" if overwrite else "again"
         log_line(
-            f"openavs: interrupted with {done} of {pluralize(clips, 'clip')} done; "
+            f"openavs: interrupted with {done} of {pluralize(len(report.paths), 'clip')} done; "
             f"run the same command {how} to continue"
         )
         raise
 
 
-def _segment_all(
-    chain: pipeline.Pipeline | StagedSchedule,
-    run: RunWriter,
-    paths: list[Path],
-    audio: Path | None,
-    fps: float,
+def _run(
+    recipe: Recipe,
+    report: _Report,
+    *,
+    workers: int,
+    cache: bool,
+    lock: Path | None,
+    overwrite: bool,
     quiet: bool,
-) -> Iterator[dict[str, Any]]:
-    """One answer per video, as it ends; a video that cannot be worked on is recorded and the rest goes on."""
-    import time
+) -> None:
+    """Run the job of a command."""
+    from openavs.cli.jobs import report_changed, stage_cache
+    from openavs.cli.progress import job_progress, progress_bar
+    from openavs.jobs.executors.base import Executor
+    from openavs.jobs.executors.inline import InlineExecutor
+    from openavs.jobs.executors.local import LocalExecutor
+    from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job, import_name
+    from openavs.jobs.manifest import JobRequest
+    from openavs.jobs.output_dir import open_folder, reopen_changed
+    from openavs.jobs.progress import JobProgress
+    from openavs.jobs.run import run_job
+    from openavs.jobs.sample import Sample, file_size
+    from openavs.jobs.save import REPORT_SINK
+    from openavs.jobs.worker import default_threads, memory_share, visible_gpus
 
-    from openavs.caching.stagewise import StagedSchedule
-    from openavs.cli.work import EXTRAS, progress_bar, segment_clip, summary
-    from openavs.errors import OpenAVSError
-    from openavs.media import open_clip
-    from openavs.results.serialization import read_result, safe_ids
+    classes = tuple(recipe.vocabulary or ())
+    folder, is_student = stage_cache(cache), recipe.student is not None
+    builder = STUDENT_BUILDER if is_student else PIPELINE_BUILDER
+    built: Any = None
+    if workers == 1 or is_student:  # first: a model that cannot be loaded leaves no folder behind
+        built = import_name(builder)(recipe, lock=lock, cache=folder)
+    if is_student:
+        classes = tuple(built[0].classes[1:]) if built[0].classes else ()
+        lock = None  # a folder needs no pin
+    audio = None if report.audio is None else str(report.audio)
+    samples = [Sample(id, str(path), bytes=file_size(path), audio=audio) for id, path in report.paths.items()]
+    request = JobRequest(
+        "segment",
+        samples,
+        recipe.to_dict(),
+        classes,
+        command="segment",
+        default_threads=default_threads(workers),
+    )
+    out, root = report.out.absolute(), Path.cwd()
+    manifest = open_folder(out, request, overwrite=overwrite)
+    devices = visible_gpus(recipe.device) if workers > 1 else ()
+    job = Job(
+        out,
+        manifest.key,
+        root,
+        recipe.to_dict(),
+        recipe.base,
+        sink=REPORT_SINK,
+        builder=builder,
+        classes=classes,
+        threads=manifest.threads,
+        lock=None if lock is None else lock.absolute(),
+        cache=folder,
+        schedule="auto",
+        share=memory_share(workers, devices),
+    )
+    report_changed(reopen_changed(out, manifest.key, manifest.requested, names=FILES), quiet)
+    about = {"command": command_line(), "executor": "local" if workers > 1 else "inline"}
+    progress = JobProgress(job, manifest, manifest.requested, about)
+    report.begin(progress)
+    if workers > 1:
+        executor: Executor = LocalExecutor(workers, devices)
+        with job_progress(progress, quiet):
+            run_job(job, manifest, executor, progress)
+    else:
+        with progress_bar("", quiet) as bar:
+            executor = InlineExecutor(lambda: built, lambda predict: report.with_bar(predict, bar))
+            run_job(job, manifest, executor, progress)
+    report.end()
 
-    named = list(zip(paths, safe_ids(paths), strict=True))
-    # before any work: it may refuse the folder
-    done = {name for path, name in named if run.is_done(name, str(path), EXTRAS)}
-    todo = [(path, name) for path, name in named if name not in done]
-    size = chain.window if isinstance(chain, StagedSchedule) else len(todo) or 1
-    windows = {todo[start][1]: todo[start : start + size] for start in range(0, len(todo), size)}
-    for number, (path, name) in enumerate(named, start=1):
-        if isinstance(chain, StagedSchedule) and name in windows:
-            chain.prepare(_opened(windows[name], audio, fps))
-        answer: dict[str, Any] = {
-            "id": name,
-            "source": str(path),
-            "status": "ok",
-            "folder": str(run.out / "clips" / name),
-        }
-        started = time.monotonic()
-        try:
-            if name in done:
-                result, seconds = read_result(run.out, name), 0.0
-            else:
-                title = f"{number} of {len(named)}, {path.name}" if len(named) > 1 else path.name
-                with progress_bar(title, quiet) as progress:
-                    clip = open_clip(path, fps=fps, audio=audio, id=name)
-                    result, seconds = segment_clip(chain, clip, run, progress)
-            answer |= summary(result) | {"frames": len(result.frames), "warnings": list(result.warnings)}
+
+FILES = ("overlay.mp4", "report.html")
+
+
+class _Report:
+    """The answers of a command, one per video, printed as clips finish."""
+
+    def __init__(
+        self, out: Path, paths: dict[str, Path], audio: Path | None, *, with_captions: bool, silent: bool
+    ) -> None:
+        self.out, self.paths, self.audio = out, paths, audio
+        self.with_captions, self.silent = with_captions, silent
+        self.answers: dict[str, dict[str, Any]] = {}
+        self._done: deque[str] = deque()  # finished by an earlier run, and not printed yet
+
+    def begin(self, progress: Any) -> None:
+        """Note which clips are finished already, and report the others when they are."""
+        shards = zip(self.paths, progress.manifest.requested, strict=True)
+        self._done = deque(clip for clip, number in shards if number in progress.shards)
+        progress.on_clip = self.finished
+        self._print_done()
+
+    def finished(self, done: ClipFinished) -> None:
+        """Report a clip that this run has finished."""
+        self._add(done.clip, done.detail, done.seconds)
+        self._print_done()
+
+    def end(self) -> None:
+        """Report the remaining clips, which another process has finished."""
+        self._done = deque(clip for clip in self.paths if clip not in self.answers)
+        while self._done:
+            self._add(self._done.popleft(), None, 0.0)
+
+    def in_order(self) -> list[dict[str, Any]]:
+        """Return the answers in the order of the videos."""
+        return [self.answers[clip] for clip in self.paths]
+
+    def with_bar(self, predict: Any, bar: ProgressBar) -> Callable[[Clip], Any]:
+        """Return the pipeline as a function of a clip that shows its steps."""
+
+        def run(clip: Clip) -> Any:
+            name = self.paths[clip.id].name
+            place = f"{len(self.answers) + 1} of {len(self.paths)}, " if len(self.paths) > 1 else ""
+            bar.title = place + name
+            return predict(clip, bar)
+
+        return run
+
+    def _print_done(self) -> None:
+        """Report clips of an earlier run as soon as all before them are reported."""
+        order = list(self.paths)
+        while self._done and all(clip in self.answers for clip in order[: order.index(self._done[0])]):
+            self._add(self._done.popleft(), None, 0.0)
+
+    def _add(self, clip: str, failure: str | None, seconds: float) -> None:
+        from openavs.cli.jobs import clip_summary
+        from openavs.results.serialization import read_result
+
+        path = self.paths[clip]
+        answer: dict[str, Any] = {"id": clip, "source": str(path), "status": "ok"}
+        answer["folder"] = str(self.out / "clips" / clip)
+        if failure is None:
+            result = read_result(self.out, clip)
+            answer |= clip_summary(result) | {"frames": len(result.frames), "warnings": list(result.warnings)}
             answer["found_frames"] = sum(bool(frame.segments) for frame in result.frames)
             answer["segments"] = sum(len(frame.segments) for frame in result.frames)
             answer["seconds"] = round(seconds, 3)
-        except OpenAVSError as problem:
-            reason = _naming(str(problem), path, audio)
-            run.fail(name, reason, seconds=time.monotonic() - started, source=str(path))
+        else:
+            reason = _naming(failure, path, self.audio)
             answer |= {"status": "failed", "reason": reason}
             log_line(f"openavs: {reason}")
-        yield answer
-
-
-def _opened(named: list[tuple[Path, str]], audio: Path | None, fps: float) -> Iterator[Clip]:
-    """The clips that can be opened; the others are reported when it is their turn."""
-    from openavs.errors import OpenAVSError
-    from openavs.media import open_clip
-
-    for path, name in named:
-        with suppress(OpenAVSError):
-            yield open_clip(path, fps=fps, audio=audio, id=name)
+        self.answers[clip] = answer
+        if not self.silent:
+            place = f"{len(self.answers)} of {len(self.paths)}, " if len(self.paths) > 1 else ""
+            echo(place + _line(answer, self.with_captions))
 
 
 def _naming(reason: str, *paths: Path | None) -> str:
-    """A sentence that names its file, for one among many; `paths` are those it may speak of, the video first."""
+    """Return a sentence that names its file; `paths` are those that it may name, the video first."""
     return reason if any(path.name in reason for path in paths if path) else f"{paths[0]}: {reason}"
 
 
-def _line(answer: dict[str, Any], in_words: bool) -> str:
-    """What became of one video; students hear without words."""
-    from openavs.cli.work import sentence
+def _line(answer: dict[str, Any], with_captions: bool) -> str:
+    """Return the line of one video; students have no captions."""
+    from openavs.cli.jobs import in_words
 
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
-    heard = f"heard {sentence(answer['captions'])}; " if in_words else ""
+    heard = f"heard {in_words(answer['captions'])}; " if with_captions else ""
     frames = pluralize(answer["frames"], "frame")
     where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
     spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "done before"
-    return f"{answer['id']}: {heard}found {sentence(answer['found'])} in {where}, {spent} -> {answer['folder']}"
+    return f"{answer['id']}: {heard}found {in_words(answer['found'])} in {where}, {spent} -> {answer['folder']}"

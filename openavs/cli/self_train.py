@@ -63,7 +63,7 @@ def self_train(
     verbose: VerboseOption = False,
 ) -> None:
     """Label the training split with a recipe, train a student on it, and evaluate both on the test split."""
-    from openavs.cli.work import progress_bar
+    from openavs.cli.progress import progress_bar
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
 

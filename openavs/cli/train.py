@@ -64,7 +64,7 @@ def train(
     verbose: VerboseOption = False,
 ) -> None:
     """Train a student on a benchmark's training split, or on pseudo-labels of it."""
-    from openavs.cli.work import progress_bar
+    from openavs.cli.progress import progress_bar
 
     is_main = os.environ.get("RANK", "0") == "0"  # of the processes of accelerate launch; only this one prints
     quiet, as_json = quiet or not is_main, as_json and is_main

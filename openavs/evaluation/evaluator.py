@@ -1,9 +1,9 @@
 """Runs a system over a split of a benchmark and scores it: predictions, report.json, report.html and per_clip.csv.
 
-A clip that fails is named, and the run goes on without it. Figures over the other clips would not be those of the
-benchmark, and leaving out what is hard to read is no way to a better figure; so nothing is scored then, unless
-`allow_missing` asks for it: then the clip counts as one in which nothing was found, as `score` counts it. Nothing in
-a report depends on when a run was interrupted: scoring the same results again gives the same report.
+A clip that fails is named, and the other clips are run. Metrics over the other clips would not be those of the
+benchmark, and leaving out hard clips must not improve a metric: nothing is scored then, unless `allow_missing` is
+true. The clip then counts as empty, as in `score`. A report does not depend on interruptions: scoring the same
+results again gives the same report.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from openavs.caching.build import build_pipeline
 from openavs.caching.stagewise import StagedSchedule
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
+from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.metrics.functional import Protocol
-from openavs.evaluation.predictor import Failures, Predictor, folder_names, predict
+from openavs.evaluation.predictor import Failures, PredictionRun, Predictor, folder_names, predict
 from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import BenchmarkScores, score
+from openavs.jobs.checkpoint import read_timings
 from openavs.pipeline.pipeline import Pipeline, Progress
-from openavs.results.serialization import clip_folder, json_bytes
+from openavs.results.serialization import json_bytes
 from openavs.stages.vocabulary import plain_key
 from openavs.utils.fs import atomic_write
 
@@ -37,7 +39,7 @@ _COLUMNS = ("id", "group", "frames", "score", "f", "seconds")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What became of an evaluation; `report` is None where clips failed and so nothing was scored."""
+    """A finished evaluation; `report` has no value if clips failed and nothing was scored."""
 
     out: Path
     report: dict[str, Any] | None
@@ -45,7 +47,7 @@ class Evaluation:
 
 
 def evaluate(
-    system: Predictor,
+    predictor: Predictor,
     dataset: Dataset,
     out: Path,
     *,
@@ -54,27 +56,33 @@ def evaluate(
     limit: int | None = None,
     allow_missing: bool = False,
     overwrite: bool = False,
+    workers: int = 1,
     command: str = "",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs what is not done yet (see `running.predict`), then scores the whole and writes the reports into `out`.
+    """Run the clips that are not finished (see `predictor.predict`), score all and write the reports into `out`.
 
     Args:
-        protocol, clips_per_batch: as in `score`; the report holds both protocols, `metrics` those of this one.
-        limit: take the first clips of the split only; the report says so.
-        allow_missing: score although clips failed; they count as empty.
-        overwrite: do everything anew.
-        command: what to record as the command that was run.
-        progress: told `clips` while running and whatever `score` tells.
+        predictor: The system.
+        dataset: The split of a benchmark.
+        out: The result folder.
+        protocol: The protocol of the report's `metrics`; the report holds the figures of both.
+        clips_per_batch: As in `score`.
+        limit: Number of clips that are taken; the report says so.
+        allow_missing: Score although clips failed; they count as empty.
+        overwrite: Remove the earlier results first.
+        workers: Processes; one: this process.
+        command: The command line that the report names.
+        progress: Called with `clips` and their numbers, and as `score` calls it.
     """
     chosen = dataset if limit is None else replace(dataset, clips=dataset.clips[:limit])
     names = folder_names(dataset.clips)
     if overwrite:
         _remove_reports(out)
-    failed = predict(system, chosen, out, names=names, overwrite=overwrite, progress=progress)
+    run = predict(predictor, chosen, out, names=names, overwrite=overwrite, workers=workers, progress=progress)
     _remove_reports(out)
-    if failed and not allow_missing:
-        return Evaluation(out, None, failed)
+    if run.failed and not allow_missing:
+        return Evaluation(out, None, run.failed)
     predictions = out / "predictions"
     scores = score(
         dataset,
@@ -87,11 +95,11 @@ def evaluate(
     )
     asked = {"root": str(dataset.root), "limit": limit, "command": command}
     asked["incomparable"] = _incomparable(dataset, len(chosen.clips))
-    report = _report(scores, out, _timings(chosen.clips, names, out), failed) | asked
+    report = _report(scores, out, _timings(run, out), run.failed) | asked
     atomic_write(out / "report.json", json_bytes(report))
     atomic_write(out / "per_clip.csv", _per_clip_csv(report))
     write_benchmark_report(out / "report.html", report, chosen, predictions)
-    return Evaluation(out, report, failed)
+    return Evaluation(out, report, run.failed)
 
 
 # ---------------------------------------------------------------------------------------------- a recipe as a system
@@ -101,11 +109,30 @@ def recipe_predictor(
     recipe: Recipe,
     dataset: Dataset,
     card: BenchmarkConfig,
-    build: Callable[[Recipe], Pipeline | StagedSchedule] = Pipeline.from_recipe,
+    build: Callable[[Recipe], Pipeline | StagedSchedule] | None = None,
+    *,
+    lock: Path | None = None,
+    cache: Path | None = None,
 ) -> Predictor:
-    """A recipe as it is run on a benchmark, `fitted` to it and built when there is something to do."""
+    """Return a recipe as it is run on a benchmark: adapted to it, and built when there is a clip to run.
+
+    Args:
+        recipe: The recipe.
+        dataset: The split.
+        card: The benchmark.
+        build: Builds the pipeline of the adapted recipe; by default `build_pipeline`.
+        lock: A file of pinned model commits.
+        cache: The folder of the stage cache; None: no cache.
+    """
     fit = adapt_recipe(recipe, dataset, card)
-    return Predictor(fit.to_dict(), lambda: build(fit), _labels(fit, dataset, card))
+    return Predictor(
+        fit.to_dict(),
+        lambda: build(fit) if build is not None else build_pipeline(fit, lock=lock, cache=cache)[0],
+        _labels(fit, dataset, card),
+        base=recipe.base,
+        lock=lock,
+        cache=cache,
+    )
 
 
 def adapt_recipe(recipe: Recipe, dataset: Dataset, card: BenchmarkConfig) -> Recipe:
@@ -182,10 +209,13 @@ def _report(
     }
 
 
-def _timings(clips: Sequence[BenchmarkClip], names: Mapping[str, str], out: Path) -> dict[str, dict[str, float]]:
-    """The seconds that each stage took, by clip, from the results of the clips that have one."""
-    paths = {clip.id: clip_folder(out, names[clip.id]) / "result.json" for clip in clips}
-    return {clip: json.loads(path.read_bytes())["timings"] for clip, path in paths.items() if path.is_file()}
+def _timings(run: PredictionRun, out: Path) -> dict[str, dict[str, float]]:
+    """Return the seconds of each stage by clip, from the logs of the clips that are done."""
+    found: dict[str, dict[str, float]] = {}
+    for clip, number in run.shards.items():
+        if clip not in run.failed:
+            found[clip] = {k: v for own in read_timings(out, number).values() for k, v in own["stages"].items()}
+    return found
 
 
 def _total(stages: Mapping[str, float]) -> float:

@@ -48,18 +48,18 @@ def read_sources(run: Path, root: Path | None = None) -> ClipSources:
     recorded = _run_json(run, "root")
     if root is None and isinstance(recorded, str):
         root = Path(recorded)
-    plan, predictions = run / "plan.jsonl", run / "predictions"
+    lines_path, predictions = run / "manifest.jsonl", run / "predictions"
     sounds: dict[str, str] = {}
     places = [path.relative_to(predictions).as_posix() for path in predictions.glob("*/*")]
     try:
-        with plan.open("rb") if plan.is_file() else nullcontext(()) as lines:
+        with lines_path.open("rb") if lines_path.is_file() else nullcontext(()) as lines:
             for line in map(parse_json, lines):
                 places += line.get("places", ())[:1]
                 if "audio" in line and "audio_slice" not in line:
                     sounds[line["id"]] = str(line["audio"])
         parts = [PurePath(place).parts for place in places]
     except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise InputError(f"{plan} is damaged ({error}); give another result folder") from error
+        raise InputError(f"{lines_path} is damaged ({error}); give another result folder") from error
     return ClipSources(root, sounds, {own[1]: own[0] for own in parts if len(own) > 1 and own[0] in FRAMES})
 
 
@@ -74,9 +74,8 @@ def run_classes(run: Path) -> tuple[str, ...]:
 
 def run_benchmark(run: Path) -> str | None:
     """Return the benchmark of a label job or an evaluation; None if the folder does not record it."""
-    data, source = _run_json(run, "data"), _read_json(run / "plan.json", "source")
-    known = (data, "benchmark") if isinstance(data, dict) else (source, "kind")
-    name = known[0].get(known[1]) if isinstance(known[0], dict) else None
+    data = _run_json(run, "data")
+    name = data.get("benchmark") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
 
 

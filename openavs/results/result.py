@@ -60,18 +60,14 @@ class Result(ClipResult):
         Raises:
             InputError: `out` holds the results of another recipe, or this clip's and `overwrite` is not given.
         """
-        from openavs.results.run_folder import RunWriter
+        from openavs.jobs.save import save_result
         from openavs.results.serialization import safe_id
 
-        name = safe_id(self.clip)  # a clip may be called anything; its folder may not
+        name = safe_id(self.clip)  # a clip may have any id; its folder may not
         named = self if name == self.clip else dataclasses.replace(self, clip=name)
-        classes = self.recipe.get("vocabulary") or ()
-        with RunWriter(Path(out), self.recipe, values="class" if classes else "instance", classes=classes) as run:
-            if not overwrite and run.is_done(name):
-                raise InputError(f"{out} holds a result of {name!r} already; say overwrite=True or give another folder")
-            return run.write(
-                named, seconds=sum(self.timings.values()), extras=lambda folder: self._extras(folder, overlay, report)
-            )
+        wanted = {"overlay.mp4": overlay, "report.html": report}
+        files = [file for file, is_wanted in wanted.items() if is_wanted]
+        return save_result(Path(out), named, lambda: self.video if files else None, files=files, overwrite=overwrite)
 
     def show(self, *, width: int = 640, max_seconds: float = 120.0, max_bytes: int = 16_000_000) -> NotebookView:
         """The video with the masks painted on, its sound and what was heard and found, for a notebook.
@@ -99,17 +95,6 @@ class Result(ClipResult):
             overwrite=overwrite,
         )
         return Path(out)
-
-    def _extras(self, folder: Path, overlay: bool, report: bool) -> None:
-        from openavs.media import write_overlay
-        from openavs.visualization.overlay import OverlayPainter
-        from openavs.visualization.report import report_frames, write_report
-
-        clip = self.video if overlay or report else None
-        if overlay and clip is not None:
-            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(self))
-        if report and clip is not None:
-            write_report(folder / "report.html", self, clip.frames(report_frames(self)), clip.audio, clip.duration)
 
     def _repr_html_(self) -> str:
         """What a notebook shows for a result: pictures and words; `show()` has the video, which takes a moment."""

@@ -169,7 +169,8 @@ def is_clip_folder(path: Path) -> bool:
     """True if openavs wrote this folder: an unfinished one, one with `result.json`, or with a result's files alone."""
     if path.is_symlink() or not path.is_dir():
         return False
-    names = {entry.name for entry in path.iterdir()}
+    entries = (entry.name for entry in path.iterdir())
+    names = {name for name in entries if not name.startswith(".")}  # a run that is killed leaves unfinished files
     unfinished = path.name.startswith(".") and path.name.endswith(".part")
     return unfinished or "result.json" in names or names <= _CLIP_FILES
 

@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from openavs.caching.build import set_threads
+from openavs.caching.store import StageCache
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.predictor import Predictor, ProbabilisticResult
+from openavs.evaluation.predictor import Predictor
+from openavs.jobs.job import STUDENT_BUILDER
+from openavs.jobs.sink import ProbabilisticResult
 from openavs.media.log_mel import RATE, SHORTEST, Floats
 from openavs.models.device import resolve_device
 from openavs.models.oom import translate_oom_errors
@@ -176,4 +180,23 @@ def student_predictor(recipe: Recipe, dataset: Dataset) -> Predictor:
         chain = StudentPipeline.from_recipe(fit)
         return chain.soft if binary else chain
 
-    return Predictor(fit.to_dict(), build, () if binary else dataset.classes, soft=binary)
+    builder = f"{__name__}:build_soft_student" if binary else STUDENT_BUILDER
+    labels = () if binary else dataset.classes
+    return Predictor(fit.to_dict(), build, labels, soft=binary, base=recipe.base, builder=builder)
+
+
+def build_student(
+    recipe: Recipe, *, threads: int | None = None, **options: Any
+) -> tuple[StudentPipeline, StageCache | None]:
+    """Build the student of a recipe as `build_pipeline` does; it has no stages, lock file or cache."""
+    student = StudentPipeline.from_recipe(recipe)
+    set_threads(threads)
+    return student, None
+
+
+def build_soft_student(
+    recipe: Recipe, *, threads: int | None = None, **options: Any
+) -> tuple[Callable[[Clip], ProbabilisticResult], StageCache | None]:
+    """Build a student that returns the probability of each pixel."""
+    student, cache = build_student(recipe, threads=threads)
+    return student.soft, cache

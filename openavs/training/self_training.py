@@ -121,7 +121,7 @@ def label(
         InputError: a clip that cannot be labelled, or none that is kept.
     """
     names = folder_names(dataset.clips)
-    failed = predict(system, dataset, out, names=names, progress=progress)
+    failed = predict(system, dataset, out, names=names, progress=progress).failed
     if failed:
         clip, reason = next(iter(failed.items()))
         raise InputError(f"{pluralize(len(failed), 'clip')} could not be labelled, such as {clip}: {reason}")

@@ -15,7 +15,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset
 from openavs.pipeline.context import Progress
-from openavs.results.run_folder import provenance
+from openavs.results.provenance import provenance
 from openavs.training.base import Student
 from openavs.training.checkpoint import check_resumable
 from openavs.training.config import TrainingRecipe

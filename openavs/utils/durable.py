@@ -59,6 +59,12 @@ def stamp(data: bytes) -> str:
     return f"{len(data)}:{hashlib.sha256(data).hexdigest()}"
 
 
+def stamp_file(path: Path) -> str:
+    """Return the stamp of a file that is written already."""
+    with path.open("rb") as file:
+        return f"{os.fstat(file.fileno()).st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 def is_intact(path: str | Path, stamp: str, *, verify: bool) -> bool:
     """Return whether `path` is a regular file of the stamp's size and, with `verify`, of its hash.
 

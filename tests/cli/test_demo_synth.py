@@ -54,7 +54,7 @@ def test_the_demo_runs_in_a_fresh_process_and_replaces_an_earlier_one(openavs: R
     [
         ("clips/video/result.json", "scene.mp4", "index.jsonl", "run.json"),  # `segment --out` of the same name
         ("clips/demo/result.json", "index.jsonl", "run.json"),  # a run of a video that is called demo.mp4
-        ("plan.jsonl", "plan.json"),  # a job
+        ("manifest.jsonl", "work/manifest.json"),  # a job
     ],
 )
 def test_the_demo_replaces_only_a_demo(openavs: Run, tmp_path: Path, there: tuple[str, ...]) -> None:
@@ -63,7 +63,7 @@ def test_the_demo_replaces_only_a_demo(openavs: Run, tmp_path: Path, there: tupl
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("not to be lost")
     refused = openavs("demo", "--out", out)
-    sentence = f"openavs: {out} holds results that are no demo's, which a demo would replace; give another --out\n"
+    sentence = f"openavs: {out} holds results of another command, which a demo would replace; give another --out\n"
     assert (refused.code, refused.out, refused.err) == (2, "", sentence)
     left = {path.relative_to(out).as_posix(): path.read_text() for path in out.rglob("*") if path.is_file()}
     assert left == dict.fromkeys(there, "not to be lost")

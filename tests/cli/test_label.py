@@ -18,7 +18,7 @@ import pytest
 
 from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
-from tests.labeling.pool import label, recipe, tree, videos
+from tests.jobs.pool import label, recipe, tree, videos
 
 Openavs = Callable[..., Outcome]
 
@@ -70,7 +70,7 @@ def test_a_folder_from_start_to_end_and_again(openavs: Openavs, pool: Path, quic
     assert {key: answer[key] for key in ("clips", "ok", "failed", "left", "worked")} == {
         "clips": 12, "ok": 12, "failed": 0, "left": 0, "worked": 12,
     }  # fmt: skip
-    assert answer["shards"] == {"planned": 3, "committed": 3}
+    assert answer["shards"] == {"planned": 3, "completed": 3}
     assert set(answer["stages"]) >= {"caption", "detect", "segment"}
     assert "of 12 clips" in first.err
     before = tree(tmp_path / "out")
@@ -142,7 +142,7 @@ def test_a_folder_of_damaged_files_names_the_first_and_counts_the_others(
     assert "left out: 1 file that is no video" in done.err
     assert done.err.count("openavs: clip v") == 20
     assert f"openavs: and 2 more clips failed (unreadable 22); see {tmp_path / 'out'}/index.jsonl" in done.err
-    assert "0 of 22 clips labelled, 22 failed" in done.out
+    assert "0 of 22 clips labeled, 22 failed" in done.out
     assert "synthetic world" not in done.err
     assert "read and write" in done.out  # of the table of stages
 
@@ -155,7 +155,7 @@ def test_filters_drop_and_say_what(openavs: Openavs, pool: Path, quick: Path, tm
     assert (tmp_path / "out/clips/v00/result.json").is_file()
     assert not (tmp_path / "out/labels").exists()
     said = openavs(*words[:-1], "label_filter.min_area=0.5", "label_filter.drop_empty=true").out
-    assert "3 filtered (label_filter.drop_empty 3)\ndropped in frames: label_filter.min_area 6" in said
+    assert "3 filtered (label_filter.drop_empty 3)\nrejected in frames: label_filter.min_area 6" in said
 
 
 def test_labels_of_an_avsbench_root_score_as_predictions(openavs: Openavs, quick: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_parts_of_a_job_array_make_the_whole(
     words = ("label", pool, "--pipeline", quick, "--shard-size", "3", "--json", "--quiet")
     first = openavs(*words, "--out", tmp_path / "out", "--shard-range", "1/3")
     assert first.code == 0
-    assert first.json()["shards"] == {"planned": 4, "committed": 2}
+    assert first.json()["shards"] == {"planned": 4, "completed": 2}
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "stopped"
     for part in ("3/3", "2/3"):
         assert openavs(*words, "--out", tmp_path / "out", "--shard-range", part).code == 0
@@ -297,7 +297,7 @@ def test_a_full_disk_stops_the_job_and_nothing_is_half_written(
     assert stopped.code in (1, 2)
     assert "Traceback" not in stopped.err
     assert not list(out.rglob("*.part"))
-    if (out / "plan.json").exists():
+    if (out / "work/manifest.json").exists():
         assert finished(label(*words, "--out", out)).code == 0
         assert tree(out) == whole
 

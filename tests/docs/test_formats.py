@@ -57,11 +57,13 @@ def read(path: Path) -> Any:
         ("result.json", "out/clips/video/result.json"),
         ("run.json", "out/run.json"),
         ("run.json", "run/run.json"),
-        ("index.jsonl", "out/index.jsonl"),
+        ("A row of the index", "out/index.jsonl"),
+        ("A row of the index", "run/index.jsonl"),
         ("A row of the index", "labels/index.jsonl"),
-        ("plan.json", "labels/plan.json"),
-        ("A completion file", "labels/shards/000000.json"),
-        ("run.json of a job", "labels/run.json"),
+        ("manifest.json", "labels/work/manifest.json"),
+        ("A completion file", "labels/work/shards/000000.json"),
+        ("run.json", "labels/run.json"),
+        ("manifest.json", "out/work/manifest.json"),
         ("report.json", "run/report.json"),
         ("result.json", "labels/clips/video/result.json"),
     ],
@@ -87,7 +89,7 @@ def test_parts_of_a_result_have_the_documented_keys_in_order(heading: str, kind:
 
 @pytest.mark.slow
 def test_a_row_of_a_completion_file_is_an_index_row_without_seconds(desk: Path) -> None:
-    (row,) = read(desk / "labels" / "shards" / "000000.json")["rows"]
+    (row,) = read(desk / "labels" / "work" / "shards" / "000000.json")["rows"]
     assert sorted([*row, "seconds"]) == sorted(documented("A row of the index"))
 
 
@@ -95,7 +97,7 @@ def test_a_row_of_a_completion_file_is_an_index_row_without_seconds(desk: Path) 
 def test_every_file_of_the_tree_exists(desk: Path) -> None:
     (tree,) = [block.text for block in blocks(PAGE) if block.language == "text"]
     paths = [line.split()[0].replace("<id>", "video") for line in tree.splitlines()]
-    assert len(paths) == 6 and all((desk / path).is_file() for path in paths)
+    assert len(paths) == 11 and all((desk / path).is_file() for path in paths)
 
 
 @pytest.mark.slow
@@ -115,4 +117,4 @@ def test_a_clip_of_a_job_does_not_depend_on_its_machine(desk: Path) -> None:
     result = read(desk / "labels" / "clips" / "video" / "result.json")
     assert result["timings"] == {}
     assert all(sorted(facts) == ["license", "revision"] for facts in result["models"].values())
-    assert set(result["models"]) == set(read(desk / "labels" / "models.json"))
+    assert set(result["models"]) == set(read(desk / "labels" / "work" / "models.json"))

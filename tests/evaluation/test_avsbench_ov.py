@@ -14,11 +14,11 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_ov import read_ov
 from openavs.evaluation.datasets.avsbench_semantic import read_avss
 from openavs.evaluation.datasets.classes import BASE, CLASSES
-from openavs.evaluation.predictor import write_predictions
 from openavs.labeling.readers import benchmark as source_benchmark
 from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
 from openavs.synthetic.datasets import SEMANTIC_SIZE, write_layout
 from openavs.visualization.colors import voc_palette
+from tests.benchmark_clips import write_predictions
 
 JSON = "AVSBench-openvoc/avsbench_ov_{}.json"
 
@@ -132,7 +132,7 @@ def test_predictions_are_written_if_the_truth_is_an_annotation_file(data: Path, 
     segment = Segment(mask_to_rle(np.ones(SEMANTIC_SIZE, dtype=bool)), (0, 0, 1, 1), "dog", 0.9, label="dog")
     frames = tuple(FrameResult(i, i + 0.5, segments=(segment,)) for i in range(len(clip.frames)))
     write_predictions(dataset, CLASSES, clip, tmp_path, ClipResult(clip.id, SEMANTIC_SIZE, frames))
-    predicted = dataset.read_prediction(clip, tmp_path)
+    predicted = dataset.read_prediction(clip, tmp_path / "predictions")
     assert predicted is not None and (predicted == CLASSES.index("dog")).all()
     assert all(item.like is None for item in source_benchmark.read("ov", data, "train").items)
 

@@ -20,11 +20,13 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.evaluator import Evaluation, adapt_recipe, evaluate, recipe_predictor
 from openavs.evaluation.metrics.metrics import BinaryMetrics
-from openavs.evaluation.predictor import Predictor, folder_names, to_clip, write_predictions
+from openavs.evaluation.predictor import Predictor, folder_names, to_sample
+from openavs.jobs.loader import ClipLoader
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache
 from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
 from openavs.synthetic.datasets import write_layout
+from tests.benchmark_clips import write_predictions
 
 Roots = Callable[[str], Path]
 
@@ -228,7 +230,7 @@ def test_a_link_among_the_outputs_is_not_followed_when_they_are_made_anew(
     evaluate(system(dataset), dataset, tmp_path / "out", limit=1)
     (tmp_path / "out" / "predictions").rename(tmp_path / "elsewhere")
     (tmp_path / "out" / "predictions").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="predictions is a link; give an output folder of its own"):
+    with pytest.raises(InputError, match="predictions is a link; remove it, or give an output folder of its own"):
         evaluate(system(dataset), dataset, tmp_path / "out", limit=1, overwrite=True)
     assert any((tmp_path / "elsewhere").rglob("*.png"))
 
@@ -295,10 +297,13 @@ def test_a_vocabulary_of_ones_own_must_be_of_the_benchmarks_classes(roots: Roots
 
 
 def test_labels_of_a_clip_are_phrases(roots: Roots) -> None:
-    clip = replace(open_dataset("s4", roots("s4")).clips[0], classes=("emergency-car", "dog"))
-    assert to_clip(clip, "a").labels == ("emergency car", "dog")
-    assert to_clip(clip, "a", {"dog": "hound"}).labels == ("emergency car", "hound")
-    assert to_clip(clip, "a").times == (0.5, 1.5, 2.5, 3.5, 4.5)
+    dataset = open_dataset("s4", roots("s4"))
+    clip = replace(dataset.clips[0], classes=("emergency-car", "dog"))
+    assert to_sample(clip, "a", dataset.root).classes == ("emergency car", "dog")
+    assert to_sample(clip, "a", dataset.root, {"dog": "hound"}).classes == ("emergency car", "hound")
+    opened = ClipLoader(dataset.root, Path(), 1.0).open(to_sample(clip, "a", dataset.root))
+    assert opened.times == (0.5, 1.5, 2.5, 3.5, 4.5)
+    assert opened.labels == ("emergency car", "dog")
 
 
 def test_clips_have_folders_of_their_own_whatever_their_ids() -> None:
@@ -318,7 +323,7 @@ def test_predictions_have_the_size_of_the_truth(roots: Roots, tmp_path: Path) ->
     segment = Segment(mask_to_rle(half), (0, 0, 224, 448), "dog", 0.9)
     frames = tuple(FrameResult(i, i + 0.5, segments=(segment,) if i else ()) for i in range(5))
     write_predictions(dataset, (), clip, tmp_path, ClipResult(clip.id, (448, 448), frames))
-    masks = dataset.read_prediction(clip, tmp_path)
+    masks = dataset.read_prediction(clip, tmp_path / "predictions")
     assert masks is not None
     assert masks.shape == (5, 224, 224)
     assert masks[0].max() == 0

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from openavs.exports.base import ExportItem, open_source
-from openavs.media import write_overlay, write_video
-from openavs.results.run_folder import RunWriter
+from openavs.jobs.save import save_result
+from openavs.media import write_video
 from openavs.structures.types import (
     BoolMask,
     Caption,
@@ -23,7 +23,6 @@ from openavs.structures.types import (
     Waveform,
     mask_to_rle,
 )
-from openavs.visualization.overlay import OverlayPainter
 
 SIZE = (48, 64)
 FPS = 5  # of the video; results have a frame a second
@@ -81,18 +80,12 @@ def write_source(path: Path, seconds: int, *, mute: bool = False) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A result folder of two clips: `one` (6 s, with tracks and an overlay) and `two` (5 s, without)."""
     folder = tmp_path_factory.mktemp("exported")
-    with RunWriter(folder / "out", RECIPE) as writer:
-        for name, seconds, tracked in (("one", 6, True), ("two", 5, False)):
-            video = folder / f"{name}.mp4"
-            write_source(video, seconds)
-            result = by_hand(name, str(video), seconds, tracked=tracked)
-            painter = OverlayPainter(result)
-
-            def extras(place: Path, video: Path = video, painter: OverlayPainter = painter) -> None:
-                if video.stem == "one":
-                    write_overlay(place / "overlay.mp4", video, painter)
-
-            writer.write(result, extras=extras)
+    for name, seconds, tracked in (("one", 6, True), ("two", 5, False)):
+        video = folder / f"{name}.mp4"
+        write_source(video, seconds)
+        result = by_hand(name, str(video), seconds, tracked=tracked)
+        files = ("overlay.mp4",) if name == "one" else ()
+        save_result(folder / "out", result, partial(open_source, result), files=files)
     return folder / "out"
 
 

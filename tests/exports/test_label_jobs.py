@@ -97,8 +97,8 @@ def test_sources_and_sounds_are_found_where_the_job_found_them(
 
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     for line in ("{", "[1]", '{"audio": "a.wav"}', '{"id": "a", "places": [1]}'):
-        (tmp_path / "plan.jsonl").write_text(line + "\n")
-        with pytest.raises(InputError, match=r"plan\.jsonl is damaged"):
+        (tmp_path / "manifest.jsonl").write_text(line + "\n")
+        with pytest.raises(InputError, match=r"manifest\.jsonl is damaged"):
             read_sources(tmp_path)
 
 
@@ -109,5 +109,5 @@ def test_an_evaluation_knows_the_subset_of_its_clips_too(job: Path, tmp_path: Pa
 
 
 def test_labels_without_a_folder_are_of_no_subset(tmp_path: Path) -> None:
-    (tmp_path / "plan.jsonl").write_text('{"id": "a", "places": ["a.png"]}\n')
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "places": ["a.png"]}\n')
     assert read_sources(tmp_path).subsets == {}

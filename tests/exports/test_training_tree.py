@@ -19,7 +19,7 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
-from openavs.evaluation.predictor import grey_png
+from openavs.evaluation.predictor import gray_png
 from openavs.exports.base import Categories
 from openavs.exports.registry import ExportOptions, ExportSummary, export as write_export
 from openavs.exports.training_tree import log_mel_tensor
@@ -40,7 +40,7 @@ def written(layout: str, root: Path, labels: Path, without: int) -> None:
             mask = np.zeros((240, 320) if layout == "avss" else (224, 224), np.uint8)
             mask[:100, :100] = 3 if layout == "avss" else 255
             (labels / place).parent.mkdir(parents=True, exist_ok=True)
-            (labels / place).write_bytes((palette_png if layout == "avss" else grey_png)(mask))
+            (labels / place).write_bytes((palette_png if layout == "avss" else gray_png)(mask))
 
 
 def make(run: Path, out: Path, **options: Any) -> ExportSummary:

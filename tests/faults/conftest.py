@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT, Outcome
 from tests.faults.injection import faulty_recipe
-from tests.labeling.pool import tree, videos
+from tests.jobs.pool import tree, videos
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Label = Callable[..., Outcome]

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from openavs.labeling.completion import mark_path, read_mark
-from openavs.labeling.job import ShardSpec
-from openavs.labeling.shard import run_shard
-from openavs.labeling.verification import reopen_changed
+from openavs.jobs.checkpoint import completion_path, read_completion
+from openavs.jobs.job import ShardSpec
+from openavs.jobs.output_dir import reopen_changed
+from openavs.jobs.shard import run_shard
 from tests.conftest import Outcome
 from tests.faults.conftest import ended, start
-from tests.labeling.pool import planned, tree
-from tests.labeling.test_shard import chain
+from tests.jobs.pool import planned, tree
+from tests.jobs.test_shard import chain
 
 Openavs = Callable[..., Outcome]
 Damage = Callable[[Path], object]
@@ -126,10 +126,10 @@ def test_a_change_that_keeps_the_size_takes_verify(copied: Callable[[str], list[
 
 def test_a_hash_that_was_changed_in_a_mark_is_noticed(copied: Callable[[str], list[ShardSpec]]) -> None:
     job = copied("finished")[0].job
-    mark = read_mark(job.out, 0, job.key)
+    mark = read_completion(job.out, 0, job.key)
     assert mark is not None
     stamp = mark["files"]["v02"]["clips/v02/result.json"]
-    path = mark_path(job.out, 0)
+    path = completion_path(job.out, 0)
     path.write_bytes(path.read_bytes().replace(stamp.encode(), f"{stamp[:-1]}{int(stamp[-1], 16) ^ 1:x}".encode()))
     assert reopen_changed(job.out, job.key, range(2), verify=True) == ["v02"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.conftest import label
 from tests.faults.injection import faulty_recipe
-from tests.labeling.pool import tree
+from tests.jobs.pool import tree
 
 
 def rows(out: Path) -> list[dict[str, object]]:

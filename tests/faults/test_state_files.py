@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError
-from openavs.labeling.progress import check_models
+from openavs.jobs.progress import check_models
 from tests.conftest import ROOT, Outcome
 from tests.faults.conftest import Whole, ended, label, start, wait_for
 
@@ -54,10 +54,10 @@ def again(openavs: Openavs, finished: Path, pool: Path, recipe: Path, tmp_path: 
     return run
 
 
-TOP = ("plan.json", "plan.jsonl", "plan.sizes", "models.json", "run.json", "index.jsonl")
+TOP = ("work/manifest.json", "manifest.jsonl", "work/sizes", "work/models.json", "run.json", "index.jsonl")
 
 
-@pytest.mark.parametrize("name", [*TOP, "shards/000000.json", "log/seconds/000000.json"])
+@pytest.mark.parametrize("name", [*TOP, "work/shards/000000.json", "log/timings/000000.json"])
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "FIFO"])
 def test_something_else_in_a_files_place_is_one_sentence(
     again: Callable[..., Outcome], tmp_path: Path, name: str, make: Callable[[Path], None], whole: Whole
@@ -72,7 +72,7 @@ def test_something_else_in_a_files_place_is_one_sentence(
         return
     assert said.code == 2
     assert str(path) in said.err and "regular file" in said.err and said.err.count("\n") == 1
-    if name == "shards/000000.json":
+    if name == "work/shards/000000.json":
         path.rmdir() if path.is_dir() else path.unlink()
         assert again().code == 0
     else:
@@ -80,7 +80,7 @@ def test_something_else_in_a_files_place_is_one_sentence(
     whole(tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["shards", "clips", "labels", "log"])
+@pytest.mark.parametrize("name", ["work/shards", "clips", "labels", "log"])
 def test_a_file_in_a_folders_place_is_one_sentence(again: Callable[..., Outcome], tmp_path: Path, name: str) -> None:
     shutil.rmtree(tmp_path / "out" / name)
     (tmp_path / "out" / name).write_bytes(b"x")
@@ -94,13 +94,13 @@ def test_a_journal_that_is_no_file_is_one_sentence(
     again: Callable[..., Outcome], tmp_path: Path, make: Callable[[Path], None], whole: Whole
 ) -> None:
     out = tmp_path / "out"
-    (out / "shards/000001.json").unlink()
+    (out / "work/shards/000001.json").unlink()
     (out / "work").mkdir()
     journal = out / "work/000001.jsonl"
     make(journal)
     said = again()
     assert (said.code, "Traceback" in said.err) == (2, False)
-    assert f"{journal} is damaged (it is not a regular file); remove it and run the same again" in said.err
+    assert f"{journal} is damaged (it is not a regular file); remove it and run the same command again" in said.err
     journal.rmdir() if journal.is_dir() else journal.unlink()
     assert again().code == 0
     whole(out)
@@ -110,9 +110,9 @@ def test_a_journal_that_is_no_file_is_one_sentence(
 def test_a_plan_whose_lines_are_lost_or_changed_is_written_again(
     again: Callable[..., Outcome], tmp_path: Path, damage: str, whole: Whole
 ) -> None:
-    path = tmp_path / "out/plan.jsonl"
+    path = tmp_path / "out/manifest.jsonl"
     content = path.read_bytes()
-    (tmp_path / "out/shards/000001.json").unlink()
+    (tmp_path / "out/work/shards/000001.json").unlink()
     if damage == "gone":
         path.unlink()
     else:
@@ -137,14 +137,15 @@ def test_a_plan_whose_lines_are_lost_or_changed_is_written_again(
     ],
 )
 def test_damaged_models_are_one_sentence(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "models.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"models\.json is damaged \(.+\); remove it and run the same again"):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/models.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"models\.json is damaged \(.+\); remove it and run the same command again"):
         check_models(tmp_path, FACTS)
 
 
 def test_damaged_models_end_a_job_in_a_sentence(again: Callable[..., Outcome], tmp_path: Path) -> None:
-    (tmp_path / "out/shards/000001.json").unlink()
-    (tmp_path / "out/models.json").write_bytes(b"{")
+    (tmp_path / "out/work/shards/000001.json").unlink()
+    (tmp_path / "out/work/models.json").write_bytes(b"{")
     said = again()
     assert said.code == 2
     assert "models.json is damaged" in said.err and "Traceback" not in said.err
@@ -174,7 +175,7 @@ def test_a_folder_that_is_removed_bit_by_bit_is_named_and_can_be_started_anew(
     words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
     job = start(*words, PACE="0.3")
     wait_for(lambda: list(out.glob("clips/*/result.json")))
-    while (out / "plan.json").exists():
+    while (out / "work/manifest.json").exists():
         shutil.rmtree(out, ignore_errors=True)
     lost = ended(job)
     assert lost.code == 2

@@ -18,15 +18,15 @@ import pytest
 from PIL import Image as Pillow
 
 from openavs.errors import InputError
-from openavs.labeling.loader import ClipError, ClipLoader
+from openavs.jobs.loader import ClipError, ClipLoader
+from openavs.jobs.shard import run_shard
 from openavs.labeling.readers.open import open_source
-from openavs.labeling.shard import run_shard
 from openavs.media import open_clip
 from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
-from tests.labeling.pool import planned
-from tests.labeling.test_shard import chain
+from tests.jobs.pool import planned
+from tests.jobs.test_shard import chain
 from tests.media_files import grey, make_media, tone
 
 Openavs = Callable[..., Outcome]

@@ -24,11 +24,12 @@ from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets import mask_io as pngs, tables as metadata, youtube_vis
 from openavs.exports.base import finished, sampled_fps
 from openavs.exports.sources import run_classes
-from openavs.labeling import completion as marks, journal, manifest as plan, sample as items
+from openavs.jobs import checkpoint as records, manifest as plan, sample as items
+from openavs.jobs.job import Job
+from openavs.jobs.progress import JobProgress
 from openavs.labeling.readers import files as source_files, table as source_manifest, webdataset as source_tars
 from openavs.media.images import read_image
 from openavs.models.hub import ModelLockfile, ResolvedModel, check_folder
-from openavs.results.run_folder import RunWriter
 from openavs.results.serialization import read_result, segmentation_from_json, segmentation_to_json
 from openavs.stages.translators import chat_client
 from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer
@@ -228,14 +229,17 @@ def rle(data: bytes) -> None:
 
 
 def run(data: bytes) -> None:
-    """A result folder's run.json and index.jsonl, gone on with."""
+    """A result folder's run.json and index.jsonl, which a job replaces."""
     one, _, lines = data.partition(b"\0")
     _file("again/run.json", one)
     _file("again/index.jsonl", lines)
     out = SCRATCH / "again"
     run_classes(out)
-    with RunWriter(out, {"name": "tiny"}) as writer:
-        writer.is_done("a")
+    request = plan.JobRequest("segment", [items.Sample("a", "a.mp4")], {"name": "tiny"}, command="segment")
+    (out / "work").mkdir(exist_ok=True)
+    made = plan.make_manifest(out, request)
+    job = Job(out, made.key, SCRATCH, {"name": "tiny"})
+    assert JobProgress(job, made, [0], {}).save("stopped")["clips"] == 1
 
 
 def folder(data: bytes) -> None:
@@ -251,20 +255,20 @@ def folder(data: bytes) -> None:
 
 def mark(data: bytes) -> None:
     """A shard's commit mark."""
-    _file("job/shards/000000.json", data)
-    found = marks.read_mark(SCRATCH / "job", 0, "k")
+    _file("job/work/shards/000000.json", data)
+    found = records.read_completion(SCRATCH / "job", 0, "k")
     assert found is not None
-    marks.summary(found["rows"])
+    records.summarize(found["rows"])
 
 
 def shard_journal(data: bytes) -> None:
     """A shard's journal."""
-    journal.ShardJournal.read(_file("j.jsonl", data)).believe(SCRATCH)
+    records.ShardJournal.read(_file("j.jsonl", data)).forget_changed(SCRATCH)
 
 
 def job_plan(data: bytes) -> None:
     """A job's plan."""
-    _file("planned/plan.json", data)
+    _file("planned/work/manifest.json", data)
     found = plan.read_manifest(SCRATCH / "planned")
     assert found is not None
     assert found.key is not None and found.clips >= 0 and found.shards >= 0
@@ -408,11 +412,13 @@ FRAME = RESULT["frames"][0]
 SEGMENT = FRAME["segments"][0]
 PLAIN_RLE = RLE((6, 8), SEGMENT["mask"]["counts"])
 ROW = {"id": "a", "status": "failed", "reason": "missing", "rejected": {"not found": 1}}
-MARK = {"format": marks.FORMAT, "plan": "k", "shard": 0, **marks.summary([ROW]), "rows": [ROW], "files": {"a": {}}}
-PLAN = {"format": 2, "key": "k", "source": {"clips": 1, "kind": "folder", "sha256": ""}, "shards": [[0, 10, 1]]}
+MARK = {"format": records.FORMAT, "key": "k", "shard": 0, **records.summarize([ROW]), "rows": [ROW], "files": {"a": {}}}
+PLAN = {"format": plan.FORMAT, "key": "k", "command": "label", "threads": 1, "shards": [[0, 10, 1]]}
+PLAN |= {"source": {"clips": 1, "kind": "folder", "sha256": ""}}
 RUN = {"format": 1, "recipe": {"name": "tiny"}, "masks": {"values": "instance", "classes": []}, "data": {}}
 RUN |= {"models": {}, "timings": {}, "status": "running"}
 LINE = {"id": "a", "status": "ok", "seconds": 1.0}
+JOURNALED = {"row": ROW, "files": {"x": "0"}, "timing": {"seconds": 1.0, "stages": {"detect": 0.5}}}
 VIS = {
     "videos": [{"id": 1, "height": 6, "width": 8, "file_names": ["a/0.jpg"]}],
     "categories": [{"id": 1, "name": "dog"}],
@@ -527,7 +533,8 @@ def targets() -> dict[str, Target]:
         "folder": Target(folder, [_json(RUN)]),
         "mark": Target(mark, [_json(MARK)]),
         "journal": Target(
-            shard_journal, [b'{"start": true}\n{"begin": "a"}\n' + _json({"row": ROW, "files": {"x": "0"}}) + b"\n"]
+            shard_journal,
+            [b'{"start": true}\n{"begin": "a"}\n' + _json(JOURNALED) + b"\n"],
         ),
         "plan": Target(job_plan, [_json(PLAN)]),
         "cache": Target(cache, [b"openavs-cache 1 00\nx", _json({"answer": [], "revisions": {}})]),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import string
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import example, given, settings, strategies as st
 from PIL import Image as Pictures
 
 from openavs.errors import InputError
-from openavs.results.run_folder import RunWriter, git_commit
+from openavs.results.provenance import describe_differences, differing_keys, git_commit
 from openavs.results.serialization import (
     atomic_write,
     is_done,
@@ -86,8 +87,8 @@ frames = st.builds(
     index=st.integers(0),
     time=numbers,
     silent=st.booleans(),
-    heard=st.lists(captions, max_size=2).map(tuple),
-    asked=st.lists(
+    captions=st.lists(captions, max_size=2).map(tuple),
+    prompts=st.lists(
         st.builds(Prompt, texts, st.none() | texts, texts, st.lists(captions, max_size=1).map(tuple)), max_size=2
     ).map(tuple),
     segments=st.lists(
@@ -97,7 +98,9 @@ frames = st.builds(
         ),
         max_size=2,
     ).map(tuple),
-    dropped=st.lists(st.builds(Rejection, texts, texts, st.none() | numbers, st.none() | boxes), max_size=2).map(tuple),
+    rejected=st.lists(st.builds(Rejection, texts, texts, st.none() | numbers, st.none() | boxes), max_size=2).map(
+        tuple
+    ),
 )
 segmentations = st.builds(
     ClipResult,
@@ -358,170 +361,24 @@ def test_ids_of_a_list_are_all_different(paths: list[str]) -> None:
     assert len(set(ids)) == len(ids)
 
 
-# --------------------------------------------------------------------------------------------------- runs
+# ------------------------------------------------------------------------------------------------------- provenance
 
 
-def index(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
-
-
-def run(out: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((out / "run.json").read_text())
-    return data
-
-
-def test_a_run_says_what_ran_and_what_became_of_each_clip(tmp_path: Path, clip: ClipResult) -> None:
-    with RunWriter(tmp_path, clip.recipe) as writer:
-        assert run(tmp_path)["status"] == "running"
-        writer.write(clip, seconds=1.5)
-        writer.fail("broken", "it holds no frames", seconds=0.5, source="b.mp4")
-    said = run(tmp_path)
-    assert said["status"] == "finished"
-    assert said["recipe"] == clip.recipe
-    assert said["counts"] == {"ok": 1, "failed": 1}
-    assert said["seconds"] == 2.0
-    assert said["timings"] == {"detect": 0.25}
-    assert said["models"] == clip.models
-    assert said["masks"] == {"values": "instance", "classes": []}
-    assert said["format"] == 1
-    assert "numpy" in said["packages"]
-    broken, ok = index(tmp_path)
-    assert (broken["id"], broken["status"], broken["reason"]) == ("broken", "failed", "it holds no frames")
-    assert (ok["id"], ok["status"], ok["frames"], ok["segments"], ok["seconds"]) == ("clip", "ok", 3, 2, 1.5)
-    assert not (tmp_path / "clips" / "broken").exists()
-
-
-def test_running_again_does_what_is_missing(tmp_path: Path, clip: ClipResult) -> None:
-    with RunWriter(tmp_path, clip.recipe) as writer:
-        writer.write(clip)
-        writer.fail("other", "no")
-    with RunWriter(tmp_path, clip.recipe) as writer:
-        assert writer.is_done("clip", source="a/clip.mp4")
-        assert not writer.is_done("other")
-        with pytest.raises(InputError, match=r"made from a/clip\.mp4, not b"):
-            writer.is_done("clip", source="b/clip.mp4")
-        writer.write(replace(clip, clip="other"))
-    assert [(line["id"], line["status"]) for line in index(tmp_path)] == [("clip", "ok"), ("other", "ok")]
-    assert run(tmp_path)["timings"] == {"detect": 0.5}
-
-
-def test_another_recipe_is_refused_by_its_keys(tmp_path: Path, clip: ClipResult) -> None:
-    with RunWriter(tmp_path, clip.recipe) as writer:
-        writer.write(clip)
-    other = {**clip.recipe, "detector": {"name": "grounding-dino", "threshold": 0.3}, "fps": 1.0}
-    del other["name"]
-    with pytest.raises(InputError, match=r"threshold \(was 0.25, now 0.3\), fps \(was 1, now 1.0\), name \("):
-        RunWriter(tmp_path, other)
-    with pytest.raises(InputError, match=r"masks\.values"):
-        RunWriter(tmp_path, clip.recipe, values="class", classes=["dog"])
-    assert is_done(tmp_path, "clip")
-    (tmp_path / "mine.txt").write_text("not ours")
-    writer = RunWriter(tmp_path, other, overwrite=True)
-    assert not writer.is_done("clip")
-    assert run(tmp_path)["recipe"] == other
-    assert (tmp_path / "mine.txt").exists()
-
-
-def test_a_killed_run_is_finished_by_the_next(tmp_path: Path, clip: ClipResult) -> None:
-    with pytest.raises(KeyboardInterrupt), RunWriter(tmp_path, clip.recipe) as writer:
-        writer.write(clip)
-        raise KeyboardInterrupt
-    assert run(tmp_path)["status"] == "interrupted"
-    (tmp_path / "index.jsonl").write_text('{"id": "clip", "sta')  # cut while it was written
-    (tmp_path / "clips" / ".other.part" / "masks").mkdir(parents=True)
-    with RunWriter(tmp_path, clip.recipe) as writer:
-        assert writer.is_done("clip")
-        writer.write(replace(clip, clip="other"))
-    assert [(line["id"], line["segments"]) for line in index(tmp_path)] == [("clip", 2), ("other", 2)]
-    assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == ["clip", "other"]
-
-
-def test_an_index_that_is_lost_or_damaged_is_made_anew_from_the_results(tmp_path: Path, clip: ClipResult) -> None:
-    with RunWriter(tmp_path, clip.recipe) as writer:
-        writer.write(clip)
-    whole = index(tmp_path)
-    (tmp_path / "index.jsonl").unlink()
-    with RunWriter(tmp_path, clip.recipe):
-        pass
-    assert [line["id"] for line in index(tmp_path)] == ["clip"]
-    lines = ["[]", '{"id": "clip"}', '{"id": "clip", "status": "ok", "seconds": -1}', '{"id": 1, "status": "ok"}']
-    (tmp_path / "index.jsonl").write_text("\n".join(lines))
-    hidden = tmp_path / "clips" / ".gone.part"
-    hidden.mkdir()
-    (hidden / "result.json").write_text("{}")  # of a run that was killed
-    with RunWriter(tmp_path, clip.recipe):
-        pass
-    assert index(tmp_path) == [{**whole[0], "seconds": 0.0}]
-
-
-def test_files_that_are_no_results_are_neither_replaced_nor_removed(tmp_path: Path, clip: ClipResult) -> None:
-    for name in ("clip", "other"):
-        (tmp_path / "clips" / name).mkdir(parents=True)
-        (tmp_path / "clips" / name / "0.jpg").write_bytes(b"mine")
-    (tmp_path / "clips" / "film.mp4").write_bytes(b"mine")
-    writer = RunWriter(tmp_path, clip.recipe, overwrite=True)
-    with pytest.raises(
-        InputError, match="clips/clip holds other files, and the clip's result would replace them; give"
-    ):
-        writer.is_done("clip")
-    with pytest.raises(InputError, match="holds other files"):
-        writer.write(clip)
-    writer.fail("clip", "broken")
-    assert len(list((tmp_path / "clips").glob("*/0.jpg"))) == 2
-    (tmp_path / "clips" / "clip" / "0.jpg").unlink()
-    writer.write(clip)
-    (tmp_path / "clips" / "clip" / "result.json").unlink()
-    writer.write(clip)  # what a result left is replaced
-    (tmp_path / "clips" / ".gone.part").mkdir()
-    (tmp_path / "clips" / ".gone.part" / ".overlay.mp4.x").write_bytes(b"of a killed run")
-    RunWriter(tmp_path, clip.recipe, overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["film.mp4", "other"]
-
-
-def test_overwriting_a_folder_that_is_not_there_begins_one(tmp_path: Path, clip: ClipResult) -> None:
-    with RunWriter(tmp_path / "new", clip.recipe, overwrite=True) as writer:
-        writer.write(clip)
-    assert len(index(tmp_path / "new")) == 1
-
-
-def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, clip: ClipResult) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot make the output folder"):
-        RunWriter(tmp_path / "file", {})
-    (tmp_path / "run.json").write_text('{"my": "own"}')
-    with pytest.raises(InputError, match="not written by this openavs"):
-        RunWriter(tmp_path, {})
-    write_result(tmp_path / "old", clip)
-    with pytest.raises(InputError, match="unknown recipe"):
-        RunWriter(tmp_path / "old", {})
-    with pytest.raises(InputError, match=r"recipe\.level is -inf"):
-        RunWriter(tmp_path / "new", {"level": float("-inf")})
-    assert not (tmp_path / "new").exists()
-
-
-def test_the_commit_is_read_from_git_itself(tmp_path: Path) -> None:
+def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
+    git_commit.cache_clear()
     assert git_commit(tmp_path) is None
-    git = tmp_path / ".git"
-    (git / "refs" / "heads").mkdir(parents=True)
-    (git / "HEAD").write_text("ref: refs/heads/main\n")
-    assert git_commit(tmp_path) is None  # no commit yet
-    (git / "packed-refs").write_text("# pack-refs\n" + "b" * 40 + " refs/heads/main\n")
-    assert git_commit(tmp_path / "deep" / "inside") == "b" * 40
-    (git / "refs" / "heads" / "main").write_text("a" * 40 + "\n")
-    assert git_commit(tmp_path) == "a" * 40
-    (git / "HEAD").write_text("c" * 40 + "\n")
-    assert git_commit(tmp_path) == "c" * 40
+    command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*command, "init", "-q"], check=True)
+    git_commit.cache_clear()
+    assert git_commit(tmp_path) is None, "it has no commit yet"
+    subprocess.run([*command, "commit", "-q", "--allow-empty", "-m", "First"], check=True)
+    head = subprocess.run([*command, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "deep" / "inside").mkdir(parents=True)
+    git_commit.cache_clear()
+    assert git_commit(tmp_path / "deep" / "inside") == head and len(head) == 40
+    git_commit.cache_clear()
 
 
-def test_the_commit_of_a_work_tree_of_its_own(tmp_path: Path) -> None:
-    git = tmp_path / "main" / ".git"
-    own = git / "worktrees" / "side"
-    own.mkdir(parents=True)
-    (tmp_path / "side").mkdir()
-    (tmp_path / "side" / ".git").write_text(f"gitdir: {own}\n")
-    (own / "HEAD").write_text("ref: refs/heads/side\n")
-    (own / "commondir").write_text("../..\n")
-    (git / "packed-refs").write_text("d" * 40 + " refs/heads/side\n")
-    assert git_commit(tmp_path / "side") == "d" * 40
-    (own / "HEAD").unlink()
-    assert git_commit(tmp_path / "side") is None  # and not that of a folder above
+def test_differences_name_keys_and_values() -> None:
+    found = differing_keys({"recipe": {"a": {"b": 1}, "c": 2}, "x": 1}, {"recipe": {"a": {"b": 2}}, "x": 1.0})
+    assert describe_differences(found) == "a.b (was 1, now 2), c (was 2, now not there), x (was 1, now 1.0)"

@@ -149,7 +149,7 @@ def test_recipe_in_a_label_job(openavs: Run, video: Path, tmp_path: Path, evil: 
     words = ("label", tmp_path / "videos", "--pipeline", "tiny", "--out", out, "--workers", "1", "-q")
     assert openavs(*words).code == 0
     change = recipe_with_code(evil)
-    for name in ("plan.json", "run.json"):
+    for name in ("work/manifest.json", "run.json"):
         edit(out / name, change)
     for path in (out / "clips").rglob("result.json"):
         edit(path, change)

@@ -137,7 +137,7 @@ def test_a_link_in_the_output_folder(openavs: Run, video: Path, yard: Path, tmp_
     assert sorted(path.name for path in treasure.rglob("*")) == ["keep.txt", "masks"]
 
 
-@pytest.mark.parametrize("place", ["clips", "labels", "log", "work", "shards", "plan.json", "index.jsonl"])
+@pytest.mark.parametrize("place", ["clips", "labels", "log", "work", "shards", "work/manifest.json", "index.jsonl"])
 def test_a_link_in_the_folder_of_a_job(openavs: Run, video: Path, yard: Path, place: str) -> None:
     (yard / "treasure").mkdir()
     (yard / "job").mkdir()

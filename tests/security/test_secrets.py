@@ -74,7 +74,7 @@ def test_a_label_job(openavs: Run, video: Path, tmp_path: Path, caplog: pytest.L
     """The plan, the logs of its workers and the manifests included."""
     with serving(SERVERS["fails and repeats it"]) as local:
         done = openavs("label", video, *asking(local.url), "--out", tmp_path / "job", "-v")
-    assert local.headers and (tmp_path / "job" / "plan.json").is_file()
+    assert local.headers and (tmp_path / "job" / "work/manifest.json").is_file()
     assert list(leaks(tmp_path, done.out, done.err, caplog.text)) == []
 
 

@@ -279,18 +279,18 @@ def test_evaluate_writes_probabilities_and_scores_them(openavs: Any, s4: Path, t
 
 
 def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -> None:
-    from openavs.evaluation.predictor import to_clip
     from openavs.training.data.dataset import read_frames
+    from tests.benchmark_clips import open_benchmark_clip
 
     dataset = open_dataset("s4", s4, "val")
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu", "offline=true"]))
     clip = dataset.clips[0]
     heard = FeatureCache(chain.ears).of(clip)
     direct = predict_clip(chain.student, clip.id, read_frames(clip, range(5)), heard, None)
-    soft = chain.soft(to_clip(clip, clip.id))
+    soft = chain.soft(open_benchmark_clip(clip, clip.id))
     assert direct.probability is not None
     assert np.array_equal(soft.probability, np.rint(direct.probability * 255).astype(np.uint8))
-    assert [result.frames for result in chain.run([to_clip(clip, clip.id)])] == [soft.result.frames]
+    assert [result.frames for result in chain.run([open_benchmark_clip(clip, clip.id)])] == [soft.result.frames]
 
 
 def test_a_student_is_no_pipeline_of_stages(trained: Path) -> None:
@@ -317,10 +317,10 @@ def test_a_student_trained_with_an_embedded_model_says_that_it_knows_only_the_sy
 
 
 def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> None:
-    from openavs.evaluation.predictor import to_clip
+    from tests.benchmark_clips import open_benchmark_clip
 
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
-    clip = to_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
+    clip = open_benchmark_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
     with pytest.raises(InputError, match="a clip has no sound track; give its sound with --audio FILE"):
         chain(replace(clip, audio=None, source=None))
     cut = replace(clip, source="cut.mp4", frames=lambda wanted: list(clip.frames(wanted))[:3])
@@ -330,11 +330,11 @@ def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> 
 
 def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Path) -> None:
     """Each ten seconds as if they were a clip of their own, and no more pictures are held than those of two pieces."""
-    from openavs.evaluation.predictor import to_clip
     from openavs.structures.types import Frame
+    from tests.benchmark_clips import open_benchmark_clip
 
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
-    short = to_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
+    short = open_benchmark_clip(open_dataset("s4", s4, "val").clips[0], "a clip")
     assert short.audio is not None
     images = [frame.image for frame in short.frames(None)]
     rate = short.audio.rate
@@ -365,7 +365,7 @@ def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Pat
 
 def test_a_student_for_which_memory_runs_out_says_so(s4: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from openavs.errors import OutOfMemoryError
-    from openavs.evaluation.predictor import to_clip
+    from tests.benchmark_clips import open_benchmark_clip
 
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
 
@@ -374,7 +374,7 @@ def test_a_student_for_which_memory_runs_out_says_so(s4: Path, trained: Path, mo
 
     monkeypatch.setattr(chain.student, "predict", full)
     with pytest.raises(OutOfMemoryError, match="take a smaller model"):
-        chain(to_clip(open_dataset("s4", s4, "val").clips[0], "a clip"))
+        chain(open_benchmark_clip(open_dataset("s4", s4, "val").clips[0], "a clip"))
 
 
 def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path, tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.tables import read_table
-from openavs.labeling.clip_ids import unique_ids
+from openavs.jobs.sample import Sample, unique_ids
 from openavs.labeling.readers.open import Source, relative
-from openavs.labeling.sample import Sample
 
 TABLES = {"s4": "s4_meta_data.csv", "ms3": "ms3_meta_data.csv", "avss": "metadata.csv"}
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from openavs.errors import InputError
+from openavs.jobs.sample import Sample
 from openavs.labeling.readers.open import SOUNDS, VIDEOS, Candidate, Source, build_manifest, relative
-from openavs.labeling.sample import Sample
 from openavs.media.images import is_image
 from openavs.utils.text import pluralize
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset
-from openavs.labeling.clip_ids import unique_ids
-from openavs.labeling.sample import Sample
+from openavs.jobs.sample import Sample, file_size, unique_ids
 from openavs.utils.fs import refuse_address
 from openavs.utils.text import pluralize
 
@@ -127,17 +125,8 @@ def _named(one: Candidate, id: str, root: Path) -> Sample:
     name = one.name if one.name != id else None
     size = one.item.bytes
     if size is None and not one.item.frames:
-        size = _size(os.path.join(root, one.item.path))
+        size = file_size(os.path.join(root, one.item.path))
     return replace(one.item, id=id, name=name, bytes=size)
-
-
-def _size(path: str) -> int | None:
-    """The size of a file; None for a folder, and for what is not there, which is its row's to say."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _twice(again: list[Candidate]) -> list[str]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import is_plain_name
+from openavs.jobs.sample import Sample
 from openavs.labeling.readers.open import Candidate, Source, build_manifest, relative
-from openavs.labeling.sample import Sample
 from openavs.utils.strict_json import parse_json
 from openavs.utils.text import pluralize
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from openavs.errors import InputError
+from openavs.jobs.sample import ByteRange, Sample
 from openavs.labeling.readers.open import SOUNDS, VIDEOS, Candidate, Source, build_manifest, relative
-from openavs.labeling.sample import ByteRange, Sample
 from openavs.utils.fs import BoundedFile
 from openavs.utils.text import pluralize
 

@@ -1,0 +1,206 @@
+"""Shared parts of the commands that run jobs: options, interruption, system errors, and results as text."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from openavs.cli.output import log_line
+from openavs.cli.progress import job_progress
+from openavs.utils.text import pluralize
+
+if TYPE_CHECKING:
+    from openavs.jobs.event_log import StageTimes
+    from openavs.jobs.executors.base import Executor
+    from openavs.jobs.job import Job
+    from openavs.jobs.manifest import Manifest
+    from openavs.jobs.progress import JobProgress
+    from openavs.structures.types import ClipResult
+
+# Errors of the system when another process has removed or replaced a file.
+REMOVED = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+
+WorkersOption = Annotated[
+    int, typer.Option(min=1, help="Worker processes; 1: this process. Results do not depend on it.")
+]
+CacheOption = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Reuse answers of captioner and translator from earlier runs.")
+]
+
+
+def stage_cache(wanted: bool) -> Path | None:
+    """Return the folder of the stage cache, if it is wanted."""
+    from openavs.caching.store import cache_folder
+
+    return cache_folder() if wanted else None
+
+
+# ------------------------------------------------------------------------------------------------------ running a job
+
+
+def run_stoppable(
+    job: Job, manifest: Manifest, executor: Executor, progress: JobProgress, quiet: bool, *, parquet: bool = False
+) -> str | None:
+    """Run a job with its progress on stderr; returns the sentence for what ended it early, if anything did.
+
+    Raises:
+        InputError: the result folder no longer exists.
+    """
+    from openavs.jobs.run import run_job
+
+    try:
+        with _stop_on_signals(progress), job_progress(progress, quiet):
+            run_job(job, manifest, executor, progress, parquet=parquet)
+    except KeyboardInterrupt:
+        return "stopped at once; run the same command again to resume"
+    except OSError as error:
+        return system_error(error, job.out)
+    return "stopped; run the same command again to resume" if progress.stop else None
+
+
+@contextmanager
+def _stop_on_signals(progress: JobProgress) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends the job after the clips under way, the second ends it at once."""
+
+    def handle(number: int, frame: Any) -> None:
+        if progress.stop:
+            raise KeyboardInterrupt
+        progress.stop = True
+        log_line("openavs: stopping after the clips under way; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def system_error(error: OSError, out: Path) -> str:
+    """Return the sentence for a system error that ended a job.
+
+    Raises:
+        InputError: the result folder no longer exists.
+        OSError: `error`, if its cause is not known.
+    """
+    from openavs.cli.app import REFUSALS
+    from openavs.errors import InputError
+    from openavs.jobs.manifest import IDENTITY
+    from openavs.utils.durable import FATAL_ERRNOS
+
+    if error.errno in REMOVED and not (out / IDENTITY).is_file():
+        raise InputError(
+            f"{out} was removed while the job ran, and its results are lost; remove what is left of it and run again"
+        ) from error
+    path = str(error.filename or "")
+    name = path if os.path.isabs(path) else f"a file of {out}"
+    own = name != path or Path(path).is_relative_to(out)
+    if error.errno in REMOVED and own:
+        return (
+            f"{name} was removed or replaced while the job ran ({error.strerror}), by hand or by another job that "
+            "the file system's locks did not keep out; run the same command again to make it again"
+        )
+    if error.errno not in REFUSALS | FATAL_ERRNOS:
+        raise error
+    verb = "read or written" if own else "read"
+    return f"{name} cannot be {verb} ({error.strerror}); make room or change its permissions, then run it again"
+
+
+def report_changed(again: Sequence[str], quiet: bool) -> None:
+    """Name the finished clips whose files were lost or changed."""
+    if again:
+        clips = pluralize(len(again), "finished clip")
+        lost = f"the files of {clips} were lost or changed, such as those of {again[0]}"
+        log_line(f"openavs: {lost}; they are made again", quiet=quiet)
+
+
+# --------------------------------------------------------------------------------------------------- a job as text
+
+
+def result_line(progress: JobProgress) -> str:
+    """Return the result of a label job in a line or two."""
+    counts = progress.status
+    segments, clips = _rejections(progress)
+    line = f"{counts['ok']} of {pluralize(progress.manifest.clips, 'clip')} labeled"
+    line += f", {counts['filtered']} filtered ({clips})" if counts["filtered"] else ""
+    line += f", {counts['failed']} failed" if counts["failed"] else ""
+    left = progress.manifest.clips - counts.total()
+    line += f", {left} not done yet" if left else ""
+    line += f"\nrejected in frames: {segments}" if segments else ""
+    return f"{line}\n-> {progress.job.out}"
+
+
+def _rejections(progress: JobProgress) -> tuple[str, str]:
+    """Return the rejected prompts and segments by reason, and the clips dropped as a whole by filter."""
+    from openavs.results.filters import CLIP_RULES
+
+    whole = {f"label_filter.{rule}" for rule in CLIP_RULES}
+    parts = [
+        ", ".join(
+            f"{reason} {count}" for reason, count in progress.rejected.most_common() if (reason in whole) is of_clips
+        )
+        for of_clips in (False, True)
+    ]
+    return parts[0], parts[1]
+
+
+def failed_clips(progress: JobProgress, most: int) -> list[tuple[str, str, str]]:
+    """Return the first clips that failed: id, reason, sentence."""
+    from openavs.jobs.checkpoint import read_completion
+
+    found: list[tuple[str, str, str]] = []
+    if not progress.reasons:
+        return found
+    for shard in sorted(progress.shards):
+        completion = read_completion(progress.job.out, shard, progress.manifest.key)
+        rows = completion["rows"] if completion is not None and completion["reasons"] else []
+        found += [(row["id"], row["reason"], row["detail"]) for row in rows if row["status"] == "failed"]
+        if len(found) >= most:
+            break
+    return found[:most]
+
+
+def print_stages(times: StageTimes) -> None:
+    """Print the table of seconds by stage."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("stage", "seconds", "s/clip", "share")
+    rest = times.seconds - sum(times.stages.values())
+    for stage, spent in [*times.stages.items(), ("read and write", max(0.0, rest))]:
+        clips, seconds = max(times.clips, 1), times.seconds or 1.0
+        table.add_row(stage, f"{spent:.1f}", f"{spent / clips:.3f}", f"{spent / seconds:.0%}")
+    Console().print(table)
+
+
+# --------------------------------------------------------------------------------------------------- a clip as text
+
+
+def clip_summary(result: ClipResult) -> dict[str, Any]:
+    """Return the captions and found phrases of a clip, each with its best score, best first."""
+    captions: dict[str, float | None] = {}
+    found: dict[str, float] = {}
+    for frame in result.frames:
+        for caption in frame.captions:
+            captions[caption.text] = max(captions.get(caption.text) or 0.0, caption.score or 0.0) or None
+        for segment in frame.segments:
+            found[segment.phrase] = max(found.get(segment.phrase, 0.0), segment.score)
+    return {"captions": _ranked(captions), "found": _ranked(found)}
+
+
+def _ranked(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    order = sorted(scores, key=lambda text: -(scores[text] or 0.0))
+    return [{"text": text, "score": None if scores[text] is None else round(scores[text], 3)} for text in order]
+
+
+def in_words(items: list[dict[str, Any]]) -> str:
+    """Return `dog barking (0.81), bell ringing (0.40)`, or `nothing`."""
+    shown = [f"{i['text']} ({i['score']:.2f})" if i["score"] is not None else str(i["text"]) for i in items]
+    return ", ".join(shown) or "nothing"

@@ -1,0 +1,1 @@
+"""Executors of a job: in this process, in worker processes, on a Ray cluster."""

@@ -1,0 +1,246 @@
+"""The executor of a Ray cluster: actors that take one shard after another, on whatever nodes there are.
+
+Ray places processes and reports crashes. Completion files on the shared disk define what is done, as with every
+executor, and `Recovery` what follows a crash: actors are not restarted and calls not repeated by Ray, whose retries
+have no limit or lose rows. Each actor has at most one shard and one pending call of `events`; nothing else is ever in
+the object store.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import openavs
+from openavs.errors import InputError, OpenAVSError
+from openavs.jobs.executors.base import POLL, ProgressListener, WorkerHandle, WorkerPool
+from openavs.jobs.executors.ray_cluster import WorkerResources, connected, plan_workers
+from openavs.jobs.job import ClipFinished, Job, ShardSpec
+from openavs.jobs.locks import JOB, release
+from openavs.jobs.manifest import read_manifest
+from openavs.jobs.shard import ShardLockedError
+from openavs.jobs.worker import ShardWorker, environment, log_to_file
+
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_TIMEOUT = 5.0
+"""Seconds in which idle workers release their locks before all are killed."""
+SCHEDULING_TIMEOUT = 300.0
+"""Seconds that a job waits for a first node, or for a new one when all its nodes are gone."""
+EVENTS_TIMEOUT = 0.5
+"""Seconds that a call of `events` waits for an event."""
+
+Event = tuple[str, Any]
+"""`placed` (the host), `ready` (models), `clip` (ClipFinished), `done`, `busy`, `fault` (an exception)."""
+
+
+@dataclass
+class RayExecutor:
+    """Runs shards in actors.
+
+    Attributes:
+        workers: Number of workers; by default one for each GPU, or one for each CPU but one.
+        gpus: Share of a GPU for each worker; by default 0 where the cluster has none or the recipe wants none, else a
+            whole one, or a half, a third ... where there are more workers than GPUs.
+        address: Address of the cluster, see `ray_cluster.connected`.
+        stall_timeout: Seconds without an event after which a worker that has a shard is killed (None: never).
+    """
+
+    workers: int | None = None
+    gpus: float | None = None
+    address: str | None = None
+    stall_timeout: float | None = None
+
+    def run(self, job: Job, shards: Iterable[ShardSpec], listener: ProgressListener) -> None:
+        """See `Executor.run`.
+
+        Raises:
+            InputError: the cluster cannot be reached, or the workers do not fit it.
+        """
+        with connected(self.address) as ray:
+            each = WorkerResources(float(job.threads), self._gpus(ray, job))
+            workers = plan_workers(ray, each, self.workers)
+            pool = _ActorPool(ray, each, job, workers, self.stall_timeout, shards, listener)
+            try:
+                pool.run()
+            finally:
+                pool.kill()
+
+    def _gpus(self, ray: Any, job: Job) -> float:
+        if self.gpus is not None:
+            return self.gpus
+        wanted = str(job.recipe.get("device", "auto")).partition(":")[0] in ("auto", "cuda")
+        known = int(ray.cluster_resources().get("GPU", 0.0))
+        return 1.0 / ceil((self.workers or 1) / known) if wanted and known else 0.0
+
+
+@dataclass(eq=False)
+class _Actor(WorkerHandle):
+    """`pending` is the pending call of `events`; `placed` whether Ray has placed the actor on a node."""
+
+    handle: Any
+    pending: Any
+    placed: bool = False
+
+
+class _ActorPool(WorkerPool[_Actor]):
+    """Workers that are actors of a cluster."""
+
+    logs = " and Ray's own logs"
+
+    def __init__(self, ray: Any, each: WorkerResources, job: Job, size: int, *rest: Any) -> None:
+        super().__init__(job, size, *rest)
+        self.ray, self.each = ray, each
+        self.last_placed = time.monotonic()
+
+    def kill(self) -> None:
+        idle = [actor.handle.release.remote() for actor in self.workers if actor.ready and actor.spec is None]
+        if idle:
+            self.ray.wait(idle, num_returns=len(idle), timeout=SHUTDOWN_TIMEOUT)
+        for actor in self.workers:
+            self.ray.kill(actor.handle)
+        self.workers.clear()
+
+    def _start(self) -> _Actor:
+        # A worker without a GPU is given none: on a node that has some, all workers would use the first.
+        variables = environment(self.job, None if self.each.gpus else "")
+        remote = self.ray.remote(RayWorker).options(
+            num_cpus=self.each.cpus,
+            num_gpus=self.each.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=2,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": variables},
+        )
+        handle = remote.remote(self.job, openavs.__version__, logger.getEffectiveLevel())
+        handle.load.remote()
+        return _Actor(handle, handle.events.remote(False))
+
+    def _send(self, worker: _Actor, spec: ShardSpec) -> None:
+        worker.handle.work.remote(spec)
+
+    def _send_stop(self, worker: _Actor) -> None:
+        """Nothing to send: the next call of `events` carries it."""
+
+    def _poll(self) -> None:
+        by_call = {actor.pending: actor for actor in self.workers}
+        answered, rest = self.ray.wait(list(by_call), num_returns=1, timeout=POLL)
+        if answered and rest:  # others that have answered meanwhile
+            answered += self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        for call in answered:
+            self._read(by_call[call])
+        self._check_placement()
+
+    def _read(self, actor: _Actor) -> None:
+        try:
+            events = self.ray.get(actor.pending)
+        except self.ray.exceptions.RayActorError as error:
+            logger.debug("a worker is gone: %s", error)
+            self._crashed(actor, type(error).__name__)
+            return
+        actor.pending = actor.handle.events.remote(self.stopped)
+        for kind, value in events:
+            if kind == "placed":
+                actor.placed = True
+                logger.info("a worker is on %s", value)
+            else:
+                self._receive(actor, kind, value)
+
+    def _check_placement(self) -> None:
+        """End the job when no worker has been on a node for too long."""
+        if any(actor.placed for actor in self.workers):
+            self.last_placed = time.monotonic()
+        elif time.monotonic() - self.last_placed > SCHEDULING_TIMEOUT:
+            raise InputError(
+                f"the Ray cluster has had no room for a worker for {SCHEDULING_TIMEOUT:g} s (see `ray status`); "
+                "add nodes, then run the same command again: finished clips are kept"
+            )
+
+    def _kill(self, worker: _Actor) -> None:
+        self.ray.kill(worker.handle)  # its pending call fails then
+
+    def _free(self, worker: _Actor) -> None:
+        self.ray.kill(worker.handle)  # one that was only unreachable must not come back
+
+
+# ----------------------------------------------------------------------------------------------- inside the actor
+
+
+class RayWorker:
+    """An actor of two threads: `load` and `work` take one, `events` the other."""
+
+    def __init__(self, job: Job, version: str, level: int) -> None:
+        self.job, self.version, self.level = job, version, level
+        self.worker: ShardWorker | None = None
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._events.put(("placed", socket.gethostname()))
+
+    def load(self) -> None:
+        """Load the models, after a check that this node has the code and the disk of the driver."""
+        try:
+            self._check()
+            log_to_file(self.job, self.level)
+            self.worker = ShardWorker(self.job)
+            self._events.put(("ready", self.worker.models))
+        except Exception as error:  # noqa: BLE001 - sent to the driver, which raises it
+            self._fault(error)
+
+    def work(self, spec: ShardSpec) -> None:
+        """Run a shard."""
+        assert self.worker is not None
+        try:
+            self.worker.run(spec, on_clip=self._clip, stop=self._stop.is_set)
+            self._events.put(("done", None))
+        except ShardLockedError:
+            self._events.put(("busy", None))
+        except Exception as error:  # noqa: BLE001 - sent to the driver, which raises it
+            self._fault(error)
+
+    def events(self, stopping: bool) -> list[Event]:
+        """Return the events since the last call, in order; `stopping` ends the shard after the clip under way."""
+        if stopping:
+            self._stop.set()
+        found = []
+        try:
+            found.append(self._events.get(timeout=EVENTS_TIMEOUT))
+            while True:
+                found.append(self._events.get_nowait())
+        except queue.Empty:
+            return found
+
+    def release(self) -> None:
+        """Release the lock on the job's folder: Ray kills actors some time after the driver has ended."""
+        release(self.job.out, JOB)
+
+    def _clip(self, done: ClipFinished) -> None:
+        self._events.put(("clip", done))
+
+    def _check(self) -> None:
+        host = socket.gethostname()
+        if openavs.__version__ != self.version:
+            raise InputError(
+                f"the node {host} has openavs {openavs.__version__} and the driver {self.version}; install the same"
+            )
+        manifest = read_manifest(self.job.out)
+        if manifest is None or manifest.key != self.job.key:
+            raise InputError(
+                f"the node {host} does not have this job at {self.job.out}; --out and the source have to be on a disk "
+                "that all nodes have under the same name"
+            )
+
+    def _fault(self, error: Exception) -> None:
+        logger.error("the worker ends", exc_info=error)
+        if not isinstance(error, OpenAVSError) and type(error).__module__ != "builtins":
+            error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+        error.add_note("".join(traceback.format_exception(error)))
+        self._events.put(("fault", error))

@@ -1,0 +1,124 @@
+"""Opens the clip of a sample, or returns its fault as a short reason to count by and a sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from openavs.errors import InputError
+from openavs.jobs.sample import ByteRange, Sample, locate
+from openavs.media import open_clip, open_images
+from openavs.media.probe import check_file, reading
+from openavs.structures.types import Clip
+from openavs.utils.fs import is_missing
+
+BLOCK = 1 << 20
+
+
+class ClipError(InputError):
+    """A clip cannot be processed; `reason` is a short word to count by."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ClipLoader:
+    """Opens the clips of a shard.
+
+    Attributes:
+        root: The folder that relative paths start from.
+        scratch: The folder for copies of what is inside tars.
+        fps: Frames to sample per second.
+    """
+
+    root: Path
+    scratch: Path
+    fps: float
+
+    def open(self, sample: Sample) -> Clip:
+        """Open a clip; its frames are decoded later.
+
+        Raises:
+            ClipError: `bad_row`, `missing`, `unreadable` or `no_sound`.
+        """
+        if sample.problem is not None:
+            raise ClipError("bad_row", sample.problem)
+        try:
+            clip = self._open(sample)
+        except InputError as error:
+            raise self.failure("unreadable", error, sample) from error
+        if clip.audio is None:
+            raise ClipError("no_sound", f"{sample.source} has no sound track; give its sound with --audio FILE")
+        warnings = tuple(self.portable(warning, sample) for warning in clip.warnings)
+        return replace(clip, source=sample.source, warnings=warnings, labels=sample.classes)
+
+    def failure(self, reason: str, error: InputError, sample: Sample) -> ClipError:
+        """Return the failure of a clip; its reason is `missing` if one of the clip's files does not exist."""
+        files = [sample.path, *([sample.audio] if sample.audio else []), *sample.frames]
+        if any(is_missing(os.path.join(self.root, file)) for file in files):
+            reason = "missing"
+        return ClipError(reason, self.portable(str(error), sample))
+
+    def close(self, sample: Sample) -> None:
+        """Remove the copies that were made for a clip."""
+        for part in (sample.video_slice, sample.audio_slice):
+            if part is not None:
+                self._copy_path(sample, part).unlink(missing_ok=True)
+
+    def portable(self, sentence: str, sample: Sample) -> str:
+        """Return a sentence without the folders of this machine."""
+        for part in (sample.video_slice, sample.audio_slice):
+            if part is not None:
+                sentence = sentence.replace(str(self._copy_path(sample, part)), f"{sample.path}::{part.name}")
+        return sentence.replace(f"{self.root}/", "")
+
+    def _open(self, sample: Sample) -> Clip:
+        audio = None if sample.audio is None else self._file(sample.audio)
+        if sample.frames:
+            frames = [self._file(frame) for frame in sample.frames]
+            if audio is None:
+                raise InputError(f"the clip '{sample.id}' comes as images without a sound file")
+            return open_images(frames, id=sample.id, audio=audio)
+        if sample.audio_slice is not None:
+            audio = self._extract(sample, sample.audio_slice)
+        video = self._file(sample.path) if sample.video_slice is None else self._extract(sample, sample.video_slice)
+        return open_clip(video, fps=self.fps, audio=audio, id=sample.id)
+
+    def _file(self, path: str) -> Path:
+        if "\0" in path:
+            raise InputError(f"{path!r} is not the name of a file (it holds a NUL character)")
+        return locate(self.root, path)
+
+    def _extract(self, sample: Sample, part: ByteRange) -> Path:
+        """Copy a member of a tar to a generated name; the member's own name is never used as a path."""
+        tar, path = self._file(sample.path), self._copy_path(sample, part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with reading(tar):
+            check_file(tar)
+            opened = tar.open("rb")
+        with opened as archive, path.open("wb") as copy:
+            for block in _blocks(archive, part, sample):
+                copy.write(block)
+        return path
+
+    def _copy_path(self, sample: Sample, part: ByteRange) -> Path:
+        return self.scratch / f"{sample.id}{part.suffix}"
+
+
+def _blocks(archive: IO[bytes], part: ByteRange, sample: Sample) -> Iterator[bytes]:
+    """Yield the content of a member; InputError if it cannot be read to its end."""
+    left = part.size
+    with reading(Path(sample.path)):
+        archive.seek(part.offset)
+    while left:
+        with reading(Path(sample.path)):
+            block = archive.read(min(left, BLOCK))
+        if not block:
+            raise InputError(f"{sample.source} is cut short: the tar ends within it")
+        yield block
+        left -= len(block)

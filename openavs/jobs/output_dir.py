@@ -1,0 +1,254 @@
+"""Opens a result folder for a job: a new one, one to resume, one shared with another process, or one to clear.
+
+Files that openavs did not write are neither replaced nor removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openavs.errors import InputError
+from openavs.jobs.checkpoint import WORK, completed, failed_in, read_completion, reopen
+from openavs.jobs.locks import FIRST_SHARD, JOB, claim, claimed
+from openavs.jobs.manifest import (
+    IDENTITY,
+    LINES,
+    JobRequest,
+    Manifest,
+    check_manifest,
+    extend_manifest,
+    make_manifest,
+    new_samples,
+    read_manifest,
+    read_samples,
+    replaced_files,
+    update_sizes,
+)
+from openavs.results.serialization import clip_folder, is_clip_folder, refuse_links, refuse_other_folder
+from openavs.utils.durable import is_intact
+from openavs.utils.text import pluralize
+
+logger = logging.getLogger(__name__)
+
+_MASKS = ("labels", "predictions")
+# In the order of their removal: the records first, so that nothing counts as done, the list of clips last.
+_OURS = (WORK, "index.jsonl", "index.parquet", "run.json", *_MASKS, "clips", "log", LINES)
+_FOLDERS = frozenset((WORK, *_MASKS, "clips", "log"))
+
+
+def open_folder(out: Path, request: JobRequest, *, overwrite: bool = False, retry_failed: bool = False) -> Manifest:
+    """Open a result folder; it stays locked while the job runs, shared with jobs of the same manifest.
+
+    Clips of an open manifest that failed are run again in any case.
+
+    Args:
+        out: The result folder.
+        request: The contents of the manifest.
+        overwrite: Remove the results of an earlier job.
+        retry_failed: Run clips that failed again, with the files that they have now.
+
+    Raises:
+        InputError: the folder cannot be made, holds other files or another job's results, or is in use where the job
+            needs it alone.
+    """
+    if not _make_and_claim(out):
+        return _join(out, request, overwrite, retry_failed)
+    manifest = _open_alone(out, request, overwrite)
+    retry_failed |= manifest.is_open
+    _settle_sizes(out, manifest, request, retry_failed)  # first: a reopened shard no longer says which clips failed
+    if retry_failed:
+        retry(out, manifest)
+    claim(out, JOB, shared=True)
+    return manifest
+
+
+def _join(out: Path, request: JobRequest, overwrite: bool, retry_failed: bool) -> Manifest:
+    """Open a folder that another process works on."""
+    if overwrite or retry_failed:
+        option = "--overwrite" if overwrite else "--retry-failed"
+        raise InputError(f"another job is at work on {out}, and {option} needs it alone; wait for it or stop it")
+    claim(out, JOB, shared=True, wait=True)  # until its manifest is written
+    manifest = read_manifest(out)
+    if manifest is None:
+        raise InputError(
+            f"another job has just begun on {out} and ended without a manifest; run the same command again"
+        )
+    _refuse_foreign(out)
+    manifest = check_manifest(out, manifest, request)
+    if manifest.is_open and new_samples(out, manifest, request):
+        raise InputError(f"another job is at work on {out}, and new clips need it alone; wait for it or stop it")
+    _settle_sizes(out, manifest, request, False)
+    return manifest
+
+
+def _open_alone(out: Path, request: JobRequest, overwrite: bool) -> Manifest:
+    refuse_links(*(out / name for name in _OURS))
+    if overwrite:
+        clear_folder(out)
+    manifest = read_manifest(out)
+    if manifest is None and (found := _unknown_results(out)):
+        raise InputError(f"{out} holds other results ({found}); give another --out, or remove them with --overwrite")
+    _refuse_foreign(out)
+    if manifest is None:
+        _refuse_foreign_clips(out, request)
+        return make_manifest(out, request)
+    manifest = check_manifest(out, manifest, request)
+    if manifest.is_open and new_samples(out, manifest, request):
+        _refuse_foreign_clips(out, request)
+        manifest = extend_manifest(out, manifest, request)
+    return manifest
+
+
+def retry(out: Path, manifest: Manifest) -> int:
+    """Reopen the requested shards in which clips failed; finished clips stay. Returns the number of failed clips."""
+    count = 0
+    for shard in sorted(completed(out) & set(manifest.requested)):
+        completion = read_completion(out, shard, manifest.key)
+        if completion is not None and (again := failed_in(completion)):
+            count += len(again)
+            reopen(out, completion, again)
+    return count
+
+
+def _settle_sizes(out: Path, manifest: Manifest, request: JobRequest, retry_failed: bool) -> None:
+    """Refuse files that were replaced since the job was begun; new files of clips that failed are taken for a retry."""
+    replaced = replaced_files(out, manifest, request)
+    if not replaced:
+        return
+    may_differ = _unfinished(out, manifest) if manifest.is_open else _failed(out, manifest) if retry_failed else set()
+    others = [id for id in replaced if id not in may_differ]
+    if others:
+        first = "" if manifest.is_open else "--retry-failed takes new files of clips that failed, for others "
+        raise InputError(
+            f"{pluralize(len(others), 'clip')} of {out} changed in size since, such as {others[0]}; {first}"
+            "give another --out or start again with --overwrite"
+        )
+    update_sizes(out, manifest, request)
+
+
+def _failed(out: Path, manifest: Manifest) -> set[str]:
+    completions = (read_completion(out, shard, manifest.key) for shard in completed(out))
+    return {id for completion in completions if completion is not None for id in failed_in(completion)}
+
+
+def _unfinished(out: Path, manifest: Manifest) -> set[str]:
+    """Return the clips of an open manifest that failed or were not run."""
+    shards = completed(out) & set(manifest.requested)
+    completions = (read_completion(out, shard, manifest.key) for shard in shards)
+    done = {row["id"] for own in completions if own is not None for row in own["rows"] if row["status"] != "failed"}
+    return {sample.id for sample in read_samples(out, manifest)} - done
+
+
+# ------------------------------------------------------------------------------------------------------- verification
+
+
+def reopen_changed(
+    out: Path, key: str, shards: Iterable[int], *, verify: bool = False, names: Sequence[str] = ()
+) -> list[str]:
+    """Reopen completed shards whose files differ from the record; returns the clips that are to be run again.
+
+    Args:
+        out: The result folder.
+        key: The manifest's key.
+        shards: The shards to check; those that are not completed are skipped.
+        verify: Compare the content with its SHA-256 besides the existence and the size.
+        names: Files that the folder of each clip that is done must have.
+
+    Raises:
+        OSError: a file cannot be read for another reason than its absence.
+    """
+    again: list[str] = []
+    for shard in sorted(completed(out) & set(shards)):
+        with claimed(out, FIRST_SHARD + shard) as free:
+            completion = read_completion(out, shard, key) if free else None  # not free: another job has reopened it
+            changed = changed_clips(out, completion, verify=verify, names=names) if completion is not None else []
+            if completion is not None and changed:
+                logger.info("shard %d: the files of %s were lost or changed", shard, ", ".join(changed))
+                reopen(out, completion, changed)
+                again += changed
+    return again
+
+
+def changed_clips(
+    out: Path, completion: Mapping[str, Any], *, verify: bool = False, names: Sequence[str] = ()
+) -> list[str]:
+    """Return the clips of a completed shard whose files differ from the record, or lack one of `names`."""
+    top = f"{out}/"
+    done = {row["id"] for row in completion["rows"] if row["status"] != "failed"}
+    return [
+        clip
+        for clip, files in completion["files"].items()
+        if not all(is_intact(top + path, stamp, verify=verify) for path, stamp in files.items())
+        or (clip in done and not all(f"clips/{clip}/{name}" in files for name in names))
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- clearing
+
+
+def clear_folder(out: Path) -> None:
+    """Remove the results of an earlier job and nothing else.
+
+    Raises:
+        InputError: files that no job wrote are in the place of a job's.
+    """
+    is_job = (out / IDENTITY).exists() or (out / LINES).exists()
+    for name in (name for name in (*_MASKS, "log", WORK) if not is_job and (out / name).exists()):
+        raise InputError(f"{out / name} exists, and no job wrote it; give another --out, or remove it yourself")
+    for name in _OURS:
+        path = out / name
+        if name == "clips":
+            _clear_clips(path)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _clear_clips(clips: Path) -> None:
+    for folder in clips.iterdir() if clips.is_dir() else ():
+        if is_clip_folder(folder):
+            shutil.rmtree(folder)
+    if clips.is_dir() and not any(clips.iterdir()):
+        clips.rmdir()
+
+
+def _unknown_results(out: Path) -> str | None:
+    """Return the name of what looks like results in a folder without a manifest, if there is any."""
+    named = (name for name in ("run.json", *_MASKS) if os.path.lexists(out / name))
+    clips = (f"clips/{path.parent.name}" for path in (out / "clips").glob("*/result.json"))
+    return next((name for names in (named, clips) for name in names), None)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise InputError if something else than a file is in the place of a file of the job, or than a folder."""
+    for name in _OURS:
+        path, is_folder = out / name, name in _FOLDERS
+        if os.path.lexists(path) and not (path.is_dir() if is_folder else path.is_file()):
+            kind = "folder" if is_folder else "regular file"
+            raise InputError(f"{path} is not a {kind}; remove it, give another --out or start again with --overwrite")
+
+
+def _refuse_foreign_clips(out: Path, request: JobRequest) -> None:
+    """Raise InputError if other files are in the place of a new clip's folder."""
+    if (out / "clips").is_dir():
+        for sample in request.chosen:
+            refuse_other_folder(clip_folder(out, sample.id))
+
+
+def _make_and_claim(out: Path) -> bool:
+    """Make the folder and lock it; False if another job holds it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the output folder {out} ({error.strerror}); give another --out") from error
+    try:
+        return claim(out, JOB)
+    except OSError as error:
+        sentence = f"the output folder {out} cannot be written ({error.strerror}); change its permissions"
+        raise InputError(f"{sentence} or give another --out") from error
