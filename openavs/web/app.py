@@ -19,7 +19,7 @@ from openavs.web.server import SWEEP_INTERVAL, is_file_in
 if TYPE_CHECKING:
     from openavs.web.server import ServerParts
 
-VIDEO, PICTURE = "video", "picture"
+VIDEO, IMAGE = "video", "image"
 INVALID_INPUT = "an input is missing or has the wrong type; see docs/serve.md, or 'Use via API' at the end of the page"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -114,14 +114,12 @@ class _Page:
         with gr.Tabs():
             with gr.Tab("Video") as self.video_tab:
                 self.video = gr.Video(
-                    label="Video with sound", sources=["upload", "webcam"], include_audio=True, elem_id="oa-video"
+                    label="Video with audio", sources=["upload", "webcam"], include_audio=True, elem_id="oa-video"
                 )
-            with gr.Tab("Picture and sound") as self.picture_tab:
-                self.picture = gr.Image(
-                    label="Picture", type="filepath", sources=["upload", "webcam"], elem_id="oa-picture"
-                )
-                self.sound = gr.Audio(
-                    label="Sound", type="filepath", sources=["upload", "microphone"], elem_id="oa-sound"
+            with gr.Tab("Image and audio") as self.image_tab:
+                self.image = gr.Image(label="Image", type="filepath", sources=["upload", "webcam"], elem_id="oa-image")
+                self.audio = gr.Audio(
+                    label="Audio", type="filepath", sources=["upload", "microphone"], elem_id="oa-audio"
                 )
         self.recipe = gr.Dropdown(
             choices=list(self._models.options), value=self._first.name, label="Recipe", filterable=False
@@ -131,7 +129,7 @@ class _Page:
             label="Only these objects (optional)", placeholder="dog, cat, bell", max_lines=2, max_length=4000
         )
         self.threshold = gr.Slider(
-            0, 1, value=self._first.threshold, step=0.01, label="Threshold", info="Lower finds more, higher is surer."
+            0, 1, value=self._first.threshold, step=0.01, label="Threshold", info="Lower values find more objects."
         )
         self.run = gr.Button("Find what sounds", variant="primary", elem_id="oa-run")
         with gr.Row():
@@ -150,9 +148,9 @@ class _Page:
         queued: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1}
         run = {**queued, "show_progress": "hidden", "concurrency_id": "models"}
         self.video_tab.select(lambda: VIDEO, None, self.kind, **quick)
-        self.picture_tab.select(lambda: PICTURE, None, self.kind, **quick)
+        self.image_tab.select(lambda: IMAGE, None, self.kind, **quick)
         self.recipe.change(self._on_recipe, self.recipe, [self.threshold, self.note], **quick)
-        inputs = [self.kind, self.video, self.picture, self.sound, self.recipe, self.words, self.threshold]
+        inputs = [self.kind, self.video, self.image, self.audio, self.recipe, self.words, self.threshold]
         outputs = [self.progress, self.player, self.instances, self.downloads, self.details, self.about, self.stop]
         on_run = self.run.click(self._on_run, inputs, outputs, **run)
         prepared = self.example.click(self._on_example, None, [self.video, self.recipe, self.words], **quick)
@@ -164,7 +162,7 @@ class _Page:
             self.player,
             show_progress="minimal",
             trigger_mode="always_last",
-            concurrency_id="paint",
+            concurrency_id="overlay",
             **queued,
         )
         self.blocks.unload(self._on_unload)
@@ -185,8 +183,8 @@ class _Page:
         self,
         kind: str,
         video: str | None,
-        picture: str | None,
-        sound: str | None,
+        image: str | None,
+        audio: str | None,
         recipe: str,
         words: str,
         threshold: float | None,
@@ -196,9 +194,9 @@ class _Page:
         try:
             if kind == VIDEO and not video:
                 raise InputError("give a video first, or try the example")
-            if kind == PICTURE and not (picture and sound):
-                raise InputError("give a picture and its sound first, or try the example")
-            files = (video, None) if kind == VIDEO else (picture, sound)
+            if kind == IMAGE and not (image and audio):
+                raise InputError("give an image and its audio first, or try the example")
+            files = (video, None) if kind == VIDEO else (image, audio)
             for content in self._controller.run(request.session_hash, _request(*files, recipe, words, threshold)):
                 yield self._outputs(content, running=True)
         except OpenAVSError as error:
@@ -216,7 +214,7 @@ class _Page:
 
     def _on_instances(self, names: list[str], request: gr.Request) -> str:
         try:
-            return self._controller.repaint(request.session_hash, names)
+            return self._controller.select(request.session_hash, names)
         except OpenAVSError as error:
             return components.alert(str(error))
 
@@ -232,7 +230,7 @@ class _Page:
     def _add_api(self) -> None:
         """Endpoints of docs/serve.md, independent of the components of the page."""
         with gr.Row(visible=False):
-            video, sound = gr.File(label="video", type="filepath"), gr.File(label="sound", type="filepath")
+            video, audio = gr.File(label="video", type="filepath"), gr.File(label="audio", type="filepath")
             recipe, words = gr.Textbox(label="recipe", value=self._first.name), gr.Textbox(label="vocabulary")
             threshold = gr.Number(label="threshold", value=None)
             data, recipes = gr.JSON(label="result"), gr.JSON(label="recipes")
@@ -240,10 +238,10 @@ class _Page:
             segment, list_recipes = gr.Button(), gr.Button()
         segment.click(
             self._segment,
-            [video, sound, recipe, words, threshold],
+            [video, audio, recipe, words, threshold],
             [data, *files],
             api_name="segment",
-            api_description="Finds, names and segments the sounding objects of a video, or of a picture and its sound.",
+            api_description="Finds, names and segments the sounding objects of a video, or of an image and its audio.",
             concurrency_id="models",
             concurrency_limit=1,
         )
@@ -259,7 +257,7 @@ class _Page:
     def _segment(
         self,
         video: str | None,
-        sound: str | None = None,
+        audio: str | None = None,
         recipe: str | None = None,
         vocabulary: str | None = None,
         threshold: float | None = None,
@@ -267,8 +265,8 @@ class _Page:
     ) -> tuple[Any, ...]:
         """The defaults are those of the API, which requires `video` only."""
         if not video:
-            raise InputError("give a video, or a picture and its sound")
-        wanted = _request(video, sound, recipe or self._first.name, vocabulary, threshold)
+            raise InputError("give a video, or an image and its audio")
+        wanted = _request(video, audio, recipe or self._first.name, vocabulary, threshold)
         data, files = self._controller.segment(request.session_hash, wanted)
         return data, *map(str, files)
 
@@ -304,7 +302,7 @@ class _Page:
 
 
 def _request(
-    source: str | None, sound: str | None, recipe: str, vocabulary: str | None, threshold: object
+    source: str | None, audio: str | None, recipe: str, vocabulary: str | None, threshold: object
 ) -> SegmentRequest:
-    paths = Path(source or ""), Path(sound) if sound else None
+    paths = Path(source or ""), Path(audio) if audio else None
     return SegmentRequest(*paths, recipe, parse_vocabulary(vocabulary), parse_threshold(threshold))

@@ -1,4 +1,4 @@
-"""Files that a session can download: painted video, captions, masks, result JSON and COCO."""
+"""Files that a session can download: overlay video, captions, masks, result JSON and COCO."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import OverlayPainter
 
-MAX_SIDE = 960  # pixels of the painted video
+MAX_SIDE = 960  # pixels of the overlay video
 
 DOWNLOADS = {
     "masks.zip": "Masks (PNG, zip)",
     "result.json": "Result (JSON)",
     "coco.json": "COCO (JSON)",
-    "overlay.mp4": "Painted video (MP4)",
+    "overlay.mp4": "Overlay video (MP4)",
 }
 CAPTIONS = "captions.vtt"
 
@@ -67,7 +67,7 @@ def filter_instances(result: ClipResult, names: Collection[str]) -> ClipResult:
     return replace(result, frames=frames)
 
 
-def write_painted(
+def write_overlay_video(
     folder: Path, result: Result, names: Collection[str] | None = None, reopen: Callable[[], Clip] | None = None
 ) -> Path:
     """Write the video with the masks of the named objects, or of all (None), once for each selection.

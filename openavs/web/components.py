@@ -33,7 +33,7 @@ _STEPS = {
     "caption": ("Caption the audio", "audio windows"),
     "translate": ("Name the sounding objects", ""),
     "localize": ("Detect and segment", "frames"),
-    "paint": ("Paint the video and write the files", ""),
+    "write": ("Write the overlay video and the files", ""),
 }
 _CACHED = {"captioner": "captions", "translator": "prompts", "detector": "boxes"}
 
@@ -53,26 +53,26 @@ def alert(message: str) -> str:
     return fragment("alert", message=message)
 
 
-def progress(state: InferenceProgress, painted: bool = False) -> str:
-    """The steps of a run and its captions; when `painted`, also its duration and what came from the cache."""
+def progress(state: InferenceProgress, is_written: bool = False) -> str:
+    """The steps of a run and its captions; when `is_written`, also its duration and what came from the cache."""
     return fragment(
         "progress",
-        steps=_steps(state, painted),
+        steps=_steps(state, is_written),
         captions=state.captions[:MAX_CAPTIONS],
         more=max(0, len(state.captions) - MAX_CAPTIONS),
         is_captioned=state.captions or "localize" in state.steps or state.result is not None,
-        done=painted,
+        done=is_written,
         seconds=state.seconds,
         cached=[_CACHED[stage] for stage in state.cached],
     )
 
 
-def _steps(state: InferenceProgress, painted: bool) -> list[dict[str, str]]:
+def _steps(state: InferenceProgress, is_written: bool) -> list[dict[str, str]]:
     """Label, count and status (`waiting`, `now` or `done`) of each step."""
-    stages = (*STAGES, "paint")
+    stages = (*STAGES, "write")
     current = max((stages.index(stage) for stage in state.steps), default=0)
     if state.result is not None:
-        current = stages.index("paint") + painted
+        current = stages.index("write") + is_written
     steps = []
     for position, stage in enumerate(stages):
         done, total = state.steps.get(stage, (0, 0))
@@ -84,7 +84,7 @@ def _steps(state: InferenceProgress, painted: bool) -> list[dict[str, str]]:
 
 
 def player(session: Session, result: Result, video_name: str, shown: ClipResult | None = None) -> str:
-    """The painted video with captions; `shown` is the part of the result that is painted, None for all.
+    """The overlay video with captions; `shown` is the part of the result that it shows, None for all.
 
     The poster is the frame with the most segments.
     """

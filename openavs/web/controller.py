@@ -1,4 +1,4 @@
-"""Actions of the page and the API on a session: run a clip, repaint its result, stop, end."""
+"""Actions of the page and the API on a session: run a clip, select objects of its result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openavs.web.artifacts import (
     list_instances,
     strip_local_paths,
     write_files,
-    write_painted,
+    write_overlay_video,
 )
 from openavs.web.inference import InferenceProgress, ModelCache, SegmentRequest, open_request, run_request
 from openavs.web.session import Session, SessionStore
@@ -43,7 +43,7 @@ class Controller:
         self._models, self._sessions, self._config = models, sessions, config
 
     def run(self, key: str | None, request: SegmentRequest) -> Iterator[PageContent]:
-        """Segment a clip for the page; the report comes before the painted video. Errors become alerts."""
+        """Segment a clip for the page; the report comes before the overlay video. Errors become alerts."""
         state = InferenceProgress()
         try:
             with self._begin(key, request) as (session, states):
@@ -55,10 +55,10 @@ class Controller:
                 result = state.result
                 details = components.details(result)
                 yield PageContent(components.progress(state), details=details)
-                painted = self._write(session, result)
+                overlay = self._write(session, result)
                 yield PageContent(
-                    components.progress(state, painted=True),
-                    components.player(session, result, painted.name),
+                    components.progress(state, is_written=True),
+                    components.player(session, result, overlay.name),
                     tuple(list_instances(result)),
                     components.downloads(session, result),
                     details,
@@ -79,35 +79,35 @@ class Controller:
             state = next((state for state in states if state.result is not None), None)
             if state is None or state.result is None:
                 raise InputError("the session ended before there was a result")
-            painted = self._write(session, state.result)
+            overlay = self._write(session, state.result)
             data = to_payload(state.result) | {"cached": list(state.cached), "seconds": round(state.seconds, 3)}
-            return data, [painted, *(session.folder / name for name in ("masks.zip", "result.json", "coco.json"))]
+            return data, [overlay, *(session.folder / name for name in ("masks.zip", "result.json", "coco.json"))]
 
-    def repaint(self, key: str | None, names: Collection[str]) -> str:
-        """The player with the named objects painted; InputError if the session has no result."""
+    def select(self, key: str | None, names: Collection[str]) -> str:
+        """The player of the overlay video with the named objects; InputError if the session has no result."""
         with self._sessions.active(key) as session:
             if session.result is None:
                 raise InputError("the result has been removed; run the clip again")
-            painted = write_painted(session.folder, session.result, names, session.reopen)
-            return components.player(session, session.result, painted.name, filter_instances(session.result, names))
+            overlay = write_overlay_video(session.folder, session.result, names, session.reopen)
+            return components.player(session, session.result, overlay.name, filter_instances(session.result, names))
 
     @contextmanager
     def _begin(self, key: str | None, request: SegmentRequest) -> Iterator[tuple[Session, Iterator[InferenceProgress]]]:
         """Begin a run on links to the uploads, which may be removed during the run."""
         with self._sessions.active(key) as session:
-            session.begin(path for path in (request.source, request.sound) if path is not None)
-            sound = request.sound and session.link_input(request.sound)
-            own = replace(request, source=session.link_input(request.source), sound=sound)
+            session.begin(path for path in (request.source, request.audio) if path is not None)
+            audio = request.audio and session.link_input(request.audio)
+            own = replace(request, source=session.link_input(request.source), audio=audio)
             fps = self._models.option(request.recipe).recipe.sample.fps
             session.reopen = lambda: open_request(own, fps, self._config)
             yield session, run_request(own, self._models, self._config, session.stop.is_set)
 
     def _write(self, session: Session, result: Result) -> Path:
         """Write the files of a result; the session keeps the result without its audio, up to 45 MB a minute."""
-        painted = write_painted(session.folder, result)
+        overlay = write_overlay_video(session.folder, result)
         write_files(session.folder, result)
         session.result = Result.of(result, replace(result.video, audio=None))
-        return painted
+        return overlay
 
 
 def to_payload(result: Result) -> dict[str, Any]:

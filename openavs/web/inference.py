@@ -51,10 +51,10 @@ MAX_WORD_LENGTH = 60
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """A video, or a picture with its audio, and how to segment it; `threshold` None is that of the recipe."""
+    """A video, or an image with its audio, and how to segment it; `threshold` None is that of the recipe."""
 
     source: Path
-    sound: Path | None = None
+    audio: Path | None = None
     recipe: str = TINY
     vocabulary: tuple[str, ...] = ()
     threshold: float | None = None
@@ -81,27 +81,27 @@ def open_request(request: SegmentRequest, fps: float, config: ServerConfig) -> C
     """Open the clip of a request; its `source` and error messages contain the file's name without its folder.
 
     Raises:
-        InputError: no media file, too large, too long, a video without audio, a picture without an audio file.
+        InputError: no media file, too large, too long, a video without audio, an image without an audio file.
     """
     try:
         return _open(request, fps, config)
     except InputError as error:
         message = str(error)
-        for path in filter(None, (request.source, request.sound)):
+        for path in filter(None, (request.source, request.audio)):
             message = message.replace(str(path), path.name)
         raise InputError(message) from error
 
 
 def _open(request: SegmentRequest, fps: float, config: ServerConfig) -> Clip:
-    files = [path for path in (request.source, request.sound) if path is not None]
+    files = [path for path in (request.source, request.audio) if path is not None]
     for path in files:
         if path.stat().st_size > config.max_upload:
             raise InputError(
                 f"{path.name} is larger than the limit of {config.max_upload_mb} MB; cut it or scale it down"
             )
     infos = [probe(path) for path in files]
-    if infos[0].kind == "image" and request.sound is None:
-        raise InputError(f"{request.source.name} is a picture; add an audio file")
+    if infos[0].kind == "image" and request.audio is None:
+        raise InputError(f"{request.source.name} is an image; add an audio file")
     for path, info in zip(files, infos, strict=True):
         if info.duration > config.max_seconds + 0.5:  # containers round up to whole frames of audio
             raise InputError(
@@ -112,7 +112,7 @@ def _open(request: SegmentRequest, fps: float, config: ServerConfig) -> Clip:
         raise InputError(f"{files[-1].name} has no audio track; give a clip with audio")
     limits = MediaLimits(max_duration=config.max_seconds + 1)
     name = safe_id(request.source.stem or "clip")
-    return open_clip(request.source, fps=fps, audio=request.sound, id=name, limits=limits)
+    return open_clip(request.source, fps=fps, audio=request.audio, id=name, limits=limits)
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes

@@ -66,17 +66,17 @@ def test_endpoints_and_parameters_are_those_of_the_docs(client: Any) -> None:
     points = client.view_api(return_format="dict")["named_endpoints"]
     assert set(points) == {"/segment", "/recipes"}
     parameters = points["/segment"]["parameters"]
-    assert [p["parameter_name"] for p in parameters] == ["video", "sound", "recipe", "vocabulary", "threshold"]
+    assert [p["parameter_name"] for p in parameters] == ["video", "audio", "recipe", "vocabulary", "threshold"]
     assert [p["parameter_has_default"] for p in parameters] == [False, True, True, True, True]
 
 
-def test_a_picture_with_its_sound_and_a_vocabulary(client: Any, tmp_path: Path, tone: Path) -> None:
+def test_an_image_with_its_audio_and_a_vocabulary(client: Any, tmp_path: Path, tone: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    picture = tmp_path / "room.png"
-    Image.fromarray(np.full((48, 64, 3), 128, dtype=np.uint8)).save(picture)
-    given = {"video": gradio_client.handle_file(str(picture)), "sound": gradio_client.handle_file(str(tone))}
+    image = tmp_path / "room.png"
+    Image.fromarray(np.full((48, 64, 3), 128, dtype=np.uint8)).save(image)
+    given = {"video": gradio_client.handle_file(str(image)), "audio": gradio_client.handle_file(str(tone))}
     result, *_ = client.predict(**given, vocabulary="dog, bell", threshold=0.5, api_name="/segment")
     assert len(result["frames"]) == 2
     assert all(frame["captions"] for frame in result["frames"])
@@ -132,9 +132,9 @@ def test_gradio_itself_refuses_other_files_as_well(server: Server, monkeypatch: 
 
 def test_uploaded_svg_files_are_not_shown_inline(server: Server, tmp_path: Path) -> None:
     """They may contain scripts, which would run in the origin of the page."""
-    picture = tmp_path / "a.svg"
-    picture.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
-    path = upload(server, picture).json()[0]
+    image = tmp_path / "a.svg"
+    image.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
+    path = upload(server, image).json()[0]
     answer(
         server,
         call(server, [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "tiny", "", None]).json()["event_id"],

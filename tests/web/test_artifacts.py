@@ -17,7 +17,7 @@ from openavs.media import open_clip, probe
 from openavs.results.result import Result
 from openavs.results.serialization import segmentation_from_json
 from openavs.structures.types import Caption, rle_to_mask
-from openavs.web.artifacts import captions_vtt, filter_instances, list_instances, write_files, write_painted
+from openavs.web.artifacts import captions_vtt, filter_instances, list_instances, write_files, write_overlay_video
 from openavs.web.inference import ModelCache, SegmentRequest, run_request
 from tests.web.conftest import CONFIG
 
@@ -62,18 +62,18 @@ def test_pycocotools_reads_the_coco_file(folder: Path, result: Result) -> None:
     assert len(coco.getAnnIds()) == sum(len(frame.segments) for frame in result.frames)
 
 
-def test_the_painted_video_has_audio_and_the_selected_objects(result: Result, tmp_path: Path) -> None:
-    everything = write_painted(tmp_path, result)
+def test_the_overlay_video_has_audio_and_the_selected_objects(result: Result, tmp_path: Path) -> None:
+    everything = write_overlay_video(tmp_path, result)
     assert probe(everything).audio_codec is not None
     names = [instance.name for instance in list_instances(result)]
     assert names
-    nothing = write_painted(tmp_path, result, [])
-    part = write_painted(tmp_path, result, names[:1])
-    assert write_painted(tmp_path, result, names) == everything  # written once
+    nothing = write_overlay_video(tmp_path, result, [])
+    part = write_overlay_video(tmp_path, result, names[:1])
+    assert write_overlay_video(tmp_path, result, names) == everything  # written once
     where = next(frame.index for frame in result.frames if names[0] in {s.phrase for s in frame.segments})
-    plain, painted = (next(iter(open_clip(path).frames(frozenset({where})))).image for path in (nothing, part))
+    plain, overlay = (next(iter(open_clip(path).frames(frozenset({where})))).image for path in (nothing, part))
     mask = next(rle_to_mask(s.mask) for s in result.frames[where].segments if s.phrase == names[0])
-    difference = np.abs(plain.astype(int) - painted.astype(int)).mean(axis=2)
+    difference = np.abs(plain.astype(int) - overlay.astype(int)).mean(axis=2)
     assert difference[mask].mean() > 20
 
 

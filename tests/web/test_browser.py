@@ -48,7 +48,7 @@ class Page:
         self.tab.locator(f"{place} input[type=file]").set_input_files(str(path))
 
     def run(self, name: str = RUN) -> None:
-        """Press a button and wait for the painted video."""
+        """Press a button and wait for the overlay video."""
         self.button(name).click()
         self.wait_for_result()
 
@@ -148,18 +148,18 @@ def test_another_threshold_reuses_captions_and_boxes(page: Page, scene: Path) ->
     assert "No sound source was found" in page.text("#oa-details")
 
 
-def test_a_picture_and_its_sound(page: Page, tone: Path, tmp_path: Path) -> None:
+def test_an_image_and_its_audio(page: Page, tone: Path, tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    picture = tmp_path / "room.png"
-    Image.fromarray(np.full((96, 128, 3), 128, dtype=np.uint8)).save(picture)
-    page.tab.get_by_role("tab", name="Picture and sound").click()
+    image = tmp_path / "room.png"
+    Image.fromarray(np.full((96, 128, 3), 128, dtype=np.uint8)).save(image)
+    page.tab.get_by_role("tab", name="Image and audio").click()
     page.button(RUN).click()
-    expect(page.tab.get_by_role("alert")).to_contain_text("give a picture and its sound first")
-    page.give(picture, "Picture and sound", "#oa-picture")
-    page.give(tone, "Picture and sound", "#oa-sound")
-    expect(page.tab.locator("#oa-picture img")).to_be_visible(timeout=LONG)
+    expect(page.tab.get_by_role("alert")).to_contain_text("give an image and its audio first")
+    page.give(image, "Image and audio", "#oa-image")
+    page.give(tone, "Image and audio", "#oa-audio")
+    expect(page.tab.locator("#oa-image img")).to_be_visible(timeout=LONG)
     page.run()
     assert "of 2 frames" in page.text("#oa-details") or "0.5 s" in page.text("#oa-details")
 

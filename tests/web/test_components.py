@@ -62,7 +62,7 @@ def test_hostile_texts_do_not_become_markup(hostile: Result, tmp_path: Path) -> 
         {"load": (1, 1)}, captions=(Caption(HOSTILE, 0.5, 0, 1),), result=hostile, cached=("captioner",)
     )
     pages = {
-        "progress": components.progress(state, painted=True),
+        "progress": components.progress(state, is_written=True),
         "player": components.player(session, hostile, "overlay.mp4"),
         "downloads": components.downloads(session, hostile),
         "details": components.details(hostile),
@@ -75,7 +75,7 @@ def test_hostile_texts_do_not_become_markup(hostile: Result, tmp_path: Path) -> 
         assert "x" not in {dict(attrs).get("src") for _, attrs in Elements(page).found}, name
 
 
-def test_pictures_and_charts_have_text_alternatives(models: ModelCache, scene: Path, tmp_path: Path) -> None:
+def test_images_and_charts_have_text_alternatives(models: ModelCache, scene: Path, tmp_path: Path) -> None:
     found = list(run_request(SegmentRequest(scene), models, CONFIG))[-1]
     assert found.result is not None
     details = components.details(found.result)
@@ -100,7 +100,7 @@ def test_progress_is_shown_as_text() -> None:
 
 
 def test_cached_stages_are_listed() -> None:
-    page = components.progress(InferenceProgress(cached=("captioner", "translator"), seconds=1.23), painted=True)
+    page = components.progress(InferenceProgress(cached=("captioner", "translator"), seconds=1.23), is_written=True)
     assert "Reused from an earlier run: captions, prompts." in page
 
 

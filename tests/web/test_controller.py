@@ -45,7 +45,7 @@ def test_a_stopped_run_shows_a_message_and_no_result(
         sessions.get("one").stop.set()
     assert "topped" in list(contents)[-1].progress
     with pytest.raises(InputError, match=r"^the result has been removed; run the clip again$"):
-        controller.repaint("one", ["dog"])
+        controller.select("one", ["dog"])
 
 
 def test_an_api_call_whose_session_ends_is_an_input_error(
@@ -68,7 +68,7 @@ def test_an_invalid_clip_is_shown_as_an_alert(controller: Controller, long_clip:
     assert "long" in alert
 
 
-def test_a_session_keeps_no_audio_and_can_be_repainted(
+def test_a_session_keeps_no_audio_and_can_be_reopened(
     controller: Controller, sessions: SessionStore, upload: Path
 ) -> None:
     """A minute of audio takes up to 45 MB, and a session stays for an hour."""
@@ -79,10 +79,10 @@ def test_a_session_keeps_no_audio_and_can_be_repainted(
     gc.collect()
     assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before
     (whole,) = sessions.get("one").folder.glob("overlay*.mp4")
-    assert "results/" in controller.repaint("one", [])
+    assert "results/" in controller.select("one", [])
     (bare,) = set(sessions.get("one").folder.glob("overlay*.mp4")) - {whole}
     assert probe(bare).audio_codec == probe(whole).audio_codec == "aac"
-    (sound, _), (own, _) = read_audio_track(bare, MediaLimits()), read_audio_track(whole, MediaLimits())
-    assert sound is not None and own is not None and len(sound.samples) == len(own.samples)
-    assert abs(sound.samples).max() > 0.01
+    (audio, _), (own, _) = read_audio_track(bare, MediaLimits()), read_audio_track(whole, MediaLimits())
+    assert audio is not None and own is not None and len(audio.samples) == len(own.samples)
+    assert abs(audio.samples).max() > 0.01
     assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before + 2

@@ -16,7 +16,7 @@ from tests.web.conftest import CONFIG
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "room.png"
     Image.fromarray(np.full((48, 64, 3), 128, dtype=np.uint8)).save(path)
     return path
@@ -30,19 +30,19 @@ def refusal(request: SegmentRequest, config: ServerConfig = CONFIG) -> str:
     return message
 
 
-def test_a_video_with_sound(scene: Path) -> None:
+def test_a_video_with_audio(scene: Path) -> None:
     clip = open_request(SegmentRequest(scene), 2.0, CONFIG)
     assert (len(clip.times), clip.id, clip.size) == (8, "scene", (144, 192))
 
 
-def test_a_picture_lasts_as_long_as_its_sound(picture: Path, tone: Path) -> None:
-    clip = open_request(SegmentRequest(picture, tone), 1.0, CONFIG)
+def test_an_image_lasts_as_long_as_its_audio(image: Path, tone: Path) -> None:
+    clip = open_request(SegmentRequest(image, tone), 1.0, CONFIG)
     assert (len(clip.times), clip.size) == (2, (48, 64))
-    assert refusal(SegmentRequest(picture)) == "room.png is a picture; add an audio file"
+    assert refusal(SegmentRequest(image)) == "room.png is an image; add an audio file"
 
 
 def test_long_large_silent_and_broken_files_are_refused(
-    long_clip: Path, scene: Path, picture: Path, tmp_path: Path
+    long_clip: Path, scene: Path, image: Path, tmp_path: Path
 ) -> None:
     assert refusal(SegmentRequest(long_clip)) == (
         "long.mp4 is 10 s long and the limit is 8 s; cut it, or run 'openavs segment' on the file"
@@ -50,14 +50,14 @@ def test_long_large_silent_and_broken_files_are_refused(
     assert "larger than the limit of 0 MB" in refusal(SegmentRequest(scene), ServerConfig(max_upload_mb=0))
     (tmp_path / "no.mp4").write_bytes(b"\0" * 5000)
     assert refusal(SegmentRequest(tmp_path / "no.mp4")).startswith("no.mp4 ")
-    assert refusal(SegmentRequest(picture, tmp_path / "no.mp4")).startswith("no.mp4 ")
+    assert refusal(SegmentRequest(image, tmp_path / "no.mp4")).startswith("no.mp4 ")
     mute = tmp_path / "mute.mp4"
     write_video(mute, (np.full((48, 64, 3), v, dtype=np.uint8) for v in range(20)), 10)
     assert refusal(SegmentRequest(mute)).startswith("mute.mp4 has no audio track")
 
 
 def test_an_audio_file_alone_is_refused(tone: Path) -> None:
-    assert "give a video, or a picture with the sound beside it" in refusal(SegmentRequest(tone))
+    assert "give a video, or an image with separate audio" in refusal(SegmentRequest(tone))
 
 
 def test_a_vocabulary_is_a_list_of_words() -> None:

@@ -8,7 +8,7 @@
   const progress = document.getElementById('oa-progress');
   if (progress) { progress.setAttribute('role', 'status'); progress.setAttribute('aria-live', 'polite'); }
 
-  // Another painting of the same run continues at the position of the last one.
+  // Another overlay video of the same run continues at the position of the last one.
   const start = {time: 0, isPlaying: false, rate: 1};
   let last = {src: '', ...start};
   const run = src => src.split('?run=')[1];
