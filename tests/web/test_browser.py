@@ -175,7 +175,7 @@ def test_errors_are_sentences(chromium: Any, server: Server, long_clip: Path, tm
     page.tab.goto("about:blank")
     for path, sentence in (
         (long_clip, "long.mp4 is 10 s long and the limit is 8 s; cut it"),
-        (tmp_path / "broken.mp4", "broken.mp4 cannot be read as video or sound"),
+        (tmp_path / "broken.mp4", "broken.mp4 cannot be read as video or audio"),
     ):
         if not path.exists():
             path.write_bytes(b"no video " * 50)
