@@ -14,88 +14,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks, empty_prediction
-
-LABELS_FOLDER = "labels_semantic"  # optional in a prediction's path
+from openavs.evaluation.datasets.base import (
+    LABELS_FOLDER,
+    BenchmarkClip,
+    Dataset,
+    LazyClips,
+    Masks,
+    prediction_exists,
+    prediction_folder,
+)
 
 PredictionReader = Callable[[BenchmarkClip, Path], Masks | None]
-
-
-# ----------------------------------------------------------------------------------------------------------- paths
 
 
 def labels_folder(folder: Path) -> Path:
     """Return the masks' folder: `predictions` of an evaluation, `labels` of a label job, or the folder itself."""
     return next((folder / name for name in ("predictions", "labels") if (folder / name).is_dir()), folder)
-
-
-def clip_folder(clip: BenchmarkClip) -> Path:
-    """Return the folder of a clip's predictions, without the folder of labels."""
-    return _without_labels_folder(Path(clip.predictions[0])).parent
-
-
-def _without_labels_folder(path: Path) -> Path:
-    return path.parent.parent / path.name if path.parent.name == LABELS_FOLDER else path
-
-
-def _exists(path: Path) -> bool:
-    """Whether a predicted mask exists, with or without the folder of labels."""
-    return os.path.isfile(path) or os.path.isfile(_without_labels_folder(path))
-
-
-def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
-    """Return the predicted mask of each annotated frame; None without any file of the clip.
-
-    Raises:
-        InputError: no such folder, or a clip's folder that lacks the mask of an annotated frame.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of predictions")
-    wanted = [folder / clip.predictions[i] for i in clip.annotated]
-    for paths in (wanted, [_without_labels_folder(path) for path in wanted]):
-        home = paths[0].parent
-        if not home.is_dir() or not any(entry.is_file() for entry in home.iterdir()):
-            continue
-        for path in paths:
-            if not path.is_file():
-                raise InputError(f"the prediction {path} is missing, though other files of the clip exist")
-        return paths
-    return None
-
-
-# --------------------------------------------------------------------------------------------------------- reading
-
-
-def read_stack(
-    paths: Sequence[Path], read: Callable[[Path], npt.NDArray[np.generic]], kind: str
-) -> npt.NDArray[np.generic]:
-    """Read the masks of a clip's frames as `[T, H, W]`; `kind` names them in the error for differing sizes."""
-    masks = [read(path) for path in paths]
-    for path, mask in zip(paths, masks, strict=True):
-        check_size(path, mask.shape, masks[0].shape, f"the first {kind} of the clip has")
-    return np.stack(masks)
-
-
-def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], reference: str) -> None:
-    """Raise InputError for a mask of another size (height, width) than `reference`, a phrase such as "S4 has"."""
-    if size != expected:
-        found, wanted = (f"{shape[1]} x {shape[0]}" for shape in (size, expected))
-        raise InputError(f"{path} has {found} pixels where {reference} {wanted}")
-
-
-def check_predicted_size(
-    clip: BenchmarkClip, path: Path, size: tuple[int, int], expected: Callable[[], tuple[int, int]], reference: str
-) -> None:
-    """Raise InputError for a predicted mask of another size than `expected()`, unless `clip.resize`."""
-    if clip.resize:
-        return
-    try:
-        check_size(path, size, expected(), reference)
-    except InputError as error:
-        raise InputError(f"{error}; write masks of that size, or resize them (nearest pixel) with --resize") from None
 
 
 def read_predictions(
@@ -121,7 +57,7 @@ def read_predictions(
 
     if not absent:
         return read_existing(clip)
-    masks = empty_prediction(truth)
+    masks: Masks = np.zeros(truth.shape, dtype=np.uint8)  # background
     existing = [row for row, frame in enumerate(clip.annotated) if frame not in absent]
     if existing:
         kept = tuple(None if frame in absent else path for frame, path in enumerate(clip.truth))
@@ -156,7 +92,7 @@ def find_missing(clips: Sequence[BenchmarkClip], folder: Path) -> MissingPredict
     found: dict[str, frozenset[int]] = {}
     first: Path | None = None
     for clip in clips:
-        if absent := [i for i in clip.annotated if not _exists(folder / clip.predictions[i])]:
+        if absent := [i for i in clip.annotated if not prediction_exists(folder / clip.predictions[i])]:
             found[clip.id] = frozenset(absent)
             first = first or folder / clip.predictions[absent[0]]
     return MissingPredictions(found, first)
@@ -178,7 +114,7 @@ def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
     PNG files in a clip's folder that belong to none of its frames are included. Paths are relative to `folder` and
     sorted. A misspelled clip shows up here and as a missing one.
     """
-    known = {clip_folder(clip) for clip in dataset.clips}
+    known = {prediction_folder(clip) for clip in dataset.clips}
     depth = max((len(path.parts) for path in known), default=1)
     found = {path.as_posix() for path in _unknown(folder, Path(), depth, known)}
     return sorted(found.union(*(_strays(clip, folder) for clip in dataset.clips)))
@@ -187,7 +123,7 @@ def extra_predictions(dataset: Dataset, folder: Path) -> list[str]:
 def _strays(clip: BenchmarkClip, folder: Path) -> set[str]:
     """PNG files in a clip's folder that belong to none of its frames."""
     expected = {Path(path).name for path in clip.predictions}
-    home = clip_folder(clip)
+    home = prediction_folder(clip)
     places = [place for place in (home, home / LABELS_FOLDER) if (folder / place).is_dir()]
     entries = [(place / name).as_posix() for place in places for name in os.listdir(folder / place)]
     return {path for path in entries if path.lower().endswith(".png") and Path(path).name not in expected}
@@ -265,10 +201,10 @@ def _own_layout(clip: BenchmarkClip) -> PredictionLayout | None:
 def _existing_layouts(clip: BenchmarkClip, own: PredictionLayout, folder: Path) -> Iterator[PredictionLayout]:
     """The layouts in which any mask of the clip exists, the benchmark's own first; numbers may be off by one."""
     frames = range(-1, len(clip.predictions) + 1)
-    for dropped in range(len(clip_folder(clip).parts)):
+    for dropped in range(len(prediction_folder(clip).parts)):
         for with_id in (own.with_id, not own.with_id):
             layout = PredictionLayout(dropped, with_id, own.first)
-            if any(_exists(folder / layout.path(clip, frame)) for frame in frames):
+            if any(prediction_exists(folder / layout.path(clip, frame)) for frame in frames):
                 yield layout
 
 
@@ -278,7 +214,7 @@ def _check_numbering(dataset: Dataset, layout: PredictionLayout, folder: Path) -
         end = len(clip.predictions)
         for outside, inside, start in ((-1, end - 1, layout.first - 1), (end, 0, layout.first + 1)):
             extra, absent = (layout.path(clip, frame) for frame in (outside, inside))
-            if _exists(folder / extra) and not _exists(folder / absent):
+            if prediction_exists(folder / extra) and not prediction_exists(folder / absent):
                 raise InputError(
                     f"{folder} holds {extra} and not {absent}: are its masks numbered from {start}? "
                     f"{dataset.benchmark} counts from {layout.first}; pass --numbering {start}, or --numbering "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Task
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Task, prediction_folder
 from openavs.evaluation.datasets.classes import S4_CATEGORIES
 from openavs.evaluation.metrics.bootstrap import Interval, intervals
 from openavs.evaluation.metrics.functional import Figures, Protocol, check_protocol
@@ -22,7 +22,6 @@ from openavs.evaluation.metrics.metrics import Row, make_metric
 from openavs.evaluation.metrics.silence import EmptyFrameMetrics
 from openavs.evaluation.predictions import (
     check_complete,
-    clip_folder,
     extra_predictions,
     find_missing,
     locate_predictions,
@@ -192,7 +191,7 @@ def _table_names(dataset: Dataset) -> Callable[[BenchmarkClip], Sequence[str]]:
 
 def _warn_extra(dataset: Dataset, predictions: Path) -> None:
     """Warns of predictions that belong to no clip of the split, often because of a misspelled name."""
-    folders = (clip_folder(clip).parts for clip in dataset.clips)
+    folders = (prediction_folder(clip).parts for clip in dataset.clips)
     tops = {parts[0] for parts in folders if len(parts) > 1}  # other splits have folders of their own
     extra = [path for path in extra_predictions(dataset, predictions) if not tops or Path(path).parts[0] in tops]
     if extra:

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks, find_predictions
 from openavs.evaluation.datasets.classes import S4_CATEGORIES
-from openavs.evaluation.datasets.mask_io import png_size, read_binary_truth, read_probability, resize_mask
+from openavs.evaluation.datasets.mask_io import (
+    check_predicted_size,
+    png_size,
+    read_binary_truth,
+    read_probability,
+    read_stack,
+    resize_mask,
+)
 from openavs.evaluation.datasets.tables import TableRow, check_present, find_home, in_split, listing, read_clip_table
-from openavs.evaluation.predictions import check_predicted_size, find_predictions, read_stack
 
 FRAMES = 5
 

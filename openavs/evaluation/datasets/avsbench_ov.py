@@ -25,13 +25,12 @@ from openavs.evaluation.datasets.avsbench_semantic import (
     read_metadata,
     read_predicted,
 )
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks, find_predictions
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import Labels, Size, interpolate_nearest, png_size, resize_mask
 from openavs.evaluation.datasets.tables import MissingDataError, TableRow, is_plain_name, listing, sounding_classes
 from openavs.evaluation.datasets.youtube_vis import AnnotatedVideo, read_annotations
 from openavs.evaluation.metrics.functional import keep_classes
-from openavs.evaluation.predictions import find_predictions
 from openavs.utils.text import pluralize
 
 OPEN_VOCABULARY = "AVSBench-openvoc"

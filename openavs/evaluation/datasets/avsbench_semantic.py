@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks
+from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks, find_predictions
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import (
     Labels,
     Size,
+    check_predicted_size,
     png_size,
     read_index,
     read_palette,
@@ -34,7 +35,6 @@ from openavs.evaluation.datasets.tables import (
     read_clip_table,
     sounding_classes,
 )
-from openavs.evaluation.predictions import check_predicted_size, find_predictions
 from openavs.utils.text import did_you_mean
 
 FRAMES = {"v1s": 5, "v1m": 5, "v2": 10}

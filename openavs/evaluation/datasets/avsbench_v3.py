@@ -15,9 +15,8 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_object import read_prediction as read_binary_prediction
 from openavs.evaluation.datasets.avsbench_semantic import PLACES, mask_file, read_metadata, semantic_clips
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks
-from openavs.evaluation.datasets.mask_io import read_index, read_rgb
+from openavs.evaluation.datasets.mask_io import read_index, read_rgb, read_stack
 from openavs.evaluation.datasets.tables import check_present, find_home, sounding_classes
-from openavs.evaluation.predictions import read_stack
 from openavs.structures.types import BoolMask
 from openavs.utils.text import did_you_mean
 

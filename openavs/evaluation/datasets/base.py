@@ -5,14 +5,16 @@ A reader (one function per layout) turns the released folder into a `Dataset`; n
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
 import numpy.typing as npt
+
+from openavs.errors import InputError
 
 Task = Literal["binary", "semantic", "open-vocabulary"]
 """The kind of metrics: J and F of binary masks, the per-class means of AVSS, or base, novel and harmonic of OV."""
@@ -105,9 +107,44 @@ class Dataset:
     incomparable: str | None = None
 
 
-def empty_prediction(truth: Masks) -> npt.NDArray[np.uint8]:
-    """Return the masks that a missing prediction counts as: all background."""
-    return np.zeros(truth.shape, dtype=np.uint8)
+# ----------------------------------------------------------------------------------------------- prediction files
+
+LABELS_FOLDER = "labels_semantic"  # optional in a prediction's path
+
+
+def prediction_folder(clip: BenchmarkClip) -> Path:
+    """Return the folder of a clip's predictions, without the folder of labels."""
+    return without_labels_folder(Path(clip.predictions[0])).parent
+
+
+def without_labels_folder(path: Path) -> Path:
+    """Return the other allowed path of a predicted label map, in the clip's folder itself."""
+    return path.parent.parent / path.name if path.parent.name == LABELS_FOLDER else path
+
+
+def prediction_exists(path: Path) -> bool:
+    """Whether a predicted mask exists, with or without the folder of labels."""
+    return os.path.isfile(path) or os.path.isfile(without_labels_folder(path))
+
+
+def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
+    """Return the predicted mask of each annotated frame; None without any file of the clip.
+
+    Raises:
+        InputError: no such folder, or a clip's folder that lacks the mask of an annotated frame.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of predictions")
+    wanted = [folder / clip.predictions[i] for i in clip.annotated]
+    for paths in (wanted, [without_labels_folder(path) for path in wanted]):
+        home = paths[0].parent
+        if not home.is_dir() or not any(entry.is_file() for entry in home.iterdir()):
+            continue
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"the prediction {path} is missing, though other files of the clip exist")
+        return paths
+    return None
 
 
 # -------------------------------------------------------------------------------------- clips of the synthetic world

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from openavs.errors import InputError
+from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.structures.types import BoolMask
 from openavs.visualization.colors import voc_palette
@@ -190,7 +192,36 @@ def _palette_table() -> Labels:
     return table
 
 
-# -------------------------------------------------------------------------------------------------------- resizing
+# ----------------------------------------------------------------------------------------------- sizes and resizing
+
+
+def read_stack(
+    paths: Sequence[Path], read: Callable[[Path], npt.NDArray[np.generic]], kind: str
+) -> npt.NDArray[np.generic]:
+    """Read the masks of a clip's frames as `[T, H, W]`; `kind` names them in the error for differing sizes."""
+    masks = [read(path) for path in paths]
+    for path, mask in zip(paths, masks, strict=True):
+        check_size(path, mask.shape, masks[0].shape, f"the first {kind} of the clip has")
+    return np.stack(masks)
+
+
+def check_size(path: Path, size: tuple[int, ...], expected: tuple[int, ...], reference: str) -> None:
+    """Raise InputError for a mask of another size (height, width) than `reference`, a phrase such as "S4 has"."""
+    if size != expected:
+        found, wanted = (f"{shape[1]} x {shape[0]}" for shape in (size, expected))
+        raise InputError(f"{path} has {found} pixels where {reference} {wanted}")
+
+
+def check_predicted_size(
+    clip: BenchmarkClip, path: Path, size: tuple[int, int], expected: Callable[[], tuple[int, int]], reference: str
+) -> None:
+    """Raise InputError for a predicted mask of another size than `expected()`, unless `clip.resize`."""
+    if clip.resize:
+        return
+    try:
+        check_size(path, size, expected(), reference)
+    except InputError as error:
+        raise InputError(f"{error}; write masks of that size, or resize them (nearest pixel) with --resize") from None
 
 
 def resize_mask(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
