@@ -1,6 +1,6 @@
-"""Every adapter with a network, at tiny size with random weights, and a question for each.
+"""Every adapter with a network, at tiny size with random weights, and an input for each.
 
-Used by the tests on a pretended and on a real GPU, and by `scripts/first_gpu.py`.
+Used by the tests on a simulated and on a real GPU, and by `scripts/first_gpu.py`.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ BOXES = [(10.0, 12.0, 60.0, 70.0), (40.0, 5.0, 120.0, 80.0)]
 PHRASES = ["dog", "red car"]
 
 Answer = list[float | str]
-"""Scores, shares of pixels and texts, in the order of the questions."""
+"""Scores, shares of pixels and texts, in the order of the inputs."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A backend: how its random checkpoint is written, how it is built and what it is asked.
+    """A backend: functions that write its random checkpoint, build it and run it.
 
-    `items` is the number of frames or windows that `ask` puts through the network.
+    `items` is the number of frames or windows that `ask` passes to the network.
     """
 
     make: Callable[[Path], Path]
@@ -64,12 +64,12 @@ class Adapter:
     items: int = FRAMES
 
     def load(self, folder: Path, device: str, dtype: str) -> Any:
-        """The backend with the checkpoint in a folder."""
+        """Load the backend with the checkpoint in a folder."""
         return self.build(model=str(folder), device=device, dtype=dtype, offline=True, **self.options)
 
 
 def pictures() -> list[ImageArray]:
-    """Frames of one moving picture of soft shapes."""
+    """Return frames of one moving image of soft shapes."""
     rng = np.random.default_rng(5)
     coarse = rng.integers(0, 256, (9, 20, 3)).astype(np.float32)
     wide = np.kron(coarse, np.ones((10, 10, 1), dtype=np.float32))
@@ -79,7 +79,7 @@ def pictures() -> list[ImageArray]:
 
 
 def windows(rate: int = 16_000) -> list[AudioWindow]:
-    """A second of sound for each frame: tones of different pitch in noise."""
+    """Return a second of audio for each frame: tones of different pitch in noise."""
     rng = np.random.default_rng(6)
     time = np.arange(rate) / rate
     sounds = [np.sin(2 * np.pi * 220 * (i + 1) * time) + rng.normal(0, 0.2, rate) for i in range(FRAMES)]
@@ -117,11 +117,11 @@ def _finds(segmenter: Any) -> Answer:
 
 
 def _tracks(tracker: Any) -> Answer:
-    """A thing is found in the first frame and carried through the others."""
+    """Track an object from the first frame through the others."""
     first = (Segment(_block(), (30.0, 20.0, 70.0, 60.0), "dog", 0.9),)
     frames = [Frame(i, i / 8, image) for i, image in enumerate(pictures())]
-    sightings = [TrackedFrame(frame, ("dog",), first if i == 0 else (), key=i == 0) for i, frame in enumerate(frames)]
-    return [_share(segment.mask) for sighting in tracker.track(iter(sightings)) for segment in sighting.segments]
+    tracked = [TrackedFrame(frame, ("dog",), first if i == 0 else (), key=i == 0) for i, frame in enumerate(frames)]
+    return [_share(segment.mask) for frame in tracker.track(iter(tracked)) for segment in frame.segments]
 
 
 def _verdicts(verifier: Any) -> Answer:
@@ -176,7 +176,7 @@ ADAPTERS: dict[str, Adapter] = {
 
 
 def difference(one: Answer, other: Answer) -> float:
-    """The largest absolute difference of two answers' numbers; infinite where lengths or texts differ."""
+    """Return the largest absolute difference of two outputs; infinite if lengths or texts differ."""
     if len(one) != len(other):
         return float("inf")
     return max(map(_distance, one, other), default=float("inf"))
@@ -189,5 +189,5 @@ def _distance(one: float | str, other: float | str) -> float:
 
 
 def answers(names: Sequence[str], folders: dict[str, Path], device: str, dtype: str) -> dict[str, Answer]:
-    """What the named adapters answer on a device."""
+    """Run the named adapters on a device."""
     return {name: ADAPTERS[name].ask(ADAPTERS[name].load(folders[name], device, dtype)) for name in names}

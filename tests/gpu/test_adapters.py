@@ -1,4 +1,4 @@
-"""Adapters on a real GPU answer as on the CPU, in three dtypes: every kernel that they call exists."""
+"""Adapters on a real GPU return the same as on the CPU, in three dtypes: every kernel exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where models run: the choice, its reason, and what is refused."""
+"""Device and dtype: the choice, its reason, and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_auto_is_the_cpu_in_float32_where_there_is_no_gpu() -> None:
     assert "cpu in float32" in placement.reason and "no GPU" in placement.reason
 
 
-def test_frames_go_together_on_a_gpu_and_singly_on_a_cpu_unless_a_number_is_given() -> None:
+def test_the_default_batch_size_is_8_on_a_gpu_and_1_on_a_cpu() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     assert [frames_per_batch(None, place) for place in (cpu, gpu)] == [1, 8]
     assert [frames_per_batch(3, place) for place in (cpu, gpu)] == [3, 3]
@@ -48,7 +48,7 @@ def test_auto_is_cuda_where_there_is_one() -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[int, int]]]:
-    """As if there were one GPU, of the generation that is asked for."""
+    """Simulate one GPU of a given generation."""
     capability = {"is": (9, 0)}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -77,7 +77,7 @@ def test_a_second_gpu_that_is_not_there_is_refused() -> None:
         resolve_device("cuda:1", "auto")
 
 
-def test_apples_gpu_is_used_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_is_used_only_if_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     resolve_device.cache_clear()
@@ -117,7 +117,7 @@ def test_a_gpu_needs_a_driver_and_torchs_word(monkeypatch: pytest.MonkeyPatch) -
     assert not has_gpu()
 
 
-def test_what_is_asked_for_is_given() -> None:
+def test_requested_device_and_dtype_are_used() -> None:
     assert resolve_device("cpu", "bf16").dtype == resolve_device("cpu", "bfloat16").dtype == torch.bfloat16
     assert resolve_device("cpu", "float32").dtype == torch.float32
 

@@ -1,4 +1,4 @@
-"""Model references: embedded, local and from a hub (a real local HTTP server), and all that can be wrong with them."""
+"""Model references: embedded, local and from a hub (a real local HTTP server), and their errors."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def test_every_refusal_of_the_hub_is_one_sentence_with_the_fix(hub: str, tmp_pat
     assert not any("\n" in message for message in (gated, absent, revision, pickled, broken))
 
 
-def test_a_commit_is_refused_at_once_without_network_and_taken_from_the_cache(hub: str, tmp_path: Path) -> None:
+def test_a_commit_needs_no_network_if_cached_and_fails_at_once_if_not(hub: str, tmp_path: Path) -> None:
     """The hub's client lists a commit's files first, and repeats that five times where nothing answers."""
     nowhere, pinned = "http://127.0.0.1:9", f"hf:org/whole@{COMMIT}"
     start = time.monotonic()

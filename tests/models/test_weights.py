@@ -1,4 +1,4 @@
-"""Where the weights of a model are: in openavs, the hub's cache or a folder."""
+"""Weights of a model in openavs, the hub's cache or a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of a transformers GroundingDinoForObjectDetection under the names of the package groundingdino-py."""
+"""The tensors of transformers' GroundingDinoForObjectDetection under the names of groundingdino-py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of a transformers SamModel under the names that the package segment-anything gives them."""
+"""The tensors of transformers' SamModel under the names of segment-anything."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_one_forward_for_all_phrases_of_a_frame_and_none_without(folder: Path, b
     assert forwards == [1]
 
 
-def test_it_is_a_detector_found_by_name_and_says_nothing_of_its_own(
+def test_it_is_found_by_name_and_prints_nothing(
     folder: Path, bert: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     options = {"model": str(folder), "text_encoder": str(bert), "shortest_edge": 96, "longest_edge": 160}
@@ -151,7 +151,7 @@ def test_it_is_a_detector_found_by_name_and_says_nothing_of_its_own(
     assert capsys.readouterr().out == "", "the package prints; a command's standard output is its own"
 
 
-def test_what_was_absent_is_absent_again(package: GroundingDinoPackageDetector) -> None:
+def test_stubs_are_removed_after_the_import(package: GroundingDinoPackageDetector) -> None:
     for name in [name for name in sys.modules if name.startswith(("torchvision", "timm", "cv2", "addict"))]:
         assert sys.modules[name].__spec__.origin, f"{name} is a stand-in"
     from transformers.utils import is_torchvision_available

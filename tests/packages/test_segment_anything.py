@@ -25,7 +25,7 @@ from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.segment_anything import SegmentAnythingSegmenter, infer_sizes
 from openavs.structures.types import rle_to_mask
 from tests.packages.sam_names import carry_across
-from tests.stages.segmenters.test_sam import picture, some_boxes
+from tests.stages.segmenters.images import picture, some_boxes
 from tests.tiny_models import make_sam
 
 with stub_modules({"torchvision": {}}):
@@ -38,7 +38,7 @@ SHAPES = [(48, 64), (90, 130), (131, 77), (64, 64), (360, 640), (1, 4000), (3, 2
 def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SamModel with the package's eight heads in the decoder (no tensor's shape depends on them).
 
-    The package's decoder normalises with an epsilon of 1e-5, the transformers configuration says 1e-6. At this width
+    The package's decoder normalizes with an epsilon of 1e-5, the transformers configuration says 1e-6. At this width
     of 32 that alone moves random logits by 3e-4 of the largest, so the comparison gives both the same; at the
     published size it does not matter (`test_the_published_size_agrees_too` leaves it as it is).
     """
@@ -162,7 +162,7 @@ def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) ->
     assert segmenter.segment([], []) == []
 
 
-def test_many_boxes_or_large_frames_are_decoded_in_parts_without_a_difference(folder: Path, monkeypatch: Any) -> None:
+def test_many_boxes_or_large_frames_are_decoded_in_parts(folder: Path, monkeypatch: Any) -> None:
     segmenter = SegmentAnythingSegmenter(model=str(folder))
     image, boxes = picture(48, 64), some_boxes(48, 64, count=9)
     [whole] = segmenter.segment([image], [boxes])
@@ -182,7 +182,7 @@ def test_a_bfloat16_encoder_keeps_the_prompts_exact(folder: Path) -> None:
         assert (one & other).sum() / (one | other).sum() > 0.9
 
 
-def test_it_is_a_segmenter_found_by_name_and_leaves_no_trace_of_torchvision(folder: Path) -> None:
+def test_it_is_found_by_name_and_leaves_no_stub_of_torchvision(folder: Path) -> None:
     segmenter = Registry("segmenter").build("segment-anything", {"model": str(folder)}, {"device": "cpu"})
     assert isinstance(segmenter, Segmenter)
     assert segmenter.models == {str(folder): {"revision": None, "license": None, "path": str(folder)}}

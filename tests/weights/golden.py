@@ -84,7 +84,7 @@ def check_labels(captioner: ClapCaptioner, sounds: Sequence[tuple[Path, str]], l
 
 
 def check_answer(captioner: AudioLmCaptioner, audio: Waveform, tokens: int, answer: str) -> None:
-    """How many vectors the sound becomes, and the answer to the captioner's first question."""
+    """Compare the number of audio vectors and the answer to the captioner's first question."""
     import torch
 
     from openavs.stages.captioners.base import crop_or_pad

@@ -104,7 +104,7 @@ def test_clap_embeds_speech_as_the_library_states(checkpoint: Find, given: Given
     """tests/models/clap: test_integration_fused.
 
     The library gives the samples without their rate, so they count as 48 kHz. Its value is one mean of 512 numbers to
-    1e-3, so this catches an unnormalized or constant embedding and little more; the next test says whether it hears.
+    1e-3, so this catches an unnormalized or constant embedding and little more; the next test checks real sounds.
     """
     audio = read_audio(given(*SPEECH))
     assert audio is not None and audio.rate == 16_000

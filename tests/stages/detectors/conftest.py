@@ -32,7 +32,7 @@ def picture() -> ImageArray:
 
 
 def noise(height: int, width: int, seed: int = 0) -> ImageArray:
-    """Blocks of random colours, so that neighbouring pixels are alike as in a picture."""
+    """Blocks of random colors, so that neighboring pixels are similar as in a photo."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     return np.ascontiguousarray(coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width])

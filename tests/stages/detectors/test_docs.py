@@ -1,4 +1,4 @@
-"""The page on detectors, run: its example of a detector of one's own, and what it says of converting checkpoints."""
+"""The examples of the page on detectors: a custom detector, and the conversion of checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_detector_of_ones_own_is_one(desk: Path) -> None:
+def test_the_example_is_a_detector(desk: Path) -> None:
     detector = Registry("detector").build("./odd_colors.py:OddColors", {"contrast": 80})
     assert isinstance(detector, Detector)
     image = np.full((60, 80, 3), 100, np.uint8)

@@ -1,4 +1,4 @@
-"""Grounding DINO's adapter against the library's own processor and model, and where those would fail."""
+"""Grounding DINO's adapter against the library's own processor and model, and where those fail."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_no_phrases_no_forward(grounding_dino: Path, picture: ImageArray) -> Non
     assert forwards == []
 
 
-def test_one_by_one_is_asking_each_phrase_alone(grounding_dino: Path, picture: ImageArray) -> None:
+def test_one_phrase_per_caption_equals_separate_calls(grounding_dino: Path, picture: ImageArray) -> None:
     (together,) = load(grounding_dino, phrases_per_caption=1).detect([picture], [PHRASES])
     alone = [d for phrase in PHRASES for d in load(grounding_dino).detect([picture], [[phrase]])[0]]
     assert together == sorted(alone, key=lambda d: -d.score)
@@ -144,7 +144,7 @@ def test_the_order_of_phrases_does_not_matter(detector: GroundingDinoDetector, p
     assert np.abs(rows(forward) - rows(backward)).max() <= 1e-3
 
 
-def test_three_hundred_phrases_are_all_asked(grounding_dino: Path, picture: ImageArray) -> None:
+def test_three_hundred_phrases_are_all_processed(grounding_dino: Path, picture: ImageArray) -> None:
     phrases = [f"thing {number}" for number in range(300)]
     detector = load(grounding_dino, max_candidates=100_000)
     forwards = count_forwards(detector)
@@ -186,7 +186,7 @@ def test_the_library_cannot_take_thin_frames(grounding_dino: Path) -> None:
         Library(grounding_dino)(noise(4000, 60), PHRASES)
 
 
-def test_a_letterboxed_frame_is_the_same_frame_on_a_mean_coloured_canvas(tmp_path: Path) -> None:
+def test_letterboxing_equals_a_canvas_of_the_mean_color(tmp_path: Path) -> None:
     colour = (102, 153, 204)
     detector = load(save_grounding_dino(tmp_path, mean=[level / 255 for level in colour]))
     thin = noise(12, 160)  # as wide as the model wants it, so that nothing is resized
@@ -208,7 +208,7 @@ def test_candidates_below_the_floor_are_left_out(grounding_dino: Path, picture: 
     assert load(grounding_dino, floor=floor).detect([picture], [PHRASES])[0] == everything[:5]
 
 
-def test_an_answer_that_is_no_number_is_an_error(grounding_dino: Path, picture: ImageArray) -> None:
+def test_outputs_that_are_not_finite_are_an_error(grounding_dino: Path, picture: ImageArray) -> None:
     detector = load(grounding_dino)
     with torch.no_grad():
         detector.model.model.text_projection.bias.fill_(float("nan"))
@@ -245,7 +245,7 @@ def test_a_processor_without_edges_is_refused(grounding_dino: Path, tmp_path: Pa
         load(tmp_path)
 
 
-def test_a_model_that_picks_more_boxes_than_its_pictures_have_cells_is_told(tmp_path: Path) -> None:
+def test_a_model_with_more_queries_than_image_cells_is_refused(tmp_path: Path) -> None:
     greedy = load(save_grounding_dino(tmp_path, num_queries=600))
     with pytest.raises(ModelError, match=r"selects 600 boxes from fewer image cells .* use a larger shortest_edge"):
         greedy.detect([noise(96, 160)], [["dog"]])

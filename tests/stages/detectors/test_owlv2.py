@@ -53,7 +53,7 @@ def test_the_answer_is_the_librarys(owlv2: Path, shape: tuple[int, int]) -> None
     (found,) = processor.post_process_grounded_object_detection(
         outputs, threshold=-1.0, target_sizes=[shape], text_labels=[PHRASES]
     )
-    # boxes that lie in the padding altogether are no candidates of ours
+    # boxes entirely in the padding are not candidates of ours
     inside = (found["boxes"][:, 0] < shape[1]) & (found["boxes"][:, 1] < shape[0])
     order = [i for i in found["scores"].argsort(descending=True, stable=True).tolist() if inside[i]]
     (ours,) = load(owlv2).detect([image], [PHRASES])
@@ -127,7 +127,7 @@ def test_phrases_in_any_script_and_of_any_length(owlv2: Path, picture: ImageArra
     assert found and {d.phrase for d in found} <= set(phrases)
 
 
-def test_the_template_is_what_is_asked(owlv2: Path, picture: ImageArray) -> None:
+def test_the_template_is_applied_to_phrases(owlv2: Path, picture: ImageArray) -> None:
     (whole,) = load(owlv2, template="{}").detect([picture], [["a photo of a dog"]])
     (asked,) = load(owlv2).detect([picture], [["dog"]])
     assert rows(whole).tolist() == rows(asked).tolist()
@@ -142,7 +142,7 @@ def test_it_is_a_detector_and_refuses_other_models(owlv2: Path, grounding_dino: 
         load(grounding_dino)
 
 
-def test_an_answer_that_is_no_number_is_an_error(owlv2: Path, picture: ImageArray) -> None:
+def test_outputs_that_are_not_finite_are_an_error(owlv2: Path, picture: ImageArray) -> None:
     detector = load(owlv2)
     with torch.no_grad():
         detector.model.layer_norm.weight.fill_(float("nan"))

@@ -1,4 +1,4 @@
-"""The filled box: pixels whose centre it holds."""
+"""The filled box: pixels with their center in it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
     ("box", "rows", "columns"),
     [
         ((1.0, 0.0, 3.0, 2.0), slice(0, 2), slice(1, 3)),
-        ((0.5, 0.5, 2.5, 1.6), slice(0, 2), slice(0, 2)),  # centres at 0.5, 1.5, ...: the left edge's is in
+        ((0.5, 0.5, 2.5, 1.6), slice(0, 2), slice(0, 2)),  # centers at 0.5, 1.5, ...: the left edge's is in
         ((-9.0, 1.0, 99.0, 99.0), slice(1, 4), slice(0, 6)),
-        ((2.6, 1.0, 3.4, 2.0), slice(0, 0), slice(0, 0)),  # between two centres
+        ((2.6, 1.0, 3.4, 2.0), slice(0, 0), slice(0, 0)),  # between two centers
         ((50.0, 50.0, 60.0, 60.0), slice(0, 0), slice(0, 0)),
     ],
 )
-def test_what_is_marked(box: tuple[float, float, float, float], rows: slice, columns: slice) -> None:
+def test_pixels_with_their_center_in_the_box_are_marked(
+    box: tuple[float, float, float, float], rows: slice, columns: slice
+) -> None:
     expected = np.zeros((4, 6), dtype=bool)
     expected[rows, columns] = True
     [[mask]] = BoxSegmenter().segment([IMAGE], [[box]])

@@ -1,4 +1,4 @@
-"""The page on segmenters, run: its example of a segmenter of one's own, its YAML, and the backends it names."""
+"""The examples of the page on segmenters: a custom segmenter, YAML sections and backend names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_segmenter_of_ones_own_is_one(desk: Path) -> None:
+def test_the_example_is_a_segmenter(desk: Path) -> None:
     segmenter = Registry("segmenter").build("./edge_color.py:EdgeColor", {"contrast": 50})
     assert isinstance(segmenter, Segmenter)
     image = np.full((60, 80, 3), 100, np.uint8)

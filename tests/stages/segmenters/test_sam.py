@@ -1,4 +1,4 @@
-"""The SAM segmenter gives the masks of the library's own processor and model, and encodes each image once."""
+"""The SAM segmenter against the library's own processor and model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.box_prompts import masks_per_chunk
 from openavs.stages.segmenters.sam import LongestEdgeResize, SamSegmenter
 from openavs.structures.types import Box, ImageArray, rle_to_mask
-from tests.stages.segmenters.pictures import same_but_for_rounding
+from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import SAM_SIZE, make_clap, make_sam
 
 SHAPES = [(48, 64), (90, 130), (131, 77), (64, 64), (20, 31), (360, 640), (1, 1), (3, 200)]
@@ -28,20 +28,6 @@ SHAPES = [(48, 64), (90, 130), (131, 77), (64, 64), (20, 31), (360, 640), (1, 1)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam(tmp_path_factory.mktemp("sam") / "model")
-
-
-def picture(height: int, width: int, seed: int = 0) -> ImageArray:
-    """Coloured blocks in noise."""
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3))
-    big = blocks.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
-    return np.clip(big + rng.integers(-20, 20, big.shape), 0, 255).astype(np.uint8)
-
-
-def some_boxes(height: int, width: int, count: int, seed: int = 0) -> list[Box]:
-    """Boxes with fractional corners."""
-    corners = np.sort(np.random.default_rng(seed).uniform(0, 1, (count, 2, 2)), axis=1) * [width, height]
-    return [(x0, y0, x1, y1) for (x0, y0), (x1, y1) in corners.tolist()]
 
 
 def library(
@@ -72,7 +58,7 @@ def test_masks_are_the_librarys(folder: Path, shape: tuple[int, int]) -> None:
         assert 0.02 < masks.mean() < 0.98  # the comparison is of something
 
 
-def test_multimask_keeps_the_answer_the_model_trusts_most(folder: Path) -> None:
+def test_multimask_keeps_the_mask_with_the_highest_score(folder: Path) -> None:
     image, boxes = picture(90, 130), some_boxes(90, 130, count=4)
     [ours] = SamSegmenter(model=str(folder), multimask=True).segment([image], [boxes])
     masks, scores = library(folder, image, boxes, multimask=True)
@@ -161,7 +147,7 @@ def test_an_8k_frame(folder: Path) -> None:
         assert same_but_for_rounding(rle_to_mask(mask.rle), theirs)
 
 
-def test_a_frame_so_long_that_its_height_would_vanish(folder: Path) -> None:
+def test_a_frame_with_a_resized_height_of_zero(folder: Path) -> None:
     [[mask]] = SamSegmenter(model=str(folder)).segment([picture(1, 4000)], [[(0.0, 0.0, 2000.0, 1.0)]])
     assert mask.rle.size == (1, 4000)
 

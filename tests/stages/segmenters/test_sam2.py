@@ -1,4 +1,4 @@
-"""The SAM 2 segmenter does what the documented processing and a direct call of the model do."""
+"""The SAM 2 segmenter against the documented processing and a direct call of the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.preprocess import SquareResize
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
 from openavs.structures.types import Box, ImageArray, rle_to_mask
-from tests.stages.segmenters.pictures import picture, same_but_for_rounding, some_boxes
+from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import make_clap
 from tests.tiny_sams import IMAGENET, SAM2_SIZE, make_sam2, make_sam2_video
 
@@ -59,7 +59,7 @@ def alike(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize("shape", [(720, 1280), (224, 224), (333, 500), (1500, 900), (64, 2000)])
 def test_pixels_are_the_documented_ones(tmp_path: Path, shape: tuple[int, int]) -> None:
-    """At full size: within one grey level of the library's way on bytes, and of the original's on floats."""
+    """At full size: within one gray level of the library's way on bytes, and of the original's on floats."""
     settings = {"size": {"height": 1024, "width": 1024}, **IMAGENET}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     image = picture(*shape)
@@ -70,7 +70,7 @@ def test_pixels_are_the_documented_ones(tmp_path: Path, shape: tuple[int, int]) 
         assert levels.max() < 1.01 and levels.mean() < (0.1 if rounded else 0.4)
 
 
-def test_pixels_are_not_normalised_where_the_preprocessor_does_not(tmp_path: Path) -> None:
+def test_pixels_are_not_normalized_if_the_preprocessor_does_not(tmp_path: Path) -> None:
     settings = {"size": {"height": 64, "width": 64}, "do_normalize": False}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     image = picture(64, 64)
@@ -85,7 +85,7 @@ def test_masks_equal_a_direct_call_of_the_model(folder: Path, shape: tuple[int, 
     masks, scores = direct(folder, image, boxes)
     for mask, theirs in zip(ours, masks[:, 0], strict=True):
         assert mask.rle.size == shape
-        assert alike(rle_to_mask(mask.rle), theirs) > 0.98  # the pixels may differ by one grey level
+        assert alike(rle_to_mask(mask.rle), theirs) > 0.98  # the pixels may differ by one gray level
     assert np.abs([mask.score for mask in ours] - scores[:, 0].clip(0, 1)).max() < 5e-3
     if min(shape) > 10:
         assert 0.02 < masks.mean() < 0.98  # the comparison is of something
@@ -100,7 +100,7 @@ def test_the_same_pixels_give_the_same_masks(folder: Path) -> None:
     assert np.abs([mask.score for mask in ours] - scores[:, 0].clip(0, 1)).max() < 1e-5
 
 
-def test_multimask_keeps_the_answer_the_model_trusts_most(folder: Path) -> None:
+def test_multimask_keeps_the_mask_with_the_highest_score(folder: Path) -> None:
     image, boxes = picture(SAM2_SIZE, SAM2_SIZE), some_boxes(SAM2_SIZE, SAM2_SIZE, count=4)
     [ours] = Sam2Segmenter(model=str(folder), multimask=True).segment([image], [boxes])
     masks, scores = direct(folder, image, boxes, multimask=True)

@@ -1,4 +1,4 @@
-"""SAM 3 finds what a direct call of the model finds, encodes an image once, and tracks by its own memory."""
+"""The SAM 3 segmenter against a direct call of the model."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
-from transformers import AutoTokenizer, Sam3Model, Sam3VideoModel
+from transformers import AutoTokenizer, Sam3Model
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.segmenters import sam3
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.stages.trackers.base import TrackedFrame, Tracker
-from openavs.stages.trackers.sam3_video import Sam3VideoTracker
-from openavs.structures.types import Frame, ImageArray, Segment, rle_to_mask
-from tests.stages.segmenters.pictures import picture
+from openavs.structures.types import ImageArray, rle_to_mask
+from tests.stages.segmenters.images import picture
 from tests.tiny_models import make_clap
-from tests.tiny_sams import HALVES, SAM3_SIZE, make_sam3, make_sam3_video
+from tests.tiny_sams import HALVES, SAM3_SIZE, make_sam3
 
 SQUARE = (SAM3_SIZE, SAM3_SIZE)  # the model's own size: nothing is resized on the way in
 PHRASES = ["dog", "barking dog", "engine"]
@@ -29,11 +27,6 @@ PHRASES = ["dog", "barking dog", "engine"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam3(tmp_path_factory.mktemp("sam3") / "model")
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sam3_video(tmp_path_factory.mktemp("sam3") / "video")
 
 
 def direct(folder: Path, image: ImageArray, phrase: str) -> list[tuple[float, list[float], np.ndarray]]:
@@ -62,7 +55,7 @@ def alike(one: np.ndarray, other: np.ndarray) -> float:
 def test_finds_equal_a_direct_call_of_the_model(folder: Path, shape: tuple[int, int]) -> None:
     image = picture(*shape)
     [finds] = Sam3Segmenter(model=str(folder), floor=0.0).segment_phrases([image], [PHRASES])
-    loose = 0 if shape == SQUARE else 1  # resized pixels may differ by one grey level
+    loose = 0 if shape == SQUARE else 1  # resized pixels may differ by one gray level
     for phrase in PHRASES:
         ours = [(box, mask) for box, mask in finds if box.phrase == phrase]
         theirs = direct(folder, image, phrase)
@@ -103,7 +96,7 @@ def test_an_image_is_encoded_once_whatever_its_phrases_and_not_without(folder: P
     assert segmenter.segment_phrases([], []) == [] and segmenter.segment_phrases(images[:1], [[]]) == [[]]
 
 
-def test_only_so_many_phrases_are_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_cached_phrases_is_limited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(48, 64)
     [expected] = Sam3Segmenter(model=str(folder), floor=0.0).segment_phrases([image], [PHRASES])
     monkeypatch.setattr(sam3, "_MAX_TEXTS", 2)
@@ -113,7 +106,7 @@ def test_only_so_many_phrases_are_remembered(folder: Path, monkeypatch: pytest.M
     assert set(segmenter._texts) == set(PHRASES), "those before are forgotten"
 
 
-def test_phrases_asked_together_or_alone_give_the_same(folder: Path) -> None:
+def test_phrases_together_or_alone_give_the_same(folder: Path) -> None:
     image = picture(90, 130)
     [one], [many] = (
         Sam3Segmenter(model=str(folder), floor=0.0, batch_size=size).segment_phrases([image], [PHRASES])
@@ -159,58 +152,3 @@ def test_bad_input_is_refused_in_a_sentence(folder: Path, tmp_path: Path) -> Non
             Sam3Segmenter(model=str(folder), **options)
     with pytest.raises(ModelError):
         Sam3Segmenter(model=str(make_clap(tmp_path / "clap")))
-
-
-# ----------------------------------------------------------------------------------------------------------- video
-
-
-def test_the_video_checkpoint_holds_the_image_model(video: Path) -> None:
-    image = picture(*SQUARE)
-    [as_image], [as_video] = (
-        backend(model=str(video), floor=0.0).segment_phrases([image], [PHRASES])
-        for backend in (Sam3Segmenter, Sam3VideoTracker)
-    )
-    assert [(box, mask.rle) for box, mask in as_image] == [(box, mask.rle) for box, mask in as_video]
-
-
-def test_features_for_the_tracker_are_the_librarys(video: Path) -> None:
-    """The library's own loop gives its tracker exactly these."""
-    tracker = Sam3VideoTracker(model=str(video))
-    image = picture(*SQUARE)
-    model: Any = Sam3VideoModel.from_pretrained(video).eval()
-    with torch.inference_mode():
-        pixels = tracker.pixels.prepare(image)[None]
-        levels, positions = model.get_vision_features_for_tracker(
-            model.detector_model.get_vision_features(pixel_values=pixels)
-        )
-        ours = tracker._memory_features(image)
-    assert all(torch.equal(a, b) for a, b in zip(ours.levels, levels, strict=True))
-    assert torch.equal(ours.positions, positions[-1])
-
-
-def test_each_frame_is_encoded_once_for_finding_and_tracking(video: Path) -> None:
-    tracker = Sam3VideoTracker(model=str(video), keyframe_interval=3, floor=0.0)
-    encoded: list[int] = []
-    tracker.model.vision_encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
-    wide = picture(SQUARE[0], SQUARE[1] + 14)
-    images = [np.ascontiguousarray(wide[:, 2 * i : 2 * i + SQUARE[1]]) for i in range(7)]
-    keys = {0, 3, 6}
-    finds = dict(
-        zip(sorted(keys), tracker.segment_phrases([images[i] for i in sorted(keys)], [["dog"]] * 3), strict=True)
-    )
-    assert encoded == [1, 1, 1]
-    sightings = []
-    for i, image in enumerate(images):
-        found = [Segment(mask.rle, box.box, box.phrase, box.score) for box, mask in finds.get(i, [])[:2]]
-        sightings.append(TrackedFrame(Frame(i, i / 8, image), ("dog",), tuple(found), (), i in keys))
-    answers = list(tracker.track(sightings))
-    assert sum(encoded) == 7
-    assert [a.frame.index for a in answers] == list(range(7))
-    assert all(s.track is not None for a in answers for s in a.segments)
-    assert any(a.segments for a in answers if not a.key)
-    assert isinstance(tracker, Tracker) and isinstance(tracker, PhraseSegmenter)
-
-
-def test_options_of_the_tracker_are_checked(video: Path) -> None:
-    with pytest.raises(InputError, match="sam3-video: keyframe_interval"):
-        Sam3VideoTracker(model=str(video), keyframe_interval=0)

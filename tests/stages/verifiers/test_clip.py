@@ -1,4 +1,4 @@
-"""The CLIP verifier says what a direct call of the model and its own processor says of a masked crop."""
+"""The CLIP verifier against a direct call of the model and its own processor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.types import BoolMask, ImageArray, Rejection, Segment, mask_to_rle
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
-from tests.stages.segmenters.pictures import picture
+from tests.stages.segmenters.images import picture
 from tests.stages.verifiers.tiny_clip import make_clip
 from tests.tiny_models import make_clap
 
@@ -80,7 +80,7 @@ def test_a_processor_that_crops_more_than_there_is_is_refused(tmp_path: Path) ->
         ClipVerifier(model=str(make_clip(tmp_path / "crop", crop=40)), negative_prompts=NEGATIVE)
 
 
-def test_only_so_many_texts_are_remembered(
+def test_the_number_of_cached_texts_is_limited(
     folder: Path, verifier: ClipVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names, own = ["dog", "bell", "cat"], [segment("dog", patch(90, 130, 20, 30, 40))]
@@ -105,7 +105,7 @@ def test_a_score_is_the_softmax_of_a_direct_call(folder: Path, verifier: ClipVer
     assert verdict.best_match == (["dog", "bell", "cat", None][best])
 
 
-def test_a_phrase_that_shares_a_word_is_no_rival(verifier: ClipVerifier) -> None:
+def test_phrases_that_share_a_word_are_not_compared(verifier: ClipVerifier) -> None:
     image, own = picture(90, 130), [segment("dog", patch(90, 130, 20, 30, 40))]
     [[alone]] = verifier.verify([image], [own], [["dog"]])
     [[akin]] = verifier.verify([image], [own], [["dog", "barking dog"]])
@@ -114,13 +114,13 @@ def test_a_phrase_that_shares_a_word_is_no_rival(verifier: ClipVerifier) -> None
     assert rival.score < alone.score
 
 
-def test_others_may_be_left_out(folder: Path) -> None:
+def test_other_phrases_may_be_excluded(folder: Path) -> None:
     image, own = picture(90, 130), [segment("dog", patch(90, 130, 20, 30, 40))]
     strict = ClipVerifier(model=str(folder), compare_phrases=False)
     assert strict.verify([image], [own], [["dog", "bell"]]) == strict.verify([image], [own], [["dog"]])
 
 
-def test_what_is_around_a_mask_is_painted_over(verifier: ClipVerifier) -> None:
+def test_the_background_of_a_mask_is_filled(verifier: ClipVerifier) -> None:
     image = picture(90, 130)
     mask = patch(90, 130, 20, 30, 40)
     ground = verifier._pixels.fill
@@ -233,7 +233,7 @@ class OnlyBig:
         return [[Verdict(s.mask.area >= self.least, 0.125, None) for s in own] for own in segments]
 
 
-def test_what_a_verifier_drops_is_told_with_its_score(tiny: Pipeline) -> None:
+def test_rejections_of_a_verifier_have_its_score(tiny: Pipeline) -> None:
     clip = scene_to_clip(plan_scene([Role("dog", (True, True))], scene_rng("test", 77, 5), 2), "verified")
     stages = (tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter)
     verified = Pipeline(*stages, tiny.settings, verifier=OnlyBig(1))(clip)

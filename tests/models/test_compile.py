@@ -1,4 +1,4 @@
-"""`compile` as an option of a stage: what it is refused for, what it compiles, and that the answers stay."""
+"""The `compile` option: invalid values, compiled modules, and equal results."""
 
 from __future__ import annotations
 

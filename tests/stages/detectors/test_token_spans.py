@@ -1,4 +1,4 @@
-"""Phrases -> token ids and spans: equal to the tokenizer's own, whole, and within the model's length."""
+"""Token ids and spans of phrases: equal to the tokenizer's own, and within the model's length."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_span_holds_its_phrase_and_nothing_else() -> None:
         assert TOKENIZER.decode(list(caption.ids[start:end])) == phrase
 
 
-def test_what_would_end_a_phrase_is_cleaned_away() -> None:
+def test_separators_are_removed_from_phrases() -> None:
     assert clean_phrase("U.S. flag?\n\x00Red\u200b \ud800car ") == "u s flag red car"
     assert clean_phrase("SAX") == "sax"
     (caption,) = plan_captions(["u.s. car", "[SEP] dog", "what? a car"], encode, max_tokens=256)
@@ -42,12 +42,12 @@ def test_what_would_end_a_phrase_is_cleaned_away() -> None:
     assert caption.phrases == ("u.s. car", "[SEP] dog", "what? a car"), "phrases are answered as they were given"
 
 
-def test_phrases_that_read_the_same_are_asked_once() -> None:
+def test_phrases_with_equal_tokens_are_included_once() -> None:
     (caption,) = plan_captions(["Dog", "dog", "dog.", "car"], encode, max_tokens=256)
     assert caption.phrases == ("Dog", "car")
 
 
-def test_nothing_is_asked_where_nothing_is_left() -> None:
+def test_phrases_without_tokens_are_dropped() -> None:
     assert plan_captions([], encode, max_tokens=256) == []
     assert plan_captions(["...", "", " \n"], encode, max_tokens=256) == []
 
@@ -57,7 +57,7 @@ def test_one_by_one() -> None:
     assert [c.phrases for c in captions] == [("dog",), ("red car",)]
 
 
-def test_a_phrase_longer_than_a_caption_is_cut_and_said_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_phrase_longer_than_a_caption_is_truncated_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         captions = plan_captions(["dog " * 40, "car"], encode, max_tokens=16)
     assert [len(c.ids) for c in captions] == [16, 4]
@@ -65,7 +65,7 @@ def test_a_phrase_longer_than_a_caption_is_cut_and_said_so(caplog: pytest.LogCap
     assert record.getMessage().startswith("a phrase of 40 tokens was truncated to 13: 'dog dog dog ")
 
 
-def test_a_phrase_that_just_fits_is_asked_whole_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_phrase_that_just_fits_is_complete_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         (caption,) = plan_captions(["dog " * 13], encode, max_tokens=16)
     assert len(caption.ids) == 16 and not caplog.records
@@ -78,7 +78,7 @@ def test_captions_are_as_few_as_their_length_allows() -> None:
     assert [len(caption.ids) for caption in captions] == [8, 8]
 
 
-def test_a_tokenizer_that_loses_a_phrase_is_found_out() -> None:
+def test_a_tokenizer_that_drops_a_phrase_is_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         plan_captions(["dog", "car"], lambda texts: encode(texts)[:1], max_tokens=256)
 

@@ -1,4 +1,4 @@
-"""Adapters and the `tiny` pipeline on a pretended CUDA device: no mixed devices, few copies and waits."""
+"""Adapters and the `tiny` pipeline on a simulated CUDA device: no mixed devices, few copies and synchronizations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.gpu.adapters import ADAPTERS, difference
-from tests.gpu.pretended import compile_guard
+from tests.gpu.simulated import compile_guard
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the pretended device's guard")
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the simulated device's guard")
 
-# Most a frame or window may do, of what is not done once for a batch: (copies to the device, copies from it, other
-# synchronizations). docs/performance.md has what was counted.
+# Maximum per frame or window, without those of a whole batch: (copies to the device, copies from it, other
+# synchronizations). docs/performance.md has the counts.
 PER_ITEM = {
     "clap": (0, 0, 0), "clap-fused": (0, 0, 0), "ast": (0, 0, 0), "qwen2-audio": (0, 0, 0), "llm": (0, 0, 0),
     "grounding-dino": (1, 0, 0), "grounding-dino-per-phrase": (1, 0, 0), "mm-grounding-dino": (1, 0, 0),
@@ -27,7 +27,7 @@ PER_ITEM = {
     "sam3": (2, 3, 5), "sam3-of-video": (2, 3, 5), "sam2-video": (2, 1, 1), "sam3-video": (2, 1, 1), "clip": (1, 0, 0),
     "pipeline": (3, 1, 1),
 }  # fmt: skip
-# Most a batch may do besides: what the libraries do for a forward pass, and the words of an answer.
+# Additional maximum per batch: operations of the libraries in a forward pass, and the text of an output.
 PER_BATCH = {
     "clap": (1, 1, 0), "clap-fused": (1, 1, 1), "ast": (1, 1, 0), "qwen2-audio": (9, 0, 15), "llm": (8, 0, 13),
     "grounding-dino": (3, 1, 1), "grounding-dino-per-phrase": (6, 2, 2), "mm-grounding-dino": (3, 1, 1),
@@ -40,13 +40,13 @@ EXACT = 2e-3  # in float32: a near tie of random boxes may change places
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`run(dtype)`: what all adapters and the pipeline did on the pretended device."""
-    folder = tmp_path_factory.mktemp("pretended")
+    """`run(dtype)`: the operations of all adapters and the pipeline on the simulated device."""
+    folder = tmp_path_factory.mktemp("simulated")
     guard = compile_guard(folder)
 
     @cache
     def found(dtype: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "tests.gpu.pretended_run", str(guard), str(folder / dtype), dtype]
+        command = [sys.executable, "-m", "tests.gpu.simulated_run", str(guard), str(folder / dtype), dtype]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-4000:]
         answers: dict[str, Any] = json.loads(done.stdout)
@@ -70,8 +70,8 @@ def test_bfloat16_answers_are_near_those_of_the_cpu(run: Any, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["grounding-dino", "mm-grounding-dino"])
-def test_a_detector_is_given_the_pictures_of_the_cpu(run: Any, name: str) -> None:
-    assert run("auto")[name]["same_pictures"]
+def test_a_detector_receives_the_same_pixels_as_on_the_cpu(run: Any, name: str) -> None:
+    assert run("auto")[name]["same_images"]
 
 
 def test_the_pipeline_finds_the_same_things(run: Any) -> None:
@@ -99,10 +99,10 @@ def test_mixed_devices_are_refused(run: Any, tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from tests.gpu.pretended import COUNTS, DeviceMismatch, pretend, without_inference_mode
+from tests.gpu.simulated import COUNTS, DeviceMismatch, simulate_cuda, without_inference_mode
 without_inference_mode()
 import torch
-pretend(Path(sys.argv[1]))
+simulate_cuda(Path(sys.argv[1]))
 there, here = torch.ones(3, device="cuda"), torch.ones(3)
 for wrong in (lambda: there + here, lambda: torch.cat([there, here]), lambda: there @ here):
     try:

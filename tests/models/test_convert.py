@@ -1,4 +1,4 @@
-"""Checkpoints of the packages: converted without running what a pickle may hold, and loaded whole or not at all."""
+"""Conversion and loading of checkpoints: no code of a pickle is run, and no tensor is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Trap:
         return os.mkdir, (str(self.place),)
 
 
-def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     torch.save({"image_encoder.patch_embed.proj.weight": Trap(tmp_path / "ran")}, tmp_path / "trap.pth")
     with pytest.raises(
         InputError, match=r"trap\.pth is damaged, or contains more than tensors and must not be trusted"
@@ -63,14 +63,14 @@ def test_tensors_that_share_memory_or_are_views_are_written_out(tmp_path: Path) 
     assert all(torch.equal(found[name], tensor) for name, tensor in shared.items())
 
 
-def test_a_network_is_filled_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_weights_are_loaded_completely_or_not_at_all(tmp_path: Path) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     weights = {name: torch.full_like(tensor, 7) for name, tensor in network.state_dict().items()}
     load_state_dict_strict(network, weights | {"only.training": torch.zeros(1)}, "here")
     assert all((tensor == 7).all() for tensor in network.state_dict().values())
     load_state_dict_strict(
         network, {name: w for name, w in weights.items() if w.is_floating_point()}, "here"
-    )  # a counter is no weight
+    )  # a counter is not a weight
     with pytest.raises(ModelError, match=r"'here' do not fit .* \(1 of 7 tensors are missing .* such as 0\.bias\)"):
         load_state_dict_strict(network, {name: w for name, w in weights.items() if name != "0.bias"}, "here")
     with pytest.raises(ModelError, match=r"such as 0\.weight"):

@@ -1,4 +1,4 @@
-"""Tracking with SAM 2: what the library's own session gives for the same prompts, with less work and less memory."""
+"""Tracking with SAM 2 video against the library's own session, with less work and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.base import TrackedFrame, Tracker
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.structures.types import RLE, Frame, ImageArray, Segment, mask_to_rle, rle_to_mask
-from tests.stages.segmenters.pictures import picture, some_boxes
+from tests.stages.segmenters.images import picture, some_boxes
 from tests.tiny_sams import SAM2_SIZE, make_sam2_video
 
 SIZE = (SAM2_SIZE, SAM2_SIZE)  # the model's own, so that neither pixels nor masks are resized on the way in
@@ -58,7 +58,7 @@ class Library:
         self.model: Any = Sam2VideoModel.from_pretrained(folder).eval()
         self.session: Any = Sam2VideoInferenceSession(pixels, *SIZE, dtype=torch.float32)
 
-    def tell(self, at: int, mask: RLE) -> None:
+    def add_mask(self, at: int, mask: RLE) -> None:
         place = self.session.obj_id_to_idx(0)
         self.session.add_mask_inputs(place, at, torch.from_numpy(rle_to_mask(mask))[None, None].float())
         self.session.obj_with_new_inputs = [0]
@@ -73,7 +73,9 @@ def library(tracker: Sam2VideoTracker, folder: Path, images: list[ImageArray]) -
     return Library(folder, torch.stack([tracker.pixels.prepare(image) for image in images]))
 
 
-def carried(tracker: Sam2VideoTracker, memory: Any, images: list[ImageArray], frames: range, back: bool = False) -> Any:
+def propagated_masks(
+    tracker: Sam2VideoTracker, memory: Any, images: list[ImageArray], frames: range, back: bool = False
+) -> Any:
     return [rle_to_mask(tracker.propagator.propagate(memory, t, images[t], backward=back)[0]) for t in frames]
 
 
@@ -85,40 +87,40 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
     assert any((a ^ b).any() for a, b in pairwise(ours))
 
 
-def test_carrying_forwards_is_the_librarys_propagation(tracker: Sam2VideoTracker, folder: Path) -> None:
-    """Over more frames than a memory keeps: what is let go of is not missed."""
+def test_forward_propagation_is_the_librarys(tracker: Sam2VideoTracker, folder: Path) -> None:
+    """Over more frames than a memory keeps: the dropped ones are not needed."""
     images = film()
     theirs = library(tracker, folder, images)
-    theirs.tell(0, block(10))
+    theirs.add_mask(0, block(10))
     memory = tracker.propagator.init_track(0, images[0], block(10))
     steps = range(1, LENGTH)
-    assert_same(carried(tracker, memory, images, steps), theirs.masks(steps))
+    assert_same(propagated_masks(tracker, memory, images, steps), theirs.masks(steps))
 
 
-def test_carrying_backwards_is_the_librarys_reverse_propagation(tracker: Sam2VideoTracker, folder: Path) -> None:
+def test_backward_propagation_is_the_librarys(tracker: Sam2VideoTracker, folder: Path) -> None:
     images = film()
     theirs = library(tracker, folder, images)
-    theirs.tell(LENGTH - 1, block(10))
+    theirs.add_mask(LENGTH - 1, block(10))
     memory = tracker.propagator.init_track(LENGTH - 1, images[-1], block(10))
     steps = range(LENGTH - 2, LENGTH - 8, -1)
-    assert_same(carried(tracker, memory, images, steps, back=True), theirs.masks(steps, reverse=True))
+    assert_same(propagated_masks(tracker, memory, images, steps, back=True), theirs.masks(steps, reverse=True))
 
 
 def test_a_correction_conditions_what_follows_as_in_the_library(tracker: Sam2VideoTracker, folder: Path) -> None:
     images = film()
     theirs = library(tracker, folder, images)
-    theirs.tell(0, block(10))
+    theirs.add_mask(0, block(10))
     before = theirs.masks(range(1, 8))
-    theirs.tell(8, block(36))
+    theirs.add_mask(8, block(36))
     after = theirs.masks(range(9, LENGTH))
     memory = tracker.propagator.init_track(0, images[0], block(10))
-    assert_same(carried(tracker, memory, images, range(1, 8)), before)
-    untold = rle_to_mask(
+    assert_same(propagated_masks(tracker, memory, images, range(1, 8)), before)
+    propagated = rle_to_mask(
         tracker.propagator.propagate(memory, 8, images[8])[0]
     )  # a key frame is carried to before it is corrected
     tracker.propagator.correct(memory, 8, images[8], block(36))
-    assert_same(carried(tracker, memory, images, range(9, LENGTH)), after)
-    assert (untold ^ rle_to_mask(block(36))).any()
+    assert_same(propagated_masks(tracker, memory, images, range(9, LENGTH)), after)
+    assert (propagated ^ rle_to_mask(block(36))).any()
 
 
 def test_a_memory_is_bounded(tracker: Sam2VideoTracker) -> None:
@@ -138,12 +140,12 @@ def test_a_memory_is_bounded(tracker: Sam2VideoTracker) -> None:
 
 def seen(images: list[ImageArray], keys: set[int], things: dict[str, int]) -> list[TrackedFrame]:
     """Sightings of a film in which each thing is found at every key frame where it is first put."""
-    sightings = []
+    tracked = []
     for i, image in enumerate(images):
         masks = {phrase: block(x) for phrase, x in things.items()} if i in keys else {}
         segments = tuple(Segment(mask, mask_box(mask), phrase, 0.5) for phrase, mask in masks.items())
-        sightings.append(TrackedFrame(Frame(i, i / 8, image), tuple(things), segments, (), i in keys))
-    return sightings
+        tracked.append(TrackedFrame(Frame(i, i / 8, image), tuple(things), segments, (), i in keys))
+    return tracked
 
 
 def count_encodings(tracker: Sam2VideoTracker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -196,7 +198,7 @@ def test_tracks_do_not_depend_on_what_was_tracked_before(tracker: Sam2VideoTrack
     assert first[0].segments[0].track == 0
 
 
-def test_a_thing_that_is_not_seen_is_an_empty_mask_with_a_low_score(tracker: Sam2VideoTracker) -> None:
+def test_a_hidden_object_has_an_empty_mask_and_a_low_score(tracker: Sam2VideoTracker) -> None:
     images = film(2)
     bias = tracker.video.get_parameter("mask_decoder.pred_obj_score_head.proj_out.bias")
     before = bias.clone()

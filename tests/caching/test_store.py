@@ -1,4 +1,4 @@
-"""The store behind the stage cache: many writers, damage, limits, disks that refuse."""
+"""The stage cache's store: concurrent writers, damage, limits, full disks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cache(tmp_path: Path) -> StageCache:
 # ----------------------------------------------------------------------------------------------------- put and get
 
 
-def test_what_is_put_is_got_by_stage_and_key(cache: StageCache) -> None:
+def test_an_entry_is_read_by_stage_and_key(cache: StageCache) -> None:
     cache.put("captioner", key_of(1), b"a dog\nbarks")
     assert cache.get("captioner", key_of(1)) == b"a dog\nbarks"
     assert cache.get("translator", key_of(1)) is None
@@ -51,7 +51,7 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("stage", "number"), [("captioner", 2), ("translator", 1)])
-def test_an_entry_under_the_name_of_another_is_no_answer(cache: StageCache, stage: str, number: int) -> None:
+def test_an_entry_under_another_key_is_rejected(cache: StageCache, stage: str, number: int) -> None:
     cache.put("captioner", key_of(1), b"a dog barks")
     entry = file_of(cache).read_bytes()
     cache.put(stage, key_of(number), b"a bell rings")
@@ -74,9 +74,7 @@ def test_an_entry_under_the_name_of_another_is_no_answer(cache: StageCache, stag
     ],
     ids=["cut", "altered", "empty", "random", "longer"],
 )
-def test_a_damaged_entry_is_no_answer_and_is_removed(
-    cache: StageCache, damage, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_entry_is_rejected_and_removed(cache: StageCache, damage, caplog: pytest.LogCaptureFixture) -> None:
     cache.put("captioner", key_of(1), b"a dog barks")
     path = file_of(cache)
     path.write_bytes(damage(path.read_bytes()))
@@ -89,7 +87,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from openavs.caching.store import StageCache
-from tests.caching.test_cache import key_of
+from tests.caching.test_store import key_of
 
 cache = StageCache(Path(sys.argv[1]))
 for i in range(300):
@@ -124,7 +122,7 @@ def test_pruning_removes_what_was_used_longest_ago(cache: StageCache) -> None:
     assert list(cache.entries()) == []
 
 
-def test_it_stays_under_its_limit_by_itself(cache: StageCache) -> None:
+def test_puts_keep_the_cache_near_its_limit(cache: StageCache) -> None:
     cache.set_limit(10_000_000)
     for i in range(4000):
         cache.put("detector", key_of(i), bytes(8000))  # 33 MB in all
@@ -132,7 +130,7 @@ def test_it_stays_under_its_limit_by_itself(cache: StageCache) -> None:
     assert cache.get("detector", key_of(3999)) is not None
 
 
-def test_an_answer_too_large_for_the_limit_is_not_kept(cache: StageCache) -> None:
+def test_an_entry_too_large_for_the_limit_is_not_stored(cache: StageCache) -> None:
     cache.set_limit(10_000_000)
     cache.put("detector", key_of(1), bytes(100_000))
     assert list(cache.entries()) == []
@@ -170,7 +168,7 @@ def test_sizes_are_read_and_written(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "much", "-5GB", "5GiB", "1e9", "GB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_malformed_sizes_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="5GB or 500MB"):
         size_to_bytes(text)
 
@@ -193,7 +191,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from openavs.caching.store import StageCache
-from tests.caching.test_cache import key_of
+from tests.caching.test_store import key_of
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

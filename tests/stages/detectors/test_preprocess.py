@@ -1,4 +1,4 @@
-"""Frame sizes and resizing: equal to the image processors', and something sensible for what they cannot take."""
+"""Image sizes and resizing: equal to the image processors', and letterboxing where those fail."""
 
 from __future__ import annotations
 

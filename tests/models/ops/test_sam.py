@@ -1,4 +1,4 @@
-"""Lean image encoders against the library's, whole."""
+"""Optimized image encoders against the library's."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_answer_is_the_librarys(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.inference_mode()
-def test_bfloat16_is_no_worse_than_torchs_own_mixed_precision(name: str) -> None:
+def test_bfloat16_is_as_good_as_torchs_own_mixed_precision(name: str) -> None:
     library = ENCODERS[name]()
     lean = copy.deepcopy(library)
     assert prepare_encoder(lean, lean, torch.bfloat16, torch.device("cpu")) == torch.float32

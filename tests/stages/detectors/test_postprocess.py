@@ -1,4 +1,4 @@
-"""Batches of like with like; scored boxes -> detections, clipped and best first."""
+"""Batching, and conversion of scored boxes to detections, clipped and best first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_best_are_kept_and_each_phrases_best() -> None:
     assert [(d.phrase, d.score) for d in kept] == [("dog", 0.9), ("dog", 0.8), ("cat", 0.2)]
 
 
-def test_what_is_no_image_is_refused() -> None:
+def test_malformed_images_are_refused() -> None:
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(InputError, match="uint8 RGB"):
             check_inputs([wrong], [["dog"]])  # type: ignore[list-item]

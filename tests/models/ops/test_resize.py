@@ -1,4 +1,4 @@
-"""The tensor resize equals Pillow's to the byte: masks of the device path are then those of the reference processor."""
+"""The tensor resize equals Pillow's to the byte."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.models.ops.resize import resize_bilinear, resize_tensor
 
@@ -14,7 +14,7 @@ side = st.integers(1, 200)
 
 
 def pillow(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.array(Pillow.fromarray(image).resize((size[1], size[0]), Pillow.Resampling.BILINEAR))
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 @given(old=st.tuples(side, side), new=st.tuples(side, side), seed=st.integers(0, 99), hard=st.booleans())

@@ -1,7 +1,7 @@
-"""A pretended CUDA device: tensors that claim to be on cuda:0, are computed on the CPU, and refuse CPU tensors.
+"""A simulated CUDA device: tensors report cuda:0, are computed on the CPU, and refuse CPU tensors.
 
-It shows device mismatches and counts copies and synchronizations; it shows neither speed nor memory, nor whether a
-kernel exists. It changes torch for the whole process, so it runs in a process of its own (`pretended_run.py`).
+It reveals device mismatches and counts copies and synchronizations, but not speed, memory or missing kernels. It
+patches torch for the whole process, so it runs in a separate one (`simulated_run.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = (_TO, _FROM, _WAIT)
 """A copy from the device waits for it, too; `synchronizations` counts what waits without being a copy of a tensor."""
 
 COUNTS: Counter[tuple[str, str]] = Counter()
-"""How often each kind occurred at each line."""
+"""Number of occurrences of each kind at each line."""
 
 _WAITING = {
     "aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::is_nonzero", "aten::equal",
@@ -34,21 +34,21 @@ _WAITING = {
 _INDEXING = {
     "aten::index.Tensor", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_", "aten::_unsafe_index.Tensor"
 }  # fmt: skip
-_MIXING = _INDEXING | {"aten::copy_", "aten::_to_copy"}  # CUDA itself takes CPU tensors here
+_MIXING = _INDEXING | {"aten::copy_", "aten::_to_copy"}  # CUDA itself accepts CPU tensors here
 
 
 class DeviceMismatch(RuntimeError):
-    """An operation was given tensors of both devices."""
+    """An operation has tensors of both devices."""
 
 
-class Pretended(torch.Tensor):
-    """A tensor on the pretended device; `held` is the CPU tensor that it stands for."""
+class SimulatedTensor(torch.Tensor):
+    """A tensor on the simulated device; `held` is the CPU tensor that it represents."""
 
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> Pretended:
-        made: Pretended = torch.Tensor._make_wrapper_subclass(
+    def __new__(cls, held: torch.Tensor) -> SimulatedTensor:
+        made: SimulatedTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -77,7 +77,7 @@ class Pretended(torch.Tensor):
         return self.held.tolist()
 
     def __repr__(self, **_: Any) -> str:
-        return f"Pretended({self.held})"
+        return f"SimulatedTensor({self.held})"
 
 
 class _Mode(TorchDispatchMode):
@@ -86,55 +86,55 @@ class _Mode(TorchDispatchMode):
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Runs an operation on what the tensors stand for; the answer is on the device that CUDA would give it."""
+    """Run an operation on the CPU tensors; the result is on the device that CUDA would use."""
     flat = tree_flatten((args, kwargs))[0]
-    pretended = [leaf for leaf in flat if isinstance(leaf, Pretended)]
-    plain = [leaf for leaf in flat if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Pretended)]
+    simulated = [leaf for leaf in flat if isinstance(leaf, SimulatedTensor)]
+    plain = [leaf for leaf in flat if isinstance(leaf, torch.Tensor) and not isinstance(leaf, SimulatedTensor)]
     name = func._schema.name + ("." + func._overloadname if func._overloadname != "default" else "")
-    if pretended:
+    if simulated:
         if name not in _MIXING and any(tensor.dim() for tensor in plain):
             shapes = [tuple(tensor.shape) for tensor in plain if tensor.dim()]
             raise DeviceMismatch(f"{name} was given tensors on cuda:0 and on the CPU {shapes} at {_line()}")
         if name in _WAITING or (name in _INDEXING and _by_mask(args)):
             _count(_WAIT)
         if name in _INDEXING:
-            for _ in (i for i in args[1] or () if isinstance(i, torch.Tensor) and not isinstance(i, Pretended)):
+            for _ in (i for i in args[1] or () if isinstance(i, torch.Tensor) and not isinstance(i, SimulatedTensor)):
                 _count(_TO)
     if name == "aten::_fused_sdp_choice":
         return 0
     if name in ("aten::_softmax", "aten::_log_softmax") and args[2]:  # half to float, which only CUDA does
         args = (_held(args[0]).float(), args[1], False)
-        return Pretended(func(*args))
+        return SimulatedTensor(func(*args))
 
     wanted = kwargs.get("device")
-    on_device = bool(pretended) if wanted is None else torch.device(wanted).type == "cuda"
+    on_device = bool(simulated) if wanted is None else torch.device(wanted).type == "cuda"
     if wanted is not None:
         kwargs = kwargs | {"device": torch.device("cpu") if on_device else wanted, "pin_memory": None}
         kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
     if name == "aten::copy_":
-        on_device = isinstance(args[0], Pretended)
-        _count_copy(on_device, isinstance(args[1], Pretended))
+        on_device = isinstance(args[0], SimulatedTensor)
+        _count_copy(on_device, isinstance(args[1], SimulatedTensor))
     elif name == "aten::_to_copy":
-        _count_copy(on_device, isinstance(args[0], Pretended))
+        _count_copy(on_device, isinstance(args[0], SimulatedTensor))
 
-    for tensor in pretended:
+    for tensor in simulated:
         if tensor.held.dtype != tensor.dtype:  # an assignment to `.data` changed it
             tensor.held = tensor.held.to(tensor.dtype)
-    known = {id(tensor.held): tensor for tensor in pretended}
+    known = {id(tensor.held): tensor for tensor in simulated}
     made = func(*tree_map(_held, args), **tree_map(_held, kwargs))
 
     def wrap(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or isinstance(leaf, Pretended):
+        if not isinstance(leaf, torch.Tensor) or isinstance(leaf, SimulatedTensor):
             return leaf
         if id(leaf) in known:
             return known[id(leaf)]
-        return Pretended(leaf) if on_device else leaf
+        return SimulatedTensor(leaf) if on_device else leaf
 
     return tree_map(wrap, made)
 
 
 def _held(leaf: Any) -> Any:
-    return leaf.held if isinstance(leaf, Pretended) else leaf
+    return leaf.held if isinstance(leaf, SimulatedTensor) else leaf
 
 
 def _by_mask(args: Any) -> bool:
@@ -151,7 +151,7 @@ def _count(kind: str) -> None:
 
 
 def _line() -> str:
-    """The innermost line of the package, or else of transformers, that is being run."""
+    """Return the innermost line of the package, or else of transformers, on the stack."""
     library, frame = "?", sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
@@ -165,7 +165,7 @@ def _line() -> str:
 
 
 def compile_guard(folder: Path) -> Path:
-    """Compiles the device guard with g++ against torch's headers."""
+    """Compile the device guard with g++ against torch's headers."""
     torch_folder, made = Path(torch.__file__).parent, folder / "guard.so"
     command = ["g++", "-shared", "-fPIC", "-std=c++17", "-O0", f"-I{torch_folder / 'include'}"]
     command += [str(Path(__file__).with_name("guard.cpp")), "-o", str(made), f"-L{torch_folder / 'lib'}", "-lc10"]
@@ -174,19 +174,19 @@ def compile_guard(folder: Path) -> Path:
 
 
 def without_inference_mode() -> None:
-    """Replaces inference mode, under which wrapped tensors cannot be changed; call it before anything is imported."""
+    """Replace inference mode, in which wrapped tensors are read-only; call it before other imports."""
     torch.inference_mode = torch.no_grad  # type: ignore[assignment,misc]
 
 
-def pretend(guard: Path) -> None:
-    """Turns the pretended device on, for the rest of this process."""
+def simulate_cuda(guard: Path) -> None:
+    """Enable the simulated device for the rest of this process."""
     import transformers
 
     ctypes.CDLL(str(guard))
     mode = _Mode()
     replaced: dict[str, Any] = {
         "_lazy_init": lambda: None, "is_available": lambda: True, "is_initialized": lambda: True,
-        "device_count": lambda: 1, "current_device": lambda: 0, "get_device_name": lambda *_: "Pretended",
+        "device_count": lambda: 1, "current_device": lambda: 0, "get_device_name": lambda *_: "simulated",
         "get_device_capability": lambda *_: (9, 0), "mem_get_info": lambda *_: (80 << 30, 80 << 30),
         "empty_cache": lambda: None, "synchronize": lambda *_: None,
     }  # fmt: skip
@@ -208,7 +208,7 @@ def pretend(guard: Path) -> None:
     library = transformers.PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
     def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loads on the CPU, without the pretended device; the adapter then moves the model."""
+        """Load on the CPU, without the simulated device; the adapter then moves the model."""
         mode.__exit__(None, None, None)
         changed = {name: getattr(torch, name) for name in makers}
         for name, make in makers.items():

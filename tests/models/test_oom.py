@@ -33,13 +33,13 @@ class Stage:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_what_does_not_fit_is_done_in_halves_in_its_order(error: Exception) -> None:
+def test_a_batch_that_does_not_fit_is_halved_in_order(error: Exception) -> None:
     stage = Stage(2, error)
     assert run_with_oom_backoff(stage, list(range(7)), list(range(7))) == [0, 2, 4, 6, 8, 10, 12]
     assert stage.sizes == [7, 3, 1, 2, 4, 2, 2]
 
 
-def test_what_the_device_keeps_for_later_is_given_back_before_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cuda_cache_is_emptied_before_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
     stage = Stage(1, ERRORS[1])
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(len(stage.sizes)))
@@ -74,7 +74,7 @@ def test_other_errors_are_raised_at_once() -> None:
             run_with_oom_backoff(Stage(0, error), [1], [1])
 
 
-def test_what_torch_says_when_the_machine_is_full_is_known() -> None:
+def test_torchs_out_of_memory_errors_are_recognized() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 58, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

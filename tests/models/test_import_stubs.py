@@ -1,4 +1,4 @@
-"""Absent packages can be imported for a while; what is installed and what comes after is untouched."""
+"""Missing packages can be imported inside the block; installed ones and later imports are not affected."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_is_installed_is_not_touched() -> None:
     assert numpy.array([1]).sum() == 1 and json.loads("1") == 1
 
 
-def test_stand_ins_go_even_if_the_import_fails(old: str) -> None:
+def test_stubs_are_removed_even_if_the_import_fails(old: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_layers"), stub_modules({"no_such_vision": {}}):
         importlib.import_module(old)
     assert not any(name.startswith("no_such") for name in sys.modules)

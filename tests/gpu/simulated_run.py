@@ -1,9 +1,9 @@
-"""Runs adapters and the `tiny` pipeline on the pretended device and prints what they did as JSON.
+"""Runs adapters and the `tiny` pipeline on the simulated device and prints their operations as JSON.
 
-    python -m tests.gpu.pretended_run GUARD FOLDER DTYPE [NAME ...]
+    python -m tests.gpu.simulated_run GUARD FOLDER DTYPE [NAME ...]
 
-For each: the answer on the CPU and on the device in this dtype, and counts of copies and synchronizations by line.
-The second of two runs is counted, so that what is made once is not.
+For each: the output on the CPU and on the device in this dtype, and counts of copies and synchronizations by line.
+The second of two runs is counted, so that one-time operations are not.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.gpu.pretended import COUNTS, KINDS, pretend, without_inference_mode
+from tests.gpu.simulated import COUNTS, KINDS, simulate_cuda, without_inference_mode
 
 _SECONDS = 5  # of the scene, at one frame a second
 
 
 def main(guard: Path, folder: Path, dtype: str, names: list[str]) -> None:
-    """Prints one JSON object: {name: {answer, device_answer, items, counts, lines}}."""
+    """Print one JSON object: {name: {answer, device_answer, items, counts, lines}}."""
     without_inference_mode()
     from tests.gpu.adapters import ADAPTERS, answers
 
@@ -32,20 +32,20 @@ def main(guard: Path, folder: Path, dtype: str, names: list[str]) -> None:
         name: {"answer": answer, "items": ADAPTERS[name].items}
         for name, answer in answers(adapters, folders, "cpu", "float32").items()
     }
-    pictures = {
-        name: _pictures(ADAPTERS[name].load(folders[name], "cpu", "float32")) for name in adapters if "dino" in name
+    images = {
+        name: _images(ADAPTERS[name].load(folders[name], "cpu", "float32")) for name in adapters if "dino" in name
     }
     clip = _clip() if "pipeline" in chosen else None
     if clip is not None:
         found["pipeline"] = {"answer": _masks(_pipeline("cpu", "float32")(clip())), "items": _SECONDS}
-    pretend(guard)
+    simulate_cuda(guard)
     for name in adapters:
         started = time.perf_counter()
         backend = ADAPTERS[name].load(folders[name], "cuda", dtype)
         found[name] |= _counted(lambda name=name, backend=backend: ADAPTERS[name].ask(backend))  # type: ignore[misc]
         found[name]["seconds"] = round(time.perf_counter() - started, 2)
-        if name in pictures:
-            found[name]["same_pictures"] = bool((_pictures(backend) == pictures[name]).all())
+        if name in images:
+            found[name]["same_images"] = bool((_images(backend) == images[name]).all())
     if clip is not None:
         pipeline = _pipeline("cuda", dtype)
         found["pipeline"]["batch_sizes"] = [pipeline.detector.batch_size, pipeline.segmenter.batch_size]
@@ -62,8 +62,8 @@ def _counted(ask: Callable[[], Any]) -> dict[str, Any]:
     return {"device_answer": answer, "counts": totals, "lines": lines}
 
 
-def _pictures(detector: Any) -> Any:
-    """What a Grounding DINO is given of the frames, in the memory of the CPU."""
+def _images(detector: Any) -> Any:
+    """Return the pixels that a Grounding DINO receives, on the CPU."""
     from tests.gpu.adapters import pictures
 
     images = pictures()
@@ -71,13 +71,13 @@ def _pictures(detector: Any) -> Any:
 
 
 def _clip() -> Callable[[], Any]:
-    """A scene of the synthetic world: two things that sound at every second."""
+    """Return a scene of the synthetic world: two objects that sound at every second."""
     from openavs.synthetic.datasets import scene_to_clip
     from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
     sounding = (True,) * _SECONDS
     scene = plan_scene([Role("dog", sounding), Role("bell", sounding)], scene_rng("test", 77, 5), _SECONDS)
-    return lambda: scene_to_clip(scene, "pretended")
+    return lambda: scene_to_clip(scene, "simulated")
 
 
 def _pipeline(device: str, dtype: str) -> Any:

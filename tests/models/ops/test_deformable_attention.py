@@ -1,4 +1,4 @@
-"""Deformable attention's gathering against the library's own sampling."""
+"""Deformable attention against the library's own sampling."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ours(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) ->
 
 
 def question(queries: int, reach: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cells, points spread `reach` pictures wide around the centre, and weights."""
+    """Cells, points spread `reach` images wide around the center, and weights."""
     chance = torch.Generator().manual_seed(seed)
     value = torch.randn(CELLS, CHANNELS, generator=chance)
     locations = 0.5 + reach * (torch.rand(queries, HEADS, len(SIZES), POINTS, 2, generator=chance) - 0.5)
@@ -53,12 +53,12 @@ def test_points_exactly_on_cells_corners_and_edges() -> None:
         locations = locations * torch.tensor([10 / 9, 10 / 7])  # now of the first level
 
 
-def test_a_query_does_not_depend_on_how_many_are_asked() -> None:
+def test_a_query_does_not_depend_on_the_number_of_queries() -> None:
     value, locations, weights = question(700, 1.2)
     assert torch.equal(ours(value, locations, weights)[650:], ours(value, locations[650:], weights[650:]))
 
 
-def test_what_is_no_number_stays_so() -> None:
+def test_nan_stays_nan() -> None:
     value, locations, weights = question(3, 1.0)
     locations[1, 2, 0, 0, 0], locations[2, 1, 2, 2, 1] = float("nan"), float("inf")
     lost = ours(value, locations, weights).isnan().view(3, HEADS, -1)

@@ -1,4 +1,4 @@
-"""Pictures and boxes for the segmenters' tests."""
+"""Images and boxes for the segmenters' tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openavs.structures.types import Box, ImageArray
 
 
 def picture(height: int, width: int, seed: int = 0) -> ImageArray:
-    """Coloured blocks in noise."""
+    """Colored blocks in noise."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3))
     big = blocks.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]

@@ -52,7 +52,7 @@ def test_gradients_flow_where_they_are_wanted() -> None:
     assert lean.weight.grad is not None and lean.weight.grad.abs().sum() > 0
 
 
-def test_swapping_replaces_the_outermost_match_on_one_instance_alone() -> None:
+def test_replacement_is_of_the_outermost_match_of_one_instance() -> None:
     first, second = (nn.Sequential(nn.Sequential(layer()), layer()) for _ in range(2))
     seen: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A lean Grounding DINO against the library's, module by module and whole."""
+"""Optimized Grounding DINO against the library's, by module and as a whole."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_whole_model(library: Any) -> None:
 
 
 @torch.inference_mode()
-def test_in_bfloat16_what_is_delicate_stays_exact(library: Any) -> None:
+def test_sensitive_modules_stay_in_float32(library: Any) -> None:
     lean = copy.deepcopy(library)
     optimize_grounding_dino(lean, torch.bfloat16)
     kept = {name for name, weight in lean.named_parameters() if weight.dtype == torch.float32 and "proj" not in name}
@@ -126,7 +126,7 @@ def test_in_bfloat16_what_is_delicate_stays_exact(library: Any) -> None:
     assert ours.pred_boxes.dtype == ours.logits.dtype == torch.float32
 
 
-def test_only_so_many_captions_are_remembered(grounding_dino: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_cached_captions_is_limited(grounding_dino: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = GroundingDinoDetector(model=str(grounding_dino), floor=0.0, device="cpu", offline=True)
     frame: ImageArray = noise(120, 200, seed=1)
     before = detector.detect([frame], [["dog"]])
@@ -139,7 +139,7 @@ def test_only_so_many_captions_are_remembered(grounding_dino: Path, monkeypatch:
 
 
 def test_a_frame_of_another_shape_leaves_no_trace(grounding_dino: Path) -> None:
-    """What is kept between frames (layouts, captions) changes no later answer."""
+    """Values cached between frames (layouts, captions) do not change later results."""
     detector = GroundingDinoDetector(model=str(grounding_dino), floor=0.0, device="cpu", offline=True)
     first: ImageArray = noise(120, 200, seed=1)
     before = detector.detect([first], [["dog", "red car"]])
