@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from openavs.cli.evaluate import Builder, parse_benchmark, report_failures
-from openavs.cli.jobs import CacheOption, stage_cache
+from openavs.cli.jobs import stage_cache
 from openavs.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
     BenchmarkArgument,
+    CacheOption,
     ClipsPerBatchOption,
     DataRootOption,
     DeviceOption,

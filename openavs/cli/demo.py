@@ -89,15 +89,15 @@ def _refuse_other_results(out: Path) -> None:
 def _print(answer: dict[str, Any]) -> None:
     from openavs.cli.jobs import in_words
 
-    echo(f"heard: {in_words(answer['captions'])}")
+    echo(f"captions: {in_words(answer['captions'])}")
     echo(f"found: {in_words(answer['found'])}")
     echo(f"mIoU with the true masks: {answer['miou']:.2f} ({answer['seconds']:.1f} s)")
-    echo(f"look at {answer['out']}/clips/demo/report.html and {answer['out']}/clips/demo/overlay.mp4")
-    echo("These embedded models know only this synthetic world; for real videos see 'openavs list recipes'.")
+    echo(f"see {answer['out']}/clips/demo/report.html and {answer['out']}/clips/demo/overlay.mp4")
+    echo("The embedded models were trained on synthetic clips only; for real videos see 'openavs list recipes'.")
 
 
 def mean_iou(scene: Scene, result: ClipResult) -> float:
-    """AVSBench's J of the clip: what was segmented against the true pixels of what sounds, frame by frame."""
+    """Return the mean J (IoU) of AVSBench over the frames of a clip."""
     import numpy as np
 
     from openavs.evaluation.metrics.functional import frame_j

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.jobs import CacheOption, WorkersOption
 from openavs.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
     BenchmarkArgument,
+    CacheOption,
     ClipsPerBatchOption,
     DataRootOption,
     DeviceOption,
@@ -28,6 +28,7 @@ from openavs.cli.options import (
     QuietOption,
     SplitOption,
     VerboseOption,
+    WorkersOption,
     default_pipeline,
     recipe_overrides,
     split_overrides,

@@ -8,11 +8,9 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from openavs.cli.output import log_line
+from openavs.cli.output import echo, log_line
 from openavs.cli.progress import job_progress
 from openavs.utils.text import pluralize
 
@@ -26,13 +24,6 @@ if TYPE_CHECKING:
 
 # Errors of the system when another process has removed or replaced a file.
 REMOVED = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
-
-WorkersOption = Annotated[
-    int, typer.Option(min=1, help="Worker processes; 1: this process. Results do not depend on it.")
-]
-CacheOption = Annotated[
-    bool, typer.Option("--cache/--no-cache", help="Reuse answers of captioner and translator from earlier runs.")
-]
 
 
 def stage_cache(wanted: bool) -> Path | None:
@@ -110,7 +101,7 @@ def system_error(error: OSError, out: Path) -> str:
     if error.errno not in REFUSALS | FATAL_ERRNOS:
         raise error
     verb = "read or written" if own else "read"
-    return f"{name} cannot be {verb} ({error.strerror}); make room or change its permissions, then run it again"
+    return f"{name} cannot be {verb} ({error.strerror}); free disk space or change its permissions, then run it again"
 
 
 def report_changed(again: Sequence[str], quiet: bool) -> None:
@@ -169,15 +160,12 @@ def failed_clips(progress: JobProgress, most: int) -> list[tuple[str, str, str]]
 
 def print_stages(times: StageTimes) -> None:
     """Print the table of seconds by stage."""
-    from rich.console import Console
-    from rich.table import Table
+    from openavs.cli.tables import table_text
 
-    table = Table("stage", "seconds", "s/clip", "share")
-    rest = times.seconds - sum(times.stages.values())
-    for stage, spent in [*times.stages.items(), ("read and write", max(0.0, rest))]:
-        clips, seconds = max(times.clips, 1), times.seconds or 1.0
-        table.add_row(stage, f"{spent:.1f}", f"{spent / clips:.3f}", f"{spent / seconds:.0%}")
-    Console().print(table)
+    clips, total = max(times.clips, 1), times.seconds or 1.0
+    stages = {**times.stages, "read and write": max(0.0, times.seconds - sum(times.stages.values()))}
+    rows = [[stage, f"{s:.1f}", f"{s / clips:.3f}", f"{s / total:.0%}"] for stage, s in stages.items()]
+    echo(table_text(["stage", "seconds", "s/clip", "share"], rows))
 
 
 # --------------------------------------------------------------------------------------------------- a clip as text

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.jobs import CacheOption
 from openavs.cli.options import (
     BatchSizeOption,
+    CacheOption,
     DeviceOption,
     DtypeOption,
     JsonOption,

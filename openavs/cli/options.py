@@ -48,6 +48,12 @@ LockOption = Annotated[
     typer.Option(metavar="FILE", help="Load models at the commits in this lock file; missing models are added to it."),
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Use local files only; never access the network.")]
+WorkersOption = Annotated[
+    int, typer.Option(min=1, help="Worker processes; 1: this process. Results do not depend on it.")
+]
+CacheOption = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Reuse outputs of captioner and translator from earlier runs.")
+]
 OutOption = Annotated[Path, typer.Option(help="Output folder. Running the command again resumes it.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the folder first.")]
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.jobs import CacheOption, WorkersOption
 from openavs.cli.options import (
     BatchSizeOption,
+    CacheOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -25,6 +25,7 @@ from openavs.cli.options import (
     PipelineOption,
     QuietOption,
     VerboseOption,
+    WorkersOption,
     default_pipeline,
     recipe_overrides,
     refuse_bare_keys,
@@ -65,7 +66,7 @@ def segment(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Find, name and segment what makes the sound in videos."""
+    """Find, name and segment the sound sources in videos."""
     from openavs.config.recipe import load_recipe
     from openavs.errors import InputError
     from openavs.results.serialization import safe_ids
@@ -278,8 +279,8 @@ def _line(answer: dict[str, Any], with_captions: bool) -> str:
 
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
-    heard = f"heard {in_words(answer['captions'])}; " if with_captions else ""
+    captions = f"captions {in_words(answer['captions'])}; " if with_captions else ""
     frames = pluralize(answer["frames"], "frame")
     where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
     spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "done before"
-    return f"{answer['id']}: {heard}found {in_words(answer['found'])} in {where}, {spent} -> {answer['folder']}"
+    return f"{answer['id']}: {captions}found {in_words(answer['found'])} in {where}, {spent} -> {answer['folder']}"

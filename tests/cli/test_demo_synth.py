@@ -44,7 +44,7 @@ def test_the_demo_runs_in_a_fresh_process_and_replaces_an_earlier_one(openavs: R
     earlier = (out / "scene.mp4").read_bytes()
     again = openavs("demo", "--out", out, "--seed", "2")
     assert again.code == 0
-    assert "mIoU with the true masks: 0." in again.out and f"look at {out}/clips/demo/report.html" in again.out
+    assert "mIoU with the true masks: 0." in again.out and f"see {out}/clips/demo/report.html" in again.out
     assert (out / "scene.mp4").read_bytes() != earlier
     assert len((out / "index.jsonl").read_text().splitlines()) == 1
 

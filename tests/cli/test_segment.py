@@ -310,7 +310,7 @@ def test_an_interruption_says_how_many_clips_are_done_and_how_to_continue(
         patch.setattr(Pipeline, "__call__", interrupted)
         done = openavs(*words)
     assert done.code == 130
-    assert done.out.startswith("1 of 2, dog: heard dog barking")
+    assert done.out.startswith("1 of 2, dog: captions dog barking")
     assert "openavs: interrupted with 1 of 2 clips done; run the same command again to continue\n" in done.err
     status = [json.loads((tmp_path / "out" / "run.json").read_text())["status"]]
     assert openavs(*words).code == 0
