@@ -119,7 +119,7 @@ def cell(parameter: Any) -> str:
     if default is None or default is False or callable(default) or (isinstance(default, list | tuple) and not default):
         return text.strip()
     if default is True:
-        return f"Do without: {text[0].lower()}{text[1:]}".strip()
+        return f"Do not {text[0].lower()}{text[1:]}".strip()
     shown = default.value if isinstance(default, enum.Enum) else default
     return f"{text} Default: {code(str(shown))}.".strip()
 

@@ -39,4 +39,4 @@ def test_pages_contain_the_help_texts(script: ModuleType) -> None:
     assert "(see `openavs list`)" in page
     label = script.pages()["label.md"]
     assert "openavs label SOURCE [KEY=VALUE...] --out PATH [OPTIONS]" in label
-    assert "| `--executor local or ray` |" in label and "| `--no-cache` | Do without: the stage cache" in label
+    assert "| `--executor local or ray` |" in label and "| `--no-cache` | Do not reuse outputs" in label
