@@ -8,19 +8,16 @@ and an interrupted window is resumed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openavs.caching.store import cache_folder
 from openavs.caching.wrappers import CachedTranslator, with_cache
 from openavs.config.recipe import Recipe
-from openavs.errors import InputError, OpenAVSError
+from openavs.errors import InputError
 from openavs.models.oom import is_out_of_memory
 from openavs.pipeline.context import Progress, RunContext
-from openavs.pipeline.lockfile import build_pinned_pipeline, load_lock, pin_recipe
-from openavs.pipeline.memory_estimate import should_offload
+from openavs.pipeline.lockfile import load_lock, pin_recipe
 from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.translators.base import Request
@@ -54,34 +51,23 @@ class StagedSchedule:
 
             torch.set_num_threads(threads)
         self.window = window
-        pins = load_lock(lock) if lock else None
-        self.offload_manager, backends = lazy_stages(pin_recipe(recipe, pins) if pins else recipe)
-        self.pipe = build_pinned_pipeline(recipe, pins, backends) if pins else Pipeline.from_recipe(recipe, backends)
+        pinned = pin_recipe(recipe, load_lock(lock)) if lock else recipe
+        self.offload_manager, backends = lazy_stages(pinned)
+        self.pipe = Pipeline.from_recipe(pinned, backends)
+        self.pipe.recipe = recipe.to_dict()  # results record the recipe as it is, and the commits beside it
         for stage in ("tracker", "verifier", "segmenter", "detector"):  # the first to run is loaded last
             if stage in backends:
                 self.offload_manager.models(stage)
         self.cache = with_cache(self.pipe, recipe, cache, stages=("translator", "captioner"))
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
-        """Segment one clip; after `prepare`, only the models of the last stage group are loaded for it."""
+        """Segment one clip; after `run_captioner` and `run_translator` only the last stage group is loaded for it."""
         return self.pipe(clip, progress)
 
     @property
     def models(self) -> dict[str, Any]:
         """The resolved model of every reference."""
         return self.pipe.models
-
-    def prepare(self, clips: Iterable[Clip]) -> None:
-        """Caption the clips of a window and translate all captions in one call; the outputs are cached.
-
-        A clip that fails is skipped: the same error is raised again when it is segmented.
-        """
-        requests = []
-        for clip in clips:
-            with suppress(OpenAVSError):
-                requests.append(self.run_captioner(clip))
-        with suppress(OpenAVSError):
-            self.run_translator(requests)
 
     def run_captioner(self, clip: Clip) -> Request:
         """Caption a clip (cached), and return its request to the translator."""
@@ -111,17 +97,6 @@ class StagedSchedule:
         for translation in translations:
             for phrase in (phrase for phrases in translation.frames for phrase in phrases):
                 self.pipe.label(phrase)  # may need the captioner's text encoder; the label is cached
-
-
-def build_staged(recipe: Recipe, lock: Path | None = None) -> StagedSchedule | None:
-    """Return a staged schedule if the recipe's models do not fit into memory together, else None.
-
-    Raises:
-        InputError: the largest stage group does not fit by itself; nothing is loaded.
-    """
-    if not should_offload(pin_recipe(recipe, load_lock(lock)) if lock else recipe):
-        return None
-    return StagedSchedule(recipe, lock, cache_folder(), threads=None)
 
 
 class _SilentContext(RunContext):

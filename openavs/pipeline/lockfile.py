@@ -15,10 +15,8 @@ from typing import Any
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
 from openavs.models.hub import ModelLockfile, ResolvedModel
-from openavs.pipeline.pipeline import Pipeline
-from openavs.registry import BackendCache
 
-__all__ = ["add_to_lock", "build_pinned_pipeline", "load_lock", "pin_recipe"]
+__all__ = ["add_to_lock", "load_lock", "pin_recipe"]
 
 
 def load_lock(path: Path) -> ModelLockfile:
@@ -43,17 +41,6 @@ def pin_recipe(recipe: Recipe, lock: ModelLockfile) -> Recipe:
     for stage, section in recipe.stages().items():
         data[stage] = {"use": section.use, **{name: _pinned(value, lock) for name, value in section.options.items()}}
     return recipe_from_dict(data, base=recipe.base)
-
-
-def build_pinned_pipeline(recipe: Recipe, lock: ModelLockfile, held: BackendCache | None = None) -> Pipeline:
-    """Build the recipe's pipeline with its models at the commits of the lock (`held`: see `build_backends`).
-
-    Its results record the recipe without commits; these are under `models`. A run that makes a lock file and a run
-    that uses it therefore have the same recipe, and the second resumes the first.
-    """
-    pipe = Pipeline.from_recipe(pin_recipe(recipe, lock), held)
-    pipe.recipe = recipe.to_dict()
-    return pipe
 
 
 def add_to_lock(path: Path, models: Mapping[str, Mapping[str, Any]]) -> ModelLockfile:

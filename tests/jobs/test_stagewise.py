@@ -124,9 +124,9 @@ def test_a_fault_of_the_translator_is_of_the_clip_that_has_it(
     clip = scene_to_clip(sample_scene("ms3", "test", 40, 2).scene, "scene")
     monkeypatch.setattr(LlmTranslator, "translate", refuse)
     chain = StagedSchedule(load_recipe("tiny"), None, tmp_path / "cache")
-    chain.prepare([clip])
+    request = chain.run_captioner(clip)
     if fault is InvalidOutputError:
-        chain.run_translator([chain.run_captioner(clip)])
+        chain.run_translator([request])
     with pytest.raises(fault, match="no answer"):
         chain(clip)
 

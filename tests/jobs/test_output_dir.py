@@ -15,7 +15,7 @@ from openavs.jobs.locks import JOB, release
 from openavs.jobs.manifest import JobRequest, read_manifest
 from openavs.jobs.output_dir import open_folder, retry
 from openavs.jobs.sample import Sample
-from tests.jobs.test_claims import Other
+from tests.jobs.test_locks import Other
 
 pytestmark = pytest.mark.faults
 
