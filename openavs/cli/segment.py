@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from openavs.cli.progress import ProgressBar
     from openavs.config.recipe import Recipe
     from openavs.jobs.job import ClipFinished
+    from openavs.jobs.progress import JobProgress
     from openavs.structures.types import Clip
 
 
@@ -206,10 +207,11 @@ class _Report:
         self.answers: dict[str, dict[str, Any]] = {}
         self._done: deque[str] = deque()  # finished by an earlier run, and not printed yet
 
-    def begin(self, progress: Any) -> None:
+    def begin(self, progress: JobProgress) -> None:
         """Note which clips are finished already, and report the others when they are."""
-        shards = zip(self.paths, progress.manifest.requested, strict=True)
-        self._done = deque(clip for clip, number in shards if number in progress.shards)
+        self._progress = progress
+        self._shards = dict(zip(self.paths, progress.manifest.requested, strict=True))
+        self._done = deque(clip for clip, number in self._shards.items() if number in progress.shards)
         progress.on_clip = self.finished
         self._print_done()
 
@@ -219,14 +221,17 @@ class _Report:
         self._print_done()
 
     def end(self) -> None:
-        """Report the remaining clips, which another process has finished."""
-        self._done = deque(clip for clip in self.paths if clip not in self.answers)
-        while self._done:
-            self._add(self._done.popleft(), None, 0.0)
+        """Report the remaining clips: those that crashed their worker, or that another process has finished."""
+        from openavs.jobs.checkpoint import read_completion
+
+        for clip, number in self._shards.items():
+            completion = read_completion(self._progress.job.out, number, self._progress.manifest.key)
+            if clip not in self.answers and completion is not None:
+                self._add(clip, completion["rows"][0]["detail"], 0.0)
 
     def in_order(self) -> list[dict[str, Any]]:
         """Return the answers in the order of the videos."""
-        return [self.answers[clip] for clip in self.paths]
+        return [self.answers[clip] for clip in self.paths if clip in self.answers]
 
     def with_bar(self, predict: Any, bar: ProgressBar) -> Callable[[Clip], Any]:
         """Return the pipeline as a function of a clip that shows its steps."""

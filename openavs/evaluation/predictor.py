@@ -125,7 +125,6 @@ def predict(
         default_threads=default_threads(workers),
     )
     manifest = open_folder(out, request, overwrite=overwrite)
-    (out / PredictionSink.folder).mkdir(exist_ok=True)  # also where every clip fails
     devices = visible_gpus(str(predictor.recipe.get("device", "auto"))) if workers > 1 else ()
     job = Job(
         out,
@@ -160,6 +159,7 @@ def predict(
     board.on_clip = count
     count()
     run_job(job, manifest, executor, board)
+    (out / PredictionSink.folder).mkdir(exist_ok=True)  # also if every clip failed
     shards = {clip.id: number for clip, number in zip(dataset.clips, manifest.requested, strict=True)}
     failed: Failures = {}
     for clip, number in shards.items():

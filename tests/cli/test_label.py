@@ -330,11 +330,11 @@ def test_wrong_usage_is_one_sentence(
 
 
 def test_a_folder_of_other_results_is_left_alone(openavs: Openavs, pool: Path, quick: Path, tmp_path: Path) -> None:
-    (tmp_path / "out/clips/mine").mkdir(parents=True)
+    (tmp_path / "out/labels/mine").mkdir(parents=True)
     refused = openavs("label", pool, "--pipeline", quick, "--out", tmp_path / "out")
     assert refused.code == 2
     assert "other results" in refused.err
-    assert (tmp_path / "out/clips/mine").is_dir()
+    assert (tmp_path / "out/labels/mine").is_dir()
 
 
 def test_no_control_character_of_a_name_reaches_the_terminal(quick: Path, tmp_path: Path) -> None:
