@@ -17,7 +17,7 @@ from openavs.utils.text import pluralize
 if TYPE_CHECKING:
     from openavs.evaluation.datasets.base import Dataset
     from openavs.training.config import TrainingRecipe
-    from openavs.training.loop import TrainingResult
+    from openavs.training.trainer import TrainingResult
 
 StudentArgument = Annotated[
     list[str],

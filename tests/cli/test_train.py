@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openavs.cli.train import _sentence
-from openavs.training.loop import TrainingResult
+from openavs.training.trainer import TrainingResult
 from tests.conftest import Outcome
 
 Run = Callable[..., Outcome]

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, ResNetConfig, SwinConfig
 
 from openavs.training.base import StudentBatch
+from openavs.training.models.ov_avss.config import OvAvssConfig
 from openavs.training.models.ov_avss.model import OvAvss
 from openavs.training.models.ov_avss.network import OvAvssNetwork
-from openavs.training.models.ov_avss.network_config import OvAvssConfig
 from tests.tiny_models import widen
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]

@@ -16,11 +16,10 @@ from openavs.models.hub import ResolvedModel, resolve
 from openavs.structures.types import segments_to_label_map
 from openavs.training.base import InstanceMask, StudentPrediction
 from openavs.training.config import load_training_recipe
-from openavs.training.models.ov_avss.classifier import TEMPLATES, MaskClassifier
-from openavs.training.models.ov_avss.crops import mask_crops
+from openavs.training.inference import joined, label_maps
+from openavs.training.models.ov_avss.classifier import TEMPLATES, MaskClassifier, mask_crops
 from openavs.training.models.ov_avss.model import OvAvss, _binary, _pixels, _target, best_pairs
 from openavs.training.models.ov_avss.network import ClipOutput
-from openavs.training.predictions import joined, label_maps
 from openavs.training.registry import load_student, student_class
 from tests.training.ov_avss_models import CLIP_SIDE, batch, make_clip, mask2former_options, tiny_student
 

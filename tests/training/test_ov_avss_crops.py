@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from openavs.training.models.ov_avss.crops import boxes, cut, mask_crops, squares
+from openavs.training.models.ov_avss.classifier import boxes, cut, mask_crops, squares
 
 
 def slow_align(picture: np.ndarray, x: float, y: float, side: float, size: int) -> np.ndarray:

@@ -11,11 +11,10 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import resolve
 from openavs.training.models.ov_avss import decoder as mask2former_decoder, position_encoding as mask2former_positions
-from openavs.training.models.ov_avss.config import OvAvssStudentConfig
+from openavs.training.models.ov_avss.config import OvAvssConfig, OvAvssStudentConfig
 from openavs.training.models.ov_avss.decoder import DecoderMemory
-from openavs.training.models.ov_avss.fusion import EarlyFusion
 from openavs.training.models.ov_avss.network import OvAvssNetwork, from_mask2former, is_new
-from openavs.training.models.ov_avss.network_config import OvAvssConfig
+from openavs.training.models.ov_avss.pixel_decoder import EarlyFusion
 from openavs.training.models.ov_avss.position_encoding import interpolate_positions, sine_3d
 from tests.training.ov_avss_models import inputs, mask2former_options, tiny_network
 

@@ -31,12 +31,10 @@ from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.training.base import Student
 from openavs.training.config import TrainingRecipe, load_training_recipe, training_recipe_names
 from openavs.training.data.audio_features import FeatureCache
-from openavs.training.inference import StudentPipeline
-from openavs.training.loop import TrainingError
+from openavs.training.inference import StudentPipeline, predict_clip
 from openavs.training.models.vggish import load_vggish
-from openavs.training.predictions import predict_clip
 from openavs.training.registry import load_student, student_class
-from openavs.training.trainer import check_device, train
+from openavs.training.trainer import TrainingError, check_device, train
 from tests.conftest import ROOT
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from openavs.evaluation.datasets.base import Dataset, Task
-from openavs.training.validation import chosen_figure
+from openavs.training.trainer import chosen_figure
 
 
 def dataset(task: Task) -> Dataset:

@@ -1,17 +1,40 @@
-"""What can be set of an OV-AVSS student: plain data, saved as its config.json."""
+"""The configuration of the OV-AVSS localiser: Mask2Former's own, with what the sound adds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import ResNetConfig, SwinConfig
+from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
 
 from openavs.errors import InputError
 from openavs.training.models.backbones import BACKBONES, STAGES
 from openavs.training.models.ov_avss.matcher import MatcherWeights
-from openavs.training.models.ov_avss.network_config import OvAvssConfig
 from openavs.utils.text import did_you_mean
+
+AUDIO_SIZE = 128
+"""Channels of a VGGish embedding."""
+
+
+class OvAvssConfig(Mask2FormerConfig):  # type: ignore[misc]
+    """Mask2Former's configuration and four more entries.
+
+    Args:
+        audio_size: channels of the sound's features, 128 for VGGish.
+        audio_frames: positions that are learned along time; other numbers of frames interpolate between them.
+        fusion_dropout: dropout of the early fusion's attention maps.
+        freeze_batch_norm: a ResNet backbone keeps the statistics and scales of its batch norms, as in the paper. A
+            backbone that is trained from random weights may be better off without.
+    """
+
+    model_type = "ov-avss"
+    backbones_supported = ("swin", "resnet")
+
+    audio_size: int = AUDIO_SIZE
+    audio_frames: int = 5
+    fusion_dropout: float = 0.1
+    freeze_batch_norm: bool = True
+
 
 SWINS: dict[str, dict[str, Any]] = {
     "swin_tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},

@@ -16,7 +16,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
-from openavs.training.models.ov_avss.network_config import OvAvssConfig
+from openavs.training.models.ov_avss.config import OvAvssConfig
 from openavs.training.models.ov_avss.pixel_decoder import PixelFeatures
 from openavs.training.models.ov_avss.position_encoding import interpolate_positions, sine_3d
 
