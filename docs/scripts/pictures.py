@@ -32,7 +32,7 @@ from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import paint_frame
 
 DOCS = Path(__file__).parents[1]
-TIMELINE = "header,main>:not([aria-labelledby=h-time]){display:none!important}main>section{margin:0!important}"
+TIMELINE = "header,main>:not([aria-labeledby=h-time]){display:none!important}main>section{margin:0!important}"
 
 
 def demo_strip(seed: int) -> None:

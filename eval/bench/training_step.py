@@ -146,8 +146,8 @@ class QuadraticInteraction(Interaction):
 class AllFramesTpavi(Tpavi):
     """TPAVI that decodes every frame, labeled or not."""
 
-    def _wanted(self, labelled: Tensor) -> Tensor:
-        return torch.ones_like(labelled)
+    def _wanted(self, labeled: Tensor) -> Tensor:
+        return torch.ones_like(labeled)
 
 
 def tpavi(backbone: str, options: argparse.Namespace, variants: Sequence[str]) -> dict[str, Work]:
@@ -179,15 +179,15 @@ def training_step(student: Tpavi, batch: StudentBatch, optimizer: torch.optim.Op
 def random_clip(side: int) -> StudentBatch:
     """Return one random clip with a label for its first frame."""
     generator = torch.Generator().manual_seed(0)
-    labelled = torch.arange(FRAMES)[None] == 0
+    labeled = torch.arange(FRAMES)[None] == 0
     return StudentBatch(
         ids=("clip",),
         frames=torch.randint(0, 256, (1, FRAMES, 3, side, side), dtype=torch.uint8, generator=generator),
         audio=torch.rand(1, FRAMES, 128, generator=generator),
         present=torch.ones(1, FRAMES, dtype=torch.bool),
         masks=torch.randint(0, 2, (1, FRAMES, side, side), dtype=torch.uint8, generator=generator),
-        labelled=labelled,
-        weight=labelled.float(),
+        labeled=labeled,
+        weight=labeled.float(),
         inner=((side, side),),
         sizes=((side, side),),
     )

@@ -1,19 +1,19 @@
-"""What a student is: a network that learns masks from clips with their sound. A new one is a single class.
+"""Base class of students: networks that learn masks from clips with audio. A new student is one class.
 
     class Mine(Student):
         name = "mine"
-        Config = MyConfig                      # a frozen dataclass of plain data: it becomes config.json
+        Config = MyConfig                      # a frozen dataclass of plain data, saved as config.json
 
         def __init__(self, config): ...        # builds the layers from the config, without loading anything
-        def view(self, training): ...          # how clips are cut and scaled for it
-        def forward(self, batch): ...          # Batch -> whatever `loss` and `predict` need
-        def loss(self, output, batch): ...     # {"loss": what is minimised, "other": parts worth a curve}
-        def predict(self, batch, classes): ... # one Prediction per clip
+        def view(self, training): ...          # its `TransformConfig`
+        def forward(self, batch): ...          # StudentBatch -> the input of `loss` and `predict`
+        def loss(self, output, batch): ...     # {"loss": the minimized loss, "other": terms to record}
+        def predict(self, batch, classes): ... # one StudentPrediction per clip
 
-`openavs train ./mine.py:Mine` trains it, and what it saves is evaluated like every other student. A batch holds clips
-of different lengths: `present` tells frames from padding, `labelled` the frames whose mask is known. A frame that is
-not labelled says nothing; it is never background. On several devices every trainable parameter must take part in every
-loss; freeze those that do not.
+`openavs train ./mine.py:Mine` trains it, and its folder is evaluated like every other student. A batch has clips of
+different lengths: `present` marks frames as opposed to padding, `labeled` frames with a known mask. A frame without a
+label has no loss; it is never background. On several devices every trainable parameter must take part in every loss;
+freeze the others.
 """
 
 from __future__ import annotations
@@ -42,17 +42,22 @@ log = logging.getLogger(__name__)
 S = TypeVar("S", bound="Student")
 AUDIO_SIZE = 128  # of a VGGish feature
 Size = tuple[int, int]  # height, width
-_TENSORS = ("frames", "audio", "present", "masks", "labelled", "weight")
+_TENSORS = ("frames", "audio", "present", "masks", "labeled", "weight")
 
 
 @dataclass(frozen=True)
 class TransformConfig:
-    """How a student looks at clips.
+    """Transforms of a student's input.
 
-    `fit`: `stretch` to a square of the side, `crop` (short side to the side, centred square) or `keep` (short side to
-    the side, long side at most `longest`). In training one of `sides` is drawn per clip, and with `flip` whether it is
-    mirrored; otherwise the last one holds. Pictures are padded with zeros to `multiple`. `frames` frames of a clip are
-    drawn in training, one of them labelled, and consecutive runs of as many are predicted; None takes all.
+    Attributes:
+        sides: side lengths in pixels. In training one is sampled per clip; for prediction the last one is used.
+        fit: `stretch` to a square of the side, `crop` (short side to the side, centered square) or `keep` (short side
+            to the side, long side at most `longest`).
+        longest: limit of the long side for `keep`; None for no limit.
+        multiple: frames are padded with zeros to a multiple of this.
+        flip: mirror clips at random in training.
+        frames: frames per clip: a sample in training, with at least one label; consecutive runs for prediction. None
+            for all.
     """
 
     sides: tuple[int, ...] = (224,)
@@ -67,10 +72,10 @@ class TransformConfig:
 class StudentBatch:
     """B clips of up to T frames, padded to a common size `[H, W]` on the right and below.
 
-    Where a clip has fewer than T frames the rest is not `present`: its pixels and features are zero. `masks` are class
-    indices (0 background; binary tasks have 0 and 1), zero where not `labelled`. `weight` in [0, 1] is how much a
-    labelled frame counts (1 unless pseudo-labels come with a confidence). `inner` is each clip's picture size within
-    the padding, `sizes` its size before scaling, which predictions have.
+    Frames of a shorter clip that are not `present` have zero pixels and features. `masks` are class indices (0:
+    background; binary tasks have 0 and 1), zero where not `labeled`. `weight` in [0, 1] is the weight of a labeled
+    frame (1 unless pseudo-labels have confidences). `inner` is each clip's frame size within the padding, `sizes` its
+    size before scaling, which predictions have.
     """
 
     ids: tuple[str, ...]
@@ -78,29 +83,29 @@ class StudentBatch:
     audio: Tensor  # float32 [B, T, 128]
     present: Tensor  # bool [B, T]
     masks: Tensor  # uint8 [B, T, H, W]
-    labelled: Tensor  # bool [B, T]
+    labeled: Tensor  # bool [B, T]
     weight: Tensor  # float32 [B, T]
     inner: tuple[Size, ...]
     sizes: tuple[Size, ...]
 
     def to(self, device: torch.device | str) -> StudentBatch:
-        """The same batch with its tensors on a device."""
+        """Return the batch with its tensors on a device."""
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
 
     def clip(self, at: int) -> StudentBatch:
-        """One of its clips as a batch."""
+        """Return one of its clips as a batch."""
         rows = {name: getattr(self, name)[at : at + 1] for name in (*_TENSORS, "ids", "inner", "sizes")}
         return StudentBatch(**rows)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Each clip's number of frames."""
+        """Number of frames of each clip."""
         return tuple(int(n) for n in self.present.sum(dim=1))
 
 
 @dataclass(frozen=True, eq=False)
 class InstanceMask:
-    """One mask of one frame: its class name (None for a binary student), its score, and its track if there is one."""
+    """One mask of one frame, with its class name (None for a binary student), score and track (None without one)."""
 
     mask: BoolMask
     score: float
@@ -110,10 +115,10 @@ class InstanceMask:
 
 @dataclass(frozen=True, eq=False)
 class StudentPrediction:
-    """What a student says of one clip, at the clip's own size: the masks of every frame.
+    """A student's prediction of one clip, at the clip's size: the masks of every frame.
 
-    A label map is painted with the highest score on top. Binary students give `probability` `[T, H, W]`, float32 in
-    [0, 1], too; its pixels above one half are the mask.
+    In label maps the highest score wins. Binary students also return `probability` `[T, H, W]`, float32 in [0, 1];
+    pixels above one half are the mask.
     """
 
     frames: tuple[tuple[InstanceMask, ...], ...]
@@ -121,10 +126,11 @@ class StudentPrediction:
 
 
 class Student(nn.Module, ModelHubMixin, ABC):
-    """A network that learns masks from clips with their sound; see the module for what a subclass has to say.
+    """A network that learns masks from clips with audio; the module docstring describes subclasses.
 
-    `facts` is what is saved beside the configuration: which VGGish made the audio features, what it was trained on.
-    With `offline` whatever it loads beside its own weights is taken from this disk.
+    Attributes:
+        facts: facts saved beside the configuration: the VGGish of the audio features, the training data.
+        offline: load other weights from this disk only.
     """
 
     name: ClassVar[str]
@@ -136,59 +142,61 @@ class Student(nn.Module, ModelHubMixin, ABC):
         self.facts: dict[str, Any] = {}
         self.offline = False
 
-    # ------------------------------------------------------------------------------------- what a student has to say
+    # ------------------------------------------------------------------------------------- required methods
 
     @abstractmethod
     def view(self, training: bool) -> TransformConfig:
-        """How clips are cut and scaled for it."""
+        """Return the transforms of its input."""
 
     @abstractmethod
     def forward(self, batch: StudentBatch) -> Any:
-        """Computes what `loss` and `predict` need. Frames that are not present must not change those that are."""
+        """Compute the input of `loss` and `predict`. Absent frames must not change present ones."""
 
     @abstractmethod
     def loss(self, output: Any, batch: StudentBatch) -> dict[str, Tensor]:
-        """Scalars by name; `loss` is minimised, the others are recorded. Only labelled frames may teach masks."""
+        """Return scalars by name; `loss` is minimized, the others are recorded. Unlabeled frames have no mask loss."""
 
     @abstractmethod
     def predict(self, batch: StudentBatch, classes: Sequence[str] | None) -> list[StudentPrediction]:
-        """One prediction per clip. `classes` are the names to choose from, background first; None: binary masks."""
+        """Return one prediction per clip. `classes` are the class names, background first; None for binary masks."""
 
-    # --------------------------------------------------------------------------------------- what it may say otherwise
+    # --------------------------------------------------------------------------------------- optional methods
 
     @classmethod
-    def fitted(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
-        """The settings of its configuration as a benchmark needs them, such as a head for its classes."""
+    def adapt_config(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
+        """Return the configuration adapted to a benchmark, such as a head for its classes."""
         return settings
 
     def check(self, task: Task, classes: Sequence[str]) -> None:
-        """InputError if the student cannot learn this task; `classes` are the benchmark's, the background first."""
+        """Raise InputError if the student cannot learn a task; `classes` are the benchmark's, background first."""
 
     def prepare(self, task: Task) -> None:
-        """Gets what it needs beside its own weights, before the first step: what is missing is told then, not hours
-        later when it is first scored."""
+        """Load other weights that it needs before the first step, so that a missing file does not fail hours later."""
 
-    def initialise(self, part: str, ref: str) -> None:
-        """Starts from other weights; `part` is a key of a training recipe's `init`. Every student knows `student`:
-        another student's folder, of which every tensor of the same name and shape is taken."""
+    def initialize(self, part: str, ref: str) -> None:
+        """Initialize a part from other weights; `part` is a key of a training recipe's `init`.
+
+        Every student has `student`: another student's folder, of which every tensor of the same name and shape is
+        copied.
+        """
         if part != "student":
             raise InputError(f"the student {self.name!r} has no part {part!r} to start from; remove 'init.{part}'")
         take_matching(self, read_student(ref, self.offline).weights(), ref)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: `params`, and `scale` of the learning rate or `weight_decay` where they differ."""
+        """Return parameter groups: `params`, and `scale` of the learning rate or `weight_decay` where they differ."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     # ------------------------------------------------------------------------------------------------------- on disk
 
     @classmethod
     def build(cls, settings: Mapping[str, Any] | None = None) -> Self:
-        """Makes the student from plain data; InputError names an unknown key's nearest, or a wrong type."""
+        """Build the student from plain data; the InputError for an unknown key suggests the nearest."""
         return cls(make_config(cls, settings or {}))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *, offline: bool = False, **_: Any) -> Self:
-        """Loads a folder or `hf:org/name` that `save_pretrained` wrote, ready to predict.
+        """Load a folder or `hf:org/name` written by `save_pretrained`, for prediction.
 
         Raises:
             ModelError: pickle weights, another student's folder, or tensors that are missing or do not fit.
@@ -201,7 +209,7 @@ class Student(nn.Module, ModelHubMixin, ABC):
 
 
 def make_config(cls: type[Student], settings: Mapping[str, Any]) -> Any:
-    """The student's configuration from plain data, checked against its fields and their types."""
+    """Return the student's configuration from plain data, validated against its fields and types."""
     from openavs.config.options import bind_options
 
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
@@ -210,7 +218,7 @@ def make_config(cls: type[Student], settings: Mapping[str, Any]) -> Any:
 
 
 def load_folder(cls: type[S], folder: StudentFolder, offline: bool = False) -> S:
-    """A student of a class from its folder, in evaluation mode; every tensor must be there and fit."""
+    """Load a student of a class from its folder, in evaluation mode; every tensor must exist and fit."""
     from openavs.models.convert import load_state_dict_strict
 
     if folder.student != cls.name:
@@ -229,9 +237,10 @@ def load_folder(cls: type[S], folder: StudentFolder, offline: bool = False) -> S
 
 
 def take_matching(student: nn.Module, weights: Mapping[str, Tensor], ref: str) -> list[str]:
-    """Copies every tensor of the same name and shape and returns the names of the student's own that stay as they are.
+    """Copy every tensor of the same name and shape; return the names of the student's tensors that were not copied.
 
-    ModelError if none matches: the folder is of something else.
+    Raises:
+        ModelError: none matches: the folder is of another model.
     """
     own = student.state_dict()
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
@@ -243,20 +252,20 @@ def take_matching(student: nn.Module, weights: Mapping[str, Tensor], ref: str) -
     return left
 
 
-# ----------------------------------------------------------------------------------------------- for many students
+# ----------------------------------------------------------------------------------------------- helpers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
 def normalize_images(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 pictures `[..., 3, H, W]` by ImageNet's mean and deviation."""
+    """Normalize uint8 images `[..., 3, H, W]` by ImageNet's mean and standard deviation."""
     mean, std = (torch.tensor(x, device=frames.device, dtype=dtype)[:, None, None] for x in (MEAN, STD))
     return (frames.to(dtype) / 255.0 - mean) / std
 
 
 def resize_to_original(maps: Tensor, inner: Size, padded: Size, size: Size) -> Tensor:
-    """Maps `[N, C, h, w]` of a padded picture as `[N, C, *size]`: the padding cut off, the rest scaled bilinearly."""
-    if maps.shape[-2:] != padded and inner != padded:  # only maps of the picture's own size can be cut exactly
+    """Remove the padding of maps `[N, C, h, w]` and scale them bilinearly to `[N, C, *size]`."""
+    if maps.shape[-2:] != padded and inner != padded:  # only maps of the padded frame's size can be cut exactly
         maps = functional.interpolate(maps, size=padded, mode="bilinear", align_corners=False)
     cut = maps[..., : inner[0], : inner[1]] if inner != padded else maps
     if cut.shape[-2:] == size:

@@ -1,13 +1,13 @@
-"""What a training leaves on disk, and how it is gone on with.
+"""Checkpoints: the files of a training, and resuming it.
 
-    OUT/config.json, model.safetensors    the best student so far, by the validation split
-    OUT/vggish/                           the VGGish its sounds went through
-    OUT/last/                             the last student; in training/ what going on needs
-    OUT/features/                         the VGGish features of its sounds
+    OUT/config.json, model.safetensors    the best student so far on the validation split
+    OUT/vggish/                           the VGGish of its audio features
+    OUT/last/                             the last student; training/ has the state for resuming
+    OUT/features/                         the cached VGGish features
     OUT/metrics.jsonl, curve.svg          the losses of every step and the scores of every validation
     OUT/train.json                        the resolved recipe, the data and the versions
 
-Everything is safetensors and JSON. `last` is replaced as a whole: a killed run leaves the old one or the new one.
+All files are safetensors and JSON. `last` is replaced atomically: a killed run leaves the old or the new one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from openavs.training.base import Student
 from openavs.utils.fs import atomic_write, sync_folder
 
 LAST, OLD, PART = "last", ".last.old", ".last.part"
-STATE, OPTIMISER = "training/state.json", "training/optimiser.safetensors"
+STATE, OPTIMIZER = "training/state.json", "training/optimizer.safetensors"
 MAY_CHANGE = {"max_steps", "save_every", "workers", "offline", "tensorboard", "validation", "summary"}
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands: steps done, the best score so far and its step, the gradient scaler's numbers."""
+    """State of a training: steps done, the best score so far and its step, the gradient scaler's numbers."""
 
     step: int = 0
     best: float | None = None
@@ -45,21 +45,21 @@ class TrainingState:
     scaler: Mapping[str, Any] | None = None
 
 
-def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, state: TrainingState) -> None:
-    """Writes OUT/last anew, whole or not at all."""
+def save_last(out: Path, student: Student, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+    """Write OUT/last atomically."""
     part = out / PART
     shutil.rmtree(part, ignore_errors=True)
     student._save_pretrained(part)
     (part / "training").mkdir()
-    tensors, numbers = _flat(optimiser.state_dict())
-    (part / OPTIMISER).write_bytes(save(tensors))
+    tensors, numbers = _flat(optimizer.state_dict())
+    (part / OPTIMIZER).write_bytes(save(tensors))
     scaler = dict(state.scaler) if state.scaler else None
     data = {
         "step": state.step,
         "best": state.best,
         "best_step": state.best_step,
         "scaler": scaler,
-        "optimiser": numbers,
+        "optimizer": numbers,
     }
     atomic_write(part / STATE, (json.dumps(data, indent=1) + "\n").encode())
     shutil.rmtree(out / OLD, ignore_errors=True)
@@ -70,11 +70,11 @@ def save_last(out: Path, student: Student, optimiser: torch.optim.Optimizer, sta
     shutil.rmtree(out / OLD, ignore_errors=True)
 
 
-def load_last(out: Path, student: Student, optimiser: torch.optim.Optimizer) -> TrainingState:
-    """Puts student and optimiser where they were, and says where that is: at the start if there is no checkpoint yet.
+def load_last(out: Path, student: Student, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Restore student and optimizer and return the state; that of the start without a checkpoint.
 
     Raises:
-        ModelError: what is there is damaged or of another student.
+        ModelError: the checkpoint is damaged or of another student.
     """
     folder = next((out / name for name in (LAST, OLD) if (out / name / STATE).is_file()), None)
     if folder is None:
@@ -82,22 +82,22 @@ def load_last(out: Path, student: Student, optimiser: torch.optim.Optimizer) -> 
     load_state_dict_strict(student, read_weights(resolve(str(folder))), str(folder))
     try:
         data = json.loads((folder / STATE).read_bytes())
-        tensors = load_file(folder / OPTIMISER)
-        optimiser.load_state_dict(_unflat(tensors, data["optimiser"]))
+        tensors = load_file(folder / OPTIMIZER)
+        optimizer.load_state_dict(_unflat(tensors, data["optimizer"]))
         return TrainingState(data["step"], data["best"], data["best_step"], data["scaler"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
         raise ModelError(
-            f"the checkpoint {folder} is damaged or of another optimiser ({problem}); start anew in another --out"
+            f"the checkpoint {folder} is damaged or of another optimizer ({problem}); start anew in another --out"
         ) from problem
 
 
 def save_best(out: Path, student: Student) -> None:
-    """The student as OUT's own."""
+    """Write the student as OUT's best one."""
     student._save_pretrained(out)
 
 
 def check_resumable(out: Path, new: Mapping[str, Any], resume: bool) -> None:
-    """Whether a training may begin, or go on, in a folder; InputError says what differs."""
+    """Return whether a training resumes in a folder; the InputError names the differences."""
     path = out / "train.json"
     if not path.is_file():
         if (out / LAST).exists() or (out / "config.json").exists():
@@ -120,7 +120,7 @@ def _differing(saved: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
 
 
 def keep_metrics(path: Path, step: int) -> None:
-    """Drops the lines of steps after a checkpoint, and one that was cut short."""
+    """Drop the metrics of steps after a checkpoint, and a truncated line."""
     if not path.is_file():
         return
     kept = []
@@ -134,11 +134,11 @@ def keep_metrics(path: Path, step: int) -> None:
     atomic_write(path, "".join(kept).encode())
 
 
-# ------------------------------------------------------------------------------ an optimiser's state without a pickle
+# ------------------------------------------------------------------------------ optimizer state without pickle
 
 
 def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What Adam keeps of each parameter, all of it tensors, by `parameter.name`; and its groups as JSON data."""
+    """Return Adam's tensors by `parameter.name`, and its groups as JSON data."""
     tensors = {
         f"{parameter}.{name}": value.detach().cpu().contiguous()
         for parameter, entries in state["state"].items()

@@ -1,7 +1,4 @@
-"""A training recipe: one whole file of pipelines/students/, validated, overridden by `key=value`, written back whole.
-
-The keys are those of the papers' training descriptions; nothing is inherited from another file.
-"""
+"""Training recipes: the schema of pipelines/students/*.yaml, loading and `key=value` overrides."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ class _Section(BaseModel):
 
 
 class OptimizerConfig(_Section):
-    """How weights move; `clip_norm` bounds the norm of all gradients together."""
+    """The optimizer; `clip_norm` bounds the norm of all gradients together."""
 
     kind: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1e-4
@@ -43,8 +40,11 @@ class OptimizerConfig(_Section):
 
 
 class LearningRateSchedule(_Section):
-    """The learning rate over a run: linear from 0 over `warmup` steps, times `factor` at each milestone, which are
-    shares of all steps, or with `cosine` along half a wave down to 0 at the end."""
+    """Learning rate schedule: linear warm-up from 0 over `warmup` steps, then steps or a cosine.
+
+    The rate is multiplied by `factor` at each of `milestones` (shares of all steps), or with `cosine` follows half a
+    period to 0 at the end.
+    """
 
     warmup: Annotated[int, Field(ge=0)] = 0
     cosine: bool = False
@@ -52,7 +52,7 @@ class LearningRateSchedule(_Section):
     factor: Positive = 0.1
 
     def rate(self, step: int, steps: int) -> float:
-        """What the learning rate is multiplied by at a step (from 0) of so many."""
+        """Return the factor of the learning rate at a step (from 0)."""
         passed = sum(step >= share * steps for share in self.milestones)
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         wave = (1 + math.cos(math.pi * step / steps)) / 2 if self.cosine else 1.0
@@ -60,7 +60,7 @@ class LearningRateSchedule(_Section):
 
 
 class ValidationConfig(_Section):
-    """When the validation split is scored, every so many epochs; `clips` takes only its first ones."""
+    """Validation: its interval in epochs; `clips` limits the split to its first clips."""
 
     every: Positive = 1.0
     split: Text = "val"
@@ -68,7 +68,7 @@ class ValidationConfig(_Section):
 
 
 class LabelsConfig(_Section):
-    """How pseudo-labels are used; see `labels.PseudoLabels`. Both defaults are the paper's."""
+    """Use of pseudo-labels, see `labels.PseudoLabels`. The defaults are the paper's."""
 
     frames: Literal["annotated", "all"] = "annotated"
     weighted: bool = False
@@ -77,8 +77,9 @@ class LabelsConfig(_Section):
 class TrainingRecipe(_Section):
     """A whole training as plain data.
 
-    `model` are the student's own settings, `audio` the VGGish, `init` what its parts start from. `batch` is in clips
-    per step, over all devices; `accumulate` splits it into so many parts. A run has `epochs`, but at most `max_steps`.
+    `model` has the student's options, `audio` the VGGish, `init` the initial weights of its parts. `batch` is the
+    number of clips per step over all devices; `accumulate` is its number of micro-batches. A run has `epochs`, but at
+    most `max_steps`.
     """
 
     name: Text
@@ -88,7 +89,7 @@ class TrainingRecipe(_Section):
     audio: Text
     init: dict[str, Text] = {}
     labels: LabelsConfig = LabelsConfig()
-    optimiser: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
     schedule: LearningRateSchedule = LearningRateSchedule()
     validation: ValidationConfig = ValidationConfig()
     epochs: Positive = 15.0
@@ -106,31 +107,31 @@ class TrainingRecipe(_Section):
     @field_validator("precision", mode="before")
     @classmethod
     def _plain_no(cls, value: Any) -> Any:
-        return "no" if value is False else value  # YAML reads a bare `no` so
+        return "no" if value is False else value  # YAML reads a bare `no` as false
 
     def steps(self, clips: int) -> int:
-        """How many steps the run has for so many training clips."""
+        """Return the number of steps for a number of training clips."""
         whole = max(1, round(self.epochs * clips / self.batch))
         return whole if self.max_steps is None else min(whole, self.max_steps)
 
     def validate_every(self, clips: int) -> int:
-        """The steps between validations."""
+        """Return the number of steps between validations."""
         return max(1, round(self.validation.every * clips / self.batch))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with every default written out; `training_recipe` takes it back."""
+        """Return plain data with every default; the inverse of `training_recipe`."""
         return self.model_dump(mode="python")
 
     def to_yaml(self) -> str:
-        """A complete recipe that can be run again."""
+        """Return a complete recipe as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
 
 
 def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> TrainingRecipe:
-    """A training recipe by its short name or its file, with overrides such as `optimiser.lr=3e-4`.
+    """Load a training recipe by its short name or its file, with overrides such as `optimizer.lr=3e-4`.
 
     Raises:
-        InputError: no such recipe, an unknown key (the nearest is named) or a wrong type.
+        InputError: no such recipe, an unknown key (the nearest is suggested) or a wrong type.
     """
     path = _find(str(name_or_path))
     data = {"name": path.stem, **read_yaml(path)}
@@ -140,7 +141,7 @@ def load_training_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()
 
 
 def training_recipe(data: Mapping[str, Any]) -> TrainingRecipe:
-    """Validates plain data as a training recipe."""
+    """Validate plain data as a training recipe."""
     try:
         return TrainingRecipe.model_validate(dict(data))
     except ValidationError as problem:
@@ -149,7 +150,7 @@ def training_recipe(data: Mapping[str, Any]) -> TrainingRecipe:
 
 
 def training_recipe_names() -> list[str]:
-    """The training recipes that come with openavs, sorted."""
+    """Return the names of the packaged training recipes, sorted."""
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
 
 

@@ -1,4 +1,4 @@
-"""A student's prediction of a clip as everything else in openavs takes it: maps for scoring, segments, grey values."""
+"""Inference with students: a pipeline for clips, and conversion of predictions to segments and maps for scoring."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ Grey = npt.NDArray[np.uint8]
 def predict_clip(
     student: Student, name: str, images: Sequence[ImageArray], audio: Floats, classes: Sequence[str] | None
 ) -> StudentPrediction:
-    """A whole clip, run of frames by run of frames; `classes` as in `Student.predict`."""
+    """Predict a whole clip, one run of frames after the other; `classes` as in `Student.predict`."""
     device = next(student.parameters()).device
     with torch.no_grad():
         batches = batches_to_predict(name, images, audio, student.view(training=False))
-        return joined([student.predict(batch.to(device), classes)[0] for batch in batches])
+        return concatenate_predictions([student.predict(batch.to(device), classes)[0] for batch in batches])
 
 
-def joined(parts: Sequence[StudentPrediction]) -> StudentPrediction:
-    """Predictions one after the other, as one."""
-    frames = tuple(frame for part in numbered_on(parts) for frame in part.frames)
+def concatenate_predictions(parts: Sequence[StudentPrediction]) -> StudentPrediction:
+    """Concatenate predictions along time."""
+    frames = tuple(frame for part in renumber_tracks(parts) for frame in part.frames)
     shares = [part.probability for part in parts if part.probability is not None]
     return StudentPrediction(frames, np.concatenate(shares) if shares else None)
 
 
-def numbered_on(parts: Iterable[StudentPrediction]) -> Iterator[StudentPrediction]:
-    """Predictions one after the other, their tracks numbered on: a number of one part is nothing of the next."""
+def renumber_tracks(parts: Iterable[StudentPrediction]) -> Iterator[StudentPrediction]:
+    """Yield predictions with unique track numbers: those of one part are not those of the next."""
     taken = 0
     for part in parts:
         tracks = [found.track for frame in part.frames for found in frame if found.track is not None]
@@ -68,23 +68,23 @@ def numbered_on(parts: Iterable[StudentPrediction]) -> Iterator[StudentPredictio
         taken += max(tracks, default=-1) + 1
 
 
-def grey_values(prediction: StudentPrediction, size: Size) -> Grey:
-    """Probabilities times 255, `[T, *size]`; of a student that gives none, its masks as 0 and 255."""
+def gray_values(prediction: StudentPrediction, size: Size) -> Grey:
+    """Return probabilities times 255, `[T, *size]`; for a student without probabilities its masks as 0 and 255."""
     if prediction.probability is not None:
         shares = np.rint(prediction.probability * 255.0).astype(np.uint8)
-        return np.stack([nearest(share, size) for share in shares])
+        return np.stack([resize_nearest(share, size) for share in shares])
     unions = [_union(found, size) for found in prediction.frames]
     return np.stack(unions).astype(np.uint8) * np.uint8(255)
 
 
 def label_maps(prediction: StudentPrediction, index: Mapping[str, int], size: Size) -> Grey:
-    """Class indices `[T, *size]`: the highest score on top; names that `index` has not are not painted."""
+    """Return class indices `[T, *size]`; the highest score wins, and names that are not in `index` are left out."""
     maps = []
     for frame in prediction.frames:
         painted = np.zeros(size, dtype=np.uint8)
         for found in sorted(frame, key=lambda found: found.score):
             if found.label is not None and found.label in index:
-                painted[nearest(found.mask, size)] = index[found.label]
+                painted[resize_nearest(found.mask, size)] = index[found.label]
         maps.append(painted)
     return np.stack(maps)
 
@@ -92,23 +92,22 @@ def label_maps(prediction: StudentPrediction, index: Mapping[str, int], size: Si
 def scored_maps(
     prediction: StudentPrediction, clip: BenchmarkClip, classes: Sequence[str] | None, size: Size
 ) -> npt.NDArray[Any]:
-    """What a tally takes for the annotated frames of a clip."""
+    """Return the maps that a metric takes for the annotated frames of a clip."""
     if classes is None:
-        return grey_values(prediction, size)[list(clip.annotated)]
+        return gray_values(prediction, size)[list(clip.annotated)]
     return label_maps(prediction, {name: i for i, name in enumerate(classes)}, size)[list(clip.annotated)]
 
 
 def frame_results(prediction: StudentPrediction, indices: range, times: Sequence[float]) -> list[FrameResult]:
-    """The masks as segments, of those frames of a clip. A student hears and asks nothing in words, so only they are
-    told."""
+    """Convert masks to frame results; students have no captions or prompts."""
     return [
         FrameResult(index, times[index], segments=tuple(_segment(found) for found in frame if found.mask.any()))
         for index, frame in zip(indices, prediction.frames, strict=True)
     ]
 
 
-def nearest(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
-    """A mask at another size, by the nearest pixel."""
+def resize_nearest(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
+    """Resize a mask by the nearest pixel."""
     if mask.shape == size:
         return mask
     return np.asarray(Pillow.fromarray(mask).resize((size[1], size[0]), Pillow.Resampling.NEAREST))
@@ -117,7 +116,7 @@ def nearest(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
 def _union(found: Sequence[InstanceMask], size: Size) -> BoolMask:
     union = np.zeros(size, dtype=np.bool_)
     for one in found:
-        union |= nearest(one.mask, size)
+        union |= resize_nearest(one.mask, size)
     return union
 
 
@@ -130,70 +129,70 @@ def _segment(found: InstanceMask) -> Segment:
     return Segment(mask_to_rle(found.mask), box, phrase, score, None, found.label, how, found.track)
 
 
-CHUNK_SECONDS = 10.0  # seconds of a long clip that are looked at together, as many as the longest clips of AVSBench
+CHUNK_SECONDS = 10.0  # seconds of a long clip that are predicted together, the length of AVSBench's longest clips
 BACKGROUND = "background"
 
 
 class StudentPipeline:
-    """A student with its VGGish. `classes` are the names to choose from, the background first; None: binary masks."""
+    """A student with its VGGish. `classes` are the class names, background first; None for binary masks."""
 
     def __init__(
         self,
         student: Student,
-        ears: VggishExtractor,
+        extractor: VggishExtractor,
         classes: Sequence[str] | None,
         recipe: Mapping[str, Any],
         ref: str,
     ) -> None:
-        self.student, self.ears, self.classes = student, ears, None if classes is None else tuple(classes)
+        self.student, self.extractor, self.classes = student, extractor, None if classes is None else tuple(classes)
         self.recipe = dict(recipe)
-        self.models = {ref: {"facts": student.facts}, ears.ref: {"fingerprint": ears.fingerprint}}
+        self.models = {ref: {"facts": student.facts}, extractor.ref: {"fingerprint": extractor.fingerprint}}
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> StudentPipeline:
-        """Loads the student of a recipe (`load_recipe("student:DIR")`); it computes in float32.
+        """Load the student of a recipe (`load_recipe("student:DIR")`); it computes in float32.
 
-        The recipe's vocabulary is what it names; without one a student of fixed classes names these, and another
-        gives binary masks.
+        Its classes are the recipe's vocabulary; without one those of a student of fixed classes, else it returns binary
+        masks.
 
         Raises:
-            ModelError: no such student, or its VGGish is not there or another one.
-            InputError: a vocabulary that it cannot have.
+            ModelError: no such student, or its VGGish is missing or another one.
+            InputError: a vocabulary that does not fit the student.
         """
         assert recipe.student is not None
         ref = recipe.student.model
         place = resolve_device(recipe.device, "float32")
         student = load_student(ref, recipe.offline).to(place.device)
-        ears = find_audio_extractor(ref, student, place.device, recipe.offline)
-        return cls(student, ears, _classes(student, recipe.vocabulary), recipe.to_dict(), ref)
+        extractor = find_audio_extractor(ref, student, place.device, recipe.offline)
+        return cls(student, extractor, _classes(student, recipe.vocabulary), recipe.to_dict(), ref)
 
     def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[ClipResult]:
-        """Segments clips one by one; the next one is opened while the student works."""
+        """Segment clips one by one; the next one is opened while the student works."""
         for clip in prefetch(clips, depth=1):
             yield self(clip, progress)
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
-        """Segments one clip, a piece after the other: its length does not show in the memory that it takes."""
+        """Segment one clip, chunk by chunk: memory does not grow with its length."""
         return self._segment(clip, progress, lambda part: None)
 
     def soft(self, clip: Clip, progress: Progress | None = None) -> ProbabilisticResult:
-        """Segments one clip and keeps the probability of each pixel, a byte each."""
+        """Segment one clip and return the probability of each pixel in a byte."""
         shares: list[Grey] = []
-        result = self._segment(clip, progress, lambda part: shares.append(grey_values(part, clip.size)))
+        result = self._segment(clip, progress, lambda part: shares.append(gray_values(part, clip.size)))
         return ProbabilisticResult(result, np.concatenate(shares))
 
     def _segment(self, clip: Clip, progress: Progress | None, keep: Callable[[StudentPrediction], None]) -> ClipResult:
-        """One clip; `keep` is given the prediction of each piece."""
+        """Segment one clip; `keep` is called with the prediction of each chunk."""
         tell = progress or (lambda stage, done, total: None)
         started = time.monotonic()
-        heard = self._listen(clip)
+        heard = self._audio_features(clip)
         timings = {"caption": time.monotonic() - started}
         started = time.monotonic()
         frames: list[FrameResult] = []
-        for piece, part in zip(_pieces(clip.times), numbered_on(self._look(clip, heard)), strict=True):
-            frames += frame_results(part, piece, clip.times)
+        for chunk, part in zip(_chunks(clip.times), renumber_tracks(self._predict(clip, heard)), strict=True):
+            frames += frame_results(part, chunk, clip.times)
             keep(part)
-            tell("localize", piece.stop, len(clip.times))
+            tell("localize", chunk.stop, len(clip.times))
         timings["localize"] = time.monotonic() - started
         return ClipResult(
             clip=clip.id,
@@ -206,60 +205,62 @@ class StudentPipeline:
             warnings=clip.warnings,
         )
 
-    def _look(self, clip: Clip, heard: Floats) -> Iterator[StudentPrediction]:
-        """A prediction for each piece, from one pass over the file."""
+    def _predict(self, clip: Clip, heard: Floats) -> Iterator[StudentPrediction]:
+        """Yield a prediction for each chunk, from one pass over the file."""
         stream = clip.frames(None)
-        for piece in _pieces(clip.times):
-            pictures = list(islice(stream, len(piece)))
-            if lost := len(set(piece) - {picture.index for picture in pictures}):
+        for chunk in _chunks(clip.times):
+            pictures = list(islice(stream, len(chunk)))
+            if lost := len(set(chunk) - {picture.index for picture in pictures}):
                 raise InputError(f"{clip.source or clip.id} lacks {pluralize(lost, 'frame')}; it is cut short")
-            images, sound = [picture.image for picture in pictures], heard[piece.start : piece.stop]
+            images, sound = [picture.image for picture in pictures], heard[chunk.start : chunk.stop]
             with translate_oom_errors():
                 part = predict_clip(self.student, clip.id, images, sound, self.classes)
             yield part
 
-    def _listen(self, clip: Clip) -> Floats:
-        """One feature per frame: that of its second within the piece."""
+    def _audio_features(self, clip: Clip) -> Floats:
+        """Return one feature per frame: that of its second within the chunk."""
         if clip.audio is None:
             raise InputError(f"{clip.source or clip.id} has no sound track; give its sound with --audio FILE")
         rows = []
-        for piece in _pieces(clip.times):
-            start = float(np.floor(clip.times[piece.start] / CHUNK_SECONDS)) * CHUNK_SECONDS
-            seconds = [int(clip.times[i] - start) for i in piece]
-            heard = features_of(self.ears, _sound(clip.audio, start), max(seconds) + 1, clip.id)
+        for chunk in _chunks(clip.times):
+            start = float(np.floor(clip.times[chunk.start] / CHUNK_SECONDS)) * CHUNK_SECONDS
+            seconds = [int(clip.times[i] - start) for i in chunk]
+            heard = features_of(self.extractor, _sound(clip.audio, start), max(seconds) + 1, clip.id)
             rows.append(heard[seconds])
         return np.concatenate(rows)
 
 
-def _pieces(times: Sequence[float]) -> list[range]:
-    """The frames of each `PIECE` of a clip."""
+def _chunks(times: Sequence[float]) -> list[range]:
+    """Yield the frames of each chunk of a clip."""
     number = [int(time // CHUNK_SECONDS) for time in times]
     starts = [i for i in range(len(number)) if not i or number[i] != number[i - 1]]
     return [range(first, last) for first, last in zip(starts, [*starts[1:], len(number)], strict=True)]
 
 
 def _sound(audio: Waveform, start: float) -> Waveform:
-    """A piece's sound; one that would be too short for a feature begins earlier, if there is an earlier."""
+    """Return a chunk's audio; one that is too short for a feature starts earlier if possible."""
     shortest = (SHORTEST + 1) / RATE
     return audio.cut(max(0.0, min(start, audio.duration - shortest)), start + CHUNK_SECONDS)
 
 
 def find_audio_extractor(ref: str, student: Student, device: Any, offline: bool = False) -> VggishExtractor:
-    """The VGGish that a student was trained with: in its folder, beside it, or what its config.json names."""
+    """Load the VGGish of a student: in its folder, beside it, or the one named by its config.json."""
     known = student.facts.get("audio") or {}
     beside = [Path(ref) / "vggish", Path(ref).absolute().parent / "vggish"]
     places = [str(path) for path in beside if (path / "config.json").is_file()]
     named = known.get("model")
     if not places and not named:
-        raise ModelError(f"the student '{ref}' does not say which VGGish it hears with; put its folder at {beside[0]}")
-    ears = load_vggish(places[0] if places else str(named), device, offline)
-    if known.get("fingerprint") not in (None, ears.fingerprint):
-        raise ModelError(f"the student '{ref}' was trained with another VGGish than '{ears.ref}'; put that one there")
-    return ears
+        raise ModelError(f"the student '{ref}' does not record its VGGish; put its folder at {beside[0]}")
+    extractor = load_vggish(places[0] if places else str(named), device, offline)
+    if known.get("fingerprint") not in (None, extractor.fingerprint):
+        raise ModelError(
+            f"the student '{ref}' was trained with another VGGish than '{extractor.ref}'; put that one in its place"
+        )
+    return extractor
 
 
 def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, ...] | None:
-    """What there is to choose from, the background first."""
+    """Return the class names, background first."""
     own = tuple(getattr(student.config, "classes", ()))
     if vocabulary is None:
         return own or None
@@ -269,7 +270,7 @@ def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, .
 
 
 def student_predictor(recipe: Recipe, dataset: Dataset) -> Predictor:
-    """A student as `evaluate` runs it: its probabilities are the predictions where masks are binary."""
+    """Return a student as a `Predictor`; for binary masks its predictions are probabilities."""
     binary = dataset.task == "binary"
     fit = recipe if binary else recipe_from_dict({**recipe.to_dict(), "vocabulary": list(dataset.classes[1:])})
     assert fit.student is not None

@@ -1,4 +1,4 @@
-"""A student on disk: config.json says which student it is and how it is built, model.safetensors holds its tensors."""
+"""Student folders: config.json with the student's name and configuration, and model.safetensors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BUILT_IN = {
     "ov-avss": EntryPoint("ov-avss", "openavs.training.models.ov_avss.model:OvAvss", GROUP),
 }
 KIND = "openavs-student"
-FORMAT = 1  # raised when an old openavs would misread the new folder
+FORMAT = 1  # increased when an older version would misread the folder
 
 
 @dataclass(frozen=True)
 class StudentFolder:
-    """What config.json says; the tensors are read when they are asked for."""
+    """A student's folder and its config.json; tensors are read on demand."""
 
     found: ResolvedModel
     student: str
@@ -39,11 +39,15 @@ class StudentFolder:
 
     @property
     def ref(self) -> str:
-        """The reference that it was found by."""
+        """The reference of the folder."""
         return self.found.ref
 
     def weights(self) -> dict[str, Tensor]:
-        """All tensors by name, on the CPU; ModelError if the file is damaged."""
+        """Read all tensors by name, on the CPU.
+
+        Raises:
+            ModelError: the file is damaged.
+        """
         from openavs.models.convert import read_weights
 
         return read_weights(self.found)
@@ -53,7 +57,7 @@ def find_installed(name: str) -> EntryPoint:
     """Return the entry point of a student that is built in or installed as a plug-in, without importing it.
 
     Raises:
-        InputError: there is no such student; the nearest is named.
+        InputError: no such student; the nearest is suggested.
     """
     installed = {point.name: point for point in entry_points(group=GROUP)} | BUILT_IN
     if name not in installed:
@@ -62,10 +66,10 @@ def find_installed(name: str) -> EntryPoint:
 
 
 def read_student(ref: str, offline: bool = False) -> StudentFolder:
-    """Finds a student's folder (a path or `hf:org/name`) and reads its config.json.
+    """Find a student's folder (a path or `hf:org/name`) and read its config.json.
 
     Raises:
-        ModelError: no such folder, no safetensors, a model that is no student, or a config.json that names a file.
+        ModelError: no such folder, no safetensors, a model that is not a student, or a config.json that names a file.
     """
     found = resolve(ref, offline)
     try:
@@ -90,7 +94,7 @@ def read_student(ref: str, offline: bool = False) -> StudentFolder:
 def write_student(
     folder: Path, student: str, config: Mapping[str, Any], facts: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
-    """Writes config.json and model.safetensors, each whole or not at all."""
+    """Write config.json and model.safetensors atomically."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)

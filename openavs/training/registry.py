@@ -1,4 +1,4 @@
-"""Which students there are, by name; and any of them from its folder."""
+"""Students by name, and loading them from their folders."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from openavs.utils.plugins import is_file_reference, load_file_class
 
 
 def student_class(name: str) -> type[Student]:
-    """Return the class for a name that the user typed: an installed student, or `./file.py:Class`, which is run.
+    """Return the class of a student: an installed name, or `./file.py:Class`, which is executed.
 
     Raises:
-        InputError: there is no such student (the nearest is named), or the class is not one.
+        InputError: no such student (the nearest is suggested), or the class is not one.
     """
     return _checked(name, load_file_class(name)) if is_file_reference(name) else installed_class(name)
 
@@ -23,7 +23,7 @@ def installed_class(name: str) -> type[Student]:
     """Return the class of `tpavi`, `ov-avss` or an installed plug-in (entry points `openavs.training`).
 
     Raises:
-        InputError: there is no such student (the nearest is named), or the class is not one.
+        InputError: no such student (the nearest is suggested), or the class is not one.
     """
     return _checked(name, find_installed(name).load())
 
@@ -33,7 +33,7 @@ def load_student(ref: str, offline: bool = False, cls: type[Student] | None = No
 
     Args:
         ref: the folder or hub reference. Its config.json names an installed student and never a file.
-        offline: use only what is on this disk.
+        offline: use only files on this disk.
         cls: the class to use, for one that is not installed.
 
     Raises:

@@ -77,7 +77,7 @@ def self_train(
     """Runs all of it and returns what self_training.json holds.
 
     Raises:
-        InputError: a clip that cannot be labelled or evaluated, or nothing that is left to train on.
+        InputError: a clip that cannot be labeled or evaluated, or nothing that is left to train on.
     """
     out.mkdir(parents=True, exist_ok=True)
     if choices.weighted:
@@ -118,13 +118,13 @@ def label(
     """Labels the clips of a split, notes how sure the teacher is, and how many clips are kept.
 
     Raises:
-        InputError: a clip that cannot be labelled, or none that is kept.
+        InputError: a clip that cannot be labeled, or none that is kept.
     """
     names = folder_names(dataset.clips)
     failed = predict(system, dataset, out, names=names, progress=progress).failed
     if failed:
         clip, reason = next(iter(failed.items()))
-        raise InputError(f"{pluralize(len(failed), 'clip')} could not be labelled, such as {clip}: {reason}")
+        raise InputError(f"{pluralize(len(failed), 'clip')} could not be labeled, such as {clip}: {reason}")
     results = {clip.id: read_result(out, names[clip.id]) for clip in dataset.clips}
     confidence = confidences(results)
     left_out = [clip.id for clip in dataset.clips if not _kept(results[clip.id], confidence[clip.id], choices)]

@@ -1,8 +1,8 @@
-"""The steps of a training: what `trainer.py` sets up, runs.
+"""Training of students: setup, the training loop, validation and checkpoints.
 
-Nothing depends on what was computed before a step but the weights and the optimiser's state: the clips of a step, the
-learning rate and the random numbers (dropout) are functions of the seed and the step. On one kind of machine, with the
-same devices, a run that was interrupted therefore has the same losses as one that was not.
+A step depends only on the weights and the optimizer state: its clips, its learning rate and its random numbers
+(dropout) are functions of the seed and the step. On the same hardware an interrupted run therefore has the same losses
+as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingError(OpenAVSError):
-    """A training had to stop; its last checkpoint is there to go on from."""
+    """The training had to stop; it can be resumed from its last checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What became of a training: steps done, and the best validation score with its step (None without a split)."""
+    """Result of a training: steps done, and the best validation score with its step (None without a split)."""
 
     out: Path
     steps: int
@@ -62,7 +62,7 @@ class TrainingResult:
 
 
 class Trainer:
-    """One training: what it is made of, and where it stands."""
+    """One training and its state."""
 
     def __init__(
         self,
@@ -86,18 +86,18 @@ class Trainer:
     # ----------------------------------------------------------------------------------------- before the first step
 
     def begin(self, description: Mapping[str, Any], resume: bool) -> None:
-        """Makes the optimiser, and goes back to the last checkpoint if there is one."""
-        rules = self.recipe.optimiser
-        self.student.to(self.accelerator.device)  # before the optimiser, whose state lies where the weights do
+        """Build the optimizer and restore the last checkpoint, if any."""
+        rules = self.recipe.optimizer
+        self.student.to(self.accelerator.device)  # before the optimizer, whose state is on the device of the weights
         groups = self.student.parameter_groups()
         self.scales = [group.pop("scale", 1.0) for group in groups]
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[rules.kind]
-        optimiser = kind(groups, lr=rules.lr, weight_decay=rules.weight_decay)
+        optimizer = kind(groups, lr=rules.lr, weight_decay=rules.weight_decay)
         self.out.mkdir(parents=True, exist_ok=True)
         if resume:
-            self.state = load_last(self.out, self.student, optimiser)
+            self.state = load_last(self.out, self.student, optimizer)
             self.saved = self.state.step
-        self.network, self.optimiser = self.accelerator.prepare(self.student, optimiser)
+        self.network, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         if self.accelerator.scaler is not None and self.state.scaler:
             self.accelerator.scaler.load_state_dict(dict(self.state.scaler))
         if self.recipe.tensorboard:
@@ -107,23 +107,23 @@ class Trainer:
             keep_metrics(self.out / "metrics.jsonl", self.state.step)
             self.metrics = (self.out / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
 
-    def hear(self, clips: list[Any]) -> dict[str, Floats]:
-        """The audio features of all clips, computed once and kept; the VGGish is let go afterwards."""
-        ears = load_vggish(self.recipe.audio, self.accelerator.device, self.recipe.offline)
-        self.student.facts["audio"] = {"model": self.recipe.audio, "fingerprint": ears.fingerprint}
-        with self.accelerator.main_process_first():  # the others find what the first has left on the disk
-            self._keep(ears)
-            cache = FeatureCache(ears, self.out / "features")
+    def load_audio_features(self, clips: list[Any]) -> dict[str, Floats]:
+        """Compute and cache the audio features of all clips; the VGGish is released afterwards."""
+        extractor = load_vggish(self.recipe.audio, self.accelerator.device, self.recipe.offline)
+        self.student.facts["audio"] = {"model": self.recipe.audio, "fingerprint": extractor.fingerprint}
+        with self.accelerator.main_process_first():  # the others read the files that the first one wrote
+            self._keep(extractor)
+            cache = FeatureCache(extractor, self.out / "features")
             return cache.of_all(clips, lambda done: self.progress("sounds", done, len(clips)))
 
-    def _keep(self, ears: VggishExtractor) -> None:
+    def _keep(self, extractor: VggishExtractor) -> None:
         if self.accelerator.is_main_process and not (self.out / "vggish" / "config.json").is_file():
-            save_vggish(ears.network, self.out / "vggish")
+            save_vggish(extractor.network, self.out / "vggish")
 
     # -------------------------------------------------------------------------------------------------------- the steps
 
-    def go(self, stream: TrainingDataset, heard: Mapping[str, Floats]) -> TrainingResult:
-        """All steps that are left."""
+    def fit(self, stream: TrainingDataset, heard: Mapping[str, Floats]) -> TrainingResult:
+        """Run the remaining steps."""
         spread = self.accelerator.process_index, self.accelerator.num_processes
         positions = StepSampler(self.recipe.batch, self.state.step, self.steps, self.recipe.accumulate, *spread)
         batches = iter(loader(stream, positions, self.recipe.workers))
@@ -132,36 +132,36 @@ class Trainer:
         for step in range(self.state.step, self.steps):
             self._record(step + 1, self._step(step, batches))
             self.state = replace(self.state, step=step + 1)
-            self._look_after(step + 1, heard)
+            self._validate_and_save(step + 1, heard)
             self.progress("steps", step + 1, self.steps)
-        if self.metrics is not None:  # one process alone writes
+        if self.metrics is not None:  # only one process writes
             self.metrics.close()
         if self.recipe.tensorboard:
             self.accelerator.end_training()
         return TrainingResult(self.out, self.state.step, self.figure, self.state.best, self.state.best_step)
 
     def _step(self, step: int, batches: Any) -> dict[str, float]:
-        """One step of the optimiser; the mean of the losses over its parts and devices."""
+        """Run one optimizer step; return the mean losses over its micro-batches and devices."""
         started = time.monotonic()
         seeds = [self.recipe.seed, 2, step, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
-        rate = self.recipe.optimiser.lr * self.recipe.schedule.rate(step, self.steps)
-        for group, scale in zip(self.optimiser.param_groups, self.scales, strict=True):
+        rate = self.recipe.optimizer.lr * self.recipe.schedule.rate(step, self.steps)
+        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = rate * scale
         totals: dict[str, torch.Tensor] = {}
         parts = self.recipe.accumulate
         for part in range(parts):
             batch = next(batches).to(self.accelerator.device)
-            with self._together(part == parts - 1):
+            with self._sync_context(part == parts - 1):
                 losses = self.student.loss(self.network(batch), batch)
                 self._refuse_nan(step, losses["loss"], batch)
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().float() / parts
-        if self.recipe.optimiser.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.optimiser.clip_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        if self.recipe.optimizer.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         means = self.accelerator.reduce(totals, reduction="mean")
         return {
             **{name: float(value) for name, value in means.items()},
@@ -169,8 +169,8 @@ class Trainer:
             "seconds": round(time.monotonic() - started, 4),
         }
 
-    def _together(self, last: bool) -> AbstractContextManager[Any]:
-        """Devices exchange gradients once a step, with its last part."""
+    def _sync_context(self, last: bool) -> AbstractContextManager[Any]:
+        """Return a context in which devices exchange gradients only with the last micro-batch of a step."""
         return nullcontext() if last else self.accelerator.no_sync(self.network)
 
     def _refuse_nan(self, step: int, loss: torch.Tensor, batch: StudentBatch) -> None:
@@ -180,12 +180,12 @@ class Trainer:
             f"the checkpoint of step {self.saved} in {self.out / 'last'} is kept" if self.saved else "none is saved yet"
         )
         raise TrainingError(
-            f"the loss is {float(loss.detach())} at step {step + 1} with {', '.join(self._culprits(batch))}; {kept}; "
-            "look at these clips or lower optimiser.lr"
+            f"the loss is {float(loss.detach())} at step {step + 1} with {', '.join(self._find_nan_samples(batch))}; "
+            f"{kept}; look at these clips or lower optimizer.lr"
         )
 
-    def _culprits(self, batch: StudentBatch) -> list[str]:
-        """The clips whose loss alone is not finite; all of the batch if that cannot be told."""
+    def _find_nan_samples(self, batch: StudentBatch) -> list[str]:
+        """Return the clips whose own loss is not finite; all clips of the batch if none can be identified."""
         self.student.eval()
         found = []
         with torch.no_grad():
@@ -197,8 +197,8 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------- between the steps
 
-    def _look_after(self, step: int, heard: Mapping[str, Floats]) -> None:
-        """Validates and saves when it is time to."""
+    def _validate_and_save(self, step: int, heard: Mapping[str, Floats]) -> None:
+        """Validate and save at their intervals."""
         last = step == self.steps
         due = last or step % self.val_every == 0
         if not (due or step % self.recipe.save_every == 0):
@@ -210,18 +210,18 @@ class Trainer:
             scaler = self.accelerator.scaler
             self.state = replace(self.state, scaler=scaler.state_dict() if scaler is not None else None)
             self.student.facts["step"] = step
-            save_last(self.out, self.student, self.optimiser.optimizer, self.state)
+            save_last(self.out, self.student, self.optimizer.optimizer, self.state)
             self.saved = step
             self._plot_metrics()
         self.accelerator.wait_for_everyone()
 
     def _validate(self, step: int, heard: Mapping[str, Floats]) -> None:
-        """Scores the validation split, and keeps the student if it is the best so far."""
+        """Score the validation split and save the student if it is the best so far."""
         score: float | None = None
         if self.val_set is not None:
             total = len(self.val_set.clips)
             figures = validate(self.student, self.val_set, heard, lambda done: self.progress("validation", done, total))
-            score = chosen_figure(self.val_set, figures)
+            score = selection_figure(self.val_set, figures)
             self._write({"step": step, "epoch": self._epoch(step), "validation": {**figures, self.figure: score}})
         if score is None or self.state.best is None or score > self.state.best:
             self.state = replace(self.state, best=score, best_step=step)
@@ -249,13 +249,13 @@ class Trainer:
 
 
 CHOSEN_BY = {"binary": "miou", "semantic": "miou", "open-vocabulary": "harmonic"}
-"""The figure that the best checkpoint has the highest of."""
+"""Figure that selects the best checkpoint."""
 
 
 def validate(
     student: Student, dataset: Dataset, features: Mapping[str, Floats], progress: Callable[[int], None]
 ) -> Figures:
-    """The official figures of a student in evaluation mode, left in the mode it was in; `progress` counts clips."""
+    """Return the official figures of a student; its mode is restored. `progress` counts clips."""
     classes = None if dataset.task == "binary" else dataset.classes
     metric = make_metric(dataset.task, dataset.classes)
     was_training = student.training
@@ -270,8 +270,8 @@ def validate(
     return metric.compute("official")
 
 
-def chosen_figure(dataset: Dataset, figures: Figures) -> float:
-    """Return the figure to choose by; the mean IoU of a split that has no base or no novel class."""
+def selection_figure(dataset: Dataset, figures: Figures) -> float:
+    """Return the figure that selects checkpoints; the mean IoU for a split without base or novel classes."""
     one_sided = dataset.task == "open-vocabulary" and None in (figures["base"], figures["novel"])
     value = figures["miou" if one_sided else CHOSEN_BY[dataset.task]]
     return float(value if value is not None else 0.0)
@@ -288,16 +288,21 @@ def train(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Trains a student as a recipe says and leaves it in `out` (see `checkpoint.py`).
+    """Train a student by a recipe and write it to `out` (see `checkpoint.py`).
 
     Args:
-        train_set, val_set: splits of one benchmark; without a validation split the last student is the best.
+        recipe: the training recipe.
+        train_set: the training split.
+        val_set: the validation split of the same benchmark; without one the last student is the best.
+        out: the folder of the training.
         labels: a folder of pseudo-labels in place of the ground truth of `train_set`.
-        resume: go on with the training in `out`; if there is none yet, begin.
-        device: `auto` or `cpu`; which GPUs are used is accelerate's matter.
+        resume: continue the training in `out`; without one, start.
+        device: `auto` or `cpu`; accelerate chooses the GPUs.
+        progress: progress callback.
 
     Raises:
-        InputError: data, recipe or folder that cannot be used. TrainingError: the loss is not finite.
+        InputError: data, recipe or folder that cannot be used.
+        TrainingError: the loss is not finite.
     """
     check_device(device)
     if recipe.tensorboard and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
@@ -307,7 +312,7 @@ def train(
         cpu=device == "cpu",
         log_with="tensorboard" if recipe.tensorboard else None,
         project_dir=str(out) if recipe.tensorboard else None,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],  # the others wait while one validates
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],  # other processes wait during validation
     )
     check_split(recipe.batch, recipe.accumulate, accelerator.num_processes)
     if val_set is not None and recipe.validation.clips:
@@ -320,31 +325,31 @@ def train(
         logger.warning("%d of %d clips have no label and are left out", left, len(train_set.clips))
     description = _describe(recipe, train_set, val_set, labels, len(clips))
     check_resumable(out, description, resume)
-    accelerator.wait_for_everyone()  # all have looked before the first one writes
+    accelerator.wait_for_everyone()  # all processes have checked the folder before the first one writes
     student = make_student(recipe, train_set)
     run = Trainer(accelerator, recipe, student, out, len(clips), val_set, progress or (lambda what, done, total: None))
     run.begin(description, resume)
-    heard = run.hear([*clips, *(val_set.clips if val_set else ())])
+    heard = run.load_audio_features([*clips, *(val_set.clips if val_set else ())])
     classes = 2 if train_set.task == "binary" else len(train_set.classes)
     stream = TrainingDataset(clips, source, heard, student.view(training=True), classes, recipe.seed)
-    return run.go(stream, heard)
+    return run.fit(stream, heard)
 
 
 def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:
-    """The recipe's student for a benchmark, with its random weights drawn from the seed and its parts initialised."""
+    """Build the recipe's student for a benchmark, with seeded random weights and initialized parts."""
     cls = student_class(recipe.student)
     torch.manual_seed(recipe.seed)
-    student = cls.build(cls.fitted(dict(recipe.model), dataset.task, dataset.classes))
+    student = cls.build(cls.adapt_config(dict(recipe.model), dataset.task, dataset.classes))
     student.offline = recipe.offline
     student.check(dataset.task, dataset.classes)
     student.prepare(dataset.task)
     for part, ref in recipe.init.items():
-        student.initialise(part, ref)
+        student.initialize(part, ref)
     return student
 
 
 def check_device(device: str) -> None:
-    """Accelerate chooses among GPUs; here it is only whether one may be used."""
+    """Raise InputError for a device other than `auto` and `cpu`: accelerate chooses among GPUs."""
     if device not in ("auto", "cpu"):
         raise InputError(f"a training takes --device auto or cpu, not {device!r}; choose GPUs by accelerate launch")
 

@@ -76,7 +76,7 @@ def inputs(clips: int = 1, frames: int = 5, size: tuple[int, int] = (64, 96)) ->
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def batch(clips: list[tuple[int, tuple[int, int]]], *, labelled: list[list[int]] | None = None) -> StudentBatch:
+def batch(clips: list[tuple[int, tuple[int, int]]], *, labeled: list[list[int]] | None = None) -> StudentBatch:
     """Random clips of (frames, picture size), padded as `collate` pads; the size of the answer is twice as large."""
     generator = torch.Generator().manual_seed(1)
     count = max(n for n, _ in clips)
@@ -89,7 +89,7 @@ def batch(clips: list[tuple[int, tuple[int, int]]], *, labelled: list[list[int]]
         frames[i, :n, :, :h, :w] = torch.randint(256, (n, 3, h, w), generator=generator, dtype=torch.uint8)
         audio[i, :n] = torch.rand(n, 128, generator=generator)
         present[i, :n] = True
-        known[i, labelled[i] if labelled else list(range(n))] = True
+        known[i, labeled[i] if labeled else list(range(n))] = True
         masks[i, known[i], : h // 2, : w // 2] = 3
         masks[i, known[i], h // 2 : h, w // 2 : w] = 7
     return StudentBatch(
@@ -98,7 +98,7 @@ def batch(clips: list[tuple[int, tuple[int, int]]], *, labelled: list[list[int]]
         audio=audio,
         present=present,
         masks=masks,
-        labelled=known,
+        labeled=known,
         weight=known.float(),
         inner=tuple(size for _, size in clips),
         sizes=tuple((2 * h, 2 * w) for _, (h, w) in clips),

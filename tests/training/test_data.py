@@ -1,4 +1,4 @@
-"""Training examples: what is labelled, how clips are cut and batched, and in which order they come."""
+"""Training examples: what is labeled, how clips are cut and batched, and in which order they come."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def write_grey(path: Path, value: int, size: tuple[int, int] = (224, 224)) -> No
 # -------------------------------------------------------------------------------------------------------------- labels
 
 
-def test_frames_without_a_mask_are_not_labelled_and_never_background(train_set: Dataset) -> None:
+def test_frames_without_a_mask_are_not_labeled_and_never_background(train_set: Dataset) -> None:
     batch = collate([stream(train_set)[0]])
-    assert batch.labelled.tolist() == [[True, False, False, False, False]]
+    assert batch.labeled.tolist() == [[True, False, False, False, False]]
     assert batch.present.all() and batch.masks[0, 0].max() == 1
     assert batch.weight.tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0]]
 
@@ -161,11 +161,11 @@ def test_a_mask_keeps_the_size_it_is_stored_in_for_training(avss: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- batches
 
 
-def example(name: str, frames: int, size: tuple[int, int], labelled: tuple[int, ...]) -> TrainingExample:
+def example(name: str, frames: int, size: tuple[int, int], labeled: tuple[int, ...]) -> TrainingExample:
     pictures = np.full((frames, *size, 3), 7, dtype=np.uint8)
-    masks = {i: np.ones(size, dtype=np.uint8) for i in labelled}
+    masks = {i: np.ones(size, dtype=np.uint8) for i in labeled}
     return TrainingExample(
-        name, pictures, np.ones((frames, 128), np.float32), masks, dict.fromkeys(labelled, 0.5), (90, 60)
+        name, pictures, np.ones((frames, 128), np.float32), masks, dict.fromkeys(labeled, 0.5), (90, 60)
     )
 
 
@@ -174,7 +174,7 @@ def test_clips_of_different_lengths_and_sizes_make_one_batch() -> None:
     assert batch.frames.shape == (2, 5, 3, 64, 64)
     assert batch.lengths == (5, 2)
     assert batch.inner == ((48, 40), (30, 64)) and batch.sizes == ((90, 60), (90, 60))
-    assert batch.labelled.tolist() == [[True, False, False, False, True], [False] * 5]
+    assert batch.labeled.tolist() == [[True, False, False, False, True], [False] * 5]
     assert batch.weight[0].tolist() == [0.5, 0.0, 0.0, 0.0, 0.5]
     assert batch.frames[0, :, :, :48, :40].eq(7).all() and batch.frames[0].sum() == 5 * 3 * 48 * 40 * 7
     assert not batch.frames[1, 2:].any() and not batch.audio[1, 2:].any()
@@ -247,7 +247,7 @@ def test_the_padding_is_cut_off_coarse_maps_too() -> None:
     assert whole[..., :90, :].eq(1).all() and whole.min() >= 0.5, "what is seen goes down to the picture's edge"
 
 
-def test_frames_are_drawn_with_a_labelled_one_among_them_and_in_order() -> None:
+def test_frames_are_drawn_with_a_labeled_one_among_them_and_in_order() -> None:
     random = np.random.default_rng(0)
     drawn = [choose_frames(10, (3,), 4, random) for _ in range(50)]
     assert all(3 in frames and len(set(frames)) == 4 and list(frames) == sorted(frames) for frames in drawn)

@@ -86,12 +86,12 @@ def test_avm_of_binary_masks_is_summed_over_frames_and_averaged_over_stages() ->
     maps = [random(3, 6, size, size, seed=size).relu() for size in (4, 2)]
     heard = [random(3, 6, seed=7), random(3, 6, seed=8)]
     expected = sum(slow_avm(logits[:, 0], maps, heard, through_sigmoid=True))
-    for weight in (torch.ones(3), torch.tensor([1.0, 0.0, 0.0])):  # S4 and MS3 count unlabelled frames, as published
+    for weight in (torch.ones(3), torch.tensor([1.0, 0.0, 0.0])):  # S4 and MS3 count unlabeled frames, as published
         assert float(avm_loss(logits, maps, heard, weight)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("weight", [(1, 1, 1), (1, 0, 0), (1, 0, 0.25)])
-def test_avm_of_classes_covers_what_is_not_background_and_is_averaged_over_labelled_frames(
+def test_avm_of_classes_covers_what_is_not_background_and_is_averaged_over_labeled_frames(
     weight: tuple[float, ...],
 ) -> None:
     logits = random(3, 4, 8, 8)
@@ -104,20 +104,20 @@ def test_avm_of_classes_covers_what_is_not_background_and_is_averaged_over_label
 
 
 @pytest.mark.parametrize("classes", [(), ("background", "dog", "bell")])
-def test_only_labelled_frames_teach_masks(classes: tuple[str, ...]) -> None:
+def test_only_labeled_frames_teach_masks(classes: tuple[str, ...]) -> None:
     student = make(replace(SMALL, classes=classes))
-    batch = batch_of((5, 3), labelled=((0,), (0, 2)), classes=max(2, len(classes)))
+    batch = batch_of((5, 3), labeled=((0,), (0, 2)), classes=max(2, len(classes)))
     masks = batch.masks.clone()
-    masks[~batch.labelled] = 1  # what lies in frames that are not labelled is never looked at
+    masks[~batch.labeled] = 1  # what lies in frames that are not labeled is never looked at
     output = student(batch)
     loss = student.loss(output, batch)["loss"]
     assert torch.equal(loss, student.loss(output, replace(batch, masks=masks))["loss"])
-    background = replace(batch, labelled=batch.present, weight=batch.present.float())  # as if they were background
+    background = replace(batch, labeled=batch.present, weight=batch.present.float())  # as if they were background
     assert not torch.equal(loss, student.loss(output, background)["loss"])
 
 
 def test_s4_takes_the_first_frame_of_each_clip() -> None:
-    student, batch = make(), batch_of((5, 5), labelled=((0,), (0,)))
+    student, batch = make(), batch_of((5, 5), labeled=((0,), (0,)))
     output = student(batch)
     expected = slow_binary(output.logits[[0, 5]].detach(), batch.masks[:, 0], torch.ones(2))
     assert float(student.loss(output, batch)["loss"]) == pytest.approx(expected, abs=1e-5)
@@ -125,9 +125,9 @@ def test_s4_takes_the_first_frame_of_each_clip() -> None:
 
 @pytest.mark.parametrize("classes", [(), ("background", "dog", "bell")])
 def test_the_avm_loss_is_added_with_its_weight_and_gets_positive_maps(classes: tuple[str, ...]) -> None:
-    """A clip with its first frame labelled beside one that is labelled throughout."""
+    """A clip with its first frame labeled beside one that is labeled throughout."""
     student = make(replace(SMALL, avm=0.5, classes=classes))
-    batch = batch_of((5, 5), labelled=((0,), range(5)), classes=max(2, len(classes)))
+    batch = batch_of((5, 5), labeled=((0,), range(5)), classes=max(2, len(classes)))
     output = student(batch)
     losses = student.loss(output, batch)
     positive = [maps.clamp(min=0).detach() for maps in output.maps]
@@ -142,19 +142,19 @@ def test_the_avm_loss_is_added_with_its_weight_and_gets_positive_maps(classes: t
     assert float(losses["loss"]) == pytest.approx(float(losses["mask"] + 0.5 * losses["avm"]))
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_avm_of_classes_takes_gradients_from_labelled_frames_alone(labelled: bool) -> None:
+@pytest.mark.parametrize("labeled", [True, False])
+def test_avm_of_classes_takes_gradients_from_labeled_frames_alone(labeled: bool) -> None:
     logits = random(2, 4, 8, 8)
     maps = [random(2, 6, 4, 4).relu().requires_grad_()]
     heard = [random(2, 6, seed=7).requires_grad_()]
-    avm_loss(logits, maps, heard, torch.tensor([1.0, float(labelled)])).backward()
+    avm_loss(logits, maps, heard, torch.tensor([1.0, float(labeled)])).backward()
     for leaf in (*maps, *heard):
         assert leaf.grad is not None
-        assert bool(leaf.grad[0].any()) and bool(leaf.grad[1].any()) == labelled
+        assert bool(leaf.grad[0].any()) and bool(leaf.grad[1].any()) == labeled
 
 
 def test_a_batch_without_labels_teaches_no_masks_and_breaks_nothing() -> None:
-    student, batch = make(), batch_of((2,), labelled=((),))
+    student, batch = make(), batch_of((2,), labeled=((),))
     loss = student.loss(student(batch), batch)["loss"]
     loss.backward()
     assert float(loss) == 0.0

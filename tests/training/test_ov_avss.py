@@ -16,7 +16,7 @@ from openavs.models.hub import ResolvedModel, resolve
 from openavs.structures.types import segments_to_label_map
 from openavs.training.base import InstanceMask, StudentPrediction
 from openavs.training.config import load_training_recipe
-from openavs.training.inference import joined, label_maps
+from openavs.training.inference import concatenate_predictions, label_maps
 from openavs.training.models.ov_avss.classifier import TEMPLATES, MaskClassifier, mask_crops
 from openavs.training.models.ov_avss.model import OvAvss, _binary, _pixels, _target, best_pairs
 from openavs.training.models.ov_avss.network import ClipOutput
@@ -54,7 +54,7 @@ def test_a_clip_does_not_depend_on_its_batch_mates() -> None:
 
 def test_the_loss_has_a_gradient_and_skips_clips_without_labels() -> None:
     student = tiny_student().train()
-    clips = batch([(5, (64, 64)), (3, (64, 96)), (5, (64, 64))], labelled=[[0], [], [1, 4]])
+    clips = batch([(5, (64, 64)), (3, (64, 96)), (5, (64, 64))], labeled=[[0], [], [1, 4]])
     output = student(clips)
     torch.manual_seed(0)
     parts = student.loss(output, clips)
@@ -62,15 +62,15 @@ def test_the_loss_has_a_gradient_and_skips_clips_without_labels() -> None:
     parts["loss"].backward(retain_graph=True)
     assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
     without = replace(clips, masks=clips.masks.clone())
-    without.masks[1] = 9  # the clip that is not labelled may hold anything
+    without.masks[1] = 9  # the clip that is not labeled may hold anything
     torch.manual_seed(0)
     assert student.loss(output, without)["loss"] == parts["loss"]
-    nothing = replace(clips, labelled=torch.zeros_like(clips.labelled))
+    nothing = replace(clips, labeled=torch.zeros_like(clips.labeled))
     assert student.loss(output, nothing)["loss"] == 0
 
 
-def test_objects_are_the_classes_of_the_labelled_frames() -> None:
-    clips = batch([(4, (64, 64))], labelled=[[1, 3]])
+def test_objects_are_the_classes_of_the_labeled_frames() -> None:
+    clips = batch([(4, (64, 64))], labeled=[[1, 3]])
     found = _target(clips, 0)
     assert found.frames.tolist() == [1, 3] and found.masks.shape == (2, 2, 64, 64)
     assert torch.equal(found.masks[0].bool(), clips.masks[0, [1, 3]] == 3)
@@ -263,11 +263,11 @@ def test_it_starts_from_a_mask2former_of_its_sizes(tmp_path: Path) -> None:
     donor = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**options))
     donor.save_pretrained(tmp_path)
     student = tiny_student()
-    student.initialise("mask2former", str(tmp_path))
+    student.initialize("mask2former", str(tmp_path))
     name = "model.transformer_module.queries_features.weight"
     assert torch.equal(student.network.state_dict()[name], donor.state_dict()[name])
     with pytest.raises(ModelError, match=r"other sizes .* set its 'model.backbone'"):
-        tiny_student(queries=7).initialise("mask2former", str(tmp_path))
+        tiny_student(queries=7).initialize("mask2former", str(tmp_path))
 
 
 def test_it_starts_from_a_backbone(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_it_starts_from_a_backbone(tmp_path: Path) -> None:
     donor = ResNetModel(config)
     donor.save_pretrained(tmp_path)
     student = tiny_student()
-    student.initialise("backbone", str(tmp_path))
+    student.initialize("backbone", str(tmp_path))
     encoder = student.network.model.pixel_level_module.encoder
     assert torch.equal(
         encoder.state_dict()["embedder.embedder.convolution.weight"], donor.embedder.embedder.convolution.weight
@@ -287,7 +287,7 @@ def test_it_starts_from_a_backbone(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"the backbone '.*' is no resnet_tiny \(.* does not fit\); name its own"):
         deeper = tiny_student()
         deeper.network.model.pixel_level_module.encoder = ResNetBackbone(config)
-        deeper.initialise("backbone", str(tmp_path))
+        deeper.initialize("backbone", str(tmp_path))
 
 
 def test_it_starts_from_another_student(tmp_path: Path) -> None:
@@ -296,10 +296,10 @@ def test_it_starts_from_another_student(tmp_path: Path) -> None:
     first.save_pretrained(tmp_path)
     torch.manual_seed(2)
     second = tiny_student()
-    second.initialise("student", str(tmp_path))
+    second.initialize("student", str(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     with pytest.raises(InputError, match=r"has no part 'head' to start from; remove 'init\.head'"):
-        second.initialise("head", str(tmp_path))
+        second.initialize("head", str(tmp_path))
 
 
 def test_the_backbone_learns_slower_and_norms_do_not_decay() -> None:
@@ -380,7 +380,7 @@ def test_a_track_number_means_one_thing_through_a_long_clip() -> None:
     """Runs of frames are seen on their own: query 1 of one is not query 1 of the next."""
     mask = np.ones((2, 2), dtype=bool)
     parts = [StudentPrediction(((InstanceMask(mask, 0.9, "dog", track),),) * 2) for track in (1, 0, 1)]
-    whole = joined(parts)
+    whole = concatenate_predictions(parts)
     assert [frame[0].track for frame in whole.frames] == [1, 1, 2, 2, 4, 4]
 
 

@@ -127,7 +127,7 @@ def test_learned_positions_stretch_over_clips_of_any_length() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet", "swin"])
-def test_a_mask2former_checkpoint_initialises_it(tmp_path: Path, backbone: str) -> None:
+def test_a_mask2former_checkpoint_initializes_it(tmp_path: Path, backbone: str) -> None:
     torch.manual_seed(3)
     donor = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**mask2former_options(backbone), num_labels=7))
     donor.save_pretrained(tmp_path)

@@ -80,10 +80,10 @@ def test_clips_in_which_nothing_was_found_may_be_left_out(s4: Path, tmp_path: Pa
         label(teacher(set()), dataset, tmp_path / "none", SelfTrainingConfig(drop_empty=True), None)
 
 
-def test_a_clip_that_cannot_be_labelled_or_evaluated_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_a_clip_that_cannot_be_labeled_or_evaluated_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
     dataset = open_dataset("s4", s4, "train")
     bad = dataset.clips[2].id
-    with pytest.raises(InputError, match=f"1 clip could not be labelled, such as {bad}: its frames cannot be read"):
+    with pytest.raises(InputError, match=f"1 clip could not be labeled, such as {bad}: its frames cannot be read"):
         label(teacher(set(), bad), dataset, tmp_path, SelfTrainingConfig(), None)
     root = tmp_path / "ms3"
     write_layout("ms3", root, {"train": 1, "test": 1})

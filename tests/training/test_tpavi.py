@@ -32,12 +32,12 @@ def make(config: TpaviConfig = SMALL, seed: int = 0) -> Tpavi:
     return student.eval()
 
 
-def batch_of(lengths: tuple[int, ...], labelled: tuple[tuple[int, ...], ...] = (), classes: int = 2) -> StudentBatch:
+def batch_of(lengths: tuple[int, ...], labeled: tuple[tuple[int, ...], ...] = (), classes: int = 2) -> StudentBatch:
     """Clips of random pictures, sounds and masks."""
     random, count, size = torch.Generator().manual_seed(5), max(lengths), (64, 64)
     present = torch.tensor([[t < length for t in range(count)] for length in lengths])
-    known = present.clone() if not labelled else torch.zeros_like(present)
-    for row, frames in enumerate(labelled):
+    known = present.clone() if not labeled else torch.zeros_like(present)
+    for row, frames in enumerate(labeled):
         known[row, list(frames)] = True
     shape = (len(lengths), count)
     frames = torch.randint(0, 256, (*shape, 3, *size), generator=random, dtype=torch.uint8)
@@ -47,7 +47,7 @@ def batch_of(lengths: tuple[int, ...], labelled: tuple[tuple[int, ...], ...] = (
         audio=torch.rand((*shape, 128), generator=random) * present[:, :, None],
         present=present,
         masks=torch.randint(0, classes, (*shape, *size), generator=random, dtype=torch.uint8) * known[:, :, None, None],
-        labelled=known,
+        labeled=known,
         weight=known.float(),
         inner=(size,) * len(lengths),
         sizes=((48, 80),) * len(lengths),
@@ -57,7 +57,7 @@ def batch_of(lengths: tuple[int, ...], labelled: tuple[tuple[int, ...], ...] = (
 def short(batch: StudentBatch, clip: int) -> StudentBatch:
     """One clip alone, without its padding frames."""
     alone, length = batch.clip(clip), batch.lengths[clip]
-    names = ("frames", "audio", "present", "masks", "labelled", "weight")
+    names = ("frames", "audio", "present", "masks", "labeled", "weight")
     return replace(alone, **{name: getattr(alone, name)[:, :length] for name in names})
 
 
@@ -166,7 +166,7 @@ def test_a_batch_of_two_equals_two_batches_of_one(lengths: tuple[int, int]) -> N
 
 
 def test_decoding_only_the_frames_that_teach_changes_no_loss_and_no_gradient() -> None:
-    batch = batch_of((5, 3), labelled=((0,), (0, 2)))
+    batch = batch_of((5, 3), labeled=((0,), (0, 2)))
     answers = []
     for every in (False, True):
         student = make().train()
@@ -199,10 +199,10 @@ def test_a_clip_may_be_seen_a_few_frames_at_a_time() -> None:
 
 
 def test_every_frame_is_decoded_where_it_counts() -> None:
-    batch = batch_of((5, 3), labelled=((0,), ()))
+    batch = batch_of((5, 3), labeled=((0,), ()))
     assert len(make()(batch).logits) == 8
     assert len(make(replace(SMALL, avm=0.5)).train()(batch).logits) == 8  # AVM looks at all of them
-    assert len(make().train()(batch_of((5,), labelled=((),))).logits) == 5
+    assert len(make().train()(batch_of((5,), labeled=((),))).logits) == 5
 
 
 def test_the_sound_and_the_other_frames_matter() -> None:
@@ -253,10 +253,10 @@ def test_ms3_starts_from_s4_and_a_semantic_head_from_all_but_the_head(tmp_path: 
     s4 = make(seed=1)
     s4.save_pretrained(tmp_path / "s4")
     ms3 = make(replace(SMALL, avm=0.5), seed=2)
-    ms3.initialise("student", str(tmp_path / "s4"))
+    ms3.initialize("student", str(tmp_path / "s4"))
     assert all(torch.equal(a, b) for a, b in zip(ms3.state_dict().values(), s4.state_dict().values(), strict=True))
     closed = make(replace(SMALL, classes=("background", "dog", "bell")), seed=3)
-    closed.initialise("student", str(tmp_path / "s4"))
+    closed.initialize("student", str(tmp_path / "s4"))
     differing = {
         name
         for name, tensor in closed.state_dict().items()
@@ -273,10 +273,10 @@ def test_a_backbone_starts_from_a_checkpoint_of_its_own_kind(tmp_path: Path) -> 
     donor = PvtV2Backbone(PvtV2Config(**spec.options))
     donor.save_pretrained(tmp_path / "pvt")
     student = make()
-    student.initialise("backbone", str(tmp_path / "pvt"))
+    student.initialize("backbone", str(tmp_path / "pvt"))
     assert all(torch.equal(p, donor.state_dict()[name]) for name, p in student.backbone.state_dict().items())
     with pytest.raises(ModelError, match="ResNetBackbone"):
-        make(replace(SMALL, backbone="resnet_tiny")).initialise("backbone", str(tmp_path / "pvt"))
+        make(replace(SMALL, backbone="resnet_tiny")).initialize("backbone", str(tmp_path / "pvt"))
     assert isinstance(make(replace(SMALL, backbone="resnet_tiny")).backbone, ResNetBackbone)
 
 

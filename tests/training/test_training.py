@@ -102,7 +102,7 @@ def test_a_training_may_be_deterministic_unclipped_and_validated_on_a_few_clips(
     s4: Path, vggish: Path, tmp_path: Path
 ) -> None:
     told: list[tuple[str, int, int]] = []
-    recipe = small(vggish, "deterministic=true", "optimiser.clip_norm=null", "validation.clips=1", "max_steps=1")
+    recipe = small(vggish, "deterministic=true", "optimizer.clip_norm=null", "validation.clips=1", "max_steps=1")
     try:
         done = run(recipe, s4, tmp_path, progress=lambda *what: told.append(what))
         assert torch.are_deterministic_algorithms_enabled()
@@ -171,11 +171,11 @@ def test_a_folder_in_use_is_not_begun_anew_nor_gone_on_with_differently(s4: Path
     run(small(vggish, "max_steps=1"), s4, tmp_path / "run", validate=False)
     with pytest.raises(InputError, match="holds a training; go on with it by --resume"):
         run(small(vggish), s4, tmp_path / "run", validate=False)
-    with pytest.raises(InputError, match="holds a training that differs in optimiser, seed;"):
-        run(small(vggish, "seed=5", "optimiser.lr=1"), s4, tmp_path / "run", validate=False, resume=True)
-    state = tmp_path / "run" / "last" / "training" / "optimiser.safetensors"
+    with pytest.raises(InputError, match="holds a training that differs in optimizer, seed;"):
+        run(small(vggish, "seed=5", "optimizer.lr=1"), s4, tmp_path / "run", validate=False, resume=True)
+    state = tmp_path / "run" / "last" / "training" / "optimizer.safetensors"
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(ModelError, match="is damaged or of another optimiser"):
+    with pytest.raises(ModelError, match="is damaged or of another optimizer"):
         run(small(vggish), s4, tmp_path / "run", validate=False, resume=True)
     (tmp_path / "run" / "train.json").write_text("{}")
     with pytest.raises(InputError, match=r"train\.json was not written by this openavs; choose another --out"):
@@ -283,7 +283,7 @@ def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -
     dataset = open_dataset("s4", s4, "val")
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu", "offline=true"]))
     clip = dataset.clips[0]
-    heard = FeatureCache(chain.ears).of(clip)
+    heard = FeatureCache(chain.extractor).of(clip)
     direct = predict_clip(chain.student, clip.id, read_frames(clip, range(5)), heard, None)
     soft = chain.soft(open_benchmark_clip(clip, clip.id))
     assert direct.probability is not None
@@ -426,7 +426,7 @@ def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish
     ("words", "sentence"),
     [
         (("tpavvi",), "there is no student 'tpavvi'; did you mean 'tpavi'"),
-        (("tpavi", "optimiser.lrr=1"), "there is no key 'optimiser.lrr'; did you mean 'lr'"),
+        (("tpavi", "optimizer.lrr=1"), "there is no key 'optimizer.lrr'; did you mean 'lr'"),
         (("tpavi", "model.backbon=x"), "has no option 'backbon'; did you mean 'backbone'"),
         (("tpavi", "init.head=x"), "has no part 'head' to start from"),
         (("tpavi", "--recipe", "tpavi-s5"), "there is no training recipe 'tpavi-s5'"),
@@ -463,7 +463,7 @@ def test_the_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Pa
     (tmp_path / "my_student.py").write_text(code, encoding="utf-8")
     name = f"{tmp_path / 'my_student.py'}:Mine"
     command = ["train", name, "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu"]
-    done = openavs(*command, "--max-steps", "8", "optimiser.lr=0.05", f"audio={vggish}", "--json", "-q")
+    done = openavs(*command, "--max-steps", "8", "optimizer.lr=0.05", f"audio={vggish}", "--json", "-q")
     assert done.code == 0, done.err
     curve = [loss for _, loss in losses(tmp_path / "run")]
     assert curve[-1] < curve[0]
@@ -507,7 +507,7 @@ def test_every_recipe_is_whole() -> None:
     assert {"tpavi-tiny", "tpavi-s4", "tpavi-ms3", "tpavi-avss"} <= set(training_recipe_names())
     published = [load_training_recipe(name) for name in ("tpavi-s4", "tpavi-ms3", "tpavi-avss")]
     assert [recipe.epochs for recipe in published] == [15, 30, 60]
-    assert {(r.batch, r.optimiser.kind, r.optimiser.lr, r.seed) for r in published} == {(4, "adam", 1e-4, 123)}
+    assert {(r.batch, r.optimizer.kind, r.optimizer.lr, r.seed) for r in published} == {(4, "adam", 1e-4, 123)}
 
 
 def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from openavs.evaluation.datasets.base import Dataset, Task
-from openavs.training.trainer import chosen_figure
+from openavs.training.trainer import selection_figure
 
 
 def dataset(task: Task) -> Dataset:
@@ -30,4 +30,4 @@ def dataset(task: Task) -> Dataset:
 def test_a_split_without_novel_classes_is_chosen_by_its_mean_iou(
     task: Task, figures: dict[str, float | None], chosen: float
 ) -> None:
-    assert chosen_figure(dataset(task), figures) == chosen
+    assert selection_figure(dataset(task), figures) == chosen

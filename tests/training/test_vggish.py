@@ -108,9 +108,9 @@ def test_a_published_checkpoint_is_converted_once(tmp_path: Path) -> None:
     network = Vggish(VggishConfig(width=2, hidden=8))
     torch.save(network.state_dict(), tmp_path / "vggish.pth")
     convert(tmp_path / "vggish.pth", tmp_path / "folder")
-    ears = load_vggish(str(tmp_path / "folder"))
-    assert ears.fingerprint == fingerprint(network.state_dict())
-    assert ears(sound(2)).shape == (2, 128)
+    extractor = load_vggish(str(tmp_path / "folder"))
+    assert extractor.fingerprint == fingerprint(network.state_dict())
+    assert extractor(sound(2)).shape == (2, 128)
 
 
 def test_another_model_and_a_pickle_are_refused(vggish: Path, tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_another_model_and_a_pickle_are_refused(vggish: Path, tmp_path: Path) ->
 def test_a_sound_too_short_is_named_and_one_a_little_short_lends_its_end(
     vggish: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ears = load_vggish(str(vggish))
+    extractor = load_vggish(str(vggish))
     with pytest.raises(InputError, match=r"the sound of clip7 lasts 0\.50 s, and one feature needs 0\.975 s"):
-        features_of(ears, sound(0.5), 5, "clip7")
-    heard = features_of(ears, sound(3), 5, "clip8")
+        features_of(extractor, sound(0.5), 5, "clip7")
+    heard = features_of(extractor, sound(3), 5, "clip8")
     assert heard.shape == (5, 128)
     assert np.array_equal(heard[3], heard[2]) and np.array_equal(heard[4], heard[2])
     assert "the sound of clip8 lasts 3.00 s, too short for its 5 frames: its end is repeated" in caplog.text
@@ -142,14 +142,14 @@ def test_features_are_computed_once_and_belong_to_their_vggish(s4: Path, vggish:
     from openavs.evaluation.benchmark import open_dataset
 
     clip = open_dataset("s4", s4, "val").clips[0]
-    ears = load_vggish(str(vggish))
-    first = FeatureCache(ears, tmp_path).of(clip)
+    extractor = load_vggish(str(vggish))
+    first = FeatureCache(extractor, tmp_path).of(clip)
     with torch.no_grad():
-        ears.network.embeddings[4].bias.add_(1.0)  # type: ignore[union-attr,operator]
-    assert np.array_equal(FeatureCache(ears, tmp_path).of(clip), first)  # from the disk, whatever the network says
-    (kept,) = (tmp_path / ears.fingerprint).iterdir()
+        extractor.network.embeddings[4].bias.add_(1.0)  # type: ignore[union-attr,operator]
+    assert np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # from the disk, whatever the network says
+    (kept,) = (tmp_path / extractor.fingerprint).iterdir()
     kept.write_bytes(b"broken")
-    assert not np.array_equal(FeatureCache(ears, tmp_path).of(clip), first)  # damaged, so computed anew
+    assert not np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # damaged, so computed anew
 
 
 def test_a_file_without_sound_or_no_file_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The audio features of clips, one row of 128 numbers per frame: computed once, kept on disk.
+"""Audio features of clips, one row of 128 numbers per frame, cached on disk.
 
-A feature covers 0.96 s, and frame i has the i-th one, as the published students pair them.
+A feature covers 0.96 s, and frame i has the i-th one, like in the published students.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from openavs.utils.fs import atomic_write
 log = logging.getLogger(__name__)
 
 
-def features_of(ears: VggishExtractor, waveform: Waveform, frames: int, name: str) -> Floats:
-    """Features `[frames, 128]`. A sound that ends early lends its last feature to the frames after it, with a warning.
+def features_of(extractor: VggishExtractor, waveform: Waveform, frames: int, name: str) -> Floats:
+    """Return features `[frames, 128]`. If the audio ends early, its last feature is repeated, with a warning.
 
     Raises:
-        InputError: the sound is shorter than one feature covers.
+        InputError: the audio is shorter than one feature.
     """
-    return _fitted(ears(waveform), frames, waveform.duration, name)
+    return _fitted(extractor(waveform), frames, waveform.duration, name)
 
 
 def _fitted(heard: Floats, frames: int, seconds: float, name: str) -> Floats:
@@ -48,23 +48,23 @@ def _fitted(heard: Floats, frames: int, seconds: float, name: str) -> Floats:
 
 
 class FeatureCache:
-    """Features by the content of the sound's file and the VGGish they come from; `folder` None keeps none on disk."""
+    """Cache of features by the content of the audio file and the VGGish; `folder` None disables the disk."""
 
-    def __init__(self, ears: VggishExtractor, folder: Path | None = None) -> None:
-        self.ears = ears
-        self.folder = None if folder is None else folder / ears.fingerprint
+    def __init__(self, extractor: VggishExtractor, folder: Path | None = None) -> None:
+        self.extractor = extractor
+        self.folder = None if folder is None else folder / extractor.fingerprint
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def of(self, clip: BenchmarkClip) -> Floats:
-        """The clip's features `[T, 128]`; InputError if its sound is absent, broken or too short."""
-        heard, seconds = self._heard(clip.audio)
+        """Return the clip's features `[T, 128]`; raises InputError if its audio is absent, damaged or too short."""
+        heard, seconds = self._file_features(clip.audio)
         return _fitted(heard, len(clip.frames), seconds, clip.id)
 
     def of_all(
         self, clips: Iterable[BenchmarkClip], progress: Callable[[int], None] | None = None
     ) -> dict[str, Floats]:
-        """Features by clip id; `progress` counts the clips."""
+        """Return features by clip id; `progress` counts the clips."""
         found = {}
         for done, clip in enumerate(clips, start=1):
             found[clip.id] = self.of(clip)
@@ -72,8 +72,8 @@ class FeatureCache:
                 progress(done)
         return found
 
-    def _heard(self, sound: Path) -> tuple[Floats, float]:
-        """All features of a file, and its length in s."""
+    def _file_features(self, sound: Path) -> tuple[Floats, float]:
+        """Return all features of a file, and its length in seconds."""
         try:
             data = sound.read_bytes()
         except OSError as problem:
@@ -84,14 +84,14 @@ class FeatureCache:
         waveform = read_audio(sound)
         if waveform is None:
             raise InputError(f"{sound} holds no sound that can be decoded")
-        heard = self.ears(waveform)
+        heard = self.extractor(waveform)
         if path is not None:
             _write(path, heard, waveform.duration)
         return heard, waveform.duration
 
 
 def _write(path: Path, heard: Floats, seconds: float) -> None:
-    """One table: a row that begins with the length in s, then the features."""
+    """Write one table: a row that begins with the length in seconds, then the features."""
     table = np.zeros((len(heard) + 1, heard.shape[1]), dtype=np.float32)
     table[0, 0], table[1:] = seconds, heard
     buffer = io.BytesIO()

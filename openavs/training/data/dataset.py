@@ -1,8 +1,8 @@
 """Training examples and batches.
 
 The order of training is a function of the seed alone: position p of the endless stream of clips is in epoch p // n, at
-place p % n of that epoch's shuffling, and whatever is drawn for it (size, frames, mirroring) comes from a generator of
-its own. So a run that is gone on with at a step sees what it would have seen, on however many devices and loaders.
+place p % n of that epoch's permutation, and its random choices (size, frames, mirroring) come from its own generator. A
+resumed run therefore sees the same examples, on any number of devices and loaders.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from openavs.training.data.labels import ClipLabels
 from openavs.training.data.transforms import choose_frames, runs_of_frames, scale_mask, scale_picture
 
 KEPT = 512 * 2**20
-"""Bytes of scaled examples that a loader process keeps."""
+"""Bytes of scaled examples that a loader process caches."""
 
 
 class LabelSource(Protocol):
-    """Where masks come from; see `labels.py`."""
+    """Source of masks; see `labels.py`."""
 
     def has(self, clip: BenchmarkClip) -> bool: ...
     def frames(self, clip: BenchmarkClip) -> tuple[int, ...]: ...
@@ -41,7 +41,7 @@ class LabelSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TrainingExample:
-    """One clip as a student sees it: pictures uint8 `[T, h, w, 3]`, features `[T, 128]`, masks by place, weights."""
+    """One training example: images uint8 `[T, h, w, 3]`, features `[T, 128]`, masks by position, weights."""
 
     id: str
     pictures: npt.NDArray[np.uint8]
@@ -52,11 +52,11 @@ class TrainingExample:
 
     @property
     def nbytes(self) -> int:
-        """What its pictures and masks take."""
+        """Bytes of its images and masks."""
         return self.pictures.nbytes + sum(mask.nbytes for mask in self.masks.values())
 
     def mirrored(self) -> TrainingExample:
-        """Left and right exchanged."""
+        """Return the example mirrored horizontally."""
         masks = {place: mask[:, ::-1] for place, mask in self.masks.items()}
         return replace(self, pictures=self.pictures[:, :, ::-1], masks=masks)
 
@@ -64,8 +64,8 @@ class TrainingExample:
 class TrainingDataset(TorchDataset[TrainingExample]):
     """The stream of training examples, by position.
 
-    Examples are kept in memory as they are scaled, the first ones up to `KEPT` bytes per loader process: decoding
-    takes a good part of a small student's step.
+    Scaled examples are cached in memory, up to `KEPT` bytes per loader process, because decoding takes a large part of
+    a small student's step.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TrainingDataset(TorchDataset[TrainingExample]):
         self._held = 0
 
     def clip_at(self, position: int) -> BenchmarkClip:
-        """Whose turn it is."""
+        """Return the clip of a position."""
         epoch, place = divmod(position, len(self.clips))
         return self.clips[shuffled(len(self.clips), self.seed, epoch)[place]]
 
@@ -128,12 +128,12 @@ class TrainingDataset(TorchDataset[TrainingExample]):
 
 @lru_cache(maxsize=4)
 def shuffled(count: int, seed: int, epoch: int) -> tuple[int, ...]:
-    """The order of an epoch."""
+    """Return the permutation of an epoch."""
     return tuple(int(i) for i in np.random.default_rng([seed, 0, epoch]).permutation(count))
 
 
 def read_frames(clip: BenchmarkClip, frames: Sequence[int]) -> list[ImageArray]:
-    """Pictures of a clip, which all have one size; InputError names the clip if not."""
+    """Read the frames of a clip, which have one size; the InputError for other sizes names the clip."""
     images = [read_image(clip.frames[i]) for i in frames]
     if any(image.shape != images[0].shape for image in images):
         raise InputError(f"the frames of {clip.id} differ in size; bring them to one size")
@@ -141,7 +141,7 @@ def read_frames(clip: BenchmarkClip, frames: Sequence[int]) -> list[ImageArray]:
 
 
 def collate(examples: Sequence[TrainingExample], multiple: int = 1) -> StudentBatch:
-    """A batch of examples: frames and pictures of different counts and sizes are padded with zeros (see `Batch`)."""
+    """Collate examples to a batch; different lengths and sizes are padded with zeros (see `StudentBatch`)."""
     count = max(len(example.pictures) for example in examples)
     inner = tuple((e.pictures.shape[1], e.pictures.shape[2]) for e in examples)
     height, width = (-(-max(size[axis] for size in inner) // multiple) * multiple for axis in (0, 1))
@@ -149,7 +149,7 @@ def collate(examples: Sequence[TrainingExample], multiple: int = 1) -> StudentBa
     frames = np.zeros((*rows, 3, height, width), dtype=np.uint8)
     masks = np.zeros((*rows, height, width), dtype=np.uint8)
     audio = np.zeros((*rows, examples[0].audio.shape[1]), dtype=np.float32)
-    present, labelled, weight = np.zeros(rows, bool), np.zeros(rows, bool), np.zeros(rows, np.float32)
+    present, labeled, weight = np.zeros(rows, bool), np.zeros(rows, bool), np.zeros(rows, np.float32)
     for i, (example, (h, w)) in enumerate(zip(examples, inner, strict=True)):
         t = len(example.pictures)
         frames[i, :t, :, :h, :w] = example.pictures.transpose(0, 3, 1, 2)
@@ -157,14 +157,14 @@ def collate(examples: Sequence[TrainingExample], multiple: int = 1) -> StudentBa
         present[i, :t] = True
         for place, mask in example.masks.items():
             masks[i, place, :h, :w] = mask
-            labelled[i, place], weight[i, place] = True, example.weights[place]
+            labeled[i, place], weight[i, place] = True, example.weights[place]
     return StudentBatch(
         ids=tuple(example.id for example in examples),
         frames=torch.from_numpy(frames),
         audio=torch.from_numpy(audio),
         present=torch.from_numpy(present),
         masks=torch.from_numpy(masks),
-        labelled=torch.from_numpy(labelled),
+        labeled=torch.from_numpy(labeled),
         weight=torch.from_numpy(weight),
         inner=inner,
         sizes=tuple(example.size for example in examples),
@@ -172,7 +172,7 @@ def collate(examples: Sequence[TrainingExample], multiple: int = 1) -> StudentBa
 
 
 def check_split(batch: int, accumulate: int, devices: int) -> None:
-    """InputError if a step's clips cannot be split over its parts and devices."""
+    """Raise InputError if a step's clips cannot be divided into micro-batches and devices."""
     if batch % (accumulate * devices):
         raise InputError(
             f"a batch of {batch} clips cannot be split evenly over {devices} devices and {accumulate} parts; "
@@ -181,9 +181,9 @@ def check_split(batch: int, accumulate: int, devices: int) -> None:
 
 
 class StepSampler:
-    """Which positions of the stream each step takes: a step's clips, split over micro-batches and devices.
+    """Positions of the stream by step, divided into micro-batches and devices.
 
-    Iterating gives this device's micro-batches from `start` on, `accumulate` of them per step.
+    Iteration yields this device's micro-batches from `start` on, `accumulate` of them per step.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class StepSampler:
 
 
 class _Collate:
-    """`collate` with its padding, in a form that a loader's process can be handed."""
+    """`collate` with its padding as a picklable callable."""
 
     def __init__(self, multiple: int) -> None:
         self.multiple = multiple
@@ -215,7 +215,7 @@ class _Collate:
 
 
 def loader(clips: TrainingDataset, positions: StepSampler, workers: int) -> DataLoader[StudentBatch]:
-    """Batches in the order of the positions, read by `workers` processes."""
+    """Return a loader of batches in the order of the positions, with `workers` processes."""
     made: DataLoader[Any] = DataLoader(
         clips,
         batch_sampler=positions,
@@ -229,7 +229,7 @@ def loader(clips: TrainingDataset, positions: StepSampler, workers: int) -> Data
 def batches_to_predict(
     name: str, images: Sequence[ImageArray], audio: Floats, view: TransformConfig
 ) -> Iterator[StudentBatch]:
-    """A clip as a student predicts it: consecutive runs of frames, one batch each, without labels."""
+    """Yield a clip as batches of consecutive runs of frames, without labels."""
     for run in runs_of_frames(len(images), view.frames):
         pictures = np.stack([scale_picture(images[i], view.sides[-1], view) for i in run])
         size = (images[run[0]].shape[0], images[run[0]].shape[1])

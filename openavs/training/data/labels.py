@@ -1,6 +1,6 @@
-"""Where training masks come from: the ground truth, or pseudo-labels in the layout of predictions.
+"""Sources of training masks: the ground truth, or pseudo-labels in the layout of predictions.
 
-A frame either has a mask or is not labelled. Frames without a file, and clips without any, are never background.
+A frame has a mask or is unlabeled. Frames without a file, and clips without any, are never background.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ Which = Literal["annotated", "all"]
 
 @dataclass(frozen=True)
 class GroundTruthLabels:
-    """The masks that the benchmark gives."""
+    """The benchmark's masks."""
 
     dataset: Dataset
 
     def has(self, clip: BenchmarkClip) -> bool:
-        """Whether the clip has any mask."""
+        """Return whether the clip has any mask."""
         return bool(clip.annotated)
 
     def frames(self, clip: BenchmarkClip) -> tuple[int, ...]:
-        """The frames that have a mask."""
+        """Return the frames with a mask."""
         return clip.annotated
 
     def read(self, clip: BenchmarkClip, frames: Iterable[int]) -> ClipLabels:
-        """The masks of those of the frames that have one."""
+        """Read the masks of those of the frames that have one."""
         wanted = set(frames)
         masks = (self.dataset.read_native or self.dataset.read_truth)(clip)
         return {i: mask.astype(np.uint8) for i, mask in zip(clip.annotated, masks, strict=True) if i in wanted}
 
     def weight(self, clip: BenchmarkClip, frame: int) -> float:
-        """The truth is certain."""
+        """Return 1: the ground truth is certain."""
         return 1.0
 
 
 class PseudoLabels:
     """The masks in a folder of predictions, or in the output folder of `evaluate --split train` or `label`.
 
-    `which` frames: those for which the benchmark has a mask, as the paper swaps one label for the other, or `all` that
-    the folder holds. A grey value of more than half is foreground. `weighted` takes each frame's weight from the
-    folder's confidence.json, `{clip id: [one number in [0, 1] per frame]}`; else all count 1. Clips that the folder's
-    left_out.json lists (an array of ids) are passed over.
+    `which` selects the frames: those with a mask in the benchmark, because the paper exchanges labels one by one, or
+    `all` of the folder. A gray value above one half is foreground. `weighted` reads each frame's weight from the
+    folder's confidence.json, `{clip id: [one number in [0, 1] per frame]}`; otherwise all weights are 1. Clips in the
+    folder's left_out.json (an array of ids) are skipped.
     """
 
     def __init__(self, dataset: Dataset, folder: Path, which: Which = "annotated", weighted: bool = False) -> None:
@@ -76,21 +76,21 @@ class PseudoLabels:
             )
 
     def has(self, clip: BenchmarkClip) -> bool:
-        """Whether the clip has any mask."""
+        """Return whether the clip has any mask."""
         return bool(self._frames[clip.id])
 
     def frames(self, clip: BenchmarkClip) -> tuple[int, ...]:
-        """The frames that have a mask."""
+        """Return the frames with a mask."""
         return self._frames[clip.id]
 
     def read(self, clip: BenchmarkClip, frames: Iterable[int]) -> ClipLabels:
-        """The masks of those of the frames that have one."""
+        """Read the masks of those of the frames that have one."""
         read = _foreground if self.dataset.task == "binary" else read_index
         held = set(self._frames[clip.id])
         return {i: read(self.folder / clip.predictions[i]) for i in frames if i in held}
 
     def weight(self, clip: BenchmarkClip, frame: int) -> float:
-        """How much a frame's mask counts."""
+        """Return the weight of a frame's mask."""
         if self._weights is None:
             return 1.0
         own = self._weights.get(clip.id)

@@ -1,4 +1,4 @@
-"""A clip's pictures and masks as a student looks at them: chosen frames, scaled, cut, mirrored."""
+"""Transforms of images and masks: choice of frames, scaling, cropping, mirroring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Labels = npt.NDArray[np.uint8]
 
 
 def scaled_size(size: Size, side: int, view: TransformConfig) -> Size:
-    """Return the (height, width) that a picture of `size` is scaled to, before a square is cut from it.
+    """Return the (height, width) of an image of `size` after scaling, before the crop.
 
     For a crop the longer side is rounded down, as AVSS's published loader does.
     """
@@ -29,32 +29,32 @@ def scaled_size(size: Size, side: int, view: TransformConfig) -> Size:
 
 
 def scale_picture(image: ImageArray, side: int, view: TransformConfig) -> ImageArray:
-    """A picture `[H, W, 3]` scaled bilinearly."""
+    """Scale an image `[H, W, 3]` bilinearly."""
     size = scaled_size((image.shape[0], image.shape[1]), side, view)
     return _cut(_resized(image, size, Pillow.Resampling.BILINEAR), side, view)
 
 
 def scale_mask(mask: Labels, of: Size, side: int, view: TransformConfig) -> Labels:
-    """A mask `[h, w]` of a picture of size `of`, scaled by the nearest pixel to lie on the scaled picture.
+    """Scale a mask `[h, w]` of an image of size `of` by the nearest pixel, to fit the scaled image.
 
-    A mask may be stored at another size than its picture (AVSS compares both at 224 x 224).
+    A mask may be stored at another size than its image (AVSS compares both at 224 x 224).
     """
     return _cut(_resized(mask, scaled_size(of, side, view), Pillow.Resampling.NEAREST), side, view)
 
 
 def choose_frames(
-    count: int, labelled: Sequence[int], wanted: int | None, random: np.random.Generator
+    count: int, labeled: Sequence[int], wanted: int | None, random: np.random.Generator
 ) -> tuple[int, ...]:
-    """The frames of a training example, in order: all, or `wanted` of them of which one at least is labelled."""
+    """Return the frames of a training example, in order: all, or `wanted` of them with at least one labeled."""
     if wanted is None or wanted >= count:
         return tuple(range(count))
-    first = int(random.choice(np.asarray(labelled))) if labelled else int(random.integers(count))
+    first = int(random.choice(np.asarray(labeled))) if labeled else int(random.integers(count))
     others = [i for i in range(count) if i != first]
     return tuple(sorted([first, *(int(i) for i in random.choice(others, wanted - 1, replace=False))]))
 
 
 def runs_of_frames(count: int, wanted: int | None) -> list[range]:
-    """The frames of a clip in consecutive runs of `wanted`; the last one may be shorter."""
+    """Return the frames of a clip in consecutive runs of `wanted`; the last one may be shorter."""
     step = wanted or max(count, 1)
     return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
@@ -66,7 +66,7 @@ def _resized(pixels: npt.NDArray[np.uint8], size: Size, how: Pillow.Resampling) 
 
 
 def _cut(pixels: npt.NDArray[np.uint8], side: int, view: TransformConfig) -> npt.NDArray[np.uint8]:
-    """Cut the centered square if the view wants one; half a pixel is rounded to the even one, as published."""
+    """Cut the centered square if the view wants one; half pixels are rounded to even, as published."""
     if view.fit != "crop":
         return pixels
     top, left = (round((length - side) / 2) for length in pixels.shape[:2])

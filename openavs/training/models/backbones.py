@@ -1,4 +1,4 @@
-"""The picture networks TPAVI stands on, by name: PVT-v2 and ResNet of transformers, maps at strides 4, 8, 16 and 32."""
+"""Image backbones by name: PVT-v2 and ResNet of transformers, with maps at strides 4, 8, 16 and 32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """How one is made: the class behind it, its configuration, and the hub's ImageNet weights if there are any."""
+    """A backbone: its class, its configuration, and its ImageNet weights on the hub, if any."""
 
     kind: str
     options: Mapping[str, Any]
@@ -51,14 +51,14 @@ BACKBONES: Mapping[str, Backbone] = {
 
 
 def backbone(name: str) -> Backbone:
-    """The backbone of a name; InputError names the nearest."""
+    """Return the backbone of a name; the InputError suggests the nearest."""
     if name not in BACKBONES:
         raise InputError(f"there is no backbone {name!r}; {did_you_mean(name, BACKBONES)}")
     return BACKBONES[name]
 
 
 def make_backbone(name: str, drop_path: float = 0.0) -> nn.Module:
-    """Builds it with random weights; its output has `feature_maps`, four of them. ResNets have no `drop_path`."""
+    """Build a backbone with random weights; its output has four `feature_maps`. ResNets have no `drop_path`."""
     spec = backbone(name)
     made: nn.Module
     if spec.kind == "resnet":

@@ -1,8 +1,8 @@
-"""VGGish: sound to one feature of 128 numbers per 0.96 s, the audio front end that the students share (frozen).
+"""VGGish: one feature of 128 numbers per 0.96 s of audio; the frozen audio encoder of the students.
 
-Written after the published model's description; the names of its tensors are those of the public file
+Written from the published model's description. The names of its tensors are those of the public file
 `vggish-10086976.pth` (`features.*`, `embeddings.*`; 72,141,184 parameters), which `python -m openavs.models.convert`
-converts once to safetensors. No PCA and no quantisation, as the papers use it.
+converts to safetensors. No PCA and no quantization, like in the papers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KIND = "vggish"
 
 @dataclass(frozen=True)
 class VggishConfig:
-    """The public model's sizes. `width` is the first convolution's channels, of which the others are multiples."""
+    """Sizes of the public model. `width` is the number of channels of the first convolution; others are multiples."""
 
     width: int = 64
     hidden: int = 4096
@@ -37,7 +37,7 @@ class VggishConfig:
 
 
 class Vggish(nn.Module):
-    """Examples `[N, 96, 64]` to features `[N, 128]`, all at least 0."""
+    """Maps examples `[N, 96, 64]` to features `[N, 128]`, all at least 0."""
 
     def __init__(self, config: VggishConfig | None = None) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def _convolutions(width: int) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class VggishExtractor:
-    """A loaded VGGish: turns a sound into features, and can be told from any other by its fingerprint."""
+    """A loaded VGGish, identified by the fingerprint of its weights."""
 
     network: Vggish
     ref: str
@@ -78,14 +78,14 @@ class VggishExtractor:
 
     @torch.no_grad()
     def __call__(self, waveform: Waveform) -> Floats:
-        """Features `[n, 128]`, one per whole 0.96 s."""
+        """Return features `[n, 128]`, one per whole 0.96 s."""
         heard = torch.from_numpy(examples(waveform))
         parts = [self.network(part.to(self.device)).cpu() for part in torch.split(heard, 64)]
         return np.asarray(torch.cat(parts)) if parts else np.zeros((0, self.network.config.features), np.float32)
 
 
 def load_vggish(ref: str, device: torch.device | str = "cpu", offline: bool = False) -> VggishExtractor:
-    """Loads a VGGish folder: config.json with `"model_type": "vggish"` and *.safetensors, in float32.
+    """Load a VGGish folder: config.json with `"model_type": "vggish"` and *.safetensors, in float32.
 
     Raises:
         ModelError: no such folder, pickle weights, or another model.
@@ -104,7 +104,7 @@ def load_vggish(ref: str, device: torch.device | str = "cpu", offline: bool = Fa
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """A hash of tensors by name, the same whatever file they come from."""
+    """Return a hash of tensors by name, independent of their file."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous().float()
@@ -114,7 +114,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def save_vggish(network: Vggish, folder: Path) -> None:
-    """Writes a folder that `load_vggish` takes."""
+    """Write a folder for `load_vggish`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(save(dict(network.state_dict())))
     config = {"model_type": KIND, **asdict(network.config)}

@@ -46,7 +46,7 @@ def objectness_loss(
 ) -> torch.Tensor:
     """Weighted mean cross-entropy of `[B, Q, 2]`; queries without an object count `weights.none` each.
 
-    A clip counts as much as its labelled frames do on average.
+    A clip counts as much as its labeled frames do on average.
     """
     wanted = torch.full(logits.shape[:2], NONE, device=logits.device)
     for clip, (queries, _) in enumerate(matches):

@@ -1,4 +1,4 @@
-"""Which query answers for which object: the cheapest one-to-one assignment, judged over all labelled frames at once."""
+"""Which query answers for which object: the cheapest one-to-one assignment, judged over all labeled frames at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OBJECT, NONE = 0, 1
 
 @dataclass(frozen=True, eq=False)
 class MatcherTarget:
-    """What sounds in one clip: `masks` float `[N, L, H, W]` of N objects in its L labelled frames, which are `frames`.
+    """What sounds in one clip: `masks` float `[N, L, H, W]` of N objects in its L labeled frames, which are `frames`.
 
     `weight` `[L]` in [0, 1] is how much each frame counts. An object may be empty in some of the frames.
     """

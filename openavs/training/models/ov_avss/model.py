@@ -71,7 +71,7 @@ class OvAvss(Student):
         sides = self.config.sides if training else (self.config.test_side,)
         return TransformConfig(sides, "keep", multiple=STRIDE, flip=training, frames=self.config.frames)
 
-    def initialise(self, part: str, ref: str) -> None:
+    def initialize(self, part: str, ref: str) -> None:
         """`mask2former`: a Mask2FormerForUniversalSegmentation of the same sizes; `backbone`: ImageNet weights."""
         if part == "mask2former":
             donor = from_mask2former(resolve(ref, self.offline), audio_frames=self.config.frames)
@@ -83,7 +83,7 @@ class OvAvss(Student):
         elif part == "backbone":
             self._start_backbone(ref)
         else:
-            super().initialise(part, ref)
+            super().initialize(part, ref)
 
     def _start_backbone(self, ref: str) -> None:
         from openavs.models.hub import load_pretrained
@@ -121,9 +121,9 @@ class OvAvss(Student):
         return [answers[row] for row in range(len(shapes))]
 
     def loss(self, output: Output, batch: StudentBatch) -> dict[str, Tensor]:
-        """See `localiser_loss`. A clip without a labelled frame teaches nothing; all objects are of one class."""
-        labelled = (batch.labelled & batch.present).any(1).tolist()
-        rows = [row for row, known in enumerate(labelled) if known]
+        """See `localiser_loss`. A clip without a labeled frame teaches nothing; all objects are of one class."""
+        labeled = (batch.labeled & batch.present).any(1).tolist()
+        rows = [row for row, known in enumerate(labeled) if known]
         if not rows:
             nothing = torch.stack([answer.masks.sum() for own in output for answer in own]).sum() * 0.0
             return {"loss": nothing, **dict.fromkeys(("objectness", "mask", "dice"), nothing.detach())}
@@ -229,10 +229,10 @@ def _pixels(batch: StudentBatch, row: int, padded: Size) -> Tensor:
 
 
 def _target(batch: StudentBatch, row: int) -> MatcherTarget:
-    """One object per class of the clip's labelled frames."""
+    """One object per class of the clip's labeled frames."""
     height, width = _padded(batch.inner[row])
     present = batch.present[row]
-    frames = batch.labelled[row][present].nonzero()[:, 0]
+    frames = batch.labeled[row][present].nonzero()[:, 0]
     masks = batch.masks[row, :, :height, :width][present][frames]
     kinds = [kind for kind in np.unique(masks.cpu().numpy()).tolist() if kind]
     objects = torch.stack([masks == kind for kind in kinds]) if kinds else masks[None][:0]

@@ -1,7 +1,7 @@
 """The OV-AVSS localiser: frames and their sound to the masks of whatever sounds, of any class.
 
 It is transformers' Mask2Former with a time axis and the sound added. Inherited parameters keep their names, so that a
-`Mask2FormerForUniversalSegmentation` checkpoint initialises it (`from_mask2former`).
+`Mask2FormerForUniversalSegmentation` checkpoint initializes it (`from_mask2former`).
 """
 
 from __future__ import annotations

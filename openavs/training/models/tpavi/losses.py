@@ -10,10 +10,10 @@ from torch.nn import functional
 
 
 def binary_loss(logits: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
-    """Binary cross-entropy, the mean over pixels and labelled frames.
+    """Binary cross-entropy, the mean over pixels and labeled frames.
 
     Args:
-        logits: `[L, 1, H, W]` of the labelled frames.
+        logits: `[L, 1, H, W]` of the labeled frames.
         masks: `[L, H, W]`, 0 and 1.
         weight: `[L]`, how much each frame counts; all 1 is the published loss.
     """
@@ -22,7 +22,7 @@ def binary_loss(logits: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
 
 
 def semantic_loss(logits: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy over classes, the mean over pixels and labelled frames; `logits` are `[L, classes, H, W]`."""
+    """Cross-entropy over classes, the mean over pixels and labeled frames; `logits` are `[L, classes, H, W]`."""
     pixels = functional.cross_entropy(logits.float(), masks.long(), reduction="none")
     return _weighted(pixels.mean(dim=(1, 2)), weight)
 
@@ -37,13 +37,13 @@ def avm_loss(logits: Tensor, maps: Sequence[Tensor], heard: Sequence[Tensor], we
     The pooled features are the mean over all pixels of the stage's map times the mask. Binary: the mask is the sigmoid
     of the logits averaged to the stage's size, and the divergence is summed over all frames and channels, as published
     (so it grows with the batch). Classes: the mask is the share of pixels that are not background, which has no
-    gradient, and the divergence is the weighted mean over frames: an unlabelled frame has weight 0, as published.
+    gradient, and the divergence is the weighted mean over frames: an unlabeled frame has weight 0, as published.
 
     Args:
         logits: `[M, classes, H, W]`.
         maps: by stage, `[M, c, h, w]` after a ReLU.
         heard: by stage, the aligned audio `[M, c]`.
-        weight: `[M]`, the weight of each frame in the loss of classes; 1 for labelled and 0 for unlabelled frames is
+        weight: `[M]`, the weight of each frame in the loss of classes; 1 for labeled and 0 for unlabeled frames is
             the published loss. Binary masks do not use it.
     """
     binary = logits.shape[1] == 1

@@ -40,7 +40,7 @@ class TpaviConfig:
     `classes` are the names of all classes, the background first; none for binary masks. `avm` is the weight of the AVM
     loss (published: 0 for S4, 0.5 otherwise), `drop_path` the share of a PVT's blocks left out in training. `crop`
     trains on centred squares instead of squeezed pictures, as AVSS does. `frames` of a clip are seen together: so many
-    are drawn for a step, one of them labelled, and runs of as many are answered; none takes all of them, as published.
+    are drawn for a step, one of them labeled, and runs of as many are answered; none takes all of them, as published.
     With 1 every frame has its own second of sound alone, which clips need where sources start and stop.
     """
 
@@ -92,7 +92,7 @@ class Tpavi(Student):
         self.decoder = Decoder(config.channels, max(1, len(config.classes)))
 
     @classmethod
-    def fitted(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
+    def adapt_config(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
         """The benchmark's classes as its own where the settings name none."""
         return settings if task == "binary" else {"classes": list(classes), **settings}
 
@@ -104,10 +104,10 @@ class Tpavi(Student):
             need = f"one of its {len(wanted)} classes" if wanted else "a binary one"
             raise InputError(f"this TPAVI has {have} where the benchmark needs {need}; train another for it")
 
-    def initialise(self, part: str, ref: str) -> None:
+    def initialize(self, part: str, ref: str) -> None:
         """`backbone`: ImageNet weights of the same backbone; `student`: another TPAVI (MS3 from S4)."""
         if part != "backbone":
-            return super().initialise(part, ref)
+            return super().initialize(part, ref)
         from openavs.models.hub import load_pretrained
 
         fresh: Any = self.backbone
@@ -133,29 +133,29 @@ class Tpavi(Student):
             new, sound = interaction(neck(stage), audio, clips)
             maps.append(new)
             heard.append(sound)
-        decoded = self._wanted(batch.labelled[batch.present])
+        decoded = self._wanted(batch.labeled[batch.present])
         logits = self.decoder([stage[decoded] for stage in maps])
         return TpaviOutput(logits, decoded, maps, heard, clips)
 
-    def _wanted(self, labelled: Tensor) -> Tensor:
+    def _wanted(self, labeled: Tensor) -> Tensor:
         """Which frames are decoded: in training without AVM only those that teach, a fifth of them on S4. The decoder
         looks at each frame alone, so losses and gradients are the same."""
-        sparse = self.training and not self.config.avm and bool(labelled.any())
-        return labelled if sparse else torch.ones_like(labelled)
+        sparse = self.training and not self.config.avm and bool(labeled.any())
+        return labeled if sparse else torch.ones_like(labeled)
 
     def loss(self, output: TpaviOutput, batch: StudentBatch) -> dict[str, Tensor]:
-        labelled = batch.labelled[batch.present][output.decoded]
-        masks, weight = batch.masks[batch.labelled], batch.weight[batch.labelled]
+        labeled = batch.labeled[batch.present][output.decoded]
+        masks, weight = batch.masks[batch.labeled], batch.weight[batch.labeled]
         of_masks = semantic_loss if self.config.classes else binary_loss
         if len(masks):
-            mask_loss = of_masks(output.logits[labelled], masks, weight)
+            mask_loss = of_masks(output.logits[labeled], masks, weight)
         else:
             mask_loss = output.logits.sum() * 0.0  # a batch without a label teaches no masks
         if not self.config.avm:
             return {"loss": mask_loss}
         # In the published model the decoder's in-place ReLU has been applied to the maps at this point.
         maps = [stage.relu() for stage in output.maps]
-        avm = avm_loss(output.logits, maps, output.heard, (batch.weight * batch.labelled)[batch.present])
+        avm = avm_loss(output.logits, maps, output.heard, (batch.weight * batch.labeled)[batch.present])
         return {"loss": mask_loss + self.config.avm * avm, "mask": mask_loss, "avm": avm}
 
     @torch.no_grad()
