@@ -23,7 +23,7 @@ StudentArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="STUDENT [KEY=VALUE...]",
-        help="tpavi, ov-avss, a plug-in or ./file.py:Class; recipe overrides such as optimiser.lr=3e-4.",
+        help="tpavi, ov-avss, a plug-in or ./file.py:Class; recipe overrides such as optimizer.lr=3e-4.",
         show_default=False,
     ),
 ]

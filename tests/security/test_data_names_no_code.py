@@ -249,7 +249,7 @@ def test_checkpoints_of_a_training(openavs: Run, tmp_path: Path, evil: Path, can
     refused = openavs(*words, "--max-steps", "2", "--resume")
     assert refused.code == 2 and "differs in student" in refused.err
     edit(out / "train.json", lambda data: data["recipe"].update(student="tpavi"))
-    for name in ("model.safetensors", "training/optimiser.safetensors", "training/state.json"):
+    for name in ("model.safetensors", "training/optimizer.safetensors", "training/state.json"):
         path = out / "last" / name
         kept = path.read_bytes()
         path.write_bytes(pickle.dumps(Bomb(canary)))

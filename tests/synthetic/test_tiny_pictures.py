@@ -19,7 +19,7 @@ def test_it_knows_what_is_in_a_picture() -> None:
 def test_the_small_students_start_from_it() -> None:
     recipe = load_training_recipe("tpavi-tiny")
     student = Tpavi.build(recipe.model)
-    student.initialise("backbone", recipe.init["backbone"])
+    student.initialize("backbone", recipe.init["backbone"])
     model = load_pretrained(ResNetForImageClassification, resolve("openavs:tiny/resnet"), torch.float32, "cpu")
     first, taken = model.resnet.state_dict(), student.backbone.state_dict()
     assert all(torch.equal(first[name], tensor) for name, tensor in taken.items() if name in first)
