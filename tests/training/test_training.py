@@ -371,7 +371,7 @@ def test_a_student_for_which_memory_runs_out_says_so(s4: Path, trained: Path, mo
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(chain.student, "predict", full)
-    with pytest.raises(OutOfMemoryError, match="take a smaller model"):
+    with pytest.raises(OutOfMemoryError, match="use a smaller model"):
         chain(open_benchmark_clip(open_dataset("s4", s4, "val").clips[0], "a clip"))
 
 
@@ -402,7 +402,7 @@ def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, t
         StudentPipeline.from_recipe(load_recipe(f"student:{tmp_path / 'student'}", ["device=cpu"]))
     student.facts.clear()
     student.save_pretrained(tmp_path / "alone" / "student")
-    with pytest.raises(ModelError, match=r"does not say which VGGish it hears with; put its folder at .*/vggish"):
+    with pytest.raises(ModelError, match=r"does not record its VGGish; put its folder at .*/vggish"):
         StudentPipeline.from_recipe(load_recipe(f"student:{tmp_path / 'alone' / 'student'}", ["device=cpu"]))
 
 

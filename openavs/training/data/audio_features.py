@@ -83,7 +83,7 @@ class FeatureCache:
             return kept[1:], float(kept[0, 0])
         waveform = read_audio(sound)
         if waveform is None:
-            raise InputError(f"{sound} holds no sound that can be decoded")
+            raise InputError(f"{sound} has no audio that can be decoded")
         heard = self.extractor(waveform)
         if path is not None:
             _write(path, heard, waveform.duration)
