@@ -32,8 +32,14 @@ if TYPE_CHECKING:
         segmentation_to_json as segmentation_to_json,
         write_result as write_result,
     )
-    from openavs.structures.types import (
+    from openavs.structures.masks import (
         RLE as RLE,
+        mask_to_rle as mask_to_rle,
+        rle_to_mask as rle_to_mask,
+        segments_to_label_map as segments_to_label_map,
+        segments_to_mask as segments_to_mask,
+    )
+    from openavs.structures.types import (
         AudioWindow as AudioWindow,
         Caption as Caption,
         Clip as Clip,
@@ -46,10 +52,6 @@ if TYPE_CHECKING:
         Rejection as Rejection,
         Segment as Segment,
         Waveform as Waveform,
-        mask_to_rle as mask_to_rle,
-        rle_to_mask as rle_to_mask,
-        segments_to_label_map as segments_to_label_map,
-        segments_to_mask as segments_to_mask,
     )
 
 _HOMES = {
@@ -68,8 +70,8 @@ _HOMES = {
     "openavs.registry": ("Registry",),
     "openavs.results.result": ("Result", "read_result"),
     "openavs.results.serialization": ("segmentation_from_json", "segmentation_to_json", "write_result"),
+    "openavs.structures.masks": ("RLE", "mask_to_rle", "rle_to_mask", "segments_to_label_map", "segments_to_mask"),
     "openavs.structures.types": (
-        "RLE",
         "Caption",
         "Clip",
         "Detection",
@@ -82,10 +84,6 @@ _HOMES = {
         "ClipResult",
         "Waveform",
         "AudioWindow",
-        "mask_to_rle",
-        "rle_to_mask",
-        "segments_to_label_map",
-        "segments_to_mask",
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,7 +10,8 @@ import yaml
 STAGES = '''
 import numpy as np
 
-from openavs.structures.types import Caption, Detection, Mask, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Caption, Detection, Mask
 
 
 class Ear:

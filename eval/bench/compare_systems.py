@@ -57,7 +57,8 @@ from workloads import BOXES, SIZES, WORKLOADS, Workload, build_pipeline, save_mo
 
 from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.boxes import iou as box_iou
-from openavs.structures.types import RLE, Box, Clip, ClipResult, FrameResult, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.types import Box, Clip, ClipResult, FrameResult
 
 logger = logging.getLogger("compare_systems")
 

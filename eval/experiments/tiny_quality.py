@@ -33,7 +33,8 @@ from openavs.evaluation.metrics.metrics import BinaryMetrics, SemanticMetrics
 from openavs.evaluation.metrics.silence import SilenceMetrics
 from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.types import ClipResult, segments_to_label_map, segments_to_mask
+from openavs.structures.masks import segments_to_label_map, segments_to_mask
+from openavs.structures.types import ClipResult
 from openavs.synthetic.categories import KINDS
 from openavs.synthetic.datasets import FRAME_TIME, SEMANTIC_SIZE, scene_to_clip, semantic_layout, write_layout
 from openavs.synthetic.scenes import Role, SceneSpec, plan_scene, sample_scene, scene_rng

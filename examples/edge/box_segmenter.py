@@ -22,7 +22,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from openavs.errors import ModelError
-from openavs.structures.types import BoolMask, Box, ImageArray, Mask, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import BoolMask, Box, ImageArray, Mask
 
 BINS = 16  # of the color histograms, per channel
 SMOOTH = 4.0  # cost of a cut between two equal pixels; the unary cost of a pixel is up to COLOR_LIMIT + 4

@@ -20,7 +20,8 @@ from openavs.config.recipe import load_recipe
 from openavs.evaluation.metrics.metrics import BinaryMetrics
 from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.types import BoolMask, Clip, ClipResult, segments_to_mask
+from openavs.structures.masks import segments_to_mask
+from openavs.structures.types import BoolMask, Clip, ClipResult
 from openavs.visualization.overlay import paint_frame
 
 

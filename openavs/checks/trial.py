@@ -304,7 +304,7 @@ def _box_mask(frame: Frame, box: Detection) -> Mask:
     """The mask of all pixels of a box."""
     import numpy as np
 
-    from openavs.structures.types import mask_to_rle
+    from openavs.structures.masks import mask_to_rle
 
     x0, y0, x1, y1 = map(round, box.box)
     mask = np.zeros(frame.image.shape[:2], dtype=np.bool_)

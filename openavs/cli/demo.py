@@ -101,7 +101,7 @@ def mean_iou(scene: Scene, result: ClipResult) -> float:
     import numpy as np
 
     from openavs.evaluation.metrics.functional import frame_j
-    from openavs.structures.types import segments_to_mask
+    from openavs.structures.masks import segments_to_mask
 
     scores = []
     for frame in result.frames:

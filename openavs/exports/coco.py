@@ -18,8 +18,8 @@ from openavs import __version__
 from openavs.exports.base import Categories, ExportItem, image_name, write_images
 from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
 from openavs.exports.registry import ExportOptions, ExportSummary, MaskCode
-from openavs.structures.masks import rle_runs
-from openavs.structures.types import RLE, ClipResult, FrameResult, Segment, rle_to_mask
+from openavs.structures.masks import RLE, rle_runs, rle_to_mask
+from openavs.structures.types import ClipResult, FrameResult, Segment
 
 
 class CocoImage(TypedDict):

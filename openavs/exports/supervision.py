@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from openavs.exports.base import Categories
-from openavs.structures.types import ClipResult, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import ClipResult
 from openavs.utils.optional_deps import import_optional
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from openavs.media.encode_alpha import (
     file_audio,
     write_transparent,
 )
-from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, segments_to_mask
+from openavs.structures.masks import segments_to_mask
+from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult
 from openavs.visualization.overlay import FrameTimeline, OverlayPainter
 
 MARGIN = 8  # invisible pixels kept around a mask: lossy codecs mix the colors of neighbors

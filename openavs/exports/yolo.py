@@ -15,7 +15,8 @@ import numpy as np
 from openavs.exports.base import Categories, ExportItem, image_name, write_images
 from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
 from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.structures.types import ClipResult, FrameResult, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import ClipResult, FrameResult
 
 
 def to_yolo_seg(

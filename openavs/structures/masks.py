@@ -1,11 +1,59 @@
-"""Validation of run-length codes: pycocotools' C decoder writes out of bounds for invalid ones."""
+"""Masks as COCO run-length codes: encoding, decoding, validation and rendering of segments.
+
+Converters are functions named `a_to_b`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
 from openavs.errors import InputError
-from openavs.structures.types import RLE
+
+if TYPE_CHECKING:
+    from openavs.structures.types import BoolMask, ImageArray, Segment
 
 MAX_PIXELS = 1 << 28  # of a mask; a code of three letters can stand for any number
+
+
+@dataclass(frozen=True)
+class RLE:
+    """A binary mask as COCO's compressed run-length code (column-major); `size` is (height, width)."""
+
+    size: tuple[int, int]
+    counts: str
+
+    @cached_property
+    def area(self) -> int:
+        """Number of foreground pixels."""
+        from pycocotools import mask as coco
+
+        return int(coco.area(self._coco))
+
+    @property
+    def _coco(self) -> dict[str, Any]:
+        return {"size": list(self.size), "counts": self.counts.encode("ascii")}
+
+
+def mask_to_rle(mask: BoolMask) -> RLE:
+    """Encode a boolean mask `[H, W]`."""
+    from pycocotools import mask as coco
+
+    if mask.ndim != 2:
+        raise ValueError(f"a mask is [H, W], not {list(mask.shape)}")
+    code = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return RLE((int(mask.shape[0]), int(mask.shape[1])), code["counts"].decode("ascii"))
+
+
+def rle_to_mask(rle: RLE) -> BoolMask:
+    """Decode to a boolean mask `[H, W]`."""
+    from pycocotools import mask as coco
+
+    return np.asarray(coco.decode(rle._coco), dtype=np.bool_)
 
 
 def check_rle(rle: RLE, where: str) -> None:
@@ -23,6 +71,7 @@ def rle_runs(rle: RLE, where: str) -> list[int]:
     Raises:
         InputError: not a run-length code of a mask of this size, or a huge mask.
     """
+    # pycocotools' C decoder writes out of bounds for invalid codes, so this check precedes every decoding of a file.
     if rle.size[0] * rle.size[1] > MAX_PIXELS:
         raise InputError(f"{where} is a mask of {rle.size[0]} x {rle.size[1]} pixels, over the limit of {MAX_PIXELS}")
     runs: list[int] = []
@@ -40,3 +89,25 @@ def rle_runs(rle: RLE, where: str) -> list[int]:
     if shift or min(rle.size) < 0 or any(run < 0 for run in runs) or sum(runs) != rle.size[0] * rle.size[1]:
         raise InputError(f"{where}: the run-length code does not fill a mask of {rle.size[0]} x {rle.size[1]} pixels")
     return runs
+
+
+def segments_to_mask(segments: Sequence[Segment], size: tuple[int, int]) -> BoolMask:
+    """Return the union of the segments as one boolean mask `[H, W]` (OpenAVS, eq. 2)."""
+    union = np.zeros(size, dtype=np.bool_)
+    for segment in segments:
+        union |= rle_to_mask(segment.mask)
+    return union
+
+
+def segments_to_label_map(segments: Sequence[Segment], values: Sequence[int], size: tuple[int, int]) -> ImageArray:
+    """Return a label map, uint8 `[H, W]`; where segments overlap, the highest score wins; 0 is the background.
+
+    Args:
+        segments: the segments.
+        values: the number of each segment, in 1..255: a class index or an instance number.
+        size: (height, width) in pixels.
+    """
+    painted = np.zeros(size, dtype=np.uint8)
+    for position in sorted(range(len(segments)), key=lambda i: segments[i].score):
+        painted[rle_to_mask(segments[position].mask)] = values[position]
+    return painted

@@ -1,22 +1,22 @@
-"""The one vocabulary: the frozen data classes that pass between the stages.
+"""Frozen data classes that pass between the stages.
 
-Conventions, the same everywhere: images are uint8 RGB `[H, W, 3]`; boxes are `(x0, y0, x1, y1)` in pixels of the
+Conventions: images are uint8 RGB `[H, W, 3]`; boxes are `(x0, y0, x1, y1)` in pixels of the
 original frame; times are seconds from the start of the clip; scores are in [0, 1]; masks are kept as COCO run-length
-codes (`RLE`) and decoded one frame at a time. Converters are free functions named `a_to_b`.
+codes (`RLE`) and decoded one frame at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
+from openavs.structures.masks import RLE
 
 ImageArray = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 BoolMask = npt.NDArray[np.bool_]  # [H, W]
@@ -214,42 +214,6 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class RLE:
-    """A binary mask as COCO's compressed run-length code (column-major); `size` is (height, width)."""
-
-    size: tuple[int, int]
-    counts: str
-
-    @cached_property
-    def area(self) -> int:
-        """Number of foreground pixels."""
-        from pycocotools import mask as coco
-
-        return int(coco.area(self._coco))
-
-    @property
-    def _coco(self) -> dict[str, Any]:
-        return {"size": list(self.size), "counts": self.counts.encode("ascii")}
-
-
-def mask_to_rle(mask: BoolMask) -> RLE:
-    """Encode a boolean mask `[H, W]`."""
-    from pycocotools import mask as coco
-
-    if mask.ndim != 2:
-        raise ValueError(f"a mask is [H, W], not {list(mask.shape)}")
-    code = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return RLE((int(mask.shape[0]), int(mask.shape[1])), code["counts"].decode("ascii"))
-
-
-def rle_to_mask(rle: RLE) -> BoolMask:
-    """Decode to a boolean mask `[H, W]`."""
-    from pycocotools import mask as coco
-
-    return np.asarray(coco.decode(rle._coco), dtype=np.bool_)
-
-
-@dataclass(frozen=True)
 class Segment:
     """One sounding object in one frame.
 
@@ -344,25 +308,3 @@ class ClipResult:
     models: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-
-def segments_to_mask(segments: Sequence[Segment], size: tuple[int, int]) -> BoolMask:
-    """Return the union of the segments as one boolean mask `[H, W]` (OpenAVS, eq. 2)."""
-    union = np.zeros(size, dtype=np.bool_)
-    for segment in segments:
-        union |= rle_to_mask(segment.mask)
-    return union
-
-
-def segments_to_label_map(segments: Sequence[Segment], values: Sequence[int], size: tuple[int, int]) -> ImageArray:
-    """Return a label map, uint8 `[H, W]`; where segments overlap, the highest score wins; 0 is the background.
-
-    Args:
-        segments: the segments.
-        values: the number of each segment, in 1..255: a class index or an instance number.
-        size: (height, width) in pixels.
-    """
-    painted = np.zeros(size, dtype=np.uint8)
-    for position in sorted(range(len(segments)), key=lambda i: segments[i].score):
-        painted[rle_to_mask(segments[position].mask)] = values[position]
-    return painted

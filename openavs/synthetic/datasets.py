@@ -19,7 +19,8 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.base import synthetic_clip_name
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.media import write_video, write_wav
-from openavs.structures.types import BoolMask, Clip, Frame, ImageArray, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import BoolMask, Clip, Frame, ImageArray
 from openavs.synthetic.categories import BY_NAME
 from openavs.synthetic.scenes import SPLITS, Scene, SceneSpec, sample_scene
 from openavs.visualization.colors import voc_palette

@@ -26,7 +26,8 @@ from openavs.media.log_mel import RATE, SHORTEST, Floats
 from openavs.models.device import resolve_device
 from openavs.models.oom import translate_oom_errors
 from openavs.pipeline.pipeline import Progress
-from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment, Waveform, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment, Waveform
 from openavs.training.base import InstanceMask, Size, Student, StudentPrediction
 from openavs.training.data.audio_features import features_of
 from openavs.training.data.dataset import batches_to_predict

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from openavs.models.catalog import is_only_synthetic
-from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult, ImageArray, Segment, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult, ImageArray, Segment
 from openavs.visualization.colors import RGB, Palette, palette_of, text_color
 
 SYNTHETIC = "synthetic demo model"

@@ -12,7 +12,8 @@ from pathlib import Path
 from openavs.media import write_overlay
 from openavs.results.result import Result
 from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, segmentation_to_json
-from openavs.structures.types import Clip, ClipResult, Segment, segments_to_label_map
+from openavs.structures.masks import segments_to_label_map
+from openavs.structures.types import Clip, ClipResult, Segment
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import OverlayPainter

@@ -15,7 +15,8 @@ from openavs.evaluation.datasets.avsbench_ov import read_ov
 from openavs.evaluation.datasets.avsbench_semantic import read_avss
 from openavs.evaluation.datasets.classes import BASE, CLASSES
 from openavs.labeling.readers import benchmark as source_benchmark
-from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import SEMANTIC_SIZE, write_layout
 from openavs.visualization.colors import voc_palette
 from tests.benchmark_clips import write_predictions

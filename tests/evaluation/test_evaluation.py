@@ -24,7 +24,8 @@ from openavs.evaluation.predictor import Predictor, folder_names, to_sample
 from openavs.jobs.loader import ClipLoader
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache
-from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import write_layout
 from tests.benchmark_clips import write_predictions
 

@@ -13,7 +13,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.youtube_vis import read_annotations
-from openavs.structures.types import mask_to_rle
+from openavs.structures.masks import mask_to_rle
 
 MASK = np.zeros((6, 8), dtype=bool)
 MASK[1:4, 2:7] = True

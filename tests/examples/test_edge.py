@@ -22,7 +22,8 @@ from openavs.stages.captioners.base import Captioner
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.vocabulary import load_vocabulary
-from openavs.structures.types import AudioWindow, Clip, Frame, ImageArray, Waveform, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import AudioWindow, Clip, Frame, ImageArray, Waveform
 from openavs.utils.plugins import load_file_class
 from tests.examples.tiny_onnx import write_onnx
 

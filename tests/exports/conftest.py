@@ -12,17 +12,8 @@ import pytest
 from openavs.exports.base import ExportItem, open_source
 from openavs.jobs.save import save_result
 from openavs.media import write_video
-from openavs.structures.types import (
-    BoolMask,
-    Caption,
-    ClipResult,
-    FrameResult,
-    Prompt,
-    Rejection,
-    Segment,
-    Waveform,
-    mask_to_rle,
-)
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult, Prompt, Rejection, Segment, Waveform
 
 SIZE = (48, 64)
 FPS = 5  # of the video; results have a frame a second

@@ -18,7 +18,8 @@ from openavs.exports.avsbench import clip_chunks, to_label_map
 from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.registry import ExportOptions, export
 from openavs.media import read_audio
-from openavs.structures.types import ClipResult, segments_to_mask
+from openavs.structures.masks import segments_to_mask
+from openavs.structures.types import ClipResult
 from tests.exports.conftest import LEFT, SIZE, by_hand, pair, ring
 
 DOG, BELL = CLASSES.index("dog"), CLASSES.index("bell")

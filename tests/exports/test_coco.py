@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.coco import to_coco
 from openavs.exports.registry import ExportOptions, export
-from openavs.structures.types import ClipResult, mask_to_rle, rle_to_mask
+from openavs.structures.masks import mask_to_rle, rle_to_mask
+from openavs.structures.types import ClipResult
 from tests.exports.conftest import SIZE, disc, pair, ring
 
 

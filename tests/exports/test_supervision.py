@@ -10,7 +10,8 @@ import pytest
 from openavs.errors import InputError
 from openavs.exports.base import Categories
 from openavs.exports.supervision import to_supervision
-from openavs.structures.types import ClipResult, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import ClipResult
 
 
 def test_without_the_package_one_sentence_says_how_to_get_it(

@@ -14,7 +14,8 @@ from openavs.exports.base import Categories, run_items
 from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
 from openavs.exports.registry import ExportOptions, export
 from openavs.exports.yolo import to_yolo_seg
-from openavs.structures.types import BoolMask, ClipResult, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import BoolMask, ClipResult
 from tests.exports.conftest import SIZE, disc, pair, ring
 
 SCALE = 8  # Pillow fills whole pixels, so it is given small ones

@@ -15,7 +15,8 @@ from openavs.exports.avsbench import to_label_map
 from openavs.exports.base import Categories, run_items
 from openavs.exports.registry import ExportOptions, MaskCode, export
 from openavs.exports.youtube_vis import to_youtube_vis
-from openavs.structures.types import ClipResult, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import ClipResult
 from tests.exports.conftest import by_hand, disc, pair, ring, segment
 
 

@@ -34,17 +34,8 @@ from openavs.results.serialization import read_result, segmentation_from_json, s
 from openavs.stages.translators import chat_client
 from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer
 from openavs.stages.translators.prompting import parse_prompt
-from openavs.structures.types import (
-    RLE,
-    Caption,
-    ClipResult,
-    FrameResult,
-    Prompt,
-    Rejection,
-    Segment,
-    mask_to_rle,
-    rle_to_mask,
-)
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
 from openavs.visualization.colors import voc_palette
 
 SENTENCES = (InputError, ModelError, ParseError, chat_client.TransientError)

@@ -27,17 +27,8 @@ from openavs.stages.trackers.sam3_video import Sam3VideoTracker
 from openavs.stages.translators.base import Request
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.verifiers.clip import ClipVerifier
-from openavs.structures.types import (
-    RLE,
-    AudioWindow,
-    Caption,
-    Frame,
-    ImageArray,
-    Segment,
-    Waveform,
-    mask_to_rle,
-    rle_to_mask,
-)
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.types import AudioWindow, Caption, Frame, ImageArray, Segment, Waveform
 from tests import tiny_audio, tiny_detectors, tiny_lms, tiny_models, tiny_sams
 from tests.stages.verifiers.tiny_clip import make_clip
 

@@ -88,7 +88,7 @@ def _pipeline(device: str, dtype: str) -> Any:
 
 
 def _masks(result: Any) -> list[list[Any]]:
-    from openavs.structures.types import rle_to_mask
+    from openavs.structures.masks import rle_to_mask
 
     return [
         [segment.phrase, segment.score, float(rle_to_mask(segment.mask).mean())]

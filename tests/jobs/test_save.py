@@ -13,7 +13,8 @@ import pytest
 from openavs.errors import InputError
 from openavs.jobs.save import save_result
 from openavs.results.serialization import read_result
-from openavs.structures.types import ClipResult, FrameResult, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import ClipResult, FrameResult, Segment
 
 RECIPE: dict[str, Any] = {"name": "r", "sample": {"fps": 1.0}, "detector": {"use": "box", "threshold": 0.25}}
 

@@ -23,7 +23,7 @@ from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.segment_anything import SegmentAnythingSegmenter, infer_sizes
-from openavs.structures.types import rle_to_mask
+from openavs.structures.masks import rle_to_mask
 from tests.packages.sam_names import carry_across
 from tests.stages.segmenters.images import picture, some_boxes
 from tests.tiny_models import make_sam

@@ -11,7 +11,8 @@ import pytest
 from openavs.errors import InvalidOutputError
 from openavs.pipeline.validation import validate_outputs
 from openavs.stages.verifiers.base import Verdict
-from openavs.structures.types import Caption, Detection, Mask, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Caption, Detection, Mask
 
 SIZE = (4, 6)
 

@@ -11,6 +11,7 @@ import pytest
 
 from openavs.pipeline.pipeline import Pipeline, PipelineConfig
 from openavs.stages.translators.base import Request, Translation
+from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import (
     AudioWindow,
     Box,
@@ -22,7 +23,6 @@ from openavs.structures.types import (
     ImageArray,
     Mask,
     Waveform,
-    mask_to_rle,
 )
 from openavs.utils.background_writer import BackgroundWriter
 

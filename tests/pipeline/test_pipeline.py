@@ -13,7 +13,8 @@ import torch
 from openavs.errors import InputError
 from openavs.pipeline.frames import audio_window
 from openavs.pipeline.pipeline import Pipeline, RunContext
-from openavs.structures.types import Caption, Clip, ClipResult, Frame, FrameResult, rle_to_mask, segments_to_mask
+from openavs.structures.masks import rle_to_mask, segments_to_mask
+from openavs.structures.types import Caption, Clip, ClipResult, Frame, FrameResult
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, Scene, plan_scene, sample_scene, scene_rng
 

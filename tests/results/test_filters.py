@@ -11,7 +11,8 @@ from openavs.config.recipe import LabelFilterConfig
 from openavs.jobs.index import finished_row
 from openavs.jobs.sample import Sample
 from openavs.results.filters import agreement, apply_label_filters
-from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
 
 
 def segment(phrase: str, share: float, score: float = 0.5, mask_score: float | None = None) -> Segment:

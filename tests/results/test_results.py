@@ -29,17 +29,8 @@ from openavs.results.serialization import (
     segmentation_to_json,
     write_result,
 )
-from openavs.structures.types import (
-    RLE,
-    Caption,
-    ClipResult,
-    FrameResult,
-    Prompt,
-    Rejection,
-    Segment,
-    mask_to_rle,
-    rle_to_mask,
-)
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
 from openavs.visualization.colors import voc_palette
 
 

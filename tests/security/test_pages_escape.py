@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from openavs.evaluation.report import write_benchmark_report
-from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Prompt, Rejection, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Prompt, Rejection, Segment
 from openavs.visualization.notebook import summary
 from openavs.visualization.report import write_report
 from tests.evaluation.pages import report_of, write_dataset

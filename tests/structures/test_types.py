@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.structures.types import Waveform, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Waveform
 
 SECOND = np.zeros(16000, dtype=np.float32)
 

@@ -13,7 +13,7 @@ from PIL import Image as Pil
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES, S4_CATEGORIES
 from openavs.media import probe, read_audio
-from openavs.structures.types import RLE, rle_to_mask
+from openavs.structures.masks import RLE, rle_to_mask
 from openavs.synthetic.datasets import sample_scene, write_clip, write_layout
 from openavs.visualization.colors import voc_palette
 

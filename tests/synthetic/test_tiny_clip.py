@@ -8,7 +8,8 @@ from transformers import AutoTokenizer, CLIPModel
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.models.hub import load_pretrained, load_processor, resolve
 from openavs.stages.verifiers.clip import ClipVerifier
-from openavs.structures.types import Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Segment
 from openavs.synthetic.datasets import scene_frames
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.training.models.ov_avss.classifier import MaskClassifier

@@ -13,7 +13,7 @@ from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSe
 
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import ResolvedModel, resolve
-from openavs.structures.types import segments_to_label_map
+from openavs.structures.masks import segments_to_label_map
 from openavs.training.base import InstanceMask, StudentPrediction
 from openavs.training.config import load_training_recipe
 from openavs.training.inference import concatenate_predictions, label_maps
@@ -186,7 +186,8 @@ def slow_map(masks: torch.Tensor, chances: torch.Tensor, size: tuple[int, int]) 
 
 
 def painted(prediction: StudentPrediction, names: list[str], size: tuple[int, int]) -> np.ndarray:
-    from openavs.structures.types import Segment, mask_to_rle
+    from openavs.structures.masks import mask_to_rle
+    from openavs.structures.types import Segment
 
     def segment(found: InstanceMask) -> Segment:
         return Segment(mask_to_rle(found.mask), (0, 0, 1, 1), str(found.label), found.score)

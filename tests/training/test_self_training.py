@@ -15,7 +15,8 @@ from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.predictor import Predictor
-from openavs.structures.types import Clip, ClipResult, FrameResult, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Clip, ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import write_layout
 from openavs.training.config import load_training_recipe
 from openavs.training.data.labels import PseudoLabels

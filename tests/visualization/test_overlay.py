@@ -8,7 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from openavs.structures.types import Caption, ClipResult, FrameResult, ImageArray, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Caption, ClipResult, FrameResult, ImageArray, Segment
 from openavs.visualization.colors import DISTINCT, Palette, palette_of, text_color, voc_palette
 from openavs.visualization.overlay import FrameTimeline, OverlayPainter, paint, paint_frame
 

@@ -17,17 +17,8 @@ from PIL import Image
 
 from openavs.media import open_clip, probe, write_video
 from openavs.results.result import Result
-from openavs.structures.types import (
-    Caption,
-    ClipResult,
-    Frame,
-    FrameResult,
-    Prompt,
-    Rejection,
-    Segment,
-    Waveform,
-    mask_to_rle,
-)
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Prompt, Rejection, Segment, Waveform
 from openavs.visualization.report import MAX_IMAGES, report_frames, write_report
 
 SIZE = (90, 160)

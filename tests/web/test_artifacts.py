@@ -16,7 +16,8 @@ from pycocotools.coco import COCO
 from openavs.media import open_clip, probe
 from openavs.results.result import Result
 from openavs.results.serialization import segmentation_from_json
-from openavs.structures.types import Caption, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import Caption
 from openavs.web.artifacts import captions_vtt, filter_instances, list_instances, write_files, write_overlay_video
 from openavs.web.inference import ModelCache, SegmentRequest, run_request
 from tests.web.conftest import CONFIG

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.tables import is_plain_name
-from openavs.structures.masks import check_rle
-from openavs.structures.types import RLE, BoolMask
+from openavs.structures.masks import RLE, check_rle
+from openavs.structures.types import BoolMask
 from openavs.utils.text import did_you_mean
 
 _INDEX = {name: index for index, name in enumerate(CLASSES)}

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.structures.types import Box, ImageArray, Mask, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Box, ImageArray, Mask
 
 
 class BoxSegmenter:

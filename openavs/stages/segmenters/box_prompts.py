@@ -14,7 +14,8 @@ from openavs.errors import InputError, InvalidOutputError
 from openavs.models.device import frames_per_batch, resolve_device, resolve_matmul_dtype
 from openavs.models.hub import ResolvedModel, load_pretrained, resolve
 from openavs.models.ops.sam import prepare_encoder
-from openavs.structures.types import BoolMask, Box, ImageArray, Mask, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import BoolMask, Box, ImageArray, Mask
 
 MAX_BOXES = 64  # per call of a mask decoder, which needs 30 to 40 MB per box at full size
 MAX_UPSCALED_PIXELS = 1 << 26  # of float32 masks that are upscaled together: 256 MB, or one mask

@@ -19,7 +19,8 @@ from openavs.errors import InputError, InvalidOutputError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.stages.segmenters.preprocess import SquareResize
-from openavs.structures.types import Box, Detection, ImageArray, Mask, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Box, Detection, ImageArray, Mask
 
 _MASK_THRESHOLD = 0.5  # probability from which a pixel belongs to a mask
 _MAX_TEXTS = 1024  # phrases whose features are cached, 32 kB each at full size

@@ -31,7 +31,8 @@ from openavs.stages.segmenters.box_prompts import (
     select_best_mask,
 )
 from openavs.stages.segmenters.preprocess import longest_edge_size
-from openavs.structures.types import Box, ImageArray, Mask, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import Box, ImageArray, Mask
 from openavs.utils.optional_deps import import_optional
 
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # the package's, for pixels of 0 to 255

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from openavs.structures.types import RLE, Box, Rejection, Segment
+from openavs.structures.masks import RLE
+from openavs.structures.types import Box, Rejection, Segment
 
 IouMatrix = npt.NDArray[np.float64]  # [tracks, segments], each in [0, 1]
 

@@ -17,7 +17,8 @@ import torch
 
 from openavs.errors import InvalidOutputError
 from openavs.stages.segmenters.preprocess import SquareResize
-from openavs.structures.types import RLE, ImageArray, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.types import ImageArray
 
 T = TypeVar("T")
 

@@ -21,7 +21,8 @@ from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.models.ops.normalize import normalization_table, normalize_bytes
 from openavs.stages.verifiers.base import Verdict
-from openavs.structures.types import BoolMask, ImageArray, Segment, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import BoolMask, ImageArray, Segment
 
 NEGATIVE_PROMPTS = (
     "a photo of nothing in particular",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.structures.types import mask_to_rle
+from openavs.structures.masks import mask_to_rle
 from tests.conftest import ROOT
 
 FRAMES, PHRASES, BOXES = 2, 3, 2

@@ -10,7 +10,7 @@ import pytest
 from openavs.errors import InputError
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.box import BoxSegmenter
-from openavs.structures.types import rle_to_mask
+from openavs.structures.masks import rle_to_mask
 
 IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
 

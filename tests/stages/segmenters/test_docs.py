@@ -16,7 +16,7 @@ import yaml
 from openavs.config.recipe import load_recipe, recipe_from_dict
 from openavs.registry import Registry, check_backends
 from openavs.stages.segmenters.base import Segmenter
-from openavs.structures.types import rle_to_mask
+from openavs.structures.masks import rle_to_mask
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 

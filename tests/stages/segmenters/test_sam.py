@@ -18,7 +18,8 @@ from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.box_prompts import masks_per_chunk
 from openavs.stages.segmenters.sam import LongestEdgeResize, SamSegmenter
-from openavs.structures.types import Box, ImageArray, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import Box, ImageArray
 from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import SAM_SIZE, make_clap, make_sam
 

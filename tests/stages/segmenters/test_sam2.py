@@ -18,7 +18,8 @@ from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.preprocess import SquareResize
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
-from openavs.structures.types import Box, ImageArray, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import Box, ImageArray
 from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import make_clap
 from tests.tiny_sams import IMAGENET, SAM2_SIZE, make_sam2, make_sam2_video

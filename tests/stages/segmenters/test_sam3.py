@@ -15,7 +15,8 @@ from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.segmenters import sam3
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.structures.types import ImageArray, rle_to_mask
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import ImageArray
 from tests.stages.segmenters.images import picture
 from tests.tiny_models import make_clap
 from tests.tiny_sams import HALVES, SAM3_SIZE, make_sam3

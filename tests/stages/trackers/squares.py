@@ -8,7 +8,8 @@ import numpy as np
 
 from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.base import TrackedFrame
-from openavs.structures.types import RLE, Frame, Rejection, Segment, mask_to_rle
+from openavs.structures.masks import RLE, mask_to_rle
+from openavs.structures.types import Frame, Rejection, Segment
 
 SIZE = (40, 120)
 FPS = 8.0

@@ -7,7 +7,8 @@ from typing import Any
 
 from openavs.stages.trackers.association import key_frames, mask_box
 from openavs.stages.trackers.propagation import TrackerConfig, propagate_tracks
-from openavs.structures.types import RLE, ImageArray, Rejection
+from openavs.structures.masks import RLE
+from openavs.structures.types import ImageArray, Rejection
 from tests.stages.trackers.squares import frames, segment, square, tracks
 
 

@@ -20,7 +20,8 @@ from openavs.stages.verifiers import clip
 from openavs.stages.verifiers.base import Verdict, Verifier
 from openavs.stages.verifiers.calibration import calibrate
 from openavs.stages.verifiers.clip import ClipVerifier
-from openavs.structures.types import BoolMask, ImageArray, Rejection, Segment, mask_to_rle
+from openavs.structures.masks import mask_to_rle
+from openavs.structures.types import BoolMask, ImageArray, Rejection, Segment
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.stages.segmenters.images import picture

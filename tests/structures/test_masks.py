@@ -13,16 +13,16 @@ from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
 from openavs.exports.coco import JsonListWriter, coco_box, coco_categories, coco_rle, merged
-from openavs.structures.masks import MAX_PIXELS, check_rle
-from openavs.structures.types import (
+from openavs.structures.masks import (
+    MAX_PIXELS,
     RLE,
-    BoolMask,
-    Segment,
+    check_rle,
     mask_to_rle,
     rle_to_mask,
     segments_to_label_map,
     segments_to_mask,
 )
+from openavs.structures.types import BoolMask, Segment
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
