@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,9 +34,8 @@ _EMBEDDED = Path(__file__).parents[1] / "assets"
 _WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*"]
 _UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # subfolders and second copies of the weights
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _LICENSE = re.compile(r"^license(?:_name)?:.*(?:\n[ -].*)*", re.MULTILINE)  # a top-level key with its nested lines
-_LOCK_HEADER = "# The commit of each model reference; to update one, delete its line.\n"
 # The pull requests that the hub's converter opens for repositories with pickles only, as transformers finds them, and
 # the ref in the hub's cache under which the commit of the one in use is recorded.
 _CONVERTER, _CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
@@ -68,63 +67,19 @@ class ResolvedModel:
         return {"revision": self.revision, "license": self.license, "path": str(self.path)}
 
 
-@dataclass(frozen=True)
-class ModelLockfile:
-    """The commits that hub references are pinned to: a small YAML file of `reference: commit` lines."""
-
-    pins: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ModelLockfile:
-        """Read a lock file (YAML or JSON); a missing file pins nothing.
-
-        Raises:
-            ModelError: the file is malformed.
-        """
-        if not Path(path).exists():
-            return cls()
-        try:
-            pins = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
-        except (InputError, UnicodeDecodeError) as error:
-            raise ModelError(f"the lock file {path} is not YAML ({_first_line(error)}); fix or delete it") from error
-        if not isinstance(pins, dict) or not all(_COMMIT.fullmatch(str(commit)) for commit in pins.values()):
-            raise ModelError(f"the lock file {path} must contain lines 'reference: 40-digit commit'; fix or delete it")
-        return cls({str(ref): str(commit) for ref, commit in pins.items()})
-
-    def save(self, path: str | Path) -> None:
-        """Write the file, sorted and atomically."""
-        import yaml
-
-        text = _LOCK_HEADER + yaml.safe_dump(self.pins, sort_keys=True)
-        atomic_write(Path(path), text.encode("utf-8"))
-
-    def pin(self, resolved: ResolvedModel) -> ModelLockfile:
-        """Return this lock with one more model; it is unchanged if the reference has no commit or names one."""
-        named = _COMMIT.fullmatch(resolved.ref.partition("@")[2])
-        if resolved.revision is None or named or not resolved.ref.startswith("hf:"):
-            return self
-        return ModelLockfile({**self.pins, resolved.ref: resolved.revision})
-
-    def pinned(self, ref: str) -> str:
-        """Return the reference with its commit instead of its branch, or unchanged if it is not pinned."""
-        commit = self.pins.get(ref)
-        return f"{ref.partition('@')[0]}@{commit}" if commit else ref
-
-
-def resolve(ref: str, offline: bool = False, lock: ModelLockfile | None = None) -> ResolvedModel:
+def resolve(ref: str, offline: bool = False) -> ResolvedModel:
     """Find or download a model and check that its folder is complete.
 
     Args:
         ref: the reference.
         offline: use only local and cached files, as the environment variable HF_HUB_OFFLINE=1 does.
-        lock: commits to use instead of branches.
 
     Raises:
         ModelError: the model is missing, gated, incomplete, not cached, or has pickle weights only.
     """
     converted = False
     if ref.startswith("hf:"):
-        path, converted = _from_hub(lock.pinned(ref) if lock else ref, offline or _offline_environment())
+        path, converted = _from_hub(ref, offline or _offline_environment())
     elif ref.startswith("openavs:"):
         path = _embedded(ref)
     else:
@@ -143,7 +98,7 @@ def download_command(ref: str) -> str:
 
 def is_pinned(ref: str) -> bool:
     """Return whether a reference always means the same weights: it names a commit, or is part of this package."""
-    return ref.startswith("openavs:") or (ref.startswith("hf:") and bool(_COMMIT.fullmatch(ref.partition("@")[2])))
+    return ref.startswith("openavs:") or (ref.startswith("hf:") and bool(COMMIT.fullmatch(ref.partition("@")[2])))
 
 
 def check_folder(path: Path, ref: str) -> None:
@@ -238,7 +193,7 @@ def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
     wanted: dict[str, Any] = {"allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
     cached_only = offline
     try:
-        if not offline and _COMMIT.fullmatch(revision or ""):
+        if not offline and COMMIT.fullmatch(revision or ""):
             try:  # snapshot_download lists the files of a commit first, and retries for half a minute without a network
                 HfApi().repo_info(name, revision=revision)
             except transport as error:
@@ -292,7 +247,7 @@ def _offline_environment() -> bool:
 
 def _commit(path: Path) -> str | None:
     """Return the commit of a cached snapshot: the hub's cache names the folder after it."""
-    return path.name if path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name) else None
+    return path.name if path.parent.name == "snapshots" and COMMIT.fullmatch(path.name) else None
 
 
 def _license(path: Path) -> str | None:

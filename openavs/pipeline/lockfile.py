@@ -9,14 +9,60 @@ recipes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from openavs.config.recipe import Recipe, recipe_from_dict
-from openavs.errors import InputError
-from openavs.models.hub import ModelLockfile, ResolvedModel
+from openavs.errors import InputError, ModelError
+from openavs.models.hub import COMMIT, is_pinned
+from openavs.utils.fs import atomic_write
+from openavs.utils.strict_yaml import parse_yaml
 
-__all__ = ["add_to_lock", "load_lock", "pin_recipe"]
+_HEADER = "# The commit of each model reference; to update one, delete its line.\n"
+
+
+@dataclass(frozen=True)
+class ModelLockfile:
+    """The commits that hub references are pinned to: a small YAML file of `reference: commit` lines."""
+
+    pins: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelLockfile:
+        """Read a lock file (YAML or JSON); a missing file pins nothing.
+
+        Raises:
+            ModelError: the file is malformed.
+        """
+        if not Path(path).exists():
+            return cls()
+        try:
+            pins = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
+        except (InputError, UnicodeDecodeError) as error:
+            line = str(error).partition("\n")[0]
+            raise ModelError(f"the lock file {path} is not YAML ({line:.160}); fix or delete it") from error
+        if not isinstance(pins, dict) or not all(COMMIT.fullmatch(str(commit)) for commit in pins.values()):
+            raise ModelError(f"the lock file {path} must contain lines 'reference: 40-digit commit'; fix or delete it")
+        return cls({str(ref): str(commit) for ref, commit in pins.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, sorted and atomically."""
+        import yaml
+
+        text = _HEADER + yaml.safe_dump(self.pins, sort_keys=True)
+        atomic_write(Path(path), text.encode("utf-8"))
+
+    def pin(self, ref: str, commit: str) -> ModelLockfile:
+        """Return this lock with one more model; only references of the hub that name no commit are pinned."""
+        if is_pinned(ref) or not ref.startswith("hf:"):
+            return self
+        return ModelLockfile({**self.pins, ref: commit})
+
+    def pinned(self, ref: str) -> str:
+        """Return the reference with its commit instead of its branch, or unchanged if it is not pinned."""
+        commit = self.pins.get(ref)
+        return f"{ref.partition('@')[0]}@{commit}" if commit else ref
 
 
 def load_lock(path: Path) -> ModelLockfile:
@@ -52,7 +98,7 @@ def add_to_lock(path: Path, models: Mapping[str, Mapping[str, Any]]) -> ModelLoc
     lock = known = load_lock(path)
     for ref, facts in models.items():
         if ref not in lock.pins and facts.get("revision"):  # a server's models and a student's parts have none
-            lock = lock.pin(ResolvedModel(Path(facts["path"]), ref, facts["revision"]))
+            lock = lock.pin(ref, facts["revision"])
     if lock != known or not path.exists():
         try:
             lock.save(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openavs.config.recipe import load_recipe
-from openavs.models.hub import ModelLockfile
+from openavs.pipeline.lockfile import ModelLockfile
 from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome

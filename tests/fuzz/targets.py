@@ -29,7 +29,8 @@ from openavs.jobs.job import Job
 from openavs.jobs.progress import JobProgress
 from openavs.labeling.readers import files as source_files, table as source_manifest, webdataset as source_tars
 from openavs.media.images import read_image
-from openavs.models.hub import ModelLockfile, ResolvedModel, check_folder
+from openavs.models.hub import ResolvedModel, check_folder
+from openavs.pipeline.lockfile import ModelLockfile
 from openavs.results.serialization import read_result, segmentation_from_json, segmentation_to_json
 from openavs.stages.translators import chat_client
 from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer

@@ -19,7 +19,7 @@ from transformers.utils import logging as log
 
 from openavs.errors import ModelError
 from openavs.models.catalog import find_weights
-from openavs.models.hub import ModelLockfile, download_command, load_pretrained, load_processor, resolve
+from openavs.models.hub import download_command, load_pretrained, load_processor, resolve
 from tests.model_hub import Hub, PullRequest, client_settings, serving
 from tests.tiny_models import make_sam
 
@@ -185,27 +185,6 @@ def test_a_folder_without_a_tokenizer_is_refused(sam: Path) -> None:
         load_processor(AutoTokenizer, resolve(str(sam)))
 
 
-# --------------------------------------------------------------------------------------------------------------- lock
-
-
-def test_a_lock_pins_references_and_survives_a_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "openavs.lock"
-    assert ModelLockfile.load(path).pinned("hf:a/b") == "hf:a/b"  # no file pins nothing
-    ModelLockfile({"hf:a/b": COMMIT, "hf:a/b@main": COMMIT}).save(path)
-    lock = ModelLockfile.load(path)
-    assert lock.pinned("hf:a/b") == lock.pinned("hf:a/b@main") == f"hf:a/b@{COMMIT}"
-    assert lock.pinned("hf:a/b@v2") == "hf:a/b@v2"
-    assert lock.pinned("./folder") == "./folder"
-
-
-@pytest.mark.parametrize("text", ["- a list", "hf:a/b: main", "{", "word"])
-def test_a_malformed_lock_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "openavs.lock"
-    path.write_text(text)
-    with pytest.raises(ModelError, match="the lock file"):
-        ModelLockfile.load(path)
-
-
 # ---------------------------------------------------------------------------------------------------------------- hub
 
 
@@ -231,13 +210,14 @@ def hub() -> Iterator[str]:
 
 ASK = """
 import json, sys
-from openavs.models.hub import ModelLockfile, resolve
+from openavs.models.hub import resolve
+from openavs.pipeline.lockfile import ModelLockfile
 from openavs.errors import ModelError
 lock = ModelLockfile(json.loads(sys.argv[1]))
 answers = []
 for ref in sys.argv[2:]:
     try:
-        found = resolve(ref, lock=lock)
+        found = resolve(lock.pinned(ref))
         files = sorted(p.name for p in found.path.iterdir())
         answers.append([found.revision, found.license, files, *["converted"] * found.converted])
     except ModelError as error:

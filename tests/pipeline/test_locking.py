@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from openavs.config.recipe import load_recipe
-from openavs.errors import OpenAVSError
+from openavs.errors import ModelError, OpenAVSError
 from openavs.media import write_video
-from openavs.models.hub import ModelLockfile
-from openavs.pipeline.lockfile import add_to_lock, load_lock, pin_recipe
+from openavs.pipeline.lockfile import ModelLockfile, add_to_lock, load_lock, pin_recipe
 from openavs.structures.types import Waveform
 from tests.conftest import ROOT
 from tests.model_hub import Hub, client_settings, serving
@@ -134,3 +133,21 @@ def test_a_locked_run_goes_on_with_its_models_when_the_branch_has_moved(tmp_path
     assert second["recipe"] == json.loads(first)["recipe"]
     assert second["recipe"]["segmenter"]["model"] == "hf:org/sam@main"
     assert ModelLockfile.load(lock).pins == {"hf:org/sam@main": OLD}
+
+
+def test_a_lock_pins_references_and_survives_a_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "openavs.lock"
+    assert ModelLockfile.load(path).pinned("hf:a/b") == "hf:a/b"  # no file pins nothing
+    ModelLockfile({"hf:a/b": NEW, "hf:a/b@main": NEW}).save(path)
+    lock = ModelLockfile.load(path)
+    assert lock.pinned("hf:a/b") == lock.pinned("hf:a/b@main") == f"hf:a/b@{NEW}"
+    assert lock.pinned("hf:a/b@v2") == "hf:a/b@v2"
+    assert lock.pinned("./folder") == "./folder"
+
+
+@pytest.mark.parametrize("text", ["- a list", "hf:a/b: main", "{", "word"])
+def test_a_malformed_lock_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "openavs.lock"
+    path.write_text(text)
+    with pytest.raises(ModelError, match="the lock file"):
+        ModelLockfile.load(path)
