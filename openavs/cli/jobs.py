@@ -84,7 +84,7 @@ def system_error(error: OSError, out: Path) -> str:
     from openavs.cli.app import REFUSALS
     from openavs.errors import InputError
     from openavs.jobs.manifest import IDENTITY
-    from openavs.utils.durable import FATAL_ERRNOS
+    from openavs.utils.fs import FATAL_ERRNOS
 
     if error.errno in REMOVED and not (out / IDENTITY).is_file():
         raise InputError(

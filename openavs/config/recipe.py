@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from openavs.config import resources
 from openavs.config.errors import first_error, section_of
 from openavs.errors import InputError
-from openavs.utils.strict_yaml import parse_yaml, read_yaml
+from openavs.utils.serialization import parse_yaml, read_yaml
 from openavs.utils.text import split_list
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache, check_backends
 from openavs.results.serialization import json_bytes
 from openavs.utils.fs import atomic_write, safe_id
-from openavs.utils.strict_yaml import read_yaml
+from openavs.utils.serialization import read_yaml
 from openavs.utils.text import did_you_mean
 from openavs.visualization.plots import Axis, Chart, ChartSeries, Point, plot_series, unit_axis
 

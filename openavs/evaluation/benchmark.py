@@ -23,7 +23,7 @@ from openavs.evaluation.datasets.base import Dataset, Task, is_synthetic
 from openavs.evaluation.datasets.tables import MissingDataError
 from openavs.stages.vocabulary import plain_key
 from openavs.utils.plugins import is_file_reference, load_file_function
-from openavs.utils.strict_yaml import read_yaml
+from openavs.utils.serialization import read_yaml
 from openavs.utils.text import did_you_mean
 
 Reader = Callable[[Path, str], Dataset]

@@ -11,7 +11,7 @@ import numpy as np
 from openavs.errors import InputError
 from openavs.evaluation.metrics.bootstrap import BootstrapSample, intervals
 from openavs.evaluation.metrics.functional import Floats
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 
 Report = Mapping[str, Any]
 

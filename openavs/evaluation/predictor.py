@@ -41,8 +41,7 @@ from openavs.results.filters import FilteredResult
 from openavs.results.serialization import mask_values, palette_png, read_result
 from openavs.structures.masks import segments_to_label_map, segments_to_mask
 from openavs.structures.types import Clip, ClipResult, ImageArray
-from openavs.utils.durable import remove_file, write_hashed
-from openavs.utils.fs import safe_id
+from openavs.utils.fs import remove_file, safe_id, write_hashed
 from openavs.utils.text import pluralize
 
 Failures = dict[str, str]

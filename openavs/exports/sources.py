@@ -11,7 +11,7 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_semantic import FRAMES
 from openavs.structures.types import ClipResult
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 
 
 @dataclass(frozen=True)

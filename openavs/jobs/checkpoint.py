@@ -21,9 +21,8 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.jobs.sample import Row, are_stamps, is_row
-from openavs.utils.durable import is_intact, sync_to_disk, write_hashed, write_whole
-from openavs.utils.fs import read_regular
-from openavs.utils.strict_json import parse_json
+from openavs.utils.fs import is_intact, read_regular, sync_to_disk, write_hashed, write_whole
+from openavs.utils.serialization import parse_json
 
 FORMAT = 3
 WORK = "work"

@@ -27,9 +27,8 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.sample import Sample, line_to_sample, sample_to_line
 from openavs.results.provenance import describe_differences, differing_keys
 from openavs.results.serialization import encode, json_bytes
-from openavs.utils.durable import write_whole
-from openavs.utils.fs import atomic_write, read_regular
-from openavs.utils.strict_json import parse_json
+from openavs.utils.fs import atomic_write, read_regular, write_whole
+from openavs.utils.serialization import parse_json
 from openavs.utils.text import pluralize
 
 logger = logging.getLogger(__name__)

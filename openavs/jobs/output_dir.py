@@ -30,7 +30,7 @@ from openavs.jobs.manifest import (
     update_sizes,
 )
 from openavs.results.serialization import clip_folder, is_clip_folder, refuse_links, refuse_other_folder
-from openavs.utils.durable import is_intact
+from openavs.utils.fs import is_intact
 from openavs.utils.text import pluralize
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,8 @@ from openavs.jobs.manifest import Manifest
 from openavs.pipeline.lockfile import add_to_lock
 from openavs.results.provenance import provenance
 from openavs.results.serialization import json_bytes
-from openavs.utils.durable import write_whole
-from openavs.utils.fs import read_regular
-from openavs.utils.strict_json import parse_json
+from openavs.utils.fs import read_regular, write_whole
+from openavs.utils.serialization import parse_json
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.utils.fs import safe_id
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 
 
 @dataclass(frozen=True, slots=True)

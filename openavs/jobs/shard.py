@@ -38,9 +38,8 @@ from openavs.results.serialization import (
 from openavs.stages.translators.base import Request
 from openavs.structures.masks import segments_to_label_map
 from openavs.structures.types import Clip, ClipResult
-from openavs.utils.background_writer import BackgroundWriter
-from openavs.utils.concurrency import prefetch
-from openavs.utils.durable import FATAL_ERRNOS, remove_folder, write_hashed
+from openavs.utils.concurrency import BackgroundWriter, prefetch
+from openavs.utils.fs import FATAL_ERRNOS, remove_folder, write_hashed
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from openavs.jobs.sample import Sample
 from openavs.results.filters import FilteredResult
 from openavs.results.serialization import clip_folder
 from openavs.structures.types import Clip, ClipResult, ImageArray
-from openavs.utils.durable import stamp_file
+from openavs.utils.fs import stamp_file
 
 
 @dataclass(frozen=True, eq=False)

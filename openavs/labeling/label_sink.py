@@ -15,7 +15,7 @@ from openavs.jobs.job import Job
 from openavs.jobs.sample import Sample
 from openavs.results.filters import FilteredResult, apply_label_filters
 from openavs.structures.types import ClipResult
-from openavs.utils.durable import remove_folder
+from openavs.utils.fs import remove_folder
 
 GROUP = "clips"
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 from openavs.errors import ModelError
 from openavs.models.hub import download_command, is_pinned, resolve
 from openavs.utils.fs import BoundedFile
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 
 Permissive = Literal["yes", "no", "unknown"]
 WeightsState = Literal["embedded", "cached", "local", "partial", "missing"]

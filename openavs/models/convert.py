@@ -22,7 +22,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from openavs.errors import InputError, ModelError, OpenAVSError
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from openavs.errors import InputError, ModelError
 from openavs.utils.fs import atomic_write
-from openavs.utils.strict_json import parse_json
-from openavs.utils.strict_yaml import parse_yaml
+from openavs.utils.serialization import parse_json, parse_yaml
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from openavs.errors import InputError
 from openavs.structures.masks import RLE, check_rle, segments_to_label_map
 from openavs.structures.types import ClipResult, ImageArray
 from openavs.utils.fs import atomic_write, safe_id, safe_ids, sync_folder
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 from openavs.visualization.colors import voc_palette
 
 __all__ = [

@@ -14,7 +14,7 @@ from openavs.config import resources
 from openavs.config.errors import first_error
 from openavs.config.recipe import Number, apply_override
 from openavs.errors import InputError
-from openavs.utils.strict_yaml import read_yaml
+from openavs.utils.serialization import read_yaml
 from openavs.utils.text import did_you_mean
 
 EXAMPLE = "see pipelines/students/tpavi-tiny.yaml for a complete one"

@@ -13,7 +13,7 @@ from openavs.errors import InputError, ModelError
 from openavs.models.hub import ResolvedModel, resolve
 from openavs.utils.fs import atomic_write
 from openavs.utils.plugins import is_file_reference
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 from openavs.utils.text import did_you_mean
 
 if TYPE_CHECKING:

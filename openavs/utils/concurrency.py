@@ -1,11 +1,12 @@
-"""Prefetching and batching of streams, with bounded memory."""
+"""Prefetching, batching and background writing of streams, with bounded memory."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TypeVar
+from types import TracebackType
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -77,3 +78,45 @@ def batched(source: Iterable[T], count: int, weight: Callable[[T], int], limit: 
             batch, total = [], 0
     if batch:
         yield batch
+
+
+class BackgroundWriter(Generic[T]):
+    """Calls `work(item)` in a thread, in order; a context manager whose exit waits for the queue.
+
+    At most `depth` items wait; then `put` blocks. An exception of `work` stops it and is raised by the next `put` or by
+    the exit. If the block itself raises, the waiting items are still written.
+    """
+
+    def __init__(self, work: Callable[[T], object], depth: int) -> None:
+        self._work = work
+        # Lists of one item; an empty list ends the thread.
+        self._items: queue.Queue[list[T]] = queue.Queue(maxsize=depth)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="openavs-writer", daemon=True)
+
+    def put(self, item: T) -> None:
+        """Queue an item."""
+        self._raise()
+        self._items.put([item])
+
+    def __enter__(self) -> BackgroundWriter[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._items.put([])
+        self._thread.join()
+        if error is None:
+            self._raise()
+
+    def _run(self) -> None:
+        while items := self._items.get():
+            if self._error is None:
+                try:
+                    self._work(items[0])
+                except BaseException as error:  # noqa: BLE001 - raised again by `put` or the exit
+                    self._error = error
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error

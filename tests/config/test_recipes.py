@@ -174,7 +174,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     words=st.lists(st.text(min_size=1).filter(lambda word: word.isprintable()), min_size=1, max_size=5),
 )
 def test_any_recipe_survives_writing(threshold: float, fps: float, words: list[str]) -> None:
-    from openavs.utils.strict_yaml import parse_yaml
+    from openavs.utils.serialization import parse_yaml
 
     data = load_recipe("tiny").to_dict()
     data["filtering"]["box_threshold"], data["sample"]["fps"], data["vocabulary"] = threshold, fps, words

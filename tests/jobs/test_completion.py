@@ -22,7 +22,7 @@ from openavs.jobs.checkpoint import (
     save_timings,
     summarize,
 )
-from openavs.utils.durable import write_hashed
+from openavs.utils.fs import write_hashed
 from tests.jobs.pool import disk_events
 
 ROWS: list[dict[str, Any]] = [

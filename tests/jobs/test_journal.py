@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from openavs.jobs.checkpoint import ShardJournal
-from openavs.utils.durable import write_hashed
+from openavs.utils.fs import write_hashed
 
 OK = {"status": "ok", "rejected": {}}
 

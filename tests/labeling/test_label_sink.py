@@ -18,7 +18,7 @@ from openavs.jobs.shard import run_shard
 from openavs.labeling.readers.open import open_source
 from openavs.results.serialization import read_result
 from openavs.structures.types import Clip, ClipResult
-from openavs.utils.durable import stamp
+from openavs.utils.fs import stamp
 from tests.jobs.pool import LABELS, planned, recipe, videos
 from tests.jobs.test_shard import chain
 

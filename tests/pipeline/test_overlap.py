@@ -24,7 +24,7 @@ from openavs.structures.types import (
     Mask,
     Waveform,
 )
-from openavs.utils.background_writer import BackgroundWriter
+from openavs.utils.concurrency import BackgroundWriter
 
 STEP = 0.04
 FRAMES = 12

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
-from openavs.exports.coco import JsonListWriter, coco_box, coco_categories, coco_rle, merged
+from openavs.exports.coco import JsonListWriter, coco_box, coco_categories, coco_rle, merge_masks
 from openavs.structures.masks import (
     MAX_PIXELS,
     RLE,
@@ -124,7 +124,7 @@ def test_the_largest_mask_is_taken() -> None:
 @given(SHAPES, st.lists(st.integers(0, 2**32), min_size=1, max_size=4))
 def test_a_union_and_its_box(shape: tuple[int, int], seeds: list[int]) -> None:
     masks = [drawn(shape, seed, 0.2) for seed in seeds]
-    union = merged([mask_to_rle(mask) for mask in masks])
+    union = merge_masks([mask_to_rle(mask) for mask in masks])
     expected = np.any(masks, axis=0)
     assert np.array_equal(rle_to_mask(union), expected) and union.size == shape
     ys, xs = np.nonzero(expected)

@@ -20,7 +20,7 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import is_plain_name
 from openavs.jobs.sample import Sample
 from openavs.labeling.readers.open import Candidate, Source, build_manifest, relative
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 from openavs.utils.text import pluralize
 
 ALIASES = {"path": ("path", "video"), "id": ("id", "uid"), "audio": ("audio",), "group": ("group",)}

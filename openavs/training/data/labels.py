@@ -17,7 +17,7 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.mask_io import read_index, read_probability
 from openavs.evaluation.predictions import labels_folder
-from openavs.utils.strict_json import parse_json
+from openavs.utils.serialization import parse_json
 
 ClipLabels = Mapping[int, npt.NDArray[np.uint8]]
 """Class indices `[H, W]` (binary: 0 and 1) by frame."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from openavs.jobs.checkpoint import read_timings, save_timings
-from openavs.utils import durable as writing
-from openavs.utils.durable import (
+from openavs.utils import fs
+from openavs.utils.fs import (
     remove_empty,
     remove_file,
     remove_folder,
@@ -34,7 +34,7 @@ def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(
 ) -> None:
     path = tmp_path / "labels" / "test" / "dog" / "0.png"
     left = [times]
-    really = writing.write_whole
+    really = fs.write_whole
 
     def write_late(path: Path, data: bytes) -> str:
         if left[0]:
@@ -42,7 +42,7 @@ def test_a_folder_that_another_worker_removes_meanwhile_is_made_again(
             remove_empty(path.parent, tmp_path)
         return really(path, data)
 
-    monkeypatch.setattr(writing, "write_whole", write_late)
+    monkeypatch.setattr(fs, "write_whole", write_late)
     assert write_hashed(path, b"mask") == stamp(path.read_bytes())
     assert left == [0]
 

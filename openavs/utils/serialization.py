@@ -1,7 +1,12 @@
-"""Strict YAML parsing: safe types only, no duplicate keys, no aliases, keys that are text, a size limit."""
+"""Strict parsing of JSON and YAML with one kind of error each.
+
+JSON: finite numbers only. YAML: safe types only, no duplicate keys, no aliases, keys that are text, a size limit.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,25 @@ from openavs.errors import InputError
 
 MAX_BYTES = 1 << 18  # a recipe is a page; anything larger is the wrong file, and would take the parser seconds
 MAX_DEPTH = 20  # of nested sections; the parser's time grows with the square of the depth
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: invalid JSON, nesting that is too deep, or a number that is not finite (not valid JSON).
+    """
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits:.20} is not a valid JSON number")
+    return number
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -55,12 +79,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB, the limit for recipes and benchmarks")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"cannot read {path}: {problem}") from problem
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
     try:
         data = parse_yaml(text)
-    except InputError as problem:
-        raise InputError(f"{path}: {problem}") from problem
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path} has no keys and values")
     return data
@@ -72,12 +96,12 @@ def parse_yaml(text: str) -> Any:
         raise InputError(f"this is longer than {MAX_BYTES >> 10} KiB, the limit for recipes, benchmarks and lock files")
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
-    except yaml.MarkedYAMLError as problem:
-        mark = problem.problem_mark
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        quote = " (a text that holds ': ' needs quotes)" if "mapping values" in str(problem.problem) else ""
-        raise InputError(f"{where}this is not YAML: {problem.problem or problem.context}{quote}") from problem
-    except yaml.YAMLError as problem:
-        raise InputError(f"this is not YAML: {' '.join(str(problem).split())}") from problem
-    except _INVALID_SCALAR as problem:
-        raise InputError(f"this is not YAML: {problem!s:.200}; write the value in quotes") from problem
+        quote = " (a text that holds ': ' needs quotes)" if "mapping values" in str(error.problem) else ""
+        raise InputError(f"{where}this is not YAML: {error.problem or error.context}{quote}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"this is not YAML: {' '.join(str(error).split())}") from error
+    except _INVALID_SCALAR as error:
+        raise InputError(f"this is not YAML: {error!s:.200}; write the value in quotes") from error
