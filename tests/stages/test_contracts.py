@@ -74,7 +74,7 @@ class BooleanJudge:
 class NumberFollower:
     keyframe_interval = 1
 
-    def track(self, sightings):
+    def track(self, frames):
         return [1]
 
 

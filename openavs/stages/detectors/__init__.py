@@ -1,0 +1,1 @@
+"""Detectors: images and noun phrases to boxes."""

@@ -1,0 +1,1 @@
+"""Segmenters: boxes or noun phrases to masks."""

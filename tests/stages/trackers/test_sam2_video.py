@@ -140,7 +140,7 @@ def test_a_memory_is_bounded(tracker: Sam2VideoTracker) -> None:
 
 
 def seen(images: list[ImageArray], keys: set[int], things: dict[str, int]) -> list[TrackedFrame]:
-    """Sightings of a film in which each thing is found at every key frame where it is first put."""
+    """Frames of a film in which each object is found at every key frame at its first position."""
     tracked = []
     for i, image in enumerate(images):
         masks = {phrase: block(x) for phrase, x in things.items()} if i in keys else {}
