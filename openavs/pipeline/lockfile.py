@@ -17,7 +17,7 @@ from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import COMMIT, is_pinned
 from openavs.utils.fs import atomic_write
-from openavs.utils.strict_yaml import parse_yaml
+from openavs.utils.serialization import parse_yaml
 
 _HEADER = "# The commit of each model reference; to update one, delete its line.\n"
 
