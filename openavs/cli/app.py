@@ -58,7 +58,7 @@ class _Group(typer.core.TyperGroup):
 app = typer.Typer(
     name="openavs",
     cls=_Group,
-    help="Find, name and segment the sound sources in videos: open vocabulary, no training.",
+    help="Find, name and segment the sounding objects in videos: open vocabulary, no training.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

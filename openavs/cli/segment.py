@@ -67,7 +67,7 @@ def segment(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Find, name and segment the sound sources in videos."""
+    """Find, name and segment the sounding objects in videos."""
     from openavs.config.recipe import load_recipe
     from openavs.errors import InputError
     from openavs.results.serialization import safe_ids

@@ -39,7 +39,7 @@ def synth(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write synthetic clips with exact masks, changing sound sources and silent distractors."""
+    """Write synthetic clips with exact masks, changing sounds and silent distractors."""
     from openavs.synthetic.datasets import write_clip, write_layout
     from openavs.synthetic.scenes import sample_scene
 

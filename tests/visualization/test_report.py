@@ -287,7 +287,7 @@ def test_a_long_clip_shows_frames_at_equal_distances(tmp_path: Path) -> None:
 def test_a_clip_without_audio_frames_or_segments_has_a_report(tmp_path: Path) -> None:
     _, page = report(tmp_path, ClipResult("clip", SIZE, ()), iter([]), None)
     assert "The clip has no audio" in page.text
-    assert "No sound source was found" in page.text
+    assert "No sounding object was found" in page.text
     _, page = report(tmp_path, segmentation(), pictures(2), Waveform(np.zeros(0, dtype=np.float32), 8000))
     assert len(page.all("img")) == 2  # the rest of the file was cut off
     assert "2 of 4 frames; the others could not be decoded again." in page.text

@@ -79,7 +79,7 @@ def test_the_example_takes_one_click(page: Page) -> None:
     page.run(EXAMPLE)
     assert "Captions: dog barking" in page.text("#oa-progress")
     details = page.text("#oa-details")
-    for heading in ("Sounding objects", "Timeline", "Reasons", "Frames", "Configuration"):
+    for heading in ("Sounding objects", "Timeline", "Frame by frame", "Frames", "Models and recipe"):
         assert heading in details
     assert "tiny was trained on openavs' synthetic world only" in page.text("body")
     plays = "v => new Promise(r => { v.onplaying = () => r(v.videoWidth); v.muted = true; v.play(); })"
@@ -145,7 +145,7 @@ def test_another_threshold_reuses_captions_and_boxes(page: Page, scene: Path) ->
     expect(page.tab.locator("#oa-progress")).to_contain_text(
         "Reused from an earlier run: captions, prompts, boxes.", timeout=LONG
     )
-    assert "No sound source was found" in page.text("#oa-details")
+    assert "No sounding object was found" in page.text("#oa-details")
 
 
 def test_an_image_and_its_audio(page: Page, tone: Path, tmp_path: Path) -> None:
