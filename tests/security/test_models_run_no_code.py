@@ -80,6 +80,6 @@ def test_a_checkpoint_that_is_a_bomb(tmp_path: Path, canary: Path) -> None:
     from openavs.models.convert import convert
 
     (tmp_path / "sam.pth").write_bytes(pickle.dumps({"model": Bomb(canary)}))
-    with pytest.raises(InputError, match="not to be trusted"):
+    with pytest.raises(InputError, match="must not be trusted"):
         convert(tmp_path / "sam.pth", tmp_path / "out")
     assert not canary.exists() and not (tmp_path / "out").exists()

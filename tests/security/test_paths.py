@@ -117,7 +117,7 @@ def test_a_result_that_names_another_place(openavs: Run, made: Path, yard: Path,
     path.write_text(json.dumps(json.loads(path.read_text()) | {"clip": UP}))
     for kind in ("coco", "youtube-vis", "yolo-seg", "timeline", "cutout-png", "avsbench-object"):
         done = openavs("export", kind, yard / "out", "--out", yard / f"{kind}.out")
-        assert done.code == 2 and "cannot name a file" in done.err
+        assert done.code == 2 and "cannot be a file name" in done.err
     assert outside(tmp_path, yard) == []
 
 
