@@ -14,7 +14,7 @@ from openavs.visualization.html import asset
 from openavs.web import components
 from openavs.web.controller import Controller, PageContent
 from openavs.web.inference import TINY, SegmentRequest, parse_threshold, parse_vocabulary
-from openavs.web.server import SWEEP_INTERVAL, is_file_in
+from openavs.web.server import is_file_in
 
 if TYPE_CHECKING:
     from openavs.web.server import ServerParts
@@ -89,9 +89,7 @@ class _Page:
         self._example = parts.example
         self._controller = Controller(parts.models, parts.sessions, parts.config)
         self._first = next(iter(parts.models.options.values()))
-        # Gradio removes uploads, and copies of results for API clients, by their age.
-        delete_cache = SWEEP_INTERVAL, int(parts.config.keep_minutes * 60)
-        self.blocks = _Blocks(title="openavs", analytics_enabled=False, delete_cache=delete_cache)
+        self.blocks = _Blocks(title="openavs", analytics_enabled=False)
         self.blocks.uploads = parts.uploads
         with self.blocks:
             gr.HTML(components.fragment("head", limits=self._limits()), apply_default_css=False)

@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from openavs.errors import InputError
 from openavs.web import LOOPBACK, ServerConfig
 from openavs.web.inference import ModelCache, recipe_options
-from openavs.web.session import SessionStore, server_tempdir, write_example
+from openavs.web.session import SessionStore, remove_old_files, server_tempdir, write_example
 
 logger = logging.getLogger(__name__)
 
@@ -300,16 +300,15 @@ def make_app(parts: ServerParts) -> tuple[ASGIApp, Any]:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that removes expired sessions and ends pending requests with a message at its shutdown.
+    """A uvicorn server that removes expired files and ends pending requests with a message at its shutdown.
 
     Attributes:
-        models: models of the page.
         canceled: number of requests that were pending at the shutdown.
     """
 
     def __init__(self, parts: ServerParts) -> None:
         app, self._blocks = make_app(parts)
-        self.models, self._sessions = parts.models, parts.sessions
+        self._parts = parts
         self.canceled = 0
         super().__init__(
             uvicorn.Config(
@@ -318,17 +317,18 @@ class Server(uvicorn.Server):
                 access_log=False,
                 ws="none",
                 timeout_graceful_shutdown=2,
-                callback_notify=self._expire,
+                callback_notify=self._remove_expired,
                 timeout_notify=SWEEP_INTERVAL,
             )
         )
 
-    async def _expire(self) -> None:
-        await asyncio.to_thread(self._sessions.expire)
+    async def _remove_expired(self) -> None:
+        await asyncio.to_thread(self._parts.sessions.expire)
+        await asyncio.to_thread(remove_old_files, self._parts.uploads, self._parts.config.keep_minutes * 60)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cancel what is pending, then close all connections."""
-        self._sessions.stop_all()
+        self._parts.sessions.stop_all()
         self.canceled = _cancel_pending(self._blocks)
         await super().shutdown(sockets)
 

@@ -155,6 +155,19 @@ class SessionStore:
         return len(self._sessions)
 
 
+def remove_old_files(folder: Path, max_age: float) -> None:
+    """Remove files and empty folders below a folder that were not created, linked or renamed for `max_age` seconds.
+
+    A run links its uploads, which renews them. Gradio's own `delete_cache` is not used: an upload that ends while it
+    runs makes it raise an error, after which it never runs again.
+    """
+    oldest = time.time() - max_age
+    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder comes before the folder
+        with suppress(OSError):  # removed meanwhile, or a folder that is not empty
+            if path.lstat().st_ctime < oldest:
+                path.rmdir() if path.is_dir() else path.unlink()
+
+
 def write_example(folder: Path) -> Path:
     """Render the clip of the one-click example, a scene of the synthetic world."""
     path = folder / "example.mp4"

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,27 @@ def test_gradio_keeps_the_state_of_a_limited_number_of_pages(tmp_path: Path) -> 
     assert f"page {MAX_SESSION_STATES + 49}" in states and "page 0" not in states
 
 
+def test_unused_files_are_removed(tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API client has no page that is closed: the session, its upload and the copies of its results expire."""
+    httpx: Any = pytest.importorskip("httpx")
+    monkeypatch.setattr("openavs.web.server.SWEEP_INTERVAL", 0.2)
+    with listening("127.0.0.1", 0) as (bound, address):
+        server = Server(make_parts(replace(CONFIG, keep_minutes=3 / 60), tmp_path))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+        thread.start()
+        wait_for(lambda: server.started)
+        with scene.open("rb") as file:
+            path = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).json()[0]
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "tiny", "", None]
+        event = httpx.post(f"{address}/gradio_api/call/segment", json={"data": data}).json()["event_id"]
+        done = httpx.get(f"{address}/gradio_api/call/segment/{event}", timeout=60).text
+        assert "event: complete" in done
+        assert list((tmp_path / "sessions").iterdir()) and list((tmp_path / "uploads").iterdir())
+        wait_for(lambda: not list((tmp_path / "sessions").iterdir()) and not list((tmp_path / "uploads").iterdir()))
+        server.should_exit = True
+        thread.join(20)
+
+
 @pytest.mark.slow
 def test_pending_requests_get_a_message_at_shutdown(
     tmp_path: Path, scene: Path, capfd: pytest.CaptureFixture[str]
@@ -34,7 +56,8 @@ def test_pending_requests_get_a_message_at_shutdown(
     """A call of the API, a waiting page and an upload in progress end without a traceback."""
     httpx: Any = pytest.importorskip("httpx")
     with listening("127.0.0.1", 0) as (bound, address), ThreadPoolExecutor(4) as executor:
-        server = Server(make_parts(CONFIG, tmp_path))
+        parts = make_parts(CONFIG, tmp_path)
+        server = Server(parts)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         wait_for(lambda: server.started)
@@ -45,7 +68,7 @@ def test_pending_requests_get_a_message_at_shutdown(
         functions = httpx.get(f"{address}/config").json()["dependencies"]
         (number,) = [one["id"] for one in functions if one["api_name"] == "segment"]
         try:
-            with server.models.pipeline("tiny"):  # requests wait for the models
+            with parts.models.pipeline("tiny"):  # requests wait for the models
                 event = httpx.post(f"{api}/call/segment", json={"data": data}).json()["event_id"]
                 joined = {"data": data, "fn_index": number, "session_hash": "page"}
                 assert httpx.post(f"{api}/queue/join", json=joined).status_code == 200

@@ -8,7 +8,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.media import probe
-from openavs.web.session import PREFIX, SessionStore, server_tempdir, write_example
+from openavs.web.session import PREFIX, SessionStore, remove_old_files, server_tempdir, write_example
 
 
 class Clock:
@@ -115,6 +115,16 @@ def test_idle_sessions_expire(sessions: SessionStore, clock: Clock) -> None:
         clock.now = 1000
         sessions.expire()
         assert two.folder.exists()
+
+
+def test_old_files_and_empty_folders_are_removed(tmp_path: Path) -> None:
+    upload(tmp_path / "hash")
+    remove_old_files(tmp_path, 50)
+    assert (tmp_path / "hash" / "a.mp4").exists()
+    remove_old_files(tmp_path, -1)
+    assert not list(tmp_path.iterdir()) or not list((tmp_path / "hash").iterdir())  # the folder has just changed
+    remove_old_files(tmp_path, -1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_example_is_a_video(tmp_path: Path) -> None:
