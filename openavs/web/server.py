@@ -285,9 +285,7 @@ def make_app(parts: ServerParts) -> tuple[ASGIApp, Any]:
         head=page.head(),
         js=page.script(),
     )
-    # Mounted blocks are never "launched", and until then Gradio accepts any file as an upload and serves uploaded SVG
-    # files, which may contain scripts, inline.
-    blocks.has_launched = blocks.is_running = True
+    blocks.has_launched = True  # never set for mounted blocks; without it Gradio accepts any file as an upload
     blocks.server_app = cast(Mount, app.routes[-1]).app  # as in `launch()`
     quota = DiskQuota(parts.uploads, parts.sessions.root, config.max_total)
     filtered = RequestFilter(app, parts.uploads, quota, config)
@@ -323,8 +321,11 @@ class Server(uvicorn.Server):
         )
 
     async def _remove_expired(self) -> None:
-        await asyncio.to_thread(self._parts.sessions.expire)
-        await asyncio.to_thread(remove_old_files, self._parts.uploads, self._parts.config.keep_minutes * 60)
+        try:
+            await asyncio.to_thread(self._parts.sessions.expire)
+            await asyncio.to_thread(remove_old_files, self._parts.uploads, self._parts.config.keep_minutes * 60)
+        except OSError as error:  # would end the server
+            logger.warning("expired files cannot be removed: %s", error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Cancel what is pending, then close all connections."""
@@ -338,7 +339,8 @@ def _cancel_pending(blocks: Any) -> int:
     from gradio.server_messages import ProcessCompletedMessage
 
     queue = blocks._queue
-    pending = [event for event in queue.event_ids_to_events.values() if event.alive]
+    events, messages = queue.event_ids_to_events.values(), queue.pending_messages_per_session
+    pending = [event for event in events if event.alive and event.session_hash in messages]
     for waiting in queue.event_queue_per_concurrency_id.values():
         waiting.queue.clear()
     for event in pending:
