@@ -15,7 +15,7 @@ from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Pr
 from openavs.visualization.notebook import summary
 from openavs.visualization.report import write_report
 from tests.evaluation.pages import report_of, write_dataset
-from tests.security.hostile import ALL, MARK, TEXTS, Page
+from tests.robustness.security.hostile import ALL, MARK, TEXTS, Page
 
 SIZE = (48, 64)
 

@@ -15,9 +15,9 @@ from openavs.jobs.job import ShardSpec
 from openavs.jobs.output_dir import reopen_changed
 from openavs.jobs.shard import run_shard
 from tests.conftest import Outcome
-from tests.faults.conftest import ended, start
 from tests.jobs.pool import planned, tree
 from tests.jobs.test_shard import chain
+from tests.robustness.faults.conftest import ended, start
 
 Openavs = Callable[..., Outcome]
 Damage = Callable[[Path], object]

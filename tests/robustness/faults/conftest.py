@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Outcome
-from tests.faults.injection import faulty_recipe
 from tests.jobs.pool import tree, videos
+from tests.robustness.faults.injection import faulty_recipe
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Label = Callable[..., Outcome]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import ROOT
-from tests.security.scanner import scan
+from tests.robustness.security.scanner import scan
 
 # (file, rule) -> why it is safe there. What is not listed is forbidden; what no longer occurs must go from the list.
 EXCEPTIONS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Whole, ended, label, start, wait_for
+from tests.robustness.faults.conftest import Whole, ended, label, start, wait_for
 
 
 @pytest.mark.parametrize(

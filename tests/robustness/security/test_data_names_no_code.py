@@ -20,7 +20,7 @@ from openavs.synthetic.datasets import write_layout
 from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
 from openavs.training.registry import load_student
 from tests.conftest import ROOT, Outcome
-from tests.security.hostile import Bomb
+from tests.robustness.security.hostile import Bomb
 
 Run = Callable[..., Outcome]
 

@@ -1,10 +1,10 @@
 """Fuzzes a reader under the guidance of coverage, as long as one likes.
 
     pip install atheris                     # Linux and macOS; no dependency of the tests
-    python -m tests.fuzz.run answer --seconds 300
-    python -m tests.fuzz.run --list
+    python -m tests.robustness.fuzz.run answer --seconds 300
+    python -m tests.robustness.fuzz.run --list
 
-What is found is printed and kept as a file `crash-*`; its bytes belong into `tests/fuzz/test_findings.py`.
+What is found is printed and kept as a file `crash-*`; its bytes belong into `tests/robustness/fuzz/test_findings.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="openavs-fuzz-") as folder:
         (Path(folder) / "corpus").mkdir()
-        command = [sys.executable, "-m", "tests.fuzz.run", *sys.argv[1:], "--within", folder]
+        command = [sys.executable, "-m", "tests.robustness.fuzz.run", *sys.argv[1:], "--within", folder]
         sys.exit(subprocess.run(command, env={**os.environ, "TMPDIR": folder}, check=False).returncode)
 
 
@@ -36,7 +36,7 @@ def fuzz(given: argparse.Namespace, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["openavs", "yaml", "json", "csv", "tarfile", "pickle", "PIL"]):
-        from tests.fuzz.targets import survives, targets
+        from tests.robustness.fuzz.targets import survives, targets
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     known = targets()

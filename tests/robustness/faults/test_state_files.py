@@ -15,7 +15,7 @@ import pytest
 from openavs.errors import InputError
 from openavs.jobs.progress import check_models
 from tests.conftest import ROOT, Outcome
-from tests.faults.conftest import Whole, ended, label, start, wait_for
+from tests.robustness.faults.conftest import Whole, ended, label, start, wait_for
 
 Openavs = Callable[..., Outcome]
 FACTS = {"a/model": {"revision": "1"}}

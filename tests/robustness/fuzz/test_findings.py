@@ -8,7 +8,7 @@ import time
 import pytest
 
 from openavs.errors import InputError
-from tests.fuzz.targets import PLAN, RESULT, ROW, RUN, VGGISH, checkpoint, survives, targets
+from tests.robustness.fuzz.targets import PLAN, RESULT, ROW, RUN, VGGISH, checkpoint, survives, targets
 
 TARGETS = targets()
 DEEP = b"[" * 5000

@@ -1,7 +1,7 @@
 """Whatever bytes a reader of ours is given, it returns or says one sentence, soon and in little memory.
 
-The default run tries a few dozen a reader; `FUZZ_EXAMPLES=20000 pytest tests/fuzz` is a long one, and
-`python -m tests.fuzz.run` one that is guided by coverage.
+The default run tries a few dozen a reader; `FUZZ_EXAMPLES=20000 pytest tests/robustness/fuzz` is a long one, and
+`python -m tests.robustness.fuzz.run` one that is guided by coverage.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from tests.fuzz.mutating import examples
-from tests.fuzz.targets import survives, targets
+from tests.robustness.fuzz.mutating import examples
+from tests.robustness.fuzz.targets import survives, targets
 
 resource = pytest.importorskip("resource", reason="Windows does not tell the peak of memory")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import label
-from tests.faults.injection import faulty_recipe
 from tests.jobs.pool import tree
+from tests.robustness.faults.conftest import label
+from tests.robustness.faults.injection import faulty_recipe
 
 
 def rows(out: Path) -> list[dict[str, object]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Outcome
-from tests.security.hostile import Bomb
+from tests.robustness.security.hostile import Bomb
 
 Run = Callable[..., Outcome]
 TINY = ROOT / "openavs" / "assets" / "tiny"

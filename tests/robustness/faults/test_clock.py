@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Whole, label, start, wait_for
+from tests.robustness.faults.conftest import Whole, label, start, wait_for
 
 
 @pytest.mark.parametrize("jump", [-86400, 3_000_000_000])

@@ -14,8 +14,8 @@ import pytest
 
 from openavs.cli import main
 from openavs.synthetic.datasets import write_layout
-from tests.faults.conftest import Whole, ended, start, wait_for
 from tests.jobs.pool import tree
+from tests.robustness.faults.conftest import Whole, ended, start, wait_for
 
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 
