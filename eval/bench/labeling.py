@@ -119,26 +119,26 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     outs = (folder / f"overhead{number}" for number in range(10**6))  # a new folder per run
 
     def loop(out: Path | None) -> None:
-        for item in source.items:
+        for item in source.samples:
             frames = [source.root / frame for frame in item.frames]
             result = segment(open_images(frames, id=item.id, audio=source.root / str(item.audio)))
             if out is not None:
                 write_result(out, result)
 
     def shard(out: Path) -> None:
-        plan = open_folder(out, JobRequest("s4", source.items, predictor.recipe))
+        plan = open_folder(out, JobRequest("s4", source.samples, predictor.recipe))
         sink = "openavs.labeling.label_sink:LabelSink"
         run_shard(next(plan.specs(Job(out, plan.key, source.root, predictor.recipe, sink=sink), [0])), segment)
 
     loop(None)  # warm up
     variants = {"bare": lambda: loop(None), "writing": lambda: loop(next(outs)), "shard": lambda: shard(next(outs))}
     seconds = time_alternately(variants, options.repeats)
-    figures: dict[str, Any] = {"clips": len(source.items), "turns": options.repeats}
+    figures: dict[str, Any] = {"clips": len(source.samples), "turns": options.repeats}
     for clock in ("cpu", "wall"):
         middle = {name: median(getattr(run, clock) for run in own) for name, own in seconds.items()}
         figures[f"{clock}_overhead"] = round(middle["shard"] / middle["writing"] - 1, 4)
         figures[f"{clock}_overhead_over_bare_loop"] = round(middle["shard"] / middle["bare"] - 1, 4)
-        figures |= {f"{name}_{clock}_s_per_clip": round(own / len(source.items), 4) for name, own in middle.items()}
+        figures |= {f"{name}_{clock}_s_per_clip": round(own / len(source.samples), 4) for name, own in middle.items()}
     return figures
 
 
@@ -227,7 +227,7 @@ def start_job(source: str, out: str, recipe: str) -> None:
     from openavs.labeling.readers.open import open_source
 
     loaded, opened = load_recipe(recipe), open_source(source)
-    plan = open_folder(Path(out), JobRequest(opened.kind, opened.items, loaded.to_dict()))
+    plan = open_folder(Path(out), JobRequest(opened.kind, opened.samples, loaded.to_dict()))
     job = Job(Path(out), plan.key, opened.root, loaded.to_dict(), base=loaded.base)
     reopen_changed(job.out, plan.key, range(plan.shards))
     JobProgress(job, plan, range(plan.shards), {}).save("running")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from openavs.jobs.executors.base import Executor
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.progress import JobProgress
-    from openavs.labeling.readers.open import Source
+    from openavs.labeling.readers.base import Source
 
 
 class ExecutorName(StrEnum):
@@ -191,7 +191,7 @@ def _request(
             predictor = recipe_predictor(recipe, source.datasets[0], load_benchmark(source.kind))
         fit, classes = dict(predictor.recipe), predictor.labels
     return JobRequest(
-        source.kind, source.items, fit, classes, data, shard_size=shard_size, threads=threads, limit=limit
+        source.kind, source.samples, fit, classes, data, shard_size=shard_size, threads=threads, limit=limit
     )
 
 

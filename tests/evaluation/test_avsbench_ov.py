@@ -135,7 +135,7 @@ def test_predictions_are_written_if_the_truth_is_an_annotation_file(data: Path, 
     write_predictions(dataset, CLASSES, clip, tmp_path, ClipResult(clip.id, SEMANTIC_SIZE, frames))
     predicted = dataset.read_prediction(clip, tmp_path / "predictions")
     assert predicted is not None and (predicted == CLASSES.index("dog")).all()
-    assert all(item.like is None for item in source_benchmark.read("ov", data, "train").items)
+    assert all(item.like is None for item in source_benchmark.read("ov", data, "train").samples)
 
 
 def test_inconsistent_folders_raise(copy: Path) -> None:

@@ -81,7 +81,7 @@ def planned(
     made = load_recipe(recipe_file, overrides)
     found = open_source(str(source))
     classes = tuple(made.vocabulary or ())
-    plan = open_folder(out, JobRequest(found.kind, found.items, made.to_dict(), classes, shard_size=shard_size))
+    plan = open_folder(out, JobRequest(found.kind, found.samples, made.to_dict(), classes, shard_size=shard_size))
     job = Job(out, plan.key, found.root, made.to_dict(), base=made.base, sink=LABELS, classes=classes)
     return job, plan, list(plan.specs(job, range(plan.shards)))
 

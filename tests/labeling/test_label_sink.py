@@ -36,7 +36,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_a_benchmark(pool: Path, recipe_file: Path, out: Path, **changes: Any) -> ShardSpec:
     """The clip as a benchmark's reader would list it."""
     made, found = load_recipe(recipe_file), open_source(str(pool))
-    items = tuple(replace(item, **changes) for item in found.items if item.path.endswith(".mp4"))
+    items = tuple(replace(item, **changes) for item in found.samples if item.path.endswith(".mp4"))
     plan = open_folder(out, JobRequest(found.kind, items, made.to_dict()))
     job = Job(out, plan.key, found.root, made.to_dict(), base=made.base, sink=LABELS)
     (spec,) = plan.specs(job, range(plan.shards))

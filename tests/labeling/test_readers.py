@@ -49,9 +49,9 @@ def test_a_folder_is_searched_to_the_bottom_and_hidden_things_are_not(tmp_path: 
     for name in ("b.mp4", "deep/down/a.MKV", "deep/b.webm", ".hidden/c.mp4", "._b.mp4", "notes.txt"):
         empty(tmp_path / name)
     source = open_source(str(tmp_path))
-    assert sorted(item.path for item in source.items) == ["b.mp4", "deep/b.webm", "deep/down/a.MKV"]
-    assert [item.id for item in source.items] == sorted(item.id for item in source.items)
-    assert {item.name for item in source.items} == {None, "b"}  # two are called b
+    assert sorted(item.path for item in source.samples) == ["b.mp4", "deep/b.webm", "deep/down/a.MKV"]
+    assert [item.id for item in source.samples] == sorted(item.id for item in source.samples)
+    assert {item.name for item in source.samples} == {None, "b"}  # two are called b
     assert source.root == tmp_path
     assert any("left out: 1 file that is no video" in note for note in source.notes)
     assert any("b" in note and "hash" in note for note in source.notes)
@@ -61,7 +61,7 @@ def test_pictures_with_a_sound_beside_or_in_them_are_a_clip(tmp_path: Path) -> N
     for name in ("one/1.png", "one/2.png", "one/sound.wav", "two/1.jpg", "two.flac", "three/1.png"):
         empty(tmp_path / name)
     source = open_source(str(tmp_path))
-    assert [(item.id, item.path, item.audio) for item in source.items] == [
+    assert [(item.id, item.path, item.audio) for item in source.samples] == [
         ("one", "one", "one/sound.wav"),
         ("two", "two", "two.flac"),
     ]
@@ -71,23 +71,23 @@ def test_a_glob_and_a_single_video(tmp_path: Path) -> None:
     for name in ("a/x.mp4", "a/b/y.mp4", "a/z.txt"):
         empty(tmp_path / name)
     source = open_source(f"{tmp_path}/**/*.mp4")
-    assert {item.path for item in source.items} == {"a/x.mp4", "a/b/y.mp4"}
-    assert [item.path for item in open_source(str(tmp_path / "a/x.mp4")).items] == ["x.mp4"]
+    assert {item.path for item in source.samples} == {"a/x.mp4", "a/b/y.mp4"}
+    assert [item.path for item in open_source(str(tmp_path / "a/x.mp4")).samples] == ["x.mp4"]
 
 
 def test_a_glob_of_tars_means_their_samples(tmp_path: Path) -> None:
     for shard in ("0", "1"):
         tar(tmp_path / f"{shard}.tar", {f"s{shard}.mp4": b"video"})
     source = open_source(f"{tmp_path}/*.tar")
-    assert (source.kind, [item.id for item in source.items]) == ("tar", ["s0", "s1"])
+    assert (source.kind, [item.id for item in source.samples]) == ("tar", ["s0", "s1"])
 
 
 def test_a_list_starts_from_its_own_folder(tmp_path: Path) -> None:
     videos(tmp_path / "v", 1)
     (tmp_path / "list.txt").write_text("v/v00.mp4\n\n/else/where.mp4\nv/v00.mp4\n../up.mp4\n")
     source = open_source(str(tmp_path / "list.txt"))
-    assert [item.path for item in source.items] == ["../up.mp4", "v/v00.mp4", "/else/where.mp4"]
-    assert [item.bytes is None for item in source.items] == [True, False, True]
+    assert [item.path for item in source.samples] == ["../up.mp4", "v/v00.mp4", "/else/where.mp4"]
+    assert [item.bytes is None for item in source.samples] == [True, False, True]
     assert any("taken once: 1 entry there twice" in note for note in source.notes)
 
 
@@ -123,7 +123,7 @@ def manifest(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_a_manifest_in_any_form_says_the_same(kind: str, tmp_path: Path) -> None:
     source = open_source(str(manifest(tmp_path, kind)))
-    found = {item.path: item for item in source.items}
+    found = {item.path: item for item in source.samples}
     assert found["d.mp4"].id == "7"
     assert found["a.mp4"].id.casefold() != found["b.mp4"].id.casefold()
     assert (found["a.mp4"].name, found["b.mp4"].name, found["c.mp4"].name) == ("Cat", "cat", "../x")
@@ -165,8 +165,8 @@ def test_a_bad_row_of_a_manifest_is_its_clips_own_failure(row: dict[str, Any], s
     rows = [{"path": "a.mp4"}, row, {"path": "c.mp4"}]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     source = open_source(str(tmp_path / "m.jsonl"))
-    (bad,) = [item for item in source.items if item.problem is not None]
-    assert len(source.items) == 3 and line_to_sample(sample_to_line(bad)) == replace(bad, bytes=None)
+    (bad,) = [item for item in source.samples if item.problem is not None]
+    assert len(source.samples) == 3 and line_to_sample(sample_to_line(bad)) == replace(bad, bytes=None)
     assert any(note.startswith("1 row of") and sentence in note for note in source.notes)
     with pytest.raises(ClipError, match=sentence) as problem:
         ClipLoader(source.root, tmp_path, 1.0).open(bad)
@@ -189,8 +189,8 @@ def test_one_id_for_two_videos_is_told_apart_and_one_row_twice_is_one(tmp_path: 
     rows = [{"id": "a", "path": "1.mp4"}, {"id": "a", "path": "2.mp4"}, {"id": "a", "path": "1.mp4"}]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = open_source(str(tmp_path / "m.jsonl"))
-    assert len(source.items) == 2
-    assert all(item.id.startswith("a-") and item.name == "a" for item in source.items)
+    assert len(source.samples) == 2
+    assert all(item.id.startswith("a-") and item.name == "a" for item in source.samples)
 
 
 # ------------------------------------------------------------------------------------------------------------ tars
@@ -215,7 +215,7 @@ def test_a_tar_is_read_in_place(tmp_path: Path) -> None:
     tar(tmp_path / "tars/0.tar", {"a.mp4": video, "a.json": b"{}", "sub/b.mp4": video[:500]})
     source = open_source(str(tmp_path / "tars"))
     media = ClipLoader(source.root, tmp_path / "scratch", 1.0)
-    whole, cut = source.items
+    whole, cut = source.samples
     assert (whole.source, cut.id) == ("0.tar::a.mp4", "b")
     clip = media.open(whole)
     assert (clip.id, clip.source, len(clip.times)) == ("a", "0.tar::a.mp4", 2)
@@ -234,7 +234,7 @@ def test_nothing_leaves_a_tar_by_its_name(tmp_path: Path) -> None:
         link="/etc/passwd",
     )
     source = open_source(str(path))
-    assert [item.source for item in source.items] == ["x.tar::ok.mp4"]
+    assert [item.source for item in source.samples] == ["x.tar::ok.mp4"]
     assert any("5 members" in note for note in source.notes)
 
 
@@ -260,13 +260,13 @@ def s4(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_avsbench_root_is_known_by_its_table(s4: Path) -> None:
     source = open_source(str(s4))
-    assert (source.kind, len(source.items), len(source.datasets)) == ("s4", 4, 2)
-    item = source.items[0]
+    assert (source.kind, len(source.samples), len(source.datasets)) == ("s4", 4, 2)
+    item = source.samples[0]
     assert len(item.frames) == len(item.places) == 5
     assert item.places[0].endswith(f"/{item.id}/{item.id}_1.png")
     assert (source.root / item.frames[0]).is_file()
     assert item.like is not None
-    assert {item.places[0].split("/")[0] for item in open_source(str(s4), split="test").items} == {"test"}
+    assert {item.places[0].split("/")[0] for item in open_source(str(s4), split="test").samples} == {"test"}
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing/*.mp4"])

@@ -1,11 +1,11 @@
-"""Manifests: a table with one row a clip, as JSON lines, CSV, TSV or Parquet.
+"""Manifests: a table with one row per clip, as JSON lines, CSV, TSV or Parquet.
 
-Columns: `path` (or `video`), and if wanted `id` (or `uid`; else the file's name), `audio` (a sound file to take instead
-of the video's own), `group` (the folder below `labels/`; AVSBench-semantic's subset) and `classes` (what sounds, for
-the `oracle` captioner: a list, or text with commas). Others are ignored. Relative paths start from the manifest's
+Columns: `path` (or `video`), and optionally `id` (or `uid`; else the file's name), `audio` (a sound file that replaces
+the video's own), `group` (the folder below `labels/`; AVSBench-semantic's subset) and `classes` (the sounding objects,
+for the `oracle` captioner: a list, or text with commas). Others are ignored. Relative paths start from the manifest's
 folder.
 
-A row whose cells cannot be used is a clip that fails with the reason `bad_row`; a file that is no table is refused.
+A row with invalid cells is a clip that fails with the reason `bad_row`; an invalid file is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import is_plain_name
 from openavs.jobs.sample import Sample
-from openavs.labeling.readers.open import Candidate, Source, build_manifest, relative
+from openavs.labeling.readers.base import Candidate, Source, make_source, relative
 from openavs.utils.serialization import parse_json
 from openavs.utils.text import pluralize
 
@@ -30,32 +30,32 @@ Cells = Mapping[str, Any]
 
 
 def read(path: Path) -> Source:
-    """Reads a manifest by its ending.
+    """Read a manifest in the format of its ending.
 
     Raises:
-        InputError: it cannot be read, a line of it is damaged, or none of its rows can be used.
+        InputError: it cannot be read, a line is damaged, or all of its rows are invalid.
     """
     root = Path(os.path.abspath(path)).parent
     readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}
     rows = readers.get(path.suffix.lower(), _jsonl)(path)
     try:
         found = [_found(number, row, root) for number, row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise InputError(f"the manifest {path} cannot be read ({_line(problem)})") from problem
-    bad = [one.item.problem for one in found if one.item.problem is not None]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"the manifest {path} cannot be read ({_line(error)})") from error
+    bad = [one.sample.problem for one in found if one.sample.problem is not None]
     if bad and len(bad) == len(found):
         raise InputError(f"{path}, {bad[0]}")
     failing = f"{pluralize(len(bad), 'row')} of {path} cannot be used, and their clips fail as bad_row: such as "
-    return build_manifest("manifest", root, found, [failing + sentence for sentence in bad[:1]])
+    return make_source("manifest", root, found, [failing + sentence for sentence in bad[:1]])
 
 
 def _found(number: int, row: Cells, root: Path) -> Candidate:
-    """The clip of a row, or one that fails with what is wrong with the row."""
+    """Return the clip of a row, or one that fails with the fault of the row."""
     try:
         return _clip(f"row {number}", row, root)
-    except InputError as problem:
+    except InputError as error:
         id, path = (next((row[n] for n in ALIASES[k] if isinstance(row.get(n), str)), "") for k in ("id", "path"))
-        return Candidate(id or f"row{number}", Sample("", relative(path, root), problem=str(problem)))
+        return Candidate(id or f"row{number}", Sample("", relative(path, root), problem=str(error)))
 
 
 def _clip(where: str, row: Cells, root: Path) -> Candidate:
@@ -99,8 +99,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Cells]]:
                 continue
             try:
                 row = parse_json(line)
-            except ValueError as problem:
-                raise InputError(f"{path}, row {number} is no JSON: {problem}") from problem
+            except ValueError as error:
+                raise InputError(f"{path}, row {number} is not valid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise InputError(f"{path}, row {number} is {line.strip()!r:.60} and should be an object in braces")
             yield number, row
@@ -119,10 +119,8 @@ def _parquet(path: Path) -> Iterator[tuple[int, Cells]]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
-    except ImportError as problem:
-        raise InputError(
-            "a Parquet manifest needs pyarrow; pip install 'openavs[jobs]', or give JSON lines"
-        ) from problem
+    except ImportError as error:
+        raise InputError("a Parquet manifest needs pyarrow; pip install 'openavs[jobs]', or give JSON lines") from error
     number = 0
     try:
         with ParquetFile(path) as file:
@@ -132,10 +130,10 @@ def _parquet(path: Path) -> Iterator[tuple[int, Cells]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except ArrowException as problem:
-        raise InputError(f"the manifest {path} cannot be read as Parquet ({_line(problem)})") from problem
+    except ArrowException as error:
+        raise InputError(f"the manifest {path} cannot be read as Parquet ({_line(error)})") from error
 
 
-def _line(problem: Exception) -> str:
-    """What a library says, in one line."""
-    return " ".join(str(problem).split())[:160]
+def _line(error: Exception) -> str:
+    """Return the message of a library in one line."""
+    return " ".join(str(error).split())[:160]

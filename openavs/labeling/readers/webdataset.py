@@ -1,7 +1,7 @@
 """Tar shards (WebDataset): files of one name and different endings are one sample.
 
-Only headers are read here; a worker copies the bytes of a member to a name of its own when the sample's turn comes.
-Nothing is ever extracted by its name, links and devices are not looked at, and no member is anything but media.
+Only headers are read here; a worker copies the bytes of a member to a generated name before it opens the clip. Members
+are never extracted by their names; links, devices and members that are not media are skipped.
 """
 
 from __future__ import annotations
@@ -14,29 +14,36 @@ from pathlib import Path, PurePosixPath
 
 from openavs.errors import InputError
 from openavs.jobs.sample import ByteRange, Sample
-from openavs.labeling.readers.open import SOUNDS, VIDEOS, Candidate, Source, build_manifest, relative
+from openavs.labeling.readers.base import (
+    AUDIO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Candidate,
+    Source,
+    make_source,
+    relative,
+)
 from openavs.utils.fs import BoundedFile
 from openavs.utils.text import pluralize
 
 
-def find(folder: Path) -> list[Path]:
-    """The tars of a folder (not below it), in the order of their names."""
+def find_tars(folder: Path) -> list[Path]:
+    """Return the tars of a folder (not of its subfolders), sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.is_file())
 
 
 def are_tars(files: list[Path]) -> bool:
-    """Whether files are tars and nothing else."""
+    """Return whether all files are tars."""
     return bool(files) and all(path.suffix.lower() == ".tar" for path in files)
 
 
 def refuse_compressed(path: Path) -> None:
-    """Raises InputError for a compressed tar: its members cannot be reached one by one."""
+    """Raise InputError for a compressed tar, whose members cannot be read one by one."""
     if path.suffixes[-2:-1] == [".tar"] or path.suffix.lower() in (".tgz", ".tbz2", ".txz"):
         raise InputError(f"{path} is compressed, and videos hardly shrink by it; give it as a plain .tar")
 
 
 def read(root: Path, tars: list[Path]) -> Source:
-    """The samples of some tars that hold a video."""
+    """Read the samples of tars that hold a video."""
     root = Path(os.path.abspath(root))
     found: list[Candidate] = []
     left_out = 0
@@ -44,8 +51,8 @@ def read(root: Path, tars: list[Path]) -> Source:
         samples, skipped = _samples(Path(os.path.abspath(tar)), root)
         found += samples
         left_out += skipped
-    notes = [f"{pluralize(left_out, 'member')} of the tars left out: no media, no plain files or unsafe names"]
-    return build_manifest("tar", root, found, notes if left_out else [])
+    notes = [f"{pluralize(left_out, 'member')} of the tars skipped: no media, no plain files or unsafe names"]
+    return make_source("tar", root, found, notes if left_out else [])
 
 
 def _samples(tar: Path, root: Path) -> tuple[list[Candidate], int]:
@@ -57,14 +64,16 @@ def _samples(tar: Path, root: Path) -> tuple[list[Candidate], int]:
         stem, _, ending = name.name.partition(".")
         part = ByteRange(member.name, member.offset_data, member.size, PurePosixPath(f"x.{ending}").suffix.lower())
         key = str(name.parent / stem)
-        kind = "video_slice" if part.suffix in VIDEOS else "audio_slice" if part.suffix in SOUNDS else None
+        kind = (
+            "video_slice" if part.suffix in VIDEO_SUFFIXES else "audio_slice" if part.suffix in AUDIO_SUFFIXES else None
+        )
         if kind is None or not _is_safe(member) or getattr(samples.get(key), kind, None) is not None:
             left_out += not member.isdir()
             continue
         samples[key] = replace(samples.get(key, empty), **{kind: part})  # type: ignore[arg-type]
-    whole = {key: item for key, item in samples.items() if item.video_slice is not None}
+    whole = {key: sample for key, sample in samples.items() if sample.video_slice is not None}
     left_out += len(samples) - len(whole)
-    return [Candidate(PurePosixPath(key).name, _sized(item)) for key, item in whole.items()], left_out
+    return [Candidate(PurePosixPath(key).name, _sized(sample)) for key, sample in whole.items()], left_out
 
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
@@ -73,16 +82,16 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
             while (member := archive.next()) is not None:
                 if member.size < 0:
                     raise tarfile.ReadError(f"the size of {member.name!r:.80} is negative")
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 yield member
             if _is_damaged(tar, archive.offset):
-                raise tarfile.ReadError("what follows its last readable member is not an end")
-    except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as problem:
-        raise InputError(f"{tar} cannot be read as a tar ({problem}); fetch it again or leave it out") from problem
+                raise tarfile.ReadError("the last readable member is not followed by an end")
+    except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as error:
+        raise InputError(f"{tar} cannot be read as a tar ({error}); fetch it again or leave it out") from error
 
 
 def _is_damaged(tar: Path, offset: int) -> bool:
-    """Whether a tar goes on with other than zeros where tarfile found no more headers: it stops there silently."""
+    """Return whether other bytes than zeros follow the last header that tarfile found, where it stops silently."""
     with tar.open("rb") as file:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
@@ -90,12 +99,12 @@ def _is_damaged(tar: Path, offset: int) -> bool:
 
 
 def _is_safe(member: tarfile.TarInfo) -> bool:
-    """A plain file of a plain name; a sparse one is stored otherwise than it reads."""
+    """Return whether a member is a regular file with a safe name; a sparse file is stored differently."""
     name = PurePosixPath(member.name)
     printable = member.name.isprintable() and "\\" not in member.name
     return member.isreg() and not member.issparse() and printable and not name.is_absolute() and ".." not in name.parts
 
 
-def _sized(item: Sample) -> Sample:
-    parts = (item.video_slice, item.audio_slice)
-    return replace(item, bytes=sum(part.size for part in parts if part is not None))
+def _sized(sample: Sample) -> Sample:
+    parts = (sample.video_slice, sample.audio_slice)
+    return replace(sample, bytes=sum(part.size for part in parts if part is not None))

@@ -177,5 +177,5 @@ def test_a_tar_that_the_system_refuses_fails_its_clip(
     owner: Any = {"stat": os, "open": io}[call]
     monkeypatch.setattr(owner, call, refusing(getattr(owner, call), "a.tar", number))
     with pytest.raises(ClipError, match="cannot be read") as raised:
-        ClipLoader(source.root, tmp_path / "scratch", 1.0).open(source.items[0])
+        ClipLoader(source.root, tmp_path / "scratch", 1.0).open(source.samples[0])
     assert raised.value.reason == "unreadable"

@@ -140,28 +140,28 @@ def reply(data: bytes) -> None:
 
 def jsonl(data: bytes) -> None:
     """A manifest of JSON lines, and its plan."""
-    _planned(source_manifest.read(_file("m.jsonl", data)).items)
+    _planned(source_manifest.read(_file("m.jsonl", data)).samples)
 
 
 def table(data: bytes) -> None:
     """A manifest in CSV."""
-    _planned(source_manifest.read(_file("m.csv", data)).items)
+    _planned(source_manifest.read(_file("m.csv", data)).samples)
 
 
 def parquet(data: bytes) -> None:
     """A manifest in Parquet."""
-    _planned(source_manifest.read(_file("m.parquet", data)).items)
+    _planned(source_manifest.read(_file("m.parquet", data)).samples)
 
 
 def paths(data: bytes) -> None:
     """A list of paths."""
-    _planned(source_files.read_list(_file("l.txt", data)).items)
+    _planned(source_files.read_list(_file("l.txt", data)).samples)
 
 
 def tar(data: bytes) -> None:
     """A tar of samples."""
     found = _file("tars/t.tar", data)
-    _planned(source_tars.read(found.parent, [found]).items)
+    _planned(source_tars.read(found.parent, [found]).samples)
 
 
 def _planned(found: Sequence[items.Sample]) -> None:
