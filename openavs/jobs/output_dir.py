@@ -18,6 +18,7 @@ from openavs.jobs.locks import FIRST_SHARD, JOB, claim, claimed
 from openavs.jobs.manifest import (
     IDENTITY,
     LINES,
+    SIZES,
     JobRequest,
     Manifest,
     check_manifest,
@@ -38,7 +39,8 @@ logger = logging.getLogger(__name__)
 _MASKS = ("labels", "predictions")
 # In the order of their removal: the records first, so that nothing counts as done, the list of clips last.
 _OURS = (WORK, "index.jsonl", "index.parquet", "run.json", *_MASKS, "clips", "log", LINES)
-_FOLDERS = frozenset((WORK, *_MASKS, "clips", "log"))
+_INSIDE = (f"{WORK}/shards", IDENTITY, SIZES, f"{WORK}/models.json")
+_FOLDERS = frozenset((WORK, f"{WORK}/shards", *_MASKS, "clips", "log"))
 
 
 def open_folder(out: Path, request: JobRequest, *, overwrite: bool = False, retry_failed: bool = False) -> Manifest:
@@ -87,7 +89,7 @@ def _join(out: Path, request: JobRequest, overwrite: bool, retry_failed: bool) -
 
 
 def _open_alone(out: Path, request: JobRequest, overwrite: bool) -> Manifest:
-    refuse_links(*(out / name for name in _OURS))
+    refuse_links(*(out / name for name in (*_OURS, *_INSIDE)))
     if overwrite:
         clear_folder(out)
     manifest = read_manifest(out)
@@ -227,7 +229,7 @@ def _unknown_results(out: Path) -> str | None:
 
 def _refuse_foreign(out: Path) -> None:
     """Raise InputError if something else than a file is in the place of a file of the job, or than a folder."""
-    for name in _OURS:
+    for name in (*_OURS, *_INSIDE):
         path, is_folder = out / name, name in _FOLDERS
         if os.path.lexists(path) and not (path.is_dir() if is_folder else path.is_file()):
             kind = "folder" if is_folder else "regular file"

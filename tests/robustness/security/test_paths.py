@@ -137,10 +137,12 @@ def test_a_link_in_the_output_folder(openavs: Run, video: Path, yard: Path, tmp_
     assert sorted(path.name for path in treasure.rglob("*")) == ["keep.txt", "masks"]
 
 
-@pytest.mark.parametrize("place", ["clips", "labels", "log", "work", "shards", "work/manifest.json", "index.jsonl"])
+@pytest.mark.parametrize(
+    "place", ["clips", "labels", "log", "work", "work/shards", "work/manifest.json", "index.jsonl"]
+)
 def test_a_link_in_the_folder_of_a_job(openavs: Run, video: Path, yard: Path, place: str) -> None:
     (yard / "treasure").mkdir()
-    (yard / "job").mkdir()
+    (yard / "job" / place).parent.mkdir(parents=True)
     (yard / "job" / place).symlink_to(yard / "treasure")
     for more in ([], ["--overwrite"]):
         done = openavs("label", video, "--pipeline", "tiny", "--out", yard / "job", *more)

@@ -66,7 +66,7 @@ def test_segment(openavs: Run, video: Path, tmp_path: Path, caplog: pytest.LogCa
     with serving(SERVERS[kind]) as local:
         done = openavs("segment", video, *asking(local.url), "--out", tmp_path / "out", "-v", "-v")
     assert local.headers and all(sent["authorization"] == f"Bearer {KEY}" for sent in local.headers)
-    assert done.code == (1 if "accepts no key" in kind else 0), done.err
+    assert done.code == (2 if "accepts no key" in kind else 0), done.err
     assert list(leaks(tmp_path, done.out, done.err, caplog.text)) == []
 
 
