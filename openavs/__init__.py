@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from openavs.registry import Registry as Registry
     from openavs.results.result import Result as Result, read_result as read_result
     from openavs.results.serialization import (
-        segmentation_from_json as segmentation_from_json,
-        segmentation_to_json as segmentation_to_json,
+        result_from_json as result_from_json,
+        result_to_json as result_to_json,
         write_result as write_result,
     )
     from openavs.structures.masks import (
@@ -69,7 +69,7 @@ _HOMES = {
     "openavs.config.recipe": ("Recipe", "load_recipe"),
     "openavs.registry": ("Registry",),
     "openavs.results.result": ("Result", "read_result"),
-    "openavs.results.serialization": ("segmentation_from_json", "segmentation_to_json", "write_result"),
+    "openavs.results.serialization": ("result_from_json", "result_to_json", "write_result"),
     "openavs.structures.masks": ("RLE", "mask_to_rle", "rle_to_mask", "segments_to_label_map", "segments_to_mask"),
     "openavs.structures.types": (
         "Caption",

@@ -175,7 +175,7 @@ def test_a_video_that_is_not_there_is_one_sentence(pipe: library.VideoPipeline, 
 
 
 def test_a_result_is_a_segmentation_that_says_the_same(result: library.Result) -> None:
-    plain = library.segmentation_from_json(library.segmentation_to_json(result))
+    plain = library.result_from_json(library.result_to_json(result))
     assert type(plain) is ClipResult and plain == result and result == plain
     assert replace(plain, clip="other") != result
     assert repr(result) == "<Result of 'video': 2 segments in 2 frames>"
@@ -310,7 +310,7 @@ def test_a_result_that_is_read_again_can_show_export_and_save_itself(result: lib
     assert again == stored(result) == library.read_result(str(tmp_path / "run"), result.clip)
     assert again.export("timeline", tmp_path / "one.csv").is_file()
     replace_named(result, "other").save(tmp_path / "run", overlay=False, report=False)
-    with pytest.raises(InputError, match=r"holds 2 clips; name one: 'other', 'video'"):
+    with pytest.raises(InputError, match=r"has 2 clips; name one: 'other', 'video'"):
         library.read_result(tmp_path / "run")
     with pytest.raises(InputError, match="holds no results"):
         library.read_result(tmp_path / "absent")

@@ -70,8 +70,7 @@ def segment(
     """Find, name and segment the sounding objects in videos."""
     from openavs.config.recipe import load_recipe
     from openavs.errors import InputError
-    from openavs.results.serialization import safe_ids
-    from openavs.utils.fs import is_missing, refuse_address
+    from openavs.utils.fs import is_missing, refuse_address, safe_ids
 
     configure_logging(quiet=quiet, verbose=verbose)
     named, overrides = split_overrides(videos)

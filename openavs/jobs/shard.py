@@ -33,7 +33,7 @@ from openavs.results.serialization import (
     mask_values,
     palette_png,
     refuse_other_folder,
-    segmentation_to_json,
+    result_to_json,
 )
 from openavs.stages.translators.base import Request
 from openavs.structures.masks import segments_to_label_map
@@ -347,7 +347,7 @@ class ClipLoop:
         for frame, own in zip(result.frames, numbers, strict=True):
             png = palette_png(segments_to_label_map(frame.segments, own, result.size))
             files[f"masks/{frame.index:05d}.png"] = write_hashed(folder / "masks" / f"{frame.index:05d}.png", png)
-        files["result.json"] = write_hashed(folder / "result.json", json_bytes(segmentation_to_json(result)))
+        files["result.json"] = write_hashed(folder / "result.json", json_bytes(result_to_json(result)))
         return {f"clips/{result.clip}/{name}": digest for name, digest in files.items()}
 
     def _remove(self, sample: Sample) -> None:

@@ -1,6 +1,6 @@
-"""Which of a result's segments become labels: the `filter` section of a recipe, and what each rule dropped.
+"""Label filters: select the segments of a result that become labels, by the `label_filter` section of a recipe.
 
-The paper's default is no rule here: a box over `filtering.box_threshold` is a label.
+By default there are no rules, as in the paper: every box over `filtering.box_threshold` is a label.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ from openavs.stages.lexicon import lexicon, source_of
 from openavs.structures.types import ClipResult, FrameResult, Segment
 
 CLIP_RULES = ("min_audible_fraction", "drop_empty")
-"""The rules that drop a clip as a whole; all others drop segments."""
+"""Rules that reject a whole clip; all others reject segments."""
 
 
 @dataclass(frozen=True)
 class FilteredResult:
-    """What is left. `reason` is the rule that the clip fails as a whole (None: it passes); `dropped` counts, by rule,
-    the segments that were left out."""
+    """A filtered result.
+
+    Attributes:
+        result: the result with the remaining segments.
+        reason: the rule that rejects the whole clip; None if it passes.
+        rejected: number of rejected segments by rule.
+    """
 
     result: ClipResult
     reason: str | None
@@ -28,8 +33,8 @@ class FilteredResult:
 
 
 def apply_label_filters(result: ClipResult, rules: LabelFilterConfig) -> FilteredResult:
-    """Leaves out the segments that a rule rejects; one is counted for the first rule that it fails."""
-    dropped: Counter[str] = Counter()
+    """Remove the segments that a rule rejects; each is counted for the first rule that it fails."""
+    rejected: Counter[str] = Counter()
     frames = []
     for frame in result.frames:
         kept = []
@@ -38,14 +43,14 @@ def apply_label_filters(result: ClipResult, rules: LabelFilterConfig) -> Filtere
             if failed is None:
                 kept.append(segment)
             else:
-                dropped[failed] += 1
+                rejected[failed] += 1
         frames.append(replace(frame, segments=tuple(kept)))
-    left = replace(result, frames=tuple(frames))
-    return FilteredResult(left, _clip_failure(left, rules), dict(sorted(dropped.items())))
+    filtered = replace(result, frames=tuple(frames))
+    return FilteredResult(filtered, _clip_failure(filtered, rules), dict(sorted(rejected.items())))
 
 
 def failures(segment: Segment, frame: FrameResult, rules: LabelFilterConfig) -> Iterator[str]:
-    """The rules that a segment fails. Where a model gave no score, the rule about that score is passed."""
+    """Yield the rules that a segment fails; a rule about a score that no model gave is passed."""
     height, width = segment.mask.size
     area = segment.mask.area / (height * width)
     if _below(segment.score, rules.min_score):
@@ -67,21 +72,22 @@ def _below(value: float | None, least: float | None) -> bool:
 
 
 def agreement(phrase: str, frame: FrameResult) -> float:
-    """The share of a frame's questions that a caption answers with this phrase, in its words or by the lexicon.
+    """Return the fraction of a frame's questions that a caption answers with this phrase, in [0, 1].
 
-    1 where all questions that were asked lead to it. A frame with one question can only agree (1) or not (0).
+    A caption answers with the phrase if it contains it, or if the lexicon maps the caption to it. A frame with one
+    question gives 0 or 1.
     """
     answers: dict[str, bool] = {}
-    thing = source_of(phrase)
+    source = source_of(phrase)  # the lexicon's entry, if the phrase is its name for detectors
     for caption in frame.captions:
-        speaks = any(name in caption.text.lower() or name in lexicon(caption.text) for name in (phrase, thing))
-        answers[caption.question] = answers.get(caption.question, False) or speaks
+        agrees = any(name in caption.text.lower() or name in lexicon(caption.text) for name in (phrase, source))
+        answers[caption.question] = answers.get(caption.question, False) or agrees
     return sum(answers.values()) / len(answers) if answers else 0.0
 
 
 def _clip_failure(result: ClipResult, rules: LabelFilterConfig) -> str | None:
-    sounding = sum(not frame.silent for frame in result.frames)
-    if rules.min_audible_fraction is not None and sounding < rules.min_audible_fraction * len(result.frames):
+    audible = sum(not frame.silent for frame in result.frames)
+    if rules.min_audible_fraction is not None and audible < rules.min_audible_fraction * len(result.frames):
         return "min_audible_fraction"
     if rules.drop_empty and not any(frame.segments for frame in result.frames):
         return "drop_empty"

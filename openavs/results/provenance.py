@@ -57,7 +57,7 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
 
 def describe_differences(differences: Mapping[str, str]) -> str:
     """Describe some differences: `filtering.box_threshold (was 0.25, now 0.3), fps (was 1, now 2)`."""
-    first = ", ".join(f"{key:.80}{how}" for key, how in list(differences.items())[:6])
+    first = ", ".join(f"{key:.80}{change}" for key, change in list(differences.items())[:6])
     return first + (f" and {len(differences) - 6} more" if len(differences) > 6 else "")
 
 
@@ -71,5 +71,5 @@ def _differences(one: Any, other: Any, at: str = "") -> Iterator[tuple[str, str]
 
 
 def _short(value: Any) -> str:
-    text = "not there" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    text = "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:36]} ..."

@@ -1,7 +1,6 @@
-"""`Result`: a `Segmentation` that can save and show itself. It is what `openavs.load(...)(video)` returns.
+"""`Result`: the return value of `openavs.load(...)(video)`, a `ClipResult` with methods to save, show and export it.
 
-`Segmentation` lies at the bottom of the house and knows nothing of files; what follows here imports down to it. A
-`Result` adds no field, only the clip it came from, so every function that takes a `Segmentation` takes it as it is.
+`Result` adds no field, so every function that accepts a `ClipResult` accepts it.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Result(ClipResult):
-    """One clip's results, beside the clip itself.
+    """Results of one clip, with the clip.
 
-    Equal to any `Segmentation` that says the same; `dataclasses.replace` gives a result without its clip, which is
-    then opened again from `source`.
+    It equals every `ClipResult` with the same fields. `dataclasses.replace` returns a result without the clip, which
+    is then opened from `source` when it is needed.
     """
 
     @classmethod
-    def of(cls, segmentation: ClipResult, clip: Clip | None = None) -> Result:
-        """The result of a clip."""
-        made = cls(**_values(segmentation))
+    def of(cls, result: ClipResult, clip: Clip | None = None) -> Result:
+        """Make a `Result` from the fields of a `ClipResult`."""
+        made = cls(**_values(result))
         if clip is not None:
-            object.__setattr__(made, "_clip", clip)  # no field: what is written of a result is the segmentation
+            object.__setattr__(made, "_clip", clip)  # not a field: it is not saved
         return made
 
     @property
     def video(self) -> Clip:
-        """The clip itself; `InputError` if it was made in memory and is gone, or its file is."""
+        """The clip; InputError if its file is gone, or if it was made in memory and not kept."""
         held: Clip | None = getattr(self, "_clip", None)
         if held is not None:
             return held
@@ -47,40 +46,45 @@ class Result(ClipResult):
         return open_source(self)
 
     def save(self, out: str | Path, *, overlay: bool = True, report: bool = True, overwrite: bool = False) -> Path:
-        """Writes the clip into a result folder, as `openavs segment` does, and returns `out/clips/<id>`.
+        """Write the result into a result folder, as `openavs segment` does, and return `out/clips/<id>`.
 
-        The folder may hold other clips of the same recipe: they stay. `openavs export` reads it.
+        Other clips of the same recipe in that folder stay. `openavs export` reads it.
 
         Args:
             out: the result folder.
-            overlay: write `overlay.mp4`, the video with the masks painted on and its sound.
+            overlay: write `overlay.mp4`, the video with painted masks and its audio.
             report: write `report.html`.
-            overwrite: write the clip anew if it is there already.
+            overwrite: replace this clip if it exists.
 
         Raises:
-            InputError: `out` holds the results of another recipe, or this clip's and `overwrite` is not given.
+            InputError: `out` has results of another recipe, or has this clip and `overwrite` is False.
         """
         from openavs.jobs.save import save_result
-        from openavs.results.serialization import safe_id
+        from openavs.utils.fs import safe_id
 
-        name = safe_id(self.clip)  # a clip may have any id; its folder may not
+        name = safe_id(self.clip)  # ids of clips made in memory may be any text
         named = self if name == self.clip else dataclasses.replace(self, clip=name)
         wanted = {"overlay.mp4": overlay, "report.html": report}
         files = [file for file, is_wanted in wanted.items() if is_wanted]
         return save_result(Path(out), named, lambda: self.video if files else None, files=files, overwrite=overwrite)
 
     def show(self, *, width: int = 640, max_seconds: float = 120.0, max_bytes: int = 16_000_000) -> NotebookView:
-        """The video with the masks painted on, its sound and what was heard and found, for a notebook.
+        """Return a notebook view: the video with painted masks and audio, the captions, and the objects found.
 
-        The video is part of the page, so it is bounded: at most `width` pixels on its long side; longer than
-        `max_seconds`, or larger than `max_bytes`, it is left out and pictures stand for it.
+        The video is embedded in the page. If it is longer than `max_seconds` or larger than `max_bytes`, images of
+        some frames replace it.
+
+        Args:
+            width: maximum length of the long side, in pixels.
+            max_seconds: maximum duration.
+            max_bytes: maximum size of the encoded video.
         """
         from openavs.visualization.notebook import show
 
         return show(self, self.video, width=width, max_seconds=max_seconds, max_bytes=max_bytes)
 
     def export(self, form: str, out: str | Path, *, classes: str | Sequence[str] = (), overwrite: bool = False) -> Path:
-        """Writes this result in one of the formats of `openavs export`, such as `coco` or `cutout-webm`."""
+        """Write this result in a format of `openavs export`, such as `coco` or `cutout-webm`, and return `out`."""
         from openavs.exports.base import Categories, ExportItem
         from openavs.exports.registry import ExportOptions, export as write
 
@@ -97,7 +101,7 @@ class Result(ClipResult):
         return Path(out)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows for a result: pictures and words; `show()` has the video, which takes a moment."""
+        """Return images and captions as HTML, for notebooks; `show()` adds the video, which takes longer."""
         from openavs.visualization.notebook import summary
 
         return summary(self, getattr(self, "_clip", None))
@@ -111,20 +115,20 @@ class Result(ClipResult):
 
 
 def read_result(out: str | Path, clip: str | None = None) -> Result:
-    """Reads one clip of a result folder; `clip` may be left out where the folder holds one clip.
+    """Read one clip of a result folder; `clip` is optional if the folder has a single clip.
 
     Raises:
-        InputError: no such folder or clip, a damaged file, or several clips and none is named.
+        InputError: no such folder or clip, a damaged file, or several clips and no `clip`.
     """
     from openavs.exports.base import finished
     from openavs.results.serialization import read_result as read
 
     names = [clip] if clip is not None else finished(Path(out))
     if len(names) > 1:
-        some = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
-        raise InputError(f"{out} holds {len(names)} clips; name one: {some}")
+        shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+        raise InputError(f"{out} has {len(names)} clips; name one: {shown}")
     return Result.of(read(out, names[0]))
 
 
-def _values(segmentation: ClipResult) -> dict[str, Any]:
-    return {field.name: getattr(segmentation, field.name) for field in fields(ClipResult)}
+def _values(result: ClipResult) -> dict[str, Any]:
+    return {field.name: getattr(result, field.name) for field in fields(ClipResult)}

@@ -1,4 +1,4 @@
-"""A clip's result on disk: `Segmentation` <-> JSON without loss, and the folder `clips/<id>/`."""
+"""Results on disk: `ClipResult` <-> JSON without loss, and the folder `clips/<id>/` of one clip."""
 
 from __future__ import annotations
 
@@ -9,60 +9,50 @@ import math
 import os
 import shutil
 import types as builtin_types
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.structures.masks import RLE, check_rle, segments_to_label_map
 from openavs.structures.types import ClipResult, ImageArray
-from openavs.utils.fs import atomic_write, safe_id, safe_ids, sync_folder
+from openavs.utils.fs import atomic_write, safe_id, sync_folder
 from openavs.utils.serialization import parse_json
 from openavs.visualization.colors import voc_palette
-
-__all__ = [
-    "FORMAT",
-    "atomic_write",
-    "clip_folder",
-    "is_complete",
-    "is_done",
-    "mask_values",
-    "read_result",
-    "safe_id",
-    "safe_ids",
-    "segmentation_from_json",
-    "segmentation_to_json",
-    "write_result",
-]
 
 _CLIP_FILES = frozenset(("masks", "overlay.mp4", "report.html", "result.json"))
 FORMAT = 1  # raised when a reader of the old format would misread the new one
 Values = Literal["instance", "class"]
 
 
-# ---------------------------------------------------------------------------------------------------- as JSON
+# ---------------------------------------------------------------------------------------------------------- as JSON
 
 
-def segmentation_to_json(segmentation: ClipResult) -> dict[str, Any]:
-    """Plain JSON data that `segmentation_from_json` turns back into an equal `Segmentation`.
+def result_to_json(result: ClipResult) -> dict[str, Any]:
+    """Return JSON data that `result_from_json` decodes to an equal `ClipResult`.
 
-    Raises InputError where a number is not finite (JSON has no such numbers) or the recipe holds other than plain data.
+    Raises:
+        InputError: a number is not finite (JSON has no such numbers), or the recipe has values that are not plain data.
     """
-    return {"format": FORMAT, **encode(segmentation, "segmentation")}
+    return {"format": FORMAT, **encode(result, "result")}
 
 
-def segmentation_from_json(data: Any) -> ClipResult:
-    """The inverse of `segmentation_to_json`; InputError names the first key that is missing, unknown or mistyped."""
+def result_from_json(data: Any) -> ClipResult:
+    """Decode the data of `result_to_json`.
+
+    Raises:
+        InputError: a key is missing or unknown, or a value has the wrong type; the message names the first one.
+    """
     if not isinstance(data, dict) or "format" not in data:
-        raise InputError("this is no openavs result: it has no 'format' key")
+        raise InputError("not an openavs result: it has no 'format' key")
     if data["format"] != FORMAT:
         raise InputError(f"the result has format {data['format']!r} and this openavs reads {FORMAT}; update openavs")
     body = {key: value for key, value in data.items() if key != "format"}
     decoded: ClipResult = _decode(ClipResult, body, "result")
+    # Masks of another size than the clip would fail later, when they are combined.
     for frame in decoded.frames:
         for segment in frame.segments:
             if segment.mask.size != decoded.size:
@@ -74,7 +64,7 @@ def segmentation_from_json(data: Any) -> ClipResult:
 
 
 def encode(value: Any, where: str) -> Any:
-    """Dataclasses, tuples, mappings and scalars as JSON data; `where` is named in the InputError."""
+    """Encode dataclasses, tuples, mappings and scalars as JSON data; InputError names `where` for other values."""
     if isinstance(value, np.generic):
         value = value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -132,6 +122,7 @@ def _decode_object(kind: type, data: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     given = _expect(dict, data, where)
+    # Files of earlier versions lack the keys that were added since.
     earlier = {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("added")}
     given = {**earlier, **given}
     for name in names:
@@ -150,7 +141,11 @@ def _decode_object(kind: type, data: Any, where: str) -> Any:
 
 
 def clip_folder(out: Path, clip: str) -> Path:
-    """`out/clips/<clip>`; InputError for an id that is no plain folder name (make ids with `safe_id`)."""
+    """Return `out/clips/<clip>`.
+
+    Raises:
+        InputError: the id is not a safe folder name (see `safe_id`), or `clips` is a link.
+    """
     if safe_id(clip) != clip:
         raise InputError(f"{clip!r:.60} cannot name a folder; make clip ids with safe_id")
     clips = out / "clips"
@@ -159,94 +154,86 @@ def clip_folder(out: Path, clip: str) -> Path:
 
 
 def refuse_links(*paths: Path) -> None:
-    """InputError if one is a symbolic link: it may lead anywhere, and what it leads to would be written or removed."""
+    """Raise InputError if one is a symbolic link: its target, anywhere, would be written or removed."""
     for path in paths:
         if path.is_symlink():
             raise InputError(f"{path} is a link; remove it, or give an output folder of its own")
 
 
 def is_clip_folder(path: Path) -> bool:
-    """True if openavs wrote this folder: an unfinished one, one with `result.json`, or with a result's files alone."""
+    """Return True for a folder that openavs wrote: unfinished, with `result.json`, or with files of a result only."""
     if path.is_symlink() or not path.is_dir():
         return False
     entries = (entry.name for entry in path.iterdir())
-    names = {name for name in entries if not name.startswith(".")}  # a run that is killed leaves unfinished files
+    names = {name for name in entries if not name.startswith(".")}  # a killed run leaves unfinished files
     unfinished = path.name.startswith(".") and path.name.endswith(".part")
     return unfinished or "result.json" in names or names <= _CLIP_FILES
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Raises InputError if a link or other files, such as the clip's pictures, are in the place of a clip's result."""
+    """Raise InputError if the folder of a clip's result is a link or has other files, such as the clip's images."""
     refuse_links(folder)
     if folder.exists() and not is_clip_folder(folder):
         raise InputError(f"{folder} holds other files, and the clip's result would replace them; give another --out")
 
 
 def is_done(out: Path, clip: str) -> bool:
-    """Whether the clip's `result.json` is there; it is written last, so all the rest is there too."""
+    """Return True if the clip has a `result.json`; it is written last, after all other files."""
     return (clip_folder(out, clip) / "result.json").is_file()
 
 
-def is_complete(out: Path, clip: str, extras: Collection[str] = ()) -> bool:
-    """True if `result.json` can be parsed and each mask that it names, and each of `extras`, is a file with content."""
-    folder = clip_folder(out, clip)
-    if not is_done(out, clip):
-        return False
-    try:
-        frames = parse_json((folder / "result.json").read_bytes())["frames"]
-        masks = [f"masks/{frame['index']:05d}.png" for frame in frames]
-    except (ValueError, TypeError, LookupError):
-        return False
-    return all(_has_content(folder / name) for name in (*masks, *extras))
-
-
-def _has_content(path: Path) -> bool:
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return S_ISREG(found.st_mode) and found.st_size > 0
-
-
 def read_result(out: str | Path, clip: str) -> ClipResult:
-    """The result that `write_result` wrote."""
+    """Read the result of one clip from a result folder.
+
+    Raises:
+        InputError: it does not exist, or is not a result in JSON.
+    """
     path = clip_folder(Path(out), clip) / "result.json"
     try:
-        return segmentation_from_json(parse_json(path.read_bytes()))
+        return result_from_json(parse_json(path.read_bytes()))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; is {clip} a finished clip of {out}?") from error
     except ValueError as error:
-        raise InputError(f"{path} is no JSON file: {error}") from error
+        raise InputError(f"{path} is not a JSON file: {error}") from error
 
 
 def write_result(
     out: str | Path,
-    segmentation: ClipResult,
+    result: ClipResult,
     *,
     values: Values = "instance",
     classes: Sequence[str] = (),
     extras: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Writes `out/clips/<id>/` (masks, what `extras` adds, `result.json` last) and returns the folder.
+    """Write `out/clips/<id>/` and return it: masks, the files of `extras`, and `result.json` last.
 
-    `extras(folder)` may write further files (overlay, report). All is made in a hidden folder beside it that takes the
-    place of an earlier result by one rename: a failure leaves nothing. `values` is what a mask's pixels say, see
-    `mask_values`. InputError if files that are no result are there.
+    All files are written into a hidden folder beside it, which replaces an earlier result by one rename; a failure
+    leaves nothing.
+
+    Args:
+        out: the result folder.
+        result: the result of one clip.
+        values: meaning of the pixel values, see `mask_values`.
+        classes: classes of `values="class"`.
+        extras: called with the hidden folder, to write more files such as the overlay.
+
+    Raises:
+        InputError: the folder has files that are not a result.
     """
-    folder = clip_folder(Path(out), segmentation.clip)
-    painted = mask_values(segmentation, values, classes)
+    folder = clip_folder(Path(out), result.clip)
+    painted = mask_values(result, values, classes)
     making = folder.with_name(f".{folder.name}.part")
     refuse_links(making)
     refuse_other_folder(folder)
-    shutil.rmtree(making, ignore_errors=True)  # what a killed run left
+    shutil.rmtree(making, ignore_errors=True)  # leftovers of a killed run
     try:
         (making / "masks").mkdir(parents=True)
-        for frame, numbers in zip(segmentation.frames, painted, strict=True):
-            label_map = segments_to_label_map(frame.segments, numbers, segmentation.size)
+        for frame, numbers in zip(result.frames, painted, strict=True):
+            label_map = segments_to_label_map(frame.segments, numbers, result.size)
             atomic_write(making / "masks" / f"{frame.index:05d}.png", palette_png(label_map))
         if extras is not None:
             extras(making)
-        atomic_write(making / "result.json", json_bytes(segmentation_to_json(segmentation)))
+        atomic_write(making / "result.json", json_bytes(result_to_json(result)))
         if folder.exists():
             shutil.rmtree(folder)
         os.rename(making, folder)
@@ -257,47 +244,50 @@ def write_result(
     return folder
 
 
-def mask_values(segmentation: ClipResult, values: Values, classes: Sequence[str] = ()) -> list[list[int]]:
-    """The number that stands for each segment of each frame in the masks; 0 is background.
+def mask_values(result: ClipResult, values: Values, classes: Sequence[str] = ()) -> list[list[int]]:
+    """Return the pixel value of each segment of each frame in the masks; 0 is the background.
 
-    `instance`: 1, 2, ... in the order of the frame's segments, or, where a tracker ran, one number per track through
-    the clip. `class`: the position of the segment's label in `classes` (counted from 1 unless `classes` itself begins
-    with `background`); a segment without such a label is not painted. InputError above 255.
+    `instance`: 1, 2, ... in the order of the frame's segments or, with a tracker, one number per track of the clip.
+    `class`: the position of the segment's label in `classes`, counted from 1 unless `classes` begins with `background`;
+    segments without a label in `classes` are 0.
+
+    Raises:
+        InputError: a value above 255, or `class` without classes.
     """
     if values == "class":
-        numbers = _class_values(segmentation, classes)
+        numbers = _class_values(result, classes)
     else:
-        numbers = _instance_values(segmentation)
+        numbers = _instance_values(result)
     if max((n for frame in numbers for n in frame), default=0) > 255:
-        raise InputError(f"{segmentation.clip} has more than 255 {values} numbers, which an 8-bit mask cannot hold")
+        raise InputError(f"{result.clip} has more than 255 {values} numbers, which an 8-bit mask cannot hold")
     return numbers
 
 
-def _class_values(segmentation: ClipResult, classes: Sequence[str]) -> list[list[int]]:
+def _class_values(result: ClipResult, classes: Sequence[str]) -> list[list[int]]:
     if not classes:
         raise InputError("class masks need the list of classes; give a vocabulary or write instance masks")
     first = 0 if classes[0] == "background" else 1
     index = {name: place for place, name in enumerate(classes, start=first)}
-    return [[index.get(s.label or "", 0) for s in frame.segments] for frame in segmentation.frames]
+    return [[index.get(s.label or "", 0) for s in frame.segments] for frame in result.frames]
 
 
-def _instance_values(segmentation: ClipResult) -> list[list[int]]:
-    segments = [s for frame in segmentation.frames for s in frame.segments]
+def _instance_values(result: ClipResult) -> list[list[int]]:
+    segments = [s for frame in result.frames for s in frame.segments]
     if not segments or any(s.track is None for s in segments):
-        return [list(range(1, len(frame.segments) + 1)) for frame in segmentation.frames]
+        return [list(range(1, len(frame.segments) + 1)) for frame in result.frames]
     place = {track: i for i, track in enumerate(dict.fromkeys(s.track for s in segments), start=1)}
-    return [[place[s.track] for s in frame.segments] for frame in segmentation.frames]
+    return [[place[s.track] for s in frame.segments] for frame in result.frames]
 
 
 def palette_png(label_map: ImageArray) -> bytes:
-    """A label map uint8 `[H, W]` as an 8-bit palette PNG in the VOC colours (the pixel values are the labels)."""
-    picture = Pictures.fromarray(label_map)
-    picture.putpalette(voc_palette().tobytes())  # turns it to mode P and keeps the values
+    """Encode a label map, uint8 `[H, W]`, as an 8-bit palette PNG in the colors of PASCAL VOC."""
+    image = Image.fromarray(label_map)
+    image.putpalette(voc_palette().tobytes())  # changes the mode to P and keeps the values
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def json_bytes(data: Any) -> bytes:
-    """ASCII JSON: whatever a file name holds, even bytes that are no text, can be written and read back."""
+    """Encode as ASCII JSON, so that file names with bytes that are not valid text can be written and read back."""
     return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode("ascii")

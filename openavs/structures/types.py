@@ -52,7 +52,7 @@ class Waveform:
             raise InputError(f"a sample rate is positive, not {self.rate}")
         for part in self._blocks():
             if not np.isfinite(part).all():
-                raise InputError("the sound holds NaN or infinite samples; repair or re-encode its track")
+                raise InputError("the sound has NaN or infinite samples; repair or re-encode its track")
 
     @property
     def duration(self) -> float:

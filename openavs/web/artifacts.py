@@ -11,7 +11,7 @@ from pathlib import Path
 
 from openavs.media import write_overlay
 from openavs.results.result import Result
-from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, segmentation_to_json
+from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, result_to_json
 from openavs.structures.masks import segments_to_label_map
 from openavs.structures.types import Clip, ClipResult, Segment
 from openavs.utils.fs import atomic_write
@@ -88,7 +88,7 @@ def write_overlay_video(
 def write_files(folder: Path, result: Result) -> None:
     """Write all other files, each atomically."""
     public = strip_local_paths(result)
-    atomic_write(folder / "result.json", json_bytes(segmentation_to_json(public)))
+    atomic_write(folder / "result.json", json_bytes(result_to_json(public)))
     atomic_write(folder / CAPTIONS, captions_vtt(result).encode("utf-8", "replace"))
     _write_masks(folder / "masks.zip", result)
     Result.of(public).export("coco", folder / "coco.json", overwrite=True)

@@ -26,8 +26,8 @@ from openavs.pipeline.memory_estimate import should_offload
 from openavs.pipeline.offload import lazy_stages
 from openavs.registry import BackendCache, Registry
 from openavs.results.result import Result
-from openavs.results.serialization import safe_id
 from openavs.structures.types import Caption, Clip
+from openavs.utils.fs import safe_id
 from openavs.utils.optional_deps import EXTRAS
 from openavs.web import ServerConfig
 

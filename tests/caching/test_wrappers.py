@@ -18,7 +18,7 @@ from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache
-from openavs.results.serialization import segmentation_to_json
+from openavs.results.serialization import result_to_json
 from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
@@ -73,7 +73,7 @@ class Counted:
 
 def content(result: ClipResult) -> str:
     """All but the seconds and the recipe."""
-    return json.dumps(segmentation_to_json(replace(result, timings={}, recipe={})), sort_keys=True)
+    return json.dumps(result_to_json(replace(result, timings={}, recipe={})), sort_keys=True)
 
 
 # ----------------------------------------------------------------------------------------- what runs after a change

@@ -141,7 +141,7 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
         ),
         (
             {"recipe": {f"k{n}": n for n in range(9)}, "kind": "list"},
-            r"its source \(.*\), detector \(was .*, now not there\), k0 \(was not there, now 0\), .* and 7 more; give",
+            r"its source \(.*\), detector \(was .*, now absent\), k0 \(was absent, now 0\), .* and 7 more; give",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which segments become labels."""
+"""Label filters."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_verifiers_score_filters_labels_where_there_is_one() -> None:
         frame(
             replace(segment("dog", 0.3), verifier_score=0.9),
             replace(segment("bell", 0.2), verifier_score=0.0),
-            segment("cat", 0.1),  # nobody judged it
+            segment("cat", 0.1),  # no verifier scored it
         )
     )
     left = apply_label_filters(judged, LabelFilterConfig(min_verifier_score=0.5))

@@ -14,23 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.results.provenance import describe_differences, differing_keys, git_commit
 from openavs.results.serialization import (
-    atomic_write,
     is_done,
     mask_values,
     read_result,
-    safe_id,
-    safe_ids,
-    segmentation_from_json,
-    segmentation_to_json,
+    result_from_json,
+    result_to_json,
     write_result,
 )
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
+from openavs.utils.fs import atomic_write, safe_id, safe_ids
 from openavs.visualization.colors import voc_palette
 
 
@@ -93,7 +91,7 @@ frames = st.builds(
         tuple
     ),
 )
-segmentations = st.builds(
+results = st.builds(
     ClipResult,
     clip=texts,
     size=st.just((6, 7)),
@@ -107,28 +105,28 @@ segmentations = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(segmentations)
-def test_any_segmentation_survives_json(made: ClipResult) -> None:
-    written = json.dumps(segmentation_to_json(made), allow_nan=False)
-    assert segmentation_from_json(json.loads(written)) == made
+@given(results)
+def test_any_result_survives_json(made: ClipResult) -> None:
+    written = json.dumps(result_to_json(made), allow_nan=False)
+    assert result_from_json(json.loads(written)) == made
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_has_not_are_refused_by_name(clip: ClipResult, bad: float) -> None:
-    with pytest.raises(InputError, match=r"segmentation\.recipe\.gate\.level is"):
-        segmentation_to_json(replace(clip, recipe={"gate": {"level": bad}}))
+    with pytest.raises(InputError, match=r"result\.recipe\.gate\.level is"):
+        result_to_json(replace(clip, recipe={"gate": {"level": bad}}))
     frame = replace(clip.frames[0], captions=(Caption("x", bad, 0, 1),))
     with pytest.raises(InputError, match=r"frames\[0\]\.captions\[0\]\.score"):
-        segmentation_to_json(replace(clip, frames=(frame,)))
-    data = segmentation_to_json(clip)
+        result_to_json(replace(clip, frames=(frame,)))
+    data = result_to_json(clip)
     data["timings"]["detect"] = bad
     with pytest.raises(InputError, match=r"timings\.detect"):
-        segmentation_from_json(data)
+        result_from_json(data)
 
 
 def test_scores_of_an_array_library_become_plain_numbers(clip: ClipResult) -> None:
     frame = replace(clip.frames[0], time=np.float32(0.1), index=np.int64(4), segments=())  # type: ignore[arg-type]
-    data = json.loads(json.dumps(segmentation_to_json(replace(clip, frames=(frame,)))))
+    data = json.loads(json.dumps(result_to_json(replace(clip, frames=(frame,)))))
     assert data["frames"][0]["time"] == float(np.float32(0.1))
     assert data["frames"][0]["index"] == 4
 
@@ -147,10 +145,10 @@ def edit(data: dict[str, Any], path: str, value: Any = None) -> dict[str, Any]:
 
 
 def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: ClipResult) -> None:
-    earlier = segmentation_to_json(clip)
+    earlier = result_to_json(clip)
     for found in earlier["frames"][0]["segments"]:
         del found["verifier_score"]
-    assert segmentation_from_json(earlier) == clip
+    assert result_from_json(earlier) == clip
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: ClipResult) 
         ("format", None, "no 'format' key"),
         ("format", 99, "format 99"),
         ("frames", None, "lacks the key 'frames'"),
-        ("colour", "red", "unknown key 'colour'"),
+        ("color", "red", "unknown key 'color'"),
         ("frames/0/segments/0/mask/counts", None, "lacks the key 'counts'"),
         ("frames/0/segments/0/box", [1.0, 2.0], "2 values and should have 4"),
         ("frames/0/segments/0/score", "high", "should be a finite number"),
@@ -173,31 +171,31 @@ def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: ClipResult) 
 )
 def test_broken_json_is_named(clip: ClipResult, path: str, value: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        segmentation_from_json(edit(segmentation_to_json(clip), path, value))
+        result_from_json(edit(result_to_json(clip), path, value))
 
 
 def test_a_mask_of_another_size_than_the_clips_is_named(clip: ClipResult) -> None:
-    taller = edit(segmentation_to_json(clip), "size", [21, 30])
+    taller = edit(result_to_json(clip), "size", [21, 30])
     with pytest.raises(InputError, match=r"a mask of frame \d+ is 20 x 30 pixels in a clip of 21 x 30"):
-        segmentation_from_json(taller)
+        result_from_json(taller)
 
 
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        ({"filtering": {1: 0.5}}, "segmentation.recipe.filtering has a key that is not text"),
-        ({"words": {"dog", "cat"}}, "segmentation.recipe.words is a set, which a result file cannot hold"),
+        ({"filtering": {1: 0.5}}, "result.recipe.filtering has a key that is not text"),
+        ({"words": {"dog", "cat"}}, "result.recipe.words is a set, which a result file cannot hold"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_by_name(clip: ClipResult, recipe: Any, says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
-        segmentation_to_json(replace(clip, recipe=recipe))
+        result_to_json(replace(clip, recipe=recipe))
 
 
-def test_other_json_is_no_result() -> None:
+def test_other_json_is_not_a_result() -> None:
     for data in ([], None, "x", {"frames": []}):
         with pytest.raises(InputError):
-            segmentation_from_json(data)
+            result_from_json(data)
 
 
 # ----------------------------------------------------------------------------------------- a clip's folder
@@ -207,16 +205,16 @@ def test_masks_are_palette_pictures_of_instance_numbers(tmp_path: Path, clip: Cl
     folder = write_result(tmp_path, clip)
     assert folder == tmp_path / "clips" / "clip"
     assert sorted(p.name for p in (folder / "masks").iterdir()) == ["00000.png", "00001.png", "00002.png"]
-    with Pictures.open(folder / "masks" / "00000.png") as picture:
+    with Image.open(folder / "masks" / "00000.png") as picture:
         assert (picture.mode, picture.size) == ("P", (30, 20))
         values = np.asarray(picture)
-        colours = np.asarray(picture.convert("RGB"))
+        colors = np.asarray(picture.convert("RGB"))
     dog = rle_to_mask(clip.frames[0].segments[0].mask)
     bell = rle_to_mask(clip.frames[0].segments[1].mask)
-    assert (values[dog] == 1).all()  # the better score lies on top
+    assert (values[dog] == 1).all()  # the better score is on top
     assert (values[bell & ~dog] == 2).all()
     assert (values[~(dog | bell)] == 0).all()
-    assert (colours == voc_palette()[values]).all()
+    assert (colors == voc_palette()[values]).all()
     assert read_result(tmp_path, "clip") == clip
 
 
@@ -225,7 +223,7 @@ def test_masks_of_classes_hold_the_class_index(tmp_path: Path, clip: ClipResult)
     assert mask_values(clip, "class", ["background", "bell", "cat", "dog"]) == [[3, 1], [], []]
     assert mask_values(clip, "class", ["cat"]) == [[0, 0], [], []]
     folder = write_result(tmp_path, clip, values="class", classes=["bell", "cat", "dog"])
-    with Pictures.open(folder / "masks" / "00000.png") as picture:
+    with Image.open(folder / "masks" / "00000.png") as picture:
         assert set(np.unique(np.asarray(picture))) == {0, 1, 3}
     with pytest.raises(InputError, match="vocabulary"):
         mask_values(clip, "class")
@@ -307,7 +305,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
         read_result(tmp_path, "clip")
     (tmp_path / "clips" / "clip").mkdir(parents=True)
     (tmp_path / "clips" / "clip" / "result.json").write_text("{")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="not a JSON file"):
         read_result(tmp_path, "clip")
 
 
@@ -372,4 +370,4 @@ def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
 
 def test_differences_name_keys_and_values() -> None:
     found = differing_keys({"recipe": {"a": {"b": 1}, "c": 2}, "x": 1}, {"recipe": {"a": {"b": 2}}, "x": 1.0})
-    assert describe_differences(found) == "a.b (was 1, now 2), c (was 2, now not there), x (was 1, now 1.0)"
+    assert describe_differences(found) == "a.b (was 1, now 2), c (was 2, now absent), x (was 1, now 1.0)"

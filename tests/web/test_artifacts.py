@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from openavs.media import open_clip, probe
 from openavs.results.result import Result
-from openavs.results.serialization import segmentation_from_json
+from openavs.results.serialization import result_from_json
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import Caption
 from openavs.web.artifacts import captions_vtt, filter_instances, list_instances, write_files, write_overlay_video
@@ -52,7 +52,7 @@ def test_masks_are_png_files_with_a_legend(folder: Path, result: Result) -> None
 
 def test_the_json_contains_no_paths_of_the_server(folder: Path, scene: Path) -> None:
     text = (folder / "result.json").read_text()
-    result = segmentation_from_json(json.loads(text))
+    result = result_from_json(json.loads(text))
     assert result.source == "scene.mp4"
     assert str(scene.parent) not in text
     assert "assets" not in json.dumps(result.models)

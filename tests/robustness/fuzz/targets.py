@@ -31,7 +31,7 @@ from openavs.labeling.readers import files as source_files, table as source_mani
 from openavs.media.images import read_image
 from openavs.models.hub import ResolvedModel, check_folder
 from openavs.pipeline.lockfile import ModelLockfile
-from openavs.results.serialization import read_result, segmentation_from_json, segmentation_to_json
+from openavs.results.serialization import read_result, result_from_json, result_to_json
 from openavs.stages.translators import chat_client
 from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer
 from openavs.stages.translators.prompting import parse_prompt
@@ -200,7 +200,7 @@ def result(data: bytes) -> None:
     _file("run/clips/a/result.json", data)
     found = read_result(SCRATCH / "run", "a")
     sampled_fps(found)
-    assert segmentation_from_json(segmentation_to_json(found)) == found
+    assert result_from_json(result_to_json(found)) == found
     _masks(found)
 
 
@@ -216,7 +216,7 @@ def rle(data: bytes) -> None:
     """A run-length code in a result: two sides of four bytes, then the code."""
     height, width, code = int.from_bytes(data[:4], "big"), int.from_bytes(data[4:8], "big"), data[8:]
     frame = {**FRAME, "segments": [{**SEGMENT, "mask": {"size": [height, width], "counts": _text(code)}}]}
-    found = segmentation_from_json({**RESULT, "size": [height, width], "frames": [frame]})
+    found = result_from_json({**RESULT, "size": [height, width], "frames": [frame]})
     _masks(found)
 
 
@@ -399,7 +399,7 @@ def _example() -> ClipResult:
     return ClipResult("a", (6, 8), (frame,), "a.mp4", {"name": "tiny", "sample": {"fps": 1.0}}, {}, {"total": 1.0})
 
 
-RESULT = segmentation_to_json(_example())
+RESULT = result_to_json(_example())
 FRAME = RESULT["frames"][0]
 SEGMENT = FRAME["segments"][0]
 PLAIN_RLE = RLE((6, 8), SEGMENT["mask"]["counts"])
