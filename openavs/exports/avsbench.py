@@ -58,21 +58,21 @@ class AvsBenchLayout(Protocol):
         """Return the chunk's wav file."""
 
 
-def to_label_map(segmentation: ClipResult, frame: int, classes: Sequence[str] = ()) -> ImageArray:
+def to_label_map(result: ClipResult, frame: int, classes: Sequence[str] = ()) -> ImageArray:
     """Return one frame as a label map uint8 `[H, W]`; where segments overlap, the best score wins.
 
     Args:
-        segmentation: the result.
-        frame: position in `segmentation.frames`.
+        result: the result.
+        frame: position in `result.frames`.
         classes: class names; values are their positions from 1, and 0 is the background (a leading `background` is
             ignored). Segments of other classes are left out. Empty: a binary mask of 0 and 255.
     """
-    segments = segmentation.frames[frame].segments
+    segments = result.frames[frame].segments
     if not classes:
-        return segments_to_mask(segments, segmentation.size).astype(np.uint8) * np.uint8(255)
+        return segments_to_mask(segments, result.size).astype(np.uint8) * np.uint8(255)
     known = Categories(classes)
     kept = [segment for segment in segments if known.id(segment) is not None]
-    return segments_to_label_map(kept, [known.id(segment) or 0 for segment in kept], segmentation.size)
+    return segments_to_label_map(kept, [known.id(segment) or 0 for segment in kept], result.size)
 
 
 def write_object(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:

@@ -189,10 +189,10 @@ class Categories:
         return cls(given) if own is None else cls.of_benchmark(own)
 
     @classmethod
-    def of_clip(cls, segmentation: ClipResult) -> Categories:
+    def of_clip(cls, result: ClipResult) -> Categories:
         """Return the categories of a whole clip, so that ids do not depend on the frame that is exported first."""
         known = cls()
-        for frame in segmentation.frames:
+        for frame in result.frames:
             for segment in frame.segments:
                 known.id(segment)
         return known

@@ -68,18 +68,18 @@ class CocoDataset(TypedDict):
     categories: list[CocoCategory]
 
 
-def to_coco(segmentations: Iterable[ClipResult], classes: Sequence[str] = ()) -> CocoDataset:
+def to_coco(results: Iterable[ClipResult], classes: Sequence[str] = ()) -> CocoDataset:
     """Convert results to COCO data, for `json.dump` or pycocotools.
 
     Args:
-        segmentations: the results.
+        results: the results.
         classes: names in the order of the category ids (from 1); other segments are left out. Empty: every label (else
             phrase) is a category, in order of first appearance.
     """
     categories, images, annotations = Categories(classes), [], []
     entries = _Entries(categories, MaskWriter("rle"))
-    for segmentation in segmentations:
-        for image, own in entries.of(segmentation):
+    for result in results:
+        for image, own in entries.of(result):
             images.append(image)
             annotations += own
     return {

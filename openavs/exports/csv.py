@@ -30,15 +30,15 @@ EVENT_COLUMNS = (
 _SEPARATOR = " | "
 
 
-def to_timeline(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
+def to_timeline(result: ClipResult) -> Iterator[dict[str, Cell]]:
     """Yield a row per frame: times in seconds, texts and scores, separated by ` | ` within a cell.
 
     `covered` is the largest share of the frame that one segment covers.
     """
-    pixels = max(1, segmentation.size[0] * segmentation.size[1])
-    for frame in segmentation.frames:
+    pixels = max(1, result.size[0] * result.size[1])
+    for frame in result.frames:
         yield {
-            "clip": segmentation.clip,
+            "clip": result.clip,
             "frame": frame.index,
             "time": frame.time,
             "silent": frame.silent,
@@ -54,13 +54,13 @@ def to_timeline(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
         }
 
 
-def to_events(segmentation: ClipResult) -> Iterator[dict[str, Cell]]:
+def to_events(result: ClipResult) -> Iterator[dict[str, Cell]]:
     """Yield a row per event: `silent`, `caption`, `weak`, `prompt`, `segment` or `rejection`.
 
     Columns that do not apply are left out. Times are in seconds, boxes and areas in pixels.
     """
-    for frame in segmentation.frames:
-        where: dict[str, Cell] = {"clip": segmentation.clip, "frame": frame.index, "time": frame.time}
+    for frame in result.frames:
+        where: dict[str, Cell] = {"clip": result.clip, "frame": frame.index, "time": frame.time}
         yield from (where | event for event in _events(frame))
 
 

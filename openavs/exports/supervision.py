@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from supervision import Detections
 
 
-def to_supervision(segmentation: ClipResult, frame: int, categories: Categories | None = None) -> Detections:
+def to_supervision(result: ClipResult, frame: int, categories: Categories | None = None) -> Detections:
     """Convert the segments of one frame to `supervision.Detections`.
 
     `xyxy` are the detector's boxes in pixels, `mask` bool `[N, H, W]`, `confidence` the scores, `class_id` the
@@ -23,22 +23,22 @@ def to_supervision(segmentation: ClipResult, frame: int, categories: Categories 
     `phrase`. Segments without a category are left out.
 
     Args:
-        segmentation: the result.
-        frame: position in `segmentation.frames`.
+        result: the result.
+        frame: position in `result.frames`.
         categories: the categories; pass the same object for all frames to keep the class ids.
 
     Raises:
         InputError: supervision is not installed.
     """
     supervision = import_optional("supervision", "supervision")
-    known = categories if categories is not None else Categories.of_clip(segmentation)
-    segments = [s for s in segmentation.frames[frame].segments if known.id(s) is not None]
+    known = categories if categories is not None else Categories.of_clip(result)
+    segments = [s for s in result.frames[frame].segments if known.id(s) is not None]
     ids = [known.id(s) or 0 for s in segments]
     tracks = [s.track for s in segments]
     masks = [rle_to_mask(s.mask) for s in segments]
     found: Detections = supervision.Detections(
         xyxy=np.array([s.box for s in segments], dtype=np.float32).reshape(-1, 4),
-        mask=np.stack(masks) if masks else np.zeros((0, *segmentation.size), dtype=np.bool_),
+        mask=np.stack(masks) if masks else np.zeros((0, *result.size), dtype=np.bool_),
         confidence=np.array([s.score for s in segments], dtype=np.float32),
         class_id=np.array(ids, dtype=int) - 1,
         tracker_id=np.array(tracks, dtype=int) if segments and None not in tracks else None,

@@ -20,12 +20,12 @@ from openavs.structures.types import ClipResult, FrameResult
 
 
 def to_yolo_seg(
-    segmentation: ClipResult, categories: Categories, warnings: ConversionWarnings | None = None
+    result: ClipResult, categories: Categories, warnings: ConversionWarnings | None = None
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the file stem and the lines of every frame; classes are the category ids minus one."""
-    for frame in segmentation.frames:
-        stem = image_name(segmentation.clip, frame.index).removesuffix(".jpg").replace("/", "_")
-        yield stem, list(_lines(frame, segmentation.size, categories, warnings))
+    for frame in result.frames:
+        stem = image_name(result.clip, frame.index).removesuffix(".jpg").replace("/", "_")
+        yield stem, list(_lines(frame, result.size, categories, warnings))
 
 
 def _lines(

@@ -66,15 +66,15 @@ class YoutubeVisDataset(TypedDict):
     categories: list[CocoCategory]
 
 
-def to_youtube_vis(segmentations: Iterable[ClipResult], classes: Sequence[str] = ()) -> YoutubeVisDataset:
+def to_youtube_vis(results: Iterable[ClipResult], classes: Sequence[str] = ()) -> YoutubeVisDataset:
     """Convert results to YouTube-VIS data; `classes` as in `to_coco`."""
     categories = Categories(classes)
     videos: list[YoutubeVisVideo] = []
     annotations: list[YoutubeVisAnnotation] = []
     write_mask = MaskWriter("rle")
-    for number, segmentation in enumerate(segmentations, start=1):
-        videos.append(_video(segmentation, number, None))
-        annotations += _annotations(segmentation, number, len(annotations), categories, write_mask)
+    for number, result in enumerate(results, start=1):
+        videos.append(_video(result, number, None))
+        annotations += _annotations(result, number, len(annotations), categories, write_mask)
     listed = coco_categories(categories.names)
     return {"info": _info(), "videos": videos, "annotations": annotations, "categories": listed}
 
