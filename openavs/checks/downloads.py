@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from openavs.caching.store import size_to_text
 from openavs.checks.finding import CheckResult
 from openavs.config.recipe import Recipe
 from openavs.errors import ModelError
@@ -41,10 +42,10 @@ def _fetch(model: str, stages: list[str], offline: bool) -> CheckResult:
     except ModelError as error:
         return CheckResult("model", "problem", f"{error}.", facts=facts)
     files = [*found.path.glob("*.safetensors")]
-    size = sum(file.stat().st_size for file in files) / 1e9
-    facts |= {"seconds": round(time.monotonic() - started, 2), "size_gb": round(size, 3)}
+    size = sum(file.stat().st_size for file in files)
+    facts |= {"seconds": round(time.monotonic() - started, 2), "size_gb": round(size / 1e9, 3)}
     facts |= {"parameters_m": round(parameters / 1e6, 3)}
-    counts = f"{pluralize(len(files), 'weight file')}, {size:.2f} GB, {parameters / 1e6:.1f} million parameters"
+    counts = f"{pluralize(len(files), 'weight file')}, {size_to_text(size)}, {parameters / 1e6:.1f} million parameters"
     return CheckResult("model", "ok", f"{model}: {counts}.", facts=facts)
 
 

@@ -127,12 +127,14 @@ def _print_results(results: Sequence[CheckResult]) -> None:
 
 
 def _print_models(recipe: CheckResult) -> None:
+    from openavs.caching.store import size_to_text
+
     echo("Models")
     stated = recipe.facts["license"]
     if stated:
         echo(f"  licenses stated by the recipe: {stated}")
     for model in recipe.facts["models"]:
-        size = "size unknown" if model["size_gb"] is None else f"{model['size_gb']:.2f} GB"
+        size = "size unknown" if model["size_gb"] is None else size_to_text(round(model["size_gb"] * 1e9))
         commit = f" at {model['revision'][:12]}" if model["revision"] else ""
         license = model["license"] or ("license: see above" if stated else "license not stated")
         echo(f"  {model['state']:<9}{model['model']}{commit} ({size}, {license})")
