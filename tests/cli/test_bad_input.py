@@ -84,7 +84,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("notes.mp4", "cannot be read as video or sound"),
+        ("notes.mp4", "cannot be read as video or audio"),
         ("empty.mp4", "is empty (0 bytes); download or export it again"),
         ("half.mp4", "truncated before its index"),
         ("zero.mp4", "no frame of"),
@@ -93,7 +93,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
         ("sound.wav", "has sound but no picture; give a video"),
         ("nan.mkv", "has NaN or infinite samples; repair or re-encode its track"),
         ("no-pictures", "has no images"),
-        ("damaged.png", "cannot be read as a png, jpg, bmp or webp picture; check what it is"),
+        ("damaged.png", "cannot be read as a png, jpg, bmp or webp image; check the file"),
     ],
 )
 def test_a_bad_file_is_recorded_with_one_sentence(attempt: Attempt, name: str, said: str) -> None:
