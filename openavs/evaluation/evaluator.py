@@ -182,7 +182,7 @@ def _incomparable(dataset: Dataset, scored: int) -> str | None:
 
 
 def _remove_reports(out: Path) -> None:
-    """An earlier report speaks of other results than there are now."""
+    """Remove an earlier report, which is about other results."""
     for name in _REPORTS:
         (out / name).unlink(missing_ok=True)
 

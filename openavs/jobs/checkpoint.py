@@ -1,4 +1,4 @@
-"""What a job resumes from: the journal of a shard under way, and the completion file of a finished shard.
+"""Checkpoints of a job: the journal of a shard under way, and the completion file of a finished shard.
 
 The journal makes a shard resumable clip by clip, and names the clips that may have crashed a worker. Its lines are
 appended with one write each and not flushed to the disk: a line, or a file it names, may be lost with the power.
@@ -155,7 +155,7 @@ def read_completion(out: Path, shard: int, key: str) -> dict[str, Any] | None:
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); remove it and run the same command again") from error
     if not isinstance(completion, dict) or completion.get("format") != FORMAT or completion.get("key") != key:
-        raise InputError(f"{path} belongs to another job; give another --out or start anew with --overwrite")
+        raise InputError(f"{path} belongs to another job; give another --out or start again with --overwrite")
     if not _is_valid(completion):
         raise InputError(f"{path} is damaged (its rows are invalid); remove it and run the same command again")
     return completion
@@ -173,8 +173,7 @@ def _is_valid(completion: Mapping[str, Any]) -> bool:
 def complete(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[str, Any]:
     """Flush the files of a shard to the disk and write its completion file.
 
-    Args:
-        entries: All clips of the shard, in the order of the manifest.
+    `entries` are all clips of the shard, in the order of the manifest.
     """
     rows = [dict(row) for row, _ in entries]
     files = {row["id"]: dict(own) for row, own in entries}

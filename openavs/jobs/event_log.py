@@ -1,4 +1,4 @@
-"""Logs of a job: what differs from run to run. `OUT/log` holds one file per process; nothing of it is hashed."""
+"""Logs of a job: what differs from run to run. `OUT/log` holds one file per process; they are not hashed."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Job:
         root: The folder that the manifest's relative paths start from, as this machine names it.
         recipe: The resolved recipe.
         base: The folder of the recipe's own relative paths.
-        sink: What a clip writes besides masks and result, as `module:Class` (see `sink.py`).
+        sink: The class that writes further files of a clip, as `module:Class` (see `sink.py`).
         options: Plain-data options of the sink.
         builder: The function that builds the recipe's pipeline, as `module:function` (see `caching/build.py`).
         classes: Labels of class masks in the order of their indices; empty: instance masks.

@@ -53,7 +53,7 @@ def test_a_folder_is_searched_to_the_bottom_and_hidden_things_are_not(tmp_path: 
     assert [item.id for item in source.samples] == sorted(item.id for item in source.samples)
     assert {item.name for item in source.samples} == {None, "b"}  # two are called b
     assert source.root == tmp_path
-    assert any("left out: 1 file that is no video" in note for note in source.notes)
+    assert any("skipped: 1 file that is not a video" in note for note in source.notes)
     assert any("b" in note and "hash" in note for note in source.notes)
 
 
@@ -88,7 +88,7 @@ def test_a_list_starts_from_its_own_folder(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "list.txt"))
     assert [item.path for item in source.samples] == ["../up.mp4", "v/v00.mp4", "/else/where.mp4"]
     assert [item.bytes is None for item in source.samples] == [True, False, True]
-    assert any("taken once: 1 entry there twice" in note for note in source.notes)
+    assert any("skipped: 1 duplicate entry" in note for note in source.notes)
 
 
 ROWS = [
@@ -137,7 +137,7 @@ def test_a_manifest_in_any_form_says_the_same(kind: str, tmp_path: Path) -> None
     [
         ('{"id": "a"}', "row 1 has no 'path'"),
         ('{"id": "a"}\n{"id": "b"}', "m.jsonl, row 1 has no 'path'"),
-        ('{"path": "a.mp4"}\nnonsense', "row 2 is no JSON"),
+        ('{"path": "a.mp4"}\nnonsense', "row 2 is not valid JSON"),
         ("[1]", "should be an object"),
         ('{"path": 3.5}', "should be text"),
         ('{"path": "a.mp4", "group": "../x"}', "is not the name of a folder"),

@@ -81,7 +81,7 @@ class WorkerPool(ABC, Generic[W]):
     """
 
     logs: ClassVar[str] = ""
-    """Where a crash may be explained besides `OUT/log`."""
+    """Further logs that may explain a crash, for error messages."""
 
     def __init__(
         self,
