@@ -86,7 +86,7 @@ def test_a_file_in_a_folders_place_is_one_sentence(again: Callable[..., Outcome]
     (tmp_path / "out" / name).write_bytes(b"x")
     said = again()
     assert said.code == 2
-    assert f"{tmp_path}/out/{name} is no folder" in said.err
+    assert f"{tmp_path}/out/{name} is not a folder" in said.err
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nothing")])
@@ -95,7 +95,6 @@ def test_a_journal_that_is_no_file_is_one_sentence(
 ) -> None:
     out = tmp_path / "out"
     (out / "work/shards/000001.json").unlink()
-    (out / "work").mkdir()
     journal = out / "work/000001.jsonl"
     make(journal)
     said = again()
