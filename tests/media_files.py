@@ -1,4 +1,4 @@
-"""Makes small media files for tests: pictures whose grey level tells their number, sounds whose level is known."""
+"""Makes small media files for tests: pictures whose gray level is their number, sounds whose level is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from openavs.structures.types import ImageArray
 
-STEP = 8  # grey levels between one frame and the next: more than a codec loses
+STEP = 8  # gray levels between one frame and the next: more than a codec loses
 
 
 def grey(index: int, size: tuple[int, int] = (48, 64)) -> ImageArray:
@@ -21,7 +21,7 @@ def grey(index: int, size: tuple[int, int] = (48, 64)) -> ImageArray:
 
 
 def which(image: ImageArray) -> int:
-    """Which frame a picture is."""
+    """The frame number of a picture."""
     return round((float(image.mean()) - 8) / STEP)
 
 
@@ -34,7 +34,7 @@ def corners(size: tuple[int, int] = (48, 64)) -> ImageArray:
 
 
 def corner_names(image: ImageArray) -> str:
-    """The colours of the four corners in reading order, as in "RGBK"."""
+    """The colors of the four corners in reading order, as in "RGBK"."""
     spots = (image[4, 4], image[4, -5], image[-5, 4], image[-5, -5])
     return "".join("K" if spot.max() < 90 else "RGB"[int(spot.argmax())] for spot in spots)
 

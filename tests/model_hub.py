@@ -34,7 +34,7 @@ class PullRequest:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers what a client asks of a model hub for a few repositories."""
+    """Answers the requests of a model hub's client for a few repositories."""
 
     files: dict[str, dict[str, bytes]]  # repository -> name -> content
     asked: list[str]

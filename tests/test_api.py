@@ -37,7 +37,7 @@ PYTHON = (ROOT / "docs" / "python.md").read_text("utf-8")
 EXPORTS = (ROOT / "docs" / "exports.md").read_text("utf-8")
 
 
-def test_models_that_do_not_fit_together_are_loaded_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_do_not_fit_together_are_loaded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "openavs.pipeline.memory_estimate.free_memory", lambda place: estimate_memory(load_recipe("tiny"))[1]
     )
@@ -197,7 +197,7 @@ def test_saved_results_are_what_segment_writes(
     masks = [np.asarray(Pictures.open(place / "masks" / "00000.png")) for place in (folder, theirs)]
     assert np.array_equal(*masks)
     assert [item.result for item in run_items(tmp_path / "mine")] == [stored(result)]
-    assert openavs("segment", desk / "video.mp4", "-p", "tiny", "--out", tmp_path / "mine").code == 0  # goes on with it
+    assert openavs("segment", desk / "video.mp4", "-p", "tiny", "--out", tmp_path / "mine").code == 0  # resumes it
 
 
 def test_saving_twice_or_beside_another_recipe_is_refused(
@@ -247,7 +247,7 @@ def test_a_notebook_shows_rejections_with_their_reasons(result: library.Result) 
     assert "spaceship" not in result._repr_html_()
 
 
-def test_texts_of_models_are_no_html(result: library.Result) -> None:
+def test_texts_of_models_are_escaped_in_html(result: library.Result) -> None:
     evil = "<script>alert(1)</script>"
     first = result.frames[0]
     frame = replace(first, captions=(replace(first.captions[0], text=evil),))

@@ -40,7 +40,7 @@ from transformers import (
 )
 
 RATE = 16_000
-SECONDS = 2  # what the tiny encoders hear at once
+SECONDS = 2  # input length of the tiny encoders
 POSITIONS = SECONDS * 50  # encoder frames
 LABELS = ["Dog", "Bark", "Bell", "Engine", "Siren"]
 
@@ -63,7 +63,7 @@ _LAYERS = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim":
 
 
 def make_qwen2_audio(folder: Path) -> Path:
-    """A Qwen2-Audio that hears 2 s, with its processor and a chat template."""
+    """A Qwen2-Audio with 2 s of input, with its processor and a chat template."""
     config = Qwen2AudioConfig(
         audio_config={"model_type": "qwen2_audio_encoder"} | _TOWER | _LAYERS,
         text_config=_text("qwen2"),
@@ -75,7 +75,7 @@ def make_qwen2_audio(folder: Path) -> Path:
 
 
 def make_audio_flamingo(folder: Path) -> Path:
-    """An Audio Flamingo 3 that hears 2 s, with its processor and a chat template."""
+    """An Audio Flamingo 3 with 2 s of input, with its processor and a chat template."""
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "hidden_size": 16}
     config = AudioFlamingo3Config(
         audio_config={"model_type": "audioflamingo3_encoder"} | _TOWER | sizes,
@@ -88,7 +88,7 @@ def make_audio_flamingo(folder: Path) -> Path:
 
 
 def make_voxtral(folder: Path, *, tekken: bool = False) -> Path:
-    """A Voxtral that hears 2 s, with a tokenizer that knows its control tokens; `tekken`: in Mistral's own file."""
+    """A Voxtral with 2 s of input, with a tokenizer that knows its control tokens; `tekken`: in Mistral's own file."""
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "hidden_size": 16}
     config = VoxtralConfig(
         audio_config={"model_type": "voxtral_encoder"} | _TOWER | sizes,
@@ -105,7 +105,7 @@ def make_voxtral(folder: Path, *, tekken: bool = False) -> Path:
 
 
 def make_omni_2_5(folder: Path) -> Path:
-    """The thinker of a Qwen2.5-Omni that hears 2 s; template, extractor and tokenizer lie as in its checkpoints."""
+    """The thinker of a Qwen2.5-Omni with 2 s of input; template, extractor and tokenizer as in its checkpoints."""
     text = _text("qwen2_5_omni_text") | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
     config = Qwen2_5OmniThinkerConfig(
@@ -120,7 +120,7 @@ def make_omni_2_5(folder: Path) -> Path:
 
 
 def make_omni_3(folder: Path) -> Path:
-    """The thinker of a Qwen3-Omni (mixture of experts) that hears 2 s."""
+    """The thinker of a Qwen3-Omni (mixture of experts) with 2 s of input."""
     text = _text("qwen3_omni_moe_text") | {
         "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True},
         "num_experts": 4,
@@ -142,7 +142,7 @@ def make_omni_3(folder: Path) -> Path:
 
 
 def make_ast(folder: Path, *, problem: str | None = None) -> Path:
-    """An Audio Spectrogram Transformer that tells the five `LABELS`."""
+    """An Audio Spectrogram Transformer with the five `LABELS`."""
     config = ASTConfig(
         hidden_size=16,
         num_hidden_layers=2,

@@ -33,7 +33,7 @@ def make_lm(
 ) -> Path:
     """A causal LM of two layers over about 60 words, saved like any checkpoint; its answers are babble.
 
-    The saved generation settings sample and penalise repetition, as those of real chat models do.
+    The saved generation settings sample and penalize repetition, as those of real chat models do.
     """
     tokenizer = make_tokenizer(template, pad)
     config_class, model_class = KINDS[kind]

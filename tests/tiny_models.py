@@ -53,7 +53,7 @@ def make_clap(folder: Path, *, fused: bool = False, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     model = ClapModel(ClapConfig(audio_config=audio, text_config=text, projection_dim=16)).eval()
     widen(model, 1.5)
-    with torch.no_grad():  # decibels come in at about -60: normalise them as trained statistics would
+    with torch.no_grad():  # decibels come in at about -60: normalize them as trained statistics would
         model.audio_model.audio_encoder.batch_norm.running_mean.fill_(-40.0)
         model.audio_model.audio_encoder.batch_norm.running_var.fill_(400.0)
     extractor = ClapFeatureExtractor(

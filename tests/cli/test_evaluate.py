@@ -59,7 +59,7 @@ def test_a_run_its_table_and_a_comparison(openavs: Run, root: Path, tmp_path: Pa
     assert "2 clips in both" in openavs("evaluate", "--compare", tmp_path / "a", tmp_path / "b").out
 
 
-def test_models_in_turns_give_the_same_report(
+def test_offloaded_models_give_the_same_report(
     openavs: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = ("evaluate", "s4", "--root", root, "--pipeline", "tiny", "--limit", "2", "--json", "--out")

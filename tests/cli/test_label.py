@@ -86,7 +86,7 @@ def test_a_folder_from_start_to_end_and_again(openavs: Openavs, pool: Path, quic
     assert all(row["seconds"] > 0 for row in rows)
 
 
-def test_another_recipe_or_source_is_refused_and_overwrite_starts_anew(
+def test_another_recipe_or_source_is_refused_and_overwrite_starts_over(
     openavs: Openavs, pool: Path, quick: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "videos"
@@ -209,7 +209,7 @@ def test_twenty_kills_in_two_hundred_clips(tmp_path: Path) -> None:
 
 
 def kill_and_resume(source: Path, made: Path, out: Path, kills: int, shard_size: int) -> dict[str, str]:
-    """The tree of a job that was killed so often and then left in peace."""
+    """The tree of a job that was killed this number of times and then left alone."""
     words = (source, "--pipeline", made, "--shard-size", shard_size, "--quiet", "--workers", "2", "--out", out)
     chance = random.Random(4)
     done = 0

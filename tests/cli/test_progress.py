@@ -1,4 +1,4 @@
-"""What a job says of itself while it runs and at its end."""
+"""Progress messages of a job, and its summary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def done(shard: int, clip: str, reason: str | None = None, status: str = "ok") -
 
 
 def finish(board: JobProgress, shard: int, *fates: dict[str, Any]) -> None:
-    """Commits a shard, as a worker does, and tells the board."""
+    """Commits a shard, as a worker does, and reports it."""
     rows: list[Entry] = [
         ({"id": f"c{3 * shard + n}", "detail": f"sentence {n}", "rejected": {}, **f}, {}) for n, f in enumerate(fates)
     ]
@@ -104,7 +104,7 @@ def test_on_a_terminal_there_is_a_bar(board: JobProgress, monkeypatch: pytest.Mo
     assert "2/6" in shown and "1 failed (missing 1)" in shown
 
 
-def test_the_table_of_stages_tells_where_the_time_went(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stage_table_has_the_time_of_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
     print_stages(StageTimes(clips=4, seconds=10.0, stages={"caption": 6.0, "detect": 2.0}))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert [row for row in rows if len(row) == 4][:3] == [

@@ -76,7 +76,7 @@ def results(out: Path) -> dict[str, Any]:
     return {name: {**result, "timings": None} for name, result in found.items()}
 
 
-def test_models_take_turns_where_they_do_not_fit_together(
+def test_models_that_do_not_fit_together_are_offloaded(
     openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The results are the same; each group of stages is loaded for all videos and not for each."""
@@ -242,7 +242,7 @@ def test_a_video_for_which_memory_runs_out_is_named_and_the_next_one_is_done(
     )
 
 
-def test_a_name_in_bytes_that_are_no_text_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_not_valid_text_is_escaped_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     from openavs.cli.output import print_json
 
     print_json({"source": "caf\udce9.mp4", "of": "Straße"})

@@ -10,8 +10,8 @@ from openavs.errors import InputError
 from openavs.utils.plugins import load_file_class
 
 
-def test_a_link_to_what_is_no_python_file_is_a_sentence(tmp_path: Path) -> None:
-    """As stores make them that keep files under their hashes: the link's name is no help to Python."""
+def test_a_link_to_another_kind_of_file_is_one_sentence(tmp_path: Path) -> None:
+    """Content-addressed stores make such links; Python looks at the name of the target."""
     (tmp_path / "0a1b2c").write_text("class Ear: ...\n")
     (tmp_path / "stages.py").symlink_to(tmp_path / "0a1b2c")
     with pytest.raises(InputError, match=r"0a1b2c is not a Python file that can be loaded$"):

@@ -45,7 +45,7 @@ def test_a_written_recipe_is_complete_and_reads_back_equal(name: str, tmp_path: 
     assert str(resources.find("pipelines", name).parent) not in recipe.to_yaml()
 
 
-def test_tiny_hears_the_worlds_canonical_sounds() -> None:
+def test_tiny_vocabulary_is_the_canonical_sounds_of_the_world() -> None:
     from openavs.synthetic.categories import KINDS
 
     assert load_recipe("tiny").captioner.options["vocabulary"] == [kind.heard[0] for kind in KINDS]

@@ -102,7 +102,7 @@ def test_or_in_the_working_directory(plugin: Path, monkeypatch: pytest.MonkeyPat
     assert build(plugin / "elsewhere").word == "whistle"
 
 
-def test_two_files_of_one_name_do_not_meet_and_an_edited_file_is_loaded_anew(plugin: Path, tmp_path: Path) -> None:
+def test_files_of_one_name_do_not_collide_and_edited_ones_are_reloaded(plugin: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "mine.py").write_text(PLUGIN.replace('"whistle"', '"kettle"'))

@@ -1,4 +1,4 @@
-"""A recipe over a benchmark: predictions, reports, going on where it stopped, and clips that fail."""
+"""A recipe over a benchmark: predictions, reports, resuming, and clips that fail."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ Told = list[tuple[str, int, int]]
 def heard(
     roots: Roots, system: Callable[..., Predictor], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Evaluation, Told]:
-    """S4 by what is heard, and what was told on the way."""
+    """S4 with the captioner, and the messages of the run."""
     dataset, out = open_dataset("s4", roots("s4")), tmp_path_factory.mktemp("captions")
     told: Told = []
     done = evaluate(system(dataset), dataset, out, command="openavs evaluate s4", progress=lambda *a: told.append(a))
@@ -152,7 +152,7 @@ def test_label_maps_hold_class_indices(
     assert len(found - {0} - sounding) <= 1  # the small models are seldom wrong
 
 
-def test_the_oracle_is_no_worse_than_what_is_heard(
+def test_the_oracle_is_at_least_as_good_as_the_captioner(
     roots: Roots, system: Callable[..., Predictor], heard: tuple[Evaluation, Told], tmp_path: Path
 ) -> None:
     dataset = open_dataset("s4", roots("s4"))
@@ -224,7 +224,7 @@ def test_another_recipe_or_another_split_is_refused(
     assert done.report["metrics"]["miou"] == 0.0  # nothing scores 0.9
 
 
-def test_a_link_among_the_outputs_is_not_followed_when_they_are_made_anew(
+def test_a_link_among_the_outputs_is_not_followed_by_overwrite(
     roots: Roots, system: Callable[..., Predictor], tmp_path: Path
 ) -> None:
     dataset = open_dataset("s4", roots("s4"))
@@ -241,7 +241,7 @@ def test_a_clip_that_fails_is_named_and_no_figure_hides_it(system: Callable[...,
     dataset = open_dataset("s4", tmp_path / "data")
     bad, out = dataset.clips[0], tmp_path / "out"
     whole = bad.frames[3].read_bytes()
-    bad.frames[3].write_bytes(whole[:300])  # its header is there, its pixels are not
+    bad.frames[3].write_bytes(whole[:300])  # the header is complete, the pixels are not
     done = evaluate(system(dataset), dataset, out)
     assert done.report is None
     assert list(done.failed) == [bad.id]

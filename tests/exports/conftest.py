@@ -18,7 +18,7 @@ from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult,
 SIZE = (48, 64)
 FPS = 5  # of the video; results have a frame a second
 RECIPE = {"name": "by-hand", "sample": {"fps": 1.0}, "label_filter": {"min_score": 0.5}}
-LEFT, RIGHT = (200, 40, 40), (40, 40, 200)  # the colours of the video's halves
+LEFT, RIGHT = (200, 40, 40), (40, 40, 200)  # the colors of the video's halves
 
 
 def disc(y: float, x: float, radius: float) -> BoolMask:
@@ -43,7 +43,7 @@ def segment(mask: BoolMask, phrase: str, score: float, track: int | None = None)
 
 
 def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = False) -> ClipResult:
-    """Even frames hear a dog and a bell and see both, odd ones see the dog alone; the last one is silent."""
+    """Even frames have a dog and a bell, odd ones the dog alone; the last one is silent."""
     frames = []
     for i in range(seconds):
         heard = (Caption("dog barking", 0.8, float(i), i + 1.0), Caption("=SUM(A1)", None, float(i), i + 1.0))

@@ -70,7 +70,7 @@ def test_the_semantic_reader_reads_the_class_indices(run: Path, tmp_path: Path) 
     assert dataset.read_truth(clip).shape == (5, 224, 224)
 
 
-def test_what_is_no_class_of_the_benchmark_is_left_out_and_said(run: Path, tmp_path: Path) -> None:
+def test_segments_without_a_benchmark_class_are_left_out_and_reported(run: Path, tmp_path: Path) -> None:
     def rename(item: ExportItem) -> ExportItem:
         frames = [
             replace(f, segments=tuple(replace(s, phrase=s.phrase.replace("bell", "spaceship")) for s in f.segments))

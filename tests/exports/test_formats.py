@@ -1,4 +1,4 @@
-"""What all formats share: whole or not at all, nothing overwritten unasked, one clip in memory at a time."""
+"""All formats: complete or not written, no overwriting by default, one clip in memory at a time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_there_is_left_alone(run: Path, tmp_path: Path) -> None:
         export("coco", run_items(run), tmp_path / "link", overwrite=True)
 
 
-def test_an_earlier_export_is_replaced_when_asked(run: Path, tmp_path: Path) -> None:
+def test_an_earlier_export_is_replaced_with_overwrite(run: Path, tmp_path: Path) -> None:
     export("coco", run_items(run), tmp_path / "set")
     with pytest.raises(InputError, match="--overwrite"):
         export("timeline", run_items(run), tmp_path / "set")
@@ -54,7 +54,7 @@ def test_an_earlier_export_is_replaced_when_asked(run: Path, tmp_path: Path) -> 
     assert (about["format"], about["origin"], about["clips"]) == ("timeline", "run", 2)
 
 
-def test_an_earlier_file_is_replaced_when_asked(run: Path, tmp_path: Path) -> None:
+def test_an_earlier_file_is_replaced_with_overwrite(run: Path, tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text("{}")
     export("coco", run_items(run), tmp_path / "coco.json", overwrite=True)
     assert len(json.loads((tmp_path / "coco.json").read_text())["images"]) == 11
@@ -63,7 +63,7 @@ def test_an_earlier_file_is_replaced_when_asked(run: Path, tmp_path: Path) -> No
         export("coco", run_items(run), tmp_path / "folder.json", overwrite=True)
 
 
-def test_a_failure_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
+def test_a_failure_leaves_the_earlier_export(run: Path, tmp_path: Path) -> None:
     export("coco", run_items(run), tmp_path / "set")
     before = (tmp_path / "set" / "annotations" / "instances_train.json").read_bytes()
 
@@ -77,7 +77,7 @@ def test_a_failure_leaves_what_was_there(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_an_empty_export_is_none(tmp_path: Path) -> None:
+def test_an_empty_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no result to export as coco"):
         export("coco", [], tmp_path / "set")
     assert not list(tmp_path.iterdir())
@@ -153,7 +153,7 @@ def test_where_no_recipe_says_it_the_times_say_how_many_frames_a_second(results:
     assert sampled_fps(replace(results[0], recipe={"sample": {"fps": 0}}, frames=half[:1])) == 1.0
 
 
-def test_a_clip_id_that_is_no_name_of_a_file_is_refused(results: list[ClipResult]) -> None:
+def test_a_clip_id_that_cannot_be_a_file_name_is_refused(results: list[ClipResult]) -> None:
     with pytest.raises(InputError, match=r"the clip id '\.\./up' of a result cannot be a file name"):
         memory_items([replace(results[0], clip="../up")])
 

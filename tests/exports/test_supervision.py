@@ -1,4 +1,4 @@
-"""`supervision.Detections`, where the package is installed (it brings OpenCV, so the tests do not ask for it)."""
+"""`supervision.Detections`, if the package is installed (the tests do not require it, since it brings OpenCV)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_row_per_frame_says_what_was_heard_asked_found_and_dropped(run: Path, tmp_path: Path) -> None:
+def test_a_row_has_captions_prompts_segments_and_rejections_of_a_frame(run: Path, tmp_path: Path) -> None:
     export("timeline", run_items(run), tmp_path / "csv")
     rows = read(tmp_path / "csv" / "timeline.csv")
     assert tuple(rows[0]) == FRAME_COLUMNS and len(rows) == 11

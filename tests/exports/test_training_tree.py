@@ -1,4 +1,4 @@
-"""The tree that the published AVSBench training scripts are run on: each file that their loaders open is there."""
+"""The tree for the published AVSBench training scripts: each file that their loaders open exists."""
 
 from __future__ import annotations
 

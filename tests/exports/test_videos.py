@@ -1,4 +1,4 @@
-"""Overlays and cutouts, decoded again by PyAV and Pillow: alpha, colours, times and sound."""
+"""Overlays and cutouts, decoded again by PyAV and Pillow: alpha, colors, times and sound."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decode(path: Path, codec: str | None = None) -> list[tuple[float, ImageArray
 
 
 def check_cutouts(pictures: list[ImageArray], tolerance: int) -> None:
-    """Alpha is the mask of the sampled frame shown then, and colours within it are the video's."""
+    """Alpha is the mask of the sampled frame shown then, and colors within it are the video's."""
     assert len(pictures) == 6 * FPS
     for number, second in ((2, 0), (7, 1), (22, 4)):
         mask = DOG_AND_BELL if second % 2 == 0 else ring()
@@ -47,7 +47,7 @@ def check_cutouts(pictures: list[ImageArray], tolerance: int) -> None:
         assert ((alpha > 127) != mask).mean() < 0.01
     inside = pictures[2][22, 9, :3].astype(int), pictures[2][36, 48, :3].astype(int)
     assert np.abs(inside[0] - LEFT).max() <= tolerance and np.abs(inside[1] - RIGHT).max() <= tolerance
-    assert not (pictures[-1][..., 3] > 127).any()  # silent: nothing is there
+    assert not (pictures[-1][..., 3] > 127).any()  # silent: no pixel is opaque
 
 
 def loudest(path: Path) -> int:
@@ -117,7 +117,7 @@ def test_what_makes_no_video_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_of_the_background_is_left_far_from_the_masks(run: Path, tmp_path: Path) -> None:
+def test_the_background_is_removed_far_from_the_masks(run: Path, tmp_path: Path) -> None:
     export("cutout-png", run_items(run, ["one"]), tmp_path / "cut")
     picture = np.asarray(Pictures.open(tmp_path / "cut" / "one" / "00007.png"))  # the dog alone, on the left
     assert not picture[:, 48:, :3].any() and picture[:, 48:, 3].max() == 0

@@ -95,7 +95,7 @@ def test_names_that_yaml_would_read_as_something_else(run: Path, tmp_path: Path)
     assert not (tmp_path / "yolo" / "images").exists()
 
 
-def test_the_smallest_mask_is_a_polygon_and_an_empty_one_is_none() -> None:
+def test_the_smallest_mask_is_a_polygon_and_an_empty_one_gives_none() -> None:
     losses, dot = ConversionWarnings(), np.zeros(SIZE, dtype=np.bool_)
     assert mask_to_polygon(dot, losses) is None and losses.masks == 0
     dot[5, 6] = True

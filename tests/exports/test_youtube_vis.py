@@ -37,7 +37,7 @@ def test_the_file_says_the_same_as_the_function(run: Path, tmp_path: Path) -> No
     assert written == to_youtube_vis(item.result for item in run_items(run))
 
 
-def test_pictures_go_along_when_asked_for(run: Path, tmp_path: Path) -> None:
+def test_images_are_written_with_the_option(run: Path, tmp_path: Path) -> None:
     export("youtube-vis", run_items(run, ["two"]), tmp_path / "set", ExportOptions(Categories(), images=True))
     (video,) = json.loads((tmp_path / "set" / "youtube_vis.json").read_text())["videos"]
     assert len(video["file_names"]) == 5

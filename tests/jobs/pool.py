@@ -58,7 +58,7 @@ class Slow(Eye):
 
 
 def videos(folder: Path, count: int, *, seconds: int = 2, white: tuple[int, ...] = ()) -> Path:
-    """Writes `v00.mp4`, `v01.mp4`, ...: grey pictures with a tone; those in `white` are white."""
+    """Writes `v00.mp4`, `v01.mp4`, ...: gray pictures with a tone; those in `white` are white."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         pictures = [grey(29 if number in white else number % 20)] * (4 * seconds)
@@ -67,7 +67,7 @@ def videos(folder: Path, count: int, *, seconds: int = 2, white: tuple[int, ...]
 
 
 def recipe(folder: Path, **changes: Any) -> Path:
-    """The plug-in recipe with the misbehaving stages at hand: `detector={"use": "./stages.py:Fatal"}`."""
+    """The plug-in recipe with the misbehaving stages as a file: `detector={"use": "./stages.py:Fatal"}`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = write_recipe(folder, **changes)
     (folder / "stages.py").write_text(STAGES + MORE_STAGES)
@@ -87,7 +87,7 @@ def planned(
 
 
 def tree(out: Path) -> dict[str, str]:
-    """What has to be the same whatever happened: all but `run.json`, the logs, the lock and the index's `seconds`."""
+    """The files that every run writes equally: all but `run.json`, the logs, the lock and the index's `seconds`."""
     found = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
@@ -100,7 +100,7 @@ def tree(out: Path) -> dict[str, str]:
 
 
 def disk_events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is flushed to the disk from now on, by its path below `root`, and what is renamed, as `-> name` (Linux)."""
+    """Record the files that are flushed to disk, by path below `root`, and renames, as `-> name` (Linux)."""
     events: list[str] = []
     sync, rename = os.fsync, os.replace
 

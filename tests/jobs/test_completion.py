@@ -1,4 +1,4 @@
-"""Commit marks: what they say, what they keep when failed clips are tried again, and what is no mark of this plan."""
+"""Completion files: their content, retries of failed clips, and files that are not of this manifest."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_shard_whose_files_are_not_there_is_not_committed(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
-def test_a_mark_takes_its_name_when_all_that_it_speaks_of_is_on_the_disk(
+def test_a_completion_file_is_renamed_after_its_files_are_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = entries(tmp_path)
@@ -121,7 +121,7 @@ def test_only_whole_marks_count_as_committed(tmp_path: Path) -> None:
         (marked(counts=3), "its rows are invalid"),
     ],
 )
-def test_what_is_no_mark_of_this_plan_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_invalid_completion_files_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
     path = completion_path(tmp_path, 4)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The journal of a shard: what is finished is believed only as its files bear it out, and a cut line costs one clip."""
+"""The journal of a shard: entries count only if their files match, and a cut line costs one clip."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_line_that_was_cut_short_takes_no_other_with_it(path: Path) -> None:
 
 
 def _last_whole(whole: bytes, cut: int) -> int:
-    """Where the last line ends that is whole after a cut, its newline apart."""
+    """The end of the last complete line after a cut, without its newline."""
     ends = [end for end, byte in enumerate(whole) if byte == ord("\n") and end <= cut]
     return ends[-1] if ends else 0
 
@@ -114,7 +114,7 @@ def test_a_line_of_no_meaning_is_left_out(path: Path, line: bytes) -> None:
     assert (set(again.finished), again.begun) == ({"a"}, {"b"})
 
 
-def test_only_files_that_are_there_as_recorded_are_believed(path: Path, tmp_path: Path) -> None:
+def test_only_entries_whose_files_match_count_as_finished(path: Path, tmp_path: Path) -> None:
     journal = started(path)
     for clip in ("gone", "changed", "whole"):
         files = {f"clips/{clip}/{n}.png": write_hashed(tmp_path / f"clips/{clip}/{n}.png", b"mask") for n in range(2)}
@@ -134,7 +134,7 @@ def test_lines_are_plain_ascii_whatever_a_clip_is_called(path: Path) -> None:
     assert ShardJournal.read(path).begun == {"hünd\udc80\n"}
 
 
-def test_a_journal_is_no_program(path: Path) -> None:
+def test_a_journal_is_never_executed(path: Path) -> None:
     started(path)
     assert path.stat().st_mode & 0o111 == 0
 

@@ -1,4 +1,4 @@
-"""The local engine: the same tree whatever the number of workers, and whatever dies."""
+"""The local executor: the same tree for any number of workers and after any crash."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_clip_that_kills_its_worker_is_taken_out_alone(pool: Path, tmp_path: P
 
 @dataclass
 class KillsOnce:
-    """A watcher that kills the worker that tells it of a clip, once."""
+    """A progress observer that kills the worker that reports a clip, once."""
 
     board: JobProgress
     pids: list[int] = field(default_factory=list)

@@ -79,7 +79,7 @@ def test_a_shared_claim_is_shared_and_no_more(tmp_path: Path) -> None:
         assert alone
 
 
-def test_a_folder_that_was_made_anew_has_new_locks(tmp_path: Path) -> None:
+def test_a_folder_that_was_created_again_has_new_locks(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     assert claim(out, 1)
@@ -100,7 +100,7 @@ def test_however_often_it_is_claimed_one_file_is_open(tmp_path: Path) -> None:
     assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o666 & ~_umask(), "a file that is shared and is no program"
 
 
-def test_a_lock_that_was_removed_is_made_anew_by_whoever_comes_first(tmp_path: Path) -> None:
+def test_a_removed_lock_is_created_again_by_the_first_process(tmp_path: Path) -> None:
     assert claim(tmp_path, 1)
     (tmp_path / ".lock").unlink()
     assert claim(tmp_path, 1)
@@ -140,7 +140,7 @@ def test_a_shard_at_work_shares_the_job_with_others(tmp_path: Path) -> None:
 
 @dataclass
 class HeldElsewhere:
-    """An engine whose only shard another process holds, and commits half a second later, when it lets go of it."""
+    """An executor whose only shard another process holds, and commits and releases half a second later."""
 
     plan: Manifest
     runs: int = 0
@@ -192,7 +192,7 @@ for turn in range(100):
 
 
 @pytest.mark.parametrize("locks", ["kept", "not kept"])
-def test_many_jobs_tell_at_once_and_none_is_in_the_way_of_another(tmp_path: Path, locks: str) -> None:
+def test_many_jobs_write_run_json_at_once_without_conflict(tmp_path: Path, locks: str) -> None:
     """As the tasks of a job array do, which all write `run.json`; on some file systems without locks."""
     planned(videos(tmp_path / "v", 1), recipe(tmp_path / "r"), tmp_path / "out")
     without = "from openavs.jobs import locks; locks.fcntl = None\n" if locks == "not kept" else ""
@@ -259,7 +259,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
-def test_where_no_locks_are_kept_work_goes_on_with_a_warning(
+def test_a_file_system_without_locks_gives_a_warning(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusing(monkeypatch, number)
@@ -271,13 +271,15 @@ def test_where_no_locks_are_kept_work_goes_on_with_a_warning(
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EAGAIN])
-def test_what_another_holds_is_not_to_be_had(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_another_process_holds_is_not_acquired(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refusing(monkeypatch, number)
     with claimed(tmp_path, 1) as taken:
         assert not taken
 
 
-def test_a_disk_that_fails_is_no_lock_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_is_not_reported_as_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert claim(tmp_path, 1)
     refusing(monkeypatch, errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
@@ -293,7 +295,7 @@ def test_a_system_without_such_locks_does_without(tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_is_given_back_and_an_end_that_was_refused_takes_none_away(tmp_path: Path) -> None:
+def test_a_lock_is_released_once_and_by_its_holder_only(tmp_path: Path) -> None:
     assert claim(tmp_path, 2) and claim(tmp_path, 4)
     with claimed(tmp_path, 3) as taken:
         assert taken

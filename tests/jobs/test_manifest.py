@@ -62,7 +62,7 @@ def test_a_plan_is_read_back_and_says_what_it_was_made_of(tmp_path: Path) -> Non
     assert len(plan.key) == 16
 
 
-def test_what_is_not_asked_for_is_the_default(tmp_path: Path) -> None:
+def test_options_that_are_not_given_have_defaults(tmp_path: Path) -> None:
     plan = make_manifest(tmp_path, JobRequest("list", ITEMS, RECIPE))
     assert plan.data["shard_size"] == SHARD_SIZE == 256
     assert (plan.data["threads"], plan.data["limit"], plan.shards) == (1, None, 1)
@@ -110,7 +110,7 @@ def test_the_key_stands_for_all_that_the_outputs_depend_on(tmp_path: Path) -> No
     assert make_manifest(tmp_path, replace(WISH, recipe=turned)).key == keys[0], "the order of keys says nothing"
 
 
-def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
+def test_the_same_request_resumes_with_any_options_left_out(tmp_path: Path) -> None:
     plan = make_manifest(tmp_path, replace(WISH, threads=2))
     for wish in (replace(WISH, threads=2), replace(WISH, shard_size=None), replace(WISH, threads=None)):
         check_manifest(tmp_path, plan, wish)
@@ -145,7 +145,7 @@ def test_the_same_wish_goes_on_whatever_it_leaves_open(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_another_wish_is_refused_by_what_differs(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+def test_another_request_is_refused_with_the_differences(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     plan = make_manifest(tmp_path, WISH)
     with pytest.raises(InputError, match=named) as raised:
         check_manifest(tmp_path, plan, replace(WISH, **change))
@@ -159,7 +159,7 @@ def test_sizes_are_kept_a_line_for_each_clip(tmp_path: Path) -> None:
     assert (tmp_path / "work/sizes").read_bytes() == b"90\n\n0\n"
 
 
-def test_files_of_another_size_are_no_other_plan_but_they_are_named(tmp_path: Path) -> None:
+def test_files_of_another_size_keep_the_manifest_and_are_reported(tmp_path: Path) -> None:
     plan = make_manifest(tmp_path, replace(WISH, limit=5))
     fetched = replace(WISH, limit=5, samples=(replace(ITEMS[0], bytes=90), replace(ITEMS[1], bytes=None), *ITEMS[2:]))
     check_manifest(tmp_path, plan, fetched)
@@ -261,7 +261,7 @@ DAMAGED: list[dict[str, Any]] = [
         *((json.dumps({**GOOD, **change}), "is damaged;") for change in DAMAGED),
     ],
 )
-def test_what_is_no_plan_is_refused(tmp_path: Path, content: str, says: str) -> None:
+def test_an_invalid_manifest_is_refused(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work/manifest.json").write_text(content)
     with pytest.raises(InputError, match=says) as raised:
@@ -289,7 +289,7 @@ def test_a_plan_holds_plain_data() -> None:
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'{"id": "a"}', b'{"id": "a", "path": "b", "video_slice": [1]}'])
-def test_a_line_that_is_no_clip_is_refused(line: bytes) -> None:
+def test_a_line_that_is_not_a_clip_is_refused(line: bytes) -> None:
     with pytest.raises(InputError, match=r"an invalid line \(.+\); run the same command again"):
         line_to_sample(line)
 

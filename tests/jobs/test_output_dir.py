@@ -1,4 +1,4 @@
-"""Opening a job's folder: new, gone on with, shared with another process, cleared, or left alone."""
+"""Opening a job's folder: new, resumed, shared with another process, cleared, or refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def commits(out: Path, *shards: tuple[dict[str, Any], ...]) -> None:
         complete(out, number, plan.key, rows)
 
 
-def test_a_new_folder_is_made_and_an_old_one_gone_on_with(out: Path) -> None:
+def test_a_new_folder_is_created_and_an_old_one_resumed(out: Path) -> None:
     plan = open_folder(out, WISH)
     commits(out, (OK, FAILED))
     assert open_folder(out, replace(WISH, shard_size=None)) == plan == read_manifest(out)
@@ -153,7 +153,7 @@ def test_where_nothing_is_there_to_be_cleared_a_job_is_new(out: Path) -> None:
     assert open_folder(out, WISH, overwrite=True) == read_manifest(out)
 
 
-def test_failed_clips_are_forgotten_where_that_was_asked(out: Path) -> None:
+def test_retry_failed_removes_the_rows_of_failed_clips(out: Path) -> None:
     commits(out, (OK, FAILED), (OK, OK))
     open_folder(out, WISH)
     assert completed(out) == {0, 1}

@@ -59,7 +59,7 @@ def finish(board: JobProgress, engine: Executor) -> JobProgress:
 
 
 class KillsOnce(JobProgress):
-    """Kills the worker that it first hears of, when a clip of the job's second half is done."""
+    """Kills the first worker that reports, when a clip of the job's second half is done."""
 
     killed: int | None = None
 
@@ -72,14 +72,14 @@ class KillsOnce(JobProgress):
 
 
 class StopsSoon(JobProgress):
-    """Asks to stop after two clips."""
+    """Requests a stop after two clips."""
 
     def clip(self, done: ClipFinished) -> None:
         super().clip(done)
         self.stop = self.stop or self.worked >= 2
 
 
-# ------------------------------------------------------------------------------------------------------- deaths
+# ------------------------------------------------------------------------------------------------------ crashes
 
 
 @pytest.mark.usefixtures("cluster")
@@ -101,7 +101,7 @@ def test_a_clip_that_kills_its_worker_is_taken_out_alone(pool: Path, tmp_path: P
     board = finish(job_of(pool, made, tmp_path / "ray"), RayExecutor(2))
     assert board.reasons == {"worker_crashed": 1}
     assert board.counts == {"ok": 11, "failed": 1}
-    assert board.worker_crashes <= 4  # once in its shard, perhaps for a neighbour that was under way, twice alone
+    assert board.worker_crashes <= 4  # once in its shard, perhaps for another clip of the batch, twice alone
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
 
 
@@ -117,7 +117,7 @@ def test_a_worker_that_hangs_is_killed_and_its_clip_taken_out(pool: Path, tmp_pa
 
 @pytest.mark.usefixtures("cluster")
 def test_each_worker_sees_a_gpu_of_its_own(pool: Path, tmp_path: Path) -> None:
-    """What it hears is the number of the GPU that it sees."""
+    """A captioner whose caption is the number of the GPU that it sees."""
     made = recipe(tmp_path / "r")
     stages = tmp_path / "r/stages.py"
     stages.write_text(stages.read_text().replace('Caption("dog"', 'Caption(os.environ["CUDA_VISIBLE_DEVICES"]'))
@@ -159,7 +159,7 @@ def test_workers_that_cannot_even_start_end_the_job(pool: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_pool_that_asks_for_every_cpu_is_refused_before_it_hangs(pool: Path, tmp_path: Path) -> None:
+def test_workers_that_need_every_cpu_are_refused_before_a_hang(pool: Path, tmp_path: Path) -> None:
     board = job_of(pool, recipe(tmp_path / "r"), tmp_path / "out")
     started = time.monotonic()
     with pytest.raises(InputError, match=r"4 workers of 1 CPUs and 0\.5 GPUs each do not fit .* use --workers 3"):

@@ -1,4 +1,4 @@
-"""What runs in a Ray actor, without Ray: the same object, called as an actor is; and whether workers fit a cluster."""
+"""The object of a Ray actor, called directly without Ray, and the check that workers fit a cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spec(pool: Path, tmp_path: Path) -> ShardSpec:
 
 
 def told(worker: RayWorker, until: str) -> list[Event]:
-    """Everything that is told up to an event."""
+    """All events up to one of this kind."""
     events: list[Event] = []
     while not events or events[-1][0] != until:
         news = worker.events(False)
@@ -39,7 +39,7 @@ def told(worker: RayWorker, until: str) -> list[Event]:
     return events
 
 
-def test_all_that_happens_is_told_in_order(spec: ShardSpec) -> None:
+def test_events_are_reported_in_order(spec: ShardSpec) -> None:
     worker = RayWorker(spec.job, openavs.__version__, LEVEL)
     worker.load()
     worker.work(spec)
@@ -88,7 +88,7 @@ def test_a_node_that_is_not_like_the_driver_is_refused(
     assert sentence in str(problem)
 
 
-def test_a_model_that_cannot_be_loaded_is_told_as_it_is(pool: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", segmenter={"use": "sam", "model": str(tmp_path / "nothing")})
     job, _, _ = planned(pool, made, tmp_path / "out")
     worker = RayWorker(job, openavs.__version__, LEVEL)
@@ -124,7 +124,7 @@ def test_by_default_there_are_as_many_workers_as_fit(nodes: list, share: WorkerR
         fitting_workers(nodes, free, share, workers + 1)
 
 
-def test_a_pool_that_asks_for_every_cpu_is_refused() -> None:
+def test_workers_that_need_every_cpu_are_refused() -> None:
     with pytest.raises(InputError, match="2 workers of 1 CPUs each do not fit the Ray cluster, of whose 2 CPUs 2 are"):
         fitting_workers([SMALL], SMALL, WorkerResources(1), 2)
 
@@ -140,7 +140,7 @@ def test_a_cluster_without_any_room_says_so(wanted: int | None) -> None:
         fitting_workers([{"CPU": 1.0}], {"CPU": 1.0}, WorkerResources(1), wanted)
 
 
-def test_nobody_waits_long_for_news(spec: ShardSpec) -> None:
+def test_polling_for_events_returns_soon(spec: ShardSpec) -> None:
     worker = RayWorker(spec.job, openavs.__version__, LEVEL)
     worker.events(False)
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which clip is to blame for a dead worker, found out without any process."""
+"""Finding the clip that crashed a worker, without any process."""
 
 from __future__ import annotations
 

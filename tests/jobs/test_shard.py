@@ -1,4 +1,4 @@
-"""`run_shard`: what it writes, what it goes on with, and how a clip's fault stays its own."""
+"""`run_shard`: its files, resuming, and clips that fail without an effect on others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_shard_becomes_results_labels_and_a_mark(spec: ShardSpec) -> None:
     assert not (out / "work/000000.jsonl").exists()
 
 
-def test_results_say_nothing_of_this_machine_or_this_hour(spec: ShardSpec, pool: Path) -> None:
+def test_results_do_not_contain_paths_or_times_of_this_run(spec: ShardSpec, pool: Path) -> None:
     run_shard(spec, chain(spec))
     result = read_result(spec.job.out, "v00")
     assert (result.source, result.timings) == ("v00.mp4", {})

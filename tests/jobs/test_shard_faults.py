@@ -1,4 +1,4 @@
-"""What a shard makes of a fault: whose it is, what its row and the log say of it, and what ends the job instead."""
+"""Faults in a shard: the failed clip, its row and log record, and faults that end the job."""
 
 from __future__ import annotations
 
@@ -78,14 +78,12 @@ def test_sentences_name_no_folder_of_this_machine(spec: ShardSpec) -> None:
     assert row_of(spec, InputError(f"{root}/v01.mp4 has no frames"))["detail"] == "v01.mp4 has no frames"
 
 
-def test_nor_do_those_of_what_nobody_expected(spec: ShardSpec) -> None:
+def test_unexpected_errors_do_not_either(spec: ShardSpec) -> None:
     row = row_of(spec, KeyError(f"{spec.job.root}/v01.mp4"))
     assert row["detail"] == "KeyError: 'v01.mp4'"
 
 
-def test_what_nobody_expected_is_logged_with_where_it_comes_from(
-    spec: ShardSpec, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unexpected_errors_are_logged_with_a_traceback(spec: ShardSpec, caplog: pytest.LogCaptureFixture) -> None:
     row_of(spec, ZeroDivisionError("by zero"))
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.getMessage() == "clip v01 failed"
@@ -106,7 +104,7 @@ def test_a_fault_of_the_job_ends_it_and_what_is_done_stays(spec: ShardSpec, prob
     assert mark is not None and mark["counts"] == {"ok": 3}
 
 
-def test_all_is_told_of_every_clip(spec: ShardSpec) -> None:
+def test_every_clip_is_reported(spec: ShardSpec) -> None:
     told: list[ClipFinished] = []
     run_shard(spec, failing(spec, InvalidOutputError("NaN")), on_clip=told.append)
     assert [(done.shard, done.clip, done.status, done.reason) for done in told] == [

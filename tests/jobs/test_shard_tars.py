@@ -28,7 +28,7 @@ def spec(tmp_path: Path) -> ShardSpec:
 
 
 def copies(spec: ShardSpec) -> list[str]:
-    """What lies in the folder of the shard's copies."""
+    """The files in the folder of the shard's copies."""
     return sorted(path.name for path in (spec.job.out / "work/000000").glob("*"))
 
 
@@ -80,7 +80,7 @@ def test_what_a_killed_run_copied_is_removed_first(spec: ShardSpec) -> None:
     assert seen == [False] * 3
 
 
-def test_a_fault_is_told_by_the_names_in_the_tar(spec: ShardSpec) -> None:
+def test_an_error_names_the_file_in_the_tar(spec: ShardSpec) -> None:
     def segment(clip: Clip) -> ClipResult:
         raise InputError(f"{spec.job.out}/work/000000/{clip.id}.mp4 has no picture")
 

@@ -1,4 +1,4 @@
-"""Stage by stage over a window of clips: the same bytes, models in turns, one call for a window's questions."""
+"""Stage by stage over a window of clips: the same bytes, models offloaded, one call for the captions of a window."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ def test_both_schedules_write_the_same_bytes(
     assert turns.most == 2  # the detector and the segmenter; never all four
     assert turns.loads["translator"] <= windows + 1  # once at the start, to see that it can be loaded
     assert turns.loads["detector"] <= windows + 1
-    assert turns.loads["captioner"] == windows  # it was loaded last at the start, and hears first
+    assert turns.loads["captioner"] == windows  # it was loaded last at the start, and runs first
     assert len(calls) <= windows
     assert sum(calls) <= 4  # no question of the silent one, none twice
 
 
-def test_nothing_is_asked_about_weak_captions_in_turns(tmp_path: Path) -> None:
+def test_weak_captions_are_not_translated_with_offloading(tmp_path: Path) -> None:
     scene = sample_scene("ms3", "test", 40, 2).scene
     chain = StagedSchedule(load_recipe("tiny", ["captioner.threshold=1"]), None, tmp_path / "cache")
     assert not any(chain.run_captioner(scene_to_clip(scene, "scene")).frames)
@@ -144,7 +144,7 @@ def test_models_of_another_turn_are_gone() -> None:
     assert turns.loads == {"detector": 1, "segmenter": 1, "captioner": 1}
 
 
-def test_a_deferred_stage_is_asked_what_it_can_without_loading() -> None:
+def test_a_deferred_stage_answers_from_the_cache_without_loading() -> None:
     turns, held = lazy_stages(load_recipe("tiny"))
     segmenter, captioner = held["segmenter"][1], held["captioner"][1]
     assert hasattr(segmenter, "segment")
@@ -157,8 +157,8 @@ def test_a_deferred_stage_is_asked_what_it_can_without_loading() -> None:
     assert turns.loads == {"segmenter": 1}
 
 
-def test_what_was_heard_and_asked_is_taken_from_the_cache(spec: ShardSpec, tmp_path: Path) -> None:
-    """A job with other boxes hears and asks nothing anew, whichever schedule the first one had."""
+def test_captions_and_prompts_are_taken_from_the_cache(spec: ShardSpec, tmp_path: Path) -> None:
+    """A job with other boxes captions and translates nothing again, with either schedule of the first one."""
     labelled(spec, "per-stage", cache=tmp_path / "stages")
     again = planned(spec.job.root, "tiny", tmp_path / "again", overrides=("filtering.box_threshold=0.3",))[2][0]  # type: ignore[arg-type]
     second = labelled(again, "per-clip", cache=tmp_path / "stages")
@@ -185,7 +185,7 @@ def run(spec: ShardSpec, ahead: StagedSchedule, stop: Callable[[], bool] = never
     return mark, [done.clip for done in told]
 
 
-def test_a_clip_that_fails_is_a_row_as_ever(pool: Path, tmp_path: Path) -> None:
+def test_a_clip_that_fails_is_a_row_in_both_schedules(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Faulty"})
     reference, spec = (planned(pool, made, tmp_path / name)[2][0] for name in ("clips", "stages"))
     expected = labelled(reference, "per-clip").run(reference, on_clip=lambda done: None, stop=never)
@@ -194,7 +194,7 @@ def test_a_clip_that_fails_is_a_row_as_ever(pool: Path, tmp_path: Path) -> None:
     assert mark["reasons"] == {"unexpected ZeroDivisionError": 1}
 
 
-def test_a_fault_of_the_captioner_is_told_once_as_the_clips_own(pool: Path, tmp_path: Path) -> None:
+def test_an_error_of_the_captioner_is_reported_once_for_its_clip(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", captioner={"use": "./stages.py:Deaf"})
     with (tmp_path / "r/stages.py").open("a") as file:
         file.write("\n\nclass Deaf(Ear):\n    def caption(self, windows):\n        raise ZeroDivisionError('deaf')\n")
@@ -214,19 +214,19 @@ def test_it_stops_in_a_window_and_goes_on(pool: Path, tmp_path: Path) -> None:
     assert results(spec.job.out) == results(whole.job.out)
 
 
-def test_told_to_stop_it_begins_no_other_window(pool: Path, tmp_path: Path) -> None:
+def test_a_stop_request_prevents_the_next_window(pool: Path, tmp_path: Path) -> None:
     spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     asked: list[bool] = []
 
     def stop() -> bool:
-        asked.append(len(asked) == 3)  # twice while it hears, once before the first clip is segmented
+        asked.append(len(asked) == 3)  # twice in captioning, once before the first clip is segmented
         return any(asked)
 
     assert run(spec, staged(spec, window=2), stop) == (None, ["v00"])
     assert asked == [False, False, False, True]
 
 
-def test_a_window_is_heard_and_then_asked_about_before_the_next(pool: Path, tmp_path: Path) -> None:
+def test_a_window_is_captioned_and_translated_before_the_next(pool: Path, tmp_path: Path) -> None:
     spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     ahead = staged(spec, window=3)
     hear, ask = ahead.run_captioner, ahead.run_translator
@@ -245,8 +245,8 @@ def test_a_window_is_heard_and_then_asked_about_before_the_next(pool: Path, tmp_
     assert events == ["v00", "v01", "v02", 3, "v03", 1]
 
 
-def test_clips_that_were_heard_are_not_under_suspicion(pool: Path, tmp_path: Path) -> None:
-    """What a worker dies of while it asks, or at another clip, is not their fault."""
+def test_captioned_clips_are_not_blamed_for_a_crash(pool: Path, tmp_path: Path) -> None:
+    """A worker that crashes in translation, or at another clip, does not count against them."""
     spec = planned(pool, recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     ahead = staged(spec, window=4)
     begun: list[set[str]] = []
@@ -258,8 +258,8 @@ def test_clips_that_were_heard_are_not_under_suspicion(pool: Path, tmp_path: Pat
 # -------------------------------------------------------------------------------------------------- on the command line
 
 
-def test_the_schedule_is_no_part_of_the_plan(openavs: Any, pool: Path, tmp_path: Path) -> None:
-    """What one schedule began, the other finishes."""
+def test_the_schedule_is_not_part_of_the_manifest(openavs: Any, pool: Path, tmp_path: Path) -> None:
+    """A job that one schedule began is finished by the other."""
     made = recipe(tmp_path / "r")
     words = ("label", pool, "--pipeline", made, "--out", tmp_path / "out", "--workers", "1", "--json")
     first = openavs(*words, "--schedule", "per-stage", "--window", "2")

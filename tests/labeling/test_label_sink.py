@@ -43,7 +43,7 @@ def of_a_benchmark(pool: Path, recipe_file: Path, out: Path, **changes: Any) -> 
     return spec
 
 
-def test_labels_lie_where_the_benchmark_looks_for_them_in_the_size_of_its_masks(pool: Path, tmp_path: Path) -> None:
+def test_labels_have_the_paths_and_the_mask_size_of_the_benchmark(pool: Path, tmp_path: Path) -> None:
     spec = of_a_benchmark(pool, recipe(tmp_path / "r"), tmp_path / "out", places=PLACES, like="truth.png")
     mark = run_shard(spec, chain(spec))
     assert mark is not None and mark["counts"] == {"ok": 1}
@@ -106,7 +106,7 @@ def test_files_are_listed_by_name(pool: Path, tmp_path: Path) -> None:
     assert {name: stamp((tmp_path / "out" / name).read_bytes()) for name in names} == mark["files"]["v00"]
 
 
-def test_a_result_says_nothing_of_the_folders_of_this_machine(pool: Path, tmp_path: Path) -> None:
+def test_a_result_does_not_contain_folders_of_this_machine(pool: Path, tmp_path: Path) -> None:
     spec = planned(pool / "v00.mp4", recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     good = chain(spec)
     models = {"a/model": {"revision": "1", "path": "/home/somebody/models"}}

@@ -1,4 +1,4 @@
-"""What can be labelled, and what is said of what cannot."""
+"""Readers of label jobs: clips, and messages for entries that are not clips."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_bad_row_of_a_manifest_is_its_clips_own_failure(row: dict[str, Any], s
     assert problem.value.reason == "bad_row"
 
 
-def test_the_neighbors_of_a_bad_row_are_labelled(tmp_path: Path) -> None:
+def test_the_neighbors_of_a_bad_row_are_labeled(tmp_path: Path) -> None:
     videos(tmp_path, 2)
     rows = [{"path": "v00.mp4"}, {"path": "v00.mp4", "id": "x", "group": "a/b"}, {"path": ""}, {"path": "v01.mp4"}]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -185,7 +185,7 @@ def test_the_neighbors_of_a_bad_row_are_labelled(tmp_path: Path) -> None:
     assert mark["rows"][3]["detail"] == "row 2: the group 'a/b' is not the name of a folder"
 
 
-def test_one_id_for_two_videos_is_told_apart_and_one_row_twice_is_one(tmp_path: Path) -> None:
+def test_an_id_of_two_videos_is_made_unique_and_equal_rows_are_one(tmp_path: Path) -> None:
     rows = [{"id": "a", "path": "1.mp4"}, {"id": "a", "path": "2.mp4"}, {"id": "a", "path": "1.mp4"}]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = open_source(str(tmp_path / "m.jsonl"))

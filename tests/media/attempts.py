@@ -53,22 +53,22 @@ def use(path: str, audio: str | None, scratch: Path) -> dict[str, Any]:
 
 
 def attempt(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """What one file leads to, in this process."""
+    """The outcome of one file, in this process."""
     said = _Said()
     logging.getLogger("openavs").addHandler(said)
     try:
         outcome = {"outcome": "clip", **use(given["path"], given.get("audio"), scratch)}
     except InputError as problem:
         outcome = {"outcome": "refused", "said": str(problem)}
-        with contextlib.suppress(InputError):  # its sound may be asked for even so
+        with contextlib.suppress(InputError):  # its sound may be read even so
             read_audio(given["path"])
-    except BaseException:  # noqa: BLE001 - told to the test
+    except BaseException:  # noqa: BLE001 - reported to the test
         outcome = {"outcome": "crash", "said": traceback.format_exc()}
     return {**outcome, "logged": said.lines}
 
 
 def in_child(given: dict[str, Any], scratch: Path, seconds: float, megabytes: int) -> dict[str, Any]:
-    """The same in a child with a limit of time and of memory; what kills it is told."""
+    """The same in a child with limits of time and memory; the signal that kills it is reported."""
     reader, writer = os.pipe()
     began = time.monotonic()
     child = os.fork()

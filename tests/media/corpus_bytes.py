@@ -22,7 +22,7 @@ HUGE = 16384  # pixels a side
 
 
 def cut(share: float, path: Path) -> None:
-    """The first part of a sound file: its index lies in front where the container has one."""
+    """The first part of a sound file: its index is in front where the container has one."""
     data = plain(path, options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}).read_bytes()
     path.write_bytes(data[: round(len(data) * share)])
 
@@ -72,7 +72,7 @@ def day_long(path: Path) -> None:
 
 
 def day_of_silence(path: Path) -> None:
-    """The header promises almost a day, and one sound packet lies at its end."""
+    """The header promises almost a day, and one sound packet is at its end."""
     samples = tone(1, 48000)
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=10)
@@ -173,7 +173,7 @@ def wav(path: Path, rate: int = 8000, channels: int = 1, size: int | None = None
 
 
 def float_wav(value: float, path: Path) -> None:
-    """32-bit float samples, one of which is no sample."""
+    """32-bit float samples, one of which is NaN."""
     samples = tone(1, 8000)[0].copy()
     samples[4000] = value
     data = samples.astype("<f4").tobytes()

@@ -1,4 +1,4 @@
-"""Media that a muxer can write and nobody expects: odd rates, sizes, clocks, tracks and pixel formats."""
+"""Unusual media that a muxer can write: odd rates, sizes, clocks, tracks and pixel formats."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def many_tracks(path: Path, count: int = 100) -> None:
 
 
 def stamped(path: Path, stamps: Sequence[int], codec: str = "mjpeg") -> None:
-    """Pictures whose packets bear the given time stamps, in ms, in this order: the muxer is told lies."""
+    """Pictures whose packets bear the given time stamps, in ms, in this order; the muxer gets wrong ones."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p" if codec == "mjpeg" else "yuv420p"

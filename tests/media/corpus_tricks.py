@@ -51,7 +51,7 @@ def playlists(targets: dict[str, str]) -> dict[str, Make]:
 
 
 def reference_mp4(target: str, path: Path) -> None:
-    """An mp4 whose video lies in another file: its data reference is an alias to `target`."""
+    """An mp4 whose video is in another file: its data reference is an alias to `target`."""
     data = plain(path).read_bytes()
     alias = b"alis" + bytes(4) + target.encode()[:200]
     box = u32(len(alias) + 4) + alias
@@ -68,7 +68,7 @@ def reference_mp4(target: str, path: Path) -> None:
 
 
 def addresses(folder: Path, port: int) -> list[str]:
-    """What FFmpeg takes for a protocol, or a pattern, and is no path of a file."""
+    """Names that FFmpeg takes for a protocol or a pattern, and not for a path."""
     good, web = folder / "good.mp4", f"http://127.0.0.1:{port}/a.mp4"
     return [
         web,
@@ -102,7 +102,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(*chunks: tuple[bytes, bytes], side: int = 8) -> bytes:
-    """A PNG of grey pixels with further chunks before its pixels."""
+    """A PNG of gray pixels with further chunks before its pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     rows = chunk(b"IDAT", zlib.compress(bytes(side * (side + 1)), 9))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*one) for one in chunks) + rows + chunk(b"IEND", b"")

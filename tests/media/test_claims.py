@@ -1,4 +1,4 @@
-"""What an mp4's tables promise is held against its size, however the boxes around them are written."""
+"""The sizes that an mp4's tables claim are compared with the file's size, in any layout of boxes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_tables_that_promise_more_than_the_file_holds(data: bytes, tmp_path: Pat
         HEAD + box(b"moov", sizes(0, MANY)),  # each has an entry: FFmpeg finds that they are missing
         HEAD + box(b"moof", run(0x200, MANY)),
         HEAD + box(b"mdat", sizes(1, MANY)),  # samples may look like a table
-        HEAD + box(b"free", b"", length=4) + box(b"moov", sizes(1, MANY)),  # nobody reads on after such a box
+        HEAD + box(b"free", b"", length=4) + box(b"moov", sizes(1, MANY)),  # readers stop at such a box
         b"RIFF" + bytes(8) + sizes(1, MANY),
     ],
     ids=["three bytes", "as many as may be", "entries", "run of entries", "no table", "a length of 4", "other format"],

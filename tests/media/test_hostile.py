@@ -36,7 +36,7 @@ class _Counter(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A server on this machine that counts who comes; nobody may."""
+    """A server on this machine that counts connections; none are allowed."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Counter)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
@@ -45,7 +45,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a good video and a trap: a pipe that hangs whoever opens it."""
+    """A folder with a good video and a trap: a pipe that blocks the process that opens it."""
     folder = tmp_path_factory.mktemp("hostile")
     plain(folder / "good.mp4")
     os.mkfifo(folder / "trap.mp4")
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tried(folder: Path, lines: list[dict[str, str]]) -> dict[str, Outcome]:
-    """What became of each, in processes under limits."""
+    """The outcome of each, in processes with limits."""
     command = [sys.executable, "-m", "tests.media.attempts", str(folder), str(SECONDS), str(MEGABYTES)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -84,7 +84,7 @@ def _fine(one: Outcome, allowed: tuple[str, ...]) -> bool:
     return one["outcome"] in allowed and sentence and one["megabytes"] - one["base"] < RESIDENT
 
 
-def test_what_a_muxer_can_write_and_nobody_expects_works(folder: Path) -> None:
+def test_unusual_media_that_a_muxer_can_write_work(folder: Path) -> None:
     outcomes = tried(folder, made(folder, corpus_streams.streams()))
     check(outcomes, allowed=("clip",))
     assert all(one["frames"] for one in outcomes.values())
@@ -95,7 +95,7 @@ def test_what_a_muxer_can_write_and_nobody_expects_works(folder: Path) -> None:
     assert outcomes["late_sound.mkv"]["sound"] == pytest.approx(51, abs=0.1)
 
 
-def test_damaged_files_give_what_is_there_and_say_so(folder: Path) -> None:
+def test_damaged_files_give_their_intact_part_and_a_warning(folder: Path) -> None:
     outcomes = tried(folder, made(folder, corpus_bytes.damaged()))
     check(outcomes)
     cut = {name: one for name, one in outcomes.items() if name.startswith("cut") and name.endswith(".mp4")}
@@ -111,7 +111,7 @@ def test_headers_that_lie_are_refused_or_found_out(folder: Path) -> None:
     assert outcomes["grows_huge.mov"]["frames"] and "damaged" in outcomes["grows_huge.mov"]["logged"][0]
     assert "jumps ahead by" in outcomes["day_of_silence.mkv"]["notes"][0]
     for name in ("64000000_samples_of_1.mp4", "2147483647_samples_of_1.mp4", "20_indexes.mp4", "fragment.mp4"):
-        assert "samples of sound or pictures in" in outcomes[name]["said"]  # gigabytes, were they believed
+        assert "samples of sound or pictures in" in outcomes[name]["said"]  # gigabytes, if the header were trusted
 
 
 def test_sounds_beside_a_picture(folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_reference_to_another_file_is_not_followed(folder: Path) -> None:
     check(tried(folder, made(folder, table)))
 
 
-def test_addresses_are_no_files(folder: Path, port: int) -> None:
+def test_addresses_are_not_files(folder: Path, port: int) -> None:
     addresses = corpus_tricks.addresses(folder, port)
     outcomes = tried(folder, [{"name": f"{i} {name[:40]}", "path": name} for i, name in enumerate(addresses)])
     check(outcomes, allowed=("refused",))

@@ -1,4 +1,4 @@
-"""Sound in any order of channels is heard, and the heap stays whole."""
+"""Sound in any order of channels is decoded, and the heap stays intact."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def order_of(path: Path) -> str:
 
 
 @pytest.mark.faults
-def test_sound_of_every_layout_is_heard_and_the_heap_stays_whole(tmp_path: Path) -> None:
+def test_sound_of_every_layout_is_decoded_without_heap_damage(tmp_path: Path) -> None:
     exact: dict[str, int] = {}
     lossy: dict[str, int] = {}
     for kinds, names in ((LOSSLESS, exact), (LOSSY, lossy)):

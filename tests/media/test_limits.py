@@ -1,4 +1,4 @@
-"""The limits that grow with a file, and those on what a header may ask for."""
+"""The limits that grow with a file, and those on the sizes that a header may claim."""
 
 from __future__ import annotations
 

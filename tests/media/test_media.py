@@ -122,13 +122,13 @@ def test_8k_frames_work(tmp_path: Path) -> None:
     assert corner_names(frame.image) == "RGBK"
 
 
-def test_colours_follow_the_tags_of_the_stream(tmp_path: Path) -> None:
+def test_colors_follow_the_tags_of_the_stream(tmp_path: Path) -> None:
     full = make_media(tmp_path / "full.avi", [corners()] * 5, codec="mjpeg", pix_fmt="yuvj420p")
     (frame,) = open_clip(full).frames(None)
     assert np.abs(frame.image[4, 4].astype(int) - [250, 0, 0]).max() < 8
 
 
-def test_a_video_cut_in_half_yields_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_video_cut_in_half_yields_its_first_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noise = np.random.default_rng(0)
     pictures = [noise.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(60)]
     whole = make_media(tmp_path / "a.mp4", pictures, sound=tone(6), options={"movflags": "+faststart"})
@@ -265,7 +265,7 @@ def test_pictures_are_turned_by_their_exif_tag_and_become_rgb(tmp_path: Path) ->
     assert frame.image.shape == (4, 4, 3) and int(frame.image[0, 0, 0]) == 0x80
 
 
-def test_a_live_stream_whose_header_tells_no_length_is_as_long_as_its_packets(tmp_path: Path) -> None:
+def test_a_live_stream_without_a_length_is_as_long_as_its_packets(tmp_path: Path) -> None:
     path = make_media(tmp_path / "live.mkv", [grey(i) for i in range(15)], options={"live": "1"})
     assert probe(path).duration == pytest.approx(1.5)
     assert len(open_clip(path, fps=2).times) == 3

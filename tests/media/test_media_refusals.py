@@ -1,4 +1,4 @@
-"""What cannot be used is refused in one sentence, before anything is decoded and without opening anything else."""
+"""Unusable files are refused in one sentence, before decoding and without opening other files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_missing_and_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.wav"])
-def test_text_and_random_bytes_are_no_media(tmp_path: Path, name: str) -> None:
+def test_text_and_random_bytes_are_not_media(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     for seed in range(20):
         path.write_bytes(np.random.default_rng(seed).bytes(4000))
@@ -61,12 +61,12 @@ def test_a_picture_named_mp4_and_a_video_named_png(tmp_path: Path, video: Path) 
     assert "cannot be read as a png" in refused(tmp_path / "v.png")
 
 
-def test_sound_alone_is_no_clip(tmp_path: Path) -> None:
+def test_sound_alone_is_not_a_clip(tmp_path: Path) -> None:
     wav = make_media(tmp_path / "a.wav", sound=tone(1), sound_codec="pcm_s16le")
     assert "sound but no picture" in refused(wav)
 
 
-def test_cover_art_is_no_video(tmp_path: Path) -> None:
+def test_cover_art_is_not_a_video(tmp_path: Path) -> None:
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         audio = container.add_stream("aac", rate=44100, layout="mono")
@@ -114,7 +114,7 @@ def test_large_frames_are_refused_at_the_header(tmp_path: Path, video: Path) -> 
     assert 7680 * 4320 < MediaLimits().max_pixels < 16384 * 8640
 
 
-def test_a_header_that_lies_about_its_size_is_refused_by_the_decoder(tmp_path: Path) -> None:
+def test_a_header_with_a_wrong_size_is_refused_by_the_decoder(tmp_path: Path) -> None:
     path = make_media(tmp_path / "a.avi", [grey(1, (480, 640))] * 3, codec="mjpeg", pix_fmt="yuvj420p")
     data = path.read_bytes()
     claimed = data.replace(struct.pack("<II", 640, 480), struct.pack("<II", 64, 48))

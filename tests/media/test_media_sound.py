@@ -131,7 +131,7 @@ def test_a_separate_file_takes_the_place_of_the_sound(tmp_path: Path) -> None:
     assert clip.audio.dbfs == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.05)
 
 
-def test_long_sound_lies_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_sound_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_media(tmp_path / "a.wav", sound=tone(3), sound_codec="pcm_s16le")
     short = read_audio(path)
     monkeypatch.setattr(sound, "IN_MEMORY", 100_000)

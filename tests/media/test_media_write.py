@@ -45,7 +45,7 @@ def test_a_written_video_reads_back(tmp_path: Path, size: tuple[int, int]) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_colours_survive(tmp_path: Path) -> None:
+def test_colors_survive(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", [corners((96, 128))] * 5, 5)
     with av.open(str(tmp_path / "a.mp4")) as container:
         frame = next(container.decode(video=0))
@@ -244,7 +244,7 @@ def test_a_truncated_source_gives_a_shorter_overlay(tmp_path: Path) -> None:
     assert 5 < len(frame_times(tmp_path / "o.mp4")) < 35
 
 
-def test_sound_that_mp4_does_not_take_is_encoded_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sound_that_mp4_does_not_take_is_encoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = make_media(tmp_path / "a.mp4", [grey(i) for i in range(20)], sound=tone(2))
     data = bytearray(source.read_bytes())
     table = data.rindex(b"stts")  # of the sound: its last entry gives the last packet's length

@@ -34,7 +34,7 @@ def nothing_tried() -> Iterator[None]:
 
 
 def tiny_precincts(path: Path, side: int) -> Path:
-    """A video of one JPEG 2000 picture in squares of 4 pixels, each with its tables: a kilobyte that asks for 70 times
+    """A video of one JPEG 2000 picture in squares of 4 pixels, each with its tables: a kilobyte that needs 70 times
     the memory of its pixels."""
 
     def segment(marker: int, body: bytes) -> bytes:
@@ -60,7 +60,7 @@ def resident() -> int:
 
 
 @pytest.mark.faults
-def test_a_kilobyte_that_asks_for_a_gigabyte_is_refused(tmp_path: Path) -> None:
+def test_a_kilobyte_that_needs_a_gigabyte_is_refused(tmp_path: Path) -> None:
     path = tiny_precincts(tmp_path / "greedy.mov", 2880)
     assert path.stat().st_size < 2000
     before = resident()

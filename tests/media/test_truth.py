@@ -196,7 +196,7 @@ def test_sound_keeps_the_time_of_its_stamps_where_they_overlap(
     assert [warning.startswith(said) for warning in clip.warnings] == ([True] if overlap else [])
 
 
-def test_joined_streams_whose_time_stamps_begin_anew_keep_all_their_sound(tmp_path: Path) -> None:
+def test_joined_streams_whose_time_stamps_restart_keep_all_sound(tmp_path: Path) -> None:
     path = tmp_path / "a.ts"
     write_truth(path, RATES["25"])
     path.write_bytes(2 * path.read_bytes())
@@ -230,7 +230,7 @@ def test_one_time_stamp_that_falls_back_moves_no_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "ending", ["mp4", "asf", "mkv", pytest.param("mov", marks=SLOW), pytest.param("ts", marks=SLOW)]
 )
-def test_pictures_that_begin_later_than_the_sound_are_no_damage(
+def test_pictures_that_begin_after_the_sound_are_not_damage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     path = tmp_path / f"a.{ending}"
@@ -242,7 +242,7 @@ def test_pictures_that_begin_later_than_the_sound_are_no_damage(
 
 
 @pytest.mark.parametrize(("shown", "first"), [((0.0, 2.52), 0), ((1.0, 2.52), 25)], ids=["end", "both"])
-def test_edit_lists_that_cut_pictures_are_no_damage(
+def test_edit_lists_that_cut_pictures_are_not_damage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, shown: tuple[float, float], first: int
 ) -> None:
     path = tmp_path / "a.mp4"
@@ -262,7 +262,7 @@ def test_edit_lists_that_cut_pictures_are_no_damage(
 
 
 @pytest.mark.parametrize("ending", ["flv", "asf", "nut", pytest.param("wtv", marks=SLOW), "mkv"])
-def test_sound_that_is_longer_than_the_pictures_is_no_damage(
+def test_sound_that_is_longer_than_the_pictures_is_not_damage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
     codecs = {"codec": "mpeg2video", "sound_codec": "mp2"} if ending == "wtv" else {}

@@ -1,7 +1,7 @@
 """Makes media with a known timeline and measures what is read from them.
 
 Each picture shows its number as a binary counter of black and white blocks; the sound is noise, so that correlation
-finds where a part of it lies. Both are generated and encoded through PyAV.
+finds the time of a part of it. Both are generated and encoded through PyAV.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def noise(seconds: float, rate: int = RATE) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Rate:
-    """The ticks of a clock that have a picture: tick `t` lies at `t * tick` seconds."""
+    """The ticks of a clock that have a picture: tick `t` is at `t * tick` seconds."""
 
     tick: Fraction
     ticks: tuple[int, ...]
@@ -97,7 +97,7 @@ def write_truth(
 ) -> None:
     """Writes numbered pictures at a rate's times, and noise.
 
-    The first picture lies at `picture_start` s, the noise begins at 0. Time stamps of the noise are multiplied by
+    The first picture is at `picture_start` s, the noise begins at 0. Time stamps of the noise are multiplied by
     `sound_speed`.
     """
     name = str(target) if isinstance(target, Path) else target
@@ -132,22 +132,22 @@ def write_truth(
 
 
 def picture_offsets(clip: Clip, rate: Rate) -> list[float]:
-    """How much later than it should each picture of a clip's file begins, in s."""
+    """Delay of each picture of a clip's file, in s."""
     times = rate.times
     return [shown.time - (times[read_counter(shown.image)] - times[0]) for shown in clip_images(clip)]
 
 
 def picture_errors(clip: Clip, rate: Rate, offset: float = 0.0) -> list[int]:
-    """How many pictures each sampled frame is from the one on show at its time, where all are `offset` s late."""
+    """Distance in pictures of each sampled frame from the one shown at its time, if all are `offset` s late."""
     begins = np.array(rate.times) - rate.times[0] + offset - 1e-6
     expected = [max(0, int(np.searchsorted(begins, time, side="right")) - 1) for time in clip.times]
     return [abs(read_counter(frame.image) - expected[frame.index]) for frame in clip.frames(None)]
 
 
 def sound_offset(waveform: Waveform, at: float, *, lead: float = 0.0, seconds: float = 4.0, part: float = 0.5) -> float:
-    """How much later than it should a part of the noise of `seconds` s is heard, in s, by correlation.
+    """Delay of a part of the noise of `seconds` s, in s, by correlation.
 
-    The part begins `at` s into the noise and should be heard at `at - lead`.
+    The part begins `at` s into the noise and is expected at `at - lead`.
 
     Raises:
         ValueError: it is not within `SEARCHED` s of that.

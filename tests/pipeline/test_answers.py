@@ -46,6 +46,6 @@ def test_sound_answers_pass() -> None:
         ("verify", Verdict(False, math.nan, None), "the verifier returned an invalid score"),
     ],
 )
-def test_what_is_no_answer_is_refused(call: str, item: Any, said: str) -> None:
+def test_invalid_model_outputs_are_refused(call: str, item: Any, said: str) -> None:
     with pytest.raises(InvalidOutputError, match=said):
         validate_outputs(call, [[], [item]], [SIZE, SIZE])

@@ -1,4 +1,4 @@
-"""Which boxes are kept, and what is said of the others."""
+"""Box selection, and the reasons of rejected boxes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_box_that_a_better_one_covers_is_a_duplicate() -> None:
     assert kept == [better]
     assert [(drop.phrase, drop.reason) for drop in dropped] == [("puppy", "duplicate")]
     again = Detection((10.0, 11.0, 50.0, 50.0), "dog", 0.8)
-    assert chosen([better, again], ["dog"]) == ([better], [])  # the same thing once more is no news
+    assert chosen([better, again], ["dog"]) == ([better], [])  # a duplicate adds nothing
     assert chosen([worse, better], ["dog", "puppy"], nms_iou=None)[0] == [better, worse]
 
 
@@ -38,7 +38,7 @@ def test_phrases_of_other_frames_are_not_kept() -> None:
     assert chosen([Detection(BOX, "bell", 0.9)], ["dog"])[0] == []
 
 
-def test_a_frame_has_at_most_so_many_boxes() -> None:
+def test_a_frame_has_a_maximum_number_of_boxes() -> None:
     boxes = [Detection((i * 20.0, 0.0, i * 20.0 + 10, 10.0), "bird", 0.9 - i / 100) for i in range(5)]
     kept, dropped = chosen(boxes, ["bird"], max_boxes=3)
     assert kept == boxes[:3]

@@ -26,7 +26,7 @@ from tests.tiny_lms import make_lm
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """What the machine says is free."""
+    """The free memory that the machine reports."""
     free = {"bytes": 0}
     monkeypatch.setattr(footprint, "free_memory", lambda place: free["bytes"])
     return free
@@ -100,7 +100,7 @@ def test_sam_on_a_gpu_is_counted_with_its_attention(tmp_path: Path, monkeypatch:
     assert measure_footprints(recipe)["segmenter"].working == 2 * 12 * 4096**2 * 4
 
 
-def test_models_that_do_not_fit_together_take_turns(memory: dict[str, int]) -> None:
+def test_models_that_do_not_fit_together_are_offloaded(memory: dict[str, int]) -> None:
     recipe: Recipe = load_recipe("tiny")
     together, turn = estimate_memory(recipe)
     assert turn < together
@@ -201,13 +201,13 @@ def test_language_models_are_counted_in_the_dtype_they_are_loaded_in(tmp_path: P
     assert measure_footprints(recipe)["translator"].weights == 2 * parameters
 
 
-def test_without_models_nobody_takes_turns(tmp_path: Path, memory: dict[str, int]) -> None:
+def test_without_models_nothing_is_offloaded(tmp_path: Path, memory: dict[str, int]) -> None:
     recipe = load_recipe(write_recipe(tmp_path))
     assert estimate_memory(recipe) == (0, 0)
     assert not should_offload(recipe, "auto")
 
 
-def test_every_stage_has_its_turn() -> None:
+def test_every_stage_has_a_group() -> None:
     from openavs.registry import STAGES
 
     assert sorted(stage for turn in STAGE_GROUPS for stage in turn) == sorted(STAGES)

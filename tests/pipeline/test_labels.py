@@ -40,7 +40,7 @@ def test_an_open_vocabulary_labels_nothing() -> None:
     assert ClassMapper(None)("dog") == (None, None)
 
 
-def test_similarity_is_asked_last_and_must_reach_the_threshold() -> None:
+def test_similarity_comes_last_and_must_reach_the_threshold() -> None:
     asked: list[str] = []
 
     def similarity(phrases: Sequence[str], labels: Sequence[str]) -> np.ndarray:

@@ -25,7 +25,7 @@ OLD, NEW = "0" * 39 + "a", "0" * 39 + "b"
 
 
 def loaded(**revisions: str | None) -> dict[str, dict[str, Any]]:
-    """What a pipeline says of its models, by the last part of their references."""
+    """The model entries of a pipeline, by the last part of their references."""
     return {f"hf:org/{name}@main": {"revision": r, "license": None, "path": "/p"} for name, r in revisions.items()}
 
 
@@ -101,7 +101,7 @@ def make_video(path: Path) -> Path:
     return path
 
 
-def test_a_locked_run_goes_on_with_its_models_when_the_branch_has_moved(tmp_path: Path) -> None:
+def test_a_locked_run_keeps_its_models_when_the_branch_has_moved(tmp_path: Path) -> None:
     sam = make_sam(tmp_path / "sam")
     Hub.files = {"org/sam": {path.name: path.read_bytes() for path in sam.iterdir()}}
     Hub.asked, Hub.commits = [], (OLD,)

@@ -34,7 +34,7 @@ Interval = tuple[str, float, float]
 
 
 class Timeline:
-    """Who worked when: an interval for each frame that was decoded, looked at or written."""
+    """Timeline of the work: an interval for each frame that was decoded, segmented or written."""
 
     def __init__(self) -> None:
         self.intervals: list[Interval] = []
@@ -47,7 +47,7 @@ class Timeline:
             self.intervals.append((what, started, time.monotonic()))
 
     def count(self, what: str) -> int:
-        """How often that was done so far."""
+        """Number of intervals of this kind so far."""
         with self._lock:
             return sum(name == what for name, _, _ in self.intervals)
 
@@ -61,7 +61,7 @@ class Timeline:
 
 
 class Stages:
-    """Hears and finds a dog; looking at a frame takes a step."""
+    """Captions and finds a dog; each frame takes a step."""
 
     def __init__(self, timeline: Timeline) -> None:
         self.timeline = timeline
@@ -113,7 +113,7 @@ def test_the_next_batch_is_decoded_while_the_models_work(timeline: Timeline, bat
 
 
 def test_a_result_is_written_while_the_next_clip_is_looked_at(timeline: Timeline) -> None:
-    """The writer ends no clip but the last before the models were at the next one: in turns it would wait in vain."""
+    """The writer waits until the models are at the next clip, except at the last; without overlap it would hang."""
     clips = [clip(timeline, str(i), frames=3) for i in range(4)]
     written: list[str] = []
 

@@ -57,17 +57,17 @@ class Counter:
             hook.remove()
 
 
-# ------------------------------------------------------------------------------------- what is heard, asked and found
+# ------------------------------------------------------------------------------------ captions, prompts and segments
 
 
-def test_each_frame_hears_what_sounds_then(result: ClipResult) -> None:
+def test_each_frame_has_the_captions_of_its_window(result: ClipResult) -> None:
     assert [frame.silent for frame in result.frames] == [False, False, True, False]
     assert result.frames[0].captions[0].text == "dog barking"
     assert result.frames[3].captions[0].text == "bell ringing"
     assert (result.frames[3].captions[0].start, result.frames[3].captions[0].end) == (3.0, 4.0)
 
 
-def test_a_frame_asks_only_for_what_sounds_at_that_frame(result: ClipResult) -> None:
+def test_a_frame_has_prompts_only_for_its_own_captions(result: ClipResult) -> None:
     assert [[prompt.phrase for prompt in frame.prompts] for frame in result.frames] == [["dog"], ["dog"], [], ["bell"]]
     prompt = result.frames[0].prompts[0]
     assert (prompt.origin, [caption.text for caption in prompt.captions]) == ("llm", ["dog barking"])
@@ -90,7 +90,7 @@ def test_a_frame_is_grounded_with_its_own_phrases_only(
     assert given == [["dog"], ["dog"], ["bell"]]
 
 
-def test_names_that_detectors_know_are_asked_and_labeled_as_the_class(tiny: Pipeline) -> None:
+def test_names_that_detectors_know_are_prompts_labeled_as_the_class(tiny: Pipeline) -> None:
     settings = replace(tiny.settings, disambiguate=True, vocabulary=("mower", "dog"))
     pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
     asked = pipe.translate([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], RunContext())
@@ -176,7 +176,7 @@ def test_counted_work(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.M
 
 
 def test_one_request_holds_all_frames(tiny: Pipeline, dog_and_bell: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real translator, watched: one conversation for the clip, and none when nothing is heard."""
+    """The real translator, watched: one conversation for the clip, and none without captions."""
     questions: list[Any] = []
     chat = tiny.translator._chat  # type: ignore[attr-defined]
     monkeypatch.setattr(tiny.translator, "_chat", lambda asked: questions.extend(asked) or chat(asked))
@@ -196,7 +196,7 @@ def test_silence_runs_no_model_and_says_so(tiny: Pipeline) -> None:
     assert "silent" in result.warnings[0]
 
 
-def test_only_frames_at_which_something_is_asked_are_decoded(tiny: Pipeline, dog_and_bell: Scene) -> None:
+def test_only_frames_with_prompts_are_decoded(tiny: Pipeline, dog_and_bell: Scene) -> None:
     clip = scene_to_clip(dog_and_bell, "decoded")
     wanted: list[frozenset[int] | None] = []
 
@@ -269,10 +269,10 @@ def test_no_sound_track_is_an_error_with_its_fix(tiny: Pipeline, dog_and_bell: S
         tiny(mute)
 
 
-def test_a_truncated_video_keeps_what_was_there_and_warns(tiny: Pipeline, dog_and_bell: Scene) -> None:
+def test_a_truncated_video_keeps_its_first_part_and_warns(tiny: Pipeline, dog_and_bell: Scene) -> None:
     clip = scene_to_clip(dog_and_bell, "cut")
     result = tiny(replace(clip, frames=lambda wanted: (f for f in clip.frames(wanted) if f.index < 1)))
-    assert [frame.index for frame in result.frames] == [0, 2]  # 1 and 3 were asked for and never came
+    assert [frame.index for frame in result.frames] == [0, 2]  # 1 and 3 were requested and never came
     assert result.warnings == ("2 of 4 frames could not be read; the file may be cut short",)
 
 
@@ -285,7 +285,7 @@ def test_a_closed_vocabulary_labels_and_filters(tiny: Pipeline, dog_and_bell: Sc
     assert labels == [[("dog", "exact")], [("dog", "exact")], [], []]
 
 
-def test_a_mask_that_is_too_small_is_no_segment(tiny: Pipeline, dog_and_bell: Scene) -> None:
+def test_a_mask_that_is_too_small_is_not_a_segment(tiny: Pipeline, dog_and_bell: Scene) -> None:
     strict = Pipeline(
         tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, replace(tiny.settings, min_area=10**6)
     )
@@ -294,7 +294,7 @@ def test_a_mask_that_is_too_small_is_no_segment(tiny: Pipeline, dog_and_bell: Sc
     assert [drop.reason for drop in frame.rejected] == ["empty mask"]
 
 
-def test_progress_tells_every_stage(tiny: Pipeline, dog_and_bell: Scene) -> None:
+def test_progress_reports_every_stage(tiny: Pipeline, dog_and_bell: Scene) -> None:
     told: list[tuple[str, int, int]] = []
     tiny(scene_to_clip(dog_and_bell, "told"), lambda *step: told.append(step))
     assert {stage for stage, _, _ in told} == {"caption", "translate", "localize"}

@@ -77,7 +77,7 @@ def test_change_of_pictures_of_any_size(size: tuple[int, int]) -> None:
     assert max_cell_difference(picture(3, size), picture(3, (2, 2))) == 255.0
 
 
-# --------------------------------------------------------------------------------------------- what stages are asked
+# ----------------------------------------------------------------------------------------------- inputs of stages
 
 
 class Stage:
@@ -91,14 +91,14 @@ class Stage:
         return [f"{image[0, 0, 0]} {own}" for image, own in zip(images, asked, strict=True)]
 
 
-def test_a_stage_is_asked_once_about_an_array_and_a_question() -> None:
+def test_a_stage_runs_once_per_array_and_question() -> None:
     stage, answers = Stage(), FrameMemo()
     one, two = picture(1), picture(2)
     answers.begin([one, one, two])
     assert answers.call(stage.look, ["a", "a", "a"]) == ["1 a", "1 a", "2 a"]
     answers.begin([two, two, one])
     assert answers.call(stage.look, ["a", "b", "a"]) == ["2 a", "2 b", "1 a"]
-    assert stage.calls == [[1, 2], [2, 1]]  # the last picture's answer was at hand, the first one's was not kept
+    assert stage.calls == [[1, 2], [2, 1]]  # the last picture's answer was cached, the first one's was not
     assert len(answers._last + answers._images) == 4
 
 
@@ -149,7 +149,7 @@ def test_a_static_video_is_looked_at_once(tiny: Pipeline, batch: int) -> None:
     assert same == plain
     assert every["detector"] == 6
     assert once["detector"] == 2  # another phrase sounds from the middle on: once for each set of phrases
-    assert 1 <= once["encoder"] <= 2 < every["encoder"]  # where other boxes are kept it is encoded anew
+    assert 1 <= once["encoder"] <= 2 < every["encoder"]  # with other boxes it is encoded again
 
 
 def test_only_what_repeats_is_spared(tiny: Pipeline) -> None:
@@ -172,7 +172,7 @@ def test_a_tracker_gets_the_same_segments(tiny: Pipeline) -> None:
     assert (every["detector"], once["detector"]) == (6, 2)
 
 
-def test_a_tolerance_is_told(tiny: Pipeline) -> None:
+def test_a_tolerance_is_reported(tiny: Pipeline) -> None:
     calm = still([0] * 6)
 
     def trembling(wanted: frozenset[int] | None) -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""Which sound belongs to which frame."""
+"""Audio windows of frames."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def segment(mask: BoolMask, score: float) -> Segment:
 
 @settings(max_examples=40)
 @given(SHAPES, st.lists(st.tuples(st.integers(0, 2**32), st.floats(0, 1)), max_size=4))
-def test_the_best_segment_lies_on_top_of_a_label_map(shape: tuple[int, int], given: list[tuple[int, float]]) -> None:
+def test_the_best_segment_is_on_top_of_a_label_map(shape: tuple[int, int], given: list[tuple[int, float]]) -> None:
     masks = [drawn(shape, seed) for seed, _ in given]
     segments = [segment(mask, score) for mask, (_, score) in zip(masks, given, strict=True)]
     values = [5 + place for place in range(len(masks))]

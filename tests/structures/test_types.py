@@ -23,14 +23,14 @@ SECOND = np.zeros(16000, dtype=np.float32)
         (SECOND, -1, "^a sample rate is positive, not -1$"),
     ],
 )
-def test_what_is_no_sound_is_refused(samples: Any, rate: int, says: str) -> None:
+def test_invalid_waveforms_are_refused(samples: Any, rate: int, says: str) -> None:
     with pytest.raises(InputError, match=says):
         Waveform(samples, rate)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, -1])
-def test_numbers_that_are_none_are_found_wherever_they_are(bad: float, place: int) -> None:
+def test_nan_and_infinity_are_found_anywhere(bad: float, place: int) -> None:
     samples = np.zeros(3_000_001, dtype=np.float32)
     samples[place] = bad
     with pytest.raises(InputError, match=r"^the sound has NaN or infinite samples; repair or re-encode its track$"):

@@ -104,7 +104,7 @@ def test_ov(tmp_path: Path) -> None:
                 mask = rle_to_mask(RLE(tuple(code["size"]), code["counts"]))
                 assert entry["areas"][k] == mask.sum()
                 labels = tmp_path / "AVSBench-semantic" / video["label"] / uid / "labels_semantic" / f"{k}.png"
-                if labels.is_file():  # v1s has one labelled frame in training
+                if labels.is_file():  # v1s has one labeled frame in training
                     assert np.array_equal(mask, pixels(labels) == entry["category_id"])
 
 

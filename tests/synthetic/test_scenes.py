@@ -1,4 +1,4 @@
-"""The synthetic world knows exactly what it shows and sounds, and says the same whenever it is asked."""
+"""The synthetic world has exact ground truth, and is deterministic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sounds of the synthetic world: seeded, audible in every window, and told apart by ear (here: by spectrum)."""
+"""The sounds of the synthetic world: seeded, audible in every window, and distinct (here: by spectrum)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_sound_is_bounded_and_the_same_for_the_same_seed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_every_second_of_a_sound_can_be_heard(kind: str) -> None:
+def test_every_second_of_a_sound_is_audible(kind: str) -> None:
     for seed in range(5):
         sound = sound_of(kind, 5.0, np.random.default_rng(seed))
         for start in range(0, 4 * RATE, RATE // 4):
@@ -36,7 +36,7 @@ def test_every_second_of_a_sound_can_be_heard(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_the_level_of_the_active_parts_lies_in_the_range(kind: str) -> None:
+def test_the_level_of_the_active_parts_is_in_the_range(kind: str) -> None:
     for seed in range(5):
         sound = sound_of(kind, 3.0, np.random.default_rng(seed))
         level = 20 * np.log10(sounds.active_level(sound))
@@ -73,7 +73,7 @@ def test_the_background_is_below_what_the_pipeline_calls_silence() -> None:
     assert any(np.isneginf(levels)) and not all(np.isneginf(levels))
 
 
-def test_unknown_kinds_and_unequal_lengths_are_refused_and_no_time_is_no_sound() -> None:
+def test_unknown_kinds_and_unequal_lengths_are_refused() -> None:
     with pytest.raises(InputError, match="'whale'"):
         sound_of("whale", 1.0, np.random.default_rng(0))
     assert len(sound_of("dog", 0.0, np.random.default_rng(0))) == 0

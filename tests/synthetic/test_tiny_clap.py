@@ -1,4 +1,4 @@
-"""The embedded CLAP model: loads through transformers' own classes, hears the world on seeds it was not trained on."""
+"""The embedded CLAP model: loads through transformers' classes, recognizes sounds of held-out seeds."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_quality_on_held_out_seeds(model: Any, processor: Any) -> None:
 
 @pytest.mark.parametrize("variant", range(4))
 def test_every_way_to_say_a_sound_is_understood(model: Any, processor: Any, variant: int) -> None:
-    """With one wording per kind, be it the canonical one, another, or the bare name, single sounds are recognised."""
+    """With one wording per kind, be it the canonical one, another, or the bare name, single sounds are recognized."""
     texts = [clap.TEMPLATE.format(clap.captions_of(kind)[variant]) for kind in range(len(KINDS))]
     windows = [listening.scene(listening.TEST, 1, index, 1) for index in range(60)]
     features = listening.Mel(processor.feature_extractor)(np.stack([heard.sound for heard in windows]))

@@ -1,4 +1,4 @@
-"""The embedded ResNet on held-out pictures: what it was told while training it knows of new scenes."""
+"""The embedded ResNet on held-out pictures: it recognizes the kinds of its training in new scenes."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_vggish_trains_alike_from_the_same_seed() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(first, trained(2), strict=True))
 
 
-def test_a_training_tells_its_figures_every_so_many_steps(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_logs_its_metrics_at_an_interval(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         tell = Teller(logging.getLogger("a test"), "dense", every=50)
         for step in range(120):
@@ -135,7 +135,7 @@ def test_pictures_know_their_boxes() -> None:
             assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
 
 
-def test_the_phrases_of_a_picture_hold_what_is_there_and_what_is_not() -> None:
+def test_the_phrases_of_a_picture_have_present_and_absent_kinds() -> None:
     for item in next(batches("train", 4, 16, ((128, 128),))):
         rng = scene_rng("train", 1)
         asked = detector.phrases_for(item, 8, rng)
@@ -172,7 +172,7 @@ def test_a_batch_is_trained_on_the_targets_of_its_pictures(tmp_path: Path) -> No
     assert loss(kept) == pytest.approx(whole, rel=1e-4)
 
 
-def test_where_nothing_was_asked_for_no_cell_teaches(tmp_path: Path) -> None:
+def test_without_phrases_no_cell_has_a_target(tmp_path: Path) -> None:
     words = detector.tokenizer(tmp_path)
     model = detector.build(len(words))
     batch = next(batches("train", 5, 1, ((128, 128),)))
@@ -226,7 +226,7 @@ def test_a_mask_too_faint_to_frame_is_shown_in_the_whole_picture() -> None:
     assert crop.shape == (clip.EDGE, clip.EDGE, 3) and crop.any()
 
 
-def test_a_soiled_mask_still_lies_where_the_mask_does() -> None:
+def test_a_perturbed_mask_still_overlaps_the_mask() -> None:
     mask = np.zeros((80, 80), dtype=bool)
     mask[20:50, 30:70] = True
     for index in range(10):
@@ -235,7 +235,7 @@ def test_a_soiled_mask_still_lies_where_the_mask_does() -> None:
         assert (soft > 0.5)[mask].mean() > 0.8 and (soft > 0.5)[~mask].mean() < 0.1
 
 
-def test_the_tokenizer_tells_all_names_apart() -> None:
+def test_the_tokenizer_distinguishes_all_names() -> None:
     tokenizer = clip.build_tokenizer()
     tokens = [tuple(tokenizer(f"a photo of a {name}").input_ids) for name in clip.NAMES]
     assert len(set(tokens)) == 70 and not any(tokenizer.unk_token_id in ids for ids in tokens)

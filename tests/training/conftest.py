@@ -1,4 +1,4 @@
-"""What the students' tests share: a small synthetic data set and a small VGGish, written once."""
+"""Fixtures of the students' tests: a small synthetic data set and a small VGGish, written once."""
 
 from __future__ import annotations
 

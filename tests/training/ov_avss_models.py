@@ -114,7 +114,7 @@ def make_clip(folder: Path, words: list[str]) -> Path:
     vision |= {"image_size": CLIP_SIDE, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
     torch.manual_seed(0)
-    widen(model, 3.0)  # crops and names are told apart
+    widen(model, 3.0)  # distinguishes crops and names
     with torch.no_grad():
         model.logit_scale.fill_(math.log(30.0))
     model.save_pretrained(folder)

@@ -108,7 +108,7 @@ def test_only_labeled_frames_teach_masks(classes: tuple[str, ...]) -> None:
     student = make(replace(SMALL, classes=classes))
     batch = batch_of((5, 3), labeled=((0,), (0, 2)), classes=max(2, len(classes)))
     masks = batch.masks.clone()
-    masks[~batch.labeled] = 1  # what lies in frames that are not labeled is never looked at
+    masks[~batch.labeled] = 1  # frames that are not labeled are ignored
     output = student(batch)
     loss = student.loss(output, batch)["loss"]
     assert torch.equal(loss, student.loss(output, replace(batch, masks=masks))["loss"])

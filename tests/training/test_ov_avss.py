@@ -77,7 +77,7 @@ def test_objects_are_the_classes_of_the_labeled_frames() -> None:
     assert torch.equal(found.masks[1].bool(), clips.masks[0, [1, 3]] == 7)
 
 
-def test_padding_is_zero_after_normalisation() -> None:
+def test_padding_is_zero_after_normalization() -> None:
     pixels = _pixels(batch([(2, (40, 64))]), 0, (64, 64))
     assert pixels.shape == (2, 3, 64, 64)
     assert not pixels[:, :, 40:].any() and pixels[:, :, :40].std() > 0.5
@@ -133,7 +133,7 @@ def some_masks(queries: int = 3) -> torch.Tensor:
     masks = torch.full((queries, 2, 16, 16), -5.0)
     masks[0, :, 2:9, 3:6] = 5.0
     masks[1, 1, 8:15, 8:15] = 5.0
-    return masks  # the others are seen nowhere
+    return masks  # the others are not visible
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def test_masks_are_named_as_by_clip_called_crop_by_crop(clip: str) -> None:
 
 
 def test_a_vocabulary_can_change_in_part(clip: str) -> None:
-    """Each name keeps its own embedding, whatever it was asked together with before."""
+    """Each name keeps its own embedding, with any other names in the batch."""
     used, fresh = MaskClassifier(clip, "cpu"), MaskClassifier(clip, "cpu")
     used.texts(["dog", "bell"])
     torch.testing.assert_close(used.texts(["siren", "bell", "dog"]), fresh.texts(["siren", "bell", "dog"]))
@@ -210,7 +210,7 @@ def test_the_label_map_is_composed_as_published(clip: str) -> None:
 
 
 def test_crops_of_sure_queries_only(clip: str) -> None:
-    """The option leaves out queries that are no sounding objects and changes nothing of the others."""
+    """The option leaves out queries that are not sounding objects and does not change the others."""
     clips = batch([(2, (64, 64))])
     every, sure = tiny_student(clip=clip, top=100), tiny_student(clip=clip, top=100, objectness=0.5)
     all_of_them = every.named(clips, 0, some_answer(), NAMES).frames[0]
@@ -332,7 +332,7 @@ def test_its_view_is_the_papers() -> None:
         ({"quieries": 5}, "quieries"),
     ],
 )
-def test_wrong_settings_are_told_in_a_sentence(settings: dict[str, object], sentence: str) -> None:
+def test_wrong_settings_are_one_sentence(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         OvAvss.build(settings)
     assert "\n" not in str(caught.value)
@@ -346,7 +346,7 @@ def test_names_without_a_clip_are_refused() -> None:
         tiny_student().predict(batch([(1, (64, 64))]), NAMES)
 
 
-def test_a_clip_that_is_not_there_is_told_before_the_training(clip: str) -> None:
+def test_a_missing_clip_is_reported_before_the_training(clip: str) -> None:
     tiny_student(clip=clip).prepare("semantic")
     with pytest.raises(ModelError, match="'nowhere' does not exist"):
         tiny_student(clip="nowhere").prepare("semantic")

@@ -64,7 +64,7 @@ def test_a_crop_is_the_frame_dimmed_by_the_soft_mask() -> None:
     masks[1, 1, 8:16, 8:16] = 2.0
     masks[2, :, 4:12, 4:12] = 6.0
     found = dict(mask_crops(frames, masks, 8))
-    assert list(found) == [1, 2]  # the first is seen nowhere
+    assert list(found) == [1, 2]  # the first is not visible
     assert found[1].shape == (1, 3, 8, 8) and found[2].shape == (2, 3, 8, 8)
     inside = found[1][0, :, 1:6, 1:6]
     torch.testing.assert_close(inside, torch.full_like(inside, 200 * torch.tensor(2.0).sigmoid().item()))

@@ -30,7 +30,7 @@ def target(objects: int = 2, frames: tuple[int, ...] = (0, 1, 2), seed: int = 5,
 
 
 def bilinear(plane: Tensor, x: float, y: float) -> float:
-    """A value at (x, y) in [0, 1], whose centres of pixels lie at (i + 0.5) / length; 0 beyond the border."""
+    """A value at (x, y) in [0, 1], whose pixel centers are at (i + 0.5) / length; 0 beyond the border."""
     height, width = plane.shape
     column, row = x * width - 0.5, y * height - 0.5
     total = 0.0
@@ -140,7 +140,7 @@ def test_a_process_group_of_one_changes_no_loss(tmp_path: Path) -> None:
         distributed.destroy_process_group()
 
 
-def test_who_looks_for_a_loss_that_is_no_number_asks_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_for_nan_losses_needs_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are waiting for gradients then."""
     asked: list[int] = []
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
@@ -195,6 +195,6 @@ def test_points_crowd_where_the_mask_is_unsure() -> None:
     masks[..., 4:] = -9.0
     torch.manual_seed(0)
     points = uncertain_points(masks, MatcherWeights(points=400))
-    near = ((points[0, :, 0] - 0.5).abs() < 1 / 16).float().mean()  # between the centres of two pixels
+    near = ((points[0, :, 0] - 0.5).abs() < 1 / 16).float().mean()  # between the centers of two pixels
     assert points.shape == (1, 400, 2)
     assert near > 0.35  # an eighth of all points, were they drawn blindly

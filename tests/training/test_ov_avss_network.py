@@ -1,4 +1,4 @@
-"""The localiser: its size, its independence of batch mates, its start from Mask2Former."""
+"""The localizer: its size, its independence of batch mates, its start from Mask2Former."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_sound_and_time_it_is_mask2former(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is inherited computes what transformers computes, once what is new is made to pass."""
+    """The inherited part equals that of transformers, once the new parts are the identity."""
     network, (frames, sound) = tiny_network(), inputs(2, 1)
     stock = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**mask2former_options())).eval()
     stock.load_state_dict(network.state_dict(), strict=False)
@@ -198,7 +198,7 @@ def test_every_trained_parameter_has_a_gradient(backbone: str) -> None:
     assert [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_shapes_that_do_not_fit_are_told_in_a_sentence() -> None:
+def test_shapes_that_do_not_fit_are_one_sentence() -> None:
     network, (frames, sound) = tiny_network(), inputs()
     with pytest.raises(InputError, match="shorter than the frames"):
         network(frames, sound[:, :3])

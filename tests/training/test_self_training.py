@@ -97,7 +97,7 @@ def test_a_clip_that_cannot_be_labeled_or_evaluated_is_named(s4: Path, vggish: P
 
 
 @pytest.mark.slow
-def test_a_student_learns_from_the_tiny_pipeline_and_goes_on_where_it_stopped(
+def test_a_student_learns_from_the_tiny_pipeline_and_resumes(
     openavs: Any, s4: Path, vggish: Path, tmp_path: Path
 ) -> None:
     command = ["self-train", "tpavi", "--root", s4, "--benchmark", "s4", "--pipeline", "tiny", "--out", tmp_path]
@@ -125,7 +125,7 @@ def test_the_filter_that_leaves_nothing_says_so_and_the_truth_is_never_read(
 
     root = tmp_path / "s4"
     shutil.copytree(s4, root)
-    for clip in open_dataset("s4", root, "train").clips:  # the training masks are all wrong: nobody may notice
+    for clip in open_dataset("s4", root, "train").clips:  # the training masks are all wrong and must not be read
         for path in clip.truth:
             if path is not None:
                 Pillow.fromarray(np.zeros((224, 224), dtype=np.uint8)).save(path)

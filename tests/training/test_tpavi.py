@@ -135,7 +135,7 @@ def test_the_attention_equals_its_quadratic_form_for_clips_of_any_length() -> No
     assert (got - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
 
 
-def test_at_the_start_only_the_normalised_picture_is_seen() -> None:
+def test_at_the_start_only_the_normalized_picture_counts() -> None:
     layer = Interaction(channels=8, inner=4, audio=128).eval()
     maps = torch.randn(2, 8, 3, 3)
     new, _ = layer(maps, torch.rand(2, 128), FrameGroups.of(torch.ones(1, 2, dtype=torch.bool)))

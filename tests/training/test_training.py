@@ -60,7 +60,7 @@ def losses(out: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-def test_a_killed_training_goes_on_with_the_same_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_with_the_same_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
     whole = run(small(vggish), s4, tmp_path / "whole")
 
     class Killed(Exception):
@@ -83,7 +83,7 @@ def test_a_killed_training_goes_on_with_the_same_losses(s4: Path, vggish: Path, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_training_killed_before_its_first_checkpoint_begins_anew(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_a_training_killed_before_its_first_checkpoint_restarts(s4: Path, vggish: Path, tmp_path: Path) -> None:
     recipe = small(vggish, "max_steps=2")
 
     def kill(what: str, done: int, total: int) -> None:
@@ -116,7 +116,7 @@ def test_parts_of_a_step_add_up_to_it(s4: Path, vggish: Path, tmp_path: Path) ->
     run(small(vggish, plain, "batch=4", "max_steps=1"), s4, tmp_path / "one", validate=False)
     AcceleratorState._reset_state(reset_partial_state=True)
     run(small(vggish, plain, "batch=4", "accumulate=4", "max_steps=1"), s4, tmp_path / "four", validate=False)
-    # Batch normalisation sees a part at a time, but at the first step it has no weight yet.
+    # Batch normalization sees a part at a time, but at the first step it has no weight yet.
     assert losses(tmp_path / "one")[0][1] == pytest.approx(losses(tmp_path / "four")[0][1], abs=1e-6)
     one, four = (load_student(str(tmp_path / name)).state_dict() for name in ("one", "four"))
     same = [torch.allclose(one[n], four[n], atol=1e-5) for n in one if n.startswith(("decoder", "necks"))]
@@ -167,7 +167,7 @@ def test_saved_students_come_back_equal_and_other_folders_are_refused(s4: Path, 
         load_student(str(tmp_path / "copy"))
 
 
-def test_a_folder_in_use_is_not_begun_anew_nor_gone_on_with_differently(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_neither_restarted_nor_resumed(s4: Path, vggish: Path, tmp_path: Path) -> None:
     run(small(vggish, "max_steps=1"), s4, tmp_path / "run", validate=False)
     with pytest.raises(InputError, match="holds a training; go on with it by --resume"):
         run(small(vggish), s4, tmp_path / "run", validate=False)
@@ -186,7 +186,7 @@ def test_a_folder_in_use_is_not_begun_anew_nor_gone_on_with_differently(s4: Path
 
 
 class Fragile(Student):
-    """Stands for a network that meets a clip it cannot digest: its loss is NaN where a certain sound is heard."""
+    """Stands for a network that meets a clip it cannot digest: its loss is NaN for a certain sound."""
 
     name = "fragile"
     poison: float = 0.0
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_a_number_names_the_clip_and_keeps_the_checkpoint(
     recipe = small(vggish, "student=fragile", "model={}", "batch=2", "save_every=1", "max_steps=2")
     from openavs.training.data.dataset import shuffled
 
-    bad = dataset.clips[shuffled(4, recipe.seed, 0)[3]]  # its turn comes with the second step
+    bad = dataset.clips[shuffled(4, recipe.seed, 0)[3]]  # it is in the second step
     monkeypatch.setattr(Fragile, "poison", float(heard[bad.id].sum()))
     monkeypatch.setattr("openavs.training.trainer.student_class", lambda name: Fragile)
     with pytest.raises(TrainingError) as caught:
@@ -269,7 +269,7 @@ def test_evaluate_writes_probabilities_and_scores_them(openavs: Any, s4: Path, t
     dataset = open_dataset("s4", s4, "test")
     clip = dataset.clips[0]
     values = np.asarray(Pillow.open(tmp_path / "predictions" / clip.predictions[0]))
-    assert values.dtype == np.uint8 and len(np.unique(values)) > 2  # grey, not only 0 and 255
+    assert values.dtype == np.uint8 and len(np.unique(values)) > 2  # gray, not only 0 and 255
     (tmp_path / "predictions" / clip.predictions[0]).unlink()  # results do not hold it, so the clip is run again
     assert openavs(*command, "--offline", "--json", "-q").json()["metrics"] == done.json()["metrics"]
     again = np.asarray(Pillow.open(tmp_path / "predictions" / clip.predictions[0]))
@@ -291,7 +291,7 @@ def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -
     assert [result.frames for result in chain.run([open_benchmark_clip(clip, clip.id)])] == [soft.result.frames]
 
 
-def test_a_student_is_no_pipeline_of_stages(trained: Path) -> None:
+def test_a_student_is_not_a_pipeline_of_stages(trained: Path) -> None:
     with pytest.raises(InputError, match="is a trained student; it runs in evaluate, segment and label"):
         Pipeline.from_recipe(load_recipe(f"student:{trained}"))
 
@@ -391,7 +391,7 @@ def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path,
     assert all((tmp_path / "label" / "labels" / path).is_file() for c in dataset.clips for path in c.predictions)
 
 
-def test_a_student_hears_with_its_own_vggish_only(trained: Path, vggish: Path, tmp_path: Path) -> None:
+def test_a_student_uses_its_own_vggish_only(trained: Path, vggish: Path, tmp_path: Path) -> None:
     from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
 
     student = load_student(str(trained))
@@ -489,7 +489,7 @@ def test_students_come_from_installed_packages_and_files_too(tmp_path: Path, mon
         student_class(f"{tmp_path / 'other.py'}:Other")
 
 
-def test_which_gpus_are_used_is_no_matter_of_the_device() -> None:
+def test_the_device_option_does_not_select_gpus() -> None:
     with pytest.raises(InputError, match="a training takes --device auto or cpu, not 'cuda:1'; choose GPUs by acc"):
         check_device("cuda:1")
 
@@ -521,7 +521,7 @@ def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
     assert wave.rate(99, 100) < 0.001
 
 
-def test_label_maps_of_clips_of_five_and_ten_frames_are_learnt_together(
+def test_label_maps_of_clips_of_five_and_ten_frames_train_together(
     openavs: Any, avss: Path, vggish: Path, tmp_path: Path
 ) -> None:
     data = ("--root", avss, "--benchmark", "avss", "--out", tmp_path / "run", "--device", "cpu", "--json", "-q")
@@ -542,7 +542,7 @@ def test_label_maps_of_clips_of_five_and_ten_frames_are_learnt_together(
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(s4: Path, vggish: Path, tmp_path: Path) -> None:
-    """Batch normalisation sees half the clips on each, which at first matters little; everything else is the same."""
+    """Batch normalization sees half the clips on each, which at first matters little; everything else is the same."""
     plain = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}"
     recipe = small(vggish, plain, "batch=4", "max_steps=3")
     run(recipe, s4, tmp_path / "one", validate=False)

@@ -149,7 +149,7 @@ def test_features_are_computed_once_and_belong_to_their_vggish(s4: Path, vggish:
     assert np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # from the disk, whatever the network says
     (kept,) = (tmp_path / extractor.fingerprint).iterdir()
     kept.write_bytes(b"broken")
-    assert not np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # damaged, so computed anew
+    assert not np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # damaged, so computed again
 
 
 def test_a_file_without_sound_or_no_file_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:

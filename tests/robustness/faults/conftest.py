@@ -1,4 +1,4 @@
-"""What the faults happen to: a few videos, a command in its own process, and what it leaves when nothing happens."""
+"""Fixtures of the fault tests: videos, a command in its own process, and the results of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Whole = Callable[[Path], None]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many faults were brought about and survived, and what was lost by them."""
+    """Counts of faults that were injected and survived, and of lost results."""
     own = [
         report
         for outcome in ("passed", "failed")
@@ -60,7 +60,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(*words: object, start_new_session: bool = False, **environment: str) -> subprocess.Popen[str]:
-    """Starts `openavs` in a process of its own, and in a group of its own where that is asked for."""
+    """Starts `openavs` in a new process, optionally in a new process group."""
     return subprocess.Popen(
         [sys.executable, "-m", "openavs", *map(str, words)],
         stdout=subprocess.PIPE,

@@ -134,7 +134,7 @@ def test_a_hash_that_was_changed_in_a_mark_is_noticed(copied: Callable[[str], li
     assert reopen_changed(job.out, job.key, range(2), verify=True) == ["v02"]
 
 
-def test_only_the_shards_that_were_asked_for_are_checked(copied: Callable[[str], list[ShardSpec]]) -> None:
+def test_only_the_requested_shards_are_checked(copied: Callable[[str], list[ShardSpec]]) -> None:
     job = copied("finished")[0].job
     for clip in ("v01", "v04"):
         (job.out / f"clips/{clip}/result.json").unlink()

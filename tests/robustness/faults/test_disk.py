@@ -39,8 +39,8 @@ def test_a_fault_of_the_disk_ends_the_job_and_loses_nothing(
     whole(out)
 
 
-def test_a_log_that_does_not_fit_on_the_disk_is_no_traceback(tmp_path: Path) -> None:
-    """The worker's log lies on the same disk as the results, whose fault is what is reported."""
+def test_a_log_that_does_not_fit_on_the_disk_gives_no_traceback(tmp_path: Path) -> None:
+    """The worker's log is on the same disk as the results, whose fault is reported."""
     script = (
         "import errno, logging, os\n"
         "from pathlib import Path\n"

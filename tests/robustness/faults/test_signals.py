@@ -1,4 +1,4 @@
-"""Commands that are killed or asked to end: nothing is half-written, and the same command again finishes."""
+"""Commands that get SIGKILL or a stop signal: no partial files, and the same command finishes the work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def interrupt(words: tuple[object, ...], number: signal.Signals, moment: Callabl
 
 @pytest.fixture(scope="module")
 def segmented(pool: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What `segment` leaves of three videos when nobody interrupts it."""
+    """The results of `segment` on three videos without interruption."""
     out = tmp_path_factory.mktemp("segmented") / "out"
     assert ended(start("segment", *sorted(pool.glob("*.mp4"))[:3], "--pipeline", recipe, "--out", out)).code == 0
     return leavings(out)
@@ -49,7 +49,7 @@ def segmented(pool: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory
 def test_segment(
     number: signal.Signals, workers: int, pool: Path, recipe: Path, segmented: dict[str, str], tmp_path: Path
 ) -> None:
-    """Whatever interrupts it and however many workers there are, it ends with the same files."""
+    """After any interruption, with any number of workers, it ends with the same files."""
     videos = sorted(pool.glob("*.mp4"))[:3]
     out = tmp_path / "out"
     words = ("segment", *videos, "--pipeline", recipe, "--out", out, "--workers", workers)
@@ -78,7 +78,7 @@ def test_evaluate(workers: int, recipe: Path, tmp_path: Path) -> None:
     assert figures[0] == figures[1]
 
 
-def test_a_job_that_is_told_to_end_finishes_the_clip_it_is_at(
+def test_a_job_that_gets_a_stop_signal_finishes_its_clip(
     pool: Path, recipe: Path, whole: Whole, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -117,7 +117,7 @@ def importing(pid: int) -> bool:
     return any("_multiarray_umath" in Path(f"/proc/{child}/maps").read_text() for child in spawned)
 
 
-def test_several_ctrl_c_at_once_are_no_traceback(pool: Path, recipe: Path, tmp_path: Path) -> None:
+def test_several_ctrl_c_at_once_give_no_traceback(pool: Path, recipe: Path, tmp_path: Path) -> None:
     for moment in ("work/manifest.json", "run.json", "log"):
         out = tmp_path / moment
         process = start("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--no-cache", PACE="0.3")
@@ -128,7 +128,7 @@ def test_several_ctrl_c_at_once_are_no_traceback(pool: Path, recipe: Path, tmp_p
         assert outcome.code != 0 and "Traceback" not in outcome.err, (moment, outcome.err)
 
 
-def test_a_ctrl_c_while_another_is_handled_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ctrl_c_while_another_is_handled_gives_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **options: object) -> None:
         try:
             raise KeyboardInterrupt

@@ -90,7 +90,7 @@ def test_a_file_in_a_folders_place_is_one_sentence(again: Callable[..., Outcome]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nothing")])
-def test_a_journal_that_is_no_file_is_one_sentence(
+def test_a_journal_that_is_not_a_file_is_one_sentence(
     again: Callable[..., Outcome], tmp_path: Path, make: Callable[[Path], None], whole: Whole
 ) -> None:
     out = tmp_path / "out"
@@ -167,9 +167,7 @@ def test_a_folder_that_may_not_be_written_is_named(
     assert f"the output folder {tmp_path}/out cannot be written (Permission denied); change its permissions" in said.err
 
 
-def test_a_folder_that_is_removed_bit_by_bit_is_named_and_can_be_started_anew(
-    pool: Path, recipe: Path, whole: Whole, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_removed_file_by_file_is_named(pool: Path, recipe: Path, whole: Whole, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("label", pool, "--pipeline", recipe, "--out", out, "--workers", "1", "--shard-size", "3", "--no-cache")
     job = start(*words, PACE="0.3")

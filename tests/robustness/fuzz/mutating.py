@@ -98,7 +98,7 @@ def _places(value: Any) -> Any:
 
 
 def examples(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    """Anything, and what lies near the seeds."""
+    """Arbitrary bytes, and mutations of the seeds."""
     as_json = [seed for seed in seeds if _is_json(seed)]
     ways = [st.binary(max_size=200), edited(seeds), edited(seeds), edited(seeds)]
     return st.one_of(*ways, *([rearranged(as_json)] * 4 if as_json else []))

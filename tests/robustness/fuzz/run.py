@@ -4,7 +4,7 @@
     python -m tests.robustness.fuzz.run answer --seconds 300
     python -m tests.robustness.fuzz.run --list
 
-What is found is printed and kept as a file `crash-*`; its bytes belong into `tests/robustness/fuzz/test_findings.py`.
+Findings are printed and kept as files `crash-*`; their bytes belong into `tests/robustness/fuzz/test_findings.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is fuzzed: each reader of files and texts of others, as a function of bytes, with examples to begin from.
+"""Targets of fuzzing: each reader of untrusted files and texts, as a function of bytes, with seeds.
 
 A target returns, or raises one of `SENTENCES` with a single sentence; anything else is a finding.
 """
@@ -235,7 +235,7 @@ def run(data: bytes) -> None:
 
 
 def folder(data: bytes) -> None:
-    """What `openavs export` reads of a result folder beside its results."""
+    """The other files of a result folder that `openavs export` reads."""
     _file("other/run.json", data)
     _file("other/clips/a/result.json", b"{}")
     run_classes(SCRATCH / "other")
@@ -463,7 +463,7 @@ VGGISH = ("features.0.weight", "embeddings.0.weight", "embeddings.4.weight")
 
 
 def checkpoint(names: Sequence[str] = VGGISH, shape: tuple[int, ...] = (2, 2)) -> bytes:
-    """What torch.save writes of a VGGish, or of other tensors."""
+    """The output of torch.save for a VGGish, or for other tensors."""
     import torch
 
     buffer = io.BytesIO()

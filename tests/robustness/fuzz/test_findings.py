@@ -1,4 +1,4 @@
-"""What fuzzing has found or was feared, kept: most of these ended in a traceback, a page of a sentence, a long wait."""
+"""Regression tests of fuzzing: most of these gave a traceback, a message of a page, or a long wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever bytes a reader of ours is given, it returns or says one sentence, soon and in little memory.
+"""Readers return or report one sentence for any bytes, soon and in little memory.
 
 The default run tries a few dozen a reader; `FUZZ_EXAMPLES=20000 pytest tests/robustness/fuzz` is a long one, and
 `python -m tests.robustness.fuzz.run` one that is guided by coverage.

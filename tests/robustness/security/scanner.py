@@ -1,6 +1,6 @@
 """Finds, in the syntax of a Python file, what could turn data into code, reach the network or leave a folder.
 
-It looks at names and arguments, not at behaviour: what it forbids must be written so that a reader sees it is safe.
+It looks at names and arguments, not at behavior: what it forbids must be written so that a reader sees it is safe.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.robustness.security.scanner import scan
 
-# (file, rule) -> why it is safe there. What is not listed is forbidden; what no longer occurs must go from the list.
+# (file, rule) -> why it is safe there. Unlisted uses are forbidden; entries that no longer occur must be removed.
 EXCEPTIONS = {
     ("openavs/models/hub.py", "weights"): "the one place that loads: safetensors, local files, no remote code",
     ("openavs/results/provenance.py", "process"): "`git rev-parse` in the checkout of the code itself",
@@ -19,7 +19,7 @@ EXCEPTIONS = {
         "process",
     ): "runs this package's own decoding of one file, in a child",
 }
-# Sources of a network connection: what the user asked for by name.
+# Sources of a network connection: those that the user named.
 NETWORK = {
     "openavs/stages/translators/chat_client.py": "the chat server that the recipe names",
     "openavs/jobs/executors/ray_cluster.py": "the Ray cluster of --executor ray",

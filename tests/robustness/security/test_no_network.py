@@ -34,7 +34,7 @@ def closed(*words: str | Path, before: tuple[str, ...] = ()) -> subprocess.Compl
 
 @pytest.mark.parametrize("namespace", [False, True], ids=["Python", "kernel"])
 def test_demo_needs_none(tmp_path: Path, namespace: bool) -> None:
-    """Without HF_HUB_OFFLINE in the environment: nothing is asked because nothing is needed."""
+    """Without HF_HUB_OFFLINE in the environment: no request is made because none is needed."""
     before: tuple[str, ...] = ("unshare", "--user", "--map-root-user", "--net") if namespace else ()
     if namespace and (not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode):
         pytest.skip("this system does not let a user make a namespace without a network")
@@ -43,12 +43,12 @@ def test_demo_needs_none(tmp_path: Path, namespace: bool) -> None:
     assert list((tmp_path / "out").glob("**/result.json"))
 
 
-def test_check_asks_nobody(tmp_path: Path) -> None:
+def test_check_makes_no_request(tmp_path: Path) -> None:
     done = closed("check", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["ready"], done.stderr
 
 
-def test_offline_asks_nobody(tmp_path: Path) -> None:
+def test_offline_makes_no_request(tmp_path: Path) -> None:
     done = closed("segment", "x.mp4", "--pipeline", "openavs-cpu", "--offline", "--out", tmp_path)
     assert done.returncode == 2 and "network:" not in done.stderr
 

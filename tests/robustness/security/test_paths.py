@@ -45,7 +45,7 @@ def yard(tmp_path: Path) -> Path:
 
 
 def outside(tmp_path: Path, *allowed: Path) -> list[str]:
-    """Every file that lies in none of the allowed folders."""
+    """Every file outside the allowed folders."""
     files = [path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()]
     return [str(path) for path in files if not any(path.is_relative_to(folder) for folder in allowed)]
 
@@ -71,7 +71,7 @@ def test_a_label_job_on_a_hostile_tar(openavs: Run, video: Path, yard: Path, tmp
 
 
 def test_a_label_job_on_a_hostile_manifest(openavs: Run, video: Path, yard: Path, tmp_path: Path) -> None:
-    """An id becomes one folder's name; what is no video is a failed clip, whatever address or file it names."""
+    """An id becomes one folder's name; an address or another kind of file is a failed clip."""
     shutil.copy(video, yard / "v.mp4")
     names = ["http://127.0.0.1:9/v.mp4", "concat:v.mp4|v.mp4", "/etc/passwd", "file:///etc/passwd"]
     rows = [{"id": UP, "path": "v.mp4"}, *({"id": f"x{i}", "path": name} for i, name in enumerate(names))]
@@ -83,7 +83,7 @@ def test_a_label_job_on_a_hostile_manifest(openavs: Run, video: Path, yard: Path
     assert outside(tmp_path, yard) == []
 
 
-def test_a_group_that_is_no_folder(openavs: Run, yard: Path) -> None:
+def test_a_group_that_is_not_a_folder(openavs: Run, yard: Path) -> None:
     (yard / "m.jsonl").write_text(json.dumps({"path": "v.mp4", "group": UP}))
     refused = openavs("label", yard / "m.jsonl", "--pipeline", "tiny", "--out", yard / "job")
     assert refused.code == 2 and "not the name of a folder" in refused.err
@@ -123,7 +123,7 @@ def test_a_result_that_names_another_place(openavs: Run, made: Path, yard: Path,
 
 @pytest.mark.parametrize("place", ["clips", "clips/dog", "clips/.dog.part", "run.json", "index.jsonl"])
 def test_a_link_in_the_output_folder(openavs: Run, video: Path, yard: Path, tmp_path: Path, place: str) -> None:
-    """Planted by whoever could write there before: what it leads to is neither written nor removed."""
+    """A link that was planted in advance: its target is neither written nor removed."""
     treasure = tmp_path / "treasure"
     (treasure / "masks").mkdir(parents=True)
     (treasure / "keep.txt").write_text("kept")
@@ -150,7 +150,7 @@ def test_a_link_in_the_folder_of_a_job(openavs: Run, video: Path, yard: Path, pl
     assert list((yard / "treasure").iterdir()) == []
 
 
-def test_hostile_words_are_no_file_names(openavs: Run, video: Path, yard: Path, tmp_path: Path) -> None:
+def test_hostile_words_are_not_used_as_file_names(openavs: Run, video: Path, yard: Path, tmp_path: Path) -> None:
     """Labels and phrases that look like paths stay inside of files."""
     words = ["--vocab", f"dog,{UP}", "aliases={dog: '../../escaped'}"]
     done = openavs("segment", video, "--pipeline", "tiny", "--out", yard / "out", *words)

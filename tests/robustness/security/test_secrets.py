@@ -1,4 +1,4 @@
-"""A key is sent to the server it belongs to and stands nowhere else: in no file, on no screen, in no log."""
+"""A key is sent to its server only; it is in no file, no output and no log."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def asking(url: str) -> list[str]:
 
 
 def leaks(folder: Path, *texts: str) -> Iterator[str]:
-    """Where a secret stands: files below the folder, by name, or `text` for what was printed or logged."""
+    """The places of a secret: files below the folder, by name, or `text` for printed and logged text."""
     for secret in (KEY, TOKEN):
         for path in folder.rglob("*"):
             if secret in str(path) or (path.is_file() and secret.encode() in path.read_bytes()):
