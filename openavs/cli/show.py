@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,8 +60,6 @@ def _prompt(name: str) -> dict[str, Any] | None:
 
 def _backend(name: str) -> dict[str, Any] | None:
     """The backend's documentation and options; importing it may load torch."""
-    import inspect
-
     from openavs.models.compile import OPTION, can_compile
     from openavs.registry import STAGES, Registry
 
@@ -74,7 +73,7 @@ def _backend(name: str) -> dict[str, Any] | None:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[OPTION] = inspect.Parameter(OPTION, kind, default=False, annotation="bool | str")
         options = {key: None if p.default is inspect.Parameter.empty else p.default for key, p in parameters.items()}
-        shown = "\n".join(f"  {parameter}" for parameter in parameters.values()) or "  none"
+        shown = "\n".join(f"  {_option(parameter)}" for parameter in parameters.values()) or "  none"
         about = inspect.getdoc(cls) or entry.summary
         text = f"{stage} {name} ({entry.target})\n\n{about}\n\nOptions:\n{shown}"
         return {
@@ -87,6 +86,15 @@ def _backend(name: str) -> dict[str, Any] | None:
             "text": text,
         }
     return None
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    """Return the name, type and default of an option; postponed annotations are strings, printed without quotes."""
+    default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
+    kind = parameter.annotation
+    if not isinstance(kind, str):
+        kind = inspect.formatannotation(kind)
+    return f"{parameter.name}: {kind}{default}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -155,7 +155,7 @@ def _incomparable_reason(dataset: Dataset, released: int | None) -> str | None:
     """The reason that figures do not compare with published ones: synthetic clips, or another number of clips."""
     count = len(dataset.clips)
     if count and is_synthetic(dataset.clips[0].id):
-        return "the clips are of openavs' synthetic world"
+        return "the clips are synthetic (openavs synth)"
     if released not in (None, count):
         return f"the split has {count:,} clips here and {released:,} in the release"
     return None

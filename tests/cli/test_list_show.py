@@ -68,7 +68,7 @@ def test_show_a_prompt_and_a_backend(openavs: Run) -> None:
 
 
 def test_show_includes_the_compile_option(openavs: Run) -> None:
-    assert "  compile: 'bool | str' = False" in openavs("show", "grounding-dino").out
+    assert "  compile: bool | str = False" in openavs("show", "grounding-dino").out
     assert openavs("show", "sam", "--json").json()["options"]["compile"] is False
     assert "compile" not in openavs("show", "lexicon", "--json").json()["options"]
 
