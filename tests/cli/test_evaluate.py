@@ -43,9 +43,9 @@ def test_a_run_its_table_and_a_comparison(openavs: Run, root: Path, tmp_path: Pa
     assert shown.code == 0, shown.err
     assert "fixed" in shown.out
     assert f"{100 * answer['metrics']['miou']:.2f}" in shown.out
-    assert "do not compare with published ones: the clips are of openavs' synthetic world." in shown.out
+    assert "do not compare with published ones: the clips are synthetic (openavs synth)." in shown.out
     assert "OpenAVS (arXiv" not in shown.out, "synthetic figures do not stand beside published ones"
-    assert answer["incomparable"] == report["incomparable"] == "the clips are of openavs' synthetic world"
+    assert answer["incomparable"] == report["incomparable"] == "the clips are synthetic (openavs synth)"
     assert "these models were trained on synthetic clips only" in shown.err
     page = (tmp_path / "a" / "report.html").read_text()
     assert "this run" not in page and "synthetic world" in page

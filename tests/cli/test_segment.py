@@ -256,7 +256,7 @@ def test_where_all_failed_nothing_is_said_of_the_models(openavs: Run, tmp_path: 
     done = openavs("segment", tmp_path / "notes.mp4", "--pipeline", "tiny", "--out", tmp_path / "out")
     assert (done.code, done.out) == (1, "notes: failed\n")
     assert "notes.mp4" in done.err
-    assert "synthetic world" not in done.err
+    assert "synthetic clips" not in done.err
 
 
 def test_silent_sound_gives_empty_masks_and_says_so(openavs: Run, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_opening_a_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING):
         dataset = open_dataset("s4", tmp_path / "s4")
     assert (dataset.benchmark, dataset.split, len(dataset.clips)) == ("s4", "test", 1)
-    assert dataset.incomparable == "the clips are of openavs' synthetic world"
+    assert dataset.incomparable == "the clips are synthetic (openavs synth)"
     assert f"s4 test: {dataset.incomparable}, so figures do not compare with published ones" in caplog.text
 
 
@@ -118,7 +118,7 @@ def test_synthetic_clips_are_never_comparable(layout: str, tmp_path: Path) -> No
     write_layout(layout, tmp_path / layout, {"test": 1, "val": 1}, seed=999)
     for split in ("test", "val"):
         reason = open_dataset(layout, tmp_path / layout, split).incomparable
-        assert reason == "the clips are of openavs' synthetic world"
+        assert reason == "the clips are synthetic (openavs synth)"
 
 
 @pytest.mark.parametrize(

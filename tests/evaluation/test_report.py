@@ -110,9 +110,9 @@ def test_published_results_are_grouped_by_kind(tmp_path: Path) -> None:
 
 
 def test_incomparable_runs_are_shown_without_published_results(tmp_path: Path) -> None:
-    page = page_of(tmp_path, incomparable="the clips are of openavs' synthetic world")
+    page = page_of(tmp_path, incomparable="the clips are synthetic (openavs synth)")
     assert "Not the released benchmark" in page.text
-    assert "left out: the clips are of openavs' synthetic world." in page.text
+    assert "left out: the clips are synthetic (openavs synth)." in page.text
     assert "this run" not in page.text and "Pengi" not in page.text
     assert len(charts_of(page)) == 3  # precision and recall, F, clips
 
