@@ -103,4 +103,4 @@ def test_an_incomplete_or_damaged_folder(openavs: Run, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
     done = openavs("export", "coco", tmp_path / "run", "--out", tmp_path / "x")
-    assert done.code == 2 and "no openavs result" in done.err and not (tmp_path / "x").exists()
+    assert done.code == 2 and "not an openavs result" in done.err and not (tmp_path / "x").exists()
