@@ -81,7 +81,7 @@ def test_the_example_takes_one_click(page: Page) -> None:
     details = page.text("#oa-details")
     for heading in ("Sounding objects", "Timeline", "Frame by frame", "Frames", "Models and recipe"):
         assert heading in details
-    assert "tiny was trained on openavs' synthetic world only" in page.text("body")
+    assert "tiny was trained on synthetic clips only" in page.text("body")
     plays = "v => new Promise(r => { v.onplaying = () => r(v.videoWidth); v.muted = true; v.play(); })"
     assert page.tab.locator("#oa-player video").evaluate(plays) == 384
     decoded = "async v => { await new Promise(r => setTimeout(r, 400)); return v.webkitAudioDecodedByteCount }"

@@ -110,7 +110,7 @@ def test_models_and_their_licenses_are_shown(models: ModelCache) -> None:
     assert "tiny Grounding DINO" in page
     assert "Apache-2.0" in page
     assert "loaded" in page
-    assert "synthetic world only" in components.fragment("recipe", option=models.options["tiny"])
+    assert "synthetic clips only" in components.fragment("recipe", option=models.options["tiny"])
 
 
 def test_the_stylesheet_is_limited_to_the_fragments() -> None:
