@@ -101,7 +101,7 @@ def test_a_recipe_may_name_a_tracker() -> None:
     ("overrides", "sentence"),
     [
         (["detector=null"], "the recipe has no detector but SamSegmenter needs boxes"),
-        (["segmenter=null"], "the recipe has no segmenter; name one"),
+        (["segmenter=null"], "the recipe has no segmenter; add one"),
         (["segmenter=null", "tracker={use: iou}"], "IouTracker does not segment boxes"),
         (["tracker={use: iuo}"], "there is no tracker 'iuo'; did you mean 'iou'?"),
         (["tracker={use: iou, minimum: 1}"], "tracker 'iou' has no option 'minimum'"),
