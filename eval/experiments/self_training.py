@@ -87,8 +87,9 @@ def open_splits(layout: str, seed: int, options: argparse.Namespace) -> tuple[Pa
         part = folder / "data.part"
         write_layout(layout, part, {"train": count, "val": 30, "test": options.clips}, seed)
         part.rename(root)
-    card = load_benchmark(layout)
-    return folder, Splits(card, *(open_dataset(layout, root, split) for split in ("train", "val", "test")))
+    return folder, Splits(
+        load_benchmark(layout), *(open_dataset(layout, root, split) for split in ("train", "val", "test"))
+    )
 
 
 def training_recipe(student: str, seed: int, options: argparse.Namespace, *more: str) -> TrainingRecipe:
@@ -154,7 +155,7 @@ def open_vocabulary(layout: str, seed: int, options: argparse.Namespace) -> dict
     closed = recipe_from_dict({**own.to_dict(), "vocabulary": [CLASSES[index] for index in BASE]})
     predictor = Predictor(closed.to_dict(), lambda: StudentPipeline.from_recipe(closed), splits.test.classes)
     figures["closed set"] = score(predictor, splits, folder / "closed")
-    tiny = recipe_predictor(load_recipe("tiny"), splits.test, splits.card)
+    tiny = recipe_predictor(load_recipe("tiny"), splits.test, splits.benchmark)
     figures["zero-shot tiny"] = score(tiny, splits, folder / "tiny")
     return figures | {"cpu_s": round(time.process_time() - started)}
 

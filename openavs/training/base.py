@@ -37,7 +37,7 @@ from openavs.evaluation.datasets.base import Task
 from openavs.structures.types import BoolMask
 from openavs.training.io import StudentFolder, read_student, write_student
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound="Student")
 AUDIO_SIZE = 128  # of a VGGish feature
@@ -227,10 +227,8 @@ def load_folder(cls: type[S], folder: StudentFolder, offline: bool = False) -> S
         )
     try:
         student = cls.build(folder.config)
-    except InputError as problem:
-        raise ModelError(
-            f"the config.json of the student '{folder.ref}' does not fit this openavs: {problem}"
-        ) from None
+    except InputError as error:
+        raise ModelError(f"the config.json of the student '{folder.ref}' does not fit this openavs: {error}") from None
     load_state_dict_strict(student, folder.weights(), folder.ref)
     student.facts, student.offline = dict(folder.facts), offline
     return student.eval()
@@ -248,7 +246,7 @@ def take_matching(student: nn.Module, weights: Mapping[str, Tensor], ref: str) -
         raise ModelError(f"no tensor of the model '{ref}' fits this student; start from a folder of the same kind")
     student.load_state_dict(fitting, strict=False)
     left = sorted(set(own) - set(fitting))
-    log.info("%d of %d tensors start from %s", len(fitting), len(own), ref)
+    logger.info("%d of %d tensors start from %s", len(fitting), len(own), ref)
     return left
 
 

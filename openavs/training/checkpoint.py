@@ -85,10 +85,10 @@ def load_last(out: Path, student: Student, optimizer: torch.optim.Optimizer) -> 
         tensors = load_file(folder / OPTIMIZER)
         optimizer.load_state_dict(_unflat(tensors, data["optimizer"]))
         return TrainingState(data["step"], data["best"], data["best_step"], data["scaler"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
-            f"the checkpoint {folder} is damaged or of another optimizer ({problem}); start anew in another --out"
-        ) from problem
+            f"the checkpoint {folder} is damaged or of another optimizer ({error}); choose another --out"
+        ) from error
 
 
 def save_best(out: Path, student: Student) -> None:
@@ -101,16 +101,16 @@ def check_resumable(out: Path, new: Mapping[str, Any], resume: bool) -> None:
     path = out / "train.json"
     if not path.is_file():
         if (out / LAST).exists() or (out / "config.json").exists():
-            raise InputError(f"{out} holds a model already; choose another --out")
+            raise InputError(f"{out} already holds a model; choose another --out")
         return
     if not resume:
-        raise InputError(f"{out} holds a training; go on with it by --resume or choose another --out")
+        raise InputError(f"{out} holds a training; continue it with --resume or choose another --out")
     try:
         saved = json.loads(path.read_bytes())
         differing = sorted(_differing(saved["recipe"], new["recipe"]))
         differing += [key for key in ("data",) if saved[key] != new[key]]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{path} was not written by this openavs; choose another --out") from problem
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} was not written by this openavs; choose another --out") from error
     if differing:
         raise InputError(f"{out} holds a training that differs in {', '.join(differing)}; choose another --out")
 

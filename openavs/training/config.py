@@ -144,8 +144,8 @@ def training_recipe(data: Mapping[str, Any]) -> TrainingRecipe:
     """Validate plain data as a training recipe."""
     try:
         return TrainingRecipe.model_validate(dict(data))
-    except ValidationError as problem:
-        sentence = first_error(problem, TrainingRecipe, EXAMPLE)
+    except ValidationError as error:
+        sentence = first_error(error, TrainingRecipe, EXAMPLE)
         raise InputError(f"training recipe {data.get('name', '?')!r}: {sentence}") from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.caching.build import set_threads
 from openavs.caching.store import StageCache
@@ -36,8 +36,12 @@ from openavs.training.registry import load_student
 from openavs.utils.concurrency import prefetch
 from openavs.utils.text import pluralize
 
-BINARY_PHRASE = "sounding object"
-Grey = npt.NDArray[np.uint8]
+BACKGROUND = "background"
+BINARY_PHRASE = "sounding object"  # phrase of segments without a class
+CHUNK_SECONDS = 10.0  # seconds of a long clip that are predicted together, the length of AVSBench's longest clips
+UInt8Array = npt.NDArray[np.uint8]
+
+# ------------------------------------------------------------------------------------------------ predictions
 
 
 def predict_clip(
@@ -53,39 +57,39 @@ def predict_clip(
 def concatenate_predictions(parts: Sequence[StudentPrediction]) -> StudentPrediction:
     """Concatenate predictions along time."""
     frames = tuple(frame for part in renumber_tracks(parts) for frame in part.frames)
-    shares = [part.probability for part in parts if part.probability is not None]
-    return StudentPrediction(frames, np.concatenate(shares) if shares else None)
+    probabilities = [part.probability for part in parts if part.probability is not None]
+    return StudentPrediction(frames, np.concatenate(probabilities) if probabilities else None)
 
 
 def renumber_tracks(parts: Iterable[StudentPrediction]) -> Iterator[StudentPrediction]:
-    """Yield predictions with unique track numbers: those of one part are not those of the next."""
-    taken = 0
+    """Yield predictions with unique track numbers: equal numbers in two parts are different objects."""
+    first = 0
     for part in parts:
-        tracks = [found.track for frame in part.frames for found in frame if found.track is not None]
+        tracks = [instance.track for frame in part.frames for instance in frame if instance.track is not None]
         frames = (
-            tuple(f if f.track is None else replace(f, track=f.track + taken) for f in frame) for frame in part.frames
+            tuple(i if i.track is None else replace(i, track=i.track + first) for i in frame) for frame in part.frames
         )
         yield replace(part, frames=tuple(frames))
-        taken += max(tracks, default=-1) + 1
+        first += max(tracks, default=-1) + 1
 
 
-def gray_values(prediction: StudentPrediction, size: Size) -> Grey:
+def gray_values(prediction: StudentPrediction, size: Size) -> UInt8Array:
     """Return probabilities times 255, `[T, *size]`; for a student without probabilities its masks as 0 and 255."""
     if prediction.probability is not None:
-        shares = np.rint(prediction.probability * 255.0).astype(np.uint8)
-        return np.stack([resize_nearest(share, size) for share in shares])
-    unions = [_union(found, size) for found in prediction.frames]
+        gray = np.rint(prediction.probability * 255.0).astype(np.uint8)
+        return np.stack([resize_nearest(frame, size) for frame in gray])
+    unions = [_union(instances, size) for instances in prediction.frames]
     return np.stack(unions).astype(np.uint8) * np.uint8(255)
 
 
-def label_maps(prediction: StudentPrediction, index: Mapping[str, int], size: Size) -> Grey:
+def label_maps(prediction: StudentPrediction, index: Mapping[str, int], size: Size) -> UInt8Array:
     """Return class indices `[T, *size]`; the highest score wins, and names that are not in `index` are left out."""
     maps = []
     for frame in prediction.frames:
         painted = np.zeros(size, dtype=np.uint8)
-        for found in sorted(frame, key=lambda found: found.score):
-            if found.label is not None and found.label in index:
-                painted[resize_nearest(found.mask, size)] = index[found.label]
+        for instance in sorted(frame, key=lambda instance: instance.score):
+            if instance.label is not None and instance.label in index:
+                painted[resize_nearest(instance.mask, size)] = index[instance.label]
         maps.append(painted)
     return np.stack(maps)
 
@@ -102,7 +106,9 @@ def scored_maps(
 def frame_results(prediction: StudentPrediction, indices: range, times: Sequence[float]) -> list[FrameResult]:
     """Convert masks to frame results; students have no captions or prompts."""
     return [
-        FrameResult(index, times[index], segments=tuple(_segment(found) for found in frame if found.mask.any()))
+        FrameResult(
+            index, times[index], segments=tuple(_segment(instance) for instance in frame if instance.mask.any())
+        )
         for index, frame in zip(indices, prediction.frames, strict=True)
     ]
 
@@ -111,27 +117,26 @@ def resize_nearest(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
     """Resize a mask by the nearest pixel."""
     if mask.shape == size:
         return mask
-    return np.asarray(Pillow.fromarray(mask).resize((size[1], size[0]), Pillow.Resampling.NEAREST))
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-def _union(found: Sequence[InstanceMask], size: Size) -> BoolMask:
+def _union(instances: Sequence[InstanceMask], size: Size) -> BoolMask:
     union = np.zeros(size, dtype=np.bool_)
-    for one in found:
-        union |= resize_nearest(one.mask, size)
+    for instance in instances:
+        union |= resize_nearest(instance.mask, size)
     return union
 
 
-def _segment(found: InstanceMask) -> Segment:
-    rows, columns = np.flatnonzero(found.mask.any(axis=1)), np.flatnonzero(found.mask.any(axis=0))
+def _segment(instance: InstanceMask) -> Segment:
+    rows, columns = np.flatnonzero(instance.mask.any(axis=1)), np.flatnonzero(instance.mask.any(axis=0))
     box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-    how = None if found.label is None else "exact"
-    score = min(max(found.score, 0.0), 1.0)
-    phrase = found.label or BINARY_PHRASE
-    return Segment(mask_to_rle(found.mask), box, phrase, score, None, found.label, how, found.track)
+    match = None if instance.label is None else "exact"
+    score = min(max(instance.score, 0.0), 1.0)
+    phrase = instance.label or BINARY_PHRASE
+    return Segment(mask_to_rle(instance.mask), box, phrase, score, None, instance.label, match, instance.track)
 
 
-CHUNK_SECONDS = 10.0  # seconds of a long clip that are predicted together, the length of AVSBench's longest clips
-BACKGROUND = "background"
+# --------------------------------------------------------------------------------------------------- pipeline
 
 
 class StudentPipeline:
@@ -178,22 +183,22 @@ class StudentPipeline:
 
     def soft(self, clip: Clip, progress: Progress | None = None) -> ProbabilisticResult:
         """Segment one clip and return the probability of each pixel in a byte."""
-        shares: list[Grey] = []
-        result = self._segment(clip, progress, lambda part: shares.append(gray_values(part, clip.size)))
-        return ProbabilisticResult(result, np.concatenate(shares))
+        maps: list[UInt8Array] = []
+        result = self._segment(clip, progress, lambda part: maps.append(gray_values(part, clip.size)))
+        return ProbabilisticResult(result, np.concatenate(maps))
 
     def _segment(self, clip: Clip, progress: Progress | None, keep: Callable[[StudentPrediction], None]) -> ClipResult:
         """Segment one clip; `keep` is called with the prediction of each chunk."""
-        tell = progress or (lambda stage, done, total: None)
+        report = progress or (lambda stage, done, total: None)
         started = time.monotonic()
-        heard = self._audio_features(clip)
+        features = self._audio_features(clip)
         timings = {"caption": time.monotonic() - started}
         started = time.monotonic()
         frames: list[FrameResult] = []
-        for chunk, part in zip(_chunks(clip.times), renumber_tracks(self._predict(clip, heard)), strict=True):
+        for chunk, part in zip(_chunks(clip.times), renumber_tracks(self._predict(clip, features)), strict=True):
             frames += frame_results(part, chunk, clip.times)
             keep(part)
-            tell("localize", chunk.stop, len(clip.times))
+            report("localize", chunk.stop, len(clip.times))
         timings["localize"] = time.monotonic() - started
         return ClipResult(
             clip=clip.id,
@@ -206,16 +211,16 @@ class StudentPipeline:
             warnings=clip.warnings,
         )
 
-    def _predict(self, clip: Clip, heard: Floats) -> Iterator[StudentPrediction]:
+    def _predict(self, clip: Clip, features: Floats) -> Iterator[StudentPrediction]:
         """Yield a prediction for each chunk, from one pass over the file."""
         stream = clip.frames(None)
         for chunk in _chunks(clip.times):
-            pictures = list(islice(stream, len(chunk)))
-            if lost := len(set(chunk) - {picture.index for picture in pictures}):
+            frames = list(islice(stream, len(chunk)))
+            if lost := len(set(chunk) - {frame.index for frame in frames}):
                 raise InputError(f"{clip.source or clip.id} lacks {pluralize(lost, 'frame')}; it is cut short")
-            images, sound = [picture.image for picture in pictures], heard[chunk.start : chunk.stop]
+            images, audio = [frame.image for frame in frames], features[chunk.start : chunk.stop]
             with translate_oom_errors():
-                part = predict_clip(self.student, clip.id, images, sound, self.classes)
+                part = predict_clip(self.student, clip.id, images, audio, self.classes)
             yield part
 
     def _audio_features(self, clip: Clip) -> Floats:
@@ -226,19 +231,19 @@ class StudentPipeline:
         for chunk in _chunks(clip.times):
             start = float(np.floor(clip.times[chunk.start] / CHUNK_SECONDS)) * CHUNK_SECONDS
             seconds = [int(clip.times[i] - start) for i in chunk]
-            heard = features_of(self.extractor, _sound(clip.audio, start), max(seconds) + 1, clip.id)
-            rows.append(heard[seconds])
+            features = features_of(self.extractor, _cut_audio(clip.audio, start), max(seconds) + 1, clip.id)
+            rows.append(features[seconds])
         return np.concatenate(rows)
 
 
 def _chunks(times: Sequence[float]) -> list[range]:
-    """Yield the frames of each chunk of a clip."""
+    """Return the frames of each chunk of a clip."""
     number = [int(time // CHUNK_SECONDS) for time in times]
     starts = [i for i in range(len(number)) if not i or number[i] != number[i - 1]]
     return [range(first, last) for first, last in zip(starts, [*starts[1:], len(number)], strict=True)]
 
 
-def _sound(audio: Waveform, start: float) -> Waveform:
+def _cut_audio(audio: Waveform, start: float) -> Waveform:
     """Return a chunk's audio; one that is too short for a feature starts earlier if possible."""
     shortest = (SHORTEST + 1) / RATE
     return audio.cut(max(0.0, min(start, audio.duration - shortest)), start + CHUNK_SECONDS)
@@ -246,14 +251,15 @@ def _sound(audio: Waveform, start: float) -> Waveform:
 
 def find_audio_extractor(ref: str, student: Student, device: Any, offline: bool = False) -> VggishExtractor:
     """Load the VGGish of a student: in its folder, beside it, or the one named by its config.json."""
-    known = student.facts.get("audio") or {}
-    beside = [Path(ref) / "vggish", Path(ref).absolute().parent / "vggish"]
-    places = [str(path) for path in beside if (path / "config.json").is_file()]
-    named = known.get("model")
-    if not places and not named:
-        raise ModelError(f"the student '{ref}' does not record its VGGish; put its folder at {beside[0]}")
-    extractor = load_vggish(places[0] if places else str(named), device, offline)
-    if known.get("fingerprint") not in (None, extractor.fingerprint):
+    recorded = student.facts.get("audio") or {}
+    folders = [Path(ref) / "vggish", Path(ref).absolute().parent / "vggish"]
+    existing = [str(folder) for folder in folders if (folder / "config.json").is_file()]
+    model = recorded.get("model")
+    if not existing and not model:
+        raise ModelError(f"the student '{ref}' does not record its VGGish; put its folder at {folders[0]}")
+    extractor = load_vggish(existing[0] if existing else str(model), device, offline)
+    # Students depend on the exact features they were trained with.
+    if recorded.get("fingerprint") not in (None, extractor.fingerprint):
         raise ModelError(
             f"the student '{ref}' was trained with another VGGish than '{extractor.ref}'; put that one in its place"
         )
@@ -261,7 +267,7 @@ def find_audio_extractor(ref: str, student: Student, device: Any, offline: bool 
 
 
 def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the class names, background first."""
+    """Return the class names, background first: those of the vocabulary, else of the student; None for binary masks."""
     own = tuple(getattr(student.config, "classes", ()))
     if vocabulary is None:
         return own or None
@@ -272,18 +278,19 @@ def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, .
 
 def student_predictor(recipe: Recipe, dataset: Dataset) -> Predictor:
     """Return a student as a `Predictor`; for binary masks its predictions are probabilities."""
-    binary = dataset.task == "binary"
-    fit = recipe if binary else recipe_from_dict({**recipe.to_dict(), "vocabulary": list(dataset.classes[1:])})
-    assert fit.student is not None
-    load_student(fit.student.model, fit.offline).check(dataset.task, dataset.classes)
+    binary, base = dataset.task == "binary", recipe.base
+    if not binary:
+        recipe = recipe_from_dict({**recipe.to_dict(), "vocabulary": list(dataset.classes[1:])})
+    assert recipe.student is not None
+    load_student(recipe.student.model, recipe.offline).check(dataset.task, dataset.classes)
 
     def build() -> Any:
-        chain = StudentPipeline.from_recipe(fit)
-        return chain.soft if binary else chain
+        pipeline = StudentPipeline.from_recipe(recipe)
+        return pipeline.soft if binary else pipeline
 
     builder = f"{__name__}:build_soft_student" if binary else STUDENT_BUILDER
     labels = () if binary else dataset.classes
-    return Predictor(fit.to_dict(), build, labels, soft=binary, base=recipe.base, builder=builder)
+    return Predictor(recipe.to_dict(), build, labels, soft=binary, base=base, builder=builder)
 
 
 def build_student(

@@ -78,10 +78,12 @@ def read_student(ref: str, offline: bool = False) -> StudentFolder:
     except (ValueError, AttributeError) as error:
         raise ModelError(f"the config.json of the model '{ref}' is not a JSON object; copy the folder again") from error
     if kind != KIND:
-        what = f"is of the kind {kind!r:.80} and no student"
+        what = f"is of the kind {kind!r:.80}, not a student"
         raise ModelError(f"the model '{ref}' {what}; give a folder that 'train' wrote")
     if data.get("format") != FORMAT or not isinstance(data.get("config"), dict) or "student" not in data:
-        raise ModelError(f"the student '{ref}' was saved by another version of openavs; update openavs or train anew")
+        raise ModelError(
+            f"the student '{ref}' was saved by another version of openavs; update openavs or train it again"
+        )
     name = str(data["student"])
     if is_file_reference(name):
         raise ModelError(

@@ -45,5 +45,5 @@ def load_student(ref: str, offline: bool = False, cls: type[Student] | None = No
 
 def _checked(name: str, found: Any) -> type[Student]:
     if not (isinstance(found, type) and issubclass(found, Student)):
-        raise InputError(f"{name!r} is no student: its class must derive from openavs.training.base.Student")
+        raise InputError(f"{name!r} is not a student: its class must derive from openavs.training.base.Student")
     return found

@@ -1,23 +1,23 @@
-"""Self-training (OpenAVS-ST): a pipeline labels clips that have no masks, and a student learns from what it says.
+"""Self-training (OpenAVS-ST): a pipeline labels clips without masks, and a student is trained on these labels.
 
-The paper swaps the labels and changes nothing else: no filter, no weights, one round. Three options are ours: leaving
-out clips of which the teacher is unsure, weighing frames by how sure it is, and further rounds in which the student
-labels the clips for the next student.
+As in the paper only the labels change: no filter, no weights, one round. There are three additional options: filtering
+clips by the teacher's confidence, weighting frames by it, and further rounds in which the student labels the clips for
+the next student.
 
+    OUT/teacher/            evaluation of the pipeline
     OUT/round-1/labels/     the teacher's results and masks of the training split
     OUT/round-1/student/    the student (see `checkpoint.py`)
-    OUT/round-1/test/       its evaluation; OUT/teacher/ is the pipeline's own
-    OUT/truth/, truth-test/ the same student on ground truth, where asked for
-    OUT/self_training.json  the figures side by side
+    OUT/round-1/test/       its evaluation
+    OUT/truth/, truth-test/ the same student trained on the ground truth, if enabled
+    OUT/self_training.json  all figures
 
-Running the same again goes on where it stopped.
+A second call with the same arguments resumes.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,18 @@ from openavs.training.trainer import train
 from openavs.utils.fs import atomic_write
 from openavs.utils.text import pluralize
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class SelfTrainingConfig:
-    """What is ours and off by default: `min_score` leaves out clips whose mean confidence is lower, `drop_empty` those
-    in which nothing was found, `weighted` weighs frames by their confidence, `rounds` above 1 teach again; `truth`
-    trains the same student on the ground truth, too, for comparison."""
+    """Options of self-training; the defaults are the paper's.
+
+    Attributes:
+        min_score: minimum mean confidence of a clip.
+        drop_empty: exclude clips without any mask.
+        weighted: weight frames by their confidence.
+        rounds: number of rounds.
+        truth: also train the same student on the ground truth, for comparison.
+    """
 
     min_score: float = 0.0
     drop_empty: bool = False
@@ -56,9 +60,9 @@ class SelfTrainingConfig:
 
 @dataclass(frozen=True)
 class Splits:
-    """The benchmark and its parts: the training masks are never looked at, except by `truth`."""
+    """A benchmark and its splits; the masks of `train` are used with `truth` only."""
 
-    card: BenchmarkConfig
+    benchmark: BenchmarkConfig
     train: Dataset
     val: Dataset | None
     test: Dataset
@@ -69,31 +73,40 @@ def self_train(
     teacher: Recipe,
     splits: Splits,
     out: Path,
-    choices: SelfTrainingConfig,
+    config: SelfTrainingConfig,
     *,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Runs all of it and returns what self_training.json holds.
+    """Label, train and evaluate; return the content of self_training.json.
+
+    Args:
+        recipe: the training recipe of the students.
+        teacher: the recipe of the pipeline that labels the training split of the first round.
+        splits: the splits for training, validation and evaluation.
+        out: the output folder.
+        config: the options.
+        device: `auto` or `cpu`, see `train`.
+        progress: progress callback.
 
     Raises:
-        InputError: a clip that cannot be labeled or evaluated, or nothing that is left to train on.
+        InputError: a clip cannot be labeled or evaluated, or the filters leave no clip.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if choices.weighted:
+    if config.weighted:
         recipe = training_recipe({**recipe.to_dict(), "labels": {**recipe.labels.model_dump(), "weighted": True}})
     figures: dict[str, Any] = {}
-    labeller = recipe_predictor(teacher, splits.train, splits.card)
-    itself = recipe_predictor(teacher, splits.test, splits.card)
-    figures["teacher"] = _scored(itself, splits.test, out / "teacher", progress)
+    labeler = recipe_predictor(teacher, splits.train, splits.benchmark)
+    predictor = recipe_predictor(teacher, splits.test, splits.benchmark)
+    figures["teacher"] = _evaluate(predictor, splits.test, out / "teacher", progress)
     kept = []
-    for number in range(1, choices.rounds + 1):
+    for number in range(1, config.rounds + 1):
         folder = out / f"round-{number}"
-        kept.append(label(labeller, splits.train, folder / "labels", choices, progress))
-        places = folder / "student", folder / "test", folder / "labels"
-        figures[f"round {number}"] = train_and_score(recipe, splits, *places, device, progress)
-        labeller = student_predictor(_recipe_of(folder / "student", device), splits.train)
-    if choices.truth:
+        kept.append(label(labeler, splits.train, folder / "labels", config, progress))
+        folders = folder / "student", folder / "test", folder / "labels"
+        figures[f"round {number}"] = train_and_score(recipe, splits, *folders, device, progress)
+        labeler = student_predictor(_student_recipe(folder / "student", device), splits.train)
+    if config.truth:
         figures["truth"] = train_and_score(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
     report = {
         "benchmark": splits.test.benchmark,
@@ -102,49 +115,42 @@ def self_train(
         "clips": len(splits.train.clips),
         "kept": kept,
         "figures": figures,
-        "pipeline": f"student:{out / f'round-{choices.rounds}' / 'student'}",
+        "pipeline": f"student:{out / f'round-{config.rounds}' / 'student'}",
     }
     atomic_write(out / "self_training.json", json_bytes(report))
     return report
 
 
 def label(
-    system: Predictor,
-    dataset: Dataset,
-    out: Path,
-    choices: SelfTrainingConfig,
-    progress: Callable[[str, int, int], None] | None,
+    predictor: Predictor, dataset: Dataset, out: Path, config: SelfTrainingConfig, progress: Progress | None
 ) -> int:
-    """Labels the clips of a split, notes how sure the teacher is, and how many clips are kept.
+    """Label the clips of a split, write their confidences and the excluded clips; return the number of kept clips.
 
     Raises:
-        InputError: a clip that cannot be labeled, or none that is kept.
+        InputError: a clip cannot be labeled, or the filters leave no clip.
     """
     names = folder_names(dataset.clips)
-    failed = predict(system, dataset, out, names=names, progress=progress).failed
+    failed = predict(predictor, dataset, out, names=names, progress=progress).failed
     if failed:
         clip, reason = next(iter(failed.items()))
         raise InputError(f"{pluralize(len(failed), 'clip')} could not be labeled, such as {clip}: {reason}")
     results = {clip.id: read_result(out, names[clip.id]) for clip in dataset.clips}
     confidence = confidences(results)
-    left_out = [clip.id for clip in dataset.clips if not _kept(results[clip.id], confidence[clip.id], choices)]
+    left_out = [clip.id for clip in dataset.clips if not _is_kept(results[clip.id], confidence[clip.id], config)]
     if len(left_out) == len(dataset.clips):
-        raise InputError(f"the filter leaves none of the {len(left_out)} clips; lower --min-score or keep empty ones")
+        raise InputError(f"the filters exclude all {len(left_out)} clips; lower --min-score or leave out --drop-empty")
     atomic_write(out / CONFIDENCE, json_bytes(confidence))
     atomic_write(out / LEFT_OUT, json_bytes(left_out))
     return len(dataset.clips) - len(left_out)
 
 
 def confidences(results: Mapping[str, ClipResult]) -> dict[str, list[float]]:
-    """How sure a teacher is of each frame of its clips: the mean score of the frame's segments.
-
-    A frame in which nothing was found has no score, and scores of another teacher have another scale; so it counts as
-    much as, on average, one in which something was found.
-    """
+    """Return a teacher's confidence in each frame of each clip: the mean score of the frame's segments."""
     scores = {clip: [_mean(s.score for s in frame.segments) for frame in own.frames] for clip, own in results.items()}
-    usual = _mean(score for own in scores.values() for score in own if score is not None)
-    unscored = 1.0 if usual is None else usual
-    return {clip: [unscored if score is None else score for score in own] for clip, own in scores.items()}
+    mean = _mean(score for own in scores.values() for score in own if score is not None)
+    # The scale of scores depends on the teacher, so frames without segments get the mean of the others.
+    default = 1.0 if mean is None else mean
+    return {clip: [default if score is None else score for score in own] for clip, own in scores.items()}
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -152,10 +158,10 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _kept(result: ClipResult, confidence: Sequence[float], choices: SelfTrainingConfig) -> bool:
-    if choices.drop_empty and not any(frame.segments for frame in result.frames):
+def _is_kept(result: ClipResult, confidence: Sequence[float], config: SelfTrainingConfig) -> bool:
+    if config.drop_empty and not any(frame.segments for frame in result.frames):
         return False
-    return sum(confidence) / len(confidence) >= choices.min_score
+    return sum(confidence) / len(confidence) >= config.min_score
 
 
 def train_and_score(
@@ -167,20 +173,37 @@ def train_and_score(
     device: str,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Trains a student into `folder`, on `labels` or on the ground truth, and evaluates it into `test`; what is there
-    is gone on with. Returns the official figures."""
+    """Train and evaluate a student, or resume both; return the official figures.
+
+    Args:
+        recipe: the training recipe.
+        splits: the splits for training, validation and evaluation.
+        folder: the folder of the training.
+        test: the folder of the evaluation.
+        labels: a folder of pseudo-labels; None for the ground truth.
+        device: `auto` or `cpu`, see `train`.
+        progress: progress callback.
+
+    Raises:
+        InputError: the data cannot be used, or a clip cannot be evaluated.
+        TrainingError: the loss is not finite.
+    """
     train(recipe, splits.train, splits.val, folder, labels=labels, resume=True, device=device, progress=progress)
-    return _scored(student_predictor(_recipe_of(folder, device), splits.test), splits.test, test, progress)
+    predictor = student_predictor(_student_recipe(folder, device), splits.test)
+    return _evaluate(predictor, splits.test, test, progress)
 
 
-def _recipe_of(folder: Path, device: str) -> Recipe:
+def _student_recipe(folder: Path, device: str) -> Recipe:
     return load_recipe(f"{STUDENT}{folder}", [f"device={device}"])
 
 
-def _scored(system: Predictor, dataset: Dataset, out: Path, progress: Progress | None) -> dict[str, Any]:
-    done = evaluate(system, dataset, out, progress=progress)
-    if done.report is None:
-        clip, reason = next(iter(done.failed.items()))
-        raise InputError(f"{pluralize(len(done.failed), 'clip')} could not be evaluated, such as {clip}: {reason}")
-    figures: dict[str, Any] = json.loads(json.dumps(done.report["figures"]["official"]))
+def _evaluate(predictor: Predictor, dataset: Dataset, out: Path, progress: Progress | None) -> dict[str, Any]:
+    """Evaluate all clips and return the official figures."""
+    evaluation = evaluate(predictor, dataset, out, progress=progress)
+    if evaluation.report is None:
+        clip, reason = next(iter(evaluation.failed.items()))
+        raise InputError(
+            f"{pluralize(len(evaluation.failed), 'clip')} could not be evaluated, such as {clip}: {reason}"
+        )
+    figures: dict[str, Any] = json.loads(json.dumps(evaluation.report["figures"]["official"]))
     return figures

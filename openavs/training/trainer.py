@@ -46,23 +46,37 @@ from openavs.visualization.plots import plot_training
 logger = logging.getLogger(__name__)
 
 
+SELECTION_FIGURES = {"binary": "miou", "semantic": "miou", "open-vocabulary": "harmonic"}
+"""Figure by task that selects the best checkpoint."""
+
+
 class TrainingError(OpenAVSError):
     """The training had to stop; it can be resumed from its last checkpoint."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Result of a training: steps done, and the best validation score with its step (None without a split)."""
+    """Result of a training."""
 
     out: Path
     steps: int
-    figure: str
-    best: float | None
+    figure: str  # the figure of `best`
+    best: float | None  # best validation score; None without a validation split
     best_step: int | None
 
 
 class Trainer:
-    """One training and its state."""
+    """One training: `setup`, `load_audio_features` and `fit`, in this order.
+
+    Args:
+        accelerator: the devices and precision.
+        recipe: the training recipe.
+        student: the student to train.
+        out: the folder of the training.
+        clips: number of training clips.
+        val_set: the validation split.
+        progress: progress callback of `sounds`, `steps` and `validation`.
+    """
 
     def __init__(
         self,
@@ -72,12 +86,12 @@ class Trainer:
         out: Path,
         clips: int,
         val_set: Dataset | None,
-        progress: Progress,  # of `sounds`, `steps` and `validation`
+        progress: Progress,
     ) -> None:
         self.accelerator, self.recipe, self.student, self.out = accelerator, recipe, student, out
         self.clips, self.val_set, self.progress = clips, val_set, progress
         self.steps, self.val_every = recipe.steps(clips), recipe.validate_every(clips)
-        self.figure = CHOSEN_BY[val_set.task] if val_set else "loss"
+        self.figure = SELECTION_FIGURES[val_set.task] if val_set else "loss"
         self.state, self.saved = TrainingState(), 0
         self.metrics: IO[str] | None = None
         if recipe.deterministic:
@@ -85,7 +99,7 @@ class Trainer:
 
     # ----------------------------------------------------------------------------------------- before the first step
 
-    def begin(self, description: Mapping[str, Any], resume: bool) -> None:
+    def setup(self, description: Mapping[str, Any], resume: bool) -> None:
         """Build the optimizer and restore the last checkpoint, if any."""
         rules = self.recipe.optimizer
         self.student.to(self.accelerator.device)  # before the optimizer, whose state is on the device of the weights
@@ -112,27 +126,28 @@ class Trainer:
         extractor = load_vggish(self.recipe.audio, self.accelerator.device, self.recipe.offline)
         self.student.facts["audio"] = {"model": self.recipe.audio, "fingerprint": extractor.fingerprint}
         with self.accelerator.main_process_first():  # the others read the files that the first one wrote
-            self._keep(extractor)
+            self._save_vggish(extractor)
             cache = FeatureCache(extractor, self.out / "features")
             return cache.of_all(clips, lambda done: self.progress("sounds", done, len(clips)))
 
-    def _keep(self, extractor: VggishExtractor) -> None:
+    def _save_vggish(self, extractor: VggishExtractor) -> None:
+        """Write the VGGish beside the student, so that the folder of the training is complete for inference."""
         if self.accelerator.is_main_process and not (self.out / "vggish" / "config.json").is_file():
             save_vggish(extractor.network, self.out / "vggish")
 
     # -------------------------------------------------------------------------------------------------------- the steps
 
-    def fit(self, stream: TrainingDataset, heard: Mapping[str, Floats]) -> TrainingResult:
-        """Run the remaining steps."""
-        spread = self.accelerator.process_index, self.accelerator.num_processes
-        positions = StepSampler(self.recipe.batch, self.state.step, self.steps, self.recipe.accumulate, *spread)
-        batches = iter(loader(stream, positions, self.recipe.workers))
+    def fit(self, train_set: TrainingDataset, features: Mapping[str, Floats]) -> TrainingResult:
+        """Run the remaining steps; `features` are those of the validation clips, by id."""
+        process = self.accelerator.process_index, self.accelerator.num_processes
+        sampler = StepSampler(self.recipe.batch, self.state.step, self.steps, self.recipe.accumulate, *process)
+        batches = iter(loader(train_set, sampler, self.recipe.workers))
         self.network.train()
         self.progress("steps", self.state.step, self.steps)
         for step in range(self.state.step, self.steps):
             self._record(step + 1, self._step(step, batches))
             self.state = replace(self.state, step=step + 1)
-            self._validate_and_save(step + 1, heard)
+            self._validate_and_save(step + 1, features)
             self.progress("steps", step + 1, self.steps)
         if self.metrics is not None:  # only one process writes
             self.metrics.close()
@@ -143,21 +158,22 @@ class Trainer:
     def _step(self, step: int, batches: Any) -> dict[str, float]:
         """Run one optimizer step; return the mean losses over its micro-batches and devices."""
         started = time.monotonic()
+        # Seeded by the step, so that dropout after a resume equals that of an uninterrupted run.
         seeds = [self.recipe.seed, 2, step, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         rate = self.recipe.optimizer.lr * self.recipe.schedule.rate(step, self.steps)
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = rate * scale
         totals: dict[str, torch.Tensor] = {}
-        parts = self.recipe.accumulate
-        for part in range(parts):
+        count = self.recipe.accumulate
+        for number in range(count):
             batch = next(batches).to(self.accelerator.device)
-            with self._sync_context(part == parts - 1):
+            with self._sync_context(number == count - 1):
                 losses = self.student.loss(self.network(batch), batch)
-                self._refuse_nan(step, losses["loss"], batch)
-                self.accelerator.backward(losses["loss"] / parts)
+                self._check_finite(step, losses["loss"], batch)
+                self.accelerator.backward(losses["loss"] / count)
             for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.detach().float() / parts
+                totals[name] = totals.get(name, 0.0) + value.detach().float() / count
         if self.recipe.optimizer.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip_norm)
         self.optimizer.step()
@@ -173,7 +189,8 @@ class Trainer:
         """Return a context in which devices exchange gradients only with the last micro-batch of a step."""
         return nullcontext() if last else self.accelerator.no_sync(self.network)
 
-    def _refuse_nan(self, step: int, loss: torch.Tensor, batch: StudentBatch) -> None:
+    def _check_finite(self, step: int, loss: torch.Tensor, batch: StudentBatch) -> None:
+        """Raise TrainingError, with the clips at fault, if the loss is not finite."""
         if math.isfinite(float(loss.detach())):
             return
         kept = (
@@ -181,23 +198,23 @@ class Trainer:
         )
         raise TrainingError(
             f"the loss is {float(loss.detach())} at step {step + 1} with {', '.join(self._find_nan_samples(batch))}; "
-            f"{kept}; look at these clips or lower optimizer.lr"
+            f"{kept}; check these clips or lower optimizer.lr"
         )
 
     def _find_nan_samples(self, batch: StudentBatch) -> list[str]:
         """Return the clips whose own loss is not finite; all clips of the batch if none can be identified."""
         self.student.eval()
-        found = []
+        faulty = []
         with torch.no_grad():
-            for at, name in enumerate(batch.ids):
-                one = batch.clip(at)
-                if not math.isfinite(float(self.student.loss(self.student(one), one)["loss"])):
-                    found.append(name)
-        return found or list(batch.ids)
+            for index, name in enumerate(batch.ids):
+                clip = batch.clip(index)
+                if not math.isfinite(float(self.student.loss(self.student(clip), clip)["loss"])):
+                    faulty.append(name)
+        return faulty or list(batch.ids)
 
     # --------------------------------------------------------------------------------------------- between the steps
 
-    def _validate_and_save(self, step: int, heard: Mapping[str, Floats]) -> None:
+    def _validate_and_save(self, step: int, features: Mapping[str, Floats]) -> None:
         """Validate and save at their intervals."""
         last = step == self.steps
         due = last or step % self.val_every == 0
@@ -206,7 +223,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             if due:
-                self._validate(step, heard)
+                self._validate(step, features)
             scaler = self.accelerator.scaler
             self.state = replace(self.state, scaler=scaler.state_dict() if scaler is not None else None)
             self.student.facts["step"] = step
@@ -215,12 +232,14 @@ class Trainer:
             self._plot_metrics()
         self.accelerator.wait_for_everyone()
 
-    def _validate(self, step: int, heard: Mapping[str, Floats]) -> None:
+    def _validate(self, step: int, features: Mapping[str, Floats]) -> None:
         """Score the validation split and save the student if it is the best so far."""
         score: float | None = None
         if self.val_set is not None:
             total = len(self.val_set.clips)
-            figures = validate(self.student, self.val_set, heard, lambda done: self.progress("validation", done, total))
+            figures = validate(
+                self.student, self.val_set, features, lambda done: self.progress("validation", done, total)
+            )
             score = selection_figure(self.val_set, figures)
             self._write({"step": step, "epoch": self._epoch(step), "validation": {**figures, self.figure: score}})
         if score is None or self.state.best is None or score > self.state.best:
@@ -248,10 +267,6 @@ class Trainer:
         self.metrics.write(json.dumps(line) + "\n")
 
 
-CHOSEN_BY = {"binary": "miou", "semantic": "miou", "open-vocabulary": "harmonic"}
-"""Figure that selects the best checkpoint."""
-
-
 def validate(
     student: Student, dataset: Dataset, features: Mapping[str, Floats], progress: Callable[[int], None]
 ) -> Figures:
@@ -273,7 +288,7 @@ def validate(
 def selection_figure(dataset: Dataset, figures: Figures) -> float:
     """Return the figure that selects checkpoints; the mean IoU for a split without base or novel classes."""
     one_sided = dataset.task == "open-vocabulary" and None in (figures["base"], figures["novel"])
-    value = figures["miou" if one_sided else CHOSEN_BY[dataset.task]]
+    value = figures["miou" if one_sided else SELECTION_FIGURES[dataset.task]]
     return float(value if value is not None else 0.0)
 
 
@@ -327,12 +342,14 @@ def train(
     check_resumable(out, description, resume)
     accelerator.wait_for_everyone()  # all processes have checked the folder before the first one writes
     student = make_student(recipe, train_set)
-    run = Trainer(accelerator, recipe, student, out, len(clips), val_set, progress or (lambda what, done, total: None))
-    run.begin(description, resume)
-    heard = run.load_audio_features([*clips, *(val_set.clips if val_set else ())])
+    trainer = Trainer(
+        accelerator, recipe, student, out, len(clips), val_set, progress or (lambda stage, done, total: None)
+    )
+    trainer.setup(description, resume)
+    features = trainer.load_audio_features([*clips, *(val_set.clips if val_set else ())])
     classes = 2 if train_set.task == "binary" else len(train_set.classes)
-    stream = TrainingDataset(clips, source, heard, student.view(training=True), classes, recipe.seed)
-    return run.fit(stream, heard)
+    examples = TrainingDataset(clips, source, features, student.view(training=True), classes, recipe.seed)
+    return trainer.fit(examples, features)
 
 
 def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:

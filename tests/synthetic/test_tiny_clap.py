@@ -35,20 +35,20 @@ def scores(model: Any, processor: Any, sound: np.ndarray, texts: list[str]) -> n
         return model(**inputs).logits_per_audio.softmax(dim=-1)[0].numpy()
 
 
-def test_the_files_are_small_and_hold_no_pickle() -> None:
+def test_files_are_small_and_contain_no_pickle() -> None:
     names = {path.name for path in HOME.iterdir()}
     assert "model.safetensors" in names and not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert sum(path.stat().st_size for path in HOME.iterdir()) < 5e6
 
 
-def test_training_features_are_those_of_the_feature_extractor(processor: Any) -> None:
+def test_training_features_equal_the_feature_extractor(processor: Any) -> None:
     sounds = np.stack([sound_of(kind, 1.0, np.random.default_rng(5)) for kind in ("dog", "violin", "clock")])
     expected = processor.feature_extractor(list(sounds), sampling_rate=RATE, return_tensors="pt")["input_features"]
     actual = listening.Mel(processor.feature_extractor)(sounds)
     torch.testing.assert_close(actual, expected.float(), atol=0.05, rtol=0)
 
 
-def test_the_tokenizer_knows_the_worlds_words_and_only_those(processor: Any) -> None:
+def test_tokenizer_has_exactly_the_words_of_the_captions(processor: Any) -> None:
     tokenizer = processor.tokenizer
     for kind in range(len(KINDS)):
         for caption in clap.captions_of(kind):
@@ -56,7 +56,7 @@ def test_the_tokenizer_knows_the_worlds_words_and_only_those(processor: Any) -> 
     assert tokenizer.unk_token_id in tokenizer("theremin")["input_ids"]
 
 
-def test_one_window_through_the_processor(model: Any, processor: Any) -> None:
+def test_scores_of_one_window_by_the_processor(model: Any, processor: Any) -> None:
     """The whole way a user takes: raw sound and texts in, scores out."""
     texts = [f"This is a sound of {what}." for what in ("dog barking", "church bell tolling", "train horn")]
     dog, bell = (sound_of(kind, 1.0, np.random.default_rng(11)) for kind in ("dog", "bell"))
@@ -75,8 +75,8 @@ def test_quality_on_held_out_seeds(model: Any, processor: Any) -> None:
 
 
 @pytest.mark.parametrize("variant", range(4))
-def test_every_way_to_say_a_sound_is_understood(model: Any, processor: Any, variant: int) -> None:
-    """With one wording per kind, be it the canonical one, another, or the bare name, single sounds are recognized."""
+def test_every_caption_of_a_sound_is_recognized(model: Any, processor: Any, variant: int) -> None:
+    """With one wording per kind, be it the canonical one, another, or the bare name, single sounds are recognised."""
     texts = [clap.TEMPLATE.format(clap.captions_of(kind)[variant]) for kind in range(len(KINDS))]
     windows = [listening.scene(listening.TEST, 1, index, 1) for index in range(60)]
     features = listening.Mel(processor.feature_extractor)(np.stack([heard.sound for heard in windows]))
@@ -86,7 +86,7 @@ def test_every_way_to_say_a_sound_is_understood(model: Any, processor: Any, vari
     assert np.mean([heard.kinds == (int(kind),) for heard, kind in zip(windows, best, strict=True)]) >= 0.95
 
 
-def test_training_is_the_same_for_the_same_seed() -> None:
+def test_training_is_reproducible() -> None:
     def weights() -> torch.Tensor:
         torch.manual_seed(0)
         tokenizer = clap.build_tokenizer()

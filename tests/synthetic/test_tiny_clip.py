@@ -18,14 +18,14 @@ from scripts.train_tiny import clip
 MODEL = "openavs:tiny/clip"
 
 
-def test_clip_names_crops_of_base_and_novel_kinds_and_those_that_show_nothing() -> None:
+def test_clip_classifies_base_novel_and_background_crops() -> None:
     found = resolve(MODEL)
     model = load_pretrained(CLIPModel, found, torch.float32, "cpu")
     figures = clip.evaluate(model, load_processor(AutoTokenizer, found), split="test", pictures=100)
     assert figures["base"] > 0.8 and figures["novel"] > 0.8 and figures["ground"] > 0.9
 
 
-def test_the_verifier_keeps_what_a_mask_shows_and_drops_what_it_does_not() -> None:
+def test_verifier_keeps_matching_phrases_only() -> None:
     verifier = ClipVerifier(model=MODEL, device="cpu")
     right = wrong = total = 0
     for index in range(10):
@@ -45,7 +45,7 @@ def test_the_verifier_keeps_what_a_mask_shows_and_drops_what_it_does_not() -> No
     assert total == 20 and right >= 18 and wrong <= 2
 
 
-def test_the_students_name_what_masks_show_among_all_names() -> None:
+def test_mask_classifier_selects_among_all_names() -> None:
     """With the crops and the sentences of OV-AVSS, which are not the verifier's."""
     names, right, total = list(CLASSES[1:]), 0, 0
     classifier = MaskClassifier(MODEL, "cpu")

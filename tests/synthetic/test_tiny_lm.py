@@ -47,13 +47,13 @@ def ask(model: Any, tokenizer: Any, *frames: tuple[tuple[str, float], ...]) -> l
     return json.loads(tokenizer.decode(output, skip_special_tokens=True))["frames"]
 
 
-def test_the_files_are_small_and_hold_no_pickle() -> None:
+def test_files_are_small_and_contain_no_pickle() -> None:
     names = {path.name for path in HOME.iterdir()}
     assert "model.safetensors" in names and not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert sum(path.stat().st_size for path in HOME.iterdir()) < 3e6
 
 
-def test_questions_and_answers_survive_the_tokenizer_exactly(tokenizer: Any) -> None:
+def test_tokenizer_round_trip_is_exact(tokenizer: Any) -> None:
     for index in range(50):
         item = conversations.example(conversations.TEST, 5, index)
         answer = json.dumps({"frames": item.answer})
@@ -63,7 +63,7 @@ def test_questions_and_answers_survive_the_tokenizer_exactly(tokenizer: Any) -> 
         assert back == question or "<unk>" in back
 
 
-def test_all_names_and_captions_are_known_words(tokenizer: Any) -> None:
+def test_all_names_and_captions_are_in_the_vocabulary(tokenizer: Any) -> None:
     for kind in KINDS:
         for text in (*kind.heard, kind.name):
             for place in (f"0: {text} 0.50", f"0: dog 0.60 | {text} 0.50", json.dumps({"frames": [[text]]})):
@@ -71,7 +71,7 @@ def test_all_names_and_captions_are_known_words(tokenizer: Any) -> None:
                 assert not unknown or (place.startswith("{") and text != kind.name)
 
 
-def test_batches_of_a_training_are_of_one_size_and_of_about_one_length(tokenizer: Any) -> None:
+def test_training_batches_have_equal_size_and_similar_length(tokenizer: Any) -> None:
     batches = list(lm._batches(tokenizer, seed=1, steps=17, size=2))
     assert [len(batch) for batch in batches] == [2] * 32  # whole groups of 16
     spread = [abs(len(one.tokens) - len(other.tokens)) for one, other in batches]
@@ -79,25 +79,25 @@ def test_batches_of_a_training_are_of_one_size_and_of_about_one_length(tokenizer
     assert sum(spread) / len(spread) < 0.1 * (max(lengths) - min(lengths))
 
 
-def test_the_rules_of_the_right_answer() -> None:
+def test_rules_of_the_correct_answer() -> None:
     sure, doubtful, strange = Note(DOG, "dog barking", 0.9), Note(BELL, "bell", 0.3), Note(None, "speech", 0.9)
     assert answer_of([[sure, doubtful], [], [sure, strange]]) == (("dog",), (), ("dog",))
     assert answer_of([[sure, doubtful], [doubtful]]) == (("dog", "bell"), ("bell",))
     assert answer_of([[sure, sure, doubtful]]) == (("dog", "bell"),)
 
 
-def test_it_names_sources_and_keeps_gaps(model: Any, tokenizer: Any) -> None:
+def test_sources_are_named_and_gaps_are_kept(model: Any, tokenizer: Any) -> None:
     heard = (("dog barking", 0.91),), (), (("bark of a dog", 0.52), ("church bell tolling", 0.44))
     assert ask(model, tokenizer, *heard) == [["dog"], [], ["dog", "bell"]]
 
 
-def test_it_drops_what_was_misheard_once_and_keeps_what_is_confirmed(model: Any, tokenizer: Any) -> None:
+def test_unconfirmed_captions_are_dropped_and_confirmed_ones_kept(model: Any, tokenizer: Any) -> None:
     cat, train = ("cat meowing", 0.88), ("train horn", 0.24)
     assert ask(model, tokenizer, (cat,), (cat, train), (cat,)) == [["cat"]] * 3
     assert ask(model, tokenizer, (cat,), (cat, train), (cat, train)) == [["cat"], ["cat", "train"], ["cat", "train"]]
 
 
-def test_unknown_words_mean_nothing(model: Any, tokenizer: Any) -> None:
+def test_unknown_words_give_no_source(model: Any, tokenizer: Any) -> None:
     assert ask(model, tokenizer, (("vacuum cleaner", 0.9),), (("piano playing", 0.8),)) == [[], ["piano"]]
 
 

@@ -11,12 +11,12 @@ from openavs.training.models.tpavi.model import Tpavi
 from scripts.train_tiny import resnet
 
 
-def test_it_knows_what_is_in_a_picture() -> None:
+def test_resnet_classifies_held_out_images() -> None:
     model = load_pretrained(ResNetForImageClassification, resolve("openavs:tiny/resnet"), torch.float32, "cpu")
     assert resnet.evaluate(model, split="test", count=200)["all_right"] > 0.95
 
 
-def test_the_small_students_start_from_it() -> None:
+def test_tpavi_tiny_is_initialized_from_it() -> None:
     recipe = load_training_recipe("tpavi-tiny")
     student = Tpavi.build(recipe.model)
     student.initialize("backbone", recipe.init["backbone"])

@@ -51,14 +51,14 @@ def train(script: str, out: Path, *options: str) -> str:
         ("clip", ("--steps", "3", "--pictures", "2")),
     ],
 )
-def test_the_same_seed_gives_the_same_weights(script: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_weights(script: str, options: tuple[str, ...], tmp_path: Path) -> None:
     first = train(script, tmp_path / "a", *options)
     assert train(script, tmp_path / "b", *options) == first
     assert train(script, tmp_path / "c", *options, "--seed", "9") != first
 
 
 @pytest.mark.slow
-def test_the_language_model_trains_alike_from_the_same_seed() -> None:
+def test_language_model_training_is_reproducible() -> None:
     tokenizer = lm.build_tokenizer()
 
     def trained(seed: int) -> list[torch.Tensor]:
@@ -76,7 +76,7 @@ def test_the_language_model_trains_alike_from_the_same_seed() -> None:
 
 
 @pytest.mark.slow
-def test_vggish_trains_alike_from_the_same_seed() -> None:
+def test_vggish_training_is_reproducible() -> None:
     def trained(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(0)
         network, tags = vggish.Vggish(vggish.CONFIG), torch.nn.Linear(vggish.CONFIG.features, len(KINDS))
@@ -91,7 +91,7 @@ def test_vggish_trains_alike_from_the_same_seed() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(first, trained(2), strict=True))
 
 
-def test_a_training_logs_its_metrics_at_an_interval(caplog: pytest.LogCaptureFixture) -> None:
+def test_step_logger_logs_every_n_steps(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         tell = Teller(logging.getLogger("a test"), "dense", every=50)
         for step in range(120):
@@ -100,13 +100,13 @@ def test_a_training_logs_its_metrics_at_an_interval(caplog: pytest.LogCaptureFix
     assert told == ["dense 50: loss 12.2500, IoU 0.5000", "dense 100: loss 24.7500, IoU 0.5000"]
 
 
-def test_every_model_of_the_family_has_its_script() -> None:
+def test_every_tiny_model_has_a_script() -> None:
     lanes = [model for lane in whole.LANES for model in lane]
     assert {folder for _, folder in lanes} == {path.name for path in HOME.iterdir() if path.is_dir()}
     assert all(find_spec(f"scripts.train_tiny.{script}") for script, _ in lanes)
 
 
-def test_a_lane_ends_with_the_first_model_that_fails(
+def test_lane_stops_at_the_first_failure(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whole, "LANES", ((("no_such_script", "sam"), ("lm_data", "lm")), ()))
@@ -119,14 +119,14 @@ def test_a_lane_ends_with_the_first_model_that_fails(
     whole.run_lane((("lm_data", "lm"),), tmp_path)  # which ends by itself
 
 
-def test_what_is_hidden_has_no_box() -> None:
+def test_hidden_object_has_no_box() -> None:
     owners = np.zeros((32, 32), dtype=np.uint8)
     owners[4:20, 4:20], owners[30, 3:9] = 1, 2
     seen, hidden = Picture(np.zeros((32, 32, 3), dtype=np.uint8), owners, (0, 1)).boxes()
     assert seen.tolist() == [4, 4, 20, 20] and np.isnan(hidden).all()
 
 
-def test_pictures_know_their_boxes() -> None:
+def test_boxes_enclose_the_masks() -> None:
     for item in next(batches("train", 3, 8, ((128, 171),))):
         assert item.image.shape == (128, 171, 3)
         for number, (x0, y0, x1, y1) in enumerate(item.boxes().tolist()):
@@ -135,7 +135,7 @@ def test_pictures_know_their_boxes() -> None:
             assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
 
 
-def test_the_phrases_of_a_picture_have_present_and_absent_kinds() -> None:
+def test_phrases_include_present_and_absent_objects() -> None:
     for item in next(batches("train", 4, 16, ((128, 128),))):
         rng = scene_rng("train", 1)
         asked = detector.phrases_for(item, 8, rng)
@@ -146,7 +146,7 @@ def test_the_phrases_of_a_picture_have_present_and_absent_kinds() -> None:
         assert target["boxes"].min() >= 0 and target["boxes"].max() <= 1
 
 
-def test_a_batch_is_trained_on_the_targets_of_its_pictures(tmp_path: Path) -> None:
+def test_batch_loss_follows_from_the_losses_of_its_images(tmp_path: Path) -> None:
     """The library's loss mixes up the phrases of a batch unless all captions have the same shape, as ours have.
 
     Losses are sums over the batch divided by its number of boxes, so a batch's loss follows from its pictures' own.
@@ -172,7 +172,7 @@ def test_a_batch_is_trained_on_the_targets_of_its_pictures(tmp_path: Path) -> No
     assert loss(kept) == pytest.approx(whole, rel=1e-4)
 
 
-def test_without_phrases_no_cell_has_a_target(tmp_path: Path) -> None:
+def test_image_without_phrases_has_no_dense_loss(tmp_path: Path) -> None:
     words = detector.tokenizer(tmp_path)
     model = detector.build(len(words))
     batch = next(batches("train", 5, 1, ((128, 128),)))
@@ -183,7 +183,7 @@ def test_without_phrases_no_cell_has_a_target(tmp_path: Path) -> None:
     assert loss == 0 and loss.requires_grad
 
 
-def test_boxes_of_the_segmenter_are_jittered_like_a_detectors() -> None:
+def test_prompt_boxes_are_jittered_like_detections() -> None:
     errors = []
     for item in next(batches("train", 6, 24, ((128, 128),))):
         boxes, masks = segmenter.targets_for(item, scene_rng("train", 3))
@@ -196,13 +196,13 @@ def test_boxes_of_the_segmenter_are_jittered_like_a_detectors() -> None:
     assert 0.01 < float(np.mean(errors)) < 0.08
 
 
-def test_the_tokenizer_keeps_the_ids_that_the_library_hard_codes(tmp_path: Path) -> None:
+def test_tokenizer_keeps_the_ids_of_the_library(tmp_path: Path) -> None:
     words = detector.tokenizer(tmp_path)
     assert words("dog . ? ").input_ids == [101, words.convert_tokens_to_ids("dog"), 1012, 1029, 102]
     assert all(len(words.tokenize(kind.name)) == 1 for kind in KINDS)
 
 
-def test_tags_say_what_is_in_a_picture() -> None:
+def test_images_are_tagged_with_their_categories() -> None:
     pictures, tags = resnet.batch_of(scene_rng("train", 5), 12, 96)
     assert pictures.shape == (12, 3, 96, 96) and pictures.dtype == torch.uint8
     assert set(tags.sum(dim=1).tolist()) <= {1.0, 2.0, 3.0}
@@ -210,7 +210,7 @@ def test_tags_say_what_is_in_a_picture() -> None:
     assert not torch.equal(pictures, again)
 
 
-def test_crops_show_the_things_of_a_picture_and_some_of_its_ground() -> None:
+def test_crops_show_objects_and_background() -> None:
     kinds = {kind.name for kind in KINDS}
     for index in range(6):
         images, names = clip.crops(scene_rng("train", 6, index))
@@ -219,14 +219,14 @@ def test_crops_show_the_things_of_a_picture_and_some_of_its_ground() -> None:
         assert names.count(-1) <= 1 and len(names) >= 1
 
 
-def test_a_mask_too_faint_to_frame_is_shown_in_the_whole_picture() -> None:
+def test_faint_mask_gives_a_crop_of_the_whole_image() -> None:
     image = np.full((80, 80, 3), 200, dtype=np.uint8)
     faint = np.full((80, 80), 0.4, dtype=np.float32)
     crop = clip.cropped(image, faint, np.random.default_rng(0))
     assert crop.shape == (clip.EDGE, clip.EDGE, 3) and crop.any()
 
 
-def test_a_perturbed_mask_still_overlaps_the_mask() -> None:
+def test_augmented_mask_overlaps_the_mask() -> None:
     mask = np.zeros((80, 80), dtype=bool)
     mask[20:50, 30:70] = True
     for index in range(10):
@@ -235,7 +235,7 @@ def test_a_perturbed_mask_still_overlaps_the_mask() -> None:
         assert (soft > 0.5)[mask].mean() > 0.8 and (soft > 0.5)[~mask].mean() < 0.1
 
 
-def test_the_tokenizer_distinguishes_all_names() -> None:
+def test_tokenizer_distinguishes_all_names() -> None:
     tokenizer = clip.build_tokenizer()
     tokens = [tuple(tokenizer(f"a photo of a {name}").input_ids) for name in clip.NAMES]
     assert len(set(tokens)) == 70 and not any(tokenizer.unk_token_id in ids for ids in tokens)

@@ -1,4 +1,4 @@
-"""OV-AVSS and the CLIP that names its masks at tiny size: the real classes with random weights."""
+"""Tiny OV-AVSS and CLIP models: the real classes with random weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "queries": 6,
     "points": 64,
     "sides": [64],
-    "test_side": 64,
+    "test_image_size": 64,
     "clip": None,
 }
 
@@ -55,7 +55,7 @@ def mask2former_options(backbone: str = "resnet") -> dict[str, Any]:
 
 
 def tiny_network(backbone: str = "resnet", seed: int = 0, **options: Any) -> OvAvssNetwork:
-    """Wide weights, so that answers differ visibly from input to input."""
+    """Build a network with large weights, so that outputs differ clearly between inputs."""
     torch.manual_seed(seed)
     network = OvAvssNetwork(OvAvssConfig(**mask2former_options(backbone) | options)).eval()
     widen(network, 1.0)
@@ -70,14 +70,14 @@ def tiny_student(**settings: Any) -> OvAvss:
 
 
 def inputs(clips: int = 1, frames: int = 5, size: tuple[int, int] = (64, 96)) -> list[torch.Tensor]:
-    """Frames and sound of random clips."""
+    """Frames and audio features of random clips."""
     generator = torch.Generator().manual_seed(0)
     shapes = (clips, frames, 3, *size), (clips, frames, 128)
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
 def batch(clips: list[tuple[int, tuple[int, int]]], *, labeled: list[list[int]] | None = None) -> StudentBatch:
-    """Random clips of (frames, picture size), padded as `collate` pads; the size of the answer is twice as large."""
+    """Random clips of (frames, frame size), padded like `collate`; predictions have twice the size."""
     generator = torch.Generator().manual_seed(1)
     count = max(n for n, _ in clips)
     height, width = (-(-max(size[i] for _, size in clips) // 32) * 32 for i in (0, 1))
@@ -106,7 +106,7 @@ def batch(clips: list[tuple[int, tuple[int, int]]], *, labeled: list[list[int]] 
 
 
 def make_clip(folder: Path, words: list[str]) -> Path:
-    """A CLIP that takes pictures of 32 pixels and knows these words."""
+    """Save a CLIP for images of 32 pixels with these words."""
     vocabulary = {word: i for i, word in enumerate(["<s>", "</s>", "<unk>", *words])}
     text = {"vocab_size": len(vocabulary), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     text |= {"num_attention_heads": 2, "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 1}
@@ -114,7 +114,7 @@ def make_clip(folder: Path, words: list[str]) -> Path:
     vision |= {"image_size": CLIP_SIDE, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
     torch.manual_seed(0)
-    widen(model, 3.0)  # distinguishes crops and names
+    widen(model, 3.0)  # crops and names get different embeddings
     with torch.no_grad():
         model.logit_scale.fill_(math.log(30.0))
     model.save_pretrained(folder)

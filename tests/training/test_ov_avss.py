@@ -1,4 +1,4 @@
-"""The OV-AVSS student as a whole: it keeps to the protocol, names masks by any vocabulary, and survives the disk."""
+"""The OV-AVSS student: protocol, classification by any vocabulary, saving and loading."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_clip(tmp_path_factory.mktemp("clip"), WORDS))
 
 
-def test_a_clip_does_not_depend_on_its_batch_mates() -> None:
-    """Neither on their number nor on their length and size, against which it is padded."""
+def test_clip_output_does_not_depend_on_its_batch() -> None:
+    """Neither the number of clips nor their lengths and sizes, which determine the padding, matter."""
     shapes = [(5, (64, 80)), (3, (48, 96)), (5, (64, 80))]
     student, together = tiny_student(), batch([*shapes])
     answers = student(together)
@@ -52,7 +52,7 @@ def test_a_clip_does_not_depend_on_its_batch_mates() -> None:
             torch.testing.assert_close(mine.masks, other.masks, rtol=1e-3, atol=1e-4 * other.masks.abs().max().item())
 
 
-def test_the_loss_has_a_gradient_and_skips_clips_without_labels() -> None:
+def test_loss_has_gradients_and_skips_clips_without_labels() -> None:
     student = tiny_student().train()
     clips = batch([(5, (64, 64)), (3, (64, 96)), (5, (64, 64))], labeled=[[0], [], [1, 4]])
     output = student(clips)
@@ -62,7 +62,7 @@ def test_the_loss_has_a_gradient_and_skips_clips_without_labels() -> None:
     parts["loss"].backward(retain_graph=True)
     assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
     without = replace(clips, masks=clips.masks.clone())
-    without.masks[1] = 9  # the clip that is not labeled may hold anything
+    without.masks[1] = 9  # any content of the unlabeled clip
     torch.manual_seed(0)
     assert student.loss(output, without)["loss"] == parts["loss"]
     nothing = replace(clips, labeled=torch.zeros_like(clips.labeled))
@@ -83,10 +83,10 @@ def test_padding_is_zero_after_normalization() -> None:
     assert not pixels[:, :, 40:].any() and pixels[:, :, :40].std() > 0.5
 
 
-def test_binary_masks_are_the_union_of_the_sure_queries() -> None:
-    said = some_answer()
-    prediction = _binary(said, (64, 64), (128, 128))
-    full = F.interpolate(said.masks, size=(64, 64), mode="bilinear", align_corners=False)
+def test_binary_masks_are_the_union_of_confident_queries() -> None:
+    output = some_output()
+    prediction = _binary(output, (64, 64), (128, 128))
+    full = F.interpolate(output.masks, size=(64, 64), mode="bilinear", align_corners=False)
     large = F.interpolate(full, size=(128, 128), mode="bilinear", align_corners=False)
     sure = (large[[1, 3, 5]] > 0).any(0).numpy()
     assert sure.any() and not sure.all()
@@ -99,16 +99,16 @@ def test_binary_masks_are_the_union_of_the_sure_queries() -> None:
         assert (union == mask).mean() > 0.9999  # a logit of 0 to the last bit
 
 
-# --------------------------------------------------------------------------------------------- naming by a vocabulary
+# --------------------------------------------------------------------------------------------- classification
 
 
-def test_there_are_the_fourteen_sentences() -> None:
+def test_fourteen_prompt_templates() -> None:
     assert len(set(TEMPLATES)) == 14
     assert TEMPLATES[0] == "a photo of a {}." and "There is a small {} in the scene." in TEMPLATES
 
 
 def slow_names(folder: str, frames: torch.Tensor, masks: torch.Tensor, names: list[str]) -> torch.Tensor:
-    """CLIP called crop by crop and sentence by sentence."""
+    """CLIP called crop by crop and prompt by prompt."""
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), PreTrainedTokenizerFast.from_pretrained(folder)
     texts = []
     for name in names:
@@ -118,64 +118,65 @@ def slow_names(folder: str, frames: torch.Tensor, masks: torch.Tensor, names: li
             own.append(F.normalize(model.get_text_features(**tokens).pooler_output[0], dim=0))
         texts.append(F.normalize(torch.stack(own).mean(0), dim=0))
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
-    chances = torch.zeros(len(masks), len(names))
+    probabilities = torch.zeros(len(masks), len(names))
     for query, crops in mask_crops(frames, masks, CLIP_SIDE):
         logits = []
         for crop in crops:
             pixels = (crop / 255 - mean[:, None, None]) / std[:, None, None]
             image = F.normalize(model.get_image_features(pixel_values=pixels[None]).pooler_output[0], dim=0)
             logits.append(model.logit_scale.exp() * torch.stack([image @ text for text in texts]))
-        chances[query] = torch.stack(logits).mean(0).softmax(0)
-    return chances
+        probabilities[query] = torch.stack(logits).mean(0).softmax(0)
+    return probabilities
 
 
 def some_masks(queries: int = 3) -> torch.Tensor:
     masks = torch.full((queries, 2, 16, 16), -5.0)
     masks[0, :, 2:9, 3:6] = 5.0
     masks[1, 1, 8:15, 8:15] = 5.0
-    return masks  # the others are not visible
+    return masks  # the other masks are empty
 
 
 @torch.no_grad()
-def test_masks_are_named_as_by_clip_called_crop_by_crop(clip: str) -> None:
+def test_classifier_equals_clip_called_per_crop(clip: str) -> None:
     frames = batch([(2, (64, 64))]).frames[0]
     got = MaskClassifier(clip, "cpu", batch_size=2).classify(frames, some_masks(), NAMES)
     torch.testing.assert_close(got, slow_names(clip, frames, some_masks(), NAMES), rtol=1e-3, atol=1e-4)
     assert not got[2].any()
 
 
-def test_a_vocabulary_can_change_in_part(clip: str) -> None:
-    """Each name keeps its own embedding, with any other names in the batch."""
+def test_vocabulary_can_change_between_calls(clip: str) -> None:
+    """The embedding of a name does not depend on the other names."""
     used, fresh = MaskClassifier(clip, "cpu"), MaskClassifier(clip, "cpu")
-    used.texts(["dog", "bell"])
-    torch.testing.assert_close(used.texts(["siren", "bell", "dog"]), fresh.texts(["siren", "bell", "dog"]))
+    used.embed_names(["dog", "bell"])
+    torch.testing.assert_close(used.embed_names(["siren", "bell", "dog"]), fresh.embed_names(["siren", "bell", "dog"]))
     frames = batch([(2, (64, 64))]).frames[0]
     narrow = used.classify(frames, some_masks(), ["dog", "bell"])
     wide = used.classify(frames, some_masks(), ["bell", "guitar", "dog"])
     torch.testing.assert_close(wide[:2, [2, 0]] / wide[:2, [2, 0]].sum(1, keepdim=True), narrow[:2])
     with pytest.raises(InputError, match="a vocabulary has at least one class"):
-        used.texts([])
+        used.embed_names([])
 
 
-def test_the_best_pairs_may_name_a_query_twice() -> None:
-    chances = torch.tensor([[0.45, 0.35, 0.2], [0.05, 0.9, 0.05], [0.0, 0.0, 0.0]])
-    pairs = best_pairs(chances, top=10, threshold=0.3)
+def test_best_pairs_can_contain_a_query_twice() -> None:
+    probabilities = torch.tensor([[0.45, 0.35, 0.2], [0.05, 0.9, 0.05], [0.0, 0.0, 0.0]])
+    pairs = best_pairs(probabilities, top=10, threshold=0.3)
     assert [(query, label) for query, label, _ in pairs] == [(1, 1), (0, 0), (0, 1)]
-    assert best_pairs(chances, top=1, threshold=0.3) == pairs[:1]
-    assert best_pairs(chances, top=10, threshold=0.95) == []
+    assert best_pairs(probabilities, top=1, threshold=0.3) == pairs[:1]
+    assert best_pairs(probabilities, top=10, threshold=0.95) == []
 
 
-def some_answer() -> ClipOutput:
-    """Six queries, of which those with odd numbers are sure."""
+def some_output() -> ClipOutput:
+    """Six queries; those with odd numbers are confident."""
     generator = torch.Generator().manual_seed(2)
     masks = F.interpolate(torch.randn(6, 2, 4, 4, generator=generator), size=(16, 16), mode="bilinear") * 4 - 2
     return ClipOutput(torch.tensor([[-1.0, 1.0], [1.0, -1.0]] * 3), masks)
 
 
-def slow_map(masks: torch.Tensor, chances: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+def slow_map(masks: torch.Tensor, probabilities: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     """The published composition, pixel by pixel: the ten best pairs, painted best first and never painted over."""
     triples = sorted(
-        ((float(chances[q, c]), q, c) for q in range(len(chances)) for c in range(chances.shape[1])), reverse=True
+        ((float(probabilities[q, c]), q, c) for q in range(len(probabilities)) for c in range(probabilities.shape[1])),
+        reverse=True,
     )[:10]
     full = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
     painted = np.zeros((masks.shape[1], *size), dtype=np.uint8)
@@ -199,37 +200,37 @@ def painted(prediction: StudentPrediction, names: list[str], size: tuple[int, in
     return np.stack(maps)
 
 
-def test_the_label_map_is_composed_as_published(clip: str) -> None:
-    student, clips, said = tiny_student(clip=clip), replace(batch([(2, (64, 64))]), sizes=((64, 64),)), some_answer()
-    prediction = student.named(clips, 0, said, NAMES)
-    chances = slow_names(clip, clips.frames[0], said.masks, NAMES).detach()
-    expected = slow_map(said.masks, chances, (64, 64))
+def test_label_map_equals_the_published_composition(clip: str) -> None:
+    student, clips, output = tiny_student(clip=clip), replace(batch([(2, (64, 64))]), sizes=((64, 64),)), some_output()
+    prediction = student.classify_queries(clips, 0, output, NAMES)
+    probabilities = slow_names(clip, clips.frames[0], output.masks, NAMES).detach()
+    expected = slow_map(output.masks, probabilities, (64, 64))
     assert len(np.unique(expected)) > 2
     assert (painted(prediction, NAMES, (64, 64)) == expected).mean() > 0.999  # a logit of 0 to the last bit
     assert all(found.label in NAMES and found.score > 0.3 for frame in prediction.frames for found in frame)
 
 
-def test_crops_of_sure_queries_only(clip: str) -> None:
-    """The option leaves out queries that are not sounding objects and does not change the others."""
+def test_only_confident_queries_are_classified(clip: str) -> None:
+    """The option skips queries without an object and does not change the others."""
     clips = batch([(2, (64, 64))])
     every, sure = tiny_student(clip=clip, top=100), tiny_student(clip=clip, top=100, objectness=0.5)
-    all_of_them = every.named(clips, 0, some_answer(), NAMES).frames[0]
-    got = sure.named(clips, 0, some_answer(), NAMES).frames[0]
+    all_of_them = every.classify_queries(clips, 0, some_output(), NAMES).frames[0]
+    got = sure.classify_queries(clips, 0, some_output(), NAMES).frames[0]
     kept = [found for found in all_of_them if found.track in (1, 3, 5)]
     assert 0 < len(kept) < len(all_of_them)
     assert [(f.track, f.label) for f in got] == [(f.track, f.label) for f in kept]
     assert [f.score for f in got] == pytest.approx([f.score for f in kept], rel=1e-4)
 
 
-def test_a_source_is_named_in_the_frames_that_show_it(clip: str) -> None:
+def test_instance_is_in_the_frames_with_its_mask(clip: str) -> None:
     masks = torch.full((1, 2, 16, 16), -5.0)
     masks[0, 1, 4:12, 4:12] = 5.0
-    student, said = tiny_student(clip=clip, top=1, threshold=0.0), ClipOutput(torch.tensor([[1.0, -1.0]]), masks)
-    first, second = student.named(batch([(2, (64, 64))]), 0, said, NAMES).frames
+    student, output = tiny_student(clip=clip, top=1, threshold=0.0), ClipOutput(torch.tensor([[1.0, -1.0]]), masks)
+    first, second = student.classify_queries(batch([(2, (64, 64))]), 0, output, NAMES).frames
     assert first == () and len(second) == 1 and second[0].mask.any()
 
 
-def test_nothing_sure_is_nothing_found(clip: str) -> None:
+def test_no_confident_query_gives_an_empty_prediction(clip: str) -> None:
     student, clips = tiny_student(clip=clip, objectness=0.999), batch([(2, (64, 64))])
     with torch.no_grad():
         student.network.sound_predictor.bias.copy_(torch.tensor([-50.0, 50.0]))
@@ -241,7 +242,7 @@ def test_nothing_sure_is_nothing_found(clip: str) -> None:
 # ------------------------------------------------------------------------------------------------ disk and bad input
 
 
-def test_a_saved_student_is_the_same_student(tmp_path: Path, clip: str) -> None:
+def test_saved_student_predicts_the_same(tmp_path: Path, clip: str) -> None:
     student, clips = tiny_student(clip=clip, sides=[64, 96]), batch([(3, (64, 64))])
     student.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
@@ -252,13 +253,13 @@ def test_a_saved_student_is_the_same_student(tmp_path: Path, clip: str) -> None:
             student.predict(clips, None)[0].probability,  # type: ignore[arg-type]
         )
     loaded.predict(clips, NAMES)
-    named_by = loaded._classifier
+    classifier = loaded._classifier
     loaded.predict(clips, NAMES)
-    assert loaded._classifier is named_by is not None, "CLIP is loaded once"
+    assert loaded._classifier is classifier is not None, "CLIP is loaded once"
     assert set(loaded.state_dict()) == set(student.state_dict())  # CLIP is not among its weights
 
 
-def test_it_starts_from_a_mask2former_of_its_sizes(tmp_path: Path) -> None:
+def test_mask2former_of_the_same_sizes_initializes_it(tmp_path: Path) -> None:
     options = mask2former_options() | {"backbone_config": tiny_student().network.config.backbone_config}
     torch.manual_seed(3)
     donor = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**options))
@@ -271,7 +272,7 @@ def test_it_starts_from_a_mask2former_of_its_sizes(tmp_path: Path) -> None:
         tiny_student(queries=7).initialize("mask2former", str(tmp_path))
 
 
-def test_it_starts_from_a_backbone(tmp_path: Path) -> None:
+def test_backbone_initializes_it(tmp_path: Path) -> None:
     from transformers import ResNetBackbone, ResNetModel
 
     config = tiny_student().network.config.backbone_config
@@ -285,13 +286,15 @@ def test_it_starts_from_a_backbone(tmp_path: Path) -> None:
         encoder.state_dict()["embedder.embedder.convolution.weight"], donor.embedder.embedder.convolution.weight
     )
     config.depths = [1, 1, 1, 2]
-    with pytest.raises(ModelError, match=r"the backbone '.*' is no resnet_tiny \(.* does not fit\); name its own"):
+    with pytest.raises(
+        ModelError, match=r"the backbone '.*' is not a resnet_tiny \(.* does not fit\); set 'init\.backbone'"
+    ):
         deeper = tiny_student()
         deeper.network.model.pixel_level_module.encoder = ResNetBackbone(config)
         deeper.initialize("backbone", str(tmp_path))
 
 
-def test_it_starts_from_another_student(tmp_path: Path) -> None:
+def test_another_student_initializes_it(tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = tiny_student()
     first.save_pretrained(tmp_path)
@@ -303,7 +306,7 @@ def test_it_starts_from_another_student(tmp_path: Path) -> None:
         second.initialize("head", str(tmp_path))
 
 
-def test_the_backbone_learns_slower_and_norms_do_not_decay() -> None:
+def test_backbone_has_a_lower_rate_and_norms_do_not_decay() -> None:
     student = tiny_student()
     groups = {(group["scale"], group.get("weight_decay")): group["params"] for group in student.parameter_groups()}
     assert set(groups) == {(0.1, None), (1.0, None), (1.0, 0.0)}  # the backbone's norms are frozen
@@ -313,7 +316,7 @@ def test_the_backbone_learns_slower_and_norms_do_not_decay() -> None:
     assert any(p is student.network.sound_predictor.bias for p in groups[1.0, None])
 
 
-def test_its_view_is_the_papers() -> None:
+def test_transforms_are_the_published_ones() -> None:
     student = OvAvss.build({"backbone": "resnet_tiny", "channels": 32})
     assert student.view(True).sides == (240, 360, 480) and student.view(True).flip and student.view(True).frames == 5
     assert student.view(False).sides == (360,) and not student.view(False).flip
@@ -327,65 +330,65 @@ def test_its_view_is_the_papers() -> None:
         ({"channels": 40}, "multiple of 32"),
         ({"queries": 0}, "queries is at least 1"),
         ({"sides": []}, "sides are lengths"),
-        ({"crops": "round"}, "'corner' or 'centred'"),
-        ({"edges": "round"}, "'soft' or 'hard'"),
+        ({"crops": "round"}, "'corner' or 'centered'"),
+        ({"crop_edges": "round"}, "'soft' or 'hard'"),
         ({"quieries": 5}, "quieries"),
     ],
 )
-def test_wrong_settings_are_one_sentence(settings: dict[str, object], sentence: str) -> None:
+def test_wrong_settings_are_refused_in_one_line(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         OvAvss.build(settings)
     assert "\n" not in str(caught.value)
 
 
-def test_names_without_a_clip_are_refused() -> None:
+def test_classes_without_a_clip_model_are_refused() -> None:
     tiny_student().check("binary", ["background", "sounding"])
     with pytest.raises(InputError, match=r"give model\.clip=FOLDER"):
         tiny_student().check("open-vocabulary", ["background", *NAMES])
-    with pytest.raises(InputError, match="no CLIP to name masks with"):
+    with pytest.raises(InputError, match="no CLIP to classify masks"):
         tiny_student().predict(batch([(1, (64, 64))]), NAMES)
 
 
-def test_a_missing_clip_is_reported_before_the_training(clip: str) -> None:
+def test_missing_clip_model_is_reported_before_training(clip: str) -> None:
     tiny_student(clip=clip).prepare("semantic")
-    with pytest.raises(ModelError, match="'nowhere' does not exist"):
-        tiny_student(clip="nowhere").prepare("semantic")
-    tiny_student(clip="nowhere").prepare("binary")  # nothing is named
+    with pytest.raises(ModelError, match="'missing' does not exist"):
+        tiny_student(clip="missing").prepare("semantic")
+    tiny_student(clip="missing").prepare("binary")  # no classes
 
 
 @pytest.mark.parametrize("name", ["ov-avss-tiny", "ov-avss-r50", "ov-avss-swin"])
-def test_its_training_recipes_fit_it(name: str) -> None:
+def test_training_recipes_build_it(name: str) -> None:
     recipe = load_training_recipe(name)
     assert student_class(recipe.student) is OvAvss
     with torch.device("meta"):
         student = OvAvss.build(recipe.model)
     assert set(recipe.init) <= {"backbone", "mask2former"}
-    student.check("open-vocabulary", ["background", *NAMES])  # a CLIP that names is part of each
+    student.check("open-vocabulary", ["background", *NAMES])  # each recipe has a CLIP
 
 
-def test_offline_its_clip_comes_from_this_disk(clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+def test_offline_is_passed_to_the_clip_model(clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
 
-    def told(ref: str, offline: bool = False) -> ResolvedModel:
-        asked.append(offline)
+    def record(ref: str, offline: bool = False) -> ResolvedModel:
+        calls.append(offline)
         return resolve(ref, offline)
 
-    monkeypatch.setattr("openavs.training.models.ov_avss.classifier.resolve", told)
+    monkeypatch.setattr("openavs.training.models.ov_avss.classifier.resolve", record)
     tiny_student(clip=clip).save_pretrained(tmp_path)
     for offline in (True, False):
-        load_student(str(tmp_path), offline)._names(torch.device("cpu"))  # type: ignore[attr-defined]
-    assert asked == [True, False]
+        load_student(str(tmp_path), offline)._load_classifier(torch.device("cpu"))  # type: ignore[attr-defined]
+    assert calls == [True, False]
 
 
-def test_a_track_number_means_one_thing_through_a_long_clip() -> None:
-    """Runs of frames are seen on their own: query 1 of one is not query 1 of the next."""
+def test_track_numbers_are_unique_over_runs_of_frames() -> None:
+    """Runs of frames are predicted separately: query 1 of one is not query 1 of the next."""
     mask = np.ones((2, 2), dtype=bool)
     parts = [StudentPrediction(((InstanceMask(mask, 0.9, "dog", track),),) * 2) for track in (1, 0, 1)]
     whole = concatenate_predictions(parts)
     assert [frame[0].track for frame in whole.frames] == [1, 1, 2, 2, 4, 4]
 
 
-def test_a_name_that_a_benchmark_does_not_have_paints_nothing() -> None:
+def test_unknown_class_is_not_in_the_label_map() -> None:
     low, high = np.zeros((2, 2, 4), dtype=bool)
     low[:, :3], high[:, 2:] = True, True
     shown = StudentPrediction(
@@ -393,4 +396,4 @@ def test_a_name_that_a_benchmark_does_not_have_paints_nothing() -> None:
     )
     assert label_maps(shown, {"dog": 7}, (2, 4)).tolist() == [[[7, 7, 7, 0]] * 2]
     shown = StudentPrediction(((InstanceMask(low, 0.5, "dog"), InstanceMask(high, 0.9, "bell")),))
-    assert label_maps(shown, {"dog": 7, "bell": 3}, (2, 4)).tolist() == [[[7, 7, 3, 3]] * 2], "the surer one on top"
+    assert label_maps(shown, {"dog": 7, "bell": 3}, (2, 4)).tolist() == [[[7, 7, 3, 3]] * 2], "the higher score on top"

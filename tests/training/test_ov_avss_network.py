@@ -1,4 +1,4 @@
-"""The localizer: its size, its independence of batch mates, its start from Mask2Former."""
+"""The localizer: size, independence of the batch, initialization from Mask2Former."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import resolve
-from openavs.training.models.ov_avss import decoder as mask2former_decoder, position_encoding as mask2former_positions
+from openavs.training.models.ov_avss import decoder, position_encoding
 from openavs.training.models.ov_avss.config import OvAvssConfig, OvAvssStudentConfig
 from openavs.training.models.ov_avss.decoder import DecoderMemory
 from openavs.training.models.ov_avss.network import OvAvssNetwork, from_mask2former, is_new
@@ -20,7 +20,7 @@ from tests.training.ov_avss_models import inputs, mask2former_options, tiny_netw
 
 
 @pytest.mark.parametrize(("backbone", "millions"), [("resnet50", 48.19), ("swin_base", 111.07)])
-def test_the_published_size(backbone: str, millions: float) -> None:
+def test_number_of_parameters_is_the_published_one(backbone: str, millions: float) -> None:
     with torch.device("meta"):
         network = OvAvssNetwork(OvAvssStudentConfig(backbone=backbone).network())
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
@@ -28,7 +28,7 @@ def test_the_published_size(backbone: str, millions: float) -> None:
     assert sum(p.numel() for p in fusion.parameters()) == 1_185_280
 
 
-def test_it_begins_as_mask2former_and_what_is_new_as_published() -> None:
+def test_initialization_of_inherited_and_new_parameters() -> None:
     torch.manual_seed(0)
     own = OvAvssNetwork(OvAvssConfig(**mask2former_options())).state_dict()
     stock = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**mask2former_options())).state_dict()
@@ -54,7 +54,7 @@ def test_any_number_of_frames(backbone: str, frames: int) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet", "swin"])
-def test_a_batch_of_two_is_two_batches_of_one(backbone: str) -> None:
+def test_batch_of_two_equals_two_batches_of_one(backbone: str) -> None:
     network, (frames, sound) = tiny_network(backbone), inputs(2)
     together = network(frames, sound)
     for clip in range(2):
@@ -65,7 +65,7 @@ def test_a_batch_of_two_is_two_batches_of_one(backbone: str) -> None:
     assert (together[0][-1].masks - together[1][-1].masks).abs().max() > 0.1
 
 
-def test_each_frame_is_paired_with_its_own_sound() -> None:
+def test_fusion_pairs_each_frame_with_its_audio() -> None:
     network, (frames, sound) = tiny_network(), inputs(1, 4)
     order = [2, 0, 3, 1]
     fused = network.model.pixel_level_module(frames[0], sound[0])
@@ -75,17 +75,17 @@ def test_each_frame_is_paired_with_its_own_sound() -> None:
     assert (other.masks - fused.masks).abs().max() > 1e-3
 
 
-def test_the_sound_matters() -> None:
+def test_output_depends_on_the_audio() -> None:
     network, (frames, sound) = tiny_network(), inputs()
-    heard, other = network(frames, sound)[0][-1], network(frames, sound.flip(1))[0][-1]
-    assert (heard.objectness - other.objectness).abs().max() > 1e-3
+    first, other = network(frames, sound)[0][-1], network(frames, sound.flip(1))[0][-1]
+    assert (first.objectness - other.objectness).abs().max() > 1e-3
 
 
 def test_fusion_equals_the_published_equations() -> None:
     torch.manual_seed(0)
     fusion = EarlyFusion(8, 6, 16, 4, 0.0).eval()
     pixels, sound = torch.randn(2, 5, 8), torch.randn(2, 3, 6)
-    seen, heard = fusion(pixels, sound)
+    seen, attended = fusion(pixels, sound)
     v, a = fusion.visual_norm(pixels), fusion.audio_norm(sound)
     dv, da = torch.zeros(2, 5, 16), torch.zeros(2, 3, 16)
     for head in range(4):
@@ -95,10 +95,10 @@ def test_fusion_equals_the_published_equations() -> None:
         dv[..., own] = scores.softmax(2) @ fusion.audio_value(a)[..., own]
         da[..., own] = scores.softmax(1).transpose(1, 2) @ fusion.visual_value(v)[..., own]
     torch.testing.assert_close(seen, v + fusion.visual_out(dv) / 6)
-    torch.testing.assert_close(heard, a + fusion.audio_out(da) / 6)
+    torch.testing.assert_close(attended, a + fusion.audio_out(da) / 6)
 
 
-def test_one_sound_token_moves_all_pixels_of_a_frame_alike() -> None:
+def test_one_audio_token_shifts_all_pixels_of_a_frame_equally() -> None:
     torch.manual_seed(0)
     fusion = EarlyFusion(8, 6, 16, 4, 0.0).eval()
     pixels = torch.randn(1, 5, 8)
@@ -106,7 +106,7 @@ def test_one_sound_token_moves_all_pixels_of_a_frame_alike() -> None:
     torch.testing.assert_close(update, update[:, :1].expand_as(update))
 
 
-def test_positions_run_over_frames_rows_and_columns() -> None:
+def test_positions_encode_frames_rows_and_columns() -> None:
     code = sine_3d((2, 3, 4), torch.zeros(1, 8)).view(2, 3, 4, 8)
     turn = 2 * torch.pi
     for t, y, x in [(0, 0, 0), (1, 2, 1)]:
@@ -119,7 +119,7 @@ def test_positions_run_over_frames_rows_and_columns() -> None:
         torch.testing.assert_close(code[t, y, x], torch.stack(plane) + torch.stack(time), rtol=1e-4, atol=1e-4)
 
 
-def test_learned_positions_stretch_over_clips_of_any_length() -> None:
+def test_learned_positions_are_interpolated_for_any_length() -> None:
     table = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]])
     assert interpolate_positions(table, 5) is table
     assert interpolate_positions(table, 3)[:, 0].tolist() == [0.0, 2.0, 4.0]
@@ -127,7 +127,7 @@ def test_learned_positions_stretch_over_clips_of_any_length() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["resnet", "swin"])
-def test_a_mask2former_checkpoint_initializes_it(tmp_path: Path, backbone: str) -> None:
+def test_mask2former_checkpoint_initializes_the_network(tmp_path: Path, backbone: str) -> None:
     torch.manual_seed(3)
     donor = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**mask2former_options(backbone), num_labels=7))
     donor.save_pretrained(tmp_path)
@@ -148,8 +148,8 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
         from_mask2former(resolve(str(tmp_path)))
 
 
-def test_without_sound_and_time_it_is_mask2former(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The inherited part equals that of transformers, once the new parts are the identity."""
+def test_without_audio_and_time_it_equals_mask2former(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the new modules set to identity, the inherited modules compute the same as transformers."""
     network, (frames, sound) = tiny_network(), inputs(2, 1)
     stock = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**mask2former_options())).eval()
     stock.load_state_dict(network.state_dict(), strict=False)
@@ -159,8 +159,8 @@ def test_without_sound_and_time_it_is_mask2former(monkeypatch: pytest.MonkeyPatc
     transformer.query_audio_attention = _Attention()
     for layer in transformer.decoder.layers:
         layer.audio_attention = _Attention()
-    time = mask2former_positions._sines(1, 32, frames.device)  # one frame adds the same to all
-    monkeypatch.setattr(mask2former_decoder, "sine_3d", lambda size, tokens: sine_3d(size, tokens) - time)
+    time = position_encoding._sines(1, 32, frames.device)  # one frame adds the same to all
+    monkeypatch.setattr(decoder, "sine_3d", lambda size, tokens: sine_3d(size, tokens) - time)
     answers = network(frames, sound)
     for layer, masks in enumerate(expected.masks_queries_logits):
         got = torch.stack([clip[layer].masks[:, 0] for clip in answers])
@@ -198,7 +198,7 @@ def test_every_trained_parameter_has_a_gradient(backbone: str) -> None:
     assert [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_shapes_that_do_not_fit_are_one_sentence() -> None:
+def test_shapes_that_do_not_match_are_refused_in_one_line() -> None:
     network, (frames, sound) = tiny_network(), inputs()
     with pytest.raises(InputError, match="shorter than the frames"):
         network(frames, sound[:, :3])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
@@ -30,19 +30,19 @@ def segment(score: float) -> Segment:
 
 
 def result(*frames: tuple[float, ...]) -> ClipResult:
-    """A clip whose frames have segments of these scores."""
+    """A result with frames of segments with these scores."""
     shown = (FrameResult(i, i + 0.5, segments=tuple(map(segment, scores))) for i, scores in enumerate(frames))
     return ClipResult("clip", (2, 2), tuple(shown))
 
 
-def test_a_frame_is_as_sure_as_its_segments_and_one_without_any_as_the_others_are() -> None:
-    """On whatever scale the teacher's scores are: one that is never above 0.3 is no less sure of what it found."""
+def test_confidence_is_the_mean_score_or_the_mean_of_other_frames() -> None:
+    """The scale of the scores does not matter: a frame without segments gets the mean of the others."""
     found = confidences({"a": result((0.3, 0.1), ()), "b": result((0.1,))})
     assert found == {"a": [pytest.approx(0.2), pytest.approx(0.15)], "b": [pytest.approx(0.1)]}
     assert confidences({"a": result((), ())}) == {"a": [1.0, 1.0]}
 
 
-def test_clips_of_which_the_teacher_is_unsure_may_be_left_out(s4: Path, tmp_path: Path) -> None:
+def test_min_score_excludes_clips_of_low_confidence(s4: Path, tmp_path: Path) -> None:
     dataset = open_dataset("s4", s4, "train")
     scores = dict(zip((clip.id for clip in dataset.clips), [(0.1,), (0.2,), (0.3,), ()], strict=True))
 
@@ -57,7 +57,7 @@ def test_clips_of_which_the_teacher_is_unsure_may_be_left_out(s4: Path, tmp_path
 
 
 def teacher(found_in: set[str], broken: str = "") -> Predictor:
-    """Finds one thing in every frame of some clips and nothing in the others; fails at a broken one."""
+    """Finds one object in all frames of some clips and none in the others; fails for a broken clip."""
     masks = segment(0.9)
 
     def look(clip: Clip) -> ClipResult:
@@ -69,7 +69,7 @@ def teacher(found_in: set[str], broken: str = "") -> Predictor:
     return Predictor({"name": "by hand"}, lambda: look, (), soft=False)
 
 
-def test_clips_in_which_nothing_was_found_may_be_left_out(s4: Path, tmp_path: Path) -> None:
+def test_drop_empty_excludes_clips_without_masks(s4: Path, tmp_path: Path) -> None:
     dataset = open_dataset("s4", s4, "train")
     first = dataset.clips[0].id
     kept = label(teacher({first}), dataset, tmp_path / "some", SelfTrainingConfig(drop_empty=True), None)
@@ -77,11 +77,13 @@ def test_clips_in_which_nothing_was_found_may_be_left_out(s4: Path, tmp_path: Pa
     assert len(json.loads((tmp_path / "some" / "left_out.json").read_text())) == 3
     assert [clip.id for clip in dataset.clips if PseudoLabels(dataset, tmp_path / "some").has(clip)] == [first]
     assert label(teacher({first}), dataset, tmp_path / "all", SelfTrainingConfig(), None) == 4
-    with pytest.raises(InputError, match="the filter leaves none of the 4 clips; lower --min-score or keep empty ones"):
+    with pytest.raises(
+        InputError, match="the filters exclude all 4 clips; lower --min-score or leave out --drop-empty"
+    ):
         label(teacher(set()), dataset, tmp_path / "none", SelfTrainingConfig(drop_empty=True), None)
 
 
-def test_a_clip_that_cannot_be_labeled_or_evaluated_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_error_names_a_clip_that_cannot_be_labeled_or_evaluated(s4: Path, vggish: Path, tmp_path: Path) -> None:
     dataset = open_dataset("s4", s4, "train")
     bad = dataset.clips[2].id
     with pytest.raises(InputError, match=f"1 clip could not be labeled, such as {bad}: its frames cannot be read"):
@@ -97,9 +99,7 @@ def test_a_clip_that_cannot_be_labeled_or_evaluated_is_named(s4: Path, vggish: P
 
 
 @pytest.mark.slow
-def test_a_student_learns_from_the_tiny_pipeline_and_resumes(
-    openavs: Any, s4: Path, vggish: Path, tmp_path: Path
-) -> None:
+def test_self_training_with_tiny_as_teacher_resumes(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
     command = ["self-train", "tpavi", "--root", s4, "--benchmark", "s4", "--pipeline", "tiny", "--out", tmp_path]
     command += ["--max-steps", "2", "--device", "cpu", "--rounds", "2", "--truth", "--weighted", "--json", "-q"]
     done = openavs(*command, *SMALL, f"audio={vggish}")
@@ -118,22 +118,22 @@ def test_a_student_learns_from_the_tiny_pipeline_and_resumes(
 
 
 @pytest.mark.slow
-def test_the_filter_that_leaves_nothing_says_so_and_the_truth_is_never_read(
+def test_filters_without_a_clip_left_fail_and_truth_is_not_read(
     openavs: Any, s4: Path, vggish: Path, tmp_path: Path
 ) -> None:
     import shutil
 
     root = tmp_path / "s4"
     shutil.copytree(s4, root)
-    for clip in open_dataset("s4", root, "train").clips:  # the training masks are all wrong and must not be read
+    for clip in open_dataset("s4", root, "train").clips:  # wrong training masks, which must not be read
         for path in clip.truth:
             if path is not None:
-                Pillow.fromarray(np.zeros((224, 224), dtype=np.uint8)).save(path)
+                Image.fromarray(np.zeros((224, 224), dtype=np.uint8)).save(path)
     command = ["self-train", "tpavi", "--root", root, "--benchmark", "s4", "--pipeline", "tiny", "--device", "cpu"]
     command += ["--max-steps", "1", "--json", "-q", *SMALL, f"audio={vggish}"]
     with_wrong = openavs(*command, "--out", tmp_path / "wrong")
     assert with_wrong.code == 0, with_wrong.err
     labels = tmp_path / "wrong" / "round-1" / "labels" / "predictions"
-    assert any(np.asarray(Pillow.open(path)).any() for path in labels.rglob("*_1.png"))
+    assert any(np.asarray(Image.open(path)).any() for path in labels.rglob("*_1.png"))
     done = openavs(*command, "--out", tmp_path / "sure", "--min-score", "1.0")
-    assert done.code == 2 and "the filter leaves none of the 4 clips" in done.err
+    assert done.code == 2 and "the filters exclude all 4 clips" in done.err

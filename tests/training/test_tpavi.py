@@ -1,4 +1,4 @@
-"""TPAVI: its sizes, the reassociated attention, batches, and where it may start from."""
+"""TPAVI: sizes, the reordered attention, batches, initialization."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from openavs.training.models.tpavi.layers import FrameGroups, Interaction, Resid
 from openavs.training.models.tpavi.model import Tpavi, TpaviConfig
 
 SMALL = TpaviConfig(backbone="pvt_v2_tiny", side=64, channels=16, inner=8)
-SECOND_BRANCH = 22_063_104  # layer3_2 and layer4_2 of the published ResNet, which no forward pass reaches
+SECOND_BRANCH = 22_063_104  # layer3_2 and layer4_2 of the published ResNet, unused in the forward pass
 
 
 def make(config: TpaviConfig = SMALL, seed: int = 0) -> Tpavi:
     torch.manual_seed(seed)
     student = Tpavi(config)
-    for interaction in student.interactions:  # as after some training: at the start the sound changes nothing
+    for interaction in student.interactions:  # at initialization the audio has no effect
         torch.nn.init.normal_(interaction.bn.weight)  # type: ignore[arg-type]
         torch.nn.init.normal_(interaction.bn.running_mean)  # type: ignore[arg-type]
     return student.eval()
 
 
 def batch_of(lengths: tuple[int, ...], labeled: tuple[tuple[int, ...], ...] = (), classes: int = 2) -> StudentBatch:
-    """Clips of random pictures, sounds and masks."""
+    """Clips of random frames, audio features and masks."""
     random, count, size = torch.Generator().manual_seed(5), max(lengths), (64, 64)
     present = torch.tensor([[t < length for t in range(count)] for length in lengths])
     known = present.clone() if not labeled else torch.zeros_like(present)
@@ -73,13 +73,13 @@ def short(batch: StudentBatch, clip: int) -> StudentBatch:
         ("pvt_v2_b5", CLASSES, 101_321_863),
     ],
 )
-def test_the_published_numbers_of_parameters(backbone: str, classes: tuple[str, ...], published: int) -> None:
+def test_numbers_of_parameters_are_the_published_ones(backbone: str, classes: tuple[str, ...], published: int) -> None:
     with torch.device("meta"):
         student = Tpavi(TpaviConfig(backbone=backbone, classes=tuple(classes)))
     assert sum(p.numel() for p in student.parameters()) == published
 
 
-def test_the_parts_have_the_published_numbers_of_parameters() -> None:
+def test_modules_have_the_published_numbers_of_parameters() -> None:
     def count(module: torch.nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
@@ -106,11 +106,11 @@ def test_every_backbone_has_maps_at_four_strides(name: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- attention
 
 
-def quadratic(layer: Interaction, maps: Tensor, heard: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """The affinity of every pixel of a clip with every other written out, (T h w) x (T h w) numbers."""
+def quadratic(layer: Interaction, maps: Tensor, aligned: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """The explicit affinity of all pairs of pixels of a clip, (T h w) x (T h w) numbers."""
     answers, start = [], 0
     for length in lengths:
-        own, sound = maps[start : start + length], heard[start : start + length]
+        own, sound = maps[start : start + length], aligned[start : start + length]
         start += length
         height, width = own.shape[-2:]
         spread = sound[:, :, None, None].expand(-1, -1, height, width)
@@ -123,19 +123,19 @@ def quadratic(layer: Interaction, maps: Tensor, heard: Tensor, lengths: tuple[in
     return torch.cat(answers)
 
 
-def test_the_attention_equals_its_quadratic_form_for_clips_of_any_length() -> None:
+def test_attention_equals_its_quadratic_form_for_any_length() -> None:
     torch.manual_seed(3)
     layer = Interaction(channels=24, inner=12, audio=128)
     lengths = (5, 3, 10, 1)
     present = torch.tensor([[t < length for t in range(10)] for length in lengths])
-    maps, heard = 3 * torch.randn(sum(lengths), 24, 7, 6), 3 * torch.randn(sum(lengths), 24)
-    expected = quadratic(layer, maps, heard, lengths).detach()
-    got = layer.attend(maps, heard, FrameGroups.of(present)).detach()
+    maps, aligned = 3 * torch.randn(sum(lengths), 24, 7, 6), 3 * torch.randn(sum(lengths), 24)
+    expected = quadratic(layer, maps, aligned, lengths).detach()
+    got = layer.attend(maps, aligned, FrameGroups.of(present)).detach()
     assert expected.abs().max() > 0.1
     assert (got - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
 
 
-def test_at_the_start_only_the_normalized_picture_counts() -> None:
+def test_audio_has_no_effect_at_initialization() -> None:
     layer = Interaction(channels=8, inner=4, audio=128).eval()
     maps = torch.randn(2, 8, 3, 3)
     new, _ = layer(maps, torch.rand(2, 128), FrameGroups.of(torch.ones(1, 2, dtype=torch.bool)))
@@ -143,7 +143,7 @@ def test_at_the_start_only_the_normalized_picture_counts() -> None:
     assert torch.allclose(new, expected, atol=1e-6)
 
 
-def test_the_skip_of_a_residual_carries_only_what_is_positive() -> None:
+def test_skip_of_a_residual_is_positive() -> None:
     layer = Residual(4)
     for parameter in layer.parameters():
         torch.nn.init.zeros_(parameter)
@@ -165,13 +165,13 @@ def test_a_batch_of_two_equals_two_batches_of_one(lengths: tuple[int, int]) -> N
         assert np.abs(together[clip].probability - alone.probability).max() < 1e-5
 
 
-def test_decoding_only_the_frames_that_teach_changes_no_loss_and_no_gradient() -> None:
+def test_decoding_labeled_frames_only_gives_the_same_gradients() -> None:
     batch = batch_of((5, 3), labeled=((0,), (0, 2)))
     answers = []
     for every in (False, True):
         student = make().train()
         if every:
-            student._wanted = torch.ones_like  # type: ignore[method-assign, assignment]
+            student._frames_to_decode = torch.ones_like  # type: ignore[method-assign, assignment]
         output = student(batch)
         assert len(output.logits) == (8 if every else 3)
         loss = student.loss(output, batch)["loss"]
@@ -183,8 +183,8 @@ def test_decoding_only_the_frames_that_teach_changes_no_loss_and_no_gradient() -
     assert torch.allclose(gradient, whole, atol=1e-5)
 
 
-def test_a_clip_may_be_seen_a_few_frames_at_a_time() -> None:
-    """By itself a frame is answered for by its own second alone."""
+def test_clip_can_be_processed_in_runs_of_frames() -> None:
+    """With `frames=1` the mask of a frame depends on its own second only."""
     whole, student = make(), make(replace(SMALL, frames=1))
     student.load_state_dict(whole.state_dict())
     assert (student.view(training=True).frames, student.view(training=False).frames) == (1, 1)
@@ -198,14 +198,14 @@ def test_a_clip_may_be_seen_a_few_frames_at_a_time() -> None:
         Tpavi(replace(SMALL, frames=0))
 
 
-def test_every_frame_is_decoded_where_it_counts() -> None:
+def test_all_frames_are_decoded_if_needed() -> None:
     batch = batch_of((5, 3), labeled=((0,), ()))
     assert len(make()(batch).logits) == 8
-    assert len(make(replace(SMALL, avm=0.5)).train()(batch).logits) == 8  # AVM looks at all of them
+    assert len(make(replace(SMALL, avm=0.5)).train()(batch).logits) == 8  # AVM uses all frames
     assert len(make().train()(batch_of((5,), labeled=((),))).logits) == 5
 
 
-def test_the_sound_and_the_other_frames_matter() -> None:
+def test_output_depends_on_the_audio_and_the_other_frames() -> None:
     student, batch = make(), batch_of((4,))
     (first,) = student.predict(batch, None)
     (deaf,) = student.predict(replace(batch, audio=batch.audio.flip(2)), None)
@@ -214,11 +214,11 @@ def test_the_sound_and_the_other_frames_matter() -> None:
     (other,) = student.predict(replace(batch, frames=frames), None)
     assert first.probability is not None and deaf.probability is not None and other.probability is not None
     assert np.abs(first.probability - deaf.probability).max() > 1e-4
-    assert np.abs(first.probability[0] - other.probability[0]).max() > 1e-6  # frame 0 looks at frame 3, too
+    assert np.abs(first.probability[0] - other.probability[0]).max() > 1e-6  # frame 0 also attends to frame 3
 
 
-def test_frames_that_look_alike_get_one_answer_whatever_sounds_in_them() -> None:
-    """The attention sums over the sounds of all seconds: who sounds when is lost, on MS3 a bound for every TPAVI."""
+def test_equal_frames_get_equal_masks_for_any_order_of_sounds() -> None:
+    """The attention sums over the audio of all frames, so their order is lost: a limit of TPAVI on MS3."""
     batch, student = batch_of((5,)), make()
     alike = replace(batch, frames=batch.frames[:, :1].expand_as(batch.frames))
     logits = student(alike).logits
@@ -227,7 +227,7 @@ def test_frames_that_look_alike_get_one_answer_whatever_sounds_in_them() -> None
     assert (student(silent).logits - logits).abs().max() > 0.001
 
 
-def test_what_is_in_the_padding_changes_nothing() -> None:
+def test_content_of_the_padding_has_no_effect() -> None:
     student, batch = make(), batch_of((2, 4))
     frames, audio = batch.frames.clone(), batch.audio.clone()
     frames[0, 2:], audio[0, 2:] = 200, 9.0
@@ -235,21 +235,21 @@ def test_what_is_in_the_padding_changes_nothing() -> None:
     assert np.array_equal(clean[0].probability, dirty[0].probability)  # type: ignore[arg-type]
 
 
-def test_a_label_map_names_the_classes_of_the_benchmark() -> None:
+def test_label_map_has_the_classes_of_the_benchmark() -> None:
     names = ("background", "dog", "bell")
     student = make(replace(SMALL, classes=names))
     answers = student.predict(batch_of((3, 2), classes=3), names)
     assert [len(answer.frames) for answer in answers] == [3, 2]
     found = [one for answer in answers for frame in answer.frames for one in frame]
     assert found and {one.label for one in found} <= {"dog", "bell"}
-    for frame in answers[0].frames:  # every pixel has one class at most
+    for frame in answers[0].frames:  # at most one class per pixel
         assert sum((one.mask.astype(int) for one in frame), np.zeros((48, 80), int)).max() <= 1
 
 
 # ------------------------------------------------------------------------------------------------- where it starts from
 
 
-def test_ms3_starts_from_s4_and_a_semantic_head_from_all_but_the_head(tmp_path: Path) -> None:
+def test_another_tpavi_initializes_all_tensors_of_equal_shape(tmp_path: Path) -> None:
     s4 = make(seed=1)
     s4.save_pretrained(tmp_path / "s4")
     ms3 = make(replace(SMALL, avm=0.5), seed=2)
@@ -267,7 +267,7 @@ def test_ms3_starts_from_s4_and_a_semantic_head_from_all_but_the_head(tmp_path: 
         take_matching(s4, {"decoder.head.conv3.bias": torch.zeros(9), "elsewhere": torch.zeros(1)}, "other")
 
 
-def test_a_backbone_starts_from_a_checkpoint_of_its_own_kind(tmp_path: Path) -> None:
+def test_backbone_is_initialized_from_its_checkpoint(tmp_path: Path) -> None:
     spec = BACKBONES["pvt_v2_tiny"]
     torch.manual_seed(9)
     donor = PvtV2Backbone(PvtV2Config(**spec.options))
@@ -280,7 +280,7 @@ def test_a_backbone_starts_from_a_checkpoint_of_its_own_kind(tmp_path: Path) -> 
     assert isinstance(make(replace(SMALL, backbone="resnet_tiny")).backbone, ResNetBackbone)
 
 
-def test_it_says_which_benchmark_it_cannot_learn() -> None:
+def test_benchmark_that_does_not_fit_the_head_is_refused() -> None:
     with pytest.raises(InputError, match="has a binary head where the benchmark needs one of its 71 classes"):
         make().check("semantic", CLASSES)
     with pytest.raises(InputError, match="has a head of 2 classes where the benchmark needs a binary one"):

@@ -1,4 +1,4 @@
-"""Training: exact resume, what is saved, and everything that must stop it with one sentence."""
+"""Training: exact resume, saved files, inference and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
@@ -40,7 +40,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> None:
-    """Accelerate keeps one state per process; every test has its own."""
+    """Reset the state that accelerate keeps per process."""
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -60,21 +60,21 @@ def losses(out: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-def test_a_killed_training_resumes_with_the_same_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_resumed_training_has_the_same_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
     whole = run(small(vggish), s4, tmp_path / "whole")
 
     class Killed(Exception):
         pass
 
-    def kill(what: str, done: int, total: int) -> None:
-        if what == "steps" and done == 5:  # two steps after the checkpoint of step 3
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "steps" and done == 5:  # two steps after the checkpoint of step 3
             raise Killed
 
     with pytest.raises(Killed):
         run(small(vggish), s4, tmp_path / "cut", progress=kill)
     assert len(losses(tmp_path / "cut")) == 5
     AcceleratorState._reset_state(reset_partial_state=True)
-    torch.manual_seed(77)  # whatever else used random numbers in between
+    torch.manual_seed(77)  # other code may have used random numbers
     resumed = run(small(vggish), s4, tmp_path / "cut", resume=True)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 6
@@ -83,11 +83,11 @@ def test_a_killed_training_resumes_with_the_same_losses(s4: Path, vggish: Path, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_training_killed_before_its_first_checkpoint_restarts(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_training_killed_before_its_first_checkpoint_restarts(s4: Path, vggish: Path, tmp_path: Path) -> None:
     recipe = small(vggish, "max_steps=2")
 
-    def kill(what: str, done: int, total: int) -> None:
-        if what == "steps" and done == 1:
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "steps" and done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -98,32 +98,30 @@ def test_a_training_killed_before_its_first_checkpoint_restarts(s4: Path, vggish
     assert [step for step, _ in losses(tmp_path)] == [1, 2] and losses(tmp_path)[:1] == before
 
 
-def test_a_training_may_be_deterministic_unclipped_and_validated_on_a_few_clips(
-    s4: Path, vggish: Path, tmp_path: Path
-) -> None:
-    told: list[tuple[str, int, int]] = []
+def test_deterministic_unclipped_training_with_few_validation_clips(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
     recipe = small(vggish, "deterministic=true", "optimizer.clip_norm=null", "validation.clips=1", "max_steps=1")
     try:
-        done = run(recipe, s4, tmp_path, progress=lambda *what: told.append(what))
+        done = run(recipe, s4, tmp_path, progress=lambda *event: calls.append(event))
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert done.best is not None and ("validation", 1, 1) in told
+    assert done.best is not None and ("validation", 1, 1) in calls
 
 
-def test_parts_of_a_step_add_up_to_it(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_gradient_accumulation_equals_one_batch(s4: Path, vggish: Path, tmp_path: Path) -> None:
     plain = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}"
     run(small(vggish, plain, "batch=4", "max_steps=1"), s4, tmp_path / "one", validate=False)
     AcceleratorState._reset_state(reset_partial_state=True)
     run(small(vggish, plain, "batch=4", "accumulate=4", "max_steps=1"), s4, tmp_path / "four", validate=False)
-    # Batch normalization sees a part at a time, but at the first step it has no weight yet.
+    # Batch normalization differs per micro-batch, but has no effect in the first step (weight 0).
     assert losses(tmp_path / "one")[0][1] == pytest.approx(losses(tmp_path / "four")[0][1], abs=1e-6)
     one, four = (load_student(str(tmp_path / name)).state_dict() for name in ("one", "four"))
     same = [torch.allclose(one[n], four[n], atol=1e-5) for n in one if n.startswith(("decoder", "necks"))]
     assert sum(same) / len(same) > 0.9  # AdamW's first step has the gradient's sign, which is noise where it is 0
 
 
-def test_what_is_left_behind(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_files_of_a_finished_training(s4: Path, vggish: Path, tmp_path: Path) -> None:
     done = run(small(vggish, "validation.every=1"), s4, tmp_path)
     assert done.best is not None and 0 <= done.best <= 1 and done.best_step in (2, 4, 6)
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
@@ -139,7 +137,7 @@ def test_what_is_left_behind(s4: Path, vggish: Path, tmp_path: Path) -> None:
     assert facts["audio"]["fingerprint"] == load_vggish(str(vggish)).fingerprint
 
 
-def test_saved_students_come_back_equal_and_other_folders_are_refused(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_saved_students_load_equal_and_other_folders_are_refused(s4: Path, vggish: Path, tmp_path: Path) -> None:
     run(small(vggish, "max_steps=1"), s4, tmp_path / "run", validate=False)
     student = load_student(str(tmp_path / "run"))
     student.save_pretrained(tmp_path / "copy")  # the hub's mixin
@@ -151,8 +149,8 @@ def test_saved_students_come_back_equal_and_other_folders_are_refused(s4: Path, 
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     for change, sentence in (
         ({"student": "ov-avss"}, "is a student 'ov-avss', not 'tpavi'"),
-        ({"model_type": "clap"}, "is of the kind 'clap' and no student"),
-        ({"format": 99}, "was saved by another version of openavs; update openavs or train anew"),
+        ({"model_type": "clap"}, "is of the kind 'clap', not a student"),
+        ({"format": 99}, "was saved by another version of openavs; update openavs or train it again"),
         ({"config": {**config["config"], "channels": 12}}, "do not fit its configuration"),
         ({"config": {**config["config"], "chanels": 12}}, "did you mean 'channels'"),
     ):
@@ -167,9 +165,9 @@ def test_saved_students_come_back_equal_and_other_folders_are_refused(s4: Path, 
         load_student(str(tmp_path / "copy"))
 
 
-def test_a_folder_in_use_is_neither_restarted_nor_resumed(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_used_folder_resumes_only_the_same_training(s4: Path, vggish: Path, tmp_path: Path) -> None:
     run(small(vggish, "max_steps=1"), s4, tmp_path / "run", validate=False)
-    with pytest.raises(InputError, match="holds a training; go on with it by --resume"):
+    with pytest.raises(InputError, match="holds a training; continue it with --resume"):
         run(small(vggish), s4, tmp_path / "run", validate=False)
     with pytest.raises(InputError, match="holds a training that differs in optimizer, seed;"):
         run(small(vggish, "seed=5", "optimizer.lr=1"), s4, tmp_path / "run", validate=False, resume=True)
@@ -181,12 +179,12 @@ def test_a_folder_in_use_is_neither_restarted_nor_resumed(s4: Path, vggish: Path
     with pytest.raises(InputError, match=r"train\.json was not written by this openavs; choose another --out"):
         run(small(vggish), s4, tmp_path / "run", validate=False, resume=True)
     (tmp_path / "run" / "train.json").unlink()
-    with pytest.raises(InputError, match="holds a model already; choose another --out"):
+    with pytest.raises(InputError, match="already holds a model; choose another --out"):
         run(small(vggish), s4, tmp_path / "run", validate=False)
 
 
 class Fragile(Student):
-    """Stands for a network that meets a clip it cannot digest: its loss is NaN for a certain sound."""
+    """A student with a NaN loss for certain audio features."""
 
     name = "fragile"
     poison: float = 0.0
@@ -203,8 +201,8 @@ class Fragile(Student):
         return TransformConfig((32,))
 
     def forward(self, batch: Any) -> Any:
-        heard = batch.audio.sum(dim=(1, 2))
-        return torch.where((heard - type(self).poison).abs() < 1e-3, torch.nan, heard * 0 + self.weight)
+        features = batch.audio.sum(dim=(1, 2))
+        return torch.where((features - type(self).poison).abs() < 1e-3, torch.nan, features * 0 + self.weight)
 
     def loss(self, output: Any, batch: Any) -> Any:
         return {"loss": output.mean()}
@@ -213,16 +211,16 @@ class Fragile(Student):
         raise NotImplementedError
 
 
-def test_a_loss_that_is_not_a_number_names_the_clip_and_keeps_the_checkpoint(
+def test_nan_loss_names_the_clip_and_keeps_the_checkpoint(
     s4: Path, vggish: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset("s4", s4, "train")
-    heard = FeatureCache(load_vggish(str(vggish))).of_all(dataset.clips)
+    features = FeatureCache(load_vggish(str(vggish))).of_all(dataset.clips)
     recipe = small(vggish, "student=fragile", "model={}", "batch=2", "save_every=1", "max_steps=2")
     from openavs.training.data.dataset import shuffled
 
-    bad = dataset.clips[shuffled(4, recipe.seed, 0)[3]]  # it is in the second step
-    monkeypatch.setattr(Fragile, "poison", float(heard[bad.id].sum()))
+    bad = dataset.clips[shuffled(4, recipe.seed, 0)[3]]  # part of the second step
+    monkeypatch.setattr(Fragile, "poison", float(features[bad.id].sum()))
     monkeypatch.setattr("openavs.training.trainer.student_class", lambda name: Fragile)
     with pytest.raises(TrainingError) as caught:
         train(recipe, dataset, None, tmp_path, device="cpu")
@@ -230,14 +228,14 @@ def test_a_loss_that_is_not_a_number_names_the_clip_and_keeps_the_checkpoint(
     assert (tmp_path / "last" / "model.safetensors").is_file()
 
 
-def test_pseudo_labels_take_the_place_of_the_truth(
+def test_pseudo_labels_replace_the_ground_truth(
     s4: Path, vggish: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = open_dataset("s4", s4, "train")
     for clip in dataset.clips[:2]:
         path = tmp_path / "labels" / clip.predictions[0]
         path.parent.mkdir(parents=True)
-        Pillow.fromarray(np.zeros((224, 224), dtype=np.uint8)).save(path)
+        Image.fromarray(np.zeros((224, 224), dtype=np.uint8)).save(path)
     run(small(vggish), s4, tmp_path / "out", validate=False, labels=tmp_path / "labels")
     assert "2 of 4 clips have no label and are left out" in caplog.text
     assert json.loads((tmp_path / "out" / "train.json").read_text())["data"]["clips"] == 2
@@ -268,35 +266,37 @@ def test_evaluate_writes_probabilities_and_scores_them(openavs: Any, s4: Path, t
     assert done.json()["recipe"] == "student:run" and 0 <= done.json()["metrics"]["miou"] <= 1
     dataset = open_dataset("s4", s4, "test")
     clip = dataset.clips[0]
-    values = np.asarray(Pillow.open(tmp_path / "predictions" / clip.predictions[0]))
-    assert values.dtype == np.uint8 and len(np.unique(values)) > 2  # gray, not only 0 and 255
-    (tmp_path / "predictions" / clip.predictions[0]).unlink()  # results do not hold it, so the clip is run again
+    values = np.asarray(Image.open(tmp_path / "predictions" / clip.predictions[0]))
+    assert values.dtype == np.uint8 and len(np.unique(values)) > 2  # gray values, not only 0 and 255
+    (
+        tmp_path / "predictions" / clip.predictions[0]
+    ).unlink()  # results do not contain it, so the clip is processed again
     assert openavs(*command, "--offline", "--json", "-q").json()["metrics"] == done.json()["metrics"]
-    again = np.asarray(Pillow.open(tmp_path / "predictions" / clip.predictions[0]))
+    again = np.asarray(Image.open(tmp_path / "predictions" / clip.predictions[0]))
     assert np.array_equal(again, values)
 
 
-def test_the_pipeline_predicts_what_validation_scores(s4: Path, trained: Path) -> None:
+def test_pipeline_predicts_the_maps_that_validation_scores(s4: Path, trained: Path) -> None:
     from openavs.training.data.dataset import read_frames
     from tests.benchmark_clips import open_benchmark_clip
 
     dataset = open_dataset("s4", s4, "val")
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu", "offline=true"]))
     clip = dataset.clips[0]
-    heard = FeatureCache(chain.extractor).of(clip)
-    direct = predict_clip(chain.student, clip.id, read_frames(clip, range(5)), heard, None)
+    features = FeatureCache(chain.extractor).of(clip)
+    direct = predict_clip(chain.student, clip.id, read_frames(clip, range(5)), features, None)
     soft = chain.soft(open_benchmark_clip(clip, clip.id))
     assert direct.probability is not None
     assert np.array_equal(soft.probability, np.rint(direct.probability * 255).astype(np.uint8))
     assert [result.frames for result in chain.run([open_benchmark_clip(clip, clip.id)])] == [soft.result.frames]
 
 
-def test_a_student_is_not_a_pipeline_of_stages(trained: Path) -> None:
+def test_student_recipe_has_no_stages(trained: Path) -> None:
     with pytest.raises(InputError, match="is a trained student; it runs in evaluate, segment and label"):
         Pipeline.from_recipe(load_recipe(f"student:{trained}"))
 
 
-def test_a_student_trained_with_an_embedded_model_says_that_it_knows_only_the_synthetic_world(
+def test_student_with_an_embedded_backbone_warns_about_real_clips(
     trained: Path, openavs: Callable[..., Any], tmp_path: Path
 ) -> None:
     student, video = tmp_path / "student", tmp_path / "dog.mp4"
@@ -314,7 +314,7 @@ def test_a_student_trained_with_an_embedded_model_says_that_it_knows_only_the_sy
         assert ("trained on synthetic clips only" in report) is warned
 
 
-def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> None:
+def test_student_requires_all_frames_and_audio(s4: Path, trained: Path) -> None:
     from tests.benchmark_clips import open_benchmark_clip
 
     chain = StudentPipeline.from_recipe(load_recipe(f"student:{trained}", ["device=cpu"]))
@@ -326,8 +326,8 @@ def test_a_student_needs_all_frames_and_their_sound(s4: Path, trained: Path) -> 
         chain(cut)
 
 
-def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Path) -> None:
-    """Each ten seconds as if they were a clip of their own, and no more pictures are held than those of two pieces."""
+def test_long_clip_is_read_once_and_predicted_in_chunks(s4: Path, trained: Path) -> None:
+    """Each ten seconds are predicted like a separate clip; at most the frames of two chunks are in memory."""
     from openavs.structures.types import Frame
     from tests.benchmark_clips import open_benchmark_clip
 
@@ -346,7 +346,7 @@ def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Pat
         for i in range(45):
             image = images[i % 5].copy()
             made.append(weakref.ref(image))
-            held.append(sum(picture() is not None for picture in made))
+            held.append(sum(image() is not None for image in made))
             yield Frame(i, i + 0.5, image)
 
     times = tuple(i + 0.5 for i in range(45))
@@ -361,7 +361,7 @@ def test_a_long_clip_is_read_once_and_seen_piece_by_piece(s4: Path, trained: Pat
     assert [f.segments for f in soft.result.frames[:10]] == [f.segments for f in soft.result.frames[10:20]]
 
 
-def test_a_student_for_which_memory_runs_out_says_so(s4: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_student_reports_out_of_memory(s4: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from openavs.errors import OutOfMemoryError
     from tests.benchmark_clips import open_benchmark_clip
 
@@ -383,15 +383,15 @@ def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path,
     assert done.code == 0, done.err
     (clip,) = done.json()["clips"]
     assert clip["status"] == "ok" and (Path(clip["folder"]) / "overlay.mp4").is_file()
-    told = openavs("segment", video, "--out", tmp_path / "segment", *shared[:-2]).out
-    assert "scene: found " in told and "heard" not in told
+    printed = openavs("segment", video, "--out", tmp_path / "segment", *shared[:-2]).out
+    assert "scene: found " in printed and "heard" not in printed
     done = openavs("label", s4, "--split", "val", "--workers", "1", "--out", tmp_path / "label", *shared)
     assert done.code == 0, done.err
     dataset = open_dataset("s4", s4, "val")
     assert all((tmp_path / "label" / "labels" / path).is_file() for c in dataset.clips for path in c.predictions)
 
 
-def test_a_student_uses_its_own_vggish_only(trained: Path, vggish: Path, tmp_path: Path) -> None:
+def test_student_uses_only_its_own_vggish(trained: Path, vggish: Path, tmp_path: Path) -> None:
     from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
 
     student = load_student(str(trained))
@@ -409,7 +409,7 @@ def test_a_student_uses_its_own_vggish_only(trained: Path, vggish: Path, tmp_pat
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_train_command_reports_its_result(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
     command = ["train", "tpavi", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu"]
     command += ["--max-steps", "2", "model.side=32", "model.channels=8", f"audio={vggish}", "batch=2", "--json"]
     begun = f"openavs: {tmp_path / 'run'} has no checkpoint to resume; starting from the beginning\n"
@@ -443,7 +443,7 @@ def test_the_command_trains_and_says_what_it_left(openavs: Any, s4: Path, vggish
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(
+def test_wrong_input_is_reported_in_one_line(
     openavs: Any, s4: Path, tmp_path: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     data = ("--root", s4, "--benchmark", "s4", "--out", tmp_path / "run", "--device", "cpu", "-q")
@@ -451,13 +451,13 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert done.code == 2 and sentence in done.err and "Traceback" not in done.err
 
 
-def test_nothing_is_said_of_a_recipe_for_a_student_that_is_unknown(openavs: Any, s4: Path, tmp_path: Path) -> None:
+def test_unknown_student_prints_only_its_error(openavs: Any, s4: Path, tmp_path: Path) -> None:
     done = openavs("train", "foo", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run")
     assert done.code == 2
     assert done.err == "openavs: there is no student 'foo'; there are ov-avss, tpavi\n"
 
 
-def test_the_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "students.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(# my_student\.py\n.*?)```", text, re.DOTALL)
     (tmp_path / "my_student.py").write_text(code, encoding="utf-8")
@@ -473,34 +473,34 @@ def test_the_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Pa
 
 
 @pytest.mark.skipif(find_spec("tensorboard") is None, reason="needs the package tensorboard")
-def test_tensorboard_gets_the_losses(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_losses_are_written_for_tensorboard(s4: Path, vggish: Path, tmp_path: Path) -> None:
     run(small(vggish, "tensorboard=true", "max_steps=1"), s4, tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-def test_students_come_from_installed_packages_and_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_students_of_installed_packages_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = EntryPoint("mine", f"{__name__}:Fragile", "openavs.training")
     monkeypatch.setattr("openavs.training.io.entry_points", lambda group: [mine] if group == mine.group else [])
     assert student_class("mine") is Fragile
     with pytest.raises(InputError, match="there is no student 'mne'; did you mean 'mine'"):
         student_class("mne")
     (tmp_path / "other.py").write_text("class Other:\n    pass\n")
-    with pytest.raises(InputError, match="is no student: its class must derive from openavs"):
+    with pytest.raises(InputError, match="is not a student: its class must derive from openavs"):
         student_class(f"{tmp_path / 'other.py'}:Other")
 
 
-def test_the_device_option_does_not_select_gpus() -> None:
+def test_device_does_not_select_gpus() -> None:
     with pytest.raises(InputError, match="a training takes --device auto or cpu, not 'cuda:1'; choose GPUs by acc"):
         check_device("cuda:1")
 
 
-def test_a_recipe_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_recipe_can_be_a_file(tmp_path: Path) -> None:
     shipped = load_training_recipe("tpavi-tiny", ["seed=7"])
     (tmp_path / "mine.yaml").write_text(shipped.to_yaml())
     assert load_training_recipe(tmp_path / "mine.yaml") == shipped
 
 
-def test_every_recipe_is_whole() -> None:
+def test_every_recipe_is_complete() -> None:
     for name in training_recipe_names():
         recipe = load_training_recipe(name)
         assert recipe.summary and recipe.steps(1000) > 0
@@ -510,7 +510,7 @@ def test_every_recipe_is_whole() -> None:
     assert {(r.batch, r.optimizer.kind, r.optimizer.lr, r.seed) for r in published} == {(4, "adam", 1e-4, 123)}
 
 
-def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
+def test_learning_rate_follows_the_schedule() -> None:
     schedule = load_training_recipe(
         "tpavi-tiny", ["schedule={warmup: 4, milestones: [0.5, 0.9], factor: 0.1}"]
     ).schedule
@@ -521,7 +521,7 @@ def test_the_rate_rises_and_falls_as_the_schedule_says() -> None:
     assert wave.rate(99, 100) < 0.001
 
 
-def test_label_maps_of_clips_of_five_and_ten_frames_train_together(
+def test_label_maps_of_five_and_ten_frames_are_trained_together(
     openavs: Any, avss: Path, vggish: Path, tmp_path: Path
 ) -> None:
     data = ("--root", avss, "--benchmark", "avss", "--out", tmp_path / "run", "--device", "cpu", "--json", "-q")
@@ -541,8 +541,8 @@ def test_label_maps_of_clips_of_five_and_ten_frames_train_together(
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(s4: Path, vggish: Path, tmp_path: Path) -> None:
-    """Batch normalization sees half the clips on each, which at first matters little; everything else is the same."""
+def test_two_processes_train_like_one(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    """Batch normalization sees half of the clips per process, which has little effect at first."""
     plain = "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}"
     recipe = small(vggish, plain, "batch=4", "max_steps=3")
     run(recipe, s4, tmp_path / "one", validate=False)
@@ -568,7 +568,7 @@ def test_two_processes_train_as_one_does(s4: Path, vggish: Path, tmp_path: Path)
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("3 steps") == 1  # only the first process speaks
+    assert done.stdout.count("3 steps") == 1  # only the first process prints
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [step for step, _ in two] == [1, 2, 3]
     assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], abs=1e-3)

@@ -27,7 +27,7 @@ def dataset(task: Task) -> Dataset:
         ("open-vocabulary", {"miou": 0.25, "base": None, "novel": 0.5, "harmonic": 0.0}, 0.25),
     ],
 )
-def test_a_split_without_novel_classes_is_chosen_by_its_mean_iou(
+def test_split_without_novel_classes_is_selected_by_mean_iou(
     task: Task, figures: dict[str, float | None], chosen: float
 ) -> None:
     assert selection_figure(dataset(task), figures) == chosen

@@ -1,4 +1,4 @@
-"""VGGish: its front end against independent references, and its files."""
+"""VGGish: log-mel examples compared with independent references, the network and its files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sound(seconds: float, seed: int = 0, rate: int = 16_000) -> Waveform:
     return Waveform(np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate)).astype(np.float32), rate)
 
 
-def test_the_spectrogram_equals_that_of_another_implementation() -> None:
+def test_spectrogram_equals_another_implementation() -> None:
     wave = sound(1.3).samples
     bank = mel_filter_bank(
         *(257, 64, 125.0, 7500.0, 16_000), norm=None, mel_scale="kaldi", triangularize_in_mel_space=True
@@ -39,7 +39,7 @@ def test_the_spectrogram_equals_that_of_another_implementation() -> None:
     assert np.abs(log_mel(wave) - np.log(mel.T + 0.01)).max() < 1e-5
 
 
-def test_one_frame_equals_sums_written_out() -> None:
+def test_one_frame_equals_explicit_sums() -> None:
     wave = sound(0.025).samples
     expected = []
     for band in range(64):
@@ -69,7 +69,7 @@ def test_examples_do_not_overlap_and_the_rest_is_dropped(seconds: float, frames:
         assert np.array_equal(cut[i], log_mel(wave.samples)[96 * i : 96 * i + 96])
 
 
-def test_a_sound_shorter_than_a_window_has_no_spectrum() -> None:
+def test_audio_shorter_than_a_window_has_no_spectrum() -> None:
     assert log_mel(sound(399 / 16_000).samples).shape == (0, 64)
     assert log_mel(sound(400 / 16_000).samples).shape == (1, 64)
 
@@ -78,7 +78,7 @@ def test_silence_is_the_logarithm_of_the_offset() -> None:
     assert np.allclose(log_mel(np.zeros(16_000, dtype=np.float32)), np.log(0.01))
 
 
-def test_the_full_size_has_the_published_names_and_count() -> None:
+def test_full_size_has_the_published_names_and_parameters() -> None:
     with torch.device("meta"):
         network = Vggish()
     assert sum(p.numel() for p in network.parameters()) == 72_141_184
@@ -86,12 +86,12 @@ def test_the_full_size_has_the_published_names_and_count() -> None:
     assert list(network.state_dict()) == [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
 
-def test_the_network_equals_its_description() -> None:
+def test_network_equals_a_direct_implementation() -> None:
     torch.manual_seed(1)
     network = Vggish(VggishConfig(width=2, hidden=8)).eval()
     weights = network.state_dict()
-    heard = torch.randn(3, 96, 64)
-    maps = heard[:, None]
+    log_mel = torch.randn(3, 96, 64)
+    maps = log_mel[:, None]
     for layer, pooled in ((0, True), (3, True), (6, False), (8, True), (11, False), (13, True)):
         maps = functional.conv2d(
             maps, weights[f"features.{layer}.weight"], weights[f"features.{layer}.bias"], padding=1
@@ -101,10 +101,10 @@ def test_the_network_equals_its_description() -> None:
     for layer in (0, 2, 4):
         flat = (flat @ weights[f"embeddings.{layer}.weight"].T + weights[f"embeddings.{layer}.bias"]).relu()
     with torch.no_grad():
-        assert torch.allclose(network(heard), flat, atol=1e-6)
+        assert torch.allclose(network(log_mel), flat, atol=1e-6)
 
 
-def test_a_published_checkpoint_is_converted_once(tmp_path: Path) -> None:
+def test_published_checkpoint_is_converted(tmp_path: Path) -> None:
     network = Vggish(VggishConfig(width=2, hidden=8))
     torch.save(network.state_dict(), tmp_path / "vggish.pth")
     convert(tmp_path / "vggish.pth", tmp_path / "folder")
@@ -119,26 +119,24 @@ def test_another_model_and_a_pickle_are_refused(vggish: Path, tmp_path: Path) ->
     with pytest.raises(ModelError, match="is a 'clap' model, not a 'vggish' one"):
         load_vggish(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vggish", "width": -4}))
-    with pytest.raises(ModelError, match="gives a size that is no positive whole number"):
+    with pytest.raises(ModelError, match="has a size that is not a positive integer"):
         load_vggish(str(tmp_path))
     (tmp_path / "model.safetensors").rename(tmp_path / "model.pth")
     with pytest.raises(ModelError, match="pickle weights only"):
         load_vggish(str(tmp_path))
 
 
-def test_a_sound_too_short_is_named_and_one_a_little_short_lends_its_end(
-    vggish: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_short_audio_is_refused_or_its_end_is_repeated(vggish: Path, caplog: pytest.LogCaptureFixture) -> None:
     extractor = load_vggish(str(vggish))
-    with pytest.raises(InputError, match=r"the sound of clip7 lasts 0\.50 s, and one feature needs 0\.975 s"):
+    with pytest.raises(InputError, match=r"the audio of clip7 lasts 0\.50 s, and one feature needs 0\.975 s"):
         features_of(extractor, sound(0.5), 5, "clip7")
-    heard = features_of(extractor, sound(3), 5, "clip8")
-    assert heard.shape == (5, 128)
-    assert np.array_equal(heard[3], heard[2]) and np.array_equal(heard[4], heard[2])
-    assert "the sound of clip8 lasts 3.00 s, too short for its 5 frames: its end is repeated" in caplog.text
+    log_mel = features_of(extractor, sound(3), 5, "clip8")
+    assert log_mel.shape == (5, 128)
+    assert np.array_equal(log_mel[3], log_mel[2]) and np.array_equal(log_mel[4], log_mel[2])
+    assert "the audio of clip8 lasts 3.00 s, too short for its 5 frames: its end is repeated" in caplog.text
 
 
-def test_features_are_computed_once_and_belong_to_their_vggish(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_features_are_cached_per_vggish(s4: Path, vggish: Path, tmp_path: Path) -> None:
     from openavs.evaluation.benchmark import open_dataset
 
     clip = open_dataset("s4", s4, "val").clips[0]
@@ -146,18 +144,18 @@ def test_features_are_computed_once_and_belong_to_their_vggish(s4: Path, vggish:
     first = FeatureCache(extractor, tmp_path).of(clip)
     with torch.no_grad():
         extractor.network.embeddings[4].bias.add_(1.0)  # type: ignore[union-attr,operator]
-    assert np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # from the disk, whatever the network says
+    assert np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # read from the disk
     (kept,) = (tmp_path / extractor.fingerprint).iterdir()
     kept.write_bytes(b"broken")
-    assert not np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # damaged, so computed again
+    assert not np.array_equal(FeatureCache(extractor, tmp_path).of(clip), first)  # a damaged file is computed again
 
 
-def test_a_file_without_sound_or_no_file_is_named(s4: Path, vggish: Path, tmp_path: Path) -> None:
+def test_error_names_a_file_without_audio_or_a_missing_file(s4: Path, vggish: Path, tmp_path: Path) -> None:
     from openavs.evaluation.benchmark import open_dataset
 
     cache = FeatureCache(load_vggish(str(vggish)))
     mute = replace(open_dataset("s4", s4, "val").clips[0], audio=tmp_path / "mute.mp4")
-    with pytest.raises(InputError, match=r"cannot read the sound .*mute\.mp4: No such file"):
+    with pytest.raises(InputError, match=r"cannot read the audio .*mute\.mp4: No such file"):
         cache.of(mute)
     write_video(mute.audio, [np.zeros((32, 32, 3), dtype=np.uint8)] * 4, 4.0)
     with pytest.raises(InputError, match=r"mute\.mp4 has no audio that can be decoded"):

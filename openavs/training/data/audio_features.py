@@ -21,7 +21,7 @@ from openavs.structures.types import Waveform
 from openavs.training.models.vggish import VggishExtractor
 from openavs.utils.fs import atomic_write
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def features_of(extractor: VggishExtractor, waveform: Waveform, frames: int, name: str) -> Floats:
@@ -30,21 +30,21 @@ def features_of(extractor: VggishExtractor, waveform: Waveform, frames: int, nam
     Raises:
         InputError: the audio is shorter than one feature.
     """
-    return _fitted(extractor(waveform), frames, waveform.duration, name)
+    return _fit_length(extractor(waveform), frames, waveform.duration, name)
 
 
-def _fitted(heard: Floats, frames: int, seconds: float, name: str) -> Floats:
-    if not len(heard):
+def _fit_length(features: Floats, frames: int, seconds: float, name: str) -> Floats:
+    if not len(features):
         raise InputError(
-            f"the sound of {name} lasts {seconds:.2f} s, and one feature needs {SHORTEST / RATE:.3f} s; "
-            "leave the clip out or give it its whole sound"
+            f"the audio of {name} lasts {seconds:.2f} s, and one feature needs {SHORTEST / RATE:.3f} s; "
+            "leave the clip out or provide its whole audio"
         )
-    if len(heard) < frames:
-        log.warning(
-            "the sound of %s lasts %.2f s, too short for its %d frames: its end is repeated", name, seconds, frames
+    if len(features) < frames:
+        logger.warning(
+            "the audio of %s lasts %.2f s, too short for its %d frames: its end is repeated", name, seconds, frames
         )
-        heard = np.concatenate([heard, np.repeat(heard[-1:], frames - len(heard), axis=0)])
-    return heard[:frames]
+        features = np.concatenate([features, np.repeat(features[-1:], frames - len(features), axis=0)])
+    return features[:frames]
 
 
 class FeatureCache:
@@ -58,8 +58,8 @@ class FeatureCache:
 
     def of(self, clip: BenchmarkClip) -> Floats:
         """Return the clip's features `[T, 128]`; raises InputError if its audio is absent, damaged or too short."""
-        heard, seconds = self._file_features(clip.audio)
-        return _fitted(heard, len(clip.frames), seconds, clip.id)
+        features, seconds = self._file_features(clip.audio)
+        return _fit_length(features, len(clip.frames), seconds, clip.id)
 
     def of_all(
         self, clips: Iterable[BenchmarkClip], progress: Callable[[int], None] | None = None
@@ -72,28 +72,28 @@ class FeatureCache:
                 progress(done)
         return found
 
-    def _file_features(self, sound: Path) -> tuple[Floats, float]:
+    def _file_features(self, audio: Path) -> tuple[Floats, float]:
         """Return all features of a file, and its length in seconds."""
         try:
-            data = sound.read_bytes()
-        except OSError as problem:
-            raise InputError(f"cannot read the sound {sound}: {problem.strerror or problem}") from problem
+            data = audio.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read the audio {audio}: {error.strerror or error}") from error
         path = None if self.folder is None else self.folder / f"{hashlib.sha256(data).hexdigest()[:40]}.npy"
         if path is not None and path.is_file() and (kept := _read(path)) is not None:
             return kept[1:], float(kept[0, 0])
-        waveform = read_audio(sound)
+        waveform = read_audio(audio)
         if waveform is None:
-            raise InputError(f"{sound} has no audio that can be decoded")
-        heard = self.extractor(waveform)
+            raise InputError(f"{audio} has no audio that can be decoded")
+        features = self.extractor(waveform)
         if path is not None:
-            _write(path, heard, waveform.duration)
-        return heard, waveform.duration
+            _write(path, features, waveform.duration)
+        return features, waveform.duration
 
 
-def _write(path: Path, heard: Floats, seconds: float) -> None:
+def _write(path: Path, features: Floats, seconds: float) -> None:
     """Write one table: a row that begins with the length in seconds, then the features."""
-    table = np.zeros((len(heard) + 1, heard.shape[1]), dtype=np.float32)
-    table[0, 0], table[1:] = seconds, heard
+    table = np.zeros((len(features) + 1, features.shape[1]), dtype=np.float32)
+    table[0, 0], table[1:] = seconds, features
     buffer = io.BytesIO()
     np.save(buffer, table, allow_pickle=False)
     atomic_write(path, buffer.getvalue())
@@ -103,6 +103,6 @@ def _read(path: Path) -> Floats | None:
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        log.warning("the cached features %s are damaged and computed anew", path)
+        logger.warning("the cached features %s are damaged and computed again", path)
         return None
     return np.asarray(table, dtype=np.float32)

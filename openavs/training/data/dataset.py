@@ -24,19 +24,30 @@ from openavs.media.log_mel import Floats
 from openavs.structures.types import ImageArray
 from openavs.training.base import Size, StudentBatch, TransformConfig
 from openavs.training.data.labels import ClipLabels
-from openavs.training.data.transforms import choose_frames, runs_of_frames, scale_mask, scale_picture
+from openavs.training.data.transforms import choose_frames, runs_of_frames, scale_image, scale_mask
 
-KEPT = 512 * 2**20
+CACHE_BYTES = 512 * 2**20
 """Bytes of scaled examples that a loader process caches."""
 
 
 class LabelSource(Protocol):
     """Source of masks; see `labels.py`."""
 
-    def has(self, clip: BenchmarkClip) -> bool: ...
-    def frames(self, clip: BenchmarkClip) -> tuple[int, ...]: ...
-    def read(self, clip: BenchmarkClip, frames: Sequence[int]) -> ClipLabels: ...
-    def weight(self, clip: BenchmarkClip, frame: int) -> float: ...
+    def has(self, clip: BenchmarkClip) -> bool:
+        """Return True if a clip has a label."""
+        ...
+
+    def frames(self, clip: BenchmarkClip) -> tuple[int, ...]:
+        """Return the indices of the labeled frames."""
+        ...
+
+    def read(self, clip: BenchmarkClip, frames: Sequence[int]) -> ClipLabels:
+        """Read the masks of labeled frames."""
+        ...
+
+    def weight(self, clip: BenchmarkClip, frame: int) -> float:
+        """Return the weight of a labeled frame in [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +55,7 @@ class TrainingExample:
     """One training example: images uint8 `[T, h, w, 3]`, features `[T, 128]`, masks by position, weights."""
 
     id: str
-    pictures: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]
     audio: Floats
     masks: Mapping[int, npt.NDArray[np.uint8]]
     weights: Mapping[int, float]
@@ -53,19 +64,19 @@ class TrainingExample:
     @property
     def nbytes(self) -> int:
         """Bytes of its images and masks."""
-        return self.pictures.nbytes + sum(mask.nbytes for mask in self.masks.values())
+        return self.images.nbytes + sum(mask.nbytes for mask in self.masks.values())
 
     def mirrored(self) -> TrainingExample:
         """Return the example mirrored horizontally."""
         masks = {place: mask[:, ::-1] for place, mask in self.masks.items()}
-        return replace(self, pictures=self.pictures[:, :, ::-1], masks=masks)
+        return replace(self, images=self.images[:, :, ::-1], masks=masks)
 
 
 class TrainingDataset(TorchDataset[TrainingExample]):
     """The stream of training examples, by position.
 
-    Scaled examples are cached in memory, up to `KEPT` bytes per loader process, because decoding takes a large part of
-    a small student's step.
+    Scaled examples are cached in memory, up to `CACHE_BYTES` per loader process, because decoding takes a large part
+    of a small student's step.
     """
 
     def __init__(
@@ -97,7 +108,7 @@ class TrainingDataset(TorchDataset[TrainingExample]):
         return example.mirrored() if mirrored else example
 
     def _keep(self, example: TrainingExample, frames: tuple[int, ...], side: int) -> TrainingExample:
-        if self._held + example.nbytes <= KEPT:
+        if self._held + example.nbytes <= CACHE_BYTES:
             self._held += example.nbytes
             self._kept[example.id, frames, side] = example
         return example
@@ -110,7 +121,7 @@ class TrainingDataset(TorchDataset[TrainingExample]):
         masks = {place: scale_mask(read[i], size, side, self.view) for place, i in enumerate(frames) if i in read}
         return TrainingExample(
             id=clip.id,
-            pictures=np.stack([scale_picture(image, side, self.view) for image in images]),
+            images=np.stack([scale_image(image, side, self.view) for image in images]),
             audio=self.features[clip.id][list(frames)],
             masks=masks,
             weights={place: self.labels.weight(clip, frames[place]) for place in masks},
@@ -142,8 +153,8 @@ def read_frames(clip: BenchmarkClip, frames: Sequence[int]) -> list[ImageArray]:
 
 def collate(examples: Sequence[TrainingExample], multiple: int = 1) -> StudentBatch:
     """Collate examples to a batch; different lengths and sizes are padded with zeros (see `StudentBatch`)."""
-    count = max(len(example.pictures) for example in examples)
-    inner = tuple((e.pictures.shape[1], e.pictures.shape[2]) for e in examples)
+    count = max(len(example.images) for example in examples)
+    inner = tuple((e.images.shape[1], e.images.shape[2]) for e in examples)
     height, width = (-(-max(size[axis] for size in inner) // multiple) * multiple for axis in (0, 1))
     rows = (len(examples), count)
     frames = np.zeros((*rows, 3, height, width), dtype=np.uint8)
@@ -151,8 +162,8 @@ def collate(examples: Sequence[TrainingExample], multiple: int = 1) -> StudentBa
     audio = np.zeros((*rows, examples[0].audio.shape[1]), dtype=np.float32)
     present, labeled, weight = np.zeros(rows, bool), np.zeros(rows, bool), np.zeros(rows, np.float32)
     for i, (example, (h, w)) in enumerate(zip(examples, inner, strict=True)):
-        t = len(example.pictures)
-        frames[i, :t, :, :h, :w] = example.pictures.transpose(0, 3, 1, 2)
+        t = len(example.images)
+        frames[i, :t, :, :h, :w] = example.images.transpose(0, 3, 1, 2)
         audio[i, :t] = example.audio
         present[i, :t] = True
         for place, mask in example.masks.items():
@@ -231,6 +242,6 @@ def batches_to_predict(
 ) -> Iterator[StudentBatch]:
     """Yield a clip as batches of consecutive runs of frames, without labels."""
     for run in runs_of_frames(len(images), view.frames):
-        pictures = np.stack([scale_picture(images[i], view.sides[-1], view) for i in run])
+        scaled = np.stack([scale_image(images[i], view.sides[-1], view) for i in run])
         size = (images[run[0]].shape[0], images[run[0]].shape[1])
-        yield collate([TrainingExample(name, pictures, audio[list(run)], {}, {}, size)], view.multiple)
+        yield collate([TrainingExample(name, scaled, audio[list(run)], {}, {}, size)], view.multiple)

@@ -115,7 +115,7 @@ def _read_left_out(path: Path) -> list[str]:
     except ValueError:
         ids = None
     if not isinstance(ids, list):
-        raise InputError(f"{path} is no list of clip ids; mend it or delete it")
+        raise InputError(f"{path} is not a list of clip ids; fix or delete it")
     return [str(id) for id in ids]
 
 
@@ -123,10 +123,10 @@ def _read_confidence(path: Path) -> dict[str, list[float]]:
     try:
         data = parse_json(path.read_bytes())
         read = {str(clip): [float(value) for value in values] for clip, values in data.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as problem:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(
-            f"cannot read the confidences {path} ({problem}); make them with 'self-train' or train unweighted"
-        ) from problem
+            f"cannot read the confidences {path} ({error}); make them with 'self-train' or train unweighted"
+        ) from error
     if not all(0.0 <= value <= 1.0 for values in read.values() for value in values):
-        raise InputError(f"{path} holds a confidence outside of 0 to 1; mend it or train unweighted")
+        raise InputError(f"{path} holds a confidence outside of 0 to 1; fix it or train unweighted")
     return read

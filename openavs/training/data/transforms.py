@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.structures.types import ImageArray
 from openavs.training.base import Size, TransformConfig
@@ -28,10 +28,10 @@ def scaled_size(size: Size, side: int, view: TransformConfig) -> Size:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def scale_picture(image: ImageArray, side: int, view: TransformConfig) -> ImageArray:
+def scale_image(image: ImageArray, side: int, view: TransformConfig) -> ImageArray:
     """Scale an image `[H, W, 3]` bilinearly."""
     size = scaled_size((image.shape[0], image.shape[1]), side, view)
-    return _cut(_resized(image, size, Pillow.Resampling.BILINEAR), side, view)
+    return _cut(_resized(image, size, Image.Resampling.BILINEAR), side, view)
 
 
 def scale_mask(mask: Labels, of: Size, side: int, view: TransformConfig) -> Labels:
@@ -39,7 +39,7 @@ def scale_mask(mask: Labels, of: Size, side: int, view: TransformConfig) -> Labe
 
     A mask may be stored at another size than its image (AVSS compares both at 224 x 224).
     """
-    return _cut(_resized(mask, scaled_size(of, side, view), Pillow.Resampling.NEAREST), side, view)
+    return _cut(_resized(mask, scaled_size(of, side, view), Image.Resampling.NEAREST), side, view)
 
 
 def choose_frames(
@@ -59,10 +59,10 @@ def runs_of_frames(count: int, wanted: int | None) -> list[range]:
     return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _resized(pixels: npt.NDArray[np.uint8], size: Size, how: Pillow.Resampling) -> npt.NDArray[np.uint8]:
+def _resized(pixels: npt.NDArray[np.uint8], size: Size, how: Image.Resampling) -> npt.NDArray[np.uint8]:
     if pixels.shape[:2] == size:
         return pixels
-    return np.asarray(Pillow.fromarray(pixels).resize((size[1], size[0]), how))
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), how))
 
 
 def _cut(pixels: npt.NDArray[np.uint8], side: int, view: TransformConfig) -> npt.NDArray[np.uint8]:

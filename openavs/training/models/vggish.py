@@ -48,11 +48,11 @@ class Vggish(nn.Module):
         layers = [layer for i in range(3) for layer in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU())]
         self.embeddings = nn.Sequential(*layers)
 
-    def forward(self, heard: Tensor) -> Tensor:
-        maps = self.features(heard[:, None])
-        features: Tensor = self.embeddings(
-            maps.permute(0, 2, 3, 1).flatten(1)
-        )  # the published weights expect channels last
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Return the features of log-mel examples."""
+        maps = self.features(log_mel[:, None])
+        # The published weights expect channels last.
+        features: Tensor = self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))
         return features
 
 
@@ -79,8 +79,8 @@ class VggishExtractor:
     @torch.no_grad()
     def __call__(self, waveform: Waveform) -> Floats:
         """Return features `[n, 128]`, one per whole 0.96 s."""
-        heard = torch.from_numpy(examples(waveform))
-        parts = [self.network(part.to(self.device)).cpu() for part in torch.split(heard, 64)]
+        log_mel = torch.from_numpy(examples(waveform))
+        parts = [self.network(part.to(self.device)).cpu() for part in torch.split(log_mel, 64)]
         return np.asarray(torch.cat(parts)) if parts else np.zeros((0, self.network.config.features), np.float32)
 
 
@@ -95,7 +95,7 @@ def load_vggish(ref: str, device: torch.device | str = "cpu", offline: bool = Fa
     weights = read_weights(found)
     sizes = {key: config[key] for key in asdict(VggishConfig()) if key in config}
     if not all(isinstance(size, int) and size > 0 for size in sizes.values()):
-        raise ModelError(f"the config.json of the model '{ref}' gives a size that is no positive whole number")
+        raise ModelError(f"the config.json of the model '{ref}' has a size that is not a positive integer")
     network = Vggish(VggishConfig(**sizes))
     load_state_dict_strict(network, weights, ref)
     return VggishExtractor(

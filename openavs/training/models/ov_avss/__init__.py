@@ -1,1 +1,1 @@
-"""OV-AVSS."""
+"""OV-AVSS, the open-vocabulary student."""

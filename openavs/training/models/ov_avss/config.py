@@ -1,4 +1,4 @@
-"""The configuration of the OV-AVSS localiser: Mask2Former's own, with what the sound adds."""
+"""Configuration of OV-AVSS: of the network (Mask2Former's with audio), its backbones, and of the student."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ AUDIO_SIZE = 128
 
 
 class OvAvssConfig(Mask2FormerConfig):  # type: ignore[misc]
-    """Mask2Former's configuration and four more entries.
+    """Configuration of the network: Mask2Former's with four additional entries.
 
-    Args:
-        audio_size: channels of the sound's features, 128 for VGGish.
-        audio_frames: positions that are learned along time; other numbers of frames interpolate between them.
+    Attributes:
+        audio_size: channels of the audio features, 128 for VGGish.
+        audio_frames: number of learned positions in time; they are interpolated for other numbers of frames.
         fusion_dropout: dropout of the early fusion's attention maps.
-        freeze_batch_norm: a ResNet backbone keeps the statistics and scales of its batch norms, as in the paper. A
-            backbone that is trained from random weights may be better off without.
+        freeze_batch_norm: keep the statistics and scales of a ResNet's batch norms, as in the paper. False suits a
+            backbone with random initial weights.
     """
 
     model_type = "ov-avss"
@@ -47,11 +47,11 @@ SWINS: dict[str, dict[str, Any]] = {
         "image_size": 384,
     },
 }
-"""Swin backbones by name, beside the ResNets of `models/backbones.py`; `resnet50` and `swin_base` are the paper's."""
+"""Swin backbones by name, in addition to the ResNets of `models/backbones.py`; the paper has `swin_base`."""
 
 
 def backbone_config(name: str) -> Any:
-    """The configuration of a backbone of that name; InputError names the nearest."""
+    """Return the configuration of a backbone; the InputError for an unknown name suggests the nearest."""
     if name in SWINS:
         return SwinConfig(**SWINS[name], drop_path_rate=0.3, out_features=list(STAGES))
     resnets = [key for key, spec in BACKBONES.items() if spec.kind == "resnet"]
@@ -62,23 +62,23 @@ def backbone_config(name: str) -> Any:
 
 @dataclass(frozen=True)
 class OvAvssStudentConfig:
-    """The defaults are the paper's ResNet-50 setting.
+    """Settings of the student (`model` of a training recipe). The defaults are the paper's ResNet-50 setting.
 
-    Args:
+    Attributes:
         backbone: a ResNet of `training/models/backbones.py` or a key of `SWINS`.
         channels, heads, encoder_layers, decoder_layers, encoder_ffn, decoder_ffn, queries: sizes of Mask2Former.
-        points: where masks are compared in the loss.
-        frames: of a clip that are seen together; longer clips are cut into runs of as many.
-        sides: short sides of the frames in training, of which one is drawn for each clip.
-        test_side: the short side else.
+        points: points per mask in the loss.
+        frames: frames that are processed together; longer clips are split into runs of this length.
+        sides: short sides of the frames in training in pixels; one is sampled per clip.
+        test_image_size: short side of the frames in validation and prediction, in pixels.
         fusion_dropout, freeze_batch_norm: see `OvAvssConfig`.
-        clip: reference of the CLIP that names masks; only label maps need it.
-        crops: `corner`, the paper's squares, or `centred`.
-        edges: of the masks in the crops: `soft`, the paper's, or `hard`.
-        objectness: only queries that are at least this sure to be a sounding object are named; nothing, the paper's
-            way, names all, at up to ten times the cost.
+        clip: reference of the CLIP that classifies masks; only label maps need it.
+        crops: position of the square crops: `corner`, as published, or `centered`.
+        crop_edges: edges of the masks in the crops: `soft`, as published, or `hard`.
+        objectness: minimum probability of a sounding object for a query to be classified. None, as published,
+            classifies all queries, at up to ten times the cost.
         threshold, top: the `top` best pairs of query and class are kept if their probability is above `threshold`.
-        crop_batch: crops that go through CLIP together.
+        crop_batch: crops that are processed by CLIP together.
     """
 
     backbone: str = "resnet50"
@@ -92,12 +92,12 @@ class OvAvssStudentConfig:
     points: int = 12_544
     frames: int = 5
     sides: tuple[int, ...] = (240, 360, 480)
-    test_side: int = 360
+    test_image_size: int = 360
     fusion_dropout: float = 0.1
     freeze_batch_norm: bool = True
     clip: str | None = "hf:openai/clip-vit-base-patch16"
     crops: str = "corner"
-    edges: str = "soft"
+    crop_edges: str = "soft"
     objectness: float | None = None
     threshold: float = 0.3
     top: int = 10
@@ -105,10 +105,10 @@ class OvAvssStudentConfig:
 
     def __post_init__(self) -> None:
         backbone_config(self.backbone)
-        if self.crops not in ("corner", "centred"):
-            raise InputError(f"ov-avss: crops are 'corner' or 'centred', not {self.crops!r}")
-        if self.edges not in ("soft", "hard"):
-            raise InputError(f"ov-avss: edges are 'soft' or 'hard', not {self.edges!r}")
+        if self.crops not in ("corner", "centered"):
+            raise InputError(f"ov-avss: crops are 'corner' or 'centered', not {self.crops!r}")
+        if self.crop_edges not in ("soft", "hard"):
+            raise InputError(f"ov-avss: crop_edges are 'soft' or 'hard', not {self.crop_edges!r}")
         if self.channels % 32 or self.channels % self.heads or self.encoder_ffn % self.heads:
             raise InputError(
                 f"ov-avss: channels ({self.channels}) must be a multiple of 32 and of heads ({self.heads}), and "
@@ -116,21 +116,13 @@ class OvAvssStudentConfig:
             )
         if not self.sides or min(self.sides) < 1:
             raise InputError(f"ov-avss: sides are lengths of at least 1, not {list(self.sides)}")
-        for key in (
-            "encoder_layers",
-            "decoder_layers",
-            "queries",
-            "points",
-            "frames",
-            "top",
-            "crop_batch",
-            "test_side",
-        ):
+        counts = ("encoder_layers", "decoder_layers", "queries", "points", "frames", "top", "crop_batch")
+        for key in (*counts, "test_image_size"):
             if (value := getattr(self, key)) < 1:
                 raise InputError(f"ov-avss: {key} is at least 1, not {value}")
 
     def network(self) -> OvAvssConfig:
-        """The localiser's configuration."""
+        """Return the configuration of the network."""
         return OvAvssConfig(
             backbone_config=backbone_config(self.backbone),
             feature_size=self.channels,
@@ -138,7 +130,7 @@ class OvAvssStudentConfig:
             hidden_dim=self.channels,
             num_attention_heads=self.heads,
             encoder_layers=self.encoder_layers,
-            decoder_layers=self.decoder_layers + 1,  # Mask2Former counts the answer before the first layer, too
+            decoder_layers=self.decoder_layers + 1,  # Mask2Former also counts the output before the first layer
             encoder_feedforward_dim=self.encoder_ffn,
             dim_feedforward=self.decoder_ffn,
             num_queries=self.queries,
@@ -148,5 +140,5 @@ class OvAvssStudentConfig:
         )
 
     def weights(self) -> MatcherWeights:
-        """Of the loss."""
+        """Return the weights of the loss."""
         return MatcherWeights(points=self.points)

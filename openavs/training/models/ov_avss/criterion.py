@@ -1,8 +1,8 @@
-"""The loss of the localiser: objectness of every query, cross-entropy and dice of those that answer for an object.
+"""Loss of the localizer: objectness of all queries, cross-entropy and dice of the masks of matched queries.
 
-Mask2Former's loss with a time axis. Masks are compared in points, three quarters of which lie where the prediction is
-least sure, drawn for each frame of each object. As in the published code the sums over frames are divided by the number
-of objects, not of their frames.
+Mask2Former's loss with a time axis. Masks are compared at points sampled for each frame of each object, three quarters
+of them where the prediction is least certain. As in the published code, the sums over frames are divided by the number
+of objects, not by the number of their frames.
 """
 
 from __future__ import annotations
@@ -13,20 +13,31 @@ import torch
 from torch import distributed
 from torch.nn import functional as F
 
-from openavs.training.models.ov_avss.matcher import NONE, OBJECT, MatcherTarget, MatcherWeights, match, sampled
+from openavs.training.models.ov_avss.matcher import (
+    NO_OBJECT,
+    OBJECT,
+    MatcherTarget,
+    MatcherWeights,
+    match,
+    sample_points,
+)
 from openavs.training.models.ov_avss.network import ClipOutput
 
 Matches = list[tuple[torch.Tensor, torch.Tensor]]
+"""For each clip the indices of the matched queries and of their objects."""
 
 
-def localiser_loss(
-    answers: Sequence[Sequence[ClipOutput]], targets: Sequence[MatcherTarget], weights: MatcherWeights
+def localizer_loss(
+    outputs: Sequence[Sequence[ClipOutput]], targets: Sequence[MatcherTarget], weights: MatcherWeights
 ) -> dict[str, torch.Tensor]:
-    """The losses of all layers, each with an assignment of its own: their weighted sum `loss`, and the parts.
+    """Return the weighted sum of the losses of all layers, `loss`, and the unweighted terms of the last layer.
 
-    `answers` are those of each clip, by layer. `objectness`, `mask` and `dice` are of the last layer, not weighted.
+    Args:
+        outputs: for each clip the outputs of each layer; each layer is matched separately.
+        targets: the objects of each clip.
+        weights: factors of the terms, and the sampling of points.
     """
-    parts = [_layer_loss(layer, targets, weights) for layer in zip(*answers, strict=True)]
+    parts = [_layer_loss(layer, targets, weights) for layer in zip(*outputs, strict=True)]
     factors = {"objectness": weights.objectness, "mask": weights.mask, "dice": weights.dice}
     total = torch.stack([factor * part[name] for part in parts for name, factor in factors.items()]).sum()
     return {"loss": total, **{name: part.detach() for name, part in parts[-1].items()}}
@@ -35,77 +46,76 @@ def localiser_loss(
 def _layer_loss(
     layer: Sequence[ClipOutput], targets: Sequence[MatcherTarget], weights: MatcherWeights
 ) -> dict[str, torch.Tensor]:
-    matches = [match(*answer, target, weights) for answer, target in zip(layer, targets, strict=True)]
-    mask, dice = _mask_losses([answer.masks for answer in layer], targets, matches, weights)
-    objectness = torch.stack([answer.objectness for answer in layer])
+    matches = [match(*output, target, weights) for output, target in zip(layer, targets, strict=True)]
+    mask, dice = _mask_losses([output.masks for output in layer], targets, matches, weights)
+    objectness = torch.stack([output.objectness for output in layer])
     return {"objectness": objectness_loss(objectness, targets, matches, weights), "mask": mask, "dice": dice}
 
 
 def objectness_loss(
     logits: torch.Tensor, targets: Sequence[MatcherTarget], matches: Matches, weights: MatcherWeights
 ) -> torch.Tensor:
-    """Weighted mean cross-entropy of `[B, Q, 2]`; queries without an object count `weights.none` each.
+    """Return the weighted mean cross-entropy of logits `[B, Q, 2]`.
 
-    A clip counts as much as its labeled frames do on average.
+    Queries without an object have the weight `weights.no_object`. The weight of a clip is the mean of its labeled
+    frames' weights.
     """
-    wanted = torch.full(logits.shape[:2], NONE, device=logits.device)
+    truth = torch.full(logits.shape[:2], NO_OBJECT, device=logits.device)
     for clip, (queries, _) in enumerate(matches):
-        wanted[clip, queries] = OBJECT
-    share = torch.where(wanted == OBJECT, 1.0, weights.none)
-    trust = torch.stack([target.weight.mean() for target in targets])[:, None]
-    losses = F.cross_entropy(logits.float().transpose(1, 2), wanted, reduction="none")
-    return (trust * share * losses).sum() / share.sum()
+        truth[clip, queries] = OBJECT
+    query_weight = torch.where(truth == OBJECT, 1.0, weights.no_object)
+    clip_weight = torch.stack([target.weight.mean() for target in targets])[:, None]
+    losses = F.cross_entropy(logits.float().transpose(1, 2), truth, reduction="none")
+    return (clip_weight * query_weight * losses).sum() / query_weight.sum()
 
 
 def _mask_losses(
     masks: Sequence[torch.Tensor], targets: Sequence[MatcherTarget], matches: Matches, weights: MatcherWeights
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and dice, summed over all frames of all objects and divided by the number of objects."""
-    count = _objects(sum(len(objects) for _, objects in matches), masks[0].device)
-    # Where nothing sounds the masks stay in the graph, so that every parameter has a gradient.
+    """Return cross-entropy and dice, summed over all frames of all objects and divided by the number of objects."""
+    count = _object_count(sum(len(objects) for _, objects in matches), masks[0].device)
+    # Without objects the masks stay in the graph, so that every parameter has a gradient.
     entropy = dice = torch.stack([own.sum() for own in masks]).sum() * 0.0
     for own, target, (queries, objects) in zip(masks, targets, matches, strict=True):
         if len(queries):
-            asked = own[queries][:, target.frames].float()
-            points = uncertain_points(asked.detach(), weights)
-            logits, wanted = sampled(asked, points), sampled(target.masks[objects], points)
-            entropy = entropy + (target.weight * point_entropy(logits, wanted)).sum()
-            dice = dice + (target.weight * point_dice(logits, wanted)).sum()
+            matched = own[queries][:, target.frames].float()
+            points = sample_uncertain_points(matched.detach(), weights)
+            logits, truth = sample_points(matched, points), sample_points(target.masks[objects], points)
+            entropy = entropy + (target.weight * point_cross_entropy(logits, truth)).sum()
+            dice = dice + (target.weight * point_dice(logits, truth)).sum()
     return entropy / count, dice / count
 
 
-def point_entropy(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy, averaged over the last axis."""
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(-1)
+def point_cross_entropy(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross-entropy over the last axis."""
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(-1)
 
 
-def point_dice(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """`1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1)` over the last axis."""
-    chance = logits.sigmoid()
-    return 1 - (2 * (chance * wanted).sum(-1) + 1) / (chance.sum(-1) + wanted.sum(-1) + 1)
+def point_dice(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return `1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1)` over the last axis."""
+    probability = logits.sigmoid()
+    return 1 - (2 * (probability * truth).sum(-1) + 1) / (probability.sum(-1) + truth.sum(-1) + 1)
 
 
 @torch.no_grad()
-def uncertain_points(masks: torch.Tensor, weights: MatcherWeights) -> torch.Tensor:
-    """Points in [0, 1] (x, y), `[N * L, P, 2]`, for mask logits `[N, L, h, w]`.
+def sample_uncertain_points(masks: torch.Tensor, weights: MatcherWeights) -> torch.Tensor:
+    """Sample points (x, y) in [0, 1], `[N * L, P, 2]`, for mask logits `[N, L, h, w]`.
 
-    Of `oversample * P` random points those with logits nearest to 0 are kept, up to the share `importance` of P; the
-    rest is drawn anew (PointRend).
+    Of `oversample * P` random points the `importance * P` with logits nearest to 0 are kept; the others are new random
+    points (PointRend, arXiv 1912.08193, section 3.2).
     """
-    planes, sure = masks.shape[0] * masks.shape[1], int(weights.importance * weights.points)
-    drawn = torch.rand(planes, int(weights.points * weights.oversample), 2, device=masks.device)
-    doubt = -sampled(masks, drawn).abs().flatten(0, 1)
-    best = doubt.topk(sure, dim=1).indices
-    kept = drawn.gather(1, best[..., None].expand(-1, -1, 2))
-    return torch.cat([kept, torch.rand(planes, weights.points - sure, 2, device=masks.device)], dim=1)
+    planes, uncertain = masks.shape[0] * masks.shape[1], int(weights.importance * weights.points)
+    candidates = torch.rand(planes, int(weights.points * weights.oversample), 2, device=masks.device)
+    uncertainty = -sample_points(masks, candidates).abs().flatten(0, 1)
+    best = uncertainty.topk(uncertain, dim=1).indices
+    kept = candidates.gather(1, best[..., None].expand(-1, -1, 2))
+    return torch.cat([kept, torch.rand(planes, weights.points - uncertain, 2, device=masks.device)], dim=1)
 
 
-def _objects(count: int, device: torch.device) -> torch.Tensor:
-    """The number of objects to divide by: the mean over all processes, at least 1.
-
-    Without gradients it is one process that asks by itself, and the others are elsewhere.
-    """
+def _object_count(count: int, device: torch.device) -> torch.Tensor:
+    """Return the number of objects to divide by: the mean over all processes, at least 1."""
     objects = torch.tensor(float(count), device=device)
+    # Without gradients a single process looks for the clip of a loss that is not finite; the others would not answer.
     if torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(objects)
         objects /= distributed.get_world_size()

@@ -1,6 +1,6 @@
-"""The OV-AVSS localiser: frames and their sound to the masks of whatever sounds, of any class.
+"""The OV-AVSS localizer: class-agnostic masks of the sounding objects of clips.
 
-It is transformers' Mask2Former with a time axis and the sound added. Inherited parameters keep their names, so that a
+It is transformers' Mask2Former with a time axis and audio. Inherited parameters keep their names, so a
 `Mask2FormerForUniversalSegmentation` checkpoint initializes it (`from_mask2former`).
 """
 
@@ -23,36 +23,36 @@ from openavs.training.models.ov_avss.pixel_decoder import GAIN, AudioVisualPixel
 logger = logging.getLogger(__name__)
 
 STRIDE = 32
-"""Sides of frames are multiples of this."""
+"""Sides of frames are multiples of this number of pixels."""
 
 
 class ClipOutput(NamedTuple):
-    """What is where in one clip: `objectness` logits `[Q, 2]` (0 sounding object, 1 none), `masks` `[Q, T, h, w]`."""
+    """Logits of one clip: `objectness` `[Q, 2]` (0: sounding object, 1: no object) and `masks` `[Q, T, h, w]`."""
 
     objectness: torch.Tensor
     masks: torch.Tensor
 
 
 class AudioVisualMask2Former(nn.Module):
-    """Backbone, pixel decoder and transformer, under the names that Mask2FormerModel gives them."""
+    """Backbone, pixel decoder and transformer, with the names of Mask2FormerModel."""
 
     def __init__(self, config: OvAvssConfig) -> None:
         super().__init__()
         self.pixel_level_module = AudioVisualPixelLevel(config)
         self.transformer_module = AudioVisualTransformer(config)
 
-    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> list[DecoderOutput]:
-        """`pixel_values` `[B, T, 3, H, W]` and `sound` `[B, T, a]`."""
-        features = self.pixel_level_module(pixel_values.flatten(0, 1), sound.flatten(0, 1))
-        said: list[DecoderOutput] = self.transformer_module(features, batch=len(pixel_values))
-        return said
+    def forward(self, pixel_values: torch.Tensor, audio: torch.Tensor) -> list[DecoderOutput]:
+        """Return the outputs of all layers for frames `[B, T, 3, H, W]` and audio features `[B, T, a]`."""
+        features = self.pixel_level_module(pixel_values.flatten(0, 1), audio.flatten(0, 1))
+        outputs: list[DecoderOutput] = self.transformer_module(features, batch=len(pixel_values))
+        return outputs
 
 
 class OvAvssNetwork(Mask2FormerPreTrainedModel):  # type: ignore[misc]
-    """The localiser with its class-agnostic head.
+    """The localizer with its class-agnostic head.
 
     >>> network = OvAvssNetwork(OvAvssConfig())  # doctest: +SKIP
-    >>> objectness, masks = network(frames, sound)[0][-1]  # doctest: +SKIP
+    >>> objectness, masks = network(frames, audio)[0][-1]  # doctest: +SKIP
     """
 
     config_class = OvAvssConfig
@@ -63,54 +63,54 @@ class OvAvssNetwork(Mask2FormerPreTrainedModel):  # type: ignore[misc]
         self.sound_predictor = nn.Linear(config.hidden_dim, 2)
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor, sound: torch.Tensor) -> list[list[ClipOutput]]:
-        """For each clip, the answers of the queries before the first decoder layer and after each; the last one counts.
+    def forward(self, pixel_values: torch.Tensor, audio: torch.Tensor) -> list[list[ClipOutput]]:
+        """Return for each clip the outputs before the first decoder layer and after each; the last is the prediction.
 
         Args:
-            pixel_values: `[B, T, 3, H, W]`, normalised, zero-padded to multiples of 32; any B and T.
-            sound: `[B, T, 128]`, the VGGish embedding of each frame's second.
+            pixel_values: `[B, T, 3, H, W]`, normalized, zero-padded to multiples of 32; any B and T.
+            audio: `[B, T, 128]`, the VGGish embedding of each frame's second.
 
         Raises:
-            InputError: shapes that do not belong together.
+            InputError: the shapes are wrong or do not match.
         """
-        _check_shapes(pixel_values, sound, self.config.audio_size)
-        said = [(self.sound_predictor(layer.queries), layer.masks) for layer in self.model(pixel_values, sound)]
-        return [[ClipOutput(head[clip], masks[clip]) for head, masks in said] for clip in range(len(pixel_values))]
+        _check_shapes(pixel_values, audio, self.config.audio_size)
+        layers = [(self.sound_predictor(layer.queries), layer.masks) for layer in self.model(pixel_values, audio)]
+        return [[ClipOutput(head[clip], masks[clip]) for head, masks in layers] for clip in range(len(pixel_values))]
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """No: of custom code transformers passes over modules without weights of their own, which is where Mask2Former
-        and `_init_weights` settle those of whole layers."""
+        """Return False, so that transformers initializes this class like its own models."""
+        # For custom code it skips modules without direct parameters, where `_init_weights` initializes whole layers.
         return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As Mask2Former's; what is new as the published code has it: attention Xavier, plain layers torch's own."""
+        """Initialize inherited modules as Mask2Former, new ones as published: attention Xavier, linear as torch."""
         if isinstance(module, (AudioAttention, EarlyFusion)):
-            _xavier(module)
+            _init_xavier(module)
             return
         super()._init_weights(module)
         if isinstance(module, AudioVisualTransformer):
             for layer in module.audio_projection:
-                _uniform(layer)
+                _init_linear(layer)
         elif isinstance(module, OvAvssNetwork):
-            _uniform(module.sound_predictor)
+            _init_linear(module.sound_predictor)
 
 
 def is_new(name: str) -> bool:
-    """Whether Mask2Former has no parameter of this name."""
+    """Return True for the name of a parameter that Mask2Former does not have."""
     return "audio_" in name or name.startswith("sound_predictor.")
 
 
 def from_mask2former(found: ResolvedModel, **changes: Any) -> OvAvssNetwork:
-    """A localiser that starts from a `Mask2FormerForUniversalSegmentation` checkpoint; what is new is random.
+    """Build a localizer from a `Mask2FormerForUniversalSegmentation` checkpoint; new parameters are random.
 
     Args:
-        found: the checkpoint's folder.
-        changes: entries of `OvAvssConfig` that Mask2Former has not, such as `audio_frames`.
+        found: the folder of the checkpoint.
+        **changes: entries of `OvAvssConfig` that Mask2Former does not have, such as `audio_frames`.
 
     Raises:
-        ModelError: not a whole checkpoint of that class.
+        ModelError: not a complete checkpoint of that class.
     """
     donor = load_pretrained(Mask2FormerForUniversalSegmentation, found, torch.float32, "cpu")
     shared = donor.config.to_dict()
@@ -118,22 +118,22 @@ def from_mask2former(found: ResolvedModel, **changes: Any) -> OvAvssNetwork:
         shared.pop(name, None)
     network = OvAvssNetwork(OvAvssConfig(**shared, **changes))
     report = network.load_state_dict(donor.state_dict(), strict=False)
-    logger.info("%d tensors of %s were taken over, %d are new", len(network.state_dict()), found.ref, len(report[0]))
+    logger.info("loaded %s; %d of %d tensors are new", found.ref, len(report[0]), len(network.state_dict()))
     return network
 
 
-def _check_shapes(pixel_values: torch.Tensor, sound: torch.Tensor, size: int) -> None:
+def _check_shapes(pixel_values: torch.Tensor, audio: torch.Tensor, size: int) -> None:
     shape = tuple(pixel_values.shape)
     if len(shape) != 5 or shape[2] != 3 or shape[3] % STRIDE or shape[4] % STRIDE:
         raise InputError(f"frames are [B, T, 3, H, W] with sides that are multiples of {STRIDE}, not {list(shape)}")
-    if tuple(sound.shape) != (*shape[:2], size):
+    if tuple(audio.shape) != (*shape[:2], size):
         raise InputError(
-            f"{shape[1]} frames a clip need sound features [{shape[0]}, {shape[1]}, {size}], one row per frame, not "
-            f"{list(sound.shape)}; is the sound shorter than the frames?"
+            f"{shape[1]} frames a clip need audio features [{shape[0]}, {shape[1]}, {size}], one row per frame, not "
+            f"{list(audio.shape)}; is the audio shorter than the frames?"
         )
 
 
-def _xavier(module: nn.Module) -> None:
+def _init_xavier(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
         if name.endswith("_gain"):
             init.constant_(parameter, GAIN)
@@ -145,8 +145,8 @@ def _xavier(module: nn.Module) -> None:
             init.zeros_(parameter)
 
 
-def _uniform(layer: nn.Module) -> None:
-    """As torch draws a linear layer."""
+def _init_linear(layer: nn.Module) -> None:
+    """Initialize a linear layer as torch does."""
     if isinstance(layer, nn.Linear):
         bound = layer.in_features**-0.5
         init.uniform_(layer.weight, -bound, bound)

@@ -1,4 +1,4 @@
-"""Positions: a sine code of (frame, row, column) for the decoder's memory, a learned one for the sound's time axis."""
+"""Position encodings: sines of (frame, row, column) for pixels, a learned table of times for audio."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _TEMPERATURE = 10_000.0
 
 
 def sine_3d(size: tuple[int, int, int], tokens: torch.Tensor) -> torch.Tensor:
-    """The code `[frames * height * width, d]` of `tokens` `[..., d]`; `size` is (frames, height, width).
+    """Return the encodings `[frames * height * width, d]` for tokens `[..., d]`; `size` is (frames, height, width).
 
-    Mask2Former for video: rows and columns share the channels half and half, the frame's code is added over all of
-    them; each axis runs up to 2 pi whatever its length.
+    As in Mask2Former for video: rows and columns have half of the channels each, and the encoding of the frame is added
+    to all of them. Each axis is scaled to 2 pi, independent of its length.
     """
     channels = tokens.shape[-1]
-    shares = (channels, channels // 2, channels // 2)
-    time, rows, columns = (_sines(n, share, tokens.device) for n, share in zip(size, shares, strict=True))
+    widths = (channels, channels // 2, channels // 2)
+    time, rows, columns = (_sines(n, width, tokens.device) for n, width in zip(size, widths, strict=True))
     plane = torch.cat(
         [rows[:, None].expand(-1, size[2], -1), columns[None].expand(size[1], -1, -1)], dim=-1
     )  # [height, width, channels]
@@ -26,9 +26,9 @@ def sine_3d(size: tuple[int, int, int], tokens: torch.Tensor) -> torch.Tensor:
 
 
 def interpolate_positions(table: torch.Tensor, frames: int) -> torch.Tensor:
-    """A learned table `[positions, channels]` for another number of frames: as it is, or interpolated linearly.
+    """Interpolate a learned table `[positions, channels]` linearly to a number of frames.
 
-    The first frame keeps the first position and the last the last, so a clip of any length spans what was learned.
+    The first and the last frame keep the first and the last position, so a clip of any length spans the table.
     """
     if len(table) == frames:
         return table
@@ -36,8 +36,8 @@ def interpolate_positions(table: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 def _sines(length: int, channels: int, device: torch.device) -> torch.Tensor:
-    """Sine and cosine in turn of the places 1 to `length`, scaled to 2 pi: `[length, channels]` in float32."""
-    place = torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + 1e-6) * (2 * math.pi)
+    """Return alternating sines and cosines of the positions 1 to `length`, float32 `[length, channels]`."""
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + 1e-6) * (2 * math.pi)
     pair = torch.arange(channels, dtype=torch.float32, device=device).div(2, rounding_mode="floor")
-    angle = place[:, None] / _TEMPERATURE ** (2 * pair / channels)
+    angle = position[:, None] / _TEMPERATURE ** (2 * pair / channels)
     return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=-1).flatten(1)

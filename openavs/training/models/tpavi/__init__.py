@@ -1,1 +1,1 @@
-"""TPAVI."""
+"""TPAVI, the baseline student of AVSBench."""

@@ -1,7 +1,7 @@
-"""TPAVI's layers: neck, audio-visual interaction, decoder and head (AVSBench, arXiv 2207.05042).
+"""Layers of TPAVI: neck, audio-visual interaction, decoder and head (AVSBench, arXiv 2207.05042).
 
-Frames of all clips are packed: M = the frames that are present, whatever their clips' lengths, so no layer ever sees
-padding. Only the interaction looks across frames, and it is told which clip each belongs to.
+The M present frames of all clips are packed into one axis, so no layer processes padding. Only the interaction mixes
+frames, those of the same clip (`FrameGroups`).
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 DILATIONS = (3, 6, 12, 18)
+"""Dilations of the convolutions of a neck."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrameGroups:
-    """Which clip each packed frame belongs to: `member` float `[B, M]` of 0 and 1, `index` int64 `[M]`."""
+    """The clips of M packed frames."""
 
-    member: Tensor
-    index: Tensor
+    member: Tensor  # float [B, M], 1 where a frame belongs to a clip
+    index: Tensor  # int64 [M], the clip of each frame
 
     @classmethod
     def of(cls, present: Tensor) -> FrameGroups:
-        """From `present` bool `[B, T]`, for frames packed by `frames[present]`."""
+        """Build the groups of frames packed by `frames[present]`; `present` is bool `[B, T]`."""
         index = present.nonzero()[:, 0]
         rows = torch.arange(len(present), device=present.device)[:, None]
         return cls((rows == index).to(torch.float32), index)
 
 
 class Neck(nn.Module):
-    """A map `[M, C, h, w]` to `[M, channels, h, w]`: the sum of four 3 x 3 convolutions of growing dilation."""
+    """Sum of four dilated 3 x 3 convolutions: `[M, C, h, w]` to `[M, channels, h, w]`."""
 
     def __init__(self, incoming: int, channels: int) -> None:
         super().__init__()
@@ -41,16 +42,18 @@ class Neck(nn.Module):
             nn.init.normal_(conv.weight, 0.0, 0.01)  # type: ignore[arg-type]
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return the sum of the convolutions."""
         return torch.stack([conv(maps) for conv in self.convs]).sum(dim=0)
 
 
 class Interaction(nn.Module):
     """Temporal pixel-wise audio-visual interaction, dot mode.
 
-    Each of a clip's N = T h w pixels attends all of them, the affinity of two being a dot product of the one's picture
-    and the other's sound, divided by N. Without a softmax the product can be taken in another order: first the sum over
-    all pixels of sound times value, a c x c matrix per clip, then its product with each pixel. That is the same number
-    with memory linear in N; and since the sound is one vector per frame, the values are summed per frame first.
+    Each of a clip's N = T h w pixels attends to all of them; the affinity of two pixels is the dot product of the image
+    feature of one and the audio feature of the other, divided by N. There is no softmax, so the products can be
+    reordered: first the sum over all pixels of audio times value, a c x c matrix per clip, then its product with each
+    pixel. The result is the same with memory linear in N. The audio is one vector per frame, so values are summed per
+    frame first.
     """
 
     def __init__(self, channels: int, inner: int, audio: int, audio_bias: bool = True) -> None:
@@ -62,21 +65,21 @@ class Interaction(nn.Module):
         self.out = nn.Conv2d(inner, channels, 1)
         self.bn = nn.BatchNorm2d(channels)
         self.norm = nn.LayerNorm(channels)
-        nn.init.zeros_(self.bn.weight)  # at the start only the picture is seen
+        nn.init.zeros_(self.bn.weight)  # at initialization the audio has no effect
         nn.init.zeros_(self.bn.bias)
 
     def forward(self, maps: Tensor, audio: Tensor, clips: FrameGroups) -> tuple[Tensor, Tensor]:
-        """Maps `[M, c, h, w]` and features `[M, 128]` to new maps and the aligned audio `[M, c]`."""
-        heard = self.align(audio)
-        mixed = self.out(self.attend(maps, heard, clips))
-        new = self.norm((maps + self.bn(mixed)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return new, heard
+        """Return new maps and the aligned audio `[M, c]` for maps `[M, c, h, w]` and audio features `[M, 128]`."""
+        aligned = self.align(audio)
+        attended = self.out(self.attend(maps, aligned, clips))
+        new = self.norm((maps + self.bn(attended)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return new, aligned
 
-    def attend(self, maps: Tensor, heard: Tensor, clips: FrameGroups) -> Tensor:
-        """The attended values `[M, inner, h, w]`, of `maps` and the aligned audio `[M, c]`."""
+    def attend(self, maps: Tensor, aligned: Tensor, clips: FrameGroups) -> Tensor:
+        """Return the attended values `[M, inner, h, w]` of maps and the aligned audio `[M, c]`."""
         theta, values = self.theta(maps), self.g(maps).sum(dim=(2, 3))
-        sound = self.phi(heard[:, :, None, None])[:, :, 0, 0]
-        products = torch.einsum("mc,md->mcd", sound, values).flatten(1)
+        phi = self.phi(aligned[:, :, None, None])[:, :, 0, 0]
+        products = torch.einsum("mc,md->mcd", phi, values).flatten(1)
         member = clips.member.to(products.dtype)
         pixels = member.sum(dim=1) * maps.shape[-2] * maps.shape[-1]
         summed = (member @ products) / pixels[:, None]
@@ -85,7 +88,7 @@ class Interaction(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a skip. The skip carries ReLU(x), as the published model's in-place ReLU makes it."""
+    """Residual block of two convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -93,29 +96,32 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return `conv(relu(conv(relu(x)))) + relu(x)`."""
+        # The published model's ReLU is in-place, so its skip connection carries ReLU(x) instead of x.
         positive = maps.relu()
         refined: Tensor = self.conv2(self.conv1(positive).relu())
         return refined + positive
 
 
 class Fusion(nn.Module):
-    """One step of the decoder: adds a finer map to what comes from below and doubles the size."""
+    """Stage of the decoder: adds a finer map and doubles the size."""
 
     def __init__(self, channels: int, first: bool = False) -> None:
         super().__init__()
         self.beside = Residual(channels)
         self.refine = Residual(channels)
-        if first:  # nothing lies beside the coarsest map; the published model has these weights and never uses them
+        if first:  # the coarsest stage adds no map; the published model has these weights without using them
             self.beside.requires_grad_(False)
 
     def forward(self, maps: Tensor, finer: Tensor | None = None) -> Tensor:
+        """Return maps `[M, c, 2 h, 2 w]` for maps `[M, c, h, w]` of the coarser stage and the map of this stage."""
         if finer is not None:
             maps = maps + self.beside(finer)
         return functional.interpolate(self.refine(maps), scale_factor=2.0, mode="bilinear", align_corners=True)
 
 
 class Head(nn.Module):
-    """Maps at half size to logits `[M, classes, H, W]`."""
+    """Head: maps at half the size to logits."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -124,13 +130,14 @@ class Head(nn.Module):
         self.conv3 = nn.Conv2d(32, classes, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Return logits `[M, classes, H, W]` for maps `[M, c, H / 2, W / 2]`."""
         doubled = functional.interpolate(self.conv1(maps), scale_factor=2.0, mode="bilinear", align_corners=False)
         logits: Tensor = self.conv3(self.conv2(doubled).relu())
         return logits
 
 
 class Decoder(nn.Module):
-    """Four maps, finest first, to logits at the picture's size."""
+    """Decoder: four maps, finest first, to logits at the size of the frames."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -138,6 +145,7 @@ class Decoder(nn.Module):
         self.head = Head(channels, classes)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return logits `[M, classes, H, W]` for maps at strides 4, 8, 16 and 32."""
         path = self.paths[3](maps[3])
         for stage in (2, 1, 0):
             path = self.paths[stage](path, maps[stage])

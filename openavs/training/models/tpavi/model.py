@@ -1,7 +1,7 @@
-"""TPAVI, the baseline of AVSBench: every pixel looks at the sound of the whole clip, and a decoder paints the mask.
+"""TPAVI, the baseline of AVSBench: pixels attend to the audio of the whole clip, and a decoder predicts masks.
 
 Zhou et al., "Audio-Visual Segmentation" (arXiv 2207.05042). Binary masks (S4, MS3) or one class per pixel (AVSS).
-Any number of frames: a clip of ten is one clip, where the published AVSS code takes it for two of five.
+Clips have any number of frames; the published AVSS code processes a clip of ten frames as two of five.
 """
 
 from __future__ import annotations
@@ -34,14 +34,21 @@ from openavs.training.models.tpavi.losses import avm_loss, binary_loss, semantic
 
 @dataclass(frozen=True)
 class TpaviConfig:
-    """What it is built from.
+    """Settings of TPAVI (`model` of a training recipe).
 
-    `backbone` is a name of `models/backbones.py`, `side` the length of the square picture in pixels, a multiple of 32.
-    `classes` are the names of all classes, the background first; none for binary masks. `avm` is the weight of the AVM
-    loss (published: 0 for S4, 0.5 otherwise), `drop_path` the share of a PVT's blocks left out in training. `crop`
-    trains on centred squares instead of squeezed pictures, as AVSS does. `frames` of a clip are seen together: so many
-    are drawn for a step, one of them labeled, and runs of as many are answered; none takes all of them, as published.
-    With 1 every frame has its own second of sound alone, which clips need where sources start and stop.
+    Attributes:
+        backbone: a name of `models/backbones.py`.
+        side: side of the square frames in pixels, a multiple of 32.
+        channels: channels of the maps.
+        inner: channels of the interaction.
+        classes: all class names, background first; empty for binary masks.
+        avm: weight of the AVM loss; published: 0 for S4, 0.5 otherwise.
+        drop_path: share of a PVT's blocks that are dropped in training.
+        crop: train on centered squares instead of stretched frames, as published for AVSS.
+        flip: mirror clips at random in training.
+        frames: frames that are processed together: sampled for a training step, with at least one label; consecutive
+            for prediction. None for all, as published. With 1 each frame has its own second of audio only, which suits
+            clips in which sources start and stop.
     """
 
     backbone: str = "pvt_v2_b5"
@@ -58,18 +65,17 @@ class TpaviConfig:
 
 @dataclass(frozen=True, eq=False)
 class TpaviOutput:
-    """Of the M frames that are present, by stage the maps and the aligned audio; of the D that are `decoded`, bool
-    `[M]`, logits `[D, classes, H, W]`."""
+    """Output for the M present frames of a batch, of which D are decoded."""
 
-    logits: Tensor
-    decoded: Tensor
-    maps: list[Tensor]
-    heard: list[Tensor]
+    logits: Tensor  # [D, classes, H, W]
+    decoded: Tensor  # bool [M]
+    maps: list[Tensor]  # by stage, [M, c, h, w]
+    audio: list[Tensor]  # by stage, the aligned audio [M, c]
     clips: FrameGroups
 
 
 class Tpavi(Student):
-    """The network, its losses and its answers; see `TpaviConfig`."""
+    """The TPAVI student; see `TpaviConfig`."""
 
     name = "tpavi"
     Config = TpaviConfig
@@ -93,11 +99,11 @@ class Tpavi(Student):
 
     @classmethod
     def adapt_config(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
-        """The benchmark's classes as its own where the settings name none."""
+        """Take the classes of the benchmark, unless the settings have their own."""
         return settings if task == "binary" else {"classes": list(classes), **settings}
 
     def check(self, task: Task, classes: Sequence[str]) -> None:
-        """Binary masks need a binary head, label maps the benchmark's classes in their order."""
+        """Require a binary head for binary masks, and the benchmark's classes in their order for label maps."""
         wanted = () if task == "binary" else tuple(classes)
         if self.config.classes != wanted:
             have = f"a head of {len(self.config.classes)} classes" if self.config.classes else "a binary head"
@@ -105,7 +111,7 @@ class Tpavi(Student):
             raise InputError(f"this TPAVI has {have} where the benchmark needs {need}; train another for it")
 
     def initialize(self, part: str, ref: str) -> None:
-        """`backbone`: ImageNet weights of the same backbone; `student`: another TPAVI (MS3 from S4)."""
+        """Initialize from ImageNet weights (`backbone`) or another TPAVI (`student`), such as MS3 from S4."""
         if part != "backbone":
             return super().initialize(part, ref)
         from openavs.models.hub import load_pretrained
@@ -118,58 +124,61 @@ class Tpavi(Student):
         return None
 
     def view(self, training: bool) -> TransformConfig:
-        """A square, of as many frames as the configuration says."""
+        """Return the transforms: square frames, in training with crop and flip as configured."""
         if not training:
             return TransformConfig((self.config.side,), frames=self.config.frames)
         fit: Literal["crop", "stretch"] = "crop" if self.config.crop else "stretch"
         return TransformConfig((self.config.side,), fit, flip=self.config.flip, frames=self.config.frames)
 
     def forward(self, batch: StudentBatch) -> TpaviOutput:
+        """Compute the maps of all present frames, and the logits of those that are needed."""
         clips = FrameGroups.of(batch.present)
         frames, audio = batch.frames[batch.present], batch.audio[batch.present]
         features = self.backbone(normalize_images(frames)).feature_maps
-        maps, heard = [], []
+        maps, aligned = [], []
         for stage, neck, interaction in zip(features, self.necks, self.interactions, strict=True):
-            new, sound = interaction(neck(stage), audio, clips)
-            maps.append(new)
-            heard.append(sound)
-        decoded = self._wanted(batch.labeled[batch.present])
+            new_maps, stage_audio = interaction(neck(stage), audio, clips)
+            maps.append(new_maps)
+            aligned.append(stage_audio)
+        decoded = self._frames_to_decode(batch.labeled[batch.present])
         logits = self.decoder([stage[decoded] for stage in maps])
-        return TpaviOutput(logits, decoded, maps, heard, clips)
+        return TpaviOutput(logits, decoded, maps, aligned, clips)
 
-    def _wanted(self, labeled: Tensor) -> Tensor:
-        """Which frames are decoded: in training without AVM only those that teach, a fifth of them on S4. The decoder
-        looks at each frame alone, so losses and gradients are the same."""
+    def _frames_to_decode(self, labeled: Tensor) -> Tensor:
+        """Return the frames to decode: in training without AVM the labeled ones only, a fifth on S4."""
+        # The decoder processes each frame separately, so losses and gradients are the same.
         sparse = self.training and not self.config.avm and bool(labeled.any())
         return labeled if sparse else torch.ones_like(labeled)
 
     def loss(self, output: TpaviOutput, batch: StudentBatch) -> dict[str, Tensor]:
+        """Return the mask loss, with AVM the sum of both and its terms."""
         labeled = batch.labeled[batch.present][output.decoded]
         masks, weight = batch.masks[batch.labeled], batch.weight[batch.labeled]
-        of_masks = semantic_loss if self.config.classes else binary_loss
+        loss_function = semantic_loss if self.config.classes else binary_loss
         if len(masks):
-            mask_loss = of_masks(output.logits[labeled], masks, weight)
+            mask_loss = loss_function(output.logits[labeled], masks, weight)
         else:
-            mask_loss = output.logits.sum() * 0.0  # a batch without a label teaches no masks
+            mask_loss = output.logits.sum() * 0.0  # no labels: a zero with gradients
         if not self.config.avm:
             return {"loss": mask_loss}
         # In the published model the decoder's in-place ReLU has been applied to the maps at this point.
         maps = [stage.relu() for stage in output.maps]
-        avm = avm_loss(output.logits, maps, output.heard, (batch.weight * batch.labeled)[batch.present])
+        avm = avm_loss(output.logits, maps, output.audio, (batch.weight * batch.labeled)[batch.present])
         return {"loss": mask_loss + self.config.avm * avm, "mask": mask_loss, "avm": avm}
 
     @torch.no_grad()
     def predict(self, batch: StudentBatch, classes: Sequence[str] | None) -> list[StudentPrediction]:
+        """Return binary masks with probabilities, or one class per pixel."""
         self.check("semantic" if classes else "binary", classes or ())
         output = self(batch)
         padded = (batch.frames.shape[-2], batch.frames.shape[-1])
-        answers = []
+        predictions = []
         for clip, (inner, size) in enumerate(zip(batch.inner, batch.sizes, strict=True)):
             logits = output.logits[output.clips.index == clip].float()
             scores = logits.sigmoid() if classes is None else logits.softmax(dim=1)
-            shares = resize_to_original(scores, inner, padded, size).cpu().numpy()
-            answers.append(_binary(shares[:, 0]) if classes is None else _semantic(shares, classes))
-        return answers
+            maps = resize_to_original(scores, inner, padded, size).cpu().numpy()
+            predictions.append(_binary(maps[:, 0]) if classes is None else _semantic(maps, classes))
+        return predictions
 
 
 def _binary(probability: np.ndarray[Any, np.dtype[np.float32]]) -> StudentPrediction:
@@ -180,10 +189,10 @@ def _binary(probability: np.ndarray[Any, np.dtype[np.float32]]) -> StudentPredic
     return StudentPrediction(tuple(frames), probability)
 
 
-def _semantic(shares: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> StudentPrediction:
-    """The best class of each pixel; a class's score in a frame is its mean probability where it is the best."""
+def _semantic(probability: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> StudentPrediction:
+    """Return the best class of each pixel; the score of a class is the mean probability of its pixels in a frame."""
     frames = []
-    for frame in shares:
+    for frame in probability:
         best = frame.argmax(axis=0)
         present = [int(label) for label in np.unique(best) if label]
         frames.append(tuple(InstanceMask(best == c, float(frame[c][best == c].mean()), classes[c]) for c in present))
