@@ -1,9 +1,9 @@
-"""Trains the whole tiny family: `python -m scripts.train_tiny --out openavs/assets/tiny`.
+"""Train all tiny models: `python -m scripts.train_tiny --out openavs/assets/tiny`.
 
-Every model is trained by a process of its own with one thread, two at a time, so that the weights are the same
-whatever else the machine does. The first four took 118 minutes of CPU time, 106 minutes on two busy cores, and came out
-as the committed weights bit for bit (2026-11-21, AMD EPYC, 2 cores, torch 2.13.0); VGGish takes three more, the
-ResNet seven and the CLIP ten.
+Each model is trained by a separate process with one thread, two at a time, so the weights do not depend on the load of
+the machine. The first four took 118 minutes of CPU time, 106 minutes on two busy cores, and equal the committed weights
+bit for bit (2026-11-21, AMD EPYC, 2 cores, torch 2.13.0). VGGish takes three more minutes, the ResNet seven and the
+CLIP ten.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ LANES = (
     (("grounding_dino", "grounding-dino"), ("lm", "lm")),
     (("sam", "sam"), ("clap", "clap"), ("vggish", "vggish"), ("resnet", "resnet"), ("clip", "clip")),
 )
-"""Script and folder of every model; the lanes run side by side and take about as long as each other."""
+"""Script and folder of each model. The lanes run in parallel and take about equally long."""
 
 
 def run_lane(lane: tuple[tuple[str, str], ...], out: Path) -> None:
-    """Trains the models of a lane one after the other."""
+    """Train the models of a lane one after the other."""
     for script, folder in lane:
         print(f"training {folder}", flush=True)
         command = [sys.executable, "-m", f"scripts.train_tiny.{script}", "--out", str(out / folder)]
@@ -30,6 +30,7 @@ def run_lane(lane: tuple[tuple[str, str], ...], out: Path) -> None:
 
 
 def main() -> None:
+    """Train all models into a folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("openavs/assets/tiny"))
     out = parser.parse_args().out

@@ -1,4 +1,4 @@
-"""What the tiny CLAP model is trained on: windows of one second of one to three kinds, and their mel features."""
+"""Training data of the tiny CLAP and VGGish: windows of one second with one to three sources, and log-mel features."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from transformers import ClapFeatureExtractor
 from openavs.synthetic.audio import RATE, background, mix, sound_of
 from openavs.synthetic.categories import KINDS
 
-TRAIN, VAL, TEST = 0, 1, 2  # first number of every generator's seed: the three never meet
+TRAIN, VAL, TEST = 0, 1, 2  # first number of a generator's seed: the splits are disjoint
 
 Samples = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A window to classify: the sound `[RATE]` and the indices into `KINDS` of what sounds in it."""
+class LabeledWindow:
+    """A window of one second with its sources."""
 
-    sound: Samples
-    kinds: tuple[int, ...]
+    samples: Samples  # [RATE]
+    kinds: tuple[int, ...]  # indices into `KINDS`
 
 
 def generator(split: int, seed: int, index: int) -> np.random.Generator:
-    """The generator of one item of a split."""
+    """Return the random generator of one item of a split."""
     return np.random.default_rng([split, seed, index])
 
 
-class Pool:
-    """Long sounds of every kind, made once; training windows are cut from them and mixed anew each time."""
+class SoundPool:
+    """Long sounds of every category, synthesized once; training windows are random mixtures of their parts."""
 
     def __init__(self, clips: int, seconds: float, split: int, seed: int) -> None:
-        # 16-bit samples halve the memory; their rounding lies 30 dB below the background
+        # 16-bit samples halve the memory; the rounding noise is 30 dB below the background
         self.sounds = np.zeros((len(KINDS), clips, round(seconds * RATE)), dtype=np.int16)
         for index, kind in enumerate(KINDS):
             for clip in range(clips):
@@ -43,17 +43,17 @@ class Pool:
                 self.sounds[index, clip] = np.round(sound * 32767)
 
     def cut(self, kind: int, rng: np.random.Generator) -> Samples:
-        """One second of a kind from a random place."""
+        """Return a random second of a category."""
         _, clips, length = self.sounds.shape
         start = int(rng.integers(length - RATE + 1))
         cut = self.sounds[kind, int(rng.integers(clips)), start : start + RATE]
         return cut.astype(np.float32) / np.float32(32767)
 
 
-def window(pool: Pool, rng: np.random.Generator, alone: float = 0.4) -> Heard:
-    """A training window: one, two or three kinds, at levels of their own, now and then only part of the second.
+def sample_window(pool: SoundPool, rng: np.random.Generator, alone: float = 0.4) -> LabeledWindow:
+    """Sample a training window: one to three sources of random levels, sometimes for a part of the second only.
 
-    `alone` is the share of windows of one kind; of the others a fifth holds three.
+    `alone` is the share of windows with one source; a fifth of the others has three.
     """
     count = int(rng.choice([1, 2, 3], p=[alone, 0.8 * (1 - alone), 0.2 * (1 - alone)]))
     kinds = tuple(int(kind) for kind in rng.choice(len(KINDS), count, replace=False))
@@ -62,35 +62,35 @@ def window(pool: Pool, rng: np.random.Generator, alone: float = 0.4) -> Heard:
     if rng.uniform() < 0.2:
         position = int(rng.integers(count))
         parts[position] = parts[position] * _partial(rng)
-    return Heard(mix([*parts, background(1.0, rng)]), kinds)
+    return LabeledWindow(mix([*parts, background(1.0, rng)]), kinds)
 
 
 def _partial(rng: np.random.Generator) -> Samples:
-    """A gate that leaves at least 0.45 s open, at the beginning or at the end of the second."""
+    """Return a gate that is open for at least 0.45 s at the beginning or the end of the second."""
     open_for = rng.uniform(0.45, 1.0)
     gate = np.clip((open_for - np.arange(RATE) / RATE) / 0.01, 0.0, 1.0).astype(np.float32)
     return gate if rng.uniform() < 0.5 else gate[::-1]
 
 
-def scene(split: int, seed: int, index: int, count: int) -> Heard:
-    """A window for tests, made as scenes are: whole sounds of `count` kinds, one random second of them."""
+def evaluation_window(split: int, seed: int, index: int, count: int) -> LabeledWindow:
+    """Return an evaluation window, synthesized like scenes: a random second of whole sounds of `count` sources."""
     rng = generator(split, seed, index)
     kinds = tuple(int(kind) for kind in rng.choice(len(KINDS), count, replace=False))
     start = int(rng.integers(RATE))
     parts = [sound_of(KINDS[kind].name, 2.0, rng)[start : start + RATE] for kind in kinds]
-    return Heard(mix([*parts, background(1.0, rng)]), kinds)
+    return LabeledWindow(mix([*parts, background(1.0, rng)]), kinds)
 
 
-def targets(windows: Sequence[Heard]) -> torch.Tensor:
-    """Soft targets `[N, len(KINDS)]`: the kinds that sound share one equally."""
+def targets(windows: Sequence[LabeledWindow]) -> torch.Tensor:
+    """Return soft targets `[N, len(KINDS)]`: equal shares of 1 for the sources of a window."""
     target = torch.zeros(len(windows), len(KINDS))
-    for row, heard in enumerate(windows):
-        target[row, list(heard.kinds)] = 1.0 / len(heard.kinds)
+    for row, window in enumerate(windows):
+        target[row, list(window.kinds)] = 1.0 / len(window.kinds)
     return target
 
 
-class Mel:
-    """The features of `ClapFeatureExtractor` for windows of its full length, for a whole batch at once."""
+class BatchedLogMel:
+    """The features of `ClapFeatureExtractor` for batches of windows of its full length."""
 
     def __init__(self, extractor: ClapFeatureExtractor) -> None:
         self.size, self.hop = extractor.fft_window_size, extractor.hop_length
@@ -98,7 +98,7 @@ class Mel:
         self.filters = torch.from_numpy(extractor.mel_filters_slaney.T).float()
 
     def __call__(self, sounds: npt.NDArray[np.float32]) -> torch.Tensor:
-        """Log-mel features `[N, 1, time, mel]` in dB of sounds `[N, RATE]`."""
+        """Return log-mel features `[N, 1, time, mel]` in dB of sounds `[N, RATE]`."""
         spectrum = torch.stft(
             torch.from_numpy(sounds), self.size, self.hop, window=self.window, pad_mode="reflect", return_complex=True
         )

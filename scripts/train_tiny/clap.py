@@ -1,7 +1,7 @@
-"""Trains the tiny CLAP model: `python -m scripts.train_tiny.clap --out openavs/assets/tiny/clap`.
+"""Train the tiny CLAP model: `python -m scripts.train_tiny.clap --out openavs/assets/tiny/clap`.
 
-About fifteen minutes on one CPU core. The model learns from the synthetic world alone. Its softmax over captions is
-made to say how much of the sound each caption explains: sources that sound together share one equally.
+About fifteen minutes on one CPU core. The model is trained on synthetic sounds only. Its softmax over captions is the
+share of each caption in a mixture: simultaneous sources have equal shares.
 """
 
 from __future__ import annotations
@@ -27,24 +27,23 @@ from transformers import (
 
 from openavs.synthetic.audio import RATE
 from openavs.synthetic.categories import KINDS
-from scripts.train_tiny import audio_data as listening
-from scripts.train_tiny.log import Teller
-from scripts.train_tiny.options import begin
+from scripts.train_tiny import audio_data
+from scripts.train_tiny.common import StepLogger, parse_arguments
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE = "This is a sound of {}."
-_TEMPLATES = (TEMPLATE, TEMPLATE, TEMPLATE, TEMPLATE, "{}", "The sound of {}.", "{} can be heard.")
-_UNKNOWN = "something unnameable"  # stands for words outside the vocabulary
+_TEMPLATES = (TEMPLATE, TEMPLATE, TEMPLATE, TEMPLATE, "{}", "The sound of {}.", "{} can be heard.")  # language: ok
+_UNKNOWN = "something unnameable"  # represents words outside the vocabulary
 
 
 def captions_of(kind: int) -> tuple[str, ...]:
-    """All that a kind may be called: the ways to say its sound and its bare name."""
+    """Return all captions of a category, with its name."""
     return (*KINDS[kind].heard, KINDS[kind].name)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the world's words, with RoBERTa's special tokens at their usual numbers."""
+    """Build a word-level tokenizer of all captions, with RoBERTa's ids of special tokens."""
     split = pre_tokenizers.Whitespace()
     texts = [*(t.format("") for t in _TEMPLATES), *(c for k in range(len(KINDS)) for c in captions_of(k))]
     words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text.lower())})
@@ -69,7 +68,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_extractor() -> ClapFeatureExtractor:
-    """Features of windows of one second: 101 frames of 64 mel bins."""
+    """Build the feature extractor for windows of one second: 101 frames of 64 mel bins."""
     return ClapFeatureExtractor(
         feature_size=64,
         sampling_rate=RATE,
@@ -84,7 +83,7 @@ def build_extractor() -> ClapFeatureExtractor:
 
 
 def build_model(words: int) -> ClapModel:
-    """An untrained model of 0.9 M parameters: HTSAT of three stages and a RoBERTa of two layers."""
+    """Build an untrained model of 0.9 M parameters: HTSAT with three stages and RoBERTa with two layers."""
     audio = ClapAudioConfig(
         spec_size=128,  # 64 mel bins, folded twice: room for 256 frames
         num_mel_bins=64,
@@ -113,13 +112,13 @@ def build_model(words: int) -> ClapModel:
 
 
 def embed_texts(model: ClapModel, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """Unit vectors `[N, D]` of texts."""
+    """Return unit vectors `[N, D]` of texts."""
     vectors: torch.Tensor = model.get_text_features(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output
     return vectors
 
 
 def _texts(rng: np.random.Generator) -> list[str]:
-    """One caption for each kind, and one of unknown words that is always wrong."""
+    """Return a random caption of each category, and one of unknown words that is never correct."""
     template = str(rng.choice(_TEMPLATES))
     chosen = [str(rng.choice(captions_of(kind))) for kind in range(len(KINDS))]
     return [template.format(caption) for caption in (*chosen, _UNKNOWN)]
@@ -128,22 +127,22 @@ def _texts(rng: np.random.Generator) -> list[str]:
 def train(
     model: ClapModel, tokenizer: Any, *, steps: int, batch: int, rate: float, seed: int, clips: int = 150
 ) -> None:
-    """Trains in place; the model is left in evaluation mode."""
-    began, mel = time.monotonic(), listening.Mel(build_extractor())
-    pool = listening.Pool(clips, 4.0, listening.TRAIN, seed)
-    logger.info("made the sounds in %.0f s", time.monotonic() - began)
+    """Train in place; the model is in evaluation mode afterwards."""
+    started, mel = time.monotonic(), audio_data.BatchedLogMel(build_extractor())
+    pool = audio_data.SoundPool(clips, 4.0, audio_data.TRAIN, seed)
+    logger.info("synthesized the sounds in %.0f s", time.monotonic() - started)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    average, tell = 0.0, Teller(logger)
+    average, log_step = 0.0, StepLogger(logger)
     model.train()
     for step in range(steps):
-        rng = listening.generator(listening.TRAIN, seed + 1, step)
-        alone = 0.8 if step < 0.15 * steps else 0.4  # mixtures teach little before single sounds are known
-        windows = [listening.window(pool, rng, alone) for _ in range(batch)]
-        audio = model.get_audio_features(mel(np.stack([heard.sound for heard in windows]))).pooler_output
+        rng = audio_data.generator(audio_data.TRAIN, seed + 1, step)
+        alone = 0.8 if step < 0.15 * steps else 0.4  # mixtures help little before single sounds are learned
+        windows = [audio_data.sample_window(pool, rng, alone) for _ in range(batch)]
+        audio = model.get_audio_features(mel(np.stack([window.samples for window in windows]))).pooler_output
         text = embed_texts(model, tokenizer, _texts(rng))
         logits = model.logit_scale_a.exp() * audio @ text.T
-        loss = F.cross_entropy(logits, F.pad(listening.targets(windows), (0, 1)))
+        loss = F.cross_entropy(logits, F.pad(audio_data.targets(windows), (0, 1)))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -152,7 +151,7 @@ def train(
         with torch.no_grad():
             model.logit_scale_a.clamp_(max=float(np.log(60)))
         average = 0.99 * average + 0.01 * loss.item() if step else loss.item()
-        tell(step, loss=average)
+        log_step(step, loss=average)
     with torch.no_grad():
         model.logit_scale_t.copy_(model.logit_scale_a)
     model.eval()
@@ -162,20 +161,22 @@ def train(
 def evaluate(
     model: ClapModel, tokenizer: Any, *, split: int, count: int, threshold: float, seed: int = 0
 ) -> dict[str, float]:
-    """Figures on `count` held-out windows of one, two and three kinds, with the canonical captions.
+    """Return figures on `count` held-out windows of one, two and three sources each, with the canonical captions.
 
-    `single_top1`: the one kind is first; `pair_found`: both kinds are among the first two and above the threshold;
-    `pair_false`: windows of two in which some absent kind is above it; and so on.
+    `single_top1`: the source has the highest score; `pair_found`: both sources have the two highest scores and are
+    above the threshold; `pair_false`: another category is above it; the others accordingly.
     """
-    mel = listening.Mel(build_extractor())
+    mel = audio_data.BatchedLogMel(build_extractor())
     text = embed_texts(model, tokenizer, [TEMPLATE.format(kind.heard[0]) for kind in KINDS])
     figures: dict[str, float] = {}
     for sources, name in ((1, "single"), (2, "pair"), (3, "triple")):
-        windows = [listening.scene(split, seed, sources * 1_000_000 + index, sources) for index in range(count)]
-        features = mel(np.stack([heard.sound for heard in windows]))
+        windows = [
+            audio_data.evaluation_window(split, seed, sources * 1_000_000 + index, sources) for index in range(count)
+        ]
+        features = mel(np.stack([window.samples for window in windows]))
         audio = torch.cat([model.get_audio_features(part).pooler_output for part in torch.split(features, 64)])
         scores = (model.logit_scale_a.exp() * audio @ text.T).softmax(dim=-1)
-        present = listening.targets(windows) > 0
+        present = audio_data.targets(windows) > 0
         first = torch.zeros_like(present).scatter_(1, scores.topk(sources).indices, True)
         above = scores >= threshold
         right = (first == present).all(1)
@@ -189,8 +190,8 @@ def evaluate(
 
 
 def main() -> None:
-    """Trains, saves the processor and the model, and writes the figures on the validation split beside them."""
-    args = begin(__doc__, steps=4500, batch=32, rate=2e-3, seed=0)
+    """Train, save the processor and the model, and log the figures on the validation split."""
+    args = parse_arguments(__doc__, steps=4500, batch=32, rate=2e-3, seed=0)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer))
@@ -198,7 +199,7 @@ def main() -> None:
     train(model, tokenizer, steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed)
     model.save_pretrained(args.out)
     ClapProcessor(feature_extractor=build_extractor(), tokenizer=tokenizer).save_pretrained(args.out)
-    figures = evaluate(model, tokenizer, split=listening.VAL, count=600, threshold=0.2)
+    figures = evaluate(model, tokenizer, split=audio_data.VAL, count=600, threshold=0.2)
     logger.info("%s", json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Training pictures: endless batches of scenes with the exact box and mask of everything in them."""
+"""Training images: endless batches of synthetic images with the exact boxes and masks of their objects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pil
+from PIL import Image
 
 from openavs.structures.types import ImageArray
 from openavs.synthetic.categories import KINDS
@@ -16,15 +16,15 @@ from openavs.synthetic.shapes import Rng
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """One picture, who is seen where (0: nobody, i + 1: thing i) and what kinds the things are."""
+class LabeledImage:
+    """An image with the visible object of each pixel."""
 
     image: ImageArray
-    owners: npt.NDArray[np.uint8]  # [H, W]
-    kinds: tuple[int, ...]
+    owners: npt.NDArray[np.uint8]  # [H, W], 0: background, i + 1: object i
+    kinds: tuple[int, ...]  # of the objects, indices into `KINDS`
 
     def boxes(self) -> npt.NDArray[np.float32]:
-        """The tight boxes `[N, 4]` (x0, y0, x1, y1 in pixels) of the visible part of every thing; NaN where hidden."""
+        """Return tight boxes `[N, 4]` (x0, y0, x1, y1 in pixels) of the visible parts of objects; NaN if hidden."""
         boxes = np.full((len(self.kinds), 4), np.nan, dtype=np.float32)
         for number in range(len(self.kinds)):
             ys, xs = np.nonzero(self.owners == number + 1)
@@ -33,30 +33,30 @@ class Picture:
         return boxes
 
 
-def picture(rng: Rng, size: tuple[int, int]) -> Picture:
-    """One to four different kinds on a ground, rendered at 1 to 2 times the size and resized as a processor would."""
+def sample_image(rng: Rng, size: tuple[int, int]) -> LabeledImage:
+    """Sample an image of one to four categories, rendered at one of two zooms and resized like by a processor."""
     kinds = rng.choice(len(KINDS), int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])), replace=False)
     zoom = float(rng.choice([1.0, 1.0, 1.75]))
     height, width = (round(side * zoom) for side in size)
     scene = plan_scene([Role(KINDS[k].name, (True,)) for k in kinds], rng, 1, (height, width))
     image, owners = scene.picture(float(rng.uniform(0, 5)))
     if zoom != 1.0:
-        image = np.asarray(Pil.fromarray(image).resize((size[1], size[0]), Pil.Resampling.BILINEAR))
-        owners = np.asarray(Pil.fromarray(owners).resize((size[1], size[0]), Pil.Resampling.NEAREST))
-    return Picture(image, owners, tuple(int(k) for k in kinds))
+        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        owners = np.asarray(Image.fromarray(owners).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return LabeledImage(image, owners, tuple(int(k) for k in kinds))
 
 
-def batches(split: str, seed: int, count: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[Picture]]:
-    """Endless batches of pictures; all of a batch have one of the given shapes (height, width)."""
+def batches(split: str, seed: int, count: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[LabeledImage]]:
+    """Yield endless batches of images; all images of a batch have one of the given shapes (height, width)."""
     step = 0
     while True:
         rng = scene_rng(split, 900, seed, step)
         size = shapes[int(rng.integers(len(shapes)))]
-        yield [picture(rng, size) for _ in range(count)]
+        yield [sample_image(rng, size) for _ in range(count)]
         step += 1
 
 
-def to_tensor(pictures: list[Picture], mean: tuple[float, ...], std: tuple[float, ...]) -> npt.NDArray[np.float32]:
-    """Normalised pixel values `[B, 3, H, W]`."""
-    pixels = np.stack([p.image for p in pictures]).astype(np.float32) / 255.0
+def to_tensor(images: list[LabeledImage], mean: tuple[float, ...], std: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    """Return normalized pixel values `[B, 3, H, W]`."""
+    pixels = np.stack([item.image for item in images]).astype(np.float32) / 255.0
     return np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2).astype(np.float32))

@@ -1,7 +1,7 @@
-"""Trains the tiny language model: `python -m scripts.train_tiny.lm --out openavs/assets/tiny/lm`.
+"""Train the tiny language model: `python -m scripts.train_tiny.lm --out openavs/assets/tiny/lm`.
 
-About twelve minutes on one idle CPU core. A Qwen3 of 0.65 M parameters that knows one thing: to answer the `tiny`
-prompt about what was heard in a clip with the names of what sounds, in JSON.
+About twelve minutes on one idle CPU core. A Qwen3 of 0.65 M parameters with one task: to answer the `tiny` prompt, the
+captions of a clip, with the names of the sources in JSON.
 """
 
 from __future__ import annotations
@@ -9,38 +9,102 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from openavs.stages.translators.prompting import PromptTemplate, build_messages, load_prompt
 from openavs.synthetic.categories import KINDS
+from scripts.train_tiny.common import StepLogger, parse_arguments
 from scripts.train_tiny.lm_data import MAX_FRAMES, TRAIN, VAL, Example, example
-from scripts.train_tiny.lm_losses import NONE, Hints, Probes, hints_of
-from scripts.train_tiny.log import Teller
-from scripts.train_tiny.options import begin
 
 logger = logging.getLogger(__name__)
 
 
+# ------------------------------------------------------------------------------------------- auxiliary losses
+
+IGNORED = -100  # label without a loss
+UNKNOWN = len(KINDS)
+_KIND_OF = {text: index for index, kind in enumerate(KINDS) for text in (*kind.heard, kind.name)}
+
+
 @dataclass(frozen=True)
-class Encoded:
-    """A whole conversation as token numbers, how many of them are the question, and the hints for training."""
+class Hints:
+    """Labels of the probes for each token."""
 
-    tokens: list[int]
-    question: int
-    hints: Hints
+    line: list[int]  # number of its line
+    kind: list[int]  # category of its score
+    again: list[int]  # 1 if an earlier line has the same category
 
+
+def hints_of(pieces: Sequence[str], question: int) -> Hints:
+    """Return the labels of a conversation whose first `question` tokens are the question."""
+    first = _hints_of_question(pieces[:question])
+    line, number = [], 0
+    for piece in pieces[question:]:
+        number += piece in ("], ", "[], ")  # the names of the next line follow
+        line.append(number)
+    rest = [IGNORED] * len(line)
+    return Hints(first.line + line, first.kind + rest, first.again + rest)
+
+
+def _hints_of_question(pieces: Sequence[str]) -> Hints:
+    hints, number, kind = Hints([], [], []), IGNORED, UNKNOWN
+    before: set[int] = set()
+    here: set[int] = set()
+    for piece in pieces:
+        if re.fullmatch(r"\d+: ", piece):
+            number, before, here = int(piece[:-2]), before | here, set()
+        if piece in ("\n", " | ") or piece.endswith(": "):
+            kind = UNKNOWN
+        kind = _KIND_OF.get(piece.strip(), kind)
+        scored = re.fullmatch(r" \d\.\d\d", piece) is not None
+        hints.line.append(number)
+        hints.kind.append(kind if scored else IGNORED)
+        hints.again.append(int(kind in before) if scored else IGNORED)
+        here.add(kind)
+        if piece == "<|im_end|>":
+            number = IGNORED
+    return hints
+
+
+class Probes(nn.Module):
+    """Linear probes of hidden states, trained with the model and discarded afterwards.
+
+    Next-token loss alone learns slowly that the n-th list of the answer belongs to the n-th line of the question. The
+    probes teach lower layers what they need for it: the line of a token, the category of a score, and whether an
+    earlier line has the same category.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.line = nn.Linear(width, MAX_FRAMES + 1)
+        self.kind = nn.Linear(width, len(KINDS) + 1)
+        self.again = nn.Linear(width, 2)
+
+    def forward(self, states: Sequence[torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the summed cross-entropy for hidden states `[N, T, width]`, and labels `[N, T]` by probe."""
+        outputs = {"line": self.line(states[2]), "kind": self.kind(states[2]), "again": self.again(states[3])}
+        losses = [
+            nn.functional.cross_entropy(output.flatten(0, 1), labels[name].flatten(), ignore_index=IGNORED)
+            for name, output in outputs.items()
+            if (labels[name] != IGNORED).any()
+        ]
+        return torch.stack(losses).sum()
+
+
+# ------------------------------------------------------------------------------------------- model and tokenizer
 
 _NAMES = [kind.name for kind in KINDS]
 _PHRASES = sorted({text for kind in KINDS for text in (*kind.heard, kind.name)}, key=lambda text: (-len(text), text))
 _SYSTEM = load_prompt("tiny").system
-# A piece is what one thought needs: a whole caption, a score, the start of a line, a quoted name of the answer;
-# of everything else a word or a character. Pieces hold their own spaces: joining them gives the text back.
+# A token is one unit of meaning: a whole caption, a score, the start of a line, a quoted name of the answer; otherwise
+# a word or a character. Tokens include their spaces, so joining them restores the text.
 _PIECES = "|".join(
     [
         re.escape(_SYSTEM),
@@ -57,7 +121,7 @@ _CHAT = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A closed vocabulary of pieces: all that the prompt, the captions and the answers are made of."""
+    """Build a tokenizer with a closed vocabulary for the prompt, the captions and the answers."""
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     vocabulary = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<unk>": 3}
     for piece in _vocabulary():
@@ -88,12 +152,12 @@ def _vocabulary() -> Iterator[str]:
 
 
 def build_model(words: int) -> Qwen3ForCausalLM:
-    """An untrained model."""
+    """Build an untrained model."""
     config = Qwen3Config(
         vocab_size=words,
         hidden_size=96,
         intermediate_size=224,
-        num_hidden_layers=6,  # deep rather than wide: find the frame, its captions, their like elsewhere, decide
+        num_hidden_layers=6,  # deep rather than wide: the task has several steps
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=24,
@@ -108,8 +172,20 @@ def build_model(words: int) -> Qwen3ForCausalLM:
     return model
 
 
+# -------------------------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenized conversation, the number of tokens of its question, and the labels of the probes."""
+
+    tokens: list[int]
+    question: int
+    hints: Hints
+
+
 def encode(tokenizer: Any, prompt: PromptTemplate, item: Example) -> Encoded:
-    """An example as tokens: the conversation up to the answer, the answer, and the end mark."""
+    """Tokenize an example: the conversation up to the answer, the answer, and the end mark."""
     messages = build_messages(prompt, item.request)
     question = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     answer = json.dumps({"frames": item.answer}) + "<|im_end|>"
@@ -119,7 +195,7 @@ def encode(tokenizer: Any, prompt: PromptTemplate, item: Example) -> Encoded:
 
 
 def _batches(tokenizer: Any, seed: int, steps: int, size: int) -> Iterator[list[Encoded]]:
-    """At least `steps` batches of examples of about equal length; clips grow longer as training goes on."""
+    """Yield at least `steps` batches of examples of similar length; clips become longer during training."""
     prompt, group = load_prompt("tiny"), 16
     generator = torch.Generator().manual_seed(seed)
     for step in range(0, steps, group):
@@ -131,12 +207,14 @@ def _batches(tokenizer: Any, seed: int, steps: int, size: int) -> Iterator[list[
 
 
 def _loss(model: Qwen3ForCausalLM, probes: Probes, batch: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the answers' tokens, and of the hints."""
-    inputs = _padded([item.tokens for item in batch], 0)  # on the right: causal attention never looks there
-    labels = _padded([[NONE] * item.question + item.tokens[item.question :] for item in batch], NONE)[:, 1:]
-    hints = {name: _padded([getattr(item.hints, name) for item in batch], NONE) for name in ("line", "kind", "again")}
+    """Return the cross-entropy of the answers' tokens, and the loss of the probes."""
+    inputs = _padded([item.tokens for item in batch], 0)  # padded on the right, which causal attention ignores
+    labels = _padded([[IGNORED] * item.question + item.tokens[item.question :] for item in batch], IGNORED)[:, 1:]
+    hints = {
+        name: _padded([getattr(item.hints, name) for item in batch], IGNORED) for name in ("line", "kind", "again")
+    }
     output = model.model(input_ids=inputs, output_hidden_states=True)
-    answered = labels != NONE
+    answered = labels != IGNORED
     logits = model.lm_head(output.last_hidden_state[:, :-1][answered])
     return torch.nn.functional.cross_entropy(logits, labels[answered]), probes(output.hidden_states, hints)
 
@@ -147,8 +225,8 @@ def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
 
 
 def train(model: Qwen3ForCausalLM, tokenizer: Any, *, steps: int, batch: int, rate: float, seed: int) -> None:
-    """Trains in place; the model is left in evaluation mode."""
-    average, tell = 0.0, Teller(logger)
+    """Train in place; the model is in evaluation mode afterwards."""
+    average, log_step = 0.0, StepLogger(logger)
     probes = Probes(model.config.hidden_size)
     parameters = [*model.parameters(), *probes.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -162,29 +240,29 @@ def train(model: Qwen3ForCausalLM, tokenizer: Any, *, steps: int, batch: int, ra
         optimizer.step()
         schedule.step()
         average = 0.98 * average + 0.02 * loss.item() if step else loss.item()
-        tell(step, loss=average, hints=hints.item())
+        log_step(step, loss=average, hints=hints.item())
     model.eval()
 
 
 @torch.inference_mode()
 def evaluate(model: Any, tokenizer: Any, *, split: int, count: int, seed: int = 0) -> dict[str, float]:
-    """Answers `count` held-out requests greedily: how many whole answers, and how many frames, are right."""
+    """Return the shares of correct answers and of correct frames of `count` held-out requests."""
     prompt, answers, frames = load_prompt("tiny"), [], []
     for first in range(0, count, 50):
         items = [example(split, seed, first + i) for i in range(min(50, count - first))]
-        asked = [
+        questions = [
             tokenizer.apply_chat_template(build_messages(prompt, i.request), add_generation_prompt=True, tokenize=False)
             for i in items
         ]
-        inputs = tokenizer(asked, padding=True, add_special_tokens=False, return_tensors="pt")
+        inputs = tokenizer(questions, padding=True, add_special_tokens=False, return_tensors="pt")
         output = model.generate(**inputs, max_new_tokens=160, do_sample=False)[:, inputs["input_ids"].shape[1] :]
         for item, text in zip(items, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
             answers.append(text == json.dumps({"frames": item.answer}))
-            frames += _frames_right(text, item)
+            frames += _correct_frames(text, item)
     return {"answers": sum(answers) / len(answers), "frames": sum(frames) / len(frames)}
 
 
-def _frames_right(text: str, item: Example) -> list[bool]:
+def _correct_frames(text: str, item: Example) -> list[bool]:
     try:
         given = json.loads(text)["frames"]
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -194,12 +272,12 @@ def _frames_right(text: str, item: Example) -> list[bool]:
 
 
 def main() -> None:
-    """Trains, saves model and tokenizer, and reports the figures on the validation split."""
-    args = begin(__doc__, steps=3600, batch=32, rate=2e-3, seed=0)
+    """Train, save model and tokenizer, and report the figures on the validation split."""
+    args = parse_arguments(__doc__, steps=3600, batch=32, rate=2e-3, seed=0)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer))
-    logger.info("%d pieces, %.2f M parameters", len(tokenizer), sum(p.numel() for p in model.parameters()) / 1e6)
+    logger.info("%d tokens, %.2f M parameters", len(tokenizer), sum(p.numel() for p in model.parameters()) / 1e6)
     train(model, tokenizer, steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)

@@ -1,12 +1,12 @@
-"""Trains the tiny SAM: `python -m scripts.train_tiny.sam --out FOLDER`.
+"""Train the tiny SAM: `python -m scripts.train_tiny.sam --out FOLDER`.
 
-Two stages. First the image encoder alone learns to tell things from ground, densely; then the whole model learns to
-give the mask of a box, and the dense loss stays beside it, because it teaches the encoder more per step than a few
-boxes do. All boxes of a picture share one step (the encoder is paid once), and they are jittered as a detector's are.
+Two stages. First the image encoder is trained alone to separate objects from background densely. Then the whole model
+is trained to predict masks of boxes; the dense loss remains, because it teaches the encoder more per step than a few
+boxes. All boxes of an image are used in one step, which encodes it once, and are jittered like those of a detector.
 
-By default transformers draws the frequencies of SAM's positional encoding with a spread of half the hidden size, where
-the original draws them with 1: at that spread neighbouring cells have unrelated codes, and a decoder trained from
-nothing never learns what lies inside a box. The configuration sets it to 1.
+By default transformers samples the frequencies of SAM's positional encoding with a standard deviation of half the
+hidden size instead of 1, as in the original. Neighboring cells then have unrelated encodings, and a decoder with random
+initial weights never learns the inside of a box. The configuration sets it to 1.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
 
 from openavs.synthetic.scenes import scene_rng
 from openavs.synthetic.shapes import Rng
-from scripts.train_tiny.image_data import Picture, batches, to_tensor
-from scripts.train_tiny.log import Teller
-from scripts.train_tiny.options import begin
-from scripts.train_tiny.weights import save_half
+from scripts.train_tiny.common import StepLogger, parse_arguments, save_half
+from scripts.train_tiny.image_data import LabeledImage, batches, to_tensor
 
-log = logging.getLogger("segmenter")
+logger = logging.getLogger(__name__)
 
 Boxes = npt.NDArray[np.floating[Any]]
 
@@ -39,7 +37,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build() -> SamModel:
-    """A SAM of 4 transformer blocks of width 128 on patches of 8 pixels."""
+    """Build a SAM of 4 transformer blocks of width 128 on patches of 8 pixels."""
     width = 96
     vision = {
         "hidden_size": 128,
@@ -65,22 +63,22 @@ def build() -> SamModel:
     return SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
 
 
-def pixels(batch: list[Picture]) -> torch.Tensor:
-    """Normalised pixel values, padded with zeros at the right and the bottom to `[B, 3, 128, 128]`."""
+def pixels(batch: list[LabeledImage]) -> torch.Tensor:
+    """Return normalized pixel values, zero-padded on the right and below to `[B, 3, 128, 128]`."""
     values = torch.from_numpy(to_tensor(batch, MEAN, STD))
     return nn.functional.pad(values, (0, SIDE - values.shape[3], 0, SIDE - values.shape[2]))
 
 
 def coverage(mask: np.ndarray) -> torch.Tensor:
-    """The share of each cell of the mask grid that a mask `[h, w]` covers, `[64, 64]`."""
+    """Return the covered share `[64, 64]` of each cell of the mask grid by a mask `[h, w]`."""
     full = np.zeros((SIDE, SIDE), dtype=np.float32)
     full[: mask.shape[0], : mask.shape[1]] = mask
     step = SIDE // GRID
     return torch.from_numpy(full.reshape(GRID, step, GRID, step).mean(axis=(1, 3)))
 
 
-def dense_loss(features: torch.Tensor, head: nn.Module, batch: list[Picture]) -> tuple[torch.Tensor, float]:
-    """Figure and ground at four by four cells to a token: the loss, and the IoU of the figure."""
+def dense_loss(features: torch.Tensor, head: nn.Module, batch: list[LabeledImage]) -> tuple[torch.Tensor, float]:
+    """Return the loss of the foreground, at 4 x 4 cells per token, and its IoU."""
     logits = head(features)[:, 0]
     target = torch.stack([coverage(item.owners > 0) for item in batch])
     right, union = (logits > 0) & (target > 0.5), (logits > 0) | (target > 0.5)
@@ -89,7 +87,7 @@ def dense_loss(features: torch.Tensor, head: nn.Module, batch: list[Picture]) ->
 
 
 def dense_head(model: SamModel) -> nn.Module:
-    """What reads figure and ground off the image embedding; thrown away after training."""
+    """Build the head that predicts the foreground from the image embedding; it is discarded after training."""
     return nn.Sequential(nn.Conv2d(model.config.vision_config.output_channels, 16, 1), nn.PixelShuffle(4))
 
 
@@ -99,7 +97,7 @@ def pretrain(model: SamModel, head: nn.Module, steps: int, seed: int) -> None:
     parameters = [*model.vision_encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    smooth, tell = 0.0, Teller(log, "dense")
+    smooth, log_step = 0.0, StepLogger(logger, "dense")
     for step, batch in zip(range(steps), batches("train", seed, 16, SHAPES[:1]), strict=False):
         loss, iou = dense_loss(model.vision_encoder(pixels(batch))[0], head, batch)
         optimizer.zero_grad()
@@ -108,18 +106,18 @@ def pretrain(model: SamModel, head: nn.Module, steps: int, seed: int) -> None:
         optimizer.step()
         schedule.step()
         smooth = 0.98 * smooth + 0.02 * iou
-        tell(step, loss=loss.item(), IoU=smooth)
+        log_step(step, loss=loss.item(), IoU=smooth)
 
 
 def dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Dice loss of each mask, over the last two dimensions."""
+    """Return the dice loss of each mask, over the last two dimensions."""
     p = logits.sigmoid()
     overlap = (p * target).sum((-2, -1))
     return 1 - (2 * overlap + 1) / (p.sum((-2, -1)) + target.sum((-2, -1)) + 1)
 
 
-def targets_for(item: Picture, rng: Rng, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` jittered boxes `[count, 4]` in pixels and their masks `[count, 64, 64]`; things are repeated to fill."""
+def targets_for(item: LabeledImage, rng: Rng, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return jittered boxes `[count, 4]` in pixels and masks `[count, 64, 64]`; objects are repeated to fill."""
     tight = item.boxes()
     numbers = [i for i, box in enumerate(tight.tolist()) if not math.isnan(box[0])]
     chosen = [numbers[i % len(numbers)] for i in range(count)]
@@ -129,7 +127,7 @@ def targets_for(item: Picture, rng: Rng, count: int = 4) -> tuple[torch.Tensor, 
 
 
 def _jitter(box: Boxes, rng: Rng) -> Boxes:
-    """Moves each side as a detector errs: a few per cent of the box, now and then more."""
+    """Move each side like the error of a detector: a few percent of the box, sometimes more."""
     spread = 0.08 if rng.random() < 0.2 else 0.035
     extent = np.tile(box[2:] - box[:2], 2)
     jittered: Boxes = box + rng.normal(0, spread, 4) * extent
@@ -137,11 +135,11 @@ def _jitter(box: Boxes, rng: Rng) -> Boxes:
 
 
 def train(model: SamModel, head: nn.Module, out: Path, steps: int, seed: int, rate: float) -> None:
-    """Masks of boxes: 5 x cross-entropy + dice + the error of the model's own IoU estimate; saved every 500 steps."""
+    """Train masks of boxes: 5 x cross-entropy + dice + error of the predicted IoU; save every 500 steps."""
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    smooth, tell = 0.0, Teller(log)
+    smooth, log_step = 0.0, StepLogger(logger)
     for step, batch in zip(range(steps), batches("train", seed + 1, 12, SHAPES), strict=False):
         batch = [item for item in batch if not np.isnan(item.boxes()).all()]
         rng = scene_rng("train", 902, seed, step)
@@ -161,15 +159,16 @@ def train(model: SamModel, head: nn.Module, out: Path, steps: int, seed: int, ra
         optimizer.step()
         schedule.step()
         smooth = iou.mean().item() if not smooth else 0.98 * smooth + 0.02 * iou.mean().item()
-        tell(step, loss=loss.item(), IoU=smooth)
+        log_step(step, loss=loss.item(), IoU=smooth)
         if step % 500 == 499:
             save_half(model, out)
 
 
 def main() -> None:
-    options = begin(__doc__, dense=1000, steps=2800, rate=1e-3, seed=2)  # `dense`: steps of the first stage
+    """Train and save the model."""
+    options = parse_arguments(__doc__, dense=1000, steps=2800, rate=1e-3, seed=2)  # `dense`: steps of the first stage
     model = build()
-    log.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+    logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     images = SamImageProcessorPil(
         size={"longest_edge": SIDE},
         pad_size={"height": SIDE, "width": SIDE},

@@ -1,4 +1,4 @@
-"""The embedded CLAP model: loads through transformers' classes, recognizes sounds of held-out seeds."""
+"""The embedded CLAP: loading by transformers, and quality on held-out sounds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformers import ClapModel, ClapProcessor
 import openavs
 from openavs.synthetic.audio import RATE, mix, sound_of
 from openavs.synthetic.categories import KINDS
-from scripts.train_tiny import audio_data as listening, clap
+from scripts.train_tiny import audio_data, clap
 
-THRESHOLD = 0.18  # the `tiny` recipe's
+THRESHOLD = 0.18  # of the recipe `tiny`
 HOME = Path(openavs.__file__).parent / "assets" / "tiny" / "clap"
 
 
@@ -44,7 +44,7 @@ def test_files_are_small_and_contain_no_pickle() -> None:
 def test_training_features_equal_the_feature_extractor(processor: Any) -> None:
     sounds = np.stack([sound_of(kind, 1.0, np.random.default_rng(5)) for kind in ("dog", "violin", "clock")])
     expected = processor.feature_extractor(list(sounds), sampling_rate=RATE, return_tensors="pt")["input_features"]
-    actual = listening.Mel(processor.feature_extractor)(sounds)
+    actual = audio_data.BatchedLogMel(processor.feature_extractor)(sounds)
     torch.testing.assert_close(actual, expected.float(), atol=0.05, rtol=0)
 
 
@@ -57,7 +57,7 @@ def test_tokenizer_has_exactly_the_words_of_the_captions(processor: Any) -> None
 
 
 def test_scores_of_one_window_by_the_processor(model: Any, processor: Any) -> None:
-    """The whole way a user takes: raw sound and texts in, scores out."""
+    """Audio and texts to scores, by the processor and the model."""
     texts = [f"This is a sound of {what}." for what in ("dog barking", "church bell tolling", "train horn")]
     dog, bell = (sound_of(kind, 1.0, np.random.default_rng(11)) for kind in ("dog", "bell"))
     assert scores(model, processor, dog, texts)[0] > 0.8
@@ -67,7 +67,7 @@ def test_scores_of_one_window_by_the_processor(model: Any, processor: Any) -> No
 
 
 def test_quality_on_held_out_seeds(model: Any, processor: Any) -> None:
-    figures = clap.evaluate(model, processor.tokenizer, split=listening.TEST, count=150, threshold=THRESHOLD)
+    figures = clap.evaluate(model, processor.tokenizer, split=audio_data.TEST, count=150, threshold=THRESHOLD)
     assert figures["single_top1"] >= 0.97
     assert figures["pair_found"] >= 0.88
     assert figures["pair_false"] <= 0.10
@@ -76,14 +76,14 @@ def test_quality_on_held_out_seeds(model: Any, processor: Any) -> None:
 
 @pytest.mark.parametrize("variant", range(4))
 def test_every_caption_of_a_sound_is_recognized(model: Any, processor: Any, variant: int) -> None:
-    """With one wording per kind, be it the canonical one, another, or the bare name, single sounds are recognised."""
+    """Single sounds are recognized with the canonical caption, another one, or the name."""
     texts = [clap.TEMPLATE.format(clap.captions_of(kind)[variant]) for kind in range(len(KINDS))]
-    windows = [listening.scene(listening.TEST, 1, index, 1) for index in range(60)]
-    features = listening.Mel(processor.feature_extractor)(np.stack([heard.sound for heard in windows]))
+    windows = [audio_data.evaluation_window(audio_data.TEST, 1, index, 1) for index in range(60)]
+    features = audio_data.BatchedLogMel(processor.feature_extractor)(np.stack([window.samples for window in windows]))
     with torch.inference_mode():
         audio = model.get_audio_features(features).pooler_output
         best = (audio @ clap.embed_texts(model, processor.tokenizer, texts).T).argmax(dim=-1)
-    assert np.mean([heard.kinds == (int(kind),) for heard, kind in zip(windows, best, strict=True)]) >= 0.95
+    assert np.mean([window.kinds == (int(kind),) for window, kind in zip(windows, best, strict=True)]) >= 0.95
 
 
 def test_training_is_reproducible() -> None:

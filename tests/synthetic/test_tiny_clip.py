@@ -1,4 +1,4 @@
-"""The embedded CLIP on held-out pictures: it names crops of new scenes, for the students and as a verifier."""
+"""The embedded CLIP on held-out images: classification of crops, as a verifier and for students."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MODEL = "openavs:tiny/clip"
 def test_clip_classifies_base_novel_and_background_crops() -> None:
     found = resolve(MODEL)
     model = load_pretrained(CLIPModel, found, torch.float32, "cpu")
-    figures = clip.evaluate(model, load_processor(AutoTokenizer, found), split="test", pictures=100)
-    assert figures["base"] > 0.8 and figures["novel"] > 0.8 and figures["ground"] > 0.9
+    figures = clip.evaluate(model, load_processor(AutoTokenizer, found), split="test", images=100)
+    assert figures["base"] > 0.8 and figures["novel"] > 0.8 and figures["background"] > 0.9
 
 
 def test_verifier_keeps_matching_phrases_only() -> None:
@@ -34,7 +34,7 @@ def test_verifier_keeps_matching_phrases_only() -> None:
         image, masks = next(scene_frames(scene))
         names = list(masks)
         segments = [
-            Segment(mask_to_rle(masks[shown]), (0, 0, 160, 160), asked, 0.5) for shown in names for asked in names
+            Segment(mask_to_rle(masks[shown]), (0, 0, 160, 160), phrase, 0.5) for shown in names for phrase in names
         ]
         verdicts = verifier.verify([image], [segments], [names])[0]
         for segment, verdict, shown in zip(segments, verdicts, [a for a in names for _ in names], strict=True):
@@ -46,7 +46,7 @@ def test_verifier_keeps_matching_phrases_only() -> None:
 
 
 def test_mask_classifier_selects_among_all_names() -> None:
-    """With the crops and the sentences of OV-AVSS, which are not the verifier's."""
+    """With the crops and prompts of OV-AVSS, which differ from those of the verifier."""
     names, right, total = list(CLASSES[1:]), 0, 0
     classifier = MaskClassifier(MODEL, "cpu")
     for index in range(10):

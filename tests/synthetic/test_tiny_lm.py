@@ -1,4 +1,4 @@
-"""The embedded language model: exact tokens, a chat template, and right answers about clips it was not trained on."""
+"""The embedded language model: tokenizer, chat template, and quality on held-out clips."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from openavs.stages.translators.base import Request
 from openavs.stages.translators.prompting import build_messages
 from openavs.structures.types import Caption
 from openavs.synthetic.categories import KINDS
-from scripts.train_tiny import lm, lm_data as conversations
-from scripts.train_tiny.lm_data import Note, answer_of
+from scripts.train_tiny import lm, lm_data
+from scripts.train_tiny.lm_data import LabeledCaption, answer_of
 
 HOME = Path(openavs.__file__).parent / "assets" / "tiny" / "lm"
 BELL, DOG = 0, 6
@@ -32,7 +32,7 @@ def model() -> Any:
     return AutoModelForCausalLM.from_pretrained(HOME).eval()
 
 
-def ask(model: Any, tokenizer: Any, *frames: tuple[tuple[str, float], ...]) -> list[list[str]]:
+def answer(model: Any, tokenizer: Any, *frames: tuple[tuple[str, float], ...]) -> list[list[str]]:
     request = Request(
         tuple(
             tuple(Caption(text, score, float(time), time + 1.0) for text, score in frame)
@@ -55,7 +55,7 @@ def test_files_are_small_and_contain_no_pickle() -> None:
 
 def test_tokenizer_round_trip_is_exact(tokenizer: Any) -> None:
     for index in range(50):
-        item = conversations.example(conversations.TEST, 5, index)
+        item = lm_data.example(lm_data.TEST, 5, index)
         answer = json.dumps({"frames": item.answer})
         assert tokenizer.decode(tokenizer(answer)["input_ids"]) == answer
         question = build_messages("tiny", item.request)[-1]["content"]
@@ -80,28 +80,32 @@ def test_training_batches_have_equal_size_and_similar_length(tokenizer: Any) -> 
 
 
 def test_rules_of_the_correct_answer() -> None:
-    sure, doubtful, strange = Note(DOG, "dog barking", 0.9), Note(BELL, "bell", 0.3), Note(None, "speech", 0.9)
-    assert answer_of([[sure, doubtful], [], [sure, strange]]) == (("dog",), (), ("dog",))
+    sure, doubtful, unknown = (
+        LabeledCaption(DOG, "dog barking", 0.9),
+        LabeledCaption(BELL, "bell", 0.3),
+        LabeledCaption(None, "speech", 0.9),
+    )
+    assert answer_of([[sure, doubtful], [], [sure, unknown]]) == (("dog",), (), ("dog",))
     assert answer_of([[sure, doubtful], [doubtful]]) == (("dog", "bell"), ("bell",))
     assert answer_of([[sure, sure, doubtful]]) == (("dog", "bell"),)
 
 
 def test_sources_are_named_and_gaps_are_kept(model: Any, tokenizer: Any) -> None:
-    heard = (("dog barking", 0.91),), (), (("bark of a dog", 0.52), ("church bell tolling", 0.44))
-    assert ask(model, tokenizer, *heard) == [["dog"], [], ["dog", "bell"]]
+    captions = (("dog barking", 0.91),), (), (("bark of a dog", 0.52), ("church bell tolling", 0.44))
+    assert answer(model, tokenizer, *captions) == [["dog"], [], ["dog", "bell"]]
 
 
 def test_unconfirmed_captions_are_dropped_and_confirmed_ones_kept(model: Any, tokenizer: Any) -> None:
     cat, train = ("cat meowing", 0.88), ("train horn", 0.24)
-    assert ask(model, tokenizer, (cat,), (cat, train), (cat,)) == [["cat"]] * 3
-    assert ask(model, tokenizer, (cat,), (cat, train), (cat, train)) == [["cat"], ["cat", "train"], ["cat", "train"]]
+    assert answer(model, tokenizer, (cat,), (cat, train), (cat,)) == [["cat"]] * 3
+    assert answer(model, tokenizer, (cat,), (cat, train), (cat, train)) == [["cat"], ["cat", "train"], ["cat", "train"]]
 
 
 def test_unknown_words_give_no_source(model: Any, tokenizer: Any) -> None:
-    assert ask(model, tokenizer, (("vacuum cleaner", 0.9),), (("piano playing", 0.8),)) == [[], ["piano"]]
+    assert answer(model, tokenizer, (("vacuum cleaner", 0.9),), (("piano playing", 0.8),)) == [[], ["piano"]]
 
 
 def test_quality_on_held_out_seeds(model: Any, tokenizer: Any) -> None:
-    figures = lm.evaluate(model, tokenizer, split=conversations.TEST, count=200)
+    figures = lm.evaluate(model, tokenizer, split=lm_data.TEST, count=200)
     assert figures["answers"] >= 0.85
     assert figures["frames"] >= 0.97

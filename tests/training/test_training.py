@@ -270,7 +270,7 @@ def test_evaluate_writes_probabilities_and_scores_them(openavs: Any, s4: Path, t
     assert values.dtype == np.uint8 and len(np.unique(values)) > 2  # gray values, not only 0 and 255
     (
         tmp_path / "predictions" / clip.predictions[0]
-    ).unlink()  # results do not contain it, so the clip is processed again
+    ).unlink()  # it is not among the results, so the clip is processed again
     assert openavs(*command, "--offline", "--json", "-q").json()["metrics"] == done.json()["metrics"]
     again = np.asarray(Image.open(tmp_path / "predictions" / clip.predictions[0]))
     assert np.array_equal(again, values)
@@ -384,7 +384,7 @@ def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path,
     (clip,) = done.json()["clips"]
     assert clip["status"] == "ok" and (Path(clip["folder"]) / "overlay.mp4").is_file()
     printed = openavs("segment", video, "--out", tmp_path / "segment", *shared[:-2]).out
-    assert "scene: found " in printed and "heard" not in printed
+    assert "scene: found " in printed and "captions" not in printed
     done = openavs("label", s4, "--split", "val", "--workers", "1", "--out", tmp_path / "label", *shared)
     assert done.code == 0, done.err
     dataset = open_dataset("s4", s4, "val")

@@ -1,4 +1,4 @@
-"""The scripts that train the tiny family: same seed, same weights; and the targets they train on are right."""
+"""Training scripts of the tiny models: reproducible weights and correct targets."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ import openavs
 from openavs.synthetic.categories import KINDS
 from openavs.synthetic.scenes import scene_rng
 from scripts.train_tiny import (
-    __main__ as whole,
-    audio_data as listening,
+    __main__ as train_all,
+    audio_data,
     clip,
-    grounding_dino as detector,
+    grounding_dino,
     lm,
     resnet,
-    sam as segmenter,
+    sam,
     vggish,
 )
-from scripts.train_tiny.image_data import Picture, batches, to_tensor
+from scripts.train_tiny.common import StepLogger
+from scripts.train_tiny.image_data import LabeledImage, batches, to_tensor
 from scripts.train_tiny.lm_data import VAL
-from scripts.train_tiny.log import Teller
 
 HOME = Path(openavs.__file__).parent / "assets" / "tiny"
 
 
 def train(script: str, out: Path, *options: str) -> str:
-    """The hash of the weights a short training leaves."""
+    """Return the hash of the weights of a short training."""
     command = [sys.executable, "-m", f"scripts.train_tiny.{script}", "--out", str(out), *options]
     subprocess.run(command, check=True, capture_output=True)
     return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
@@ -45,10 +45,10 @@ def train(script: str, out: Path, *options: str) -> str:
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        ("detector", ("--cells", "3", "--steps", "3")),
-        ("segmenter", ("--dense", "3", "--steps", "3")),
+        ("grounding_dino", ("--cells", "3", "--steps", "3")),
+        ("sam", ("--dense", "3", "--steps", "3")),
         ("resnet", ("--steps", "3", "--batch", "4")),
-        ("clip", ("--steps", "3", "--pictures", "2")),
+        ("clip", ("--steps", "3", "--images", "2")),
     ],
 )
 def test_same_seed_gives_the_same_weights(script: str, options: tuple[str, ...], tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_vggish_training_is_reproducible() -> None:
         torch.manual_seed(0)
         network, tags = vggish.Vggish(vggish.CONFIG), torch.nn.Linear(vggish.CONFIG.features, len(KINDS))
         vggish.train(network, tags, steps=20, batch=2, rate=1e-3, seed=seed, clips=1)
-        figures = vggish.evaluate(network, tags, split=listening.VAL, count=2)
+        figures = vggish.evaluate(network, tags, split=audio_data.VAL, count=2)
         assert set(figures) == {"single_top1", "pair_top2", "triple_top3"}
         assert all(0 <= share <= 1 for share in figures.values())
         return [weight.detach() for weight in network.parameters()]
@@ -93,15 +93,15 @@ def test_vggish_training_is_reproducible() -> None:
 
 def test_step_logger_logs_every_n_steps(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        tell = Teller(logging.getLogger("a test"), "dense", every=50)
+        log_step = StepLogger(logging.getLogger("a test"), "dense", every=50)
         for step in range(120):
-            tell(step, loss=step / 4, IoU=0.5)
-    told = [re.sub(r", \d+ s$", "", record.message) for record in caplog.records]
-    assert told == ["dense 50: loss 12.2500, IoU 0.5000", "dense 100: loss 24.7500, IoU 0.5000"]
+            log_step(step, loss=step / 4, IoU=0.5)
+    lines = [re.sub(r", \d+ s$", "", record.message) for record in caplog.records]
+    assert lines == ["dense 50: loss 12.2500, IoU 0.5000", "dense 100: loss 24.7500, IoU 0.5000"]
 
 
 def test_every_tiny_model_has_a_script() -> None:
-    lanes = [model for lane in whole.LANES for model in lane]
+    lanes = [model for lane in train_all.LANES for model in lane]
     assert {folder for _, folder in lanes} == {path.name for path in HOME.iterdir() if path.is_dir()}
     assert all(find_spec(f"scripts.train_tiny.{script}") for script, _ in lanes)
 
@@ -109,20 +109,20 @@ def test_every_tiny_model_has_a_script() -> None:
 def test_lane_stops_at_the_first_failure(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whole, "LANES", ((("no_such_script", "sam"), ("lm_data", "lm")), ()))
+    monkeypatch.setattr(train_all, "LANES", ((("no_such_script", "sam"), ("lm_data", "lm")), ()))
     monkeypatch.setattr(sys, "argv", ["training", "--out", str(tmp_path)])
     with pytest.raises(subprocess.CalledProcessError):
-        whole.main()
-    said = capfd.readouterr()
-    assert "training sam" in said.out and "training lm" not in said.out
-    assert "No module named scripts.train_tiny.no_such_script" in said.err
-    whole.run_lane((("lm_data", "lm"),), tmp_path)  # which ends by itself
+        train_all.main()
+    printed = capfd.readouterr()
+    assert "training sam" in printed.out and "training lm" not in printed.out
+    assert "No module named scripts.train_tiny.no_such_script" in printed.err
+    train_all.run_lane((("lm_data", "lm"),), tmp_path)  # a module without a main function succeeds
 
 
 def test_hidden_object_has_no_box() -> None:
     owners = np.zeros((32, 32), dtype=np.uint8)
     owners[4:20, 4:20], owners[30, 3:9] = 1, 2
-    seen, hidden = Picture(np.zeros((32, 32, 3), dtype=np.uint8), owners, (0, 1)).boxes()
+    seen, hidden = LabeledImage(np.zeros((32, 32, 3), dtype=np.uint8), owners, (0, 1)).boxes()
     assert seen.tolist() == [4, 4, 20, 20] and np.isnan(hidden).all()
 
 
@@ -138,31 +138,31 @@ def test_boxes_enclose_the_masks() -> None:
 def test_phrases_include_present_and_absent_objects() -> None:
     for item in next(batches("train", 4, 16, ((128, 128),))):
         rng = scene_rng("train", 1)
-        asked = detector.phrases_for(item, 8, rng)
-        assert len(set(asked)) == 8
-        target = detector.targets_for(item, asked)
-        named = {asked[place] for place in target["class_labels"].tolist()}
-        assert named == {KINDS[k].name for k in item.kinds} & set(asked)
+        phrases = grounding_dino.phrases_for(item, 8, rng)
+        assert len(set(phrases)) == 8
+        target = grounding_dino.targets_for(item, phrases)
+        named = {phrases[place] for place in target["class_labels"].tolist()}
+        assert named == {KINDS[k].name for k in item.kinds} & set(phrases)
         assert target["boxes"].min() >= 0 and target["boxes"].max() <= 1
 
 
 def test_batch_loss_follows_from_the_losses_of_its_images(tmp_path: Path) -> None:
-    """The library's loss mixes up the phrases of a batch unless all captions have the same shape, as ours have.
+    """The library's loss assigns phrases correctly only if all captions of a batch have the same shape.
 
-    Losses are sums over the batch divided by its number of boxes, so a batch's loss follows from its pictures' own.
+    Losses are sums over the batch divided by its number of boxes, so the losses of images determine that of a batch.
     """
     torch.manual_seed(0)
-    words = detector.tokenizer(tmp_path)
-    model = detector.build(len(words)).eval()
+    words = grounding_dino.tokenizer(tmp_path)
+    model = grounding_dino.build(len(words)).eval()
     batch = [item for item in next(batches("train", 5, 6, ((128, 128),))) if not np.isnan(item.boxes()).any()]
     rng = scene_rng("train", 2)
-    asked = [detector.phrases_for(item, 6, rng) for item in batch]
-    labels = [detector.targets_for(item, phrases) for item, phrases in zip(batch, asked, strict=True)]
+    phrases = [grounding_dino.phrases_for(item, 6, rng) for item in batch]
+    labels = [grounding_dino.targets_for(item, own) for item, own in zip(batch, phrases, strict=True)]
     kept = [i for i, label in enumerate(labels) if len(label["class_labels"])]
 
     def loss(indices: list[int]) -> float:
-        text = words([" . ".join(asked[i]) + " ." for i in indices], return_tensors="pt")
-        pixels = torch.from_numpy(to_tensor([batch[i] for i in indices], detector.MEAN, detector.STD))
+        text = words([" . ".join(phrases[i]) + " ." for i in indices], return_tensors="pt")
+        pixels = torch.from_numpy(to_tensor([batch[i] for i in indices], grounding_dino.MEAN, grounding_dino.STD))
         with torch.no_grad():
             return float(model(pixel_values=pixels, labels=[labels[i] for i in indices], **text).loss)
 
@@ -173,20 +173,20 @@ def test_batch_loss_follows_from_the_losses_of_its_images(tmp_path: Path) -> Non
 
 
 def test_image_without_phrases_has_no_dense_loss(tmp_path: Path) -> None:
-    words = detector.tokenizer(tmp_path)
-    model = detector.build(len(words))
+    words = grounding_dino.tokenizer(tmp_path)
+    model = grounding_dino.build(len(words))
     batch = next(batches("train", 5, 1, ((128, 128),)))
-    asked = [["accordion", "airplane"]]
-    text = words([" . ".join(asked[0]) + " ."], return_tensors="pt")
-    outputs = model(pixel_values=torch.from_numpy(to_tensor(batch, detector.MEAN, detector.STD)), **text)
-    loss = detector.dense_loss(outputs, batch, asked, [detector.targets_for(batch[0], asked[0])])
+    phrases = [["accordion", "airplane"]]
+    text = words([" . ".join(phrases[0]) + " ."], return_tensors="pt")
+    outputs = model(pixel_values=torch.from_numpy(to_tensor(batch, grounding_dino.MEAN, grounding_dino.STD)), **text)
+    loss = grounding_dino.dense_loss(outputs, batch, phrases, [grounding_dino.targets_for(batch[0], phrases[0])])
     assert loss == 0 and loss.requires_grad
 
 
 def test_prompt_boxes_are_jittered_like_detections() -> None:
     errors = []
     for item in next(batches("train", 6, 24, ((128, 128),))):
-        boxes, masks = segmenter.targets_for(item, scene_rng("train", 3))
+        boxes, masks = sam.targets_for(item, scene_rng("train", 3))
         assert boxes.shape == (4, 4) and masks.shape == (4, 64, 64)
         tight = item.boxes()[~np.isnan(item.boxes()).any(axis=1)]
         for box, mask in zip(boxes.numpy(), masks.numpy(), strict=True):
@@ -197,7 +197,7 @@ def test_prompt_boxes_are_jittered_like_detections() -> None:
 
 
 def test_tokenizer_keeps_the_ids_of_the_library(tmp_path: Path) -> None:
-    words = detector.tokenizer(tmp_path)
+    words = grounding_dino.tokenizer(tmp_path)
     assert words("dog . ? ").input_ids == [101, words.convert_tokens_to_ids("dog"), 1012, 1029, 102]
     assert all(len(words.tokenize(kind.name)) == 1 for kind in KINDS)
 
@@ -213,7 +213,7 @@ def test_images_are_tagged_with_their_categories() -> None:
 def test_crops_show_objects_and_background() -> None:
     kinds = {kind.name for kind in KINDS}
     for index in range(6):
-        images, names = clip.crops(scene_rng("train", 6, index))
+        images, names = clip.sample_crops(scene_rng("train", 6, index))
         assert images.shape == (len(names), clip.EDGE, clip.EDGE, 3)
         assert {clip.NAMES[name] for name in names if name >= 0} <= kinds
         assert names.count(-1) <= 1 and len(names) >= 1
@@ -222,7 +222,7 @@ def test_crops_show_objects_and_background() -> None:
 def test_faint_mask_gives_a_crop_of_the_whole_image() -> None:
     image = np.full((80, 80, 3), 200, dtype=np.uint8)
     faint = np.full((80, 80), 0.4, dtype=np.float32)
-    crop = clip.cropped(image, faint, np.random.default_rng(0))
+    crop = clip.crop_mask(image, faint, np.random.default_rng(0))
     assert crop.shape == (clip.EDGE, clip.EDGE, 3) and crop.any()
 
 
@@ -230,7 +230,7 @@ def test_augmented_mask_overlaps_the_mask() -> None:
     mask = np.zeros((80, 80), dtype=bool)
     mask[20:50, 30:70] = True
     for index in range(10):
-        soft = clip.soiled(mask, scene_rng("train", 7, index))
+        soft = clip.augment_mask(mask, scene_rng("train", 7, index))
         assert soft.min() >= 0 and soft.max() <= 1
         assert (soft > 0.5)[mask].mean() > 0.8 and (soft > 0.5)[~mask].mean() < 0.1
 

@@ -1,4 +1,4 @@
-"""The embedded ResNet on held-out pictures: it recognizes the kinds of its training in new scenes."""
+"""The embedded ResNet: classification of held-out images, and initialization of students."""
 
 from __future__ import annotations
 
