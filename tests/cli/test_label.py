@@ -139,7 +139,7 @@ def test_a_folder_of_damaged_files_names_the_first_and_counts_the_others(
     (source / "notes.txt").write_text("not a video, and not named as one")
     done = openavs("label", source, "--pipeline", quick, "--out", tmp_path / "out", "--workers", "1", "--stats")
     assert done.code == 1
-    assert "left out: 1 file that is no video" in done.err
+    assert "skipped: 1 file that is not a video" in done.err
     assert done.err.count("openavs: clip v") == 20
     assert f"openavs: and 2 more clips failed (unreadable 22); see {tmp_path / 'out'}/index.jsonl" in done.err
     assert "0 of 22 clips labeled, 22 failed" in done.out
