@@ -10,12 +10,13 @@ PROCESSES ?= 2
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-packages test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
+.PHONY: demo test test-all test-robustness test-packages test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo           install, then segment a synthetic scene into build/demo"
 	@echo "make test           install, then run the tests (make test-all: including slow ones)"
+	@echo "make test-robustness  injected faults, fuzzing and security in full; make test runs a sample"
 	@echo "make test-packages  tests of the optional packages, each installed into its own folder beside .venv"
 	@echo "make test-ray       tests of label jobs on Ray, which is installed into .venv"
 	@echo "make test-web       tests of the web page in a browser; installs Gradio and playwright into .venv, needs Chromium"
@@ -39,8 +40,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/openavs demo --out build/demo
 
+# With a sample of tests/robustness.
 test: $(STAMP)
-	$(PYTEST) -n $(PROCESSES) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -n $(PROCESSES) -m "not slow and not robustness" $(PYTEST_ARGS)
+
+test-robustness: $(STAMP)
+	$(PYTEST) -n $(PROCESSES) -m "not slow" tests/robustness $(PYTEST_ARGS)
 
 test-all: $(STAMP)
 	$(PYTEST) $(PYTEST_ARGS)

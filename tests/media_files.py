@@ -15,7 +15,7 @@ from openavs.structures.types import ImageArray
 STEP = 8  # gray levels between one frame and the next: more than a codec loses
 
 
-def grey(index: int, size: tuple[int, int] = (48, 64)) -> ImageArray:
+def gray(index: int, size: tuple[int, int] = (48, 64)) -> ImageArray:
     """The picture of frame `index` (up to 30 different ones)."""
     return np.full((*size, 3), 8 + STEP * (index % 30), np.uint8)
 

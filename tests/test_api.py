@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 
 import openavs as library
 from openavs.config.recipe import load_recipe
@@ -64,7 +64,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(folder / "video.mp4", scene, fps=8)
     write_clip(folder / "second.mp4", scene, fps=8)
     (folder / "pictures").mkdir()
-    Pictures.fromarray(scene.picture(0.5)[0]).save(folder / "pictures" / "1.png")
+    Image.fromarray(scene.picture(0.5)[0]).save(folder / "pictures" / "1.png")
     write_wav(folder / "sound.wav", scene.soundtrack())
     return folder
 
@@ -194,7 +194,7 @@ def test_saved_results_are_what_segment_writes(
     assert openavs("segment", desk / "video.mp4", "-p", "tiny", "--out", tmp_path / "theirs").code == 0
     theirs = tmp_path / "theirs" / "clips" / "video"
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in theirs.iterdir())
-    masks = [np.asarray(Pictures.open(place / "masks" / "00000.png")) for place in (folder, theirs)]
+    masks = [np.asarray(Image.open(place / "masks" / "00000.png")) for place in (folder, theirs)]
     assert np.array_equal(*masks)
     assert [item.result for item in run_items(tmp_path / "mine")] == [stored(result)]
     assert openavs("segment", desk / "video.mp4", "-p", "tiny", "--out", tmp_path / "mine").code == 0  # resumes it

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pil
+from PIL import Image
 
 from openavs.config import resources
 from openavs.config.recipe import load_recipe
@@ -29,7 +29,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
     write_clip(tmp_path / "video.mp4", scene, fps=8)
     (tmp_path / "pictures").mkdir()
-    Pil.fromarray(scene.picture(0.5)[0]).save(tmp_path / "pictures" / "1.png")
+    Image.fromarray(scene.picture(0.5)[0]).save(tmp_path / "pictures" / "1.png")
     write_wav(tmp_path / "sound.wav", scene.soundtrack())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -103,7 +103,7 @@ def test_the_table_names_every_recipe_and_its_license() -> None:
 def test_every_path_it_names_exists() -> None:
     for path in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
         assert (ROOT / path).exists(), path
-    assert np.asarray(Pil.open(ROOT / "docs" / "demo.png").convert("RGB")).std() > 10  # not a blank image
+    assert np.asarray(Image.open(ROOT / "docs" / "demo.png").convert("RGB")).std() > 10  # not a blank image
 
 
 def test_the_file_tree_names_every_package_and_nothing_else() -> None:

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as PilImage
+from PIL import Image
 
 from openavs.cli import main as openavs
 from openavs.config.recipe import load_recipe
@@ -49,7 +49,7 @@ def frame_and_mask(run: Path, frame: int) -> None:
     result = read_result(run, "demo")
     (shown,) = open_clip(run / "scene.mp4").frames(frozenset({frame}))
     painted = paint_frame(shown.image, result.frames[frame], palette_of(result.frames))
-    mask = PilImage.open(run / "clips" / "demo" / "masks" / f"{frame:05d}.png").convert("RGB")
+    mask = Image.open(run / "clips" / "demo" / "masks" / f"{frame:05d}.png").convert("RGB")
     save([shown.image, painted, np.asarray(mask)], DOCS / "pictures" / "found.png")
 
 
@@ -57,7 +57,7 @@ def save(images: list[ImageArray], path: Path) -> None:
     """Write images of one size side by side, as a palette PNG."""
     gap = np.full((images[0].shape[0], 8, 3), 255, dtype=np.uint8)
     strip = np.hstack([part for image in images for part in (image, gap)][:-1])
-    PilImage.fromarray(strip).quantize(256).save(path, optimize=True)
+    Image.fromarray(strip).quantize(256).save(path, optimize=True)
 
 
 def screenshot(page: Path, to: Path, size: tuple[int, int], style: str = "") -> None:
@@ -74,7 +74,7 @@ def screenshot(page: Path, to: Path, size: tuple[int, int], style: str = "") -> 
         subprocess.run(
             [browser, *flags, window, f"--screenshot={shot}", copy.as_uri()], check=True, capture_output=True
         )
-        PilImage.open(shot).convert("RGB").quantize(256).save(to, optimize=True)
+        Image.open(shot).convert("RGB").quantize(256).save(to, optimize=True)
 
 
 def main() -> None:

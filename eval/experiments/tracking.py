@@ -85,7 +85,7 @@ def crossing_scene(index: int, seconds: int, *, twins: bool) -> Scene:
     actors = tuple(
         replace(
             actor,
-            centre=(0.5, height + side * offset / 2),
+            center=(0.5, height + side * offset / 2),
             size=float(rng.uniform(0.16, 0.2)),
             motion=(side * swing, 0.0, float(rng.uniform(0, 0.08)), 2.0 * seconds, -np.pi / 2),  # half a period
         )

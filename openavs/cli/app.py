@@ -98,8 +98,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def _main(args: Sequence[str] | None) -> int:
     try:
         app(args=None if args is None else list(args), prog_name="openavs")
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except OpenAVSError as error:
         log_line(f"openavs: {error}")
         return 2

@@ -21,7 +21,7 @@ from openavs.media.limits import MAX_ALLOCATION, MediaLimits
 from openavs.media.probe import open_directly, pick_audio, pick_video, require_video
 from openavs.media.video import VideoDecoder, read_packets
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def _fits(decoded: Iterator[None], most: int) -> bool:
     except MemoryError:
         return False
     except (InputError, FFmpegError) as error:
-        log.debug("%s", error)
+        logger.debug("%s", error)
     return _address_space("VmPeak") <= most
 
 

@@ -182,8 +182,8 @@ def _measure(reference: str, offline: bool) -> _Model:
         folder = resolve(reference, offline).path
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return _Model(count_parameters(folder), stored_dtype(folder), config)
-    except (OpenAVSError, ValueError, KeyError, OSError) as problem:
-        logger.debug("the size of %s is not known from its files: %s", reference, problem)
+    except (OpenAVSError, ValueError, KeyError, OSError) as error:
+        logger.debug("the size of %s is not known from its files: %s", reference, error)
         known = find_known_model(reference)
         return _Model(round(known.parameters * 1e6), known.stored, {}) if known else _Model(0, "float32", {})
 

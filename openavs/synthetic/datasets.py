@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Pil
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import synthetic_clip_name
@@ -62,6 +62,8 @@ def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: 
     """Write a data set (`s4`, `ms3`, `avss` or `ov`) under `out` and return the number of clips by split.
 
     Args:
+        layout: the layout of a benchmark.
+        out: the root folder.
         counts: clips per split (train, val, test).
         seed: data sets of different seeds share no scene.
         videos: whether S4 and MS3 get their `raw_videos/` too.
@@ -246,7 +248,7 @@ def _semantic(masks: Mapping[str, BoolMask], size: tuple[int, int]) -> ImageArra
 
 
 def _save(path: Path, pixels: ImageArray) -> None:
-    Pil.fromarray(pixels).save(_parent(path), quality=95)
+    Image.fromarray(pixels).save(_parent(path), quality=95)
 
 
 def _parent(path: Path) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pil, ImageDraw
+from PIL import Image, ImageDraw
 
 from openavs.errors import InputError
 from openavs.structures.types import BoolMask, ImageArray, Waveform
@@ -22,7 +22,7 @@ from openavs.synthetic.shapes import Drawing, Points, Rng, shape_of
 SPLITS = ("train", "val", "test")
 """The split's number is the first word of every seed, so that splits share no scene."""
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 def scene_rng(split: str, *words: int) -> Rng:
@@ -36,10 +36,10 @@ class SceneObject:
 
     kind: str
     drawing: Drawing
-    tones: dict[str, Colour]
+    tones: dict[str, Color]
     on: tuple[bool, ...]
     visible: bool
-    centre: tuple[float, float]
+    center: tuple[float, float]
     size: float  # half extent
     turn: float  # radians
     stretch: float
@@ -53,8 +53,8 @@ class SceneObject:
         turn = self.turn + dturn * np.sin(beat)
         scale = np.diag([-self.size if self.flip else self.size, self.size * self.stretch])
         cos, sin = np.cos(turn), np.sin(turn)
-        centre = (self.centre[0] + dx * np.sin(beat), self.centre[1] + dy * np.sin(beat * 1.3 + phase))
-        return np.vstack([scale @ np.array([[cos, sin], [-sin, cos]]), centre])
+        center = (self.center[0] + dx * np.sin(beat), self.center[1] + dy * np.sin(beat * 1.3 + phase))
+        return np.vstack([scale @ np.array([[cos, sin], [-sin, cos]]), center])
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,8 @@ class Scene:
         """Return the image `[H, W, 3]` and the instance map `[H, W]` (0: background, i + 1: object i)."""
         height, width = self.size
         unit = min(height, width)
-        fine = Pil.fromarray(self.backdrop).resize((2 * width, 2 * height), Pil.Resampling.BICUBIC)
-        owners = Pil.new("L", fine.size, 0)
+        fine = Image.fromarray(self.backdrop).resize((2 * width, 2 * height), Image.Resampling.BICUBIC)
+        owners = Image.new("L", fine.size, 0)
         paint, mark = ImageDraw.Draw(fine), ImageDraw.Draw(owners)
         for number, actor in enumerate(self.actors, start=1):
             if actor.visible:
@@ -161,7 +161,7 @@ def plan_scene(parts: list[Role], rng: Rng, seconds: int, size: tuple[int, int] 
                 tones=_tones(ground, rng),
                 on=part.on,
                 visible=part.visible,
-                centre=(x, y),
+                center=(x, y),
                 size=room * rng.uniform(0.78, 1.0),
                 turn=float(rng.normal(0.0, 0.18)),
                 stretch=float(rng.uniform(0.82, 1.15)),
@@ -197,7 +197,7 @@ def _backdrop(rng: Rng) -> npt.NDArray[np.uint8]:
     clouds = rng.random((int(rng.integers(3, 9)), int(rng.integers(3, 9)), 1))
     slope = np.linspace(0, 1, clouds.shape[0])[:, None, None]
     share = np.clip(0.5 * clouds + 0.5 * slope + rng.normal(0, 0.04, (*clouds.shape[:2], 3)), 0, 1)
-    ground = Pil.fromarray((low + (high - low) * share).astype(np.uint8)).resize((32, 32), Pil.Resampling.BICUBIC)
+    ground = Image.fromarray((low + (high - low) * share).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(ground)
     for _ in range(int(rng.integers(0, 5))):
         x, y = rng.uniform(0, 32, 2)
@@ -207,7 +207,7 @@ def _backdrop(rng: Rng) -> npt.NDArray[np.uint8]:
     return np.asarray(ground)
 
 
-def _tones(ground: npt.NDArray[np.float64], rng: Rng) -> dict[str, Colour]:
+def _tones(ground: npt.NDArray[np.float64], rng: Rng) -> dict[str, Color]:
     """Sample the colors of one instance; the body differs from the mean color of the background."""
     body = ground
     while np.abs(body - ground).max() < 60:
@@ -215,8 +215,8 @@ def _tones(ground: npt.NDArray[np.float64], rng: Rng) -> dict[str, Colour]:
     detail = body
     while np.abs(detail - body).max() < 70:
         detail = rng.uniform(20, 235, 3)
-    grey = rng.uniform(-12, 12, (2, 3))
-    tones = {"body": body, "detail": detail, "dark": 28 + grey[0], "light": 225 + grey[1]}
+    gray = rng.uniform(-12, 12, (2, 3))
+    tones = {"body": body, "detail": detail, "dark": 28 + gray[0], "light": 225 + gray[1]}
     return {name: (int(r), int(g), int(b)) for name, (r, g, b) in tones.items()}
 
 

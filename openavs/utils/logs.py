@@ -11,6 +11,7 @@ class SafeFormatter(logging.Formatter):
     """Escapes control characters in the formatted record."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the formatted record without control characters."""
         return printable(super().format(record))
 
 
@@ -18,5 +19,6 @@ class TerminalFormatter(SafeFormatter):
     """`openavs: message` for warnings and errors of openavs; other records name their logger instead."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the message with its prefix."""
         own = record.name.startswith("openavs.") and record.levelno >= logging.WARNING
         return f"{'openavs' if own else record.name}: {record.message}"

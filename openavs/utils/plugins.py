@@ -83,12 +83,10 @@ def _load(path: Path) -> ModuleType:
     sys.modules[name] = module  # before execution: dataclasses and pickle look the module up
     try:
         spec.loader.exec_module(module)
-    except ModuleNotFoundError as problem:
+    except ModuleNotFoundError as error:
         del sys.modules[name]
-        raise InputError(f"the plug-in {path} needs the package {problem.name!r}: pip install it") from problem
-    except Exception as problem:  # user code may raise anything
+        raise InputError(f"the plug-in {path} needs the package {error.name!r}: pip install it") from error
+    except Exception as error:  # user code may raise anything
         del sys.modules[name]
-        raise InputError(
-            f"the plug-in {path} fails when it is loaded: {type(problem).__name__}: {problem}"
-        ) from problem
+        raise InputError(f"the plug-in {path} fails when it is loaded: {type(error).__name__}: {error}") from error
     return module

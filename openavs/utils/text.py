@@ -47,10 +47,10 @@ _REVERSING = {*"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u20
 
 
 def printable(text: str) -> str:
-    """Escape the characters that a terminal would interpret; line breaks and tabs stay.
+    r"""Escape the characters that a terminal would interpret; line breaks and tabs stay.
 
-    >>> printable("a\\x1b[2J.mp4")
-    'a\\\\x1b[2J.mp4'
+    >>> printable("a\x1b[2J.mp4")
+    'a\\x1b[2J.mp4'
     """
     return text if text.isprintable() else "".join(map(_escaped, text))
 

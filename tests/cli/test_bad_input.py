@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pil
+from PIL import Image
 
 from openavs.cli import main
 from openavs.media import probe
 from openavs.structures.types import ImageArray
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 from tests.plugin_recipe import write_recipe
 
 Run = Callable[..., Any]
@@ -39,13 +39,13 @@ def cut(path: Path, at: float) -> None:
 
 
 def make_bad_files(folder: Path) -> None:
-    pictures, nan = [grey(i) for i in range(20)], tone(2)
+    pictures, nan = [gray(i) for i in range(20)], tone(2)
     nan[0, 1000] = np.nan
     (folder / "notes.mp4").write_text("not a video")
     (folder / "empty.mp4").touch()
     (folder / "no-pictures").mkdir()
     (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    Pil.fromarray(grey(1)).save(folder / "picture.png")
+    Image.fromarray(gray(1)).save(folder / "picture.png")
     cut(make_media(folder / "half.mp4", noise(20), sound=tone(2)), 0.5)
     cut(make_media(folder / "half-indexed.mp4", noise(100), sound=tone(10), options={"movflags": "+faststart"}), 0.5)
     head = make_media(folder / "zero.mp4", pictures, options={"movflags": "+frag_keyframe+empty_moov+delay_moov"})
@@ -72,7 +72,7 @@ class Attempt:
 def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     folder = tmp_path_factory.mktemp("bad")
     make_bad_files(folder)
-    make_media(folder / "good.mp4", [grey(i) for i in range(20)], sound=tone(2))
+    make_media(folder / "good.mp4", [gray(i) for i in range(20)], sound=tone(2))
     names = sorted(path.name for path in folder.iterdir())
     words = ["segment", *(str(folder / name) for name in names), "--pipeline", str(write_recipe(folder))]
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
@@ -135,7 +135,7 @@ def test_the_readable_part_of_a_truncated_video_is_done(attempt: Attempt) -> Non
 def test_a_clip_that_crashes_the_sandbox_fails_alone(
     openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = [grey(i) for i in range(10)]
+    pictures = [gray(i) for i in range(10)]
     names = ("first.mp4", "deadly.mov", "last.mp4")
     for name in names:
         codec, form = ("jpeg2000", "rgb24") if name == "deadly.mov" else ("libx264", "yuv420p")
@@ -157,7 +157,7 @@ def test_a_clip_that_crashes_the_sandbox_fails_alone(
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    return make_media(tmp_path / "good.mp4", [grey(i) for i in range(10)], sound=tone(1))
+    return make_media(tmp_path / "good.mp4", [gray(i) for i in range(10)], sound=tone(1))
 
 
 def refusal(done: Any, out: Path) -> str:
@@ -244,7 +244,7 @@ def test_an_unusable_audio_file(openavs: Run, video: Path, tmp_path: Path, sound
     nan = tone(1)
     nan[0, 100] = np.inf
     make_media(tmp_path / "nan.wav", sound=nan, sound_codec="pcm_f32le")
-    make_media(tmp_path / "mute.mp4", [grey(0)] * 5)
+    make_media(tmp_path / "mute.mp4", [gray(0)] * 5)
     (tmp_path / "notes.mp4").write_text("not a video")
     words = ("segment", video, "--audio", tmp_path / sound, "-p", write_recipe(tmp_path), "--out", tmp_path / "out")
     done = openavs(*words, "--json")
@@ -258,7 +258,7 @@ def test_an_unusable_audio_file(openavs: Run, video: Path, tmp_path: Path, sound
 
 def test_a_second_video_of_the_same_name_is_kept_apart(openavs: Run, video: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    other = make_media(tmp_path / "other" / video.name, [grey(0)] * 5, sound=tone(1))
+    other = make_media(tmp_path / "other" / video.name, [gray(0)] * 5, sound=tone(1))
     shared = ("-p", write_recipe(tmp_path), "--out", tmp_path / "out")
     openavs("segment", video, *shared)
     before = (tmp_path / "out" / "clips" / "good" / "result.json").read_bytes()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pil
+from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.media import probe, read_audio, write_video, write_wav
@@ -38,7 +38,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def grey(count: int = 20, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
+def gray(count: int = 20, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
     return [np.full((*size, 3), 128, dtype=np.uint8)] * count
 
 
@@ -80,7 +80,7 @@ def test_models_that_do_not_fit_together_are_offloaded(
     openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The results are the same; each group of stages is loaded for all videos and not for each."""
-    write_video(tmp_path / "silent.mp4", grey(), fps=10, audio=Waveform(np.zeros(32000, np.float32), 16000))
+    write_video(tmp_path / "silent.mp4", gray(), fps=10, audio=Waveform(np.zeros(32000, np.float32), 16000))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     second = shutil.copy(video, tmp_path / "second.mp4")
     words = ("segment", video, tmp_path / "broken.mp4", tmp_path / "silent.mp4", second, "--pipeline", "tiny", "--out")
@@ -133,8 +133,8 @@ def test_a_video_becomes_a_result_folder(openavs: Run, video: Path, tmp_path: Pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     masks = sorted((folder / "masks").iterdir())
     assert [path.name for path in masks] == ["00000.png", "00001.png"]
-    assert Pil.open(masks[0]).mode == "P"
-    assert set(np.unique(np.asarray(Pil.open(masks[0])))) == {0, 1}
+    assert Image.open(masks[0]).mode == "P"
+    assert set(np.unique(np.asarray(Image.open(masks[0])))) == {0, 1}
     sound, source = read_audio(folder / "overlay.mp4"), read_audio(video)
     assert sound is not None
     assert source is not None
@@ -167,7 +167,7 @@ def test_another_recipe_in_the_same_folder_is_refused(openavs: Run, video: Path,
 def test_a_vocabulary_makes_class_masks(openavs: Run, video: Path, tmp_path: Path) -> None:
     command = ("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out", "--vocab", "bell,dog", "--json")
     assert openavs(*command).json()["clips"][0]["found"][0]["text"] == "dog"
-    mask = np.asarray(Pil.open(tmp_path / "out" / "clips" / "dog" / "masks" / "00000.png"))
+    mask = np.asarray(Image.open(tmp_path / "out" / "clips" / "dog" / "masks" / "00000.png"))
     assert set(np.unique(mask)) == {0, 2}  # dog is the second of the vocabulary
 
 
@@ -191,7 +191,7 @@ def test_a_folder_of_pictures_with_a_wav(openavs: Run, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, (image, _) in enumerate(scene_frames(scene)):
-        Pil.fromarray(image).save(folder / f"frame{i}.png")
+        Image.fromarray(image).save(folder / f"frame{i}.png")
     write_wav(tmp_path / "horse.wav", scene.soundtrack())
     command = ("segment", folder, "--audio", tmp_path / "horse.wav", "--pipeline", "tiny", "--out", tmp_path / "out")
     clip = openavs(*command, "--json").json()["clips"][0]
@@ -202,7 +202,7 @@ def test_a_folder_of_pictures_with_a_wav(openavs: Run, tmp_path: Path) -> None:
 def test_good_videos_are_done_beside_bad_ones(openavs: Run, video: Path, tmp_path: Path) -> None:
     text, mute = tmp_path / "notes.mp4", tmp_path / "mute.mp4"
     text.write_text("not a video")
-    write_video(mute, grey(), 10)
+    write_video(mute, gray(), 10)
     done = openavs("segment", text, mute, video, "--pipeline", "tiny", "--out", tmp_path / "out", "--json")
     assert done.code == 1
     answer = done.json()
@@ -261,7 +261,7 @@ def test_where_all_failed_nothing_is_said_of_the_models(openavs: Run, tmp_path: 
 
 def test_silent_sound_gives_empty_masks_and_says_so(openavs: Run, tmp_path: Path) -> None:
     path = tmp_path / "hush.mp4"
-    write_video(path, grey(), 10, Waveform(np.zeros(32000, dtype=np.float32), 16000))
+    write_video(path, gray(), 10, Waveform(np.zeros(32000, dtype=np.float32), 16000))
     clip = openavs("segment", path, "--pipeline", "tiny", "--out", tmp_path / "out", "--json").json()["clips"][0]
     assert clip["status"] == "ok"
     assert clip["segments"] == 0
@@ -348,7 +348,7 @@ def test_a_clip_that_crashes_its_worker_costs_that_clip_alone(openavs: Run, tmp_
 
 def test_warnings_name_their_clip_and_no_control_character_reaches_the_terminal(tmp_path: Path) -> None:
     hush, text = tmp_path / "hush.mp4", tmp_path / "a\x1b]0;owned\x07\x1b[2J\rb\u202e\n.mp4"
-    write_video(hush, grey(), 10, Waveform(np.zeros(32000, dtype=np.float32), 16000))
+    write_video(hush, gray(), 10, Waveform(np.zeros(32000, dtype=np.float32), 16000))
     text.write_text("not a video")
     command = [sys.executable, "-m", "openavs", "segment", text, hush, "-p", "tiny", "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
@@ -361,7 +361,7 @@ def test_warnings_name_their_clip_and_no_control_character_reaches_the_terminal(
 @pytest.mark.parametrize("size", [(1, 1), (3, 801), (600, 4)])
 def test_pictures_of_any_shape(openavs: Run, tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "odd.png"
-    Pil.fromarray(np.full((*size, 3), 90, dtype=np.uint8)).save(path)
+    Image.fromarray(np.full((*size, 3), 90, dtype=np.uint8)).save(path)
     write_wav(tmp_path / "a.wav", noise(1.0))
     done = openavs("segment", path, "--audio", tmp_path / "a.wav", "--pipeline", "tiny", "--out", tmp_path / "out")
     assert done.code == 0, done.err
@@ -370,7 +370,7 @@ def test_pictures_of_any_shape(openavs: Run, tmp_path: Path, size: tuple[int, in
 @pytest.mark.slow
 def test_an_8k_picture(openavs: Run, tmp_path: Path) -> None:
     path = tmp_path / "large.png"
-    Pil.fromarray(np.full((4320, 7680, 3), 90, dtype=np.uint8)).save(path, compress_level=1)
+    Image.fromarray(np.full((4320, 7680, 3), 90, dtype=np.uint8)).save(path, compress_level=1)
     write_wav(tmp_path / "a.wav", noise(1.0))
     done = openavs("segment", path, "--audio", tmp_path / "a.wav", "--pipeline", "tiny", "--out", tmp_path / "out")
     assert done.code == 0, done.err

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.media import write_wav
@@ -29,9 +29,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place.mkdir(parents=True)
     shutil.copy(folder / "video.mp4", folder / "videos")
     shutil.copy(folder / "sound.wav", clip)
-    Pictures.fromarray(picture).save(folder / "pictures" / "0.png")
-    Pictures.fromarray(picture).save(clip / "frames" / "0.png")
-    Pictures.fromarray(np.where(owners == 1, 255, 0).astype(np.uint8)).save(clip / "masks" / "0.png")
+    Image.fromarray(picture).save(folder / "pictures" / "0.png")
+    Image.fromarray(picture).save(clip / "frames" / "0.png")
+    Image.fromarray(np.where(owners == 1, 255, 0).astype(np.uint8)).save(clip / "masks" / "0.png")
     (folder / "mine.yaml").write_text(yaml.safe_dump(load_recipe("tiny").to_dict()), encoding="utf-8")
     return folder
 

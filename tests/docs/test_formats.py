@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.cli import main
 from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
@@ -108,7 +108,7 @@ def test_masks_are_the_segments_numbers(desk: Path) -> None:
     result = read(desk / "out" / "clips" / "video" / "result.json")
     assert set(np.unique(names["numbers"])) == {0, *range(1, len(result["frames"][0]["segments"]) + 1)}
     assert list(names["numbers"].shape) == result["size"]
-    label = Pictures.open(desk / "labels" / "labels" / "clips" / "video" / "labels_semantic" / "0.png")
+    label = Image.open(desk / "labels" / "labels" / "clips" / "video" / "labels_semantic" / "0.png")
     assert label.mode == "L" and set(np.unique(np.asarray(label))) == {0, 255}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image as Pil
+from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
@@ -103,7 +103,7 @@ def test_s4_is_run_and_scored(roots: Roots, heard: tuple[Evaluation, Told]) -> N
     masks = BinaryMetrics()
     for clip in dataset.clips:
         paths = [done.out / "predictions" / place for place in clip.predictions]
-        shown = np.stack([np.asarray(Pil.open(path)) for path in paths])
+        shown = np.stack([np.asarray(Image.open(path)) for path in paths])
         assert set(np.unique(shown)) <= {0, 255}
         masks.update(shown, dataset.read_truth(clip))
     assert done.report["metrics"] == pytest.approx(masks.compute("official"))
@@ -144,7 +144,7 @@ def test_label_maps_hold_class_indices(
     assert done.report["recipe"]["aliases"]["chainsaw"] == "saw"
     found: set[int] = set()
     for clip in dataset.clips:
-        pictures = [Pil.open(tmp_path / "predictions" / place) for place in clip.predictions]
+        pictures = [Image.open(tmp_path / "predictions" / place) for place in clip.predictions]
         assert {(picture.mode, picture.size) for picture in pictures} == {("P", (320, 240))}
         found |= {int(value) for picture in pictures for value in np.unique(np.asarray(picture))}
     sounding = {CLASSES.index(name) for clip in dataset.clips for name in clip.classes}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
@@ -32,7 +32,7 @@ def test_the_ms3_reader_reads_it_and_it_scores_one_against_itself(run: Path, tmp
     (first, _) = dataset.clips
     masks = dataset.read_truth(first)
     assert masks.shape == (5, 224, 224)
-    union = Pictures.fromarray(ring() | pair()).resize((224, 224), Pictures.Resampling.NEAREST)
+    union = Image.fromarray(ring() | pair()).resize((224, 224), Image.Resampling.NEAREST)
     assert np.array_equal(masks[0], np.asarray(union))
     assert score(dataset, tmp_path / "ms3" / "ms3_data" / "gt_masks").figures["official"]["miou"] == 1.0
     assert told.notes == ["1 s at the ends of clips are left out: the layout's clips last 5 s"]
@@ -41,7 +41,7 @@ def test_the_ms3_reader_reads_it_and_it_scores_one_against_itself(run: Path, tmp
 def test_frames_and_sound_are_those_of_the_video(run: Path, tmp_path: Path) -> None:
     export("avsbench-object", run_items(run), tmp_path / "ms3", ExportOptions(Categories(), split="test"))
     clip = open_dataset("ms3", tmp_path / "ms3", "test").clips[0]
-    with Pictures.open(clip.frames[0]) as picture:
+    with Image.open(clip.frames[0]) as picture:
         assert picture.size == (224, 224)
         assert np.abs(np.asarray(picture)[100, 20].astype(int) - LEFT).max() < 12
     sound = read_audio(clip.audio)
@@ -62,11 +62,11 @@ def test_the_semantic_reader_reads_the_class_indices(run: Path, tmp_path: Path) 
     dataset = open_dataset("avss", tmp_path / "avss", "test")
     clip = dataset.clips[0]
     assert (clip.group, clip.classes) == ("v1m", ("bell", "dog"))
-    labels = np.asarray(Pictures.open(str(clip.truth[0])))
+    labels = np.asarray(Image.open(str(clip.truth[0])))
     assert labels.shape == SIZE and set(np.unique(labels)) == {0, DOG, BELL}
     assert np.array_equal(labels == DOG, ring()) and np.array_equal(labels == BELL, pair() & ~ring())
-    colours = np.asarray(Pictures.open(tmp_path / "avss" / "v1m" / clip.id / "labels_rgb" / "0.png"))
-    assert np.array_equal(decode_palette(colours), labels)
+    colors = np.asarray(Image.open(tmp_path / "avss" / "v1m" / clip.id / "labels_rgb" / "0.png"))
+    assert np.array_equal(decode_palette(colors), labels)
     assert dataset.read_truth(clip).shape == (5, 224, 224)
 
 

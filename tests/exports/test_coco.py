@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 from pycocotools.coco import COCO
 
 from openavs.exports.base import Categories, ExportItem, run_items
@@ -79,7 +79,7 @@ def test_pictures_are_where_the_file_says(run: Path, tmp_path: Path) -> None:
     export("coco", run_items(run), tmp_path / "set", ExportOptions(Categories(), images=True))
     coco = COCO(str(tmp_path / "set" / "annotations" / "instances_train.json"))
     for image in coco.loadImgs(coco.getImgIds()):
-        with Pictures.open(tmp_path / "set" / "images" / "train" / image["file_name"]) as picture:
+        with Image.open(tmp_path / "set" / "images" / "train" / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"])
 
 

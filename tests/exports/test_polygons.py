@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image as Pictures, ImageDraw
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from openavs.exports.polygons import Ring, join_rings, mask_to_rings, signed_area, simplify
@@ -72,7 +72,7 @@ def test_parts_hang_together_and_enclose_nothing_between() -> None:
     parts, _ = mask_to_rings(pair())
     whole = join_rings(parts)
     assert signed_area(whole) == pair().sum()
-    picture = Pictures.new("1", (64, 48))
+    picture = Image.new("1", (64, 48))
     ImageDraw.Draw(picture).polygon([tuple(point) for point in whole.tolist()], fill=1, outline=0)
     filled = np.asarray(picture)
     assert (filled & pair()).sum() / (filled | pair()).sum() > 0.8

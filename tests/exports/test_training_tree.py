@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
@@ -53,7 +53,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def pixels(path: Path) -> Any:
-    with Pictures.open(path) as picture:
+    with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
 
 

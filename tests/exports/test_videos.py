@@ -11,7 +11,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image as Pictures
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.exports.base import Categories, ExportItem, run_items
@@ -84,7 +84,7 @@ def test_mov_is_prores_with_alpha_and_pcm(run: Path, tmp_path: Path) -> None:
 def test_pngs_are_exact(run: Path, tmp_path: Path) -> None:
     told = export("cutout-png", run_items(run, ["one"]), tmp_path / "cut")
     folder = tmp_path / "cut" / "one"
-    pictures = [np.asarray(Pictures.open(path)) for path in sorted(folder.glob("*.png"))]
+    pictures = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]
     check_cutouts(pictures, tolerance=15)
     assert pictures[0].shape == (*SIZE, 4) and np.array_equal(pictures[0][..., 3] == 255, DOG_AND_BELL)
     assert set(np.unique(pictures[0][..., 3])) == {0, 255}
@@ -119,7 +119,7 @@ def test_what_makes_no_video_leaves_no_file(tmp_path: Path) -> None:
 
 def test_the_background_is_removed_far_from_the_masks(run: Path, tmp_path: Path) -> None:
     export("cutout-png", run_items(run, ["one"]), tmp_path / "cut")
-    picture = np.asarray(Pictures.open(tmp_path / "cut" / "one" / "00007.png"))  # the dog alone, on the left
+    picture = np.asarray(Image.open(tmp_path / "cut" / "one" / "00007.png"))  # the dog alone, on the left
     assert not picture[:, 48:, :3].any() and picture[:, 48:, 3].max() == 0
 
 

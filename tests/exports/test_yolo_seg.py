@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image as Pictures, ImageDraw
+from PIL import Image, ImageDraw
 
 from openavs.exports.base import Categories, run_items
 from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
@@ -25,7 +25,7 @@ def filled(line: str) -> tuple[int, BoolMask]:
     """The class and the mask of a line, as a trainer would draw it."""
     number, *values = line.split()
     points = np.array(values, dtype=float).reshape(-1, 2) * [SIZE[1] * SCALE, SIZE[0] * SCALE]
-    picture = Pictures.new("1", (SIZE[1] * SCALE, SIZE[0] * SCALE))
+    picture = Image.new("1", (SIZE[1] * SCALE, SIZE[0] * SCALE))
     ImageDraw.Draw(picture).polygon([tuple(point) for point in points.tolist()], fill=1)
     shares = np.asarray(picture, dtype=float).reshape(SIZE[0], SCALE, SIZE[1], SCALE).mean(axis=(1, 3))
     return int(number), np.asarray(shares > 0.5)
@@ -58,7 +58,7 @@ def test_every_picture_has_its_labels_and_the_description_names_both(exported: P
     labels = sorted(path.stem for path in (exported / "labels" / "train").iterdir())
     assert pictures == labels and len(labels) == 11
     assert (exported / "labels" / "train" / "two_00004.txt").read_text() == ""  # silent: a picture of background
-    with Pictures.open(exported / data["train"] / "one_00000.jpg") as picture:
+    with Image.open(exported / data["train"] / "one_00000.jpg") as picture:
         assert picture.size == SIZE[::-1]
 
 

@@ -17,7 +17,7 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.manifest import JobRequest, Manifest
 from openavs.jobs.output_dir import open_folder
 from openavs.labeling.readers.open import open_source
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 from tests.plugin_recipe import STAGES, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ def videos(folder: Path, count: int, *, seconds: int = 2, white: tuple[int, ...]
     """Writes `v00.mp4`, `v01.mp4`, ...: gray pictures with a tone; those in `white` are white."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        pictures = [grey(29 if number in white else number % 20)] * (4 * seconds)
+        pictures = [gray(29 if number in white else number % 20)] * (4 * seconds)
         make_media(folder / f"v{number:02}.mp4", pictures, fps=4, sound=tone(seconds))
     return folder
 

@@ -56,7 +56,7 @@ def test_a_clip_that_kills_its_worker_is_taken_out_alone(pool: Path, tmp_path: P
     assert [row["id"] for row in rows if row["status"] == "failed"] == ["v05"]
     events = [json.loads(line) for log in (tmp_path / "out/log").glob("clips-*") for line in log.open()]
     times = {clip: sum(event["clip"] == clip for event in events) for clip in {event["clip"] for event in events}}
-    assert set(times.values()) == {1}, "no neighbour was done twice"
+    assert set(times.values()) == {1}, "no neighbor was done twice"
 
 
 @dataclass

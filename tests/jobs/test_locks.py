@@ -300,9 +300,9 @@ def test_a_lock_is_released_once_and_by_its_holder_only(tmp_path: Path) -> None:
     with claimed(tmp_path, 3) as taken:
         assert taken
     for held in (2, 4):
-        neighbour = Other(tmp_path, held)
-        assert not neighbour.taken, "with a lock none of its neighbours is given back"
-        neighbour.kill()
+        neighbor = Other(tmp_path, held)
+        assert not neighbor.taken, "with a lock none of its neighbors is given back"
+        neighbor.kill()
     other = Other(tmp_path, 3)
     assert other.taken
     with claimed(tmp_path, 3) as taken:

@@ -158,10 +158,10 @@ def test_clips_that_fail_are_rows_with_a_reason_and_leave_nothing(pool: Path, tm
 
 
 def test_a_video_without_sound_is_counted_as_such(tmp_path: Path) -> None:
-    from tests.media_files import grey, make_media
+    from tests.media_files import gray, make_media
 
     (tmp_path / "videos").mkdir()
-    make_media(tmp_path / "videos/mute.mp4", [grey(1)] * 8, fps=4)
+    make_media(tmp_path / "videos/mute.mp4", [gray(1)] * 8, fps=4)
     spec = planned(tmp_path / "videos", recipe(tmp_path / "r"), tmp_path / "out")[2][0]
     mark = run_shard(spec, chain(spec))
     assert mark is not None

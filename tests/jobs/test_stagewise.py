@@ -38,7 +38,7 @@ def worker(spec: ShardSpec, schedule: str, cache: Path | None = None, window: in
     return ShardWorker(replace(spec.job, schedule=schedule, window=window, cache=cache))
 
 
-def labelled(spec: ShardSpec, schedule: str, **options: Any) -> ShardWorker:
+def labeled(spec: ShardSpec, schedule: str, **options: Any) -> ShardWorker:
     made = worker(spec, schedule, **options)
     assert made.run(spec, on_clip=lambda done: None, stop=never) is not None
     return made
@@ -74,7 +74,7 @@ def spec(scenes: Path, tmp_path: Path) -> ShardSpec:
 def clip_by_clip(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("reference") / "out"
     reference = planned(scenes, "tiny", out, shard_size=5)[2][0]  # type: ignore[arg-type]
-    labelled(reference, "per-clip")
+    labeled(reference, "per-clip")
     return results(out)
 
 
@@ -93,7 +93,7 @@ def test_both_schedules_write_the_same_bytes(
         return chat(self, asked)
 
     monkeypatch.setattr(LlmTranslator, "_chat", counting)
-    staged = labelled(spec, "per-stage", window=window)
+    staged = labeled(spec, "per-stage", window=window)
     assert results(spec.job.out) == clip_by_clip
     windows = -(-5 // window)
     assert isinstance(staged.pipeline, StagedSchedule)
@@ -159,9 +159,9 @@ def test_a_deferred_stage_answers_from_the_cache_without_loading() -> None:
 
 def test_captions_and_prompts_are_taken_from_the_cache(spec: ShardSpec, tmp_path: Path) -> None:
     """A job with other boxes captions and translates nothing again, with either schedule of the first one."""
-    labelled(spec, "per-stage", cache=tmp_path / "stages")
+    labeled(spec, "per-stage", cache=tmp_path / "stages")
     again = planned(spec.job.root, "tiny", tmp_path / "again", overrides=("filtering.box_threshold=0.3",))[2][0]  # type: ignore[arg-type]
-    second = labelled(again, "per-clip", cache=tmp_path / "stages")
+    second = labeled(again, "per-clip", cache=tmp_path / "stages")
     assert second.cache is not None
     assert [what for (_, what), count in second.cache.counts.items() if count] == ["hits"] * 2
 
@@ -188,7 +188,7 @@ def run(spec: ShardSpec, ahead: StagedSchedule, stop: Callable[[], bool] = never
 def test_a_clip_that_fails_is_a_row_in_both_schedules(pool: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "r", detector={"use": "./stages.py:Faulty"})
     reference, spec = (planned(pool, made, tmp_path / name)[2][0] for name in ("clips", "stages"))
-    expected = labelled(reference, "per-clip").run(reference, on_clip=lambda done: None, stop=never)
+    expected = labeled(reference, "per-clip").run(reference, on_clip=lambda done: None, stop=never)
     mark, _ = run(spec, staged(spec))
     assert mark == expected
     assert mark["reasons"] == {"unexpected ZeroDivisionError": 1}

@@ -19,7 +19,7 @@ from openavs.labeling.readers.open import open_source
 from openavs.synthetic.datasets import write_layout
 from tests.jobs.pool import planned, recipe, videos
 from tests.jobs.test_shard import chain
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 
 def empty(path: Path) -> Path:
@@ -42,7 +42,7 @@ def test_an_item_survives_its_line() -> None:
     ]
     assert [line_to_sample(sample_to_line(item)) for item in items] == [replace(item, bytes=None) for item in items]
     with pytest.raises(InputError, match="invalid line"):
-        line_to_sample(b'{"id": "a", "colour": "red"}')
+        line_to_sample(b'{"id": "a", "color": "red"}')
 
 
 def test_a_folder_is_searched_to_the_bottom_and_hidden_things_are_not(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def tar(path: Path, members: dict[str, bytes], **special: str) -> Path:
 
 
 def test_a_tar_is_read_in_place(tmp_path: Path) -> None:
-    video = make_media(tmp_path / "v.mp4", [grey(1)] * 8, fps=4, sound=tone(2)).read_bytes()
+    video = make_media(tmp_path / "v.mp4", [gray(1)] * 8, fps=4, sound=tone(2)).read_bytes()
     (tmp_path / "tars").mkdir()
     tar(tmp_path / "tars/0.tar", {"a.mp4": video, "a.json": b"{}", "sub/b.mp4": video[:500]})
     source = open_source(str(tmp_path / "tars"))

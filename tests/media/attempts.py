@@ -58,8 +58,8 @@ def attempt(given: dict[str, Any], scratch: Path) -> dict[str, Any]:
     logging.getLogger("openavs").addHandler(said)
     try:
         outcome = {"outcome": "clip", **use(given["path"], given.get("audio"), scratch)}
-    except InputError as problem:
-        outcome = {"outcome": "refused", "said": str(problem)}
+    except InputError as error:
+        outcome = {"outcome": "refused", "said": str(error)}
         with contextlib.suppress(InputError):  # its sound may be read even so
             read_audio(given["path"])
     except BaseException:  # noqa: BLE001 - reported to the test

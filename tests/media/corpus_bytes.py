@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from tests.media.corpus_streams import Make, many_tracks, plain
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 DAY = 24 * 3600
 HUGE = 16384  # pixels a side
@@ -79,7 +79,7 @@ def day_of_silence(path: Path) -> None:
         video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
         audio = container.add_stream("pcm_s16le", rate=48000, layout="mono")
         for index in range(5):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(grey(index), format="rgb24")))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(gray(index), format="rgb24")))
         container.mux(video.encode(None))
         for start in (0, (DAY - 60) * 48000):
             piece = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16), format="s16", layout="mono")

@@ -10,10 +10,10 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from tests.media_files import corners, grey, make_media, tone
+from tests.media_files import corners, gray, make_media, tone
 
 Make = Callable[[Path], object]
-PICTURES = [grey(i) for i in range(20)]
+PICTURES = [gray(i) for i in range(20)]
 
 
 def plain(path: Path, **options: object) -> Path:
@@ -25,7 +25,7 @@ def resized(path: Path) -> None:
     """A stream whose pictures become larger in the middle."""
     parts = []
     for name, size in (("a.ts", (48, 64)), ("b.ts", (480, 640)), ("c.ts", (16, 16))):
-        parts.append(make_media(path.with_name(f".{name}"), [grey(3, size)] * 10).read_bytes())
+        parts.append(make_media(path.with_name(f".{name}"), [gray(3, size)] * 10).read_bytes())
     path.write_bytes(b"".join(parts))
 
 
@@ -36,7 +36,7 @@ def cover_art(path: Path) -> None:
         cover = container.add_stream("mjpeg", rate=1)
         cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
         cover.disposition = Disposition.attached_pic
-        picture = av.VideoFrame.from_ndarray(grey(3), format="rgb24").reformat(format="yuvj420p")
+        picture = av.VideoFrame.from_ndarray(gray(3), format="rgb24").reformat(format="yuvj420p")
         container.mux([*cover.encode(picture), *cover.encode(None)])
         piece = av.AudioFrame.from_ndarray(tone(1), format="fltp", layout="mono")
         piece.sample_rate = 44100
@@ -51,7 +51,7 @@ def two_videos(path: Path) -> None:
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for index in range(10):
             for stream in streams:
-                frame = av.VideoFrame.from_ndarray(grey(index, (stream.height, stream.width)), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(gray(index, (stream.height, stream.width)), format="rgb24")
                 frame.pts = index
                 container.mux(stream.encode(frame))
         for stream in streams:
@@ -65,7 +65,7 @@ def many_tracks(path: Path, count: int = 100) -> None:
         video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
         tracks = [container.add_stream("pcm_s16le", rate=8000, layout="mono") for _ in range(count)]
         for index in range(10):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(grey(index), format="rgb24")))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(gray(index), format="rgb24")))
         for track in tracks:
             piece = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
             piece.sample_rate, piece.pts, piece.time_base = 8000, 0, Fraction(1, 8000)
@@ -79,7 +79,7 @@ def stamped(path: Path, stamps: Sequence[int], codec: str = "mjpeg") -> None:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index, stamp in enumerate(stamps):
-            frame = av.VideoFrame.from_ndarray(grey(index), format="rgb24").reformat(format=stream.pix_fmt)
+            frame = av.VideoFrame.from_ndarray(gray(index), format="rgb24").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = index, Fraction(1, 10)
             for packet in stream.encode(frame):
                 packet.pts = packet.dts = stamp
@@ -98,7 +98,7 @@ def sounds(path: Path, seconds: float, channels: int = 1, rate: int = 8000) -> N
         video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
         audio = container.add_stream("pcm_s16le", rate=rate, layout=layout)
         for index in range(20):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(grey(index), format="rgb24")))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(gray(index), format="rgb24")))
         container.mux(video.encode(None))
         samples = np.zeros((1, round(seconds * rate) * channels), np.int16)
         samples[0, ::7] = 4000
@@ -146,8 +146,8 @@ def streams() -> dict[str, Make]:
     table |= {
         "plain.mp4": plain,
         "1000fps.mp4": lambda path: make_media(path, PICTURES, fps=1000, times=[i / 1000 for i in range(20)]),
-        "1x1.mkv": lambda path: make_media(path, [grey(1, (1, 1))] * 3, codec="ffv1", pix_fmt="bgr0"),
-        "1x4096.mkv": lambda path: make_media(path, [grey(1, (1, 4096))] * 3, codec="ffv1", pix_fmt="bgr0"),
+        "1x1.mkv": lambda path: make_media(path, [gray(1, (1, 1))] * 3, codec="ffv1", pix_fmt="bgr0"),
+        "1x4096.mkv": lambda path: make_media(path, [gray(1, (1, 4096))] * 3, codec="ffv1", pix_fmt="bgr0"),
         "one_frame.mp4": lambda path: make_media(path, PICTURES[:1]),
         "vfr.mkv": lambda path: make_media(path, PICTURES[:5], times=[0, 0.001, 0.9, 0.901, 40]),
         "resized.ts": resized,

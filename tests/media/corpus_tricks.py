@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
+from PIL import Image
 
 from tests.media.corpus_bytes import flat_png, u32
 from tests.media.corpus_streams import Make, plain
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{0}\n#EXT-X-ENDLIST\n"
 DASH = (
@@ -112,7 +112,7 @@ def saved(form: str, keep: float = 1.0) -> bytes:
     """A picture of random pixels, or the first part of its file."""
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     buffer = io.BytesIO()
-    Pillow.fromarray(noise).save(buffer, form)
+    Image.fromarray(noise).save(buffer, form)
     data = buffer.getvalue()
     return data[: round(len(data) * keep)]
 
@@ -172,6 +172,6 @@ def misnamed() -> dict[str, Make]:
         ),
         "tar.mp4": as_tar,
         "empty.mp4": lambda path: path.write_bytes(b""),
-        "mp4.wav": lambda path: path.write_bytes(make_media(path.with_suffix(".mp4"), [grey(0)] * 5).read_bytes()),
+        "mp4.wav": lambda path: path.write_bytes(make_media(path.with_suffix(".mp4"), [gray(0)] * 5).read_bytes()),
         "mp4.png": lambda path: path.write_bytes(plain(path.with_name("p.mp4")).read_bytes()),
     }

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.media.attempts import in_child
 from tests.media.corpus_bytes import flat_png
 from tests.media.corpus_streams import plain
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 WORDS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\xff\xff\xff\x7f", b"\0\1\0\0")
 SECONDS, MEGABYTES, RESIDENT = 60.0, 3000, 700
@@ -32,7 +32,7 @@ def seeds(folder: Path) -> list[Path]:
     made = [plain(folder / f"a.{suffix}") for suffix in ("mp4", "mkv", "ts", "avi", "mov")]
     made.append(plain(folder / "fragmented.mp4", options={"movflags": "+frag_keyframe+empty_moov"}))
     made.append(plain(folder / "pcm.mov", sound_codec="pcm_s16le"))
-    pictures = [grey(i) for i in range(5)]
+    pictures = [gray(i) for i in range(5)]
     others = {"a.webm": ("libvpx", "yuv420p"), "a.mpg": ("mpeg2video", "yuv420p"), "a.flv": ("flv1", "yuv420p")}
     others |= {"a.gif": ("gif", "rgb8"), "v9.webm": ("libvpx-vp9", "yuv420p"), "m.avi": ("mjpeg", "yuvj420p")}
     others |= {"f.mkv": ("ffv1", "yuv420p"), "a.h264": ("libx264", "yuv420p"), "av1.mp4": ("libsvtav1", "yuv420p")}

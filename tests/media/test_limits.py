@@ -13,7 +13,7 @@ from openavs.media import MediaLimits, limits, open_clip, probe, read_audio, wri
 from openavs.media.encode_alpha import TimedImage, write_transparent
 from tests.media.corpus_bytes import huge, wav
 from tests.media.corpus_streams import many_tracks, plain, stamped
-from tests.media_files import grey
+from tests.media_files import gray
 
 
 def test_decoding_ends_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_a_picture_that_is_shown_for_a_day_can_be_painted(tmp_path: Path) -> Non
     stamped(tmp_path / "a.mkv", [0, 100, 20 * 3600 * 1000])
     write_overlay(tmp_path / "o.mp4", tmp_path / "a.mkv", lambda time, image: image)
     assert probe(tmp_path / "o.mp4").duration > 17 * 3600
-    alpha = np.dstack([grey(3), np.full((48, 64), 255, np.uint8)])
+    alpha = np.dstack([gray(3), np.full((48, 64), 255, np.uint8)])
     write_transparent(tmp_path / "o.mov", [TimedImage(0, 1, alpha), TimedImage(20 * 3600, 1, alpha)], "mov")
     assert probe(tmp_path / "o.mov").duration == pytest.approx(20 * 3600 + 1, abs=1)
 

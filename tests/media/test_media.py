@@ -11,13 +11,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.media import MediaLimits, open_clip, open_images, probe
 from openavs.media.clip import planned_times
 from openavs.structures.types import Clip
-from tests.media_files import corner_names, corners, grey, make_media, tone, which
+from tests.media_files import corner_names, corners, gray, make_media, tone, which
 
 
 def shown(clip: Clip, wanted: frozenset[int] | None = None) -> list[tuple[int, float, int]]:
@@ -41,7 +41,7 @@ def shown(clip: Clip, wanted: frozenset[int] | None = None) -> list[tuple[int, f
 )
 def test_every_common_container_gives_the_picture_on_show(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
     fps = 25 if name.endswith(("mpg", "h264")) else 10
-    path = make_media(tmp_path / name, [grey(i) for i in range(30)], fps=fps, codec=codec, pix_fmt=pix_fmt)
+    path = make_media(tmp_path / name, [gray(i) for i in range(30)], fps=fps, codec=codec, pix_fmt=pix_fmt)
     clip = open_clip(path, fps=fps / 10)
     assert clip.size == (48, 64)
     got = shown(clip)
@@ -53,22 +53,22 @@ def test_every_common_container_gives_the_picture_on_show(tmp_path: Path, name: 
 def test_sampling_goes_by_time_stamps_not_by_counting(tmp_path: Path) -> None:
     # Frames crowd at the beginning; counting them at the average rate would show later ones.
     times = [0.0, 0.1, 0.2, 0.3, 0.4, 1.2, 2.6, 2.7]
-    path = make_media(tmp_path / "vfr.mkv", [grey(i) for i in range(8)], times=times)
+    path = make_media(tmp_path / "vfr.mkv", [gray(i) for i in range(8)], times=times)
     assert shown(open_clip(path)) == [(0, 0.5, 4), (1, 1.5, 5), (2, 2.5, 5)]
 
 
 def test_a_frame_is_on_show_from_its_very_time_stamp(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(i) for i in range(4)], fps=2)
+    path = make_media(tmp_path / "a.mp4", [gray(i) for i in range(4)], fps=2)
     assert shown(open_clip(path, fps=1)) == [(0, 0.5, 1), (1, 1.5, 3)]
 
 
 def test_sampling_faster_than_the_video_repeats_its_pictures(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(i) for i in range(3)], fps=1)
+    path = make_media(tmp_path / "a.mp4", [gray(i) for i in range(3)], fps=1)
     assert [frame for *_, frame in shown(open_clip(path, fps=2))] == [0, 0, 1, 1, 2, 2]
 
 
 def test_only_wanted_frames_are_yielded(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(i) for i in range(30)])
+    path = make_media(tmp_path / "a.mp4", [gray(i) for i in range(30)])
     clip = open_clip(path, fps=10)
     assert shown(clip, frozenset({3, 17})) == [(3, pytest.approx(0.35), 3), (17, pytest.approx(1.75), 17)]
     assert shown(clip, frozenset()) == []
@@ -102,7 +102,7 @@ def test_mirrored_videos_come_upright(tmp_path: Path) -> None:
 
 def test_a_late_start_of_the_streams_is_time_zero(tmp_path: Path) -> None:
     times = [7.0 + i / 10 for i in range(30)]
-    path = make_media(tmp_path / "late.mkv", [grey(i) for i in range(30)], times=times)
+    path = make_media(tmp_path / "late.mkv", [gray(i) for i in range(30)], times=times)
     clip = open_clip(path)
     assert shown(clip) == [(0, 0.5, 5), (1, 1.5, 15), (2, 2.5, 25)]
 
@@ -155,8 +155,8 @@ def test_damaged_packets_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_a_change_of_size_within_a_stream_keeps_the_clip_size(tmp_path: Path) -> None:
-    first = make_media(tmp_path / "a.ts", [grey(3)] * 20)
-    second = make_media(tmp_path / "b.ts", [grey(9, (96, 128))] * 20)
+    first = make_media(tmp_path / "a.ts", [gray(3)] * 20)
+    second = make_media(tmp_path / "b.ts", [gray(9, (96, 128))] * 20)
     joined = tmp_path / "joined.ts"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
     images = [frame.image for frame in open_clip(joined, fps=2).frames(None)]
@@ -167,7 +167,7 @@ def test_a_change_of_size_within_a_stream_keeps_the_clip_size(tmp_path: Path) ->
 def test_decoding_is_lazy_and_keeps_one_picture(tmp_path: Path) -> None:
     path = make_media(
         tmp_path / "long.mp4",
-        [grey(i, (120, 160)) for i in range(240)],
+        [gray(i, (120, 160)) for i in range(240)],
         fps=2,
         codec_options={"preset": "ultrafast", "g": "50"},
     )
@@ -187,7 +187,7 @@ def test_decoding_is_lazy_and_keeps_one_picture(tmp_path: Path) -> None:
 
 
 def test_decoded_pictures_are_freed_at_once(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(i) for i in range(100)])
+    path = make_media(tmp_path / "a.mp4", [gray(i) for i in range(100)])
     gc.collect()
     gc.disable()  # what only the collector can free piles up meanwhile, 12 MB a frame at 4K
     try:
@@ -198,7 +198,7 @@ def test_decoded_pictures_are_freed_at_once(tmp_path: Path) -> None:
 
 
 def test_probe_says_what_a_file_holds(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(i) for i in range(20)], sound=tone(2, 48000, channels=2), rate=48000)
+    path = make_media(tmp_path / "a.mp4", [gray(i) for i in range(20)], sound=tone(2, 48000, channels=2), rate=48000)
     info = probe(path)
     assert (info.kind, info.size, info.fps, info.video_codec) == ("video", (48, 64), 10.0, "h264")
     assert (info.audio_codec, info.audio_rate, info.audio_channels) == ("aac", 48000, 2)
@@ -216,7 +216,7 @@ def test_the_first_real_stream_is_the_video(tmp_path: Path) -> None:
             stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         for index in range(10):
             for stream in streams:
-                frame = av.VideoFrame.from_ndarray(grey(index, (stream.height, stream.width)), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(gray(index, (stream.height, stream.width)), format="rgb24")
                 frame.pts = index
                 container.mux(stream.encode(frame))
         for stream in streams:
@@ -228,13 +228,13 @@ def test_the_first_real_stream_is_the_video(tmp_path: Path) -> None:
 
 
 def save(path: Path, image: np.ndarray, **options: object) -> Path:
-    Pillow.fromarray(image).save(path, **options)  # type: ignore[arg-type]
+    Image.fromarray(image).save(path, **options)  # type: ignore[arg-type]
     return path
 
 
 def test_a_folder_of_pictures_is_read_in_natural_order(tmp_path: Path) -> None:
     for number, name in enumerate(["f1.png", "f2.bmp", "f10.webp", "g3.jpg"]):
-        save(tmp_path / name, grey(number))
+        save(tmp_path / name, gray(number))
     (tmp_path / "notes.txt").write_text("not a picture")
     clip = open_clip(tmp_path, fps=2.0)
     assert shown(clip) == [(0, 0.25, 0), (1, 0.75, 1), (2, 1.25, 2), (3, 1.75, 3)]
@@ -244,7 +244,7 @@ def test_a_folder_of_pictures_is_read_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_one_picture_lasts_as_long_as_its_sound(tmp_path: Path) -> None:
-    picture = save(tmp_path / "dog.jpg", grey(5))
+    picture = save(tmp_path / "dog.jpg", gray(5))
     wav = make_media(tmp_path / "dog.wav", sound=tone(3.0), sound_codec="pcm_s16le")
     clip = open_clip(picture, audio=wav)
     assert shown(clip) == [(0, 0.5, 5), (1, 1.5, 5), (2, 2.5, 5)]
@@ -253,7 +253,7 @@ def test_one_picture_lasts_as_long_as_its_sound(tmp_path: Path) -> None:
 
 
 def test_pictures_are_turned_by_their_exif_tag_and_become_rgb(tmp_path: Path) -> None:
-    exif = Pillow.Exif()
+    exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it turned clockwise
     save(tmp_path / "a.jpg", corners(), exif=exif, quality=95)
     clip = open_clip(tmp_path / "a.jpg")
@@ -266,7 +266,7 @@ def test_pictures_are_turned_by_their_exif_tag_and_become_rgb(tmp_path: Path) ->
 
 
 def test_a_live_stream_without_a_length_is_as_long_as_its_packets(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "live.mkv", [grey(i) for i in range(15)], options={"live": "1"})
+    path = make_media(tmp_path / "live.mkv", [gray(i) for i in range(15)], options={"live": "1"})
     assert probe(path).duration == pytest.approx(1.5)
     assert len(open_clip(path, fps=2).times) == 3
 

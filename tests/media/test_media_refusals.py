@@ -10,11 +10,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.media import MediaLimits, open_clip, probe, read_audio
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 
 def refused(path: Path | str, **options: object) -> str:
@@ -27,7 +27,7 @@ def refused(path: Path | str, **options: object) -> str:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    return make_media(tmp_path / "good.mp4", [grey(i) for i in range(20)], sound=tone(2))
+    return make_media(tmp_path / "good.mp4", [gray(i) for i in range(20)], sound=tone(2))
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_text_and_random_bytes_are_not_media(tmp_path: Path, name: str) -> None:
 
 
 def test_a_picture_named_mp4_and_a_video_named_png(tmp_path: Path, video: Path) -> None:
-    Pillow.fromarray(grey(1)).save(tmp_path / "p.png")
+    Image.fromarray(gray(1)).save(tmp_path / "p.png")
     shutil.copy(tmp_path / "p.png", tmp_path / "p.mp4")
     assert "cannot be read" in refused(tmp_path / "p.mp4")
     shutil.copy(video, tmp_path / "v.png")
@@ -73,7 +73,7 @@ def test_cover_art_is_not_a_video(tmp_path: Path) -> None:
         cover = container.add_stream("mjpeg", rate=1)
         cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
         cover.disposition = av.stream.Disposition.attached_pic
-        picture = av.VideoFrame.from_ndarray(grey(3), format="rgb24").reformat(format="yuvj420p")
+        picture = av.VideoFrame.from_ndarray(gray(3), format="rgb24").reformat(format="yuvj420p")
         container.mux(cover.encode(picture))
         container.mux(cover.encode(None))
         piece = av.AudioFrame.from_ndarray(tone(1), format="fltp", layout="mono")
@@ -115,7 +115,7 @@ def test_large_frames_are_refused_at_the_header(tmp_path: Path, video: Path) -> 
 
 
 def test_a_header_with_a_wrong_size_is_refused_by_the_decoder(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.avi", [grey(1, (480, 640))] * 3, codec="mjpeg", pix_fmt="yuvj420p")
+    path = make_media(tmp_path / "a.avi", [gray(1, (480, 640))] * 3, codec="mjpeg", pix_fmt="yuvj420p")
     data = path.read_bytes()
     claimed = data.replace(struct.pack("<II", 640, 480), struct.pack("<II", 64, 48))
     assert claimed != data
@@ -149,7 +149,7 @@ def test_truncated_before_the_index(tmp_path: Path, video: Path) -> None:
 
 
 def test_a_header_without_pictures(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(0)] * 5, options={"movflags": "+frag_keyframe+empty_moov+delay_moov"})
+    path = make_media(tmp_path / "a.mp4", [gray(0)] * 5, options={"movflags": "+frag_keyframe+empty_moov+delay_moov"})
     data = path.read_bytes()
     (tmp_path / "head.mp4").write_bytes(data[: data.index(b"moof") - 4])
     refused(tmp_path / "head.mp4")
@@ -158,12 +158,12 @@ def test_a_header_without_pictures(tmp_path: Path) -> None:
 def test_wrong_values(video: Path, tmp_path: Path) -> None:
     for fps in (0, -1, float("nan"), float("inf")):
         assert "fps is a positive number" in refused(video, fps=fps)
-    silent = make_media(tmp_path / "silent.mp4", [grey(0)] * 5)
+    silent = make_media(tmp_path / "silent.mp4", [gray(0)] * 5)
     assert "has no audio" in refused(video, audio=silent)
     assert "there is no file" in refused(video, audio=tmp_path / "none.wav")
 
 
 def test_pictures_of_different_sizes(tmp_path: Path) -> None:
-    Pillow.fromarray(grey(0, (10, 20))).save(tmp_path / "a.png")
-    Pillow.fromarray(grey(0, (10, 30))).save(tmp_path / "b.png")
+    Image.fromarray(gray(0, (10, 20))).save(tmp_path / "a.png")
+    Image.fromarray(gray(0, (10, 30))).save(tmp_path / "b.png")
     assert "b.png is 30 x 10 but a.png is 20 x 10" in refused(tmp_path)

@@ -15,7 +15,7 @@ import pytest
 from openavs.errors import InputError
 from openavs.media import MediaLimits, audio as sound, open_clip, read_audio, resample, write_wav
 from openavs.structures.types import Waveform
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 
 def onset(waveform: Waveform) -> float:
@@ -98,14 +98,14 @@ def test_a_time_stamp_far_beyond_the_end_makes_no_hours_of_silence(tmp_path: Pat
 
 
 def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(0)] * 10)
+    path = make_media(tmp_path / "a.mp4", [gray(0)] * 10)
     assert read_audio(path) is None and open_clip(path).audio is None
 
 
 @pytest.mark.parametrize("start", [0.0, 0.7])
 def test_sound_keeps_its_place_beside_the_pictures(tmp_path: Path, start: float) -> None:
     silence_then_tone = np.concatenate([np.zeros((1, 22050), np.float32), tone(1.5)], axis=1)
-    path = make_media(tmp_path / "a.mkv", [grey(i) for i in range(30)], sound=silence_then_tone, sound_start=start)
+    path = make_media(tmp_path / "a.mkv", [gray(i) for i in range(30)], sound=silence_then_tone, sound_start=start)
     clip = open_clip(path)
     assert clip.audio is not None
     assert onset(clip.audio) == pytest.approx(0.5 + start, abs=0.03)
@@ -114,7 +114,7 @@ def test_sound_keeps_its_place_beside_the_pictures(tmp_path: Path, start: float)
 def test_pictures_that_begin_later_than_the_sound_cut_it(tmp_path: Path) -> None:
     silence_then_tone = np.concatenate([np.zeros((1, 2 * 44100), np.float32), tone(1.0)], axis=1)
     times = [1.25 + i / 10 for i in range(17)]
-    path = make_media(tmp_path / "a.mkv", [grey(i) for i in range(17)], times=times, sound=silence_then_tone)
+    path = make_media(tmp_path / "a.mkv", [gray(i) for i in range(17)], times=times, sound=silence_then_tone)
     clip = open_clip(path)
     assert clip.audio is not None
     assert onset(clip.audio) == pytest.approx(0.75, abs=0.03)
@@ -123,7 +123,7 @@ def test_pictures_that_begin_later_than_the_sound_cut_it(tmp_path: Path) -> None
 
 
 def test_a_separate_file_takes_the_place_of_the_sound(tmp_path: Path) -> None:
-    video = make_media(tmp_path / "a.mp4", [grey(0)] * 20, sound=tone(2))
+    video = make_media(tmp_path / "a.mp4", [gray(0)] * 20, sound=tone(2))
     beside = make_media(tmp_path / "b.flac", sound=tone(1, 16000, level=0.5), rate=16000, sound_codec="flac")
     clip = open_clip(video, audio=beside)
     assert clip.audio is not None and clip.audio.rate == 16000
@@ -209,7 +209,7 @@ def test_samples_of_64_bits(tmp_path: Path) -> None:
     ],
 )
 def test_sound_that_is_damaged_is_said(tmp_path: Path, damaged: slice, said: str) -> None:
-    path = make_media(tmp_path / "a.mkv", [grey(i) for i in range(20)], sound=tone(2))
+    path = make_media(tmp_path / "a.mkv", [gray(i) for i in range(20)], sound=tone(2))
     with av.open(str(path)) as container:
         packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size > 8]
     data = path.read_bytes()
@@ -237,7 +237,7 @@ def test_overshooting_samples_are_clipped(tmp_path: Path) -> None:
 
 
 def test_silent_sound_is_sound(tmp_path: Path) -> None:
-    path = make_media(tmp_path / "a.mp4", [grey(0)] * 10, sound=np.zeros((1, 44100), np.float32))
+    path = make_media(tmp_path / "a.mp4", [gray(0)] * 10, sound=np.zeros((1, 44100), np.float32))
     clip = open_clip(path)
     assert clip.audio is not None and clip.audio.dbfs < -90
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.media import open_clip, probe, read_audio, write_overlay, write_video
 from openavs.structures.types import Clip, Frame, ImageArray, Waveform
-from tests.media_files import corner_names, corners, grey, make_media, tone, which
+from tests.media_files import corner_names, corners, gray, make_media, tone, which
 
 
 def same(time: float, image: ImageArray) -> ImageArray:
@@ -35,7 +35,7 @@ def sounds_alike(path: Path, source: Path | Waveform, level: float = 0.1) -> Non
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (1, 1), (31, 64)])
 def test_a_written_video_reads_back(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "a.mp4"
-    write_video(path, (grey(i, size) for i in range(20)), 10, Waveform(tone(2)[0], 44100))
+    write_video(path, (gray(i, size) for i in range(20)), 10, Waveform(tone(2)[0], 44100))
     info = probe(path)
     assert (info.video_codec, info.audio_codec, info.fps) == ("h264", "aac", 10.0)
     assert info.size == (size[0] + size[0] % 2, size[1] + size[1] % 2)
@@ -58,13 +58,13 @@ def test_colors_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [8000, 16000, 44056, 192000])
 def test_any_rate_of_sound_can_be_written(tmp_path: Path, rate: int) -> None:
     given = Waveform(tone(1.5, rate)[0], rate)
-    write_video(tmp_path / "a.mp4", [grey(0)] * 15, 10, given)
+    write_video(tmp_path / "a.mp4", [gray(0)] * 15, 10, given)
     sounds_alike(tmp_path / "a.mp4", given, level=0.2)
 
 
 def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
     def broken() -> Iterator[ImageArray]:
-        yield grey(0)
+        yield gray(0)
         raise RuntimeError("the painter failed")
 
     (tmp_path / "a.mp4").write_text("an older file")
@@ -74,7 +74,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no frames"):
         write_video(tmp_path / "a.mp4", [], 10)
     with pytest.raises(InputError, match="like the first one"):
-        write_video(tmp_path / "a.mp4", [grey(0), grey(0, (50, 50))], 10)
+        write_video(tmp_path / "a.mp4", [gray(0), gray(0, (50, 50))], 10)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -97,7 +97,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
 def test_an_overlay_keeps_the_sound(tmp_path: Path, name: str, codec: str, kept: str) -> None:
     video = {"a.webm": "libvpx", "a.avi": "mpeg4"}.get(name, "libx264")
     source = make_media(
-        tmp_path / name, [grey(i) for i in range(20)], codec=video, sound=tone(2, 48000), rate=48000, sound_codec=codec
+        tmp_path / name, [gray(i) for i in range(20)], codec=video, sound=tone(2, 48000), rate=48000, sound_codec=codec
     )
     seen: list[float] = []
 
@@ -110,11 +110,11 @@ def test_an_overlay_keeps_the_sound(tmp_path: Path, name: str, codec: str, kept:
     assert probe(tmp_path / "o.mp4").audio_codec == kept
     sounds_alike(tmp_path / "o.mp4", source)
     (first,) = open_clip(tmp_path / "o.mp4", fps=0.5).frames(None)
-    assert abs(float(first.image.mean()) - (255 - grey(10).mean())) < 4
+    assert abs(float(first.image.mean()) - (255 - gray(10).mean())) < 4
 
 
 def test_copied_sound_is_the_same_to_the_sample(tmp_path: Path) -> None:
-    source = make_media(tmp_path / "a.mp4", [grey(i) for i in range(20)], sound=tone(2, channels=2))
+    source = make_media(tmp_path / "a.mp4", [gray(i) for i in range(20)], sound=tone(2, channels=2))
     write_overlay(tmp_path / "o.mp4", source, same)
     before, after = read_audio(source), read_audio(tmp_path / "o.mp4")
     assert before is not None and after is not None
@@ -123,7 +123,7 @@ def test_copied_sound_is_the_same_to_the_sample(tmp_path: Path) -> None:
 
 def test_stereo_stays_stereo_when_encoded_again(tmp_path: Path) -> None:
     left = np.stack([tone(2)[0], np.zeros(88200, np.float32)])
-    source = make_media(tmp_path / "a.mov", [grey(0)] * 20, sound=left, sound_codec="pcm_s16le")
+    source = make_media(tmp_path / "a.mov", [gray(0)] * 20, sound=left, sound_codec="pcm_s16le")
     write_overlay(tmp_path / "o.mp4", source, same)
     assert probe(tmp_path / "o.mp4").audio_channels == 2
     sounds_alike(tmp_path / "o.mp4", source, level=0.3)
@@ -131,7 +131,7 @@ def test_stereo_stays_stereo_when_encoded_again(tmp_path: Path) -> None:
 
 def test_an_overlay_keeps_the_time_of_every_frame(tmp_path: Path) -> None:
     times = [0.0, 0.1, 0.2, 0.5, 1.3, 1.4, 2.0]
-    source = make_media(tmp_path / "vfr.mkv", [grey(i) for i in range(7)], times=times)
+    source = make_media(tmp_path / "vfr.mkv", [gray(i) for i in range(7)], times=times)
     write_overlay(tmp_path / "o.mp4", source, same)
     assert frame_times(tmp_path / "o.mp4") == times
 
@@ -141,7 +141,7 @@ def test_an_overlay_keeps_sound_and_pictures_together(tmp_path: Path, start: flo
     sound = np.concatenate([np.zeros((1, 44100), np.float32), tone(1.0)], axis=1)
     times = [max(-start, 0) + i / 10 for i in range(20)]
     source = make_media(
-        tmp_path / "a.mkv", [grey(i) for i in range(20)], times=times, sound=sound, sound_start=max(start, 0)
+        tmp_path / "a.mkv", [gray(i) for i in range(20)], times=times, sound=sound, sound_start=max(start, 0)
     )
     write_overlay(tmp_path / "o.mp4", source, same)
     before, after = open_clip(source).audio, open_clip(tmp_path / "o.mp4").audio
@@ -178,7 +178,7 @@ def test_pictures_become_a_slideshow_with_sound(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(4):
-        Pillow.fromarray(grey(i, (47, 63))).save(folder / f"{i}.png")
+        Image.fromarray(gray(i, (47, 63))).save(folder / f"{i}.png")
     wav = make_media(tmp_path / "a.wav", sound=tone(4, 16000), rate=16000, sound_codec="pcm_s16le")
     clip = open_clip(folder, audio=wav)
     seen: list[float] = []
@@ -198,14 +198,14 @@ def test_a_folder_of_pictures_becomes_a_slideshow(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(3):
-        Pillow.fromarray(grey(i)).save(folder / f"{i}.png")
+        Image.fromarray(gray(i)).save(folder / f"{i}.png")
     write_overlay(tmp_path / "o.mp4", folder, same)
     assert frame_times(tmp_path / "o.mp4") == [0.0, 1.0, 2.0]
     assert [which(frame.image) for frame in open_clip(tmp_path / "o.mp4", fps=1).frames(None)] == [0, 1, 2]
 
 
 def test_a_video_without_one_picture_gives_no_overlay(tmp_path: Path) -> None:
-    source = make_media(tmp_path / "a.mp4", [grey(i) for i in range(10)], options={"movflags": "+faststart"})
+    source = make_media(tmp_path / "a.mp4", [gray(i) for i in range(10)], options={"movflags": "+faststart"})
     data = source.read_bytes()
     pictures = data.index(b"mdat") + 4
     source.write_bytes(data[:pictures] + bytes(len(data) - pictures))
@@ -217,7 +217,7 @@ def test_a_video_without_one_picture_gives_no_overlay(tmp_path: Path) -> None:
 def test_a_clip_made_in_memory_becomes_a_slideshow(tmp_path: Path) -> None:
     def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
         for i in (0, 2):  # the second one is missing
-            yield Frame(i, (i + 0.5) / 2, grey(i))
+            yield Frame(i, (i + 0.5) / 2, gray(i))
 
     clip = Clip("x", (0.25, 0.75, 1.25), 2.0, (48, 64), frames, Waveform(tone(1.5)[0], 44100))
     write_overlay(tmp_path / "o.mp4", clip, same)
@@ -227,7 +227,7 @@ def test_a_clip_made_in_memory_becomes_a_slideshow(tmp_path: Path) -> None:
 
 
 def test_a_clip_with_separate_sound_keeps_that_sound(tmp_path: Path) -> None:
-    video = make_media(tmp_path / "a.mp4", [grey(i) for i in range(20)], sound=tone(2, level=0.8))
+    video = make_media(tmp_path / "a.mp4", [gray(i) for i in range(20)], sound=tone(2, level=0.8))
     quiet = make_media(tmp_path / "q.wav", sound=tone(2, level=0.05), sound_codec="pcm_s16le")
     write_overlay(tmp_path / "o.mp4", open_clip(video, audio=quiet), same)
     sounds_alike(tmp_path / "o.mp4", quiet)
@@ -245,7 +245,7 @@ def test_a_truncated_source_gives_a_shorter_overlay(tmp_path: Path) -> None:
 
 
 def test_sound_that_mp4_does_not_take_is_encoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = make_media(tmp_path / "a.mp4", [grey(i) for i in range(20)], sound=tone(2))
+    source = make_media(tmp_path / "a.mp4", [gray(i) for i in range(20)], sound=tone(2))
     data = bytearray(source.read_bytes())
     table = data.rindex(b"stts")  # of the sound: its last entry gives the last packet's length
     entries = int.from_bytes(data[table + 8 : table + 12])

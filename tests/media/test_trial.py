@@ -18,7 +18,7 @@ from openavs.media import MediaLimits, limits, open_clip, probe, read_audio, san
 from tests.media.corpus_bytes import png_video
 from tests.media.corpus_streams import plain
 from tests.media.test_hostile import tried
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
 
@@ -34,8 +34,7 @@ def nothing_tried() -> Iterator[None]:
 
 
 def tiny_precincts(path: Path, side: int) -> Path:
-    """A video of one JPEG 2000 picture in squares of 4 pixels, each with its tables: a kilobyte that needs 70 times
-    the memory of its pixels."""
+    """A video of one JPEG 2000 picture in tiles of 4 pixels, each with its tables: takes 70 times its size."""
 
     def segment(marker: int, body: bytes) -> bytes:
         return struct.pack(">HH", marker, len(body) + 2) + body
@@ -72,7 +71,7 @@ def test_a_kilobyte_that_needs_a_gigabyte_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_rare_codec_and_large_pictures_are_tried_and_decoded(tmp_path: Path) -> None:
-    rare = make_media(tmp_path / "a.mov", [grey(i) for i in range(5)], codec="jpeg2000", pix_fmt="rgb24")
+    rare = make_media(tmp_path / "a.mov", [gray(i) for i in range(5)], codec="jpeg2000", pix_fmt="rgb24")
     assert len(list(open_clip(rare, fps=10).frames(None))) == 5
     large = tmp_path / "large.mov"
     png_video(3200, 3200, large)
@@ -84,7 +83,7 @@ def test_a_rare_codec_and_large_pictures_are_tried_and_decoded(tmp_path: Path) -
 
 def test_what_nearly_all_files_are_made_of_costs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/program")
-    pictures = [grey(i) for i in range(3)]
+    pictures = [gray(i) for i in range(3)]
     for name, codec, form in (
         ("a.mp4", "libx264", "yuv420p"),
         ("b.mp4", "libx265", "yuv420p"),
@@ -112,7 +111,7 @@ def test_a_transport_stream_is_looked_at_in_a_child(tmp_path: Path, monkeypatch:
 
 @pytest.mark.faults
 def test_a_decoder_that_crashes_takes_the_child_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make_media(tmp_path / "a.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24")
+    path = make_media(tmp_path / "a.mov", [gray(0)], codec="jpeg2000", pix_fmt="rgb24")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InputError, match=r"a\.mov \(jpeg2000\) ends the process that decodes it"):
         open_clip(path)
@@ -120,7 +119,7 @@ def test_a_decoder_that_crashes_takes_the_child_alone(tmp_path: Path, monkeypatc
 
 @pytest.mark.faults
 def test_a_decoder_that_never_ends_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make_media(tmp_path / "a.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24")
+    path = make_media(tmp_path / "a.mov", [gray(0)], codec="jpeg2000", pix_fmt="rgb24")
     for name in ("DECODE_SECONDS", "DECODE_SECONDS_PER_MEGABYTE"):
         monkeypatch.setattr(limits, name, 0.0)
     monkeypatch.setattr(trial, "STARTUP_SECONDS", 0.01)

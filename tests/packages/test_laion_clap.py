@@ -171,9 +171,9 @@ def test_a_window_does_not_depend_on_its_batch(folders: tuple[Path, Path]) -> No
 def test_long_windows_are_cropped_to_their_center(folders: tuple[Path, Path]) -> None:
     parts = [tone(10.0, hertz).audio.samples for hertz in (200, 3000, 900)]
     long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 30.0)
-    centre = AudioWindow(Waveform(parts[1], RATE), 0.0, 30.0)
+    center = AudioWindow(Waveform(parts[1], RATE), 0.0, 30.0)
     ours = package(folders[1])
-    assert ours.caption([long]) == ours.caption([centre])
+    assert ours.caption([long]) == ours.caption([center])
 
 
 def test_it_is_registered_and_downloads_nothing(folders: tuple[Path, Path]) -> None:

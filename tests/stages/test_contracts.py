@@ -13,7 +13,7 @@ from openavs.errors import InputError, InvalidOutputError
 from openavs.registry import STAGES, check_backends
 from openavs.stages.contracts import CONTRACTS, check_methods, validate_output
 from tests.conftest import Outcome
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 from tests.plugin_recipe import STAGES as PLUGINS, write_recipe
 
 BROKEN = """
@@ -91,7 +91,7 @@ class NarrowEye:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_media(tmp_path_factory.mktemp("v") / "good.mp4", [grey(i) for i in range(30)], sound=tone(3))
+    return make_media(tmp_path_factory.mktemp("v") / "good.mp4", [gray(i) for i in range(30)], sound=tone(3))
 
 
 DETECT = r"detect(images, phrases) must return a list of Detection for each image"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image as Pil
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.classes import CLASSES, S4_CATEGORIES
@@ -24,7 +24,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Pil.open(path))
+    return np.asarray(Image.open(path))
 
 
 def test_s4(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_s4(tmp_path: Path) -> None:
         assert len(masks) == (1 if row["split"] == "train" else 5)
         assert {path.name for path in masks} <= {path.name for path in frames}
         for path in masks:
-            assert Pil.open(path).mode == "L"
+            assert Image.open(path).mode == "L"
             assert set(np.unique(pixels(path))) == {0, 255}
             assert pixels(path).shape == (224, 224)
         assert pixels(frames[0]).shape == (224, 224, 3)
@@ -72,10 +72,10 @@ def test_avss(tmp_path: Path) -> None:
     for row in table:
         home = tmp_path / row["label"] / row["uid"]
         count = 10 if row["label"] == "v2" else 5
-        labelled = 1 if (row["label"], row["split"]) == ("v1s", "train") else count
+        labeled = 1 if (row["label"], row["split"]) == ("v1s", "train") else count
         assert sorted(int(path.stem) for path in (home / "frames").iterdir()) == list(range(count))
-        assert sorted(int(path.stem) for path in (home / "labels_semantic").iterdir()) == list(range(labelled))
-        for k in range(labelled):
+        assert sorted(int(path.stem) for path in (home / "labels_semantic").iterdir()) == list(range(labeled))
+        for k in range(labeled):
             labels = pixels(home / "labels_semantic" / f"{k}.png")
             assert np.array_equal(pixels(home / "labels_rgb" / f"{k}.png"), palette[labels])
             shown = {CLASSES[i] for i in np.unique(labels) if i}

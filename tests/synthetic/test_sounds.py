@@ -51,9 +51,9 @@ def test_kinds_differ_more_than_the_seeds_of_one_kind() -> None:
         bands = np.add.reduceat(power, np.geomspace(80, len(power) - 1, 40).astype(int))
         return np.log10(bands / bands.sum() + 1e-6)
 
-    centres = np.stack([np.mean([spectrum(kind, seed) for seed in range(8)], axis=0) for kind in NAMES])
+    centers = np.stack([np.mean([spectrum(kind, seed) for seed in range(8)], axis=0) for kind in NAMES])
     right = [
-        np.argmin(np.linalg.norm(centres - spectrum(kind, 100 + seed), axis=1)) == index
+        np.argmin(np.linalg.norm(centers - spectrum(kind, 100 + seed), axis=1)) == index
         for index, kind in enumerate(NAMES)
         for seed in range(3)
     ]

@@ -45,10 +45,10 @@ def test_one_frame_equals_explicit_sums() -> None:
     for band in range(64):
         total = 0.0
         edges = [1127 * np.log(1 + 125 / 700), 1127 * np.log(1 + 7500 / 700)]
-        low, centre, high = (edges[0] + (edges[1] - edges[0]) * (band + k) / 65 for k in range(3))
+        low, center, high = (edges[0] + (edges[1] - edges[0]) * (band + k) / 65 for k in range(3))
         for bin in range(1, 257):
             mel = 1127 * np.log(1 + bin * 16_000 / 512 / 700)
-            weight = max(0.0, min((mel - low) / (centre - low), (high - mel) / (high - centre)))
+            weight = max(0.0, min((mel - low) / (center - low), (high - mel) / (high - center)))
             if weight:
                 terms = [
                     wave[n] * (0.5 - 0.5 * np.cos(2 * np.pi * n / 400)) * np.exp(-2j * np.pi * bin * n / 512)

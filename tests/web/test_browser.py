@@ -268,9 +268,9 @@ def contrast(tab: Any, place: str) -> float:
       const numbers = text => text.match(/[\\d.]+/g).map(Number);
       let behind = element;
       while (behind && (numbers(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement;
-      const light = colour => {
+      const light = color => {
         const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-        const [r, g, b] = numbers(colour).map(v => linear(v / 255));
+        const [r, g, b] = numbers(color).map(v => linear(v / 255));
         return .2126 * r + .7152 * g + .0722 * b;
       };
       const text = light(getComputedStyle(element).color);

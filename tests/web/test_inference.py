@@ -24,7 +24,7 @@ from openavs.web.inference import (
     run_request,
     stream_latest,
 )
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 from tests.web.conftest import CONFIG
 
 
@@ -77,7 +77,7 @@ def test_another_threshold_runs_no_model_but_the_segmenter(
 def test_a_clip_that_crashes_the_decoder_process_is_an_input_error(
     models: ModelCache, scene: Path, tmp_path: Path
 ) -> None:
-    deadly = make_media(tmp_path / "deadly.mov", [grey(0)], codec="jpeg2000", pix_fmt="rgb24", sound=tone(1))
+    deadly = make_media(tmp_path / "deadly.mov", [gray(0)], codec="jpeg2000", pix_fmt="rgb24", sound=tone(1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", "/bin/false")
         with pytest.raises(

@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.errors import InputError
 from openavs.jobs.loader import ClipError, ClipLoader
@@ -27,7 +27,7 @@ from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome
 from tests.jobs.pool import planned
 from tests.jobs.test_shard import chain
-from tests.media_files import grey, make_media, tone
+from tests.media_files import gray, make_media, tone
 
 Openavs = Callable[..., Outcome]
 LIST = "scandir" if sys.version_info >= (3, 13) else "listdir"  # what `Path.iterdir` calls
@@ -160,7 +160,7 @@ def test_a_picture_or_folder_that_the_system_refuses_is_refused_in_a_sentence(
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    Pillow.fromarray(np.asarray(grey(1))).save(folder / "bad.png")
+    Image.fromarray(np.asarray(gray(1))).save(folder / "bad.png")
     sound = make_media(tmp_path / "sound.wav", sound=tone(1), sound_codec="pcm_s16le")
     monkeypatch.setattr(os, call, refusing(getattr(os, call), name, number))
     with pytest.raises(InputError, match="cannot be read"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as Pillow
+from PIL import Image
 
 from openavs.caching import wrappers as caching
 from openavs.caching.store import StageCache, size_to_bytes
@@ -56,8 +56,8 @@ def survives(target: Target, data: bytes) -> bool:
     """Whether the bytes were taken; False where they were refused in a sentence. Anything else is raised."""
     try:
         target.run(data)
-    except SENTENCES as problem:
-        said = str(problem)
+    except SENTENCES as error:
+        said = str(error)
         assert said and "\n" not in said and len(said) < 2000, f"no sentence: {said!r:.500}"
         return False
     return True
@@ -343,8 +343,8 @@ def config(data: bytes) -> None:
     for read in (lambda: resolve(str(place)), lambda: read_config(ResolvedModel(place, "r"), "x")):
         try:
             read()
-        except ModelError as problem:
-            assert "\n" not in str(problem)
+        except ModelError as error:
+            assert "\n" not in str(error)
     (place / "model.safetensors.index.json").unlink()
     read_student(str(place))
 
@@ -358,8 +358,8 @@ def mask(data: bytes) -> None:
     for read in readers:
         try:
             read(path)
-        except InputError as problem:
-            assert "\n" not in str(problem), str(problem)
+        except InputError as error:
+            assert "\n" not in str(error), str(error)
             refused += 1
     if refused == len(readers):
         raise InputError("no mask")
@@ -381,7 +381,7 @@ def sound(data: bytes) -> None:
 
 
 def _png(pixels: np.ndarray, palette: bool = False) -> bytes:
-    image = Pillow.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if palette:
         image.putpalette(voc_palette().tobytes())
     buffer = io.BytesIO()
@@ -491,7 +491,7 @@ def targets() -> dict[str, Target]:
     binary = np.array([[0, 255], [255, 0]], np.uint8)
     masks = [_png(binary), _png(binary // 255, palette=True), _png(np.zeros((3, 3, 3), np.uint8))]
     jpeg = io.BytesIO()
-    Pillow.fromarray(np.zeros((8, 8, 3), np.uint8)).save(jpeg, "JPEG")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(jpeg, "JPEG")
     vocabulary = b"filtering.box_threshold=0.3\nvocabulary=[dog, cat]\ncaptioner.top_k=3\ndevice=cpu"
     return {
         "recipe": Target(recipe, [_tiny("pipelines", name) for name in ("tiny", "paper", "sam3")]),

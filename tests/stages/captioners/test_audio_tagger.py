@@ -105,8 +105,8 @@ def test_long_windows_are_cropped_to_their_center(ast: Path) -> None:
     length = 99 * 160 + 400  # a hundred frames
     parts = [tone(2.0, hertz).audio.samples[:length] for hertz in (200, 3000, 900)]
     long = AudioWindow(Waveform(np.concatenate(parts), RATE), 0.0, 3.0)
-    centre = AudioWindow(Waveform(parts[1], RATE), 0.0, 3.0)
-    assert load(ast).caption([long]) == load(ast).caption([centre])
+    center = AudioWindow(Waveform(parts[1], RATE), 0.0, 3.0)
+    assert load(ast).caption([long]) == load(ast).caption([center])
 
 
 def test_no_windows_and_very_short_windows(folder: Path) -> None:

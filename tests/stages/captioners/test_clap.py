@@ -93,8 +93,8 @@ def test_long_windows_are_always_cropped_to_their_center(folder: Path) -> None:
     captioner = everything(folder)
     first, again = (scores(captioner, [window])[0] for _ in range(2))
     assert np.array_equal(first, again)
-    centre = AudioWindow(Waveform(parts[1], CLAP_RATE), 0.0, 1.0)
-    assert np.abs(first - library_scores(folder, centre)).max() < 1e-5
+    center = AudioWindow(Waveform(parts[1], CLAP_RATE), 0.0, 1.0)
+    assert np.abs(first - library_scores(folder, center)).max() < 1e-5
 
 
 def test_captions_are_the_best_above_the_threshold_with_their_times(plain: Path) -> None:

@@ -177,7 +177,7 @@ def test_frames_of_any_shape(grounding_dino: Path, shape: tuple[int, int], pictu
     for found in odd:
         x0, y0, x1, y1 = found.box
         assert 0 <= x0 < x1 <= shape[1] and 0 <= y0 < y1 <= shape[0]
-    assert usual == load(grounding_dino).detect([picture], [PHRASES])[0], "its neighbours notice nothing"
+    assert usual == load(grounding_dino).detect([picture], [PHRASES])[0], "its neighbors notice nothing"
 
 
 def test_the_library_cannot_take_thin_frames(grounding_dino: Path) -> None:
@@ -187,12 +187,12 @@ def test_the_library_cannot_take_thin_frames(grounding_dino: Path) -> None:
 
 
 def test_letterboxing_equals_a_canvas_of_the_mean_color(tmp_path: Path) -> None:
-    colour = (102, 153, 204)
-    detector = load(save_grounding_dino(tmp_path, mean=[level / 255 for level in colour]))
+    color = (102, 153, 204)
+    detector = load(save_grounding_dino(tmp_path, mean=[level / 255 for level in color]))
     thin = noise(12, 160)  # as wide as the model wants it, so that nothing is resized
     assert detector._resize_policy(thin).canvas == (40, 160)
     canvas = np.empty((40, 160, 3), np.uint8)
-    canvas[:] = colour
+    canvas[:] = color
     canvas[:12] = thin
     boxed, drawn = detector.detect([thin, canvas], [PHRASES, PHRASES])
     reaching = [d for d in drawn if d.box[1] < 12]
