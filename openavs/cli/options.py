@@ -49,7 +49,7 @@ LockOption = Annotated[
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Use local files only; never access the network.")]
 WorkersOption = Annotated[
-    int, typer.Option(min=1, help="Worker processes; 1: this process. Results do not depend on it.")
+    int, typer.Option(min=1, help="Worker processes; 1: this process. They share the CPU threads.")
 ]
 CacheOption = Annotated[
     bool, typer.Option("--cache/--no-cache", help="Reuse outputs of captioner and translator from earlier runs.")
