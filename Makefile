@@ -26,7 +26,7 @@ help:
 	@echo "make audit          check every pinned version against the advisory database"
 	@echo "make coverage       line and branch coverage of test-all, test-packages, Ray and the web page"
 	@echo "make mutants        mutation tests of metrics, run-length codes, the phrase map and job state"
-	@echo "make lint           ruff, mypy and the language check, without changes (make fix: apply ruff's fixes)"
+	@echo "make lint           ruff, mypy, codespell and the language check, without changes (make fix: apply ruff's fixes)"
 .PHONY: help
 
 install: $(STAMP)
@@ -107,13 +107,13 @@ $(VENV)/.quality: .ci/quality.txt $(STAMP)
 	@touch $@
 
 # Texts that the language check of `make lint` covers.
-PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) $(wildcard docs/*.md) docs/notebooks examples pipelines eval docs/scripts \
-	Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github \
-	$(addprefix openavs/,checks config media pipeline structures utils visualization)
+PROSE := $(filter-out CHANGELOG.md,$(wildcard *.md)) docs examples pipelines eval \
+	openavs tests scripts Makefile Dockerfile pyproject.toml .ci/audit.py .ci/run .github
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/python .ci/check_language.py $(PROSE)
 
 fix: $(STAMP)

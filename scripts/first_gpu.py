@@ -48,7 +48,7 @@ WINDOWS = 64
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the steps run, whether networks are full-sized, and a folder for their files."""
+    """Device of the steps, size of the networks, and a folder for files."""
 
     device: str
     full: bool
