@@ -101,12 +101,12 @@ class Trainer:
 
     def setup(self, description: Mapping[str, Any], resume: bool) -> None:
         """Build the optimizer and restore the last checkpoint, if any."""
-        rules = self.recipe.optimizer
+        settings = self.recipe.optimizer
         self.student.to(self.accelerator.device)  # before the optimizer, whose state is on the device of the weights
         groups = self.student.parameter_groups()
         self.scales = [group.pop("scale", 1.0) for group in groups]
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[rules.kind]
-        optimizer = kind(groups, lr=rules.lr, weight_decay=rules.weight_decay)
+        optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.kind]
+        optimizer = optimizer_class(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         self.out.mkdir(parents=True, exist_ok=True)
         if resume:
             self.state = load_last(self.out, self.student, optimizer)
@@ -193,9 +193,8 @@ class Trainer:
         """Raise TrainingError, with the clips at fault, if the loss is not finite."""
         if math.isfinite(float(loss.detach())):
             return
-        kept = (
-            f"the checkpoint of step {self.saved} in {self.out / 'last'} is kept" if self.saved else "none is saved yet"
-        )
+        last = f"the checkpoint of step {self.saved} in {self.out / 'last'} is kept"
+        kept = last if self.saved else "there is no checkpoint yet"
         raise TrainingError(
             f"the loss is {float(loss.detach())} at step {step + 1} with {', '.join(self._find_nan_samples(batch))}; "
             f"{kept}; check these clips or lower optimizer.lr"
@@ -216,8 +215,7 @@ class Trainer:
 
     def _validate_and_save(self, step: int, features: Mapping[str, Floats]) -> None:
         """Validate and save at their intervals."""
-        last = step == self.steps
-        due = last or step % self.val_every == 0
+        due = step == self.steps or step % self.val_every == 0
         if not (due or step % self.recipe.save_every == 0):
             return
         self.accelerator.wait_for_everyone()
