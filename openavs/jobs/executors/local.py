@@ -156,7 +156,7 @@ def _work(pipe: Connection, job: Job, level: int) -> None:
                 pipe.send(("busy", None))
             else:
                 pipe.send(("done", None))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the driver has ended
         return
     except Exception as error:
         logger.exception("the worker ends")

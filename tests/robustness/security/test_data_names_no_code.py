@@ -130,7 +130,8 @@ def test_recipe_in_a_result_folder(openavs: Run, video: Path, tmp_path: Path, ev
     out = tmp_path / "out"
     assert openavs("segment", video, "--pipeline", "tiny", "--out", out, "-q").code == 0
     change = recipe_with_code(evil)
-    edit(out / "run.json", change)
+    for name in ("run.json", "work/manifest.json"):
+        edit(out / name, change)
     edit(out / "clips" / "dog" / "result.json", change)
     (out / "recipe.yaml").write_text(f"captioner: {{use: {evil}:Evil}}\n")
     result = read_result(out, "dog")
@@ -153,10 +154,10 @@ def test_recipe_in_a_label_job(openavs: Run, video: Path, tmp_path: Path, evil: 
         edit(out / name, change)
     for path in (out / "clips").rglob("result.json"):
         edit(path, change)
-    shutil.rmtree(out / "shards")
+    shutil.rmtree(out / "work" / "shards")
     (out / "models.json").write_bytes(pickle.dumps(Bomb(canary)))
     again = openavs(*words)
-    assert again.code == 2 and "holds another job, which differs in" in again.err
+    assert again.code == 2 and "holds results of another job, which differs in" in again.err
     assert openavs("export", "coco", out, "--out", tmp_path / "coco", "--root", tmp_path / "videos").code == 0
     assert not canary.exists()
 
