@@ -166,7 +166,7 @@ def test_what_is_missing_is_said(openavs: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no result to export as avsbench-training"):
         make(tmp_path / "run", tmp_path / "tree", benchmark="s4", root=tmp_path / "s4")
     refused = openavs("export", "avsbench-training", tmp_path / "run", "--out", tmp_path / "tree", "--classes", "dog")
-    assert refused.code == 2 and "takes the labels as they are" in refused.err
+    assert refused.code == 2 and "exports all labels unchanged" in refused.err
     assert not (tmp_path / "tree").exists()
 
 
