@@ -235,7 +235,7 @@ def test_a_notebook_shows_a_result_though_its_file_is_gone(result: library.Resul
     assert result._repr_html_().count("data:image/jpeg") == 2
     held = replace(result, source="gone.mp4")  # without its clip
     assert "dog barking" in held._repr_html_() and "<img" not in held._repr_html_()
-    with pytest.raises(InputError, match=r"gone\.mp4 of video is not there"):
+    with pytest.raises(InputError, match=r"gone\.mp4 of video does not exist"):
         held.show()
 
 
@@ -312,7 +312,7 @@ def test_a_result_that_is_read_again_can_show_export_and_save_itself(result: lib
     replace_named(result, "other").save(tmp_path / "run", overlay=False, report=False)
     with pytest.raises(InputError, match=r"has 2 clips; name one: 'other', 'video'"):
         library.read_result(tmp_path / "run")
-    with pytest.raises(InputError, match="holds no results"):
+    with pytest.raises(InputError, match="has no results"):
         library.read_result(tmp_path / "absent")
 
 

@@ -267,9 +267,12 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
             write_whole(path, json_bytes(facts), durable=True, part=log_path(out, "models", ".json.part"))
             return
     known = _known_models(path)
-    moved = sorted(ref for ref in known.keys() | facts.keys() if known.get(ref) != facts.get(ref))
+    # The run that makes a lock file names a branch, and the next one its commit: both are the same model.
+    before, after = ({_without_revision(ref): own for ref, own in found.items()} for found in (known, facts))
+    refs = {_without_revision(ref): ref for ref in (*known, *facts)}
+    moved = sorted(refs[name] for name in refs if before.get(name) != after.get(name))
     if moved:
-        was, now = (found.get(moved[0], {}).get("revision") for found in (known, facts))
+        was, now = (found.get(_without_revision(moved[0]), {}).get("revision") for found in (before, after))
         how = f"is at {now} and the job in {out} began with {was}"
         if was == now:
             how = f"has changed since {out} was begun"
@@ -277,6 +280,11 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
             f"the model '{moved[0]}' {how}; pin it with --lock or in the recipe (@revision), "
             "or start again with --overwrite"
         )
+
+
+def _without_revision(ref: str) -> str:
+    """Return a hub reference without its branch or commit; other references are unchanged."""
+    return ref.partition("@")[0] if ref.startswith("hf:") else ref
 
 
 def _known_models(path: Path) -> dict[str, dict[str, Any]]:
