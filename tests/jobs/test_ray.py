@@ -201,7 +201,7 @@ def test_a_node_that_is_lost_is_survived(pool: Path, tmp_path: Path) -> None:
 def test_an_address_without_a_cluster_is_refused(pool: Path, tmp_path: Path) -> None:
     ray.shutdown()
     board = job_of(pool, recipe(tmp_path / "r"), tmp_path / "out")
-    with pytest.raises(InputError, match=r"no Ray cluster to be reached at 127\.0\.0\.1:1"):
+    with pytest.raises(InputError, match=r"no Ray cluster can be reached at 127\.0\.0\.1:1"):
         finish(board, RayExecutor(1, address="127.0.0.1:1"))
 
 
@@ -246,7 +246,7 @@ def test_the_command_stops_at_ctrl_c_and_goes_on(
     os.killpg(first.pid, signal.SIGINT)  # as a terminal does: to every process of the command
     _, err = first.communicate(timeout=60)
     assert first.returncode == 1, err
-    assert "stopping when the clips at work are done" in err
+    assert "stopping after the clips under way" in err
     assert "run the same command again to resume" in err
     assert not (tmp_path / "out/index.jsonl").exists() or json.loads((tmp_path / "out/run.json").read_text())["left"]
 
