@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -210,7 +211,10 @@ def test_incomplete_uploads_leave_no_files(server: Server) -> None:
     uploads = server.folder / "uploads"
 
     def left() -> list[str]:
-        open_files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        open_files = []
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                open_files.append(os.path.realpath(f"/proc/self/fd/{number}"))
         files = [path.name for path in uploads.iterdir() if path.is_file()]
         return [*files, *(name for name in open_files if name.startswith(f"{uploads}{os.sep}"))]
 
