@@ -70,7 +70,7 @@ def evaluate(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run a recipe on a benchmark and score it, beside what others report."""
+    """Run a recipe on a benchmark and score it, beside published results."""
     from openavs.cli.jobs import stage_cache
     from openavs.cli.progress import progress_bar
     from openavs.config.recipe import load_recipe

@@ -30,7 +30,7 @@ def test_what_it_requires_goes_together(installation: Installation) -> None:
 def test_check_says_that_it_is_ready(installation: Installation) -> None:
     done = installation.run("openavs", "check", "--json")
     found = json.loads(done.stdout)
-    assert (done.returncode, found["ready"], found["judged"]) == (0, True, "tiny")
+    assert (done.returncode, found["ready"], found["recipe"]) == (0, True, "tiny")
     extras = {item["extra"]: item["state"] for item in found["extras"]}
     assert set(extras.values()) == {"absent"}  # only the core is installed
 
