@@ -268,11 +268,13 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
             return
     known = _known_models(path)
     # The run that makes a lock file names a branch, and the next one its commit: both are the same model.
-    before, after = ({_without_revision(ref): own for ref, own in found.items()} for found in (known, facts))
+    before, after = _revisions(known), _revisions(facts)
     refs = {_without_revision(ref): ref for ref in (*known, *facts)}
     moved = sorted(refs[name] for name in refs if before.get(name) != after.get(name))
     if moved:
-        was, now = (found.get(_without_revision(moved[0]), {}).get("revision") for found in (before, after))
+        name = _without_revision(moved[0])
+        was, now = (", ".join(str(own.get("revision")) for own in found.get(name, ())) for found in (before, after))
+        was, now = was or "None", now or "None"
         how = f"is at {now} and the job in {out} began with {was}"
         if was == now:
             how = f"has changed since {out} was begun"
@@ -280,6 +282,14 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
             f"the model '{moved[0]}' {how}; pin it with --lock or in the recipe (@revision), "
             "or start again with --overwrite"
         )
+
+
+def _revisions(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Group the facts of models by reference without revision: a recipe may use two branches of one repository."""
+    grouped: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for ref, own in facts.items():
+        grouped[_without_revision(ref)].append(own)
+    return {name: sorted(own, key=lambda one: str(one.get("revision"))) for name, own in grouped.items()}
 
 
 def _without_revision(ref: str) -> str:
