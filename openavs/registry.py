@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
     from openavs.stages.trackers.base import Tracker
     from openavs.stages.translators.base import Translator
-    from openavs.stages.verifiers.base import Verifier
+    from openavs.stages.verifiers.base import TemporalVerifier, Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "track
 
 
 class Backends(NamedTuple):
-    """The backends of a recipe; None for stages that it lacks."""
+    """The backends of a recipe; None for stages that it lacks. The verifiers run in their order."""
 
     captioner: Captioner
     translator: Translator
     detector: Detector | None
     segmenter: Segmenter | PhraseSegmenter | None
-    verifier: Verifier | None
+    verifiers: tuple[Verifier | TemporalVerifier, ...]
     tracker: Tracker | None
 
 
@@ -155,7 +155,8 @@ def build_backends(recipe: Recipe, held: BackendCache | None = None) -> Backends
         if stage not in held:
             held[stage] = ((cls, arguments), instantiate(cls, arguments))
     made: dict[str, Any] = {stage: held[stage][1] if stage in held else None for stage in STAGES}
-    return Backends(**made)
+    verifier = made.pop("verifier")
+    return Backends(**made, verifiers=() if verifier is None else (verifier,))
 
 
 def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:

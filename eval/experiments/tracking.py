@@ -28,10 +28,9 @@ from scipy.optimize import linear_sum_assignment
 from openavs.config.recipe import load_recipe
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.trackers.association import mask_box
-from openavs.stages.trackers.base import TrackedFrame
 from openavs.stages.trackers.iou import IouTracker
 from openavs.structures.masks import mask_to_rle, rle_to_mask, segments_to_mask
-from openavs.structures.types import BoolMask, Clip, Frame, FrameResult, Prompt, Segment
+from openavs.structures.types import BoolMask, Clip, Frame, FrameResult, Prompt, Segment, TrackedFrame
 from openavs.synthetic.categories import KINDS
 from openavs.synthetic.scenes import Role, Scene, plan_scene, scene_rng
 

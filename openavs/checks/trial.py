@@ -24,8 +24,17 @@ from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.pipeline.validation import validate_outputs
 from openavs.stages.contracts import validate_output, validate_tracked_frames
-from openavs.stages.trackers.base import TrackedFrame
-from openavs.structures.types import Caption, Clip, Detection, Frame, Mask, Prompt, Segment, strong_captions
+from openavs.structures.types import (
+    Caption,
+    Clip,
+    Detection,
+    Frame,
+    Mask,
+    Prompt,
+    Segment,
+    TrackedFrame,
+    strong_captions,
+)
 from openavs.utils.text import pluralize
 
 logger = logging.getLogger(__name__)
@@ -261,7 +270,7 @@ class _Trial:
     def _verify(self) -> str:
         segments = self._segments()
         images, phrases = self._images_and_phrases()
-        verifier: Any = self._pipeline.verifier
+        verifier: Any = self._pipeline.verifiers[0]
         verdicts = validate_output("verify", verifier.verify)(images, segments, phrases)
         validate_outputs("verify", verdicts)
         kept = [verdict.kept for frame_verdicts in verdicts for verdict in frame_verdicts]

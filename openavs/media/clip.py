@@ -81,7 +81,7 @@ def open_clip(
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
     waveform, more = read_audio_track(path, limits, start) if audio is None else _read_beside(audio, limits)
     clip = _clip(path, id, times, fps, info.size, frames, (waveform, notes + more))
-    return replace(clip, duration=info.duration)
+    return replace(clip, duration=info.duration, dense_frames=frames.dense)
 
 
 def open_images(

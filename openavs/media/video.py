@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,18 @@ class VideoFrames:
                 yield frame
                 del frame
         self._report(len(queue) - done, decoder.damaged)
+
+    def dense(self, fps: float, longest_side: int) -> Iterator[Frame]:
+        """Yield the whole video at `fps` frames a second, at most `longest_side` pixels large; a `DenseFrameSource`."""
+        scale = min(1.0, longest_side / max(self.size))
+        height, width = (max(1, round(side * scale)) for side in self.size)
+        count = math.ceil((self.times[-1] + 0.5 / self.fps) * fps - 1e-6)
+        times = tuple((i + 0.5) / fps for i in range(count))
+        small = replace(self, times=times, fps=fps, size=(height, width))
+        with open_media(self.path, self.limits) as container:
+            stream = require_video(container, self.path, self.limits)
+            decoder = VideoDecoder(stream, self.path, self.limits)
+            yield from small._sample(list(range(count)), decode_video(container, stream, decoder))
 
     def _sample(self, queue: list[int], frames: Iterator[TimedFrame]) -> Iterator[Frame]:
         shown: TimedFrame | None = None

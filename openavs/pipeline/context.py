@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from openavs.structures.types import Event
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -31,12 +33,14 @@ class RunContext:
         progress: the callback.
         seconds: seconds by stage, without those of the stages inside.
         clip: the clip's id, for the log.
+        events: what sounds when, from a captioner that scores phrases over time.
     """
 
     warnings: list[str] = field(default_factory=list)
     progress: Progress = no_progress
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     clip: str = ""
+    events: list[Event] = field(default_factory=list)
     _inside: list[float] = field(default_factory=lambda: [0.0])  # per open stage, the seconds of the stages inside it
 
     def warn(self, sentence: str) -> None:

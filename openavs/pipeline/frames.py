@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from openavs.config.recipe import PipelineConfig
 from openavs.errors import InputError
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.dedup import FrameDeduplicator
-from openavs.structures.types import AudioWindow, Clip, Frame, Waveform
+from openavs.structures.types import AudioWindow, Caption, Clip, Event, Frame, Waveform
 from openavs.utils.concurrency import batched, prefetch
 
 BATCH_PIXELS = 1 << 25
@@ -49,6 +49,24 @@ def audio_window(
     start, end = max(middle - length / 2, 0.0), min(middle + length / 2, audio.duration)
     around = None if context is None else audio.cut(middle - context / 2, middle + context / 2)
     return AudioWindow(audio.cut(start, end), start, max(start, end), labels, around)
+
+
+def frame_events(
+    clip: Clip, events: Sequence[Event], frames: Sequence[int], longest: float
+) -> Iterator[tuple[int, tuple[Caption, ...]]]:
+    """Yield some frames of a clip with the events that sound at each of them as captions, best first.
+
+    A frame stands for the interval of `1 / fps` seconds that its time falls into, at most `longest` seconds around its
+    middle; a caption's start and end are those of its event.
+    """
+    for i in frames:
+        middle = (math.floor(clip.times[i] * clip.fps + 1e-6) + 0.5) / clip.fps
+        half = min(1 / clip.fps, longest) / 2
+        own = [event for event in events if event.onset < middle + half and event.offset > middle - half]
+        best: dict[str, Event] = {}
+        for event in sorted(own, key=lambda event: -event.score):
+            best.setdefault(event.phrase, event)
+        yield i, tuple(Caption(e.phrase, e.score, e.onset, e.offset) for e in best.values())
 
 
 def frame_batches(

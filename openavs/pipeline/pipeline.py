@@ -1,6 +1,7 @@
 """THE ALGORITHM: audio -> captions -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
 
 1. `caption`: the audio windows of a clip are captioned in batches; silent windows run no model.
+   A captioner that gives events says what sounds at each frame by their exact times.
 2. `translate`: one request per clip holds the captions of all frames and returns the phrases to find at each frame.
 3. `localize`: frames with prompts are decoded batch by batch, detected, filtered, segmented, tracked and verified.
 
@@ -25,18 +26,18 @@ from openavs.pipeline.class_mapping import ClassMapper
 from openavs.pipeline.context import Progress, RunContext
 from openavs.pipeline.dedup import FrameMemo
 from openavs.pipeline.filtering import filter_detections
-from openavs.pipeline.frames import audio_windows, frame_batches
+from openavs.pipeline.frames import audio_windows, frame_batches, frame_events
 from openavs.pipeline.validation import validate_outputs
 from openavs.registry import BackendCache, build_backends
-from openavs.stages.captioners.base import Captioner
-from openavs.stages.contracts import validate_output, validate_tracked_frames
+from openavs.stages.captioners.base import Captioner, EventCaptioner
+from openavs.stages.contracts import validate_events, validate_output, validate_tracked_frames
 from openavs.stages.detectors.base import Detector
 from openavs.stages.lexicon import detector_name, lexicon
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
 from openavs.stages.trackers.association import key_frames
-from openavs.stages.trackers.base import TrackedFrame, Tracker
+from openavs.stages.trackers.base import Tracker
 from openavs.stages.translators.base import Request, Translator
-from openavs.stages.verifiers.base import Verifier
+from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier, Verifier
 from openavs.structures.types import (
     Caption,
     Clip,
@@ -48,6 +49,7 @@ from openavs.structures.types import (
     Prompt,
     Rejection,
     Segment,
+    TrackedFrame,
     strong_captions,
 )
 from openavs.utils.concurrency import prefetch
@@ -68,7 +70,7 @@ class Pipeline:
     """The stages and the rules between them.
 
     A segmenter that takes phrases (SAM 3) needs no detector. Without a segmenter the tracker segments too (SAM 2
-    video). Verifier and tracker are optional.
+    video). Verifiers and tracker are optional.
 
     >>> pipe = Pipeline.from_recipe(load_recipe("tiny"))  # doctest: +SKIP
     >>> result = pipe(open_clip("video.mp4"))  # doctest: +SKIP
@@ -83,12 +85,12 @@ class Pipeline:
         settings: PipelineConfig | None = None,
         recipe: Mapping[str, Any] | None = None,
         *,
-        verifier: Verifier | None = None,
+        verifiers: Sequence[Verifier | TemporalVerifier] = (),
         tracker: Tracker | None = None,
     ) -> None:
         validate_stages(detector, segmenter, tracker)
         self.captioner, self.translator = captioner, translator
-        self.detector, self.verifier, self.tracker = detector, verifier, tracker
+        self.detector, self.verifiers, self.tracker = detector, tuple(verifiers), tracker
         self.segmenter: Any = segmenter or tracker  # of boxes or of phrases: `validate_stages` has checked which
         self.settings = settings or PipelineConfig()
         self.recipe = dict(recipe or {})
@@ -105,13 +107,13 @@ class Pipeline:
         if recipe.student is not None:
             raise InputError(f"{recipe.name} is a trained student; it runs in evaluate, segment and label")
         stages = build_backends(recipe, held)
-        main, verifier, tracker = stages[:4], stages.verifier, stages.tracker
-        return cls(*main, pipeline_config(recipe), recipe.to_dict(), verifier=verifier, tracker=tracker)
+        main, verifiers, tracker = stages[:4], stages.verifiers, stages.tracker
+        return cls(*main, pipeline_config(recipe), recipe.to_dict(), verifiers=verifiers, tracker=tracker)
 
     @property
     def models(self) -> dict[str, Any]:
         """Resolved model references of all stages: reference -> revision, license and path."""
-        stages = (self.captioner, self.translator, self.detector, self.segmenter, self.verifier, self.tracker)
+        stages = (self.captioner, self.translator, self.detector, self.segmenter, *self.verifiers, self.tracker)
         return {ref: facts for stage in stages for ref, facts in getattr(stage, "models", {}).items()}
 
     # ----------------------------------------------------------------------------------------------------- clips
@@ -134,6 +136,7 @@ class Pipeline:
             models=self.models,
             timings={stage: round(seconds, 4) for stage, seconds in context.seconds.items()},
             warnings=tuple(context.warnings),
+            events=tuple(context.events),
         )
 
     def stream(
@@ -149,13 +152,23 @@ class Pipeline:
     # ------------------------------------------------------------------------------- audio -> captions -> prompts
 
     def caption(self, clip: Clip, context: RunContext) -> list[FrameCaptions]:
-        """Caption the audio window of every frame; silent windows get None and run no model."""
+        """Caption the audio window of every frame; silent windows get None and run no model.
+
+        A captioner that gives events captions the whole clip; a frame has those of its own interval.
+        """
         windows = audio_windows(clip, self.settings.window_seconds, self.settings.context_seconds)
         captions: list[FrameCaptions] = [None] * len(windows)
         audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
         if not audible:
             context.warn("the audio is silent throughout, so no frame has prompts")
         context.progress("caption", 0, len(audible))
+        if audible and clip.audio is not None and isinstance(self.captioner, EventCaptioner):
+            with context.timed("caption"):
+                context.events[:] = validate_events(self.captioner.events(clip.audio))
+            for i, own in frame_events(clip, context.events, audible, self.settings.window_seconds):
+                captions[i] = own
+            context.progress("caption", len(audible), len(audible))
+            audible = []
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
             with context.timed("caption"):
@@ -219,6 +232,11 @@ class Pipeline:
         tracked = self._detect_key_frames(clip, prompts, context)
         if self.tracker is not None:
             tracked = context.timed_items("track", validate_tracked_frames(self.tracker.track(tracked)))
+        evidence = ClipEvidence(clip, prompts, tuple(context.events), context.warn)
+        for verifier in self.verifiers:
+            if isinstance(verifier, TemporalVerifier):
+                verified = validate_tracked_frames(verifier.verify_clip(tracked, evidence), "verify_clip")
+                tracked = context.timed_items("verify", verified)
         skipped = (i for i, own in enumerate(prompts) if not own)
         missing = sum(map(bool, prompts))
         by_index = merge(map(without_prompts, skipped), map(with_prompts, tracked), key=lambda result: result.index)
@@ -268,7 +286,10 @@ class Pipeline:
             with context.timed("segment"):
                 masks = memo.call(call, [[box.box for box in boxes] for boxes in kept])
         found = [self._compose(*own) for own in zip(kept, masks, rejected, strict=True)]
-        return found if self.verifier is None else self._verify(self.verifier, prompts, found, memo, context)
+        for verifier in self.verifiers:
+            if not isinstance(verifier, TemporalVerifier):
+                found = self._verify(verifier, prompts, found, memo, context)
+        return found
 
     def _filter(
         self, candidates: list[list[Detection]], prompts: list[FramePrompts]
@@ -305,8 +326,12 @@ class Pipeline:
         verified = []
         for (segments, rejected), own in zip(found, verdicts, strict=True):
             pairs = list(zip(segments, own, strict=True))
-            kept = tuple(replace(s, verifier_score=verdict.score) for s, verdict in pairs if verdict.kept)
-            gone = [Rejection(s.phrase, "verifier", verdict.score, s.box) for s, verdict in pairs if not verdict.kept]
+            kept = tuple(replace(s, verdicts=(*s.verdicts, v)) for s, v in pairs if v.kept)
+            gone = [
+                Rejection(s.phrase, "verifier", v.score, s.box, v.margin, v.verifier or None)
+                for s, v in pairs
+                if not v.kept
+            ]
             verified.append((kept, (*rejected, *gone)))
         return verified
 

@@ -90,6 +90,10 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         return _decode_object(kind, data, where)
     if origin in (Union, builtin_types.UnionType):
         return None if data is None else _decode(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is Literal:
+        if data not in arguments:
+            raise InputError(f"{where} is {data!r:.60} and should be one of {', '.join(map(repr, arguments))}")
+        return data
     if origin is tuple:
         return _decode_tuple(arguments, data, where)
     if origin is dict:
@@ -122,16 +126,14 @@ def _decode_object(kind: type, data: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     given = _expect(dict, data, where)
-    # Files of earlier versions lack the keys that were added since.
-    earlier = {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("added")}
-    given = {**earlier, **given}
+    added = {f.name for f in dataclasses.fields(kind) if f.metadata.get("added")}  # not in files of earlier versions
     for name in names:
-        if name not in given:
+        if name not in given and name not in added:
             raise InputError(f"{where} lacks the key {name!r}")
     for name in given:
         if name not in names:
             raise InputError(f"{where} has the unknown key {name!r:.60}")
-    made = kind(**{name: _decode(hints[name], given[name], f"{where}.{name}") for name in names})
+    made = kind(**{name: _decode(hints[name], given[name], f"{where}.{name}") for name in names if name in given})
     if isinstance(made, RLE):
         check_rle(made, where)
     return made

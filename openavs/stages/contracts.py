@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from openavs.errors import InputError, InvalidOutputError
-from openavs.stages.captioners.base import Captioner
+from openavs.stages.captioners.base import Captioner, EventCaptioner
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
-from openavs.stages.trackers.base import TrackedFrame, Tracker
+from openavs.stages.trackers.base import Tracker
 from openavs.stages.translators.base import Request, Translation, Translator
-from openavs.stages.verifiers.base import Verdict, Verifier
-from openavs.structures.types import Caption, Detection, Mask
+from openavs.stages.verifiers.base import TemporalVerifier, Verifier
+from openavs.structures.types import Caption, Detection, Event, Mask, TrackedFrame, Verdict
 from openavs.utils.text import pluralize
 
 
@@ -44,6 +46,10 @@ CONTRACTS = {
         "segmenter", PhraseSegmenter, tuple, "a list of (Detection, Mask) pairs for each image"
     ),
     "verify": OutputContract("verifier", Verifier, Verdict, "a list of Verdict for each image, one for each segment"),
+    "verify_clip": OutputContract(
+        "verifier", TemporalVerifier, TrackedFrame, "the TrackedFrame objects that it takes, in their order"
+    ),
+    "events": OutputContract("captioner", EventCaptioner, Event, "a list of Event by onset"),
     "track": OutputContract("tracker", Tracker, TrackedFrame, "the TrackedFrame objects that it takes, in their order"),
 }
 
@@ -90,7 +96,7 @@ def validate_output(method: str, function: Callable[..., Any]) -> Callable[..., 
     """Wrap a stage's method so that its return value is validated.
 
     Args:
-        method: the method's name in the stage's protocol, a key of `CONTRACTS` other than `track`.
+        method: the method's name in the stage's protocol, a key of `CONTRACTS` that takes a batch.
         function: the bound method of any backend.
 
     Returns:
@@ -144,18 +150,39 @@ def _check_translations(returned: Sequence[Any], requests: Sequence[Request]) ->
                 raise _violation("translate", f"{_describe(phrase)} as a phrase")
 
 
-def validate_tracked_frames(returned: Any) -> Iterator[TrackedFrame]:
-    """Yield the frames that a tracker returned.
+def validate_tracked_frames(returned: Any, method: str = "track") -> Iterator[TrackedFrame]:
+    """Yield the frames that a tracker (`track`) or a verifier (`verify_clip`) returned.
 
     Raises:
         InvalidOutputError: the return value or one of its items is of another type.
     """
     if not isinstance(returned, Iterable):
-        raise _violation("track", _describe(returned))
+        raise _violation(method, _describe(returned))
     for frame in returned:
         if not isinstance(frame, TrackedFrame):
-            raise _violation("track", f"{_describe(frame)} among its frames")
+            raise _violation(method, f"{_describe(frame)} among its frames")
         yield frame
+
+
+def validate_events(returned: Any) -> list[Event]:
+    """Return the events of a captioner.
+
+    Raises:
+        InvalidOutputError: another type, events that are not in order of their onsets, a score that is not finite or
+            an offset before the onset.
+    """
+    if not isinstance(returned, list | tuple):
+        raise _violation("events", _describe(returned))
+    for event in returned:
+        if not isinstance(event, Event):
+            raise _violation("events", f"{_describe(event)} among its events")
+        if not math.isfinite(event.score) or not 0 <= event.onset <= event.offset < math.inf:
+            raise _violation(
+                "events", f"{event.phrase!r:.60} from {event.onset} to {event.offset} s with score {event.score}"
+            )
+    if any(after.onset < before.onset for before, after in pairwise(returned)):
+        raise _violation("events", "events out of order")
+    return list(returned)
 
 
 def _describe(value: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,13 @@ FrameSource = Callable[[frozenset[int] | None], Iterator[Frame]]
 if the file is truncated."""
 
 
+DenseFrameSource = Callable[[float, int], Iterator[Frame]]
+"""Decodes the video small and often: `source(fps, longest_side)` yields frame i at (i + 0.5) / fps seconds, in order.
+
+`longest_side` is in pixels; smaller videos keep their size. A video of fewer frames per second repeats the same image
+object. Each call decodes the file from its start, one frame at a time."""
+
+
 @dataclass(frozen=True, eq=False)
 class Clip:
     """A video to process; frames are decoded when `frames` is called.
@@ -128,6 +135,7 @@ class Clip:
         warnings: sentences about the file.
         labels: labels of what sounds in the clip, where a data set has them; only the `oracle` captioner uses them.
         duration: length of the file in seconds; None for images and for clips made in memory.
+        dense_frames: decodes the frames between the sampled ones; None where there are none, such as for images.
     """
 
     id: str
@@ -140,6 +148,7 @@ class Clip:
     warnings: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     duration: float | None = None
+    dense_frames: DenseFrameSource | None = None
 
 
 # --------------------------------------------------------------------------------------------------- stage outputs
@@ -164,6 +173,27 @@ class Caption:
     end: float
     question: str = ""
     weak: bool = field(default=False, metadata=ADDED)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A phrase and the exact time in which it sounds, from a captioner that scores phrases over time.
+
+    Attributes:
+        phrase: the label of the captioner's vocabulary.
+        onset: start, in seconds from the start of the clip.
+        offset: end, in seconds.
+        score: highest score between onset and offset, in [0, 1].
+        rate: values of `curve` per second, in Hz.
+        curve: scores from onset to offset, in [0, 1].
+    """
+
+    phrase: str
+    onset: float
+    offset: float
+    score: float
+    rate: float
+    curve: tuple[float, ...] = ()
 
 
 def strong_captions(captions: Iterable[Caption] | None) -> tuple[Caption, ...]:
@@ -210,6 +240,34 @@ class Mask:
     score: float | None = None
 
 
+Decision = Literal["kept", "rejected", "unresolved"]
+"""A verifier's decision; `unresolved`: the evidence is too weak for one, and the segment is kept."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verifier's decision about one segment.
+
+    Attributes:
+        decision: `kept`, `rejected` or `unresolved`.
+        score: how well the segment fits, in [0, 1]: its phrase (`clip`), or the sound (`pe-av`, `sync`).
+        margin: how much better it fits than what it was compared with, the larger the surer; None without a comparison.
+        best_match: the phrase that it resembles most; None for none of them.
+        verifier: the verifier's name in recipes.
+    """
+
+    decision: Decision
+    score: float
+    margin: float | None = None
+    best_match: str | None = None
+    verifier: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the segment is kept."""
+        return self.decision != "rejected"
+
+
 # --------------------------------------------------------------------------------------------------------- results
 
 
@@ -226,7 +284,8 @@ class Segment:
         label: the class that the phrase was mapped to; None in open vocabulary.
         label_how: the rule of that mapping: `exact`, `alias`, `lexicon`, `similarity` (see `class_mapping.py`).
         track: the id of the same object through the clip; None without a tracker.
-        verifier_score: similarity to its phrase, of its key frame where it was tracked; None without a verifier.
+        verdicts: the verifiers' decisions, `kept` or `unresolved`; those about its look are of its key frame where it
+            was tracked.
     """
 
     mask: RLE
@@ -237,7 +296,12 @@ class Segment:
     label: str | None = None
     label_how: str | None = None
     track: int | None = None
-    verifier_score: float | None = field(default=None, metadata=ADDED)
+    verdicts: tuple[Verdict, ...] = field(default=(), metadata=ADDED)
+
+    @property
+    def verifier_score(self) -> float | None:
+        """Lowest score of the verifiers that decided, in [0, 1]; None without one."""
+        return min((verdict.score for verdict in self.verdicts if verdict.decision == "kept"), default=None)
 
 
 @dataclass(frozen=True)
@@ -249,15 +313,39 @@ class Rejection:
         reason: `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many` (over
             the limit of boxes of a frame or a phrase), `less likely` (its audio score times its best box is too small
             a share of the frame's best phrase), `empty mask` (or smaller than the least area), `verifier` (does not
-            look like its phrase), `not tracked` (between key frames).
-        score: score of the box, or of the verifier for `verifier`.
+            look like its phrase), `silent` (another candidate of the phrase sounds), `off-screen` (nothing in the
+            picture fits the sound; the box is the best candidate's), `not tracked` (between key frames).
+        score: score of the box, or of the verifier for `verifier`, `silent` and `off-screen`.
         box: the box; None where there was none.
+        margin: the verifier's margin, see `Verdict`; None for other reasons.
+        verifier: name of the verifier that rejected it; None for other reasons.
     """
 
     phrase: str
     reason: str
     score: float | None = None
     box: Box | None = None
+    margin: float | None = field(default=None, metadata=ADDED)
+    verifier: str | None = field(default=None, metadata=ADDED)
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedFrame:
+    """A frame with its segments, between the stages.
+
+    Attributes:
+        frame: index, time and image.
+        phrases: the phrases that sound at this frame.
+        segments: one per object; empty before tracking unless this is a key frame.
+        rejected: phrases and boxes without a segment, with the reason.
+        key: True for a key frame, in which detector and segmenter ran.
+    """
+
+    frame: Frame
+    phrases: tuple[str, ...]
+    segments: tuple[Segment, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+    key: bool = True
 
 
 @dataclass(frozen=True)
@@ -298,6 +386,7 @@ class ClipResult:
         models: resolved model references: reference -> revision, license.
         timings: seconds by stage.
         warnings: sentences about this clip.
+        events: what sounds when, by onset, from a captioner that scores phrases over time; none from others.
     """
 
     clip: str
@@ -308,3 +397,4 @@ class ClipResult:
     models: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    events: tuple[Event, ...] = field(default=(), metadata=ADDED)

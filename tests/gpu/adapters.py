@@ -21,14 +21,13 @@ from openavs.stages.detectors.owlv2 import Owlv2Detector
 from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.stages.trackers.base import TrackedFrame
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker
 from openavs.stages.translators.base import Request
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
-from openavs.structures.types import AudioWindow, Caption, Frame, ImageArray, Segment, Waveform
+from openavs.structures.types import AudioWindow, Caption, Frame, ImageArray, Segment, TrackedFrame, Waveform
 from tests import tiny_audio, tiny_detectors, tiny_lms, tiny_models, tiny_sams
 from tests.stages.verifiers.tiny_clip import make_clip
 

@@ -10,9 +10,8 @@ import pytest
 
 from openavs.errors import InvalidOutputError
 from openavs.pipeline.validation import validate_outputs
-from openavs.stages.verifiers.base import Verdict
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Caption, Detection, Mask
+from openavs.structures.types import Caption, Detection, Mask, Verdict
 
 SIZE = (4, 6)
 
@@ -43,7 +42,7 @@ def test_sound_answers_pass() -> None:
         ("segment", mask((6, 4)), "the segmenter returned a mask of 6 x 4 pixels for a frame of 4 x 6"),
         ("segment", mask(score=-math.inf), "an invalid score"),
         ("segment_phrases", (box(), mask((1, 1))), "a mask of 1 x 1 pixels"),
-        ("verify", Verdict(False, math.nan, None), "the verifier returned an invalid score"),
+        ("verify", Verdict("rejected", math.nan), "the verifier returned an invalid score"),
     ],
 )
 def test_invalid_model_outputs_are_refused(call: str, item: Any, said: str) -> None:

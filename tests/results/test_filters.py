@@ -12,7 +12,7 @@ from openavs.jobs.index import finished_row
 from openavs.jobs.sample import Sample
 from openavs.results.filters import agreement, apply_label_filters
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
+from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment, Verdict
 
 
 def segment(phrase: str, share: float, score: float = 0.5, mask_score: float | None = None) -> Segment:
@@ -64,8 +64,8 @@ def test_a_rule_leaves_segments_out(rules: dict[str, float], rejected: dict[str,
 def test_a_verifiers_score_filters_labels_where_there_is_one() -> None:
     judged = result(
         frame(
-            replace(segment("dog", 0.3), verifier_score=0.9),
-            replace(segment("bell", 0.2), verifier_score=0.0),
+            replace(segment("dog", 0.3), verdicts=(Verdict("kept", 0.9),)),
+            replace(segment("bell", 0.2), verdicts=(Verdict("kept", 0.0),)),
             segment("cat", 0.1),  # no verifier scored it
         )
     )

@@ -144,10 +144,10 @@ def edit(data: dict[str, Any], path: str, value: Any = None) -> dict[str, Any]:
     return data
 
 
-def test_a_result_of_before_verifier_scores_were_kept_is_read(clip: ClipResult) -> None:
+def test_a_result_of_before_verdicts_were_kept_is_read(clip: ClipResult) -> None:
     earlier = result_to_json(clip)
     for found in earlier["frames"][0]["segments"]:
-        del found["verifier_score"]
+        del found["verdicts"]
     assert result_from_json(earlier) == clip
 
 

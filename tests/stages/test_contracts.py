@@ -18,7 +18,7 @@ from tests.plugin_recipe import STAGES as PLUGINS, write_recipe
 
 BROKEN = """
 from openavs.stages.translators.base import Translation
-from openavs.stages.verifiers.base import Verdict
+from openavs.structures.types import Verdict
 
 
 class TupleEar(Ear):

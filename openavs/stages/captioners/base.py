@@ -10,7 +10,7 @@ import numpy.typing as npt
 import soxr
 
 from openavs.errors import InvalidOutputError
-from openavs.structures.types import AudioWindow, Caption, Waveform
+from openavs.structures.types import AudioWindow, Caption, Event, Waveform
 
 Samples = npt.NDArray[np.float32]  # [N]
 
@@ -24,6 +24,15 @@ class Captioner(Protocol):
 
         Windows may differ in length and sample rate; none of them is silent or empty.
         """
+        ...
+
+
+@runtime_checkable
+class EventCaptioner(Protocol):
+    """Finds the phrases that sound in a clip, and their exact times. The pipeline prefers it to `Captioner.caption`."""
+
+    def events(self, audio: Waveform) -> list[Event]:
+        """Return the events of a clip's whole audio, by onset; events of one phrase do not overlap."""
         ...
 
 

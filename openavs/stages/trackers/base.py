@@ -3,29 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from openavs.structures.types import Frame, Rejection, Segment
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedFrame:
-    """A frame with its segments.
-
-    Attributes:
-        frame: index, time and image.
-        phrases: the phrases that sound at this frame.
-        segments: one per object; empty before tracking unless this is a key frame.
-        rejected: phrases and boxes without a segment, with the reason.
-        key: True for a key frame, in which detector and segmenter ran.
-    """
-
-    frame: Frame
-    phrases: tuple[str, ...]
-    segments: tuple[Segment, ...] = ()
-    rejected: tuple[Rejection, ...] = ()
-    key: bool = True
+from openavs.structures.types import TrackedFrame
 
 
 @runtime_checkable

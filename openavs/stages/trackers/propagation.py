@@ -16,9 +16,8 @@ import numpy as np
 
 from openavs.errors import InputError
 from openavs.stages.trackers.association import IouMatrix, mask_box, mask_iou, match_tracks, remaining_rejections
-from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.masks import RLE
-from openavs.structures.types import ImageArray, Rejection, Segment
+from openavs.structures.types import ImageArray, Rejection, Segment, TrackedFrame
 
 
 class MaskPropagator(Protocol):

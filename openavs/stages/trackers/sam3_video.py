@@ -16,10 +16,9 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import S
 
 from openavs.models.hub import ResolvedModel, load_pretrained
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.stages.trackers.base import TrackedFrame
 from openavs.stages.trackers.memory_bank import ImageFeatureCache, MemoryFeatures, MemoryPropagator
 from openavs.stages.trackers.propagation import propagate_tracks, validate_tracker_options
-from openavs.structures.types import ImageArray
+from openavs.structures.types import ImageArray, TrackedFrame
 
 
 class Sam3VideoTracker(Sam3Segmenter):

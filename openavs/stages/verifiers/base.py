@@ -1,27 +1,12 @@
-"""Protocol of verifiers: does a segment look like its phrase?"""
+"""Protocols of verifiers: does a segment look like its phrase, and does it move like the sound?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from openavs.structures.types import ImageArray, Segment
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A verifier's decision about one segment.
-
-    Attributes:
-        kept: whether the segment is kept.
-        score: how much it looks like its phrase, in [0, 1].
-        best_match: the phrase that it looks like most; None for none of them.
-    """
-
-    kept: bool
-    score: float
-    best_match: str | None
+from openavs.structures.types import Clip, Event, ImageArray, Prompt, Segment, TrackedFrame, Verdict
 
 
 @runtime_checkable
@@ -32,4 +17,34 @@ class Verifier(Protocol):
         self, images: Sequence[ImageArray], segments: Sequence[Sequence[Segment]], phrases: Sequence[Sequence[str]]
     ) -> list[list[Verdict]]:
         """Return one list of verdicts per image, one per segment. `phrases` are all that sound at each image."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ClipEvidence:
+    """A clip's sound and picture over time, with what earlier stages found in the sound.
+
+    Attributes:
+        clip: the clip; its `dense_frames` are the frames between the sampled ones, None where there are none.
+        prompts: the prompts of every sampled frame, by index.
+        events: what sounds when, by onset; none without a captioner that scores phrases over time.
+        warn: records a sentence about the clip.
+    """
+
+    clip: Clip
+    prompts: Sequence[tuple[Prompt, ...]]
+    events: Sequence[Event] = ()
+    warn: Callable[[str], None] = lambda sentence: None
+
+
+@runtime_checkable
+class TemporalVerifier(Protocol):
+    """Verifies the segments of a clip together: the candidates of a phrase are compared over time."""
+
+    def verify_clip(self, frames: Iterable[TrackedFrame], evidence: ClipEvidence) -> Iterator[TrackedFrame]:
+        """Yield the same frames in the same order, with a verdict on every segment.
+
+        A rejected segment becomes a `Rejection` of its frame. `frames` are consumed lazily, at most a bounded number
+        ahead of the output. Segments of one track are the same object; without a tracker, `track` is None.
+        """
         ...

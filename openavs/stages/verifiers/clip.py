@@ -20,9 +20,8 @@ from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.models.ops.normalize import normalization_table, normalize_bytes
-from openavs.stages.verifiers.base import Verdict
 from openavs.structures.masks import rle_to_mask
-from openavs.structures.types import BoolMask, ImageArray, Segment
+from openavs.structures.types import BoolMask, Decision, ImageArray, Segment, Verdict
 
 NEGATIVE_PROMPTS = (
     "a photo of nothing in particular",
@@ -123,7 +122,8 @@ class ClipVerifier:
         negative = (self._embed_texts(self.negative_prompts) @ image).max()
         scores = (torch.cat([positive, negative[None]]) * self._scale).softmax(dim=0).tolist()
         best = int(np.argmax(scores))
-        return Verdict(scores[0] >= self.threshold, scores[0], names[best] if best < len(names) else None)
+        decision: Decision = "kept" if scores[0] >= self.threshold else "rejected"
+        return Verdict(decision, scores[0], None, names[best] if best < len(names) else None, "clip")
 
     def _embed_images(self, crops: Sequence[ImageArray]) -> list[torch.Tensor]:
         """Return unit vectors `[D]` in float32, one per crop."""

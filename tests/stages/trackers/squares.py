@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from openavs.stages.trackers.association import mask_box
-from openavs.stages.trackers.base import TrackedFrame
 from openavs.structures.masks import RLE, mask_to_rle
-from openavs.structures.types import Frame, Rejection, Segment
+from openavs.structures.types import Frame, Rejection, Segment, TrackedFrame
 
 SIZE = (40, 120)
 FPS = 8.0

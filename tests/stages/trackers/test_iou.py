@@ -8,8 +8,9 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.stages.trackers import iou as iou_tracker
-from openavs.stages.trackers.base import TrackedFrame, Tracker
+from openavs.stages.trackers.base import Tracker
 from openavs.stages.trackers.iou import IouTracker
+from openavs.structures.types import TrackedFrame
 from tests.stages.trackers.squares import FPS, frames, segment, square, tracks
 
 

@@ -19,10 +19,10 @@ from openavs.errors import InputError, OpenAVSError
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam2 import Sam2Segmenter
 from openavs.stages.trackers.association import mask_box
-from openavs.stages.trackers.base import TrackedFrame, Tracker
+from openavs.stages.trackers.base import Tracker
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
-from openavs.structures.types import Frame, ImageArray, Segment
+from openavs.structures.types import Frame, ImageArray, Segment, TrackedFrame
 from tests.stages.segmenters.images import picture, some_boxes
 from tests.tiny_sams import SAM2_SIZE, make_sam2_video
 

@@ -13,9 +13,9 @@ from transformers import Sam3VideoModel
 from openavs.errors import InputError
 from openavs.stages.segmenters.base import PhraseSegmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.stages.trackers.base import TrackedFrame, Tracker
+from openavs.stages.trackers.base import Tracker
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker
-from openavs.structures.types import Frame, Segment
+from openavs.structures.types import Frame, Segment, TrackedFrame
 from tests.stages.segmenters.images import picture
 from tests.tiny_sams import SAM3_SIZE, make_sam3_video
 

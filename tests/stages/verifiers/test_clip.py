@@ -17,11 +17,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.verifiers import clip
-from openavs.stages.verifiers.base import Verdict, Verifier
+from openavs.stages.verifiers.base import Verifier
 from openavs.stages.verifiers.calibration import calibrate
 from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import BoolMask, ImageArray, Rejection, Segment
+from openavs.structures.types import BoolMask, ImageArray, Rejection, Segment, Verdict
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.stages.segmenters.images import picture
@@ -231,16 +231,16 @@ class OnlyBig:
     least: int
 
     def verify(self, images: Any, segments: Any, asked: Any) -> list[list[Verdict]]:
-        return [[Verdict(s.mask.area >= self.least, 0.125, None) for s in own] for own in segments]
+        return [[Verdict("kept" if s.mask.area >= self.least else "rejected", 0.125) for s in own] for own in segments]
 
 
 def test_rejections_of_a_verifier_have_its_score(tiny: Pipeline) -> None:
     clip = scene_to_clip(plan_scene([Role("dog", (True, True))], scene_rng("test", 77, 5), 2), "verified")
     stages = (tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter)
-    verified = Pipeline(*stages, tiny.settings, verifier=OnlyBig(1))(clip)
+    verified = Pipeline(*stages, tiny.settings, verifiers=[OnlyBig(1)])(clip)
     assert {s.verifier_score for f in verified.frames for s in f.segments} == {0.125}
     [kept] = {len(f.segments) for f in verified.frames}
-    result = Pipeline(*stages, tiny.settings, verifier=OnlyBig(10**6))(clip)
+    result = Pipeline(*stages, tiny.settings, verifiers=[OnlyBig(10**6)])(clip)
     assert kept == 1 and "verify" in result.timings
     for frame in result.frames:
         assert frame.segments == ()
