@@ -19,7 +19,8 @@ def test_a_video_of_six_times_the_length_takes_no_more_memory(tmp_path: Path) ->
 
     `python eval/bench/memory.py length` measures the same with the embedded models on one and ten minutes of 720p.
     """
-    command = [sys.executable, str(ROOT / "eval" / "bench" / "memory.py"), "length", "--pipeline", str(write_recipe(tmp_path)), "--json"]
+    script = str(ROOT / "eval" / "bench" / "memory.py")
+    command = [sys.executable, script, "length", "--pipeline", str(write_recipe(tmp_path)), "--json"]
     video = ["--lengths", "10", "60", "--size", "640x360", "--fps", "2"]
     done = subprocess.run([*command, *video], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
