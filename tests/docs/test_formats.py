@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from openavs.cli import main
-from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
+from openavs.structures.types import Caption, ClipResult, Event, FrameResult, Prompt, Rejection, Segment, Verdict
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.docs.reading import blocks, commands, text_of
@@ -80,6 +80,8 @@ def test_a_file_has_the_documented_keys(heading: str, file: str, desk: Path) -> 
         ("A prompt", Prompt),
         ("A segment", Segment),
         ("A rejection", Rejection),
+        ("A verdict", Verdict),
+        ("An event", Event),
     ],
 )
 def test_parts_of_a_result_have_the_documented_keys_in_order(heading: str, kind: type) -> None:
