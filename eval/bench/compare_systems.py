@@ -56,8 +56,7 @@ from transformers.utils import logging as transformers_logging
 from workloads import BOXES, SIZES, WORKLOADS, Workload, build_pipeline, save_models, synthetic_clips, tiny_pipeline
 
 from openavs.pipeline.pipeline import Pipeline
-from openavs.structures.boxes import iou as box_iou
-from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, iou as box_iou, mask_to_rle, rle_to_mask
 from openavs.structures.types import Box, Clip, ClipResult, FrameResult
 
 logger = logging.getLogger("compare_systems")

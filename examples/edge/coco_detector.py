@@ -15,7 +15,7 @@ import onnxruntime
 from PIL import Image
 
 from openavs.errors import ModelError
-from openavs.pipeline.class_mapping import ClassMapper
+from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import Detection, ImageArray
 
 NAMES = (

@@ -15,7 +15,7 @@ from typing import Any
 from openavs.caching.wrappers import CachedTranslator, with_cache
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
-from openavs.models.oom import is_out_of_memory
+from openavs.models.memory import is_out_of_memory
 from openavs.pipeline.context import Progress, RunContext
 from openavs.pipeline.lockfile import load_lock, pin_recipe
 from openavs.pipeline.offload import lazy_stages

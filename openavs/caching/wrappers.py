@@ -23,7 +23,7 @@ from openavs.caching.fingerprint import stage_fingerprint
 from openavs.caching.store import StageCache
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
-from openavs.models.oom import run_with_oom_backoff
+from openavs.models.memory import run_with_oom_backoff
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner

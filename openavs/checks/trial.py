@@ -16,14 +16,13 @@ from openavs.checks.recipe_check import check_vocabulary
 from openavs.config.recipe import Recipe, override_recipe
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.device import DeviceConfig, resolve_device
-from openavs.models.oom import is_out_of_memory
+from openavs.models.memory import is_out_of_memory
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.filtering import filter_detections
 from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_footprints
 from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
-from openavs.pipeline.validation import validate_outputs
-from openavs.stages.contracts import validate_output, validate_tracked_frames
+from openavs.stages.contracts import validate_output, validate_outputs, validate_tracked_frames
 from openavs.structures.types import (
     Caption,
     Clip,

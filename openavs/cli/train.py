@@ -134,8 +134,8 @@ def small_recipe(student: str) -> tuple[str, list[str]]:
     Raises:
         InputError: the student does not exist.
     """
+    from openavs.training.base import student_class
     from openavs.training.config import training_recipe_names
-    from openavs.training.registry import student_class
 
     if (own := f"{student}-tiny") in training_recipe_names():
         return own, []

@@ -13,8 +13,8 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.exports.sources import read_sources
-from openavs.pipeline.class_mapping import ClassMapper
 from openavs.results.serialization import clip_folder, is_done, read_result
+from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import Clip, ClipResult, Frame, Segment
 from openavs.utils.fs import safe_id
 from openavs.utils.text import did_you_mean, pluralize

@@ -26,7 +26,7 @@ from openavs.jobs.locks import FIRST_SHARD, JOB, claim, release
 from openavs.jobs.manifest import LINES
 from openavs.jobs.sample import Row, Sample, line_to_sample
 from openavs.jobs.sink import PredictorOutput, ProbabilisticResult, Sink
-from openavs.models.oom import translate_oom_errors
+from openavs.models.memory import translate_oom_errors
 from openavs.results.serialization import (
     clip_folder,
     json_bytes,

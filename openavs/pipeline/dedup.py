@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from openavs.models.oom import run_with_oom_backoff
-from openavs.pipeline.validation import validate_outputs
+from openavs.models.memory import run_with_oom_backoff
+from openavs.stages.contracts import validate_outputs
 from openavs.structures.types import Frame, ImageArray
 
 T = TypeVar("T")

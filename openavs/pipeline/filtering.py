@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from openavs.config.recipe import PipelineConfig
-from openavs.structures.boxes import iou
+from openavs.structures.masks import iou
 from openavs.structures.types import Detection, Prompt, Rejection
 
 

@@ -8,8 +8,8 @@
 The output is one `FrameResult` per frame, in order, with the reasons: captions, prompts, segments and rejections.
 
 Beside this file: `frames.py` (audio windows, frame batches), `filtering.py` (which boxes are kept), `dedup.py`
-(repeated frames), `validation.py` (NaN and wrong sizes), `context.py` (warnings, timings, progress). The thresholds
-are in `PipelineConfig`; `models/oom.py` splits batches that do not fit into memory.
+(repeated frames), `context.py` (warnings, timings, progress); `stages/contracts.py` finds NaN and wrong sizes. The
+thresholds are in `PipelineConfig`; `models/memory.py` splits batches that do not fit into memory.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ from typing import Any, Self
 
 from openavs.config.recipe import PipelineConfig, Recipe, pipeline_config
 from openavs.errors import InputError
-from openavs.models.oom import run_with_oom_backoff
-from openavs.pipeline.class_mapping import ClassMapper
+from openavs.models.memory import run_with_oom_backoff
 from openavs.pipeline.context import Progress, RunContext
 from openavs.pipeline.dedup import FrameMemo
 from openavs.pipeline.filtering import filter_detections
 from openavs.pipeline.frames import audio_windows, frame_batches, frame_events
-from openavs.pipeline.validation import validate_outputs
 from openavs.registry import BackendCache, build_backends
 from openavs.stages.captioners.base import Captioner, EventCaptioner
-from openavs.stages.contracts import validate_events, validate_output, validate_tracked_frames
+from openavs.stages.contracts import validate_events, validate_output, validate_outputs, validate_tracked_frames
 from openavs.stages.detectors.base import Detector
 from openavs.stages.lexicon import detector_name, lexicon
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
@@ -38,6 +36,7 @@ from openavs.stages.trackers.association import key_frames
 from openavs.stages.trackers.base import Tracker
 from openavs.stages.translators.base import Request, Translator
 from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier, Verifier
+from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import (
     Caption,
     Clip,

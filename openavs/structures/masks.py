@@ -1,4 +1,4 @@
-"""Masks as COCO run-length codes: encoding, decoding, validation and rendering of segments.
+"""Masks as COCO run-length codes: encoding, decoding, validation, rendering of segments; overlap of boxes.
 
 Converters are functions named `a_to_b`.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from openavs.errors import InputError
 
 if TYPE_CHECKING:
-    from openavs.structures.types import BoolMask, ImageArray, Segment
+    from openavs.structures.types import BoolMask, Box, ImageArray, Segment
 
 MAX_PIXELS = 1 << 28  # of a mask; a code of three letters can stand for any number
 
@@ -111,3 +111,13 @@ def segments_to_label_map(segments: Sequence[Segment], values: Sequence[int], si
     for position in sorted(range(len(segments)), key=lambda i: segments[i].score):
         painted[rle_to_mask(segments[position].mask)] = values[position]
     return painted
+
+
+def iou(one: Box, two: Box) -> float:
+    """Return the intersection over union of two boxes; 0 for boxes without area."""
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((one[2] - one[0]) * (one[3] - one[1]) + (two[2] - two[0]) * (two[3] - two[1]) - both)

@@ -282,7 +282,7 @@ class Segment:
         score: the detection score.
         mask_score: the segmenter's estimate of the mask's IoU.
         label: the class that the phrase was mapped to; None in open vocabulary.
-        label_how: the rule of that mapping: `exact`, `alias`, `lexicon`, `similarity` (see `class_mapping.py`).
+        label_how: the rule of that mapping: `exact`, `alias`, `lexicon`, `similarity` (see `stages/vocabulary.py`).
         track: the id of the same object through the clip; None without a tracker.
         verdicts: the verifiers' decisions, `kept` or `unresolved`; those about its look are of its key frame where it
             was tracked.

@@ -35,7 +35,8 @@ from torch.nn import functional
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.datasets.base import Task
 from openavs.structures.types import BoolMask
-from openavs.training.io import StudentFolder, read_student, write_student
+from openavs.training.io import StudentFolder, find_installed, read_student, write_student
+from openavs.utils.plugins import is_file_reference, load_file_class
 
 logger = logging.getLogger(__name__)
 
@@ -269,3 +270,42 @@ def resize_to_original(maps: Tensor, inner: Size, padded: Size, size: Size) -> T
     if cut.shape[-2:] == size:
         return cut
     return functional.interpolate(cut, size=size, mode="bilinear", align_corners=False)
+
+
+def student_class(name: str) -> type[Student]:
+    """Return the class of a student: an installed name, or `./file.py:Class`, which is executed.
+
+    Raises:
+        InputError: no such student (the nearest is suggested), or the class is not one.
+    """
+    return _checked(name, load_file_class(name)) if is_file_reference(name) else installed_class(name)
+
+
+def installed_class(name: str) -> type[Student]:
+    """Return the class of `tpavi`, `ov-avss` or an installed plug-in (entry points `openavs.training`).
+
+    Raises:
+        InputError: no such student (the nearest is suggested), or the class is not one.
+    """
+    return _checked(name, find_installed(name).load())
+
+
+def load_student(ref: str, offline: bool = False, cls: type[Student] | None = None) -> Student:
+    """Load any student from its folder or `hf:org/name`, in evaluation mode.
+
+    Args:
+        ref: the folder or hub reference. Its config.json names an installed student and never a file.
+        offline: use only files on this disk.
+        cls: the class to use, for one that is not installed.
+
+    Raises:
+        ModelError, InputError: see `Student.from_pretrained` and `installed_class`.
+    """
+    folder = read_student(ref, offline)
+    return load_folder(cls or installed_class(folder.student), folder, offline)
+
+
+def _checked(name: str, found: Any) -> type[Student]:
+    if not (isinstance(found, type) and issubclass(found, Student)):
+        raise InputError(f"{name!r} is not a student: its class must derive from openavs.training.base.Student")
+    return found

@@ -24,15 +24,14 @@ from openavs.jobs.job import STUDENT_BUILDER
 from openavs.jobs.sink import ProbabilisticResult
 from openavs.media.log_mel import RATE, SHORTEST, Floats
 from openavs.models.device import resolve_device
-from openavs.models.oom import translate_oom_errors
+from openavs.models.memory import translate_oom_errors
 from openavs.pipeline.pipeline import Progress
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment, Waveform
-from openavs.training.base import InstanceMask, Size, Student, StudentPrediction
+from openavs.training.base import InstanceMask, Size, Student, StudentPrediction, load_student
 from openavs.training.data.audio_features import features_of
 from openavs.training.data.dataset import batches_to_predict
 from openavs.training.models.vggish import VggishExtractor, load_vggish
-from openavs.training.registry import load_student
 from openavs.utils.concurrency import prefetch
 from openavs.utils.text import pluralize
 

@@ -31,7 +31,7 @@ from openavs.media.log_mel import Floats
 from openavs.pipeline.context import Progress
 from openavs.results.provenance import provenance
 from openavs.results.serialization import json_bytes
-from openavs.training.base import Student, StudentBatch
+from openavs.training.base import Student, StudentBatch, student_class
 from openavs.training.checkpoint import TrainingState, check_resumable, keep_metrics, load_last, save_best, save_last
 from openavs.training.config import TrainingRecipe
 from openavs.training.data.audio_features import FeatureCache
@@ -39,7 +39,6 @@ from openavs.training.data.dataset import LabelSource, StepSampler, TrainingData
 from openavs.training.data.labels import GroundTruthLabels, PseudoLabels
 from openavs.training.inference import predict_clip, scored_maps
 from openavs.training.models.vggish import VggishExtractor, load_vggish, save_vggish
-from openavs.training.registry import student_class
 from openavs.utils.fs import atomic_write
 from openavs.visualization.plots import plot_training
 

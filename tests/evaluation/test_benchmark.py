@@ -10,7 +10,7 @@ import pytest
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.classes import CLASSES, S4_CATEGORIES
-from openavs.pipeline.class_mapping import ClassMapper
+from openavs.stages.vocabulary import ClassMapper
 from openavs.synthetic.datasets import write_layout
 
 NAMES = ("s4", "ms3", "avss", "ov", "v3")

@@ -17,13 +17,13 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.models.convert import convert
-from openavs.models.import_stubs import stub_modules
 from openavs.registry import Registry
 from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.segment_anything import SegmentAnythingSegmenter, infer_sizes
 from openavs.structures.masks import rle_to_mask
+from openavs.utils.optional_deps import stub_modules
 from tests.packages.sam_names import carry_across
 from tests.stages.segmenters.images import picture, some_boxes
 from tests.tiny_models import make_sam

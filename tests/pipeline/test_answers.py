@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InvalidOutputError
-from openavs.pipeline.validation import validate_outputs
+from openavs.stages.contracts import validate_outputs
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Caption, Detection, Mask, Verdict
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from openavs.config.recipe import PipelineConfig
 from openavs.pipeline.filtering import filter_detections
-from openavs.structures.boxes import iou
+from openavs.structures.masks import iou
 from openavs.structures.types import Caption, Detection, Prompt, Rejection
 
 BOX = (10.0, 10.0, 50.0, 50.0)

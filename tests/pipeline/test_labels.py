@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from openavs.pipeline.class_mapping import ClassMapper
+from openavs.stages.vocabulary import ClassMapper
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,12 @@ from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSe
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import ResolvedModel, resolve
 from openavs.structures.masks import segments_to_label_map
-from openavs.training.base import InstanceMask, StudentPrediction
+from openavs.training.base import InstanceMask, StudentPrediction, load_student, student_class
 from openavs.training.config import load_training_recipe
 from openavs.training.inference import concatenate_predictions, label_maps
 from openavs.training.models.ov_avss.classifier import TEMPLATES, MaskClassifier, mask_crops
 from openavs.training.models.ov_avss.model import OvAvss, _binary, _pixels, _target, best_pairs
 from openavs.training.models.ov_avss.network import ClipOutput
-from openavs.training.registry import load_student, student_class
 from tests.training.ov_avss_models import CLIP_SIDE, batch, make_clip, mask2former_options, tiny_student
 
 NAMES = ["dog", "bell", "siren", "guitar"]

@@ -28,12 +28,11 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.pipeline.pipeline import Pipeline
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
-from openavs.training.base import Student
+from openavs.training.base import Student, load_student, student_class
 from openavs.training.config import TrainingRecipe, load_training_recipe, training_recipe_names
 from openavs.training.data.audio_features import FeatureCache
 from openavs.training.inference import StudentPipeline, predict_clip
 from openavs.training.models.vggish import load_vggish
-from openavs.training.registry import load_student, student_class
 from openavs.training.trainer import TrainingError, check_device, train
 from tests.conftest import ROOT
 

@@ -13,7 +13,7 @@ from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
-from openavs.structures.boxes import iou
+from openavs.structures.masks import iou
 from openavs.structures.types import AudioWindow, Box, Detection, ImageArray, Waveform
 
 SCORE = 1e-3

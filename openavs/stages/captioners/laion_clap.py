@@ -27,11 +27,10 @@ from transformers import ClapFeatureExtractor, RobertaConfig, RobertaModel, Robe
 from openavs.errors import InputError, ModelError
 from openavs.models.convert import LAION_CLAP, load_state_dict_strict, read_config, read_weights
 from openavs.models.hub import ResolvedModel, load_processor
-from openavs.models.import_stubs import stub_modules
 from openavs.stages.captioners.base import Samples, crop_or_pad
 from openavs.stages.captioners.zero_shot import ZeroShotCaptioner
 from openavs.structures.types import Waveform
-from openavs.utils.optional_deps import EXTRAS, import_optional
+from openavs.utils.optional_deps import EXTRAS, import_optional, stub_modules
 
 _AUDIO_MODELS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}  # width of the first layer -> name
 _MAX_TOKENS = 77  # per text, as in the package

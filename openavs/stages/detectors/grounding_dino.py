@@ -27,7 +27,7 @@ from openavs.errors import InputError, ModelError
 from openavs.models.device import DeviceConfig, frames_per_batch, resolve_device, resolve_matmul_dtype
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.models.ops.grounding_dino import optimize_grounding_dino
-from openavs.models.ops.normalize import normalization_table, normalize_bytes
+from openavs.models.ops.image import normalization_table, normalize_bytes
 from openavs.stages.detectors.postprocess import (
     best_first,
     boxes_to_detections,

@@ -35,7 +35,6 @@ from openavs.errors import InputError, ModelError
 from openavs.models.convert import GROUNDING_DINO, load_state_dict_strict, read_config, read_weights
 from openavs.models.device import DeviceConfig, resolve_device
 from openavs.models.hub import load_processor, resolve
-from openavs.models.import_stubs import stub_modules
 from openavs.stages.detectors.grounding_dino import (
     PHRASES_PER_CAPTION,
     BaseGroundingDino,
@@ -43,7 +42,7 @@ from openavs.stages.detectors.grounding_dino import (
     NetworkLimits,
     load_tokenizer,
 )
-from openavs.utils.optional_deps import import_optional
+from openavs.utils.optional_deps import import_optional, stub_modules
 from openavs.utils.text import did_you_mean
 
 _NETWORK = "groundingdino.models.GroundingDINO.groundingdino"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from openavs.models.ops.resize import resize_bilinear
+from openavs.models.ops.image import resize_bilinear
 from openavs.structures.types import ImageArray
 
 Size = tuple[int, int]  # height, width

@@ -16,8 +16,7 @@ from torch.nn.functional import interpolate
 
 from openavs.errors import ModelError
 from openavs.models.hub import ResolvedModel
-from openavs.models.ops.normalize import normalization_table, normalize_bytes
-from openavs.models.ops.resize import resize_bilinear
+from openavs.models.ops.image import normalization_table, normalize_bytes, resize_bilinear
 from openavs.stages.segmenters.box_prompts import box_corners, check_image, masks_per_chunk
 from openavs.structures.types import BoolMask, Box, ImageArray
 

@@ -1,7 +1,7 @@
 """SAM (transformers SamModel): boxes to masks, one encoding per image.
 
 Pre- and post-processing are our own, on the model's device: the pixels equal those of the library's processor bit for
-bit (`models/ops/resize.py`), and masks are upscaled and thresholded before they leave the device.
+bit (`models/ops/image.py`), and masks are upscaled and thresholded before they leave the device.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from openavs.errors import ModelError
 from openavs.models.hub import ResolvedModel, load_processor
-from openavs.models.ops.normalize import normalize_bytes
-from openavs.models.ops.resize import resize_bilinear
+from openavs.models.ops.image import normalize_bytes, resize_bilinear
 from openavs.stages.segmenters.box_prompts import BoxPromptSegmenter, box_corners, check_image, masks_per_chunk
 from openavs.stages.segmenters.preprocess import longest_edge_size
 from openavs.structures.types import BoolMask, Box, ImageArray

@@ -1,7 +1,7 @@
 """SAM through its original package, segment-anything: boxes to masks, one encoding per image.
 
 The package does the part that is SAM's own (normalization, encoder, decoder, upscaling); images are resized on the
-device to the same bytes as by the package's transform (`models/ops/resize.py`), which would need torchvision. The sizes
+device to the same bytes as by the package's transform (`models/ops/image.py`), which would need torchvision. The sizes
 of the network are read from its weights, so that any checkpoint of the package's structure loads.
 """
 
@@ -20,8 +20,7 @@ from openavs.errors import ModelError
 from openavs.models.convert import SAM, load_state_dict_strict, read_config, read_weights
 from openavs.models.device import resolve_device
 from openavs.models.hub import resolve
-from openavs.models.import_stubs import stub_modules
-from openavs.models.ops.resize import resize_bilinear
+from openavs.models.ops.image import resize_bilinear
 from openavs.stages.segmenters.box_prompts import (
     MAX_BOXES,
     box_corners,
@@ -33,7 +32,7 @@ from openavs.stages.segmenters.box_prompts import (
 from openavs.stages.segmenters.preprocess import longest_edge_size
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Box, ImageArray, Mask
-from openavs.utils.optional_deps import import_optional
+from openavs.utils.optional_deps import import_optional, stub_modules
 
 _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]  # the package's, for pixels of 0 to 255
 _DECODER_HEADS = 8  # of every published checkpoint; cannot be read from the weights

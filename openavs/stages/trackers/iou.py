@@ -15,8 +15,7 @@ import numpy as np
 
 from openavs.errors import InputError
 from openavs.stages.trackers.association import IouMatrix, mask_box, mask_iou, match_tracks, remaining_rejections
-from openavs.structures.boxes import iou
-from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, iou, mask_to_rle, rle_to_mask
 from openavs.structures.types import Box, ImageArray, Segment, TrackedFrame
 
 _NO_PIXELS: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)

@@ -19,7 +19,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
-from openavs.models.ops.normalize import normalization_table, normalize_bytes
+from openavs.models.ops.image import normalization_table, normalize_bytes
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask, Decision, ImageArray, Segment, Verdict
 

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from openavs.errors import InputError, ModelError
 from openavs.results.serialization import read_result
 from openavs.synthetic.datasets import write_layout
+from openavs.training.base import load_student
 from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
-from openavs.training.registry import load_student
 from tests.conftest import ROOT, Outcome
 from tests.robustness.security.hostile import Bomb
 

@@ -1,4 +1,4 @@
-"""Bilinear resizing on any device with the same bytes as Pillow's.
+"""Preprocessing of image bytes on any device: resizing with the same bytes as Pillow's, and normalization.
 
 The reference processors of SAM and Grounding DINO resize uint8 images with Pillow. A float resize on the GPU differs
 from it in the last bit, which is enough to move the edge of a mask. Pillow's bilinear filter is integer arithmetic
@@ -9,6 +9,7 @@ give the same bytes, without copying the frame back to the CPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -80,3 +81,17 @@ def _taps(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
     fixed = (0.5 + weight / total * (1 << _BITS)).astype(np.int32)
     fixed[weight == 0.0] = 0
     return np.minimum(first + tap, old - 1), fixed
+
+
+def normalization_table(scale: float, mean: Sequence[float] | None, std: Sequence[float] | None) -> torch.Tensor:
+    """Return the value of each byte of each channel, `[3, 256]` float32: `(byte * scale - mean) / std`."""
+    values = np.arange(256, dtype=np.float64) * scale
+    if mean is not None and std is not None:
+        values = (values - np.asarray(mean, dtype=np.float64)[:, None]) / np.asarray(std, dtype=np.float64)[:, None]
+    return torch.from_numpy(np.broadcast_to(values, (3, 256)).astype(np.float32))
+
+
+def normalize_bytes(table: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Convert uint8 `[H, W, 3]` to float32 `[3, H, W]`, on the table's device."""
+    channels = image.permute(2, 0, 1).to(table.device).long()
+    return torch.stack([values[channel] for values, channel in zip(table, channels, strict=True)])

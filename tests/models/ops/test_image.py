@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from openavs.models.ops.resize import resize_bilinear, resize_tensor
+from openavs.models.ops.image import resize_bilinear, resize_tensor
 
 side = st.integers(1, 200)
 

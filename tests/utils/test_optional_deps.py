@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.models.import_stubs import stub_modules
-from openavs.utils.optional_deps import EXTRAS, import_optional
+from openavs.utils.optional_deps import EXTRAS, import_optional, stub_modules
 
 OLD = """
 import no_such_vision

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from openavs.errors import OutOfMemoryError
-from openavs.models.oom import is_out_of_memory, run_with_oom_backoff
+from openavs.models.memory import is_out_of_memory, run_with_oom_backoff
 
 ERRORS = [
     MemoryError(),
