@@ -43,11 +43,11 @@ def shaking_camera(rng: Rng) -> Camera:
 
 @dataclass(frozen=True)
 class View:
-    """What the camera shows, drawn at twice the frame's size.
+    """The camera's view, drawn at twice the frame's size.
 
     Attributes:
         size: (height, width) of the frame in pixels.
-        pose: x and y of the picture's shift in units of the short side, and its turn around the center in radians.
+        pose: x and y of the picture's shift in units of the short side, and the rotation around the center in radians.
     """
 
     size: tuple[int, int]

@@ -29,7 +29,7 @@ MANNERS: dict[str, Manner] = {
 }
 
 STEADY = ("bus", "car", "harp", "helicopter", "mower", "wolf")
-"""Kinds whose sound has hardly any onsets or pauses, so that its motion cannot be told from that of a twin."""
+"""Kinds whose sound has hardly any onsets or pauses, so that its motion does not differ from that of a twin."""
 
 _DECAY = 0.06  # s, time constant of a beat: 8 % is left after 0.15 s
 _RISE = 0.02  # s, from the onset to the peak of a beat

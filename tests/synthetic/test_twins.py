@@ -42,7 +42,7 @@ def test_every_eighth_sound_comes_from_outside_the_frame(scenes: list[Scene]) ->
         assert any(map(any, visible_twins(scene))) == (index % 8 != 7)
 
 
-def test_a_third_of_the_clips_have_two_in_turns_of_three_seconds_at_least(scenes: list[Scene]) -> None:
+def test_a_third_of_the_clips_have_two_that_alternate_after_three_seconds_at_least(scenes: list[Scene]) -> None:
     turns = [[on for on in visible_twins(scene) if any(on)] for scene in scenes]
     assert 0.15 < np.mean([len(sounding) == 2 for sounding in turns]) < 0.45
     assert all(sum(on) >= 3 for sounding in turns for on in sounding)
