@@ -336,7 +336,7 @@ def _several(kinds: list[Category], rng: Rng, length: int) -> list[Role]:
 
 
 def _twins(kinds: Sequence[str], rng: Rng, length: int, *, off_screen: bool) -> list[Role]:
-    """Sample two or three visible objects of one kind, one of which sounds, or two one after the other, or one off the screen.
+    """Sample two or three visible objects of one kind, of which one sounds, or two alternate, or one off the screen.
 
     Runs of sound last 3 seconds at least, in scenes of 6 seconds or more. A silent object of another kind may be there.
     """
