@@ -12,6 +12,9 @@ from pydantic import BaseModel, ValidationError
 from openavs.config.options import describe_value
 from openavs.utils.text import did_you_mean
 
+ONE, LIST = "[one]", "[list]"
+"""Tags of a value that may be one section or a list of sections; pydantic puts them into the path of an error."""
+
 _EXPECTED = {
     "float_type": "a number",
     "float_parsing": "a number",
@@ -36,6 +39,8 @@ _LIMITS = {
 def first_error(error: ValidationError, model: type[BaseModel], example: str) -> str:
     """Return a sentence about the first error; unknown keys precede, since a misspelled key also looks missing.
 
+    Items of lists are counted from 1.
+
     Args:
         error: pydantic's errors.
         model: the model that the data was validated as.
@@ -43,8 +48,8 @@ def first_error(error: ValidationError, model: type[BaseModel], example: str) ->
     """
     errors = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     found = errors[0]
-    path = [part for part in found["loc"] if part not in ("[key]",)]
-    key = ".".join(str(part) for part in path)[:80]
+    path = [part for part in found["loc"] if part not in ("[key]", ONE, LIST)]
+    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in path)[:80]
     if found["type"] == "extra_forbidden":
         return f"there is no key {key!r}; {_suggestion(model, path)}"
     if found["type"] == "missing":
@@ -82,8 +87,9 @@ def _suggestion(model: type[BaseModel], path: list[str | int]) -> str:
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """Return the class of a field that is or may be a section (`StageConfig | None`); None for a plain value."""
-    kinds = [annotation, *typing.get_args(annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(section_of, typing.get_args(annotation))), None)
 
 
 def _is_scalar(value: Any) -> bool:

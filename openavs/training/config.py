@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from openavs.config import resources
 from openavs.config.errors import first_error
-from openavs.config.recipe import Number, apply_override
+from openavs.config.overrides import apply_override
+from openavs.config.recipe import Number
 from openavs.errors import InputError
 from openavs.utils.serialization import read_yaml
 from openavs.utils.text import did_you_mean
