@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from openavs.config.options import bind_options
+from openavs.config.recipe import stage_of
 from openavs.errors import InputError
 from openavs.models.compile import OPTION, check_compile, compile_backend
 from openavs.stages.backends import BUILT_IN, BackendSpec
@@ -93,12 +94,16 @@ class Registry:
         options: Mapping[str, Any],
         shared: Mapping[str, Any] | None = None,
         base: Path | None = None,
+        key: str | None = None,
     ) -> tuple[type, dict[str, Any]]:
-        """Return the class and its validated options, for `instantiate`; arguments as in `build`."""
+        """Return the class and its validated options, for `instantiate`.
+
+        Arguments as in `build`; `key` is that of the section in the recipe, for messages.
+        """
         cls = self.load(use, base)
         local = {key: local_path(value, base) for key, value in options.items()}
         how = None if is_file_reference(use) else check_compile(use, local.pop(OPTION, None))
-        bound = bind_options(cls, local, shared, stage=self.stage, name=use)
+        bound = bind_options(cls, local, shared, stage=key or self.stage, name=use)
         return cls, bound if how is None else {**bound, OPTION: (use, how)}
 
     def build(
@@ -136,7 +141,7 @@ def instantiate(cls: type, options: Mapping[str, Any]) -> Any:
 
 
 BackendCache = dict[str, tuple[tuple[type, dict[str, Any]], Any]]
-"""Stage -> (class and arguments of a backend, the backend)."""
+"""Key of a stage (`Recipe.stages`) -> (class and arguments of a backend, the backend)."""
 
 
 def build_backends(recipe: Recipe, held: BackendCache | None = None) -> Backends:
@@ -154,20 +159,20 @@ def build_backends(recipe: Recipe, held: BackendCache | None = None) -> Backends
     for stage, (cls, arguments) in checked.items():
         if stage not in held:
             held[stage] = ((cls, arguments), instantiate(cls, arguments))
-    made: dict[str, Any] = {stage: held[stage][1] if stage in held else None for stage in STAGES}
-    verifier = made.pop("verifier")
-    return Backends(**made, verifiers=() if verifier is None else (verifier,))
+    made: dict[str, Any] = {key: held[key][1] for key in checked}
+    single: dict[str, Any] = {stage: made.get(stage) for stage in STAGES if stage != "verifier"}
+    return Backends(**single, verifiers=tuple(own for key, own in made.items() if stage_of(key) == "verifier"))
 
 
 def check_backends(recipe: Recipe) -> dict[str, tuple[type, dict[str, Any]]]:
-    """Return stage -> class and validated arguments, without building; raises InputError like `Registry.build`."""
+    """Return key of a stage -> class and validated arguments, without building; raises like `Registry.build`."""
     shared = {"device": recipe.device, "dtype": recipe.dtype, "offline": recipe.offline}
     checked = {
-        stage: Registry(stage).check(section.use, section.options, shared, recipe.base)
-        for stage, section in recipe.stages().items()
+        key: Registry(stage_of(key)).check(section.use, section.options, shared, recipe.base, key)
+        for key, section in recipe.stages().items()
     }
-    for stage, (cls, _) in checked.items():
-        check_methods(stage, recipe.stages()[stage].use, cls)
+    for key, (cls, _) in checked.items():
+        check_methods(stage_of(key), recipe.stages()[key].use, cls)
     validate_stages(
         *(checked[stage][0] if stage in checked else None for stage in ("detector", "segmenter", "tracker"))
     )

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from openavs.caching.wrappers import CachedTranslator, with_cache
-from openavs.config.recipe import Recipe
+from openavs.config.recipe import Recipe, stage_of
 from openavs.errors import InputError
 from openavs.models.memory import is_out_of_memory
 from openavs.pipeline.context import Progress, RunContext
 from openavs.pipeline.lockfile import load_lock, pin_recipe
-from openavs.pipeline.offload import lazy_stages
+from openavs.pipeline.offload import STAGE_GROUPS, lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip, ClipResult
@@ -55,9 +55,9 @@ class StagedSchedule:
         self.offload_manager, backends = lazy_stages(pinned)
         self.pipe = Pipeline.from_recipe(pinned, backends)
         self.pipe.recipe = recipe.to_dict()  # results record the recipe as it is, and the commits beside it
-        for stage in ("tracker", "verifier", "segmenter", "detector"):  # the first to run is loaded last
-            if stage in backends:
-                self.offload_manager.models(stage)
+        for key in reversed(backends):  # the first to run is loaded last
+            if stage_of(key) in STAGE_GROUPS[-1]:
+                self.offload_manager.models(key)
         self.cache = with_cache(self.pipe, recipe, cache, stages=("translator", "captioner"))
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openavs.checks import CheckResult, State
+from openavs.checks.finding import CheckResult, State
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.catalog import WeightsStatus, find_plugin_weights, find_weights
 
@@ -145,6 +145,7 @@ def _disk_shortage(weights: Sequence[WeightsStatus], cache: Path) -> Iterator[Ob
 
 
 def _missing_extras(recipe: Recipe) -> Iterator[Obstacle]:
+    from openavs.config.recipe import stage_of
     from openavs.registry import Registry
     from openavs.utils.optional_deps import EXTRAS
     from openavs.utils.plugins import is_file_reference
@@ -153,7 +154,7 @@ def _missing_extras(recipe: Recipe) -> Iterator[Obstacle]:
         if is_file_reference(section.use):
             continue
         try:
-            entry = Registry(stage).entry(section.use)
+            entry = Registry(stage_of(stage)).entry(section.use)
         except InputError as error:
             yield str(error), ""
             continue

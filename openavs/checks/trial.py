@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openavs.checks import CheckResult
+from openavs.checks.finding import CheckResult
 from openavs.checks.recipe_check import check_vocabulary
-from openavs.config.recipe import Recipe, override_recipe
+from openavs.config.recipe import Recipe, override_recipe, stage_of
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.device import DeviceConfig, resolve_device
 from openavs.models.memory import is_out_of_memory
@@ -23,10 +23,12 @@ from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_f
 from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.contracts import validate_output, validate_outputs, validate_tracked_frames
+from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier, Verifier
 from openavs.structures.types import (
     Caption,
     Clip,
     Detection,
+    Event,
     Frame,
     Mask,
     Prompt,
@@ -54,15 +56,16 @@ def bundled_clip() -> Clip:
 
 
 def try_stages(recipe: Recipe, clip: Clip, failed: Mapping[str, str] | None = None) -> Iterator[CheckResult]:
-    """Run each stage once, one in memory at a time; yields one result per stage.
+    """Run each stage once, one in memory at a time; yields one result per stage, in the order of the pipeline.
 
-    The input of a stage is the output of the previous stages, or a placeholder if they found nothing or failed. The
+    Verifiers of whole clips therefore follow the tracker. The input of a stage is the output of the previous stages, or
+    a placeholder if they found nothing or failed. The
     facts are `stage`, `use`, `load_seconds`, `run_seconds`, `peak_gb`, `estimated_gb` (None for a stage without a
     model) and `placeholder` (whether the input was one).
 
     Args:
         recipe: to try; missing models are downloaded.
-        clip: its audio and its first `MAX_FRAMES` frames are used.
+        clip: its first `MAX_FRAMES` frames and their audio are used.
         failed: by stage, why its model is not available; these stages are not loaded.
 
     Raises:
@@ -70,12 +73,13 @@ def try_stages(recipe: Recipe, clip: Clip, failed: Mapping[str, str] | None = No
     """
     if clip.audio is None:
         raise InputError(f"{clip.source or clip.id} has no audio track; give a video with sound")
-    clip = replace(clip, times=clip.times[:MAX_FRAMES])
+    times, window = clip.times[:MAX_FRAMES], max(recipe.audio.window_seconds, recipe.audio.context_seconds or 0)
+    clip = replace(clip, times=times, audio=clip.audio.cut(0, len(times) / clip.fps + window))
     frames = list(clip.frames(frozenset(range(len(clip.times)))))
     if not frames:
         raise InputError(f"{clip.source or clip.id} has no frame that can be decoded; give another video")
     trial = _Trial(recipe, clip, frames)
-    for stage in recipe.stages():
+    for stage in trial.order():
         yield trial.try_stage(stage, (failed or {}).get(stage, ""))
 
 
@@ -125,12 +129,20 @@ class _Trial:
         self._footprints: dict[str, MemoryFootprint] | None = None
         self._offload, stages = lazy_stages(recipe)
         self._pipeline = Pipeline.from_recipe(recipe, stages)
+        keys = [key for key in recipe.stages() if stage_of(key) == "verifier"]
+        self._verifiers = dict(zip(keys, self._pipeline.verifiers, strict=True))
         self._captions: list[Any] = []
         self._prompts: list[tuple[Prompt, ...]] = []
         self._boxes: list[list[Detection]] = []
         self._masks: list[list[Mask]] = []
+        self._events: list[Event] = []
+        self._tracked: list[TrackedFrame] = []
         self._placeholder = False
         self._warning = ""
+
+    def order(self) -> list[str]:
+        """Return the keys of the stages in the order in which they run: verifiers of whole clips are the last."""
+        return sorted(self._recipe.stages(), key=lambda key: isinstance(self._verifiers.get(key), TemporalVerifier))
 
     def try_stage(self, stage: str, failed: str) -> CheckResult:
         """Load a stage, run it, release it."""
@@ -176,14 +188,16 @@ class _Trial:
             "translator": self._translate,
             "detector": self._detect,
             "segmenter": self._segment,
-            "verifier": self._verify,
+            "verifier": lambda: self._verify(self._verifiers[stage]),
             "tracker": self._track,
         }
-        return runs[stage]()
+        return runs[stage_of(stage)]()
 
     def _caption(self) -> str:
         self._warning = check_vocabulary(self._recipe)
-        self._captions = self._pipeline.caption(self._clip, RunContext())
+        context = RunContext()
+        self._captions = self._pipeline.caption(self._clip, context)
+        self._events = context.events
         audible = [strong_captions(captions) for captions in self._captions if captions is not None]
         if not audible:
             return "the audio is silent, so the model was not run"
@@ -200,12 +214,17 @@ class _Trial:
         phrases = list(dict.fromkeys(prompt.phrase for prompts in self._prompts for prompt in prompts))
         return f"{pluralize(len(phrases), 'prompt')}{_listed(phrases)}"
 
+    def _clip_prompts(self) -> list[tuple[Prompt, ...]]:
+        """The prompts of every sampled frame."""
+        if any(self._prompts):
+            return self._prompts
+        self._placeholder = True
+        return [(Prompt(PHRASE),)] * len(self._clip.times)
+
     def _frame_prompts(self) -> list[tuple[Prompt, ...]]:
         """The prompts of every decoded frame."""
-        if any(self._prompts):
-            return [self._prompts[frame.index] for frame in self._frames]
-        self._placeholder = True
-        return [(Prompt(PHRASE),) for _ in self._frames]
+        prompts = self._clip_prompts()
+        return [prompts[frame.index] for frame in self._frames]
 
     def _images_and_phrases(self) -> tuple[list[Any], list[list[str]]]:
         phrases = [[prompt.phrase for prompt in prompts] for prompts in self._frame_prompts()]
@@ -266,25 +285,36 @@ class _Trial:
             for bs, ms in zip(boxes, masks, strict=True)
         ]
 
-    def _verify(self) -> str:
+    def _verify(self, verifier: Verifier | TemporalVerifier) -> str:
+        if isinstance(verifier, TemporalVerifier):
+            return self._verify_clip(verifier)
         segments = self._segments()
         images, phrases = self._images_and_phrases()
-        verifier: Any = self._pipeline.verifiers[0]
         verdicts = validate_output("verify", verifier.verify)(images, segments, phrases)
         validate_outputs("verify", verdicts)
         kept = [verdict.kept for frame_verdicts in verdicts for verdict in frame_verdicts]
         return f"{sum(kept)} of {pluralize(len(kept), 'segment')} kept"
 
+    def _verify_clip(self, verifier: TemporalVerifier) -> str:
+        frames = self._tracked or self._untracked()
+        evidence = ClipEvidence(self._clip, self._clip_prompts(), self._events)
+        verified = validate_tracked_frames(verifier.verify_clip(iter(frames), evidence), "verify_clip")
+        self._tracked = list(verified)
+        before, kept = (sum(len(frame.segments) for frame in some) for some in (frames, self._tracked))
+        return f"{kept} of {pluralize(before, 'segment')} kept"
+
+    def _untracked(self) -> list[TrackedFrame]:
+        segments = self._segments()
+        phrases = [tuple(dict.fromkeys(segment.phrase for segment in found)) for found in segments]
+        return [TrackedFrame(*values) for values in zip(self._frames, phrases, segments, strict=True)]
+
     def _track(self) -> str:
         if self._recipe.segmenter is None:  # the tracker is the segmenter, too
             self._masks = self._segment_boxes()
-        segments = self._segments()
-        phrases = [tuple(dict.fromkeys(segment.phrase for segment in found)) for found in segments]
-        inputs = [TrackedFrame(*values) for values in zip(self._frames, phrases, segments, strict=True)]
         tracker: Any = self._pipeline.tracker
-        tracked = list(validate_tracked_frames(tracker.track(iter(inputs))))
-        tracks = {segment.track for frame in tracked for segment in frame.segments}
-        return f"{pluralize(len(tracks), 'track')} through {pluralize(len(tracked), 'frame')}"
+        self._tracked = list(validate_tracked_frames(tracker.track(iter(self._untracked()))))
+        tracks = {segment.track for frame in self._tracked for segment in frame.segments}
+        return f"{pluralize(len(tracks), 'track')} through {pluralize(len(self._tracked), 'frame')}"
 
 
 def _reason(error: Exception) -> str:

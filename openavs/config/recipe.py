@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from openavs.config import resources
-from openavs.config.options import first_error, section_of
+from openavs.config.errors import LIST, ONE, first_error, section_of
+from openavs.config.overrides import apply_overrides, unwrap_single
 from openavs.errors import InputError
-from openavs.utils.serialization import parse_yaml, read_yaml
+from openavs.utils.serialization import read_yaml
 from openavs.utils.text import split_list
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,18 @@ class StageConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+def stage_of(key: str) -> str:
+    """Return the stage of a key of `Recipe.stages()`: `verifier` for `verifier.2`."""
+    return key.partition(".")[0]
+
+
+# The discriminator keeps errors short: without it, they are about both forms.
+OneOrSeveral = Annotated[
+    Annotated[StageConfig, Tag(ONE)] | Annotated[list[StageConfig], Tag(LIST)],
+    Discriminator(lambda value: LIST if isinstance(value, list) else ONE),
+]
+
+
 class StudentConfig(_Section):
     """A trained student in place of all stages; `weights` is the hash of its weights."""
 
@@ -153,7 +166,8 @@ class Recipe(_Section):
     detector: StageConfig | None  # null: the segmenter finds phrases itself
     segmenter: StageConfig | None  # null: the tracker segments, too
     student: StudentConfig | None = None  # written only where there is one: `--pipeline student:DIR`
-    verifier: StageConfig | None = None
+    # One verifier, or a list of several, which run in their order.
+    verifier: Annotated[OneOrSeveral | None, BeforeValidator(unwrap_single)] = None
     tracker: StageConfig | None = None
     prompts: PromptsConfig = PromptsConfig()
     filtering: FilteringConfig = FilteringConfig()
@@ -173,22 +187,33 @@ class Recipe(_Section):
         """Folder of the recipe's file, from which relative paths start; None for one made in memory."""
         return self._base
 
+    @property
+    def verifiers(self) -> tuple[StageConfig, ...]:
+        """The verifiers, in the order in which they run."""
+        if self.verifier is None:
+            return ()
+        return (self.verifier,) if isinstance(self.verifier, StageConfig) else tuple(self.verifier)
+
     def stages(self) -> dict[str, StageConfig]:
-        """Return the recipe's stages, in the order of the pipeline; a student has none."""
+        """Return the recipe's stages by key, in the order of the pipeline; a student has none.
+
+        The keys are the names of the stages; several verifiers are `verifier.1`, `verifier.2` and so on.
+        """
         if self.student is not None:
             return {}
+        several = len(self.verifiers) > 1
         stages = {
             "captioner": self.captioner,
             "translator": self.translator,
             "detector": self.detector,
             "segmenter": self.segmenter,
-            "verifier": self.verifier,
+            **{f"verifier.{n}" if several else "verifier": own for n, own in enumerate(self.verifiers, 1)},
             "tracker": self.tracker,
         }
         return {stage: section for stage, section in stages.items() if section is not None}
 
     def models(self) -> dict[str, str]:
-        """Return stage -> model reference; stages without a model, or with one at a server, are left out."""
+        """Return key of a stage -> model reference; stages without a model, or with one at a server, are left out."""
         local = {stage: section for stage, section in self.stages().items() if section.use != "openai"}
         named = {stage: section.options.get("model") for stage, section in local.items()}
         student = {} if self.student is None else {"student": self.student.model}
@@ -275,7 +300,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     else:
         path = resources.find("pipelines", name_or_path)
         base, data = path.parent, {"name": path.stem, **read_yaml(path)}
-    _apply_overrides(data, overrides)
+    apply_overrides(data, overrides)
     return recipe_from_dict(data, base=base)
 
 
@@ -302,7 +327,9 @@ def is_recipe_key(name: str) -> bool:
     inside = None if field is None else section_of(field.annotation)
     if field is None or inside is None:
         return field is not None and not key
-    return key in inside.model_fields or (inside is StageConfig and key.isidentifier())
+    number, _, option = key.rpartition(".")  # of one of several verifiers
+    is_option = option.isidentifier() and (not number or number.isdecimal())
+    return key in inside.model_fields or (inside is StageConfig and is_option)
 
 
 def is_student(name_or_path: str | Path) -> bool:
@@ -327,7 +354,7 @@ def _student_data(ref: str, offline: bool) -> dict[str, Any]:
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """Return the recipe with `key=value` overrides; raises InputError like `load_recipe`."""
     data = recipe.to_dict()
-    _apply_overrides(data, overrides)
+    apply_overrides(data, overrides)
     return recipe_from_dict(data, base=recipe.base)
 
 
@@ -362,40 +389,3 @@ def _refuse_keys(recipe: Recipe) -> None:
         from openavs.stages.translators.endpoint import validate_base_url
 
         validate_base_url(recipe.translator.options.get("base_url"), recipe.translator.options.get("api_key_env"))
-
-
-def _apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Apply `key=value` overrides. A stage with another `use` loses its options, except for those in the overrides."""
-    for stage, use in [_chosen_backend(override) for override in overrides]:
-        section = data.get(stage)
-        if use is not None and isinstance(section, dict) and section.get("use") != use:
-            data[stage] = {}
-    for override in overrides:
-        apply_override(data, override)
-
-
-def _chosen_backend(override: str) -> tuple[str, str | None]:
-    """Return the stage and the backend of `detector.use=NAME`; None as the backend of another override."""
-    key, _, value = override.partition("=")
-    stage, _, option = key.strip().partition(".")
-    return stage, value.strip(" '\"") if option == "use" else None
-
-
-def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set one dotted key (`section.key=value`, parsed as YAML); whether it exists is validated later."""
-    key, equals, text = override.partition("=")
-    *sections, last = key.strip().split(".")
-    if not equals or not all((*sections, last)):
-        raise InputError(f"{override!r:.80} is not key=value, such as filtering.box_threshold=0.3")
-    try:
-        value = parse_yaml(text)
-    except InputError as error:
-        raise InputError(f"the value of {override!r:.80} cannot be read: {error}") from error
-    place = data
-    for section in sections:
-        if place.get(section) is None:
-            place[section] = {}
-        place = place[section]
-        if not isinstance(place, dict):
-            raise InputError(f"{override!r:.80}: {section!r:.80} is not a section of the recipe")
-    place[last] = value

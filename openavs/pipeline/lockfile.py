@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openavs.config.overrides import find_section
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import COMMIT, is_pinned
@@ -84,8 +85,9 @@ def load_lock(path: Path) -> ModelLockfile:
 def pin_recipe(recipe: Recipe, lock: ModelLockfile) -> Recipe:
     """Return the recipe with the commits of the lock in its model references; embedded and local models stay."""
     data = recipe.to_dict()
-    for stage, section in recipe.stages().items():
-        data[stage] = {"use": section.use, **{name: _pinned(value, lock) for name, value in section.options.items()}}
+    for key in recipe.stages():
+        if section := find_section(data, key):
+            section.update({name: _pinned(value, lock) for name, value in section.items() if name != "use"})
     return recipe_from_dict(data, base=recipe.base)
 
 

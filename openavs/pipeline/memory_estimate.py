@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openavs.config.recipe import Recipe, StageConfig, load_recipe, override_recipe
+from openavs.config.recipe import Recipe, StageConfig, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.catalog import count_parameters, find_known_model, stored_dtype
 from openavs.models.device import DeviceConfig, is_bfloat16_fast, resolve_device, resolve_language_dtype
@@ -56,7 +56,7 @@ class _Model:
 
 
 def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
-    """Return the footprint of every stage with a model on this machine; downloads the models unless offline."""
+    """Return the footprint of every stage with a model by its key; downloads the models unless offline."""
     found = {}
     for stage, reference in recipe.models().items():
         section = recipe.stages()[stage]
@@ -80,7 +80,7 @@ def estimate_memory(recipe: Recipe) -> tuple[int, int]:
     if not found:
         return 0, 0
     process = 0 if resolve_device(recipe.device, recipe.dtype).device.type == "cuda" else PROCESS
-    groups = [[found[stage] for stage in group if stage in found] for group in STAGE_GROUPS]
+    groups = [[own for key, own in found.items() if stage_of(key) in group] for group in STAGE_GROUPS]
     together, *single = (
         process + sum(own.weights for own in group) + max((own.working for own in group), default=0)
         for group in (list(found.values()), *groups)

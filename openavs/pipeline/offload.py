@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from openavs.config.recipe import Recipe
+from openavs.config.recipe import Recipe, stage_of
 from openavs.models.device import empty_cuda_cache
 from openavs.models.memory import release_memory
 from openavs.registry import BackendCache, check_backends, instantiate
@@ -24,10 +24,10 @@ class OffloadManager:
     """Loads the backends of one stage group at a time.
 
     Args:
-        checked: stage -> class and arguments, as `check_backends` returns them.
+        checked: key of a stage -> class and arguments, as `check_backends` returns them.
 
     Attributes:
-        loads: number of loads by stage.
+        loads: number of loads by key of a stage.
         most: largest number of backends that were in memory together.
     """
 
@@ -41,7 +41,7 @@ class OffloadManager:
     def backend(self, stage: str) -> Any:
         """Return the stage's backend; if it is not loaded, the other groups are unloaded first."""
         if stage not in self._loaded:
-            [group] = [group for group in STAGE_GROUPS if stage in group]
+            [group] = [group for group in STAGE_GROUPS if stage_of(stage) in group]
             self.release(keep=group)
             self._loaded[stage] = instantiate(*self._checked[stage])
             self.loads[stage] += 1
@@ -56,7 +56,7 @@ class OffloadManager:
 
     def release(self, keep: tuple[str, ...] = ()) -> None:
         """Unload all stages except `keep` and return their memory to the system and the device."""
-        unloaded = [stage for stage in self._loaded if stage not in keep]
+        unloaded = [stage for stage in self._loaded if stage_of(stage) not in keep]
         for stage in unloaded:
             del self._loaded[stage]
         if unloaded:

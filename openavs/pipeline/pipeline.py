@@ -3,7 +3,8 @@
 1. `caption`: the audio windows of a clip are captioned in batches; silent windows run no model.
    A captioner that gives events says what sounds at each frame by their exact times.
 2. `translate`: one request per clip holds the captions of all frames and returns the phrases to find at each frame.
-3. `localize`: frames with prompts are decoded batch by batch, detected, filtered, segmented, tracked and verified.
+3. `localize`: frames with prompts are decoded batch by batch, detected, filtered and segmented.
+   Then the segments are verified by their look, tracked, and verified over time: by their motion and the sound.
 
 The output is one `FrameResult` per frame, in order, with the reasons: captions, prompts, segments and rejections.
 

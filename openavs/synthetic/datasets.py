@@ -17,7 +17,7 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import synthetic_clip_name
-from openavs.evaluation.datasets.tables import CLASSES
+from openavs.evaluation.datasets.classes import CLASSES
 from openavs.media import write_video, write_wav
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray
@@ -40,16 +40,23 @@ def scene_frames(scene: Scene) -> Iterator[tuple[ImageArray, dict[str, BoolMask]
         yield scene.picture(time)[0], scene.truth(time)
 
 
-def scene_to_clip(scene: Scene, name: str) -> Clip:
-    """Return a clip of the scene's AVSBench frames, made in memory."""
-    times = tuple(second + FRAME_TIME for second in range(scene.seconds))
+def scene_to_clip(scene: Scene, name: str, frame_time: float = FRAME_TIME) -> Clip:
+    """Return a clip made in memory, of one frame a second, `frame_time` seconds into it."""
+    times = tuple(second + frame_time for second in range(scene.seconds))
 
     def frames(wanted: frozenset[int] | None) -> Iterator[Frame]:
         for i, time in enumerate(times):
             if wanted is None or i in wanted:
                 yield Frame(i, time, scene.picture(time)[0])
 
-    return Clip(name, times, 1.0, scene.size, frames, scene.soundtrack())
+    def dense(fps: float, longest_side: int) -> Iterator[Frame]:
+        scale = min(1.0, longest_side / max(scene.size))
+        height, width = (max(round(side * scale), 1) for side in scene.size)
+        for i in range(round(scene.seconds * fps)):
+            image = Image.fromarray(scene.picture((i + 0.5) / fps)[0]).resize((width, height), Image.Resampling.BOX)
+            yield Frame(i, (i + 0.5) / fps, np.asarray(image))
+
+    return Clip(name, times, 1.0, scene.size, frames, scene.soundtrack(), dense_frames=dense)
 
 
 def write_clip(path: Path, scene: Scene, fps: float = 25.0) -> None:

@@ -2,12 +2,14 @@
 
 A scene is sampled and planned once from a seed (`sample_scene`, `plan_scene`) and then renders its image and masks at
 any time (`picture`) and its audio (`soundtrack`). Sources sound in whole seconds, so that every AVSBench frame has one
-answer. Sounding objects may be outside the frame, and visible objects may be silent.
+answer. Sounding objects may be outside the frame, and visible objects may be silent. In the layout `twins` things move
+in time with a sound (`motion.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,10 @@ from PIL import Image, ImageDraw
 from openavs.errors import InputError
 from openavs.structures.types import BoolMask, ImageArray, Waveform
 from openavs.synthetic import audio as sounds
+from openavs.synthetic.camera import Camera, View, shaking_camera, textured
 from openavs.synthetic.categories import KINDS, Category
+from openavs.synthetic.events import SoundEvent, active_spans
+from openavs.synthetic.motion import STEADY, Pose, SoundMotion, move_with
 from openavs.synthetic.shapes import Drawing, Points, Rng, shape_of
 
 SPLITS = ("train", "val", "test")
@@ -45,16 +50,25 @@ class SceneObject:
     stretch: float
     flip: bool
     motion: tuple[float, float, float, float, float]  # x and y swing, swing of the turn, period in s, phase
+    moves: SoundMotion | None = None  # in time with a sound, in addition to the swing
 
-    def place(self, time: float) -> Points:
+    def place(self, time: float, pose: Pose) -> Points:
         """Return the affine map of the drawing at a time, [3, 2]: rows are the images of x, y and the origin."""
         dx, dy, dturn, period, phase = self.motion
         beat = 2 * np.pi * time / period + phase
-        turn = self.turn + dturn * np.sin(beat)
+        turn = self.turn + dturn * np.sin(beat) + pose.turn
         scale = np.diag([-self.size if self.flip else self.size, self.size * self.stretch])
         cos, sin = np.cos(turn), np.sin(turn)
-        center = (self.center[0] + dx * np.sin(beat), self.center[1] + dy * np.sin(beat * 1.3 + phase))
+        x, y = (self.size * shift for shift in pose.shift)
+        center = (self.center[0] + dx * np.sin(beat) + x, self.center[1] + dy * np.sin(beat * 1.3 + phase) + y)
         return np.vstack([scale @ np.array([[cos, sin], [-sin, cos]]), center])
+
+    def outlines(self, time: float, unit: float) -> list[tuple[Points, str]]:
+        """Return points `[N, 2]` and tone of every polygon at a time, for a frame whose short side is `unit`."""
+        pose = Pose() if self.moves is None else self.moves.pose(time)
+        place = self.place(time, pose) * unit
+        parts = [(part.points if self.moves is None else pose.warp(part.points), part.tone) for part in self.drawing]
+        return [(points @ place[:2] + place[2], tone) for points, tone in parts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +81,8 @@ class Scene:
     backdrop: npt.NDArray[np.uint8]  # [h, w, 3], small; stretched to the size
     noise: int
     sound_seed: int
+    camera: Camera | None = None  # None: it stands still
+    texture: bool = False  # the backdrop is larger than the frame, at the frame's own scale, and not stretched
 
     def sounding(self, second: int) -> tuple[str, ...]:
         """Return the categories that sound in a second, on screen or not."""
@@ -75,13 +91,19 @@ class Scene:
     def picture(self, time: float) -> tuple[ImageArray, npt.NDArray[np.uint8]]:
         """Return the image `[H, W, 3]` and the instance map `[H, W]` (0: background, i + 1: object i)."""
         height, width = self.size
-        unit = min(height, width)
-        fine = Image.fromarray(self.backdrop).resize((2 * width, 2 * height), Image.Resampling.BICUBIC)
+        view = View(self.size, (0.0, 0.0, 0.0) if self.camera is None else self.camera.pose(time))
+        fine = Image.fromarray(self.backdrop)
+        if self.texture:
+            fine = view.background(fine)
+        else:
+            fine = fine.resize((2 * width, 2 * height), Image.Resampling.BICUBIC)
         owners = Image.new("L", fine.size, 0)
         paint, mark = ImageDraw.Draw(fine), ImageDraw.Draw(owners)
         for number, actor in enumerate(self.actors, start=1):
-            if actor.visible:
-                _draw(actor, actor.place(time) * 2 * unit, paint, mark, number)
+            for outline, tone in actor.outlines(time, 2 * min(self.size)) if actor.visible else ():
+                points = (outline if self.camera is None else view.project(outline)).ravel().tolist()
+                paint.polygon(points, fill=actor.tones[tone])
+                mark.polygon(points, fill=number)
         image = np.asarray(fine.reduce(2), dtype=np.int16)
         if self.noise:
             grain = np.random.default_rng([self.sound_seed, round(time * 1000)])
@@ -97,20 +119,28 @@ class Scene:
 
     def soundtrack(self) -> Waveform:
         """Return the mixture of all sounds with faint background noise, at 16 kHz."""
+        noise, sources = self._signals()
+        return Waveform(sounds.mix([noise, *(run for runs in sources for run in runs)]), sounds.RATE)
+
+    def events(self) -> tuple[SoundEvent, ...]:
+        """Return what sounds when, on screen or not, by onset; see `events.active_spans`."""
+        found = [
+            SoundEvent(actor.kind, number, onset, offset)
+            for number, (actor, signal) in enumerate(zip(self.actors, self.signals(), strict=True), start=1)
+            for onset, offset in active_spans(signal)
+        ]
+        return tuple(sorted(found, key=lambda event: (event.onset, event.instance)))
+
+    def signals(self) -> list[npt.NDArray[np.float32]]:
+        """Return the sound of every object by itself `[seconds * RATE]`; zeros where it is silent."""
+        silence = np.zeros(self.seconds * sounds.RATE, dtype=np.float32)
+        return [np.sum([silence, *runs], axis=0, dtype=np.float32) for runs in self._signals()[1]]
+
+    def _signals(self) -> tuple[npt.NDArray[np.float32], list[list[npt.NDArray[np.float32]]]]:
+        """Return the background noise, and the runs of sound of every object."""
         rng = np.random.default_rng([self.sound_seed, 1])
-        parts = [sounds.background(float(self.seconds), rng)]
-        for actor in self.actors:
-            parts.extend(_runs_of_sound(actor, self.seconds, rng))
-        return Waveform(sounds.mix(parts), sounds.RATE)
-
-
-def _draw(
-    actor: SceneObject, place: Points, paint: ImageDraw.ImageDraw, mark: ImageDraw.ImageDraw, number: int
-) -> None:
-    for part in actor.drawing:
-        points = (part.points @ place[:2] + place[2]).ravel().tolist()
-        paint.polygon(points, fill=actor.tones[part.tone])
-        mark.polygon(points, fill=number)
+        noise = sounds.background(float(self.seconds), rng)
+        return noise, [_runs_of_sound(actor, self.seconds, rng) for actor in self.actors]
 
 
 def _runs_of_sound(actor: SceneObject, seconds: int, rng: Rng) -> list[npt.NDArray[np.float32]]:
@@ -220,8 +250,12 @@ def _tones(ground: npt.NDArray[np.float64], rng: Rng) -> dict[str, Color]:
     return {name: (int(r), int(g), int(b)) for name, (r, g, b) in tones.items()}
 
 
-LAYOUTS = ("clip", "s4", "ms3", "v2")
-"""`clip`: a free scene; `s4`, `ms3`: AVSBench-object; `v2`: ten-second clips of AVSBench-semantic."""
+LAYOUTS = ("clip", "s4", "ms3", "v2", "twins")
+"""`clip`: a free scene; `s4`, `ms3`: AVSBench-object; `v2`: ten-second clips of AVSBench-semantic; `twins`: several of
+one kind, one of which sounds."""
+
+TWIN_KINDS = tuple(kind.name for kind in KINDS if kind.name not in STEADY)
+"""The kinds of `twins` by default: their sound has onsets or pauses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,15 +280,34 @@ def sample_scene(
     size: tuple[int, int] = (224, 224),
     seconds: int | None = None,
     base_only: bool = False,
+    twins: Sequence[str] = TWIN_KINDS,
 ) -> SceneSpec:
-    """Sample the scene of one clip. `base_only` excludes the novel categories of the open-vocabulary benchmark."""
+    """Sample the scene of one clip.
+
+    Args:
+        layout: one of `LAYOUTS`.
+        split: train, val or test.
+        seed: scenes of different seeds have nothing in common.
+        index: number of the clip; in `twins` it decides the camera, and every eighth is off-screen.
+        size: (height, width) in pixels.
+        seconds: length; by default 10 for `v2`, 8 for `twins`, 5 for others.
+        base_only: exclude the novel categories of the open-vocabulary benchmark.
+        twins: the kinds that `twins` draws from.
+
+    Raises:
+        InputError: unknown layout.
+    """
     if layout not in LAYOUTS:
         raise InputError(f"there is no layout {layout!r}; there are {', '.join(LAYOUTS)}")
     rng = scene_rng(split, LAYOUTS.index(layout), seed, index)
     kinds = [kind for kind in KINDS if not (base_only and kind.novel)]
     if layout == "s4":
         kinds = [kind for kind in kinds if kind.category]
-    length = seconds or (10 if layout == "v2" else 5)
+    length = seconds or {"v2": 10, "twins": 8}.get(layout, 5)
+    if layout == "twins":
+        parts = _twins(twins, rng, length, off_screen=index % 8 == 7)
+        scene = plan_scene([parts[i] for i in rng.permutation(len(parts))], rng, length, size)
+        return SceneSpec(_animate(scene, rng, shaking=(index + index // 8) % 2 == 1))
     parts = _single(kinds, rng, length) if layout == "s4" else _several(kinds, rng, length)
     order = rng.permutation(len(parts))  # the depth order is independent of what sounds
     scene = plan_scene([parts[i] for i in order], rng, length, size)
@@ -280,6 +333,41 @@ def _several(kinds: list[Category], rng: Rng, length: int) -> list[Role]:
     if rng.random() < 0.5:
         parts.append(Role(names[-1], (False,) * length))
     return parts
+
+
+def _twins(kinds: Sequence[str], rng: Rng, length: int, *, off_screen: bool) -> list[Role]:
+    """Sample two or three visible objects of one kind, of which one sounds, or two alternate, or one off the screen.
+
+    Runs of sound last 3 seconds at least, in scenes of 6 seconds or more. A silent object of another kind may be there.
+    """
+    kind = kinds[int(rng.integers(len(kinds)))]
+    count = 3 if rng.random() < 0.4 else 2
+    least = min(3, max(length // 2, 1))
+    on = np.zeros((count + off_screen, length), dtype=bool)
+    if not off_screen and length >= 2 and rng.random() < 1 / 3:
+        change = int(rng.integers(least, length - least + 1))
+        on[0, :change], on[1, change:] = True, True
+    else:
+        run = length if rng.random() < 0.5 else int(rng.integers(least, length + 1))
+        start = int(rng.integers(length - run + 1))
+        on[-1, start : start + run] = True
+    parts = [Role(kind, tuple(row.tolist()), visible=i < count) for i, row in enumerate(on)]
+    if rng.random() < 0.25:
+        others = [other.name for other in KINDS if other.name != kind]
+        parts.append(Role(others[int(rng.integers(len(others)))], (False,) * length))
+    return parts
+
+
+def _animate(scene: Scene, rng: Rng, *, shaking: bool) -> Scene:
+    """Make things move after their own sound, and while that is silent after one that is not in the mixture."""
+    actors = []
+    for actor, own in zip(scene.actors, scene.signals(), strict=True):
+        other = sounds.sound_of(actor.kind, float(scene.seconds), rng)
+        other[np.repeat(actor.on, sounds.RATE)] = 0.0
+        actors.append(replace(actor, moves=move_with(actor.kind, own, other, rng)))
+    backdrop = textured(scene.backdrop, scene.size, rng)
+    camera = shaking_camera(rng) if shaking else None
+    return replace(scene, actors=tuple(actors), backdrop=backdrop, texture=True, camera=camera)
 
 
 def _schedule(sources: int, length: int, rng: Rng) -> list[tuple[bool, ...]]:

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from openavs.config import resources
-from openavs.config.options import first_error
-from openavs.config.recipe import Number, apply_override
+from openavs.config.errors import first_error
+from openavs.config.overrides import apply_override
+from openavs.config.recipe import Number
 from openavs.errors import InputError
 from openavs.utils.serialization import read_yaml
 from openavs.utils.text import did_you_mean

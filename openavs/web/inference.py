@@ -17,7 +17,7 @@ from openavs.api import VideoPipeline
 from openavs.caching.store import StageCache
 from openavs.caching.wrappers import with_cache
 from openavs.config import resources
-from openavs.config.recipe import Recipe, load_recipe, override_recipe
+from openavs.config.recipe import Recipe, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, ModelError
 from openavs.media import MediaLimits, open_clip, probe
 from openavs.models.catalog import find_known_model, is_only_synthetic
@@ -178,7 +178,7 @@ def recipe_options(config: ServerConfig) -> dict[str, RecipeOption]:
 def is_runnable(recipe: Recipe) -> bool:
     """True if a recipe needs no other package, download or remote server."""
     for stage, section in recipe.stages().items():
-        extra = Registry(stage).entry(section.use).extra
+        extra = Registry(stage_of(stage)).entry(section.use).extra
         if section.use in PRIVATE_BACKENDS:
             return False
         if extra is not None and (extra not in EXTRAS or EXTRAS[extra].version() is None):

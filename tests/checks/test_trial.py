@@ -29,6 +29,7 @@ from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import ROOT, Outcome
 from tests.model_hub import Hub, client_settings, serving
 from tests.plugin_recipe import STAGES, write_recipe
+from tests.stages.verifiers.plugins import LOOK, MOTION, write_verifiers
 
 Run = Callable[..., Outcome]
 TINY = ROOT / "openavs" / "assets" / "tiny"
@@ -200,6 +201,23 @@ def test_trackers_and_verifiers_run_on_the_segmenters_masks(tmp_path: Path) -> N
     assert found["verifier"].state == found["tracker"].state == "ok", found
     assert "1 segment kept" in found["verifier"].message
     assert "1 track through 1 frame" in found["tracker"].message
+
+
+def test_verifiers_of_whole_clips_run_after_the_tracker(tmp_path: Path) -> None:
+    path = write_verifiers(tmp_path, MOTION | {"keep": 0}, LOOK, tracker={"use": "iou"})
+    found = {finding.facts["stage"]: finding for finding in trial.try_stages(load_recipe(path), trial.bundled_clip())}
+    assert list(found)[3:] == ["segmenter", "verifier.2", "tracker", "verifier.1"]
+    assert all(finding.state == "ok" for finding in found.values()), found
+    assert "1 segment kept" in found["verifier.2"].message
+    assert found["verifier.1"].message.startswith("verifier.1 ./stages.py:Motion: loaded in")
+    assert "0 of 1 segment kept" in found["verifier.1"].message
+    assert found["verifier.1"].facts["estimated_gb"] is None
+
+
+def test_a_verifier_of_whole_clips_needs_no_tracker(tmp_path: Path) -> None:
+    recipe = load_recipe(write_verifiers(tmp_path, MOTION))
+    *_, found = trial.try_stages(recipe, trial.bundled_clip(), failed={"segmenter": "of a test"})
+    assert "1 of 1 segment kept" in found.message and found.facts["placeholder"]
 
 
 def test_peak_memory_since_its_construction() -> None:

@@ -101,15 +101,17 @@ def test_the_pages_of_the_commands_run(bench: Path, openavs: Run, monkeypatch: p
         assert (bench / name).is_dir(), name
 
 
-def test_the_custom_verifier_rejects_segments(
+def test_the_custom_verifiers_reject_segments(
     inputs: Path, openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(copied(inputs, tmp_path))
     for block in blocks(text_of("extending.md")):
         keep_or_run(block, "extending.md", {})
-    words = ["segment", "video.mp4", "--pipeline", "tiny", "--json", "--out", "out"]
-    answer = openavs(*words, "verifier={use: ./big.py:Big, share: 0.9}").json()
-    assert answer["clips"][0]["segments"] == 0
+    words = ["segment", "video.mp4", "--pipeline", "tiny", "--json", "--out"]
+    both = "verifier=[{use: ./big.py:Big}, {use: ./loud.py:Loud}]"
+    runs = (["verifier={use: ./big.py:Big, share: 0.9}"], [both], [both, "verifier.2.dbfs=0"])
+    found = [openavs(*words, f"out{n}", *run).json()["clips"][0]["segments"] for n, run in enumerate(runs)]
+    assert found[0] == found[2] == 0 and found[1] > 0
 
 
 def test_every_page_with_python_is_run_somewhere() -> None:

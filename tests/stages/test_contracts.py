@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -170,6 +171,24 @@ def test_further_parameters_and_other_names_are_allowed() -> None:
         check_methods("detector", "mine", cls)
     with pytest.raises(InputError, match=r"no method segment\(images, boxes\) or segment_phrases\(images, phrases\)"):
         check_methods("segmenter", "mine", Wide)
+
+
+@pytest.mark.parametrize(
+    ("stage", "methods"),
+    [
+        ("captioner", ("caption(windows)", "events(audio)")),
+        ("verifier", ("verify(images, segments, phrases)", "verify_clip(frames, evidence)")),
+    ],
+)
+def test_one_of_the_methods_of_a_stage_suffices(stage: str, methods: tuple[str, str]) -> None:
+    for method in methods:
+        name = method.partition("(")[0]
+        check_methods(stage, "mine", type("Mine", (), {name: getattr(CONTRACTS[name].protocol, name)}))
+        narrow = type("Narrow", (), {name: lambda self: []})
+        with pytest.raises(InputError, match=re.escape(f"has {name}(self) and is called as {method}; change its")):
+            check_methods(stage, "mine", narrow)
+    with pytest.raises(InputError, match=re.escape(f"has no method {' or '.join(methods)}; add it to the class")):
+        check_methods(stage, "mine", type("Nothing", (), {}))
 
 
 def test_a_method_without_a_signature_is_accepted() -> None:

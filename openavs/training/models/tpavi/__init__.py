@@ -1,0 +1,1 @@
+"""TPAVI, the baseline student of AVSBench."""
