@@ -1,4 +1,4 @@
-"""CSV export: `timeline.csv` has a row per frame, `events.csv` a row per caption, prompt, segment or rejection.
+"""CSV export: `timeline.csv` has a row per frame, `events.csv` a row per sound, caption, prompt, segment or rejection.
 
 Captions come from models and files. A text that a spreadsheet would read as a formula (it begins with = + - @, perhaps
 after spaces) gets an apostrophe in front, and control characters are escaped.
@@ -7,13 +7,13 @@ after spaces) gets an apostrophe in front, and control characters are escaped.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.structures.types import ClipResult, FrameResult
+from openavs.structures.types import Box, ClipResult, FrameResult, Verdict
 from openavs.utils.text import printable
 
 Cell = str | int | float | bool | None
@@ -25,7 +25,7 @@ FRAME_COLUMNS = (
 )
 EVENT_COLUMNS = (
     *("clip", "frame", "time", "event", "text", "score", "label", "track", "reason"),
-    *("start", "end", "x0", "y0", "x1", "y1", "area"),
+    *("start", "end", "x0", "y0", "x1", "y1", "area", "verifier", "decision", "margin"),
 )
 _SEPARATOR = " | "
 
@@ -55,10 +55,15 @@ def to_timeline(result: ClipResult) -> Iterator[dict[str, Cell]]:
 
 
 def to_events(result: ClipResult) -> Iterator[dict[str, Cell]]:
-    """Yield a row per event: `silent`, `caption`, `weak`, `prompt`, `segment` or `rejection`.
+    """Yield a row per event: each `sound` of the clip, then the events of each frame.
 
+    Those of a frame are `silent`, `caption`, `weak`, `prompt`, `segment` and `rejection`; a `sound` has no frame.
     Columns that do not apply are left out. Times are in seconds, boxes and areas in pixels.
+    Several verdicts share their three cells, separated by ` | `.
     """
+    for sound in result.events:
+        span: dict[str, Cell] = {"start": sound.onset, "end": sound.offset}
+        yield {"clip": result.clip, "event": "sound", "text": sound.phrase, "score": sound.score, **span}
     for frame in result.frames:
         where: dict[str, Cell] = {"clip": result.clip, "frame": frame.index, "time": frame.time}
         yield from (where | event for event in _events(frame))
@@ -76,16 +81,23 @@ def _events(frame: FrameResult) -> Iterator[dict[str, Cell]]:
     for segment in frame.segments:
         found: dict[str, Cell] = {"event": "segment", "text": segment.phrase, "score": segment.score}
         found |= {"label": segment.label, "track": segment.track, "area": segment.mask.area}
-        yield found | dict(zip(("x0", "y0", "x1", "y1"), segment.box, strict=True))
+        yield found | _box(segment.box) | _verdicts(segment.verdicts)
     for rejection in frame.rejected:
-        box = zip(("x0", "y0", "x1", "y1"), rejection.box or (None,) * 4, strict=True)
-        yield {
-            "event": "rejection",
-            "text": rejection.phrase,
-            "score": rejection.score,
-            "reason": rejection.reason,
-            **dict(box),
-        }
+        why: dict[str, Cell] = {"event": "rejection", "text": rejection.phrase, "reason": rejection.reason}
+        why |= {"score": rejection.score, "margin": rejection.margin, "verifier": rejection.verifier}
+        yield why | _box(rejection.box)
+
+
+def _box(box: Box | None) -> dict[str, Cell]:
+    return dict(zip(("x0", "y0", "x1", "y1"), box or (None,) * 4, strict=True))
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> dict[str, Cell]:
+    if len(verdicts) == 1:
+        return {"verifier": verdicts[0].verifier, "decision": verdicts[0].decision, "margin": verdicts[0].margin}
+    names, decisions = (v.verifier for v in verdicts), (v.decision for v in verdicts)
+    margins = (_number(v.margin) for v in verdicts)
+    return {"verifier": _cell(names), "decision": _cell(decisions), "margin": _cell(margins)} if verdicts else {}
 
 
 def write(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:

@@ -13,11 +13,25 @@ from openavs.exports.base import ExportItem, open_source
 from openavs.jobs.save import save_result
 from openavs.media import write_video
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult, Prompt, Rejection, Segment, Waveform
+from openavs.structures.types import (
+    BoolMask,
+    Caption,
+    ClipResult,
+    Event,
+    FrameResult,
+    Prompt,
+    Rejection,
+    Segment,
+    Verdict,
+    Waveform,
+)
 
 SIZE = (48, 64)
 FPS = 5  # of the video; results have a frame a second
 RECIPE = {"name": "by-hand", "sample": {"fps": 1.0}, "label_filter": {"min_score": 0.5}}
+EVENTS = (Event("dog barking", 0.24, 1.88, 0.91, 25.0, (0.5, 0.91)), Event("=SUM(A1)", 2.0, 2.5, 0.6, 25.0))
+SYNC = Verdict("kept", 0.9, 0.125, None, "sync")
+UNSURE = (Verdict("kept", 0.8, None, "bell", "clip"), Verdict("unresolved", 0.5, 0.01, None, "sync"))
 LEFT, RIGHT = (200, 40, 40), (40, 40, 200)  # the colors of the video's halves
 
 
@@ -43,7 +57,10 @@ def segment(mask: BoolMask, phrase: str, score: float, track: int | None = None)
 
 
 def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = False) -> ClipResult:
-    """Even frames have a dog and a bell, odd ones the dog alone; the last one is silent."""
+    """Even frames have a dog and a bell, odd ones the dog alone; the last one is silent.
+
+    With tracks there are also events, verdicts, and another dog that is `silent` in frame 3.
+    """
     frames = []
     for i in range(seconds):
         heard = (Caption("dog barking", 0.8, float(i), i + 1.0), Caption("=SUM(A1)", None, float(i), i + 1.0))
@@ -54,9 +71,12 @@ def by_hand(clip: str, source: str | None, seconds: int, *, tracked: bool = Fals
         )
         found = (dog, bell) if i % 2 == 0 else (dog,)
         dropped = () if i % 2 == 0 else (Rejection("bell", "below threshold", 0.1, (1.0, 2.0, 3.0, 4.0)),)
+        if tracked:
+            found = tuple(replace(s, verdicts=(SYNC,) if s is dog else UNSURE) for s in found)
+            dropped += (Rejection("dog", "silent", 0.2, (5.0, 6.0, 7.0, 8.0), 0.125, "sync"),) * (i == 3)
         frames.append(FrameResult(i, i + 0.5, False, heard, asked, found, dropped))
     frames[-1] = FrameResult(seconds - 1, seconds - 0.5, silent=True)
-    return ClipResult(clip, SIZE, tuple(frames), source, RECIPE, timings={"localize": 0.25})
+    return ClipResult(clip, SIZE, tuple(frames), source, RECIPE, timings={"localize": 0.25}, events=EVENTS * tracked)
 
 
 def write_source(path: Path, seconds: int, *, mute: bool = False) -> None:

@@ -49,6 +49,31 @@ def test_events_hold_every_number_in_full(results: list[ClipResult], run: Path, 
     assert sum(row["event"] == "silent" for row in rows) == 2
 
 
+def test_sounds_have_exact_times_and_no_frame(run: Path, tmp_path: Path) -> None:
+    export("timeline", run_items(run), tmp_path / "csv")
+    bark, other, *rest = read(tmp_path / "csv" / "events.csv")
+    assert (bark["event"], bark["text"], bark["start"], bark["end"]) == ("sound", "dog barking", "0.24", "1.88")
+    assert (bark["clip"], bark["frame"], bark["time"], bark["score"]) == ("one", "", "", "0.91")
+    assert other["text"] == "'=SUM(A1)" and "sound" not in {row["event"] for row in rest}
+
+
+def test_verdicts_are_in_the_rows_of_segments_and_rejections(run: Path, tmp_path: Path) -> None:
+    export("timeline", run_items(run), tmp_path / "csv")
+    rows = read(tmp_path / "csv" / "events.csv")
+    found = [
+        (row["text"], row["verifier"], row["decision"], row["margin"]) for row in rows if row["event"] == "segment"
+    ]
+    assert found[:2] == [
+        ("dog", "sync", "kept", "0.125"),
+        ("bell", "clip | sync", "kept | unresolved", " | 0.010"),
+    ]
+    assert found[-1][1:] == ("", "", "")  # the other clip has no verifier
+    (silent,) = [row for row in rows if row["reason"] == "silent"]
+    assert (silent["event"], silent["verifier"], silent["margin"], silent["score"]) == (
+        *("rejection", "sync", "0.125", "0.2"),
+    )
+
+
 def test_weak_captions_are_events_of_their_own() -> None:
     frame = FrameResult(
         0, 0.5, captions=(Caption("rain", 0.4, 0.0, 1.0),), weak=(Caption("dog", 0.1, 0.0, 1.0, "", True),)
