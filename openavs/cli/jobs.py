@@ -172,7 +172,9 @@ def print_stages(times: StageTimes) -> None:
 
 
 def clip_summary(result: ClipResult) -> dict[str, Any]:
-    """Return the captions and found phrases of a clip, each with its best score, best first."""
+    """Return the captions and found phrases of a clip, each with its best score, best first, and its caveats."""
+    from openavs.visualization.reasons import count_caveats
+
     captions: dict[str, float | None] = {}
     found: dict[str, float] = {}
     for frame in result.frames:
@@ -180,7 +182,7 @@ def clip_summary(result: ClipResult) -> dict[str, Any]:
             captions[caption.text] = max(captions.get(caption.text) or 0.0, caption.score or 0.0) or None
         for segment in frame.segments:
             found[segment.phrase] = max(found.get(segment.phrase, 0.0), segment.score)
-    return {"captions": _ranked(captions), "found": _ranked(found)}
+    return {"captions": _ranked(captions), "found": _ranked(found), "caveats": count_caveats(result.frames)}
 
 
 def _ranked(scores: dict[str, Any]) -> list[dict[str, Any]]:

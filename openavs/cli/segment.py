@@ -278,8 +278,9 @@ def _naming(reason: str, *paths: Path | None) -> str:
 
 
 def _line(answer: dict[str, Any], with_captions: bool) -> str:
-    """Return the line of one video; students have no captions."""
+    """Return the line of one video, and one per caveat; students have no captions."""
     from openavs.cli.jobs import in_words
+    from openavs.visualization.reasons import caveat_texts
 
     if answer["status"] == "failed":
         return f"{answer['id']}: failed"
@@ -287,4 +288,5 @@ def _line(answer: dict[str, Any], with_captions: bool) -> str:
     frames = pluralize(answer["frames"], "frame")
     where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
     spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "done before"
-    return f"{answer['id']}: {captions}found {in_words(answer['found'])} in {where}, {spent} -> {answer['folder']}"
+    line = f"{answer['id']}: {captions}found {in_words(answer['found'])} in {where}, {spent} -> {answer['folder']}"
+    return "\n".join([line, *caveat_texts(answer["caveats"], answer["frames"])])

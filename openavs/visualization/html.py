@@ -15,6 +15,7 @@ from PIL import Image
 
 from openavs.structures.types import ImageArray
 from openavs.utils.text import pluralize
+from openavs.visualization.reasons import caveat_texts, count_caveats, is_unresolved, verdict_text
 
 
 def asset(name: str) -> str:
@@ -52,5 +53,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
-    environment.filters["pluralize"] = pluralize
+    environment.filters |= {"pluralize": pluralize, "verdict": verdict_text}
+    environment.filters["caveats"] = lambda frames: caveat_texts(count_caveats(frames), len(frames))
+    environment.tests["unresolved"] = is_unresolved
     return environment

@@ -19,6 +19,7 @@ from openavs.structures.types import Clip, ClipResult, Frame, FrameResult
 from openavs.visualization.colors import Palette, palette_of
 from openavs.visualization.html import jpeg_data_uri, render
 from openavs.visualization.overlay import OverlayPainter, paint_frame
+from openavs.visualization.reasons import reason_text
 from openavs.visualization.report import found_rows
 
 MAX_IMAGES = 4
@@ -62,7 +63,7 @@ def show(result: ClipResult, clip: Clip, *, width: int, max_seconds: float, max_
 
 
 def summary(result: ClipResult, clip: Clip | None) -> str:
-    """Return captions, phrases, rejections and, with the clip, a few frames as HTML."""
+    """Return sounds or captions, phrases, rejections and, with the clip, a few frames as HTML."""
     if clip is None:
         return _html(result)
     try:
@@ -117,7 +118,9 @@ def _image(frame: Frame, result: FrameResult, palette: Palette) -> dict[str, Any
 
 
 def _captions(result: ClipResult) -> list[tuple[str, float | None]]:
-    """Each caption with its best score, best first."""
+    """Each event with its times, by onset; without events, each caption with its best score, best first."""
+    if result.events:
+        return [(f"{e.phrase} {e.onset:.2f} to {e.offset:.2f} s", e.score) for e in result.events]
     best: dict[str, float | None] = {}
     for caption in (caption for frame in result.frames for caption in frame.captions):
         known = best.get(caption.text)
@@ -126,5 +129,6 @@ def _captions(result: ClipResult) -> list[tuple[str, float | None]]:
 
 
 def _rejections(result: ClipResult) -> Counter[tuple[str, str]]:
-    """The number of frames of each rejected phrase and reason."""
-    return Counter(key for frame in result.frames for key in {(r.phrase, r.reason) for r in frame.rejected})
+    """The number of frames of each rejected phrase and reason with its sentence."""
+    keys = ({(r.phrase, reason_text(r)): None for r in frame.rejected} for frame in result.frames)
+    return Counter(key for own in keys for key in own)

@@ -7,8 +7,9 @@ are in openavs/assets/report; the functions here return the values that they sho
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,15 +19,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from openavs.models.catalog import find_known_model, is_only_synthetic
-from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, ImageArray, Rejection, Waveform
+from openavs.structures.types import Caption, ClipResult, Event, Frame, FrameResult, ImageArray, Rejection, Waveform
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import DISTINCT, Palette, palette_of
 from openavs.visualization.html import asset, jpeg_data_uri, render
 from openavs.visualization.overlay import paint
+from openavs.visualization.reasons import rejection_text
 
 MAX_IMAGES = 48  # frames that are shown as images
 MAX_ROWS = 600  # frames in the table
-MAX_LANES = 10  # captions, and phrases, on the timeline
+MAX_LANES = 10  # sounds or captions, and phrases, on the timeline
+MAX_POINTS = 500  # of the curves of a lane
 SHADES = 20  # between the lightest and the full color of a lane
 _IMAGE_SIZE = 480  # pixels of the long side
 _WAVE_COLUMNS = 400
@@ -46,11 +49,15 @@ class TimelineLane:
 
     Attributes:
         color: index in `DISTINCT`; None for captions, which share one color.
+        curve: scores over time as the SVG path of an area of 1000 x 10; the spans are its background.
+        digits: of the times.
     """
 
     text: str
     spans: tuple[Span, ...]
     color: int | None = None
+    curve: str = ""
+    digits: int = 1
 
     @property
     def by_score(self) -> list[Span]:
@@ -101,7 +108,7 @@ def write_report(
         color=palette.index,
         timings=timing_rows(result.timings),
         **table_values(result.frames[:MAX_ROWS]),
-        **timeline_values(result.frames, audio, palette, duration),
+        **timeline_values(result, audio, palette, duration),
     )
     atomic_write(path, page)
 
@@ -132,25 +139,28 @@ def found_rows(frames: Sequence[FrameResult], palette: Palette) -> list[dict[str
 
 
 def timeline_values(
-    frames: Sequence[FrameResult], audio: Waveform | None, palette: Palette, duration: float | None = None
+    result: ClipResult, audio: Waveform | None, palette: Palette, duration: float | None = None
 ) -> dict[str, Any]:
-    """Return everything on the time axis, from 0 to `end` s.
+    """Return everything on the time axis, from 0 to `end` s: events where the result has them, otherwise captions.
 
     `duration` is that of the file in s; without it the clip ends with its audio or its last frame.
     """
+    frames = result.frames
     intervals = _frame_intervals([frame.time for frame in frames])
     last = max([0.0, *(end for _, end in intervals)]) if duration is None else duration
     end = max(audio.duration if audio else 0.0, last, 1e-3)
     intervals = [(start, min(stop, end)) for start, stop in intervals]
-    captions, hidden = _caption_lanes(frames, intervals)
+    sounds = _event_lanes(result.events, end) if result.events else _caption_lanes(frames, intervals)
+    shown = _longest(sounds)
     found = [_phrase_lane(frames, intervals, phrase, palette.index(phrase)) for phrase in palette.phrases]
     return {
         "length": end if duration is None else duration,
         "end": end,
         "wave": _wave_path(audio, end) if audio is not None else None,
         "silent": [interval for frame, interval in zip(frames, intervals, strict=True) if frame.silent],
-        "caption_lanes": captions,
-        "hidden_captions": hidden,
+        "sound_kind": "Sound" if result.events else "Caption",
+        "sound_lanes": shown,
+        "hidden_sounds": len(sounds) - len(shown),
         "found_lanes": found[:MAX_LANES],
         "hidden_phrases": max(0, len(found) - MAX_LANES),
         "ticks": [end * i / 4 for i in range(5)],
@@ -167,8 +177,43 @@ def _frame_intervals(times: Sequence[float]) -> list[Interval]:
     return [(max(time - reaches[i], 0.0), time + reaches[i + 1]) for i, time in enumerate(times)]
 
 
-def _caption_lanes(frames: Sequence[FrameResult], intervals: Sequence[Interval]) -> tuple[list[TimelineLane], int]:
-    """Lanes of the longest captions by first appearance, and the number of others.
+def _event_lanes(events: Sequence[Event], end: float) -> list[TimelineLane]:
+    """A lane of each phrase, with its exact times and curves."""
+    own: dict[str, list[Event]] = {}
+    for event in events:
+        own.setdefault(event.phrase, []).append(event)
+    return [
+        TimelineLane(
+            phrase,
+            tuple((event.onset, min(event.offset, end), event.score) for event in sounds),
+            curve="".join(_curve_path(event, end) for event in sounds),
+            digits=2,
+        )
+        for phrase, sounds in own.items()
+    ]
+
+
+def _curve_path(event: Event, end: float) -> str:
+    """The curve of an event as a closed area; of several values per point the highest is drawn."""
+    step = math.ceil(end * event.rate / MAX_POINTS)
+    heights = [max(event.curve[i : i + step]) for i in range(0, len(event.curve), step)]
+    if not heights:
+        return ""
+    width = (event.offset - event.onset) / len(heights)
+    xs = [event.onset, *(event.onset + (i + 0.5) * width for i in range(len(heights))), event.offset]
+    points = zip(xs, [heights[0], *heights, heights[-1]], strict=True)
+    line = "".join(f"L{1000 * min(x, end) / end:.2f} {10 - 10 * min(max(y, 0.0), 1.0):.1f}" for x, y in points)
+    return f"M{1000 * event.onset / end:.2f} 10{line}V10Z"
+
+
+def _longest(lanes: list[TimelineLane]) -> list[TimelineLane]:
+    """The lanes that last longest in all, in their order."""
+    longest = sorted(lanes, key=lambda lane: -sum(end - start for start, end, _ in lane.spans))[:MAX_LANES]
+    return [lane for lane in lanes if lane in longest]
+
+
+def _caption_lanes(frames: Sequence[FrameResult], intervals: Sequence[Interval]) -> list[TimelineLane]:
+    """A lane of each caption, by first appearance.
 
     The audio windows of neighboring frames overlap, so each caption is clipped to the interval of its frame.
     """
@@ -177,9 +222,7 @@ def _caption_lanes(frames: Sequence[FrameResult], intervals: Sequence[Interval])
         for caption in _best_by_text(frame.captions):
             span = (max(start, caption.start), min(end, caption.end), caption.score)
             spans.setdefault(caption.text, []).append(span if span[0] < span[1] else (start, end, caption.score))
-    longest = sorted(spans, key=lambda text: -sum(end - start for start, end, _ in spans[text]))[:MAX_LANES]
-    lanes = [TimelineLane(text, tuple(own)) for text, own in spans.items() if text in longest]
-    return lanes, len(spans) - len(longest)
+    return [TimelineLane(text, tuple(own)) for text, own in spans.items()]
 
 
 def _best_by_text(captions: Sequence[Caption]) -> list[Caption]:
@@ -276,11 +319,11 @@ def _why_no_prompt(caption: Caption, frame: FrameResult, origins: Sequence[str])
 
 
 def _why_rejected(rejection: Rejection, frame: FrameResult) -> str:
-    """The reason; for `less likely` with the audio score, a factor of the box's score."""
+    """The reason and its sentence; for `less likely` also the audio score, a factor of the box's score."""
     scores = [prompt.audio_score for prompt in frame.prompts if prompt.phrase == rejection.phrase]
-    if rejection.reason != "less likely" or not scores:
-        return rejection.reason
-    return f"less likely: audio {scores[0]:.2f} × box"
+    if rejection.reason != "less likely" or rejection.score is None or not scores:
+        return rejection_text(rejection)
+    return f"{rejection_text(replace(rejection, score=None))} (audio {scores[0]:.2f} × box {rejection.score:.2f})"
 
 
 def model_rows(models: Mapping[str, Any], license: str | None = None) -> list[dict[str, str]]:

@@ -143,7 +143,7 @@ def details(result: Result) -> str:
         models=model_rows(result.models, result.recipe.get("license")),
         timings=timing_rows(result.timings),
         **table_values(result.frames[:MAX_ROWS]),
-        **timeline_values(result.frames, clip.audio, palette, clip.duration),
+        **timeline_values(result, clip.audio, palette, clip.duration),
     )
 
 

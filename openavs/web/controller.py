@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,10 @@ def to_payload(result: Result) -> dict[str, Any]:
         "recipe": public.recipe.get("name"),
         "models": model_rows(public.models),
         "warnings": list(public.warnings),
+        "events": [
+            {"phrase": event.phrase, "start": event.onset, "end": event.offset, "score": event.score}
+            for event in public.events
+        ],
         "frames": [
             {
                 "time": frame.time,
@@ -132,10 +136,14 @@ def to_payload(result: Result) -> dict[str, Any]:
                         "label": s.label,
                         "score": s.score,
                         "box": list(s.box),
+                        "verdicts": [asdict(verdict) for verdict in s.verdicts],
                     }
                     for s in frame.segments
                 ],
-                "rejected": [{"phrase": d.phrase, "reason": d.reason, "score": d.score} for d in frame.rejected],
+                "rejected": [
+                    {"phrase": d.phrase, "reason": d.reason, "score": d.score, "margin": d.margin}
+                    for d in frame.rejected
+                ],
             }
             for frame in public.frames
         ],

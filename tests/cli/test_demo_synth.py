@@ -32,7 +32,7 @@ def test_the_demo_runs_in_a_fresh_process_and_replaces_an_earlier_one(openavs: R
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     answer = json.loads(done.stdout)
-    assert set(answer) == {"miou", "captions", "found", "seconds", "out"}
+    assert set(answer) == {"miou", "captions", "found", "caveats", "seconds", "out"}
     assert answer["miou"] > 0.7
     assert {thing["text"] for thing in answer["found"]}
     assert answer["out"] == str(out)

@@ -20,6 +20,7 @@ from openavs.media import probe, read_audio, write_video, write_wav
 from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.pipeline.offload import OffloadManager
 from openavs.pipeline.pipeline import Pipeline
+from openavs.results.result import read_result
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import scene_frames, write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
@@ -334,6 +335,59 @@ def test_workers_write_the_same_bytes(openavs: Run, video: Path, tmp_path: Path)
     answers = [[{key: clip[key] for key in plain} for clip in done.json()["clips"]] for done in (one, two)]
     assert answers[0] == answers[1]
     assert comparable(tmp_path / "one") == comparable(tmp_path / "two")
+
+
+EVENTS_AND_VERDICTS = '''
+from dataclasses import replace
+
+from openavs.structures.types import Event, Rejection, Verdict
+
+
+class Timer:
+    """A dog barks from 0.24 to 1.88 s."""
+
+    def events(self, audio):
+        return [Event("dog", 0.24, 1.88, 0.9, 25.0, (0.5, 0.9))]
+
+
+class Judge:
+    """The first frame is unresolved; in the others nothing fits the sound."""
+
+    def verify_clip(self, frames, evidence):
+        unresolved = Verdict("unresolved", 0.5, 0.03, None, "judge")
+        for one in frames:
+            if one.frame.index == 0:
+                yield replace(one, segments=tuple(replace(s, verdicts=(unresolved,)) for s in one.segments))
+            else:
+                lost = tuple(Rejection(s.phrase, "off-screen", 0.1, s.box, 0.4, "judge") for s in one.segments)
+                yield replace(one, segments=(), rejected=(*one.rejected, *lost))
+'''
+
+
+def test_events_and_verdicts_reach_every_output(openavs: Run, tmp_path: Path) -> None:
+    write_video(tmp_path / "dog.mp4", gray(), 10, noise())
+    stages = {"captioner": {"use": "./more.py:Timer"}, "verifier": {"use": "./more.py:Judge"}}
+    (tmp_path / "more.py").write_text(EVENTS_AND_VERDICTS)
+    words = ("segment", tmp_path / "dog.mp4", "--pipeline", write_recipe(tmp_path, **stages), "--out", tmp_path / "out")
+    done = openavs(*words)
+    assert done.out.splitlines()[1:] == [
+        "dog unresolved in 1 of 2 frames: kept, the evidence is weak",
+        "dog off-screen in 1 of 2 frames: nothing in the picture fits the sound",
+    ], done.err
+    (clip,) = openavs(*words, "--json").json()["clips"]  # read from the folder
+    assert clip["caveats"] == {"unresolved": {"dog": 1}, "off-screen": {"dog": 1}}
+    (row,) = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
+    assert row["rejected"] == {"off-screen": 1}
+    page = (tmp_path / "out" / "clips" / "dog" / "report.html").read_text("utf-8")
+    assert "Sound dog: 0.24 to 1.88 s (0.90)" in page and "judge: unresolved" in page
+    result = read_result(tmp_path / "out")
+    assert [(event.onset, event.offset) for event in result.events] == [(0.24, 1.88)]
+    assert result.frames[1].rejected[0].margin == 0.4
+    assert "dog 0.24 to 1.88 s (0.90)" in result._repr_html_()
+    result.save(tmp_path / "saved", overlay=False)
+    assert read_result(tmp_path / "saved") == result
+    assert openavs("export", "timeline", tmp_path / "saved", "--out", tmp_path / "csv").code == 0
+    assert (tmp_path / "csv" / "events.csv").read_text().splitlines()[1].startswith("dog,,,sound,dog,0.9,,,,0.24,1.88")
 
 
 def test_a_clip_that_crashes_its_worker_costs_that_clip_alone(openavs: Run, tmp_path: Path) -> None:

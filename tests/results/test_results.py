@@ -27,7 +27,7 @@ from openavs.results.serialization import (
     write_result,
 )
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
-from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
+from openavs.structures.types import Caption, ClipResult, Event, FrameResult, Prompt, Rejection, Segment, Verdict
 from openavs.utils.fs import atomic_write, safe_id, safe_ids
 from openavs.visualization.colors import voc_palette
 
@@ -69,6 +69,9 @@ plain = st.recursive(
     max_leaves=6,
 )
 captions = st.builds(Caption, texts, st.none() | numbers, numbers, numbers, texts)
+decisions = st.sampled_from(["kept", "rejected", "unresolved"])
+verdicts = st.builds(Verdict, decisions, numbers, st.none() | numbers, st.none() | texts, texts)
+curves = st.lists(numbers, max_size=3).map(tuple)
 boxes = st.tuples(numbers, numbers, numbers, numbers)
 masks = st.integers(0, 2**32).map(lambda seed: mask_to_rle(np.random.default_rng(seed).random((6, 7)) < seed % 3 / 2))
 frames = st.builds(
@@ -84,12 +87,17 @@ frames = st.builds(
         st.builds(
             *(Segment, masks, boxes, texts, numbers, st.none() | numbers),
             *(st.none() | texts, st.none() | texts, st.none() | st.integers()),
+            st.lists(verdicts, max_size=2).map(tuple),
         ),
         max_size=2,
     ).map(tuple),
-    rejected=st.lists(st.builds(Rejection, texts, texts, st.none() | numbers, st.none() | boxes), max_size=2).map(
-        tuple
-    ),
+    rejected=st.lists(
+        st.builds(
+            *(Rejection, texts, texts, st.none() | numbers, st.none() | boxes),
+            *(st.none() | numbers, st.none() | texts),
+        ),
+        max_size=2,
+    ).map(tuple),
 )
 results = st.builds(
     ClipResult,
@@ -101,6 +109,7 @@ results = st.builds(
     models=st.dictionaries(texts, plain, max_size=3),
     timings=st.dictionaries(texts, numbers, max_size=3),
     warnings=st.lists(texts, max_size=2).map(tuple),
+    events=st.lists(st.builds(Event, texts, numbers, numbers, numbers, numbers, curves), max_size=2).map(tuple),
 )
 
 

@@ -18,7 +18,18 @@ from PIL import Image
 from openavs.media import open_clip, probe, write_video
 from openavs.results.result import Result
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Prompt, Rejection, Segment, Waveform
+from openavs.structures.types import (
+    Caption,
+    ClipResult,
+    Event,
+    Frame,
+    FrameResult,
+    Prompt,
+    Rejection,
+    Segment,
+    Verdict,
+    Waveform,
+)
 from openavs.visualization.report import MAX_IMAGES, report_frames, write_report
 
 SIZE = (90, 160)
@@ -197,6 +208,62 @@ def test_the_best_score_is_on_top_if_frames_share_a_pixel(tmp_path: Path) -> Non
     assert len(set(levels)) == 7
 
 
+def with_events() -> ClipResult:
+    """Four frames with a bark at exact times, a kept and an unresolved dog, and a sound of nothing in the picture."""
+    made = segmentation()
+    dog = made.frames[0].segments[0]
+    kept = replace(dog, verdicts=(Verdict("kept", 0.9, 0.4, None, "sync"),))
+    unsure = replace(dog, verdicts=(Verdict("unresolved", 0.5, 0.03, None, "sync"),))
+    lost = (Rejection("dog", "silent", 0.12, None, 0.4, "sync"), Rejection("radio", "off-screen", 0.07))
+    barks = (Event("bark", 0.24, 1.88, 0.91, 2.5, (0.5, 0.91, 0.5, 0.6)), Event("bark", 2.5, 2.75, 0.4, 2.5))
+    own = (Caption("bark", 0.91, 0.24, 1.88),)
+    frames = (
+        replace(made.frames[0], captions=own, segments=(kept,), rejected=lost),
+        replace(made.frames[1], captions=own, segments=(unsure, unsure), rejected=()),
+        *made.frames[2:],
+    )
+    return replace(made, frames=frames, events=barks)
+
+
+def test_events_are_drawn_at_their_exact_times_with_their_curves(tmp_path: Path) -> None:
+    _, page = report(tmp_path, with_events(), pictures(4), sound(4))
+    labels = [str(svg.get("aria-label")) for svg in page.all("svg")]
+    assert "Sound bark: 0.24 to 1.88 s (0.91), 2.50 to 2.75 s (0.40)" in labels
+    assert not [label for label in labels if label.startswith("Caption")]
+    assert "bark 0.24 to 1.88 s, 0.91" in page.text  # the tooltip
+    assert "bark 0.91, 0.24 to 1.88 s" in page.text  # the table
+    bars = [rect for rect in page.all("rect") if rect.get("class") == "span v0"]
+    assert [(float(str(bar["x"])), float(str(bar["width"]))) for bar in bars] == [(625.0, 62.5), (60.0, 410.0)]
+    (curve,) = [str(path["d"]) for path in page.all("path") if path["class"] == "curve"]
+    assert curve == "M60.00 10L60.00 5.0L111.25 5.0L213.75 0.9L316.25 5.0L418.75 4.0L470.00 4.0V10Z"
+
+
+def test_a_long_curve_keeps_its_peaks_in_few_points(tmp_path: Path) -> None:
+    values = [0.1] * 25 * 3600
+    values[1234] = 0.9
+    made = replace(segmentation(), events=(Event("hum", 0.0, 3600.0, 0.9, 25.0, tuple(values)),))
+    path = tmp_path / "report.html"
+    write_report(path, made, pictures(4), None, 3600.0)
+    curve = next(str(p["d"]) for p in Page(path.read_text("utf-8")).all("path") if p["class"] == "curve")
+    heights = [float(pair.split()[1]) for pair in re.findall(r"L([\d.]+ [\d.]+)", curve)]
+    assert len(heights) <= 502 and min(heights) == 1.0 and heights.count(1.0) == 1
+
+
+def test_verdicts_and_reasons_are_sentences(tmp_path: Path) -> None:
+    _, page = report(tmp_path, with_events(), pictures(4), sound(4))
+    for text in (
+        "sync: sounds (0.90, margin 0.40)",
+        "sync: unresolved: kept, the margin is small (0.50, margin 0.03)",
+        "silent: another dog moves in time with the sound (0.12, margin 0.40)",
+        "off-screen: nothing in the picture fits the sound; best candidate 0.07",
+        "dog unresolved in 1 of 4 frames",
+        "radio off-screen in 1 of 4 frames",
+        "dog unresolved, dog unresolved",
+    ):
+        assert text in page.text, text
+    assert page.all("img")[1]["alt"] == "Frame at 1.5 s: dog 0.66 unresolved, dog 0.66 unresolved"
+
+
 def test_prompts_and_captions_refer_to_each_other(tmp_path: Path) -> None:
     dog, shuffle, horse = (Caption(*said, 0, 1.0) for said in (("barking", 1.0), ("Shuffle", 0.15), ("hooves", 0.3)))
     prompts = (Prompt("dog", captions=(dog,)), Prompt("person", captions=(shuffle,)))
@@ -236,9 +303,11 @@ def test_weak_captions_and_less_likely_phrases_are_shown_with_their_scores(tmp_p
     )
     _, page = report(tmp_path, ClipResult("clip", SIZE, frames), iter([]), None)
     text = " ".join(page.text.split())
-    assert "car less likely: audio 0.11 × box 0.38" in text
-    assert "dog less likely 0.25" in text  # a result of another program may have no prompts
-    assert "bus duplicate 0.50" in text
+    assert "car less likely: another phrase fits sound and picture better (audio 0.11 × box 0.38)" in text
+    assert (
+        "dog less likely: another phrase fits sound and picture better (0.25)" in text
+    )  # a result of another program may have no prompts
+    assert "bus duplicate: a better box covers it (0.50)" in text
     assert "hooves 0.02 below the threshold" in text
 
 

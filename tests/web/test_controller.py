@@ -13,8 +13,10 @@ import pytest
 from openavs.errors import InputError
 from openavs.media import MediaLimits, probe
 from openavs.media.audio import read_audio_track
-from openavs.structures.types import Waveform
-from openavs.web.controller import Controller
+from openavs.results.result import Result
+from openavs.structures.masks import RLE
+from openavs.structures.types import ClipResult, Event, FrameResult, Rejection, Segment, Verdict, Waveform
+from openavs.web.controller import Controller, to_payload
 from openavs.web.inference import ModelCache, SegmentRequest
 from openavs.web.session import SessionStore
 from tests.web.conftest import CONFIG, wait_for
@@ -46,6 +48,24 @@ def test_a_stopped_run_shows_a_message_and_no_result(
     assert "topped" in list(contents)[-1].progress
     with pytest.raises(InputError, match=r"^the result has been removed; run the clip again$"):
         controller.select("one", ["dog"])
+
+
+def test_the_api_returns_events_and_verdicts() -> None:
+    verdict = Verdict("unresolved", 0.5, 0.03, None, "sync")
+    dog = Segment(RLE((2, 2), "04"), (0.0, 0.0, 2.0, 2.0), "dog", 0.5, verdicts=(verdict,))
+    frame = FrameResult(0, 0.5, segments=(dog,), rejected=(Rejection("dog", "silent", 0.1, None, 0.4, "sync"),))
+    result = ClipResult("clip", (2, 2), (frame,), events=(Event("dog", 0.24, 1.88, 0.9, 25.0, (0.9,)),))
+    data = to_payload(Result.of(result))
+    assert data["events"] == [{"phrase": "dog", "start": 0.24, "end": 1.88, "score": 0.9}]
+    (shown,) = data["frames"]
+    assert shown["segments"][0]["verdicts"][0] == {
+        "decision": "unresolved",
+        "score": 0.5,
+        "margin": 0.03,
+        "best_match": None,
+        "verifier": "sync",
+    }
+    assert shown["rejected"] == [{"phrase": "dog", "reason": "silent", "score": 0.1, "margin": 0.4}]
 
 
 def test_an_api_call_whose_session_ends_is_an_input_error(

@@ -1,0 +1,99 @@
+"""Sentences about rejections and verdicts: one table, which the documentation repeats."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import pytest
+
+from openavs.structures.masks import RLE
+from openavs.structures.types import Decision, FrameResult, Rejection, Segment, Verdict
+from openavs.visualization.reasons import (
+    REASONS,
+    caveat_texts,
+    count_caveats,
+    is_unresolved,
+    reason_text,
+    rejection_text,
+    verdict_text,
+)
+from tests.docs.reading import text_of
+
+UNSURE = Verdict("unresolved", 0.5, 0.03, None, "sync")
+
+
+def segment(*verdicts: Verdict, phrase: str = "dog") -> Segment:
+    return Segment(RLE((2, 2), "04"), (0.0, 0.0, 2.0, 2.0), phrase, 0.5, verdicts=verdicts)
+
+
+@pytest.mark.parametrize(
+    ("rejection", "text"),
+    [
+        (Rejection("dog", "not found"), "not found: no box for it"),
+        (Rejection("dog", "duplicate", 0.5), "duplicate: a better box covers it (0.50)"),
+        (
+            Rejection("dog", "silent", 0.12, None, 0.4, "sync"),
+            "silent: another dog moves in time with the sound (0.12, margin 0.40)",
+        ),
+        (Rejection("dog", "silent", 0.12, None, None, "pe-av"), "silent: another dog fits the sound better (0.12)"),
+        (
+            Rejection("dog", "off-screen", 0.12, None, 0.3, "pe-av"),
+            "off-screen: nothing in the picture fits the sound; best candidate 0.12 (margin 0.30)",
+        ),
+        (Rejection("dog", "off-screen"), "off-screen: nothing in the picture fits the sound"),
+        (Rejection("dog", "of a plugin", 0.1), "of a plugin (0.10)"),
+    ],
+)
+def test_a_rejection_is_a_sentence_with_its_numbers(rejection: Rejection, text: str) -> None:
+    assert rejection_text(rejection) == text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text"),
+    [
+        (Verdict("kept", 0.9, 0.4, None, "sync"), "sync: sounds (0.90, margin 0.40)"),
+        (Verdict("kept", 0.9, None, "dog", "clip"), "clip: looks like its phrase (0.90)"),
+        (Verdict("kept", 0.9, None, None, "./own.py:Own"), "./own.py:Own: kept (0.90)"),
+        (UNSURE, "sync: unresolved: kept, the margin is small (0.50, margin 0.03)"),
+        (Verdict("unresolved", 0.5, None, None, "sync"), "sync: unresolved: kept, the evidence is weak (0.50)"),
+    ],
+)
+def test_a_verdict_is_a_few_words_with_its_numbers(verdict: Verdict, text: str) -> None:
+    assert verdict_text(verdict) == text
+
+
+def test_a_segment_is_unresolved_unless_another_verifier_compared_and_kept_it() -> None:
+    look = Verdict("kept", 0.9, None, "dog", "clip")
+    assert is_unresolved(segment(look, UNSURE))
+    assert not is_unresolved(segment(UNSURE, Verdict("kept", 0.9, 0.4, None, "pe-av")))
+    assert not is_unresolved(segment()) and not is_unresolved(segment(look))
+
+
+def test_caveats_count_frames_and_not_segments() -> None:
+    off = Rejection("radio", "off-screen", 0.1)
+    frames = (
+        FrameResult(0, 0.5, segments=(segment(UNSURE), segment(UNSURE)), rejected=(off, off)),
+        FrameResult(1, 1.5, segments=(segment(UNSURE),), rejected=(Rejection("cat", "silent"),)),
+        FrameResult(2, 2.5, segments=(segment(),)),
+    )
+    counts = count_caveats(frames)
+    assert counts == {"unresolved": {"dog": 2}, "off-screen": {"radio": 1}}
+    assert caveat_texts(counts, 3) == [
+        "dog unresolved in 2 of 3 frames: kept, the evidence is weak",
+        "radio off-screen in 1 of 3 frames: nothing in the picture fits the sound",
+    ]
+    assert caveat_texts(count_caveats(()), 0) == []
+
+
+def test_the_documentation_has_every_reason_and_its_sentence() -> None:
+    section = text_of("concepts.md").split("| `reason` of a rejection |")[1].split("\n\n")[0]
+    rows: dict[str, Any] = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
+    assert list(rows) == list(REASONS)
+    for reason, meaning in rows.items():
+        sentence = reason_text(Rejection("dog", reason, verifier="sync")).split(": ", 1)[1]
+        assert meaning.startswith(sentence), (reason, sentence)
+
+
+def test_every_decision_has_words() -> None:
+    assert all(verdict_text(Verdict(decision, 0.5)) for decision in get_args(Decision))
