@@ -298,7 +298,7 @@ def table_values(frames: Sequence[FrameResult]) -> dict[str, Any]:
                 "prompts": [
                     (p.phrase, _ORIGINS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.prompts
                 ],
-                "rejected": [(rejection, _why_rejected(rejection, frame)) for rejection in frame.rejected],
+                "rejected": [(rejection, _why_rejected(rejection, frame)) for rejection in _shown(frame.rejected)],
             }
             for frame in frames
         ],
@@ -316,6 +316,12 @@ def _why_no_prompt(caption: Caption, frame: FrameResult, origins: Sequence[str])
         return None
     possible = _origins([frame]) or origins
     return f"no prompt from {possible[0]}" if len(possible) == 1 else "no prompt"
+
+
+def _shown(rejected: Sequence[Rejection]) -> list[Rejection]:
+    """The rejections; of the `off-screen` candidates of a phrase the best one, which is the first."""
+    best = {rejection.phrase: rejection for rejection in reversed(rejected) if rejection.reason == "off-screen"}
+    return [r for r in rejected if r.reason != "off-screen" or r is best[r.phrase]]
 
 
 def _why_rejected(rejection: Rejection, frame: FrameResult) -> str:

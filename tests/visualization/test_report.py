@@ -215,6 +215,7 @@ def with_events() -> ClipResult:
     kept = replace(dog, verdicts=(Verdict("kept", 0.9, 0.4, None, "sync"),))
     unsure = replace(dog, verdicts=(Verdict("unresolved", 0.5, 0.03, None, "sync"),))
     lost = (Rejection("dog", "silent", 0.12, None, 0.4, "sync"), Rejection("radio", "off-screen", 0.07))
+    lost += (Rejection("radio", "off-screen", 0.03),)
     barks = (Event("bark", 0.24, 1.88, 0.91, 2.5, (0.5, 0.91, 0.5, 0.6)), Event("bark", 2.5, 2.75, 0.4, 2.5))
     own = (Caption("bark", 0.91, 0.24, 1.88),)
     frames = (
@@ -261,6 +262,7 @@ def test_verdicts_and_reasons_are_sentences(tmp_path: Path) -> None:
         "dog unresolved, dog unresolved",
     ):
         assert text in page.text, text
+    assert page.text.count("off-screen: nothing in the picture") == 1  # of two candidates the best
     assert page.all("img")[1]["alt"] == "Frame at 1.5 s: dog 0.66 unresolved, dog 0.66 unresolved"
 
 
