@@ -137,8 +137,7 @@ def segmenters(setting: Setting) -> dict[str, Any]:
     """Times SAM and SAM 2.1."""
     from workloads import save_sam, save_sam2
 
-    from openavs.stages.segmenters.sam import SamSegmenter
-    from openavs.stages.segmenters.sam2 import Sam2Segmenter
+    from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
 
     images, rows = setting.images, []
     for what, save, network, adapter in (

@@ -9,22 +9,10 @@ from collections import Counter
 from tests.test_layers import MODULES, tree
 
 SHARED = {
-    *("base", "config", "errors", "options", "registry"),  # one part per package, for its own backends or settings
-    *(
-        "app",
-        "benchmark",
-        "checkpoint",
-        "datasets",
-        "inference",
-        "jobs",
-        "model",
-        "models",
-        "progress",
-        "report",
-        "tables",
-    ),
+    *("base", "config", "options", "registry"),  # one part per package, for its own backends or settings
+    *("app", "checkpoint", "datasets", "inference", "jobs", "models", "report", "tables"),
     *("audio", "clip", "serialization", "video"),  # media; a synthetic, exported or saved kind of it; CLIP
-    *("grounding_dino", "sam", "preprocess", "youtube_vis"),  # adapter and fast operations; reader and exporter
+    *("grounding_dino", "sam"),  # adapter and fast operations
     *("metrics", "pipeline"),  # the package and its main module
 }
 """Names of modules that several packages have."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openavs.evaluation.display_names import TITLES
+from openavs.evaluation.benchmark import TITLES
 from openavs.evaluation.leaderboard import (
     PROTOCOLS,
     PublishedResult,

@@ -39,8 +39,7 @@ from openavs.models.ops.deformable_attention import build_layout, pad_levels, sa
 from openavs.models.ops.grounding_dino import FusionAttention
 from openavs.models.ops.linear import OneDnnLinear
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
-from openavs.stages.segmenters.sam import SamSegmenter
-from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
 from openavs.structures.types import ImageArray
 
 Forward = Callable[[], torch.Tensor]

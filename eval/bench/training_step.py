@@ -45,11 +45,11 @@ from profiler import synchronize
 from torch import Tensor
 from workloads import save_clip
 
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.training.base import StudentBatch
 from openavs.training.models.ov_avss.classifier import MaskClassifier
-from openavs.training.models.tpavi.layers import FrameGroups, Interaction
-from openavs.training.models.tpavi.model import Tpavi, TpaviConfig
+from openavs.training.models.tpavi import Tpavi, TpaviConfig
+from openavs.training.models.tpavi_layers import FrameGroups, Interaction
 
 FRAMES = 5
 Work = Callable[[], object]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from openavs.evaluation.benchmark import open_dataset
 from openavs.training.data.audio_features import FeatureCache
-from openavs.training.models.vggish import load_vggish
+from openavs.training.models.backbones import load_vggish
 
 STEPS = 400
 

@@ -39,7 +39,7 @@ import numpy.typing as npt
 
 from openavs.config.recipe import load_recipe, recipe_from_dict
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
-from openavs.evaluation.datasets.classes import BASE, CLASSES
+from openavs.evaluation.datasets.tables import BASE, CLASSES
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
 from openavs.evaluation.predictor import Predictor
 from openavs.pipeline.context import Progress

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from openavs.config.recipe import load_recipe
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.metrics.metrics import BinaryMetrics, SemanticMetrics
 from openavs.evaluation.metrics.silence import SilenceMetrics
 from openavs.media import open_clip

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openavs.checks import environment
-from openavs.checks.finding import CheckResult
+from openavs.checks import CheckResult, environment
 from openavs.checks.recipe_check import check_recipe, hub_cache, is_environment_offline
 from openavs.config.recipe import STUDENT, Recipe, load_recipe
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.caching.store import size_to_text
-from openavs.checks.finding import CheckResult
+from openavs.checks import CheckResult
 from openavs.config.recipe import Recipe
 from openavs.errors import ModelError
 from openavs.models.catalog import count_parameters

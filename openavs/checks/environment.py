@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from openavs.checks.finding import CheckResult
+from openavs.checks import CheckResult
 from openavs.models.memory import read_cgroup, total_memory
 from openavs.utils.optional_deps import EXTRAS, Extra
 from openavs.utils.text import pluralize

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openavs.checks.finding import CheckResult, State
+from openavs.checks import CheckResult, State
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.catalog import WeightsStatus, find_plugin_weights, find_weights
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openavs.checks.finding import CheckResult
+from openavs.checks import CheckResult
 from openavs.checks.recipe_check import check_vocabulary
 from openavs.config.recipe import Recipe, override_recipe, stage_of
 from openavs.errors import InputError, OpenAVSError

@@ -118,7 +118,7 @@ class _ProgressBars:
         self._quiet, self._current = quiet, ExitStack()
 
     def start(self, variant: str) -> Any:
-        from openavs.cli.progress import progress_bar
+        from openavs.cli.output import progress_bar
 
         self._current.close()
         return self._current.enter_context(progress_bar(variant, self._quiet))
@@ -133,7 +133,7 @@ class _ProgressBars:
 def _print_study(result: dict[str, Any], out: Path) -> None:
     from openavs.cli.tables import table_text
     from openavs.evaluation.ablation import main_figures
-    from openavs.evaluation.display_names import figure_name, protocol_name, title_of
+    from openavs.evaluation.benchmark import figure_name, protocol_name, title_of
     from openavs.utils.text import pluralize
 
     figures = main_figures(result["task"])
@@ -151,7 +151,7 @@ def _print_study(result: dict[str, Any], out: Path) -> None:
 
 
 def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:
-    from openavs.evaluation.display_names import percent
+    from openavs.evaluation.benchmark import percent
     from openavs.utils.text import pluralize
 
     if row["metrics"] is None:

@@ -18,24 +18,24 @@ from openavs import __version__
 from openavs.cli.output import echo, log_line
 from openavs.errors import OpenAVSError
 
-# openavs/cli/<name>.py exposes the function `<name>`; it imports heavy modules inside the function.
-COMMANDS = (
-    "demo",
-    "segment",
-    "serve",
-    "label",
-    "export",
-    "evaluate",
-    "train",
-    "self-train",
-    "ablate",
-    "score",
-    "synth",
-    "list",
-    "show",
-    "check",
-    "cache",
-)
+# The commands in the order of the help, and their functions below openavs/cli, which import heavy modules inside.
+COMMANDS = {
+    "demo": "synth:demo",
+    "segment": "segment:segment",
+    "serve": "serve:serve",
+    "label": "label:label",
+    "export": "export:export",
+    "evaluate": "evaluate:evaluate",
+    "train": "train:train",
+    "self-train": "train:self_train",
+    "ablate": "ablate:ablate",
+    "score": "evaluate:score",
+    "synth": "synth:synth",
+    "list": "list:list_parts",
+    "show": "list:show",
+    "check": "check:check",
+    "cache": "cache:cache",
+}
 
 # System errors that the user can fix; all others are bugs and keep their traceback.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -82,9 +82,9 @@ def _root(
     pass
 
 
-for _command in COMMANDS:
-    _name = _command.replace("-", "_")
-    app.command(_command)(getattr(import_module(f"openavs.cli.{_name}"), _name))
+for _command, _target in COMMANDS.items():
+    _module, _function = _target.split(":")
+    app.command(_command)(getattr(import_module(f"openavs.cli.{_module}"), _function))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -14,7 +14,8 @@ from openavs.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from openavs.checks import CheckResult, Diagnosis
+    from openavs.checks import CheckResult
+    from openavs.checks.diagnosis import Diagnosis
 
 _MARKS = {"ok": "ok      ", "absent": "-       ", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -45,7 +46,7 @@ def check(
 
     Exit code 0: the recipe ([bold]tiny[/] by default) can run. 1: it cannot.
     """
-    from openavs.checks import diagnose
+    from openavs.checks.diagnosis import diagnose
 
     inputs, changes = split_overrides(overrides or ())
     refuse_bare_keys(inputs)

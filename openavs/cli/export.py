@@ -89,8 +89,7 @@ def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:
     """
     from openavs.config import resources
     from openavs.evaluation.benchmark import load_benchmark
-    from openavs.exports.base import Categories
-    from openavs.exports.sources import run_classes
+    from openavs.exports.base import Categories, run_classes
 
     if classes is None:
         return Categories.of_vocabulary(run_classes(run)), False

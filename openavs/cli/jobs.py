@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openavs.cli.output import echo, log_line
-from openavs.cli.progress import job_progress
+from openavs.cli.output import echo, job_progress, log_line
 from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:

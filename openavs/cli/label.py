@@ -219,7 +219,7 @@ def _finish(
 ) -> None:
     """Print the result of the job and end with its exit code."""
     from openavs.cli.jobs import failed_clips, print_stages, result_line
-    from openavs.cli.progress import reasons
+    from openavs.cli.output import reasons
     from openavs.jobs.event_log import stage_times
     from openavs.utils.text import pluralize
 

@@ -35,7 +35,7 @@ from openavs.cli.output import command_line, configure_logging, echo, log_line, 
 from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
-    from openavs.cli.progress import ProgressBar
+    from openavs.cli.output import ProgressBar
     from openavs.config.recipe import Recipe
     from openavs.jobs.job import ClipFinished
     from openavs.jobs.progress import JobProgress
@@ -127,10 +127,9 @@ def _run(
 ) -> None:
     """Run the job of a command."""
     from openavs.cli.jobs import report_changed, stage_cache
-    from openavs.cli.progress import job_progress, progress_bar
+    from openavs.cli.output import job_progress, progress_bar
     from openavs.jobs.executors.base import Executor
-    from openavs.jobs.executors.inline import InlineExecutor
-    from openavs.jobs.executors.local import LocalExecutor
+    from openavs.jobs.executors.local import InlineExecutor, LocalExecutor
     from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job, import_name
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import open_folder, reopen_changed

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openavs.cli.output import echo
-from openavs.evaluation.display_names import figure_name, figure_value, in_order, percent, protocol_name, title_of
+from openavs.evaluation.benchmark import figure_name, figure_value, in_order, percent, protocol_name, title_of
 from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, format_published, group_by_kind
 from openavs.utils.text import pluralize
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from openavs.config import resources
-from openavs.config.errors import LIST, ONE, first_error, section_of
+from openavs.config.options import LIST, ONE, first_error, section_of
 from openavs.config.overrides import apply_overrides, unwrap_single
 from openavs.errors import InputError
 from openavs.utils.serialization import read_yaml

@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from openavs.caching.stagewise import StagedSchedule
 from openavs.config import resources
-from openavs.config.errors import first_error
+from openavs.config.options import first_error
 from openavs.config.recipe import Recipe, Text, load_recipe
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import BenchmarkConfig
+from openavs.evaluation.benchmark import BenchmarkConfig, figure_name, percent, protocol_name, title_of
 from openavs.evaluation.compare import compare
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.display_names import figure_name, percent, protocol_name, title_of
 from openavs.evaluation.evaluator import Evaluation, evaluate, recipe_predictor
 from openavs.evaluation.leaderboard import published_results
 from openavs.evaluation.metrics.functional import Protocol

@@ -26,8 +26,7 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.mask_io import png_size, resize_mask
 from openavs.jobs.checkpoint import read_completion
 from openavs.jobs.executors.base import Executor
-from openavs.jobs.executors.inline import InlineExecutor
-from openavs.jobs.executors.local import LocalExecutor
+from openavs.jobs.executors.local import InlineExecutor, LocalExecutor
 from openavs.jobs.job import PIPELINE_BUILDER, ClipFinished, Job
 from openavs.jobs.manifest import JobRequest, Manifest
 from openavs.jobs.output_dir import open_folder, reopen_changed

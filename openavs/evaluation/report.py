@@ -18,10 +18,9 @@ from PIL import Image
 
 from openavs.config import resources
 from openavs.errors import InputError
-from openavs.evaluation.benchmark import load_benchmark
+from openavs.evaluation.benchmark import figure_name, in_order, load_benchmark, percent, protocol_name, title_of
 from openavs.evaluation.compare import Report, class_score
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.display_names import figure_name, in_order, percent, protocol_name, title_of
 from openavs.evaluation.leaderboard import (
     FIGURE_WORDS,
     FIGURES,

@@ -7,8 +7,8 @@ from itertools import groupby
 
 import numpy as np
 
+from openavs.evaluation.benchmark import title_of
 from openavs.evaluation.compare import Report
-from openavs.evaluation.display_names import title_of
 from openavs.evaluation.leaderboard import MethodKind, PublishedResult, format_published, group_by_kind
 from openavs.visualization.plots import Axis, Chart, ChartSeries, Point, plot_histogram, plot_series, unit_axis
 

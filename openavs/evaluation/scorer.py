@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Task, prediction_folder
-from openavs.evaluation.datasets.classes import S4_CATEGORIES
+from openavs.evaluation.datasets.tables import S4_CATEGORIES
 from openavs.evaluation.metrics.bootstrap import Interval, intervals
 from openavs.evaluation.metrics.functional import Figures, Protocol, check_protocol
 from openavs.evaluation.metrics.metrics import Row, make_metric

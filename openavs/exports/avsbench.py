@@ -21,7 +21,7 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.exports.base import Categories, ExportItem, result_frames, sampled_fps
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media import resample, write_wav

@@ -29,9 +29,8 @@ from openavs.evaluation.datasets.mask_io import read_index
 from openavs.evaluation.datasets.tables import MissingSplitError, read_table
 from openavs.evaluation.predictions import labels_folder
 from openavs.exports.avsbench import write_class_indices
-from openavs.exports.base import ExportItem
+from openavs.exports.base import ExportItem, read_sources, run_benchmark
 from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.exports.sources import read_sources, run_benchmark
 from openavs.media import read_audio
 from openavs.media.log_mel import BANDS, EXAMPLE, Floats, examples
 from openavs.utils.text import pluralize

@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media import write_overlay
-from openavs.media.encode_alpha import (
+from openavs.media.encode import (
     AudioSource,
     Kind,
     TimedImage,

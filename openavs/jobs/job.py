@@ -63,7 +63,7 @@ class ShardSpec:
     """One shard of a job: its number, and the offset and size in bytes of its lines in `manifest.jsonl`.
 
     `only` restricts the shard to some clips. They are recorded in the journal, and the shard is not completed; only
-    `recovery.py` makes such a spec.
+    `executors/base.py` makes such a spec.
     """
 
     job: Job

@@ -8,7 +8,7 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.jobs.checkpoint import read_completion, reopen
-from openavs.jobs.executors.inline import InlineExecutor
+from openavs.jobs.executors.local import InlineExecutor
 from openavs.jobs.job import Job
 from openavs.jobs.manifest import JobRequest
 from openavs.jobs.output_dir import open_folder, reopen_changed

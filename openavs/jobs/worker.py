@@ -19,7 +19,7 @@ from openavs.jobs.job import ClipFinished, Job, ShardSpec, import_name
 from openavs.jobs.shard import run_shard
 from openavs.models.device import has_gpu
 from openavs.models.memory import available_memory, release_memory
-from openavs.utils.logs import SafeFormatter
+from openavs.utils.text import SafeFormatter
 
 GC_INTERVAL = 32
 """Clips after which unused memory is returned to the system."""

@@ -99,7 +99,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "SAM through its own package",
             "segment-anything",
         ),
-        ("sam2", "sam2:Sam2Segmenter", "SAM 2 (transformers): boxes to masks, each image encoded once"),
+        ("sam2", "sam:Sam2Segmenter", "SAM 2 (transformers): boxes to masks, each image encoded once"),
         ("sam3", "sam3:Sam3Segmenter", "SAM 3 (transformers): phrases to masks in one model; with 'detector: null'"),
         ("box", "box:BoxSegmenter", "no model: the filled box is the mask (a baseline)"),
     ),

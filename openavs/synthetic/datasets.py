@@ -17,7 +17,7 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import synthetic_clip_name
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.media import write_video, write_wav
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray

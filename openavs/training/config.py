@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from openavs.config import resources
-from openavs.config.errors import first_error
+from openavs.config.options import first_error
 from openavs.config.overrides import apply_override
 from openavs.config.recipe import Number
 from openavs.errors import InputError

@@ -31,7 +31,7 @@ from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, Im
 from openavs.training.base import InstanceMask, Size, Student, StudentPrediction, load_student
 from openavs.training.data.audio_features import features_of
 from openavs.training.data.dataset import batches_to_predict
-from openavs.training.models.vggish import VggishExtractor, load_vggish
+from openavs.training.models.backbones import VggishExtractor, load_vggish
 from openavs.utils.concurrency import prefetch
 from openavs.utils.text import pluralize
 

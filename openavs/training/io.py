@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GROUP = "openavs.training"
 BUILT_IN = {
-    "tpavi": EntryPoint("tpavi", "openavs.training.models.tpavi.model:Tpavi", GROUP),
+    "tpavi": EntryPoint("tpavi", "openavs.training.models.tpavi:Tpavi", GROUP),
     "ov-avss": EntryPoint("ov-avss", "openavs.training.models.ov_avss.model:OvAvss", GROUP),
 }
 KIND = "openavs-student"

@@ -38,7 +38,7 @@ from openavs.training.data.audio_features import FeatureCache
 from openavs.training.data.dataset import LabelSource, StepSampler, TrainingDataset, check_split, loader, read_frames
 from openavs.training.data.labels import GroundTruthLabels, PseudoLabels
 from openavs.training.inference import predict_clip, scored_maps
-from openavs.training.models.vggish import VggishExtractor, load_vggish, save_vggish
+from openavs.training.models.backbones import VggishExtractor, load_vggish, save_vggish
 from openavs.utils.fs import atomic_write
 from openavs.visualization.plots import plot_training
 

@@ -1,7 +1,8 @@
-"""Text helpers for messages: suggestions for misspelled names, plurals, and text that is safe to print."""
+"""Text of messages: suggestions for misspelled names, plurals, and text and log records that are safe to print."""
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -58,3 +59,20 @@ def printable(text: str) -> str:
 def _escaped(letter: str) -> str:
     unsafe = letter not in "\n\t" and (unicodedata.category(letter) in _UNSAFE or letter in _REVERSING)
     return letter.encode("unicode_escape").decode("ascii") if unsafe else letter
+
+
+class SafeFormatter(logging.Formatter):
+    """Escapes control characters in the formatted record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the formatted record without control characters."""
+        return printable(super().format(record))
+
+
+class TerminalFormatter(SafeFormatter):
+    """`openavs: message` for warnings and errors of openavs; other records name their logger instead."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the message with its prefix."""
+        own = record.name.startswith("openavs.") and record.levelno >= logging.WARNING
+        return f"{'openavs' if own else record.name}: {record.message}"

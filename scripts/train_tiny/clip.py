@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor, PreTrainedTokeniz
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.stages.verifiers.clip import NEGATIVE_PROMPTS
 from openavs.structures.types import BoolMask, ImageArray
 from openavs.synthetic.categories import KINDS

@@ -33,7 +33,7 @@ from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_for_object_detection import generalized_box_iou
 from transformers.loss.loss_grounding_dino import sigmoid_focal_loss
 
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.synthetic.categories import KINDS
 from openavs.synthetic.scenes import scene_rng
 from openavs.synthetic.shapes import Rng

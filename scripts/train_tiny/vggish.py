@@ -20,7 +20,7 @@ from openavs.media.log_mel import examples
 from openavs.structures.types import Waveform
 from openavs.synthetic.audio import RATE, background
 from openavs.synthetic.categories import KINDS
-from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
+from openavs.training.models.backbones import Vggish, VggishConfig, save_vggish
 from scripts.train_tiny import audio_data
 from scripts.train_tiny.common import StepLogger, parse_arguments
 

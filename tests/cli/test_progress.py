@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openavs.cli.jobs import failed_clips, print_stages, result_line
-from openavs.cli.progress import job_progress, reasons, state
+from openavs.cli.output import job_progress, reasons, state
 from openavs.jobs.checkpoint import Entry, complete
 from openavs.jobs.event_log import StageTimes
 from openavs.jobs.job import ClipFinished, Job

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks, Task
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.scorer import score
 
 SIZE = (36, 48)

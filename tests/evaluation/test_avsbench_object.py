@@ -13,7 +13,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_object import read_ms3, read_prediction, read_s4
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.datasets.classes import S4_CATEGORIES
+from openavs.evaluation.datasets.tables import S4_CATEGORIES
 from openavs.evaluation.predictions import extra_predictions
 from openavs.synthetic.datasets import write_layout
 

@@ -13,8 +13,8 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_ov import read_ov
 from openavs.evaluation.datasets.avsbench_semantic import read_avss
-from openavs.evaluation.datasets.classes import BASE, CLASSES
-from openavs.labeling.readers import benchmark as source_benchmark
+from openavs.evaluation.datasets.tables import BASE, CLASSES
+from openavs.labeling.readers.open import read_benchmark
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import SEMANTIC_SIZE, write_layout
@@ -135,7 +135,7 @@ def test_predictions_are_written_if_the_truth_is_an_annotation_file(data: Path, 
     write_predictions(dataset, CLASSES, clip, tmp_path, ClipResult(clip.id, SEMANTIC_SIZE, frames))
     predicted = dataset.read_prediction(clip, tmp_path / "predictions")
     assert predicted is not None and (predicted == CLASSES.index("dog")).all()
-    assert all(item.like is None for item in source_benchmark.read("ov", data, "train").samples)
+    assert all(item.like is None for item in read_benchmark("ov", data, "train").samples)
 
 
 def test_inconsistent_folders_raise(copy: Path) -> None:

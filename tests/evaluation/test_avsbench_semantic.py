@@ -12,7 +12,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_semantic import read_avss
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.predictions import extra_predictions
 from openavs.synthetic.datasets import write_layout
 from openavs.visualization.colors import voc_palette

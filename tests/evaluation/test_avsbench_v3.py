@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.avsbench_v3 import read_v3
+from openavs.evaluation.datasets.avsbench_semantic import read_v3
 from openavs.synthetic.datasets import write_layout
 
 HEADER = "vid,uid,s_min,s_sec,a_obj,split,label"

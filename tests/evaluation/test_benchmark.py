@@ -9,7 +9,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
-from openavs.evaluation.datasets.classes import CLASSES, S4_CATEGORIES
+from openavs.evaluation.datasets.tables import CLASSES, S4_CATEGORIES
 from openavs.stages.vocabulary import ClassMapper
 from openavs.synthetic.datasets import write_layout
 
@@ -161,7 +161,7 @@ def test_a_reader_in_an_installed_module(own: Path, tmp_path: Path) -> None:
         ("./other.py:read", "other.py does not exist"),
         ("./my_reader.py:nothing", "returns a NoneType, not a Dataset"),
         ("no.such.module:read", "cannot be imported"),
-        ("openavs.evaluation.datasets.classes:CLASSES", "is not a function"),
+        ("openavs.evaluation.datasets.tables:CLASSES", "is not a function"),
         ("json", "is not a function"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.metrics.bootstrap import BootstrapSample, intervals
 from openavs.evaluation.metrics.metrics import BinaryMetrics, make_metric
 

@@ -17,7 +17,7 @@ from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.evaluator import Evaluation, adapt_recipe, evaluate, recipe_predictor
 from openavs.evaluation.metrics.metrics import BinaryMetrics
 from openavs.evaluation.predictor import Predictor, folder_names, to_sample

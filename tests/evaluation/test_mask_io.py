@@ -15,7 +15,6 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import (
     decode_palette,
     png_size,
@@ -25,6 +24,7 @@ from openavs.evaluation.datasets.mask_io import (
     read_predicted_labels,
     read_probability,
 )
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.visualization.colors import voc_palette
 
 Array = np.ndarray[Any, Any]

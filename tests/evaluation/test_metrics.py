@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL, S4_CATEGORIES
+from openavs.evaluation.datasets.tables import BASE, CLASSES, NOVEL, S4_CATEGORIES
 from openavs.evaluation.metrics import metrics as metrics_module
 from openavs.evaluation.metrics.functional import (
     confusion,

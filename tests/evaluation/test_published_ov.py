@@ -16,8 +16,8 @@ from PIL import Image
 from openavs.config.recipe import load_recipe
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
 from openavs.evaluation.datasets.mask_io import interpolate_nearest
+from openavs.evaluation.datasets.tables import BASE, CLASSES, NOVEL
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
 from openavs.evaluation.scorer import score
 from openavs.synthetic.datasets import write_layout

@@ -18,7 +18,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
+from openavs.evaluation.datasets.tables import BASE, CLASSES, NOVEL
 from openavs.evaluation.scorer import BenchmarkScores, score, write_scores
 from openavs.media import write_wav
 from openavs.structures.types import Waveform

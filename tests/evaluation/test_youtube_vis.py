@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.youtube_vis import read_annotations
+from openavs.evaluation.datasets.avsbench_ov import read_annotations
 from openavs.structures.masks import mask_to_rle
 
 MASK = np.zeros((6, 8), dtype=bool)

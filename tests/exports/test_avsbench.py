@@ -11,8 +11,8 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
-from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.scorer import score
 from openavs.exports.avsbench import clip_chunks, to_label_map
 from openavs.exports.base import Categories, ExportItem, run_items

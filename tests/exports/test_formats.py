@@ -12,9 +12,16 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark
-from openavs.exports.base import Categories, ExportItem, filtered_by_recipe, open_source, run_items, sampled_fps
+from openavs.exports.base import (
+    Categories,
+    ExportItem,
+    filtered_by_recipe,
+    open_source,
+    run_classes,
+    run_items,
+    sampled_fps,
+)
 from openavs.exports.registry import FORMATS, ExportOptions, export
-from openavs.exports.sources import run_classes
 from openavs.structures.types import ClipResult
 from tests.exports.conftest import by_hand, write_source
 

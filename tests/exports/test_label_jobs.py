@@ -13,11 +13,10 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.exports.avsbench import to_label_map
-from openavs.exports.base import Categories, run_items
+from openavs.exports.base import Categories, read_sources, run_items
 from openavs.exports.registry import ExportOptions, export
-from openavs.exports.sources import read_sources
 from openavs.synthetic.datasets import write_layout
 
 Run = Callable[..., Any]

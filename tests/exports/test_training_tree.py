@@ -17,8 +17,8 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
-from openavs.evaluation.datasets.classes import CLASSES
 from openavs.evaluation.datasets.mask_io import decode_palette
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.predictor import gray_png
 from openavs.exports.base import Categories
 from openavs.exports.registry import ExportOptions, ExportSummary, export as write_export

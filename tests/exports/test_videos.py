@@ -17,7 +17,7 @@ from openavs.errors import InputError
 from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.registry import ExportOptions, export
 from openavs.media import read_audio
-from openavs.media.encode_alpha import TimedImage, write_transparent
+from openavs.media.encode import TimedImage, write_transparent
 from openavs.structures.types import ImageArray
 from tests.exports.conftest import FPS, LEFT, RIGHT, SIZE, pair, ring
 

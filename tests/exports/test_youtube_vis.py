@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openavs.evaluation.datasets.classes import CLASSES
-from openavs.evaluation.datasets.youtube_vis import read_annotations
+from openavs.evaluation.datasets.avsbench_ov import read_annotations
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.exports.avsbench import to_label_map
 from openavs.exports.base import Categories, run_items
 from openavs.exports.registry import ExportOptions, MaskCode, export

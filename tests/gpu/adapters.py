@@ -18,8 +18,7 @@ from openavs.stages.captioners.audio_tagger import AudioTaggerCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
-from openavs.stages.segmenters.sam import SamSegmenter
-from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker

@@ -8,7 +8,7 @@ import pytest
 
 from openavs.errors import ModelError
 from openavs.jobs.checkpoint import ShardJournal, journal_path
-from openavs.jobs.recovery import MAX_SOLO_ATTEMPTS, Recovery
+from openavs.jobs.executors.base import MAX_SOLO_ATTEMPTS, Recovery
 from tests.jobs.pool import planned, recipe
 
 pytestmark = pytest.mark.faults

@@ -22,7 +22,7 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.media import open_clip, probe, read_audio, write_overlay
-from openavs.media.encode_alpha import clip_audio, clip_images
+from openavs.media.encode import clip_audio, clip_images
 
 
 class _Said(logging.Handler):

@@ -10,7 +10,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.media import MediaLimits, limits, open_clip, probe, read_audio, write_overlay
-from openavs.media.encode_alpha import TimedImage, write_transparent
+from openavs.media.encode import TimedImage, write_transparent
 from tests.media.corpus_bytes import huge, wav
 from tests.media.corpus_streams import many_tracks, plain, stamped
 from tests.media_files import gray

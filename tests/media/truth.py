@@ -16,7 +16,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from openavs.media.encode_alpha import clip_images
+from openavs.media.encode import clip_images
 from openavs.structures.types import Clip, ImageArray, Waveform
 
 SIDE, BLOCK, BITS = 64, 16, 8

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.classes import CLASSES, S4_CATEGORIES
+from openavs.evaluation.datasets.tables import CLASSES, S4_CATEGORIES
 from openavs.media import probe, read_audio
 from openavs.structures.masks import RLE, rle_to_mask
 from openavs.synthetic.datasets import sample_scene, write_clip, write_layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.models.hub import load_pretrained, load_processor, resolve
 from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.masks import mask_to_rle

@@ -7,7 +7,7 @@ from transformers import ResNetForImageClassification
 
 from openavs.models.hub import load_pretrained, resolve
 from openavs.training.config import load_training_recipe
-from openavs.training.models.tpavi.model import Tpavi
+from openavs.training.models.tpavi import Tpavi
 from scripts.train_tiny import resnet
 
 

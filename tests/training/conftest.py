@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openavs.synthetic.datasets import write_layout
-from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
+from openavs.training.models.backbones import Vggish, VggishConfig, save_vggish
 
 
 @pytest.fixture(scope="session")

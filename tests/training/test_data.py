@@ -23,11 +23,15 @@ from openavs.training.data.dataset import (
     TrainingDataset,
     TrainingExample,
     batches_to_predict,
+    choose_frames,
     collate,
     loader,
+    runs_of_frames,
+    scale_image,
+    scale_mask,
+    scaled_size,
 )
 from openavs.training.data.labels import GroundTruthLabels, PseudoLabels
-from openavs.training.data.transforms import choose_frames, runs_of_frames, scale_image, scale_mask, scaled_size
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from openavs.training.models.ov_avss.criterion import localizer_loss, sample_uncertain_points
-from openavs.training.models.ov_avss.matcher import MatcherTarget, MatcherWeights, match
+from openavs.training.models.ov_avss.config import MatcherWeights
+from openavs.training.models.ov_avss.criterion import MatcherTarget, localizer_loss, match, sample_uncertain_points
 from openavs.training.models.ov_avss.network import ClipOutput
 
 WEIGHTS = MatcherWeights(points=40)

@@ -10,12 +10,10 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import resolve
-from openavs.training.models.ov_avss import decoder, position_encoding
+from openavs.training.models.ov_avss import decoder
 from openavs.training.models.ov_avss.config import OvAvssConfig, OvAvssStudentConfig
-from openavs.training.models.ov_avss.decoder import DecoderMemory
+from openavs.training.models.ov_avss.decoder import DecoderMemory, EarlyFusion, interpolate_positions, sine_3d
 from openavs.training.models.ov_avss.network import OvAvssNetwork, from_mask2former, is_new
-from openavs.training.models.ov_avss.pixel_decoder import EarlyFusion
-from openavs.training.models.ov_avss.position_encoding import interpolate_positions, sine_3d
 from tests.training.ov_avss_models import inputs, mask2former_options, tiny_network
 
 
@@ -159,7 +157,7 @@ def test_without_audio_and_time_it_equals_mask2former(monkeypatch: pytest.Monkey
     transformer.query_audio_attention = _Attention()
     for layer in transformer.decoder.layers:
         layer.audio_attention = _Attention()
-    time = position_encoding._sines(1, 32, frames.device)  # one frame adds the same to all
+    time = decoder._sines(1, 32, frames.device)  # one frame adds the same to all
     monkeypatch.setattr(decoder, "sine_3d", lambda size, tokens: sine_3d(size, tokens) - time)
     answers = network(frames, sound)
     for layer, masks in enumerate(expected.masks_queries_logits):

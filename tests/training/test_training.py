@@ -32,7 +32,7 @@ from openavs.training.base import Student, load_student, student_class
 from openavs.training.config import TrainingRecipe, load_training_recipe, training_recipe_names
 from openavs.training.data.audio_features import FeatureCache
 from openavs.training.inference import StudentPipeline, predict_clip
-from openavs.training.models.vggish import load_vggish
+from openavs.training.models.backbones import load_vggish
 from openavs.training.trainer import TrainingError, check_device, train
 from tests.conftest import ROOT
 
@@ -188,7 +188,7 @@ class Fragile(Student):
     name = "fragile"
     poison: float = 0.0
 
-    from openavs.training.models.tpavi.model import TpaviConfig as Config
+    from openavs.training.models.tpavi import TpaviConfig as Config
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -391,7 +391,7 @@ def test_segment_and_label_take_a_student(openavs: Any, s4: Path, trained: Path,
 
 
 def test_student_uses_only_its_own_vggish(trained: Path, vggish: Path, tmp_path: Path) -> None:
-    from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
+    from openavs.training.models.backbones import Vggish, VggishConfig, save_vggish
 
     student = load_student(str(trained))
     student.save_pretrained(tmp_path / "student")

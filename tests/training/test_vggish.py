@@ -19,7 +19,7 @@ from openavs.media.log_mel import examples, log_mel
 from openavs.models.convert import convert
 from openavs.structures.types import Waveform
 from openavs.training.data.audio_features import FeatureCache, features_of
-from openavs.training.models.vggish import Vggish, VggishConfig, fingerprint, load_vggish
+from openavs.training.models.backbones import Vggish, VggishConfig, fingerprint, load_vggish
 
 
 def sound(seconds: float, seed: int = 0, rate: int = 16_000) -> Waveform:

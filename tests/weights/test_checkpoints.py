@@ -15,8 +15,7 @@ from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
-from openavs.stages.segmenters.sam import SamSegmenter
-from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
 from openavs.structures.types import Box, Detection, Waveform
 from tests.weights import golden

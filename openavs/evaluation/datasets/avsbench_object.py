@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, LazyClips, Masks, find_predictions
-from openavs.evaluation.datasets.classes import S4_CATEGORIES
 from openavs.evaluation.datasets.mask_io import (
     check_predicted_size,
     png_size,
@@ -20,7 +19,15 @@ from openavs.evaluation.datasets.mask_io import (
     read_stack,
     resize_mask,
 )
-from openavs.evaluation.datasets.tables import TableRow, check_present, find_home, in_split, listing, read_clip_table
+from openavs.evaluation.datasets.tables import (
+    S4_CATEGORIES,
+    TableRow,
+    check_present,
+    find_home,
+    in_split,
+    listing,
+    read_clip_table,
+)
 
 FRAMES = 5
 

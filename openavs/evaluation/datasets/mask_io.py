@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip
-from openavs.evaluation.datasets.classes import CLASSES
+from openavs.evaluation.datasets.tables import CLASSES
 from openavs.structures.types import BoolMask
 from openavs.visualization.colors import voc_palette
 

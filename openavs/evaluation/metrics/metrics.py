@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Masks, Task
-from openavs.evaluation.datasets.classes import BASE, CLASSES, NOVEL
+from openavs.evaluation.datasets.tables import BASE, CLASSES, NOVEL
 from openavs.evaluation.metrics.bootstrap import BootstrapSample
 from openavs.evaluation.metrics.functional import (
     THRESHOLD_COUNT,

@@ -1,4 +1,4 @@
-"""SAM (transformers SamModel): boxes to masks, one encoding per image.
+"""SAM and SAM 2 (transformers SamModel and Sam2Model): boxes to masks, one encoding per image.
 
 Pre- and post-processing are our own, on the model's device: the pixels equal those of the library's processor bit for
 bit (`models/ops/image.py`), and masks are upscaled and thresholded before they leave the device.
@@ -12,14 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
-from transformers import SamModel
+from transformers import Sam2Model, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from openavs.errors import ModelError
 from openavs.models.hub import ResolvedModel, load_processor
 from openavs.models.ops.image import normalize_bytes, resize_bilinear
-from openavs.stages.segmenters.box_prompts import BoxPromptSegmenter, box_corners, check_image, masks_per_chunk
-from openavs.stages.segmenters.preprocess import longest_edge_size
+from openavs.stages.segmenters.box_prompts import (
+    BoxPromptSegmenter,
+    SquareResize,
+    box_corners,
+    check_image,
+    longest_edge_size,
+    masks_per_chunk,
+)
 from openavs.structures.types import BoolMask, Box, ImageArray
 
 
@@ -106,3 +112,29 @@ def _normalization_table(settings: Any) -> torch.Tensor:
     if settings.do_normalize:
         values = settings.normalize(values, settings.image_mean, settings.image_std)
     return torch.from_numpy(np.ascontiguousarray(values[..., 0], dtype=np.float32))
+
+
+Encoding = list[torch.Tensor]
+"""Input of the mask decoder for one image: feature maps `[1, C, h, w]`, finest first, in float32."""
+
+
+class Sam2Segmenter(BoxPromptSegmenter):
+    """Segments the object in each box with a Sam2Model or Sam2VideoModel checkpoint.
+
+    All images are resized to one square, so any may be encoded together. See `BoxPromptSegmenter` for the options.
+    """
+
+    name, title, model_class = "sam2", "SAM 2", Sam2Model
+    pixels: SquareResize
+
+    def _image_transform(self, resolved: ResolvedModel) -> SquareResize:
+        edge = self.model.config.prompt_encoder_config.image_size
+        return SquareResize(resolved, int(edge if isinstance(edge, int) else edge[0]), self.device, self.name)
+
+    def _batch_key(self, image: ImageArray) -> Any:
+        return None
+
+    def _encode(self, images: Sequence[ImageArray]) -> list[Encoding]:
+        pixels = torch.stack([self.pixels.prepare(image) for image in images]).to(self._input_dtype)
+        levels = self.model.get_image_embeddings(pixels)
+        return [[level[i : i + 1].float() for level in levels] for i in range(len(images))]

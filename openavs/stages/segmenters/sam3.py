@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from openavs.errors import InputError, InvalidOutputError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
-from openavs.stages.segmenters.preprocess import SquareResize
+from openavs.stages.segmenters.box_prompts import SquareResize
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Box, Detection, ImageArray, Mask
 

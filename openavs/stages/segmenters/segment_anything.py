@@ -26,10 +26,10 @@ from openavs.stages.segmenters.box_prompts import (
     box_corners,
     check_image,
     check_lists,
+    longest_edge_size,
     masks_per_chunk,
     select_best_mask,
 )
-from openavs.stages.segmenters.preprocess import longest_edge_size
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Box, ImageArray, Mask
 from openavs.utils.optional_deps import import_optional, stub_modules

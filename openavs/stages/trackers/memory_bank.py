@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from openavs.errors import InvalidOutputError
-from openavs.stages.segmenters.preprocess import SquareResize
+from openavs.stages.segmenters.box_prompts import SquareResize
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import ImageArray
 

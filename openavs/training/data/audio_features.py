@@ -18,7 +18,7 @@ from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.media.audio import read_audio
 from openavs.media.log_mel import RATE, SHORTEST, Floats
 from openavs.structures.types import Waveform
-from openavs.training.models.vggish import VggishExtractor
+from openavs.training.models.backbones import VggishExtractor
 from openavs.utils.fs import atomic_write
 
 logger = logging.getLogger(__name__)

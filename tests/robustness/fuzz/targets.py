@@ -21,9 +21,8 @@ from openavs.config import resources
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.benchmark import load_benchmark
-from openavs.evaluation.datasets import mask_io as pngs, tables as metadata, youtube_vis
-from openavs.exports.base import finished, sampled_fps
-from openavs.exports.sources import run_classes
+from openavs.evaluation.datasets import avsbench_ov, mask_io as pngs, tables as metadata
+from openavs.exports.base import finished, run_classes, sampled_fps
 from openavs.jobs import checkpoint as records, manifest as plan, sample as items
 from openavs.jobs.job import Job
 from openavs.jobs.progress import JobProgress
@@ -187,7 +186,7 @@ def avsbench(data: bytes) -> None:
 
 def annotations(data: bytes) -> None:
     """YouTube-VIS annotations and their masks."""
-    for video in youtube_vis.read_annotations(_file("ann.json", data)).values():
+    for video in avsbench_ov.read_annotations(_file("ann.json", data)).values():
         if video.length and video.size[0] * video.size[1] <= 1 << 20:
             video.label_map(0)
 

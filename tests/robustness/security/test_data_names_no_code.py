@@ -18,7 +18,7 @@ from openavs.errors import InputError, ModelError
 from openavs.results.serialization import read_result
 from openavs.synthetic.datasets import write_layout
 from openavs.training.base import load_student
-from openavs.training.models.vggish import Vggish, VggishConfig, save_vggish
+from openavs.training.models.backbones import Vggish, VggishConfig, save_vggish
 from tests.conftest import ROOT, Outcome
 from tests.robustness.security.hostile import Bomb
 
@@ -91,7 +91,7 @@ def test_student_folder_that_names_a_file(
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("name", ["evil:Evil", "evil", "os:system", "openavs.training.models.tpavi.model:Tpavi"])
+@pytest.mark.parametrize("name", ["evil:Evil", "evil", "os:system", "openavs.training.models.tpavi:Tpavi"])
 def test_student_folder_that_names_a_module(
     openavs: Run, tmp_path: Path, evil: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

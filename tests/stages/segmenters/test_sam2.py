@@ -16,8 +16,8 @@ from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.models.hub import ResolvedModel
 from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
-from openavs.stages.segmenters.preprocess import SquareResize
-from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.segmenters.box_prompts import SquareResize
+from openavs.stages.segmenters.sam import Sam2Segmenter
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import Box, ImageArray
 from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes

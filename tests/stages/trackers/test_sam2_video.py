@@ -17,7 +17,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 
 from openavs.errors import InputError, OpenAVSError
 from openavs.stages.segmenters.base import Segmenter
-from openavs.stages.segmenters.sam2 import Sam2Segmenter
+from openavs.stages.segmenters.sam import Sam2Segmenter
 from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.base import Tracker
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker

@@ -9,7 +9,6 @@ from transformers import Mask2FormerConfig, ResNetConfig, SwinConfig
 
 from openavs.errors import InputError
 from openavs.training.models.backbones import BACKBONES, STAGES
-from openavs.training.models.ov_avss.matcher import MatcherWeights
 from openavs.utils.text import did_you_mean
 
 AUDIO_SIZE = 128
@@ -58,6 +57,27 @@ def backbone_config(name: str) -> Any:
     if name not in resnets:
         raise InputError(f"ov-avss has no backbone {name!r}; {did_you_mean(name, [*resnets, *SWINS])}")
     return ResNetConfig(**BACKBONES[name].options, out_features=list(STAGES))
+
+
+@dataclass(frozen=True)
+class MatcherWeights:
+    """Weights of the losses and of the matching costs, and the sampling of points; the defaults are published.
+
+    Attributes:
+        objectness, mask, dice: factors of the terms.
+        no_object: weight of a query without an object in the objectness loss.
+        points: points of a mask that are compared.
+        oversample: random candidates per point of the mask loss.
+        importance: share of the points selected by uncertainty; the others are random.
+    """
+
+    objectness: float = 2.0
+    mask: float = 5.0
+    dice: float = 5.0
+    no_object: float = 0.1
+    points: int = 12_544
+    oversample: float = 3.0
+    importance: float = 0.75
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ from openavs.training.base import (
 )
 from openavs.training.models.ov_avss.classifier import MaskClassifier
 from openavs.training.models.ov_avss.config import OvAvssStudentConfig
-from openavs.training.models.ov_avss.criterion import localizer_loss
-from openavs.training.models.ov_avss.matcher import OBJECT, MatcherTarget
+from openavs.training.models.ov_avss.criterion import OBJECT, MatcherTarget, localizer_loss
 from openavs.training.models.ov_avss.network import STRIDE, ClipOutput, OvAvssNetwork, from_mask2former
 
 BACKGROUND = "background"

@@ -17,8 +17,14 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPreT
 from openavs.errors import InputError
 from openavs.models.hub import ResolvedModel, load_pretrained
 from openavs.training.models.ov_avss.config import OvAvssConfig
-from openavs.training.models.ov_avss.decoder import AudioAttention, AudioVisualTransformer, DecoderOutput
-from openavs.training.models.ov_avss.pixel_decoder import GAIN, AudioVisualPixelLevel, EarlyFusion
+from openavs.training.models.ov_avss.decoder import (
+    GAIN,
+    AudioAttention,
+    AudioVisualPixelLevel,
+    AudioVisualTransformer,
+    DecoderOutput,
+    EarlyFusion,
+)
 
 logger = logging.getLogger(__name__)
 

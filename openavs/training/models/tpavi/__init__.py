@@ -1,1 +1,0 @@
-"""TPAVI, the baseline student of AVSBench."""
