@@ -103,7 +103,15 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
         ("sam3", "sam3:Sam3Segmenter", "SAM 3 (transformers): phrases to masks in one model; with 'detector: null'"),
         ("box", "box:BoxSegmenter", "no model: the filled box is the mask (a baseline)"),
     ),
-    "verifier": (("clip", "clip:ClipVerifier", "CLIP (transformers): drops masks that do not look like their phrase"),),
+    "verifier": (
+        ("clip", "clip:ClipVerifier", "CLIP (transformers): drops masks that do not look like their phrase"),
+        (
+            "pe-av",
+            "pe_av:PeAvVerifier",
+            "PE-AV (transformers): keeps the candidates that fit the sound, of those with the same phrase",
+            "pe-av",
+        ),
+    ),
     "tracker": (
         (
             "sam2-video",

@@ -68,6 +68,13 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
                 "it wants numpy<2; beside numpy 2: pip install librosa, then pip install --no-deps laion-clap==1.1.7 "
                 "torchlibrosa==0.1.0",
             ),
+            Extra(
+                "pe-av",
+                "the verifier pe-av, whose video tower is timm's",
+                "timm",
+                ("1.0.30",),
+                _TORCHVISION,
+            ),
             Extra("vllm", "the LLM engine for jobs", "vllm", note="it pins torch and transformers: give it a venv"),
             Extra("openai", "translators at a server", "openai"),
             Extra("supervision", "frames as supervision.Detections", "supervision", ("0.31.2",)),

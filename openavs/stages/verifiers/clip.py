@@ -20,6 +20,7 @@ from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.models.ops.image import normalization_table, normalize_bytes
+from openavs.stages.verifiers.cutouts import cut_out, cut_square, square_around
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask, Decision, ImageArray, Segment, Verdict
 
@@ -180,20 +181,10 @@ class _Pixels:
 
     def crop(self, image: ImageArray, mask: BoolMask, margin: float, background: float) -> ImageArray:
         """Crop the square around a mask `[side, side, 3]`; its background and all beyond the image is filled."""
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not len(rows):
+        square = square_around(mask, margin)
+        if square is None:
             return np.broadcast_to(self.fill, (self.edge, self.edge, 3)).copy()
-        top, left = int(rows[0]), int(columns[0])
-        height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-        side = max(round(max(height, width) * (1 + 2 * margin)), 1)
-        y, x = top - (side - height) // 2, left - (side - width) // 2
-        square = np.broadcast_to(self.fill, (side, side, 3)).copy()
-        inside = (slice(max(y, 0), min(y + side, image.shape[0])), slice(max(x, 0), min(x + side, image.shape[1])))
-        target = (slice(inside[0].start - y, inside[0].stop - y), slice(inside[1].start - x, inside[1].stop - x))
-        pixels = image[inside].astype(np.float32)
-        around = self.fill + background * (pixels - self.fill)
-        square[target] = np.where(mask[inside][..., None], pixels, around).round().astype(np.uint8)
-        return square
+        return cut_out(image, cut_square(mask, square, False), square, self.fill, background)
 
     def prepare(self, square: ImageArray) -> torch.Tensor:
         """Convert uint8 `[side, side, 3]` to float32 `[3, cropped, cropped]` on the device."""

@@ -1,0 +1,264 @@
+"""Candidates of a clip over time: which segments are the same object, and their cut-outs between the sampled frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from openavs.stages.verifiers.cutouts import Square, cut_out, cut_square, square_around
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import BoolMask, DenseFrameSource, Frame, ImageArray, TrackedFrame
+
+MIN_IOU = 0.3
+"""Least IoU of the masks of one phrase in neighboring frames that count as the same object without a tracker."""
+
+_SLACK = 1e-6  # s; times are sums of floats
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A candidate in one sampled frame, at the size of the small frames.
+
+    Attributes:
+        time: seconds from the start of the clip.
+        square: the square around its mask.
+        mask: the mask in that square, `[side, side]`.
+    """
+
+    time: float
+    square: Square
+    mask: BoolMask
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """Row and column of the square's center, in pixels."""
+        return self.square.top + self.square.side / 2, self.square.left + self.square.side / 2
+
+
+class CandidateTimeline:
+    """Reads tracked frames ahead, and keeps the outlines of every candidate around the present.
+
+    A candidate is a track. Without a tracker, a segment continues the segment of the frame before that has its phrase
+    and the largest mask IoU, at least `MIN_IOU`.
+
+    Args:
+        frames: the tracked frames, in order.
+        size: (height, width) of the small frames, in pixels.
+        margin: space around a mask, relative to its longer side.
+    """
+
+    def __init__(self, frames: Iterable[TrackedFrame], size: tuple[int, int], margin: float) -> None:
+        self._frames, self._size, self._margin = iter(frames), size, margin
+        self._ahead: deque[TrackedFrame] = deque()
+        self._outlines: dict[Hashable, list[Outline]] = {}
+        self._keys: dict[int, list[Hashable]] = {}
+        self._before: list[tuple[str, BoolMask, Hashable]] = []  # phrase, small mask and key of the frame before
+        self._read_to = float("-inf")
+        self._started = 0
+
+    def next_interval(self, length: float) -> list[TrackedFrame]:
+        """Return the next frames whose times are in one interval of `length` seconds; none at the end."""
+        if not self._ahead and not self._read():
+            return []
+        index = interval_of(self._ahead[0].frame.time, length)
+        self.read_until((index + 1) * length)
+        found = []
+        while self._ahead and interval_of(self._ahead[0].frame.time, length) == index:
+            found.append(self._ahead.popleft())
+        return found
+
+    def read_until(self, time: float) -> list[TrackedFrame]:
+        """Read frames until one is at or after `time`, and return those that are read ahead."""
+        while self._read_to < time and self._read():
+            pass
+        return list(self._ahead)
+
+    def keys(self, frame: TrackedFrame) -> list[Hashable]:
+        """Return the candidate of each segment of a frame; segments of one candidate have equal keys."""
+        return self._keys[frame.frame.index]
+
+    def outlines(self, key: Hashable, start: float, end: float) -> list[Outline]:
+        """Return the outlines of a candidate between two times, and the one before and after if there are."""
+        own = self._outlines.get(key, [])
+        inside = [i for i, outline in enumerate(own) if start <= outline.time <= end]
+        return own[max(inside[0] - 1, 0) : inside[-1] + 2] if inside else []
+
+    def forget(self, before: float, frames: Iterable[TrackedFrame]) -> None:
+        """Drop the outlines before a time, and the keys of frames that are done."""
+        for frame in frames:
+            self._keys.pop(frame.frame.index, None)
+        for key, own in list(self._outlines.items()):
+            kept = [outline for outline in own if outline.time >= before]
+            if kept:
+                self._outlines[key] = kept
+            else:
+                del self._outlines[key]
+
+    def _read(self) -> bool:
+        """Read one frame; False at the end."""
+        tracked = next(self._frames, None)
+        if tracked is None:
+            self._read_to = float("inf")
+            return False
+        time = self._read_to = tracked.frame.time
+        masks = [resize_mask(rle_to_mask(segment.mask), self._size) for segment in tracked.segments]
+        keys = self._link(tracked, masks)
+        self._keys[tracked.frame.index] = keys
+        self._before = [
+            (segment.phrase, mask, key) for segment, mask, key in zip(tracked.segments, masks, keys, strict=True)
+        ]
+        for mask, key in zip(masks, keys, strict=True):
+            square = square_around(mask, self._margin)
+            if square is not None:
+                outline = Outline(time, square, cut_square(mask, square, False))
+                self._outlines.setdefault(key, []).append(outline)
+        self._ahead.append(tracked)
+        return True
+
+    def _link(self, tracked: TrackedFrame, masks: Sequence[BoolMask]) -> list[Hashable]:
+        """Return the key of each segment: its track, or that of the best match in the frame before, or a new one."""
+        keys: list[Hashable] = [None if s.track is None else ("track", s.track) for s in tracked.segments]
+        pairs = sorted(
+            (
+                (mask_iou(mask, old), i, key)
+                for i, mask in enumerate(masks)
+                for phrase, old, key in self._before
+                if keys[i] is None and phrase == tracked.segments[i].phrase
+            ),
+            key=lambda pair: -pair[0],
+        )
+        for iou, i, key in pairs:
+            if iou >= MIN_IOU and keys[i] is None and key not in keys:
+                keys[i] = key
+        for i, key in enumerate(keys):
+            if key is None:
+                self._started += 1
+                keys[i] = ("segment", self._started)
+        return keys
+
+
+class FrameWindow:
+    """The small frames around the present: a clip's dense frames or, where there are none, its sampled frames.
+
+    Args:
+        dense: decoder of the frames between the sampled ones; None without one.
+        fps: frames per second to decode.
+        longest_side: of the small frames, in pixels.
+        size: (height, width) of the small frames.
+    """
+
+    def __init__(self, dense: DenseFrameSource | None, fps: float, longest_side: int, size: tuple[int, int]) -> None:
+        self._source = None if dense is None else dense(fps, longest_side)
+        self._size = size
+        self._held: deque[Frame] = deque()
+
+    def offer(self, sampled: Iterable[TrackedFrame]) -> None:
+        """Take sampled frames, in order; those that it has are skipped, and all if there are dense frames."""
+        if self._source is None:
+            for tracked in sampled:
+                if not self._held or tracked.frame.index > self._held[-1].index:
+                    self._hold(tracked.frame)
+
+    def images(self, times: Sequence[float]) -> list[ImageArray]:
+        """Return the frame nearest to each of some increasing times; none if no frame could be read.
+
+        The times of a call do not begin before those of the last one.
+        """
+        while self._source is not None and (not self._held or self._held[-1].time < times[-1]):
+            frame = next(self._source, None)
+            if frame is None:
+                break
+            self._hold(frame)
+            self._drop(times[0])
+        self._drop(times[0])
+        if not self._held:
+            return []
+        known = np.asarray([frame.time for frame in self._held])
+        return [self._held[int(np.abs(known - time).argmin())].image for time in times]
+
+    def _hold(self, frame: Frame) -> None:
+        image = frame.image
+        if image.shape[:2] != self._size:
+            image = np.asarray(Image.fromarray(image).resize(self._size[::-1], Image.Resampling.BILINEAR))
+        self._held.append(Frame(frame.index, frame.time, image))
+
+    def _drop(self, start: float) -> None:
+        """Drop the frames before a time, except the last of them, which may be the nearest."""
+        while len(self._held) > 1 and self._held[1].time <= start:
+            self._held.popleft()
+
+
+def film_candidate(
+    outlines: Sequence[Outline],
+    times: Sequence[float],
+    images: Sequence[ImageArray],
+    fill: npt.NDArray[np.uint8],
+    background: float,
+) -> ImageArray:
+    """Return a candidate's cut-outs, `[T, side, side, 3]`, at the given times.
+
+    The square is the same at all times, so that motion within it stays visible: it holds all outlines. Between sampled
+    frames the mask is the nearest one, moved with the interpolated center.
+
+    Args:
+        outlines: the candidate in sampled frames, by time; at least one.
+        times: the times of the images, in seconds.
+        images: the frames.
+        fill: color of the background, uint8 `[3]`.
+        background: opacity of the image around the mask, in [0, 1].
+    """
+    square = _common_square(outlines)
+    known = np.asarray([outline.time for outline in outlines])
+    rows, columns = zip(*(outline.center for outline in outlines), strict=True)
+    film = []
+    for time, image in zip(times, images, strict=True):
+        nearest = outlines[int(np.abs(known - time).argmin())]
+        row, column = float(np.interp(time, known, rows)), float(np.interp(time, known, columns))
+        top, left = round(row - nearest.square.side / 2), round(column - nearest.square.side / 2)
+        mask = cut_square(nearest.mask, Square(square.top - top, square.left - left, square.side), False)
+        film.append(cut_out(image, mask, square, fill, background))
+    return np.stack(film)
+
+
+def _common_square(outlines: Sequence[Outline]) -> Square:
+    """Return the smallest square around the squares of all outlines."""
+    squares = [outline.square for outline in outlines]
+    top, left = min(s.top for s in squares), min(s.left for s in squares)
+    height, width = max(s.top + s.side for s in squares) - top, max(s.left + s.side for s in squares) - left
+    side = max(height, width)
+    return Square(top - (side - height) // 2, left - (side - width) // 2, side)
+
+
+def interval_of(time: float, length: float) -> int:
+    """Return the index of the interval of `length` seconds that a time is in."""
+    return int(np.floor(time / length + _SLACK))
+
+
+def small_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """Return (height, width) in pixels with the longest side limited, as dense frames have it."""
+    scale = min(1.0, longest_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resize_mask(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
+    """Resize a mask to (height, width); a pixel is set if half of it or more is covered."""
+    if mask.shape == size:
+        return mask
+    small = Image.fromarray(mask.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BOX)
+    return np.asarray(small) >= 128
+
+
+def mask_iou(one: BoolMask, other: BoolMask) -> float:
+    """Return the IoU of two masks of one size; 0 if both are empty."""
+    union = np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / union) if union else 0.0
+
+
+def window_times(start: float, end: float, count: int) -> list[float]:
+    """Return the middles of `count` equal parts of an interval."""
+    return [start + (i + 0.5) * (end - start) / count for i in range(count)]
