@@ -44,7 +44,6 @@ ORDER = (
 LAZY = {
     ("config.recipe", "caching.fingerprint"),  # `--pipeline student:DIR` is a recipe, too
     ("config.recipe", "training.io"),
-    ("config.recipe", "stages.translators.endpoint"),
     ("results.result", "jobs.save"),  # `result.save(...)`
     ("results.result", "exports.base"),  # `result.export("coco")`
     ("results.result", "exports.registry"),

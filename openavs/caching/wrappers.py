@@ -148,6 +148,8 @@ class CachedCaptioner(CachedStage):
             lambda: validate_output("caption", self.backend.caption)(windows),
             lambda captions: [[_caption_row(caption) for caption in own] for own in captions],
             lambda rows: _check_count([[Caption(*row) for row in own] for own in rows], len(windows)),
+            # A weak caption without a score stands for a fault of a server.
+            keep=lambda captions: not any(c.weak and c.score is None for own in captions for c in own),
         )
 
 

@@ -177,15 +177,15 @@ def _missing_plugins(recipe: Recipe) -> Iterator[Obstacle]:
 
 def _server(recipe: Recipe, offline: bool) -> Iterator[Obstacle]:
     """The address and the API key of a chat server; no request is sent."""
-    from openavs.stages.translators.endpoint import OPENAI, find_endpoint
+    from openavs.models.chat.endpoint import OPENAI, SERVER_BACKENDS, find_endpoint
 
-    if "translator" not in recipe.stages() or recipe.translator.use != "openai":
-        return
-    options = recipe.translator.options
-    try:
-        find_endpoint(str(options.get("base_url") or OPENAI), options.get("api_key_env"), offline)
-    except OpenAVSError as error:
-        yield _split_fix(str(error))
+    for section in recipe.stages().values():
+        if section.use in SERVER_BACKENDS:
+            options = section.options
+            try:
+                find_endpoint(str(options.get("base_url") or OPENAI), options.get("api_key_env"), offline)
+            except OpenAVSError as error:
+                yield _split_fix(str(error))
 
 
 def _memory_shortage(recipe: Recipe) -> Iterator[Obstacle]:

@@ -15,6 +15,7 @@ from openavs.config import resources
 from openavs.config.options import LIST, ONE, first_error, section_of
 from openavs.config.overrides import apply_overrides, unwrap_single
 from openavs.errors import InputError
+from openavs.models.chat.endpoint import SERVER_BACKENDS, validate_base_url
 from openavs.utils.serialization import read_yaml
 from openavs.utils.text import split_list
 
@@ -214,7 +215,7 @@ class Recipe(_Section):
 
     def models(self) -> dict[str, str]:
         """Return key of a stage -> model reference; stages without a model, or with one at a server, are left out."""
-        local = {stage: section for stage, section in self.stages().items() if section.use != "openai"}
+        local = {stage: section for stage, section in self.stages().items() if section.use not in SERVER_BACKENDS}
         named = {stage: section.options.get("model") for stage, section in local.items()}
         student = {} if self.student is None else {"student": self.student.model}
         return {stage: model for stage, model in named.items() if isinstance(model, str)} | student
@@ -383,9 +384,7 @@ def _refuse_keys(recipe: Recipe) -> None:
         for option in sorted(_SECRETS & set(section.options)):
             raise InputError(
                 f"the {stage}'s option {option!r} would be saved with every result; put it into "
-                " an environment variable (the openai translator's option 'api_key_env' names one)"
+                "an environment variable, which the option 'api_key_env' names"
             )
-    if recipe.translator.use == "openai":
-        from openavs.stages.translators.endpoint import validate_base_url
-
-        validate_base_url(recipe.translator.options.get("base_url"), recipe.translator.options.get("api_key_env"))
+        if section.use in SERVER_BACKENDS:
+            validate_base_url(section.options.get("base_url"), section.options.get("api_key_env"))

@@ -275,7 +275,19 @@ def resample_samples(samples: Samples, old: int, new: int) -> Samples:
 
 def write_wav(path: str | Path, waveform: Waveform) -> None:
     """Write 16-bit mono PCM at the waveform's rate, atomically."""
-    with atomic_replace(Path(path)) as temporary, wave.open(str(temporary), "wb") as file:
+    with atomic_replace(Path(path)) as temporary, temporary.open("wb") as file:
+        _write_pcm(file, waveform)
+
+
+def encode_wav(waveform: Waveform) -> bytes:
+    """Return a WAV file of 16-bit mono PCM at the waveform's rate."""
+    buffer = io.BytesIO()
+    _write_pcm(buffer, waveform)
+    return buffer.getvalue()
+
+
+def _write_pcm(target: IO[bytes], waveform: Waveform) -> None:
+    with wave.open(target, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(waveform.rate)

@@ -41,6 +41,12 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "AST and other audio classifiers (transformers), with the labels they were trained on",
         ),
         (
+            "openai-audio",
+            "openai_audio:OpenAIAudioCaptioner",
+            "an audio language model behind an OpenAI-compatible server: vLLM, a paid API",
+            "openai",
+        ),
+        (
             "laion-clap",
             "laion_clap:LaionClapCaptioner",
             "CLAP through its own package, laion-clap, with its own checkpoints",

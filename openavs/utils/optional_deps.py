@@ -76,7 +76,7 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
                 _TORCHVISION,
             ),
             Extra("vllm", "the LLM engine for jobs", "vllm", note="it pins torch and transformers: give it a venv"),
-            Extra("openai", "translators at a server", "openai"),
+            Extra("openai", "captioners and translators at a server", "openai"),
             Extra("supervision", "frames as supervision.Detections", "supervision", ("0.31.2",)),
             Extra("jobs", "Parquet manifests of label jobs", "pyarrow"),
             Extra("train", "training of students", "accelerate"),

@@ -21,6 +21,7 @@ from openavs.config.recipe import Recipe, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, ModelError
 from openavs.media import MediaLimits, open_clip, probe
 from openavs.models.catalog import find_known_model, is_only_synthetic
+from openavs.models.chat.endpoint import SERVER_BACKENDS
 from openavs.models.hub import resolve
 from openavs.pipeline.memory_estimate import should_offload
 from openavs.pipeline.offload import lazy_stages
@@ -37,7 +38,7 @@ CaptionBatch = Sequence[tuple[Caption, ...] | None]
 STAGES = ("load", "caption", "translate", "localize")
 CACHED_STAGES = ("captioner", "translator", "detector")
 CACHE_LIMIT = 200_000_000  # bytes on disk
-PRIVATE_BACKENDS = frozenset({"openai", "oracle"})
+PRIVATE_BACKENDS = SERVER_BACKENDS | {"oracle"}
 """Offered only in a recipe that is named: one sends captions elsewhere, one needs the labels of a benchmark."""
 TINY = "tiny"
 """Stays in memory beside another recipe: the example needs it, and it takes some 20 MB."""
@@ -152,8 +153,8 @@ class RecipeOption:
 
     @property
     def uses_remote_server(self) -> bool:
-        """True if captions are sent to a language model on another machine."""
-        return any(section.use == "openai" for section in self.recipe.stages().values())
+        """True if captions or audio are sent to a model on another machine."""
+        return any(section.use in SERVER_BACKENDS for section in self.recipe.stages().values())
 
 
 def recipe_options(config: ServerConfig) -> dict[str, RecipeOption]:

@@ -22,8 +22,8 @@ from openavs.results.serialization import result_to_json
 from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
+from tests.local_server import Answer, completion, phrases, refusal, serving
 from tests.plugin_recipe import write_recipe
-from tests.stages.translators.local_server import Answer, completion, phrases, refusal, serving
 
 STAGES = ("captioner", "translator", "detector")
 

@@ -18,13 +18,19 @@ from openavs.models.catalog import stored_dtype
 from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.hub import load_pretrained, resolve
 from openavs.stages.captioners.audio_lm_specs import find_model_spec, load_audio_processor, tokenize_question
-from openavs.stages.captioners.base import Samples, audio_batches, check_finite, crop_or_pad
+from openavs.stages.captioners.base import (
+    Samples,
+    audio_batches,
+    check_finite,
+    crop_or_pad,
+    one_line,
+    validate_questions,
+)
 from openavs.structures.types import AudioWindow, Caption
 
 PAPER_QUESTIONS = ("Generate audio caption", "Generate metadata", "This is a sound of")
 """Questions of OpenAVS (table 3); one, two or all three of them are its prompt consistency."""
 
-_MAX_CHARACTERS = 300  # per caption
 _MIN_SECONDS = 0.1  # the encoders make no vector of less
 
 
@@ -66,7 +72,7 @@ class AudioLmCaptioner:
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        self.questions = _validate_questions(questions)
+        self.questions = validate_questions("audio-llm", questions)
         if max_new_tokens < 1 or batch_size < 1:
             raise InputError(
                 f"audio-llm: max_new_tokens and batch_size are at least 1, not {max_new_tokens} and {batch_size}"
@@ -161,17 +167,3 @@ class AudioLmCaptioner:
 def _padded(row: torch.Tensor, length: int) -> torch.Tensor:
     """The row after zeros: decoder-only models need padding on the left."""
     return torch.cat([row.new_zeros(length - len(row), *row.shape[1:]), row])
-
-
-def one_line(text: str, max_characters: int = _MAX_CHARACTERS) -> str:
-    """Return the text on one line, truncated at a word if it is too long."""
-    line = " ".join(text.split())
-    return line if len(line) <= max_characters else line[: max_characters + 1].rsplit(" ", 1)[0][:max_characters]
-
-
-def _validate_questions(questions: Sequence[str]) -> tuple[str, ...]:
-    if not questions or not all(isinstance(question, str) and question.strip() for question in questions):
-        raise InputError("audio-llm: questions is a list of at least one text, each with words in it")
-    if len(set(questions)) < len(questions):
-        raise InputError("audio-llm: questions holds the same question twice; remove one of them")
-    return tuple(questions)

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from openavs.errors import InvalidOutputError
+from openavs.errors import InputError, InvalidOutputError
 from openavs.structures.types import AudioWindow, Caption, Event, Waveform
 
 Samples = npt.NDArray[np.float32]  # [N]
+
+_MAX_CHARACTERS = 300  # of a caption
 
 
 @runtime_checkable
@@ -78,3 +80,22 @@ def check_finite(finite: Iterable[bool], windows: Sequence[AudioWindow], output:
                 f"the {output} that are not finite for the window from {window.start:g} to {window.end:g} s; try dtype "
                 "float32 or bfloat16, or another copy of the model"
             )
+
+
+def one_line(text: str, max_characters: int = _MAX_CHARACTERS) -> str:
+    """Return the text on one line, truncated at a word if it is too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= max_characters else line[: max_characters + 1].rsplit(" ", 1)[0][:max_characters]
+
+
+def validate_questions(captioner: str, questions: Sequence[str]) -> tuple[str, ...]:
+    """Return the questions of a captioner.
+
+    Raises:
+        InputError: there is none, one has no words, or one is there twice.
+    """
+    if not questions or not all(isinstance(question, str) and question.strip() for question in questions):
+        raise InputError(f"{captioner}: questions is a list of at least one text, each with words in it")
+    if len(set(questions)) < len(questions):
+        raise InputError(f"{captioner}: questions holds the same question twice; remove one of them")
+    return tuple(questions)

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from openavs.errors import InputError
+from openavs.models.chat.errors import ParseError
 from openavs.stages.translators.base import Request, Translation
 from openavs.stages.translators.lexicon_translator import LexiconTranslator
-from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer
+from openavs.stages.translators.parsing import AnswerSchema, parse_answer
 from openavs.stages.translators.prompting import (
     MAX_PHRASES,
     CaptionRun,

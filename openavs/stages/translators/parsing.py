@@ -12,19 +12,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openavs.models.chat.errors import EMPTY, REFUSED, ParseError
 from openavs.stages.translators.prompting import MAX_PHRASES, clean_text
 from openavs.stages.vocabulary import match_classes
 from openavs.utils.text import pluralize
 
 # A model reads these reasons when it is requested to correct its answer, so a change of words can change its answers.
-EMPTY = "the answer is empty"
-REFUSED = "the model refused to answer"
 TRUNCATED = "the JSON breaks off or is malformed"
 NO_JSON = "the answer holds no JSON"
 WRONG_SHAPE = "the JSON has another form than the one asked for"  # language: ok
 UNUSABLE = "none of the answered phrases is a short noun phrase"
 NOT_IN_VOCABULARY = "none of the answered phrases is in the vocabulary"
-TOO_LONG = "the question is longer than the model's context"
 
 _PATTERN = "^[a-z][a-z '-]{0,39}$"
 _MAX_ENUM = 250  # classes: more make a grammar slow to compile, and OpenAI then limits their total length
@@ -49,17 +47,6 @@ _REFUSAL = re.compile(
     r"(?:\w+\s+){0,3}?(?:help|assist|answer|comply|provide|determine|do|fulfil|fulfill|identify|process))\b",
     re.IGNORECASE,
 )
-
-
-class ParseError(Exception):
-    """An unusable answer; `reason` is a short clause such as "the answer is empty".
-
-    `final` means that a repetition would fail, too; `transient` that the cause is temporary, such as a server outage.
-    """
-
-    def __init__(self, reason: str, *, final: bool = False, transient: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.final, self.transient = reason, final, transient
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import stored_dtype
+from openavs.models.chat.errors import TOO_LONG, ParseError
 from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.hub import load_processor, resolve
 from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, check_at_least
 from openavs.stages.translators.llm import chat_tokenizer, token_budget, tokenize_chat
-from openavs.stages.translators.parsing import TOO_LONG, ParseError
 from openavs.stages.translators.prompting import MAX_PHRASES
 
 

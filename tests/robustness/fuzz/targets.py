@@ -28,17 +28,18 @@ from openavs.jobs.job import Job
 from openavs.jobs.progress import JobProgress
 from openavs.labeling.readers import files as source_files, table as source_manifest, webdataset as source_tars
 from openavs.media.images import read_image
+from openavs.models.chat import client
+from openavs.models.chat.errors import ParseError, TransientError
 from openavs.models.hub import ResolvedModel, check_folder
 from openavs.pipeline.lockfile import ModelLockfile
 from openavs.results.serialization import read_result, result_from_json, result_to_json
-from openavs.stages.translators import chat_client
-from openavs.stages.translators.parsing import AnswerSchema, ParseError, parse_answer
+from openavs.stages.translators.parsing import AnswerSchema, parse_answer
 from openavs.stages.translators.prompting import parse_prompt
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
 from openavs.visualization.colors import voc_palette
 
-SENTENCES = (InputError, ModelError, ParseError, chat_client.TransientError)
+SENTENCES = (InputError, ModelError, ParseError, TransientError)
 _FOLDER = tempfile.TemporaryDirectory(prefix="openavs-fuzz-")  # goes with the process
 SCRATCH = Path(_FOLDER.name)
 
@@ -121,17 +122,17 @@ def answer(data: bytes) -> None:
 
 def reply(data: bytes) -> None:
     """A chat server's reply: status, headers and body."""
-    from openavs.stages.translators.endpoint import Endpoint
+    from openavs.models.chat.endpoint import Endpoint
 
     head, _, body = data.partition(b"\n")
     status = int.from_bytes(head[:2], "big") % 600
     wait = head[2:].decode("latin-1")
-    got = chat_client.ChatResponse(status, {"retry-after": wait, "retry-after-ms": wait[::-1]}, body)
+    got = client.ChatResponse(status, {"retry-after": wait, "retry-after-ms": wait[::-1]}, body)
     if not got.ok:
-        raise chat_client.classify_error(got, Endpoint("http://x/v1"), "m") if status else ParseError("none")
-    chat_client.rejected_field(got, {"response_format": 1, "max_tokens": 1, "temperature": 1})
-    chat_client.retry_after(got.headers)
-    chat_client.message_text(chat_client.parse_completion(got))
+        raise client.classify_error(got, Endpoint("http://x/v1"), "m") if status else ParseError("none")
+    client.rejected_field(got, {"response_format": 1, "max_tokens": 1, "temperature": 1})
+    client.retry_after(got.headers)
+    client.message_text(client.parse_completion(got))
 
 
 # ---------------------------------------------------------------------------------------------- manifests and tables

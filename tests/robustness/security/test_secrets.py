@@ -12,7 +12,7 @@ import pytest
 from openavs.synthetic.datasets import write_clip, write_layout
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.conftest import Outcome
-from tests.stages.translators.local_server import Answer, completion, phrases, refusal, serving
+from tests.local_server import Answer, completion, phrases, refusal, serving
 
 KEY = "sk-proj-canary0123456789ABCDEFGHIJ"
 TOKEN = "hf_canary0123456789abcdefghij"

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError
+from openavs.models.chat.errors import ParseError
 from openavs.stages.translators.base import Translator
 from openavs.stages.translators.chat import ChatRequest, ChatTranslator, Conversation
 from openavs.stages.translators.openai import OpenAITranslator
-from openavs.stages.translators.parsing import ParseError
+from tests.local_server import Answer, Fields, completion, serving
 from tests.stages.translators.captions import request
-from tests.stages.translators.local_server import Answer, Fields, completion, serving
 
 
 class Scripted(ChatTranslator):

@@ -18,13 +18,14 @@ import pytest
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
+from openavs.models.chat import client as chat_client, errors, server
+from openavs.models.chat.endpoint import Endpoint
 from openavs.registry import Registry
-from openavs.stages.translators import chat_client, openai, parsing as answers
+from openavs.stages.translators import parsing as answers
 from openavs.stages.translators.base import Request, Translation, Translator
-from openavs.stages.translators.endpoint import Endpoint
 from openavs.stages.translators.openai import OpenAITranslator
+from tests.local_server import Answer, Fields, LocalServer, completion, phrases, refusal, serving
 from tests.stages.translators.captions import request
-from tests.stages.translators.local_server import Answer, Fields, LocalServer, completion, phrases, refusal, serving
 
 DOG = request(["dog barking"])
 KEY = "sk-secret-0123456789"
@@ -33,7 +34,7 @@ KEY = "sk-secret-0123456789"
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter waits between attempts."""
-    monkeypatch.setattr(openai, "_FIRST_WAIT", 0.02)
+    monkeypatch.setattr(server, "_FIRST_WAIT", 0.02)
     monkeypatch.setenv("OPENAVS_TEST_KEY", KEY)
 
 
@@ -261,13 +262,13 @@ BROKEN = [
     (Answer(b'{"choices": []}'), chat_client.NO_COMPLETION),
     (Answer(b'{"error": "overloaded"}'), chat_client.NO_COMPLETION),
     (completion([{"type": "text", "text": "dog"}]), chat_client.NO_COMPLETION),  # type: ignore[arg-type]
-    (completion(None, tool_calls=[]), answers.EMPTY),
-    (completion(""), answers.EMPTY),
-    (completion(" \n\t" * 2000, finish_reason="length"), answers.EMPTY),
+    (completion(None, tool_calls=[]), errors.EMPTY),
+    (completion(""), errors.EMPTY),
+    (completion(" \n\t" * 2000, finish_reason="length"), errors.EMPTY),
     (completion('{"0": ["do', finish_reason="length"), answers.TRUNCATED),
-    (completion("I'm sorry, but I can't help with that."), answers.REFUSED),
-    (completion(None, refusal="I will not."), answers.REFUSED),
-    (completion("", finish_reason="content_filter"), answers.REFUSED),
+    (completion("I'm sorry, but I can't help with that."), errors.REFUSED),
+    (completion(None, refusal="I will not."), errors.REFUSED),
+    (completion("", finish_reason="content_filter"), errors.REFUSED),
     (completion('{"0": ["/etc/passwd"]}'), answers.UNUSABLE),
 ]
 
@@ -382,16 +383,16 @@ def test_ten_thousand_clips_with_a_server_that_hangs() -> None:
 
     assert all(t.frames == (("dog",),) and t.origin == "lexicon" and t.note for t in translations)
     assert took < 60 and len(local.requests) <= 16
-    assert openai.CIRCUIT_OPEN in str(translations[-1].note)
+    assert server.CIRCUIT_OPEN in str(translations[-1].note)
 
 
 @pytest.mark.faults
 def test_a_recovered_server_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "CIRCUIT_BREAKER_SECONDS", 0.3)
+    monkeypatch.setattr(server, "CIRCUIT_BREAKER_SECONDS", 0.3)
     with serving(lambda _, number: refusal(503) if number <= 3 else phrases(["bell"])) as local:
         client = translator(local, max_retries=0, structured="none")
         down = [client.translate([request([f"dog {n}"])])[0] for n in range(4)]
-        assert len(local.requests) == 3 and openai.CIRCUIT_OPEN in str(down[3].note)
+        assert len(local.requests) == 3 and server.CIRCUIT_OPEN in str(down[3].note)
         time.sleep(0.4)
         back = client.translate([DOG])[0]
     assert (back.frames, back.note) == ((("bell",),), None)
@@ -432,8 +433,8 @@ def test_a_missing_key_is_explained() -> None:
     ("answer", "reason"),
     [
         (refusal(400, "no"), "the server refused the request (HTTP 400)"),
-        (refusal(400, "This model's maximum context length is 4096 tokens"), answers.TOO_LONG),
-        (refusal(413), answers.TOO_LONG),
+        (refusal(400, "This model's maximum context length is 4096 tokens"), errors.TOO_LONG),
+        (refusal(413), errors.TOO_LONG),
     ],
 )
 def test_a_refused_request_is_not_repeated(answer: Answer, reason: str) -> None:
@@ -454,7 +455,8 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(caplog: pytest.Lo
         translation = client.translate([DOG])[0]
 
     assert local.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert KEY not in caplog.text + repr(translation) + repr(client.models) + repr(vars(client)) + repr(client.endpoint)
+    shown = (translation, client.models, vars(client), vars(client.server), client.server.endpoint)
+    assert KEY not in caplog.text + repr(shown)
     assert "your key (key) is unusual" in caplog.text
 
 
@@ -501,7 +503,7 @@ def test_invalid_options_are_errors_of_one_sentence(
 
 @pytest.mark.parametrize("url", ["http://localhost:1/v1", "http://127.0.0.9/v1", "http://[::1]:8000/v1"])
 def test_offline_allows_a_server_on_this_machine(url: str) -> None:
-    assert OpenAITranslator(model="small", base_url=url, offline=True).endpoint.loopback
+    assert OpenAITranslator(model="small", base_url=url, offline=True).server.endpoint.loopback
 
 
 def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,16 @@ import pytest
 
 import openavs
 from openavs.errors import ModelError
+from openavs.models.chat.errors import ParseError
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.translators.chat import ChatRequest
 from openavs.stages.translators.llm import LlmTranslator
 from openavs.stages.translators.openai import OpenAITranslator
-from openavs.stages.translators.parsing import AnswerSchema, ParseError
+from openavs.stages.translators.parsing import AnswerSchema
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import sample_scene
 from scripts.train_tiny.lm_data import TEST, example
-from tests.stages.translators.local_server import Answer, Fields, completion, serving
+from tests.local_server import Answer, Fields, completion, serving
 
 HOME = str(Path(openavs.__file__).parent / "assets" / "tiny" / "lm")
 UP = 120.0  # s: importing torch takes long on a busy machine

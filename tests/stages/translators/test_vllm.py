@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError, ModelError
+from openavs.models.chat.errors import TOO_LONG
 from openavs.models.hub import resolve
 from openavs.stages.translators import vllm as vllm_engine
 from openavs.stages.translators.base import Request
 from openavs.stages.translators.llm import LlmTranslator
-from openavs.stages.translators.parsing import TOO_LONG
 from openavs.stages.translators.vllm import VllmTranslator, engine_options, sampling_options
 from tests.stages.translators.captions import request
 from tests.stages.translators.vllm_signatures import recorded, signatures

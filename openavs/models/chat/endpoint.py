@@ -17,6 +17,9 @@ from openavs.errors import InputError, ModelError
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 
+SERVER_BACKENDS = frozenset({"openai", "openai-audio"})
+"""Backends that send requests to a server: their option `model` is a name there and no reference."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -51,7 +54,7 @@ def find_endpoint(base_url: str, api_key_env: str | None = None, offline: bool =
     if offline and not Endpoint(url).loopback:
         raise InputError(
             f"the server {url} is not on this machine, and --offline allows no other; start one here (base_url: "
-            "http://localhost:8000/v1) or use another translator"
+            "http://localhost:8000/v1) or use another backend"
         )
     variable = api_key_env or (OPENAI_KEY if url == OPENAI else None)
     return Endpoint(url, variable, _read_key(variable, url) if variable else "")
@@ -67,7 +70,7 @@ def validate_base_url(base_url: object, api_key_env: object) -> None:
         _normalize(base_url)
     if isinstance(api_key_env, str) and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", api_key_env, re.IGNORECASE | re.ASCII):
         raise InputError(
-            "the translator's option 'api_key_env' is the name of an environment variable, such as OPENAI_API_KEY, and "
+            "the option 'api_key_env' is the name of an environment variable, such as OPENAI_API_KEY, and "
             "never the key itself"
         )
 
@@ -78,14 +81,14 @@ def _normalize(base_url: str) -> str:
         parts = urlsplit(base_url.strip())
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InputError(f"the translator's option 'base_url' is not an address ({error}); {example}") from error
+        raise InputError(f"the option 'base_url' is not an address ({error}); {example}") from error
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
-            "the translator's option 'base_url' holds more than an address; a key belongs in an environment variable "
+            "the option 'base_url' holds more than an address; a key belongs in an environment variable "
             f"that 'api_key_env' names, and the address is written like {parts.scheme}://{host}/v1"
         )
     if parts.scheme not in ("http", "https") or not host or port == 0:
-        raise InputError(f"the translator's option 'base_url' is not the address of a server: {base_url!r}; {example}")
+        raise InputError(f"the option 'base_url' is not the address of a server: {base_url!r}; {example}")
     return parts.geturl().rstrip("/")
 
 
@@ -94,7 +97,7 @@ def _read_key(variable: str, url: str) -> str:
     if not key:
         raise ModelError(
             f"the environment variable {variable}, which should hold the key for {url}, is not set; set it, or name "
-            "another with the translator's option 'api_key_env'"
+            "another with the option 'api_key_env'"
         )
     if not (key.isascii() and key.isprintable()):
         raise ModelError(f"the environment variable {variable} holds unprintable text instead of a key; set it again")

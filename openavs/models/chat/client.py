@@ -1,7 +1,7 @@
 """HTTP client of a chat server, and the meaning of its responses.
 
 Adaptations to the `openai` package: its retries are off, because they have no total time limit; the bytes read of a
-response are limited, also those of an error; redirects are not followed, so that the key and the captions reach only
+response are limited, also those of an error; redirects are not followed, so that the key and the data reach only
 the named server.
 """
 
@@ -22,8 +22,8 @@ import httpx2
 import openai
 
 from openavs.errors import ModelError
-from openavs.stages.translators.endpoint import Endpoint
-from openavs.stages.translators.parsing import EMPTY, REFUSED, TOO_LONG, ParseError
+from openavs.models.chat.endpoint import Endpoint
+from openavs.models.chat.errors import EMPTY, REFUSED, TOO_LONG, ParseError, TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,6 @@ _UNSUPPORTED = re.compile(
     r"un(?:supported|known|recogni[sz]ed|expected)|not (?:supported|allowed|permitted)|extra", re.I
 )
 _TOO_LONG = re.compile(r"context[ _]length|maximum context|context window|too long|too many tokens", re.I)
-
-
-class TransientError(Exception):
-    """A temporary fault; `wait` is the number of seconds that the server requests to wait, None if unspecified."""
-
-    def __init__(self, reason: str, wait: float | None = None, *, retry: bool = True) -> None:
-        super().__init__(reason)
-        self.reason, self.wait, self.retry = reason, wait, retry
 
 
 @dataclass(frozen=True)
@@ -134,7 +126,7 @@ def classify_error(response: ChatResponse, endpoint: Endpoint, model: str) -> Tr
     if status == 401:
         return ModelError(
             f"the server {url} requires a key (HTTP 401); put it into an environment variable and name that one with "
-            "the translator's option 'api_key_env'"
+            "the option 'api_key_env'"
         )
     if status == 403:
         return ModelError(f"the key may not use the model '{model}' at the server {url} (HTTP 403); use another key")
@@ -149,7 +141,7 @@ def classify_error(response: ChatResponse, endpoint: Endpoint, model: str) -> Tr
         return ParseError(TOO_LONG, final=True)
     if status == 404 or re.search(rf"['`\"]{re.escape(model)}['`\"]", response.text):
         return ModelError(
-            f"the server {url} does not serve the model '{model}' (HTTP {status}); check the translator's options "
+            f"the server {url} does not serve the model '{model}' (HTTP {status}); check the options "
             "'model' and 'base_url', which usually ends in /v1"
         )
     return ParseError(f"the server refused the request (HTTP {status})", final=True)
