@@ -27,7 +27,7 @@ class OpenAIAudioCaptioner:
     """Captions windows with the answers of a model at a server; greedy, and one request per window and question.
 
     A window has one caption per question, in the order of the questions, without a score; an answer without words is
-    left out. Where the server fails or the model refuses, the window has a weak caption `no caption (REASON)` instead,
+    left out. If the server fails or the model refuses, the window has a weak caption `no caption (REASON)` instead,
     so that the result holds the reason; weak captions have no prompts and are not cached.
 
     Args:

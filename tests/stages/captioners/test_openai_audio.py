@@ -129,6 +129,6 @@ def test_a_key_in_place_of_the_address_is_refused_in_a_recipe() -> None:
         load_recipe("tiny", ["captioner={use: openai-audio, model: m, base_url: 'http://user:secret@host/v1'}"])
 
 
-def test_the_models_name_is_no_reference() -> None:
+def test_the_name_of_a_served_model_is_not_a_reference() -> None:
     recipe = load_recipe("tiny", ["captioner={use: openai-audio, model: m, base_url: 'http://localhost:1/v1'}"])
     assert "captioner" not in recipe.models()
