@@ -177,7 +177,7 @@ def _missing_plugins(recipe: Recipe) -> Iterator[Obstacle]:
 
 def _server(recipe: Recipe, offline: bool) -> Iterator[Obstacle]:
     """The address and the API key of a chat server; no request is sent."""
-    from openavs.models.chat.endpoint import OPENAI, SERVER_BACKENDS, find_endpoint
+    from openavs.models.chat_api.endpoint import OPENAI, SERVER_BACKENDS, find_endpoint
 
     for section in recipe.stages().values():
         if section.use in SERVER_BACKENDS:

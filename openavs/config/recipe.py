@@ -15,7 +15,7 @@ from openavs.config import resources
 from openavs.config.options import LIST, ONE, first_error, section_of
 from openavs.config.overrides import apply_overrides, unwrap_single
 from openavs.errors import InputError
-from openavs.models.chat.endpoint import SERVER_BACKENDS, validate_base_url
+from openavs.models.chat_api.endpoint import SERVER_BACKENDS, validate_base_url
 from openavs.utils.serialization import read_yaml
 from openavs.utils.text import split_list
 

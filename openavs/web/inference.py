@@ -21,7 +21,7 @@ from openavs.config.recipe import Recipe, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, ModelError
 from openavs.media import MediaLimits, open_clip, probe
 from openavs.models.catalog import find_known_model, is_only_synthetic
-from openavs.models.chat.endpoint import SERVER_BACKENDS
+from openavs.models.chat_api.endpoint import SERVER_BACKENDS
 from openavs.models.hub import resolve
 from openavs.pipeline.memory_estimate import should_offload
 from openavs.pipeline.offload import lazy_stages

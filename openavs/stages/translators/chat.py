@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from openavs.errors import InputError
-from openavs.models.chat.errors import ParseError
+from openavs.models.chat_api.faults import ParseError
 from openavs.stages.translators.base import Request, Translation
 from openavs.stages.translators.lexicon_translator import LexiconTranslator
 from openavs.stages.translators.parsing import AnswerSchema, parse_answer

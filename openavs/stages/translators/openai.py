@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openavs.models.chat.endpoint import OPENAI
-from openavs.models.chat.errors import ParseError
-from openavs.models.chat.server import ChatServer, OnError, ServerRequest, Structured, Usage
+from openavs.models.chat_api.chat_server import ChatServer, OnError, ServerRequest, Structured, Usage
+from openavs.models.chat_api.endpoint import OPENAI
+from openavs.models.chat_api.faults import ParseError
 from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator
 from openavs.stages.translators.prompting import MAX_PHRASES
 

@@ -28,8 +28,8 @@ from openavs.jobs.job import Job
 from openavs.jobs.progress import JobProgress
 from openavs.labeling.readers import files as source_files, table as source_manifest, webdataset as source_tars
 from openavs.media.images import read_image
-from openavs.models.chat import client
-from openavs.models.chat.errors import ParseError, TransientError
+from openavs.models.chat_api import client
+from openavs.models.chat_api.faults import ParseError, TransientError
 from openavs.models.hub import ResolvedModel, check_folder
 from openavs.pipeline.lockfile import ModelLockfile
 from openavs.results.serialization import read_result, result_from_json, result_to_json
@@ -122,7 +122,7 @@ def answer(data: bytes) -> None:
 
 def reply(data: bytes) -> None:
     """A chat server's reply: status, headers and body."""
-    from openavs.models.chat.endpoint import Endpoint
+    from openavs.models.chat_api.endpoint import Endpoint
 
     head, _, body = data.partition(b"\n")
     status = int.from_bytes(head[:2], "big") % 600

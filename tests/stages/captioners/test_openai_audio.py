@@ -15,7 +15,7 @@ from openavs.caching.store import StageCache
 from openavs.caching.wrappers import CachedCaptioner
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
-from openavs.models.chat import server as chat_server
+from openavs.models.chat_api import chat_server
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.captioners.openai_audio import NO_CAPTION, OpenAIAudioCaptioner
 from openavs.structures.types import AudioWindow, Waveform

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openavs.errors import InputError, ModelError
-from openavs.models.chat.errors import TOO_LONG, ParseError
+from openavs.models.chat_api.faults import TOO_LONG, ParseError
 from openavs.stages.translators.chat import ChatRequest
 from openavs.stages.translators.llm import LlmTranslator, render_chat, token_budget, tokenize_chat
 from openavs.stages.translators.parsing import AnswerSchema

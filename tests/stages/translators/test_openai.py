@@ -18,8 +18,8 @@ import pytest
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
-from openavs.models.chat import client as chat_client, errors, server
-from openavs.models.chat.endpoint import Endpoint
+from openavs.models.chat_api import chat_server as server, client as chat_client, faults as errors
+from openavs.models.chat_api.endpoint import Endpoint
 from openavs.registry import Registry
 from openavs.stages.translators import parsing as answers
 from openavs.stages.translators.base import Request, Translation, Translator

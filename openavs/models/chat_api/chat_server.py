@@ -25,7 +25,7 @@ from tenacity import (
 )
 
 from openavs.errors import InputError, ModelError
-from openavs.models.chat.client import (
+from openavs.models.chat_api.client import (
     AMBIGUOUS_STATUS,
     NO_ANSWER,
     ChatClient,
@@ -35,8 +35,8 @@ from openavs.models.chat.client import (
     parse_completion,
     rejected_field,
 )
-from openavs.models.chat.endpoint import OPENAI, find_endpoint
-from openavs.models.chat.errors import ParseError, TransientError
+from openavs.models.chat_api.endpoint import OPENAI, find_endpoint
+from openavs.models.chat_api.faults import ParseError, TransientError
 from openavs.utils.text import printable
 
 logger = logging.getLogger(__name__)
