@@ -27,16 +27,8 @@ from openavs.jobs.manifest import LINES
 from openavs.jobs.sample import Row, Sample, line_to_sample
 from openavs.jobs.sink import PredictorOutput, ProbabilisticResult, Sink
 from openavs.models.memory import translate_oom_errors
-from openavs.results.serialization import (
-    clip_folder,
-    json_bytes,
-    mask_values,
-    palette_png,
-    refuse_other_folder,
-    result_to_json,
-)
+from openavs.results.serialization import clip_folder, refuse_other_folder, result_files
 from openavs.stages.translators.base import Request
-from openavs.structures.masks import segments_to_label_map
 from openavs.structures.types import Clip, ClipResult
 from openavs.utils.concurrency import BackgroundWriter, prefetch
 from openavs.utils.fs import FATAL_ERRNOS, remove_folder, write_hashed
@@ -340,15 +332,10 @@ class ClipLoop:
         return finished_row(sample, result, filtered), dict(sorted(files.items()))
 
     def _write_result(self, result: ClipResult) -> dict[str, str]:
-        """Write `clips/<id>/`: the masks, and `result.json` last."""
+        """Write `clips/<id>/`; returns the hash of each file."""
         folder = clip_folder(self.job.out, result.clip)
-        files = {}
-        numbers = mask_values(result, self.job.values, self.job.classes)
-        for frame, own in zip(result.frames, numbers, strict=True):
-            png = palette_png(segments_to_label_map(frame.segments, own, result.size))
-            files[f"masks/{frame.index:05d}.png"] = write_hashed(folder / "masks" / f"{frame.index:05d}.png", png)
-        files["result.json"] = write_hashed(folder / "result.json", json_bytes(result_to_json(result)))
-        return {f"clips/{result.clip}/{name}": digest for name, digest in files.items()}
+        files = result_files(result, self.job.values, self.job.classes)
+        return {f"clips/{result.clip}/{name}": write_hashed(folder / name, content) for name, content in files}
 
     def _remove(self, sample: Sample) -> None:
         """Remove the files that an interrupted run left of a clip."""

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import types as builtin_types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -207,7 +207,7 @@ def write_result(
     classes: Sequence[str] = (),
     extras: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Write `out/clips/<id>/` and return it: masks, the files of `extras`, and `result.json` last.
+    """Write `out/clips/<id>/` and return it: the files of `result_files` and those of `extras`.
 
     All files are written into a hidden folder beside it, which replaces an earlier result by one rename; a failure
     leaves nothing.
@@ -223,19 +223,16 @@ def write_result(
         InputError: the folder has files that are not a result.
     """
     folder = clip_folder(Path(out), result.clip)
-    painted = mask_values(result, values, classes)
     making = folder.with_name(f".{folder.name}.part")
     refuse_links(making)
     refuse_other_folder(folder)
     shutil.rmtree(making, ignore_errors=True)  # leftovers of a killed run
     try:
         (making / "masks").mkdir(parents=True)
-        for frame, numbers in zip(result.frames, painted, strict=True):
-            label_map = segments_to_label_map(frame.segments, numbers, result.size)
-            atomic_write(making / "masks" / f"{frame.index:05d}.png", palette_png(label_map))
+        for name, content in result_files(result, values, classes):
+            atomic_write(making / name, content)
         if extras is not None:
             extras(making)
-        atomic_write(making / "result.json", json_bytes(result_to_json(result)))
         if folder.exists():
             shutil.rmtree(folder)
         os.rename(making, folder)
@@ -244,6 +241,18 @@ def write_result(
         raise
     sync_folder(folder.parent)
     return folder
+
+
+def result_files(result: ClipResult, values: Values, classes: Sequence[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the files of a clip's result: the masks, and `result.json` last.
+
+    Raises:
+        InputError: the masks or the JSON cannot hold a value; see `mask_values` and `result_to_json`.
+    """
+    for frame, numbers in zip(result.frames, mask_values(result, values, classes), strict=True):
+        label_map = segments_to_label_map(frame.segments, numbers, result.size)
+        yield f"masks/{frame.index:05d}.png", palette_png(label_map)
+    yield "result.json", json_bytes(result_to_json(result))
 
 
 def mask_values(result: ClipResult, values: Values, classes: Sequence[str] = ()) -> list[list[int]]:

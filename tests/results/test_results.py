@@ -250,7 +250,7 @@ def test_a_mask_holds_at_most_255_instances(clip: ClipResult) -> None:
         mask_values(replace(clip, frames=(crowd,)), "instance")
 
 
-def test_the_result_is_written_last_and_the_extras_before_it(tmp_path: Path, clip: ClipResult) -> None:
+def test_the_folder_takes_its_place_after_the_extras(tmp_path: Path, clip: ClipResult) -> None:
     seen: list[set[str]] = []
 
     def extras(folder: Path) -> None:
@@ -259,7 +259,7 @@ def test_the_result_is_written_last_and_the_extras_before_it(tmp_path: Path, cli
         assert not is_done(tmp_path, "clip")
 
     folder = write_result(tmp_path, clip, extras=extras)
-    assert seen == [{"masks"}]
+    assert seen == [{"masks", "result.json"}]
     assert {p.name for p in folder.iterdir()} == {"masks", "overlay.mp4", "result.json"}
     assert is_done(tmp_path, "clip")
 
