@@ -126,11 +126,11 @@ def _gated_models(weights: Sequence[WeightsStatus]) -> Iterator[Obstacle]:
     """Gated models without a login; only the hub knows whether the owner has consented."""
     from huggingface_hub import get_token
 
-    from openavs.models.hub import GATED
+    from openavs.models.hub import GATED, split_reference
 
     missing = [model.model for model in weights if model.gated and not model.available]
     if missing and not get_token():
-        pages = [f"https://huggingface.co/{model.removeprefix('hf:').partition('@')[0]}" for model in missing]
+        pages = [f"https://huggingface.co/{split_reference(model)[0]}" for model in missing]
         fix = f"request access at {', '.join(pages)}, {GATED}, then run: hf auth login"
         yield f"{', '.join(missing)} is gated and this machine is not logged in to the hub", fix
 

@@ -17,6 +17,7 @@ from openavs.jobs.event_log import append, log_path, now
 from openavs.jobs.job import ClipFinished, Job, ShardSpec
 from openavs.jobs.locks import RUN, claimed
 from openavs.jobs.manifest import Manifest
+from openavs.models.hub import split_reference
 from openavs.pipeline.lockfile import add_to_lock
 from openavs.results.provenance import provenance
 from openavs.results.serialization import json_bytes
@@ -269,10 +270,10 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
     known = _known_models(path)
     # The run that makes a lock file names a branch, and the next one its commit: both are the same model.
     before, after = _revisions(known), _revisions(facts)
-    refs = {_without_revision(ref): ref for ref in (*known, *facts)}
+    refs = {split_reference(ref)[0]: ref for ref in (*known, *facts)}
     moved = sorted(refs[name] for name in refs if before.get(name) != after.get(name))
     if moved:
-        name = _without_revision(moved[0])
+        name = split_reference(moved[0])[0]
         was, now = (", ".join(str(own.get("revision")) for own in found.get(name, ())) for found in (before, after))
         was, now = was or "None", now or "None"
         how = f"is at {now} and the job in {out} began with {was}"
@@ -288,13 +289,8 @@ def _revisions(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Mapping
     """Group the facts of models by reference without revision: a recipe may use two branches of one repository."""
     grouped: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for ref, own in facts.items():
-        grouped[_without_revision(ref)].append(own)
+        grouped[split_reference(ref)[0]].append(own)
     return {name: sorted(own, key=lambda one: str(one.get("revision"))) for name, own in grouped.items()}
-
-
-def _without_revision(ref: str) -> str:
-    """Return a hub reference without its branch or commit; other references are unchanged."""
-    return ref.partition("@")[0] if ref.startswith("hf:") else ref
 
 
 def _known_models(path: Path) -> dict[str, dict[str, Any]]:

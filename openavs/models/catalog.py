@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from openavs.errors import ModelError
-from openavs.models.hub import download_command, is_pinned, resolve
+from openavs.models.hub import download_command, is_pinned, resolve, split_reference
 from openavs.utils.fs import BoundedFile
 from openavs.utils.serialization import parse_json
 
@@ -59,7 +59,7 @@ def find_known_model(reference: str) -> KnownModel | None:
     """Return the entry of `hf:org/name@revision` or `openavs:tiny/name`; None for local folders and unknown models."""
     if reference.startswith("openavs:"):
         return _embedded(reference.removeprefix("openavs:"))
-    return _listed().get(reference.removeprefix("hf:").partition("@")[0])
+    return _listed().get(split_reference(reference)[0])
 
 
 def is_only_synthetic(models: Mapping[str, Any]) -> bool:
@@ -230,7 +230,7 @@ def _is_partial(model: str) -> bool:
 
     if not model.startswith("hf:"):
         return Path(model).expanduser().is_dir()
-    name = model.removeprefix("hf:").partition("@")[0].replace("/", "--")
+    name = split_reference(model)[0].replace("/", "--")
     return any((Path(constants.HF_HUB_CACHE).expanduser() / f"models--{name}" / "snapshots").glob("*/*"))
 
 

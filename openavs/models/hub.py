@@ -87,9 +87,18 @@ def resolve(ref: str, offline: bool = False) -> ResolvedModel:
     return ResolvedModel(path, ref, _commit(path), _license(path), converted)
 
 
+def split_reference(ref: str) -> tuple[str, str]:
+    """Return the name and the revision of a hub reference (`hf:org/name@main`: `org/name` and `main`).
+
+    The revision is empty where the reference has none; others, such as folders, are returned whole.
+    """
+    name, _, revision = ref.removeprefix("hf:").partition("@") if ref.startswith("hf:") else (ref, "", "")
+    return name, revision
+
+
 def download_command(ref: str) -> str:
     """Return the shell command that downloads the same files of a hub reference as `resolve`."""
-    name, _, revision = ref.removeprefix("hf:").partition("@")
+    name, revision = split_reference(ref)
     at = f" --revision {revision}" if revision not in ("", "main") else ""
     patterns = [f"--include '{pattern}'" for pattern in _WANTED] + [f"--exclude '{pattern}'" for pattern in _UNWANTED]
     return f"hf download {name}{at} {' '.join(patterns)}"
@@ -97,7 +106,7 @@ def download_command(ref: str) -> str:
 
 def is_pinned(ref: str) -> bool:
     """Return whether a reference always means the same weights: it names a commit, or is part of this package."""
-    return ref.startswith("openavs:") or (ref.startswith("hf:") and bool(COMMIT.fullmatch(ref.partition("@")[2])))
+    return ref.startswith("openavs:") or bool(COMMIT.fullmatch(split_reference(ref)[1]))
 
 
 def check_folder(path: Path, ref: str) -> None:
@@ -124,7 +133,7 @@ def check_folder(path: Path, ref: str) -> None:
 
 def _from_hub(ref: str, offline: bool) -> tuple[Path, bool]:
     """Return the snapshot folder of a hub reference, and whether it is the converter's."""
-    name, _, revision = ref.removeprefix("hf:").partition("@")
+    name, revision = split_reference(ref)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or ref.endswith("@"):
         raise ModelError(f"'{ref}' is not a model reference; write hf:org/name, hf:org/name@revision or a folder")
     path = _download(ref, name, revision or None, offline)

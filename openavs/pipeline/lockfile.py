@@ -16,7 +16,7 @@ from typing import Any
 from openavs.config.overrides import find_section
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
-from openavs.models.hub import COMMIT, is_pinned
+from openavs.models.hub import COMMIT, is_pinned, split_reference
 from openavs.utils.fs import atomic_write
 from openavs.utils.serialization import parse_yaml
 
@@ -63,7 +63,7 @@ class ModelLockfile:
     def pinned(self, ref: str) -> str:
         """Return the reference with its commit instead of its branch, or unchanged if it is not pinned."""
         commit = self.pins.get(ref)
-        return f"{ref.partition('@')[0]}@{commit}" if commit else ref
+        return f"hf:{split_reference(ref)[0]}@{commit}" if commit else ref
 
 
 def load_lock(path: Path) -> ModelLockfile:

@@ -19,7 +19,7 @@ from transformers.utils import logging as log
 
 from openavs.errors import ModelError
 from openavs.models.catalog import find_weights
-from openavs.models.hub import download_command, load_pretrained, load_processor, resolve
+from openavs.models.hub import download_command, load_pretrained, load_processor, resolve, split_reference
 from tests.model_hub import Hub, PullRequest, client_settings, serving
 from tests.tiny_models import make_sam
 
@@ -44,6 +44,19 @@ def refusal(ref: str | Path, **options: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message and ";" in message  # one sentence: what is wrong; what to do
     return message
+
+
+@pytest.mark.parametrize(
+    ("ref", "parts"),
+    [
+        ("hf:org/name", ("org/name", "")),
+        ("hf:org/name@refs/pr/3", ("org/name", "refs/pr/3")),
+        ("openavs:tiny/clap", ("openavs:tiny/clap", "")),
+        ("./a@b", ("./a@b", "")),
+    ],
+)
+def test_only_hub_references_have_a_revision(ref: str, parts: tuple[str, str]) -> None:
+    assert split_reference(ref) == parts
 
 
 # ------------------------------------------------------------------------------------------------------ local folders

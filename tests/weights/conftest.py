@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from openavs.models.catalog import find_weights
+from openavs.models.hub import split_reference
 
 Find = Callable[[str], dict[str, Any]]
 Given = Callable[[str, str], Path]
@@ -23,7 +24,7 @@ Given = Callable[[str, str], Path]
 def find_checkpoint(reference: str, folder: str | None) -> str | None:
     """The reference, or the local folder of the same model, if it can be loaded offline; None otherwise."""
     if folder:
-        local = Path(folder).expanduser() / reference.removeprefix("hf:").partition("@")[0].rpartition("/")[2]
+        local = Path(folder).expanduser() / split_reference(reference)[0].rpartition("/")[2]
         if local.is_dir():
             return str(local)
     return reference if find_weights(reference).available else None
