@@ -10,11 +10,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from openavs.caching.build import load_pipeline
 from openavs.config.recipe import Recipe, default_recipe, load_recipe, override_recipe
 from openavs.media import open_clip
 from openavs.pipeline.context import RunContext
-from openavs.pipeline.memory_estimate import should_offload
-from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.result import Result
 from openavs.structures.types import Clip, FrameResult
@@ -59,7 +58,7 @@ def load(
         chosen = override_recipe(recipe, changes)
     else:
         chosen = load_recipe(recipe or default_recipe(changes), changes)
-    return VideoPipeline.from_recipe(chosen, lazy_stages(chosen)[1] if should_offload(chosen) else None)
+    return load_pipeline(VideoPipeline, chosen)
 
 
 class VideoPipeline(Pipeline):

@@ -52,7 +52,7 @@ def test_without_a_recipe_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -
     for gpu, name in ((False, "openavs-cpu"), (True, "openavs")):
         monkeypatch.setattr("openavs.models.device.has_gpu", lambda gpu=gpu: gpu)
         monkeypatch.setattr(library.VideoPipeline, "from_recipe", lambda recipe, held: recipe)
-        monkeypatch.setattr("openavs.api.should_offload", lambda recipe: False)
+        monkeypatch.setattr("openavs.caching.build.should_offload", lambda recipe: False)
         assert library.load().name == name  # type: ignore[attr-defined]
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from openavs.caching.stagewise import WINDOW, StagedSchedule
 from openavs.caching.store import StageCache, cache_folder
@@ -13,8 +14,11 @@ from openavs.caching.wrappers import with_cache
 from openavs.config.recipe import Recipe
 from openavs.pipeline.lockfile import load_lock, pin_recipe
 from openavs.pipeline.memory_estimate import should_offload
+from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache
+
+AnyPipeline = TypeVar("AnyPipeline", bound=Pipeline)
 
 
 def build_pipeline(
@@ -54,6 +58,25 @@ def build_pipeline(
     pipeline.recipe = recipe.to_dict()
     set_threads(threads)  # before the cache: its fingerprints depend on them
     return pipeline, None if cache is None else with_cache(pipeline, recipe, cache)
+
+
+def load_pipeline(cls: type[AnyPipeline], recipe: Recipe, held: BackendCache | None = None) -> AnyPipeline:
+    """Build a pipeline that runs one clip at a time and load its models.
+
+    Models that do not fit into memory together are loaded one group at a time, again for each clip.
+
+    Args:
+        cls: The class of the pipeline.
+        recipe: The recipe.
+        held: Backends that are loaded already, see `build_backends`.
+
+    Raises:
+        InputError, ModelError: See `build_pipeline`.
+    """
+    held = {} if held is None else held
+    if not held and should_offload(recipe):
+        held.update(lazy_stages(recipe)[1])
+    return cls.from_recipe(recipe, held)
 
 
 def set_threads(threads: int | None) -> None:

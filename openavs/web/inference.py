@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from openavs.api import VideoPipeline
+from openavs.caching.build import load_pipeline
 from openavs.caching.store import StageCache
 from openavs.caching.wrappers import with_cache
 from openavs.config import resources
@@ -23,8 +24,6 @@ from openavs.media import MediaLimits, open_clip, probe
 from openavs.models.catalog import find_known_model, is_only_synthetic
 from openavs.models.chat_api.endpoint import SERVER_BACKENDS
 from openavs.models.hub import resolve
-from openavs.pipeline.memory_estimate import should_offload
-from openavs.pipeline.offload import lazy_stages
 from openavs.registry import BackendCache, Registry
 from openavs.results.result import Result
 from openavs.structures.types import Caption, Clip
@@ -259,10 +258,7 @@ class ModelCache:
         is_tiny = name == TINY
         with self._lock:
             self._loaded.pop(is_tiny, None)  # a build that fails half-way leaves no recipe loaded
-            backends = self._backends[is_tiny]
-            if not backends and should_offload(recipe):
-                backends.update(lazy_stages(recipe)[1])
-            pipeline = CaptioningPipeline.from_recipe(recipe, backends)
+            pipeline = load_pipeline(CaptioningPipeline, recipe, self._backends[is_tiny])
             self._loaded[is_tiny] = name
             yield pipeline, with_cache(pipeline, recipe, self._cache_folder, CACHED_STAGES)
 
