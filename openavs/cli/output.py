@@ -159,7 +159,8 @@ class _Lines:
 def state(progress: JobProgress) -> str:
     """Describe a job: `1.3 clips/s, 0:02:31 left, 3 failed (unreadable 2, no_sound 1)`."""
     if progress.rate is None:
-        return "loading the models" if progress.left else "nothing is left to do"
+        waiting = "running the first clips" if progress.loaded else "loading the models"
+        return waiting if progress.left else "nothing is left to do"
     minutes, seconds = divmod(round(progress.left / progress.rate) if progress.rate else 0, 60)
     shown = f"{progress.rate:.2f} clips/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
     failed = sum(progress.failures.values())

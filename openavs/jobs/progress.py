@@ -67,6 +67,7 @@ class JobProgress:
         self.cached: Counter[str] = Counter()
         self.worker_crashes = 0
         self.worked = 0  # clips that this run finished
+        self.loaded = False  # whether a worker has loaded its models
         self.stop = False
         self._live: defaultdict[int, Counter[tuple[str, str | None]]] = defaultdict(Counter)
         self._begun = time.monotonic()
@@ -95,7 +96,7 @@ class JobProgress:
         check_models(self.job.out, facts)
         if self.job.lock is not None:
             add_to_lock(self.job.lock, models)
-        self._models = facts
+        self._models, self.loaded = facts, True
         self._changed()
 
     def clip(self, done: ClipFinished) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from openavs.errors import ModelError
-from openavs.models.hub import download_command, is_pinned, resolve, split_reference
+from openavs.models.hub import EMBEDDED_LICENSE, download_command, is_pinned, resolve, split_reference
 from openavs.utils.fs import BoundedFile
 from openavs.utils.serialization import parse_json
 
@@ -144,7 +144,7 @@ def _embedded(name: str) -> KnownModel | None:
     }
     short = name.rpartition("/")[2]
     millions = count_parameters(folder) / 1e6
-    return KnownModel(titles.get(short, f"tiny {short}"), "Apache-2.0", "yes", millions, 0.0)
+    return KnownModel(titles.get(short, f"tiny {short}"), EMBEDDED_LICENSE, "yes", millions, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------ weights on disk

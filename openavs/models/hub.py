@@ -29,6 +29,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 GATED = "which its owner may take days to answer and may refuse"  # after "request access at ..."
+EMBEDDED_LICENSE = "Apache-2.0"  # of the models in this package
 _EMBEDDED = Path(__file__).parents[1] / "assets"
 _WANTED = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*"]
 _UNWANTED = ["*/*", "consolidated*.safetensors", "*.fp16.safetensors"]  # subfolders and second copies of the weights
@@ -84,7 +85,8 @@ def resolve(ref: str, offline: bool = False) -> ResolvedModel:
     else:
         path = _local(ref)
     check_folder(path, ref)
-    return ResolvedModel(path, ref, _commit(path), _license(path), converted)
+    license = EMBEDDED_LICENSE if ref.startswith("openavs:") else _license(path)
+    return ResolvedModel(path, ref, _commit(path), license, converted)
 
 
 def split_reference(ref: str) -> tuple[str, str]:

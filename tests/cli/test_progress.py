@@ -49,6 +49,8 @@ MUTE: dict[str, Any] = {"status": "failed", "reason": "no_sound"}
 def test_before_the_first_clip_the_models_are_loading(board: JobProgress) -> None:
     assert state(board) == "loading the models"
     assert result_line(board) == f"0 of 6 clips labeled, 6 not done yet\n-> {board.job.out}"
+    board.ready({})
+    assert state(board) == "running the first clips"
 
 
 def test_a_running_job_says_its_speed_what_is_left_and_what_failed(board: JobProgress) -> None:

@@ -115,6 +115,10 @@ def test_pickle_weights_are_refused(tmp_path: Path, name: str) -> None:
     assert f"pickle weights only ({name})" in message and "safetensors" in message
 
 
+def test_embedded_models_have_the_license_of_the_package() -> None:
+    assert resolve("openavs:tiny/clap").license == "Apache-2.0"
+
+
 def test_unknown_embedded_models_are_refused() -> None:
     assert "there is no embedded model" in refusal("openavs:tiny/nothing")
     assert "there is no embedded model" in refusal("openavs:../captioners")
