@@ -159,17 +159,16 @@ def export(
         overwrite: replace an earlier export.
 
     Raises:
-        InputError: no such format, options that it lacks, nothing to export, or `out` exists (with `overwrite`: and is
-            not an export).
+        InputError: no such format, options that it lacks, nothing to export, or `out` names a file of another kind or
+            exists (with `overwrite`: and is not an export).
     """
-    from openavs.errors import InputError
     from openavs.exports.base import Categories, filtered
-    from openavs.exports.registry import atomic_export, is_single_file
     from openavs.utils.text import did_you_mean
 
     if name not in FORMATS:
         raise InputError(f"there is no export format {name!r}; {did_you_mean(name, FORMATS)}")
     form, chosen = FORMATS[name], options or ExportOptions(Categories())
+    _refuse_other_suffix(out, form)
     if chosen.images and is_single_file(out, form):
         raise InputError(f"--images writes a folder, and {out} names a file; give --out a name without {out.suffix}")
     if chosen.masks != "rle" and not form.coded:
@@ -238,6 +237,20 @@ def atomic_export(out: Path, form: ExportFormat, overwrite: bool) -> Iterator[Ex
 def is_single_file(out: Path, form: ExportFormat) -> bool:
     """Return whether an output path stands for the single file of a format."""
     return form.single is not None and bool(out.suffix) and out.suffix == Path(form.single).suffix
+
+
+_FILE_SUFFIXES = (".csv", ".json", ".mov", ".mp4", ".png", ".webm")
+
+
+def _refuse_other_suffix(out: Path, form: ExportFormat) -> None:
+    """Raise InputError for a name such as `x.json` where the format does not write that kind of file."""
+    if out.suffix.lower() not in _FILE_SUFFIXES or is_single_file(out, form) or out.is_dir():
+        return
+    writes, fix = "a folder", f"{out.with_suffix('')}"
+    if form.single is not None:
+        suffix = Path(form.single).suffix
+        writes, fix = f"a folder or one {suffix} file", f"{fix} or {out.with_suffix(suffix)}"
+    raise InputError(f"{form.name} writes {writes}, and {out} names another file; give --out {fix}")
 
 
 def _refuse(out: Path, one_file: bool, overwrite: bool) -> None:

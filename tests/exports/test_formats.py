@@ -196,6 +196,21 @@ def test_a_benchmarks_vocabulary_has_the_benchmarks_class_names(results: list[Cl
     assert Categories.of_vocabulary(["emergency car", "dog"]).names == ("emergency car", "dog")
 
 
+@pytest.mark.parametrize(
+    ("name", "out", "said"),
+    [
+        ("timeline", "x.json", r"a folder or one \.csv file, and \S+x\.json names .*; give --out \S+x or \S+x\.csv$"),
+        ("coco", "x.csv", r"a folder or one \.json file, and \S+x\.csv names .*; give --out \S+x or \S+x\.json$"),
+        ("yolo-seg", "x.json", r"yolo-seg writes a folder, and \S+x\.json names another file; give --out \S+x$"),
+        ("overlay", "x.MP4", r"overlay writes a folder, and \S+x\.MP4 names another file; give --out \S+x$"),
+    ],
+)
+def test_the_name_of_another_kind_of_file_is_refused(name: str, out: str, said: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        export(name, run_items(run), tmp_path / out)
+    assert not list(tmp_path.iterdir())
+
+
 def test_options_that_a_format_has_no_place_for_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--images writes a folder, and .*coco\.json names a file; give --out a name"):
         export("coco", run_items(run), tmp_path / "coco.json", ExportOptions(Categories(), images=True))
