@@ -65,8 +65,8 @@ def test_labels_that_pass_the_filter(openavs: Run, run: Path, tmp_path: Path) ->
 
 def test_an_output_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "file").touch()
-    for words in (("export", "coco", run), ("synth", "s4"), ("synth", "clip")):
-        refused = openavs(*words, "--out", tmp_path / "file/x.mp4")
+    for *words, out in (("export", "coco", run, "x.json"), ("synth", "s4", "x"), ("synth", "clip", "x.mp4")):
+        refused = openavs(*words, "--out", tmp_path / "file" / out)
         assert refused.code == 2 and "give another --out" in refused.err
         assert len(refused.err.splitlines()) == 1
 
