@@ -179,7 +179,7 @@ def print_comparison(first: Path, second: Path, as_json: bool) -> None:
 
 _SHOWN = (
     *("benchmark", "task", "split", "protocol", "clips_per_batch", "clips", "frames", "metrics", "figures"),
-    *("intervals", "silence", "missing", "limit", "incomparable"),
+    *("intervals", "groups", "silence", "missing", "limit", "incomparable"),
 )
 
 
@@ -209,7 +209,7 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
 
 def score(
     benchmark: Annotated[
-        str, typer.Argument(metavar="BENCHMARK", help="s4, ms3, avss, ov, v3, or a card's YAML file.")
+        str, typer.Argument(metavar="BENCHMARK", help="s4, ms3, avss, ov, v3, twins, or a card's YAML file.")
     ],
     root: Annotated[Path, typer.Option(help="The folder that holds the benchmark's table of clips.")],
     predictions: Annotated[
@@ -237,7 +237,7 @@ def score(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Score predicted masks of any system on S4, MS3, AVSS, AVSBench-OV or V3."""
+    """Score predicted masks of any system on S4, MS3, AVSS, AVSBench-OV, V3 or twins."""
     from openavs import __version__
     from openavs.cli.output import progress_bar
     from openavs.cli.tables import print_scores

@@ -63,7 +63,7 @@ BenchmarkArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="BENCHMARK [KEY=VALUE...]",
-        help="s4, ms3, avss, ov, v3 or a benchmark's YAML file; recipe overrides such as filtering.box_threshold=0.3.",
+        help="s4, ms3, avss, ov, v3, twins or a benchmark's YAML file; overrides such as filtering.box_threshold=0.3.",
         show_default=False,
     ),
 ]

@@ -26,6 +26,7 @@ class LayoutName(StrEnum):
     ms3 = "ms3"
     avss = "avss"
     ov = "ov"
+    twins = "twins"
     clip = "clip"
 
 

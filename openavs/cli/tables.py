@@ -23,11 +23,20 @@ def print_scores(report: Mapping[str, Any]) -> None:
     rows = [[figure_name(name, task), *(_figure(report, p, name) for p in protocols)] for name in names]
     title = f"{title_of(report['benchmark'])}, {report['split']}: {_counts(report)}"
     parts = [title, table_text(["percent [95 %]", *(protocol_name(report, p) for p in protocols)], rows)]
-    parts += [*_silence_text(report.get("silence") or {}), *_worst_text(report["per_class"])]
+    parts += [*_groups_text(report.get("groups") or (), task), *_silence_text(report.get("silence") or {})]
+    parts += _worst_text(report["per_class"])
     if report.get("missing"):
         masks = pluralize(report["missing_masks"], "mask")
         parts.append(f"{pluralize(report['missing'], 'clip')} without predictions: {masks} counted as empty.")
     echo("\n\n".join(parts))
+
+
+def _groups_text(groups: Sequence[Mapping[str, Any]], task: str) -> list[str]:
+    """The figures of groups of clips, such as those with a shaking camera."""
+    names = in_order({name: None for row in groups for name in row["figures"]})
+    rows = [[figure_name(name, task), *(percent(row["figures"][name]) for row in groups)] for name in names]
+    head = ["percent", *(f"{row['name']} ({pluralize(row['clips'], 'clip')})" for row in groups)]
+    return [table_text(head, rows)] if rows else []
 
 
 def _silence_text(silence: Mapping[str, Any]) -> list[str]:

@@ -187,12 +187,16 @@ TITLES: dict[str, str] = {
     "avss": "AVSBench-semantic (AVSS)",
     "ov": "AVSBench-OV",
     "v3": "AVSBench-V3",
+    "twins": "Synthetic twins",
 }
 
 _FIGURES: dict[str, str] = {
     "miou": "mIoU",
     "f": "F",
     "miou_sounding": "mIoU, frames with a true mask",
+    "decided": "frames in which some but not all twins are marked",
+    "right": "of these with the right ones marked",
+    "offscreen_marked": "off-screen clips with something marked",
     "miou_nobg": "mIoU without background, as published",
     "f_nobg": "F without background, as published",
     "miou_foreground": "mIoU without background",
@@ -224,6 +228,8 @@ def figure_name(figure: str, task: str | None = None) -> str:
         return "mIoU (J)"
     if figure == "miou" and task == "open-vocabulary":
         return "mIoU with background"
+    if figure == "silent_area" and task == "binary":
+        return "area marked of silent twins"
     return _FIGURES.get(figure, figure)
 
 

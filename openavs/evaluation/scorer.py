@@ -20,6 +20,7 @@ from openavs.evaluation.metrics.bootstrap import Interval, intervals
 from openavs.evaluation.metrics.functional import Figures, Protocol, check_protocol
 from openavs.evaluation.metrics.metrics import Row, make_metric
 from openavs.evaluation.metrics.silence import EmptyFrameMetrics
+from openavs.evaluation.metrics.twins import TwinsMetrics
 from openavs.evaluation.predictions import (
     check_complete,
     extra_predictions,
@@ -48,6 +49,7 @@ class BenchmarkScores:
         per_clip: rows of `id`, `group`, `frames`, `score` (mean J, or mean IoU of the classes that truth or prediction
             hold) and `f`.
         curve: the mean `precision`, `recall` and `f` at the 255 values of `threshold`; None for label maps.
+        groups: rows of `TwinsMetrics.groups`; none for benchmarks without instances.
         missing: the clips that lack predictions, `missing_masks` of them in total, which count as empty.
     """
 
@@ -64,6 +66,7 @@ class BenchmarkScores:
     per_class: tuple[Row, ...] = ()
     per_clip: tuple[Row, ...] = ()
     curve: dict[str, list[float]] | None = None
+    groups: tuple[Row, ...] = ()
     missing: tuple[str, ...] = ()
     missing_masks: int = 0
 
@@ -86,6 +89,7 @@ class BenchmarkScores:
             "per_class": list(self.per_class),
             "per_clip": list(self.per_clip),
             "curve": self.curve,
+            "groups": list(self.groups),
         }
 
 
@@ -138,6 +142,7 @@ def score(
         check_complete(missing, clips)
     metric = make_metric(dataset.task, dataset.classes, clips_per_batch)
     silence = EmptyFrameMetrics(len(dataset.classes) if dataset.task != "binary" else 0)
+    twins = TwinsMetrics() if dataset.read_instances is not None else None
     table_names = _table_names(dataset)
     rows: list[Row] = []
     highest = 0
@@ -154,6 +159,8 @@ def score(
             raise InputError(f"clip {clip.id}: {error}") from error
         rows.append({"id": clip.id, "group": clip.group, "frames": len(truth), "score": own.score, "f": own.f})
         silence.update(clip, predicted, truth)
+        if twins is not None and dataset.read_instances is not None:
+            twins.update(predicted, dataset.read_instances(clip), clip.group)
         highest = max(highest, int(predicted.max()))
         if progress:
             progress("score", done, len(clips))
@@ -163,6 +170,9 @@ def score(
             f"no predicted mask in {predictions} has a value above 1, which means a probability of 1/255; "
             "write masks with 0 and 255"
         )
+    # The figures of twins hold for both protocols; their mIoU leaves out frames without a visible sounding instance.
+    figures: Figures = {} if twins is None else twins.compute()
+    bounds = {} if twins is None else intervals(twins.sample())
     return BenchmarkScores(
         benchmark=dataset.benchmark,
         task=dataset.task,
@@ -171,12 +181,13 @@ def score(
         clips_per_batch=clips_per_batch,
         clips=len(clips),
         frames=metric.frames,
-        figures={name: metric.compute(name) for name in get_args(Protocol)},
-        intervals={name: intervals(metric.sample(name)) for name in get_args(Protocol)},
+        figures={name: metric.compute(name) | figures for name in get_args(Protocol)},
+        intervals={name: intervals(metric.sample(name)) | bounds for name in get_args(Protocol)},
         silence=silence.compute(),
         per_class=tuple(metric.per_class()),
         per_clip=tuple(rows),
         curve=metric.curve(),
+        groups=() if twins is None else tuple(twins.groups()),
         missing=tuple(missing.frames),
         missing_masks=missing.masks,
     )

@@ -59,7 +59,7 @@ class ClipLoader:
 
     def failure(self, reason: str, error: InputError, sample: Sample) -> ClipError:
         """Return the failure of a clip; its reason is `missing` if one of the clip's files does not exist."""
-        files = [sample.path, *([sample.audio] if sample.audio else []), *sample.frames]
+        files = [sample.path, *(file for file in (sample.audio, sample.video) if file), *sample.frames]
         if any(is_missing(os.path.join(self.root, file)) for file in files):
             reason = "missing"
         return ClipError(reason, self.portable(str(error), sample))
@@ -83,7 +83,8 @@ class ClipLoader:
             frames = [self._file(frame) for frame in sample.frames]
             if audio is None:
                 raise InputError(f"the clip '{sample.id}' comes as images without a sound file")
-            return open_images(frames, id=sample.id, audio=audio)
+            video = None if sample.video is None else self._file(sample.video)
+            return open_images(frames, id=sample.id, audio=audio, video=video)
         if sample.audio_slice is not None:
             audio = self._extract(sample, sample.audio_slice)
         video = self._file(sample.path) if sample.video_slice is None else self._extract(sample, sample.video_slice)

@@ -45,6 +45,7 @@ class Sample:
         video_slice: The video inside the tar `path`.
         audio_slice: The sound inside the tar `path`.
         problem: The fault of the row that the sample was read from; such a clip fails without being opened.
+        video: The raw video of a clip that comes as images, for the frames between them.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Sample:
     video_slice: ByteRange | None = None
     audio_slice: ByteRange | None = None
     problem: str | None = None
+    video: str | None = None
 
     @property
     def source(self) -> str:

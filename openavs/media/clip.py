@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from openavs.media.probe import (
     video_duration,
 )
 from openavs.media.video import VideoDecoder, VideoFrames, decode_video
-from openavs.structures.types import Clip, FrameSource, Waveform
+from openavs.structures.types import Clip, DenseFrameSource, Frame, FrameSource, Waveform
 from openavs.utils.fs import refuse_address
 
 
@@ -91,6 +91,7 @@ def open_images(
     audio: str | Path,
     fps: float = 1.0,
     labels: tuple[str, ...] = (),
+    video: Path | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Clip:
     """Open image files as the frames of a clip, with the audio of a separate file.
@@ -101,6 +102,8 @@ def open_images(
         audio: the audio file.
         fps: images per second.
         labels: labels of the clip, see `Clip`.
+        video: the video that the images were taken from. The frames between them are decoded from it, in the images'
+            proportions; it is opened when they are.
         limits: limits on the headers' values.
 
     Raises:
@@ -113,7 +116,21 @@ def open_images(
     size = common_size(paths, limits)
     times = tuple((i + 0.5) / fps for i in range(len(paths)))
     frames = ImageFrames(tuple(paths), times, limits, strict=True)
-    return replace(_clip(paths[0].parent, id, times, fps, size, frames, sound), labels=labels)
+    clip = _clip(paths[0].parent, id, times, fps, size, frames, sound)
+    return replace(clip, labels=labels, dense_frames=None if video is None else _dense_beside(video, clip, limits))
+
+
+def _dense_beside(video: Path, clip: Clip, limits: MediaLimits) -> DenseFrameSource:
+    """Return the source of the frames between a clip's images, from the video that they were taken from."""
+
+    def dense(fps: float, longest_side: int) -> Iterator[Frame]:
+        info, start, matrix, _ = _probe_file(video, limits)
+        if info.size is None:
+            raise InputError(f"{video} has no picture; remove it, or give the video that the images were taken from")
+        frames = VideoFrames(video, start, clip.size, matrix, clip.times, clip.fps, False, limits)
+        yield from frames.dense(fps, longest_side)
+
+    return dense
 
 
 def planned_times(duration: float, fps: float) -> tuple[float, ...]:

@@ -66,19 +66,19 @@ def write_clip(path: Path, scene: Scene, fps: float = 25.0) -> None:
 
 
 def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: bool = False) -> dict[str, int]:
-    """Write a data set (`s4`, `ms3`, `avss` or `ov`) under `out` and return the number of clips by split.
+    """Write a data set (`s4`, `ms3`, `avss`, `ov` or `twins`) under `out` and return the number of clips by split.
 
     Args:
         layout: the layout of a benchmark.
         out: the root folder.
         counts: clips per split (train, val, test).
         seed: data sets of different seeds share no scene.
-        videos: whether S4 and MS3 get their `raw_videos/` too.
+        videos: whether S4 and MS3 get their `raw_videos/` too; `twins` always has videos.
 
     Raises:
         InputError: unknown layout or split, or a folder that already holds a data set.
     """
-    writers = {"s4": _write_s4, "ms3": _write_ms3, "avss": _write_avss, "ov": _write_ov}
+    writers = {"s4": _write_s4, "ms3": _write_ms3, "avss": _write_avss, "ov": _write_ov, "twins": _write_twins}
     if layout not in writers:
         raise InputError(f"there is no layout {layout!r}; there are {', '.join(writers)}")
     if unknown := set(counts) - set(SPLITS):
@@ -227,6 +227,52 @@ def _audible(scene: Scene) -> list[str]:
     heard = [a for a in scene.actors if any(a.on)]
     names = [BY_NAME[a.kind].name for a in heard if a.visible]
     return names + ["off-the-screen"] * any(not a.visible for a in heard)
+
+
+# ----------------------------------------------------------------------------------------------------------- twins
+
+TWINS_TIME = 0.5  # s into every second
+TWINS_HEADER = ("name", "split", "camera", "off_screen", "kind")
+
+
+def _write_twins(out: Path, counts: Counts, seed: int, videos: bool = False) -> None:
+    """Write scenes of several of a kind: frames, instance maps, audio, videos and what sounds when."""
+    rows = []
+    for split, name, index in _clips(counts, seed):
+        scene = sample_scene("twins", split, seed, index).scene
+        for k in range(scene.seconds):
+            image, owners = scene.picture(k + TWINS_TIME)
+            _save(out / "frames" / name / f"{k}.png", image)
+            _save(out / "instances" / name / f"{k}.png", owners)
+        write_wav(_parent(out / "audio" / f"{name}.wav"), scene.soundtrack())
+        write_clip(_parent(out / "videos" / f"{name}.mp4"), scene)
+        _parent(out / "scenes" / f"{name}.json").write_text(
+            json.dumps({"instances": _instances(scene)}, indent=1) + "\n", encoding="utf-8"
+        )
+        [source] = {actor.kind for actor in scene.actors if any(actor.on)}
+        off_screen = any(not actor.visible for actor in scene.actors)
+        camera = "static" if scene.camera is None else "shaking"
+        rows.append((name, split, camera, "yes" if off_screen else "no", source))
+    _write_csv(out / "clips.csv", TWINS_HEADER, rows)
+
+
+def _instances(scene: Scene) -> list[dict[str, Any]]:
+    """Return kind, visibility, sounding seconds and events of every object, instance i of the maps at place i - 1."""
+    events = scene.events()
+    return [
+        {
+            "instance": number,
+            "kind": actor.kind,
+            "visible": actor.visible,
+            "sounding": [second for second, on in enumerate(actor.on) if on],
+            "events": [
+                {"onset": round(event.onset, 3), "offset": round(event.offset, 3)}
+                for event in events
+                if event.instance == number
+            ],
+        }
+        for number, actor in enumerate(scene.actors, start=1)
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- files

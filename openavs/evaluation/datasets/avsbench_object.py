@@ -23,6 +23,7 @@ from openavs.evaluation.datasets.tables import (
     S4_CATEGORIES,
     TableRow,
     check_present,
+    existing_file,
     find_home,
     in_split,
     listing,
@@ -78,6 +79,7 @@ def _s4_clip(data: Path, split: str, suffix: str, row: TableRow) -> BenchmarkCli
         predictions=tuple(masks),
         classes=(S4_CATEGORIES[category],) if category in S4_CATEGORIES else (),
         group=category,
+        video=existing_file(data / "raw_videos" / f"{place}.mp4"),
     )
 
 
@@ -91,6 +93,7 @@ def _ms3_clip(data: Path, split: str, style: str, row: TableRow) -> BenchmarkCli
         audio=data / "audio_wav" / split / f"{name}.wav",
         truth=tuple(data / "gt_masks" / mask for mask in masks),
         predictions=tuple(masks),
+        video=existing_file(data / "raw_videos" / f"{name}.mp4"),
     )
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
+from openavs.structures.types import BoolMask
 
 Task = Literal["binary", "semantic", "open-vocabulary"]
 """The kind of metrics: J and F of binary masks, the per-class means of AVSS, or base, novel and harmonic of OV."""
@@ -35,6 +37,7 @@ class BenchmarkClip:
         classes: names of the sounding AVSBench classes; empty if the metadata has none.
         group: the row of the clip in tables (an S4 category, a subset of AVSBench-semantic).
         resize: resize predicted masks of another size than the benchmark's, instead of raising an error.
+        video: the raw video, if there is one; the frames between the sampled ones are decoded from it.
     """
 
     id: str
@@ -46,11 +49,27 @@ class BenchmarkClip:
     classes: tuple[str, ...] = ()
     group: str | None = None
     resize: bool = False
+    video: Path | None = None
 
     @property
     def annotated(self) -> tuple[int, ...]:
         """The indices of the frames with a ground-truth mask."""
         return tuple(i for i, path in enumerate(self.truth) if path is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The instances of a clip's annotated frames, for benchmarks of several of a kind.
+
+    Attributes:
+        maps: instance maps uint8 `[T, H, W]`; 0 is the background, i is instance i of N.
+        twins: bool `[N]`, the visible instances of the kind that sounds.
+        sounding: bool `[T, N]`, the instances that sound at a frame, in the picture or not.
+    """
+
+    maps: npt.NDArray[np.uint8]
+    twins: BoolMask
+    sounding: BoolMask
 
 
 class LazyClips(Sequence[BenchmarkClip]):
@@ -92,6 +111,8 @@ class Dataset:
         read_published: reads the predictions as the published code samples them, for the `official` figures; None if
             `read_prediction` does.
         incomparable: the reason that figures do not compare with published ones, if known.
+        read_instances: reads the instances of a clip's annotated frames, for the metrics of `metrics/twins.py`; None
+            if the benchmark has none.
     """
 
     benchmark: str
@@ -105,6 +126,7 @@ class Dataset:
     read_native: Callable[[BenchmarkClip], Masks] | None = None
     read_published: Callable[[BenchmarkClip, Path], Masks | None] | None = None
     incomparable: str | None = None
+    read_instances: Callable[[BenchmarkClip], Instances] | None = None
 
 
 # ----------------------------------------------------------------------------------------------- prediction files

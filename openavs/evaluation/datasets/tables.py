@@ -218,6 +218,11 @@ def listing(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
+def existing_file(path: Path) -> Path | None:
+    """Return the path if there is such a file."""
+    return path if os.path.isfile(path) else None
+
+
 def check_present(split: str, table: Path, wanted: Sequence[tuple[Path, str]]) -> None:
     """Raise MissingDataError if folders of a split are missing; each parent folder is listed once, no file is read."""
     held = {parent: listing(parent) for parent in dict.fromkeys(parent for parent, _ in wanted)}
