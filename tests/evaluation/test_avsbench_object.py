@@ -77,6 +77,16 @@ def test_s4_trains_on_one_mask_per_clip(s4_data: Path) -> None:
     assert len(clip.frames) == len(clip.predictions) == 5
 
 
+def test_raw_videos_belong_to_their_clips(s4: Path, ms3: Path) -> None:
+    for dataset, place in ((read_s4(s4), "s4_data/raw_videos/test/{group}"), (read_ms3(ms3), "ms3_data/raw_videos")):
+        clip = dataset.clips[0]
+        assert clip.video is None
+        video = dataset.root / place.format(group=clip.group) / f"{clip.id}.mp4"
+        video.parent.mkdir(parents=True)
+        video.touch()
+        assert dataset.clips[0].video == video
+
+
 @pytest.mark.parametrize("above", ["", ".."])
 def test_the_parent_folder_is_accepted(s4_data: Path, above: str) -> None:
     assert len(read_s4(s4_data / above).clips) == 2

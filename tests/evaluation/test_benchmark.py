@@ -13,7 +13,7 @@ from openavs.evaluation.datasets.tables import CLASSES, S4_CATEGORIES
 from openavs.stages.vocabulary import ClassMapper
 from openavs.synthetic.datasets import write_layout
 
-NAMES = ("s4", "ms3", "avss", "ov", "v3")
+NAMES = ("s4", "ms3", "avss", "ov", "v3", "twins")
 
 CARD = """
 title: My benchmark
@@ -53,7 +53,7 @@ def test_shipped_cards_are_complete(name: str) -> None:
     assert {"train", "val", "test"} <= card.splits.keys()
     assert card.caveats
     assert "published" in card.published
-    assert "github.com/" in card.obtain
+    assert "github.com/" in card.obtain or name == "twins"
     assert not card.obtain.endswith(".")  # it continues a sentence
 
 
@@ -131,6 +131,7 @@ def test_synthetic_clips_are_never_comparable(layout: str, tmp_path: Path) -> No
         ("avss", "test", r"holds no metadata\.csv.*available from its authors"),
         ("ov", "test", "does not hold AVSBench-openvoc/.*linked by its authors"),
         ("v3", "test", r"holds no metadata\.csv.*the tables are in github"),
+        ("twins", "test", r"holds no clips\.csv.*'openavs synth twins --out DIR --clips 200' writes it"),
     ],
 )
 def test_unreadable_benchmarks_raise(tmp_path: Path, benchmark: str, split: str, says: str) -> None:

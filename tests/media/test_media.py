@@ -276,6 +276,27 @@ def test_a_clip_of_no_pictures_is_refused() -> None:
         open_images([], id="bare", audio="bare.wav")
 
 
+def test_pictures_with_their_video_have_the_frames_in_between(tmp_path: Path) -> None:
+    video = make_media(tmp_path / "a.mp4", [gray(i) for i in range(20)])
+    sound = make_media(tmp_path / "a.wav", sound=tone(2.0), sound_codec="pcm_s16le")
+    pictures = [save(tmp_path / f"{i}.png", corners((40, 40))) for i in range(2)]
+    assert open_images(pictures, id="a", audio=sound).dense_frames is None
+    clip = open_images(pictures, id="a", audio=sound, video=video)
+    assert clip.dense_frames is not None
+    frames = list(clip.dense_frames(5.0, 20))
+    assert [frame.time for frame in frames] == pytest.approx([0.1 + 0.2 * i for i in range(10)])
+    assert {frame.image.shape for frame in frames} == {(20, 20, 3)}, "in the proportions of the pictures"
+    assert [which(frame.image) for frame in frames] == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
+
+
+def test_a_video_beside_pictures_that_has_none_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    sound = make_media(tmp_path / "a.wav", sound=tone(1.0), sound_codec="pcm_s16le")
+    clip = open_images([save(tmp_path / "0.png", corners())], id="a", audio=sound, video=sound)
+    assert clip.dense_frames is not None
+    with pytest.raises(InputError, match=r"a\.wav has no picture"):
+        next(clip.dense_frames(5.0, 20))
+
+
 def test_a_damaged_picture_of_a_folder_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(3):
         save(tmp_path / f"{number}.png", np.random.default_rng(number).integers(0, 255, (32, 32, 3), np.uint8))

@@ -12,9 +12,10 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import CLASSES, S4_CATEGORIES
-from openavs.media import probe, read_audio
+from openavs.media import open_clip, probe, read_audio
 from openavs.structures.masks import RLE, rle_to_mask
-from openavs.synthetic.datasets import sample_scene, write_clip, write_layout
+from openavs.synthetic.datasets import write_clip, write_layout
+from openavs.synthetic.scenes import sample_scene
 from openavs.visualization.colors import voc_palette
 
 
@@ -108,11 +109,35 @@ def test_ov(tmp_path: Path) -> None:
                     assert np.array_equal(mask, pixels(labels) == entry["category_id"])
 
 
+def test_twins(tmp_path: Path) -> None:
+    write_layout("twins", tmp_path, {"test": 1}, seed=4)
+    [row] = rows(tmp_path / "clips.csv")
+    assert row == {"name": "te004w00000", "split": "test", "camera": "static", "off_screen": "no", "kind": row["kind"]}
+    name, scene = row["name"], sample_scene("twins", "test", 4, 0).scene
+    listed = json.loads((tmp_path / "scenes" / f"{name}.json").read_text())["instances"]
+    assert [entry["kind"] for entry in listed] == [actor.kind for actor in scene.actors]
+    assert [[k in entry["sounding"] for k in range(8)] for entry in listed] == [list(a.on) for a in scene.actors]
+    for entry in listed:
+        own = [(e.onset, e.offset) for e in scene.events() if e.instance == entry["instance"]]
+        assert [(e["onset"], e["offset"]) for e in entry["events"]] == [pytest.approx(times) for times in own]
+    dense = open_clip(tmp_path / "videos" / f"{name}.mp4", fps=25)
+    images = {frame.index: frame.image.astype(int) for frame in dense.frames(frozenset({0, 100, 199}))}
+    for k, image in images.items():
+        assert np.abs(image - scene.picture(k / 25)[0]).mean() < 6
+    for k in range(8):
+        image, owners = scene.picture(k + 0.5)
+        assert np.array_equal(pixels(tmp_path / "frames" / name / f"{k}.png"), image)
+        assert np.array_equal(pixels(tmp_path / "instances" / name / f"{k}.png"), owners)
+    sound = read_audio(tmp_path / "audio" / f"{name}.wav")
+    assert sound is not None
+    assert sound.duration == 8
+
+
 def test_a_folder_that_holds_something_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(InputError, match="not empty"):
         write_layout("s4", tmp_path, {"test": 1})
-    with pytest.raises(InputError, match="there is no layout 's5'; there are s4, ms3, avss, ov"):
+    with pytest.raises(InputError, match="there is no layout 's5'; there are s4, ms3, avss, ov, twins"):
         write_layout("s5", tmp_path / "new", {"test": 1})
     with pytest.raises(InputError, match="there is no split 'tset'; there are train, val, test"):
         write_layout("s4", tmp_path / "new", {"tset": 1})
