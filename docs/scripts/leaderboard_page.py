@@ -17,6 +17,7 @@ from openavs.evaluation.report_plots import KIND_STYLES, plot_published, plottab
 from openavs.visualization.plots import MARKER_NAMES
 
 DOCS = Path(__file__).resolve().parents[1]
+BENCHMARKS = [benchmark for benchmark in TITLES if published_results(benchmark)]
 ABLATIONS = {
     "questions": "prompts of the audio language model, with and without an LLM after it",
     "consistency": "input of one LLM request",
@@ -50,9 +51,9 @@ def main() -> None:
 def write(out: Path) -> list[Path]:
     """Write the page and one SVG file per benchmark below `out`; return the written files."""
     legend = LEGEND.format(", ".join(f"{kind} ({MARKER_NAMES[style]})" for kind, style in KIND_STYLES.items()))
-    parts = [INTRODUCTION, legend, *(_section(benchmark) for benchmark in TITLES), _protocols()]
+    parts = [INTRODUCTION, legend, *(_section(benchmark) for benchmark in BENCHMARKS), _protocols()]
     files = {out / "published.md": "\n".join(parts)}
-    for benchmark in TITLES:
+    for benchmark in BENCHMARKS:
         chart = plot_published(benchmark, published_results(benchmark))
         if chart is not None:
             files[out / "published" / f"{benchmark}.svg"] = chart.svg
