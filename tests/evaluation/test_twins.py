@@ -14,7 +14,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import Instances
-from openavs.evaluation.datasets.twins import read_twins
+from openavs.evaluation.datasets.synthetic_twins import read_twins
 from openavs.evaluation.metrics.twins import TwinsMetrics
 from openavs.evaluation.predictor import to_sample
 from openavs.evaluation.scorer import score
