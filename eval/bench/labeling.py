@@ -109,7 +109,7 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import open_folder
     from openavs.jobs.shard import run_shard
-    from openavs.labeling.readers.open import open_source
+    from openavs.labeling.open import open_source
     from openavs.media import open_images
     from openavs.results.serialization import write_result
 
@@ -224,7 +224,7 @@ def start_job(source: str, out: str, recipe: str) -> None:
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import open_folder, reopen_changed
     from openavs.jobs.progress import JobProgress
-    from openavs.labeling.readers.open import open_source
+    from openavs.labeling.open import open_source
 
     loaded, opened = load_recipe(recipe), open_source(source)
     plan = open_folder(Path(out), JobRequest(opened.kind, opened.samples, loaded.to_dict()))

@@ -48,8 +48,7 @@ from workloads import save_clip
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.training.base import StudentBatch
 from openavs.training.models.ov_avss.classifier import MaskClassifier
-from openavs.training.models.tpavi import Tpavi, TpaviConfig
-from openavs.training.models.tpavi_layers import FrameGroups, Interaction
+from openavs.training.models.tpavi import FrameGroups, Interaction, Tpavi, TpaviConfig
 
 FRAMES = 5
 Work = Callable[[], object]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openavs.evaluation.benchmark import open_dataset
-from openavs.training.data.audio_features import FeatureCache
+from openavs.training.audio_features import FeatureCache
 from openavs.training.models.backbones import load_vggish
 
 STEPS = 400

@@ -15,7 +15,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,13 +24,15 @@ from openavs.caching.store import StageCache
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
 from openavs.models.memory import run_with_oom_backoff
-from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.contracts import validate_output
 from openavs.stages.detectors.base import Detector
 from openavs.stages.translators.base import Request, Translation, Translator
 from openavs.structures.types import AudioWindow, Caption, Detection, ImageArray
+
+if TYPE_CHECKING:
+    from openavs.pipeline.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 

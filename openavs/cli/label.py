@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from openavs.jobs.executors.base import Executor
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.progress import JobProgress
-    from openavs.labeling.readers.base import Source
+    from openavs.labeling.base import Source
 
 
 class ExecutorName(StrEnum):
@@ -123,7 +123,7 @@ def label(
     from openavs.jobs.output_dir import open_folder, reopen_changed
     from openavs.jobs.progress import JobProgress
     from openavs.jobs.run import parse_shard_range, shards_of
-    from openavs.labeling.readers.open import open_source
+    from openavs.labeling.open import open_source
 
     configure_logging(quiet=quiet, verbose=verbose)
     name, overrides = _source_name(words)

@@ -1,1 +1,1 @@
-"""Pseudo-label jobs: sources, a plan of shards, one function that works a shard off, engines around it."""
+"""Label jobs: readers of sources, and the sink that writes labels."""

@@ -81,7 +81,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "lexicon_translator:LexiconTranslator",
             "no model: a lexicon of sound events and the things that make them",
         ),
-        ("none", "identity:IdentityTranslator", "no translation: captions are the prompts"),
+        ("none", "lexicon_translator:IdentityTranslator", "no translation: captions are the prompts"),
     ),
     "detector": (
         (

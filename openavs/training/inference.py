@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from openavs.caching.store import StageCache
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.predictor import Predictor
 from openavs.jobs.job import STUDENT_BUILDER
 from openavs.jobs.sink import ProbabilisticResult
 from openavs.media.log_mel import RATE, SHORTEST, Floats
@@ -28,12 +27,15 @@ from openavs.models.memory import translate_oom_errors
 from openavs.pipeline.pipeline import Progress
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment, Waveform
+from openavs.training.audio_features import features_of
 from openavs.training.base import InstanceMask, Size, Student, StudentPrediction, load_student
-from openavs.training.data.audio_features import features_of
-from openavs.training.data.dataset import batches_to_predict
+from openavs.training.dataset import batches_to_predict
 from openavs.training.models.backbones import VggishExtractor, load_vggish
 from openavs.utils.concurrency import prefetch
 from openavs.utils.text import pluralize
+
+if TYPE_CHECKING:
+    from openavs.evaluation.predictor import Predictor
 
 BACKGROUND = "background"
 BINARY_PHRASE = "sounding object"  # phrase of segments without a class
@@ -277,6 +279,8 @@ def _classes(student: Student, vocabulary: Sequence[str] | None) -> tuple[str, .
 
 def student_predictor(recipe: Recipe, dataset: Dataset) -> Predictor:
     """Return a student as a `Predictor`; for binary masks its predictions are probabilities."""
+    from openavs.evaluation.predictor import Predictor  # not needed by the trainer, which predicts with this module
+
     binary, base = dataset.task == "binary", recipe.base
     if not binary:
         recipe = recipe_from_dict({**recipe.to_dict(), "vocabulary": list(dataset.classes[1:])})

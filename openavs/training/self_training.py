@@ -32,8 +32,8 @@ from openavs.pipeline.context import Progress
 from openavs.results.serialization import json_bytes, read_result
 from openavs.structures.types import ClipResult
 from openavs.training.config import TrainingRecipe, training_recipe
-from openavs.training.data.labels import CONFIDENCE, LEFT_OUT
 from openavs.training.inference import student_predictor
+from openavs.training.labels import CONFIDENCE, LEFT_OUT
 from openavs.training.trainer import train
 from openavs.utils.fs import atomic_write
 from openavs.utils.text import pluralize

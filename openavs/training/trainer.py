@@ -31,13 +31,13 @@ from openavs.media.log_mel import Floats
 from openavs.pipeline.context import Progress
 from openavs.results.provenance import provenance
 from openavs.results.serialization import json_bytes
+from openavs.training.audio_features import FeatureCache
 from openavs.training.base import Student, StudentBatch, student_class
 from openavs.training.checkpoint import TrainingState, check_resumable, keep_metrics, load_last, save_best, save_last
 from openavs.training.config import TrainingRecipe
-from openavs.training.data.audio_features import FeatureCache
-from openavs.training.data.dataset import LabelSource, StepSampler, TrainingDataset, check_split, loader, read_frames
-from openavs.training.data.labels import GroundTruthLabels, PseudoLabels
+from openavs.training.dataset import LabelSource, StepSampler, TrainingDataset, check_split, loader, read_frames
 from openavs.training.inference import predict_clip, scored_maps
+from openavs.training.labels import GroundTruthLabels, PseudoLabels
 from openavs.training.models.backbones import VggishExtractor, load_vggish, save_vggish
 from openavs.utils.fs import atomic_write
 from openavs.visualization.plots import plot_training

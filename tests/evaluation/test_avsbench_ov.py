@@ -14,7 +14,7 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.avsbench_ov import read_ov
 from openavs.evaluation.datasets.avsbench_semantic import read_avss
 from openavs.evaluation.datasets.tables import BASE, CLASSES
-from openavs.labeling.readers.open import read_benchmark
+from openavs.labeling.open import read_benchmark
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import SEMANTIC_SIZE, write_layout

@@ -16,7 +16,7 @@ from openavs.config.recipe import load_recipe
 from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.manifest import JobRequest, Manifest
 from openavs.jobs.output_dir import open_folder
-from openavs.labeling.readers.open import open_source
+from openavs.labeling.open import open_source
 from tests.media_files import gray, make_media, tone
 from tests.plugin_recipe import STAGES, write_recipe
 

@@ -15,7 +15,7 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.manifest import JobRequest
 from openavs.jobs.output_dir import open_folder
 from openavs.jobs.shard import run_shard
-from openavs.labeling.readers.open import open_source
+from openavs.labeling.open import open_source
 from openavs.results.serialization import read_result
 from openavs.structures.types import Clip, ClipResult
 from openavs.utils.fs import stamp

@@ -15,7 +15,7 @@ from openavs.errors import InputError
 from openavs.jobs.loader import ClipError, ClipLoader
 from openavs.jobs.sample import ByteRange, Sample, line_to_sample, sample_to_line
 from openavs.jobs.shard import run_shard
-from openavs.labeling.readers.open import open_source
+from openavs.labeling.open import open_source
 from openavs.synthetic.datasets import write_layout
 from tests.jobs.pool import planned, recipe, videos
 from tests.jobs.test_shard import chain

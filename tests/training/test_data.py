@@ -16,9 +16,9 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import Dataset
+from openavs.training import dataset as data
 from openavs.training.base import TransformConfig, resize_to_original
-from openavs.training.data import dataset as data
-from openavs.training.data.dataset import (
+from openavs.training.dataset import (
     StepSampler,
     TrainingDataset,
     TrainingExample,
@@ -31,7 +31,7 @@ from openavs.training.data.dataset import (
     scale_mask,
     scaled_size,
 )
-from openavs.training.data.labels import GroundTruthLabels, PseudoLabels
+from openavs.training.labels import GroundTruthLabels, PseudoLabels
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Clip, ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import write_layout
 from openavs.training.config import load_training_recipe
-from openavs.training.data.labels import PseudoLabels
+from openavs.training.labels import PseudoLabels
 from openavs.training.self_training import SelfTrainingConfig, Splits, confidences, label, self_train
 
 SMALL = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}", "init={}", "batch=2")

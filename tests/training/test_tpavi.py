@@ -16,8 +16,7 @@ from openavs.evaluation.datasets.tables import CLASSES
 from openavs.training.base import StudentBatch, take_matching
 from openavs.training.inference import predict_clip
 from openavs.training.models.backbones import BACKBONES
-from openavs.training.models.tpavi import Tpavi, TpaviConfig
-from openavs.training.models.tpavi_layers import FrameGroups, Interaction, Residual
+from openavs.training.models.tpavi import FrameGroups, Interaction, Residual, Tpavi, TpaviConfig
 
 SMALL = TpaviConfig(backbone="pvt_v2_tiny", side=64, channels=16, inner=8)
 SECOND_BRANCH = 22_063_104  # layer3_2 and layer4_2 of the published ResNet, unused in the forward pass

@@ -28,9 +28,9 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.pipeline.pipeline import Pipeline
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
+from openavs.training.audio_features import FeatureCache
 from openavs.training.base import Student, load_student, student_class
 from openavs.training.config import TrainingRecipe, load_training_recipe, training_recipe_names
-from openavs.training.data.audio_features import FeatureCache
 from openavs.training.inference import StudentPipeline, predict_clip
 from openavs.training.models.backbones import load_vggish
 from openavs.training.trainer import TrainingError, check_device, train
@@ -216,7 +216,7 @@ def test_nan_loss_names_the_clip_and_keeps_the_checkpoint(
     dataset = open_dataset("s4", s4, "train")
     features = FeatureCache(load_vggish(str(vggish))).of_all(dataset.clips)
     recipe = small(vggish, "student=fragile", "model={}", "batch=2", "save_every=1", "max_steps=2")
-    from openavs.training.data.dataset import shuffled
+    from openavs.training.dataset import shuffled
 
     bad = dataset.clips[shuffled(4, recipe.seed, 0)[3]]  # part of the second step
     monkeypatch.setattr(Fragile, "poison", float(features[bad.id].sum()))
@@ -276,7 +276,7 @@ def test_evaluate_writes_probabilities_and_scores_them(openavs: Any, s4: Path, t
 
 
 def test_pipeline_predicts_the_maps_that_validation_scores(s4: Path, trained: Path) -> None:
-    from openavs.training.data.dataset import read_frames
+    from openavs.training.dataset import read_frames
     from tests.benchmark_clips import open_benchmark_clip
 
     dataset = open_dataset("s4", s4, "val")

@@ -18,7 +18,7 @@ from openavs.media import write_video
 from openavs.media.log_mel import examples, log_mel
 from openavs.models.convert import convert
 from openavs.structures.types import Waveform
-from openavs.training.data.audio_features import FeatureCache, features_of
+from openavs.training.audio_features import FeatureCache, features_of
 from openavs.training.models.backbones import Vggish, VggishConfig, fingerprint, load_vggish
 
 

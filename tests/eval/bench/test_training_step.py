@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from openavs.training.models.tpavi_layers import FrameGroups
+from openavs.training.models.tpavi import FrameGroups
 from tests.conftest import ROOT
 
 

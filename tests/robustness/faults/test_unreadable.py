@@ -20,7 +20,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.jobs.loader import ClipError, ClipLoader
 from openavs.jobs.shard import run_shard
-from openavs.labeling.readers.open import open_source
+from openavs.labeling.open import open_source
 from openavs.media import open_clip
 from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import write_layout

@@ -26,7 +26,7 @@ from openavs.exports.base import finished, run_classes, sampled_fps
 from openavs.jobs import checkpoint as records, manifest as plan, sample as items
 from openavs.jobs.job import Job
 from openavs.jobs.progress import JobProgress
-from openavs.labeling.readers import files as source_files, table as source_manifest, webdataset as source_tars
+from openavs.labeling import files as source_files, table as source_manifest, webdataset as source_tars
 from openavs.media.images import read_image
 from openavs.models.chat_api import client
 from openavs.models.chat_api.faults import ParseError, TransientError

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from openavs.stages.translators.base import Request, Translator
-from openavs.stages.translators.identity import IdentityTranslator
-from openavs.stages.translators.lexicon_translator import LexiconTranslator
+from openavs.stages.translators.lexicon_translator import IdentityTranslator, LexiconTranslator
 from tests.stages.translators.captions import request
 
 

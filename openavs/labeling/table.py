@@ -19,7 +19,7 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import is_plain_name
 from openavs.jobs.sample import Sample
-from openavs.labeling.readers.base import Candidate, Source, make_source, relative
+from openavs.labeling.base import Candidate, Source, make_source, relative
 from openavs.utils.serialization import parse_json
 from openavs.utils.text import pluralize
 

@@ -11,8 +11,8 @@ from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.tables import read_table
 from openavs.evaluation.predictor import to_sample
 from openavs.jobs.sample import unique_ids
-from openavs.labeling.readers import files, table, webdataset
-from openavs.labeling.readers.base import Source
+from openavs.labeling import files, table, webdataset
+from openavs.labeling.base import Source
 from openavs.utils.fs import refuse_address
 
 TABLES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from openavs.errors import InputError
 from openavs.jobs.sample import ByteRange, Sample
-from openavs.labeling.readers.base import (
+from openavs.labeling.base import (
     AUDIO_SUFFIXES,
     VIDEO_SUFFIXES,
     Candidate,

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from openavs.errors import InputError
 from openavs.jobs.sample import Sample
-from openavs.labeling.readers.base import (
+from openavs.labeling.base import (
     AUDIO_SUFFIXES,
     VIDEO_SUFFIXES,
     Candidate,

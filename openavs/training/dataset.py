@@ -24,7 +24,7 @@ from openavs.media.images import read_image
 from openavs.media.log_mel import Floats
 from openavs.structures.types import ImageArray
 from openavs.training.base import Size, StudentBatch, TransformConfig
-from openavs.training.data.labels import ClipLabels
+from openavs.training.labels import ClipLabels
 
 CACHE_BYTES = 512 * 2**20
 """Bytes of scaled examples that a loader process caches."""

@@ -1,1 +1,0 @@
-"""Readers of the sources of label jobs."""

@@ -1,1 +1,0 @@
-"""Data sets, labels and transforms of the training."""
