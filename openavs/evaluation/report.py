@@ -101,6 +101,7 @@ def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predict
         charts=plot_report(report),
         hard=is_hard(report.get("curve")),
         clips=_examples(report, dataset, predictions),
+        groups=_groups(report),
         silence=_silence(report.get("silence") or {}),
         models=model_rows(models, recipe.get("license")),
         timings=timing_rows((report.get("timings") or {}).get("stages", {}), report["frames"]),
@@ -157,6 +158,15 @@ def _own_point(report: Report, near: Sequence[PublishedResult]) -> tuple[float, 
     if report["benchmark"] == "v3":
         x, y = (shot_count(near[0]) if near else None), own["j"]
     return None if x is None or y is None else (x, y)
+
+
+def _groups(report: Report) -> Row:
+    """The figures of groups of clips with their intervals, in the order of `names`."""
+    groups = report.get("groups") or ()
+    keys = in_order({name: None for row in groups for name in row["figures"]})
+    cells = [[(row["figures"][key], row["intervals"].get(key)) for key in keys] for row in groups]
+    rows = [{**row, "cells": own} for row, own in zip(groups, cells, strict=True)]
+    return {"names": [figure_name(key, report["task"]) for key in keys], "rows": rows}
 
 
 # ------------------------------------------------------------------------------------------------ classes and silence

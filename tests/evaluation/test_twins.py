@@ -17,6 +17,7 @@ from openavs.evaluation.datasets.base import Instances
 from openavs.evaluation.datasets.synthetic_twins import read_twins
 from openavs.evaluation.metrics.twins import TwinsMetrics
 from openavs.evaluation.predictor import to_sample
+from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import score
 from openavs.jobs.loader import ClipLoader
 from openavs.media import write_wav
@@ -184,6 +185,9 @@ def test_the_truth_as_a_prediction_scores_one(root: Path, tmp_path: Path) -> Non
     assert report["figures"]["fixed"]["right"] == 1.0
     assert report["intervals"]["official"]["right"] == [1.0, 1.0]
     assert [(row["name"], row["clips"]) for row in report["groups"]] == [("off-screen", 1), ("shaking", 1)]
+    write_benchmark_report(tmp_path / "report.html", report, dataset, tmp_path / "masks")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert '<th scope="row">shaking</th><td>1</td><td>100.00 [100.00, 100.00]</td>' in page
 
 
 @pytest.mark.parametrize(
