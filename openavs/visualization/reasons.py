@@ -22,7 +22,7 @@ REASONS = {
 }
 """The meaning of each reason of a rejection."""
 
-_CAVEATS = {"unresolved": "kept, the evidence is weak", "off-screen": REASONS["off-screen"]}
+_CAVEATS = {"unresolved": "kept, the evidence is too weak", "off-screen": REASONS["off-screen"]}
 _FITS = {"sync": "moves in time with the sound"}
 _KEPT = {"clip": "looks like its phrase", "sync": "sounds", "pe-av": "sounds"}
 
@@ -47,11 +47,12 @@ def rejection_text(rejection: Rejection) -> str:
 
 def verdict_text(verdict: Verdict) -> str:
     """Return verifier, decision and numbers, such as `sync: sounds (0.90, margin 0.40)`."""
+    text, numbers = _KEPT.get(verdict.verifier, verdict.decision), _numbers(verdict.score, verdict.margin)
     if verdict.decision == "unresolved":
-        text = "unresolved: kept, the " + ("evidence is weak" if verdict.margin is None else "margin is small")
-    else:
-        text = _KEPT.get(verdict.verifier, verdict.decision)
-    return f"{verdict.verifier or 'verifier'}: {text}" + _numbers(verdict.score, verdict.margin)
+        text = "unresolved: kept, the margin is small"
+        if verdict.margin is None:
+            text, numbers = "kept without a comparison", ""
+    return f"{verdict.verifier or 'verifier'}: {text}{numbers}"
 
 
 def _numbers(score: float | None, margin: float | None) -> str:
@@ -60,17 +61,23 @@ def _numbers(score: float | None, margin: float | None) -> str:
     return f" ({', '.join(shown)})" if shown else ""
 
 
-def is_unresolved(segment: Segment) -> bool:
-    """Return whether a verifier could not choose between this segment and others, and no other verifier did."""
-    chosen = any(verdict.decision == "kept" and verdict.margin is not None for verdict in segment.verdicts)
-    return not chosen and any(verdict.decision == "unresolved" for verdict in segment.verdicts)
+def is_unresolved(segment: Segment, frame: FrameResult) -> bool:
+    """Return whether a verifier could not decide if a segment of a frame makes the sound, and no other verifier did.
+
+    The only candidate of a phrase is not unresolved if it was compared with nothing.
+    """
+    verdicts = segment.verdicts
+    has_rivals = sum(other.phrase == segment.phrase for other in frame.segments) > 1
+    is_chosen = any(verdict.decision == "kept" and verdict.margin is not None for verdict in verdicts)
+    is_open = any(v.decision == "unresolved" and (has_rivals or v.margin is not None) for v in verdicts)
+    return is_open and not is_chosen
 
 
 def count_caveats(frames: Sequence[FrameResult]) -> Caveats:
     """Return the number of frames in which each phrase is `unresolved`, and in which it is `off-screen`."""
     counts: dict[str, Counter[str]] = {"unresolved": Counter(), "off-screen": Counter()}
     for frame in frames:
-        unresolved = [segment.phrase for segment in frame.segments if is_unresolved(segment)]
+        unresolved = [segment.phrase for segment in frame.segments if is_unresolved(segment, frame)]
         off_screen = [rejection.phrase for rejection in frame.rejected if rejection.reason == "off-screen"]
         counts["unresolved"].update(dict.fromkeys(unresolved, 1))
         counts["off-screen"].update(dict.fromkeys(off_screen, 1))
@@ -78,7 +85,7 @@ def count_caveats(frames: Sequence[FrameResult]) -> Caveats:
 
 
 def caveat_texts(counts: Caveats, frames: int) -> list[str]:
-    """Return texts such as `dog unresolved in 3 of 6 frames: kept, the evidence is weak`, for counts of 6 frames."""
+    """Return texts such as `dog unresolved in 3 of 6 frames: kept, the evidence is too weak`, for that many frames."""
     return [
         f"{phrase} {caveat} in {count} of {pluralize(frames, 'frame')}: {_CAVEATS[caveat]}"
         for caveat, phrases in counts.items()

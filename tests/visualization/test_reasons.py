@@ -20,11 +20,18 @@ from openavs.visualization.reasons import (
 )
 from tests.docs.reading import text_of
 
+ALONE = Verdict("unresolved", 0.0, None, None, "sync")
 UNSURE = Verdict("unresolved", 0.5, 0.03, None, "sync")
 
 
 def segment(*verdicts: Verdict, phrase: str = "dog") -> Segment:
     return Segment(RLE((2, 2), "04"), (0.0, 0.0, 2.0, 2.0), phrase, 0.5, verdicts=verdicts)
+
+
+def open_segments(*segments: Segment) -> list[bool]:
+    """Return whether each segment of a frame is unresolved."""
+    frame = FrameResult(0, 0.5, segments=segments)
+    return [is_unresolved(one, frame) for one in segments]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +63,7 @@ def test_a_rejection_is_a_sentence_with_its_numbers(rejection: Rejection, text: 
         (Verdict("kept", 0.9, None, "dog", "clip"), "clip: looks like its phrase (0.90)"),
         (Verdict("kept", 0.9, None, None, "./own.py:Own"), "./own.py:Own: kept (0.90)"),
         (UNSURE, "sync: unresolved: kept, the margin is small (0.50, margin 0.03)"),
-        (Verdict("unresolved", 0.5, None, None, "sync"), "sync: unresolved: kept, the evidence is weak (0.50)"),
+        (ALONE, "sync: kept without a comparison"),
     ],
 )
 def test_a_verdict_is_a_few_words_with_its_numbers(verdict: Verdict, text: str) -> None:
@@ -65,9 +72,15 @@ def test_a_verdict_is_a_few_words_with_its_numbers(verdict: Verdict, text: str) 
 
 def test_a_segment_is_unresolved_unless_another_verifier_compared_and_kept_it() -> None:
     look = Verdict("kept", 0.9, None, "dog", "clip")
-    assert is_unresolved(segment(look, UNSURE))
-    assert not is_unresolved(segment(UNSURE, Verdict("kept", 0.9, 0.4, None, "pe-av")))
-    assert not is_unresolved(segment()) and not is_unresolved(segment(look))
+    assert open_segments(segment(look, UNSURE)) == [True]
+    assert open_segments(segment(UNSURE, Verdict("kept", 0.9, 0.4, None, "pe-av"))) == [False]
+    assert open_segments(segment(), segment(look)) == [False, False]
+
+
+def test_an_only_candidate_is_unresolved_only_if_it_was_compared() -> None:
+    assert open_segments(segment(ALONE), segment(ALONE, phrase="cat")) == [False, False]
+    assert open_segments(segment(ALONE), segment(ALONE)) == [True, True]  # a still picture of two dogs
+    assert open_segments(segment(UNSURE)) == [True]
 
 
 def test_caveats_count_frames_and_not_segments() -> None:
@@ -80,7 +93,7 @@ def test_caveats_count_frames_and_not_segments() -> None:
     counts = count_caveats(frames)
     assert counts == {"unresolved": {"dog": 2}, "off-screen": {"radio": 1}}
     assert caveat_texts(counts, 3) == [
-        "dog unresolved in 2 of 3 frames: kept, the evidence is weak",
+        "dog unresolved in 2 of 3 frames: kept, the evidence is too weak",
         "radio off-screen in 1 of 3 frames: nothing in the picture fits the sound",
     ]
     assert caveat_texts(count_caveats(()), 0) == []
