@@ -150,7 +150,7 @@ def marked_license(known: KnownModel) -> str:
 
 def extras() -> str:
     """Return the table of the backends with optional packages."""
-    entries = [entry for stage in STAGES[:4] for entry in Registry(stage).entries()]
+    entries = [entry for stage in STAGES for entry in Registry(stage).entries()]
     rows = [
         [f"`{entry.name}`", entry.stage, f'`pip install "openavs[{entry.extra}]"`'] for entry in entries if entry.extra
     ]

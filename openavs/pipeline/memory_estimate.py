@@ -30,9 +30,10 @@ _IMAGE_MODEL_CPU = 900_000_000  # the same on a CPU in float32 (measured)
 _IMAGE_MODEL_BFLOAT16 = 450_000_000  # the same on a CPU that multiplies bfloat16 copies of the weights (measured)
 _AUDIO_MODEL = 500_000_000
 _AUDIO_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch (measured on a CPU)
+_FILM = 600_000_000  # working memory of PE-AV large for each film of 16 frames (measured on a CPU)
 _TOKENS = 2048  # of a question and its answer
 _UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
-_FLOAT32 = ("clap", "audio-tagger", "laion-clap")  # `auto` is float32 for these
+_FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-av")  # `auto` is float32 for these
 _LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
 _OPTIMIZED = ("grounding-dino", "sam", "sam2")  # float32 between matrix products; `auto` sets their dtype
 _FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
@@ -201,6 +202,8 @@ def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Mode
         return _keys_and_values(config) * each * _batch_size(section, 8) if config else min(_UNKNOWN_KEYS, weights)
     if section.use == "clap":
         return min(_AUDIO_WINDOW * _batch_size(section, 32), 10 * weights)
+    if section.use == "pe-av":
+        return min(_FILM, 10 * weights) * batch
     if stage == "captioner":
         return min(_AUDIO_MODEL, 10 * weights)
     vision = config.get("vision_config", {})

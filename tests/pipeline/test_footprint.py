@@ -191,6 +191,13 @@ def test_models_that_are_not_here_are_known_by_the_table() -> None:
     assert together > turn + 2e9
 
 
+def test_the_films_of_pe_av_are_counted_and_its_weights_are_float32() -> None:
+    verifier = "{use: pe-av, model: 'hf:facebook/pe-av-large@main', batch_size: 3}"
+    recipe = load_recipe("openavs", ["offline=true", "device=cpu", f"verifier={verifier}"])
+    (key,) = (key for key in recipe.models() if key.startswith("verifier"))
+    assert measure_footprints(recipe)[key] == MemoryFootprint(1_459_000_000 * 4, 3 * 600_000_000)
+
+
 def test_language_models_are_counted_in_the_dtype_they_are_loaded_in(tmp_path: Path) -> None:
     folder = make_lm(tmp_path / "lm")
     weights = load_file(folder / "model.safetensors")

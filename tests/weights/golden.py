@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from openavs.media.audio import read_audio
+from openavs.media.audio import read_audio, resample
 from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
+from openavs.stages.verifiers.pe_av_model import PeAudioVideoEmbedder
 from openavs.structures.masks import iou
 from openavs.structures.types import AudioWindow, Box, Detection, ImageArray, Waveform
 
@@ -95,3 +97,24 @@ def check_answer(captioner: AudioLmCaptioner, audio: Waveform, tokens: int, answ
     assert len(vectors) == tokens
     found: list[Any] = captioner.caption([window])
     assert found[0][0].text == answer
+
+
+def check_pairs(embedder: PeAudioVideoEmbedder, sound: Waveform, film: ImageArray, phrase: str) -> None:
+    """The logits of a sound, a film `[T, side, side, 3]` and a phrase are those of the library's own call."""
+    samples = resample(sound, 48_000).samples
+    text = embedder._tokenizer([phrase], return_tensors="pt")
+    audio = embedder._sounds(samples, sampling_rate=48_000, return_tensors="pt")
+    video = embedder._films([torch.from_numpy(film).permute(0, 3, 1, 2)], do_sample_frames=False, return_tensors="pt")
+    inputs = {
+        "input_ids": text["input_ids"],
+        "attention_mask": text["attention_mask"],
+        "input_values": audio["input_values"],
+        "padding_mask": audio["padding_mask"],
+        "pixel_values_videos": video["pixel_values_videos"],
+    }
+    with torch.no_grad():
+        theirs = embedder.model(**{name: value.to(embedder.model.device) for name, value in inputs.items()})
+    states = [embedder.embed_sound(sound)]
+    ours = embedder.logits(states, embedder.embed_films([film]), embedder.embed_phrase(phrase))
+    close([float(ours.sound)], [float(theirs.logits_audio_video)], SCORE)
+    close([float(ours.sound_and_text)], [float(theirs.logits_audio_plus_text_video)], SCORE)

@@ -17,6 +17,7 @@ from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
 from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.stages.verifiers.pe_av import PeAvVerifier
 from openavs.structures.types import Box, Detection, Waveform
 from tests.weights import golden
 from tests.weights.conftest import Find, Given
@@ -154,3 +155,13 @@ def test_qwen2_audio_names_breaking_glass(checkpoint: Find, given: Given) -> Non
     assert audio is not None
     captioner = AudioLmCaptioner(**options, questions=["What's that sound?"], max_new_tokens=32)
     golden.check_answer(captioner, audio, 101, "It is the sound of glass breaking.")
+
+
+def test_pe_av_gives_the_logits_of_forward(checkpoint: Find, given: Given) -> None:
+    """The library states no value; this loads the published files and compares with a direct call. Needs timm."""
+    pytest.importorskip("timm", reason="timm is not installed: make test-pe-av")
+    options = checkpoint("hf:facebook/pe-av-large-16-frame@main")
+    embedder = PeAvVerifier(**options).embedder
+    sound, image = read_audio(given(*SPEECH)), read_image(given(*CATS))
+    assert sound is not None and embedder.frames == 16
+    golden.check_pairs(embedder, sound.cut(0.0, 4.0), np.stack([image[:400, :400]] * 16), "a cat")

@@ -28,6 +28,7 @@ from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Clip, Frame, ImageArray, Prompt, Segment, TrackedFrame, Waveform
 from tests.stages.verifiers.tiny_pe_av import EDGE, FRAMES, make_pe_av, tiny_model
 from tests.tiny_models import make_clap
+from tests.weights import golden
 
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: make test-pe-av")
 SIZE = (48, 64)
@@ -122,6 +123,13 @@ def test_logits_are_those_of_direct_calls(folder: Path, verifier: PeAvVerifier, 
     assert theirs.logits_audio_video.std() > 0.1 and theirs.logits_audio_plus_text_video.std() > 0.1
     assert torch.allclose(ours.sound, theirs.logits_audio_video, atol=1e-5)
     assert torch.allclose(ours.sound_and_text, theirs.logits_audio_plus_text_video, atol=1e-5)
+
+
+@needs_timm
+@pytest.mark.parametrize("seconds", [0.3, 0.5])
+def test_the_comparison_for_published_checkpoints_passes(verifier: PeAvVerifier, seconds: float) -> None:
+    """That of `tests/weights`: sounds of any rate and length, with the padding mask of the library's extractor."""
+    golden.check_pairs(verifier.embedder, noise(seconds), film(50), "the dog")
 
 
 @needs_timm
