@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from openavs.errors import InputError
 from openavs.media.audio import AudioDecoder, Samples, resample_samples
@@ -65,40 +66,24 @@ def encode_audio(container: OutputContainer, samples: Samples, rate: int) -> Enc
     return EncodedAudio(container, samples, rate)
 
 
-class VideoTrack:
-    """Encoder of images as H.264 yuv420p at any times; sizes become even, the long side at most `size_limit`."""
+class _Track:
+    """Encoder of frames at any times; the streams of its subclasses are in BT.709."""
 
-    def __init__(
-        self, container: OutputContainer, size: tuple[int, int], rate: float, size_limit: int | None = None
-    ) -> None:
-        self._container, self._last, self._in = container, -1, size
+    def __init__(self, container: OutputContainer, codec: str, rate: Fraction) -> None:
+        self._container, self._last = container, -1
         self._held: VideoFrame | None = None
-        scale = min(1.0, (size_limit or max(size)) / max(size))
-        # images are padded to even sizes and not scaled, so that their pixels stay the same
-        self.scaled = scale < 1.0
-        self.size = tuple(max(2, 2 * round(s * scale / 2) if self.scaled else s + s % 2) for s in size)
-        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
-        stream.height, stream.width, stream.pix_fmt = *self.size, "yuv420p"
-        context = stream.codec_context
+        self._stream = cast(VideoStream, container.add_stream(codec, rate=rate))
+
+    def _open(self, size: Sequence[int], pixels: str, options: dict[str, str]) -> None:
+        self._stream.height, self._stream.width, self._stream.pix_fmt = *size, pixels
+        context = self._stream.codec_context
         context.time_base = Fraction(1, CLOCK)
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = 1
-        context.options = {"crf": "20", "preset": "veryfast"}
-        context.thread_count = min(4, os.cpu_count() or 1)
-        self._stream = stream
+        context.options = options
 
-    def add(self, image: ImageArray, time: float, duration: float) -> None:
-        """Encode an RGB image uint8 `[H, W, 3]` presented at `time` for `duration` seconds."""
-        if image.dtype != np.uint8 or image.shape != (*self._in, 3):
-            raise InputError(
-                f"a frame is uint8 {[*self._in, 3]} like the first one, not {image.dtype} {list(image.shape)}"
-            )
-        if not self.scaled and image.shape[:2] != self.size:
-            pad = [(0, out - had) for out, had in zip(self.size, image.shape[:2], strict=True)]
-            image = np.pad(image, [*pad, (0, 0)], mode="edge")
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
-            width=self.size[1], height=self.size[0], format="yuv420p", dst_colorspace="ITU709", interpolation="AREA"
-        )
+    def _present(self, frame: VideoFrame, time: float, duration: float) -> None:
+        """Encode a frame that is presented at `time` for `duration` seconds."""
         at = max(round(time * CLOCK), self._last + 1)
         while self._held is not None and at - self._last > HELD:
             self._encode(self._held, self._last + HELD, HELD)
@@ -112,6 +97,36 @@ class VideoTrack:
     def finish(self) -> None:
         """Flush the encoder."""
         self._container.mux(self._stream.encode(None))
+
+
+class VideoTrack(_Track):
+    """Encoder of images as H.264 yuv420p at any times; sizes become even, the long side at most `size_limit`."""
+
+    def __init__(
+        self, container: OutputContainer, size: tuple[int, int], rate: float, size_limit: int | None = None
+    ) -> None:
+        super().__init__(container, "libx264", Fraction(rate).limit_denominator(1001))
+        self._in = size
+        scale = min(1.0, (size_limit or max(size)) / max(size))
+        # images are padded to even sizes and not scaled, so that their pixels stay the same
+        self.scaled = scale < 1.0
+        self.size = tuple(max(2, 2 * round(s * scale / 2) if self.scaled else s + s % 2) for s in size)
+        self._open(self.size, "yuv420p", {"crf": "20", "preset": "veryfast"})
+        self._stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
+
+    def add(self, image: ImageArray, time: float, duration: float) -> None:
+        """Encode an RGB image uint8 `[H, W, 3]` presented at `time` for `duration` seconds."""
+        if image.dtype != np.uint8 or image.shape != (*self._in, 3):
+            raise InputError(
+                f"a frame is uint8 {[*self._in, 3]} like the first one, not {image.dtype} {list(image.shape)}"
+            )
+        if not self.scaled and image.shape[:2] != self.size:
+            pad = [(0, out - had) for out, had in zip(self.size, image.shape[:2], strict=True)]
+            image = np.pad(image, [*pad, (0, 0)], mode="edge")
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
+            width=self.size[1], height=self.size[0], format="yuv420p", dst_colorspace="ITU709", interpolation="AREA"
+        )
+        self._present(frame, time, duration)
 
 
 def open_mp4(path: Path) -> OutputContainer:
@@ -232,31 +247,22 @@ def write_transparent(path: Path, images: Iterable[TimedImage], kind: Kind, soun
     return count
 
 
-class AlphaTrack:
+class AlphaTrack(_Track):
     """Encoder of RGBA images at any times."""
 
     def __init__(self, container: OutputContainer, first: TimedImage, kind: Kind) -> None:
-        self._container, self._last = container, -1
-        self._held: VideoFrame | None = None
+        rate = Fraction(1 / max(first.duration, 1e-3)).limit_denominator(1001)
+        super().__init__(container, "libvpx-vp9" if kind == "webm" else "prores_ks", rate)
         height, width = first.image.shape[:2]
         self._in, self.size = (height, width), (height + height % 2, width + width % 2)
-        rate = Fraction(1 / max(first.duration, 1e-3)).limit_denominator(1001)
         if kind == "webm":
-            stream = container.add_stream("libvpx-vp9", rate=rate)
             self._format = "yuva420p"
             # libvpx has no alternate reference frames for alpha; players need 'alpha_mode' to use the layer.
             options = {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1", "auto-alt-ref": "0"}
-            stream.metadata["alpha_mode"] = "1"
+            self._stream.metadata["alpha_mode"] = "1"
         else:
-            stream = container.add_stream("prores_ks", rate=rate)
             self._format, options = "yuva444p10le", {"profile": "4444", "alpha_bits": "16", "vendor": "apl0"}
-        stream.height, stream.width, stream.pix_fmt = *self.size, self._format
-        context = stream.codec_context
-        context.time_base = Fraction(1, CLOCK)
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = 1
-        context.options = options
-        self._stream = stream
+        self._open(self.size, self._format, options)
 
     def add(self, shown: TimedImage) -> None:
         """Encode one image."""
@@ -269,19 +275,7 @@ class AlphaTrack:
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgba").reformat(
             format=self._format, dst_colorspace="ITU709"
         )
-        at = max(round(shown.time * CLOCK), self._last + 1)
-        while self._held is not None and at - self._last > HELD:
-            self._encode(self._held, self._last + HELD, HELD)
-        self._encode(frame, at, min(max(1, round(shown.duration * CLOCK)), HELD))
-        self._held = frame
-
-    def _encode(self, frame: VideoFrame, at: int, duration: int) -> None:
-        frame.pts, frame.time_base, frame.duration, self._last = at, Fraction(1, CLOCK), duration, at
-        self._container.mux(self._stream.encode(frame))
-
-    def finish(self) -> None:
-        """Flush the encoder."""
-        self._container.mux(self._stream.encode(None))
+        self._present(frame, shown.time, shown.duration)
 
 
 def _sound_track(container: OutputContainer, sound: AudioSource | None, kind: Kind) -> EncodedAudio | None:
