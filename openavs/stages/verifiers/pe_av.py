@@ -230,6 +230,7 @@ class _ClipSounds:
         self._phrases = [frozenset(prompt.phrase for prompt in own) for own in evidence.prompts]
         self._moments = self._plan()
         self._states: dict[tuple[float, float], torch.Tensor | None] = {}
+        self._without: dict[str, list[tuple[float, float]]] = {}  # the moments in which a phrase does not sound
 
     def between(self, start: float, end: float) -> torch.Tensor | None:
         """Return the state of the sound between two times; None in silence and where there is no sound."""
@@ -243,9 +244,11 @@ class _ClipSounds:
 
     def shuffled(self, phrase: str, start: float, end: float) -> list[torch.Tensor]:
         """Return the states of sounds that are not the phrase's: other moments, noise and silence."""
+        if phrase not in self._without:
+            self._without[phrase] = [moment for moment in self._moments if not self._sounds(phrase, *moment)]
         found = list(self._verifier.reference_sounds())
-        for moment in self._moments:
-            if (moment[0] < end and moment[1] > start) or self._sounds(phrase, *moment):
+        for moment in self._without[phrase]:
+            if moment[0] < end and moment[1] > start:
                 continue
             if moment not in self._states:
                 self._states[moment] = self.between(*moment)
