@@ -19,7 +19,14 @@ from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
     AudioFlamingo3Processor,
+    DacConfig,
     GenerationConfig,
+    ModernBertConfig,
+    PeAudioConfig,
+    PeAudioEncoderConfig,
+    PeAudioFeatureExtractor,
+    PeAudioFrameLevelModel,
+    PeAudioProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5OmniThinkerConfig,
@@ -193,6 +200,29 @@ def make_whisper_tagger(folder: Path) -> Path:
     )
     _save(WhisperForAudioClassification, config, folder)
     _extractor().save_pretrained(folder)
+    return folder
+
+
+def make_pe_a_frame(folder: Path) -> Path:
+    """A PE-A-Frame with the strides of the published models: 48 kHz, 25 frames a second."""
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = audio_tokenizer()
+    tokenizer.padding_side = "right"  # a text is represented by its first token
+    special = {f"{name}_token_id": token("<pad>") for name in ("pad", "bos", "cls", "eos", "sep")}
+    text = ModernBertConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, **layers, **special)
+    audio = PeAudioEncoderConfig(
+        dac_config=DacConfig(downsampling_ratios=[2, 8, 10, 12], encoder_hidden_size=2, codebook_dim=8),
+        hidden_size=16,
+        intermediate_size=32,
+        head_dim=8,
+        **layers,
+    )
+    _save(PeAudioFrameLevelModel, PeAudioConfig(text_config=text, audio_config=audio), folder)
+    model = PeAudioFrameLevelModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.text_audio_logit_scale.fill_(0.1)
+    model.save_pretrained(folder)
+    PeAudioProcessor(feature_extractor=PeAudioFeatureExtractor(), tokenizer=tokenizer).save_pretrained(folder)
     return folder
 
 

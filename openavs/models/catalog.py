@@ -138,6 +138,7 @@ def _embedded(name: str) -> KnownModel | None:
         "clip": "tiny CLIP",
         "grounding-dino": "tiny Grounding DINO",
         "lm": "tiny LM",
+        "pe-a-frame": "tiny PE-A-Frame",
         "resnet": "tiny ResNet",
         "sam": "tiny SAM",
         "vggish": "tiny VGGish",

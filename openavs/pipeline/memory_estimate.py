@@ -31,9 +31,10 @@ _IMAGE_MODEL_BFLOAT16 = 450_000_000  # the same on a CPU that multiplies bfloat1
 _AUDIO_MODEL = 500_000_000
 _AUDIO_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch (measured on a CPU)
 _FILM = 600_000_000  # working memory of PE-AV large for each film of 16 frames (measured on a CPU)
+_CODEC_RATE = 48_000  # samples a second, of PE-A-Frame
 _TOKENS = 2048  # of a question and its answer
 _UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
-_FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-av")  # `auto` is float32 for these
+_FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-a-frame", "pe-av")  # `auto` is float32 for these
 _LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
 _OPTIMIZED = ("grounding-dino", "sam", "sam2")  # float32 between matrix products; `auto` sets their dtype
 _FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
@@ -204,6 +205,8 @@ def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Mode
         return min(_AUDIO_WINDOW * _batch_size(section, 32), 10 * weights)
     if section.use == "pe-av":
         return min(_FILM, 10 * weights) * batch
+    if section.use == "pe-a-frame" and "audio_config" in config:
+        return _codec_features(section, config) * each * batch
     if stage == "captioner":
         return min(_AUDIO_MODEL, 10 * weights)
     vision = config.get("vision_config", {})
@@ -217,6 +220,13 @@ def _batch_size(section: StageConfig, default: int) -> int:
     """Return the option of the stage; the default for an invalid value, which is refused when the stage is built."""
     value = section.options.get("batch_size")
     return value if isinstance(value, int) else default
+
+
+def _codec_features(section: StageConfig, config: dict[str, Any]) -> int:
+    """Return the number of values of a piece of audio in PE-A-Frame's codec, at its full rate: five copies of them."""
+    codec = config["audio_config"].get("dac_config", {})
+    seconds = float(section.options.get("piece_seconds", 30.0))
+    return round(5 * seconds * _CODEC_RATE) * int(codec.get("encoder_hidden_size", 64))
 
 
 def _keys_and_values(config: dict[str, Any]) -> int:

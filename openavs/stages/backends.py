@@ -47,6 +47,11 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "openai",
         ),
         (
+            "pe-a-frame",
+            "pe_a_frame:PeAFrameCaptioner",
+            "PE-A-Frame (transformers): when each entry of a vocabulary sounds, 25 times a second, as events",
+        ),
+        (
             "laion-clap",
             "laion_clap:LaionClapCaptioner",
             "CLAP through its own package, laion-clap, with its own checkpoints",

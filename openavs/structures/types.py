@@ -50,7 +50,7 @@ class Waveform:
             raise InputError(f"a waveform is float32 [N], not {self.samples.dtype} {list(self.samples.shape)}")
         if self.rate <= 0:
             raise InputError(f"a sample rate is positive, not {self.rate}")
-        for part in self._blocks():
+        for part in self.blocks():
             if not np.isfinite(part).all():
                 raise InputError("the sound has NaN or infinite samples; repair or re-encode its track")
 
@@ -64,10 +64,10 @@ class Waveform:
         """Root mean square level in dB relative to full scale; -inf for digital silence or no samples."""
         if not len(self.samples):
             return float("-inf")
-        power = sum(float(np.sum(np.square(part, dtype=np.float64))) for part in self._blocks()) / len(self.samples)
+        power = sum(float(np.sum(np.square(part, dtype=np.float64))) for part in self.blocks()) / len(self.samples)
         return 10.0 * math.log10(power) if power > 0 else float("-inf")
 
-    def _blocks(self, size: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:
+    def blocks(self, size: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the samples in blocks: a long waveform may be a memory map."""
         for start in range(0, len(self.samples), size):
             yield self.samples[start : start + size]

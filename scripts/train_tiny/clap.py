@@ -117,7 +117,7 @@ def embed_texts(model: ClapModel, tokenizer: Any, texts: list[str]) -> torch.Ten
     return vectors
 
 
-def _texts(rng: np.random.Generator) -> list[str]:
+def random_texts(rng: np.random.Generator) -> list[str]:
     """Return a random caption of each category, and one of unknown words that is never correct."""
     template = str(rng.choice(_TEMPLATES))
     chosen = [str(rng.choice(captions_of(kind))) for kind in range(len(KINDS))]
@@ -140,7 +140,7 @@ def train(
         alone = 0.8 if step < 0.15 * steps else 0.4  # mixtures help little before single sounds are learned
         windows = [audio_data.sample_window(pool, rng, alone) for _ in range(batch)]
         audio = model.get_audio_features(mel(np.stack([window.samples for window in windows]))).pooler_output
-        text = embed_texts(model, tokenizer, _texts(rng))
+        text = embed_texts(model, tokenizer, random_texts(rng))
         logits = model.logit_scale_a.exp() * audio @ text.T
         loss = F.cross_entropy(logits, F.pad(audio_data.targets(windows), (0, 1)))
         optimizer.zero_grad()

@@ -38,7 +38,7 @@ LABELS_PER_THING = 3
 
 
 @dataclass(frozen=True)
-class _Group:
+class ThingGroup:
     """The labels of one thing, of several alternatives ("Siren": three vehicles), or of one invisible sound."""
 
     things: frozenset[str]
@@ -86,7 +86,7 @@ class LabelSelector:
                 raise InputError(f"{name}: {option} is in [0, 1], not {value}")
         self.labels = tuple(labels)
         self.top_k, self.threshold, self.min_ratio, self.combine = top_k, threshold, min_ratio, combine
-        self._groups = _groups(self.labels) if things else None
+        self._groups = thing_groups(self.labels) if things else None
 
     def captions(self, scores: Scores, window: AudioWindow, question: str) -> list[Caption]:
         """Return the captions of one window, best first, from the label scores `[labels]`.
@@ -112,12 +112,12 @@ class LabelSelector:
             captions.append(caption(_best(scores, best_thing[1]), min(best_thing[0], 1.0), weak=True))
         return captions
 
-    def _combined(self, scores: Scores, group: _Group) -> np.float32:
+    def _combined(self, scores: Scores, group: ThingGroup) -> np.float32:
         own = scores[list(group.members)]
         combined: np.float32 = np.sort(own)[-LABELS_PER_THING:].sum() if self.combine == "sum" else own.max()
         return combined
 
-    def _kept(self, ranked: Sequence[tuple[float, _Group]]) -> list[tuple[float, _Group]]:
+    def _kept(self, ranked: Sequence[tuple[float, ThingGroup]]) -> list[tuple[float, ThingGroup]]:
         """The groups that become captions, best first."""
         specific = [(score, group) for score, group in ranked if not (group.general or group.invisible)]
         invisible = [(score, group) for score, group in ranked if group.invisible and score >= self.threshold][:1]
@@ -125,7 +125,7 @@ class LabelSelector:
         least = max(least, CATEGORY_RATIO * max((score for score, group in ranked if group.general), default=0.0))
         if self.combine == "sum" and invisible:
             least = max(least, INVISIBLE_RATIO * invisible[0][0])
-        kept: list[tuple[float, _Group]] = []
+        kept: list[tuple[float, ThingGroup]] = []
         for score, group in [*specific, *((score, group) for score, group in ranked if group.general)]:
             if score < least or any(_is_redundant(group, score, other, s) for s, other in kept):
                 continue
@@ -165,20 +165,43 @@ def combine_scales(
     return combined
 
 
-def _is_redundant(group: _Group, score: float, other: _Group, other_score: float) -> bool:
+def _is_redundant(group: ThingGroup, score: float, other: ThingGroup, other_score: float) -> bool:
     """True if `group` adds nothing beside `other`: the same things and more, or the category of one of them."""
-    if not group.general and other_score < KIND_RATIO * score:
-        return False
+    return (group.general or other_score >= KIND_RATIO * score) and _includes(group, other)
+
+
+def _includes(group: ThingGroup, other: ThingGroup) -> bool:
+    """True if `other` names one of the things or a kind of `group`, or a member of its category."""
     near = category if group.general else members
     return other.things <= group.things or any(near(thing) & other.things for thing in group.things)
 
 
-def _best(scores: Scores, group: _Group) -> int:
+def _best(scores: Scores, group: ThingGroup) -> int:
     """The position of a group's best label."""
     return max(group.members, key=lambda position: float(scores[position]))
 
 
-def _groups(labels: Sequence[str]) -> tuple[_Group, ...]:
+def kinds_of_groups(groups: Sequence[ThingGroup]) -> list[list[int]]:
+    """Return, for each group, the positions of the groups beside which it adds nothing (Bird beside Crow).
+
+    Of two groups of the same things the one that is no category stays, or else the first.
+    """
+    visible = [i for i, group in enumerate(groups) if not group.invisible]
+
+    def replaced(i: int, j: int) -> bool:
+        if i == j or not _includes(groups[i], groups[j]):
+            return False
+        return not _includes(groups[j], groups[i]) or (groups[j].general, j) < (groups[i].general, i)
+
+    return [[j for j in visible if replaced(i, j)] if i in visible else [] for i in range(len(groups))]
+
+
+def single_groups(labels: Sequence[str]) -> tuple[ThingGroup, ...]:
+    """Return a group for each label by itself, without the lexicon."""
+    return tuple(ThingGroup(frozenset({label}), (i,), False, False) for i, label in enumerate(labels))
+
+
+def thing_groups(labels: Sequence[str]) -> tuple[ThingGroup, ...]:
     """Labels by the things that the lexicon maps them to; a label without an entry is a thing of its own.
 
     AudioSet's labels of rooms, textures and genres name nothing and are in no group.
@@ -192,5 +215,5 @@ def _groups(labels: Sequence[str]) -> tuple[_Group, ...]:
         general = sound is None and is_collective(label)
         positions.setdefault((things, general, sound is not None), []).append(position)
     return tuple(
-        _Group(things, tuple(own), general, invisible) for (things, general, invisible), own in positions.items()
+        ThingGroup(things, tuple(own), general, invisible) for (things, general, invisible), own in positions.items()
     )

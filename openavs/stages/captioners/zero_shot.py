@@ -27,6 +27,17 @@ in `tests/stages/captioners/test_label_selection.py`.
 """
 
 
+def check_templates(template: str | Sequence[str], name: str) -> tuple[str, ...]:
+    """Return the sentences of the option `template` of the backend `name`; InputError unless each has one `{}`."""
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    if not templates:
+        raise InputError(f"{name}: template is empty; give at least one sentence with {{}} in it")
+    for sentence in templates:
+        if sentence.count("{}") != 1:
+            raise InputError(f"{name}: template needs one {{}} for the vocabulary entry, not '{sentence}'")
+    return templates
+
+
 class ZeroShotCaptioner(ABC):
     """Base class of two-tower captioners: vocabulary, templates, batching and selection; a backend adds the towers.
 
@@ -75,12 +86,7 @@ class ZeroShotCaptioner(ABC):
             raise InputError(f"{self.name}: batch_size is at least 1, not {batch_size}")
         if logit_scale is not None and not logit_scale > 0:
             raise InputError(f"{self.name}: logit_scale is positive, not {logit_scale}")
-        self.templates = (template,) if isinstance(template, str) else tuple(template)
-        if not self.templates:
-            raise InputError(f"{self.name}: template is empty; give at least one sentence with {{}} in it")
-        for sentence in self.templates:
-            if sentence.count("{}") != 1:
-                raise InputError(f"{self.name}: template needs one {{}} for the vocabulary entry, not '{sentence}'")
+        self.templates = check_templates(template, self.name)
         self.vocabulary = load_vocabulary(vocabulary)
         self.selector = LabelSelector(
             self.vocabulary,

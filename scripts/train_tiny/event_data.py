@@ -1,0 +1,84 @@
+"""Training data of the tiny PE-A-Frame: soundtracks of a few seconds, and what sounds in each 40 ms of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from openavs.synthetic.audio import RATE, background, mix, sound_of
+from openavs.synthetic.categories import KINDS
+from scripts.train_tiny.audio_data import generator
+
+FRAME_RATE = 25
+FRAME = RATE // FRAME_RATE  # samples
+
+_BLOCK = RATE // 50  # activity is decided for 20 ms, as in `openavs.synthetic.audio`
+_GAP = 0.65  # seconds; shorter silence between two sounds of a source belongs to the source's event
+
+Samples = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LabeledTrack:
+    """A soundtrack with its targets."""
+
+    samples: Samples  # [seconds * RATE]
+    targets: Samples  # [len(KINDS), seconds * FRAME_RATE], shares of the frame in which the kind sounds
+
+
+class TrackPool:
+    """Long sounds of every category, synthesized once; training soundtracks are random mixtures of their parts."""
+
+    def __init__(self, clips: int, seconds: float, split: int, seed: int) -> None:
+        # 16-bit samples halve the memory; the rounding noise is 30 dB below the background
+        self.sounds = np.zeros((len(KINDS), clips, round(seconds * RATE)), dtype=np.int16)
+        for index, kind in enumerate(KINDS):
+            for clip in range(clips):
+                sound = sound_of(kind.name, seconds, generator(split, seed, index * clips + clip))
+                self.sounds[index, clip] = np.round(sound * 32767)
+
+    def cut(self, kind: int, length: int, rng: np.random.Generator) -> Samples:
+        """Return a random part of a category, `length` samples, with faded ends."""
+        _, clips, longest = self.sounds.shape
+        start = int(rng.integers(longest - length + 1))
+        cut = self.sounds[kind, int(rng.integers(clips)), start : start + length].astype(np.float32) / 32767
+        edge = np.arange(length, dtype=np.float32) / (0.005 * RATE)
+        return cut * np.minimum(np.minimum(edge, edge[::-1]), 1.0)
+
+
+def sample_track(pool: TrackPool, rng: np.random.Generator, seconds: int, alone: float = 0.2) -> LabeledTrack:
+    """Sample a training soundtrack: one to four sources that start and stop at any time, at random levels.
+
+    `alone` is the share of soundtracks with one source.
+    """
+    count = int(rng.choice([1, 2, 3, 4], p=[alone, *((1 - alone) * np.array([0.55, 0.3, 0.15]))]))
+    kinds = rng.choice(len(KINDS), count, replace=False)
+    length = seconds * RATE
+    longest = min(length, pool.sounds.shape[2])
+    parts, targets = [background(float(seconds), rng)], np.zeros((len(KINDS), seconds * FRAME_RATE), np.float32)
+    gain = 10 ** (rng.uniform(-6, 3) / 20)
+    for kind in kinds:
+        run = int(rng.integers(RATE // 2, longest + 1))
+        start = int(rng.integers(length - run + 1))
+        part = np.zeros(length, dtype=np.float32)
+        part[start : start + run] = pool.cut(int(kind), run, rng) * np.float32(gain * 10 ** (rng.uniform(-3, 3) / 20))
+        parts.append(part)
+        targets[kind] = active_frames(part)
+    return LabeledTrack(mix(parts), targets)
+
+
+def active_frames(sound: Samples) -> Samples:
+    """Return the share of each 40 ms of a source's own signal in which it sounds, without pauses below 0.65 s.
+
+    It sounds in the 20 ms blocks within 30 dB of its loudest one.
+    """
+    power = np.mean(sound.reshape(-1, _BLOCK).astype(np.float64) ** 2, axis=1)
+    active = (power >= 1e-3 * power.max()) & (power > 0)
+    positions = np.flatnonzero(active)
+    for before, after in pairwise(positions):
+        if (after - before - 1) * _BLOCK < _GAP * RATE:
+            active[before:after] = True
+    return np.asarray(active.reshape(-1, 2).mean(axis=1), dtype=np.float32)
