@@ -25,7 +25,7 @@ from openavs.utils.text import did_you_mean
 
 if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
-    from openavs.stages.captioners.base import Captioner
+    from openavs.stages.captioners.base import Captioner, EventCaptioner
     from openavs.stages.detectors.base import Detector
     from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
     from openavs.stages.trackers.base import Tracker
@@ -40,7 +40,7 @@ STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "track
 class Backends(NamedTuple):
     """The backends of a recipe; None for stages that it lacks. The verifiers run in their order."""
 
-    captioner: Captioner
+    captioner: Captioner | EventCaptioner
     translator: Translator
     detector: Detector | None
     segmenter: Segmenter | PhraseSegmenter | None

@@ -39,6 +39,7 @@ from openavs.stages.translators.base import Request, Translator
 from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier, Verifier
 from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import (
+    AudioWindow,
     Caption,
     Clip,
     ClipResult,
@@ -78,7 +79,7 @@ class Pipeline:
 
     def __init__(
         self,
-        captioner: Captioner,
+        captioner: Captioner | EventCaptioner,
         translator: Translator,
         detector: Detector | None,
         segmenter: Segmenter | PhraseSegmenter | None,
@@ -162,26 +163,37 @@ class Pipeline:
         if not audible:
             context.warn("the audio is silent throughout, so no frame has prompts")
         context.progress("caption", 0, len(audible))
-        if audible and clip.audio is not None and isinstance(self.captioner, EventCaptioner):
+        if not isinstance(self.captioner, EventCaptioner):
+            self._caption_windows(self.captioner, windows, audible, captions, context)
+        elif audible and clip.audio is not None:
             with context.timed("caption"):
                 context.events[:] = validate_events(self.captioner.events(clip.audio))
             for i, own in frame_events(clip, context.events, audible, self.settings.window_seconds):
                 captions[i] = own
             context.progress("caption", len(audible), len(audible))
-            audible = []
+        if note := _uncaptioned([captions[i] or () for i in audible]):
+            context.warn(note)
+        return captions
+
+    def _caption_windows(
+        self,
+        captioner: Captioner,
+        windows: Sequence[AudioWindow],
+        audible: Sequence[int],
+        captions: list[FrameCaptions],
+        context: RunContext,
+    ) -> None:
+        """Set the captions of the audible windows, batch by batch."""
         for start in range(0, len(audible), self.settings.batch_windows):
             batch = audible[start : start + self.settings.batch_windows]
             with context.timed("caption"):
                 answers = run_with_oom_backoff(
-                    validate_output("caption", self.captioner.caption), [windows[i] for i in batch]
+                    validate_output("caption", captioner.caption), [windows[i] for i in batch]
                 )
             validate_outputs("caption", answers)
             for i, own in zip(batch, answers, strict=True):
                 captions[i] = tuple(own)
             context.progress("caption", start + len(batch), len(audible))
-        if note := _uncaptioned([captions[i] or () for i in audible]):
-            context.warn(note)
-        return captions
 
     def request(self, captions: Sequence[FrameCaptions]) -> Request:
         """Return the translator's request for a clip: the captions that reach the threshold, by frame."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from openavs.synthetic.audio import RATE, background, mix, sound_of
 from openavs.synthetic.categories import KINDS
+from openavs.synthetic.events import BLOCK, active_spans
 from scripts.train_tiny.audio_data import generator
 
 FRAME_RATE = 25
 FRAME = RATE // FRAME_RATE  # samples
-
-_BLOCK = RATE // 50  # activity is decided for 20 ms, as in `openavs.synthetic.audio`
-_GAP = 0.65  # seconds; shorter silence between two sounds of a source belongs to the source's event
 
 Samples = npt.NDArray[np.float32]
 
@@ -71,14 +68,9 @@ def sample_track(pool: TrackPool, rng: np.random.Generator, seconds: int, alone:
 
 
 def active_frames(sound: Samples) -> Samples:
-    """Return the share of each 40 ms of a source's own signal in which it sounds, without pauses below 0.65 s.
-
-    It sounds in the 20 ms blocks within 30 dB of its loudest one.
-    """
-    power = np.mean(sound.reshape(-1, _BLOCK).astype(np.float64) ** 2, axis=1)
-    active = (power >= 1e-3 * power.max()) & (power > 0)
-    positions = np.flatnonzero(active)
-    for before, after in pairwise(positions):
-        if (after - before - 1) * _BLOCK < _GAP * RATE:
-            active[before:after] = True
-    return np.asarray(active.reshape(-1, 2).mean(axis=1), dtype=np.float32)
+    """Return the share of each 40 ms of a source's own signal in which it sounds (`active_spans`)."""
+    blocks = np.zeros(len(sound) // BLOCK, dtype=np.float32)
+    for onset, offset in active_spans(sound):
+        blocks[round(onset * RATE / BLOCK) : round(offset * RATE / BLOCK)] = 1.0
+    shares: Samples = blocks.reshape(-1, FRAME // BLOCK).mean(axis=1)
+    return shares
