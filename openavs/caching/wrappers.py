@@ -26,7 +26,7 @@ from openavs.config.recipe import Recipe
 from openavs.errors import InputError
 from openavs.models.memory import run_with_oom_backoff
 from openavs.registry import check_backends
-from openavs.stages.captioners.base import Captioner, EventCaptioner
+from openavs.stages.captioners.base import Captioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output
 from openavs.stages.detectors.base import Detector
 from openavs.stages.translators.base import Request, Translation, Translator
@@ -70,7 +70,7 @@ def with_cache(
         backend = getattr(pipe, stage)
         if backend is not None and getattr(backend, "models", None):
             fingerprint = stage_fingerprint(backend, *backends[stage])
-            wrapper = CachedEventCaptioner if isinstance(backend, EventCaptioner) else _WRAPPERS[stage]
+            wrapper = CachedEventCaptioner if gives_events(backend) else _WRAPPERS[stage]
             setattr(pipe, stage, wrapper(backend, cache, fingerprint))
     return cache
 

@@ -28,7 +28,7 @@ from openavs.pipeline.dedup import FrameMemo
 from openavs.pipeline.filtering import filter_detections
 from openavs.pipeline.frames import audio_windows, frame_batches, frame_events
 from openavs.registry import BackendCache, build_backends
-from openavs.stages.captioners.base import Captioner, EventCaptioner
+from openavs.stages.captioners.base import Captioner, EventCaptioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output, validate_outputs, validate_tracked_frames
 from openavs.stages.detectors.base import Detector
 from openavs.stages.lexicon import detector_name, lexicon
@@ -163,11 +163,12 @@ class Pipeline:
         if not audible:
             context.warn("the audio is silent throughout, so no frame has prompts")
         context.progress("caption", 0, len(audible))
-        if not isinstance(self.captioner, EventCaptioner):
-            self._caption_windows(self.captioner, windows, audible, captions, context)
+        captioner: Any = self.captioner
+        if not gives_events(captioner):
+            self._caption_windows(captioner, windows, audible, captions, context)
         elif audible and clip.audio is not None:
             with context.timed("caption"):
-                context.events[:] = validate_events(self.captioner.events(clip.audio))
+                context.events[:] = validate_events(captioner.events(clip.audio))
             for i, own in frame_events(clip, context.events, audible, self.settings.window_seconds):
                 captions[i] = own
             context.progress("caption", len(audible), len(audible))

@@ -13,8 +13,9 @@ from openavs.caching.stagewise import StagedSchedule
 from openavs.caching.store import StageCache
 from openavs.caching.wrappers import CachedCaptioner, CachedEventCaptioner, with_cache
 from openavs.config.recipe import Recipe, load_recipe
+from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
-from openavs.stages.captioners.base import EventCaptioner
+from openavs.stages.captioners.base import gives_events
 from openavs.structures.types import Clip, Event, Waveform
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
@@ -62,9 +63,9 @@ def test_other_audio_is_another_key(recipe: Recipe, clip: Clip, tmp_path: Path) 
 
 def test_only_event_captioners_have_events(recipe: Recipe, tmp_path: Path) -> None:
     with_events, _ = cached(recipe, tmp_path)
-    assert isinstance(with_events, CachedEventCaptioner) and isinstance(with_events, EventCaptioner)
+    assert isinstance(with_events, CachedEventCaptioner) and gives_events(with_events)
     plain, _ = cached(load_recipe("tiny"), tmp_path)
-    assert type(plain) is CachedCaptioner and not isinstance(plain, EventCaptioner)
+    assert type(plain) is CachedCaptioner and not gives_events(plain)
 
 
 class _Curves:
@@ -98,3 +99,10 @@ def test_the_stage_by_stage_schedule_gives_the_same_result(recipe: Recipe, clip:
     assert plain.events and result.events == plain.events
     assert [frame.prompts for frame in result.frames] == [frame.prompts for frame in plain.frames]
     assert staged.offload_manager.loads["captioner"] == 1
+
+
+def test_a_lazy_backend_is_not_loaded_to_see_whether_it_gives_events(recipe: Recipe) -> None:
+    for own, expected in ((recipe, True), (load_recipe("tiny"), False)):
+        manager, stages = lazy_stages(own)
+        assert gives_events(stages["captioner"][1]) == expected
+        assert not manager.loads

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from inspect import getattr_static
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,14 @@ class EventCaptioner(Protocol):
     def events(self, audio: Waveform) -> list[Event]:
         """Return the events of a clip's whole audio, by onset; events of one phrase do not overlap."""
         ...
+
+
+def gives_events(captioner: Any) -> TypeGuard[EventCaptioner]:
+    """Return whether a captioner has `events`, without reading it: an attribute of a lazy backend loads its model.
+
+    Before Python 3.12 `isinstance` with a protocol reads attributes.
+    """
+    return callable(getattr_static(captioner, "events", None))
 
 
 def crop_or_pad(audio: Waveform, rate: int, longest: int | None = None, shortest: int = 0) -> Samples:
