@@ -1,6 +1,6 @@
 """Train the tiny PE-A-Frame: `python -m scripts.train_tiny.pe_a_frame --out openavs/assets/tiny/pe-a-frame`.
 
-About TIME minutes on one CPU core. The model is trained on synthetic sounds only. Its strided encoder starts as a bank
+The model is trained on synthetic sounds only. Its strided encoder starts as a bank
 of band-pass filters, since filters that are learned from waveforms alone need far more steps.
 """
 
