@@ -15,7 +15,7 @@ from openavs.pipeline.pipeline import Pipeline, PipelineConfig
 from openavs.results.serialization import result_from_json, result_to_json
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.box import BoxSegmenter
-from openavs.stages.translators.identity import IdentityTranslator
+from openavs.stages.translators.lexicon_translator import IdentityTranslator
 from openavs.structures.types import Clip, Detection, Event, Frame, ImageArray, Waveform
 
 RATE = 1000
