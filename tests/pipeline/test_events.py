@@ -92,7 +92,7 @@ def test_an_event_that_ends_where_a_frame_begins_is_not_at_it() -> None:
 
 
 @pytest.mark.parametrize("fps", [1.0, 5.0])
-def test_frames_ask_for_what_sounds_at_them(fps: float) -> None:
+def test_frames_request_what_sounds_at_them(fps: float) -> None:
     result = pipeline([DOG, BELL])(clip(fps))
     for frame in result.frames:
         start, end = frame.index / fps, (frame.index + 1) / fps

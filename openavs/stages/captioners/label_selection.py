@@ -184,7 +184,7 @@ def _best(scores: Scores, group: ThingGroup) -> int:
 def kinds_of_groups(groups: Sequence[ThingGroup]) -> list[list[int]]:
     """Return, for each group, the positions of the groups beside which it adds nothing (Bird beside Crow).
 
-    Of two groups of the same things the one that is no category stays, or else the first.
+    Of two groups of the same things the more specific one stays, or else the first.
     """
     visible = [i for i, group in enumerate(groups) if not group.invisible]
 
