@@ -288,4 +288,5 @@ def _line(answer: dict[str, Any], with_captions: bool) -> str:
     where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
     spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "done before"
     line = f"{answer['id']}: {captions}found {in_words(answer['found'])} in {where}, {spent} -> {answer['folder']}"
-    return "\n".join([line, *caveat_texts(answer["caveats"], answer["frames"])])
+    caveats = (f"{answer['id']}: {text}" for text in caveat_texts(answer["caveats"], answer["frames"]))
+    return "\n".join([line, *caveats])

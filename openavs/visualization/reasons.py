@@ -57,7 +57,7 @@ def verdict_text(verdict: Verdict) -> str:
 
 def _numbers(score: float | None, margin: float | None) -> str:
     shown = [f"{score:.2f}"] if score is not None else []
-    shown += [f"margin {margin:.2f}"] if margin is not None else []
+    shown += [f"margin {margin:z.2f}"] if margin is not None else []
     return f" ({', '.join(shown)})" if shown else ""
 
 

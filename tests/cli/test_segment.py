@@ -371,8 +371,8 @@ def test_events_and_verdicts_reach_every_output(openavs: Run, tmp_path: Path) ->
     words = ("segment", tmp_path / "dog.mp4", "--pipeline", write_recipe(tmp_path, **stages), "--out", tmp_path / "out")
     done = openavs(*words)
     assert done.out.splitlines()[1:] == [
-        "dog unresolved in 1 of 2 frames: kept, the evidence is too weak",
-        "dog off-screen in 1 of 2 frames: nothing in the picture fits the sound",
+        "dog: dog unresolved in 1 of 2 frames: kept, the evidence is too weak",
+        "dog: dog off-screen in 1 of 2 frames: nothing in the picture fits the sound",
     ], done.err
     (clip,) = openavs(*words, "--json").json()["clips"]  # read from the folder
     assert clip["caveats"] == {"unresolved": {"dog": 1}, "off-screen": {"dog": 1}}

@@ -62,6 +62,10 @@ def test_a_rejection_is_a_sentence_with_its_numbers(rejection: Rejection, text: 
         (Verdict("kept", 0.9, 0.4, None, "sync"), "sync: sounds (0.90, margin 0.40)"),
         (Verdict("kept", 0.9, None, "dog", "clip"), "clip: looks like its phrase (0.90)"),
         (Verdict("kept", 0.9, None, None, "./own.py:Own"), "./own.py:Own: kept (0.90)"),
+        (
+            Verdict("unresolved", 0.0, -0.001, None, "sync"),
+            "sync: unresolved: kept, the margin is small (0.00, margin 0.00)",
+        ),
         (UNSURE, "sync: unresolved: kept, the margin is small (0.50, margin 0.03)"),
         (ALONE, "sync: kept without a comparison"),
     ],
