@@ -390,7 +390,7 @@ def _iou(one: BoolMask, other: BoolMask) -> float:
 
 
 def _small(mask: BoolMask, shape: tuple[int, int]) -> BoolMask:
-    """Resize a mask to (height, width); where nothing of it is left, all pixels that it touches."""
+    """Resize a mask to (height, width); where no part of it is left, all pixels that it touches."""
     if mask.shape == shape:
         return mask
     rows, columns = (

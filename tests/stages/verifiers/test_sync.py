@@ -70,7 +70,7 @@ def test_it_is_a_backend_without_a_model() -> None:
 
 
 @pytest.mark.parametrize("tracks", [True, False])
-def test_two_that_alternate_are_kept_in_turns(tracks: bool) -> None:
+def test_two_that_alternate_are_kept_one_after_the_other(tracks: bool) -> None:
     first, second = beats(1, 6), beats(2, 12, 6.0)
     film = Film([jumps([*first, *beats(5, 12, 6.0)]), jumps([*beats(4, 6), *second])], seconds=12)
     frames, _ = decide(film, knocks([*first, *second], 12), tracks=tracks)
@@ -150,7 +150,7 @@ def test_what_moves_before_the_picture_freezes_decides() -> None:
     assert kept(frames[0]) == [1] and all_unresolved(frames[-3:])
 
 
-def test_a_cut_is_no_motion() -> None:
+def test_a_cut_is_not_motion() -> None:
     uncut, _ = decide(Film([jumps(OWN), jumps(OTHER)]))
     cut, _ = decide(Film([jumps(OWN), jumps(OTHER)], cut=3.0))
     assert [kept(frame) for frame in cut if abs(frame.frame.time - 3) > 1] == [[1]] * 8
