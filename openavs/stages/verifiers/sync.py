@@ -1,6 +1,6 @@
 """Sync verifier: keeps the candidates of a phrase that move in time with the sound. No model is needed.
 
-The amount of motion inside each candidate's mask, between small frames and without the camera's motion (`motion.py`),
+The amount of motion inside each candidate's mask, between small frames and without the camera's motion (`residual_motion.py`),
 is correlated with loudness, its change and onsets of the sound over a few seconds around the frame (`synchrony.py`). A
 beat moves at onsets, a mouth as the loudness changes, and a thing that shakes moves the more the louder it is.
 
@@ -27,7 +27,7 @@ from scipy.optimize import linear_sum_assignment
 
 from openavs.errors import InputError
 from openavs.stages.verifiers.base import ClipEvidence
-from openavs.stages.verifiers.motion import MotionMap, MotionReader
+from openavs.stages.verifiers.residual_motion import MotionMap, MotionReader
 from openavs.stages.verifiers.synchrony import Series, SoundFeatures, event_gate, synchrony
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask, Rejection, Segment, TrackedFrame, Verdict
