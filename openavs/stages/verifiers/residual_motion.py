@@ -20,6 +20,8 @@ from openavs.structures.types import BoolMask, DenseFrameSource, ImageArray
 Array = npt.NDArray[np.float32]
 
 _COARSE = 4  # pixels per side of a block of the coarse level
+_STRIDE = 2  # of the pixels that the camera's motion is fitted to
+_ROUNDS = 3  # of weights
 _MAX_SHIFT = 8  # pixels that the camera may shift between two small frames
 _CUT_LEVELS = 16.0  # gray levels; a pixel that changes by more has not been explained by the camera's motion
 _CUT_SHARE = 0.4  # of the picture outside the candidates; a cut if more has not been explained
@@ -125,45 +127,53 @@ def unexplained_change(before: Array, after: Array, free: BoolMask) -> Array:
         free: the pixels that only the camera moves; all are used if there are none.
     """
     weight = free.astype(np.float32) if free.any() else np.ones(free.shape, dtype=np.float32)
-    coarse = [_blocks(part) for part in (before, after, weight)]
-    if min(coarse[0].shape) >= 3:
-        shift, _ = _fit(coarse[0], coarse[1], (coarse[2] > 0.5).astype(np.float32), turns=False)
+    dx = dy = 0
+    if min(after.shape) >= 3 * _COARSE:
+        coarse = _blocks(before), _blocks(after)
+        middles = weight[_COARSE // 2 :: _COARSE, _COARSE // 2 :: _COARSE][: coarse[0].shape[0], : coarse[0].shape[1]]
+        shift = _fit(_basis(*coarse, turns=False), coarse[1] - coarse[0], middles)
         limit = _MAX_SHIFT / _COARSE
         dx, dy = (round(_COARSE * float(np.clip(value, -limit, limit))) for value in shift)
-    else:
-        dx = dy = 0
     moved, valid = _shifted(before, dx, dy)
-    _, rest = _fit(moved, after, weight * valid, turns=True)
+    basis, change = _basis(moved, after, turns=True), after - moved
+    part = slice(None, None, _STRIDE)
+    motion = _fit(basis[:, part, part], change[part, part], (weight * valid)[part, part])
+    rest = change + np.tensordot(motion, basis, axes=1)
     return np.asarray(np.where(valid, rest, np.float32(0)), dtype=np.float32)
 
 
-def _fit(before: Array, after: Array, weight: Array, *, turns: bool) -> tuple[Array, Array]:
-    """Fit a shift (and a turn and zoom) and return the parameters and the rest of the change."""
+def _basis(before: Array, after: Array, *, turns: bool) -> Array:
+    """Return the change that each motion causes, `[2 or 4, h, w]`: a shift along x, along y, a turn and a zoom."""
     height, width = after.shape
-    mean = (before + after) / 2
-    gx, gy = np.zeros_like(mean), np.zeros_like(mean)
-    gx[:, 1:-1] = (mean[:, 2:] - mean[:, :-2]) / 2
-    gy[1:-1] = (mean[2:] - mean[:-2]) / 2
-    basis = [gx, gy]
+    basis = np.zeros((4 if turns else 2, height, width), dtype=np.float32)
+    mean = (before + after) * np.float32(0.5)
+    gx, gy = basis[0], basis[1]
+    np.multiply(mean[:, 2:] - mean[:, :-2], np.float32(0.5), out=gx[:, 1:-1])
+    np.multiply(mean[2:] - mean[:-2], np.float32(0.5), out=gy[1:-1])
     if turns:
         unit = 2 / max(height, width)
         x = ((np.arange(width, dtype=np.float32) - (width - 1) / 2) * np.float32(unit))[None]
         y = ((np.arange(height, dtype=np.float32) - (height - 1) / 2) * np.float32(unit))[:, None]
-        basis += [gy * x - gx * y, gx * x + gy * y]
-    rows = np.stack([part.ravel() for part in basis])
-    change, base = (after - before).ravel(), weight.ravel()
-    now = base
-    for step in range(3):
+        basis[2] = gy * x - gx * y
+        basis[3] = gx * x + gy * y
+    return basis
+
+
+def _fit(basis: Array, change: Array, weight: Array) -> Array:
+    """Return the motion that explains the change best, by iteratively reweighted least squares."""
+    rows, target, base = basis.reshape(len(basis), -1), change.ravel(), weight.ravel()
+    inside = np.flatnonzero(base > 0)[::4]
+    now, motion = base, np.zeros(len(rows), dtype=np.float32)
+    for step in range(_ROUNDS):
         weighted = rows * now
         normal = weighted @ rows.T
         normal[np.diag_indices(len(rows))] += np.float32(1e-3 + 1e-5 * np.trace(normal) / len(rows))
-        motion = np.linalg.solve(normal, -(weighted @ change))
-        rest = change + motion @ rows
-        if step < 2:
-            inside = np.abs(rest[::5][base[::5] > 0])
-            scale = max(2 * float(np.median(inside)), 0.2) if len(inside) else 1.0
-            now = base / (1 + np.square(rest / np.float32(scale)))
-    return motion.astype(np.float32), rest.reshape(after.shape).astype(np.float32, copy=False)
+        motion = np.linalg.solve(normal, -(weighted @ target)).astype(np.float32)
+        if step + 1 < _ROUNDS and len(inside):
+            rest = target + motion @ rows
+            middle = np.partition(np.abs(rest[inside]), len(inside) // 2)[len(inside) // 2]
+            now = base / (1 + np.square(rest * np.float32(1 / max(2 * float(middle), 0.2))))
+    return motion
 
 
 def _blocks(array: Array) -> Array:

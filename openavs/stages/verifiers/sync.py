@@ -1,8 +1,9 @@
 """Sync verifier: keeps the candidates of a phrase that move in time with the sound. No model is needed.
 
-The amount of motion inside each candidate's mask, between small frames and without the camera's motion (`residual_motion.py`),
-is correlated with loudness, its change and onsets of the sound over a few seconds around the frame (`synchrony.py`). A
-beat moves at onsets, a mouth as the loudness changes, and a thing that shakes moves the more the louder it is.
+The amount of motion inside each candidate's mask, between small frames and without the camera's motion
+(`residual_motion.py`), is correlated with loudness, its change and onsets of the sound over a few seconds around the
+frame (`synchrony.py`). A beat moves at onsets, a mouth as the loudness changes, and a thing that shakes moves the more
+the louder it is.
 
 Sources: the synchrony of pixels and sound finds a sounding thing (Hershey & Movellan, "Audio vision: using audio-visual
 synchrony to locate sounds", 1999; Kidron, Schechner & Elad, "Pixels that sound", 2005). They search all pixels; here

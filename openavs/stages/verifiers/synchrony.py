@@ -133,10 +133,10 @@ def synchrony(motion: Series, sound: Series, weight: Series, max_lag: int) -> tu
     penalty = LAG_PENALTY * np.abs(np.arange(-max_lag, max_lag + 1)) / max(max_lag, 1)
     fits = _signed_squares(motion, windows, weight) - penalty  # [C, lags]
     middle = sound[:, max_lag : max_lag + length]
-    shifts = range(count, length - count)
-    if not len(shifts):
+    if length <= 2 * count:
         return fits.max(axis=1), np.zeros(len(motion))
-    copies = np.stack([np.roll(middle, shift, axis=1) for shift in shifts], axis=1)
+    twice = np.concatenate([middle, middle], axis=1)
+    copies = np.lib.stride_tricks.sliding_window_view(twice, length, axis=1)[:, count + 1 : length - count + 1]
     others = _signed_squares(motion, copies, weight)
     groups = np.lib.stride_tricks.sliding_window_view(others, min(count, others.shape[1]), axis=1)
     return fits.max(axis=1), np.quantile((groups - penalty[: groups.shape[-1]]).max(axis=-1), 0.75, axis=1)
