@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from openavs.config import resources
-from openavs.config.recipe import Recipe, load_recipe
+from openavs.config.recipe import Recipe, load_recipe, stage_of
 from openavs.models.catalog import KnownModel, find_known_model
 from openavs.registry import Registry
 
@@ -69,13 +69,13 @@ def facts(reference: str) -> KnownModel:
 
 
 def model_title(recipe: Recipe, stage: str) -> str:
-    """Return the title of a stage's model, else the name of its backend."""
-    section = recipe.stages().get(stage)
-    if section is None:
-        return "-"
-    model = recipe.models().get(stage)
-    named = facts(model).title if model else str(section.options.get("model") or section.use)
-    return named if model or section.use == "none" else f"`{named}`"
+    """Return the titles of a stage's models, else the names of its backends; `-` without the stage."""
+    models, named = recipe.models(), []
+    for key, section in recipe.stages().items():
+        if stage_of(key) == stage:
+            title = facts(models[key]).title if key in models else str(section.options.get("model") or section.use)
+            named.append(title if key in models or section.use == "none" else f"`{title}`")
+    return ", ".join(named) or "-"
 
 
 def licenses(recipe: Recipe) -> str:
@@ -117,7 +117,7 @@ def all_recipes() -> list[Recipe]:
 
 def page(recipes: list[Recipe]) -> str:
     """Return the text of docs/recipes.md."""
-    used = [stage for stage in STAGES if any(stage in recipe.stages() for recipe in recipes)]
+    used = [stage for stage in STAGES if any(stage in map(stage_of, recipe.stages()) for recipe in recipes)]
     head = ["recipe", *used, "licenses of the weights"]
     text = HEAD + table(head, main_rows(recipes, used)) + "\n"
     text += "".join(f"- `{recipe.name}`: {recipe.summary}\n" for recipe in recipes)

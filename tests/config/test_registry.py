@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from openavs import registry
-from openavs.config.recipe import load_recipe
+from openavs.config.recipe import load_recipe, stage_of
 from openavs.errors import InputError
 from openavs.registry import STAGES, Registry, build_backends
 from openavs.stages.backends import BackendSpec
@@ -261,8 +261,10 @@ def test_all_four_stages_are_checked_before_the_first_is_built(tmp_path: Path) -
         build_backends(recipe)
 
 
-@pytest.mark.parametrize("name", ["tiny", "openavs", "openavs-cpu", "box-prompt", "owlv2", "mm-grounding-dino"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "openavs", "openavs-cpu", "openavs-av", "box-prompt", "owlv2", "mm-grounding-dino"]
+)
 def test_every_shipped_recipe_fits_its_backends(name: str) -> None:
     recipe = load_recipe(name)
-    for stage, section in recipe.stages().items():
-        Registry(stage).check(section.use, section.options, {"device": "cpu"}, recipe.base)
+    for key, section in recipe.stages().items():
+        Registry(stage_of(key)).check(section.use, section.options, {"device": "cpu"}, recipe.base)

@@ -6,6 +6,7 @@ tests skip. The rule and the cut-outs are tested everywhere (`test_contrast.py`,
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,13 +20,18 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoProcessor, PeAudioVideoModel
 
+from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, InvalidOutputError, ModelError
+from openavs.media import open_clip
+from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry
 from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier
 from openavs.stages.verifiers.contrast import choose_sounding, shuffled_evidence
 from openavs.stages.verifiers.pe_av import PeAvVerifier
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Clip, Frame, ImageArray, Prompt, Segment, TrackedFrame, Waveform
+from openavs.synthetic.datasets import write_clip
+from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.stages.verifiers.tiny_pe_av import EDGE, FRAMES, make_pe_av, tiny_model
 from tests.tiny_models import make_clap
 from tests.weights import golden
@@ -304,6 +310,20 @@ def test_an_earlier_verdict_and_rejection_stay(verifier: PeAvVerifier) -> None:
     [again] = verifier.verify_clip([before], ClipEvidence(clip, [(Prompt("dog"),)] * SECONDS))
     assert len(again.rejected) + len(again.segments) == 1
     assert len(before.rejected) == len(again.rejected) or len(again.segments[0].verdicts) == 2
+
+
+@needs_timm
+def test_a_rendered_clip_is_verified_after_its_tracker(folder: Path, tmp_path: Path) -> None:
+    """The pipeline with the embedded models, from the file to the result."""
+    scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
+    write_clip(tmp_path / "video.mp4", scene, fps=8)
+    section = {"use": "pe-av", "model": str(folder), "window": 2.0, "off_screen": None}
+    overrides = ["sample.fps=4", "tracker={use: iou}", f"verifier={json.dumps(section)}"]
+    result = Pipeline.from_recipe(load_recipe("tiny", overrides))(open_clip(tmp_path / "video.mp4", fps=4.0))
+    segments = [own for frame in result.frames for own in frame.segments]
+    assert segments and all(own.track is not None and own.verdicts[-1].verifier == "pe-av" for own in segments)
+    assert str(folder) in result.models and result.timings["verify"] > 0
+    assert not {own.reason for frame in result.frames for own in frame.rejected} & {"off-screen"}
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
