@@ -56,12 +56,14 @@ def test_tiny_works_stage_by_stage(openavs: Run) -> None:
     done = openavs("check", "--download", "--pipeline", "tiny", "--json")
     found = stages_of(done)
     assert (done.code, done.json()["ready"]) == (0, True)
-    assert list(found) == ["captioner", "translator", "detector", "segmenter"]
+    assert list(found) == ["captioner", "translator", "detector", "segmenter", "verifier"]
     assert {item["state"] for item in [*found.values(), *done.json()["downloads"]]} == {"ok"}
     assert "1 of 1 audible frame with captions (dog barking)" in found["captioner"]["message"]
     assert "1 prompt (dog)" in found["translator"]["message"]
     assert "1 box above the threshold" in found["detector"]["message"]
     assert "1 mask, the largest covers" in found["segmenter"]["message"]
+    verifier = found.pop("verifier")
+    assert "1 of 1 segment kept" in verifier["message"] and verifier["estimated_gb"] is None
     for item in found.values():
         assert item["load_seconds"] > 0 and item["run_seconds"] > 0 and item["peak_gb"] > 0.05
         assert 0.5 <= item["estimated_gb"] < 1
@@ -77,7 +79,7 @@ def test_one_stage_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         return turns, held
 
     monkeypatch.setattr(trial, "lazy_stages", watched)
-    assert len(list(trial.try_stages(load_recipe("tiny"), trial.bundled_clip()))) == 4
+    assert len(list(trial.try_stages(load_recipe("tiny"), trial.bundled_clip()))) == 5
     assert kept[0].most == 1 and set(kept[0].loads.values()) == {1}
 
 
@@ -94,6 +96,7 @@ def test_later_stages_still_run_after_an_incomplete_checkpoint(openavs: Run, tmp
         "translator": "ok",
         "detector": "problem",
         "segmenter": "ok",
+        "verifier": "ok",
     }
     assert found["detector"]["message"].startswith("detector grounding-dino: the model")
     assert "is not a whole" in found["detector"]["message"]

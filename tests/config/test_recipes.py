@@ -104,7 +104,6 @@ def test_overrides_are_dotted_yaml() -> None:
         ("vocabulary=[747]", "'vocabulary.1' must be text, not 747 (a number); write it in quotes"),
         ("dtype=int8", "'dtype' must be one of"),
         ("captioner.use.deeper=1", "'use' is not a section"),
-        ("label_filter.min_verifier_score=0.5", "'label_filter.min_verifier_score' needs a verifier; add one"),
         ("translator.api_key=sk-1", "the translator's option 'api_key' would be saved with every result; put it into"),
         ("filtering.box_threshold", "is not key=value"),
         ("=1", "is not key=value"),
@@ -143,6 +142,11 @@ def test_a_wrong_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) 
         load_recipe(path)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_minimum_verifier_score_needs_a_verifier() -> None:
+    with pytest.raises(InputError, match=r"'label_filter\.min_verifier_score' needs a verifier; add one"):
+        load_recipe("tiny", ["label_filter.min_verifier_score=0.5", "verifier=null"])
 
 
 def test_a_vocabulary_in_one_text_is_split_at_its_commas(tmp_path: Path) -> None:

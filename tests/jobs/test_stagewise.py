@@ -98,7 +98,7 @@ def test_both_schedules_write_the_same_bytes(
     windows = -(-5 // window)
     assert isinstance(staged.pipeline, StagedSchedule)
     turns = staged.pipeline.offload_manager
-    assert turns.most == 2  # the detector and the segmenter; never all four
+    assert turns.most == 3  # detector, segmenter and verifier; never all five
     assert turns.loads["translator"] <= windows + 1  # once at the start, to see that it can be loaded
     assert turns.loads["detector"] <= windows + 1
     assert turns.loads["captioner"] == windows  # it was loaded last at the start, and runs first

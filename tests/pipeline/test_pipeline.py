@@ -129,7 +129,7 @@ def test_the_result_carries_its_recipe_models_and_timings(result: ClipResult) ->
         "openavs:tiny/grounding-dino",
         "openavs:tiny/sam",
     }
-    assert set(result.timings) == {"caption", "translate", "decode", "detect", "segment"}
+    assert set(result.timings) == {"caption", "translate", "decode", "detect", "segment", "verify"}
 
 
 def test_two_sources_at_once_are_both_found(tiny: Pipeline) -> None:
