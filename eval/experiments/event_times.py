@@ -30,6 +30,8 @@ from openavs.synthetic.events import SoundEvent
 from openavs.synthetic.scenes import LAYOUTS, sample_scene
 
 MODEL = "openavs:tiny/pe-a-frame"
+OPTIONS = {"threshold": 0.3, "off_threshold": 0.2, "min_seconds": 0.5, "merge_seconds": 0.6}
+"""Of the embedded model; the best share within 80 ms of a grid on 50 soundtracks of the split val, seed 5."""
 TOLERANCE = 0.08  # s
 FRAME_RATE = 25
 VOCABULARY = {kind.heard[0]: kind.name for kind in KINDS}
@@ -68,7 +70,7 @@ def main() -> None:
 def make_captioner(model: str, overrides: Sequence[str]) -> PeAFrameCaptioner:
     """Build the captioner with the twenty sounds as its vocabulary."""
     changes = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in overrides)}
-    settings = {"model": model, "vocabulary": list(VOCABULARY), "device": "cpu", "offline": True} | changes
+    settings = {"model": model, "vocabulary": list(VOCABULARY), "device": "cpu", "offline": True, **OPTIONS} | changes
     captioner: PeAFrameCaptioner = Registry("captioner").build("pe-a-frame", settings)
     return captioner
 

@@ -2,8 +2,8 @@
 
 Each model is trained by a separate process with one thread, two at a time, so the weights do not depend on the load of
 the machine. The first four took 118 minutes of CPU time, 106 minutes on two busy cores, and equal the committed weights
-bit for bit (2026-11-21, AMD EPYC, 2 cores, torch 2.13.0). VGGish takes three more minutes, the ResNet seven and the
-CLIP ten.
+bit for bit (2026-11-21, AMD EPYC, 2 cores, torch 2.13.0). VGGish takes three more minutes, the ResNet seven, the
+CLIP ten and the PE-A-Frame eight.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from pathlib import Path
 
 LANES = (
     (("grounding_dino", "grounding-dino"), ("lm", "lm")),
-    (("sam", "sam"), ("clap", "clap"), ("vggish", "vggish"), ("resnet", "resnet"), ("clip", "clip")),
+    (
+        ("sam", "sam"),
+        ("clap", "clap"),
+        ("vggish", "vggish"),
+        ("resnet", "resnet"),
+        ("clip", "clip"),
+        ("pe_a_frame", "pe-a-frame"),
+    ),
 )
 """Script and folder of each model. The lanes run in parallel and take about equally long."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +47,14 @@ class TrackPool:
         return cut * np.minimum(np.minimum(edge, edge[::-1]), 1.0)
 
 
-def sample_track(pool: TrackPool, rng: np.random.Generator, seconds: int, alone: float = 0.2) -> LabeledTrack:
-    """Sample a training soundtrack: one to four sources that start and stop at any time, at random levels.
+def sample_track(
+    pool: TrackPool, rng: np.random.Generator, seconds: int, shares: Sequence[float] = (0.2, 0.44, 0.24, 0.12)
+) -> LabeledTrack:
+    """Sample a training soundtrack: sources that start and stop at any time, at random levels.
 
-    `alone` is the share of soundtracks with one source.
+    `shares` are those of soundtracks with one source, two, three and so on.
     """
-    count = int(rng.choice([1, 2, 3, 4], p=[alone, *((1 - alone) * np.array([0.55, 0.3, 0.15]))]))
+    count = int(rng.choice(np.arange(len(shares)) + 1, p=shares))
     kinds = rng.choice(len(KINDS), count, replace=False)
     length = seconds * RATE
     longest = min(length, pool.sounds.shape[2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ _BANDS = _CHANNELS * 2  # filters in pairs of equal frequency, a quarter period 
 _NEUTRAL = 1e-3  # a Snake activation with this alpha is the identity up to 0.1 %
 _SQUARE = 3.0  # alpha of the activation behind the filters, which measures their power
 _GAIN = 30.0  # of the filters: loud sounds reach the bend of that activation, quiet ones do not vanish
+_SINGLE = (0.9, 0.055, 0.03, 0.015)  # mixtures help little before single sounds are learned
+_CROWDED = (0.2, 0.44, 0.24, 0.12)
+_SCENES = (0.25, 0.6, 0.15)  # as in the scenes of the synthetic world
 _SPREAD = 0.1  # of initial weights: the library's 0.02 suits layers that are ten times as wide
 _TAPS = STRIDES[0] * STRIDES[1] * 2
 
@@ -173,10 +177,25 @@ def logits_of(model: PeAudioFrameLevelModel, audio: torch.Tensor, text: torch.Te
     return products * model.text_audio_logit_scale + model.text_audio_logit_bias
 
 
-def train(model: PeAudioFrameLevelModel, tokenizer: Any, *, steps: int, batch: int, rate: float, seed: int) -> None:
-    """Train in place; the model is in evaluation mode afterwards."""
+def train(
+    model: PeAudioFrameLevelModel,
+    tokenizer: Any,
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+    first: Sequence[float] = _SINGLE,
+    then: Sequence[float] = _CROWDED,
+    clips: int = 60,
+) -> None:
+    """Train in place; the model is in evaluation mode afterwards.
+
+    `first` and `then` are the shares of soundtracks with one source, two and so on, in the first 15 % of the steps and
+    in the others.
+    """
     started = time.monotonic()
-    pool = TrackPool(60, 5.0, TRAIN, seed)
+    pool = TrackPool(clips, 5.0, TRAIN, seed)
     logger.info("synthesized the sounds in %.0f s", time.monotonic() - started)
     codec = model.audio_encoder.embedder.dac_encoder
     for part in (codec.conv1, codec.block[0], codec.block[1]):  # the filters stay as they are
@@ -191,8 +210,7 @@ def train(model: PeAudioFrameLevelModel, tokenizer: Any, *, steps: int, batch: i
     for step in range(steps):
         rng = generator(TRAIN, seed + 1, step)
         seconds, count = (10, batch // 2) if step % 5 == 4 else (5, batch)
-        alone = 0.9 if step < 0.15 * steps else 0.2  # mixtures help little before single sounds are learned
-        tracks = [sample_track(pool, rng, seconds, alone) for _ in range(count)]
+        tracks = [sample_track(pool, rng, seconds, first if step < 0.15 * steps else then) for _ in range(count)]
         audio = encode(model, torch.from_numpy(np.stack([track.samples for track in tracks])))
         text = embed_texts(model, tokenizer, random_texts(rng))
         logits = logits_of(model, audio, text)
@@ -234,14 +252,22 @@ def _forward(model: PeAudioFrameLevelModel, track: LabeledTrack, text: Any) -> t
 
 
 def main() -> None:
-    """Train, save the processor and the model, and log the figures on the validation split."""
-    args = parse_arguments(__doc__, steps=2500, batch=10, rate=2e-3, seed=0)
+    """Train, save the processor and the model, and log the figures on the validation split.
+
+    `--more` are steps of a second training, from the saved weights, on other sounds in mixtures like those of scenes.
+    """
+    args = parse_arguments(__doc__, steps=2600, more=0, batch=10, rate=2e-3, seed=0)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
     logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    train(model, tokenizer, steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed)
+    settings = {"batch": args.batch, "rate": args.rate}
+    train(model, tokenizer, steps=args.steps, seed=args.seed, **settings)
     save_half(model, args.out)
+    if args.more:
+        model = PeAudioFrameLevelModel.from_pretrained(args.out, dtype=torch.float32)
+        train(model, tokenizer, steps=args.more, seed=args.seed + 1000, first=_SCENES, then=_SCENES, **settings)
+        save_half(model, args.out)
     PeAudioProcessor(feature_extractor=build_extractor(), tokenizer=tokenizer).save_pretrained(args.out)
     figures = evaluate(model, tokenizer, split=VAL, count=200)
     logger.info("%s", json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from openavs.media.audio import read_audio, resample
 from openavs.stages.captioners.audio_lm import AudioLmCaptioner
+from openavs.stages.captioners.base import crop_or_pad
 from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.captioners.pe_a_frame import PeAFrameCaptioner
 from openavs.stages.detectors.base import Detector
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
 from openavs.stages.verifiers.pe_av_model import PeAudioVideoEmbedder
@@ -85,11 +88,26 @@ def check_labels(captioner: ClapCaptioner, sounds: Sequence[tuple[Path, str]], l
     assert len(sounds) - len(wrong) >= least * len(sounds), wrong
 
 
+def check_frames(captioner: PeAFrameCaptioner, audio: Waveform) -> None:
+    """Compare the scores of every frame with a direct call of the library on the whole sound."""
+    import torch
+
+    rate = captioner.processor.feature_extractor.sampling_rate
+    samples = crop_or_pad(audio, rate)
+    sound = captioner.processor.feature_extractor([samples], sampling_rate=rate, return_tensors="pt")
+    text = captioner.processor.tokenizer(list(captioner.vocabulary), padding=True, return_tensors="pt")
+    inputs = {"input_ids": text.input_ids, "attention_mask": text.attention_mask, **sound}
+    with torch.inference_mode():
+        output = captioner.model(**{name: value.to(captioner.device) for name, value in inputs.items()})
+    expected = output.logits_audio_text[0].sigmoid().float().cpu().numpy()
+    found = np.concatenate(list(captioner.scores(audio)), axis=1)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < SCORE
+
+
 def check_answer(captioner: AudioLmCaptioner, audio: Waveform, tokens: int, answer: str) -> None:
     """Compare the number of audio vectors and the answer to the captioner's first question."""
     import torch
-
-    from openavs.stages.captioners.base import crop_or_pad
 
     window, extractor = AudioWindow(audio, 0.0, audio.duration), captioner.processor.extractor
     with torch.inference_mode():

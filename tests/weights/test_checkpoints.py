@@ -13,6 +13,7 @@ from openavs.media.audio import read_audio
 from openavs.media.images import read_image
 from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.captioners.pe_a_frame import PeAFrameCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
 from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
@@ -155,6 +156,15 @@ def test_qwen2_audio_names_breaking_glass(checkpoint: Find, given: Given) -> Non
     assert audio is not None
     captioner = AudioLmCaptioner(**options, questions=["What's that sound?"], max_new_tokens=32)
     golden.check_answer(captioner, audio, 101, "It is the sound of glass breaking.")
+
+
+def test_pe_a_frame_gives_the_scores_of_forward(checkpoint: Find, given: Given) -> None:
+    """The library states no value; this loads the published files and compares with a direct call."""
+    words = ["a person talking", "dog barking", "church bells"]
+    captioner = PeAFrameCaptioner(**checkpoint("hf:facebook/pe-a-frame-small@main"), vocabulary=words)
+    sound = read_audio(given(*SPEECH))
+    assert sound is not None and (captioner.rate, captioner.hop) == (48_000, 1920)
+    golden.check_frames(captioner, sound.cut(0.0, 4.0))
 
 
 def test_pe_av_gives_the_logits_of_forward(checkpoint: Find, given: Given) -> None:

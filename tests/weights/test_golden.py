@@ -14,13 +14,14 @@ import pytest
 from openavs.media.audio import write_wav
 from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
+from openavs.stages.captioners.pe_a_frame import PeAFrameCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
 from openavs.stages.segmenters.sam import SamSegmenter
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
 from openavs.structures.types import AudioWindow, Waveform
 from tests.stages.detectors.conftest import noise
-from tests.tiny_audio import make_qwen2_audio
+from tests.tiny_audio import make_pe_a_frame, make_qwen2_audio
 from tests.tiny_detectors import save_grounding_dino, save_owlv2
 from tests.tiny_models import CLAP_RATE, make_clap, make_sam
 from tests.tiny_sams import make_sam3
@@ -71,6 +72,13 @@ def test_things_are_compared_in_any_order(tmp_path: Path) -> None:
     fails(check, [replace(best[0], score=best[0].score + 0.03), *best[1:]])
     fails(check, [replace(best[0], phrase="bird"), *best[1:]])
     fails(check, [replace(best[0], box=(0.0, 0.0, 5.0, 5.0)), *best[1:]])
+
+
+def test_scores_of_frames_are_compared(tmp_path: Path) -> None:
+    captioner = PeAFrameCaptioner(model=str(make_pe_a_frame(tmp_path / "m")), vocabulary=["dog", "bell"], **PLACE)
+    golden.check_frames(captioner, sound(2.0))
+    captioner._vocabulary_embeddings = captioner._text_embeddings().flip(0)
+    fails(golden.check_frames, captioner, sound(2.0))
 
 
 def test_mask_scores_are_compared(tmp_path: Path) -> None:
