@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import uniform_filter
 
 from openavs.structures.types import BoolMask, DenseFrameSource, ImageArray
 
@@ -96,9 +95,11 @@ class MotionReader:
             return
         free = outside(index, (after.shape[0], after.shape[1]))
         change = np.abs(unexplained_change(before, after, free))
-        part = change[free] if np.count_nonzero(free) >= _MIN_OUTSIDE * free.size else change.ravel()
-        self._scene += bool(np.count_nonzero(part > _CUT_LEVELS) > _CUT_SHARE * part.size)
-        self._append(MotionMap(index, change, float(np.square(part).mean()), self._scene, True))
+        counted = free if np.count_nonzero(free) >= _MIN_OUTSIDE * free.size else np.ones_like(free)
+        count = np.count_nonzero(counted)
+        self._scene += bool(np.count_nonzero((change > _CUT_LEVELS) & counted) > _CUT_SHARE * count)
+        around = (change * counted).ravel()
+        self._append(MotionMap(index, change, float(around @ around) / count, self._scene, True))
 
     def _append(self, new: MotionMap) -> None:
         """Append a map; its change is spread over the repeated frames before it."""
@@ -114,8 +115,14 @@ class MotionReader:
 
 def smooth_gray(image: ImageArray) -> Array:
     """Return the smoothed brightness of an RGB image in gray levels, `[h, w]`."""
-    gray = (image[..., 0].astype(np.float32) + 2 * image[..., 1].astype(np.float32) + image[..., 2]) / 4
-    return np.asarray(uniform_filter(uniform_filter(gray, 3, mode="nearest"), 3, mode="nearest"))
+    gray = image[..., 1].astype(np.float32) * 2
+    gray += image[..., 0]
+    gray += image[..., 2]
+    smooth = np.pad(gray, 2, mode="edge")  # two box filters of 3 x 3 pixels
+    for _ in range(2):
+        smooth = smooth[2:] + smooth[1:-1] + smooth[:-2]
+        smooth = smooth[:, 2:] + smooth[:, 1:-1] + smooth[:, :-2]
+    return smooth * np.float32(1 / (4 * 81))
 
 
 def unexplained_change(before: Array, after: Array, free: BoolMask) -> Array:
@@ -178,9 +185,11 @@ def _fit(basis: Array, change: Array, weight: Array) -> Array:
 
 def _blocks(array: Array) -> Array:
     """Return the means of blocks of `_COARSE` x `_COARSE` pixels."""
-    height, width = (side // _COARSE for side in array.shape)
-    cut = array[: height * _COARSE, : width * _COARSE]
-    return np.asarray(cut.reshape(height, _COARSE, width, _COARSE).mean(axis=(1, 3)))
+    height, width = (side // _COARSE * _COARSE for side in array.shape)
+    cut = array[:height, :width]
+    rows = np.add.reduce([cut[i::_COARSE] for i in range(_COARSE)])
+    blocks: Array = np.add.reduce([rows[:, i::_COARSE] for i in range(_COARSE)]) * np.float32(1 / _COARSE**2)
+    return blocks
 
 
 def _shifted(array: Array, dx: int, dy: int) -> tuple[Array, BoolMask]:
