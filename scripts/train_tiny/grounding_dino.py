@@ -38,7 +38,7 @@ from openavs.synthetic.categories import KINDS
 from openavs.synthetic.scenes import scene_rng
 from openavs.synthetic.shapes import Rng
 from scripts.train_tiny.common import StepLogger, parse_arguments, save_half
-from scripts.train_tiny.image_data import LabeledImage, batches, to_tensor
+from scripts.train_tiny.image_data import LabeledImage, Sampler, batches, sample_image, sample_repeated, to_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def pretrain(backbone: nn.Module, steps: int, seed: int) -> None:
 
 def phrases_for(item: LabeledImage, count: int, rng: Rng) -> list[str]:
     """Return `count` words in random order: categories of the image, as far as they fit, and others."""
-    present = [KINDS[k].name for k in item.kinds]
+    present = [KINDS[k].name for k in dict.fromkeys(item.kinds)]
     others = [k.name for k in KINDS if k.name not in present]
     rng.shuffle(present)
     phrases = present[: int(rng.integers(0, min(len(present), count) + 1))] if rng.random() < 0.2 else present[:count]
@@ -215,7 +215,13 @@ def dense_loss(
 
 
 def train(
-    model: GroundingDinoForObjectDetection, words: BertTokenizerFast, out: Path, steps: int, seed: int, rate: float
+    model: GroundingDinoForObjectDetection,
+    words: BertTokenizerFast,
+    out: Path,
+    steps: int,
+    seed: int,
+    rate: float,
+    sample: Sampler = sample_image,
 ) -> None:
     """Train grounding with AdamW, one cycle and gradients clipped at 0.1; save every 500 steps."""
     slow = [p for n, p in model.named_parameters() if "backbone" in n]
@@ -224,7 +230,7 @@ def train(
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [rate, rate / 3], total_steps=steps, pct_start=0.08)
     smooth, log_step = np.zeros(2), StepLogger(logger)
-    for step, batch in zip(range(steps), batches("train", seed + 1, 16, SHAPES), strict=False):
+    for step, batch in zip(range(steps), batches("train", seed + 1, 16, SHAPES, sample), strict=False):
         rng = scene_rng("train", 901, seed, step)
         count = int(rng.choice([1, 2, 3, 4, 6, 8]))
         phrases = [phrases_for(item, count, rng) for item in batch]

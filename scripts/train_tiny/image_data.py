@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,9 +33,28 @@ class LabeledImage:
         return boxes
 
 
+Sampler = Callable[[Rng, tuple[int, int]], LabeledImage]
+"""Samples an image of the given height and width."""
+
+
 def sample_image(rng: Rng, size: tuple[int, int]) -> LabeledImage:
-    """Sample an image of one to four categories, rendered at one of two zooms and resized like by a processor."""
-    kinds = rng.choice(len(KINDS), int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])), replace=False)
+    """Sample an image of one to four different categories."""
+    count = int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15]))
+    return _render(rng.choice(len(KINDS), count, replace=False), rng, size)
+
+
+def sample_repeated(rng: Rng, size: tuple[int, int]) -> LabeledImage:
+    """Sample an image with two or three objects of one category in three of five images, else as `sample_image`."""
+    if rng.random() < 0.4:
+        return sample_image(rng, size)
+    copies = int(rng.choice([2, 3], p=[0.65, 0.35]))
+    others = int(rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15])) if copies == 2 else int(rng.choice([0, 1], p=[0.6, 0.4]))
+    first, *rest = rng.choice(len(KINDS), 1 + others, replace=False)
+    return _render(rng.permutation([first] * copies + rest), rng, size)
+
+
+def _render(kinds: npt.NDArray[np.int64], rng: Rng, size: tuple[int, int]) -> LabeledImage:
+    """Plan a scene of the categories, render it at one of two zooms and resize it as a processor does."""
     zoom = float(rng.choice([1.0, 1.0, 1.75]))
     height, width = (round(side * zoom) for side in size)
     scene = plan_scene([Role(KINDS[k].name, (True,)) for k in kinds], rng, 1, (height, width))
@@ -46,13 +65,15 @@ def sample_image(rng: Rng, size: tuple[int, int]) -> LabeledImage:
     return LabeledImage(image, owners, tuple(int(k) for k in kinds))
 
 
-def batches(split: str, seed: int, count: int, shapes: Sequence[tuple[int, int]]) -> Iterator[list[LabeledImage]]:
+def batches(
+    split: str, seed: int, count: int, shapes: Sequence[tuple[int, int]], sample: Sampler = sample_image
+) -> Iterator[list[LabeledImage]]:
     """Yield endless batches of images; all images of a batch have one of the given shapes (height, width)."""
     step = 0
     while True:
         rng = scene_rng(split, 900, seed, step)
         size = shapes[int(rng.integers(len(shapes)))]
-        yield [sample_image(rng, size) for _ in range(count)]
+        yield [sample(rng, size) for _ in range(count)]
         step += 1
 
 
