@@ -1,9 +1,12 @@
 """Train the tiny Grounding DINO: `python -m scripts.train_tiny.grounding_dino --out FOLDER`.
 
-Two stages. First the backbone is trained alone to classify every cell. It is a ConvNeXt, whose LayerNorms are trained,
-because transformers freezes all BatchNorms of the detector's backbone. Then the whole detector is trained to ground
-words, with an additional dense loss (`dense_loss`): transformers 5.23 computes the loss of the first stage's proposals
-from detached boxes and from the learned query embeddings, so no other loss teaches localization to the encoder.
+Three stages. First the backbone is trained alone to classify every cell. It is a ConvNeXt, whose LayerNorms are
+trained, because transformers freezes all BatchNorms of the detector's backbone. Then the whole detector is trained to
+ground words, with an additional dense loss (`dense_loss`): transformers 5.23 computes the loss of the first stage's
+proposals from detached boxes and from the learned query embeddings, so no other loss teaches localization to the
+encoder. The images of both stages have at most one object of a category. The last stage continues, at a lower rate,
+with images of which three of five have two or three objects of one category. It starts from the weights as saved after
+the second, in float16, so it can be repeated alone: `--start FOLDER` skips the first two.
 
 All images of a step have the same number of one-word phrases, because the library's loss finds the positive tokens of a
 batch only if they are at the same positions in every image.
@@ -178,6 +181,8 @@ def targets_for(item: LabeledImage, phrases: list[str]) -> dict[str, torch.Tenso
 
 
 STRIDES = (8, 16, 32)
+LAST_RATE = 2e-4
+"""Learning rate of the last stage."""
 
 
 def dense_loss(
@@ -292,14 +297,22 @@ def box_iou(one: torch.Tensor, two: torch.Tensor) -> float:
 
 def main() -> None:
     """Train and save the model."""
-    options = parse_arguments(__doc__, cells=1300, steps=3000, rate=3e-4, seed=1)  # `cells`: steps of the first stage
+    # `cells`, `repeated`: steps of the first and the last stage
+    options = parse_arguments(__doc__, cells=1300, steps=3000, repeated=500, rate=3e-4, seed=1, start="")
     words = tokenizer(options.out)
-    model = build(len(words))
-    logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    pretrain(model.model.backbone.conv_encoder.model, options.cells, options.seed)
     images = GroundingDinoImageProcessorPil(size={"shortest_edge": 128, "longest_edge": 228})
     GroundingDinoProcessor(images, words).save_pretrained(options.out)
-    train(model, words, options.out, options.steps, options.seed, options.rate)
+    if not options.start:
+        model = build(len(words))
+        logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+        pretrain(model.model.backbone.conv_encoder.model, options.cells, options.seed)
+        train(model, words, options.out, options.steps, options.seed, options.rate)
+        logger.info("%s", evaluate(model, words, 20))
+        save_half(model, options.out)
+    start = options.start or options.out
+    model = GroundingDinoForObjectDetection.from_pretrained(start, dtype=torch.float32).train()
+    torch.manual_seed(options.seed + 1)  # of dropout; the same with and without the first stages
+    train(model, words, options.out, options.repeated, options.seed + 1, LAST_RATE, sample_repeated)
     logger.info("%s", evaluate(model, words, 20))
     save_half(model, options.out)
 
