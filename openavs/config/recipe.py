@@ -85,6 +85,8 @@ class FilteringConfig(_Section):
     nms_iou: Score | None = 0.8
     max_boxes: Count = 20  # per frame, best first
     max_per_phrase: Count | None = None  # boxes of one phrase in a frame, best first; null: all
+    # Least score of a phrase's further boxes in a frame, where `box_threshold` holds for the best one; null: the same.
+    repeat_threshold: Score | None = None
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are rejected
 
 
@@ -241,6 +243,7 @@ class PipelineConfig:
         nms_iou: a box whose IoU with a better box is over this is rejected; None keeps all.
         max_boxes: boxes kept per frame.
         max_per_phrase: boxes kept per phrase and frame; None for no limit.
+        repeat_threshold: least score of all boxes of a phrase but its first, if over `box_threshold`; None: the same.
         min_area: least area of a mask, in pixels.
         vocabulary: the closed set of labels; None for open vocabulary.
         aliases: phrase -> label.
@@ -259,6 +262,7 @@ class PipelineConfig:
     nms_iou: float | None = 0.8
     max_boxes: int = 20
     max_per_phrase: int | None = None
+    repeat_threshold: float | None = None
     min_area: int = 0
     vocabulary: tuple[str, ...] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)

@@ -14,16 +14,16 @@ def filter_detections(
 ) -> tuple[list[Detection], list[Rejection]]:
     """Return the boxes of a frame that are kept, best first, and the rejections.
 
-    Boxes below the threshold, boxes that a better box covers and boxes over the limits are rejected. A phrase without
-    any box is rejected as `not found` or, if its best box was close, as `below threshold`. Candidates of phrases that
-    are not among the prompts are ignored.
+    Boxes below the threshold (a phrase's further boxes may have a higher one), boxes that a better box covers and boxes
+    over the limits are rejected. A phrase without any box is rejected as `not found` or, if its best box was close, as
+    `below threshold`. Candidates of phrases that are not among the prompts are ignored.
     """
     unlikely, rejected = _less_likely(candidates, prompts, rules)
     kept: list[Detection] = []
     phrases = {prompt.phrase for prompt in prompts} - unlikely
     near: dict[str, Detection] = {}  # the best box below the threshold, by phrase
     for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
-        if box.score < rules.box_threshold:
+        if box.score < _threshold(box.phrase, kept, rules):
             near.setdefault(box.phrase, box)
         elif covering := _covering(box, kept, rules.nms_iou):
             if box.phrase not in {other.phrase for other in covering}:  # else the same object was found twice
@@ -65,6 +65,13 @@ def _less_likely(
 def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) -> list[Detection]:
     """Return the kept, better boxes whose IoU with a box is over the limit."""
     return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
+
+
+def _threshold(phrase: str, kept: Sequence[Detection], rules: PipelineConfig) -> float:
+    """Return the least score of the next box of a phrase."""
+    if rules.repeat_threshold is None or all(other.phrase != phrase for other in kept):
+        return rules.box_threshold
+    return max(rules.box_threshold, rules.repeat_threshold)
 
 
 def _is_full(phrase: str, kept: Sequence[Detection], limit: int | None) -> bool:

@@ -56,6 +56,14 @@ def test_a_phrase_may_be_held_to_its_best_box() -> None:
     ]
 
 
+def test_further_boxes_of_a_phrase_may_need_a_higher_score() -> None:
+    boxes = [Detection((i * 20.0, 0.0, i * 20.0 + 10, 10.0), "bird", 0.5 - i / 10) for i in range(3)]
+    dog = Detection((0.0, 50.0, 10.0, 60.0), "dog", 0.3)
+    rules = {"box_threshold": 0.25, "repeat_threshold": 0.4}
+    assert chosen([*boxes, dog], ["bird", "dog"], **rules) == ([*boxes[:2], dog], [])
+    assert chosen(boxes, ["bird"], box_threshold=0.45, repeat_threshold=0.35)[0] == boxes[:1]  # never a lower one
+
+
 def test_iou_of_boxes() -> None:
     assert iou(BOX, BOX) == 1.0
     assert iou(BOX, (50.0, 10.0, 90.0, 50.0)) == 0.0
