@@ -371,10 +371,11 @@ def recipe_from_dict(data: dict[str, Any], base: Path | None = None) -> Recipe:
         raise InputError(f"recipe {data.get('name', '?')!r:.80}: {first_error(error, Recipe, EXAMPLE)}") from None
     recipe._base = base
     _refuse_keys(recipe)
-    if recipe.label_filter.min_verifier_score is not None and recipe.verifier is None:
+    looks = [section for section in recipe.verifiers if section.use != "sync"]
+    if recipe.label_filter.min_verifier_score is not None and not looks:
         raise InputError(
-            f"recipe {recipe.name!r:.80}: 'label_filter.min_verifier_score' needs a verifier; add one, such as "
-            "verifier='{use: clip, model: DIR, threshold: 0}', or leave the filter out"
+            f"recipe {recipe.name!r:.80}: 'label_filter.min_verifier_score' needs a verifier of the look; add one, "
+            "such as verifier='[{use: clip, model: DIR, threshold: 0}, {use: sync}]', or leave the filter out"
         )
     return recipe
 

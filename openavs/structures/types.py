@@ -300,8 +300,12 @@ class Segment:
 
     @property
     def verifier_score(self) -> float | None:
-        """Lowest score of the verifiers that decided, in [0, 1]; None without one."""
-        return min((verdict.score for verdict in self.verdicts if verdict.decision == "kept"), default=None)
+        """Lowest score of the verifiers of its look that decided, in [0, 1]; None without one.
+
+        The score of `sync` is left out: it is a correlation of motion and sound, on another scale than a similarity.
+        """
+        looks = (v.score for v in self.verdicts if v.decision == "kept" and v.verifier != "sync")
+        return min(looks, default=None)
 
 
 @dataclass(frozen=True)

@@ -144,9 +144,10 @@ def test_a_wrong_file_is_one_sentence(text: str, sentence: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_minimum_verifier_score_needs_a_verifier() -> None:
-    with pytest.raises(InputError, match=r"'label_filter\.min_verifier_score' needs a verifier; add one"):
-        load_recipe("tiny", ["label_filter.min_verifier_score=0.5", "verifier=null"])
+@pytest.mark.parametrize("verifier", ["verifier=null", "verifier={use: sync}"])
+def test_a_minimum_verifier_score_needs_a_verifier(verifier: str) -> None:
+    with pytest.raises(InputError, match=r"'label_filter\.min_verifier_score' needs a verifier of the look; add one"):
+        load_recipe("tiny", ["label_filter.min_verifier_score=0.5", verifier])
 
 
 def test_a_vocabulary_in_one_text_is_split_at_its_commas(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_rule_leaves_segments_out(rules: dict[str, float], rejected: dict[str,
 def test_a_verifiers_score_filters_labels_where_there_is_one() -> None:
     judged = result(
         frame(
-            replace(segment("dog", 0.3), verdicts=(Verdict("kept", 0.9),)),
+            replace(segment("dog", 0.3), verdicts=(Verdict("kept", 0.9), Verdict("kept", 0.1, verifier="sync"))),
             replace(segment("bell", 0.2), verdicts=(Verdict("kept", 0.0),)),
             segment("cat", 0.1),  # no verifier scored it
         )
