@@ -13,30 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from openavs.structures.types import Decision
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The decision about one candidate of a phrase.
-
-    Attributes:
-        decision: `kept`, `rejected` or `unresolved`.
-        score: sigmoid of its evidence, in [0, 1]; 0.5 if the sound fits no better than other sounds.
-        margin: its evidence less the best of the other candidates' and of 0, which stands for shuffled pairs; None
-            without evidence.
-        reason: reason of the rejection: `silent` or `off-screen`; None unless rejected.
-    """
-
-    decision: Decision
-    score: float
-    margin: float | None = None
-    reason: str | None = None
-
+from openavs.stages.verifiers.choices import Choice
 
 NO_EVIDENCE = Choice("unresolved", 0.5)
 """Of a candidate without a picture, and in silence."""
@@ -60,7 +40,9 @@ def choose_sounding(evidence: Sequence[float | None], *, min_margin: float, off_
         off_screen: score below which nothing fits, in [0, 0.5]; None never rejects all candidates.
 
     Returns:
-        One choice for each candidate.
+        One choice for each candidate. Its score is the sigmoid of its evidence: 0.5 if the sound fits no better than
+        other sounds. Its margin is its evidence less the best of the other candidates' and of 0, which stands for
+        shuffled pairs.
     """
     known = [value for value in evidence if value is not None]
     best = max(known, default=0.0)

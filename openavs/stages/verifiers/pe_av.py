@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +27,10 @@ from openavs.stages.verifiers.candidates import (
     small_size,
     window_times,
 )
-from openavs.stages.verifiers.contrast import NO_EVIDENCE, Choice, choose_sounding, shuffled_evidence
+from openavs.stages.verifiers.choices import Choice, apply_choices
+from openavs.stages.verifiers.contrast import NO_EVIDENCE, choose_sounding, shuffled_evidence
 from openavs.stages.verifiers.pe_av_model import PeAudioVideoEmbedder
-from openavs.structures.types import Clip, Rejection, Segment, TrackedFrame, Verdict, Waveform
+from openavs.structures.types import Clip, TrackedFrame, Waveform
 
 NAME = "pe-av"
 LONGEST_WINDOW = 30.0
@@ -142,7 +142,9 @@ class PeAvVerifier:
             film.offer([*step, *timeline.read_until(end)])
             choices = self._choose(step, timeline, film, sounds, (start, end))
             for tracked in step:
-                yield _apply(tracked, timeline.keys(tracked), choices)
+                keys = zip(tracked.segments, timeline.keys(tracked), strict=True)
+                own = [choices.get((segment.phrase, key), NO_EVIDENCE) for segment, key in keys]
+                yield apply_choices(tracked, own, NAME)
             timeline.forget(self._span(index + 1, clip)[0] - 1 / clip.fps, step)
 
     def _span(self, index: int, clip: Clip) -> tuple[float, float]:
@@ -273,18 +275,3 @@ class _ClipSounds:
             phrase in own and at - half < end and at + half > start
             for at, own in zip(self._clip.times, self._phrases, strict=False)
         )
-
-
-def _apply(tracked: TrackedFrame, keys: Sequence[Hashable], choices: Choices) -> TrackedFrame:
-    """Return the frame with a verdict on every segment, and rejections of those that are rejected."""
-    segments: list[Segment] = []
-    rejected: list[Rejection] = []
-    for segment, key in zip(tracked.segments, keys, strict=True):
-        choice = choices.get((segment.phrase, key), NO_EVIDENCE)
-        if choice.reason is not None:
-            rejected.append(Rejection(segment.phrase, choice.reason, choice.score, segment.box, choice.margin, NAME))
-            continue
-        verdict = Verdict(choice.decision, choice.score, choice.margin, None, NAME)
-        segments.append(replace(segment, verdicts=(*segment.verdicts, verdict)))
-    rejected.sort(key=lambda rejection: -(rejection.score or 0.0))  # the best candidate first
-    return replace(tracked, segments=tuple(segments), rejected=(*tracked.rejected, *rejected))
