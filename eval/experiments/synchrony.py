@@ -10,8 +10,8 @@ bootstrap interval over clips:
 - decided: of the frames with a visible sounding and a visible silent twin, those in which some but not all are kept;
 - right: of the decided frames, those that keep exactly the twins that sound;
 - lone sources dropped: frames in which a sounding twin that is the only candidate is rejected;
-- off-screen frames with something kept, where only a twin outside the picture sounds, with and without `off_screen`, and
-  the clips with at least one such frame.
+- off-screen frames with something kept, in which only a twin outside the picture sounds, with and without `off_screen`,
+  and the clips with at least one such frame.
 
 `--cost` runs the verifier on a file with two boxes as candidates. It reports the CPU seconds of decoding small frames
 and those of the verifier with frames that have been decoded (least of five runs), and the peak of the memory that
