@@ -256,7 +256,7 @@ def main() -> None:
 
     `--more` are steps of a second training, from the saved weights, on other sounds in mixtures like those of scenes.
     """
-    args = parse_arguments(__doc__, steps=2600, more=1300, batch=10, rate=2e-3, seed=0)
+    args = parse_arguments(__doc__, steps=2600, more=8000, batch=10, rate=2e-3, seed=0)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
