@@ -301,6 +301,7 @@ def test_a_second_answer_may_be_usable() -> None:
     ],
     ids=["100 MB", "endless", "endless error"],
 )
+@pytest.mark.alone
 def test_only_a_limited_part_of_a_response_is_read(flood: Answer, reason: str) -> None:
     import tracemalloc
 
@@ -550,6 +551,7 @@ def test_a_recipe_can_use_it_and_its_model_is_not_downloaded() -> None:
     assert "translator" not in recipe.models()
 
 
+@pytest.mark.alone
 def test_an_interrupt_cancels_the_requests_in_flight() -> None:
     def slow_first(fields: Fields, number: int) -> Answer:
         time.sleep(5 if number == 1 else 0)
