@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.ndimage import binary_dilation
 from scipy.optimize import linear_sum_assignment
 
+from openavs.stages.verifiers.candidates import mask_iou
 from openavs.stages.verifiers.residual_motion import MotionMap
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask, Segment, TrackedFrame
@@ -83,16 +84,11 @@ def match_outlines(
             if segment.track is not None or other.segments[j].track is not None:
                 gain[i, k] = segment.track == other.segments[j].track
             else:
-                gain[i, k] = _iou(outline.mask, other.outlines[j].mask)
+                gain[i, k] = mask_iou(outline.mask, other.outlines[j].mask)
     for i, k in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
         if gain[i, k] >= _MIN_IOU:
             pairs.append((int(i), pool[int(k)]))
     return pairs
-
-
-def _iou(one: BoolMask, other: BoolMask) -> float:
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if union else 0.0
 
 
 def _small(mask: BoolMask, shape: tuple[int, int]) -> BoolMask:
