@@ -1,7 +1,7 @@
 """THE ALGORITHM: audio -> captions -> object prompts -> boxes -> masks (OpenAVS, arXiv 2505.01448), top to bottom.
 
 1. `caption`: the audio windows of a clip are captioned in batches; silent windows run no model.
-   A captioner that gives events says what sounds at each frame by their exact times.
+   With a captioner of events, a frame has those whose exact times overlap its interval.
 2. `translate`: one request per clip holds the captions of all frames and returns the phrases to find at each frame.
 3. `localize`: frames with prompts are decoded batch by batch, detected, filtered and segmented.
    Then the segments are verified by their look, tracked, and verified over time: by their motion and the sound.
