@@ -10,7 +10,7 @@ PROCESSES ?= 2
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-robustness test-packages test-pe-av test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
+.PHONY: demo test test-all test-robustness test-packages test-timm test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,14 +18,14 @@ help:
 	@echo "make test           install, then run the tests (make test-all: including slow ones)"
 	@echo "make test-robustness  injected faults, fuzzing and security in full; make test runs a sample"
 	@echo "make test-packages  tests of the optional packages, each installed into its own folder beside .venv"
-	@echo "make test-pe-av     tests of the verifier pe-av with a torch, torchvision and timm of their own: 5.5 GB beside .venv"
+	@echo "make test-timm      tests of the models that need timm, with a torch, torchvision and timm of their own: 5.5 GB beside .venv"
 	@echo "make test-ray       tests of label jobs on Ray, which is installed into .venv"
 	@echo "make test-web       tests of the web page in a browser; installs Gradio and playwright into .venv, needs Chromium"
 	@echo "make docs           build the documentation into build/site, check links, run examples; installs MkDocs into .venv"
 	@echo "make test-wheel     build wheel and sdist into dist, install the wheel alone and run it (make wheel: build only)"
 	@echo "make sbom           dependencies of the wheel, as CycloneDX, in build/sbom.json"
 	@echo "make audit          check every pinned version against the advisory database"
-	@echo "make coverage       line and branch coverage of test-all, test-packages, test-pe-av, Ray and the web page"
+	@echo "make coverage       line and branch coverage of test-all, test-packages, test-timm, Ray and the web page"
 	@echo "make mutants        mutation tests of metrics, run-length codes, the phrase map and job state"
 	@echo "make lint           ruff, mypy, codespell and the language check, without changes (make fix: apply ruff's fixes)"
 .PHONY: help
@@ -65,12 +65,13 @@ build/packages/%/.installed: tests/packages/%.txt $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --target $(@D) -r $<
 	@touch $@
 
-# PE-AV's video tower needs timm, which needs torchvision, whose build must be the one made for its torch: the three are
-# installed into a folder that precedes .venv, with their dependencies at the versions of .venv.
-test-pe-av: build/pe-av/.installed
-	PYTHONPATH=$(CURDIR)/build/pe-av $(PYTEST) tests/stages/verifiers/test_pe_av.py $(PYTEST_ARGS)
+# PE-AV, OmDet-Turbo and EdgeTAM have parts that are timm's, which needs torchvision, whose build must be the one made for
+# its torch: the three are installed into a folder that precedes .venv, with their dependencies at the versions of .venv.
+TIMM_TESTS := tests/stages/verifiers/test_pe_av.py
+test-timm: build/timm/.installed
+	PYTHONPATH=$(CURDIR)/build/timm $(PYTEST) $(TIMM_TESTS) $(PYTEST_ARGS)
 
-build/pe-av/.installed: .ci/pe-av.txt $(STAMP)
+build/timm/.installed: .ci/timm.txt $(STAMP)
 	rm -rf $(@D)
 	mkdir -p $(@D)
 	grep -v '^torch==' constraints.txt > $(@D)/constraints.txt
@@ -106,7 +107,7 @@ $(VENV)/.docs: $(STAMP)
 coverage: $(VENV)/.quality $(VENV)/.ray $(VENV)/.web
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	-$(MAKE) -k test-all test-packages test-pe-av PYTEST="$(BIN)/coverage run -m pytest" # the report comes if a test fails, too
+	-$(MAKE) -k test-all test-packages test-timm PYTEST="$(BIN)/coverage run -m pytest" # the report comes if a test fails, too
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 UNKNOWN = 3
-CONSTRAINTS = (Path("constraints.txt"), Path(".ci/release.txt"), Path(".ci/quality.txt"), Path(".ci/pe-av.txt"))
+CONSTRAINTS = (Path("constraints.txt"), Path(".ci/release.txt"), Path(".ci/quality.txt"), Path(".ci/timm.txt"))
 
 
 def main(pip_audit: str) -> int:

@@ -45,7 +45,7 @@ EXTRAS = """
 `openavs check` lists which are installed and compatible. Some install other versions of torch, numpy or torchvision, so
 read first: [vllm](translators.md#vllm-in-this-process) (an environment of its own),
 [laion-clap](captioners.md#the-package-laion-clap), [groundingdino-py](detectors.md#the-package-groundingdino-py),
-[pe-av](verifiers.md#installation).
+[timm](verifiers.md#installation).
 
 """
 

@@ -120,7 +120,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "pe-av",
             "pe_av:PeAvVerifier",
             "PE-AV (transformers): keeps the candidates that fit the sound, of those with the same phrase",
-            "pe-av",
+            "timm",
         ),
         ("sync", "sync:SyncVerifier", "no model: drops candidates of a phrase that do not move in time with the sound"),
     ),

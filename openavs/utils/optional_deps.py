@@ -69,8 +69,8 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
                 "torchlibrosa==0.1.0",
             ),
             Extra(
-                "pe-av",
-                "the verifier pe-av, whose video tower is timm's",
+                "timm",
+                "image encoders of pe-av, omdet-turbo and edgetam",
                 "timm",
                 ("1.0.30",),
                 _TORCHVISION,
@@ -104,6 +104,16 @@ def import_optional(module: str, extra: str) -> ModuleType:
         tried = f"; this release was tried with {known.package} {', '.join(known.tried)}" if known.tried else ""
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(f"{known.package} cannot be imported ({line}){tried}; 'openavs check' says more") from error
+
+
+def import_timm() -> ModuleType:
+    """Import timm, and torchvision before it: transformers needs both for a model with a part of timm's.
+
+    Raises:
+        InputError: see `import_optional`.
+    """
+    import_optional("torchvision", "timm")
+    return import_optional("timm", "timm")
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def test_pe_a_frame_gives_the_scores_of_forward(checkpoint: Find, given: Given) 
 
 def test_pe_av_gives_the_logits_of_forward(checkpoint: Find, given: Given) -> None:
     """The library states no value; this loads the published files and compares with a direct call. Needs timm."""
-    pytest.importorskip("timm", reason="timm is not installed: make test-pe-av")
+    pytest.importorskip("timm", reason="timm is not installed: make test-timm")
     options = checkpoint("hf:facebook/pe-av-large-16-frame@main")
     embedder = PeAvVerifier(**options).embedder
     sound, image = read_audio(given(*SPEECH)), read_image(given(*CATS))

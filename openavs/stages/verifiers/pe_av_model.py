@@ -24,11 +24,10 @@ from openavs.errors import InputError, InvalidOutputError
 from openavs.media.audio import resample
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor
 from openavs.structures.types import ImageArray, Waveform
-from openavs.utils.optional_deps import EXTRAS, import_optional
+from openavs.utils.optional_deps import EXTRAS, import_timm
 
 logger = logging.getLogger(__name__)
 
-EXTRA = "pe-av"
 TOO_NEW = Version("1.0.31")
 """The first timm with which transformers 5.23 cannot load the model."""
 
@@ -66,12 +65,11 @@ class PeAudioVideoEmbedder:
 
     def __init__(self, resolved: ResolvedModel, device: torch.device, dtype: torch.dtype) -> None:
         # The video tower is timm's, which imports torchvision, and transformers' video processor needs torchvision.
-        import_optional("torchvision", EXTRA)
-        timm = import_optional("timm", EXTRA)
+        timm = import_timm()
         if Version(timm.__version__) >= TOO_NEW:  # a buffer of its rotary embedding is tied as if it were a parameter
             raise InputError(
-                f"{EXTRA}: timm {timm.__version__} cannot be used, because transformers cannot load PE-AV with timm "
-                f"{TOO_NEW} or newer; {EXTRAS[EXTRA].command}"
+                f"pe-av: timm {timm.__version__} cannot be used, because transformers cannot load PE-AV with timm "
+                f"{TOO_NEW} or newer; {EXTRAS["timm"].command}"
             )
         from transformers import PeVideoVideoProcessor
 

@@ -1,4 +1,4 @@
-"""The verifier pe-av against direct calls of the library, at tiny random size: `make test-pe-av`.
+"""The verifier pe-av against direct calls of the library, at tiny random size: `make test-timm`.
 
 transformers needs timm and torchvision for this model, which have an environment of their own; elsewhere most of these
 tests skip. The rule and the cut-outs are tested everywhere (`test_contrast.py`, `test_candidates.py`).
@@ -36,7 +36,7 @@ from tests.stages.verifiers.tiny_pe_av import EDGE, FRAMES, make_pe_av, tiny_mod
 from tests.tiny_models import make_clap
 from tests.weights import golden
 
-needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: make test-pe-av")
+needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: make test-timm")
 SIZE = (48, 64)
 RATE = 16_000
 SECONDS = 6
@@ -184,7 +184,7 @@ def test_another_model_and_a_timm_that_is_too_new_are_refused(
     with pytest.raises(ModelError, match="a 'clap' model"):
         PeAvVerifier(model=str(make_clap(tmp_path / "clap")))
     monkeypatch.setattr("timm.__version__", "1.0.31")
-    with pytest.raises(InputError, match=r"timm 1\.0\.31 cannot be used.*pip install \"openavs\[pe-av\]\""):
+    with pytest.raises(InputError, match=r"timm 1\.0\.31 cannot be used.*pip install \"openavs\[timm\]\""):
         PeAvVerifier(model=str(folder))
 
 
@@ -200,7 +200,7 @@ def test_without_torchvision_the_error_names_the_extra(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "torchvision", None)
     (tmp_path / "config.json").write_text('{"model_type": "pe_audio_video"}', encoding="utf-8")
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"torchvision is not installed; pip install \"openavs\[pe-av\]\""):
+    with pytest.raises(InputError, match=r"torchvision is not installed; pip install \"openavs\[timm\]\""):
         PeAvVerifier(model=str(tmp_path))
 
 
