@@ -69,7 +69,7 @@ class PeAudioVideoEmbedder:
         if Version(timm.__version__) >= TOO_NEW:  # a buffer of its rotary embedding is tied as if it were a parameter
             raise InputError(
                 f"pe-av: timm {timm.__version__} cannot be used, because transformers cannot load PE-AV with timm "
-                f"{TOO_NEW} or newer; {EXTRAS["timm"].command}"
+                f"{TOO_NEW} or newer; {EXTRAS['timm'].command}"
             )
         from transformers import PeVideoVideoProcessor
 
