@@ -14,8 +14,8 @@ from typing import Any
 
 from openavs.config import resources
 from openavs.evaluation.benchmark import load_benchmark
+from openavs.stages.prompting import build_messages, load_prompt
 from openavs.stages.translators.base import Request
-from openavs.stages.translators.prompting import build_messages, load_prompt
 from openavs.structures.types import Caption
 
 LABELS = [("Dog", 0.62), ("Bark", 0.21), ("Domestic animals, pets", 0.09)]  # CLAP: three labels with their scores

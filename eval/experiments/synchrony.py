@@ -31,10 +31,9 @@ from pathlib import Path
 import numpy as np
 
 from openavs.media.clip import open_clip
-from openavs.stages.verifiers.base import ClipEvidence
 from openavs.stages.verifiers.sync import SyncVerifier
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Box, Clip, Frame, Segment, TrackedFrame
+from openavs.structures.types import Box, Clip, ClipEvidence, Frame, Segment, TrackedFrame
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Scene, sample_scene
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
-from openavs.stages.translators.prompting import PromptTemplate, load_prompt
+from openavs.stages.prompting import PromptTemplate, load_prompt
 
 _PACKAGES = ("openavs", "torch", "transformers", "numpy", "soxr")
 # Options that do not affect outputs; the device is covered by its resolved kind.

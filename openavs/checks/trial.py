@@ -23,10 +23,11 @@ from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_f
 from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.contracts import validate_output, validate_outputs, validate_tracked_frames
-from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier, Verifier
+from openavs.stages.verifiers.base import TemporalVerifier, Verifier
 from openavs.structures.types import (
     Caption,
     Clip,
+    ClipEvidence,
     Detection,
     Event,
     Frame,

@@ -36,12 +36,13 @@ from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_
 from openavs.stages.trackers.association import key_frames
 from openavs.stages.trackers.base import Tracker
 from openavs.stages.translators.base import Request, Translator
-from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier, Verifier
+from openavs.stages.verifiers.base import TemporalVerifier, Verifier
 from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import (
     AudioWindow,
     Caption,
     Clip,
+    ClipEvidence,
     ClipResult,
     Detection,
     Frame,

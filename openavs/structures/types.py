@@ -8,7 +8,7 @@ codes (`RLE`) and decoded one frame at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -350,6 +350,23 @@ class TrackedFrame:
     segments: tuple[Segment, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     key: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class ClipEvidence:
+    """A clip's sound and picture over time, with what earlier stages found in the sound.
+
+    Attributes:
+        clip: the clip; its `dense_frames` are the frames between the sampled ones, None where there are none.
+        prompts: the prompts of every sampled frame, by index.
+        events: what sounds when, by onset; none without a captioner that scores phrases over time.
+        warn: records a sentence about the clip.
+    """
+
+    clip: Clip
+    prompts: Sequence[tuple[Prompt, ...]]
+    events: Sequence[Event] = ()
+    warn: Callable[[str], None] = lambda sentence: None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from openavs.stages.translators.prompting import PromptTemplate, build_messages, load_prompt
+from openavs.stages.prompting import PromptTemplate, build_messages, load_prompt
 from openavs.synthetic.categories import KINDS
 from scripts.train_tiny.common import StepLogger, parse_arguments
 from scripts.train_tiny.lm_data import MAX_FRAMES, TRAIN, VAL, Example, example

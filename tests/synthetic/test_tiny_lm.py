@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import openavs
+from openavs.stages.prompting import build_messages
 from openavs.stages.translators.base import Request
-from openavs.stages.translators.prompting import build_messages
 from openavs.structures.types import Caption
 from openavs.synthetic.categories import KINDS
 from scripts.train_tiny import lm, lm_data

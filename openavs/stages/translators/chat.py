@@ -13,10 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from openavs.errors import InputError
 from openavs.models.chat_api.faults import ParseError
-from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.lexicon_translator import LexiconTranslator
-from openavs.stages.translators.parsing import AnswerSchema, parse_answer
-from openavs.stages.translators.prompting import (
+from openavs.stages.prompting import (
     MAX_PHRASES,
     CaptionRun,
     Conversation,
@@ -27,6 +24,9 @@ from openavs.stages.translators.prompting import (
     select_template,
     split_frames,
 )
+from openavs.stages.translators.base import Request, Translation
+from openavs.stages.translators.lexicon_translator import LexiconTranslator
+from openavs.stages.translators.parsing import AnswerSchema, parse_answer
 from openavs.utils.text import pluralize
 
 logger = logging.getLogger(__name__)

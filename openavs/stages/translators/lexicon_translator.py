@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from openavs.stages.lexicon import category, is_collective, is_genre, lexicon, specific
+from openavs.stages.prompting import MAX_PHRASES, clean_text
 from openavs.stages.translators.base import Request, Translation
-from openavs.stages.translators.prompting import MAX_PHRASES, clean_text
 from openavs.stages.vocabulary import classes_in_text, match_classes
 from openavs.structures.types import Caption
 

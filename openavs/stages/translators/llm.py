@@ -19,8 +19,8 @@ from openavs.models.catalog import stored_dtype
 from openavs.models.chat_api.faults import TOO_LONG, ParseError
 from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.hub import load_pretrained, load_processor, resolve
+from openavs.stages.prompting import MAX_PHRASES, Conversation
 from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, check_at_least
-from openavs.stages.translators.prompting import MAX_PHRASES, Conversation
 
 _TOKEN_STEP = 64
 

@@ -8,8 +8,8 @@ from typing import Any
 from openavs.models.chat_api.chat_server import ChatServer, OnError, ServerRequest, Structured, Usage
 from openavs.models.chat_api.endpoint import OPENAI
 from openavs.models.chat_api.faults import ParseError
+from openavs.stages.prompting import MAX_PHRASES
 from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator
-from openavs.stages.translators.prompting import MAX_PHRASES
 
 
 class OpenAITranslator(ChatTranslator):

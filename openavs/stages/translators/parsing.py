@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openavs.models.chat_api.faults import EMPTY, REFUSED, ParseError
-from openavs.stages.translators.prompting import MAX_PHRASES, clean_text
+from openavs.stages.prompting import MAX_PHRASES, clean_text
 from openavs.stages.vocabulary import match_classes
 from openavs.utils.text import pluralize
 

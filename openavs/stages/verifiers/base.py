@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from openavs.structures.types import Clip, Event, ImageArray, Prompt, Segment, TrackedFrame, Verdict
+from openavs.structures.types import ClipEvidence, ImageArray, Segment, TrackedFrame, Verdict
 
 
 @runtime_checkable
@@ -18,23 +17,6 @@ class Verifier(Protocol):
     ) -> list[list[Verdict]]:
         """Return one list of verdicts per image, one per segment. `phrases` are all that sound at each image."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class ClipEvidence:
-    """A clip's sound and picture over time, with what earlier stages found in the sound.
-
-    Attributes:
-        clip: the clip; its `dense_frames` are the frames between the sampled ones, None where there are none.
-        prompts: the prompts of every sampled frame, by index.
-        events: what sounds when, by onset; none without a captioner that scores phrases over time.
-        warn: records a sentence about the clip.
-    """
-
-    clip: Clip
-    prompts: Sequence[tuple[Prompt, ...]]
-    events: Sequence[Event] = ()
-    warn: Callable[[str], None] = lambda sentence: None
 
 
 @runtime_checkable

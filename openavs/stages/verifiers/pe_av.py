@@ -18,7 +18,6 @@ from openavs.errors import InputError
 from openavs.models.device import resolve_device
 from openavs.models.hub import resolve
 from openavs.models.memory import run_with_oom_backoff
-from openavs.stages.verifiers.base import ClipEvidence
 from openavs.stages.verifiers.candidates import (
     CandidateTimeline,
     FrameWindow,
@@ -30,7 +29,7 @@ from openavs.stages.verifiers.candidates import (
 from openavs.stages.verifiers.choices import Choice, apply_choices
 from openavs.stages.verifiers.contrast import NO_EVIDENCE, choose_sounding, shuffled_evidence
 from openavs.stages.verifiers.pe_av_model import PeAudioVideoEmbedder
-from openavs.structures.types import Clip, TrackedFrame, Waveform
+from openavs.structures.types import Clip, ClipEvidence, TrackedFrame, Waveform
 
 NAME = "pe-av"
 LONGEST_WINDOW = 30.0

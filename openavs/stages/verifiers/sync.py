@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.stages.verifiers.base import ClipEvidence
 from openavs.stages.verifiers.choices import Choice, apply_choices
 from openavs.stages.verifiers.outlines import OutlinedFrame, SegmentOutline, match_outlines
 from openavs.stages.verifiers.residual_motion import MotionMap, MotionReader
 from openavs.stages.verifiers.synchrony import Series, SoundFeatures, event_gate, synchrony
-from openavs.structures.types import BoolMask, TrackedFrame
+from openavs.structures.types import BoolMask, ClipEvidence, TrackedFrame
 
 NAME = "sync"
 

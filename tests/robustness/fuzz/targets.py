@@ -33,8 +33,8 @@ from openavs.models.chat_api.faults import ParseError, TransientError
 from openavs.models.hub import ResolvedModel, check_folder
 from openavs.pipeline.lockfile import ModelLockfile
 from openavs.results.serialization import read_result, result_from_json, result_to_json
+from openavs.stages.prompting import parse_prompt
 from openavs.stages.translators.parsing import AnswerSchema, parse_answer
-from openavs.stages.translators.prompting import parse_prompt
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
 from openavs.visualization.colors import voc_palette

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from openavs.stages.prompting import MAX_CHARACTERS, build_messages, clean_text, load_prompt
 from openavs.stages.translators.base import Request, Translation
 from openavs.stages.translators.chat import ChatRequest, ChatTranslator, ParseError
 from openavs.stages.translators.llm import LlmTranslator
-from openavs.stages.translators.prompting import MAX_CHARACTERS, build_messages, clean_text, load_prompt
 from tests.stages.translators.captions import request
 
 SHIPPED = sorted(file.stem for file in (Path(__file__).parents[3] / "prompts").glob("*.txt"))

@@ -25,11 +25,11 @@ from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry
-from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier
+from openavs.stages.verifiers.base import TemporalVerifier
 from openavs.stages.verifiers.contrast import choose_sounding, shuffled_evidence
 from openavs.stages.verifiers.pe_av import PeAvVerifier
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Clip, Frame, ImageArray, Prompt, Segment, TrackedFrame, Waveform
+from openavs.structures.types import Clip, ClipEvidence, Frame, ImageArray, Prompt, Segment, TrackedFrame, Waveform
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.stages.verifiers.tiny_pe_av import EDGE, FRAMES, make_pe_av, tiny_model

@@ -12,9 +12,9 @@ import pytest
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.registry import Registry, check_backends
-from openavs.stages.verifiers.base import ClipEvidence, TemporalVerifier
+from openavs.stages.verifiers.base import TemporalVerifier
 from openavs.stages.verifiers.sync import SyncVerifier
-from openavs.structures.types import Caption, Clip, Event, Prompt, TrackedFrame, Waveform
+from openavs.structures.types import Caption, Clip, ClipEvidence, Event, Prompt, TrackedFrame, Waveform
 from tests.stages.verifiers.films import Film, beats, hum, jumps, knocks, prompts, shaking
 
 OWN, OTHER, THIRD = beats(1, 6), beats(2, 6), beats(3, 6)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
-from openavs.stages.translators.base import Request
-from openavs.stages.translators.prompting import (
+from openavs.stages.prompting import (
     MAX_CAPTIONS,
     MAX_CHARACTERS,
     CaptionRun,
@@ -22,10 +21,11 @@ from openavs.stages.translators.prompting import (
     merge_runs,
     parse_prompt,
 )
+from openavs.stages.translators.base import Request
 from openavs.structures.types import Caption
 from tests.stages.translators.captions import caption, request
 
-SHIPPED = sorted(file.stem for file in (Path(__file__).parents[3] / "prompts").glob("*.txt"))
+SHIPPED = sorted(file.stem for file in (Path(__file__).parents[2] / "prompts").glob("*.txt"))
 HEADER = "name: mine\nversion: 2\nvariables: captions\nsummary: A test.\n"
 GOOD = HEADER + "---\n[system]\nBe brief.\n[user]\nHeard: $captions\n"
 
