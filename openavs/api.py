@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from openavs.caching.build import load_pipeline
-from openavs.config.recipe import Recipe, default_recipe, load_recipe, override_recipe
+from openavs.config.recipe import Recipe, load_recipe, override_recipe
 from openavs.media import open_clip
 from openavs.pipeline.context import RunContext
+from openavs.pipeline.memory_estimate import choose_recipe
 from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.result import Result
 from openavs.structures.types import Clip, FrameResult
@@ -37,8 +38,8 @@ def load(
     Models that do not fit into memory together are loaded one group at a time, again for each clip.
 
     Args:
-        recipe: its name (see `openavs list`), its YAML file, or the recipe itself; None: `openavs` on a CUDA GPU,
-            else `openavs-cpu`.
+        recipe: its name (see `openavs list`), its YAML file, or the recipe itself; None: the one for this
+            machine (`memory_estimate.choose_recipe`).
         overrides: changes such as `"filtering.box_threshold=0.3"`, as on the command line.
         vocabulary: the closed set of labels; a list, or a text with commas.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; the recipe's if None.
@@ -57,7 +58,7 @@ def load(
     if isinstance(recipe, Recipe):
         chosen = override_recipe(recipe, changes)
     else:
-        chosen = load_recipe(recipe or default_recipe(changes), changes)
+        chosen = load_recipe(recipe or choose_recipe(changes).name, changes)
     return load_pipeline(VideoPipeline, chosen)
 
 

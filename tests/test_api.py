@@ -50,7 +50,7 @@ def test_models_that_do_not_fit_together_are_loaded_one_by_one(monkeypatch: pyte
 
 def test_without_a_recipe_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     for gpu, name in ((False, "openavs-cpu"), (True, "openavs")):
-        monkeypatch.setattr("openavs.models.device.has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr("openavs.pipeline.memory_estimate.has_gpu", lambda gpu=gpu: gpu)
         monkeypatch.setattr(library.VideoPipeline, "from_recipe", lambda recipe, held: recipe)
         monkeypatch.setattr("openavs.caching.build.should_offload", lambda recipe: False)
         assert library.load().name == name  # type: ignore[attr-defined]

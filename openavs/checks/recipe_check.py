@@ -251,24 +251,20 @@ def _memory(recipe: Recipe) -> _Memory | None:
 
     The total of the device counts, because the free memory of this moment may differ from that of a later run.
     """
-    import torch
-
     from openavs.config.recipe import override_recipe
     from openavs.models.device import resolve_device
-    from openavs.models.memory import total_memory
-    from openavs.pipeline.memory_estimate import estimate_memory
+    from openavs.pipeline.memory_estimate import estimate_memory, total_memory_of
 
     if recipe.student is not None:
         return None
     try:
-        chosen = resolve_device(recipe.device, recipe.dtype).device
+        chosen = resolve_device(recipe.device, recipe.dtype)
         together, largest = estimate_memory(override_recipe(recipe, ["offline=true"]))
     except InputError:
         return None
-    if chosen.type == "cuda":
-        return _Memory(together, largest, torch.cuda.mem_get_info(chosen)[1], "the GPU")
-    total = total_memory()
-    return None if total is None else _Memory(together, largest, total, "this machine")
+    total = total_memory_of(chosen)
+    where = "the GPU" if chosen.device.type == "cuda" else "this machine"
+    return None if total is None else _Memory(together, largest, total, where)
 
 
 def _count(some: Sequence[WeightsStatus], weights: Sequence[WeightsStatus]) -> str:

@@ -48,7 +48,7 @@ def ablate(
         typer.Option(
             "--pipeline",
             "-p",
-            help="The recipe that is varied; default: the study's, else openavs with a GPU, openavs-cpu without.",
+            help="The recipe that is varied; default: the study's, else the one for this machine.",
             show_default=False,
         ),
     ] = None,

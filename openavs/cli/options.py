@@ -35,7 +35,7 @@ PipelineOption = Annotated[
         "--pipeline",
         "-p",
         help="Recipe: a name (see [bold]openavs list[/]), a YAML file or student:DIR. "
-        "Default: openavs with a GPU, openavs-cpu without.",
+        "Default: the one for this machine.",
         show_default=False,
     ),
 ]
@@ -101,12 +101,15 @@ def recipe_overrides(
 
 def default_pipeline(overrides: list[str], *, quiet: bool) -> str:
     """Return the name of the default recipe and log it on stderr."""
-    from openavs.config.recipe import default_recipe
+    from openavs.pipeline.memory_estimate import choose_recipe
 
-    name = default_recipe(overrides)
-    where = "with a GPU" if name == "openavs" else "without a GPU"
-    log_line(f"openavs: using the recipe {name}, the default {where}; choose another with --pipeline", quiet=quiet)
-    return name
+    choice = choose_recipe(overrides)
+    log_line(
+        f"openavs: recipe {choice.name}, the default for this machine ({choice.reason}); choose another with "
+        "--pipeline ('openavs list recipes')",
+        quiet=quiet,
+    )
+    return choice.name
 
 
 def is_override(argument: str) -> bool:

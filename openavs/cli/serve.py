@@ -37,7 +37,7 @@ def serve(
             "--pipeline",
             "-p",
             help="Initial recipe; others whose models are on this disk can be selected on the page. "
-            "Default: openavs with a GPU, openavs-cpu without.",
+            "Default: the one for this machine.",
             show_default=False,
         ),
     ] = None,

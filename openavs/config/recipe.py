@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,6 @@ from openavs.errors import InputError
 from openavs.models.chat_api.endpoint import SERVER_BACKENDS, validate_base_url
 from openavs.utils.serialization import read_yaml
 from openavs.utils.text import split_list
-
-logger = logging.getLogger(__name__)
 
 STUDENT = "student:"  # prefix of a trained student's folder in place of a recipe's name
 EXAMPLE = "see 'openavs show tiny' for a complete recipe"
@@ -307,22 +304,6 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         base, data = path.parent, {"name": path.stem, **read_yaml(path)}
     apply_overrides(data, overrides)
     return recipe_from_dict(data, base=base)
-
-
-def default_recipe(overrides: Sequence[str] = ()) -> str:
-    """Return the name of the default recipe: `openavs` on a CUDA GPU, else `openavs-cpu`.
-
-    Args:
-        overrides: the overrides of the recipe; `device=` decides.
-    """
-    from openavs.models.device import has_gpu
-
-    devices = [override.removeprefix("device=") for override in overrides if override.startswith("device=")]
-    device = devices[-1] if devices else "auto"
-    on_gpu = has_gpu() if device == "auto" else device.startswith("cuda")
-    name = "openavs" if on_gpu else "openavs-cpu"
-    logger.info("the default recipe is %s (%s GPU)", name, "with a" if on_gpu else "without a")
-    return name
 
 
 def is_recipe_key(name: str) -> bool:

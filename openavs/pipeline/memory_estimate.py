@@ -1,5 +1,7 @@
 """Memory estimate of a recipe: whether its models fit together, one group after the other, or not at all.
 
+`choose_recipe` picks the default recipe of this machine by that estimate.
+
 Weights are counted from the headers of the safetensors files (or, where a model is not downloaded yet, from the table
 of known models). Working memory is an estimate, see `_working`; `eval/bench/memory.py` compares it with a run.
 """
@@ -8,15 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from openavs.config.recipe import Recipe, StageConfig, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.catalog import count_parameters, find_known_model, stored_dtype
-from openavs.models.device import DeviceConfig, is_bfloat16_fast, resolve_device, resolve_language_dtype
+from openavs.models.device import DeviceConfig, has_gpu, is_bfloat16_fast, resolve_device, resolve_language_dtype
 from openavs.models.hub import resolve
-from openavs.models.memory import available_memory
+from openavs.models.memory import available_memory, total_memory
 from openavs.pipeline.offload import STAGE_GROUPS
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ _FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-a-frame", "pe-av")  # `aut
 _LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
 _OPTIMIZED = ("grounding-dino", "sam", "sam2")  # float32 between matrix products; `auto` sets their dtype
 _FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
+_DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu",)}  # the best first; the last fits everywhere
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,59 @@ def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
         f"the recipe {recipe.name} needs {largest / 1e9:.1f} GB even if its models are loaded one group at a time, and "
         f"{free / 1e9:.1f} GB {where} are free; {fix}"
     )
+
+
+@dataclass(frozen=True)
+class RecipeChoice:
+    """The default recipe of a machine, and the facts that decide: such as `no GPU, 16.0 GB of memory`."""
+
+    name: str
+    reason: str
+
+
+def choose_recipe(overrides: Sequence[str] = ()) -> RecipeChoice:
+    """Return the default recipe: of those for a CUDA GPU, or for a CPU, the first that fits the device's memory.
+
+    Nothing is downloaded. A recipe fits if its largest stage group does, because groups can be loaded one by one.
+
+    Args:
+        overrides: the overrides of the recipe; `device=` decides instead of the machine.
+    """
+    devices = [override.removeprefix("device=") for override in overrides if override.startswith("device=")]
+    device = devices[-1] if devices else "auto"
+    on_gpu = has_gpu() if device == "auto" else device.startswith("cuda")
+    names = _DEFAULTS["gpu" if on_gpu else "cpu"]
+    total = _total_gpu_memory(device) if on_gpu else total_memory()
+    name = next((name for name in names[:-1] if total is None or _fits(name, device, total)), names[-1])
+    size = "" if total is None else f"{total / 1e9:.1f} GB"
+    if on_gpu:
+        return RecipeChoice(name, f"a GPU with {size}" if size else "a GPU")
+    return RecipeChoice(name, f"no GPU, {size} of memory" if size else "no GPU")
+
+
+def _fits(name: str, device: str, total: int) -> bool:
+    try:
+        recipe = load_recipe(name, [f"device={device}", "offline=true"])
+        return estimate_memory(recipe)[1] <= total * MEMORY_FRACTION
+    except InputError:  # a device that does not exist is reported when the recipe is built
+        return True
+
+
+def _total_gpu_memory(device: str) -> int | None:
+    """Return the bytes of a GPU; None if torch cannot use it."""
+    try:
+        return total_memory_of(resolve_device("cuda" if device == "auto" else device, "auto"))
+    except InputError:
+        return None
+
+
+def total_memory_of(place: DeviceConfig) -> int | None:
+    """Return the bytes of a device, used ones included; None where the system does not report them."""
+    if place.device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(place.device)[1])
+    return total_memory()
 
 
 def free_memory(place: DeviceConfig) -> int | None:

@@ -179,7 +179,7 @@ def test_a_recipe_that_is_too_large_for_the_machine(tmp_path: Path, monkeypatch:
     recipe = load_recipe("openavs", ["device=cpu"])
 
     def checked(gigabytes: float) -> CheckResult:
-        monkeypatch.setattr("openavs.models.memory.total_memory", lambda: int(gigabytes * 1e9))
+        monkeypatch.setattr("openavs.pipeline.memory_estimate.total_memory", lambda: int(gigabytes * 1e9))
         return check_recipe(recipe, tmp_path).result
 
     assert checked(64).state == "absent" and "offloaded" not in checked(64).message

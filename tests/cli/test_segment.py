@@ -51,22 +51,19 @@ def noise(seconds: float = 2.0) -> Waveform:
 @pytest.mark.parametrize(
     ("gpu", "words", "said"),
     [
-        (False, (), "using the recipe openavs-cpu, the default without a GPU; choose another with --pipeline"),
-        (
-            True,
-            ("--device", "cpu"),
-            "using the recipe openavs-cpu, the default without a GPU; choose another with --pipeline",
-        ),
-        (True, (), "using the recipe openavs, the default with a GPU; choose another with --pipeline"),
+        (False, (), "recipe openavs-cpu, the default for this machine (no GPU, 16.0 GB of memory)"),
+        (True, ("--device", "cpu"), "recipe openavs-cpu, the default for this machine (no GPU, 16.0 GB of memory)"),
+        (True, (), "recipe openavs, the default for this machine (a GPU)"),
     ],
 )
 def test_the_default_recipe_is_said_in_one_line(
     openavs: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, words: Any, said: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("openavs.models.device.has_gpu", lambda: gpu)
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.has_gpu", lambda: gpu)
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.total_memory", lambda: int(16e9))
     done = openavs("segment", video, "--offline", "--out", tmp_path / "out", *words)
-    assert done.err.splitlines()[0] == f"openavs: {said}"
+    assert done.err.splitlines()[0].startswith(f"openavs: {said}; choose another with --pipeline")
     assert done.code == 2  # its models are not here
     assert said not in openavs("segment", video, "--offline", "--out", tmp_path / "out", "--quiet", *words).err
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from openavs.config import resources
-from openavs.config.recipe import Recipe, default_recipe, load_recipe, recipe_from_dict
+from openavs.config.recipe import Recipe, load_recipe, recipe_from_dict
 from openavs.errors import InputError
 
 SMALL = """
@@ -185,24 +185,6 @@ def test_any_recipe_survives_writing(threshold: float, fps: float, words: list[s
     data["filtering"]["box_threshold"], data["sample"]["fps"], data["vocabulary"] = threshold, fps, words
     recipe: Recipe = recipe_from_dict(data)
     assert recipe_from_dict(parse_yaml(recipe.to_yaml())) == recipe
-
-
-@pytest.mark.parametrize(
-    ("gpu", "overrides", "name"),
-    [
-        (True, [], "openavs"),
-        (False, [], "openavs-cpu"),
-        (True, ["device=cpu"], "openavs-cpu"),
-        (False, ["device=cuda:1"], "openavs"),
-        (False, ["device=mps"], "openavs-cpu"),
-        (True, ["device=cpu", "device=auto"], "openavs"),
-    ],
-)
-def test_the_default_recipe_depends_on_the_gpu(
-    gpu: bool, overrides: list[str], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("openavs.models.device.has_gpu", lambda: gpu)
-    assert default_recipe(overrides) == name
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from openavs.models.catalog import count_parameters, stored_dtype
 from openavs.models.device import DeviceConfig
 from openavs.models.memory import available_memory, total_memory
 from openavs.pipeline import memory_estimate as footprint
-from openavs.pipeline.memory_estimate import MemoryFootprint, estimate_memory, measure_footprints, should_offload
+from openavs.pipeline.memory_estimate import MemoryFootprint, choose_recipe, estimate_memory, measure_footprints, should_offload
 from openavs.pipeline.offload import STAGE_GROUPS
 from openavs.pipeline.pipeline import Pipeline
 from tests.plugin_recipe import write_recipe
@@ -141,6 +141,35 @@ def test_the_recipe_with_a_language_model_without_a_gpu(
         in sentence
     )
     assert "are free; use --pipeline openavs-cpu, which needs 2." in sentence
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gigabytes", "overrides", "name", "reason"),
+    [
+        (True, 24.0, [], "openavs", "a GPU with 24.0 GB"),
+        (True, 6.0, [], "openavs-cpu", "a GPU with 6.0 GB"),
+        (True, None, [], "openavs", "a GPU"),
+        (False, 16.0, [], "openavs-cpu", "no GPU, 16.0 GB of memory"),
+        (False, 16.0, ["device=cuda:1"], "openavs", "a GPU with 16.0 GB"),
+        (True, 64.0, ["device=cpu"], "openavs-cpu", "no GPU, 64.0 GB of memory"),
+        (True, 64.0, ["device=cpu", "device=auto"], "openavs", "a GPU with 64.0 GB"),
+        (False, None, ["device=mps"], "openavs-cpu", "no GPU"),
+    ],
+)
+def test_the_default_recipe_is_the_best_one_that_fits_the_machine(
+    gpu: bool,
+    gigabytes: float | None,
+    overrides: list[str],
+    name: str,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    size = None if gigabytes is None else int(gigabytes * 1e9)
+    monkeypatch.setattr(footprint, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(footprint, "_total_gpu_memory", lambda device: size)
+    monkeypatch.setattr(footprint, "total_memory", lambda: size)
+    found = choose_recipe(overrides)
+    assert (found.name, found.reason) == (name, reason)
 
 
 def test_the_smallest_recipe_is_named_and_then_none(memory: dict[str, int]) -> None:
