@@ -17,7 +17,13 @@ from openavs.models.catalog import count_parameters, stored_dtype
 from openavs.models.device import DeviceConfig
 from openavs.models.memory import available_memory, total_memory
 from openavs.pipeline import memory_estimate as footprint
-from openavs.pipeline.memory_estimate import MemoryFootprint, choose_recipe, estimate_memory, measure_footprints, should_offload
+from openavs.pipeline.memory_estimate import (
+    MemoryFootprint,
+    choose_recipe,
+    estimate_memory,
+    measure_footprints,
+    should_offload,
+)
 from openavs.pipeline.offload import STAGE_GROUPS
 from openavs.pipeline.pipeline import Pipeline
 from tests.plugin_recipe import write_recipe
