@@ -57,6 +57,13 @@ def evaluate(
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Compare two finished runs (folders or report.json) instead of running."),
     ] = None,
+    negatives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND,...",
+            help="Also run every clip with other sounds (AVSBench-Robust): silence, noise, offscreen, room.",
+        ),
+    ] = None,
     workers: WorkersOption = 1,
     cache: CacheOption = True,
     lock: LockOption = None,
@@ -76,11 +83,13 @@ def evaluate(
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
     from openavs.evaluation.evaluator import evaluate as run_evaluation, recipe_predictor
+    from openavs.evaluation.negatives import parse_kinds
 
     configure_logging(quiet=quiet, verbose=verbose)
     if compare is not None:
         print_comparison(*compare, as_json)
         return
+    kinds = () if negatives is None else parse_kinds(negatives)
     benchmark, overrides, root = parse_benchmark(words, root)
     card, dataset = load_benchmark(benchmark), open_dataset(benchmark, root, split)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
@@ -103,6 +112,7 @@ def evaluate(
             allow_missing=allow_missing,
             overwrite=overwrite,
             workers=workers,
+            negatives=kinds,
             command=command_line(),
             progress=progress,
         )
@@ -181,6 +191,7 @@ _SHOWN = (
     *("benchmark", "task", "split", "protocol", "clips_per_batch", "clips", "frames", "metrics", "figures"),
     *("intervals", "groups", "silence", "missing", "limit", "incomparable"),
 )
+_ADDED = ("negatives", "robustness")  # with --negatives
 
 
 def _answer(done: Evaluation, benchmark: str, split: str, protocol: str, clips_per_batch: int) -> dict[str, Any]:
@@ -188,7 +199,7 @@ def _answer(done: Evaluation, benchmark: str, split: str, protocol: str, clips_p
     known: dict[str, Any] = {"benchmark": benchmark, "split": split, "protocol": protocol}
     known |= {"clips_per_batch": clips_per_batch, "metrics": None}
     if done.report is not None:
-        known |= {key: done.report[key] for key in _SHOWN}
+        known |= {key: done.report[key] for key in (*_SHOWN, *(key for key in _ADDED if key in done.report))}
         known |= {"recipe": done.report["recipe"]["name"], "seconds": done.report["timings"]["seconds"]}
     failed = [{"id": clip, "reason": reason} for clip, reason in done.failed.items()]
     return {**known, "failed": failed, "out": str(done.out)}
@@ -231,6 +242,14 @@ def score(
     resize: Annotated[
         bool, typer.Option("--resize", help="Resize masks of another size (nearest pixel) instead of failing.")
     ] = False,
+    negatives: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND=DIR,...",
+            help="Also score masks that were predicted with other sounds: silence, noise, offscreen or room, each with "
+            "its folder of predictions.",
+        ),
+    ] = None,
     limit: LimitOption = None,
     out: Annotated[Path | None, typer.Option(help="Write report.json and per_clip.csv to this folder.")] = None,
     as_json: JsonOption = False,
@@ -242,9 +261,11 @@ def score(
     from openavs.cli.output import progress_bar
     from openavs.cli.tables import print_scores
     from openavs.evaluation.benchmark import open_dataset
+    from openavs.evaluation.negatives import negative_split, negatives_report, parse_folders, score_negatives
     from openavs.evaluation.scorer import score as score_masks, write_scores
 
     configure_logging(quiet=quiet, verbose=verbose)
+    folders = {} if negatives is None else parse_folders(negatives)
     dataset = open_dataset(benchmark, root, split)
     with progress_bar(benchmark, quiet) as progress:
         scores = score_masks(
@@ -258,9 +279,23 @@ def score(
             resize=resize,
             progress=progress,
         )
+    others = {
+        kind: score_negatives(
+            negative_split(dataset, kind, sounds=False),
+            folder,
+            protocol=protocol.value,
+            clips_per_batch=clips_per_batch,
+            allow_missing=allow_missing,
+            limit=limit,
+            numbering=numbering,
+            resize=resize,
+        )
+        for kind, folder in folders.items()
+    }
     read = {"predictions": str(predictions), "numbering": numbering, "resize": resize}
     origin = {"root": str(root), **read, "versions": {"openavs": __version__}}
     report: dict[str, Any] = scores.to_dict() | {"missing_clips": list(scores.missing)} | origin
+    report |= negatives_report(scores.per_clip, others)
     if out is not None:
         write_scores(out, report)
         log_line(f"wrote {out / 'report.json'} and {out / 'per_clip.csv'}", quiet=quiet)

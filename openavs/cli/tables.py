@@ -24,6 +24,7 @@ def print_scores(report: Mapping[str, Any]) -> None:
     title = f"{title_of(report['benchmark'])}, {report['split']}: {_counts(report)}"
     parts = [title, table_text(["percent [95 %]", *(protocol_name(report, p) for p in protocols)], rows)]
     parts += [*_groups_text(report.get("groups") or (), task), *_silence_text(report.get("silence") or {})]
+    parts += _negatives_text(report)
     parts += _worst_text(report["per_class"])
     if report.get("missing"):
         masks = pluralize(report["missing_masks"], "mask")
@@ -43,6 +44,21 @@ def _silence_text(silence: Mapping[str, Any]) -> list[str]:
     shown = [name for name in in_order(silence) if silence[name] or not (silence[name] is None or "_frames" in name)]
     rows = [[figure_name(name), figure_value(name, silence[name])] for name in shown]
     return [table_text(["frames without a mask", "number or percent"], rows)] if rows else []
+
+
+def _negatives_text(report: Mapping[str, Any]) -> list[str]:
+    """FPR with exchanged sounds, and our aggregate over them."""
+    from openavs.evaluation.negatives import TITLES
+
+    rows = [
+        [TITLES[kind], *map(percent, (row["official"], row["fixed"], row["left_empty"])), row["source"]]
+        for kind, row in (report.get("negatives") or {}).items()
+    ]
+    if not rows:
+        return []
+    head = ["other sounds (percent)", "FPR, official", "FPR, fixed", "frames left empty", "source"]
+    value = percent(report["robustness"]["selective_miou"])
+    return [table_text(head, rows), f"selective mIoU (of openavs, over these sounds): {value}"]
 
 
 def _worst_text(per_class: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:

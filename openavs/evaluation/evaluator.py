@@ -11,8 +11,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,15 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.metrics.functional import Protocol
-from openavs.evaluation.predictor import Failures, PredictionRun, Predictor, folder_names, predict
+from openavs.evaluation.negatives import (
+    FOLDER as NEGATIVES,
+    TITLES,
+    negative_split,
+    negatives_report,
+    score_negatives,
+    write_pairs,
+)
+from openavs.evaluation.predictor import Failures, PredictionRun, PredictionSink, Predictor, folder_names, predict
 from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import BenchmarkScores, score
 from openavs.jobs.checkpoint import read_timings
@@ -57,6 +66,7 @@ def evaluate(
     allow_missing: bool = False,
     overwrite: bool = False,
     workers: int = 1,
+    negatives: Sequence[str] = (),
     command: str = "",
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -72,17 +82,29 @@ def evaluate(
         allow_missing: Score although clips failed; they count as empty.
         overwrite: Remove the earlier results first.
         workers: Processes; one: this process.
+        negatives: Kinds of sounds that replace those of the clips, in further runs (`negatives.KINDS`).
         command: The command line that the report names.
         progress: Called with `clips` and their numbers, and as `score` calls it.
     """
     chosen = dataset if limit is None else replace(dataset, clips=dataset.clips[:limit])
     names = folder_names(dataset.clips)
+    splits = {kind: negative_split(dataset, kind) for kind in negatives}
+    if splits:
+        predictor = replace(predictor, build=cache(predictor.build))  # all runs share the loaded models
     if overwrite:
         _remove_reports(out)
     run = predict(predictor, chosen, out, names=names, overwrite=overwrite, workers=workers, progress=progress)
     _remove_reports(out)
-    if run.failed and not allow_missing:
-        return Evaluation(out, None, run.failed)
+    failed = dict(run.failed)
+    for kind, split in splits.items():
+        part = replace(split.dataset, clips=split.dataset.clips[:limit])
+        folder = out / NEGATIVES / kind
+        own = predict(predictor, part, folder, names=names, overwrite=overwrite, workers=workers, progress=progress)
+        if split.pairs:
+            write_pairs(folder / "pairs.csv", split.pairs)
+        failed |= {f"{clip} with {TITLES[kind]}": reason for clip, reason in own.failed.items()}
+    if failed and not allow_missing:
+        return Evaluation(out, None, failed)
     predictions = out / "predictions"
     scores = score(
         dataset,
@@ -93,13 +115,25 @@ def evaluate(
         limit=limit,
         progress=progress,
     )
+    rows = {
+        kind: score_negatives(
+            split,
+            out / NEGATIVES / kind / PredictionSink.folder,
+            protocol=protocol,
+            clips_per_batch=clips_per_batch,
+            allow_missing=allow_missing,
+            limit=limit,
+        )
+        for kind, split in splits.items()
+    }
     asked = {"root": str(dataset.root), "limit": limit, "command": command}
     asked["incomparable"] = _incomparable(dataset, len(chosen.clips))
-    report = _report(scores, out, _timings(run, out), run.failed) | asked
+    report = _report(scores, out, _timings(run, out), failed) | asked | negatives_report(scores.per_clip, rows)
     atomic_write(out / "report.json", json_bytes(report))
     atomic_write(out / "per_clip.csv", _per_clip_csv(report))
-    write_benchmark_report(out / "report.html", report, chosen, predictions)
-    return Evaluation(out, report, run.failed)
+    shown = {kind: split.dataset for kind, split in splits.items()}
+    write_benchmark_report(out / "report.html", report, chosen, predictions, shown)
+    return Evaluation(out, report, failed)
 
 
 # ---------------------------------------------------------------------------------------------- a recipe as a system

@@ -201,6 +201,7 @@ def to_sample(clip: BenchmarkClip, name: str, root: Path, spelling: Mapping[str,
         like=None if like is None else _relative(like, root),
         classes=tuple((spelling or {}).get(label, label.replace("-", " ")) for label in clip.classes),
         video=None if clip.video is None else _relative(clip.video, root),
+        sound=clip.sound,
     )
 
 

@@ -32,6 +32,7 @@ from openavs.evaluation.leaderboard import (
     published_results,
 )
 from openavs.evaluation.metrics.metrics import Row
+from openavs.evaluation.negatives import FOLDER as NEGATIVES, TITLES
 from openavs.evaluation.predictions import find_missing, read_predictions
 from openavs.evaluation.report_plots import (
     KIND_STYLES,
@@ -50,6 +51,7 @@ from openavs.visualization.plots import series_css
 from openavs.visualization.report import model_rows, timing_rows
 
 MAX_EXAMPLES = 6  # of the best clips, and of the worst
+MAX_NEGATIVE_EXAMPLES = 4  # of each kind of exchanged sound
 MAX_CLASSES = 120
 MAX_PUBLISHED = 8  # of each kind of method
 MAX_RECIPE_CHARACTERS = 100_000
@@ -64,7 +66,9 @@ _OPTIONAL = dict.fromkeys(("date", "limit", "failed", "command", "curve", "missi
 _PART_STYLES = {"base": 0, "novel": 1, "background": 4}
 
 
-def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predictions: Path) -> None:
+def write_benchmark_report(
+    path: Path, report: Report, dataset: Dataset, predictions: Path, negatives: Mapping[str, Dataset] | None = None
+) -> None:
     """Write the HTML report of an evaluation.
 
     Args:
@@ -72,6 +76,8 @@ def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predict
         report: `BenchmarkScores.to_dict()`, or a report.json, which also has recipe, models and timings.
         dataset: the scored split; its files are only read for the example frames.
         predictions: the folder of scored masks, read for the same frames.
+        negatives: the splits with exchanged sounds by kind; their masks are in `negatives/<kind>/predictions` beside
+            the page.
     """
     benchmark = report["benchmark"]
     models, recipe = report.get("models") or {}, report.get("recipe") or {}
@@ -103,6 +109,7 @@ def write_benchmark_report(path: Path, report: Report, dataset: Dataset, predict
         clips=_examples(report, dataset, predictions),
         groups=_groups(report),
         silence=_silence(report.get("silence") or {}),
+        negatives=_negatives(report, path.parent / NEGATIVES, negatives or {}),
         models=model_rows(models, recipe.get("license")),
         timings=timing_rows((report.get("timings") or {}).get("stages", {}), report["frames"]),
         versions=_versions(report),
@@ -193,6 +200,18 @@ def _silence(silence: Mapping[str, Any]) -> list[Row]:
         for kind, words in names.items()
         if silence.get(f"{kind}_frames")
     ]
+
+
+def _negatives(report: Report, folder: Path, splits: Mapping[str, Dataset]) -> list[Row]:
+    """The figures of each kind of exchanged sound, with the clips that have the largest false positives."""
+    found = []
+    for kind, figures in (report.get("negatives") or {}).items():
+        dataset, predictions = splits[kind], folder / kind / "predictions"
+        clips = {clip.id: clip for clip in dataset.clips}
+        worst = figures["worst"][:MAX_NEGATIVE_EXAMPLES]
+        pictures = [{**row, "picture": example_frame(dataset, clips[row["id"]], predictions)} for row in worst]
+        found.append({"kind": kind, "title": TITLES[kind], **figures, "pictures": pictures})
+    return found
 
 
 # --------------------------------------------------------------------------------------------------- timings, versions

@@ -10,7 +10,7 @@ from typing import IO
 
 from openavs.errors import InputError
 from openavs.jobs.sample import ByteRange, Sample, locate
-from openavs.media import open_clip, open_images
+from openavs.media import open_clip, open_images, replacement_sound
 from openavs.media.probe import check_file, reading
 from openavs.structures.types import Clip
 from openavs.utils.fs import is_missing
@@ -52,6 +52,8 @@ class ClipLoader:
             clip = self._open(sample)
         except InputError as error:
             raise self.failure("unreadable", error, sample) from error
+        if sample.sound is not None:
+            clip = replace(clip, audio=replacement_sound(sample.sound, len(clip.times) / clip.fps))
         if clip.audio is None:
             raise ClipError("no_sound", f"{sample.source} has no sound track; give its sound with --audio FILE")
         warnings = tuple(self.portable(warning, sample) for warning in clip.warnings)

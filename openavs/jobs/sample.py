@@ -46,6 +46,7 @@ class Sample:
         audio_slice: The sound inside the tar `path`.
         problem: The fault of the row that the sample was read from; such a clip fails without being opened.
         video: The raw video of a clip that comes as images, for the frames between them.
+        sound: A generated sound that replaces the sound of the files, as `media.replacement_sound` names it.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Sample:
     audio_slice: ByteRange | None = None
     problem: str | None = None
     video: str | None = None
+    sound: str | None = None
 
     @property
     def source(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openavs.media.audio import read_audio, resample, write_wav
+from openavs.media.audio import read_audio, replacement_sound, resample, write_wav
 from openavs.media.clip import open_clip, open_images, planned_times, probe
 from openavs.media.encode import write_video
 from openavs.media.limits import MediaLimits
@@ -17,6 +17,7 @@ __all__ = [
     "planned_times",
     "probe",
     "read_audio",
+    "replacement_sound",
     "resample",
     "write_overlay",
     "write_video",

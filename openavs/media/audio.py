@@ -35,6 +35,8 @@ SLACK = 0.1  # s; smaller gaps between packets are rounding errors of time stamp
 LONGEST_GAP = 600.0  # s; a larger gap is damage, not silence, unless the header has such a length
 PLANES = 8  # planes of a frame that FFmpeg stores without an extra list
 BLOCK = 1 << 18
+GENERATED_RATE = 44_100
+ROOM_DBFS = -50.0
 
 
 @dataclass
@@ -271,6 +273,33 @@ def resample_samples(samples: Samples, old: int, new: int) -> Samples:
         part = stream.resample_chunk(samples[start : start + BLOCK], last=start + BLOCK >= len(samples))
         buffer.write(np.clip(part, -1.0, 1.0))  # the filter overshoots at full scale
     return buffer.close()
+
+
+def replacement_sound(name: str, seconds: float) -> Waveform:
+    """Return a generated sound at 44.1 kHz that shows nothing in the picture.
+
+    Args:
+        name: `silence` (digital zeros), `noise:SEED` (white, uniform in [-1, 1)) or `room:SEED` (pink noise at -50
+            dBFS, the level of a quiet room in a recording). Equal seeds give equal sounds.
+        seconds: the length.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    kind, _, seed = name.partition(":")
+    count = max(1, round(seconds * GENERATED_RATE))
+    if name == "silence":
+        return Waveform(np.zeros(count, dtype=np.float32), GENERATED_RATE)
+    if kind not in ("noise", "room") or not (seed.isascii() and seed.isdigit()):
+        raise InputError(f"there is no generated sound {name!r:.40}; there are silence, noise:SEED and room:SEED")
+    samples = np.random.default_rng(int(seed)).uniform(-1.0, 1.0, count)
+    if kind == "room":
+        spectrum = np.fft.rfft(samples)
+        spectrum[0] = 0.0
+        spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))  # power falls with 1 / f
+        samples = np.fft.irfft(spectrum, count)
+        samples *= 10 ** (ROOM_DBFS / 20) / np.sqrt(np.mean(np.square(samples)))
+    return Waveform(samples.astype(np.float32), GENERATED_RATE)
 
 
 def write_wav(path: str | Path, waveform: Waveform) -> None:

@@ -38,6 +38,7 @@ class BenchmarkClip:
         group: the row of the clip in tables (an S4 category, a subset of AVSBench-semantic).
         resize: resize predicted masks of another size than the benchmark's, instead of raising an error.
         video: the raw video, if there is one; the frames between the sampled ones are decoded from it.
+        sound: a generated sound in place of the audio file, as `media.replacement_sound` names it.
     """
 
     id: str
@@ -50,6 +51,7 @@ class BenchmarkClip:
     group: str | None = None
     resize: bool = False
     video: Path | None = None
+    sound: str | None = None
 
     @property
     def annotated(self) -> tuple[int, ...]:
