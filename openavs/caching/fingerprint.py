@@ -26,6 +26,7 @@ _IGNORED = {"device", "offline", "api_key_env", "timeout", "total_timeout", "max
 _MAX_WHOLE = 1 << 23  # bytes; smaller files are hashed entirely
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 12  # of larger files
 _PACKAGE = Path(__file__).parents[1]
+_CHAT = ("models/generation.py", "models/vision_chat.py", "visualization/contact_sheet.py")
 
 
 def stage_fingerprint(backend: Any, cls: type, options: Mapping[str, Any]) -> str:
@@ -83,11 +84,12 @@ def _source(cls: type) -> Path | None:
 def _code_digest(cls: type, file: Path) -> str:
     """Hash the file of a plug-in, or all files of the folder of a class in a package, which include its helpers.
 
-    For a backend of openavs the hash also covers the code that stages share: lexicon, tables and optimized modules.
+    For a backend of openavs the hash also covers the code that stages share: lexicon, tables, optimized modules, and
+    how language models are run and get pictures.
     """
     files = sorted(file.parent.glob("*.py")) if "." in cls.__module__ else [file]
     if cls.__module__.startswith("openavs."):
-        shared = ("stages/*.py", "models/ops/*.py", "assets/tables/*.tsv")
+        shared = ("stages/*.py", "models/ops/*.py", "assets/tables/*.tsv", *_CHAT)
         files += [path for pattern in shared for path in sorted(_PACKAGE.glob(pattern))]
     digest = hashlib.sha256()
     for path in files:

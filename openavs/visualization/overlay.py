@@ -16,7 +16,7 @@ from openavs.visualization.colors import RGB, Palette, palette_of, text_color
 
 SYNTHETIC = "synthetic demo model"
 _ALPHA = 0.45  # opacity of a mask, so that the object below remains recognizable
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rectangle = tuple[int, int, int, int]
 
 
@@ -162,7 +162,8 @@ def _dilate(mask: BoolMask, radius: int) -> BoolMask:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> _Font:
+def text_font(size: int) -> Font:
+    """Return the font of all pictures, at a height in pixels."""
     return ImageFont.load_default(size)
 
 
@@ -170,8 +171,8 @@ def _text_size(width: int, height: int, scale: float) -> int:
     return int(np.clip(round(scale * min(width, height) / 22), 10, 200))
 
 
-def _truncate(text: str, font: _Font, max_width: float) -> str:
-    """The text in one line, truncated to fit; empty if not even three letters do."""
+def truncate_text(text: str, font: Font, max_width: float) -> str:
+    """Return the text in one line, truncated to fit; empty if not even three letters do."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:200]).split())
     if font.getlength(line) <= max_width:
         return line
@@ -192,9 +193,9 @@ def _draw_label(
     limits: tuple[int, int],
 ) -> None:
     """Draws 'dog 0.81' above the mask, moved down until it covers no other label."""
-    font, pad = _font(size), max(2, size // 4)
+    font, pad = text_font(size), max(2, size // 4)
     number = f" {segment.score:.2f}"
-    name = _truncate(segment.phrase, font, limits[0] - 2 * pad - font.getlength(number))
+    name = truncate_text(segment.phrase, font, limits[0] - 2 * pad - font.getlength(number))
     if not name:
         return
     width, height = round(font.getlength(name + number)) + 2 * pad, size + 2 * pad
@@ -219,8 +220,8 @@ def _overlap(one: _Rectangle, other: _Rectangle) -> bool:
 def _draw_watermark(draw: ImageDraw.ImageDraw, text: str, size: int, limits: tuple[int, int]) -> list[_Rectangle]:
     """Writes a small text into the upper right corner; returns its rectangle if it fits."""
     size = max(8, round(size * 0.7))
-    font, pad = _font(size), max(2, size // 4)
-    line = _truncate(text, font, limits[0] - 4 * pad)
+    font, pad = text_font(size), max(2, size // 4)
+    line = truncate_text(text, font, limits[0] - 4 * pad)
     if not line or size + 2 * pad > limits[1] // 3:
         return []
     place = (limits[0] - round(font.getlength(line)) - 2 * pad, 0, limits[0], size + 2 * pad)
@@ -233,9 +234,9 @@ def _draw_captions(draw: ImageDraw.ImageDraw, captions: Sequence[Caption], size:
     """Draws the captions on a strip along the bottom; returns its height in pixels."""
     if not captions:
         return 0
-    font, pad = _font(size), max(2, size // 4)
+    font, pad = text_font(size), max(2, size // 4)
     texts = [f"{c.text} {c.score:.2f}" if c.score is not None else c.text for c in captions]
-    line = _truncate("captions: " + ", ".join(dict.fromkeys(texts)), font, limits[0] - 4 * pad)
+    line = truncate_text("captions: " + ", ".join(dict.fromkeys(texts)), font, limits[0] - 4 * pad)
     height = size + 3 * pad
     if not line or height > limits[1] // 3:  # the strip would cover most of a tiny image
         return 0

@@ -34,9 +34,10 @@ from openavs.models.chat_api.client import (
     message_text,
     parse_completion,
     rejected_field,
+    rejects_pictures,
 )
 from openavs.models.chat_api.endpoint import OPENAI, find_endpoint
-from openavs.models.chat_api.faults import ParseError, TransientError
+from openavs.models.chat_api.faults import NO_PICTURES, ParseError, TransientError
 from openavs.utils.text import printable
 
 logger = logging.getLogger(__name__)
@@ -232,6 +233,8 @@ class ChatServer:
                 self._count(completion)
                 return message_text(completion)
             field = rejected_field(response, fields)
+            if field is None and rejects_pictures(response, request.messages):
+                raise ParseError(NO_PICTURES, final=True)
             if field is None and self._may_be_schema(response, fields):
                 field = "response_format"
             if field is None:

@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -47,6 +47,12 @@ _FIELD_NAMES = {  # the servers' words for a field that they reject
 }
 _UNSUPPORTED = re.compile(
     r"un(?:supported|known|recogni[sz]ed|expected)|not (?:supported|allowed|permitted)|extra", re.I
+)
+_PICTURE = re.compile(r"image|vision|multi-?modal|mmproj", re.IGNORECASE)
+_NOT_TAKEN = re.compile(
+    r"unsupported|unknown variant|invalid content|valid string|must be (?:a )?string|no endpoints?|only (?:be )?support"
+    r"|(?:not|n't) (?:a |an |have )?(?:support|accept|multi-?modal|vision|allow|enabled|available|able|capab|expect)",
+    re.IGNORECASE,
 )
 _TOO_LONG = re.compile(r"context[ _]length|maximum context|context window|too long|too many tokens", re.I)
 
@@ -113,6 +119,14 @@ def rejected_field(response: ChatResponse, fields: Mapping[str, Any]) -> str | N
         if named and (field == "response_format" or _UNSUPPORTED.search(response.text)):
             return field
     return None
+
+
+def rejects_pictures(response: ChatResponse, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether an error response to messages with a picture means that the server takes none."""
+    if response.status not in {*AMBIGUOUS_STATUS, 404, 415} or not _PICTURE.search(response.text):
+        return False
+    parts = (part for message in messages if isinstance(message["content"], list) for part in message["content"])
+    return bool(_NOT_TAKEN.search(response.text)) and any(part.get("type") == "image_url" for part in parts)
 
 
 def classify_error(response: ChatResponse, endpoint: Endpoint, model: str) -> TransientError | ParseError | ModelError:

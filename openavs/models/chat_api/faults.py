@@ -6,6 +6,7 @@ from __future__ import annotations
 EMPTY = "the answer is empty"
 REFUSED = "the model refused to answer"
 TOO_LONG = "the question is longer than the model's context"
+NO_PICTURES = "the server does not take the picture"
 
 
 class ParseError(Exception):

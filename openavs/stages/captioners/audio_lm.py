@@ -16,6 +16,7 @@ import transformers
 from openavs.errors import InputError
 from openavs.models.catalog import stored_dtype
 from openavs.models.device import resolve_device, resolve_language_dtype
+from openavs.models.generation import GREEDY
 from openavs.models.hub import load_pretrained, resolve
 from openavs.stages.captioners.audio_lm_specs import find_model_spec, load_audio_processor, tokenize_question
 from openavs.stages.captioners.base import (
@@ -134,13 +135,7 @@ class AudioLmCaptioner:
             attention_mask=mask.to(self.device),
             max_new_tokens=self.max_new_tokens,
             pad_token_id=self._pad_token,
-            # The checkpoints' own settings sample and penalize repetition.
-            do_sample=False,
-            num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
+            **GREEDY,
         )
         return [str(text) for text in self.processor.tokenizer.batch_decode(generated, skip_special_tokens=True)]
 

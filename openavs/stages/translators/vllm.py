@@ -17,10 +17,11 @@ from openavs.errors import InputError, ModelError
 from openavs.models.catalog import stored_dtype
 from openavs.models.chat_api.faults import TOO_LONG, ParseError
 from openavs.models.device import resolve_device, resolve_language_dtype
+from openavs.models.generation import token_budget
 from openavs.models.hub import load_processor, resolve
 from openavs.stages.prompting import MAX_PHRASES
 from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, check_at_least
-from openavs.stages.translators.llm import chat_tokenizer, token_budget, tokenize_chat
+from openavs.stages.translators.llm import chat_tokenizer, tokenize_chat
 
 
 class VllmTranslator(ChatTranslator):

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openavs.errors import InputError, ModelError
 from openavs.models.chat_api.faults import TOO_LONG, ParseError
+from openavs.models.generation import render_chat, token_budget
 from openavs.stages.translators.chat import ChatRequest
-from openavs.stages.translators.llm import LlmTranslator, render_chat, token_budget, tokenize_chat
+from openavs.stages.translators.llm import LlmTranslator, tokenize_chat
 from openavs.stages.translators.parsing import AnswerSchema
 from tests.stages.translators.captions import request
 from tests.tiny_lms import CHATML, NO_SYSTEM, make_lm
