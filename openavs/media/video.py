@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from openavs.media.limits import DEFAULT_LIMITS, DecodeTimeBudget, MediaLimits
 from openavs.media.probe import Matrix, is_turned, open_media, require_video, seconds
+from openavs.structures.masks import small_size
 from openavs.structures.types import Frame, ImageArray
 from openavs.utils.text import pluralize
 
@@ -157,11 +158,9 @@ class VideoFrames:
 
     def dense(self, fps: float, longest_side: int) -> Iterator[Frame]:
         """Yield the whole video at `fps` frames a second, at most `longest_side` pixels large; a `DenseFrameSource`."""
-        scale = min(1.0, longest_side / max(self.size))
-        height, width = (max(1, round(side * scale)) for side in self.size)
         count = math.ceil((self.times[-1] + 0.5 / self.fps) * fps - 1e-6)
         times = tuple((i + 0.5) / fps for i in range(count))
-        small = replace(self, times=times, fps=fps, size=(height, width))
+        small = replace(self, times=times, fps=fps, size=small_size(self.size, longest_side))
         with open_media(self.path, self.limits) as container:
             stream = require_video(container, self.path, self.limits)
             decoder = VideoDecoder(stream, self.path, self.limits)

@@ -1,4 +1,4 @@
-"""Masks as COCO run-length codes: encoding, decoding, validation, rendering of segments; overlap of boxes.
+"""Masks as COCO run-length codes: encoding, decoding, validation, resizing, rendering; overlap of masks and boxes.
 
 Converters are functions named `a_to_b`.
 """
@@ -111,6 +111,32 @@ def segments_to_label_map(segments: Sequence[Segment], values: Sequence[int], si
     for position in sorted(range(len(segments)), key=lambda i: segments[i].score):
         painted[rle_to_mask(segments[position].mask)] = values[position]
     return painted
+
+
+def small_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """Return (height, width) in pixels with the longest side limited, as dense frames have it."""
+    scale = min(1.0, longest_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resize_mask(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
+    """Resize a mask to (height, width) by its nearest pixels; if none of it is left, all pixels that it touches."""
+    if mask.shape == size:
+        return mask
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(size, mask.shape, strict=True)
+    )
+    small: BoolMask = mask[rows][:, columns]
+    if not small.any() and mask.any():
+        y, x = np.nonzero(mask)
+        small[y * size[0] // mask.shape[0], x * size[1] // mask.shape[1]] = True
+    return small
+
+
+def mask_iou(one: BoolMask, other: BoolMask) -> float:
+    """Return the IoU of two masks of one size; 0 if both are empty."""
+    union = np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / union) if union else 0.0
 
 
 def iou(one: Box, two: Box) -> float:

@@ -19,7 +19,7 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.base import synthetic_clip_name
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.media import write_video, write_wav
-from openavs.structures.masks import mask_to_rle
+from openavs.structures.masks import mask_to_rle, small_size
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray
 from openavs.synthetic.categories import BY_NAME
 from openavs.synthetic.scenes import SPLITS, Scene, SceneSpec, sample_scene
@@ -50,8 +50,7 @@ def scene_to_clip(scene: Scene, name: str, frame_time: float = FRAME_TIME) -> Cl
                 yield Frame(i, time, scene.picture(time)[0])
 
     def dense(fps: float, longest_side: int) -> Iterator[Frame]:
-        scale = min(1.0, longest_side / max(scene.size))
-        height, width = (max(round(side * scale), 1) for side in scene.size)
+        height, width = small_size(scene.size, longest_side)
         for i in range(round(scene.seconds * fps)):
             image = Image.fromarray(scene.picture((i + 0.5) / fps)[0]).resize((width, height), Image.Resampling.BOX)
             yield Frame(i, (i + 0.5) / fps, np.asarray(image))

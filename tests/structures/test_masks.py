@@ -17,10 +17,13 @@ from openavs.structures.masks import (
     MAX_PIXELS,
     RLE,
     check_rle,
+    mask_iou,
     mask_to_rle,
+    resize_mask,
     rle_to_mask,
     segments_to_label_map,
     segments_to_mask,
+    small_size,
 )
 from openavs.structures.types import BoolMask, Segment
 
@@ -185,3 +188,24 @@ def test_the_best_segment_is_on_top_of_a_label_map(shape: tuple[int, int], given
         over = [(score, value) for mask, (_, score), value in zip(masks, given, values, strict=True) if mask[place]]
         best = max((score for score, _ in over), default=0.0)
         assert painted[place] in {value for score, value in over if score == best} or not over
+
+
+def test_small_sizes_keep_the_shape_and_never_grow() -> None:
+    assert small_size((720, 1280), 640) == (360, 640) and small_size((90, 120), 640) == (90, 120)
+    assert small_size((1, 4000), 640) == (1, 640)
+
+
+def test_a_resized_mask_keeps_its_place_and_is_never_lost() -> None:
+    patch, speck = np.zeros((40, 60), dtype=np.bool_), np.zeros((80, 120), dtype=np.bool_)
+    patch[10:20, 5:15] = speck[40, 60] = True
+    big = np.kron(patch, np.ones((2, 2), dtype=np.bool_)).astype(np.bool_)
+    assert np.array_equal(resize_mask(big, (40, 60)), patch) and resize_mask(patch, (40, 60)) is patch
+    assert np.flatnonzero(resize_mask(speck, (4, 6))).tolist() == [2 * 6 + 3]
+    assert not resize_mask(np.zeros((80, 120), dtype=np.bool_), (4, 6)).any()
+
+
+def test_iou_of_masks() -> None:
+    one, two = np.zeros((2, 4, 15), dtype=np.bool_)
+    one[:, :10] = two[:, 5:] = True
+    assert mask_iou(one, two) == pytest.approx(1 / 3)
+    assert mask_iou(one & two & ~one, np.zeros_like(one)) == 0.0

@@ -1,11 +1,23 @@
-"""Protocols of verifiers: does a segment look like its phrase, and does it move like the sound?"""
+"""Protocols of verifiers: does a segment look like its phrase, and does it move like the sound?
+
+Verifiers of whole clips make a `Choice` about each segment and apply them to its frame.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from openavs.structures.types import ClipEvidence, ImageArray, Segment, TrackedFrame, Verdict
+from openavs.structures.types import (
+    ClipEvidence,
+    Decision,
+    ImageArray,
+    Rejection,
+    Segment,
+    TrackedFrame,
+    Verdict,
+)
 
 
 @runtime_checkable
@@ -30,3 +42,45 @@ class TemporalVerifier(Protocol):
         ahead of the output. Segments of one track are the same object; without a tracker, `track` is None.
         """
         ...
+
+
+# ------------------------------------------------------------------------------------------------- choices
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decision about one candidate of a phrase.
+
+    Attributes:
+        decision: `kept`, `rejected` or `unresolved`.
+        score: how well it fits the sound, in [0, 1].
+        margin: see `Verdict`.
+        reason: reason of the rejection: `silent` or `off-screen`; None unless rejected.
+    """
+
+    decision: Decision
+    score: float
+    margin: float | None = None
+    reason: str | None = None
+
+
+def apply_choices(tracked: TrackedFrame, choices: Sequence[Choice], verifier: str) -> TrackedFrame:
+    """Return a frame with a verdict on every segment; rejected segments become rejections, the best one first.
+
+    Args:
+        tracked: the frame.
+        choices: one for each segment.
+        verifier: name of the verifier.
+    """
+    segments: list[Segment] = []
+    rejected: list[Rejection] = []
+    for segment, choice in zip(tracked.segments, choices, strict=True):
+        if choice.reason is not None:
+            rejected.append(
+                Rejection(segment.phrase, choice.reason, choice.score, segment.box, choice.margin, verifier)
+            )
+            continue
+        verdict = Verdict(choice.decision, choice.score, choice.margin, None, verifier)
+        segments.append(replace(segment, verdicts=(*segment.verdicts, verdict)))
+    rejected.sort(key=lambda rejection: -(rejection.score or 0.0))
+    return replace(tracked, segments=tuple(segments), rejected=(*tracked.rejected, *rejected))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from openavs.stages.objects import ObjectLinker
 from openavs.stages.verifiers.cutouts import Square, cut_out, cut_square, square_around
-from openavs.structures.masks import rle_to_mask
+from openavs.structures.masks import resize_mask, rle_to_mask
 from openavs.structures.types import BoolMask, DenseFrameSource, Frame, ImageArray, TrackedFrame
-
-MIN_IOU = 0.3
-"""Least IoU of the masks of one phrase in neighboring frames that count as the same object without a tracker."""
 
 _SLACK = 1e-6  # s; times are sums of floats
 
@@ -43,8 +41,7 @@ class Outline:
 class CandidateTimeline:
     """Reads tracked frames ahead, and keeps the outlines of every candidate around the present.
 
-    A candidate is a track. Without a tracker, a segment continues the segment of the frame before that has its phrase
-    and the largest mask IoU, at least `MIN_IOU`.
+    A candidate is an object of a phrase, see `ObjectLinker`.
 
     Args:
         frames: the tracked frames, in order.
@@ -55,11 +52,10 @@ class CandidateTimeline:
     def __init__(self, frames: Iterable[TrackedFrame], size: tuple[int, int], margin: float) -> None:
         self._frames, self._size, self._margin = iter(frames), size, margin
         self._ahead: deque[TrackedFrame] = deque()
-        self._outlines: dict[Hashable, list[Outline]] = {}
-        self._keys: dict[int, list[Hashable]] = {}
-        self._before: list[tuple[str, BoolMask, Hashable]] = []  # phrase, small mask and key of the frame before
+        self._outlines: dict[int, list[Outline]] = {}
+        self._keys: dict[int, list[int]] = {}
+        self._linker = ObjectLinker()
         self._read_to = float("-inf")
-        self._started = 0
 
     def next_interval(self, length: float) -> list[TrackedFrame]:
         """Return the next frames whose times are in one interval of `length` seconds; none at the end."""
@@ -78,11 +74,11 @@ class CandidateTimeline:
             pass
         return list(self._ahead)
 
-    def keys(self, frame: TrackedFrame) -> list[Hashable]:
+    def keys(self, frame: TrackedFrame) -> list[int]:
         """Return the candidate of each segment of a frame; segments of one candidate have equal keys."""
         return self._keys[frame.frame.index]
 
-    def outlines(self, key: Hashable, start: float, end: float) -> list[Outline]:
+    def outlines(self, key: int, start: float, end: float) -> list[Outline]:
         """Return the outlines of a candidate between two times, and the one before and after if there are."""
         own = self._outlines.get(key, [])
         inside = [i for i, outline in enumerate(own) if start <= outline.time <= end]
@@ -107,11 +103,7 @@ class CandidateTimeline:
             return False
         time = self._read_to = tracked.frame.time
         masks = [resize_mask(rle_to_mask(segment.mask), self._size) for segment in tracked.segments]
-        keys = self._link(tracked, masks)
-        self._keys[tracked.frame.index] = keys
-        self._before = [
-            (segment.phrase, mask, key) for segment, mask, key in zip(tracked.segments, masks, keys, strict=True)
-        ]
+        keys = self._keys[tracked.frame.index] = self._linker.link(time, tracked.segments, masks)
         for mask, key in zip(masks, keys, strict=True):
             square = square_around(mask, self._margin)
             if square is not None:
@@ -119,27 +111,6 @@ class CandidateTimeline:
                 self._outlines.setdefault(key, []).append(outline)
         self._ahead.append(tracked)
         return True
-
-    def _link(self, tracked: TrackedFrame, masks: Sequence[BoolMask]) -> list[Hashable]:
-        """Return the key of each segment: its track, or that of the best match in the frame before, or a new one."""
-        keys: list[Hashable] = [None if s.track is None else ("track", s.track) for s in tracked.segments]
-        pairs = sorted(
-            (
-                (mask_iou(mask, old), i, key)
-                for i, mask in enumerate(masks)
-                for phrase, old, key in self._before
-                if keys[i] is None and phrase == tracked.segments[i].phrase
-            ),
-            key=lambda pair: -pair[0],
-        )
-        for iou, i, key in pairs:
-            if iou >= MIN_IOU and keys[i] is None and key not in keys:
-                keys[i] = key
-        for i, key in enumerate(keys):
-            if key is None:
-                self._started += 1
-                keys[i] = ("segment", self._started)
-        return keys
 
 
 class FrameWindow:
@@ -237,26 +208,6 @@ def _common_square(outlines: Sequence[Outline]) -> Square:
 def interval_of(time: float, length: float) -> int:
     """Return the index of the interval of `length` seconds that a time is in."""
     return int(np.floor(time / length + _SLACK))
-
-
-def small_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
-    """Return (height, width) in pixels with the longest side limited, as dense frames have it."""
-    scale = min(1.0, longest_side / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def resize_mask(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
-    """Resize a mask to (height, width); a pixel is set if half of it or more is covered."""
-    if mask.shape == size:
-        return mask
-    small = Image.fromarray(mask.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BOX)
-    return np.asarray(small) >= 128
-
-
-def mask_iou(one: BoolMask, other: BoolMask) -> float:
-    """Return the IoU of two masks of one size; 0 if both are empty."""
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if union else 0.0
 
 
 def window_times(start: float, end: float, count: int) -> list[float]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openavs.stages.verifiers.choices import Choice
+from openavs.stages.verifiers.base import Choice
 
 NO_EVIDENCE = Choice("unresolved", 0.5)
 """Of a candidate without a picture, and in silence."""

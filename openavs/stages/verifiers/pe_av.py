@@ -8,7 +8,7 @@ sound, noise, and silence; `contrast.py` has the rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,17 @@ from openavs.errors import InputError
 from openavs.models.device import resolve_device
 from openavs.models.hub import resolve
 from openavs.models.memory import run_with_oom_backoff
+from openavs.stages.verifiers.base import Choice, apply_choices
 from openavs.stages.verifiers.candidates import (
     CandidateTimeline,
     FrameWindow,
     film_candidate,
     interval_of,
-    small_size,
     window_times,
 )
-from openavs.stages.verifiers.choices import Choice, apply_choices
 from openavs.stages.verifiers.contrast import NO_EVIDENCE, choose_sounding, shuffled_evidence
 from openavs.stages.verifiers.pe_av_model import PeAudioVideoEmbedder
+from openavs.structures.masks import small_size
 from openavs.structures.types import Clip, ClipEvidence, TrackedFrame, Waveform
 
 NAME = "pe-av"
@@ -39,7 +39,7 @@ _SILENCE_DBFS = -60.0  # a quieter window proves nothing
 _NOISE_DBFS = -30.0
 _MAX_TEXTS = 4096  # cached text states
 
-Choices = dict[tuple[str, Hashable], Choice]
+Choices = dict[tuple[str, int], Choice]
 """The choice of each phrase and candidate."""
 
 
@@ -162,7 +162,7 @@ class PeAvVerifier:
         span: tuple[float, float],
     ) -> Choices:
         """Decide about the candidates of each phrase in some frames."""
-        candidates: dict[str, list[Hashable]] = {}
+        candidates: dict[str, list[int]] = {}
         for tracked in step:
             for segment, key in zip(tracked.segments, timeline.keys(tracked), strict=True):
                 own = candidates.setdefault(segment.phrase, [])
@@ -184,13 +184,13 @@ class PeAvVerifier:
         return choices
 
     def _embed_films(
-        self, keys: Sequence[Hashable], timeline: CandidateTimeline, film: FrameWindow, span: tuple[float, float]
-    ) -> dict[Hashable, torch.Tensor]:
+        self, keys: Sequence[int], timeline: CandidateTimeline, film: FrameWindow, span: tuple[float, float]
+    ) -> dict[int, torch.Tensor]:
         """Return the embeddings of the candidates that have a picture; a batch of films exists at a time."""
         times = window_times(*span, self.frames)
         images = film.images(times)
         outlines = {key: own for key in keys if (own := timeline.outlines(key, *span))} if images else {}
-        found: dict[Hashable, torch.Tensor] = {}
+        found: dict[int, torch.Tensor] = {}
         present = list(outlines)
         for first in range(0, len(present), self.batch_size):
             batch = present[first : first + self.batch_size]

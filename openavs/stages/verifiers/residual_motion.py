@@ -1,4 +1,4 @@
-"""Motion between small frames of a video, without that of the camera.
+"""Motion between small frames of a video, without that of the camera, and inside the masks of segments.
 
 The camera's motion between two frames (shift, turn and zoom) is fitted to the picture outside the candidates by least
 squares on gradients (Lucas & Kanade 1981), coarse to fine, with weights that let outliers count less (iteratively
@@ -8,11 +8,13 @@ reweighted). The rest of the change between the two frames is the motion of thin
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_dilation
 
 from openavs.structures.types import BoolMask, DenseFrameSource, ImageArray
 
@@ -24,6 +26,7 @@ _ROUNDS = 3  # of weights
 _MAX_SHIFT = 8  # pixels that the camera may shift between two small frames
 _CUT_LEVELS = 16.0  # gray levels; a pixel that changes by more has not been explained by the camera's motion
 _CUT_SHARE = 0.4  # of the picture outside the candidates; a cut if more has not been explained
+_DILATION = 2  # small pixels around a mask that move with it
 _MIN_OUTSIDE = 0.1  # of the picture; with less outside the candidates, all of it counts
 
 
@@ -63,13 +66,13 @@ class MotionReader:
         self._scene = 0
         self._maps: deque[MotionMap] = deque()
 
-    def read(self, first: int, last: int, outside: Callable[[int, tuple[int, int]], BoolMask]) -> list[MotionMap]:
+    def read(self, first: int, last: int, outside: Callable[[int], BoolMask]) -> list[MotionMap]:
         """Return the motion of frames `first` to `last`, as far as there are; `first` never decreases between calls.
 
         Args:
             first: first frame; earlier ones are dropped.
             last: last frame.
-            outside: returns the pixels outside the candidates, given a frame's number and (height, width).
+            outside: returns the pixels outside the candidates at a frame, given its number.
         """
         while self._maps and self._maps[0].index < first:
             self._maps.popleft()
@@ -80,7 +83,7 @@ class MotionReader:
             self._take(frame.image, first, outside)
         return list(self._maps)
 
-    def _take(self, image: ImageArray, first: int, outside: Callable[[int, tuple[int, int]], BoolMask]) -> None:
+    def _take(self, image: ImageArray, first: int, outside: Callable[[int], BoolMask]) -> None:
         index, self._next = self._next, self._next + 1
         before, fresh = self._gray, image is not self._image
         if index < first - 1:  # decoded only because a file is read from its start
@@ -93,7 +96,7 @@ class MotionReader:
         self._gray = after = smooth_gray(image)
         if before is None or before.shape != after.shape:
             return
-        free = outside(index, (after.shape[0], after.shape[1]))
+        free = outside(index)
         change = np.abs(unexplained_change(before, after, free))
         counted = free if np.count_nonzero(free) >= _MIN_OUTSIDE * free.size else np.ones_like(free)
         count = np.count_nonzero(counted)
@@ -111,6 +114,39 @@ class MotionReader:
         for i in range(len(self._maps) - repeats, len(self._maps)):
             self._maps[i] = MotionMap(self._maps[i].index, change, outside, new.scene, False)
         self._maps.append(MotionMap(new.index, change, outside, new.scene, True))
+
+
+class MotionOutline:
+    """A segment's mask at the size of the small frames, and the pixels that move with it.
+
+    Args:
+        mask: the mask, `[h, w]`.
+        others: the pixels of the frame's other segments, `[h, w]`.
+    """
+
+    def __init__(self, mask: BoolMask, others: BoolMask) -> None:
+        self._mask, self._others = mask, others
+        self._levels: dict[int, float] = {}  # motion by number of the small frame, as far as needed
+
+    def level(self, change: MotionMap) -> float:
+        """Return the mean square of the change, in gray levels, beyond that of the rest of the picture; at least 0."""
+        if change.index not in self._levels:
+            inside = change.change.ravel()[self._pixels]
+            power = float(inside @ inside) / max(len(inside), 1)
+            self._levels[change.index] = max(power - change.outside, 0.0)
+        return self._levels[change.index]
+
+    @cached_property
+    def _pixels(self) -> npt.NDArray[np.intp]:
+        near = binary_dilation(self._mask, iterations=_DILATION) & ~self._others
+        return np.flatnonzero(near if near.any() else self._mask)
+
+
+def pixels_outside(masks: Sequence[BoolMask], size: tuple[int, int]) -> BoolMask:
+    """Return the pixels away from all masks, `[h, w]`."""
+    if not len(masks):
+        return np.ones(size, dtype=np.bool_)
+    return np.asarray(~binary_dilation(np.logical_or.reduce(masks), iterations=_DILATION + 1))
 
 
 def smooth_gray(image: ImageArray) -> Array:

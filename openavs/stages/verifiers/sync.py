@@ -18,16 +18,18 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.stages.verifiers.choices import Choice, apply_choices
-from openavs.stages.verifiers.outlines import OutlinedFrame, SegmentOutline, match_outlines
-from openavs.stages.verifiers.residual_motion import MotionMap, MotionReader
+from openavs.stages.objects import ObjectLinker
+from openavs.stages.verifiers.base import Choice, apply_choices
+from openavs.stages.verifiers.residual_motion import MotionMap, MotionOutline, MotionReader, pixels_outside
 from openavs.stages.verifiers.synchrony import Series, SoundFeatures, event_gate, synchrony
+from openavs.structures.masks import resize_mask, rle_to_mask, small_size
 from openavs.structures.types import BoolMask, ClipEvidence, TrackedFrame
 
 NAME = "sync"
@@ -49,6 +51,7 @@ STEADY = "the sound has no onsets or pauses"
 
 
 _UNRESOLVED = Choice("unresolved", 0.0)
+_BLANK = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
 class _Fits(NamedTuple):
@@ -164,15 +167,39 @@ class SyncVerifier:
 # ------------------------------------------------------------------------------------------------------ one clip
 
 
+@dataclass(frozen=True, eq=False)
+class _Sampled:
+    """A tracked frame without its pixels.
+
+    Attributes:
+        tracked: the frame; its image is blank, as frames that wait would take much memory.
+        outlines: one per segment.
+        outside: the pixels away from all segments, `[h, w]`.
+        numbers: the object of each segment.
+    """
+
+    tracked: TrackedFrame
+    outlines: Sequence[MotionOutline]
+    outside: BoolMask
+    numbers: Sequence[int]
+
+    @property
+    def time(self) -> float:
+        """Seconds from the start of the clip."""
+        return self.tracked.frame.time
+
+
 class _ClipRun:
     """The state of one clip: frames around the present, the motion and the sound."""
 
     def __init__(self, options: SyncVerifier, evidence: ClipEvidence) -> None:
         self._options, self._evidence = options, evidence
-        self._waiting: deque[OutlinedFrame] = deque()
-        self._around: deque[OutlinedFrame] = deque()
+        self._waiting: deque[_Sampled] = deque()
+        self._around: deque[_Sampled] = deque()
         self._reasons: Counter[str] = Counter()
         self._compared = 0
+        self._size = small_size(evidence.clip.size, options.longest_side)
+        self._linker = ObjectLinker()
         clip = evidence.clip
         self._reader: MotionReader | None = None
         self._sound: SoundFeatures | None = None
@@ -180,7 +207,15 @@ class _ClipRun:
 
     def add(self, tracked: TrackedFrame) -> None:
         """Take the next frame."""
-        sampled = OutlinedFrame(tracked)
+        masks = [resize_mask(rle_to_mask(segment.mask), self._size) for segment in tracked.segments]
+        nothing = np.zeros(self._size, dtype=np.bool_)
+        others = (np.logical_or.reduce([nothing, *masks[:i], *masks[i + 1 :]]) for i in range(len(masks)))
+        sampled = _Sampled(
+            replace(tracked, frame=replace(tracked.frame, image=_BLANK)),
+            [MotionOutline(mask, rest) for mask, rest in zip(masks, others, strict=True)],
+            pixels_outside(masks, self._size),
+            self._linker.link(tracked.frame.time, tracked.segments, masks),
+        )
         self._waiting.append(sampled)
         self._around.append(sampled)
 
@@ -196,7 +231,7 @@ class _ClipRun:
             while self._around[0].time < sampled.time - half:
                 self._around.popleft()
             choices = self._decide(sampled, groups) if groups else {}
-            own = [choices.get(i, _UNRESOLVED) for i in range(len(sampled.segments))]
+            own = [choices.get(i, _UNRESOLVED) for i in range(len(sampled.tracked.segments))]
             yield apply_choices(sampled.tracked, own, NAME)
 
     def warn(self) -> None:
@@ -208,15 +243,15 @@ class _ClipRun:
                 f"{self._compared} frames, and all are kept; {reason}"
             )
 
-    def _groups(self, sampled: OutlinedFrame) -> dict[str, list[int]]:
+    def _groups(self, sampled: _Sampled) -> dict[str, list[int]]:
         """Return the numbers of the segments to compare, by phrase."""
         groups: dict[str, list[int]] = {}
-        for i, segment in enumerate(sampled.segments):
+        for i, segment in enumerate(sampled.tracked.segments):
             groups.setdefault(segment.phrase, []).append(i)
         least = 1 if self._options.drop_lone else 2
         return {phrase: own for phrase, own in groups.items() if len(own) >= least}
 
-    def _decide(self, sampled: OutlinedFrame, groups: dict[str, list[int]]) -> dict[int, Choice]:
+    def _decide(self, sampled: _Sampled, groups: dict[str, list[int]]) -> dict[int, Choice]:
         several = any(len(own) > 1 for own in groups.values())
         self._compared += several
         choices: dict[int, Choice] = {}
@@ -232,7 +267,7 @@ class _ClipRun:
             self._reasons[reasons[0]] += 1
         return choices
 
-    def _maps(self, sampled: OutlinedFrame) -> list[MotionMap] | None:
+    def _maps(self, sampled: _Sampled) -> list[MotionMap] | None:
         """Return the motion around a frame; None where there are no frames between the sampled ones."""
         options, clip = self._options, self._evidence.clip
         if clip.dense_frames is None or clip.audio is None:
@@ -243,12 +278,10 @@ class _ClipRun:
         middle, half = self._middle(sampled), int(options.reach / 2 * options.fps)
         return self._reader.read(max(middle - half, 1), middle + half, self._outside)
 
-    def _middle(self, sampled: OutlinedFrame) -> int:
+    def _middle(self, sampled: _Sampled) -> int:
         return round(sampled.time * self._options.fps)
 
-    def _window(
-        self, sampled: OutlinedFrame, maps: list[MotionMap], seconds: float
-    ) -> tuple[list[MotionMap], Series] | str:
+    def _window(self, sampled: _Sampled, maps: list[MotionMap], seconds: float) -> tuple[list[MotionMap], Series] | str:
         """Return the motion of some seconds around a frame and the weight of each small frame, or a reason without."""
         options = self._options
         middle, half = self._middle(sampled), int(seconds / 2 * options.fps)
@@ -268,9 +301,7 @@ class _ClipRun:
             return SHORT
         return maps, weight
 
-    def _compare(
-        self, sampled: OutlinedFrame, phrase: str, own: list[int], maps: list[MotionMap]
-    ) -> list[Choice] | str:
+    def _compare(self, sampled: _Sampled, phrase: str, own: list[int], maps: list[MotionMap]) -> list[Choice] | str:
         """Decide about the candidates of a phrase, or return why that is not possible."""
         options = self._options
         if options.reach > options.window:
@@ -283,7 +314,7 @@ class _ClipRun:
         return (options.reach == options.window and options.rejects_all(fits)) or options.choose(fits)
 
     def _fits(
-        self, sampled: OutlinedFrame, phrase: str, own: list[int], maps: list[MotionMap], seconds: float
+        self, sampled: _Sampled, phrase: str, own: list[int], maps: list[MotionMap], seconds: float
     ) -> _Fits | str:
         """Compare the candidates of a phrase with its sound, or return why that is not possible."""
         assert self._sound is not None
@@ -300,11 +331,11 @@ class _ClipRun:
         spread = math.sqrt(float(np.square(loudness - mean) @ weight / weight.sum()))
         if mean <= 0 or spread < _MIN_VARIATION * mean:
             return STEADY
-        motion = np.asarray([self._levels(chain, maps) for chain in self._chains(sampled, phrase, own)])
+        motion = np.asarray([self._levels(self._chain(sampled.numbers[i]), maps) for i in own])
         scores, copies = synchrony(np.sqrt(np.sqrt(motion)), sound, weight, lag)  # single large changes count less
         return _Fits(scores, copies, np.sqrt(motion @ weight / weight.sum()) >= _MIN_MOTION)
 
-    def _gate(self, sampled: OutlinedFrame, phrase: str) -> Callable[[Series], Series] | None:
+    def _gate(self, sampled: _Sampled, phrase: str) -> Callable[[Series], Series] | None:
         """Return the phrase's own curve, from the events of the captions that it came from."""
         prompts = self._evidence.prompts
         index = sampled.tracked.frame.index
@@ -323,28 +354,22 @@ class _ClipRun:
 
     # --------------------------------------------------------------------------------------- candidates over time
 
-    def _nearest(self, time: float) -> OutlinedFrame:
+    def _nearest(self, time: float) -> _Sampled:
         return min(self._around, key=lambda sampled: abs(sampled.time - time))
 
-    def _outside(self, index: int, shape: tuple[int, int]) -> BoolMask:
-        for sampled in self._around:
-            sampled.shape = shape
+    def _outside(self, index: int) -> BoolMask:
         return self._nearest(index / self._options.fps).outside
 
-    def _chains(self, sampled: OutlinedFrame, phrase: str, own: list[int]) -> list[list[tuple[float, SegmentOutline]]]:
-        """Return each candidate's outlines in the frames around, by time."""
-        here = self._around.index(sampled)
-        frames = list(self._around)
-        chains = [[(sampled.time, sampled.outlines[i])] for i in own]
-        for path in (frames[here + 1 :], frames[:here][::-1]):
-            last = [(sampled.segments[i], sampled.outlines[i]) for i in own]
-            for other in path:
-                for i, j in match_outlines(last, other, phrase):
-                    last[i] = other.segments[j], other.outlines[j]
-                    chains[i].append((other.time, other.outlines[j]))
-        return [sorted(chain, key=lambda part: part[0]) for chain in chains]
+    def _chain(self, number: int) -> list[tuple[float, MotionOutline]]:
+        """Return an object's outlines in the frames around, by time."""
+        return [
+            (other.time, outline)
+            for other in self._around
+            for found, outline in zip(other.numbers, other.outlines, strict=True)
+            if found == number
+        ]
 
-    def _levels(self, chain: list[tuple[float, SegmentOutline]], maps: Sequence[MotionMap]) -> Series:
+    def _levels(self, chain: list[tuple[float, MotionOutline]], maps: Sequence[MotionMap]) -> Series:
         """Return a candidate's motion in every map, inside its mask at the nearest frame that has it."""
         times = np.asarray([time for time, _ in chain])
         moments = np.asarray([change.index for change in maps]) / self._options.fps

@@ -1,20 +1,16 @@
-"""Candidates over time: links between frames, reading ahead, and their cut-outs."""
+"""Candidates over time: reading ahead, and their cut-outs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-import pytest
 
 from openavs.stages.verifiers.candidates import (
     CandidateTimeline,
     FrameWindow,
     Outline,
     film_candidate,
-    mask_iou,
-    resize_mask,
-    small_size,
     window_times,
 )
 from openavs.stages.verifiers.cutouts import Square, cut_square, square_around
@@ -39,35 +35,10 @@ def frame(index: int, *segments: Segment) -> TrackedFrame:
     return TrackedFrame(Frame(index, index + 0.5, np.full((*SIZE, 3), index, dtype=np.uint8)), ("dog",), segments)
 
 
-def read(*frames: TrackedFrame) -> tuple[CandidateTimeline, list[list[object]]]:
+def read(*frames: TrackedFrame) -> tuple[CandidateTimeline, list[list[int]]]:
     timeline = CandidateTimeline(frames, SIZE, 0.0)
     timeline.read_until(100.0)
     return timeline, [list(timeline.keys(own)) for own in frames]
-
-
-def test_segments_of_a_track_are_one_candidate_wherever_they_are() -> None:
-    _, ((a, b), (c, d)) = read(
-        frame(0, segment(patch(0), track=1), segment(patch(20), track=2)),
-        frame(1, segment(patch(40), track=2), segment(patch(20), track=1)),
-    )
-    assert (a, b) == (d, c) and a != b
-
-
-def test_without_a_tracker_overlapping_segments_of_a_phrase_are_one_candidate() -> None:
-    frames = [frame(0, segment(patch(0)), segment(patch(20))), frame(1, segment(patch(22)), segment(patch(3)))]
-    _, ((a, b), (c, d)) = read(*frames)
-    assert (a, b) == (d, c) and a != b
-
-
-@pytest.mark.parametrize("second", [segment(patch(8)), segment(patch(0), "bell")])
-def test_other_places_and_phrases_are_other_candidates(second: Segment) -> None:
-    _, ((a,), (b,)) = read(frame(0, segment(patch(0))), frame(1, second))
-    assert a != b
-
-
-def test_two_segments_do_not_continue_the_same_one() -> None:
-    _, ((a,), (b, c)) = read(frame(0, segment(patch(0))), frame(1, segment(patch(1)), segment(patch(0))))
-    assert a == c and b != c
 
 
 def test_frames_are_read_as_far_ahead_as_needed() -> None:
@@ -161,12 +132,3 @@ def test_without_dense_frames_the_sampled_ones_repeat() -> None:
     window.offer([frame(1), frame(2)])
     found = window.images([0.4, 0.6, 1.4, 9.0])
     assert [int(image[0, 0, 0]) for image in found] == [0, 0, 1, 2] and found[0].shape == (20, 30, 3)
-
-
-def test_sizes() -> None:
-    assert small_size((720, 1280), 640) == (360, 640) and small_size((90, 120), 640) == (90, 120)
-    assert small_size((1, 4000), 640) == (1, 640)
-    big = np.kron(patch(0), np.ones((2, 2), dtype=np.bool_)).astype(np.bool_)
-    assert np.array_equal(resize_mask(big, SIZE), patch(0))
-    assert mask_iou(patch(0), patch(5)) == pytest.approx(1 / 3)
-    assert mask_iou(patch(0, side=0), patch(0, side=0)) == 0.0
