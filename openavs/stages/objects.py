@@ -15,7 +15,7 @@ MIN_IOU = 0.2
 """Least IoU of the masks of one phrase that are the same object, without a tracker."""
 
 MEMORY = 3.0
-"""Seconds after which an object that is missed is forgotten, without a tracker."""
+"""Seconds that an object may be missed and still be the same, without a tracker."""
 
 
 @dataclass(frozen=True, eq=False)
