@@ -15,7 +15,11 @@ import numpy as np
 from openavs.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from openavs.structures.types import BoolMask, Box, ImageArray, Segment
+
+    _Codes = npt.NDArray[np.int64]
 
 MAX_PIXELS = 1 << 28  # of a mask; a code of three letters can stand for any number
 
@@ -74,21 +78,31 @@ def rle_runs(rle: RLE, where: str) -> list[int]:
     # pycocotools' C decoder writes out of bounds for invalid codes, so this check precedes every decoding of a file.
     if rle.size[0] * rle.size[1] > MAX_PIXELS:
         raise InputError(f"{where} is a mask of {rle.size[0]} x {rle.size[1]} pixels, over the limit of {MAX_PIXELS}")
-    runs: list[int] = []
-    value = shift = 0
-    for letter in rle.counts:
-        code = ord(letter) - 48
-        if not 0 <= code < 64 or shift > 60:
-            raise InputError(f"{where} is not a run-length code")
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            value -= (1 << shift) if code & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift or min(rle.size) < 0 or any(run < 0 for run in runs) or sum(runs) != rle.size[0] * rle.size[1]:
+    codes = np.frombuffer(rle.counts.encode(), dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends + 1])
+    if ((codes < 0) | (codes > 63)).any() or np.diff(starts, append=len(codes)).max() > 13:
+        raise InputError(f"{where} is not a run-length code")
+    runs = _decode_numbers(codes, starts[:-1], ends) if len(ends) else codes[:0]
+    runs[1::2] = runs[1::2].cumsum()  # each is stored as its difference from the one before the last
+    runs[2::2] = runs[2::2].cumsum()
+    pixels = rle.size[0] * rle.size[1]
+    whole = starts[-1] == len(codes) and min(rle.size) >= 0 and ((runs >= 0) & (runs <= pixels)).all()
+    if not whole or runs.sum() != pixels:
         raise InputError(f"{where}: the run-length code does not fill a mask of {rle.size[0]} x {rle.size[1]} pixels")
-    return runs
+    return list(runs.tolist())
+
+
+def _decode_numbers(codes: _Codes, starts: _Codes, ends: _Codes) -> _Codes:
+    """Decode numbers of five bits a letter, the lowest first; the highest bit of the last letter is the sign.
+
+    Numbers of more than 63 bits wrap around; the result stays outside the range of runs.
+    """
+    lengths = ends - starts + 1
+    places = np.arange(ends[-1] + 1) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes[: ends[-1] + 1] & 31) << (5 * places), starts)
+    negative = (codes[ends] & 16 != 0) & (lengths < 13)
+    return np.asarray(numbers - (negative.astype(np.int64) << np.minimum(5 * lengths, 60)))
 
 
 def segments_to_mask(segments: Sequence[Segment], size: tuple[int, int]) -> BoolMask:

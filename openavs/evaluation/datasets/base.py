@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
+from openavs.structures.masks import RLE
 from openavs.structures.types import BoolMask
 
-Task = Literal["binary", "semantic", "open-vocabulary"]
-"""The kind of metrics: J and F of binary masks, the per-class means of AVSS, or base, novel and harmonic of OV."""
+Task = Literal["binary", "semantic", "open-vocabulary", "instances"]
+"""The kind of metrics: J and F of binary masks, the per-class means of AVSS, base, novel and harmonic of OV, or HOTA,
+TrackMAP and FSLA of tracks."""
 
 Masks = npt.NDArray[Any]
 """Masks of one clip `[T, H, W]`: bool for binary tasks, else class indices."""
@@ -74,6 +76,27 @@ class Instances:
     sounding: BoolMask
 
 
+@dataclass(frozen=True, eq=False)
+class InstanceTrack:
+    """One true or predicted instance of a clip.
+
+    Attributes:
+        category: the index of its class; 0 is the background.
+        masks: one entry per frame of the clip, None without a mask.
+        score: the confidence of a prediction.
+        id: the number of a true track in its file.
+        mean_area: mean area of a true track's masks in pixels, as its file states it.
+        crowd: true for a track that predictions need not find.
+    """
+
+    category: int
+    masks: tuple[RLE | None, ...]
+    score: float = 1.0
+    id: int = 0
+    mean_area: float = 0.0
+    crowd: bool = False
+
+
 class LazyClips(Sequence[BenchmarkClip]):
     """The clips of a split, each created from its row of metadata on access.
 
@@ -115,6 +138,8 @@ class Dataset:
         incomparable: the reason that figures do not compare with published ones, if known.
         read_instances: reads the instances of a clip's annotated frames, for the metrics of `metrics/twins.py`; None
             if the benchmark has none.
+        read_tracks: reads the true tracks of a clip, for the task `instances`.
+        categories: the category of each class in prediction files, in index order; 0 is the background.
     """
 
     benchmark: str
@@ -129,6 +154,8 @@ class Dataset:
     read_published: Callable[[BenchmarkClip, Path], Masks | None] | None = None
     incomparable: str | None = None
     read_instances: Callable[[BenchmarkClip], Instances] | None = None
+    read_tracks: Callable[[BenchmarkClip], list[InstanceTrack]] | None = None
+    categories: tuple[int, ...] = ()
 
 
 # ----------------------------------------------------------------------------------------------- prediction files
