@@ -27,6 +27,7 @@ _MODULES = {
     "audio-tagger": ("model",),
     "grounding-dino": ("model.model.backbone",),  # its encoder takes minutes to compile on a CPU
     "owlv2": ("model.owlv2.vision_model",),
+    "omdet-turbo": ("model.vision_backbone",),
     "sam": ("model.vision_encoder",),
     "sam2": ("model.vision_encoder",),
     "sam3": ("model.vision_encoder",),

@@ -39,7 +39,9 @@ _TOKENS = 2048  # of a question and its answer
 _UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
 _FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-a-frame", "pe-av")  # `auto` is float32 for these
 _LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
-_OPTIMIZED = ("grounding-dino", "sam", "sam2")  # float32 between matrix products; `auto` sets their dtype
+# Backends that are float32 between matrix products, whose dtype `auto` sets, and the part of their weights that is
+# multiplied in it: not the text encoders.
+_OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam2": 1.0}
 _FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
 _DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu",)}  # the best first; the last fits everywhere
 
@@ -231,8 +233,7 @@ def _copies(section: StageConfig, place: DeviceConfig, model: _Model, dtype: str
     if section.use not in _OPTIMIZED or place.device.type != "cpu":
         return 0
     in_bfloat16 = is_bfloat16_fast(place, model.parameters) if dtype == "auto" else dtype in ("bfloat16", "bf16")
-    parts = 0.5 if section.use == "grounding-dino" else 1.0  # its text encoder, about half of it, stays in float32
-    return int(2 * parts * model.parameters) if in_bfloat16 else 0
+    return int(2 * _OPTIMIZED[section.use] * model.parameters) if in_bfloat16 else 0
 
 
 def _measure(reference: str, offline: bool) -> _Model:

@@ -96,6 +96,12 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("owlv2", "owlv2:Owlv2Detector", "OWLv2 (transformers): phrases to boxes"),
         (
+            "omdet-turbo",
+            "omdet_turbo:OmDetTurboDetector",
+            "OmDet-Turbo (transformers): phrases to boxes, with cached text, at a fraction of the cost",
+            "timm",
+        ),
+        (
             "groundingdino-py",
             "groundingdino_py:GroundingDinoPackageDetector",
             "Grounding DINO through its own package",

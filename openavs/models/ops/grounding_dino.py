@@ -110,9 +110,11 @@ class DeformableAttention(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         """Attend from queries `[B, Q, C]` to a pyramid `[B, S, C]`: `[B, Q, C]`; arguments as in the library."""
         assert encoder_hidden_states is not None and reference_points is not None  # as the library always passes
-        assert position_embeddings is not None and attention_mask is not None
-        hidden_states = hidden_states + position_embeddings
-        value: torch.Tensor = self.value(encoder_hidden_states).masked_fill_(~attention_mask[..., None], 0.0)
+        if position_embeddings is not None:
+            hidden_states = hidden_states + position_embeddings
+        value: torch.Tensor = self.value(encoder_hidden_states)
+        if attention_mask is not None:
+            value = value.masked_fill_(~attention_mask[..., None], 0.0)
         layout = build_layout(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
 
         batch, queries, _channels = hidden_states.shape

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openavs.structures.types import ImageArray
-from tests.tiny_detectors import save_grounding_dino, save_owlv2
+from tests.tiny_detectors import save_grounding_dino, save_omdet_turbo, save_owlv2
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,12 @@ def mm_grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def owlv2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random OWLv2 of 96 x 96 pixels and 36 queries."""
     return save_owlv2(tmp_path_factory.mktemp("owlv2"))
+
+
+@pytest.fixture(scope="session")
+def omdet_turbo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random OmDet-Turbo of 64 x 64 pixels and 20 queries."""
+    return save_omdet_turbo(tmp_path_factory.mktemp("omdet-turbo"))
 
 
 @pytest.fixture
