@@ -268,7 +268,10 @@ def _check_count(outputs: list[T], expected: int) -> list[T]:
 
 
 def _content(requests: Sequence[Request]) -> str:
-    return json.dumps([[[list(map(_caption_row, own)) for own in r.frames], r.vocabulary] for r in requests])
+    rows = ([[list(map(_caption_row, own)) for own in r.frames], r.vocabulary] for r in requests)
+    return json.dumps(
+        [row if r.expression is None else [*row, r.expression] for row, r in zip(rows, requests, strict=True)]
+    )
 
 
 def _caption_row(caption: Caption) -> list[Any]:

@@ -56,7 +56,7 @@ def ablate(
     variants: Annotated[str | None, typer.Option(metavar="A,B", help="Only these variants of the study.")] = None,
     split: SplitOption = "test",
     protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatchOption = 1,
+    clips_per_batch: ClipsPerBatchOption = None,
     allow_missing: AllowMissingOption = False,
     cache: CacheOption = True,
     lock: LockOption = None,

@@ -51,7 +51,7 @@ def evaluate(
     out: OutOption = Path("out"),
     split: SplitOption = "test",
     protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatchOption = 1,
+    clips_per_batch: ClipsPerBatchOption = None,
     allow_missing: AllowMissingOption = False,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -118,7 +118,7 @@ def evaluate(
         )
     report_failures(done.failed, len(dataset.clips[:limit]), out, scored=done.report is not None)
     if as_json:
-        print_json(_answer(done, card.name, split, protocol.value, clips_per_batch))
+        print_json(_answer(done, card.name, split, protocol.value, clips_per_batch or dataset.clips_per_batch))
     elif done.report is not None and not quiet:
         _print_report(done.report, out)
         warn_tiny_models(recipe)
@@ -220,7 +220,7 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
 
 def score(
     benchmark: Annotated[
-        str, typer.Argument(metavar="BENCHMARK", help="s4, ms3, avss, ov, v3, twins, or a card's YAML file.")
+        str, typer.Argument(metavar="BENCHMARK", help="s4, ms3, avss, ov, v3, ref-avs, twins, or a card's YAML file.")
     ],
     root: Annotated[Path, typer.Option(help="The folder that holds the benchmark's table of clips.")],
     predictions: Annotated[
@@ -228,7 +228,7 @@ def score(
     ],
     split: SplitOption = "test",
     protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatchOption = 1,
+    clips_per_batch: ClipsPerBatchOption = None,
     allow_missing: AllowMissingOption = False,
     numbering: Annotated[
         int | None,
@@ -256,7 +256,7 @@ def score(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Score predicted masks of any system on S4, MS3, AVSS, AVSBench-OV, V3 or twins."""
+    """Score predicted masks of any system on a benchmark."""
     from openavs import __version__
     from openavs.cli.output import progress_bar
     from openavs.cli.tables import print_scores

@@ -63,7 +63,8 @@ BenchmarkArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="BENCHMARK [KEY=VALUE...]",
-        help="s4, ms3, avss, ov, v3, twins or a benchmark's YAML file; overrides such as filtering.box_threshold=0.3.",
+        help="s4, ms3, avss, ov, v3, ref-avs, twins or a benchmark's YAML file; overrides such as "
+        "filtering.box_threshold=0.3.",
         show_default=False,
     ),
 ]
@@ -76,7 +77,12 @@ ProtocolOption = Annotated[
     typer.Option(help="official: as the published code; fixed: independent of clip order, batches and absent classes."),
 ]
 ClipsPerBatchOption = Annotated[
-    int, typer.Option(min=1, help="Clips per batch; official J and F of binary masks depend on it.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Clips per batch; official J and F of binary masks depend on it. Default: as published (4 for ref-avs).",
+        show_default=False,
+    ),
 ]
 AllowMissingOption = Annotated[
     bool, typer.Option("--allow-missing", help="Score missing masks as empty instead of refusing.")

@@ -54,6 +54,10 @@ def segment(
     out: OutOption = Path("out"),
     audio: Annotated[Path | None, typer.Option(help="Use the sound of this file (one video only).")] = None,
     vocab: Annotated[str | None, typer.Option(help="Find only these objects, comma-separated: dog,cat,bell.")] = None,
+    refer: Annotated[
+        str | None,
+        typer.Option(help='Find only what a sentence chooses: --refer "the instrument that plays first".'),
+    ] = None,
     workers: WorkersOption = 1,
     cache: CacheOption = True,
     lock: LockOption = None,
@@ -88,9 +92,14 @@ def segment(
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     named_paths = dict(zip(safe_ids(paths), paths, strict=True))
+    if refer is not None and (not refer.strip() or recipe.student is not None):
+        reason = (
+            "is empty; write a sentence" if not refer.strip() else "goes with a recipe; a student reads no sentences"
+        )
+        raise InputError(f"--refer {reason}")
     report = _Report(out, named_paths, audio, with_captions=recipe.student is None, silent=quiet or as_json)
     with _interruption_reported(report, overwrite):
-        _run(recipe, report, workers=workers, cache=cache, lock=lock, overwrite=overwrite, quiet=quiet)
+        _run(recipe, report, refer=refer, workers=workers, cache=cache, lock=lock, overwrite=overwrite, quiet=quiet)
     answers = report.in_order()
     failed = sum(answer["status"] == "failed" for answer in answers)
     if as_json:
@@ -119,6 +128,7 @@ def _run(
     recipe: Recipe,
     report: _Report,
     *,
+    refer: str | None,
     workers: int,
     cache: bool,
     lock: Path | None,
@@ -149,7 +159,9 @@ def _run(
         classes = tuple(built[0].classes[1:]) if built[0].classes else ()
         lock = None  # a folder needs no pin
     audio = None if report.audio is None else str(report.audio)
-    samples = [Sample(id, str(path), bytes=file_size(path), audio=audio) for id, path in report.paths.items()]
+    samples = [
+        Sample(id, str(path), bytes=file_size(path), audio=audio, expression=refer) for id, path in report.paths.items()
+    ]
     request = JobRequest(
         "segment",
         samples,

@@ -27,6 +27,7 @@ class LayoutName(StrEnum):
     avss = "avss"
     ov = "ov"
     twins = "twins"
+    ref_avs = "ref-avs"
     clip = "clip"
 
 

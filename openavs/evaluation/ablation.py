@@ -171,7 +171,7 @@ def run_study(
     out: Path,
     *,
     protocol: Protocol = "official",
-    clips_per_batch: int = 1,
+    clips_per_batch: int | None = None,
     limit: int | None = None,
     allow_missing: bool = False,
     overwrite: bool = False,
@@ -205,7 +205,10 @@ def run_study(
             command=command,
             progress=progress(variant.name) if progress else None,
         )
-    result = _summarize(study, dataset, done, protocol, clips_per_batch) | {"limit": limit, "command": command}
+    result = _summarize(study, dataset, done, protocol, clips_per_batch or dataset.clips_per_batch) | {
+        "limit": limit,
+        "command": command,
+    }
     atomic_write(out / "ablation.json", json_bytes(result))
     atomic_write(out / "ablation.csv", _table(result))
     if study.axis is not None and (chart := plot_study(result)) is not None:

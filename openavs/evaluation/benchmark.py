@@ -188,11 +188,15 @@ TITLES: dict[str, str] = {
     "ov": "AVSBench-OV",
     "v3": "AVSBench-V3",
     "twins": "Synthetic twins",
+    "ref-avs": "Ref-AVS Bench",
 }
 
 _FIGURES: dict[str, str] = {
     "miou": "mIoU",
+    "j": "J",
     "f": "F",
+    "jf": "J&F",
+    "s": "S of null expressions (lower is better)",
     "miou_sounding": "mIoU, frames with a true mask",
     "decided": "frames in which some but not all twins are marked",
     "right": "of these with the right ones marked",

@@ -61,7 +61,7 @@ def evaluate(
     out: Path,
     *,
     protocol: Protocol = "official",
-    clips_per_batch: int = 1,
+    clips_per_batch: int | None = None,
     limit: int | None = None,
     allow_missing: bool = False,
     overwrite: bool = False,

@@ -288,7 +288,7 @@ def score_negatives(
     predictions: Path,
     *,
     protocol: Protocol = "official",
-    clips_per_batch: int = 1,
+    clips_per_batch: int | None = None,
     allow_missing: bool = False,
     limit: int | None = None,
     numbering: int | None = None,
@@ -310,7 +310,10 @@ def score_negatives(
         left_empty[clip.id] = float(np.mean(marked[-1] == 0))
         worst.append({"id": clip.id, "fpr": float(marked[-1].mean())})
     worst = sorted((row for row in worst if row["fpr"]), key=lambda row: (-row["fpr"], row["id"]))[:MAX_WORST]
-    figures = fpr_figures(marked, protocol, clips_per_batch) | {"source": split.source, "worst": worst}
+    figures = fpr_figures(marked, protocol, clips_per_batch or dataset.clips_per_batch) | {
+        "source": split.source,
+        "worst": worst,
+    }
     return NegativeScores(figures, left_empty)
 
 

@@ -202,6 +202,7 @@ def to_sample(clip: BenchmarkClip, name: str, root: Path, spelling: Mapping[str,
         classes=tuple((spelling or {}).get(label, label.replace("-", " ")) for label in clip.classes),
         video=None if clip.video is None else _relative(clip.video, root),
         sound=clip.sound,
+        expression=clip.expression,
     )
 
 

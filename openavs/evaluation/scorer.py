@@ -18,7 +18,7 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Task, predi
 from openavs.evaluation.datasets.tables import S4_CATEGORIES
 from openavs.evaluation.metrics.bootstrap import Interval, intervals
 from openavs.evaluation.metrics.functional import Figures, Protocol, check_protocol
-from openavs.evaluation.metrics.metrics import Row, make_metric
+from openavs.evaluation.metrics.metrics import Metric, Row, make_metric
 from openavs.evaluation.metrics.silence import EmptyFrameMetrics
 from openavs.evaluation.metrics.twins import TwinsMetrics
 from openavs.evaluation.predictions import (
@@ -49,7 +49,7 @@ class BenchmarkScores:
         per_clip: rows of `id`, `group`, `frames`, `score` (mean J, or mean IoU of the classes that truth or prediction
             hold) and `f`.
         curve: the mean `precision`, `recall` and `f` at the 255 values of `threshold`; None for label maps.
-        groups: rows of `TwinsMetrics.groups`; none for benchmarks without instances.
+        groups: rows of `TwinsMetrics.groups` or `Metric.groups`; most benchmarks have none.
         missing: the clips that lack predictions, `missing_masks` of them in total, which count as empty.
     """
 
@@ -109,7 +109,7 @@ def score(
     predictions: Path,
     *,
     protocol: Protocol = "official",
-    clips_per_batch: int = 1,
+    clips_per_batch: int | None = None,
     allow_missing: bool = False,
     limit: int | None = None,
     numbering: int | None = None,
@@ -122,7 +122,8 @@ def score(
         dataset: the split to score on.
         predictions: the folder of masks; `locate_predictions` recognizes its layout.
         protocol: the protocol of `metrics`; the figures of the other are computed too.
-        clips_per_batch: the batch of the `official` J and F of binary masks; no other figure depends on it.
+        clips_per_batch: the batch of the `official` J and F of binary masks; no other figure depends on it. None: that
+            of the published evaluation.
         allow_missing: count missing masks as empty and list their clips, instead of raising.
         limit: score the first clips only.
         numbering: the number of a clip's first mask in file names; None means that of the benchmark.
@@ -140,7 +141,11 @@ def score(
     _warn_extra(dataset, predictions)
     if not allow_missing:
         check_complete(missing, clips)
-    metric = make_metric(dataset.task, dataset.classes, clips_per_batch)
+    clips_per_batch = clips_per_batch or dataset.clips_per_batch
+    if dataset.make_metric is not None:
+        metric: Metric = dataset.make_metric(clips_per_batch)
+    else:
+        metric = make_metric(dataset.task, dataset.classes, clips_per_batch)
     silence = EmptyFrameMetrics(len(dataset.classes) if dataset.task != "binary" else 0)
     twins = TwinsMetrics() if dataset.read_instances is not None else None
     table_names = _table_names(dataset)
@@ -154,11 +159,12 @@ def score(
         if dataset.read_published is not None:
             published = read_predictions(dataset, clip, predictions, truth, absent, dataset.read_published)
         try:
-            own = metric.update(predicted, truth, published=published, names=table_names(clip))
+            own = metric.update(predicted, truth, published=published, names=table_names(clip), clip=clip)
         except InputError as error:
             raise InputError(f"clip {clip.id}: {error}") from error
         rows.append({"id": clip.id, "group": clip.group, "frames": len(truth), "score": own.score, "f": own.f})
-        silence.update(clip, predicted, truth)
+        if dataset.make_metric is None:
+            silence.update(clip, predicted, truth)
         if twins is not None and dataset.read_instances is not None:
             twins.update(predicted, dataset.read_instances(clip), clip.group)
         highest = max(highest, int(predicted.max()))
@@ -183,11 +189,11 @@ def score(
         frames=metric.frames,
         figures={name: metric.compute(name) | figures for name in get_args(Protocol)},
         intervals={name: intervals(metric.sample(name)) | bounds for name in get_args(Protocol)},
-        silence=silence.compute(),
+        silence=silence.compute() if dataset.make_metric is None else {},
         per_class=tuple(metric.per_class()),
         per_clip=tuple(rows),
         curve=metric.curve(),
-        groups=() if twins is None else tuple(twins.groups()),
+        groups=tuple(metric.groups() if twins is None else twins.groups()),
         missing=tuple(missing.frames),
         missing_masks=missing.masks,
     )

@@ -57,7 +57,9 @@ class ClipLoader:
         if clip.audio is None:
             raise ClipError("no_sound", f"{sample.source} has no sound track; give its sound with --audio FILE")
         warnings = tuple(self.portable(warning, sample) for warning in clip.warnings)
-        return replace(clip, source=sample.source, warnings=warnings, labels=sample.classes)
+        return replace(
+            clip, source=sample.source, warnings=warnings, labels=sample.classes, expression=sample.expression
+        )
 
     def failure(self, reason: str, error: InputError, sample: Sample) -> ClipError:
         """Return the failure of a clip; its reason is `missing` if one of the clip's files does not exist."""

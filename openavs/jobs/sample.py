@@ -47,6 +47,7 @@ class Sample:
         problem: The fault of the row that the sample was read from; such a clip fails without being opened.
         video: The raw video of a clip that comes as images, for the frames between them.
         sound: A generated sound that replaces the sound of the files, as `media.replacement_sound` names it.
+        expression: A sentence that chooses the objects to segment.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Sample:
     problem: str | None = None
     video: str | None = None
     sound: str | None = None
+    expression: str | None = None
 
     @property
     def source(self) -> str:

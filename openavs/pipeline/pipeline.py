@@ -148,7 +148,7 @@ class Pipeline:
         context = context if context is not None else RunContext(clip=clip.id)
         context.progress = progress or context.progress
         captions = self.caption(clip, context)
-        prompts = self.translate(captions, context)
+        prompts = self.translate(captions, context, clip.expression)
         yield from self.localize(clip, captions, prompts, context)
 
     # ------------------------------------------------------------------------------- audio -> captions -> prompts
@@ -156,8 +156,11 @@ class Pipeline:
     def caption(self, clip: Clip, context: RunContext) -> list[FrameCaptions]:
         """Caption the audio window of every frame; silent windows get None and run no model.
 
-        A captioner that gives events captions the whole clip; a frame has those of its own interval.
+        A captioner that gives events captions the whole clip; a frame has those of its own interval. An expression that
+        is the only prompt needs no captions.
         """
+        if self._is_only_prompt(clip.expression):
+            return [()] * len(clip.times)
         windows = audio_windows(clip, self.settings.window_seconds, self.settings.context_seconds)
         captions: list[FrameCaptions] = [None] * len(windows)
         audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
@@ -197,17 +200,26 @@ class Pipeline:
                 captions[i] = tuple(own)
             context.progress("caption", start + len(batch), len(audible))
 
-    def request(self, captions: Sequence[FrameCaptions]) -> Request:
+    def request(self, captions: Sequence[FrameCaptions], expression: str | None = None) -> Request:
         """Return the translator's request for a clip: the captions that reach the threshold, by frame."""
-        return Request(tuple(map(strong_captions, captions)), self.settings.vocabulary)
+        return Request(tuple(map(strong_captions, captions)), self.settings.vocabulary, expression)
 
-    def translate(self, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
+    def _is_only_prompt(self, expression: str | None) -> bool:
+        """Whether an expression is the only prompt, because no stage reads it together with the sound."""
+        return expression is not None and not getattr(self.translator, "takes_expression", False)
+
+    def translate(
+        self, captions: Sequence[FrameCaptions], context: RunContext, expression: str | None = None
+    ) -> list[FramePrompts]:
         """Translate the captions of a clip to the prompts of every frame.
 
         One request holds all frames, so that the translator names the same thing alike at all of them (frame
         consistency; OpenAVS, section 3.3).
         """
-        request = self.request(captions)
+        if expression is not None and self._is_only_prompt(expression):
+            phrase = expression.strip().rstrip(".").lower()
+            return [(Prompt(phrase, self.label(phrase)[0], "expression"),)] * len(captions)
+        request = self.request(captions, expression)
         if not any(request.frames):
             return [()] * len(captions)
         context.progress("translate", 0, 1)

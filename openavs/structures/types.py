@@ -136,6 +136,7 @@ class Clip:
         labels: labels of what sounds in the clip, where a data set has them; only the `oracle` captioner uses them.
         duration: length of the file in seconds; None for images and for clips made in memory.
         dense_frames: decodes the frames between the sampled ones; None where there are none, such as for images.
+        expression: a sentence that chooses the objects to segment; None: all that sound.
     """
 
     id: str
@@ -149,6 +150,7 @@ class Clip:
     labels: tuple[str, ...] = ()
     duration: float | None = None
     dense_frames: DenseFrameSource | None = None
+    expression: str | None = None
 
 
 # --------------------------------------------------------------------------------------------------- stage outputs
@@ -208,7 +210,8 @@ class Prompt:
     Attributes:
         phrase: the phrase.
         label: its class of the vocabulary; None in open vocabulary.
-        origin: the translator that proposed it: `llm`, `lexicon` (also the fallback), `none` (unchanged captions).
+        origin: the translator that proposed it: `llm`, `lexicon` (also the fallback), `none` (unchanged captions),
+            `expression` (the sentence of `Clip.expression`).
         captions: the captions that it came from.
     """
 

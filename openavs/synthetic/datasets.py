@@ -65,10 +65,10 @@ def write_clip(path: Path, scene: Scene, fps: float = 25.0) -> None:
 
 
 def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: bool = False) -> dict[str, int]:
-    """Write a data set (`s4`, `ms3`, `avss`, `ov` or `twins`) under `out` and return the number of clips by split.
+    """Write a data set under `out` and return the number of clips by split.
 
     Args:
-        layout: the layout of a benchmark.
+        layout: `s4`, `ms3`, `avss`, `ov`, `twins` or `ref-avs`.
         out: the root folder.
         counts: clips per split (train, val, test).
         seed: data sets of different seeds share no scene.
@@ -78,6 +78,7 @@ def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: 
         InputError: unknown layout or split, or a folder that already holds a data set.
     """
     writers = {"s4": _write_s4, "ms3": _write_ms3, "avss": _write_avss, "ov": _write_ov, "twins": _write_twins}
+    writers["ref-avs"] = _write_ref_avs
     if layout not in writers:
         raise InputError(f"there is no layout {layout!r}; there are {', '.join(writers)}")
     if unknown := set(counts) - set(SPLITS):
@@ -272,6 +273,32 @@ def _instances(scene: Scene) -> list[dict[str, Any]]:
         }
         for number, actor in enumerate(scene.actors, start=1)
     ]
+
+
+# --------------------------------------------------------------------------------------------------------- Ref-AVS
+
+
+def _write_ref_avs(out: Path, counts: Counts, seed: int, videos: bool = False) -> None:
+    """Write clips with one expression per sounding object; test clips are seen, unseen and null ones in turn."""
+    rows = []
+    for split, name, index in _clips(counts, seed):
+        part = ("test_s", "test_u", "test_n")[index % 3] if split == "test" else split
+        scene = sample_scene("v2", split, seed + 700, index, size=SEMANTIC_SIZE).scene
+        vid = f"{name}_0_{scene.seconds * 1000}"
+        folder = f"null_c-{vid}" if part == "test_n" else vid
+        frames = list(scene_frames(scene))
+        for k, (image, _) in enumerate(frames):
+            _save(out / "media" / folder / "frames" / f"{k}.jpg", image)
+        write_wav(_parent(out / "media" / folder / "audio.wav"), scene.soundtrack())
+        kinds = ["null"] if part == "test_n" else list(dict.fromkeys(kind for _, masks in frames for kind in masks))
+        for fid, kind in enumerate(kinds):
+            for k, (_, masks) in enumerate(frames):
+                shown = {kind: masks[kind]} if kind in masks else {}
+                _save(out / "gt_mask" / folder / f"fid_{fid}" / f"{k:05d}.png", _binary(shown, scene.size))
+            absent = next(other for other in INDEX if other not in ("background", *_audible(scene)))
+            words = f"The {absent if kind == 'null' else kind} that makes a sound."
+            rows.append((vid, f"{folder}_{kind}_1", part, fid, words))
+    _write_csv(out / "metadata.csv", ("vid", "uid", "split", "fid", "exp"), rows)
 
 
 # ----------------------------------------------------------------------------------------------------------- files

@@ -40,7 +40,12 @@ Span = tuple[float, float, float | None]
 Interval = tuple[float, float]
 """Start and end in s."""
 
-_ORIGINS = {"llm": "the language model", "lexicon": "the lexicon", "none": "the captions"}
+_ORIGINS = {
+    "llm": "the language model",
+    "lexicon": "the lexicon",
+    "none": "the captions",
+    "expression": "the expression",
+}
 
 
 @dataclass(frozen=True)

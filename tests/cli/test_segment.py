@@ -162,6 +162,15 @@ def test_another_recipe_in_the_same_folder_is_refused(openavs: Run, video: Path,
     assert len(other.err.strip().splitlines()) == 1
 
 
+def test_a_sentence_is_the_prompt(openavs: Run, video: Path, tmp_path: Path) -> None:
+    command = ("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out", "--refer", "the dog", "--json")
+    [clip] = openavs(*command).json()["clips"]
+    result = json.loads((Path(clip["folder"]) / "result.json").read_text())
+    assert {prompt["phrase"] for frame in result["frames"] for prompt in frame["prompts"]} == {"the dog"}
+    refused = openavs(*command[:-3], "--refer", " ")
+    assert refused.code == 2 and "--refer is empty; write a sentence" in refused.err
+
+
 def test_a_vocabulary_makes_class_masks(openavs: Run, video: Path, tmp_path: Path) -> None:
     command = ("segment", video, "--pipeline", "tiny", "--out", tmp_path / "out", "--vocab", "bell,dog", "--json")
     assert openavs(*command).json()["clips"][0]["found"][0]["text"] == "dog"

@@ -13,6 +13,7 @@ import torch
 from openavs.errors import InputError
 from openavs.pipeline.frames import audio_window
 from openavs.pipeline.pipeline import Pipeline, RunContext
+from openavs.stages.translators.base import Request, Translation
 from openavs.structures.masks import rle_to_mask, segments_to_mask
 from openavs.structures.types import Caption, Clip, ClipResult, Frame, FrameResult
 from openavs.synthetic.datasets import scene_to_clip
@@ -308,3 +309,33 @@ def test_stream_and_call_say_the_same(tiny: Pipeline, dog_and_bell: Scene, resul
         masks = [segments_to_mask(frame.segments, result.size) for frame in (one, two)]
         assert np.array_equal(*masks)
     assert notes.seconds["detect"] > 0
+
+
+# --------------------------------------------------------------------------------------------------------- expressions
+
+
+def test_an_expression_is_the_only_prompt_without_a_translator_that_reads_it(
+    tiny: Pipeline, dog_and_bell: Scene
+) -> None:
+    clip = replace(scene_to_clip(dog_and_bell, "refer"), expression="The bell.")
+    found = tiny(clip)
+    prompts = {(prompt.phrase, prompt.origin, prompt.captions) for frame in found.frames for prompt in frame.prompts}
+    assert prompts == {("the bell", "expression", ())}
+    assert all(frame.prompts and not frame.captions for frame in found.frames), "silent frames have it, too"
+
+
+def test_a_translator_that_reads_expressions_gets_them_with_the_captions(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    requests: list[Request] = []
+
+    class Referring:
+        takes_expression = True
+
+        def translate(self, given: list[Request]) -> list[Translation]:
+            requests.extend(given)
+            return [Translation(tuple(("dog",) if own else () for own in given[0].frames), "llm")]
+
+    pipe = Pipeline(tiny.captioner, Referring(), tiny.detector, tiny.segmenter, tiny.settings)
+    pipe(replace(scene_to_clip(dog_and_bell, "refer"), expression="the first one that sounds"))
+    [request] = requests
+    assert request.expression == "the first one that sounds"
+    assert request.frames[0][0].text == "dog barking"

@@ -41,6 +41,7 @@ class BenchmarkClip:
         resize: resize predicted masks of another size than the benchmark's, instead of raising an error.
         video: the raw video, if there is one; the frames between the sampled ones are decoded from it.
         sound: a generated sound in place of the audio file, as `media.replacement_sound` names it.
+        expression: a sentence that chooses the objects to segment, for benchmarks of such sentences.
     """
 
     id: str
@@ -54,6 +55,7 @@ class BenchmarkClip:
     resize: bool = False
     video: Path | None = None
     sound: str | None = None
+    expression: str | None = None
 
     @property
     def annotated(self) -> tuple[int, ...]:
@@ -140,6 +142,8 @@ class Dataset:
             if the benchmark has none.
         read_tracks: reads the true tracks of a clip, for the task `instances`.
         categories: the category of each class in prediction files, in index order; 0 is the background.
+        make_metric: makes the metric for a number of clips per batch; None for that of the task.
+        clips_per_batch: the batch of the published evaluation.
     """
 
     benchmark: str
@@ -156,6 +160,8 @@ class Dataset:
     read_instances: Callable[[BenchmarkClip], Instances] | None = None
     read_tracks: Callable[[BenchmarkClip], list[InstanceTrack]] | None = None
     categories: tuple[int, ...] = ()
+    make_metric: Callable[[int], Any] | None = None
+    clips_per_batch: int = 1
 
 
 # ----------------------------------------------------------------------------------------------- prediction files
@@ -200,7 +206,7 @@ def find_predictions(clip: BenchmarkClip, folder: Path) -> list[Path] | None:
 
 # -------------------------------------------------------------------------------------- clips of the synthetic world
 
-_SYNTHETIC_NAME = re.compile(r"(tr|va|te)\d{3}w\d{5}(_|$)")
+_SYNTHETIC_NAME = re.compile(r"(null_c-)?(tr|va|te)\d{3}w\d{5}(_|$)")
 
 
 def synthetic_clip_name(split: str, seed: int, index: int) -> str:

@@ -82,6 +82,16 @@ def read_probability(path: Path) -> Labels:
     return np.asarray(image)
 
 
+def read_gray(path: Path) -> Labels:
+    """Read the brightness `[H, W]` of a mask of any encoding with 8 bits or fewer; above 0 is the object.
+
+    Raises:
+        InputError: not a PNG file.
+    """
+    image, _ = _open(path)
+    return np.asarray(image.convert("L"))
+
+
 def _has_gray_palette(image: Image.Image) -> bool:
     colors = np.array(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
     used = np.unique(np.asarray(image))
@@ -242,6 +252,33 @@ def interpolate_nearest(mask: npt.NDArray[Any], size: Size) -> npt.NDArray[Any]:
         for old, new in zip(mask.shape, size, strict=True)
     )
     return np.asarray(mask[rows.clip(max=mask.shape[0] - 1)[:, None], columns.clip(max=mask.shape[1] - 1)])
+
+
+def interpolate_linear(mask: Labels, size: Size) -> Labels:
+    """Resize a mask uint8 to (height, width) bilinearly without smoothing, as OpenCV's `resize` does by default.
+
+    The weights are 11-bit integers and the sums are rounded as in OpenCV, because a threshold at 0 depends on the last
+    bit.
+    """
+    if mask.shape == size:
+        return mask
+    (top, bottom, rows), (left, right, columns) = (
+        _linear_weights(old, new) for old, new in zip(mask.shape, size, strict=True)
+    )
+    wide = mask.astype(np.int32)
+    upper, lower = (wide[row][:, left] * columns[0] + wide[row][:, right] * columns[1] for row in (top, bottom))
+    parts = ((rows[i][:, None] * (line >> 4)) >> 16 for i, line in enumerate((upper, lower)))
+    return np.asarray((sum(parts) + 2) >> 2, dtype=np.uint8)
+
+
+def _linear_weights(old: int, new: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    """The two old pixels of every new one, and their weights `[2, new]` in 1/2048."""
+    place = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
+    first = np.floor(place).astype(np.intp)
+    part = np.where((first < 0) | (first >= old - 1), np.float32(0), place - first.astype(np.float32))
+    first = first.clip(0, old - 1)
+    weights = np.rint(np.stack([np.float32(1) - part, part]) * np.float32(2048)).astype(np.int32)
+    return first, np.minimum(first + 1, old - 1), weights
 
 
 def _resize_nearest(image: Image.Image, size: Size | None) -> Image.Image:

@@ -46,16 +46,17 @@ _THRESHOLDS = thresholds()
 _BIN_OF_BYTE = np.searchsorted(_THRESHOLDS, np.arange(256, dtype=np.float32) / np.float32(255), side="right") - 1
 
 
-def frame_j(probability: npt.NDArray[Any], truth: BoolMask) -> float:
+def frame_j(probability: npt.NDArray[Any], truth: BoolMask, threshold: float = 0.5) -> float:
     """Return the Jaccard index of one frame, in float32 as in the published code.
 
     With an empty truth, it is the share of pixels that are not predicted (AVSBench's `mask_iou`).
 
     Args:
-        probability: `[H, W]`, float in [0, 1], uint8 (value / 255) or bool; above 0.5 is foreground.
+        probability: `[H, W]`, float in [0, 1], uint8 (value / 255) or bool; above the threshold is foreground.
         truth: bool `[H, W]`.
+        threshold: the probability.
     """
-    predicted = _foreground(probability)
+    predicted = _foreground(probability, threshold)
     if not truth.any():
         inter, union = truth.size - int(np.count_nonzero(predicted)), truth.size
     else:
@@ -63,12 +64,12 @@ def frame_j(probability: npt.NDArray[Any], truth: BoolMask) -> float:
     return float(np.float32(inter) / (np.float32(union) + np.float32(1e-7)))
 
 
-def _foreground(probability: npt.NDArray[Any]) -> BoolMask:
+def _foreground(probability: npt.NDArray[Any], threshold: float) -> BoolMask:
     if probability.dtype == np.bool_:
         return probability
     if probability.dtype == np.uint8:
-        return np.asarray(probability > 127)
-    return np.asarray(probability.astype(np.float32, copy=False) > 0.5)
+        return np.asarray(probability > int(255 * threshold))
+    return np.asarray(probability.astype(np.float32, copy=False) > np.float32(threshold))
 
 
 def threshold_counts(probability: npt.NDArray[Any], truth: BoolMask) -> tuple[Counts, Counts]:
@@ -129,14 +130,14 @@ class ClipCurves:
         return float(self.curves[:, 0].mean(axis=0).max()) if len(self.curves) else None
 
 
-def clip_curves(probability: npt.NDArray[Any], truth: BoolMask) -> ClipCurves:
-    """Compute J and the curves of one clip; both arguments are `[T, H, W]`, as in `frame_j`.
+def clip_curves(probability: npt.NDArray[Any], truth: BoolMask, threshold: float = 0.5) -> ClipCurves:
+    """Compute J and the curves of one clip; the masks are `[T, H, W]`, all as in `frame_j`.
 
     Raises:
         InputError: shapes or types that do not match, or values outside [0, 1].
     """
     _check_binary(probability, truth)
-    j = np.array([frame_j(*pair) for pair in zip(probability, truth, strict=True)])
+    j = np.array([frame_j(*pair, threshold) for pair in zip(probability, truth, strict=True)])
     sounding = np.asarray(truth.any(axis=(1, 2)), dtype=np.bool_)
     curves = [frame_curves(p, t) for p, t, s in zip(probability, truth, sounding, strict=True) if s]
     return ClipCurves(j, sounding, np.stack(curves) if curves else np.zeros((0, 3, THRESHOLD_COUNT), np.float32))

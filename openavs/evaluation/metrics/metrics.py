@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.evaluation.datasets.base import Masks, Task
+from openavs.evaluation.datasets.base import BenchmarkClip, Masks, Task
 from openavs.evaluation.datasets.tables import BASE, CLASSES, NOVEL
 from openavs.evaluation.metrics.bootstrap import BootstrapSample
 from openavs.evaluation.metrics.functional import (
@@ -76,7 +76,13 @@ class Metric(ABC):
 
     @abstractmethod
     def update(
-        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+        self,
+        predicted: Masks,
+        truth: Masks,
+        *,
+        published: Masks | None = None,
+        names: Sequence[str] = (),
+        clip: BenchmarkClip | None = None,
     ) -> ClipScore:
         """Add one clip and return its own scores.
 
@@ -85,6 +91,7 @@ class Metric(ABC):
             truth: `[T, H, W]`, bool or label maps.
             published: the prediction as the published code samples it, if that differs from `predicted`.
             names: rows of the per-class table that the clip counts in; label maps have their classes instead.
+            clip: the clip, for metrics that depend on more than its masks.
         """
 
     @abstractmethod
@@ -102,6 +109,10 @@ class Metric(ABC):
     @abstractmethod
     def per_class(self) -> list[Row]:
         """Return one row per class or name, by the `fixed` definitions, with None for absent classes."""
+
+    def groups(self) -> list[Row]:
+        """Return one row per group of clips: name, clips, frames, figures and intervals; most metrics have none."""
+        return []
 
     def curve(self) -> dict[str, list[float]] | None:
         """Return mean precision, recall and F at every `threshold`, over frames with non-empty truth.
@@ -122,8 +133,8 @@ class BinaryMetrics(Metric):
     """J and F of binary masks, for S4, MS3 and V3.
 
     `miou` is J, `miou_sounding` J over frames with non-empty truth. `clips_per_batch` is the batch of `official` (1 in
-    the published script). F of `official` falls as batches grow, because it is a mean of maxima, so the batch belongs
-    beside the figure.
+    the published script), `threshold` the probability above which J counts a pixel. F of `official` falls as batches
+    grow, because it is a mean of maxima, so the batch belongs beside the figure.
 
     Example:
         >>> truth = np.array([[[True, True], [False, False]]])
@@ -136,10 +147,10 @@ class BinaryMetrics(Metric):
         0.75
     """
 
-    def __init__(self, clips_per_batch: int = 1) -> None:
+    def __init__(self, clips_per_batch: int = 1, threshold: float = 0.5) -> None:
         if clips_per_batch < 1:
             raise InputError(f"a batch holds at least one clip, not {clips_per_batch}")
-        self.clips_per_batch = clips_per_batch
+        self.clips_per_batch, self.threshold = clips_per_batch, threshold
         super().__init__()
 
     def reset(self) -> None:
@@ -158,16 +169,22 @@ class BinaryMetrics(Metric):
         self._clip_curves = bytearray()
 
     def update(
-        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+        self,
+        predicted: Masks,
+        truth: Masks,
+        *,
+        published: Masks | None = None,
+        names: Sequence[str] = (),
+        clip: BenchmarkClip | None = None,
     ) -> ClipScore:
         """Add one clip; see `Metric.update`."""
-        clip = clip_curves(predicted, truth)
-        j, j_sounding = float(clip.j.sum()), float(clip.j[clip.sounding].sum())
-        frames, sounding = len(clip.j), len(clip.curves)
-        for curve in clip.curves[:, 0]:
+        found = clip_curves(predicted, truth, self.threshold)
+        j, j_sounding = float(found.j.sum()), float(found.j[found.sounding].sum())
+        frames, sounding = len(found.j), len(found.curves)
+        for curve in found.curves[:, 0]:
             self._batch_curve += curve  # float32, one frame after the other, as published
             self._curve += curve
-        self._precision_recall += clip.curves[:, 1:].sum(axis=0)
+        self._precision_recall += found.curves[:, 1:].sum(axis=0)
         self.frames += frames
         self.sounding += sounding
         self._j += j
@@ -181,8 +198,8 @@ class BinaryMetrics(Metric):
             self._start_batch()
         self._clip_sums.append((j, frames, j_sounding, sounding))
         self._clip_names.append(names)
-        self._clip_curves += clip.curves[:, 0].sum(axis=0, dtype=np.float32).tobytes()
-        return ClipScore(j / frames, clip.f)
+        self._clip_curves += found.curves[:, 0].sum(axis=0, dtype=np.float32).tobytes()
+        return ClipScore(j / frames, found.f)
 
     def compute(self, protocol: Protocol) -> Figures:
         """Return `miou` and `f`; in `fixed` also `miou_sounding`."""
@@ -269,19 +286,25 @@ class SemanticMetrics(Metric):
         self._clip_sums: list[npt.NDArray[np.float32]] = []  # `[4, classes]`: IoU, F, held, shown
 
     def update(
-        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+        self,
+        predicted: Masks,
+        truth: Masks,
+        *,
+        published: Masks | None = None,
+        names: Sequence[str] = (),
+        clip: BenchmarkClip | None = None,
     ) -> ClipScore:
         """Add one clip of label maps, without padded frames; see `Metric.update`."""
-        clip = clip_class_sums(predicted, truth, len(self.classes))
-        self._iou += clip.iou
-        self._f += clip.f
-        self._held += clip.held
-        self._shown += clip.shown
+        found = clip_class_sums(predicted, truth, len(self.classes))
+        self._iou += found.iou
+        self._f += found.f
+        self._held += found.held
+        self._shown += found.shown
         self.frames += len(truth)
         self._padded.append(max(0, self.pad_to - len(truth)))
-        self._clip_sums.append(np.array([clip.iou, clip.f, clip.held, clip.shown], dtype=np.float32))
-        held = clip.held > 0
-        return ClipScore(*(_clip_mean(sums[held] / clip.held[held]) for sums in (clip.iou, clip.f)))
+        self._clip_sums.append(np.array([found.iou, found.f, found.held, found.shown], dtype=np.float32))
+        held = found.held > 0
+        return ClipScore(*(_clip_mean(sums[held] / found.held[held]) for sums in (found.iou, found.f)))
 
     def compute(self, protocol: Protocol) -> Figures:
         """Return `miou`, `f` and their means without background."""
@@ -340,20 +363,26 @@ class OpenVocabularyMetrics(Metric):
         self._clip_areas: dict[Protocol, list[npt.NDArray[np.int32]]] = {protocol: [] for protocol in protocols}
 
     def update(
-        self, predicted: Masks, truth: Masks, *, published: Masks | None = None, names: Sequence[str] = ()
+        self,
+        predicted: Masks,
+        truth: Masks,
+        *,
+        published: Masks | None = None,
+        names: Sequence[str] = (),
+        clip: BenchmarkClip | None = None,
     ) -> ClipScore:
         """Add one clip of label maps; see `Metric.update`."""
-        clip = clip_class_areas(predicted, truth, len(self.classes))
-        official = clip if published is None else clip_class_areas(published, truth, len(self.classes))
+        found = clip_class_areas(predicted, truth, len(self.classes))
+        official = found if published is None else clip_class_areas(published, truth, len(self.classes))
         for protocol, total in self._areas.items():
-            counts = official if protocol == "official" else clip
+            counts = official if protocol == "official" else found
             areas = np.array([counts.hit, counts.predicted, counts.true, counts.shown])
             total += areas[:3]
             self._clip_areas[protocol].append(areas.astype(np.int32))
         self.frames += len(truth)
-        union = clip.predicted + clip.true - clip.hit
+        union = found.predicted + found.true - found.hit
         held = union > 0
-        return ClipScore(_clip_mean(clip.hit[held] / union[held]), None)
+        return ClipScore(_clip_mean(found.hit[held] / union[held]), None)
 
     def compute(self, protocol: Protocol) -> Figures:
         """Return `miou`, `base`, `novel` and `harmonic`."""

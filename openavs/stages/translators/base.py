@@ -13,11 +13,15 @@ from openavs.structures.types import Caption
 class Request:
     """Captions of every frame of one clip (none for a silent frame), in temporal order.
 
-    `vocabulary` closes the set of phrases that may be answered; None leaves it open.
+    Attributes:
+        frames: the captions of each frame.
+        vocabulary: the closed set of phrases that may be answered; None leaves it open.
+        expression: a sentence that chooses among what sounds; only for translators with `takes_expression`.
     """
 
     frames: tuple[tuple[Caption, ...], ...]
     vocabulary: tuple[str, ...] | None = None
+    expression: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,11 @@ class Translation:
 
 @runtime_checkable
 class Translator(Protocol):
-    """Names the visible objects that make the sounds of a clip."""
+    """Names the visible objects that make the sounds of a clip.
+
+    A translator with a true attribute `takes_expression` reads `Request.expression`. For others an expression is the
+    only prompt of a clip, and they are not called.
+    """
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
         """Return one translation per request. Identical requests may be answered once."""
