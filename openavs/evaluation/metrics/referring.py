@@ -96,7 +96,7 @@ class ReferringMetrics(Metric):
 
         def figures(weights: Floats) -> dict[str, Floats]:
             slices = np.split(weights, ends[:-1], axis=1)
-            with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have nothing of a part
+            with np.errstate(invalid="ignore", divide="ignore"):  # a resample may lack a part
                 found = [part.figures(own) for part, own in zip(parts, slices, strict=False)]
             j, f = (
                 np.stack([own[name] for own in found], axis=1) if found else _none(weights) for name in ("miou", "f")
