@@ -2,6 +2,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNTIME := $(VENV)/.runtime
+# TORCH=cpu installs torch from PyTorch's index of builds without CUDA, which are smaller by gigabytes on Linux.
+TORCH ?=
+INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 PYTEST = $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 # Number of processes of `make test`.
@@ -32,14 +36,24 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+# What the demo needs, without tools for development.
+$(RUNTIME): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "openavs needs Python 3.11 or newer: install it or set PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "Installing openavs and its packages into $(VENV): 0.4 GB to download and 1.2 GB on disk with a torch without CUDA,"
+	@echo "some GB more with one for NVIDIA GPUs, which PyPI has for Linux (smaller: make $(or $(MAKECMDGOALS),install) TORCH=cpu)."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check $(INDEX) -c constraints.txt -e .
 	@touch $@
 
-demo: $(STAMP)
+$(STAMP): $(RUNTIME)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(INDEX) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(RUNTIME)
 	$(BIN)/openavs demo --out build/demo
+	@echo
+	@echo "It works. Open build/demo/clips/demo/report.html in a browser and play build/demo/clips/demo/overlay.mp4."
+	@echo "Your own video: source $(BIN)/activate, then openavs segment video.mp4"
 
 # With a sample of tests/robustness.
 test: $(STAMP)

@@ -1,6 +1,6 @@
 """Writes docs/commands/ from the help of the commands: `python docs/scripts/command_pages.py`.
 
-Everything but the examples (docs/scripts/command_examples.yaml) comes from the help texts. The pages are committed, so
+Everything but the examples (openavs/assets/command_examples.yaml) comes from the help texts. The pages are committed, so
 that they can be read without a build; a test compares them with the output of this script.
 """
 
@@ -19,7 +19,7 @@ from typer.main import get_command
 from openavs.cli.app import COMMANDS, app
 
 DOCS = Path(__file__).parents[1]
-EXAMPLES = Path(__file__).with_name("command_examples.yaml")
+EXAMPLES = DOCS.parent / "openavs" / "assets" / "command_examples.yaml"
 INDEX = """# Commands
 
 The commands of `openavs --help`. `python docs/scripts/command_pages.py` writes these pages from their help texts.
@@ -31,6 +31,9 @@ The commands of `openavs --help`. `python docs/scripts/command_pages.py` writes 
 **Exit codes**: 0: all done; 1: some items failed, each is named with its reason; 2: wrong usage or input, nothing was
 done. An error that you can fix is one sentence with the fix. Results go to stdout, progress and messages to stderr.
 `KEY=VALUE` after a command with a recipe changes one entry of the recipe, as in `filtering.box_threshold=0.3`.
+
+**Completion**: `openavs --install-completion` adds the completion of commands, options and recipe names to the shell
+that runs it (bash, zsh, fish, PowerShell), for new terminals; `openavs --show-completion` prints it instead.
 """
 KINDS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 

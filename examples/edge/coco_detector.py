@@ -93,6 +93,10 @@ class CocoDetector:
         label, _ = self._mapper(phrase)
         return () if label is None else GROUPS.get(label, (label,))
 
+    def knows(self, phrase: str) -> bool:
+        """Return whether a phrase names one of the 80 classes."""
+        return bool(self.classes_of(phrase))
+
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Return one list of boxes per image, best first; images without a known phrase are not processed."""
         return [self._detect(image, own) for image, own in zip(images, phrases, strict=True)]

@@ -28,7 +28,7 @@ from openavs.models.memory import run_with_oom_backoff
 from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output
-from openavs.stages.detectors.base import Detector
+from openavs.stages.detectors.base import Detector, known_phrases
 from openavs.stages.translators.base import Request, Translation, Translator
 from openavs.structures.types import AudioWindow, Caption, Detection, Event, ImageArray, Waveform
 
@@ -221,6 +221,10 @@ class CachedDetector(CachedStage):
 
     stage = "detector"
     backend: Detector
+
+    def knows(self, phrase: str) -> bool:
+        """Return whether the detector knows a phrase."""
+        return known_phrases(self.backend)(phrase)
 
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """See `Detector.detect`."""

@@ -68,13 +68,14 @@ class RecipeCheck:
         return CheckResult("recipe", state, " ".join([f"{self.recipe.name}: {message}.", *self.remarks]), fix, facts)
 
 
-def check_recipe(recipe: Recipe, cache: Path, offline: bool = False) -> RecipeCheck:
+def check_recipe(recipe: Recipe, cache: Path, offline: bool = False, hub_offline: bool = False) -> RecipeCheck:
     """Check everything that a recipe names.
 
     Args:
         recipe: to check.
         cache: folder of the hub's downloads.
-        offline: whether downloads are forbidden.
+        offline: whether the network is forbidden.
+        hub_offline: whether downloads alone are forbidden (HF_HUB_OFFLINE=1).
     """
     weights = _weights(recipe)
     common = [
@@ -84,8 +85,10 @@ def check_recipe(recipe: Recipe, cache: Path, offline: bool = False) -> RecipeCh
         *_device(recipe),
         *_memory_shortage(recipe),
     ]
-    with_network = [*common, *_server(recipe, False), *_gated_models(weights), *_disk_shortage(weights, cache)]
-    without_network = [*common, *_server(recipe, True), *_not_downloaded(weights)]
+    gated, absent = [*_gated_models(weights)], [*_not_downloaded(weights)]
+    hub = [*gated, *(absent if hub_offline else _disk_shortage(weights, cache))]
+    with_network = [*common, *_server(recipe, False), *hub]
+    without_network = [*common, *_server(recipe, True), *gated, *absent]
     obstacles = without_network if offline or recipe.offline else with_network
     return RecipeCheck(recipe, weights, tuple(obstacles), tuple(without_network), tuple(_remarks(recipe, weights)))
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -17,6 +18,7 @@ import typer
 from openavs import __version__
 from openavs.cli.output import echo, log_line
 from openavs.errors import OpenAVSError
+from openavs.utils.text import split_list
 
 # The commands in the order of the help, and their functions below openavs/cli, which import heavy modules inside.
 COMMANDS = {
@@ -44,8 +46,54 @@ REFUSALS |= {errno.EIO, errno.ESTALE}
 INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 
+# Options that most users do not need; help lists them below the others.
+_ADVANCED = frozenset(
+    split_list(
+        "workers,cache,lock,limit,device,dtype,batch_size,offline,as_json,quiet,verbose,help,executor,shard_range,"
+        "shard_size,threads,stall_timeout,schedule,window,verify,max_upload_mb,max_total_mb,max_seconds,queue,"
+        "keep_minutes,clips_per_batch,allow_missing,as_labels,numbering,resize,max_steps"
+    )
+)
+
+
+def _hide_types(parameters: Iterable[Any]) -> None:
+    """Leave the types of parameters out of the help, as far as no `metavar` names them."""
+    for parameter in parameters:
+        if not parameter.metavar or isinstance(parameter, typer.core.TyperArgument):
+            vars(parameter).update(display_type_rich=lambda ctx: None, _get_number_range_help_str=lambda: "")
+
+
+class _Command(typer.core.TyperCommand):
+    """Command whose help lists common options first, without their types, and has examples at its foot."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        parameters = self.get_params(ctx)
+        _hide_types(parameters)
+        for parameter in parameters:
+            if isinstance(parameter, typer.core.TyperOption):
+                parameter.rich_help_panel = "Advanced options" if parameter.name in _ADVANCED else "Options"
+        self.epilog = _examples(self.name or "")
+        super().format_help(ctx, formatter)
+
+
+def _examples(command: str) -> str:
+    """Return the examples of a command as rich text, one paragraph each."""
+    from rich.markup import escape
+
+    from openavs.utils.serialization import read_yaml
+
+    path = Path(__file__).parents[1] / "assets" / "command_examples.yaml"
+    examples = read_yaml(path).get(command, {}).get("examples", {})
+    lines = [f"[bold]{escape(title)}:[/]\n\n  {escape(line.strip())}" for title, line in examples.items()]
+    return "\n\n".join(lines)
+
+
 class _Group(typer.core.TyperGroup):
     """Command group that reports invalid values without pydantic's prefix."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _hide_types(self.get_params(ctx))
+        super().format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -60,7 +108,6 @@ app = typer.Typer(
     cls=_Group,
     help="Find, name and segment the sounding objects in videos: open vocabulary, no training.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -84,7 +131,7 @@ def _root(
 
 for _command, _target in COMMANDS.items():
     _module, _function = _target.split(":")
-    app.command(_command)(getattr(import_module(f"openavs.cli.{_module}"), _function))
+    app.command(_command, cls=_Command)(getattr(import_module(f"openavs.cli.{_module}"), _function))
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -171,8 +171,8 @@ def print_stages(times: StageTimes) -> None:
 
 
 def clip_summary(result: ClipResult) -> dict[str, Any]:
-    """Return the captions and found phrases of a clip, each with its best score, best first, and its caveats."""
-    from openavs.visualization.reasons import count_caveats
+    """Return the captions and found phrases of a clip, each with its best score, best first, with the reasons."""
+    from openavs.visualization.reasons import chain_texts, count_caveats, remedy_text, unprompted_texts
 
     captions: dict[str, float | None] = {}
     found: dict[str, float] = {}
@@ -181,7 +181,9 @@ def clip_summary(result: ClipResult) -> dict[str, Any]:
             captions[caption.text] = max(captions.get(caption.text) or 0.0, caption.score or 0.0) or None
         for segment in frame.segments:
             found[segment.phrase] = max(found.get(segment.phrase, 0.0), segment.score)
-    return {"captions": _ranked(captions), "found": _ranked(found), "caveats": count_caveats(result.frames)}
+    frames = result.frames
+    why = {"chains": chain_texts(frames), "unprompted": unprompted_texts(frames), "remedy": remedy_text(frames)}
+    return {"captions": _ranked(captions), "found": _ranked(found), "caveats": count_caveats(frames), **why}
 
 
 def _ranked(scores: dict[str, Any]) -> list[dict[str, Any]]:

@@ -29,6 +29,14 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every 
 
 # --------------------------------------------------------------------------------------------------------- recipes
 
+
+def recipe_names(incomplete: str) -> list[str]:
+    """Return the recipes whose names begin with a text, for the completion of a shell."""
+    from openavs.config import resources
+
+    return [name for name in resources.names("pipelines") if name.startswith(incomplete)]
+
+
 PipelineOption = Annotated[
     str | None,
     typer.Option(
@@ -37,6 +45,7 @@ PipelineOption = Annotated[
         help="Recipe: a name (see [bold]openavs list[/]), a YAML file or student:DIR. "
         "Default: the one for this machine.",
         show_default=False,
+        autocompletion=recipe_names,
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps. Default: from the recipe.")]

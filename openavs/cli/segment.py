@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,7 +48,8 @@ def segment(
         list[str],
         typer.Argument(
             metavar="VIDEO... [KEY=VALUE...]",
-            help="Videos, images or folders of images; and recipe overrides such as filtering.box_threshold=0.3.",
+            help="Videos, folders of videos, images or folders of images; and recipe overrides such as "
+            "filtering.nms_iou=0.5.",
         ),
     ],
     pipeline: PipelineOption = None,
@@ -58,6 +60,14 @@ def segment(
         str | None,
         typer.Option(help='Find only what a sentence chooses: --refer "the instrument that plays first".'),
     ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a box, 0 to 1; lower finds more. Default: from the recipe.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second to segment. Default: from the recipe.")] = None,
+    track: Annotated[
+        bool,
+        typer.Option("--track", help="Number each object through the clip (tracker iou, unless the recipe has one)."),
+    ] = False,
     workers: WorkersOption = 1,
     cache: CacheOption = True,
     lock: LockOption = None,
@@ -72,7 +82,7 @@ def segment(
     verbose: VerboseOption = False,
 ) -> None:
     """Find, name and segment the sounding objects in videos."""
-    from openavs.config.recipe import load_recipe
+    from openavs.config.recipe import load_recipe, override_recipe
     from openavs.errors import InputError
     from openavs.utils.fs import is_missing, refuse_address, safe_ids
 
@@ -81,16 +91,19 @@ def segment(
     for name in (*named, audio or ""):
         refuse_address(name)
     refuse_bare_keys(named)
-    paths = [Path(name) for name in named[:limit]]
-    if vocab is not None:
-        overrides.append(f"vocabulary={json.dumps(vocab)}")
-    for path in [*paths, audio]:
+    words = None if vocab is None else json.dumps(vocab)
+    own = {"vocabulary": words, "filtering.box_threshold": threshold, "sample.fps": fps}
+    overrides += [f"{key}={value}" for key, value in own.items() if value is not None]
+    for path in [*map(Path, named), audio]:
         if path is not None and is_missing(path):
             raise InputError(f"{path} does not exist; check the name")
+    paths = _videos(map(Path, named), quiet)[:limit]
     if not paths or (audio is not None and len(paths) > 1):
         raise InputError("--audio goes with exactly one video" if paths else "name at least one video")
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
+    if track and recipe.tracker is None:
+        recipe = override_recipe(recipe, ["tracker={use: iou}"])
     named_paths = dict(zip(safe_ids(paths), paths, strict=True))
     if refer is not None and (not refer.strip() or recipe.student is not None):
         reason = (
@@ -109,6 +122,19 @@ def segment(
     raise typer.Exit(1 if failed else 0)
 
 
+def _videos(paths: Iterable[Path], quiet: bool) -> list[Path]:
+    """Return the videos that arguments name: a folder of videos stands for those below it."""
+    from openavs.labeling.files import videos_below
+
+    found: list[Path] = []
+    for path in paths:
+        inside = videos_below(path) if path.is_dir() else [path]
+        if inside != [path]:
+            log_line(f"openavs: {path} holds {pluralize(len(inside), 'video')}", quiet=quiet)
+        found += inside
+    return found
+
+
 @contextmanager
 def _interruption_reported(report: _Report, overwrite: bool) -> Iterator[None]:
     """On Ctrl-C, print how many clips are done and how to continue."""
@@ -117,8 +143,9 @@ def _interruption_reported(report: _Report, overwrite: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         done = sum(answer["status"] == "ok" for answer in report.answers.values())
         how = "without --overwrite" if overwrite else "again"
+        kept = f", their results are in {report.out}" if done else ""
         log_line(
-            f"openavs: interrupted with {done} of {pluralize(len(report.paths), 'clip')} done; "
+            f"openavs: interrupted with {done} of {pluralize(len(report.paths), 'clip')} done{kept}; "
             f"run the same command {how} to continue"
         )
         raise
@@ -139,29 +166,32 @@ def _run(
     from openavs.cli.jobs import report_changed, stage_cache
     from openavs.cli.output import job_progress, progress_bar
     from openavs.jobs.executors.base import Executor
-    from openavs.jobs.executors.local import InlineExecutor, LocalExecutor
+    from openavs.jobs.executors.local import InlineExecutor, LocalExecutor, no_pipeline
     from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job, import_name
+    from openavs.jobs.loader import count_frames
     from openavs.jobs.manifest import JobRequest
-    from openavs.jobs.output_dir import open_folder, reopen_changed
+    from openavs.jobs.output_dir import open_folder, pending_samples, reopen_changed
     from openavs.jobs.progress import JobProgress
     from openavs.jobs.run import run_job
+    from openavs.jobs.run_page import NAME as PAGE, write_run_page
     from openavs.jobs.sample import Sample, file_size
     from openavs.jobs.save import REPORT_SINK
     from openavs.jobs.worker import default_threads, memory_share, visible_gpus
+    from openavs.pipeline.lockfile import load_lock, pin_recipe
 
     classes = tuple(recipe.vocabulary or ())
     folder, is_student = stage_cache(cache), recipe.student is not None
     builder = STUDENT_BUILDER if is_student else PIPELINE_BUILDER
-    built: Any = None
-    if workers == 1 or is_student:  # first: a model that cannot be loaded leaves no folder behind
-        built = import_name(builder)(recipe, lock=lock, cache=folder)
-    if is_student:
-        classes = tuple(built[0].classes[1:]) if built[0].classes else ()
-        lock = None  # a folder needs no pin
+    out, root = report.out.absolute(), Path.cwd()
     audio = None if report.audio is None else str(report.audio)
     samples = [
         Sample(id, str(path), bytes=file_size(path), audio=audio, expression=refer) for id, path in report.paths.items()
     ]
+    built: Any = None
+    if is_student:  # its classes are known once it is built
+        built = import_name(builder)(recipe, lock=lock, cache=folder)
+        classes = tuple(built[0].classes[1:]) if built[0].classes else ()
+        lock = None  # a folder needs no pin
     request = JobRequest(
         "segment",
         samples,
@@ -170,7 +200,18 @@ def _run(
         command="segment",
         default_threads=default_threads(workers),
     )
-    out, root = report.out.absolute(), Path.cwd()
+    # Before the folder is made: neither a bad file nor a model that cannot be loaded leaves one behind.
+    todo = samples if overwrite else pending_samples(out, request, names=FILES)
+    report.frames, broken = count_frames(todo, root, recipe.sample.fps)
+    if len(broken) == len(todo):
+        built, workers = (no_pipeline, None), 1
+    elif built is None:
+        share = memory_share(workers, visible_gpus(recipe.device) if workers > 1 else ())
+        pinned = pin_recipe(recipe, load_lock(lock)) if lock else recipe
+        _print_plan(pinned, sum(report.frames.values()), share, quiet=quiet)
+        if workers == 1:
+            with _missing_listed(pinned):
+                built = import_name(builder)(recipe, lock=lock, cache=folder)
     manifest = open_folder(out, request, overwrite=overwrite)
     devices = visible_gpus(recipe.device) if workers > 1 else ()
     job = Job(
@@ -192,18 +233,66 @@ def _run(
     about = {"command": command_line(), "executor": "local" if workers > 1 else "inline"}
     progress = JobProgress(job, manifest, manifest.requested, about)
     report.begin(progress)
-    if workers > 1:
-        executor: Executor = LocalExecutor(workers, devices)
-        with job_progress(progress, quiet):
-            run_job(job, manifest, executor, progress)
-    else:
-        with progress_bar("", quiet) as bar:
-            executor = InlineExecutor(lambda: built, lambda predict: report.with_bar(predict, bar))
-            run_job(job, manifest, executor, progress)
+    try:
+        if workers > 1 and todo:
+            executor: Executor = LocalExecutor(workers, devices)
+            with job_progress(progress, quiet):
+                run_job(job, manifest, executor, progress)
+        else:
+            with progress_bar("", quiet) as bar:
+                executor = InlineExecutor(lambda: built, lambda predict: report.with_bar(predict, bar))
+                run_job(job, manifest, executor, progress)
+    except KeyboardInterrupt:
+        write_run_page(out)
+        raise
     report.end()
+    page = write_run_page(out) if progress.worked or not (out / PAGE).exists() else out / PAGE
+    if page is not None:
+        log_line(f"openavs: all clips of {report.out}: {report.out / PAGE}", quiet=quiet)
 
 
 FILES = ("overlay.mp4", "report.html")
+
+
+def _print_plan(recipe: Recipe, frames: int, share: float, *, quiet: bool) -> None:
+    """Print what a run downloads and takes.
+
+    Raises:
+        InputError: the recipe cannot run on this machine.
+    """
+    from openavs.checks.plan import plan_run
+    from openavs.errors import InputError
+
+    plan = plan_run(recipe, share)
+    refusal = list(plan.refuse())
+    if len(refusal) == 1:
+        raise InputError(refusal[0])
+    if refusal:
+        for line in refusal:
+            log_line(line if line.startswith(" ") else f"openavs: {line}")
+        raise InputError(
+            f"nothing was loaded; 'openavs check --pipeline {recipe.name}' has the details, 'openavs list recipes' "
+            "other recipes"
+        )
+    for line in plan.lines(frames):
+        log_line(line if line.startswith(" ") else f"openavs: {line}", quiet=quiet)
+
+
+@contextmanager
+def _missing_listed(recipe: Recipe) -> Iterator[None]:
+    """Where a download fails, print the commands for all models that are still missing."""
+    from openavs.checks.plan import download_lines
+    from openavs.errors import ModelError
+
+    try:
+        yield
+    except ModelError:
+        commands = download_lines(recipe)
+        if commands:
+            log_line(f"openavs: models of the recipe {recipe.name} that are not on this disk can be downloaded with")
+            for command in commands:
+                log_line(f"  {command}")
+        raise
 
 
 class _Report:
@@ -215,11 +304,13 @@ class _Report:
         self.out, self.paths, self.audio = out, paths, audio
         self.with_captions, self.silent = with_captions, silent
         self.answers: dict[str, dict[str, Any]] = {}
+        self.frames: dict[str, int] = {}  # of the clips to process, as far as known
         self._done: deque[str] = deque()  # finished by an earlier run, and not printed yet
+        self._began = 0.0
 
     def begin(self, progress: JobProgress) -> None:
         """Note which clips are finished already, and report the others when they are."""
-        self._progress = progress
+        self._progress, self._began = progress, time.monotonic()
         self._shards = dict(zip(self.paths, progress.manifest.requested, strict=True))
         self._done = deque(clip for clip, number in self._shards.items() if number in progress.shards)
         progress.on_clip = self.finished
@@ -248,8 +339,9 @@ class _Report:
 
         def run(clip: Clip) -> Any:
             name = self.paths[clip.id].name
-            place = f"{len(self.answers) + 1} of {len(self.paths)}, " if len(self.paths) > 1 else ""
-            bar.title = place + name
+            place = f"clip {len(self.answers) + 1} of {len(self.paths)}, " if len(self.paths) > 1 else ""
+            left = self._left()
+            bar.title = f"{place}{name}" + (f" ({left} left)" if left else "")
             return predict(clip, bar)
 
         return run
@@ -279,8 +371,19 @@ class _Report:
             log_line(f"openavs: {reason}")
         self.answers[clip] = answer
         if not self.silent:
-            place = f"{len(self.answers)} of {len(self.paths)}, " if len(self.paths) > 1 else ""
-            echo(place + _line(answer, self.with_captions))
+            place = f"clip {len(self.answers)} of {len(self.paths)}, " if len(self.paths) > 1 else ""
+            line, *caveats = _lines(answer, self.with_captions)
+            left = self._left() if seconds else ""
+            echo("\n".join([place + line + (f" ({left} left)" if left else ""), *caveats]))
+
+    def _left(self) -> str:
+        """Return the time that the remaining clips take at the rate so far, such as `4 min`; empty if unknown."""
+        done = sum(self.frames.get(id, 0) for id, answer in self.answers.items() if answer.get("seconds"))
+        left = sum(count for id, count in self.frames.items() if id not in self.answers)
+        if not done or not left:
+            return ""
+        seconds = (time.monotonic() - self._began) * left / done
+        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _naming(reason: str, *paths: Path | None) -> str:
@@ -288,17 +391,20 @@ def _naming(reason: str, *paths: Path | None) -> str:
     return reason if any(path.name in reason for path in paths if path) else f"{paths[0]}: {reason}"
 
 
-def _line(answer: dict[str, Any], with_captions: bool) -> str:
+def _lines(answer: dict[str, Any], with_captions: bool) -> list[str]:
     """Return the line of one video, and one per caveat; students have no captions."""
     from openavs.cli.jobs import in_words
     from openavs.visualization.reasons import caveat_texts
 
     if answer["status"] == "failed":
-        return f"{answer['id']}: failed"
+        return [f"{answer['id']}: failed"]
     captions = f"captions {in_words(answer['captions'])}; " if with_captions else ""
     frames = pluralize(answer["frames"], "frame")
     where = f"{answer['found_frames']} of {frames}" if answer["found"] else frames
-    spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "done before"
+    spent = f"{answer['seconds']:.1f} s" if answer["seconds"] else "already done"
     line = f"{answer['id']}: {captions}found {in_words(answer['found'])} in {where}, {spent} -> {answer['folder']}"
-    caveats = (f"{answer['id']}: {text}" for text in caveat_texts(answer["caveats"], answer["frames"]))
-    return "\n".join([line, *caveats])
+    why = [*answer["chains"], *answer["unprompted"]] if with_captions else []
+    texts = [f"why: {'; '.join(why)}"] if why else []
+    texts += [f"nothing found: {answer['remedy']}"] if answer["remedy"] and with_captions else []
+    texts += caveat_texts(answer["caveats"], answer["frames"])
+    return [line, *(f"{answer['id']}: {text}" for text in texts)]

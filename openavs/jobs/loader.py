@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from openavs.errors import InputError
 from openavs.jobs.sample import ByteRange, Sample, locate
-from openavs.media import open_clip, open_images, replacement_sound
+from openavs.media import open_clip, open_images, probe, replacement_sound
+from openavs.media.clip import planned_times
 from openavs.media.probe import check_file, reading
 from openavs.structures.types import Clip
 from openavs.utils.fs import is_missing
 
 BLOCK = 1 << 20
+PROBE_SECONDS = 10.0
+"""Seconds for which `count_frames` opens files."""
 
 
 class ClipError(InputError):
@@ -127,3 +131,31 @@ def _blocks(archive: IO[bytes], part: ByteRange, sample: Sample) -> Iterator[byt
             raise InputError(f"{sample.source} is cut short: the tar ends within it")
         yield block
         left -= len(block)
+
+
+def count_frames(samples: Sequence[Sample], root: Path, fps: float) -> tuple[dict[str, int], list[str]]:
+    """Open files briefly; return the number of sampled frames by clip, and the clips that cannot be opened.
+
+    The reason of a failure is not returned, because `ClipLoader.open` raises it. After `PROBE_SECONDS` the other files
+    are taken to be as long as the mean.
+    """
+    frames: dict[str, int] = {}
+    broken: list[str] = []
+    started = time.monotonic()
+    for sample in samples:
+        if time.monotonic() - started > PROBE_SECONDS:
+            mean = round(sum(frames.values()) / max(len(frames), 1)) or 1
+            return {**{other.id: mean for other in samples if other.id not in broken}, **frames}, broken
+        try:
+            info = probe(root / sample.path)
+            sound = info if sample.audio is None else probe(root / sample.audio)
+        except InputError:
+            broken.append(sample.id)
+            continue
+        if sound.audio_codec is None or info.size is None:
+            broken.append(sample.id)
+        elif info.kind == "images":
+            frames[sample.id] = info.frames or 1
+        else:  # an image lasts as long as its sound
+            frames[sample.id] = len(planned_times(info.duration or sound.duration, fps))
+    return frames, broken

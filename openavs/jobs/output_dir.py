@@ -30,6 +30,7 @@ from openavs.jobs.manifest import (
     replaced_files,
     update_sizes,
 )
+from openavs.jobs.sample import Sample
 from openavs.results.serialization import clip_folder, is_clip_folder, refuse_links, refuse_other_folder
 from openavs.utils.fs import is_intact
 from openavs.utils.text import pluralize
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _MASKS = ("labels", "predictions")
 # In the order of their removal: the records first, so that nothing counts as done, the list of clips last.
-_OURS = (WORK, "index.jsonl", "index.parquet", "run.json", *_MASKS, "clips", "log", LINES)
+_OURS = (WORK, "index.jsonl", "index.parquet", "index.html", "run.json", *_MASKS, "clips", "log", LINES)
 _INSIDE = (f"{WORK}/shards", IDENTITY, SIZES, f"{WORK}/models.json")
 _FOLDERS = frozenset((WORK, f"{WORK}/shards", *_MASKS, "clips", "log"))
 
@@ -188,6 +189,27 @@ def changed_clips(
         if not all(is_intact(top + path, stamp, verify=verify) for path, stamp in files.items())
         or (clip in done and not all(f"clips/{clip}/{name}" in files for name in names))
     ]
+
+
+def pending_samples(out: Path, request: JobRequest, *, names: Sequence[str] = ()) -> list[Sample]:
+    """Return the samples of an open manifest's request that a run would process; the folder is not changed.
+
+    Those are new, not finished or failed, or their files differ from the record (see `reopen_changed`).
+
+    Raises:
+        InputError: the folder holds another job's results.
+    """
+    manifest = read_manifest(out)
+    if manifest is None or not (out / LINES).is_file():
+        return list(request.chosen)
+    manifest = check_manifest(out, manifest, request)
+    done: set[str] = set()
+    for number in manifest.requested:
+        completion = read_completion(out, number, manifest.key)
+        if completion is not None:
+            again = {*failed_in(completion), *changed_clips(out, completion, names=names)}
+            done.update(row["id"] for row in completion["rows"] if row["id"] not in again)
+    return [sample for sample in request.chosen if sample.id not in done]
 
 
 # ----------------------------------------------------------------------------------------------------------- clearing

@@ -199,7 +199,7 @@ class JobProgress:
         self._scanned = time.monotonic()
 
     def save(self, status: str) -> dict[str, Any]:
-        """Write `run.json` and return its content; `status` is `running` or `stopped`, or becomes `finished`.
+        """Write `run.json` and return its content; `status` becomes `finished` if all is done.
 
         Of several jobs that end together, the last one to write finds all completion files.
         """

@@ -49,6 +49,7 @@ def run_job(job: Job, manifest: Manifest, executor: Executor, progress: JobProgr
         OSError, OpenAVSError: a fault of the job; finished clips are kept and indexed.
     """
     progress.save("running")
+    ended = "stopped"
     try:
         while todo := progress.missing:
             executor.run(job, manifest.specs(job, todo), progress)
@@ -56,9 +57,12 @@ def run_job(job: Job, manifest: Manifest, executor: Executor, progress: JobProgr
             if progress.stop or not progress.missing:
                 break
             _wait(job, progress)
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        raise
     finally:
         write_index(job.out, manifest, parquet=parquet)
-        progress.save("stopped")
+        progress.save(ended)
         _finish(job, len(progress.shards) == manifest.shards)
 
 

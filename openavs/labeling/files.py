@@ -43,6 +43,12 @@ def read_folder(folder: Path) -> Source:
     return make_source("folder", root, found, [f"skipped: {skipped}"] if ignored else [])
 
 
+def videos_below(folder: Path) -> list[Path]:
+    """Return the videos below a folder, sorted by path; the folder itself, as one of images, if there are none."""
+    samples = read_folder(folder).samples
+    return sorted(folder / sample.path for sample in samples if sample.audio is None) or [folder]
+
+
 def matches(pattern: str) -> tuple[Path, list[Path]]:
     """Return the folder that all matches of a glob are below, and the files, sorted (`**` matches any folders)."""
     pattern = os.path.abspath(os.path.expanduser(pattern))

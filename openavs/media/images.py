@@ -74,7 +74,10 @@ def list_images(folder: Path) -> list[Path]:
     with reading(folder):
         paths = sorted((p for p in folder.iterdir() if is_image(p) and p.name[0] != "."), key=_natural)
     if not paths:
-        raise InputError(f"the folder {folder} has no images (png, jpg, bmp, webp); give one that does, or a video")
+        raise InputError(
+            f"the folder {folder} has no images (png, jpg, bmp, webp) and no videos (mp4, mov, mkv, webm, avi ...); "
+            "give one that does, or name the files"
+        )
     return paths
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from openavs.config.recipe import PipelineConfig
 from openavs.structures.masks import iou
@@ -10,13 +10,17 @@ from openavs.structures.types import Detection, Prompt, Rejection
 
 
 def filter_detections(
-    candidates: Sequence[Detection], prompts: Sequence[Prompt], rules: PipelineConfig
+    candidates: Sequence[Detection],
+    prompts: Sequence[Prompt],
+    rules: PipelineConfig,
+    knows: Callable[[str], bool] = lambda phrase: True,
 ) -> tuple[list[Detection], list[Rejection]]:
     """Return the boxes of a frame that are kept, best first, and the rejections.
 
     Boxes below the threshold (a phrase's further boxes may have a higher one), boxes that a better box covers and boxes
-    over the limits are rejected. A phrase without any box is rejected as `not found` or, if its best box was close, as
-    `below threshold`. Candidates of phrases that are not among the prompts are ignored.
+    over the limits are rejected. A phrase without any box is rejected as `not found`, as `unknown word` if the detector
+    does not know it, or as `below threshold` if its best box was close. Candidates of phrases that are not among the
+    prompts are ignored.
     """
     unlikely, rejected = _less_likely(candidates, prompts, rules)
     kept: list[Detection] = []
@@ -36,7 +40,7 @@ def filter_detections(
     for phrase in (prompt.phrase for prompt in prompts if prompt.phrase not in answered):
         best = near.get(phrase)
         if best is None:
-            rejected.append(Rejection(phrase, "not found"))
+            rejected.append(Rejection(phrase, "not found" if knows(phrase) else "unknown word"))
         else:
             rejected.append(Rejection(phrase, "below threshold", best.score, best.box))
     return kept, rejected

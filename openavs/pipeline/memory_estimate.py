@@ -118,8 +118,8 @@ def should_offload(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -
         logger.info("free memory is unknown on this system; all models are loaded at once")
         return False
     if not recipe.offline:
-        _check_fit(override_recipe(recipe, ["offline=true"]), free, share)
-    together, largest = _check_fit(recipe, free, share)
+        check_fit(override_recipe(recipe, ["offline=true"]), free, share)
+    together, largest = check_fit(recipe, free, share)
     free = int(free * share)
     if together <= free * MEMORY_FRACTION:
         logger.info("the models take %.1f GB and %.1f GB are free", together / 1e9, free / 1e9)
@@ -134,8 +134,14 @@ def should_offload(recipe: Recipe, schedule: str = "auto", share: float = 1.0) -
     return True
 
 
-def _check_fit(recipe: Recipe, whole: int, share: float) -> tuple[int, int]:
-    """Return `estimate_memory`; raise InputError with a recipe that fits if the largest group exceeds the share."""
+def check_fit(recipe: Recipe, whole: int, share: float = 1.0) -> tuple[int, int]:
+    """Return `estimate_memory`; raise InputError with a recipe that fits if the largest group exceeds the share.
+
+    Args:
+        recipe: the recipe; one that is offline downloads nothing.
+        whole: free bytes of the device.
+        share: the part of them that may be used.
+    """
     together, largest = estimate_memory(recipe)
     free = int(whole * share)
     if largest <= free:

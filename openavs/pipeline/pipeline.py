@@ -30,7 +30,7 @@ from openavs.pipeline.frames import audio_windows, frame_batches, frame_events
 from openavs.registry import BackendCache, build_backends
 from openavs.stages.captioners.base import Captioner, EventCaptioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output, validate_outputs, validate_tracked_frames
-from openavs.stages.detectors.base import Detector
+from openavs.stages.detectors.base import Detector, known_phrases
 from openavs.stages.lexicon import detector_name, lexicon
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
 from openavs.stages.trackers.association import key_frames
@@ -321,8 +321,9 @@ class Pipeline:
         self, candidates: list[list[Detection]], prompts: list[FramePrompts]
     ) -> tuple[list[list[Detection]], list[list[Rejection]]]:
         """Return, by frame, the boxes that are kept, best first, and the rejections."""
+        knows = known_phrases(self.detector)
         filtered = [
-            filter_detections(boxes, own, self.settings) for boxes, own in zip(candidates, prompts, strict=True)
+            filter_detections(boxes, own, self.settings, knows) for boxes, own in zip(candidates, prompts, strict=True)
         ]
         return [kept for kept, _ in filtered], [rejected for _, rejected in filtered]
 

@@ -317,11 +317,12 @@ class Rejection:
 
     Attributes:
         phrase: the prompt's phrase.
-        reason: `not found` (no box at all), `below threshold`, `duplicate` (covered by a better box), `too many` (over
-            the limit of boxes of a frame or a phrase), `less likely` (its audio score times its best box is too small
-            a share of the frame's best phrase), `empty mask` (or smaller than the least area), `verifier` (does not
-            look like its phrase), `silent` (another candidate of the phrase sounds), `off-screen` (nothing in the
-            picture fits the sound; the box is the best candidate's), `not tracked` (between key frames).
+        reason: `not found` (no box at all), `unknown word` (no class of the detector), `below threshold`, `duplicate`
+            (covered by a better box), `too many` (over the limit of boxes of a frame or a phrase), `less likely` (its
+            audio score times its best box is too small a share of the frame's best phrase), `empty mask` (or smaller
+            than the least area), `verifier` (does not look like its phrase), `silent` (another candidate of the phrase
+            sounds), `off-screen` (nothing in the picture fits the sound; the box is the best candidate's), `not
+            tracked` (between key frames).
         score: score of the box, or of the verifier for `verifier`, `silent` and `off-screen`.
         box: the box; None where there was none.
         margin: the verifier's margin, see `Verdict`; None for other reasons.

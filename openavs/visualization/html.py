@@ -9,13 +9,22 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from openavs.structures.types import ImageArray
 from openavs.utils.text import pluralize
-from openavs.visualization.reasons import caveat_texts, count_caveats, is_unresolved, verdict_text
+from openavs.visualization.reasons import (
+    caveat_texts,
+    chain_texts,
+    count_caveats,
+    is_unresolved,
+    remedy_text,
+    unprompted_texts,
+    verdict_text,
+)
 
 
 def asset(name: str) -> str:
@@ -41,6 +50,14 @@ def jpeg_data_uri(image: ImageArray, quality: int = 82) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
+def image_data(image: ImageArray, longest: int) -> dict[str, Any]:
+    """Return an image, scaled down to `longest` pixels, as a data URI `src` with its `width` and `height`."""
+    scale = min(1.0, longest / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    return {"src": jpeg_data_uri(np.asarray(small)), "width": size[0], "height": size[1]}
+
+
 @cache
 def _environment() -> Any:
     """The jinja2 environment; templates include one another by their asset names."""
@@ -55,5 +72,7 @@ def _environment() -> Any:
     environment.filters["num"] = lambda value, digits=2: "" if value is None else f"{value:.{digits}f}"
     environment.filters |= {"pluralize": pluralize, "verdict": verdict_text}
     environment.filters["caveats"] = lambda frames: caveat_texts(count_caveats(frames), len(frames))
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
+    environment.filters |= {"chains": chain_texts, "unprompted": unprompted_texts, "remedy": remedy_text}
     environment.tests["unresolved"] = is_unresolved
     return environment

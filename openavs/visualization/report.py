@@ -24,7 +24,7 @@ from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import DISTINCT, Palette, palette_of
 from openavs.visualization.html import asset, jpeg_data_uri, render
 from openavs.visualization.overlay import paint
-from openavs.visualization.reasons import rejection_text
+from openavs.visualization.reasons import ORIGINS, merge_rejections, rejection_text
 
 MAX_IMAGES = 48  # frames that are shown as images
 MAX_ROWS = 600  # frames in the table
@@ -39,13 +39,6 @@ Span = tuple[float, float, float | None]
 
 Interval = tuple[float, float]
 """Start and end in s."""
-
-_ORIGINS = {
-    "llm": "the language model",
-    "lexicon": "the lexicon",
-    "none": "the captions",
-    "expression": "the expression",
-}
 
 
 @dataclass(frozen=True)
@@ -301,9 +294,12 @@ def table_values(frames: Sequence[FrameResult]) -> dict[str, Any]:
                 "frame": frame,
                 "captions": [(caption, _why_no_prompt(caption, frame, origins)) for caption in frame.captions],
                 "prompts": [
-                    (p.phrase, _ORIGINS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.prompts
+                    (p.phrase, ORIGINS.get(p.origin, p.origin), _best_by_text(p.captions)) for p in frame.prompts
                 ],
-                "rejected": [(rejection, _why_rejected(rejection, frame)) for rejection in _shown(frame.rejected)],
+                "rejected": [
+                    (rejection, count, _why_rejected(rejection, frame))
+                    for rejection, count in merge_rejections(frame.rejected)
+                ],
             }
             for frame in frames
         ],
@@ -311,7 +307,7 @@ def table_values(frames: Sequence[FrameResult]) -> dict[str, Any]:
 
 
 def _origins(frames: Sequence[FrameResult]) -> list[str]:
-    return list(dict.fromkeys(_ORIGINS.get(p.origin, p.origin) for frame in frames for p in frame.prompts))
+    return list(dict.fromkeys(ORIGINS.get(p.origin, p.origin) for frame in frames for p in frame.prompts))
 
 
 def _why_no_prompt(caption: Caption, frame: FrameResult, origins: Sequence[str]) -> str | None:
@@ -321,12 +317,6 @@ def _why_no_prompt(caption: Caption, frame: FrameResult, origins: Sequence[str])
         return None
     possible = _origins([frame]) or origins
     return f"no prompt from {possible[0]}" if len(possible) == 1 else "no prompt"
-
-
-def _shown(rejected: Sequence[Rejection]) -> list[Rejection]:
-    """The rejections; of the `off-screen` candidates of a phrase the best one, which is the first."""
-    best = {rejection.phrase: rejection for rejection in reversed(rejected) if rejection.reason == "off-screen"}
-    return [r for r in rejected if r.reason != "off-screen" or r is best[r.phrase]]
 
 
 def _why_rejected(rejection: Rejection, frame: FrameResult) -> str:

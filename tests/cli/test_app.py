@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -61,3 +62,23 @@ def test_all_output_is_escaped() -> None:
     assert len(sources) > 10
     raw = re.compile(r"(?<![\w.])print\(|sys\.std(out|err)\.write|partial\(print")
     assert [path.name for path in sources if raw.search(path.read_text("utf-8"))] == []
+
+
+def test_help_lists_common_options_first_and_ends_with_examples(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = openavs("segment", "--help").out
+    common, advanced = text.partition("Advanced options")[::2]
+    assert "--pipeline" in common and "--threshold" in common and "--dtype" in advanced
+    assert not re.search(r"<(bool|str|int|path|float|list)", text)
+    assert "openavs segment videos/ --pipeline tiny" in advanced
+
+
+def test_a_shell_completes_commands_and_recipes() -> None:
+    def completed(words: str, position: int) -> list[str]:
+        ask = {"COMP_WORDS": words, "COMP_CWORD": str(position), "_OPENAVS_COMPLETE": "complete_bash"}
+        command = [sys.executable, "-m", "openavs"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ask}, timeout=60)
+        return done.stdout.split()
+
+    assert completed("openavs seg", 1) == ["segment"]
+    assert "openavs-cpu" in completed("openavs segment --pipeline op", 3)

@@ -24,6 +24,12 @@ def test_boxes_are_kept_from_the_threshold_on() -> None:
     assert reasons == [("cat", "below threshold", 0.24), ("bell", "not found", None)]
 
 
+def test_a_word_that_the_detector_does_not_know_is_told_from_a_thing_out_of_view() -> None:
+    knows = {"dog", "bell"}.__contains__
+    _, dropped = filter_detections([], [Prompt("bell"), Prompt("violin")], PipelineConfig(), knows)
+    assert dropped == [Rejection("bell", "not found"), Rejection("violin", "unknown word")]
+
+
 def test_a_box_that_a_better_one_covers_is_a_duplicate() -> None:
     better, worse = Detection(BOX, "dog", 0.9), Detection((11.0, 10.0, 50.0, 50.0), "puppy", 0.5)
     kept, dropped = chosen([worse, better], ["dog", "puppy"])

@@ -8,14 +8,18 @@ from typing import Any, get_args
 import pytest
 
 from openavs.structures.masks import RLE
-from openavs.structures.types import Decision, FrameResult, Rejection, Segment, Verdict
+from openavs.structures.types import Caption, Decision, FrameResult, Prompt, Rejection, Segment, Verdict
 from openavs.visualization.reasons import (
     REASONS,
     caveat_texts,
+    chain_texts,
     count_caveats,
     is_unresolved,
+    merge_rejections,
     reason_text,
     rejection_text,
+    remedy_text,
+    unprompted_texts,
     verdict_text,
 )
 from tests.docs.reading import text_of
@@ -114,3 +118,57 @@ def test_the_documentation_has_every_reason_and_its_sentence() -> None:
 
 def test_every_decision_has_words() -> None:
     assert all(verdict_text(Verdict(decision, 0.5)) for decision in get_args(Decision))
+
+
+BARK, TROT = Caption("dog barking", 0.81, 0.0, 1.0), Caption("horse trotting", 0.3, 0.0, 1.0)
+VIOLIN = Caption("Violin", 0.71, 0.0, 1.0)
+
+
+def nothing(*rejected: Rejection, prompts: tuple[str, ...] = ("violin",)) -> list[FrameResult]:
+    """A frame with a violin in its sound, and nothing found."""
+    asked = tuple(Prompt(phrase, captions=(VIOLIN,)) for phrase in prompts)
+    return [FrameResult(0, 0.5, captions=(VIOLIN,), prompts=asked, rejected=rejected)]
+
+
+def test_the_way_from_caption_to_segment_is_named_and_where_it_ends() -> None:
+    louder = Caption("dog barking", 0.9, 1.0, 2.0)
+    frames = [
+        FrameResult(0, 0.5, captions=(BARK, TROT), prompts=(Prompt("dog", captions=(BARK,)),), segments=(segment(),)),
+        FrameResult(1, 1.5, captions=(louder,), prompts=(Prompt("dog", captions=(louder,)),), segments=(segment(),)),
+    ]
+    assert chain_texts(frames) == ["dog <- dog barking 0.90"]
+    assert unprompted_texts(frames) == ["no prompt from the language model for horse trotting 0.30"]
+    assert remedy_text(frames) is None
+
+
+@pytest.mark.parametrize(
+    ("frames", "parts"),
+    [
+        ([FrameResult(0, 0.5, silent=True)], ["the audio is silent", "--audio FILE"]),
+        ([FrameResult(0, 0.5)], ["no sound was recognized", "lower captioner.threshold"]),
+        (
+            [FrameResult(0, 0.5, weak=(Caption("dog", 0.118, 0.0, 1.0, weak=True),))],
+            ["the best caption is dog 0.12", "captioner.threshold=0.11 accepts it"],
+        ),
+        ([FrameResult(0, 0.5, captions=(VIOLIN,))], ["no visible thing was named for Violin 0.71"]),
+        (
+            nothing(Rejection("violin", "unknown word")),
+            ["the detector does not know violin: use one of open"],
+        ),
+        (nothing(Rejection("violin", "below threshold", 0.219)), ["filtering.box_threshold=0.21 keeps it"]),
+        (nothing(Rejection("violin", "not found")), ["no box for violin: it is not in view", "sample.fps=4"]),
+        (nothing(Rejection("violin", "off-screen", 0.1)), ["nothing in the picture fits the sound", "verifier=null"]),
+        (nothing(Rejection("violin", "empty mask", 0.3)), ["all boxes were rejected"]),
+    ],
+)
+def test_where_nothing_is_found_the_reason_comes_with_a_remedy(frames: list[FrameResult], parts: list[str]) -> None:
+    text = remedy_text(frames)
+    assert text is not None and all(part in text for part in parts)
+
+
+def test_boxes_over_the_limit_are_one_rejection_with_their_number() -> None:
+    over = [Rejection("guitar", "too many", score) for score in (0.2, 0.22, 0.19)]
+    away = [Rejection("dog", "off-screen", score, None, 0.1, "sync") for score in (0.3, 0.2)]
+    verified = [Rejection("cat", "verifier", score, None, 0.1, "clip") for score in (0.3, 0.2)]
+    merged = merge_rejections([*over, *away, *verified])
+    assert merged == [(over[1], 3), (away[0], 1), (verified[0], 1), (verified[1], 1)]

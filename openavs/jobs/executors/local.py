@@ -22,6 +22,7 @@ from typing import Any
 
 from openavs.caching.build import torch_threads
 from openavs.caching.store import StageCache
+from openavs.errors import InputError
 from openavs.jobs.executors.base import POLL, ProgressListener, WorkerHandle, WorkerPool
 from openavs.jobs.job import ClipFinished, Job, ShardSpec
 from openavs.jobs.sample import Sample
@@ -210,6 +211,15 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def no_pipeline(clip: Clip) -> Any:
+    """Stand-in for the pipeline in a run whose clips cannot be opened, so that it loads no models.
+
+    Raises:
+        InputError: a clip was opened.
+    """
+    raise InputError(f"{clip.source or clip.id} has changed since it was checked; run the same command again")
+
+
 Built = tuple[Any, StageCache | None]
 """A pipeline (or one of its methods, or a function of a clip) and its stage cache."""
 
@@ -231,7 +241,8 @@ class InlineExecutor:
     def run(self, job: Job, shards: Iterable[ShardSpec], listener: ProgressListener) -> None:
         """See `Executor.run`. KeyboardInterrupt ends it; the clip under way is run again by the next run."""
         predict, cache = self.build() if self.build is not None else build(job)
-        listener.ready(models_of(predict))
+        if predict is not no_pipeline:
+            listener.ready(models_of(predict))
         events = _Events(listener, CacheCounter(cache))
         call = None if self.wrap is None else self.wrap(predict)
         with torch_threads(job.threads):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from inspect import getattr_static
+from typing import Any, Protocol, runtime_checkable
 
 from openavs.structures.types import Detection, ImageArray
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """Grounds phrases in images. A result depends on the image and its phrases, not on the rest of the batch."""
+    """Grounds phrases in images. A result depends on the image and its phrases, not on the rest of the batch.
+
+    A detector of a closed set of classes may also have a method `knows(phrase) -> bool`; a phrase that it does not know
+    is rejected as `unknown word` instead of `not found`.
+    """
 
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Return one list of candidate boxes per image, best first, each with the phrase that it matches best.
@@ -19,3 +24,14 @@ class Detector(Protocol):
         can report how close a phrase came.
         """
         ...
+
+
+def known_phrases(detector: Any) -> Callable[[str], bool]:
+    """Return whether a detector knows a phrase, as a function; one without `knows` may know all.
+
+    The attribute is looked up without reading it, because an attribute of a lazy backend loads its model.
+    """
+    if getattr_static(detector, "knows", None) is None:
+        return lambda phrase: True
+    knows: Callable[[str], bool] = detector.knows
+    return knows

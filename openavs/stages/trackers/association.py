@@ -21,7 +21,7 @@ CROSS_PHRASE_MIN_IOU = 0.5
 SAME_PHRASE_BONUS = 0.25
 """Added to the IoU of a track and a segment with the same phrase. Small: detectors confuse phrases, too."""
 
-_NOT_DETECTED = ("not found", "below threshold")
+_NOT_DETECTED = ("not found", "unknown word", "below threshold")
 
 
 def key_frames(phrases: Sequence[Collection[str]], interval: int) -> frozenset[int]:
