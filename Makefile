@@ -36,7 +36,7 @@ help:
 
 install: $(STAMP)
 
-# What the demo needs, without tools for development.
+# The dependencies of the demo, without tools for development.
 $(RUNTIME): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "openavs needs Python 3.11 or newer: install it or set PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "Installing openavs and its packages into $(VENV): 0.4 GB to download and 1.2 GB on disk with a torch without CUDA,"

@@ -280,7 +280,7 @@ def _print_plan(recipe: Recipe, frames: int, share: float, *, quiet: bool) -> No
 
 @contextmanager
 def _missing_listed(recipe: Recipe) -> Iterator[None]:
-    """Where a download fails, print the commands for all models that are still missing."""
+    """If a download fails, print the commands for all models that are still missing."""
     from openavs.checks.plan import download_lines
     from openavs.errors import ModelError
 

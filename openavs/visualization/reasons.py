@@ -34,7 +34,7 @@ ORIGINS = {
     "none": "the captions",
     "expression": "the expression",
 }
-"""The origins of prompts (`Prompt.origin`) in words."""
+"""The origins of prompts (`Prompt.origin`) as text."""
 
 _MERGED = ("below threshold", "duplicate", "too many")  # several boxes of a phrase are shown as their number
 

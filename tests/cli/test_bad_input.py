@@ -149,7 +149,8 @@ def test_a_clip_that_crashes_the_sandbox_fails_alone(
     assert done.code == 1
     assert {path.name for path in (out / "clips").iterdir()} == {"first", "last"}
     said = f"openavs: {tmp_path / 'deadly.mov'} (jpeg2000) ends the process that decodes it; it is damaged or made to"
-    assert [line.startswith(said) for line in done.err.splitlines()] == [True]
+    problem, page = done.err.splitlines()
+    assert problem.startswith(said) and page.endswith("index.html")
 
 
 # ------------------------------------------------------------------------------------------------------- wrong usage

@@ -24,7 +24,7 @@ def test_boxes_are_kept_from_the_threshold_on() -> None:
     assert reasons == [("cat", "below threshold", 0.24), ("bell", "not found", None)]
 
 
-def test_a_word_that_the_detector_does_not_know_is_told_from_a_thing_out_of_view() -> None:
+def test_a_word_that_the_detector_does_not_know_has_a_reason_of_its_own() -> None:
     knows = {"dog", "bell"}.__contains__
     _, dropped = filter_detections([], [Prompt("bell"), Prompt("violin")], PipelineConfig(), knows)
     assert dropped == [Rejection("bell", "not found"), Rejection("violin", "unknown word")]
