@@ -1,7 +1,7 @@
 """Writes docs/commands/ from the help of the commands: `python docs/scripts/command_pages.py`.
 
-Everything but the examples (openavs/assets/command_examples.yaml) comes from the help texts. The pages are committed, so
-that they can be read without a build; a test compares them with the output of this script.
+Everything but the examples (openavs/assets/command_examples.yaml) comes from the help texts. The pages are committed,
+so that they can be read without a build; a test compares them with the output of this script.
 """
 
 from __future__ import annotations
