@@ -81,9 +81,8 @@ build/packages/%/.installed: tests/packages/%.txt $(STAMP)
 
 # PE-AV, OmDet-Turbo and EdgeTAM have parts that are timm's, which needs torchvision, whose build must be the one made for
 # its torch: the three are installed into a folder that precedes .venv, with their dependencies at the versions of .venv.
-TIMM_TESTS := tests/stages/verifiers/test_pe_av.py tests/stages/detectors/test_omdet_turbo.py
 test-timm: build/timm/.installed
-	PYTHONPATH=$(CURDIR)/build/timm $(PYTEST) $(TIMM_TESTS) $(PYTEST_ARGS)
+	PYTHONPATH=$(CURDIR)/build/timm $(PYTEST) -m timm tests/stages $(PYTEST_ARGS)
 
 build/timm/.installed: .ci/timm.txt $(STAMP)
 	rm -rf $(@D)

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` without a GPU; torch is imported only if there are such tests."""
+    """Skip tests marked `timm` without timm and `gpu` without a GPU; torch is imported only if there are the latter."""
+    if find_spec("timm") is None:
+        for item in items:
+            if item.get_closest_marker("timm"):
+                item.add_marker(pytest.mark.skip(reason="timm is not installed: make test-timm"))
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

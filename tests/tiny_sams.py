@@ -1,4 +1,4 @@
-"""Random SAM 2 (image and video) and SAM 3 models: the real classes at tiny size, saved like any checkpoint.
+"""Random models of SAM 2, EdgeTAM and SAM 3: the real classes at tiny size, saved like any checkpoint.
 
 Their processors need torchvision, so the preprocessor file is written as the library writes it.
 """
@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    EdgeTamConfig,
+    EdgeTamModel,
+    EdgeTamVideoConfig,
+    EdgeTamVideoModel,
     PreTrainedTokenizerFast,
     Sam2Config,
     Sam2Model,
@@ -78,12 +82,68 @@ def make_sam2_video(folder: Path, *, seed: int = 0) -> Path:
         memory_fuser_embed_dim=_HIDDEN,
         memory_fuser_intermediate_dim=64,
     )
-    model = Sam2VideoModel(config)
+    return _save_seeing(Sam2VideoModel(config), folder)
+
+
+def _save_seeing(model: Any, folder: Path) -> Path:
     folder = _save(model, folder, {"size": {"height": SAM2_SIZE, "width": SAM2_SIZE}, **IMAGENET})
     with torch.no_grad():  # a random head sees nothing as often as not: this one always sees its thing
         model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(9.0)
     model.save_pretrained(folder)
     return folder
+
+
+_REPVIT = {
+    "model_type": "timm_wrapper",
+    "architecture": "repvit_m1",
+    "num_classes": 2,  # that transformers can read its own file
+    "model_args": {
+        "in_chans": 3,
+        "features_only": True,
+        "out_indices": [0, 1, 2, 3],
+        "embed_dim": [8, 16, 24, 32],
+        "depth": [1, 1, 2, 1],
+    },
+}
+_EDGE_VISION = {
+    "model_type": "edgetam_vision_model",
+    "backbone_config": _REPVIT,
+    "backbone_channel_list": [32, 24, 16, 8],
+    "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    "fpn_hidden_size": _HIDDEN,
+}
+
+
+def make_edgetam(folder: Path, *, seed: int = 0) -> Path:
+    """An EdgeTAM image model of the same size. Needs timm."""
+    torch.manual_seed(seed)
+    config = EdgeTamConfig(vision_config=_EDGE_VISION, prompt_encoder_config=_PROMPT, mask_decoder_config=_DECODER)
+    return _save(EdgeTamModel(config), folder, {"size": {"height": SAM2_SIZE, "width": SAM2_SIZE}, **IMAGENET})
+
+
+def make_edgetam_video(folder: Path, *, seed: int = 0) -> Path:
+    """An EdgeTAM video model of the same size; as on the hub, the image model can be loaded from it. Needs timm."""
+    torch.manual_seed(seed)
+    config = EdgeTamVideoConfig(
+        vision_config=_EDGE_VISION,
+        prompt_encoder_config=_PROMPT,
+        mask_decoder_config=_DECODER,
+        image_size=SAM2_SIZE,
+        memory_attention_hidden_size=_HIDDEN,
+        memory_attention_num_layers=1,
+        memory_attention_mlp_hidden_size=64,
+        memory_attention_rope_feat_sizes=[4, 4],
+        memory_attention_rope_k_sizes=[2, 2],
+        perceiver_resampler_num_latents=4,
+        perceiver_resampler_num_latents_2d=4,
+        perceiver_resampler_num_layers=1,
+        memory_encoder_hidden_size=_HIDDEN,
+        mask_downsampler_embed_dim=_HIDDEN,
+        memory_fuser_num_layers=1,
+        memory_fuser_embed_dim=_HIDDEN,
+        memory_fuser_intermediate_dim=64,
+    )
+    return _save_seeing(EdgeTamVideoModel(config), folder)
 
 
 _IDS = {word: i for i, word in enumerate(["<pad>", "<unk>", *WORDS, "<s>", "</s>"])}

@@ -41,7 +41,7 @@ _FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-a-frame", "pe-av")  # `aut
 _LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
 # Backends that are float32 between matrix products, whose dtype `auto` sets, and the part of their weights that is
 # multiplied in it: not the text encoders.
-_OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam2": 1.0}
+_OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam2": 1.0, "edgetam": 0.0}
 _FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
 _DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu",)}  # the best first; the last fits everywhere
 

@@ -117,6 +117,12 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "segment-anything",
         ),
         ("sam2", "sam:Sam2Segmenter", "SAM 2 (transformers): boxes to masks, each image encoded once"),
+        (
+            "edgetam",
+            "sam:EdgeTamSegmenter",
+            "EdgeTAM (transformers): boxes to masks with the small encoder of a phone",
+            "timm",
+        ),
         ("sam3", "sam3:Sam3Segmenter", "SAM 3 (transformers): phrases to masks in one model; with 'detector: null'"),
         ("box", "box:BoxSegmenter", "no model: the filled box is the mask (a baseline)"),
     ),
@@ -135,6 +141,12 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "sam2-video",
             "sam2_video:Sam2VideoTracker",
             "SAM 2 video (transformers): propagates masks between key frames; segments boxes, too",
+        ),
+        (
+            "edgetam-video",
+            "sam2_video:EdgeTamVideoTracker",
+            "EdgeTAM video (transformers): as sam2-video, with a small encoder and a short memory",
+            "timm",
         ),
         (
             "sam3-video",

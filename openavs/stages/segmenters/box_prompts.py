@@ -1,4 +1,4 @@
-"""The SAM family: image processing, box prompts, mask selection, and the base class of the SAM and SAM 2 adapters."""
+"""The SAM family: image processing, box prompts, mask selection, and the base class of its adapters of boxes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from openavs.models.ops.image import normalization_table, normalize_bytes, resiz
 from openavs.models.ops.sam import prepare_encoder
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Box, ImageArray, Mask
+from openavs.utils.optional_deps import import_timm
 
 MAX_BOXES = 64  # per call of a mask decoder, which needs 30 to 40 MB per box at full size
 MAX_UPSCALED_PIXELS = 1 << 26  # of float32 masks that are upscaled together: 256 MB, or one mask
@@ -41,7 +42,7 @@ class ImageTransform(Protocol):
 
 
 class BoxPromptSegmenter(ABC):
-    """Base class of SAM and SAM 2 (transformers): encodes each image once, then decodes its boxes.
+    """Base class of SAM, SAM 2 and EdgeTAM (transformers): encodes each image once, then decodes its boxes.
 
     Only the image encoder computes in the requested dtype: in bfloat16 the prompt encoder would round box corners to
     several pixels.
@@ -54,13 +55,14 @@ class BoxPromptSegmenter(ABC):
         device, dtype, offline: as everywhere; dtype applies to the image encoder.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range, or timm is needed and missing.
         ModelError: the model cannot be loaded, or is of another kind.
     """
 
     name: ClassVar[str]  # of the backend
     title: ClassVar[str]  # of the model, for errors and the log
     model_class: ClassVar[Any]
+    needs_timm: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -74,6 +76,8 @@ class BoxPromptSegmenter(ABC):
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"{self.name}: batch_size must be at least 1, not {batch_size}")
+        if self.needs_timm:
+            import_timm()
         placement = resolve_device(device, dtype)
         self.multimask, self.device = multimask, placement.device
         self.batch_size = frames_per_batch(batch_size, self.device)

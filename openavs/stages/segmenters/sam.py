@@ -1,4 +1,4 @@
-"""SAM and SAM 2 (transformers SamModel and Sam2Model): boxes to masks, one encoding per image.
+"""SAM, SAM 2 and EdgeTAM (transformers SamModel, Sam2Model, EdgeTamModel): boxes to masks, one encoding per image.
 
 Pre- and post-processing are our own, on the model's device: the pixels equal those of the library's processor bit for
 bit (`models/ops/image.py`), and masks are upscaled and thresholded before they leave the device.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
-from transformers import Sam2Model, SamModel
+from transformers import EdgeTamModel, Sam2Model, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from openavs.errors import ModelError
@@ -138,3 +138,13 @@ class Sam2Segmenter(BoxPromptSegmenter):
         pixels = torch.stack([self.pixels.prepare(image) for image in images]).to(self._input_dtype)
         levels = self.model.get_image_embeddings(pixels)
         return [[level[i : i + 1].float() for level in levels] for i in range(len(images))]
+
+
+class EdgeTamSegmenter(Sam2Segmenter):
+    """Segments the object in each box with an EdgeTamModel or EdgeTamVideoModel checkpoint: SAM 2 with timm's RepViT.
+
+    A config.json without the backbone makes transformers build a ResNet-50, which strict loading refuses. See
+    `BoxPromptSegmenter` for the options.
+    """
+
+    name, title, model_class, needs_timm = "edgetam", "EdgeTAM", EdgeTamModel, True

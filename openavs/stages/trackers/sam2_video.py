@@ -1,4 +1,4 @@
-"""SAM 2 video (transformers Sam2VideoModel): propagates masks between key frames with the model's memory bank.
+"""SAM 2 and EdgeTAM video (transformers): propagates masks between key frames with the model's memory bank.
 
 An image is encoded once while it exists, whether it is segmented, tracked, or both.
 """
@@ -6,10 +6,11 @@ An image is encoded once while it exists, whether it is segmented, tracked, or b
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from transformers import Sam2VideoModel
+from transformers import EdgeTamModel, EdgeTamVideoModel, Sam2VideoModel
+from transformers.models.edgetam_video.modeling_edgetam_video import EdgeTamVideoInferenceSession
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from openavs.models.hub import load_pretrained, resolve
@@ -32,6 +33,10 @@ class Sam2VideoTracker(Sam2Segmenter):
         device, dtype, offline: as everywhere; dtype holds for the image encoder.
     """
 
+    name = "sam2-video"
+    video_class: ClassVar[Any] = Sam2VideoModel
+    session_class: ClassVar[Any] = Sam2VideoInferenceSession
+
     def __init__(
         self,
         *,
@@ -47,17 +52,15 @@ class Sam2VideoTracker(Sam2Segmenter):
         offline: bool = False,
     ) -> None:
         self.keyframe_interval = keyframe_interval
-        self.config = validate_tracker_options(
-            "sam2-video", keyframe_interval, min_iou, max_missed_keyframes, max_objects
-        )
+        self.config = validate_tracker_options(self.name, keyframe_interval, min_iou, max_missed_keyframes, max_objects)
         super().__init__(
             model=model, batch_size=batch_size, multimask=multimask, device=device, dtype=dtype, offline=offline
         )
-        self.video: Any = load_pretrained(Sam2VideoModel, resolve(model, offline), torch.float32, self.device)
+        self.video: Any = load_pretrained(self.video_class, resolve(model, offline), torch.float32, self.device)
         self.video.vision_encoder = self.model.vision_encoder  # one copy of the largest part
         self._cache: ImageFeatureCache[MemoryFeatures] = ImageFeatureCache()
         self.propagator = MemoryPropagator(
-            self.video, Sam2VideoInferenceSession, lambda image: self._features([image])[0], self.pixels, model
+            self.video, self.session_class, lambda image: self._features([image])[0], self.pixels, model
         )
 
     def track(self, frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
@@ -85,3 +88,13 @@ class Sam2VideoTracker(Sam2Segmenter):
                 features = MemoryFeatures(levels, output.fpn_position_encoding[-1][:, :1].float())
                 computed[id(image)] = self._cache.put(image, features)
         return [self._cache.get(image) or computed[id(image)] for image in images]
+
+
+class EdgeTamVideoTracker(Sam2VideoTracker):
+    """Tracks with EdgeTAM, whose memory of a frame is a few hundred tokens; a reference of an EdgeTamVideoModel.
+
+    The other options are those of `Sam2VideoTracker`.
+    """
+
+    name, title, needs_timm = "edgetam-video", "EdgeTAM", True
+    model_class, video_class, session_class = EdgeTamModel, EdgeTamVideoModel, EdgeTamVideoInferenceSession

@@ -24,7 +24,6 @@ from openavs.structures.types import Detection, ImageArray
 from tests.stages.detectors.conftest import noise
 from tests.tiny_detectors import save_omdet_turbo
 
-needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: make test-timm")
 PHRASES = ["dog", "red car", "guitar"]
 TEXT = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
 
@@ -96,7 +95,7 @@ def test_a_batch_mate_changes_nothing(detector: OmDetTurboDetector, omdet_turbo:
         assert np.abs(rows(found, own) - direct(omdet_turbo, frame, own)).max() <= 1e-4 * 200
 
 
-@needs_timm
+@pytest.mark.timm
 def test_with_timms_backbone_boxes_equal_the_librarys_processor_and_model(tmp_path: Path) -> None:
     from transformers import OmDetTurboProcessor
 

@@ -1,8 +1,11 @@
-"""The SAM 2 segmenter against the documented processing and a direct call of the model."""
+"""The SAM 2 and EdgeTAM segmenters against the documented processing and a direct call of the model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +13,43 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
-from transformers import Sam2Model
+from transformers import EdgeTamModel, Sam2Model
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.models.hub import ResolvedModel
 from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.box_prompts import SquareResize
-from openavs.stages.segmenters.sam import Sam2Segmenter
+from openavs.stages.segmenters.sam import EdgeTamSegmenter, Sam2Segmenter
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import Box, ImageArray
 from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import make_clap
-from tests.tiny_sams import IMAGENET, SAM2_SIZE, make_sam2, make_sam2_video
+from tests.tiny_sams import IMAGENET, SAM2_SIZE, make_edgetam, make_edgetam_video, make_sam2, make_sam2_video
 
 SHAPES = [(48, 64), (90, 130), (131, 77), (64, 64), (20, 31), (360, 640), (1, 1), (3, 200)]
 MEAN, STD = (torch.tensor(IMAGENET[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
+
+
+@dataclass(frozen=True)
+class Family:
+    """An adapter, the library's class, and a random model."""
+
+    adapter: type[Sam2Segmenter]
+    library: Any
+    folder: Path
+
+    def load(self, **options: Any) -> Sam2Segmenter:
+        return self.adapter(model=str(self.folder), **options)
+
+
+FAMILIES = {"sam2": (Sam2Segmenter, Sam2Model, make_sam2), "edgetam": (EdgeTamSegmenter, EdgeTamModel, make_edgetam)}
+
+
+@pytest.fixture(scope="module", params=["sam2", pytest.param("edgetam", marks=pytest.mark.timm)])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    adapter, library, make = FAMILIES[request.param]
+    return Family(adapter, library, make(tmp_path_factory.mktemp(request.param) / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +65,11 @@ def documented(image: ImageArray, edge: int, *, rounded: bool) -> torch.Tensor:
     return (small.float() / 255 - MEAN) / STD
 
 
-def direct(folder: Path, image: ImageArray, boxes: list[Box], multimask: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def direct(
+    family: Family, image: ImageArray, boxes: list[Box], multimask: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Masks [boxes, answers, H, W] and scores [boxes, answers] by a direct call of the model on the same pixels."""
-    model: Any = Sam2Model.from_pretrained(folder).eval()
+    model: Any = family.library.from_pretrained(family.folder).eval()
     height, width = image.shape[:2]
     pixels = documented(image, SAM2_SIZE, rounded=True)
     scaled = torch.tensor(boxes) * torch.tensor([SAM2_SIZE / width, SAM2_SIZE / height] * 2)
@@ -80,10 +106,10 @@ def test_pixels_are_not_normalized_if_the_preprocessor_does_not(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_masks_equal_a_direct_call_of_the_model(folder: Path, shape: tuple[int, int]) -> None:
+def test_masks_equal_a_direct_call_of_the_model(family: Family, shape: tuple[int, int]) -> None:
     image, boxes = picture(*shape), some_boxes(*shape, count=3)
-    [ours] = Sam2Segmenter(model=str(folder)).segment([image], [boxes])
-    masks, scores = direct(folder, image, boxes)
+    [ours] = family.load().segment([image], [boxes])
+    masks, scores = direct(family, image, boxes)
     for mask, theirs in zip(ours, masks[:, 0], strict=True):
         assert mask.rle.size == shape
         assert alike(rle_to_mask(mask.rle), theirs) > 0.98  # the pixels may differ by one gray level
@@ -92,26 +118,26 @@ def test_masks_equal_a_direct_call_of_the_model(folder: Path, shape: tuple[int, 
         assert 0.02 < masks.mean() < 0.98  # the comparison is of something
 
 
-def test_the_same_pixels_give_the_same_masks(folder: Path) -> None:
+def test_the_same_pixels_give_the_same_masks(family: Family) -> None:
     """A frame of the model's own size is not resized, so nothing may differ at all."""
     image, boxes = picture(SAM2_SIZE, SAM2_SIZE), some_boxes(SAM2_SIZE, SAM2_SIZE, count=4)
-    [ours] = Sam2Segmenter(model=str(folder)).segment([image], [boxes])
-    masks, scores = direct(folder, image, boxes)
+    [ours] = family.load().segment([image], [boxes])
+    masks, scores = direct(family, image, boxes)
     assert same_but_for_rounding(np.stack([rle_to_mask(mask.rle) for mask in ours]), masks[:, 0])
     assert np.abs([mask.score for mask in ours] - scores[:, 0].clip(0, 1)).max() < 1e-5
 
 
-def test_multimask_keeps_the_mask_with_the_highest_score(folder: Path) -> None:
+def test_multimask_keeps_the_mask_with_the_highest_score(family: Family) -> None:
     image, boxes = picture(SAM2_SIZE, SAM2_SIZE), some_boxes(SAM2_SIZE, SAM2_SIZE, count=4)
-    [ours] = Sam2Segmenter(model=str(folder), multimask=True).segment([image], [boxes])
-    masks, scores = direct(folder, image, boxes, multimask=True)
+    [ours] = family.load(multimask=True).segment([image], [boxes])
+    masks, scores = direct(family, image, boxes, multimask=True)
     best = scores.argmax(axis=1)
     for position, mask in enumerate(ours):
         assert same_but_for_rounding(rle_to_mask(mask.rle), masks[position, best[position]])
 
 
-def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) -> None:
-    segmenter = Sam2Segmenter(model=str(folder))
+def test_each_image_with_boxes_is_encoded_once_and_others_never(family: Family) -> None:
+    segmenter = family.load()
     encoded: list[int] = []
     segmenter.model.vision_encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
     images = [picture(48, 64, seed) for seed in range(4)]
@@ -123,12 +149,12 @@ def test_each_image_with_boxes_is_encoded_once_and_others_never(folder: Path) ->
     assert encoded == [1, 1]
 
 
-def test_batches_of_any_shapes_change_no_result(folder: Path) -> None:
+def test_batches_of_any_shapes_change_no_result(family: Family) -> None:
     shapes = [(48, 64), (90, 130), (48, 64), (131, 77), (90, 130)]
     images = [picture(*shape, seed) for seed, shape in enumerate(shapes)]
     boxes = [some_boxes(*shape, 1 + seed, seed) for seed, shape in enumerate(shapes)]
-    alone = Sam2Segmenter(model=str(folder)).segment(images, boxes)
-    segmenter = Sam2Segmenter(model=str(folder), batch_size=2)
+    alone = family.load().segment(images, boxes)
+    segmenter = family.load(batch_size=2)
     encoded: list[int] = []
     segmenter.model.vision_encoder.register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
     together = segmenter.segment(images, boxes)
@@ -149,12 +175,15 @@ def test_many_boxes_are_decoded_and_enlarged_in_parts(folder: Path, monkeypatch:
     assert [mask.rle for mask in parts] == [mask.rle for mask in whole]
 
 
-def test_the_video_checkpoints_of_the_hub_serve_as_well(tmp_path: Path) -> None:
-    """They are saved as Sam2VideoModel; the image model in them gives the masks of its own weights."""
-    folder = make_sam2_video(tmp_path / "video")
+@pytest.mark.parametrize(
+    ("name", "make"), [("sam2", make_sam2_video), pytest.param("edgetam", make_edgetam_video, marks=pytest.mark.timm)]
+)
+def test_video_checkpoints_serve_as_well(tmp_path: Path, name: str, make: Callable[[Path], Path]) -> None:
+    """As on the hub; the image model in them gives the masks of its own weights."""
+    family = Family(*FAMILIES[name][:2], make(tmp_path / "video"))
     image, boxes = picture(SAM2_SIZE, SAM2_SIZE), some_boxes(SAM2_SIZE, SAM2_SIZE, count=2)
-    [ours] = Sam2Segmenter(model=str(folder)).segment([image], [boxes])
-    masks, _ = direct(folder, image, boxes)
+    [ours] = family.load().segment([image], [boxes])
+    masks, _ = direct(family, image, boxes)
     assert same_but_for_rounding(np.stack([rle_to_mask(mask.rle) for mask in ours]), masks[:, 0])
 
 
@@ -220,3 +249,19 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         Sam2Segmenter(model=str(make_clap(tmp_path / "clap")))
     with pytest.raises(ModelError, match="does not exist"):
         Sam2Segmenter(model=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.timm
+def test_a_config_without_repvit_is_refused_not_built_as_a_resnet(tmp_path: Path) -> None:
+    folder = make_edgetam(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["vision_config"]["backbone_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="edgetam"):
+        EdgeTamSegmenter(model=str(folder))
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_without_timm_the_error_names_the_extra(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"torchvision is not installed; pip install \"openavs\[timm\]\""):
+        EdgeTamSegmenter(model=str(folder))

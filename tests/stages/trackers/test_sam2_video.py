@@ -1,4 +1,4 @@
-"""Tracking with SAM 2 video against the library's own session, with less work and memory."""
+"""Tracking with SAM 2 and EdgeTAM video against the library's own session, with less work and memory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
-from transformers import Sam2VideoModel
+from transformers import EdgeTamVideoModel, Sam2VideoModel
+from transformers.models.edgetam_video.modeling_edgetam_video import EdgeTamVideoInferenceSession
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
 from openavs.errors import InputError, OpenAVSError
 from openavs.stages.segmenters.base import Segmenter
-from openavs.stages.segmenters.sam import Sam2Segmenter
+from openavs.stages.segmenters.sam import EdgeTamSegmenter, Sam2Segmenter
 from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.base import Tracker
-from openavs.stages.trackers.sam2_video import Sam2VideoTracker
+from openavs.stages.trackers.sam2_video import EdgeTamVideoTracker, Sam2VideoTracker
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import Frame, ImageArray, Segment, TrackedFrame
 from tests.stages.segmenters.images import picture, some_boxes
-from tests.tiny_sams import SAM2_SIZE, make_sam2_video
+from tests.tiny_sams import SAM2_SIZE, make_edgetam_video, make_sam2_video
 
 SIZE = (SAM2_SIZE, SAM2_SIZE)  # the model's own, so that neither pixels nor masks are resized on the way in
+TRACKERS = {
+    "sam2-video": (Sam2VideoTracker, make_sam2_video),
+    "edgetam-video": (EdgeTamVideoTracker, make_edgetam_video),
+}
 LENGTH = 20  # frames: more than the pointers that SAM 2 looks at
 
 
@@ -35,9 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam2_video(tmp_path_factory.mktemp("sam2") / "video")
 
 
-@pytest.fixture(scope="module")
-def tracker(folder: Path) -> Sam2VideoTracker:
-    return Sam2VideoTracker(model=str(folder), keyframe_interval=4)
+@pytest.fixture(scope="module", params=["sam2-video", pytest.param("edgetam-video", marks=pytest.mark.timm)])
+def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sam2VideoTracker:
+    adapter, make = TRACKERS[request.param]
+    return adapter(model=str(make(tmp_path_factory.mktemp(request.param) / "model")), keyframe_interval=4)
 
 
 def film(length: int = LENGTH) -> list[ImageArray]:
@@ -55,9 +61,13 @@ def block(x: int, y: int = 20, side: int = 24) -> RLE:
 class Library:
     """The library's session over a whole film, as its documentation uses it, for one thing given by masks."""
 
-    def __init__(self, folder: Path, pixels: torch.Tensor) -> None:
-        self.model: Any = Sam2VideoModel.from_pretrained(folder).eval()
-        self.session: Any = Sam2VideoInferenceSession(pixels, *SIZE, dtype=torch.float32)
+    def __init__(self, tracker: Sam2VideoTracker, pixels: torch.Tensor) -> None:
+        edge = isinstance(tracker, EdgeTamVideoTracker)
+        model, session = (
+            (EdgeTamVideoModel, EdgeTamVideoInferenceSession) if edge else (Sam2VideoModel, Sam2VideoInferenceSession)
+        )
+        self.model: Any = model.from_pretrained(next(iter(tracker.models))).eval()
+        self.session: Any = session(pixels, *SIZE, dtype=torch.float32)
 
     def add_mask(self, at: int, mask: RLE) -> None:
         place = self.session.obj_id_to_idx(0)
@@ -70,8 +80,8 @@ class Library:
         return [(interpolate(a, SIZE, mode="bilinear", align_corners=False) > 0)[0, 0].numpy() for a in answers]
 
 
-def library(tracker: Sam2VideoTracker, folder: Path, images: list[ImageArray]) -> Library:
-    return Library(folder, torch.stack([tracker.pixels.prepare(image) for image in images]))
+def library(tracker: Sam2VideoTracker, images: list[ImageArray]) -> Library:
+    return Library(tracker, torch.stack([tracker.pixels.prepare(image) for image in images]))
 
 
 def propagated_masks(
@@ -88,28 +98,28 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
     assert any((a ^ b).any() for a, b in pairwise(ours))
 
 
-def test_forward_propagation_is_the_librarys(tracker: Sam2VideoTracker, folder: Path) -> None:
+def test_forward_propagation_is_the_librarys(tracker: Sam2VideoTracker) -> None:
     """Over more frames than a memory keeps: the dropped ones are not needed."""
     images = film()
-    theirs = library(tracker, folder, images)
+    theirs = library(tracker, images)
     theirs.add_mask(0, block(10))
     memory = tracker.propagator.init_track(0, images[0], block(10))
     steps = range(1, LENGTH)
     assert_same(propagated_masks(tracker, memory, images, steps), theirs.masks(steps))
 
 
-def test_backward_propagation_is_the_librarys(tracker: Sam2VideoTracker, folder: Path) -> None:
+def test_backward_propagation_is_the_librarys(tracker: Sam2VideoTracker) -> None:
     images = film()
-    theirs = library(tracker, folder, images)
+    theirs = library(tracker, images)
     theirs.add_mask(LENGTH - 1, block(10))
     memory = tracker.propagator.init_track(LENGTH - 1, images[-1], block(10))
     steps = range(LENGTH - 2, LENGTH - 8, -1)
     assert_same(propagated_masks(tracker, memory, images, steps, back=True), theirs.masks(steps, reverse=True))
 
 
-def test_a_correction_conditions_what_follows_as_in_the_library(tracker: Sam2VideoTracker, folder: Path) -> None:
+def test_a_correction_conditions_what_follows_as_in_the_library(tracker: Sam2VideoTracker) -> None:
     images = film()
-    theirs = library(tracker, folder, images)
+    theirs = library(tracker, images)
     theirs.add_mask(0, block(10))
     before = theirs.masks(range(1, 8))
     theirs.add_mask(8, block(36))
@@ -184,11 +194,12 @@ def test_features_live_as_long_as_their_frames(tracker: Sam2VideoTracker) -> Non
     assert len(tracker._cache) == before - 3
 
 
-def test_it_segments_boxes_as_the_image_model_does(tracker: Sam2VideoTracker, folder: Path) -> None:
+def test_it_segments_boxes_as_the_image_model_does(tracker: Sam2VideoTracker) -> None:
     images = [picture(*SIZE, seed) for seed in range(2)]
     boxes = [some_boxes(*SIZE, count=3, seed=seed) for seed in range(2)]
     ours = tracker.segment(images, boxes)
-    theirs = Sam2Segmenter(model=str(folder)).segment(images, boxes)
+    image_model = EdgeTamSegmenter if isinstance(tracker, EdgeTamVideoTracker) else Sam2Segmenter
+    theirs = image_model(model=next(iter(tracker.models))).segment(images, boxes)
     assert [[m.rle for m in masks] for masks in ours] == [[m.rle for m in masks] for masks in theirs]
     assert isinstance(tracker, Segmenter) and isinstance(tracker, Tracker)
 

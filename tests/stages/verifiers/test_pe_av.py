@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from tests.stages.verifiers.tiny_pe_av import EDGE, FRAMES, make_pe_av, tiny_mod
 from tests.tiny_models import make_clap
 from tests.weights import golden
 
-needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: make test-timm")
 SIZE = (48, 64)
 RATE = 16_000
 SECONDS = 6
@@ -98,7 +96,7 @@ def decisions(frame: TrackedFrame) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- the model
 
 
-@needs_timm
+@pytest.mark.timm
 @pytest.mark.parametrize("size", ["alone", "together"])
 def test_logits_are_those_of_direct_calls(folder: Path, verifier: PeAvVerifier, size: str) -> None:
     """`forward` takes as many sounds as films; all pairs of a batch are in its matrices."""
@@ -131,14 +129,14 @@ def test_logits_are_those_of_direct_calls(folder: Path, verifier: PeAvVerifier, 
     assert torch.allclose(ours.sound_and_text, theirs.logits_audio_plus_text_video, atol=1e-5)
 
 
-@needs_timm
+@pytest.mark.timm
 @pytest.mark.parametrize("seconds", [0.3, 0.5])
 def test_the_comparison_for_published_checkpoints_passes(verifier: PeAvVerifier, seconds: float) -> None:
     """That of `tests/weights`: sounds of any rate and length, with the padding mask of the library's extractor."""
     golden.check_pairs(verifier.embedder, noise(seconds), film(50), "the dog")
 
 
-@needs_timm
+@pytest.mark.timm
 def test_loading_restores_the_model_that_was_saved(verifier: PeAvVerifier) -> None:
     """Buffers that are not in the file, such as timm's rotary embedding, included."""
     pixels, values = verifier.embedder.prepare_film(film(30)), torch.from_numpy(noise(0.4, 0, 48_000).samples)
@@ -150,7 +148,7 @@ def test_loading_restores_the_model_that_was_saved(verifier: PeAvVerifier) -> No
     assert torch.allclose(ours.logits_audio_video, saved.logits_audio_video, atol=1e-5)
 
 
-@needs_timm
+@pytest.mark.timm
 @pytest.mark.parametrize("samples", [1, 7, 1919, 1920, 1921, 30_000])
 def test_a_sound_of_any_length_is_padded_as_by_the_librarys_extractor(
     folder: Path, verifier: PeAvVerifier, samples: int
@@ -164,20 +162,20 @@ def test_a_sound_of_any_length_is_padded_as_by_the_librarys_extractor(
     assert torch.allclose(verifier.embedder.embed_sound(sound), theirs.pooler_output[0], atol=1e-5)
 
 
-@needs_timm
+@pytest.mark.timm
 def test_loading_prints_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     PeAvVerifier(model=str(folder))
     assert capsys.readouterr().out == ""
 
 
-@needs_timm
+@pytest.mark.timm
 def test_a_film_has_the_frames_of_the_processor(folder: Path, tmp_path: Path, verifier: PeAvVerifier) -> None:
     assert verifier.frames == FRAMES and verifier.embedder.prepare_film(film(9)).shape == (1, FRAMES, 3, EDGE, EDGE)
     assert PeAvVerifier(model=str(folder), frames=7).frames == 7
     assert PeAvVerifier(model=str(make_pe_av(tmp_path / "free", frames=None))).frames == 16
 
 
-@needs_timm
+@pytest.mark.timm
 def test_another_model_and_a_timm_that_is_too_new_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +186,7 @@ def test_another_model_and_a_timm_that_is_too_new_are_refused(
         PeAvVerifier(model=str(folder))
 
 
-@needs_timm
+@pytest.mark.timm
 def test_numbers_that_are_not_finite_are_refused(folder: Path) -> None:
     broken = PeAvVerifier(model=str(folder))
     broken.embedder.model.audio_video_logit_bias.fill_(float("nan"))
@@ -234,7 +232,7 @@ def test_the_registry_knows_it() -> None:
 # ---------------------------------------------------------------------------------------------------------- verdicts
 
 
-@needs_timm
+@pytest.mark.timm
 def test_verdicts_follow_from_direct_calls(folder: Path) -> None:
     """Two tracks in one step, without other moments: the whole way from pixels and sound to scores."""
     verifier = PeAvVerifier(
@@ -267,7 +265,7 @@ def test_verdicts_follow_from_direct_calls(folder: Path) -> None:
     assert {r.reason for r in first.rejected} == {"silent"} and {r.verifier for r in first.rejected} == {"pe-av"}
 
 
-@needs_timm
+@pytest.mark.timm
 def test_verdicts_do_not_depend_on_the_batch(folder: Path) -> None:
     segments = [[segment(0, track=1), segment(20, track=2), segment(40, track=3)]] * SECONDS
     results = [
@@ -280,7 +278,7 @@ def test_verdicts_do_not_depend_on_the_batch(folder: Path) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-5) and scores[0] == pytest.approx(scores[2], abs=1e-5)
 
 
-@needs_timm
+@pytest.mark.timm
 def test_frames_of_a_step_share_the_decision(folder: Path) -> None:
     verifier = PeAvVerifier(model=str(folder), window=2.0, stride=1.0, off_screen=None)
     clip = make_clip(noise(SECONDS), fps=4.0)
@@ -290,7 +288,7 @@ def test_frames_of_a_step_share_the_decision(folder: Path) -> None:
     assert len(set(scores)) == SECONDS
 
 
-@needs_timm
+@pytest.mark.timm
 def test_other_moments_are_those_without_the_phrase(verifier: PeAvVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six seconds are three windows of two; the phrase sounds in the second one."""
     compared: list[int] = []
@@ -303,7 +301,7 @@ def test_other_moments_are_those_without_the_phrase(verifier: PeAvVerifier, monk
     assert compared == [1 + 2 + 1, 1 + 2 + 1]  # the sound, noise and silence, and the moment that does not overlap
 
 
-@needs_timm
+@pytest.mark.timm
 def test_an_earlier_verdict_and_rejection_stay(verifier: PeAvVerifier) -> None:
     clip = make_clip(noise(SECONDS))
     [before, *_] = run(verifier, clip, [[segment(0)]])
@@ -312,7 +310,7 @@ def test_an_earlier_verdict_and_rejection_stay(verifier: PeAvVerifier) -> None:
     assert len(before.rejected) == len(again.rejected) or len(again.segments[0].verdicts) == 2
 
 
-@needs_timm
+@pytest.mark.timm
 def test_a_rendered_clip_is_verified_after_its_tracker(folder: Path, tmp_path: Path) -> None:
     """The pipeline with the embedded models, from the file to the result."""
     scene = plan_scene([Role("dog", (True, True))], scene_rng("test", 50), 2, (160, 208))
@@ -329,7 +327,7 @@ def test_a_rendered_clip_is_verified_after_its_tracker(folder: Path, tmp_path: P
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-@needs_timm
+@pytest.mark.timm
 @pytest.mark.parametrize(
     "audio", [None, Waveform(np.zeros(6 * RATE, np.float32), RATE), Waveform(np.zeros(0, np.float32), RATE)]
 )
@@ -339,13 +337,13 @@ def test_silence_decides_nothing(verifier: PeAvVerifier, audio: Waveform | None)
         assert frame.segments[0].verdicts[-1].margin is None
 
 
-@needs_timm
+@pytest.mark.timm
 def test_a_sound_that_ends_early_leaves_the_rest_unresolved(verifier: PeAvVerifier) -> None:
     frames = run(verifier, make_clip(noise(2.0)), [[segment(0)]] * SECONDS)
     assert len(frames) == SECONDS and decisions(frames[-1]) == ["unresolved"]
 
 
-@needs_timm
+@pytest.mark.timm
 @pytest.mark.parametrize("moving", [True, False])
 def test_stills_and_frozen_frames_have_a_plain_verdict(folder: Path, moving: bool) -> None:
     verifier = PeAvVerifier(model=str(folder), window=2.0)
@@ -359,19 +357,19 @@ def test_stills_and_frozen_frames_have_a_plain_verdict(folder: Path, moving: boo
     assert len(frames) == SECONDS and all(len(decisions(frame)) == 2 for frame in frames)
 
 
-@needs_timm
+@pytest.mark.timm
 def test_a_mask_that_is_empty_or_vanishes_is_unresolved(verifier: PeAvVerifier) -> None:
     (frame, *_) = run(verifier, make_clip(noise(SECONDS)), [[segment(0, side=0)]])
     assert decisions(frame) == ["unresolved"]
 
 
-@needs_timm
+@pytest.mark.timm
 def test_a_file_without_decodable_frames_in_between_is_unresolved(verifier: PeAvVerifier) -> None:
     clip = replace(make_clip(noise(SECONDS)), dense_frames=lambda fps, side: iter(()))
     assert decisions(run(verifier, clip, [[segment(0)]])[0]) == ["unresolved"]
 
 
-@needs_timm
+@pytest.mark.timm
 def test_one_frame_gaps_cuts_and_borders_do_not_fail(verifier: PeAvVerifier) -> None:
     clip = make_clip(noise(SECONDS))
     assert len(run(verifier, clip, [[segment(0)]])) == 1
@@ -381,7 +379,7 @@ def test_one_frame_gaps_cuts_and_borders_do_not_fail(verifier: PeAvVerifier) -> 
     assert [len(decisions(frame)) for frame in frames] == [1, 0, 1, 0, 0, 1]
 
 
-@needs_timm
+@pytest.mark.timm
 def test_memory_does_not_grow_with_the_clip(folder: Path) -> None:
     """Frames are read at most half a window and a step ahead."""
     verifier = PeAvVerifier(model=str(folder), window=2.0, shuffles=0)
