@@ -220,11 +220,13 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
 
 def score(
     benchmark: Annotated[
-        str, typer.Argument(metavar="BENCHMARK", help="s4, ms3, avss, ov, v3, ref-avs, twins, or a card's YAML file.")
+        str,
+        typer.Argument(metavar="BENCHMARK", help="A name of 'openavs list benchmarks', such as s4, or a card's file."),
     ],
     root: Annotated[Path, typer.Option(help="The folder that holds the benchmark's table of clips.")],
     predictions: Annotated[
-        Path, typer.Option(help="The predicted masks (PNG), in the layout of the ground truth or of published scripts.")
+        Path,
+        typer.Option(help="The predicted masks (PNG) as in the truth or as published scripts write them, or one file."),
     ],
     split: SplitOption = "test",
     protocol: ProtocolOption = ProtocolName.official,
@@ -256,7 +258,7 @@ def score(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Score predicted masks of any system on a benchmark."""
+    """Score the predictions of any system on a benchmark."""
     from openavs import __version__
     from openavs.cli.output import progress_bar
     from openavs.cli.tables import print_scores

@@ -72,8 +72,7 @@ BenchmarkArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="BENCHMARK [KEY=VALUE...]",
-        help="s4, ms3, avss, ov, v3, ref-avs, twins or a benchmark's YAML file; overrides such as "
-        "filtering.box_threshold=0.3.",
+        help="A benchmark such as s4 or its card's file; overrides such as filtering.box_threshold=0.3.",
         show_default=False,
     ),
 ]

@@ -28,6 +28,7 @@ class LayoutName(StrEnum):
     ov = "ov"
     twins = "twins"
     ref_avs = "ref-avs"
+    avis = "avis"
     clip = "clip"
 
 
@@ -39,7 +40,10 @@ def synth(
     val: Annotated[int, typer.Option(min=0, help="Number of clips of the validation split.")] = 0,
     seed: Annotated[int, typer.Option(min=0, max=999, help="Different seeds have no scene in common.")] = 0,
     videos: Annotated[bool, typer.Option(help="Also write the raw videos of s4 and ms3.")] = False,
-    seconds: Annotated[int, typer.Option(min=2, help="clip: length in seconds.")] = 5,
+    seconds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Length in seconds; default: 5 for clip, 61 for avis.", show_default=False),
+    ] = None,
     size: Annotated[str, typer.Option(help="clip: WIDTHxHEIGHT in pixels.")] = "384x288",
     fps: Annotated[float, typer.Option(min=1, max=120, help="clip: frames per second.")] = 25.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="clip: replace an existing file.")] = False,
@@ -51,6 +55,7 @@ def synth(
     from openavs.synthetic.scenes import sample_scene
 
     if layout is LayoutName.clip:
+        seconds = seconds or 5
         _check_video_path(out, overwrite)
         scene = sample_scene("clip", "test", seed, 0, size=_size(size), seconds=seconds).scene
         _make_folder(out.parent)
@@ -58,8 +63,11 @@ def synth(
         answer = {"out": str(out), "seconds": seconds, "sounding": [scene.sounding(s) for s in range(seconds)]}
         message = f"wrote {out}: {seconds} s"
     else:
+        if seconds is not None and layout is not LayoutName.avis:
+            raise InputError(f"clips of {layout.value} have the length of the benchmark's; leave --seconds out")
         _make_folder(out)
-        written = write_layout(layout.value, out, {"train": train, "val": val, "test": clips}, seed, videos)
+        counts = {"train": train, "val": val, "test": clips}
+        written = write_layout(layout.value, out, counts, seed, videos, seconds)
         answer = {"out": str(out), "layout": layout.value, "clips": written}
         message = f"wrote {out}: " + ", ".join(f"{count} {split}" for split, count in written.items())
     print_result(answer, partial(echo, message), as_json=as_json, quiet=quiet)

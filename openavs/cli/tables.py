@@ -8,6 +8,7 @@ from typing import Any
 
 from openavs.cli.output import echo
 from openavs.evaluation.benchmark import figure_name, figure_value, in_order, percent, protocol_name, title_of
+from openavs.evaluation.compare import class_score, class_score_name
 from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, format_published, group_by_kind
 from openavs.utils.text import pluralize
 
@@ -62,13 +63,14 @@ def _negatives_text(report: Mapping[str, Any]) -> list[str]:
 
 
 def _worst_text(per_class: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
-    """The classes with the lowest J or IoU, among those in the truth."""
-    key = "j" if per_class and "j" in per_class[0] else "iou"
-    classes = sorted((row for row in per_class if row["frames"]), key=lambda row: (row[key], row["name"]))
+    """The classes with the lowest score, among those in the truth."""
+    second, title = ("map", "mAP") if per_class and "map" in per_class[0] else ("f", "F")
+    classes = sorted((row for row in per_class if row["frames"]), key=lambda row: (class_score(row), row["name"]))
     rows = [
-        [row["name"], f"{row['clips']:,}", f"{row['frames']:,}", *map(percent, (row[key], row["f"]))] for row in classes
+        [row["name"], f"{row['clips']:,}", f"{row['frames']:,}", *map(percent, (class_score(row), row[second]))]
+        for row in classes
     ]
-    head = ["worst classes (fixed)", "clips", "frames", "J" if key == "j" else "IoU", "F"]
+    head = ["worst classes (fixed)", "clips", "frames", class_score_name(per_class), title]
     return [table_text(head, rows[:limit])] if rows else []
 
 

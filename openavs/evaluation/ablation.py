@@ -283,6 +283,8 @@ def _published(variant: AblationVariant, study: AblationStudy, benchmark: str) -
 
 def main_figures(task: str) -> Sequence[str]:
     """Return the figures that a study's table and curve show."""
+    if task == "instances":
+        return ("map", "hota", "fsla")
     return ("base", "novel", "harmonic") if task == "open-vocabulary" else ("miou", "f")
 
 

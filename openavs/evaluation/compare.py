@@ -167,10 +167,19 @@ def _per_class(rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str
     return sorted(rows, key=lambda row: -abs(row["difference"] or 0.0))
 
 
+CLASS_SCORES = {"j": "J", "iou": "IoU", "hota": "HOTA"}
+"""The score of a per-class row by its key: of binary masks, label maps and tracks."""
+
+
 def class_score(row: Mapping[str, Any]) -> float | None:
-    """Return J (binary) or IoU (label maps) of a per-class row."""
-    value: float | None = row["j"] if "j" in row else row["iou"]
+    """Return the score of a per-class row."""
+    value: float | None = next(row[key] for key in CLASS_SCORES if key in row)
     return value
+
+
+def class_score_name(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of the score of per-class rows."""
+    return next((name for key, name in CLASS_SCORES.items() if rows and key in rows[0]), "score")
 
 
 def _differ_most(a: Mapping[str, Any], b: Mapping[str, Any], shared: Sequence[str]) -> list[dict[str, Any]]:

@@ -157,7 +157,12 @@ def recipe_predictor(
         build: Builds the pipeline of the adapted recipe; by default `build_pipeline`.
         lock: A file of pinned model commits.
         cache: The folder of the stage cache; None: no cache.
+
+    Raises:
+        InputError: a recipe that does not fit the benchmark.
     """
+    if dataset.task == "instances" and recipe.tracker is None:
+        raise InputError(f"{dataset.benchmark} scores tracks, and the recipe has no tracker; add tracker.use=iou")
     fit = adapt_recipe(recipe, dataset, card)
     return Predictor(
         fit.to_dict(),

@@ -1,7 +1,8 @@
 """Runs a system over the clips of a split: results and predictions on disk.
 
 OUT is a result folder as every command writes it (`jobs/`): finished clips are not run again, and another recipe or
-data set is refused. OUT/predictions holds the masks in the benchmark's own layout, for any scorer.
+data set is refused. OUT/predictions holds the masks in the benchmark's own layout, for any scorer; tracks are one file,
+which is written from the results of all clips.
 
 Binary predictions are hard masks, 0 and 255: this is what the published training-free results score, and the score of a
 box is not a probability of its pixels. Only a student, which predicts a probability for every pixel, gives gray values.
@@ -24,6 +25,7 @@ from openavs.caching.stagewise import StagedSchedule
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.mask_io import png_size, resize_mask
+from openavs.evaluation.track_predictions import RESULTS, result_to_tracks, write_tracks
 from openavs.jobs.checkpoint import read_completion
 from openavs.jobs.executors.base import Executor
 from openavs.jobs.executors.local import InlineExecutor, LocalExecutor
@@ -131,7 +133,7 @@ def predict(
         root,
         predictor.recipe,
         predictor.base,
-        sink="openavs.evaluation.predictor:PredictionSink",
+        sink="openavs.jobs.sink:Sink" if dataset.track_layout else "openavs.evaluation.predictor:PredictionSink",
         builder=predictor.builder,
         classes=labels,
         threads=manifest.threads,
@@ -140,7 +142,7 @@ def predict(
         schedule="auto",
         share=memory_share(workers, devices),
     )
-    if not predictor.soft:
+    if not predictor.soft and dataset.track_layout is None:
         _restore(job, manifest, samples)
     reopen_changed(out, manifest.key, manifest.requested)
     executor: Executor = InlineExecutor(lambda: (predictor.build(), None))
@@ -166,6 +168,11 @@ def predict(
         [row] = ({},) if completion is None else completion["rows"]
         if row.get("status") == "failed":
             failed[clip] = row["detail"]
+    if dataset.track_layout is not None:
+        tracks = (
+            (clip, result_to_tracks(read_result(out, names[clip]), labels)) for clip in shards if clip not in failed
+        )
+        write_tracks(out / PredictionSink.folder / RESULTS, tracks, dataset.track_layout)
     return PredictionRun(manifest, failed, shards)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from openavs.config import resources
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import figure_name, in_order, load_benchmark, percent, protocol_name, title_of
-from openavs.evaluation.compare import Report, class_score
+from openavs.evaluation.compare import Report, class_score, class_score_name
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.leaderboard import (
     FIGURE_WORDS,
@@ -182,10 +182,11 @@ def _groups(report: Report) -> Row:
 
 def _classes(report: Report) -> Row:
     """The classes in the truth, best first, and the names of the others."""
-    rows = [{"part": None, **row, "score": class_score(row)} for row in report["per_class"]]
+    rows = [{"part": None, "f": None, **row, "score": class_score(row)} for row in report["per_class"]]
     held = sorted((row for row in rows if row["frames"]), key=lambda row: (-(row["score"] or 0.0), row["name"]))
     absent = [row["name"] for row in rows if not row["frames"]]
     return {
+        "name": class_score_name(rows),
         "rows": [{**row, "style": _PART_STYLES.get(row["part"], 0)} for row in held[:MAX_CLASSES]],
         "left_out": max(len(held) - MAX_CLASSES, 0),
         "absent": absent[:MAX_CLASSES],

@@ -23,6 +23,8 @@ KIND_STYLES: dict[MethodKind, int] = {
 }
 """The color and marker of each kind of method in `plots`."""
 
+_CLIP_SCORES = {"binary": "mean J", "instances": "share of right frames (FSLA, fixed)"}
+
 OWN_STYLE = 5  # of the run that the report is about
 
 
@@ -36,7 +38,7 @@ def plot_report(report: Report) -> list[tuple[str, Chart]]:
     if curve:
         charts.append(("Precision and recall over all thresholds", _plot_precision_recall(curve)))
         charts.append(("Mean F at each threshold", _plot_f(curve)))
-    name = "mean J" if report["task"] == "binary" else "mean IoU of the classes that it holds"
+    name = _CLIP_SCORES.get(report["task"], "mean IoU of the classes that it holds")
     charts.append((f"Clips by their {name}", _plot_scores([row["score"] for row in report["per_clip"]])))
     return charts
 

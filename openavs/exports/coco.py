@@ -231,16 +231,6 @@ def coco_box(rle: RLE) -> list[float]:
     return [float(value) for value in coco.toBbox({"size": list(rle.size), "counts": rle.counts.encode("ascii")})]
 
 
-def merge_masks(codes: Sequence[RLE]) -> RLE:
-    """Return the union of masks of one size."""
-    from pycocotools import mask as coco
-
-    if len(codes) == 1:
-        return codes[0]
-    union = coco.merge([{"size": list(code.size), "counts": code.counts.encode("ascii")} for code in codes])
-    return RLE(codes[0].size, union["counts"].decode("ascii"))
-
-
 def coco_categories(names: Iterable[str]) -> list[CocoCategory]:
     """Return the categories in the order of their ids."""
     return [{"id": place, "name": name, "supercategory": ""} for place, name in enumerate(names, start=1)]

@@ -22,9 +22,9 @@ from openavs.exports.coco import (
     MaskWriter,
     coco_box,
     coco_categories,
-    merge_masks,
 )
 from openavs.exports.registry import ExportOptions, ExportSummary
+from openavs.structures.masks import merge_masks
 from openavs.structures.types import ClipResult, Segment
 
 ObjectKey = tuple[str, int]  # ("track", its number) or ("category", its id)

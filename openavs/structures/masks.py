@@ -60,6 +60,16 @@ def rle_to_mask(rle: RLE) -> BoolMask:
     return np.asarray(coco.decode(rle._coco), dtype=np.bool_)
 
 
+def merge_masks(codes: Sequence[RLE]) -> RLE:
+    """Return the union of masks of one size."""
+    from pycocotools import mask as coco
+
+    if len(codes) == 1:
+        return codes[0]
+    union = coco.merge([code._coco for code in codes])
+    return RLE(codes[0].size, union["counts"].decode("ascii"))
+
+
 def check_rle(rle: RLE, where: str) -> None:
     """Raise InputError for a code whose runs do not fill the mask, and for a huge mask."""
     rle_runs(rle, where)

@@ -1,6 +1,6 @@
 """Data sets of the synthetic world in the layouts of the AVSBench releases, and single clips.
 
-The layouts are those of AVSBench-object (S4, MS3), AVSBench-semantic and AVSBench-OV. Frames are taken at the
+The layouts are those of AVSBench-object (S4, MS3), AVSBench-semantic, AVSBench-OV and AVIS. Frames are taken at the
 15/16ths of every second, as AVSBench takes them. No pickled log-mel spectrograms are written: readers use the wav.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from openavs.errors import InputError
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets.base import synthetic_clip_name
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.media import write_video, write_wav
@@ -64,21 +66,25 @@ def write_clip(path: Path, scene: Scene, fps: float = 25.0) -> None:
     write_video(path, pictures, fps, scene.soundtrack())
 
 
-def write_layout(layout: str, out: Path, counts: Counts, seed: int = 0, videos: bool = False) -> dict[str, int]:
+def write_layout(
+    layout: str, out: Path, counts: Counts, seed: int = 0, videos: bool = False, seconds: int | None = None
+) -> dict[str, int]:
     """Write a data set under `out` and return the number of clips by split.
 
     Args:
-        layout: `s4`, `ms3`, `avss`, `ov`, `twins` or `ref-avs`.
+        layout: `s4`, `ms3`, `avss`, `ov`, `twins`, `ref-avs` or `avis`.
         out: the root folder.
         counts: clips per split (train, val, test).
         seed: data sets of different seeds share no scene.
         videos: whether S4 and MS3 get their `raw_videos/` too; `twins` always has videos.
+        seconds: length of the clips of `avis`, 61 by default; the other layouts have theirs.
 
     Raises:
         InputError: unknown layout or split, or a folder that already holds a data set.
     """
     writers = {"s4": _write_s4, "ms3": _write_ms3, "avss": _write_avss, "ov": _write_ov, "twins": _write_twins}
     writers["ref-avs"] = _write_ref_avs
+    writers["avis"] = partial(_write_avis, seconds=seconds)
     if layout not in writers:
         raise InputError(f"there is no layout {layout!r}; there are {', '.join(writers)}")
     if unknown := set(counts) - set(SPLITS):
@@ -204,12 +210,18 @@ def _youtube_vis(clips: Iterable[tuple[str, str, SceneSpec]]) -> dict[str, Any]:
                 "category_id": INDEX[kind],
                 "iscrowd": 0,
             }
-            entry |= {"bboxes": [None if m is None else _xywh(m) for m in shown]}
-            entry |= {"areas": [None if m is None else int(m.sum()) for m in shown]}
-            entry |= {"segmentations": [None if m is None else _coco(m) for m in shown]}
-            annotations.append(entry)
+            annotations.append(entry | _annotated(shown))
     categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES) if i]
     return {"videos": videos, "annotations": annotations, "categories": categories}
+
+
+def _annotated(shown: Sequence[BoolMask | None]) -> dict[str, list[Any]]:
+    """Return the lists of an annotation, one entry per frame."""
+    return {
+        "bboxes": [None if m is None else _xywh(m) for m in shown],
+        "areas": [None if m is None else int(m.sum()) for m in shown],
+        "segmentations": [None if m is None else _coco(m) for m in shown],
+    }
 
 
 def _coco(mask: BoolMask) -> dict[str, Any]:
@@ -299,6 +311,47 @@ def _write_ref_avs(out: Path, counts: Counts, seed: int, videos: bool = False) -
             words = f"The {absent if kind == 'null' else kind} that makes a sound."
             rows.append((vid, f"{folder}_{kind}_1", part, fid, words))
     _write_csv(out / "metadata.csv", ("vid", "uid", "split", "fid", "exp"), rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ AVIS
+
+
+def _write_avis(out: Path, counts: Counts, seed: int, videos: bool = False, seconds: int | None = None) -> None:
+    """Write scenes of twins and musicians: frames, audio, and one YouTube-VIS file per split."""
+    categories = [{"id": i, "name": name} for i, name in enumerate(load_benchmark("avis").classes) if i]
+    ids = {name: i for i, name in enumerate(load_benchmark("avis").classes)}
+    ids["mower"] = ids["lawn_mover"]
+    data: dict[str, dict[str, list[Any]]] = {
+        split: {"videos": [], "annotations": [], "categories": categories} for split in counts
+    }
+    for split, name, index in _clips(counts, seed):
+        scene = sample_scene("avis", split, seed, index, size=SEMANTIC_SIZE, seconds=seconds).scene
+        height, width = scene.size
+        files = [f"{name}/{k:05d}.jpg" for k in range(scene.seconds)]
+        maps = []
+        for k, file in enumerate(files):
+            image, owners = scene.picture(k + FRAME_TIME)
+            _save(out / split / "JPEGImages" / file, image)
+            maps.append(owners)
+        write_wav(_parent(out / split / "WAVAudios" / f"{name}.wav"), scene.soundtrack())
+        video = {"id": index + 1, "width": width, "height": height, "length": len(files), "file_names": files}
+        data[split]["videos"].append(video)
+        for number, actor in enumerate(scene.actors, start=1):
+            shown = [owners == number if on else None for owners, on in zip(maps, actor.on, strict=True)]
+            shown = [None if mask is None or not mask.any() else mask for mask in shown]
+            data[split]["annotations"].append(
+                {
+                    "id": len(data[split]["annotations"]) + 1,
+                    "video_id": index + 1,
+                    "category_id": ids[actor.kind],
+                    "iscrowd": 0,
+                    "height": height,
+                    "width": width,
+                    **_annotated(shown),
+                }
+            )
+    for split, content in data.items():
+        (out / f"{split}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------------------------- files

@@ -250,9 +250,12 @@ def _tones(ground: npt.NDArray[np.float64], rng: Rng) -> dict[str, Color]:
     return {name: (int(r), int(g), int(b)) for name, (r, g, b) in tones.items()}
 
 
-LAYOUTS = ("clip", "s4", "ms3", "v2", "twins")
+LAYOUTS = ("clip", "s4", "ms3", "v2", "twins", "avis")
 """`clip`: a free scene; `s4`, `ms3`: AVSBench-object; `v2`: ten-second clips of AVSBench-semantic; `twins`: several of
-one kind, one of which sounds."""
+one kind, one of which sounds; `avis`: twins, and musicians side by side, who start and stop."""
+
+AVIS_KINDS = ("car", "cat", "dog", "flute", "guitar", "horse", "mower", "piano", "trumpet", "violin")
+MUSICIANS = ("flute", "guitar", "piano", "trumpet", "violin")
 
 TWIN_KINDS = tuple(kind.name for kind in KINDS if kind.name not in STEADY)
 """The kinds of `twins` by default: their sound has onsets or pauses."""
@@ -290,7 +293,7 @@ def sample_scene(
         seed: scenes of different seeds have nothing in common.
         index: number of the clip; in `twins` it decides the camera, and every eighth is off-screen.
         size: (height, width) in pixels.
-        seconds: length; by default 10 for `v2`, 8 for `twins`, 5 for others.
+        seconds: length; by default 10 for `v2`, 8 for `twins`, 61 for `avis`, 5 for others.
         base_only: exclude the novel categories of the open-vocabulary benchmark.
         twins: the kinds that `twins` draws from.
 
@@ -303,7 +306,10 @@ def sample_scene(
     kinds = [kind for kind in KINDS if not (base_only and kind.novel)]
     if layout == "s4":
         kinds = [kind for kind in kinds if kind.category]
-    length = seconds or {"v2": 10, "twins": 8}.get(layout, 5)
+    length = seconds or {"v2": 10, "twins": 8, "avis": 61}.get(layout, 5)
+    if layout == "avis":
+        parts = _ensemble(rng, length)
+        return SceneSpec(plan_scene([parts[i] for i in rng.permutation(len(parts))], rng, length, size))
     if layout == "twins":
         parts = _twins(twins, rng, length, off_screen=index % 8 == 7)
         scene = plan_scene([parts[i] for i in rng.permutation(len(parts))], rng, length, size)
@@ -356,6 +362,31 @@ def _twins(kinds: Sequence[str], rng: Rng, length: int, *, off_screen: bool) -> 
         others = [other.name for other in KINDS if other.name != kind]
         parts.append(Role(others[int(rng.integers(len(others)))], (False,) * length))
     return parts
+
+
+def _ensemble(rng: Rng, length: int) -> list[Role]:
+    """Sample two or three twins, or two or three musicians with different instruments, who start and stop on their own.
+
+    Nothing sounds in about a tenth of the time. A twin scene may have an object of another kind, too.
+    """
+    count = 3 if rng.random() < 0.4 else 2
+    if rng.random() < 0.5:
+        names = [AVIS_KINDS[int(rng.integers(len(AVIS_KINDS)))]] * count
+        others = [kind for kind in AVIS_KINDS if kind != names[0]]
+        names += [others[int(rng.integers(len(others)))]] * (rng.random() < 0.5)
+    else:
+        names = [MUSICIANS[i] for i in rng.choice(len(MUSICIANS), count, replace=False)]
+    on = np.zeros((len(names), length), dtype=bool)
+    for row in on:
+        second = int(rng.integers(0, max(length // 3, 1)))
+        while second < length:
+            run = int(rng.integers(3, 16))
+            row[second : second + run] = True
+            second += run + int(rng.integers(2, 13))
+    pause = max(length // 10, 1)
+    start = int(rng.integers(0, length - pause + 1))
+    on[:, start : start + pause] = False
+    return [Role(name, tuple(row.tolist())) for name, row in zip(names, on, strict=True)]
 
 
 def _animate(scene: Scene, rng: Rng, *, shaking: bool) -> Scene:

@@ -35,7 +35,7 @@ def test_the_table_lists_all_studies() -> None:
 
 
 def test_sizes_equal_those_of_the_cards() -> None:
-    for name, clips in re.findall(r"^\| `(s4|ms3|avss|v3)` \|.*?\| ([\d,]+) clips", PAGE, re.MULTILINE):
+    for name, clips in re.findall(r"^\| `(s4|ms3|avss|v3|avis)` \|.*?\| ([\d,]+) clips", PAGE, re.MULTILINE):
         assert load_benchmark(name).splits["test"].clips == int(clips.replace(",", ""))
 
 

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from openavs.errors import InputError
-from openavs.exports.coco import JsonListWriter, coco_box, coco_categories, coco_rle, merge_masks
+from openavs.exports.coco import JsonListWriter, coco_box, coco_categories, coco_rle
 from openavs.structures.masks import (
     MAX_PIXELS,
     RLE,
     check_rle,
     mask_iou,
     mask_to_rle,
+    merge_masks,
     resize_mask,
     rle_to_mask,
     segments_to_label_map,

@@ -30,7 +30,14 @@ from openavs.evaluation.datasets.avsbench_semantic import (
     read_predicted,
 )
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks, find_predictions
-from openavs.evaluation.datasets.mask_io import Labels, Size, interpolate_nearest, png_size, resize_mask
+from openavs.evaluation.datasets.mask_io import (
+    Labels,
+    Size,
+    coco_to_rle,
+    interpolate_nearest,
+    png_size,
+    resize_mask,
+)
 from openavs.evaluation.datasets.tables import (
     CLASSES,
     MissingDataError,
@@ -40,7 +47,7 @@ from openavs.evaluation.datasets.tables import (
     sounding_classes,
 )
 from openavs.evaluation.metrics.functional import keep_classes
-from openavs.structures.masks import RLE, check_rle
+from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask
 from openavs.utils.text import did_you_mean, pluralize
 
@@ -236,11 +243,8 @@ class AnnotatedVideo:
         return labels
 
     def _decode(self, code: Any, frame: int) -> BoolMask:
-        from pycocotools import mask as coco
-
         try:
-            rle = _polygons(code, self.size) if isinstance(code, list) else _run_lengths(code, self.size)
-            return np.asarray(coco.decode(rle), dtype=np.bool_)
+            return rle_to_mask(coco_to_rle(code, self.size))
         except (ValueError, TypeError, KeyError, InputError) as error:
             raise InputError(
                 f"{self.file}: the mask of {self.uid!r} at frame {frame} is neither run lengths nor polygons of a "
@@ -306,31 +310,3 @@ def _uid(path: Path, files: list[str]) -> str:
     if not is_plain_name(uid):
         raise InputError(f"{path}: the frames {', '.join(files)[:80]!r} are not in one folder named after their clip")
     return uid
-
-
-def _run_lengths(code: dict[str, Any], size: tuple[int, int]) -> Any:
-    """COCO run lengths, compressed (a text) or plain (a list of counts)."""
-    from pycocotools import mask as coco
-
-    if list(code["size"]) != list(size):
-        raise ValueError(f"its size is {list(code['size'])}, not {list(size)}")
-    counts = code["counts"]
-    if isinstance(counts, str):
-        check_rle(RLE(size, counts), "the mask")
-        return {"size": list(size), "counts": counts.encode("ascii")}
-    if any(not isinstance(count, int) or count < 0 for count in counts) or sum(counts) != math.prod(size):
-        raise ValueError(f"its counts do not sum to {math.prod(size)}")
-    return coco.frPyObjects({"size": list(size), "counts": counts}, *size)
-
-
-def _polygons(rings: list[Any], size: tuple[int, int]) -> Any:
-    """The union of polygons, given as lists of x and y."""
-    from pycocotools import mask as coco
-
-    far = 2 * max(size)  # the memory of pycocotools grows with the coordinates
-    for ring in rings:
-        if len(ring) < 6 or len(ring) % 2 or any(not -far <= float(value) <= far for value in ring):
-            raise ValueError("a polygon is a list of x and y of at least three points within the frame")
-    if not rings:
-        return coco.encode(np.zeros(size, dtype=np.uint8, order="F"))
-    return coco.merge(coco.frPyObjects(rings, *size))

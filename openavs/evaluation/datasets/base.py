@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -99,6 +99,23 @@ class InstanceTrack:
     crowd: bool = False
 
 
+@dataclass(frozen=True)
+class TrackVideo:
+    """The number of a clip in prediction files, (height, width) of its masks, and its number of frames."""
+
+    number: int
+    size: tuple[int, int]
+    frames: int
+
+
+@dataclass(frozen=True)
+class TrackLayout:
+    """The clips by id, and the number of each class in prediction files, in index order; 0 for the background."""
+
+    videos: Mapping[str, TrackVideo]
+    categories: tuple[int, ...]
+
+
 class LazyClips(Sequence[BenchmarkClip]):
     """The clips of a split, each created from its row of metadata on access.
 
@@ -141,9 +158,9 @@ class Dataset:
         read_instances: reads the instances of a clip's annotated frames, for the metrics of `metrics/twins.py`; None
             if the benchmark has none.
         read_tracks: reads the true tracks of a clip, for the task `instances`.
-        categories: the category of each class in prediction files, in index order; 0 is the background.
         make_metric: makes the metric for a number of clips per batch; None for that of the task.
         clips_per_batch: the batch of the published evaluation.
+        track_layout: the numbers that prediction files of tracks use.
     """
 
     benchmark: str
@@ -159,9 +176,9 @@ class Dataset:
     incomparable: str | None = None
     read_instances: Callable[[BenchmarkClip], Instances] | None = None
     read_tracks: Callable[[BenchmarkClip], list[InstanceTrack]] | None = None
-    categories: tuple[int, ...] = ()
     make_metric: Callable[[int], Any] | None = None
     clips_per_batch: int = 1
+    track_layout: TrackLayout | None = None
 
 
 # ----------------------------------------------------------------------------------------------- prediction files

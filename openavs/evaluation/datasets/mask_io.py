@@ -1,8 +1,9 @@
-"""Reads masks from PNG files, with strict checks: other formats and values are errors that name the file."""
+"""Reads masks from PNG files and annotations, with strict checks: other formats and values are errors."""
 
 from __future__ import annotations
 
 import logging
+import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.tables import CLASSES
+from openavs.structures.masks import RLE, check_rle
 from openavs.structures.types import BoolMask
 from openavs.visualization.colors import voc_palette
 
@@ -319,3 +321,41 @@ def _describe(encoding: str) -> str:
     mode, _, bits = encoding.partition(";")
     names = {"1": "gray", "L": "gray", "P": "palette", "LA": "gray with alpha", "RGBA": "RGB with alpha"}
     return f"a {bits or ('1' if mode == '1' else '8')}-bit {names.get(mode, mode)} PNG"
+
+
+# ---------------------------------------------------------------------------------------------- masks in annotations
+
+
+def coco_to_rle(code: Any, size: Size) -> RLE:
+    """Convert a mask of a COCO or YouTube-VIS file: run lengths (a text, or plain counts) or polygons.
+
+    Raises:
+        ValueError, TypeError, KeyError, InputError: neither of them, or of another size.
+    """
+    from pycocotools import mask as coco
+
+    if isinstance(code, list):
+        made = _polygons(code, size)
+    elif list(code["size"]) != list(size):
+        raise ValueError(f"its size is {list(code['size'])}, not {list(size)}")
+    elif isinstance(counts := code["counts"], str):
+        check_rle(RLE(size, counts), "the mask")
+        return RLE(size, counts)
+    else:
+        if any(not isinstance(count, int) or count < 0 for count in counts) or sum(counts) != math.prod(size):
+            raise ValueError(f"its counts do not sum to {math.prod(size)}")
+        made = coco.frPyObjects({"size": list(size), "counts": counts}, *size)
+    return RLE(size, made["counts"].decode("ascii"))
+
+
+def _polygons(rings: list[Any], size: Size) -> Any:
+    """The union of polygons, given as lists of x and y."""
+    from pycocotools import mask as coco
+
+    far = 2 * max(size)  # the memory of pycocotools grows with the coordinates
+    for ring in rings:
+        if len(ring) < 6 or len(ring) % 2 or any(not -far <= float(value) <= far for value in ring):
+            raise ValueError("a polygon is a list of x and y of at least three points within the frame")
+    if not rings:
+        return coco.encode(np.zeros(size, dtype=np.uint8, order="F"))
+    return coco.merge(coco.frPyObjects(rings, *size))
