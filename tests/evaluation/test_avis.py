@@ -174,7 +174,7 @@ def test_predictions_that_do_not_match_the_layout_are_refused(
 
 
 @pytest.mark.parametrize("text", ["{}", "[", "[3 4]", "[] []", '[{"score": NaN}]'])
-def test_a_file_that_is_no_list_of_tracks_is_refused(text: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_file_without_a_list_of_tracks_is_refused(text: str, dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError, match=r"is not a (list of tracks|JSON file)|track 0: video_id, score, category_id"):
         score(dataset, tmp_path)
