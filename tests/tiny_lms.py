@@ -145,7 +145,7 @@ def _qwen3_vl() -> tuple[Any, Any]:
         **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in _QWEN_TOKENS},
     )
     processor_class = without_video(Qwen3VLProcessor)
-    pixels = {"size": {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}}
+    pixels = {"size": {"shortest_edge": 32 * 32, "longest_edge": 1 << 20}}
     return config, processor_class(Qwen2VLImageProcessorPil(**image, **pixels), tokenizer, None)
 
 

@@ -161,7 +161,7 @@ def audible_prompts(pipeline: Pipeline, clip: Clip) -> list[tuple[Prompt, ...]]:
     """Return the prompts of each audible second."""
     context = RunContext()
     captions = pipeline.caption(clip, context)
-    prompts = pipeline.translate(captions, context)
+    prompts = pipeline.translate(clip, captions, context)
     return [own for own, captions_of_frame in zip(prompts, captions, strict=True) if captions_of_frame is not None]
 
 

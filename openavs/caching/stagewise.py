@@ -71,7 +71,7 @@ class StagedSchedule:
 
     def run_captioner(self, clip: Clip) -> Request:
         """Caption a clip (cached), and return its request to the translator."""
-        return self.pipe.request(self.pipe.caption(clip, _SilentContext()), clip.expression)
+        return self.pipe.request(clip, self.pipe.caption(clip, _SilentContext()))
 
     def run_translator(self, requests: Sequence[Request]) -> None:
         """Translate the requests of a window in one call; the translations are cached one by one."""

@@ -29,7 +29,7 @@ from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output
 from openavs.stages.detectors.base import Detector, known_phrases
-from openavs.stages.translators.base import Request, Translation, Translator
+from openavs.stages.translators.base import Request, Translation, Translator, wants_pictures
 from openavs.structures.types import AudioWindow, Caption, Detection, Event, ImageArray, Waveform
 
 if TYPE_CHECKING:
@@ -179,6 +179,10 @@ class CachedTranslator(CachedStage):
     stage = "translator"
     backend: Translator
 
+    def __init__(self, backend: Any, cache: StageCache, fingerprint: str) -> None:
+        super().__init__(backend, cache, fingerprint)
+        self.contact_sheet = wants_pictures(backend)  # read without `__getattr__`
+
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
         """See `Translator.translate`."""
         return self._translate_cached(requests, lambda: self._compute(requests))
@@ -272,10 +276,9 @@ def _check_count(outputs: list[T], expected: int) -> list[T]:
 
 
 def _content(requests: Sequence[Request]) -> str:
-    rows = ([[list(map(_caption_row, own)) for own in r.frames], r.vocabulary] for r in requests)
-    return json.dumps(
-        [row if r.expression is None else [*row, r.expression] for row, r in zip(rows, requests, strict=True)]
-    )
+    rows = [[[list(map(_caption_row, own)) for own in r.frames], r.vocabulary, r.expression] for r in requests]
+    pictures = [[[p.index, p.time, hashlib.sha256(p.jpeg).hexdigest()] for p in r.pictures] for r in requests]
+    return json.dumps([rows, pictures])
 
 
 def _caption_row(caption: Caption) -> list[Any]:

@@ -218,7 +218,7 @@ class _Trial:
         if not any(map(strong_captions, captions)):
             self._placeholder = True
             captions = [(Caption(CAPTION, None, time, time + 1.0),) for time in self._clip.times]
-        self._prompts = self._pipeline.translate(captions, RunContext())
+        self._prompts = self._pipeline.translate(self._clip, captions, RunContext())
         phrases = list(dict.fromkeys(prompt.phrase for prompts in self._prompts for prompt in prompts))
         return f"{pluralize(len(phrases), 'prompt')}{_listed(phrases)}"
 

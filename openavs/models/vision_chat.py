@@ -11,14 +11,13 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import stored_dtype
-from openavs.models.chat_api.chat_server import ChatServer, ServerRequest
 from openavs.models.chat_api.faults import NO_PICTURES, TOO_LONG, ParseError
 from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.generation import (
@@ -33,8 +32,14 @@ from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, r
 from openavs.models.memory import run_with_oom_backoff
 from openavs.structures.types import ImageArray
 
+if TYPE_CHECKING:
+    from openavs.models.chat_api.chat_server import ChatServer, ServerRequest
+
 MAX_PIXELS = 1 << 20
 """Default maximum of a picture's height times width: 1,024 tokens for Qwen3-VL, which merges 32 x 32 pixels."""
+
+MIN_PIXELS = 1 << 16
+"""Smallest maximum: a contact sheet of twelve frames fits into it."""
 
 MAX_BYTES = 1_000_000
 """Maximum size of a picture that is sent to a server, as a JPEG file; base64 adds a third."""
@@ -108,16 +113,14 @@ class VisionModel:
 
     def answer(self, requests: Sequence[VisionRequest]) -> list[str | ParseError]:
         """Return the answer to each request; a ParseError for one that is longer than the model's context."""
-        encoded = [self._encode([request]) for request in requests]
-        lengths = [int(inputs["input_ids"].shape[1]) for inputs in encoded]
+        # Pixels are prepared again for the batches, because those of all requests together could fill the memory.
+        lengths = [int(self._encode([request])["input_ids"].shape[1]) for request in requests]
         limits = [request.max_tokens for request in requests]
         answers: list[str | ParseError] = [ParseError(TOO_LONG, final=True) for _ in requests]
         for budget, batch in token_batches(lengths, limits, context_length(self.model), self.batch_size):
 
             def generate(positions: Sequence[int], budget: int = budget) -> list[str]:
-                single = len(positions) == 1
-                inputs = encoded[positions[0]] if single else self._encode([requests[i] for i in positions])
-                return self._generate(inputs, budget)
+                return self._generate(self._encode([requests[i] for i in positions]), budget)
 
             for i, text in zip(batch, run_with_oom_backoff(generate, batch), strict=True):
                 answers[i] = text
@@ -203,6 +206,8 @@ class VisionServer:
         return answers
 
     def _request(self, request: VisionRequest) -> ServerRequest:
+        from openavs.models.chat_api.chat_server import ServerRequest  # needs the extra `openai`
+
         content: Any = request.text
         if request.picture is not None:
             jpeg = encode_jpeg(fit_picture(request.picture, self.max_pixels), self.max_bytes)
@@ -218,8 +223,8 @@ class VisionServer:
 
 def check_max_pixels(max_pixels: int) -> int:
     """Return the option; InputError if it is too small for anything to be recognizable."""
-    if max_pixels < 1 << 12:
-        raise InputError(f"the option 'max_pixels' must be at least {1 << 12}, not {max_pixels}")
+    if max_pixels < MIN_PIXELS:
+        raise InputError(f"the option 'max_pixels' must be at least {MIN_PIXELS}, not {max_pixels}")
     return max_pixels
 
 

@@ -20,6 +20,7 @@ from openavs.models.catalog import count_parameters, find_known_model, stored_dt
 from openavs.models.device import DeviceConfig, has_gpu, is_bfloat16_fast, resolve_device, resolve_language_dtype
 from openavs.models.hub import resolve
 from openavs.models.memory import available_memory, total_memory
+from openavs.models.vision_chat import MAX_PIXELS
 from openavs.pipeline.offload import STAGE_GROUPS
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _CODEC_RATE = 48_000  # samples a second, of PE-A-Frame
 _TOKENS = 2048  # of a question and its answer
 _UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
 _FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-a-frame", "pe-av")  # `auto` is float32 for these
-_LANGUAGE = ("llm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
+_LANGUAGE = ("llm", "vlm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
 # Backends that are float32 between matrix products, whose dtype `auto` sets, and the part of their weights that is
 # multiplied in it: not the text encoders.
 _OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam2": 1.0, "edgetam": 0.0}
@@ -263,6 +264,8 @@ def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Mode
     """
     config, each, batch = model.config, place.dtype.itemsize, _batch_size(section, 1)
     weights = model.parameters * each
+    if section.use == "vlm" and config:
+        return (_keys_and_values(config) + _picture_features(section, config)) * each * _batch_size(section, 4)
     if stage == "translator":
         return _keys_and_values(config) * each * _batch_size(section, 8) if config else min(_UNKNOWN_KEYS, weights)
     if section.use == "clap":
@@ -291,6 +294,17 @@ def _codec_features(section: StageConfig, config: dict[str, Any]) -> int:
     codec = config["audio_config"].get("dac_config", {})
     seconds = float(section.options.get("piece_seconds", 30.0))
     return round(5 * seconds * _CODEC_RATE) * int(codec.get("encoder_hidden_size", 64))
+
+
+def _picture_features(section: StageConfig, config: dict[str, Any]) -> int:
+    """Return the number of values of a picture in one block of the vision encoder, and of its keys and values."""
+    vision = config.get("vision_config", {})
+    side = int(vision.get("patch_size", 14))
+    pixels = int(section.options.get("max_pixels", MAX_PIXELS))
+    patches = (int(vision["image_size"]) if "image_size" in vision else round(pixels**0.5)) ** 2 // side**2
+    tokens = patches // int(vision.get("spatial_merge_size", 1)) ** 2
+    block = 6 * int(vision.get("hidden_size", 0)) + 2 * int(vision.get("intermediate_size", 0))
+    return patches * block + tokens * _keys_and_values(config) // _TOKENS
 
 
 def _keys_and_values(config: dict[str, Any]) -> int:

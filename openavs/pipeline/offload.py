@@ -89,14 +89,15 @@ def lazy_stages(recipe: Recipe) -> tuple[OffloadManager, BackendCache]:
     """
     checked = check_backends(recipe)
     manager = OffloadManager(checked)
-    return manager, {stage: (made_from, _lazy(manager, stage, made_from[0])) for stage, made_from in checked.items()}
+    return manager, {stage: (made_from, _lazy(manager, stage, *made_from)) for stage, made_from in checked.items()}
 
 
-def _lazy(manager: OffloadManager, stage: str, cls: type) -> LazyBackend:
+def _lazy(manager: OffloadManager, stage: str, cls: type, options: Mapping[str, Any]) -> LazyBackend:
     """Make a lazy backend with the public methods of a class, so that `hasattr` does not load the model."""
     names = [name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))]
     methods = {name: _forwarding_method(name) for name in names}
-    backend: LazyBackend = type(f"Lazy{cls.__name__}", (LazyBackend,), methods)(manager, stage)
+    facts = {"contact_sheet": options.get("contact_sheet", getattr(cls, "contact_sheet", False))}
+    backend: LazyBackend = type(f"Lazy{cls.__name__}", (LazyBackend,), {**facts, **methods})(manager, stage)
     return backend
 
 

@@ -3,6 +3,7 @@
 1. `caption`: the audio windows of a clip are captioned in batches; silent windows run no model.
    With a captioner of events, a frame has those whose exact times overlap its interval.
 2. `translate`: one request per clip holds the captions of all frames and returns the phrases to find at each frame.
+   A translator with a contact sheet also gets pictures of frames that have captions.
 3. `localize`: frames with prompts are decoded batch by batch, detected, filtered and segmented.
    Then the segments are verified by their look, tracked, and verified over time: by their motion and the sound.
 
@@ -35,7 +36,8 @@ from openavs.stages.lexicon import detector_name, lexicon
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
 from openavs.stages.trackers.association import key_frames
 from openavs.stages.trackers.base import Tracker
-from openavs.stages.translators.base import Request, Translator
+from openavs.stages.translators.base import Request, Translator, wants_pictures
+from openavs.stages.translators.frame_pictures import frame_pictures
 from openavs.stages.verifiers.base import TemporalVerifier, Verifier
 from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import (
@@ -148,7 +150,7 @@ class Pipeline:
         context = context if context is not None else RunContext(clip=clip.id)
         context.progress = progress or context.progress
         captions = self.caption(clip, context)
-        prompts = self.translate(captions, context, clip.expression)
+        prompts = self.translate(clip, captions, context)
         yield from self.localize(clip, captions, prompts, context)
 
     # ------------------------------------------------------------------------------- audio -> captions -> prompts
@@ -200,26 +202,30 @@ class Pipeline:
                 captions[i] = tuple(own)
             context.progress("caption", start + len(batch), len(audible))
 
-    def request(self, captions: Sequence[FrameCaptions], expression: str | None = None) -> Request:
-        """Return the translator's request for a clip: the captions that reach the threshold, by frame."""
-        return Request(tuple(map(strong_captions, captions)), self.settings.vocabulary, expression)
+    def request(self, clip: Clip, captions: Sequence[FrameCaptions]) -> Request:
+        """Return the translator's request for a clip: the captions that reach the threshold, by frame.
+
+        Only for a translator with a contact sheet, frames are decoded here.
+        """
+        frames = tuple(map(strong_captions, captions))
+        pictures = frame_pictures(clip, frames) if wants_pictures(self.translator) else ()
+        return Request(frames, self.settings.vocabulary, clip.expression, pictures)
 
     def _is_only_prompt(self, expression: str | None) -> bool:
         """Whether an expression is the only prompt, because no stage reads it together with the sound."""
         return expression is not None and not getattr(self.translator, "takes_expression", False)
 
-    def translate(
-        self, captions: Sequence[FrameCaptions], context: RunContext, expression: str | None = None
-    ) -> list[FramePrompts]:
+    def translate(self, clip: Clip, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
         """Translate the captions of a clip to the prompts of every frame.
 
         One request holds all frames, so that the translator names the same thing alike at all of them (frame
         consistency; OpenAVS, section 3.3).
         """
-        if expression is not None and self._is_only_prompt(expression):
-            phrase = expression.strip().rstrip(".").lower()
+        if clip.expression is not None and self._is_only_prompt(clip.expression):
+            phrase = clip.expression.strip().rstrip(".").lower()
             return [(Prompt(phrase, self.label(phrase)[0], "expression"),)] * len(captions)
-        request = self.request(captions, expression)
+        with context.timed("decode"):
+            request = self.request(clip, captions)
         if not any(request.frames):
             return [()] * len(captions)
         context.progress("translate", 0, 1)

@@ -70,6 +70,11 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "a chat model (transformers) names the things that make the sounds, one request per clip",
         ),
         (
+            "vlm",
+            "vlm:VlmTranslator",
+            "a vision language model (transformers) sees the captions and the frames, one request per clip",
+        ),
+        (
             "openai",
             "openai:OpenAITranslator",
             "a chat model behind an OpenAI-compatible server: vLLM, transformers serve, a paid API",

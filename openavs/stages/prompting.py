@@ -29,7 +29,7 @@ Conversation = list[Message]
 
 _REQUIRED = ("name", "version", "variables", "summary")
 _KEYS = (*_REQUIRED, "closed")
-_SECTION = re.compile(r"^[^\S\n]*\[(system|user)\][^\S\n]*$", re.MULTILINE)
+_SECTION = re.compile(r"^[^\S\n]*\[(system|user|picture)\][^\S\n]*$", re.MULTILINE)
 
 # `<|im_end|>`, `</s>`, `[INST]`, `<｜User｜>` and the like are made of these; no sound description needs them. A double
 # quote becomes a single one, so that to a model, too, nothing in a caption looks like the end of its quotation.
@@ -44,7 +44,8 @@ class PromptTemplate:
     """One prompt file: a header, one section per turn and `$name` variables.
 
     `variables` are exactly the names that its text uses. `closed` names the prompt that replaces it when a request has
-    a vocabulary; None if it has no such variant.
+    a vocabulary; None if it has no such variant. `picture` follows the instructions if a contact sheet comes with the
+    request.
     """
 
     name: str
@@ -54,16 +55,21 @@ class PromptTemplate:
     system: str
     user: str
     closed: str | None = None
+    picture: str = ""
 
     @property
     def by_runs(self) -> bool:
         """True if the prompt lists runs of frames with equal captions, False if it lists every frame."""
         return "runs" in self.variables
 
-    def render(self, **values: str) -> Conversation:
+    def render(self, with_picture: bool = False, /, **values: str) -> Conversation:
         """Return the system turn (if the prompt has one) and the user turn.
 
         Values are inserted as they are: a `$` inside a value is never expanded.
+
+        Args:
+            with_picture: adds the section about the contact sheet to the instructions.
+            values: one for each variable.
 
         Raises:
             InputError: a variable is missing or unknown to the prompt.
@@ -73,7 +79,8 @@ class PromptTemplate:
             raise InputError(f"prompt '{self.name}' needs a value for {_names(missing)}, and none was given")
         if unknown:
             raise InputError(f"prompt '{self.name}' has no variable {_names(unknown)}; it has {_names(self.variables)}")
-        turns = [("system", self.system), ("user", self.user)]
+        system = "\n\n".join(filter(None, (self.system, self.picture if with_picture else "")))
+        turns = [("system", system), ("user", self.user)]
         return [{"role": role, "content": Template(text).substitute(values)} for role, text in turns if text]
 
 
@@ -108,6 +115,7 @@ def parse_prompt(text: str, where: str) -> PromptTemplate:
         summary=header["summary"],
         variables=variables,
         system=sections.get("system", ""),
+        picture=sections.get("picture", ""),
         user=sections["user"],
         closed=header.get("closed") or None,
     )
@@ -220,9 +228,13 @@ def split_frames(template: PromptTemplate, request: Request) -> list[CaptionRun]
 
 
 def render_messages(
-    template: PromptTemplate, runs: Sequence[CaptionRun], vocabulary: tuple[str, ...] | None, max_phrases: int
+    template: PromptTemplate,
+    runs: Sequence[CaptionRun],
+    vocabulary: tuple[str, ...] | None,
+    max_phrases: int,
+    with_picture: bool = False,
 ) -> Conversation:
-    """Return the messages that request the phrases of some runs."""
+    """Return the messages that request the phrases of some runs, with or without a contact sheet."""
     frames = [run.captions for run in runs]
     values = {"max_phrases": str(max_phrases)}
     if template.by_runs:
@@ -235,7 +247,9 @@ def render_messages(
         }
     if vocabulary is not None:
         values["vocabulary"] = json.dumps([clean_text(word) for word in vocabulary], ensure_ascii=False)
-    return template.render(**{name: value for name, value in values.items() if name in template.variables})
+    return template.render(
+        with_picture, **{name: value for name, value in values.items() if name in template.variables}
+    )
 
 
 # The keys `heard`, `asked` and `sure` are part of the prompts and explained in the templates; they must not change.

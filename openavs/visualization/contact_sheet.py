@@ -13,14 +13,15 @@ from openavs.structures.types import ImageArray
 from openavs.visualization.overlay import text_font, truncate_text
 
 _GAP = 4  # pixels between cells
-_MIN_SIDE = 16  # pixels of the shorter side of a frame; below it nothing is recognizable
+_MIN_SIDE = 16  # pixels of the shorter side of a cell; below it nothing is recognizable
+_MAX_ASPECT = 4
 
 
 def contact_sheet(images: Sequence[ImageArray], titles: Sequence[str], *, max_pixels: int) -> ImageArray:
     """Return a grid of images in reading order, each below its title.
 
-    All cells have the size of the first image at the scale at which the grid fits; images are never enlarged by more
-    than two, and others than the first keep their aspect ratio. The number of columns makes the grid nearly square.
+    All cells have the size of the first image at the scale at which the grid fits, at most twice as large, and at most
+    four times as wide as high or the reverse. Images keep their aspect ratio. The grid is nearly square.
 
     Args:
         images: uint8 RGB `[H, W, 3]` each, of any sizes.
@@ -75,6 +76,7 @@ def _layout(image: ImageArray, count: int, max_pixels: int) -> tuple[tuple[int, 
 def _largest(image: ImageArray, rows: int, columns: int, max_pixels: int) -> tuple[int, int] | None:
     """Return the (width, height) of the largest frames of which a grid fits; None if all are too small."""
     height, width = image.shape[:2]
+    width, height = min(width, _MAX_ASPECT * height), min(height, _MAX_ASPECT * width)
     low, high = 0.0, 2.0
     for _ in range(24):
         middle = (low + high) / 2

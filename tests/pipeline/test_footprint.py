@@ -27,7 +27,7 @@ from openavs.pipeline.memory_estimate import (
 from openavs.pipeline.offload import STAGE_GROUPS
 from openavs.pipeline.pipeline import Pipeline
 from tests.plugin_recipe import write_recipe
-from tests.tiny_lms import make_lm
+from tests.tiny_lms import make_lm, make_vlm
 
 
 @pytest.fixture
@@ -241,6 +241,22 @@ def test_language_models_are_counted_in_the_dtype_they_are_loaded_in(tmp_path: P
     assert measure_footprints(recipe)["translator"].weights == 4 * parameters
     save_file({name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}, folder / "model.safetensors")
     assert measure_footprints(recipe)["translator"].weights == 2 * parameters
+
+
+def test_the_picture_of_a_vision_language_model_is_counted(tmp_path: Path) -> None:
+    folder = make_vlm(tmp_path / "vlm")
+
+    def working(*options: str) -> int:
+        place = f"translator={{use: vlm, model: {folder}, batch_size: 2}}"
+        return measure_footprints(load_recipe("tiny", [place, "device=cpu", *options]))["translator"].working
+
+    keys, block = 2 * 2 * 2 * 8, 6 * 32 + 2 * 48  # values a token in the cache, and a patch in the vision encoder
+    assert working() == 2 * 4 * (2048 * keys + (1 << 20) // 8**2 * block + (1 << 20) // 16**2 * keys)
+    assert working("translator.max_pixels=65536") < working() / 4
+    known = load_recipe(
+        "openavs", ["translator={use: vlm, model: 'hf:Qwen/Qwen3-VL-4B-Instruct@main'}", "offline=true"]
+    )
+    assert measure_footprints(known)["translator"] == MemoryFootprint(4_437_800_000 * 2, 2_400_000_000)
 
 
 def test_without_models_nothing_is_offloaded(tmp_path: Path, memory: dict[str, int]) -> None:

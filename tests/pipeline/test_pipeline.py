@@ -91,10 +91,11 @@ def test_a_frame_is_grounded_with_its_own_phrases_only(
     assert given == [["dog"], ["dog"], ["bell"]]
 
 
-def test_names_that_detectors_know_are_prompts_labeled_as_the_class(tiny: Pipeline) -> None:
+def test_names_that_detectors_know_are_prompts_labeled_as_the_class(tiny: Pipeline, dog_and_bell: Scene) -> None:
     settings = replace(tiny.settings, disambiguate=True, vocabulary=("mower", "dog"))
     pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
-    asked = pipe.translate([(Caption("Lawn mower", 0.9, 0.0, 1.0),)], RunContext())
+    clip = scene_to_clip(dog_and_bell, "own")
+    asked = pipe.translate(clip, [(Caption("Lawn mower", 0.9, 0.0, 1.0),)], RunContext())
     assert [(prompt.phrase, prompt.label) for prompt in asked[0]] == [("lawn mower", "mower")]
     assert pipe.label("lawn mower")[0] == "mower"
 

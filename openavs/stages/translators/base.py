@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from inspect import getattr_static
+from typing import Any, Protocol, runtime_checkable
 
 from openavs.structures.types import Caption
+
+
+@dataclass(frozen=True)
+class FramePicture:
+    """A frame of the clip: its index, its time in seconds, and its pixels as a small JPEG file."""
+
+    index: int
+    time: float
+    jpeg: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -17,11 +27,13 @@ class Request:
         frames: the captions of each frame.
         vocabulary: the closed set of phrases that may be answered; None leaves it open.
         expression: a sentence that chooses among what sounds; only for translators with `takes_expression`.
+        pictures: of frames that have captions, in temporal order; only for translators with `contact_sheet`.
     """
 
     frames: tuple[tuple[Caption, ...], ...]
     vocabulary: tuple[str, ...] | None = None
     expression: str | None = None
+    pictures: tuple[FramePicture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,17 @@ class Translator(Protocol):
     """Names the visible objects that make the sounds of a clip.
 
     A translator with a true attribute `takes_expression` reads `Request.expression`. For others an expression is the
-    only prompt of a clip, and they are not called.
+    only prompt of a clip, and they are not called. One with `contact_sheet = True` gets requests with pictures.
     """
 
     def translate(self, requests: Sequence[Request]) -> list[Translation]:
         """Return one translation per request. Identical requests may be answered once."""
         ...
+
+
+def wants_pictures(translator: Any) -> bool:
+    """Return whether requests to a translator hold pictures: whether its attribute `contact_sheet` is True.
+
+    The attribute is read without loading the model of a lazy backend.
+    """
+    return getattr_static(translator, "contact_sheet", False) is True

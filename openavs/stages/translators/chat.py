@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from openavs.errors import InputError
-from openavs.models.chat_api.faults import ParseError
+from openavs.models.chat_api.faults import REFUSED, ParseError
+from openavs.models.vision_chat import VisionModel, VisionRequest, VisionServer
 from openavs.stages.prompting import (
     MAX_PHRASES,
     CaptionRun,
@@ -25,6 +26,7 @@ from openavs.stages.prompting import (
     split_frames,
 )
 from openavs.stages.translators.base import Request, Translation
+from openavs.stages.translators.frame_pictures import TitledPicture, choose_pictures, draw_sheet
 from openavs.stages.translators.lexicon_translator import LexiconTranslator
 from openavs.stages.translators.parsing import AnswerSchema, parse_answer
 from openavs.utils.text import pluralize
@@ -36,11 +38,29 @@ MAX_RUNS, MAX_FRAMES = 12, 60  # per chat request
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One chat request: messages that end with the user's turn, the schema of the answer and its maximum tokens."""
+    """One chat request.
+
+    Attributes:
+        messages: turns that end with the user's.
+        schema: schema of the answer.
+        max_tokens: maximum tokens of the answer.
+        pictures: titled frames, which `to_vision` draws on one contact sheet; empty for a request without a picture.
+    """
 
     messages: Conversation
     schema: AnswerSchema
     max_tokens: int
+    pictures: tuple[TitledPicture, ...] = ()
+
+    def to_vision(self, max_pixels: int) -> VisionRequest:
+        """Return the request with its contact sheet, in the form that models of pictures and text take."""
+        turns = list(self.messages)
+        system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
+        sheet = draw_sheet(self.pictures, max_pixels) if self.pictures else None
+        schema = self.schema.to_json_schema()
+        return VisionRequest(
+            system, turns[0]["content"], sheet, self.max_tokens, schema, "sounding_things", tuple(turns[1:])
+        )
 
 
 @dataclass
@@ -48,16 +68,26 @@ class _RetryState:
     """Attempts and outcome of one distinct chat request."""
 
     request: ChatRequest
+    limit: int  # of attempts
+    without_picture: ChatRequest | None = None  # sent instead, once the request with the picture has failed
     attempts: int = 0
     answer: tuple[tuple[str, ...] | None, ...] | None = None
     reasons: list[str] = field(default_factory=list)  # why each attempt failed
     follow_up: Conversation = field(default_factory=list)
     done: bool = False  # answered, or failed for good
     transient: bool = False  # a temporary fault was involved
+    blind: bool = False  # the picture was left out
 
     def next_request(self) -> ChatRequest:
         """The request with the correction that followed an unusable answer."""
         return replace(self.request, messages=self.request.messages + self.follow_up)
+
+    def drop_picture(self) -> bool:
+        """Continue with the request without a picture; False if there is none."""
+        if self.without_picture is None:
+            return False
+        self.request, self.without_picture, self.follow_up, self.blind = self.without_picture, None, [], True
+        return True
 
 
 @dataclass(frozen=True)
@@ -83,6 +113,9 @@ class ChatTranslator(ABC):
     answers. The translation's `note` and `origins` record every answer of the lexicon. Frames without captions never
     get a phrase.
 
+    With a contact sheet, each chat request holds a picture of frames of its own runs. A request that fails with it, or
+    is refused, is repeated without it; the note says so.
+
     Args:
         prompt: name or path of a prompt template.
         max_reprompts: further requests after an unusable answer.
@@ -90,10 +123,13 @@ class ChatTranslator(ABC):
         max_runs: runs per chat request, for prompts that list runs.
         max_frames: frames per chat request, for prompts that list frames.
         max_new_tokens: maximum tokens of an answer; by default enough for the longest that the schema allows.
+        contact_sheet: whether the model sees the frames; needs a prompt with a [picture] section.
 
     Raises:
-        InputError: an option outside its range.
+        InputError: an option outside its range, or a prompt that does not mention the contact sheet.
     """
+
+    contact_sheet = False
 
     def __init__(
         self,
@@ -104,12 +140,16 @@ class ChatTranslator(ABC):
         max_runs: int = MAX_RUNS,
         max_frames: int = MAX_FRAMES,
         max_new_tokens: int | None = None,
+        contact_sheet: bool = False,
     ) -> None:
         check_at_least(0, max_reprompts=max_reprompts)
         check_at_least(
             1, max_phrases=max_phrases, max_runs=max_runs, max_frames=max_frames, max_new_tokens=max_new_tokens
         )
         self.template = load_prompt(prompt)
+        self.contact_sheet = contact_sheet
+        if contact_sheet:
+            _check_picture_section(self.template)
         self.max_reprompts, self.max_phrases, self.max_new_tokens = max_reprompts, max_phrases, max_new_tokens
         self.max_runs, self.max_frames = max_runs, max_frames
         self._lexicon = LexiconTranslator(max_phrases=max_phrases)
@@ -130,10 +170,7 @@ class ChatTranslator(ABC):
         runs, size = split_frames(template, request), self.max_runs if template.by_runs else self.max_frames
         parts = [runs[start : start + size] for start in range(0, len(runs), size)]
         return [
-            _Part(
-                part,
-                self._state(template, part, request.vocabulary, states) if any(run.captions for run in part) else None,
-            )
+            _Part(part, self._state(template, part, request, states) if any(run.captions for run in part) else None)
             for part in parts
         ]
 
@@ -141,22 +178,25 @@ class ChatTranslator(ABC):
         self,
         template: PromptTemplate,
         runs: Sequence[CaptionRun],
-        vocabulary: tuple[str, ...] | None,
+        request: Request,
         states: dict[tuple[object, ...], _RetryState],
     ) -> _RetryState:
-        schema = AnswerSchema(len(runs), self.max_phrases, vocabulary, template.by_runs)
-        messages = render_messages(template, runs, vocabulary, self.max_phrases)
-        request = ChatRequest(messages, schema, self.max_new_tokens or schema.max_tokens)
+        schema = AnswerSchema(len(runs), self.max_phrases, request.vocabulary, template.by_runs)
+        messages = render_messages(template, runs, request.vocabulary, self.max_phrases)
+        plain = ChatRequest(messages, schema, self.max_new_tokens or schema.max_tokens)
+        state = _RetryState(plain, limit=1 + self.max_reprompts)
+        if self.contact_sheet and request.pictures:
+            pictures = choose_pictures(runs, request.pictures, "run" if template.by_runs else "frame")
+            messages = render_messages(template, runs, request.vocabulary, self.max_phrases, bool(pictures))
+            state.request = replace(plain, messages=messages, pictures=pictures)
+            state.without_picture = plain if pictures else None
         captioned = tuple(bool(run.captions) for run in runs)
-        key = (*(tuple(sorted(message.items())) for message in messages), captioned, schema)
-        return states.setdefault(key, _RetryState(request))
+        key = (*(tuple(sorted(message.items())) for message in messages), captioned, schema, state.request.pictures)
+        return states.setdefault(key, state)
 
     def _run_attempts(self, states: list[_RetryState]) -> None:
         """Send every request until it is done or its attempts are used up."""
-        for _ in range(1 + self.max_reprompts):
-            states = [state for state in states if not state.done]
-            if not states:
-                return
+        while states := [state for state in states if not state.done and state.attempts < state.limit]:
             for state, answer in zip(states, self._chat([state.next_request() for state in states]), strict=True):
                 _record(state, answer)
 
@@ -184,6 +224,16 @@ class ChatTranslator(ABC):
         return self._lexicon.translate([Request((run.captions,), vocabulary)])[0].frames[0]
 
 
+def _check_picture_section(template: PromptTemplate) -> None:
+    """Raise InputError if a prompt or its variant for vocabularies has no [picture] section."""
+    for own in (template, load_prompt(template.closed) if template.closed else template):
+        if not own.picture:
+            raise InputError(
+                f"the prompt '{own.name}' has no [picture] section, so no contact sheet can be sent with it; add one, "
+                "or use the prompt 'default'"
+            )
+
+
 def check_at_least(least: int, **options: int | None) -> None:
     """Validate integer options of a translator; None is always valid.
 
@@ -193,6 +243,14 @@ def check_at_least(least: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise InputError(f"the translator's option '{name}' must be at least {least}, not {value}")
+
+
+def answer_in_groups(
+    model: VisionModel | VisionServer, requests: Sequence[ChatRequest], size: int
+) -> list[str | ParseError]:
+    """Return the model's answers; only `size` contact sheets are in memory at the same time."""
+    groups = (requests[start : start + size] for start in range(0, len(requests), size))
+    return [answer for group in groups for answer in model.answer([r.to_vision(model.max_pixels) for r in group])]
 
 
 def _record(state: _RetryState, answer: str | ParseError) -> None:
@@ -207,7 +265,11 @@ def _record(state: _RetryState, answer: str | ParseError) -> None:
         logger.debug("attempt %d: %s", state.attempts, error.reason)
         state.reasons.append(error.reason)
         state.done, state.transient = error.final, error.transient
-        if isinstance(answer, str):
+        if error.final and not error.transient and state.drop_picture():
+            state.done, state.limit = False, state.limit + 1
+        elif error.reason == REFUSED and state.drop_picture():
+            pass
+        elif isinstance(answer, str):
             state.follow_up = _correction(answer, error.reason, state.request.schema)
 
 
@@ -241,4 +303,5 @@ def _note(state: _RetryState) -> str:
     times = "once" if state.attempts == 1 else f"{state.attempts} times"
     if state.answer is None:
         return f"the lexicon answered, because the language model failed {times} ({reasons})"
-    return f"the language model was prompted {times} ({reasons})"
+    seen = "; its answer rests on the captions alone" if state.blind else ""
+    return f"the language model was prompted {times} ({reasons}){seen}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openavs.models.chat_api.chat_server import ChatServer, OnError, ServerRequest, Structured, Usage
+from openavs.models.chat_api.chat_server import ChatServer, OnError, Structured, Usage
 from openavs.models.chat_api.endpoint import OPENAI
 from openavs.models.chat_api.faults import ParseError
+from openavs.models.vision_chat import MAX_PIXELS, VisionServer
 from openavs.stages.prompting import MAX_PHRASES
-from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator
+from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, answer_in_groups
 
 
 class OpenAITranslator(ChatTranslator):
@@ -21,10 +22,11 @@ class OpenAITranslator(ChatTranslator):
             the reason.
         max_new_tokens: maximum tokens of an answer; by default enough for the longest that the schema allows. Set a
             number for a thinking model, whose thoughts count, too.
-        prompt, max_reprompts, max_phrases, max_runs, max_frames: see `ChatTranslator`.
+        prompt, max_reprompts, max_phrases, max_runs, max_frames, contact_sheet: see `ChatTranslator`.
+        max_pixels: maximum height times width of a contact sheet, which is sent as a JPEG file of at most 1 MB.
 
     Raises:
-        InputError: an option outside its range.
+        InputError: an option outside its range, or a prompt that does not mention the contact sheet.
         ModelError: the key is missing.
     """
 
@@ -41,6 +43,8 @@ class OpenAITranslator(ChatTranslator):
         max_phrases: int = MAX_PHRASES,
         max_runs: int = MAX_RUNS,
         max_frames: int = MAX_FRAMES,
+        contact_sheet: bool = False,
+        max_pixels: int = MAX_PIXELS,
         timeout: float = 60.0,
         total_timeout: float = 120.0,
         max_retries: int = 3,
@@ -56,6 +60,7 @@ class OpenAITranslator(ChatTranslator):
             max_runs=max_runs,
             max_frames=max_frames,
             max_new_tokens=max_new_tokens,
+            contact_sheet=contact_sheet,
         )
         self.server = ChatServer(
             model=model,
@@ -70,6 +75,7 @@ class OpenAITranslator(ChatTranslator):
             extra_body=extra_body,
             offline=offline,
         )
+        self._vision = VisionServer(self.server, max_pixels=max_pixels)
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:
@@ -82,9 +88,4 @@ class OpenAITranslator(ChatTranslator):
         return self.server.usage
 
     def _chat(self, requests: Sequence[ChatRequest]) -> list[str | ParseError]:
-        return self.server.answer(
-            [
-                ServerRequest(request.messages, request.max_tokens, request.schema.to_json_schema(), "sounding_things")
-                for request in requests
-            ]
-        )
+        return answer_in_groups(self._vision, requests, 4 * self.server.concurrency)

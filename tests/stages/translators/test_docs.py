@@ -41,7 +41,7 @@ def test_the_custom_translator(tmp_path: Path) -> None:
     assert failed.frames == (("cat",),) and "the program failed: CalledProcessError" in failed.note
 
 
-@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: yaml.safe_load(block)["translator"]["use"])
+@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: yaml.safe_load(block)["translator"]["model"])
 def test_the_recipes_options_exist(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     section: dict[str, Any] = yaml.safe_load(block)["translator"]
 
