@@ -22,6 +22,8 @@ from transformers import (
     Sam2VideoConfig,
     Sam2VideoModel,
     Sam3Config,
+    Sam3LiteTextConfig,
+    Sam3LiteTextModel,
     Sam3Model,
     Sam3VideoConfig,
     Sam3VideoModel,
@@ -190,6 +192,15 @@ def make_sam3(folder: Path, *, seed: int = 0) -> Path:
     """A SAM 3 image model that takes 64 pixels, has 12 queries and knows a few words."""
     torch.manual_seed(seed)
     return _save_sam3(Sam3Model(Sam3Config(**_SAM3)), folder)
+
+
+def make_sam3_lite_text(folder: Path, *, seed: int = 0) -> Path:
+    """The same with the text encoder of SAM 3 LiteText, whose position table is not as long as its texts."""
+    torch.manual_seed(seed)
+    names = ("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_attention_heads")
+    text = {name: _SAM3["text_config"][name] for name in names}
+    text |= {"num_hidden_layers": 3, "max_position_embeddings": 40, "layer_scale_init_value": 0.5}
+    return _save_sam3(Sam3LiteTextModel(Sam3LiteTextConfig(**(_SAM3 | {"text_config": text}))), folder)
 
 
 def make_sam3_video(folder: Path, *, seed: int = 0) -> Path:

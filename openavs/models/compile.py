@@ -32,6 +32,7 @@ _MODULES = {
     "sam2": ("model.vision_encoder",),
     "edgetam": ("model.vision_encoder",),
     "sam3": ("model.vision_encoder",),
+    "sam3-lite-text": ("model.vision_encoder",),
 }
 """By backend, the modules with nearly all of its time. Language models are not included: they take many short steps."""
 

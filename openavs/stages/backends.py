@@ -129,6 +129,11 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
             "timm",
         ),
         ("sam3", "sam3:Sam3Segmenter", "SAM 3 (transformers): phrases to masks in one model; with 'detector: null'"),
+        (
+            "sam3-lite-text",
+            "sam3:Sam3LiteTextSegmenter",
+            "SAM 3 LiteText (transformers): as sam3, with a text encoder an eighth of the size",
+        ),
         ("box", "box:BoxSegmenter", "no model: the filled box is the mask (a baseline)"),
     ),
     "verifier": (

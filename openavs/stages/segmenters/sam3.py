@@ -1,4 +1,4 @@
-"""SAM 3 (transformers Sam3Model): phrases to masks in one model, instead of detector and segmenter.
+"""SAM 3 and SAM 3 LiteText (transformers): phrases to masks in one model, instead of detector and segmenter.
 
 An image is encoded once, whatever the number of its phrases. Pre- and post-processing are our own, because the
 library's processor needs torchvision; they equal its `post_process_instance_segmentation`. Only the backbone of the
@@ -8,11 +8,11 @@ image encoder computes in the requested dtype, and of it only the parameters: it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, Sam3Model
+from transformers import AutoTokenizer, Sam3LiteTextModel, Sam3Model
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from openavs.errors import InputError, InvalidOutputError
@@ -42,6 +42,8 @@ class Sam3Segmenter:
     """
 
     name = "sam3"
+    model_class: ClassVar[Any] = Sam3Model
+    text_tokens: ClassVar[int | None] = None  # None: as many as the text encoder has positions
 
     def __init__(
         self,
@@ -74,8 +76,8 @@ class Sam3Segmenter:
         self._texts: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _load(self, resolved: ResolvedModel) -> Any:
-        """Load the Sam3Model, in float32."""
-        return load_pretrained(Sam3Model, resolved, torch.float32, self.device)
+        """Load the model, in float32."""
+        return load_pretrained(self.model_class, resolved, torch.float32, self.device)
 
     @torch.inference_mode()
     def segment_phrases(
@@ -137,7 +139,7 @@ class Sam3Segmenter:
             self._texts.clear()
             new = list(dict.fromkeys(phrases))
         if new:
-            max_length = self.model.config.text_config.max_position_embeddings
+            max_length = self.text_tokens or self.model.config.text_config.max_position_embeddings
             tokens = self._tokenizer(
                 new, padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
             )
@@ -146,6 +148,18 @@ class Sam3Segmenter:
             self._texts.update(zip(new, zip(features, mask, strict=True), strict=True))
         pairs = [self._texts[phrase] for phrase in phrases]
         return torch.stack([features for features, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+
+class Sam3LiteTextSegmenter(Sam3Segmenter):
+    """SAM 3 with the text encoder of MobileCLIP: a Sam3LiteTextModel checkpoint. See `Sam3Segmenter` for the options.
+
+    Its convolutions and interpolated positions depend on the padded length of a text, which is 32 tokens in the
+    library's processor, whatever the length of the position table.
+    """
+
+    name = "sam3-lite-text"
+    model_class = Sam3LiteTextModel
+    text_tokens = 32
 
 
 def _expand(vision: Any, count: int) -> Any:

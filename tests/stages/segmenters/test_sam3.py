@@ -1,4 +1,4 @@
-"""The SAM 3 segmenter against a direct call of the model."""
+"""The SAM 3 segmenters against a direct call of the model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate
-from transformers import AutoTokenizer, Sam3Model
+from transformers import AutoTokenizer, Sam3LiteTextModel, Sam3Model
 
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.stages.segmenters import sam3
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
-from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.stages.segmenters.sam3 import Sam3LiteTextSegmenter, Sam3Segmenter
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import ImageArray
 from tests.stages.segmenters.images import picture
 from tests.tiny_models import make_clap
-from tests.tiny_sams import HALVES, SAM3_SIZE, make_sam3
+from tests.tiny_sams import HALVES, SAM3_SIZE, make_sam3, make_sam3_lite_text
 
 SQUARE = (SAM3_SIZE, SAM3_SIZE)  # the model's own size: nothing is resized on the way in
 PHRASES = ["dog", "barking dog", "engine"]
@@ -30,15 +30,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam3(tmp_path_factory.mktemp("sam3") / "model")
 
 
-def direct(folder: Path, image: ImageArray, phrase: str) -> list[tuple[float, list[float], np.ndarray]]:
+FAMILIES = {  # the adapter, the library's class, the length of its texts, and a random model
+    "sam3": (Sam3Segmenter, Sam3Model, 12, make_sam3),
+    "sam3-lite-text": (Sam3LiteTextSegmenter, Sam3LiteTextModel, 32, make_sam3_lite_text),
+}
+
+
+def direct(
+    folder: Path, image: ImageArray, phrase: str, family: str = "sam3"
+) -> list[tuple[float, list[float], np.ndarray]]:
     """Score, box and mask of every query, best first, as the library's own post-processing makes them."""
-    model: Any = Sam3Model.from_pretrained(folder).eval()
+    _, library, length, _ = FAMILIES[family]
+    model: Any = library.from_pretrained(folder).eval()
     height, width = image.shape[:2]
     small = interpolate(
         torch.from_numpy(image).permute(2, 0, 1)[None], SQUARE, mode="bilinear", align_corners=False, antialias=True
     )
     pixels = (small.float() / 255 - HALVES["image_mean"][0]) / HALVES["image_std"][0]
-    tokens = AutoTokenizer.from_pretrained(folder)(phrase, padding="max_length", max_length=12, return_tensors="pt")
+    tokens = AutoTokenizer.from_pretrained(folder)(phrase, padding="max_length", max_length=length, return_tensors="pt")
     with torch.no_grad():
         answer = model(pixel_values=pixels, input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
     scores = (answer.pred_logits.sigmoid() * answer.presence_logits.sigmoid())[0]
@@ -52,14 +61,19 @@ def alike(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / max((one | other).sum(), 1)) if (one | other).any() else 1.0
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shape", [SQUARE, (90, 130), (131, 77)])
-def test_finds_equal_a_direct_call_of_the_model(folder: Path, shape: tuple[int, int]) -> None:
+def test_finds_equal_a_direct_call_of_the_model(
+    tmp_path_factory: pytest.TempPathFactory, family: str, shape: tuple[int, int]
+) -> None:
     image = picture(*shape)
-    [finds] = Sam3Segmenter(model=str(folder), floor=0.0).segment_phrases([image], [PHRASES])
+    adapter, _, _, make = FAMILIES[family]
+    folder = make(tmp_path_factory.mktemp(family) / "model")
+    [finds] = adapter(model=str(folder), floor=0.0).segment_phrases([image], [PHRASES])
     loose = 0 if shape == SQUARE else 1  # resized pixels may differ by one gray level
     for phrase in PHRASES:
         ours = [(box, mask) for box, mask in finds if box.phrase == phrase]
-        theirs = direct(folder, image, phrase)
+        theirs = direct(folder, image, phrase, family)
         assert len(ours) == len(theirs) == 12
         assert [box.score for box, _ in ours] == pytest.approx([s for s, _, _ in theirs], abs=2e-2 if loose else 1e-5)
         if loose:
