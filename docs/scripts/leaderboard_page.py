@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from openavs.evaluation.benchmark import TITLES
+from openavs.evaluation.benchmark import TITLES, title_of
 from openavs.evaluation.leaderboard import (
+    FIGURE_WORDS,
     PROTOCOLS,
     PublishedResult,
     format_published,
@@ -17,7 +18,7 @@ from openavs.evaluation.report_plots import KIND_STYLES, plot_published, plottab
 from openavs.visualization.plots import MARKER_NAMES
 
 DOCS = Path(__file__).resolve().parents[1]
-BENCHMARKS = [benchmark for benchmark in TITLES if published_results(benchmark)]
+BENCHMARKS = list(dict.fromkeys(b for b in (*TITLES, "avis") if published_results(b)))
 ABLATIONS = {
     "questions": "prompts of the audio language model, with and without an LLM after it",
     "consistency": "input of one LLM request",
@@ -34,7 +35,8 @@ F depends on the batch size and on whether probabilities or hard masks were scor
 
 *Source* ends with the kind of the source: `paper`, `own-readme`, `third-party-readme` and `third-party-note` (a table
 or note of other authors), `derived` (from margins that the source states), `probable` (the source does not name the
-data set). Unsourced numbers, ranges, and other benchmarks (Ref-AVS, AVSBench-Robust, V2-binary) are left out.
+data set). Unsourced numbers, ranges, and other benchmarks (AVSBench-Robust, V2-binary) are left out. Papers on Ref-AVS
+measure in several ways; [benchmarks.md](benchmarks.md#ref-avs-a-sentence-chooses) lists the differences.
 """
 LEGEND = (
     "Markers in the charts: {}. Only the best of each kind is labeled; hover over a marker in the SVG for the others.\n"
@@ -65,8 +67,11 @@ def write(out: Path) -> list[Path]:
 
 def _section(benchmark: str) -> str:
     rows = published_results(benchmark)
-    lines = [f"## {TITLES[benchmark]}\n", f"![{TITLES[benchmark]}: published results](published/{benchmark}.svg)\n"]
-    if left := len(rows) - len(plottable(benchmark, rows)):
+    lines = [f"## {title_of(benchmark)}\n"]
+    shown = len(plottable(benchmark, rows))
+    if shown:
+        lines.append(f"![{title_of(benchmark)}: published results](published/{benchmark}.svg)\n")
+    if shown and (left := len(rows) - shown):
         lines.append(
             f"{left} of {len(rows)} rows are not in the chart: a single figure, another measure, a guessed data set.\n"
         )
@@ -79,11 +84,10 @@ def _section(benchmark: str) -> str:
 
 def _table(rows: list[PublishedResult]) -> str:
     open_vocabulary = any(row.base is not None for row in rows)
-    figures = ["j", "base", "novel", "harmonic"] if open_vocabulary else ["j", "f"]
-    if any(row.jf is not None for row in rows):
-        figures.append("jf")
+    figures = ["j", "base", "novel", "harmonic"] if open_vocabulary else ["j", "f", "jf", "map", "hota", "fsla"]
+    figures = [name for name in figures if any(getattr(row, name) is not None for row in rows)]
     setting = ["setting"] if any(row.setting for row in rows) else []
-    names = {"j": "mIoU" if open_vocabulary else "J", "f": "F", "jf": "J&F"}
+    names = {**FIGURE_WORDS, "j": "mIoU" if open_vocabulary else "J"}
     head = ["learned from", "method", *setting, *(names.get(f, f) for f in figures), "measured", "source"]
     rules = ["---", "---", *("---" for _ in setting), *("---:" for _ in figures), "---", "---"]
     lines = [_line(head), _line(rules)]

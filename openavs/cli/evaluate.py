@@ -214,7 +214,7 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
         echo(f"\nThese figures do not compare with published ones: {report['incomparable']}.")
     elif rows := comparable_results(report["benchmark"], report["split"]):
         echo()
-        tables.print_published(rows, limit=5)
+        tables.print_published(rows, limit=5, protocol=report["protocol"])
     echo(f"\nwrote {out / 'report.html'}")
 
 

@@ -9,7 +9,15 @@ from typing import Any
 from openavs.cli.output import echo
 from openavs.evaluation.benchmark import figure_name, figure_value, in_order, percent, protocol_name, title_of
 from openavs.evaluation.compare import class_score, class_score_name
-from openavs.evaluation.leaderboard import FIGURE_WORDS, FIGURES, PublishedResult, format_published, group_by_kind
+from openavs.evaluation.leaderboard import (
+    FIGURE_WORDS,
+    FIGURES,
+    MEASURES,
+    PublishedResult,
+    format_published,
+    group_by_kind,
+    group_by_measure,
+)
 from openavs.utils.text import pluralize
 
 MAX_CELL_WIDTH = 90
@@ -74,21 +82,29 @@ def _worst_text(per_class: Sequence[Mapping[str, Any]], limit: int = 5) -> list[
     return [table_text(head, rows[:limit])] if rows else []
 
 
-def print_published(rows: Sequence[PublishedResult], limit: int = 8) -> None:
+def print_published(rows: Sequence[PublishedResult], limit: int = 8, protocol: str | None = None) -> None:
     """Print published results by kind of method, best first, `limit` of each kind.
 
-    Columns without any value are left out.
+    Columns without any value are left out. For a run in a protocol, the results that were measured otherwise are apart.
     """
-    kinds = group_by_kind(rows)
-    listed = [row for found in kinds.values() for row in found[:limit]]
+    groups = {"": list(rows)} if protocol is None else group_by_measure(rows, protocol)
+    kinds = {key: group_by_kind(found) for key, found in groups.items()}
+    listed = [row for of_group in kinds.values() for found in of_group.values() for row in found[:limit]]
     shown = [name for name in FIGURES if any(getattr(row, name) is not None for row in listed)]
     extra = ["setting"] if any(row.setting for row in listed) else []
+
+    def heading(text: str) -> list[str]:
+        return [*("" for _ in shown), text, *("" for _ in extra), "", ""]
+
     table: list[list[str]] = []
-    for kind, of_kind in kinds.items():
-        table.append([*("" for _ in shown), kind.upper(), *("" for _ in extra), "", ""])
-        table += [_published_row(row, shown, bool(extra)) for row in of_kind[:limit]]
-        if len(of_kind) > limit:
-            table.append([*("" for _ in shown), f"... {len(of_kind) - limit} more", *("" for _ in extra), "", ""])
+    for key, of_group in kinds.items():
+        if key:
+            table.append(heading(f"-- {MEASURES[key]} --"))
+        for kind, found in of_group.items():
+            table.append(heading(kind.upper()))
+            table += [_published_row(row, shown, bool(extra)) for row in found[:limit]]
+            if len(found) > limit:
+                table.append(heading(f"... {len(found) - limit} more"))
     head = [*(FIGURE_WORDS[name] for name in shown), "method, backbone", *extra, "measured", "source"]
     echo("Published, in percent; figures that were measured differently do not compare.\n\n" + table_text(head, table))
 

@@ -20,7 +20,10 @@ MethodKind = Literal["training-free", "zero-shot", "unsupervised", "weakly-super
 
 Confidence = Literal["paper", "own-readme", "third-party-readme", "third-party-note", "derived", "probable"]
 
-FIGURE_WORDS = {"j": "J", "f": "F", "jf": "J&F", "base": "base", "novel": "novel", "harmonic": "harmonic"}
+FIGURE_WORDS = {
+    **{"j": "J", "f": "F", "jf": "J&F", "base": "base", "novel": "novel", "harmonic": "harmonic"},
+    **{"map": "mAP", "hota": "HOTA", "fsla": "FSLA"},
+}
 FIGURES = tuple(FIGURE_WORDS)
 
 UNKNOWN = "not stated"
@@ -48,7 +51,7 @@ class PublishedResult:
 
     Attributes:
         variant: separates the rows of one method.
-        setting: the setting of the benchmark (V3: 0-shot to 5-shot).
+        setting: the setting of the benchmark (V3: 0-shot to 5-shot; Ref-AVS: seen, unseen or not stated).
         ablation: the study of a row, empty for main results.
         protocol: a key of `PROTOCOLS`.
         jf: the mean of J and F, for sources with only that.
@@ -68,6 +71,9 @@ class PublishedResult:
     base: float | None
     novel: float | None
     harmonic: float | None
+    map: float | None
+    hota: float | None
+    fsla: float | None
     source: str
     confidence: Confidence
 
@@ -111,15 +117,39 @@ def comparable_results(benchmark: str, split: str) -> list[PublishedResult]:
     if benchmark == "v3":
         setting = "0-shot" if split == "test" else split.removesuffix("-test")
         return published_results(benchmark, setting) if split.endswith("test") else []
+    if benchmark == "ref-avs" and split in _REFERRING_SETTINGS:
+        return published_results(benchmark, _REFERRING_SETTINGS[split])
     return published_results(benchmark) if split == "test" else []
+
+
+_REFERRING_SETTINGS = {"test_s": "seen", "test_u": "unseen"}
+_OWN_PROTOCOL = {"ov": "confusion-matrix"}  # the name of `official` in the table
+
+MEASURES = {
+    "same": "measured as this run",
+    "unknown": "how they were measured is not known",
+    "other": "measured differently: not comparable with this run",
+}
+"""Comparability of published results with a run, in the order in which they are shown."""
+
+
+def group_by_measure(rows: Iterable[PublishedResult], protocol: str) -> dict[str, list[PublishedResult]]:
+    """Group rows by a key of `MEASURES`, for a run in a protocol (`official` or `fixed`)."""
+    groups: dict[str, list[PublishedResult]] = {key: [] for key in MEASURES}
+    for row in rows:
+        same = protocol == "official" and row.protocol == _OWN_PROTOCOL.get(row.benchmark, "official")
+        unknown = row.protocol == "as-reported" and row.comparable
+        groups["same" if same and row.comparable else "unknown" if unknown else "other"].append(row)
+    return {key: found for key, found in groups.items() if found}
 
 
 def group_by_kind(rows: Iterable[PublishedResult]) -> dict[MethodKind, list[PublishedResult]]:
     """Group rows by kind of method, best first, those that are not `comparable` last."""
 
-    def rank(row: PublishedResult) -> tuple[bool, float]:
-        value = row.j if row.j is not None else row.base
-        return not row.comparable or value is None, -(value or 0.0)
+    def rank(row: PublishedResult) -> tuple[bool, int, float]:
+        values = (row.j, row.base, row.map, row.jf)
+        first = next((i for i, value in enumerate(values) if value is not None), len(values))
+        return not row.comparable, first, -(0.0 if first == len(values) else values[first] or 0.0)
 
     kinds: dict[MethodKind, list[PublishedResult]] = {kind: [] for kind in get_args(MethodKind)}
     for row in sorted(rows, key=rank):

@@ -24,11 +24,13 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.leaderboard import (
     FIGURE_WORDS,
     FIGURES,
+    MEASURES,
     PROTOCOLS,
     PublishedResult,
     comparable_results,
     format_published,
     group_by_kind,
+    group_by_measure,
     published_results,
 )
 from openavs.evaluation.metrics.metrics import Row
@@ -81,8 +83,9 @@ def write_benchmark_report(
     """
     benchmark = report["benchmark"]
     models, recipe = report.get("models") or {}, report.get("recipe") or {}
-    kinds = group_by_kind([] if report.get("incomparable") else comparable_results(benchmark, report["split"]))
-    near = [row for found in kinds.values() for row in found[:MAX_PUBLISHED]]
+    listed = [] if report.get("incomparable") else comparable_results(benchmark, report["split"])
+    measures = {key: group_by_kind(rows) for key, rows in group_by_measure(listed, report["protocol"]).items()}
+    near = [row for kinds in measures.values() for found in kinds.values() for row in found[:MAX_PUBLISHED]]
     parts = {row.get("part") for row in report["per_class"]}
     style = asset("report/report.css") + asset("report/pieces.css") + asset("benchmark/benchmark.css") + series_css()
     page = render(
@@ -95,7 +98,14 @@ def write_benchmark_report(
         protocols=[(name, protocol_name(report, name)) for name in _protocols(report)],
         figures=_figures(report),
         published=near,
-        kinds=[(kind, KIND_STYLES[kind], found[:MAX_PUBLISHED], len(found)) for kind, found in kinds.items()],
+        measures=[
+            (
+                MEASURES[key],
+                [(kind, KIND_STYLES[kind], rows[:MAX_PUBLISHED], len(rows)) for kind, rows in kinds.items()],
+            )
+            for key, kinds in measures.items()
+        ],
+        most=MAX_PUBLISHED,
         columns=[name for name in FIGURES if any(getattr(row, name) is not None for row in near)],
         with_setting=any(row.setting for row in near),
         own=_own_figures(report),
@@ -152,10 +162,9 @@ def _figures(report: Report) -> list[Row]:
 
 
 def _own_figures(report: Report) -> dict[str, float | None]:
-    """This run's figures in percent by the columns of published ones; J&F is not among ours."""
-    names = {"j": "miou", "f": "f", "base": "base", "novel": "novel", "harmonic": "harmonic"}
-    values = {column: report["metrics"].get(name, report["metrics"].get(column)) for column, name in names.items()}
-    values["jf"] = report["metrics"].get("jf")
+    """This run's figures in percent by the columns of published ones."""
+    metrics = report["metrics"]
+    values = {column: metrics.get(column, metrics.get("miou") if column == "j" else None) for column in FIGURES}
     return {column: None if value is None else 100 * value for column, value in values.items()}
 
 

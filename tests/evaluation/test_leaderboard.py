@@ -13,11 +13,19 @@ import pytest
 from openavs.config import resources
 from openavs.errors import InputError
 from openavs.evaluation import leaderboard as module
-from openavs.evaluation.leaderboard import FIGURES, PROTOCOLS, PublishedResult, published_results
+from openavs.evaluation.leaderboard import (
+    FIGURES,
+    PROTOCOLS,
+    PublishedResult,
+    comparable_results,
+    group_by_measure,
+    published_results,
+)
 from openavs.evaluation.report_plots import plot_published, plottable
 from tests.conftest import ROOT
 
-BENCHMARKS = ("s4", "ms3", "avss", "ov", "v3")
+CHARTS = ("s4", "ms3", "avss", "ov", "v3")
+BENCHMARKS = (*CHARTS, "ref-avs", "avis")
 ROWS = [row for benchmark in BENCHMARKS for row in published_results(benchmark, ablation=None)]
 
 
@@ -78,6 +86,25 @@ def test_ablations_are_separate_from_results() -> None:
     assert (best.variant, best.j, best.f) == ("prompt and frame consistency, 15 calls", 58.2, 68.9)
 
 
+def test_results_of_another_measurement_are_apart() -> None:
+    groups = group_by_measure(published_results("s4"), "official")
+    assert {row.protocol for row in groups["same"]} == {"official"}
+    assert {row.protocol for row in groups["unknown"]} == {"as-reported"}
+    assert {"dataset-level", "threshold-0.4", "rebuilt-truth"} <= {row.protocol for row in groups["other"]}
+    assert "OpenAVS-Large" in {row.method for row in groups["other"]}  # its data set is a guess
+    assert sum(map(len, groups.values())) == len(published_results("s4"))
+    assert "same" not in group_by_measure(published_results("s4"), "fixed")
+    assert "OV-AVSS" in {row.method for row in group_by_measure(published_results("ov"), "official")["same"]}
+
+
+def test_ref_avs_rows_belong_to_their_split() -> None:
+    assert {row.setting for row in comparable_results("ref-avs", "test_s")} == {"seen"}
+    assert {row.jf for row in comparable_results("ref-avs", "test_u")} == {57.2, 69.4, 81.7}
+    assert len(comparable_results("ref-avs", "test")) == 7
+    assert comparable_results("ref-avs", "test_n") == []
+    assert [row.map for row in published_results("avis")] == [40.57, 37.84, 42.01, 46.64]
+
+
 def test_a_setting_keeps_its_rows() -> None:
     shots = [len(published_results("v3", f"{n}-shot")) for n in (0, 1, 3, 5)]
     assert shots == [6, 6, 6, 6]
@@ -128,7 +155,7 @@ def test_a_table_with_other_columns_raises(
 def test_the_page_in_docs_is_up_to_date(tmp_path: Path) -> None:
     """If this fails, run `python docs/scripts/leaderboard_page.py` and commit docs/."""
     made = runpy.run_path(str(ROOT / "docs" / "scripts" / "leaderboard_page.py"))["write"](tmp_path)
-    assert len(made) == 1 + len(BENCHMARKS)
+    assert len(made) == 1 + len(CHARTS)
     for path in made:
         committed = ROOT / "docs" / path.relative_to(tmp_path)
         if path.suffix == ".md" or f"matplotlib=={version('matplotlib')}\n" in (ROOT / "constraints.txt").read_text():
@@ -136,7 +163,7 @@ def test_the_page_in_docs_is_up_to_date(tmp_path: Path) -> None:
 
 
 def test_chart_files_have_a_title_and_a_description() -> None:
-    for benchmark in BENCHMARKS:
+    for benchmark in CHARTS:
         tree = ElementTree.parse(ROOT / "docs" / "published" / f"{benchmark}.svg").getroot()
         kinds = {element.tag.rpartition("}")[2] for element in tree.iter()}
         assert {"title", "desc", "style", "path", "text"} <= kinds

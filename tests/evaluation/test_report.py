@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from openavs.evaluation.leaderboard import MEASURES
 from openavs.evaluation.report import CORRECT, MAX_EXAMPLES, WRONG, example_frame, paint_masks, write_benchmark_report
 from tests.evaluation.pages import Page, report_of, write_dataset
 
@@ -103,8 +104,12 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_published_results_are_grouped_by_kind(tmp_path: Path) -> None:
     text = page_of(tmp_path, recipe={"name": "box-prompt"}).text
     table = text[text.index("this run: box-prompt") :]
-    places = [table.index(f" {kind}") for kind in ("training-free", "unsupervised", "weakly-supervised", "supervised")]
-    assert places == sorted(places)
+    same, unknown, other = (table.index(MEASURES[key]) for key in ("same", "unknown", "other"))
+    assert 0 < same < unknown < other, "there is no ranking across protocols"
+    kinds = ("training-free", "unsupervised", "weakly-supervised", "supervised")
+    places = [table.index(f" {kind}", unknown) for kind in kinds]
+    assert unknown < places[0] and places == sorted(places) and places[-1] < other
+    assert same < table.index("TPAVI") < unknown
     assert "OpenAVS, Pengi, GPT-4o, Grounding DINO, SAM 2" in table
     assert "Figures that were measured differently do not compare." in text
 
