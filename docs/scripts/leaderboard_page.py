@@ -18,7 +18,7 @@ from openavs.evaluation.report_plots import KIND_STYLES, plot_published, plottab
 from openavs.visualization.plots import MARKER_NAMES
 
 DOCS = Path(__file__).resolve().parents[1]
-BENCHMARKS = list(dict.fromkeys(b for b in (*TITLES, "avis") if published_results(b)))
+BENCHMARKS = [benchmark for benchmark in TITLES if published_results(benchmark)]
 ABLATIONS = {
     "questions": "prompts of the audio language model, with and without an LLM after it",
     "consistency": "input of one LLM request",

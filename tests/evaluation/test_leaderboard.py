@@ -25,7 +25,7 @@ from openavs.evaluation.report_plots import plot_published, plottable
 from tests.conftest import ROOT
 
 CHARTS = ("s4", "ms3", "avss", "ov", "v3")
-BENCHMARKS = (*CHARTS, "ref-avs", "avis")
+BENCHMARKS = (*CHARTS, "avis", "ref-avs")
 ROWS = [row for benchmark in BENCHMARKS for row in published_results(benchmark, ablation=None)]
 
 
