@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
     from openavs.stages.captioners.base import Captioner, EventCaptioner
     from openavs.stages.detectors.base import Detector
+    from openavs.stages.reasoners.base import Reasoner
     from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
     from openavs.stages.trackers.base import Tracker
     from openavs.stages.translators.base import Translator
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker")
+STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker", "reasoner")
 
 
 class Backends(NamedTuple):
@@ -46,6 +47,7 @@ class Backends(NamedTuple):
     segmenter: Segmenter | PhraseSegmenter | None
     verifiers: tuple[Verifier | TemporalVerifier, ...]
     tracker: Tracker | None
+    reasoner: Reasoner | None
 
 
 class Registry:

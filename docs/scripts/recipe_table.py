@@ -16,7 +16,7 @@ from openavs.models.catalog import KnownModel, find_known_model
 from openavs.registry import Registry
 
 PAGE = Path(__file__).parents[1] / "recipes.md"
-STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker")
+STAGES = ("captioner", "translator", "detector", "segmenter", "verifier", "tracker", "reasoner")
 HEAD = """# Recipes
 
 A recipe is one YAML file in [`pipelines/`](../pipelines), headed by the command that runs it. `openavs show NAME`
@@ -101,7 +101,7 @@ def memory(recipe: Recipe, bytes_each: int) -> float:
     for stage, model in recipe.models().items():
         section, known = recipe.stages()[stage], facts(model)
         exact = section.options.get("dtype") in ("float32", "fp32")
-        half = section.use in ("llm", "audio-llm") and known.stored == "bfloat16"
+        half = section.use in ("llm", "audio-llm", "reasoner") and known.stored == "bfloat16"
         total += known.memory(4 if exact else 2 if half else bytes_each)
     return total
 

@@ -58,7 +58,7 @@ class StagedSchedule:
         for key in reversed(backends):  # the first to run is loaded last
             if stage_of(key) in STAGE_GROUPS[-1]:
                 self.offload_manager.models(key)
-        self.cache = with_cache(self.pipe, recipe, cache, stages=("translator", "captioner"))
+        self.cache = with_cache(self.pipe, recipe, cache, stages=("translator", "captioner", "reasoner"))
 
     def __call__(self, clip: Clip, progress: Progress | None = None) -> ClipResult:
         """Segment one clip; after `run_captioner` and `run_translator` only the last stage group is loaded for it."""

@@ -14,7 +14,8 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import getattr_static
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,11 +30,23 @@ from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output
 from openavs.stages.detectors.base import Detector, known_phrases
+from openavs.stages.reasoners.judgment import Judgment
 from openavs.stages.translators.base import Request, Translation, Translator, wants_pictures
-from openavs.structures.types import AudioWindow, Caption, Detection, Event, ImageArray, Waveform
+from openavs.structures.types import (
+    AudioWindow,
+    Caption,
+    ClipEvidence,
+    Decision,
+    Detection,
+    Event,
+    ImageArray,
+    TrackedFrame,
+    Waveform,
+)
 
 if TYPE_CHECKING:
     from openavs.pipeline.pipeline import Pipeline
+    from openavs.stages.reasoners.question import ClipQuestion
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +57,7 @@ def with_cache(
     pipe: Pipeline,
     recipe: Recipe,
     folder: str | Path | None = None,
-    stages: Sequence[str] = ("captioner", "translator"),
+    stages: Sequence[str] = ("captioner", "translator", "reasoner"),
 ) -> StageCache:
     """Wrap stages of a pipeline with a cache. Results are the same as without.
 
@@ -68,7 +81,7 @@ def with_cache(
         if stage not in _WRAPPERS:
             raise InputError(f"the {stage} cannot be cached; these can: {', '.join(_WRAPPERS)}")
         backend = getattr(pipe, stage)
-        if backend is not None and getattr(backend, "models", None):
+        if backend is not None and getattr(backend, "models", None) and _is_cacheable(stage, backend):
             fingerprint = stage_fingerprint(backend, *backends[stage])
             wrapper = CachedEventCaptioner if gives_events(backend) else _WRAPPERS[stage]
             setattr(pipe, stage, wrapper(backend, cache, fingerprint))
@@ -241,9 +254,41 @@ class CachedDetector(CachedStage):
         )
 
 
+class CachedReasoner(CachedStage):
+    """A reasoner with a cache of its answers, by everything that the request holds: text, picture and schema."""
+
+    stage = "reasoner"
+    backend: Any  # a `VisionReasoner`
+
+    def reason(self, frames: Iterable[TrackedFrame], evidence: ClipEvidence) -> Iterator[TrackedFrame]:
+        """See `Reasoner.reason`."""
+        reasoned: Iterator[TrackedFrame] = self.backend.reason_with(self._decide, frames, evidence)
+        return reasoned
+
+    def _decide(self, question: ClipQuestion) -> Judgment:
+        judgment: Judgment = self._cached(
+            question.digest,
+            lambda: self.backend.decide(question),
+            lambda judgment: [
+                judgment.answers,
+                list(judgment.decisions.items()),
+                judgment.none,
+                judgment.problems,
+            ],
+            lambda packed: _judgment(*packed),
+            keep=lambda judgment: not judgment.transient,
+        )
+        return judgment
+
+
 _WRAPPERS: dict[str, type[CachedStage]] = {
-    wrapper.stage: wrapper for wrapper in (CachedCaptioner, CachedTranslator, CachedDetector)
+    wrapper.stage: wrapper for wrapper in (CachedCaptioner, CachedTranslator, CachedDetector, CachedReasoner)
 }
+
+
+def _is_cacheable(stage: str, backend: Any) -> bool:
+    """Return whether a backend has what its wrapper calls, without reading it; a reasoner of a plug-in may not."""
+    return stage != "reasoner" or callable(getattr_static(backend, "reason_with", None))
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
@@ -312,6 +357,11 @@ def _translation(
 ) -> Translation:
     by_frame = None if origins is None else tuple(origins)
     return Translation(tuple(map(tuple, frames)), origin, note, attempts, origins=by_frame)
+
+
+def _judgment(answers: list[str], decisions: list[Any], none: bool, problems: list[str]) -> Judgment:
+    by_number: dict[int, tuple[Decision, str]] = {number: (own[0], own[1]) for number, own in decisions}
+    return Judgment(tuple(answers), by_number, none, tuple(problems))
 
 
 def _detection(box: list[float], phrase: str, score: float) -> Detection:

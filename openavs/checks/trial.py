@@ -23,6 +23,7 @@ from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_f
 from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.contracts import validate_output, validate_outputs, validate_tracked_frames
+from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.verifiers.base import TemporalVerifier, Verifier
 from openavs.structures.types import (
     Caption,
@@ -149,8 +150,9 @@ class _Trial:
         self._warning = ""
 
     def order(self) -> list[str]:
-        """Return the keys of the stages in the order in which they run: verifiers of whole clips are the last."""
-        return sorted(self._recipe.stages(), key=lambda key: isinstance(self._verifiers.get(key), TemporalVerifier))
+        """Return the keys of the stages in the order in which they run: verifiers of whole clips, and the reasoner."""
+        last = {key for key, own in self._verifiers.items() if isinstance(own, TemporalVerifier)}
+        return sorted(self._recipe.stages(), key=lambda key: (key == "reasoner", key in last))
 
     def try_stage(self, stage: str, failed: str) -> CheckResult:
         """Load a stage, run it, release it."""
@@ -198,6 +200,7 @@ class _Trial:
             "segmenter": self._segment,
             "verifier": lambda: self._verify(self._verifiers[stage]),
             "tracker": self._track,
+            "reasoner": self._reason,
         }
         return runs[stage_of(stage)]()
 
@@ -304,11 +307,22 @@ class _Trial:
         return f"{sum(kept)} of {pluralize(len(kept), 'segment')} kept"
 
     def _verify_clip(self, verifier: TemporalVerifier) -> str:
+        return self._pass("verify_clip", verifier.verify_clip)
+
+    def _reason(self) -> str:
+        reasoner: Any = self._pipeline.reasoner
+        if self._pipeline.tracker is None:
+            self._tracked = list(IouTracker(max_gap_seconds=0.0).track(self._tracked or self._untracked()))
+        return self._pass("reason", reasoner.reason)
+
+    def _pass(self, method: str, stage: Callable[..., Any]) -> str:
+        """Pass the frames through a stage that takes all of a clip."""
         frames = self._tracked or self._untracked()
-        evidence = ClipEvidence(self._clip, self._clip_prompts(), self._events)
-        verified = validate_tracked_frames(verifier.verify_clip(iter(frames), evidence), "verify_clip")
-        self._tracked = list(verified)
+        warnings: list[str] = []
+        evidence = ClipEvidence(self._clip, self._clip_prompts(), self._events, warnings.append, self._captions)
+        self._tracked = list(validate_tracked_frames(stage(iter(frames), evidence), method))
         before, kept = (sum(len(frame.segments) for frame in some) for some in (frames, self._tracked))
+        self._warning = f"{'; '.join(warnings)}." if warnings else ""
         return f"{kept} of {pluralize(before, 'segment')} kept"
 
     def _untracked(self) -> list[TrackedFrame]:

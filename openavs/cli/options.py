@@ -61,7 +61,8 @@ WorkersOption = Annotated[
     int, typer.Option(min=1, help="Worker processes; 1: this process. They share the CPU threads.")
 ]
 CacheOption = Annotated[
-    bool, typer.Option("--cache/--no-cache", help="Reuse outputs of captioner and translator from earlier runs.")
+    bool,
+    typer.Option("--cache/--no-cache", help="Reuse outputs of captioner, translator and reasoner."),
 ]
 OutOption = Annotated[Path, typer.Option(help="Output folder. Running the command again resumes it.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the folder first.")]

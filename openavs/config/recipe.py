@@ -169,6 +169,7 @@ class Recipe(_Section):
     # One verifier, or a list of several, which run in their order.
     verifier: Annotated[OneOrSeveral | None, BeforeValidator(unwrap_single)] = None
     tracker: StageConfig | None = None
+    reasoner: StageConfig | None = None
     prompts: PromptsConfig = PromptsConfig()
     filtering: FilteringConfig = FilteringConfig()
     label_filter: LabelFilterConfig = LabelFilterConfig()
@@ -209,6 +210,7 @@ class Recipe(_Section):
             "segmenter": self.segmenter,
             **{f"verifier.{n}" if several else "verifier": own for n, own in enumerate(self.verifiers, 1)},
             "tracker": self.tracker,
+            "reasoner": self.reasoner,
         }
         return {stage: section for stage, section in stages.items() if section is not None}
 

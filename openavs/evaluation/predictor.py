@@ -222,6 +222,7 @@ class PredictionSink(Sink):
     """Writes the mask of every frame below `OUT/predictions`, in the benchmark's layout, at the size of its masks."""
 
     folder: ClassVar[str] = "predictions"
+    pictures = False  # collections may have a million clips
 
     def places(self, sample: Sample, result: ClipResult) -> list[str]:
         """Return the path of each frame's mask below the folder.

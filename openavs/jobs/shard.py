@@ -328,7 +328,7 @@ class ClipLoop:
         files: dict[str, str] = {}
         if not filtered.reason:
             files |= self.sink.write(sample, clip, output, filtered)
-        files |= self._write_result(result)
+        files |= self._write_result(result if self.sink.pictures else _without_picture(result))
         return finished_row(sample, result, filtered), dict(sorted(files.items()))
 
     def _write_result(self, result: ClipResult) -> dict[str, str]:
@@ -349,6 +349,12 @@ def _unexpected(shard: _Shard, sample: Sample, error: Exception) -> ClipError:
     logger.error("clip %s failed", sample.id, exc_info=error)
     kind = type(error).__name__
     return ClipError(f"unexpected {kind}", shard.loader.portable(f"{kind}: {error}", sample))
+
+
+def _without_picture(result: ClipResult) -> ClipResult:
+    """Return the result without the picture that a reasoner was shown."""
+    reasoning = result.reasoning
+    return result if reasoning is None else replace(result, reasoning=replace(reasoning, picture=None))
 
 
 def _portable(result: ClipResult, loader: ClipLoader, sample: Sample) -> ClipResult:

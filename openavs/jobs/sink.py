@@ -32,6 +32,9 @@ class Sink:
     the clip. The same clip and result give the same bytes: no file may depend on the time or the machine.
     """
 
+    pictures = True
+    """Whether results keep the picture that a reasoner was shown."""
+
     def __init__(self, job: Job) -> None:
         self.job = job
 

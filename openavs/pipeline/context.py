@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from openavs.structures.types import Event
+from openavs.structures.types import Event, Reasoning
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class RunContext:
         seconds: seconds by stage, without those of the stages inside.
         clip: the clip's id, for the log.
         events: what sounds when, from a captioner that scores phrases over time.
+        reasoning: the reasoner's question and answer.
     """
 
     warnings: list[str] = field(default_factory=list)
@@ -41,12 +42,17 @@ class RunContext:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     clip: str = ""
     events: list[Event] = field(default_factory=list)
+    reasoning: Reasoning | None = None
     _inside: list[float] = field(default_factory=lambda: [0.0])  # per open stage, the seconds of the stages inside it
 
     def warn(self, sentence: str) -> None:
         """Record a sentence about this clip and log it."""
         logger.warning("%s", f"{self.clip}: {sentence}" if self.clip else sentence)
         self.warnings.append(sentence)
+
+    def record(self, reasoning: Reasoning) -> None:
+        """Record the reasoner's question and answer."""
+        self.reasoning = reasoning
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -37,9 +37,10 @@ _AUDIO_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch 
 _FILM = 600_000_000  # working memory of PE-AV large for each film of 16 frames (measured on a CPU)
 _CODEC_RATE = 48_000  # samples a second, of PE-A-Frame
 _TOKENS = 2048  # of a question and its answer
+_QUESTIONS = 4  # of the length above, in a question with a picture and thirty candidates
 _UNKNOWN_KEYS = 2_400_000_000  # of a language model that is not downloaded yet: 8 questions to Qwen3-4B
 _FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-a-frame", "pe-av")  # `auto` is float32 for these
-_LANGUAGE = ("llm", "vlm", "audio-llm", "vllm")  # `auto` keeps 16-bit checkpoints in 16 bits
+_LANGUAGE = ("llm", "vlm", "audio-llm", "vllm", "reasoner")  # `auto` keeps 16-bit checkpoints in 16 bits
 # Backends that are float32 between matrix products, whose dtype `auto` sets, and the part of their weights that is
 # multiplied in it: not the text encoders.
 _OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam2": 1.0, "edgetam": 0.0}
@@ -268,6 +269,9 @@ def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Mode
         return (_keys_and_values(config) + _picture_features(section, config)) * each * _batch_size(section, 4)
     if stage == "translator":
         return _keys_and_values(config) * each * _batch_size(section, 8) if config else min(_UNKNOWN_KEYS, weights)
+    if stage == "reasoner":
+        keys = _keys_and_values(config) * _QUESTIONS + _picture_features(section, config) if config else 0
+        return keys * each or min(_UNKNOWN_KEYS, weights)
     if section.use == "clap":
         return min(_AUDIO_WINDOW * _batch_size(section, 32), 10 * weights)
     if section.use == "pe-av":

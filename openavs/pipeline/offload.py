@@ -16,7 +16,7 @@ from openavs.models.device import empty_cuda_cache
 from openavs.models.memory import release_memory
 from openavs.registry import BackendCache, check_backends, instantiate
 
-STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker"))
+STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker", "reasoner"))
 """Stages whose models are in memory together."""
 
 

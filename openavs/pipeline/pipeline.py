@@ -6,6 +6,7 @@
    A translator with a contact sheet also gets pictures of frames that have captions.
 3. `localize`: frames with prompts are decoded batch by batch, detected, filtered and segmented.
    Then the segments are verified by their look, tracked, and verified over time: by their motion and the sound.
+   Last, a reasoner may accept or reject the tracks of the whole clip.
 
 The output is one `FrameResult` per frame, in order, with the reasons: captions, prompts, segments and rejections.
 
@@ -33,9 +34,11 @@ from openavs.stages.captioners.base import Captioner, EventCaptioner, gives_even
 from openavs.stages.contracts import validate_events, validate_output, validate_outputs, validate_tracked_frames
 from openavs.stages.detectors.base import Detector, known_phrases
 from openavs.stages.lexicon import detector_name, lexicon
+from openavs.stages.reasoners.base import Reasoner
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
 from openavs.stages.trackers.association import key_frames
 from openavs.stages.trackers.base import Tracker
+from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.translators.base import Request, Translator, wants_pictures
 from openavs.stages.translators.frame_pictures import frame_pictures
 from openavs.stages.verifiers.base import TemporalVerifier, Verifier
@@ -74,7 +77,7 @@ class Pipeline:
     """The stages and the rules between them.
 
     A segmenter that takes phrases (SAM 3) needs no detector. Without a segmenter the tracker segments too (SAM 2
-    video). Verifiers and tracker are optional.
+    video). Verifiers, tracker and reasoner are optional.
 
     >>> pipe = Pipeline.from_recipe(load_recipe("tiny"))  # doctest: +SKIP
     >>> result = pipe(open_clip("video.mp4"))  # doctest: +SKIP
@@ -91,10 +94,12 @@ class Pipeline:
         *,
         verifiers: Sequence[Verifier | TemporalVerifier] = (),
         tracker: Tracker | None = None,
+        reasoner: Reasoner | None = None,
     ) -> None:
         validate_stages(detector, segmenter, tracker)
         self.captioner, self.translator = captioner, translator
         self.detector, self.verifiers, self.tracker = detector, tuple(verifiers), tracker
+        self.reasoner = reasoner
         self.segmenter: Any = segmenter or tracker  # of boxes or of phrases: `validate_stages` has checked which
         self.settings = settings or PipelineConfig()
         self.recipe = dict(recipe or {})
@@ -111,13 +116,14 @@ class Pipeline:
         if recipe.student is not None:
             raise InputError(f"{recipe.name} is a trained student; it runs in evaluate, segment and label")
         stages = build_backends(recipe, held)
-        main, verifiers, tracker = stages[:4], stages.verifiers, stages.tracker
-        return cls(*main, pipeline_config(recipe), recipe.to_dict(), verifiers=verifiers, tracker=tracker)
+        optional: dict[str, Any] = {key: getattr(stages, key) for key in ("verifiers", "tracker", "reasoner")}
+        return cls(*stages[:4], pipeline_config(recipe), recipe.to_dict(), **optional)
 
     @property
     def models(self) -> dict[str, Any]:
         """Resolved model references of all stages: reference -> revision, license and path."""
-        stages = (self.captioner, self.translator, self.detector, self.segmenter, *self.verifiers, self.tracker)
+        first = (self.captioner, self.translator, self.detector, self.segmenter)
+        stages = (*first, *self.verifiers, self.tracker, self.reasoner)
         return {ref: facts for stage in stages for ref, facts in getattr(stage, "models", {}).items()}
 
     # ----------------------------------------------------------------------------------------------------- clips
@@ -141,6 +147,7 @@ class Pipeline:
             timings={stage: round(seconds, 4) for stage, seconds in context.seconds.items()},
             warnings=tuple(context.warnings),
             events=tuple(context.events),
+            reasoning=context.reasoning,
         )
 
     def stream(
@@ -264,11 +271,16 @@ class Pipeline:
         tracked = self._detect_key_frames(clip, prompts, context)
         if self.tracker is not None:
             tracked = context.timed_items("track", validate_tracked_frames(self.tracker.track(tracked)))
-        evidence = ClipEvidence(clip, prompts, tuple(context.events), context.warn)
+        evidence = ClipEvidence(clip, prompts, tuple(context.events), context.warn, captions, context.record)
         for verifier in self.verifiers:
             if isinstance(verifier, TemporalVerifier):
                 verified = validate_tracked_frames(verifier.verify_clip(tracked, evidence), "verify_clip")
                 tracked = context.timed_items("verify", verified)
+        if self.reasoner is not None:
+            if self.tracker is None:
+                tracked = context.timed_items("track", IouTracker(max_gap_seconds=0.0).track(tracked))
+            reasoned = validate_tracked_frames(self.reasoner.reason(tracked, evidence), "reason")
+            tracked = context.timed_items("reason", reasoned)
         skipped = (i for i, own in enumerate(prompts) if not own)
         missing = sum(map(bool, prompts))
         by_index = merge(map(without_prompts, skipped), map(with_prompts, tracked), key=lambda result: result.index)

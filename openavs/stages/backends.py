@@ -165,6 +165,19 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("iou", "iou:IouTracker", "no model: overlapping segments of neighboring frames are the same object"),
     ),
+    "reasoner": (
+        (
+            "reasoner",
+            "vision_reasoner:LocalVisionReasoner",
+            "a vision language model (transformers) accepts or rejects the numbered candidates of a clip",
+        ),
+        (
+            "openai",
+            "server_reasoner:ServerVisionReasoner",
+            "the same with a model behind an OpenAI-compatible server: vLLM, a paid API",
+            "openai",
+        ),
+    ),
 }
 
 BUILT_IN = tuple(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from openavs.errors import InputError, InvalidOutputError
 from openavs.stages.captioners.base import Captioner, EventCaptioner
 from openavs.stages.detectors.base import Detector
+from openavs.stages.reasoners.base import Reasoner
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter
 from openavs.stages.trackers.base import Tracker
 from openavs.stages.translators.base import Request, Translation, Translator
@@ -50,6 +51,9 @@ CONTRACTS = {
         "verifier", TemporalVerifier, TrackedFrame, "the TrackedFrame objects that it takes, in their order"
     ),
     "events": OutputContract("captioner", EventCaptioner, Event, "a list of Event by onset"),
+    "reason": OutputContract(
+        "reasoner", Reasoner, TrackedFrame, "the TrackedFrame objects that it takes, in their order"
+    ),
     "track": OutputContract("tracker", Tracker, TrackedFrame, "the TrackedFrame objects that it takes, in their order"),
 }
 
@@ -151,7 +155,7 @@ def _check_translations(returned: Sequence[Any], requests: Sequence[Request]) ->
 
 
 def validate_tracked_frames(returned: Any, method: str = "track") -> Iterator[TrackedFrame]:
-    """Yield the frames that a tracker (`track`) or a verifier (`verify_clip`) returned.
+    """Yield the frames that a tracker (`track`), a verifier (`verify_clip`) or a reasoner (`reason`) returned.
 
     Raises:
         InvalidOutputError: the return value or one of its items is of another type.

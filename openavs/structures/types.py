@@ -253,7 +253,8 @@ class Verdict:
 
     Attributes:
         decision: `kept`, `rejected` or `unresolved`.
-        score: how well the segment fits, in [0, 1]: its phrase (`clip`), or the sound (`pe-av`, `sync`).
+        score: how well the segment fits, in [0, 1]: its phrase (`clip`), or the sound (`pe-av`, `sync`); of `reasoner`
+            1 for `kept` and 0.5 for `unresolved`.
         margin: how much better it fits than what it was compared with, the larger the surer; None without a comparison.
         best_match: the phrase that it resembles most; None for none of them.
         verifier: the verifier's name in recipes.
@@ -306,8 +307,9 @@ class Segment:
         """Lowest score of the verifiers of its look that decided, in [0, 1]; None without one.
 
         The score of `sync` is left out: it is a correlation of motion and sound, on another scale than a similarity.
+        That of `reasoner` is left out as well, since it measures nothing.
         """
-        looks = (v.score for v in self.verdicts if v.decision == "kept" and v.verifier != "sync")
+        looks = (v.score for v in self.verdicts if v.decision == "kept" and v.verifier not in ("sync", "reasoner"))
         return min(looks, default=None)
 
 
@@ -321,8 +323,8 @@ class Rejection:
             (covered by a better box), `too many` (over the limit of boxes of a frame or a phrase), `less likely` (its
             audio score times its best box is too small a share of the frame's best phrase), `empty mask` (or smaller
             than the least area), `verifier` (does not look like its phrase), `silent` (another candidate of the phrase
-            sounds), `off-screen` (nothing in the picture fits the sound; the box is the best candidate's), `not
-            tracked` (between key frames).
+            sounds), `off-screen` (nothing in the picture fits the sound; the box is the best candidate's), `reasoner`
+            (rejected by all evidence; `ClipResult.reasoning` has the reason), `not tracked` (between key frames).
         score: score of the box, or of the verifier for `verifier`, `silent` and `off-screen`.
         box: the box; None where there was none.
         margin: the verifier's margin, see `Verdict`; None for other reasons.
@@ -365,12 +367,16 @@ class ClipEvidence:
         prompts: the prompts of every sampled frame, by index.
         events: what sounds when, by onset; none without a captioner that scores phrases over time.
         warn: records a sentence about the clip.
+        captions: the captions of every sampled frame, weak ones included; None for a silent frame.
+        record: records the reasoner's question and answer.
     """
 
     clip: Clip
     prompts: Sequence[tuple[Prompt, ...]]
     events: Sequence[Event] = ()
     warn: Callable[[str], None] = lambda sentence: None
+    captions: Sequence[tuple[Caption, ...] | None] = ()
+    record: Callable[[Reasoning], None] = lambda reasoning: None
 
 
 @dataclass(frozen=True)
@@ -399,6 +405,54 @@ class FrameResult:
 
 
 @dataclass(frozen=True)
+class CandidateDecision:
+    """A candidate that the reasoner was shown, and the decision about it.
+
+    Attributes:
+        number: its number in the picture, from 1.
+        phrase: its phrase.
+        track: its track.
+        score: its best detection score.
+        start: time of the first frame that has it, in seconds.
+        end: time of the last one, in seconds.
+        decision: `kept`, `rejected` or `unresolved`.
+        reason: the reasoner's reason in its own words; empty without a usable answer.
+    """
+
+    number: int
+    phrase: str
+    track: int | None
+    score: float
+    start: float
+    end: float
+    decision: Decision
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """The question about a clip that a reasoner was given, and its answers.
+
+    Attributes:
+        question: the text of the request.
+        answers: the answers as the model gave them, cut at a limit; the second follows an unusable first one.
+        candidates: the numbered candidates and their decisions.
+        frames: indices of the frames in the picture.
+        digest: SHA-256 of the picture's JPEG, in hex.
+        picture: the JPEG in base64; None where it is not kept.
+        none: whether the answer is that nothing in the picture makes the sound.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    candidates: tuple[CandidateDecision, ...]
+    frames: tuple[int, ...]
+    digest: str
+    picture: str | None = None
+    none: bool = False
+
+
+@dataclass(frozen=True)
 class ClipResult:
     """Results of one clip, with their provenance.
 
@@ -412,6 +466,7 @@ class ClipResult:
         timings: seconds by stage.
         warnings: sentences about this clip.
         events: what sounds when, by onset, from a captioner that scores phrases over time; none from others.
+        reasoning: the reasoner's question and answer; None without a reasoner or a candidate.
     """
 
     clip: str
@@ -423,3 +478,4 @@ class ClipResult:
     timings: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     events: tuple[Event, ...] = field(default=(), metadata=ADDED)
+    reasoning: Reasoning | None = field(default=None, metadata=ADDED)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 
 from openavs.models.catalog import is_only_synthetic
-from openavs.structures.masks import rle_to_mask
+from openavs.structures.masks import RLE, rle_to_mask
 from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult, ImageArray, Segment
-from openavs.visualization.colors import RGB, Palette, palette_of, text_color
+from openavs.visualization.colors import DISTINCT, RGB, Palette, palette_of, text_color
 
 SYNTHETIC = "synthetic demo model"
 _ALPHA = 0.45  # opacity of a mask, so that the object below remains recognizable
+_NUMBER_ALPHA = 0.1  # of a numbered mask, whose contour counts
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rectangle = tuple[int, int, int, int]
 
@@ -67,6 +69,68 @@ def paint_frame(
     return paint(image, frame.segments, palette, captions=frame.captions, watermark=watermark)
 
 
+def paint_numbers(image: ImageArray, masks: Mapping[int, RLE], size: tuple[int, int]) -> ImageArray:
+    """Outline masks and put their numbers on plates, one color per number ("set of marks", arXiv 2310.11441).
+
+    A plate is inside its mask where it takes a fourth of it at most, else beside it; plates cover each other only if
+    there is no room.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        masks: the mask of each number, in the size of the image.
+        size: (height, width) of the output, at which the numbers are drawn.
+
+    Returns:
+        uint8 RGB in the given size.
+    """
+    height, width = size
+    painted = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    placed: list[tuple[int, BoolMask, _Rectangle]] = []
+    for number, rle in sorted(masks.items(), key=lambda item: -item[1].area):
+        mask = _resize(rle_to_mask(rle), size)
+        bounds = _bounds(mask)
+        if bounds is not None:
+            _paint_mask(painted, mask, bounds, DISTINCT[(number - 1) % len(DISTINCT)], _NUMBER_ALPHA)
+            placed.append((number, mask, bounds))
+    canvas = Image.fromarray(painted)
+    draw, font = ImageDraw.Draw(canvas), text_font(int(np.clip(min(size) // 14, 12, 28)))
+    occupied: list[_Rectangle] = []
+    for number, mask, bounds in reversed(placed):  # small masks have fewer places for their number
+        plate = round(font.getlength(str(number))) + 6, int(np.clip(min(size) // 14, 12, 28)) + 4
+        x, y = _plate_center(mask, bounds, plate, size, occupied)
+        place = x - plate[0] // 2, y - plate[1] // 2, x - plate[0] // 2 + plate[0], y - plate[1] // 2 + plate[1]
+        occupied.append(place)
+        color = DISTINCT[(number - 1) % len(DISTINCT)]
+        draw.rectangle(place, fill=color, outline=text_color(color))
+        draw.text(((place[0] + place[2]) / 2, (place[1] + place[3]) / 2), str(number), text_color(color), font, "mm")
+    return np.asarray(canvas)
+
+
+def _plate_center(
+    mask: BoolMask, bounds: _Rectangle, plate: tuple[int, int], size: tuple[int, int], occupied: Sequence[_Rectangle]
+) -> tuple[int, int]:
+    """Return the center (x, y) of a number's plate of (width, height), inside an image of (height, width)."""
+    x0, y0, x1, y1 = bounds
+    inner = distance_transform_edt(np.pad(mask[y0:y1, x0:x1], 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(inner.argmax()), inner.shape)
+    inside = x0 + int(column), y0 + int(row)
+    middle = (x0 + x1) // 2, (y0 + y1) // 2
+    above, below = (middle[0], y0 - plate[1] // 2 - 1), (middle[0], y1 + plate[1] // 2 + 1)
+    left, right = (x0 - plate[0] // 2 - 1, middle[1]), (x1 + plate[0] // 2 + 1, middle[1])
+    places = [above, right, below, left, inside]
+    if 4 * plate[0] * plate[1] <= mask.sum():
+        places = [inside, above, right, below, left]
+    held = []
+    for x, y in places:
+        x = min(max(x, plate[0] // 2), max(size[1] - plate[0] // 2 - 1, plate[0] // 2))
+        y = min(max(y, plate[1] // 2), max(size[0] - plate[1] // 2 - 1, plate[1] // 2))
+        held.append((x, y))
+        area = x - plate[0] // 2, y - plate[1] // 2, x + plate[0] // 2 + 1, y + plate[1] // 2 + 1
+        if not any(_overlap(area, other) for other in occupied):
+            return x, y
+    return held[0]
+
+
 class FrameTimeline:
     """Maps a time to the result of the nearest sampled frame."""
 
@@ -115,12 +179,16 @@ class OverlayPainter:
 
 @lru_cache(maxsize=16)  # consecutive video frames show the masks of one sampled frame
 def _mask_at(segment: Segment, size: tuple[int, int]) -> BoolMask:
-    mask = rle_to_mask(segment.mask)
-    if mask.shape != size and mask.size and min(size):
-        scaled = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
-        mask = np.asarray(scaled, dtype=np.bool_)
+    mask = _resize(rle_to_mask(segment.mask), size)
     mask.flags.writeable = False
     return mask
+
+
+def _resize(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
+    """Scale a mask to (height, width)."""
+    if mask.shape == size or not (mask.size and min(size)):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.bool_)
 
 
 def _bounds(mask: BoolMask) -> _Rectangle | None:
@@ -131,14 +199,14 @@ def _bounds(mask: BoolMask) -> _Rectangle | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _paint_mask(image: ImageArray, mask: BoolMask, bounds: _Rectangle, color: RGB) -> None:
+def _paint_mask(image: ImageArray, mask: BoolMask, bounds: _Rectangle, color: RGB, opacity: float = _ALPHA) -> None:
     """Tints the mask, with an inner contour in its color and a dark outer contour, in place."""
     thickness = max(1, round(min(image.shape[:2]) / 240))
     x0, y0 = max(bounds[0] - thickness, 0), max(bounds[1] - thickness, 0)
     view = image[y0 : bounds[3] + thickness, x0 : bounds[2] + thickness]
     inside = mask[y0 : bounds[3] + thickness, x0 : bounds[2] + thickness]
     tint = np.array(color, dtype=np.float32)
-    view[inside] = (view[inside] * (1 - _ALPHA) + tint * _ALPHA).astype(np.uint8)
+    view[inside] = (view[inside] * (1 - opacity) + tint * opacity).astype(np.uint8)
     view[inside & _dilate(~inside, thickness)] = color
     outer = ~inside & _dilate(inside, max(1, thickness // 2))
     view[outer] = (view[outer] * 0.35).astype(np.uint8)

@@ -20,13 +20,16 @@ REASONS = {
     "verifier": "it does not look like its phrase",
     "silent": "another {phrase} {fits}",
     "off-screen": "nothing in the picture fits the sound",
+    "reasoner": "by all evidence of the clip, it makes no sound",
     "not tracked": "no track of it reaches this frame",
 }
 """The meaning of each reason of a rejection."""
 
 _CAVEATS = {"unresolved": "kept, the evidence is too weak", "off-screen": REASONS["off-screen"]}
 _FITS = {"sync": "moves in time with the sound"}
-_KEPT = {"clip": "looks like its phrase", "sync": "sounds", "pe-av": "sounds"}
+_KEPT = {"clip": "looks like its phrase", "sync": "sounds", "pe-av": "sounds", "reasoner": "sounds"}
+
+_REASONER = "reasoner"
 
 ORIGINS = {
     "llm": "the language model",
@@ -60,6 +63,8 @@ def rejection_text(rejection: Rejection) -> str:
 def verdict_text(verdict: Verdict) -> str:
     """Return verifier, decision and numbers, such as `sync: sounds (0.90, margin 0.40)`."""
     text, numbers = _KEPT.get(verdict.verifier, verdict.decision), _numbers(verdict.score, verdict.margin)
+    if verdict.verifier == _REASONER:  # its answers have no numbers
+        return f"{_REASONER}: {text if verdict.decision == 'kept' else 'unresolved: kept without a decision'}"
     if verdict.decision == "unresolved":
         text = "unresolved: kept, the margin is small"
         if verdict.margin is None:
@@ -80,6 +85,9 @@ def is_unresolved(segment: Segment, frame: FrameResult) -> bool:
     """
     verdicts = segment.verdicts
     has_rivals = sum(other.phrase == segment.phrase for other in frame.segments) > 1
+    reasoned = [verdict for verdict in verdicts if verdict.verifier == _REASONER]
+    if reasoned and reasoned[-1].decision == "kept":  # it knows the other verdicts
+        return False
     is_chosen = any(verdict.decision == "kept" and verdict.margin is not None for verdict in verdicts)
     is_open = any(v.decision == "unresolved" and (has_rivals or v.margin is not None) for v in verdicts)
     return is_open and not is_chosen

@@ -35,7 +35,7 @@ T = TypeVar("T")
 CaptionBatch = Sequence[tuple[Caption, ...] | None]
 
 STAGES = ("load", "caption", "translate", "localize")
-CACHED_STAGES = ("captioner", "translator", "detector")
+CACHED_STAGES = ("captioner", "translator", "detector", "reasoner")
 CACHE_LIMIT = 200_000_000  # bytes on disk
 PRIVATE_BACKENDS = SERVER_BACKENDS | {"oracle"}
 """Offered only in a recipe that is named: one sends captions elsewhere, one needs the labels of a benchmark."""

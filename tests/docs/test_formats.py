@@ -14,7 +14,18 @@ import pytest
 from PIL import Image
 
 from openavs.cli import main
-from openavs.structures.types import Caption, ClipResult, Event, FrameResult, Prompt, Rejection, Segment, Verdict
+from openavs.structures.types import (
+    CandidateDecision,
+    Caption,
+    ClipResult,
+    Event,
+    FrameResult,
+    Prompt,
+    Reasoning,
+    Rejection,
+    Segment,
+    Verdict,
+)
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.docs.reading import blocks, commands, text_of
@@ -78,6 +89,8 @@ def test_a_file_has_the_documented_keys(heading: str, file: str, desk: Path) -> 
         ("A frame", FrameResult),
         ("A caption", Caption),
         ("A prompt", Prompt),
+        ("The reasoning", Reasoning),
+        ("A candidate", CandidateDecision),
         ("A segment", Segment),
         ("A rejection", Rejection),
         ("A verdict", Verdict),

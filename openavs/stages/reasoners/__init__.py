@@ -1,0 +1,1 @@
+"""Reasoners: which of all candidates of a clip make its sounds."""
