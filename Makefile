@@ -39,7 +39,7 @@ install: $(STAMP)
 # The dependencies of the demo, without tools for development.
 $(RUNTIME): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "openavs needs Python 3.11 or newer: install it or set PYTHON=/path/to/python" >&2; exit 2; }
-	@echo "Installing openavs and its packages into $(VENV): 0.4 GB to download and 1.2 GB on disk with a torch without CUDA,"
+	@echo "Installing openavs and its packages into $(VENV): 0.35 GB to download and 1.5 GB on disk with a torch without CUDA,"
 	@echo "some GB more with one for NVIDIA GPUs, which PyPI has for Linux (smaller: make $(or $(MAKECMDGOALS),install) TORCH=cpu)."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check $(INDEX) -c constraints.txt -e .

@@ -171,6 +171,7 @@ def _print(answer: dict[str, Any]) -> None:
 
     echo(f"captions: {in_words(answer['captions'])}")
     echo(f"found: {in_words(answer['found'])}")
+    echo(f"why: {'; '.join([*answer['chains'], *answer['unprompted']])}")
     echo(f"mIoU with the true masks: {answer['miou']:.2f} ({answer['seconds']:.1f} s)")
     echo(f"see {answer['out']}/clips/demo/report.html and {answer['out']}/clips/demo/overlay.mp4")
     echo("The embedded models were trained on synthetic clips only; for real videos see 'openavs list recipes'.")

@@ -139,10 +139,12 @@ def caption_text(caption: Caption) -> str:
 
 
 def chain_texts(frames: Sequence[FrameResult]) -> list[str]:
-    """Return texts such as `person <- Shuffle 0.15`: the found phrases with the best captions of their prompts."""
-    found = dict.fromkeys(segment.phrase for frame in frames for segment in frame.segments)
+    """Return texts such as `person <- Shuffle 0.15`: the found phrases, best first, with the captions of their prompts."""
+    scores: dict[str, float] = {}
+    for segment in (segment for frame in frames for segment in frame.segments):
+        scores[segment.phrase] = max(scores.get(segment.phrase, 0.0), segment.score)
     texts = []
-    for phrase in found:
+    for phrase in sorted(scores, key=lambda phrase: -scores[phrase]):
         prompts = (prompt for frame in frames for prompt in frame.prompts if prompt.phrase == phrase)
         captions = best_captions(caption for prompt in prompts for caption in prompt.captions)
         if captions:
@@ -196,7 +198,8 @@ def remedy_text(frames: Sequence[FrameResult]) -> str | None:
     prompts = dict.fromkeys(prompt.phrase for frame in audible for prompt in frame.prompts)
     if not prompts:
         return f"no visible thing was named for {heard}; use another translator, such as translator='{{use: lexicon}}'"
-    return f"prompts {_listed(prompts)}: {_rejection_remedy(audible)}"
+    remedy = _rejection_remedy(audible)
+    return remedy if _listed(prompts) in remedy else f"prompts {_listed(prompts)}: {remedy}"
 
 
 def _rejection_remedy(frames: Sequence[FrameResult]) -> str:

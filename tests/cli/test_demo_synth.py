@@ -32,7 +32,8 @@ def test_the_demo_runs_in_a_fresh_process_and_replaces_an_earlier_one(openavs: R
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     answer = json.loads(done.stdout)
-    assert set(answer) == {"miou", "captions", "found", "caveats", "seconds", "out"}
+    why = {"caveats", "chains", "unprompted", "remedy"}
+    assert set(answer) == {"miou", "captions", "found", *why, "seconds", "out"}
     assert answer["miou"] > 0.7
     assert {thing["text"] for thing in answer["found"]}
     assert answer["out"] == str(out)
@@ -44,7 +45,8 @@ def test_the_demo_runs_in_a_fresh_process_and_replaces_an_earlier_one(openavs: R
     earlier = (out / "scene.mp4").read_bytes()
     again = openavs("demo", "--out", out, "--seed", "2")
     assert again.code == 0
-    assert "mIoU with the true masks: 0." in again.out and f"see {out}/clips/demo/report.html" in again.out
+    assert "mIoU with the true masks: 0." in again.out and "\nwhy: " in again.out
+    assert f"see {out}/clips/demo/report.html" in again.out
     assert (out / "scene.mp4").read_bytes() != earlier
     assert len((out / "index.jsonl").read_text().splitlines()) == 1
 

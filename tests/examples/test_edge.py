@@ -188,6 +188,7 @@ def test_the_detector_answers_only_what_it_knows(models: dict[str, str]) -> None
 def test_phrases_and_the_classes_they_name(models: dict[str, str], phrase: str, classes: tuple[str, ...]) -> None:
     detector = stage("coco_detector.py:CocoDetector", model=models["detector"])
     assert detector.classes_of(phrase) == classes
+    assert detector.knows(phrase) == bool(classes)
 
 
 def test_suppression_is_stricter_within_a_class(models: dict[str, str]) -> None:
