@@ -139,7 +139,7 @@ def caption_text(caption: Caption) -> str:
 
 
 def chain_texts(frames: Sequence[FrameResult]) -> list[str]:
-    """Return texts such as `person <- Shuffle 0.15`: the found phrases, best first, with the captions of their prompts."""
+    """Return texts such as `person <- Shuffle 0.15`: the found phrases, best first, with the captions behind them."""
     scores: dict[str, float] = {}
     for segment in (segment for frame in frames for segment in frame.segments):
         scores[segment.phrase] = max(scores.get(segment.phrase, 0.0), segment.score)
