@@ -101,13 +101,20 @@ def _download_and_try(
 
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
-    groups = {"Machine": diagnosis.machine, "Extras": diagnosis.extras, "Recipes": diagnosis.recipes}
+    from openavs.pipeline.memory_estimate import choose_recipe
+
+    is_one = len(diagnosis.recipes) == 1  # an extra that it needs is among the problems of the recipe
+    extras = [result for result in diagnosis.extras if not is_one or result.state != "absent"]
+    if len(diagnosis.recipes) > 1:
+        choice = choose_recipe()
+        echo(f"The default recipe of this machine is {choice.name} ({choice.reason}): openavs segment VIDEO\n")
+    groups = {"Machine": diagnosis.machine, "Extras": extras, "Recipes": diagnosis.recipes}
     for title, results in groups.items():
         if results:
             echo(title)
             _print_results(results)
             echo()
-    if len(diagnosis.recipes) == 1:
+    if is_one:
         _print_models(diagnosis.recipes[0])
     else:
         echo("Details of one recipe, with its download commands: openavs check --pipeline NAME")

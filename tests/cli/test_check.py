@@ -218,3 +218,16 @@ def cpu_seconds(*command: str) -> float:
     subprocess.run(command, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_text_begins_with_the_recipe_for_this_machine(
+    openavs: Run, nothing_cached: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.has_gpu", lambda: False)
+    monkeypatch.setattr("openavs.pipeline.memory_estimate.total_memory", lambda: int(16e9))
+    first = openavs("check").out.splitlines()[0]
+    assert (
+        first == "The default recipe of this machine is openavs-cpu (no GPU, 16.0 GB of memory): openavs segment VIDEO"
+    )
+    one = openavs("check", "--pipeline", "tiny").out
+    assert one.startswith("Machine\n") and "is not installed" not in one
