@@ -22,6 +22,9 @@ from transformers import (
     DacConfig,
     GenerationConfig,
     ModernBertConfig,
+    MusicFlamingoConfig,
+    MusicFlamingoForConditionalGeneration,
+    MusicFlamingoProcessor,
     PeAudioConfig,
     PeAudioEncoderConfig,
     PeAudioFeatureExtractor,
@@ -91,6 +94,26 @@ def make_audio_flamingo(folder: Path) -> Path:
     )
     _save(AudioFlamingo3ForConditionalGeneration, config, folder)
     AudioFlamingo3Processor(_extractor(), audio_tokenizer(), chat_template=FLAMINGO_TEMPLATE).save_pretrained(folder)
+    return folder
+
+
+def make_music_flamingo(folder: Path) -> Path:
+    """A Music Flamingo, the class of Audio Flamingo Next, with 2 s of input, its processor and a chat template."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "hidden_size": 16}
+    tokenizer = audio_tokenizer()
+    brackets = ["<|sound_bos|>", "<|sound_eos|>"]
+    tokenizer.add_tokens(brackets, special_tokens=True)
+    start, end = tokenizer.convert_tokens_to_ids(brackets)
+    config = MusicFlamingoConfig(
+        audio_config={"model_type": "audioflamingo3_encoder"} | _TOWER | sizes,
+        text_config=_text("qwen2") | {"vocab_size": len(tokenizer)},
+        audio_token_id=token("<sound>"),
+        audio_bos_token_id=start,
+        audio_eos_token_id=end,
+        rope_parameters={"rope_type": "default", "rope_theta": 1200, "partial_rotary_factor": 0.5},
+    )
+    _save(MusicFlamingoForConditionalGeneration, config, folder)
+    MusicFlamingoProcessor(_extractor(), tokenizer, chat_template=FLAMINGO_TEMPLATE).save_pretrained(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Audio language model as a captioner: Qwen2-Audio, Audio Flamingo 3, Qwen Omni thinkers, Voxtral.
+"""Audio language model as a captioner: Qwen2-Audio, Audio Flamingo 3 and Next, Qwen Omni thinkers, Voxtral.
 
 A window's audio is encoded once whatever the number of questions; its vectors are inserted into every question's
 prompt. The paper needs fifteen calls of Pengi per clip for three questions per second (OpenAVS, section 3); here the
@@ -50,7 +50,7 @@ class AudioLmCaptioner:
     left out. A window longer than the model's input (30 s) is cropped to its center.
 
     Args:
-        model: reference of a checkpoint: Qwen2-Audio, Audio Flamingo 3, Qwen2.5-Omni, Qwen3-Omni or Voxtral.
+        model: reference of a checkpoint: Qwen2-Audio, Audio Flamingo 3 or Next, Qwen2.5-Omni, Qwen3-Omni or Voxtral.
         questions: prompts for each window; the paper's three by default.
         max_new_tokens: maximum tokens of an answer.
         batch_size: windows per forward pass; the language model processes each once per question.

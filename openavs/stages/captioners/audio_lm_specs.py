@@ -6,8 +6,11 @@ placeholder token in the language model's input. `MODEL_SPECS` has one entry per
 Adaptations to the library: the Omni processors cannot be loaded without torchvision, so their tokenizer, feature
 extractor and chat template are loaded one by one; Voxtral's chat template is in another package, so its few control
 tokens are written out; Qwen2-Audio has no method for its audio vectors, and its encoder needs a mask for the end of the
-sound; Qwen3-Omni pads a batch's last chunks to the longest of them without a mask, which changes the last vectors of
-shorter sounds, so only sounds of one length share a batch.
+sound; Audio Flamingo Next (the class of Music Flamingo) rotates each vector by its time, for which it wants the token
+ids of a prompt; Qwen3-Omni pads a batch's last chunks to the longest of them without a mask, which changes the last
+vectors of shorter sounds, so only sounds of one length share a batch.
+
+Gemma 3n and the small Gemma 4 do not fit: their layers also read an embedding of each token id, which vectors lack.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class AudioModelSpec:
         text_first: True if the model was trained with the question before the audio.
         chat: True if a chat template makes the prompt, False for the fixed tokens of Voxtral.
         template: chat template for checkpoints without one.
+        brackets: tokens that the library's processor writes before and after the audio; none if empty.
     """
 
     model_class: str
@@ -49,6 +53,7 @@ class AudioModelSpec:
     text_first: bool = False
     chat: bool = True
     template: str | None = None
+    brackets: tuple[str, str] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,13 @@ def _audio_flamingo(model: Any, features: torch.Tensor, mask: torch.Tensor) -> t
     return _flat(model.get_audio_features(features, mask).pooler_output)
 
 
+def _music_flamingo(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    places = ((mask.sum(-1) - 1) // 2 - 1) // 2 + 1
+    steps = torch.arange(int(places.max()), device=features.device)
+    ids = torch.where(steps < places[:, None], int(model.config.audio_token_id), -1)
+    return _flat(model.get_audio_features(features, mask, ids).pooler_output)
+
+
 def _voxtral(model: Any, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return _flat(model.get_audio_features(features).pooler_output)
 
@@ -152,6 +164,14 @@ MODEL_SPECS: dict[str, AudioModelSpec] = {
         _pooled_twice,
         processor_class="AudioFlamingo3Processor",
         text_first=True,
+    ),
+    "musicflamingo": AudioModelSpec(
+        "MusicFlamingoForConditionalGeneration",
+        _music_flamingo,
+        _pooled_twice,
+        processor_class="MusicFlamingoProcessor",
+        text_first=True,
+        brackets=("<|sound_bos|>", "<|sound_eos|>"),
     ),
     "voxtral": AudioModelSpec("VoxtralForConditionalGeneration", _voxtral, _whole_length, chat=False),
     "qwen2_5_omni": _OMNI_2_5,
@@ -227,7 +247,8 @@ def tokenize_question(
             "instead of one; its chat template and tokenizer do not match, or the question contains the placeholder"
         )
     position = tokens.index(placeholder)
-    return tokens[:position], tokens[position + 1 :]
+    brackets = [int(processor.tokenizer.convert_tokens_to_ids(name)) for name in spec.brackets]
+    return tokens[:position] + brackets[:1], brackets[1:] + tokens[position + 1 :]
 
 
 def _chat_tokens(spec: AudioModelSpec, processor: AudioProcessor, question: str, ref: str) -> list[int]:

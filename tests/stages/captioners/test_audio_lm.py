@@ -28,6 +28,7 @@ GREEDY: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "max_ne
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "qwen2-audio": tiny_audio.make_qwen2_audio,
     "audio-flamingo-3": tiny_audio.make_audio_flamingo,
+    "audio-flamingo-next": tiny_audio.make_music_flamingo,
     "voxtral": tiny_audio.make_voxtral,
     "qwen2.5-omni": tiny_audio.make_omni_2_5,
     "qwen3-omni": tiny_audio.make_omni_3,
@@ -81,7 +82,7 @@ def with_processor(folder: Path, model_class: str, processor_class: str, window:
     """A direct call of the processor and `generate`, as the model's documentation has it."""
     processor, model = loaded(processor_class, folder), loaded(model_class, folder).eval()
     parts = [{"type": "audio", "audio": ""}, {"type": "text", "text": question}]
-    if model_class.startswith("AudioFlamingo"):
+    if "Flamingo" in model_class:
         parts.reverse()
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
@@ -116,6 +117,9 @@ def library(kind: str, folder: Path, window: AudioWindow, question: str) -> str:
     if kind == "audio-flamingo-3":
         model_class = "AudioFlamingo3ForConditionalGeneration"
         return with_processor(folder, model_class, "AudioFlamingo3Processor", window, question)
+    if kind == "audio-flamingo-next":
+        model_class = "MusicFlamingoForConditionalGeneration"
+        return with_processor(folder, model_class, "MusicFlamingoProcessor", window, question)
     if kind == "voxtral":
         return with_ids(folder, "VoxtralForConditionalGeneration", voxtral_prompt(question), window)
     if kind == "qwen2.5-omni":
@@ -266,7 +270,7 @@ def test_options_out_of_range_are_refused(qwen: Path, options: dict[str, Any]) -
 
 
 def test_an_unsupported_model_is_refused_with_the_supported_kinds(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"'clap' model.*qwen2_audio, audioflamingo3, voxtral, qwen2_5_omni"):
+    with pytest.raises(ModelError, match=r"'clap' model.*qwen2_audio, audioflamingo3, musicflamingo, voxtral"):
         load(make_clap(tmp_path / "clap"))
 
 
