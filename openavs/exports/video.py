@@ -1,7 +1,6 @@
 """Video exports: painted masks, or sounding objects on a transparent background, with the audio.
 
-Masks are those of the sampled frame nearest in time. A cutout of a recipe with few frames per second therefore moves in
-steps; increase `sample.fps` or use a tracker.
+Masks move with the picture between the sampled frames (`visualization/moving_masks.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ from openavs.media.encode import (
 )
 from openavs.structures.masks import segments_to_mask
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult
-from openavs.visualization.overlay import FrameTimeline, OverlayPainter
+from openavs.visualization.moving_masks import MovingMasks
+from openavs.visualization.overlay import OverlayPainter
 
 MARGIN = 8  # invisible pixels kept around a mask: lossy codecs mix the colors of neighbors
 _BLOCK = 1 << 18
@@ -43,7 +43,8 @@ def write_overlays(folder: Path, items: Iterable[ExportItem], options: ExportOpt
         if item.overlay is not None and item.whole:
             shutil.copyfile(item.overlay, path)
         else:
-            write_overlay(path, item.open(), OverlayPainter(item.result))
+            clip = item.open()
+            write_overlay(path, clip, OverlayPainter(item.result, clip=clip))
 
     return _write_each(items, lambda item: write(folder / f"{item.result.clip}.mp4", item))
 
@@ -84,7 +85,7 @@ def cutouts(result: ClipResult, clip: Clip) -> Iterator[TimedImage]:
 
     Colors are those of the frame up to `MARGIN` pixels around the segments, and black beyond.
     """
-    timeline = FrameTimeline(result.frames)
+    moving = MovingMasks(result.frames, clip)
 
     @lru_cache(maxsize=1)  # many frames share one sampled frame
     def masks(frame: FrameResult) -> tuple[BoolMask, BoolMask]:
@@ -94,7 +95,7 @@ def cutouts(result: ClipResult, clip: Clip) -> Iterator[TimedImage]:
 
     with closing(clip_images(clip)) as pictures:
         for shown in pictures:
-            frame = timeline.at(shown.time)
+            frame = moving.at(shown.time)
             rgba = np.zeros((*shown.image.shape[:2], 4), dtype=np.uint8)
             if frame is not None and frame.segments:
                 mask, near = masks(frame)

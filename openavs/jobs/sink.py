@@ -69,7 +69,7 @@ class ReportSink(Sink):
         if wanted:
             folder.mkdir(parents=True, exist_ok=True)
         if "overlay.mp4" in wanted:
-            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result))
+            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, clip=clip))
         if "report.html" in wanted:
             frames = clip.frames(report_frames(result))
             write_report(folder / "report.html", result, frames, clip.audio, clip.duration)

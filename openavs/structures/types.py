@@ -392,6 +392,8 @@ class FrameResult:
         segments: the segments.
         rejected: prompts and boxes that are not among the segments.
         weak: captions below the captioner's threshold; they have no prompts.
+        interpolated: True for a time between sampled frames, whose masks were carried along by the picture's motion
+            (`visualization/moving_masks.py`). Only overlays have such frames.
     """
 
     index: int
@@ -402,6 +404,7 @@ class FrameResult:
     segments: tuple[Segment, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     weak: tuple[Caption, ...] = field(default=(), metadata=ADDED)
+    interpolated: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def show(result: ClipResult, clip: Clip, *, width: int, max_seconds: float, max_
         return NotebookView(_html(result, images=_images(result, clip), note=note))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "overlay.mp4"
-        write_overlay(path, clip, OverlayPainter(result), size_limit=width)
+        write_overlay(path, clip, OverlayPainter(result, clip=clip), size_limit=width)
         size = path.stat().st_size
         if size <= max_bytes:
             code = base64.b64encode(path.read_bytes()).decode("ascii")

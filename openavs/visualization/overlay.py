@@ -1,19 +1,21 @@
-"""Overlays: tinted and outlined masks with labels, and the captions along the bottom."""
+"""Overlays: tinted and outlined masks with labels, and along the bottom what was captioned and what was not found."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
 from openavs.models.catalog import is_only_synthetic
 from openavs.structures.masks import RLE, rle_to_mask
-from openavs.structures.types import BoolMask, Caption, ClipResult, FrameResult, ImageArray, Segment
+from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment
 from openavs.visualization.colors import DISTINCT, RGB, Palette, palette_of, text_color
+from openavs.visualization.moving_masks import MovingMasks
 
 SYNTHETIC = "synthetic demo model"
 _ALPHA = 0.45  # opacity of a mask, so that the object below remains recognizable
@@ -27,17 +29,17 @@ def paint(
     segments: Sequence[Segment],
     palette: Palette | None = None,
     *,
-    captions: Sequence[Caption] = (),
+    status: str = "",
     text_scale: float = 1.0,
     watermark: str = "",
 ) -> ImageArray:
-    """Paint segments and captions on a copy of an image.
+    """Paint segments and a line of text on a copy of an image.
 
     Args:
         image: uint8 `[H, W, 3]`, of any size from 1x1; text is omitted if it does not fit.
         segments: painted in order of their scores, the highest on top. Masks of another size are resized.
         palette: of the clip; by default, of these segments.
-        captions: shown along the bottom.
+        status: text along the bottom.
         text_scale: enlarges the text, which is sized by the image, for images that are shown small.
         watermark: text for the upper right corner.
     """
@@ -47,7 +49,7 @@ def paint(
     ordered = sorted(segments, key=lambda s: s.score)
     labels: list[tuple[Segment, _Rectangle]] = []
     for segment in ordered:
-        mask = _mask_at(segment, (height, width))
+        mask = _mask_at(segment.mask, (height, width))
         bounds = _bounds(mask)
         if bounds is not None:
             _paint_mask(painted, mask, bounds, palette[segment.phrase])
@@ -55,7 +57,7 @@ def paint(
     canvas = Image.fromarray(painted)
     draw = ImageDraw.Draw(canvas, "RGBA")
     size = _text_size(width, height, text_scale)
-    strip = _draw_captions(draw, captions, size, (width, height))
+    strip = _draw_status(draw, status, size, (width, height))
     occupied = _draw_watermark(draw, watermark, size, (width, height))
     for segment, bounds in reversed(labels):  # the highest score is placed first
         _draw_label(draw, segment, bounds, palette[segment.phrase], size, occupied, (width, height - strip))
@@ -65,8 +67,8 @@ def paint(
 def paint_frame(
     image: ImageArray, frame: FrameResult, palette: Palette | None = None, watermark: str = ""
 ) -> ImageArray:
-    """Paint the segments and captions of a frame, in the colors of a clip's palette."""
-    return paint(image, frame.segments, palette, captions=frame.captions, watermark=watermark)
+    """Paint the segments and the status of a frame, in the colors of a clip's palette."""
+    return paint(image, frame.segments, palette, status=status_line(frame), watermark=watermark)
 
 
 def paint_numbers(image: ImageArray, masks: Mapping[int, RLE], size: tuple[int, int]) -> ImageArray:
@@ -131,24 +133,23 @@ def _plate_center(
     return held[0]
 
 
-class FrameTimeline:
-    """Maps a time to the result of the nearest sampled frame."""
+def status_line(frame: FrameResult) -> str:
+    """Return what a frame's masks do not show: silence, phrases without a mask, captions without a prompt.
 
-    def __init__(self, frames: Sequence[FrameResult]) -> None:
-        self._frames = sorted(frames, key=lambda frame: frame.time)
-        self._times = [frame.time for frame in self._frames]
-        gaps = np.diff(self._times)
-        # Farther than a sampling interval from all frames there is no result: the file is truncated or starts late.
-        self._max_distance = float(np.median(gaps)) if len(gaps) else float("inf")
-
-    def at(self, time: float) -> FrameResult | None:
-        """Return the result at `time` in s; None before and after the sampled frames."""
-        if not self._frames:
-            return None
-        after = bisect_left(self._times, time)
-        neighbors = [i for i in (after - 1, after) if 0 <= i < len(self._times)]
-        nearest = min(neighbors, key=lambda i: abs(self._times[i] - time))
-        return self._frames[nearest] if abs(self._times[nearest] - time) <= self._max_distance + 1e-6 else None
+    >>> status_line(FrameResult(0, 0.5, silent=True))
+    'silent'
+    """
+    if frame.silent:
+        return "silent"
+    if not frame.captions:
+        return "no caption"
+    texts = dict.fromkeys(c.text if c.score is None else f"{c.text} {c.score:.2f}" for c in frame.captions)
+    captions = "captions: " + ", ".join(texts)
+    if not frame.prompts:
+        return f"no prompt; {captions}"
+    found = {segment.phrase for segment in frame.segments}
+    missing = [prompt.phrase for prompt in frame.prompts if prompt.phrase not in found]
+    return f"not found: {', '.join(missing)}; {captions}" if missing else captions
 
 
 class OverlayPainter:
@@ -159,16 +160,17 @@ class OverlayPainter:
     Args:
         result: to paint.
         palette: by default of `result`; pass that of the whole clip if `result` is a part of it.
+        clip: the clip, whose motion carries the masks along between the sampled frames; without it they stand still.
     """
 
-    def __init__(self, result: ClipResult, palette: Palette | None = None) -> None:
-        self._timeline = FrameTimeline(result.frames)
+    def __init__(self, result: ClipResult, palette: Palette | None = None, clip: Clip | None = None) -> None:
+        self._masks = MovingMasks(result.frames, clip)
         self._palette = palette if palette is not None else palette_of(result.frames)
         self._watermark = SYNTHETIC if is_only_synthetic(result.models) else ""
 
     def __call__(self, time: float, image: ImageArray) -> ImageArray:
         """Return the image with the result at `time` in s."""
-        frame = self._timeline.at(time)
+        frame = self._masks.at(time)
         if frame is not None:
             return paint_frame(image, frame, self._palette, self._watermark)
         return paint(image, (), watermark=self._watermark) if self._watermark else image
@@ -177,26 +179,25 @@ class OverlayPainter:
 # --------------------------------------------------------------------------------------------------------- masks
 
 
-@lru_cache(maxsize=16)  # consecutive video frames show the masks of one sampled frame
-def _mask_at(segment: Segment, size: tuple[int, int]) -> BoolMask:
-    mask = _resize(rle_to_mask(segment.mask), size)
+@lru_cache(maxsize=16)  # consecutive video frames may show the masks of one sampled frame
+def _mask_at(rle: RLE, size: tuple[int, int]) -> BoolMask:
+    mask = _resize(rle_to_mask(rle), size)
     mask.flags.writeable = False
     return mask
 
 
 def _resize(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
     """Scale a mask to (height, width)."""
+    mask = np.ascontiguousarray(mask)
     if mask.shape == size or not (mask.size and min(size)):
         return mask
-    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST), dtype=np.bool_)
+    return np.asarray(cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)).view(np.bool_)
 
 
 def _bounds(mask: BoolMask) -> _Rectangle | None:
     """x0, y0, x1, y1 around the foreground; None for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return (x, y, x + width, y + height) if width else None
 
 
 def _paint_mask(image: ImageArray, mask: BoolMask, bounds: _Rectangle, color: RGB, opacity: float = _ALPHA) -> None:
@@ -204,26 +205,17 @@ def _paint_mask(image: ImageArray, mask: BoolMask, bounds: _Rectangle, color: RG
     thickness = max(1, round(min(image.shape[:2]) / 240))
     x0, y0 = max(bounds[0] - thickness, 0), max(bounds[1] - thickness, 0)
     view = image[y0 : bounds[3] + thickness, x0 : bounds[2] + thickness]
-    inside = mask[y0 : bounds[3] + thickness, x0 : bounds[2] + thickness]
-    tint = np.array(color, dtype=np.float32)
-    view[inside] = (view[inside] * (1 - opacity) + tint * opacity).astype(np.uint8)
-    view[inside & _dilate(~inside, thickness)] = color
-    outer = ~inside & _dilate(inside, max(1, thickness // 2))
-    view[outer] = (view[outer] * 0.35).astype(np.uint8)
+    inside = np.ascontiguousarray(mask[y0 : bounds[3] + thickness, x0 : bounds[2] + thickness]).view(np.uint8)
+    faded = cv2.convertScaleAbs(view, alpha=1 - opacity)
+    tint = (*(round(opacity * value) for value in color), 0)
+    cv2.copyTo(np.asarray(cv2.add(faded, tint)), inside, view)  # type: ignore[call-overload]
+    view[(inside - cv2.erode(inside, _square(thickness))).view(np.bool_)] = color
+    around = cv2.dilate(inside, _square(max(1, thickness // 2))) - inside
+    cv2.copyTo(cv2.convertScaleAbs(view, alpha=0.35), around, view)
 
 
-def _dilate(mask: BoolMask, radius: int) -> BoolMask:
-    """Dilates a mask with a square of 2 * radius + 1 pixels, one axis after the other."""
-    for axis in (0, 1):
-        grown = mask.copy()
-        for step in range(1, min(radius, mask.shape[axis] - 1) + 1):
-            ahead = [slice(None), slice(None)]
-            behind = [slice(None), slice(None)]
-            ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
-            grown[tuple(ahead)] |= mask[tuple(behind)]
-            grown[tuple(behind)] |= mask[tuple(ahead)]
-        mask = grown
-    return mask
+def _square(radius: int) -> npt.NDArray[np.uint8]:
+    return np.ones((2 * radius + 1, 2 * radius + 1), dtype=np.uint8)
 
 
 # --------------------------------------------------------------------------------------------------------- text
@@ -298,13 +290,12 @@ def _draw_watermark(draw: ImageDraw.ImageDraw, text: str, size: int, limits: tup
     return [place]
 
 
-def _draw_captions(draw: ImageDraw.ImageDraw, captions: Sequence[Caption], size: int, limits: tuple[int, int]) -> int:
-    """Draws the captions on a strip along the bottom; returns its height in pixels."""
-    if not captions:
+def _draw_status(draw: ImageDraw.ImageDraw, status: str, size: int, limits: tuple[int, int]) -> int:
+    """Draws a line on a strip along the bottom; returns its height in pixels."""
+    if not status:
         return 0
     font, pad = text_font(size), max(2, size // 4)
-    texts = [f"{c.text} {c.score:.2f}" if c.score is not None else c.text for c in captions]
-    line = truncate_text("captions: " + ", ".join(dict.fromkeys(texts)), font, limits[0] - 4 * pad)
+    line = truncate_text(status, font, limits[0] - 4 * pad)
     height = size + 3 * pad
     if not line or height > limits[1] // 3:  # the strip would cover most of a tiny image
         return 0

@@ -80,8 +80,8 @@ def write_overlay_video(
     path = folder / ("overlay.mp4" if "0" not in selection else f"overlay-{int(selection, 2):x}.mp4")
     if not path.is_file():
         shown = result if names is None else filter_instances(result, names)
-        painter = OverlayPainter(shown, palette_of(result.frames))
-        write_overlay(path, reopen() if reopen else result.video, painter, size_limit=MAX_SIDE)
+        clip = reopen() if reopen else result.video
+        write_overlay(path, clip, OverlayPainter(shown, palette_of(result.frames), clip), size_limit=MAX_SIDE)
     return path
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Caption, ClipResult, FrameResult, ImageArray, Segment
+from openavs.structures.types import Caption, ClipResult, FrameResult, ImageArray, Prompt, Segment
 from openavs.visualization.colors import DISTINCT, Palette, palette_of, text_color, voc_palette
-from openavs.visualization.overlay import FrameTimeline, OverlayPainter, paint, paint_frame
+from openavs.visualization.moving_masks import MovingMasks
+from openavs.visualization.overlay import OverlayPainter, paint, paint_frame, status_line
 
 
 def gray(height: int, width: int) -> ImageArray:
@@ -64,14 +65,14 @@ def test_labels_do_not_cover_each_other() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 5), (16, 16), (90, 2000), (2000, 90)])
 def test_images_of_any_size_can_be_painted(size: tuple[int, int]) -> None:
     segments = [square("a long name of a thing", 0.5, size, 0, 0, 2000), square("dog", 0.4, size, 0, 0, 1)]
-    painted = paint(gray(*size), segments, captions=(Caption("a sound", 0.5, 0, 1),))
+    painted = paint(gray(*size), segments, status="captions: a sound 0.50")
     assert painted.shape == (*size, 3)
     assert painted.dtype == np.uint8
 
 
 def test_text_grows_with_the_image() -> None:
     def strip(height: int, width: int) -> int:
-        painted = paint(gray(height, width), [], captions=(Caption("dog", 0.5, 0, 1),))
+        painted = paint(gray(height, width), [], status="captions: dog 0.50")
         return int((painted[:, 1] != 128).any(axis=1).sum())
 
     assert 14 <= strip(200, 300) <= 20
@@ -84,7 +85,18 @@ def test_captions_are_a_strip_at_the_bottom() -> None:
     assert (painted[:200] == 128).all()
     assert (painted[-12:] > 200).any()  # light letters
     assert (painted[-3, 300] < 60).all()  # on a dark ground
-    assert (paint_frame(gray(240, 320), FrameResult(0, 0.0)) == 128).all()
+
+
+def test_silence_missing_captions_missing_prompts_and_missing_objects_are_told_apart() -> None:
+    bark = Caption("dog barking", 0.81, 0, 1)
+    dog = square("dog", 0.5, (60, 60), 5, 20, 20)
+    prompts = (Prompt("dog"), Prompt("horse"))
+    assert status_line(FrameResult(0, 0.0, silent=True)) == "silent"
+    assert status_line(FrameResult(0, 0.0)) == "no caption"
+    assert status_line(FrameResult(0, 0.0, captions=(bark,))) == "no prompt; captions: dog barking 0.81"
+    some = FrameResult(0, 0.0, captions=(bark,), prompts=prompts, segments=(dog,))
+    assert status_line(some) == "not found: horse; captions: dog barking 0.81"
+    assert status_line(replace(some, prompts=prompts[:1])) == "captions: dog barking 0.81"
 
 
 def test_masks_of_another_size_are_scaled_and_empty_ones_skipped() -> None:
@@ -140,11 +152,11 @@ def test_the_voc_palette_has_the_published_check_values() -> None:
 
 def test_the_nearest_sampled_frame_is_shown() -> None:
     frames = [FrameResult(i, i + 0.5) for i in range(3)]
-    timeline = FrameTimeline(frames[::-1])
+    timeline = MovingMasks(frames[::-1])
     assert [timeline.at(t) for t in (0.0, 0.99, 1.01, 2.2, 3.0)] == [frames[i] for i in (0, 0, 1, 2, 2)]
     assert timeline.at(9.0) is None  # outside of the sampled frames
-    assert FrameTimeline([]).at(0.0) is None
-    assert FrameTimeline(frames[:1]).at(100.0) == frames[0]  # one frame for the whole clip
+    assert MovingMasks([]).at(0.0) is None
+    assert MovingMasks(frames[:1]).at(100.0) == frames[0]  # one frame for the whole clip
 
 
 def test_results_of_synthetic_models_have_a_watermark() -> None:
@@ -168,5 +180,5 @@ def test_a_painter_paints_the_frame_at_a_time() -> None:
     frames = (FrameResult(0, 0.0, segments=(square("dog", 0.5, size, 5, 20, 20),)), FrameResult(1, 1.0))
     painter = OverlayPainter(ClipResult("clip", size, frames))
     assert (painter(0.4, gray(*size)) == paint_frame(gray(*size), frames[0])).all()
-    assert (painter(0.6, gray(*size)) == 128).all()
+    assert (painter(0.6, gray(*size)) == paint_frame(gray(*size), frames[1])).all()
     assert (painter(7.0, gray(*size)) == 128).all()

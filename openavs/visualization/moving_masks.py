@@ -1,0 +1,282 @@
+"""Masks between the sampled frames of a video, carried along by dense optical flow.
+
+Between two sampled frames the flow of small frames (Kroeger et al., "Fast Optical Flow using Dense Inverse Search",
+ECCV 2016; OpenCV's DIS) is composed from both ends. The masks of the frame before and of the frame after are warped
+with it, and one turns into the other around the middle. A cut ends both.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.types import BoolMask, Clip, DenseFrameSource, Frame, FrameResult, ImageArray, Segment
+
+Field = npt.NDArray[np.float32]  # [h, w, 2]: where the pixels of a small frame are in another one, as (x, y)
+Gray = npt.NDArray[np.uint8]
+Pair = tuple[Segment | None, Segment | None]
+
+_MAX_RATE = 25.0  # small frames per second
+_MAX_FRAMES = 64  # small frames between two sampled ones: bounds the memory for long gaps
+_MAX_GAP = 10.0  # s; masks are not carried farther
+_LONGEST_SIDE = 256  # pixels of the small frames
+_MASK_SIDE = 480  # pixels of the masks that are warped
+_TURN = (0.3, 0.7)  # shares of the way between which the mask before turns into the mask after
+_CUT_LEVELS = 24.0  # gray levels; mean change that the flow leaves unexplained at a cut
+_MIN_OVERLAP = 0.2  # IoU of a warped mask with the one that it becomes
+
+
+@dataclass(frozen=True, eq=False)
+class _Gap:
+    """The small frames from one sampled frame to the next, from number `first` to `last`.
+
+    `ahead[k]` maps the pixels of frame `first + k` to frame `first`, `back[k]` to frame `last`; None beyond a cut.
+    """
+
+    first: int
+    last: int
+    ahead: Sequence[Field | None] = ()
+    back: Sequence[Field | None] = ()
+
+
+class MovingMasks:
+    """The results of a clip at any time, with masks that move; times are best requested in order.
+
+    Args:
+        frames: results of the sampled frames.
+        clip: the clip; without it, and for clips without frames between the sampled ones, masks stand still.
+    """
+
+    def __init__(self, frames: Sequence[FrameResult], clip: Clip | None = None) -> None:
+        self._frames = sorted(frames, key=lambda frame: frame.time)
+        self._times = [frame.time for frame in self._frames]
+        spacing = np.diff(self._times)
+        # Farther than a sampling interval from all frames there is no result: the file is truncated or starts late.
+        self._reach = float(np.median(spacing)) if len(spacing) else float("inf")
+        dense = None if clip is None else clip.dense_frames
+        self._flow = None if dense is None else FlowReader(dense, _MAX_FRAMES / min(self._reach, _MAX_GAP))
+        self._number: int | None = None  # of the gap below, by the sampled frame before it
+        self._gap = _Gap(0, 0)
+        self._pairs: list[Pair] = []
+        self._levels: dict[int, Gray] = {}
+
+    def at(self, time: float) -> FrameResult | None:
+        """Return the result at a time in seconds; None farther than a sampling interval from all sampled frames.
+
+        Captions and prompts are those of the nearest sampled frame. `interpolated` is True for masks that were moved.
+        """
+        after = bisect_right(self._times, time)
+        near = [i for i in (after - 1, after) if 0 <= i < len(self._times)]
+        if not near:
+            return None
+        nearest = self._frames[min(near, key=lambda i: abs(self._times[i] - time))]
+        distance = abs(nearest.time - time)
+        if distance > self._reach + 1e-6:
+            return None
+        before = self._frames[after - 1] if after > 0 else None
+        behind = self._frames[after] if after < len(self._frames) else None
+        empty = not any(frame.segments for frame in (before, behind) if frame is not None)
+        if self._flow is None or empty or distance > _MAX_GAP or distance < 0.5 / self._flow.rate:
+            return nearest
+        if after - 1 != self._number:
+            self._number = after - 1
+            self._enter(self._flow, before, behind)
+        return replace(nearest, segments=self._segments(round(time * self._flow.rate)), interpolated=True)
+
+    def _enter(self, flow: FlowReader, before: FrameResult | None, behind: FrameResult | None) -> None:
+        """Read the motion between two sampled frames, and pair their segments."""
+        reach = min(self._reach, _MAX_GAP)
+        start = before.time if before is not None else max(self._times[0] - reach, 0.0)
+        end = behind.time if behind is not None else self._times[-1] + reach
+        self._gap, self._levels = flow.gap(start, end), {}
+        ours, theirs = (() if frame is None else frame.segments for frame in (before, behind))
+        self._pairs = self._pair(ours, theirs)
+
+    def _segments(self, index: int) -> tuple[Segment, ...]:
+        """Return the segments at small frame `index` of the current gap."""
+        gap = self._gap
+        k = min(max(index - gap.first, 0), len(gap.ahead) - 1)
+        ahead, back = (gap.ahead[k], gap.back[k]) if gap.ahead else (None, None)
+        share = k / max(gap.last - gap.first, 1)
+        if self._number == -1:
+            share = 1.0  # before the first sampled frame
+        elif self._number == len(self._frames) - 1:
+            share = 0.0
+        found = []
+        for ours, theirs in self._pairs:
+            # Without a partner a mask lasts to the middle, as it would if the nearest frame's masks were shown.
+            fades = (theirs is None and share >= 0.5 and back is not None) or (
+                ours is None and share < 0.5 and ahead is not None
+            )
+            mask = None if fades else self._mask(ours, theirs, ahead, back, share)
+            shown = ours if theirs is None or (ours is not None and share < 0.5) else theirs
+            if mask is not None and shown is not None:
+                found.append(replace(shown, mask=mask))
+        return tuple(found)
+
+    def _mask(
+        self, ours: Segment | None, theirs: Segment | None, ahead: Field | None, back: Field | None, share: float
+    ) -> RLE | None:
+        """Return the mask of one object at a share of the way from one sampled frame to the next; None without one."""
+        turned = min(max((share - _TURN[0]) / (_TURN[1] - _TURN[0]), 0.0), 1.0)
+        ends = ((ours, ahead, 1 - turned), (theirs, back, turned))
+        known = [(segment, field, weight) for segment, field, weight in ends if segment and field is not None]
+        parts = [(warp(self._level(s), field), weight) for s, field, weight in known if weight > 0 or len(known) == 1]
+        if not parts:
+            return None
+        level = parts[0][0]
+        if len(parts) == 2:
+            level = np.asarray(cv2.addWeighted(level, parts[0][1], parts[1][0], parts[1][1], 0.0), dtype=np.uint8)
+        return level_to_rle(level, known[0][0].mask.size)
+
+    def _level(self, segment: Segment) -> Gray:
+        """Return a segment's mask as gray levels at the size at which masks are warped."""
+        level = self._levels.get(id(segment))
+        if level is None:
+            level = self._levels[id(segment)] = mask_to_level(rle_to_mask(segment.mask), _MASK_SIDE)
+        return level
+
+    def _pair(self, ours: Sequence[Segment], theirs: Sequence[Segment]) -> list[Pair]:
+        """Pair the segments of two sampled frames: those of one track, else those of one phrase that overlap most."""
+        way = self._gap.back[0] if self._gap.back else None
+        scores: list[tuple[float, int, int]] = []
+        for j, other in enumerate(theirs):
+            moved = None if way is None else warp(self._level(other), way) > 127
+            for i, own in enumerate(ours):
+                if own.track is not None or other.track is not None:
+                    scores += [(2.0, i, j)] if own.track == other.track else []
+                elif own.phrase == other.phrase and moved is not None:
+                    mask = self._level(own) > 127
+                    overlap = np.count_nonzero(mask & moved) / max(int(np.count_nonzero(mask | moved)), 1)
+                    scores += [(overlap, i, j)] if overlap >= _MIN_OVERLAP else []
+        partner: dict[int, int] = {}
+        for _, i, j in sorted(scores, key=lambda score: (-score[0], *score[1:])):
+            if i not in partner and j not in partner.values():
+                partner[i] = j
+        pairs: list[Pair] = [(own, theirs[partner[i]] if i in partner else None) for i, own in enumerate(ours)]
+        return pairs + [(None, other) for j, other in enumerate(theirs) if j not in partner.values()]
+
+
+class FlowReader:
+    """Reads a clip's small frames in order and composes the flow between them.
+
+    Args:
+        source: the decoder.
+        rate: frames per second; at most 25.
+    """
+
+    def __init__(self, source: DenseFrameSource, rate: float) -> None:
+        self.rate = min(rate, _MAX_RATE)
+        self._open = source
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow.setFinestScale(1)  # half of the small frames' size: small objects are lost at a quarter
+        self._frames: Iterator[Frame] = iter(())
+        self._next: int | None = None  # number of the frame that is read next
+        self._image: ImageArray | None = None  # the frame before it, and its brightness
+        self._gray: Gray | None = None
+
+    def gap(self, start: float, end: float) -> _Gap:
+        """Return the motion between two times in seconds."""
+        first, last = (max(round(time * self.rate - 0.5), 0) for time in (start, end))
+        grays = self._read(first, last)
+        if not grays:
+            return _Gap(first, last)
+        grid = np.stack(np.meshgrid(*map(np.arange, grays[0].shape[::-1])), axis=-1).astype(np.float32)
+        ahead: list[Field | None] = [grid]
+        back: list[Field | None] = [grid if len(grays) == last - first + 1 else None]  # None: the video ends early
+        for previous, image in pairwise(grays):
+            ahead.append(self._compose(ahead[-1], image, previous, grid))
+        for image, following in zip(grays[-2::-1], grays[:0:-1], strict=True):
+            back.append(self._compose(back[-1], image, following, grid))
+        return _Gap(first, last, ahead, back[::-1])
+
+    def _compose(self, field: Field | None, image: Gray, neighbor: Gray, grid: Field) -> Field | None:
+        """Return the field from `image` to one end of a gap, given that of its neighbor on the way there."""
+        if field is None or image is neighbor:
+            return field
+        step = grid + np.asarray(self._flow.calc(image, neighbor, None))  # type: ignore[call-overload]
+        explained = _remap(neighbor, step, cv2.BORDER_REPLICATE)
+        if float(np.mean(cv2.absdiff(image, explained))) > _CUT_LEVELS:
+            return None
+        return np.asarray(_remap(field, step, cv2.BORDER_REPLICATE))
+
+    def _read(self, first: int, last: int) -> list[Gray]:
+        """Return the small frames `first` to `last` as far as there are; a repeated picture is the same object."""
+        if self._next is None or first < self._next - 1:  # at the start, or for a second pass over the video
+            self._frames, self._next, self._image = self._open(self.rate, _LONGEST_SIDE), 0, None
+        grays = [self._gray] if self._next == first + 1 and self._gray is not None else []
+        while self._next <= last:
+            frame = next(self._frames, None)
+            if frame is None:
+                break
+            if self._gray is None or frame.image is not self._image:
+                gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+                self._image, self._gray = frame.image, gray
+            self._next = frame.index + 1
+            if frame.index >= first:
+                grays.append(self._gray)
+        return grays
+
+
+def mask_to_level(mask: BoolMask, longest_side: int) -> Gray:
+    """Return a mask `[H, W]` as gray levels 0 to 255, reduced by averaging to at most `longest_side` pixels."""
+    scale = min(1.0, longest_side / max(mask.shape))
+    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
+    return np.asarray(cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def level_to_rle(level: Gray, size: tuple[int, int]) -> RLE | None:
+    """Return the mask of gray levels from 128 on, enlarged to (height, width); None for an empty one."""
+    window = _window(level > 127, size)
+    if window is None:
+        return None
+    left, top, right, bottom = window
+    mask = np.zeros(size[::-1], dtype=np.bool_)  # transposed, as run-length codes go by columns
+    mask[left:right, top:bottom] = _enlarge(level, window, size).T > 127
+    return mask_to_rle(mask.T) if mask.any() else None
+
+
+def warp(level: Gray, field: Field) -> Gray:
+    """Warp gray levels `[H, W]` with the field of a small frame; pixels from outside the picture are 0."""
+    size, small = level.shape, field.shape[:2]
+    there = _remap(cv2.resize(level, small[::-1], interpolation=cv2.INTER_AREA), field, cv2.BORDER_CONSTANT)
+    out = np.zeros(size, dtype=np.uint8)
+    window = _window(there > 0, size)
+    if window is not None:
+        left, top, right, bottom = window
+        ratio = np.array([size[1] / small[1], size[0] / small[0]], dtype=np.float32)
+        sources = (_enlarge(field, window, size) + np.float32(0.5)) * ratio - np.float32(0.5)
+        out[top:bottom, left:right] = _remap(level, sources, cv2.BORDER_CONSTANT)
+    return out
+
+
+def _window(small: BoolMask, size: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """Return left, top, right, bottom of a small mask's foreground, with a margin, in a picture of another size."""
+    x, y, width, height = cv2.boundingRect(small.view(np.uint8))
+    if not width:
+        return None
+    (rows, columns), (down, across) = small.shape, (size[0] / small.shape[0], size[1] / small.shape[1])
+    left, right = max(x - 2, 0) * across, min(x + width + 2, columns) * across
+    top, bottom = max(y - 2, 0) * down, min(y + height + 2, rows) * down
+    return round(left), round(top), round(right), round(bottom)
+
+
+def _enlarge(small: Any, window: tuple[int, int, int, int], size: tuple[int, ...]) -> Any:
+    """Return a window of a small array that is enlarged to a size, interpolated between the centers of pixels."""
+    left, top, right, bottom = window
+    across, down = small.shape[1] / size[1], small.shape[0] / size[0]
+    move = np.array([[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]])
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(small, move, (right - left, bottom - top), flags=how, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _remap(values: Any, field: Field, border: int) -> Any:
+    return cv2.remap(values, field, None, cv2.INTER_LINEAR, borderMode=border)  # type: ignore[call-overload]
