@@ -60,7 +60,7 @@ class Outcome:
 
 @pytest.fixture
 def openavs(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
-    """Run the command line in this process: `openavs("show", "tiny").out`; the log level is reset afterward."""
+    """Run the command line in this process: `openavs("show", "tiny").out`."""
     from openavs.cli import main
 
     def run(*args: str | Path) -> Outcome:
@@ -70,6 +70,12 @@ def openavs(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcom
         return Outcome(code, captured.out, captured.err)
 
     yield run
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Reset the log level that the command line sets, so that later tests see warnings."""
+    yield
     logging.getLogger("openavs").setLevel(logging.NOTSET)
 
 
