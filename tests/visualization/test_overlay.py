@@ -87,7 +87,7 @@ def test_captions_are_a_strip_at_the_bottom() -> None:
     assert (painted[-3, 300] < 60).all()  # on a dark ground
 
 
-def test_silence_missing_captions_missing_prompts_and_missing_objects_are_told_apart() -> None:
+def test_silence_missing_captions_missing_prompts_and_missing_objects_are_distinct() -> None:
     bark = Caption("dog barking", 0.81, 0, 1)
     dog = square("dog", 0.5, (60, 60), 5, 20, 20)
     prompts = (Prompt("dog"), Prompt("horse"))
