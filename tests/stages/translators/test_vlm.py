@@ -143,6 +143,16 @@ def test_pictures_are_part_of_a_request(tmp_path: Path) -> None:
     assert len(model.requests) == 2
 
 
+def test_an_expression_follows_the_captions_of_a_request_with_pictures() -> None:
+    viewer = Viewer(always(["frog"]))
+    assert viewer.takes_expression
+    clip = replace(seen([GREEN], [["croaking"]]), expression='the frog on the "left"')
+    assert viewer.translate([clip, replace(clip, expression=None)])[0].frames == (("frog",),)
+    first, second = (chat.messages[-1]["content"] for chat in viewer.requests)
+    assert first.startswith(second) and "the frog on the 'left'" in first
+    assert "describes" not in second
+
+
 def test_a_prompt_without_a_picture_section_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the prompt 'paper' has no \[picture\] section"):
         Viewer(always(), prompt="paper")
