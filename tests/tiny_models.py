@@ -16,6 +16,8 @@ from transformers import (
     ClapProcessor,
     PreTrainedTokenizerFast,
     SamConfig,
+    SamHQConfig,
+    SamHQModel,
     SamModel,
     SamProcessor,
 )
@@ -69,8 +71,8 @@ def make_clap(folder: Path, *, fused: bool = False, seed: int = 0) -> Path:
     return folder
 
 
-def make_sam(folder: Path, *, seed: int = 0) -> Path:
-    """A SAM that takes images of 64 pixels and answers masks of 32."""
+def make_sam(folder: Path, *, seed: int = 0, hq: bool = False) -> Path:
+    """A SAM or SAM-HQ that takes images of 64 pixels and answers masks of 32."""
     vision = {
         "hidden_size": 32,
         "output_channels": 32,
@@ -91,7 +93,11 @@ def make_sam(folder: Path, *, seed: int = 0) -> Path:
         "iou_head_hidden_dim": 32,
     }
     torch.manual_seed(seed)
-    model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)).eval()
+    config_class, model_class = (SamHQConfig, SamHQModel) if hq else (SamConfig, SamModel)
+    if hq:
+        decoder["vit_dim"] = 32
+    config = config_class(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+    model = model_class(config).eval()
     widen(model, 1.0)
     model.save_pretrained(folder)
     sizes = {"size": {"longest_edge": SAM_SIZE}, "pad_size": {"height": SAM_SIZE, "width": SAM_SIZE}}

@@ -29,6 +29,7 @@ _MODULES = {
     "owlv2": ("model.owlv2.vision_model",),
     "omdet-turbo": ("model.vision_backbone",),
     "sam": ("model.vision_encoder",),
+    "sam-hq": ("model.vision_encoder",),
     "sam2": ("model.vision_encoder",),
     "edgetam": ("model.vision_encoder",),
     "sam3": ("model.vision_encoder",),

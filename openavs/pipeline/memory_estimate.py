@@ -43,7 +43,7 @@ _FLOAT32 = ("clap", "audio-tagger", "laion-clap", "pe-a-frame", "pe-av")  # `aut
 _LANGUAGE = ("llm", "vlm", "audio-llm", "vllm", "reasoner")  # `auto` keeps 16-bit checkpoints in 16 bits
 # Backends that are float32 between matrix products, whose dtype `auto` sets, and the part of their weights that is
 # multiplied in it: not the text encoders.
-_OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam2": 1.0, "edgetam": 0.0}
+_OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam-hq": 1.0, "sam2": 1.0, "edgetam": 0.0}
 _FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
 _DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu",)}  # the best first; the last fits everywhere
 
@@ -281,7 +281,7 @@ def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Mode
     if stage == "captioner":
         return min(_AUDIO_MODEL, 10 * weights)
     vision = config.get("vision_config", {})
-    if place.device.type != "cpu" and config.get("model_type") == "sam" and "image_size" in vision:
+    if place.device.type != "cpu" and config.get("model_type") in ("sam", "sam_hq") and "image_size" in vision:
         tokens = (int(vision["image_size"]) // int(vision.get("patch_size", 16))) ** 2
         return 2 * int(vision.get("num_attention_heads", 12)) * tokens**2 * each * batch
     return min(image, 10 * weights) * batch

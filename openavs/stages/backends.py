@@ -115,6 +115,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "segmenter": (
         ("sam", "sam:SamSegmenter", "SAM (transformers): boxes to masks, each image encoded once"),
+        ("sam-hq", "sam:SamHqSegmenter", "SAM-HQ (transformers): as sam, with finer edges"),
         (
             "segment-anything",
             "segment_anything:SegmentAnythingSegmenter",

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,18 @@ def test_all_obstacles_of_a_recipe_are_listed_together(openavs: Run, tmp_path: P
     assert "gone.py does not exist" in own["message"]
     assert 'pip install "openavs[laion-clap]"' in own["fix"]
     assert {model["state"] for model in own["models"]} == {"partial", "embedded"}
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_parts_of_timm_name_the_extra_and_a_license_that_is_not_permissive(openavs: Run, nothing_cached: None) -> None:
+    light = 'segmenter={use: sam3-lite-text, model: "hf:yonigozlan/sam3-litetext-s0@main"}'
+    timm = 'tracker={use: edgetam-video, model: "hf:yonigozlan/EdgeTAM-hf@main"}'
+    done = openavs("check", "--pipeline", "tiny", "--json", "detector=null", light, timm)
+    (own,) = done.json()["recipes"]
+    assert done.code == 1 and own["fix"] == 'pip install "openavs[timm]"'
+    assert "its tracker edgetam-video needs the extra timm, which is not installed" in own["message"]
+    assert "yonigozlan/sam3-litetext-s0@main is not under a permissive license (SAM License)" in own["message"]
+    assert own["download_gb"] == 2.3
 
 
 def test_an_incompatible_torchvision_is_found(openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Optimized image encoders of SAM and SAM 2 for CPUs: the library's results up to rounding, in less time.
+"""Optimized image encoders of SAM, SAM-HQ and SAM 2 for CPUs: the library's results up to rounding, in less time.
 
 Linear layers use the processor's fastest kernel, with a fused activation. Per-cell operations skip the cells that only
 pad windows. SAM's relative positions are never expanded to a matrix as large as all scores of a layer. Attention runs
@@ -15,12 +15,14 @@ from torch import nn
 from torch.nn.functional import max_pool2d, scaled_dot_product_attention, softmax
 from transformers.models.sam.modeling_sam import SamVisionLayer
 from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2MultiScaleAttention
+from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionLayer
 
 from openavs.models.ops.linear import OneDnnLinear, replace_modules
 
 # Attention scores per chunk: on one thread 1 MB of float32, the second-level cache; for each of several threads, which
 # synchronize after every operation, more.
 _CACHED_SCORES, _THREAD_SCORES = 1 << 18, 1 << 21
+_SAM_LAYERS = (SamVisionLayer, SamHQVisionLayer)
 _MAX_FOLDED_EDGE = 32  # cells; in smaller windows the matrix product itself adds the relative positions
 
 
@@ -34,7 +36,7 @@ def prepare_encoder(encoder: nn.Module, body: nn.Module, dtype: torch.dtype, dev
         return torch.float32
     body.to(dtype)
     for module in encoder.modules():
-        if isinstance(module, SamVisionLayer) and module.attn.use_rel_pos:
+        if isinstance(module, _SAM_LAYERS) and module.attn.use_rel_pos:
             _precompute_positions(module.attn)
     return dtype
 
@@ -59,7 +61,7 @@ def optimize_sam(encoder: nn.Module, dtype: torch.dtype) -> None:
     """Replace layers of a loaded image encoder; `dtype` is that of its large matrix products."""
 
     def replacement(name: str, module: nn.Module) -> nn.Module | None:
-        if isinstance(module, SamVisionLayer):
+        if isinstance(module, _SAM_LAYERS):
             return OptimizedSamLayer(module, dtype)
         if isinstance(module, Sam2MultiScaleAttention):
             return HieraAttention(module, dtype)
@@ -91,7 +93,8 @@ class OptimizedSamLayer(nn.Module):
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
         super().__init__()
         attention = library.attn
-        self.window, self.heads = library.window_size, attention.num_attention_heads
+        self.window_size = library.window_size  # SAM-HQ's encoder reads it, too
+        self.heads = attention.num_attention_heads
         self.norm1, self.norm2 = library.layer_norm1, library.layer_norm2
         self.qkv, self.proj = OneDnnLinear(attention.qkv, dtype), OneDnnLinear(attention.proj, dtype)
         self.mlp = FeedForward(library.mlp.lin1, library.mlp.lin2, library.mlp.act, dtype)
@@ -105,7 +108,7 @@ class OptimizedSamLayer(nn.Module):
         """Transform cells `[B, h, w, C]`."""
         batch, height, width, _channels = hidden_states.shape
         qkv = self.qkv(self.norm1(hidden_states))
-        edge = self.window or height
+        edge = self.window_size or height
         high, wide = (-(-length // edge) for length in (height, width))
         if (high * edge, wide * edge) != (height, width):
             # Cells that pad a window are zeros after the norm, so their projection is the bias.

@@ -42,7 +42,7 @@ class ImageTransform(Protocol):
 
 
 class BoxPromptSegmenter(ABC):
-    """Base class of SAM, SAM 2 and EdgeTAM (transformers): encodes each image once, then decodes its boxes.
+    """Base class of SAM, SAM-HQ, SAM 2 and EdgeTAM (transformers): encodes each image once, then decodes its boxes.
 
     Only the image encoder computes in the requested dtype: in bfloat16 the prompt encoder would round box corners to
     several pixels.
@@ -121,12 +121,17 @@ class BoxPromptSegmenter(ABC):
         scaled = self.pixels.scale_boxes(boxes, size)
         for start in range(0, scaled.shape[1], MAX_BOXES):
             part = scaled[:, start : start + MAX_BOXES]
-            output = self.model(image_embeddings=encoding, input_boxes=part, multimask_output=self.multimask)
+            inputs = self._decoder_inputs(encoding)
+            output = self.model(**inputs, input_boxes=part, multimask_output=self.multimask)
             logits, scores = select_best_mask(
                 output.pred_masks[0], output.iou_scores[0], f"{self.title} model '{self._ref}'", position
             )
             for mask, score in zip(self.pixels.enlarge(logits, size), scores, strict=True):
                 yield Mask(mask_to_rle(mask), score)
+
+    def _decoder_inputs(self, encoding: Any) -> Mapping[str, Any]:
+        """Return the model's arguments for an encoded image."""
+        return {"image_embeddings": encoding}
 
     @abstractmethod
     def _image_transform(self, resolved: ResolvedModel) -> ImageTransform:

@@ -1,4 +1,4 @@
-"""SAM, SAM 2 and EdgeTAM (transformers SamModel, Sam2Model, EdgeTamModel): boxes to masks, one encoding per image.
+"""SAM, SAM-HQ, SAM 2 and EdgeTAM (transformers): boxes to masks, one encoding per image.
 
 Pre- and post-processing are our own, on the model's device: the pixels equal those of the library's processor bit for
 bit (`models/ops/image.py`), and masks are upscaled and thresholded before they leave the device.
@@ -6,13 +6,13 @@ bit (`models/ops/image.py`), and masks are upscaled and thresholded before they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
-from transformers import EdgeTamModel, Sam2Model, SamModel
+from transformers import EdgeTamModel, Sam2Model, SamHQModel, SamModel
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from openavs.errors import ModelError
@@ -48,6 +48,27 @@ class SamSegmenter(BoxPromptSegmenter):
         """Return the embedding `[1, C, h, w]` of each image."""
         pixels = torch.stack([self.pixels.prepare(image) for image in images]).to(self._input_dtype)
         return list(self.model.get_image_embeddings(pixels).float()[:, None])
+
+
+class SamHqSegmenter(SamSegmenter):
+    """Segments the object in each box with a SamHQModel checkpoint: SAM with finer edges.
+
+    The decoder also reads the first global layer of the image encoder, without which the library decodes coarser masks
+    silently. See `BoxPromptSegmenter` for the options.
+    """
+
+    name, title, model_class = "sam-hq", "SAM-HQ", SamHQModel
+
+    def _encode(self, images: Sequence[ImageArray]) -> list[Any]:
+        """Return the embedding `[1, C, h, w]` and the first global layer `[1, h, w, D]` of each image."""
+        pixels = torch.stack([self.pixels.prepare(image) for image in images]).to(self._input_dtype)
+        output = self.model.vision_encoder(pixels)
+        parts = (output.last_hidden_state, output.intermediate_embeddings[0])
+        return list(zip(*(part.float().split(1) for part in parts), strict=True))
+
+    def _decoder_inputs(self, encoding: Any) -> Mapping[str, Any]:
+        embedding, layer = encoding
+        return {"image_embeddings": embedding, "intermediate_embeddings": [layer]}
 
 
 class LongestEdgeResize:

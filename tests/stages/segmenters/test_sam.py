@@ -1,4 +1,4 @@
-"""The SAM segmenter against the library's own processor and model."""
+"""The SAM and SAM-HQ segmenters against the library's own processor and model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import SamModel, SamProcessor
+from transformers import SamHQModel, SamModel, SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from openavs.errors import InputError, ModelError, OpenAVSError
@@ -17,7 +17,7 @@ from openavs.models.hub import ResolvedModel
 from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.box_prompts import masks_per_chunk
-from openavs.stages.segmenters.sam import LongestEdgeResize, SamSegmenter
+from openavs.stages.segmenters.sam import LongestEdgeResize, SamHqSegmenter, SamSegmenter
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import Box, ImageArray
 from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
@@ -31,12 +31,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sam(tmp_path_factory.mktemp("sam") / "model")
 
 
+@pytest.fixture(scope="module")
+def hq(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sam(tmp_path_factory.mktemp("sam-hq") / "model", hq=True)
+
+
 def library(
-    folder: Path, image: ImageArray, boxes: list[Box], multimask: bool = False
+    folder: Path, image: ImageArray, boxes: list[Box], multimask: bool = False, model_class: Any = SamModel
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks [boxes, answers, H, W] and scores [boxes, answers] by a direct call of SamProcessor and SamModel."""
+    """Masks [boxes, answers, H, W] and scores [boxes, answers] by a direct call of SamProcessor and the model."""
     processor: Any = SamProcessor(SamImageProcessorPil.from_pretrained(folder))
-    model: Any = SamModel.from_pretrained(folder).eval()
+    model: Any = model_class.from_pretrained(folder).eval()
     inputs = processor(
         images=image, input_boxes=[[list(box) for box in boxes]], input_data_format="channels_last", return_tensors="pt"
     )
@@ -66,6 +71,18 @@ def test_multimask_keeps_the_mask_with_the_highest_score(folder: Path) -> None:
     best = scores.argmax(axis=1)
     for position, mask in enumerate(ours):
         assert same_but_for_rounding(rle_to_mask(mask.rle), masks[position, best[position]])
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+def test_masks_of_sam_hq_are_the_librarys_alone_and_in_batches(hq: Path, multimask: bool) -> None:
+    images = [picture(90, 130, seed) for seed in range(3)]
+    boxes = [some_boxes(90, 130, count, seed=count) for count in (3, 1, 2)]
+    segmenter = SamHqSegmenter(model=str(hq), batch_size=2, multimask=multimask)
+    for image, own, ours in zip(images, boxes, segmenter.segment(images, boxes), strict=True):
+        masks, scores = library(hq, image, own, multimask, SamHQModel)
+        found = np.stack([rle_to_mask(mask.rle) for mask in ours])
+        assert same_but_for_rounding(found, masks[:, 0])  # sorted by their scores
+        assert np.abs([mask.score for mask in ours] - scores[:, 0].clip(0, 1)).max() < 1e-5
 
 
 @pytest.mark.parametrize("shape", [(720, 1280), (224, 224), (333, 500), (2000, 1500)])
