@@ -96,16 +96,25 @@ def check_recipe(recipe: Recipe, cache: Path, offline: bool = False, hub_offline
 def _weights(recipe: Recipe) -> tuple[WeightsStatus, ...]:
     """Each model that the recipe names, once."""
     from openavs.registry import local_path
-    from openavs.utils.plugins import is_file_reference
 
     stages = recipe.stages()
     found: dict[str, WeightsStatus] = {}
     for stage, model in recipe.models().items():
         reference = local_path(model, recipe.base)
         if reference not in found:
-            plugin = stage in stages and is_file_reference(stages[stage].use)
+            plugin = stage in stages and _is_plugin(stage, stages[stage].use)
             found[reference] = find_plugin_weights(reference, stage) if plugin else find_weights(reference)
     return tuple(found.values())
+
+
+def _is_plugin(stage: str, use: str) -> bool:
+    """Return whether a backend is not one of openavs, so that its model may be any file."""
+    from openavs.config.recipe import stage_of
+    from openavs.registry import Registry
+    from openavs.utils.plugins import is_file_reference
+
+    entries = {entry.name: entry.origin for entry in Registry(stage_of(stage)).entries()}
+    return is_file_reference(use) or entries.get(use, "openavs") != "openavs"
 
 
 # ---------------------------------------------------------------------------------------------------- obstacles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -128,7 +129,7 @@ def _videos(paths: Iterable[Path], quiet: bool) -> list[Path]:
 
     found: list[Path] = []
     for path in paths:
-        inside = videos_below(path) if path.is_dir() else [path]
+        inside = videos_below(path) if os.path.isdir(path) else [path]  # `Path.is_dir` raises where it is refused
         if inside != [path]:
             log_line(f"openavs: {path} holds {pluralize(len(inside), 'video')}", quiet=quiet)
         found += inside

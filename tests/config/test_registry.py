@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from openavs import registry
+from openavs.checks.recipe_check import check_recipe
 from openavs.config.recipe import load_recipe, stage_of
 from openavs.errors import InputError
 from openavs.registry import STAGES, Registry, build_backends
@@ -223,6 +224,14 @@ def test_an_installed_plugin_is_a_backend_but_takes_no_built_in_name(caplog: pyt
     assert captioners.entry("clap").target.startswith("openavs.")
     assert captioners.load("parrot").__name__ == "Counter"
     assert not {"ghost", "parrot"} & set(Registry("detector").names())
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_model_of_an_installed_plugin_may_be_any_file(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"weights")
+    recipe = load_recipe("tiny", [f"captioner={{use: parrot, model: {tmp_path / 'net.onnx'}}}"])
+    checked = check_recipe(recipe, tmp_path)
+    assert checked.obstacles == () and "local" in {model.state for model in checked.weights}
 
 
 @pytest.mark.usefixtures("installed")

@@ -87,14 +87,17 @@ def planned(
 
 
 def tree(out: Path) -> dict[str, str]:
-    """The files that every run writes equally: all but `run.json`, the logs, the lock and the index's `seconds`."""
+    """The files that every run writes equally.
+
+    All but `run.json`, the logs, the lock, the index's `seconds`, and `index.html` with its pictures of the overlays.
+    """
     found = {}
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out).as_posix()
         if name == "index.jsonl":
             rows = [json.loads(line) for line in path.open()]
             found[name] = json.dumps([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
-        elif name not in ("run.json", ".lock", "log", "index.parquet") and not name.startswith("log/"):
+        elif name not in ("run.json", ".lock", "log", "index.parquet", "index.html") and not name.startswith("log/"):
             found[name] = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
