@@ -82,9 +82,9 @@ class VisionReasoner(ABC):
         keep_picture: bool = True,
     ) -> None:
         least = 1 if max_new_tokens is None else min(1, max_new_tokens)
-        if min(max_candidates, max_frames, least) < 1 or max_frames > 16 or max_candidates > 99:
+        if min(max_candidates, max_frames, least) < 1 or max_frames > 12 or max_candidates > 99:
             raise InputError(
-                f"{NAME}: max_candidates must be from 1 to 99, max_frames from 1 to 16 and max_new_tokens at least 1, "
+                f"{NAME}: max_candidates must be from 1 to 99, max_frames from 1 to 12 and max_new_tokens at least 1, "
                 f"not {max_candidates}, {max_frames}, {max_new_tokens}"
             )
         self.template = load_prompt(prompt)

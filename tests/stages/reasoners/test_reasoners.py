@@ -176,7 +176,7 @@ def test_nothing_is_sent_without_candidates_or_pixels() -> None:
 
 
 def test_options_are_validated() -> None:
-    for options in ({"max_candidates": 0}, {"max_frames": 17}, {"max_new_tokens": 0}, {"prompt": "default"}):
+    for options in ({"max_candidates": 0}, {"max_frames": 13}, {"max_new_tokens": 0}, {"prompt": "default"}):
         with pytest.raises(InputError, match="reasoner: "), reasoning_server(RIGHT, **options):
             pass
 
