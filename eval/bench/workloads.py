@@ -9,7 +9,7 @@ every phrase is the best one of some queries.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +31,8 @@ from transformers import (
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessorPil,
     GroundingDinoProcessor,
+    MMGroundingDinoConfig,
+    MMGroundingDinoForObjectDetection,
     Qwen3Config,
     Sam2Config,
     Sam2Model,
@@ -41,7 +43,8 @@ from transformers import (
     SwinConfig,
 )
 
-from openavs.config.recipe import load_recipe, recipe_from_dict
+from openavs.config.recipe import Recipe, load_recipe, recipe_from_dict
+from openavs.models.hub import split_reference
 from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.types import Clip, Frame, ImageArray, Waveform
 from openavs.synthetic.datasets import scene_to_clip
@@ -73,6 +76,7 @@ class Size:
 SMALL = Size("small", (180, 320), (192, 342), 256, published=False)
 REDUCED = Size("reduced", (720, 1280), (375, 667), 512, published=True)
 REAL = Size("real", (720, 1280), (750, 1333), 1024, published=True)
+FULL = replace(REAL, edges=(800, 1333))  # the preprocessing of the published detectors
 SIZES = {size.name: size for size in (SMALL, REDUCED, REAL)}
 
 
@@ -246,17 +250,40 @@ def save_models(folder: Path, size: Size, segmenter: str, image: ImageArray, see
     return detector, save(folder / segmenter, size)
 
 
+def save_recipe_models(recipe: Recipe, folder: Path, image: ImageArray) -> list[str]:
+    """Save the models of a recipe at their published sizes, unless they exist; return the overrides that name them.
+
+    Raises:
+        SystemExit: a model that this module cannot build.
+    """
+    overrides = []
+    for stage, reference in recipe.models().items():
+        name = split_reference(reference)[0]
+        path = folder / name.rpartition("/")[2]
+        if name not in _SAVERS:
+            raise SystemExit(f"{recipe.name}: no published configuration of {name} in workloads.py")
+        if not (path / "config.json").exists():
+            torch.manual_seed(0)
+            _SAVERS[name](path, image)
+        overrides.append(f"{stage}.model={path}")
+    return overrides
+
+
 def save_detector(folder: Path, size: Size, image: ImageArray, network: str = "tiny", device: str = "cpu") -> Path:
-    """Save Grounding DINO as published (see `detector_config`), with BERT base, or a tenth of it."""
+    """Save Grounding DINO as published (see `detector_config`), with BERT base, or a tenth of it.
+
+    The network `mm-tiny` is MM-Grounding-DINO with Swin-T, the architecture of LLMDet tiny.
+    """
     tokenizer = _word_tokenizer()
     if size.published:
         # The vocabulary is a lookup table: its length has no cost, and this one has every word of a caption.
-        config = detector_config(network)
+        config = MMGroundingDinoConfig() if network == "mm-tiny" else detector_config(network)
         config.text_config = BertConfig(vocab_size=len(tokenizer))
     else:
         config = _small_detector_config(len(tokenizer))
+    classes = {"mm-grounding-dino": MMGroundingDinoForObjectDetection}
     with torch.device(device):
-        model = GroundingDinoForObjectDetection(config).eval()
+        model: Any = classes.get(config.model_type, GroundingDinoForObjectDetection)(config).eval()
     shortest, longest = size.edges
     image_processor = GroundingDinoImageProcessorPil(size={"shortest_edge": shortest, "longest_edge": longest})
     processor: Any = GroundingDinoProcessor(image_processor, tokenizer)
@@ -362,3 +389,13 @@ def save_clip(folder: Path) -> Path:
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(_TINY / "clip").save_pretrained(folder)
     return folder
+
+
+_SAVERS: dict[str, Callable[[Path, ImageArray], Path]] = {
+    "laion/clap-htsat-fused": lambda folder, _: save_clap(folder),
+    "IDEA-Research/grounding-dino-tiny": lambda folder, image: save_detector(folder, FULL, image),
+    "iSEE-Laboratory/llmdet_tiny": lambda folder, image: save_detector(folder, FULL, image, "mm-tiny"),
+    "facebook/sam-vit-base": lambda folder, _: save_sam(folder, REAL),
+    "facebook/sam2.1-hiera-tiny": lambda folder, _: save_sam2(folder, REAL),
+}
+"""Functions of `save_recipe_models` that build a model, by its repository."""

@@ -21,6 +21,7 @@ from openavs.utils.text import pluralize
 # captioners, "Cost and memory"; AMD EPYC, Zen 5; masks of ten boxes included).
 _FRAME_SECONDS = {
     "IDEA-Research/grounding-dino-tiny": (4.5, 6.4),
+    "iSEE-Laboratory/llmdet_tiny": (4.5, 6.4),
     "facebook/sam-vit-base": (6.2, 10.4),
     "facebook/sam2.1-hiera-tiny": (5.2, 5.4),
     "laion/clap-htsat-fused": (0.2, 0.4),
@@ -125,10 +126,14 @@ def download_lines(recipe: Recipe) -> list[str]:
 
 
 def _seconds(recipe: Recipe) -> tuple[float, float] | None:
-    known = [_FRAME_SECONDS.get(split_reference(model)[0]) for model in recipe.models().values()]
-    if not known or None in known:
-        return None
-    return sum(own[0] for own in known if own), sum(own[1] for own in known if own)
+    total = [0.0, 0.0]
+    for stage, model in recipe.models().items():
+        known = _FRAME_SECONDS.get(split_reference(model)[0])
+        if known is None:
+            return None
+        area = memory_estimate.relative_area(recipe.stages()[stage])
+        total = [spent + own * area for spent, own in zip(total, known, strict=True)]
+    return (total[0], total[1]) if recipe.models() else None
 
 
 def _servers(recipe: Recipe) -> Iterator[str]:

@@ -16,6 +16,7 @@ from openavs.utils.fs import BoundedFile
 from openavs.utils.serialization import parse_json
 
 Permissive = Literal["yes", "no", "unknown"]
+Speed = Literal["fast", "medium", "slow"]
 WeightsState = Literal["embedded", "cached", "local", "partial", "missing"]
 
 _TABLE = Path(__file__).parents[1] / "assets" / "tables" / "models.tsv"
@@ -32,6 +33,7 @@ class KnownModel:
         permissive: whether the license allows any use; non-commercial and gated licenses do not.
         parameters: in millions.
         download: approximate size in GB (10^9 bytes); 0 for an embedded model.
+        speed: class of the cost of a frame, a sound or an answer: fast (under 0.5 TFLOP), medium (under 1.5) or slow.
     """
 
     title: str
@@ -39,6 +41,7 @@ class KnownModel:
     permissive: Permissive
     parameters: float
     download: float
+    speed: Speed = "fast"
 
     @property
     def stored(self) -> str:
@@ -83,10 +86,14 @@ def _listed() -> dict[str, KnownModel]:
     for line in _TABLE.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
-        name, title, license, permissive, parameters, download = line.split("\t")
+        name, title, license, permissive, parameters, download, *speeds = line.split("\t")
+        speed = speeds[0] if speeds else "slow"
         if permissive not in get_args(Permissive):
             raise ValueError(f"{_TABLE}: {name} is permissive 'yes', 'no' or 'unknown', not {permissive!r}")
-        found[name] = KnownModel(title, license, cast(Permissive, permissive), float(parameters), float(download))
+        if speed not in get_args(Speed):
+            raise ValueError(f"{_TABLE}: {name} is {', '.join(get_args(Speed))}, not {speed!r}")
+        sizes = float(parameters), float(download)
+        found[name] = KnownModel(title, license, cast(Permissive, permissive), *sizes, cast(Speed, speed))
     return found
 
 

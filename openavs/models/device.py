@@ -55,20 +55,34 @@ def resolve_device(device: str = "auto", dtype: str = "auto") -> DeviceConfig:
 
 
 @cache
-def resolve_matmul_dtype(placement: DeviceConfig, requested: str, parameters: int, name: str) -> torch.dtype:
+def resolve_matmul_dtype(
+    placement: DeviceConfig, requested: str, parameters: int, name: str, quantize: str | None = None
+) -> torch.dtype:
     """Return the dtype of the large matrix products of a network that is float32 elsewhere.
 
-    It is the placement's dtype, except for `auto` on a CPU: there a large network uses bfloat16 if the processor has
-    instructions for it, which are up to four times as fast.
+    It is the placement's dtype, except on a CPU: there `quantize` gives `torch.qint8`, and for `auto` a large network
+    uses bfloat16 if the processor has instructions for it, which are up to four times as fast.
 
     Args:
         placement: resolved device and dtype.
         requested: the dtype option.
         parameters: size of the network.
         name: of the network, for the log.
+        quantize: `int8` or None.
+
+    Raises:
+        InputError: `quantize` is another value.
     """
     import torch
 
+    if quantize not in (None, "int8"):
+        raise InputError(f"quantize is 'int8' or null, not {quantize!r}")
+    if quantize and placement.device.type == "cpu":
+        from openavs.models.ops.linear import supports_int8
+
+        if supports_int8():
+            return torch.qint8
+        logger.warning("%s is not quantized: this build of torch has no 8-bit product for this processor.", name)
     if requested != "auto" or not is_bfloat16_fast(placement, parameters):
         return placement.dtype
     logger.info(

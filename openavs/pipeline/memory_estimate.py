@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,7 +45,8 @@ _LANGUAGE = ("llm", "vlm", "audio-llm", "vllm", "reasoner")  # `auto` keeps 16-b
 # Backends that are float32 between matrix products, whose dtype `auto` sets, and the part of their weights that is
 # multiplied in it: not the text encoders.
 _OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam-hq": 1.0, "sam2": 1.0, "edgetam": 0.0}
-_FALLBACKS = ("openavs-cpu", "tiny")  # suggested in place of a recipe that does not fit
+_OWN_EDGES = {"shortest_edge": 800, "image_size": 1024}  # of the published checkpoints, by the option that changes it
+_FALLBACKS = ("openavs-cpu", "openavs-fast", "tiny")  # suggested in place of a recipe that does not fit
 _DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu",)}  # the best first; the last fits everywhere
 
 
@@ -73,9 +75,13 @@ def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
         model = _measure(reference, recipe.offline)
         place = _place(recipe, section, model)
         each = place.dtype.itemsize
-        weights = model.parameters * each
-        copies = _copies(section, place, model, str(section.options.get("dtype", recipe.dtype)))
+        quantized = _quantized(section, place, model)
+        weights = model.parameters * each - 3 * quantized
+        copies = 0
+        if not quantized:
+            copies = _copies(section, place, model, str(section.options.get("dtype", recipe.dtype)))
         image = _IMAGE_MODEL_BFLOAT16 if copies else _IMAGE_MODEL_CPU if place.device.type == "cpu" else _IMAGE_MODEL
+        image = int(image * relative_area(section))
         try:
             working = _working(stage, section, place, model, image)
         except (AttributeError, TypeError, ValueError, ArithmeticError):  # a config.json that the stage will refuse
@@ -234,6 +240,23 @@ def _place(recipe: Recipe, section: StageConfig, model: _Model) -> DeviceConfig:
     if section.use in _OPTIMIZED and place.device.type == "cpu":
         return replace(place, dtype=resolve_device(device, "float32").dtype)
     return place
+
+
+def _quantized(section: StageConfig, place: DeviceConfig, model: _Model) -> int:
+    """Return the number of float32 parameters that the option `quantize` stores in 8 bits."""
+    if section.options.get("quantize") != "int8" or section.use not in _OPTIMIZED or place.device.type != "cpu":
+        return 0
+    from openavs.models.ops.linear import supports_int8
+
+    if not supports_int8():
+        return 0
+    return int(_OPTIMIZED[section.use] * model.parameters)
+
+
+def relative_area(section: StageConfig) -> float:
+    """Return the area of a model's input, as its options set it, over that of the checkpoint's own input size."""
+    edges = ((section.options.get(name), own) for name, own in _OWN_EDGES.items())
+    return math.prod((edge / own) ** 2 for edge, own in edges if isinstance(edge, int))
 
 
 def _copies(section: StageConfig, place: DeviceConfig, model: _Model, dtype: str) -> int:

@@ -190,7 +190,7 @@ def test_any_recipe_survives_writing(threshold: float, fps: float, words: list[s
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, "float32") for name in ("box-prompt", "paper", "paper-sam2", "oracle")]
-    + [(name, None) for name in ("openavs", "openavs-cpu", "llmdet", "mm-grounding-dino")],
+    + [(name, None) for name in ("openavs", "openavs-cpu", "openavs-fast", "llmdet", "mm-grounding-dino")],
 )
 def test_detectors_of_recipes_with_published_figures_are_exact(name: str, dtype: str | None) -> None:
     detector = load_recipe(name).detector

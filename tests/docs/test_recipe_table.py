@@ -86,7 +86,7 @@ def test_embedded_models_are_counted_in_whatever_type_they_are_stored() -> None:
 
 
 def test_a_row_of_the_table_that_says_something_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "models.tsv").write_text("# name\n\norg/model\tA model\tMIT\tperhaps\t1.0\t2.0\n")
+    (tmp_path / "models.tsv").write_text("# name\n\norg/model\tA model\tMIT\tperhaps\t1.0\t2.0\tfast\n")
     monkeypatch.setattr(known_models, "_TABLE", tmp_path / "models.tsv")
     monkeypatch.setattr(known_models, "_listed", known_models._listed.__wrapped__)
     with pytest.raises(ValueError, match="org/model is permissive 'yes', 'no' or 'unknown', not 'perhaps'"):

@@ -18,7 +18,7 @@ from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as 
 from transformers.models.swin.modeling_swin import SwinMLP
 
 from openavs.models.ops.deformable_attention import SamplingLayout, build_layout, pad_levels, sample_values
-from openavs.models.ops.linear import OneDnnLinear, onednn_linear, replace_modules
+from openavs.models.ops.linear import inference_linear, onednn_linear, replace_modules
 
 _DEFORMABLE = (plain.GroundingDinoMultiscaleDeformableAttention, mm.MMGroundingDinoMultiscaleDeformableAttention)
 _FUSION = (plain.GroundingDinoBiMultiHeadAttention, mm.MMGroundingDinoBiMultiHeadAttention)
@@ -39,13 +39,14 @@ _MAX_CAPTIONS = 64  # cached features, 30 kB each
 def optimize_grounding_dino(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace attention, linear layers and text encoder of a loaded (MM-)Grounding DINO, for inference only.
 
-    `dtype` is that of the large matrix products; between them, and in small and sensitive modules, it is float32.
+    `dtype` is that of the large matrix products, `torch.qint8` for `Int8Linear`; between them, and in small and
+    sensitive modules, it is float32.
     """
     network: Any = model
     network.model.text_backbone = CachedTextEncoder(network.model.text_backbone)
     for module in model.modules():
         if isinstance(module, _FEED_FORWARD) and (activation := _ACTIVATIONS.get(type(module.activation_fn).__name__)):
-            module.fc1, module.activation_fn = OneDnnLinear(module.fc1, dtype, activation), nn.Identity()
+            module.fc1, module.activation_fn = inference_linear(module.fc1, dtype, activation), nn.Identity()
 
     def replacement(name: str, module: nn.Module) -> nn.Module | None:
         own_dtype = torch.float32 if _EXACT.search(name) else dtype
@@ -55,7 +56,7 @@ def optimize_grounding_dino(model: nn.Module, dtype: torch.dtype) -> None:
             return FusionAttention(module)
         if isinstance(module, _TOKENS):
             return TokenAttention(module, own_dtype)
-        return OneDnnLinear(module, own_dtype) if type(module) is nn.Linear else None
+        return inference_linear(module, own_dtype) if type(module) is nn.Linear else None
 
     replace_modules(model, replacement)
 
@@ -87,16 +88,20 @@ class DeformableAttention(nn.Module):
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads, self.levels, self.points = library.n_heads, library.n_levels, library.n_points
-        self.value, self.output = OneDnnLinear(library.value_proj, dtype), OneDnnLinear(library.output_proj, dtype)
+        self.value, self.output = (
+            inference_linear(library.value_proj, dtype),
+            inference_linear(library.output_proj, dtype),
+        )
         offsets, shares = library.sampling_offsets, library.attention_weights
         columns = self.heads * self.levels * self.points
 
         def split(tensor: torch.Tensor) -> torch.Tensor:  # from x and y of each point in turn to all x, then all y
             return tensor.view(columns, 2, -1).transpose(0, 1).reshape(2 * columns, -1)
 
-        weight = torch.cat([split(offsets.weight), shares.weight])
-        bias = torch.cat([split(offsets.bias).flatten(), shares.bias])
-        self.query_weight, self.query_bias = (nn.Parameter(t.detach().to(dtype), False) for t in (weight, bias))
+        query = nn.Linear(offsets.in_features, 3 * columns, device="meta")
+        query.weight = nn.Parameter(torch.cat([split(offsets.weight), shares.weight]).detach(), False)
+        query.bias = nn.Parameter(torch.cat([split(offsets.bias).flatten(), shares.bias]).detach(), False)
+        self.query = inference_linear(query, dtype)
 
     def forward(
         self,
@@ -118,7 +123,7 @@ class DeformableAttention(nn.Module):
         layout = build_layout(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
 
         batch, queries, _channels = hidden_states.shape
-        projected = onednn_linear(hidden_states, self.query_weight, self.query_bias).float().view(batch, queries, 3, -1)
+        projected = self.query(hidden_states).float().view(batch, queries, 3, -1)
         positions = self._positions(projected[:, :, :2], reference_points.float(), layout)
         weights = softmax(projected[:, :, 2].reshape(batch, queries, self.heads, -1), dim=-1).flatten(2)
         tables = pad_levels(value, layout, self.heads)
@@ -207,7 +212,7 @@ class TokenAttention(nn.Module):
         super().__init__()
         self.heads = library.num_attention_heads
         self.query, self.key, self.value, self.output = (
-            OneDnnLinear(layer, dtype) for layer in (library.query, library.key, library.value, library.out_proj)
+            inference_linear(layer, dtype) for layer in (library.query, library.key, library.value, library.out_proj)
         )
 
     def forward(

@@ -8,6 +8,7 @@ eval/bench/optimized_modules.py). The choice depends on the processor only, so r
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite, nan
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 from torch.nn.functional import gelu, linear, relu
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"none": lambda x: x, "relu": relu, "gelu": gelu}
+_TINY = 1e-30  # least scale, of constant inputs and weights
+_CACHED_INPUTS = 1 << 18  # values that are quantized together: 1 MB of float32, the second-level cache
 _MIN_ROWS = 16  # of inputs; with fewer, oneDNN is not faster
 
 
@@ -36,6 +39,62 @@ class OneDnnLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Transform `[..., in]` to `[..., out]`."""
         return onednn_linear(inputs, self.weight, self.bias, self.activation)
+
+
+class Int8Linear(nn.Module):
+    """Replaces an `nn.Linear`: 8-bit weights with a scale per output channel, 8-bit inputs, sums in 32 bits.
+
+    The scale and zero of the inputs are those of their range at each call (dynamic quantization; Krishnamoorthi 2018,
+    arXiv:1806.08342), so inputs of one batch share them. The kernel is oneDNN's, as in torch's quantized export.
+
+    Args:
+        library: the layer, which is not kept.
+        activation: of the output: `none`, `relu` or `gelu`.
+    """
+
+    def __init__(self, library: nn.Linear, activation: str = "none") -> None:
+        super().__init__()
+        weight = library.weight.detach().float()
+        self.scales = (weight.abs().amax(dim=1) / 127).clamp_min(_TINY)
+        rounded = (weight / self.scales[:, None]).round_().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, None)  # in the kernel's own layout
+        self.zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self.bias = None if library.bias is None else library.bias.detach().float()
+        self.activation = activation
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # reads the range as numbers
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Transform `[..., in]` to `[..., out]` in float32."""
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        low, high = (float(bound) for bound in torch.aminmax(rows))
+        if not (isfinite(low) and isfinite(high)):  # callers check for it
+            return inputs.new_full((*inputs.shape[:-1], len(self.scales)), nan, dtype=torch.float32)
+        quantized, scale, zero = _quantize(rows, min(low, 0.0), max(high, 0.0))
+        algorithm = "none" if self.activation == "gelu" else ""
+        output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            quantized, scale, zero, self.weight, self.scales, self.zeros, self.bias,
+            1.0, 0, torch.float32, self.activation, [], algorithm,
+        )  # fmt: skip
+        return output.view(*inputs.shape[:-1], -1)
+
+
+def _quantize(rows: torch.Tensor, low: float, high: float) -> tuple[torch.Tensor, float, int]:
+    """Return uint8 values of `rows [N, C]` with a range, and scale and zero: `rows = scale * (values - zero)`."""
+    scale = max((high - low) / _INPUT_LEVELS, _TINY)
+    zero = round(-low / scale)
+    values = torch.empty(rows.shape, dtype=torch.uint8)
+    step = max(_CACHED_INPUTS // rows.shape[1], 1)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step].float()
+        values[start : start + step] = torch.mul(part, 1 / scale).round_().add_(zero).clamp_(0, _INPUT_LEVELS)
+    return values, scale, zero
+
+
+def inference_linear(
+    library: nn.Linear, dtype: torch.dtype = torch.float32, activation: str = "none"
+) -> OneDnnLinear | Int8Linear:
+    """Return the replacement of a layer for a dtype of its products: `torch.qint8`, or a floating-point one."""
+    return Int8Linear(library, activation) if dtype == torch.qint8 else OneDnnLinear(library, dtype, activation)
 
 
 def onednn_linear(
@@ -83,6 +142,17 @@ def _processor(field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
 
 
+def supports_int8() -> bool:
+    """Return whether torch has the kernel of `Int8Linear` on this processor: oneDNN's, on x86."""
+    return hasattr(torch.ops.onednn, "qlinear_pointwise") and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def _input_levels() -> int:
+    """Return the largest quantized input; without VNNI, products are added in 16 bits, and 8-bit inputs overflow."""
+    return 255 if "avx512_vnni" in _processor("flags").split() else 127
+
+
+_INPUT_LEVELS = _input_levels()
 _ONEDNN = {torch.float32: prefers_onednn(), torch.bfloat16: native_bfloat16()}  # evaluated before anything is compiled
 
 

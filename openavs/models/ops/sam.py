@@ -17,7 +17,7 @@ from transformers.models.sam.modeling_sam import SamVisionLayer
 from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2MultiScaleAttention
 from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionLayer
 
-from openavs.models.ops.linear import OneDnnLinear, replace_modules
+from openavs.models.ops.linear import inference_linear, replace_modules
 
 # Attention scores per chunk: on one thread 1 MB of float32, the second-level cache; for each of several threads, which
 # synchronize after every operation, more.
@@ -58,7 +58,7 @@ def _relative_positions(attention: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def optimize_sam(encoder: nn.Module, dtype: torch.dtype) -> None:
-    """Replace layers of a loaded image encoder; `dtype` is that of its large matrix products."""
+    """Replace layers of a loaded image encoder; `dtype` is that of its large products, see `inference_linear`."""
 
     def replacement(name: str, module: nn.Module) -> nn.Module | None:
         if isinstance(module, _SAM_LAYERS):
@@ -67,7 +67,7 @@ def optimize_sam(encoder: nn.Module, dtype: torch.dtype) -> None:
             return HieraAttention(module, dtype)
         if isinstance(module, Sam2FeedForward) and module.num_layers == 2 and not module.sigmoid_output:
             return FeedForward(module.proj_in, module.proj_out, module.activation, dtype)
-        return OneDnnLinear(module) if type(module) is nn.Linear else None
+        return inference_linear(module) if type(module) is nn.Linear else None
 
     replace_modules(encoder, replacement)
 
@@ -78,7 +78,10 @@ class FeedForward(nn.Module):
     def __init__(self, first: Any, last: Any, activation: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         fused = type(activation).__name__ == "GELUActivation"
-        self.first, self.last = OneDnnLinear(first, dtype, "gelu" if fused else "none"), OneDnnLinear(last, dtype)
+        self.first, self.last = (
+            inference_linear(first, dtype, "gelu" if fused else "none"),
+            inference_linear(last, dtype),
+        )
         self.activation = nn.Identity() if fused else activation
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -96,12 +99,13 @@ class OptimizedSamLayer(nn.Module):
         self.window_size = library.window_size  # SAM-HQ's encoder reads it, too
         self.heads = attention.num_attention_heads
         self.norm1, self.norm2 = library.layer_norm1, library.layer_norm2
-        self.qkv, self.proj = OneDnnLinear(attention.qkv, dtype), OneDnnLinear(attention.proj, dtype)
+        self.qkv, self.proj = inference_linear(attention.qkv, dtype), inference_linear(attention.proj, dtype)
         self.mlp = FeedForward(library.mlp.lin1, library.mlp.lin2, library.mlp.act, dtype)
         self.rows = self.columns = None
         if attention.use_rel_pos:
+            activations = torch.float32 if dtype == torch.qint8 else dtype
             self.rows, self.columns = (
-                nn.Parameter(table.to(dtype), requires_grad=False) for table in _relative_positions(attention)
+                nn.Parameter(table.to(activations), requires_grad=False) for table in _relative_positions(attention)
             )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -166,7 +170,7 @@ class HieraAttention(nn.Module):
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads, self.stride = library.num_attention_heads, library.query_stride
-        self.qkv, self.proj = OneDnnLinear(library.qkv, dtype), OneDnnLinear(library.proj, dtype)
+        self.qkv, self.proj = inference_linear(library.qkv, dtype), inference_linear(library.proj, dtype)
 
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
         """Transform windows `[B, h, w, C]`; if queries are pooled, the output has fewer cells."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -205,6 +205,9 @@ class GroundingDinoDetector(BaseGroundingDino):
         max_candidates: number of candidates to keep per frame, best first; each phrase's best one is always kept.
         batch_size: frames in one forward pass; only frames of one resized shape with the same phrases are batched.
             None: 8 on a GPU, 1 on a CPU.
+        shortest_edge: pixels of the preprocessed image's shorter side, at least 128; its longest side shrinks alike.
+            None: the checkpoint's own.
+        quantize: `int8` multiplies in 8 bits on a CPU (the parts that `dtype` applies to); no effect on a GPU.
         device: `auto`, `cpu`, `cuda`, ...
         dtype: `auto`, `float32`, `bfloat16`, `float16`: of the large matrix products. Coordinates, scores, the text and
             its fusion with the image are always float32.
@@ -223,10 +226,14 @@ class GroundingDinoDetector(BaseGroundingDino):
         phrases_per_caption: int = PHRASES_PER_CAPTION,
         max_candidates: int = 300,
         batch_size: int | None = None,
+        shortest_edge: int | None = None,
+        quantize: Literal["int8"] | None = None,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
+        if shortest_edge is not None and shortest_edge < _PROBE_SIZE:
+            raise InputError(f"grounding-dino: shortest_edge is at least {_PROBE_SIZE}, not {shortest_edge}")
         super().__init__(
             model,
             resolve_device(device, dtype),
@@ -245,11 +252,13 @@ class GroundingDinoDetector(BaseGroundingDino):
             )
         self._tokenizer = load_tokenizer(resolved)
         self._pixels = _read_preprocessing(load_processor(GroundingDinoImageProcessorPil, resolved), model)
+        if shortest_edge is not None:
+            longest = round(shortest_edge * self._pixels.longest / self._pixels.shortest)
+            self._pixels = replace(self._pixels, shortest=shortest_edge, longest=longest)
         place = self._placement
         self.model = load_pretrained(AutoModelForZeroShotObjectDetection, resolved, torch.float32, place.device)
-        optimize_grounding_dino(
-            self.model, resolve_matmul_dtype(place, dtype, self.model.num_parameters(), "Grounding DINO")
-        )
+        size = self.model.num_parameters()
+        optimize_grounding_dino(self.model, resolve_matmul_dtype(place, dtype, size, "Grounding DINO", quantize))
         self._limits = NetworkLimits(
             # BERT's positions restart at each phrase, yet no caption may be longer than its position table.
             tokens=min(config.max_text_len, config.text_config.max_position_embeddings),

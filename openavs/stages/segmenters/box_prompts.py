@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,7 @@ class BoxPromptSegmenter(ABC):
         batch_size: images per call of the encoder; None: 8 on a GPU, 1 on a CPU.
         multimask: decode three masks per box and keep the one with the highest score, instead of the single mask
             (which suits boxes, the less ambiguous prompt).
+        quantize: `int8` multiplies in 8 bits in the image encoder on a CPU; no effect on a GPU.
         device, dtype, offline: as everywhere; dtype applies to the image encoder.
 
     Raises:
@@ -70,6 +71,7 @@ class BoxPromptSegmenter(ABC):
         model: str,
         batch_size: int | None = None,
         multimask: bool = False,
+        quantize: Literal["int8"] | None = None,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
@@ -87,7 +89,9 @@ class BoxPromptSegmenter(ABC):
         self.model: Any = load_pretrained(self.model_class, resolved, torch.float32, self.device)
         self.pixels = self._image_transform(resolved)
         encoder = self.model.vision_encoder
-        self.dtype = resolve_matmul_dtype(placement, dtype, encoder.num_parameters(), f"{self.title}'s image encoder")
+        self.dtype = resolve_matmul_dtype(
+            placement, dtype, encoder.num_parameters(), f"{self.title}'s image encoder", quantize
+        )
         body = getattr(encoder, "backbone", encoder)  # SAM 2's neck stays in float32
         self._input_dtype = prepare_encoder(encoder, body, self.dtype, self.device)
 

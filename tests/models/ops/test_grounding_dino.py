@@ -18,6 +18,7 @@ from openavs.models.ops.grounding_dino import (
     TokenAttention,
     optimize_grounding_dino,
 )
+from openavs.models.ops.linear import Int8Linear, supports_int8
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.structures.types import ImageArray
 from tests.stages.detectors.conftest import noise
@@ -124,6 +125,20 @@ def test_sensitive_modules_stay_in_float32(library: Any) -> None:
     ]
     assert errors[0] < 1.1 * errors[1]  # no worse than torch's own mixed precision
     assert ours.pred_boxes.dtype == ours.logits.dtype == torch.float32
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not supports_int8(), reason="this build of torch has no 8-bit product")
+def test_eight_bits_are_near_the_library(library: Any) -> None:
+    quantized = copy.deepcopy(library)
+    optimize_grounding_dino(quantized, torch.qint8)
+    eight = {name for name, module in quantized.named_modules() if isinstance(module, Int8Linear)}
+    assert any("encoder.layers.0" in name and "fc1" in name for name in eight) and not any(
+        "bbox_embed" in name for name in eight
+    )
+    ours, exact = quantized(**question(library)), library(**question(library))
+    error = (ours.encoder_last_hidden_state_vision - exact.encoder_last_hidden_state_vision).norm()
+    assert 0 < error < 0.05 * exact.encoder_last_hidden_state_vision.norm()
 
 
 def test_the_number_of_cached_captions_is_limited(grounding_dino: Path, monkeypatch: pytest.MonkeyPatch) -> None:

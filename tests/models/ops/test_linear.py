@@ -7,7 +7,15 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, relu
 
-from openavs.models.ops.linear import OneDnnLinear, native_bfloat16, onednn_linear, prefers_onednn, replace_modules
+from openavs.models.ops.linear import (
+    Int8Linear,
+    OneDnnLinear,
+    native_bfloat16,
+    onednn_linear,
+    prefers_onednn,
+    replace_modules,
+    supports_int8,
+)
 
 ACTIVATIONS = {"none": lambda x: x, "relu": relu, "gelu": gelu}
 
@@ -72,3 +80,37 @@ def test_the_kernel_depends_on_the_processor_alone() -> None:
 def test_processors_without_wide_registers_keep_torchs_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert not prefers_onednn()
+
+
+needs_int8 = pytest.mark.skipif(not supports_int8(), reason="this build of torch has no 8-bit product")
+
+
+@needs_int8
+@torch.inference_mode()
+@pytest.mark.parametrize("then", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(48,), (3, 48), (2, 7, 5, 48)])
+def test_eight_bits_are_within_two_percent(then: str, bias: bool, shape: tuple[int, ...]) -> None:
+    inputs = 3 + torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    expected = ACTIVATIONS[then](layer(bias)(inputs))
+    found = Int8Linear(layer(bias), then)(inputs)
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@needs_int8
+@torch.inference_mode()
+def test_eight_bits_of_many_rows_and_of_constants() -> None:
+    many = torch.randn(9000, 48, generator=torch.Generator().manual_seed(2)).bfloat16()  # more than one step
+    assert (Int8Linear(layer())(many) - layer()(many.float())).norm() < 0.02 * layer()(many.float()).norm()
+    assert torch.allclose(Int8Linear(layer())(torch.zeros(3, 48)), layer()(torch.zeros(3, 48)))
+    empty = nn.Linear(48, 40)
+    nn.init.zeros_(empty.weight)
+    assert torch.allclose(Int8Linear(empty)(torch.randn(3, 48)), empty.bias.expand(3, -1))
+
+
+@needs_int8
+@torch.inference_mode()
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_eight_bits_pass_on_that_an_input_is_not_finite(value: float) -> None:
+    assert Int8Linear(layer())(torch.full((2, 48), value)).isnan().all()

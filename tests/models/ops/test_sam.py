@@ -10,7 +10,7 @@ import torch
 from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
-from openavs.models.ops.linear import OneDnnLinear
+from openavs.models.ops.linear import Int8Linear, OneDnnLinear, supports_int8
 from openavs.models.ops.sam import optimize_sam, prepare_encoder
 
 
@@ -97,6 +97,18 @@ def test_bfloat16_is_as_good_as_torchs_own_mixed_precision(name: str) -> None:
         rounded = levels(library, asked)
     assert ours[-1].dtype == torch.float32
     assert (ours[-1] - exact[-1]).abs().mean() < 1.1 * (rounded[-1] - exact[-1]).abs().mean()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.skipif(not supports_int8(), reason="this build of torch has no 8-bit product")
+@torch.inference_mode()
+def test_eight_bits_are_near_the_library(name: str) -> None:
+    library = ENCODERS[name]()
+    quantized = copy.deepcopy(library)
+    assert prepare_encoder(quantized, quantized, torch.qint8, torch.device("cpu")) == torch.float32
+    assert any(isinstance(module, Int8Linear) for module in quantized.modules())
+    for ours, exact in zip(levels(quantized, pixels(library)), levels(library, pixels(library)), strict=True):
+        assert (ours - exact).norm() < 0.05 * exact.norm()
 
 
 def test_elsewhere_than_on_a_cpu_the_body_is_converted_as_it_is() -> None:

@@ -251,7 +251,26 @@ def test_a_model_with_more_queries_than_image_cells_is_refused(tmp_path: Path) -
         greedy.detect([noise(96, 160)], [["dog"]])
 
 
-@pytest.mark.parametrize("wrong", [{"floor": 1.5}, {"batch_size": 0}, {"max_candidates": 0}])
-def test_options_outside_their_range_are_refused(grounding_dino: Path, wrong: dict[str, float]) -> None:
+def test_a_shortest_edge_equals_that_of_the_checkpoints_preprocessor(tmp_path: Path, picture: ImageArray) -> None:
+    folder = save_grounding_dino(tmp_path)
+    larger = load(folder, shortest_edge=144).detect([picture], [["dog"]])
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["image_processor"]["size"] = {"shortest_edge": 144, "longest_edge": 240}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    assert larger == load(folder).detect([picture], [["dog"]])
+
+
+def test_eight_bits_run_and_scores_are_near(grounding_dino: Path, picture: ImageArray) -> None:
+    exact, eight = (load(grounding_dino, quantize=q).detect([picture], [["dog", "bell"]])[0] for q in (None, "int8"))
+    assert len(exact) == len(eight)  # which random box is best may change, its score hardly does
+    assert exact != eight and exact[0].score == pytest.approx(eight[0].score, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"floor": 1.5}, {"batch_size": 0}, {"max_candidates": 0}, {"shortest_edge": 64}, {"quantize": "int4"}],
+)
+def test_options_outside_their_range_are_refused(grounding_dino: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         load(grounding_dino, **wrong)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,30 @@ def test_a_bfloat16_backbone_keeps_the_prompts_exact(folder: Path) -> None:
     assert rounded.model.shared_image_embedding.positional_embedding.dtype == torch.float32
     for ours, theirs in zip(rounded.segment([image], [boxes])[0], exact.segment([image], [boxes])[0], strict=True):
         assert alike(rle_to_mask(ours.rle), rle_to_mask(theirs.rle)) > 0.9
+
+
+def test_a_smaller_square_equals_a_model_made_for_it(folder: Path, tmp_path: Path) -> None:
+    edge = SAM2_SIZE // 2
+    copytree(folder, smaller := tmp_path / "smaller")
+    config = json.loads((smaller / "config.json").read_text())
+    config["prompt_encoder_config"]["image_size"] = edge
+    config["vision_config"]["backbone_config"]["image_size"] = [edge, edge]
+    config["vision_config"]["backbone_feature_sizes"] = [[edge // stride] * 2 for stride in (4, 8, 16)]
+    (smaller / "config.json").write_text(json.dumps(config))
+    settings = {"size": {"height": edge, "width": edge}, **IMAGENET}
+    (smaller / "preprocessor_config.json").write_text(json.dumps(settings))
+    image, boxes = picture(90, 130), some_boxes(90, 130, count=3)
+    [ours] = Sam2Segmenter(model=str(folder), image_size=edge).segment([image], [boxes])
+    [theirs] = Sam2Segmenter(model=str(smaller)).segment([image], [boxes])
+    assert [mask.rle for mask in ours] == [mask.rle for mask in theirs]
+    [full] = Sam2Segmenter(model=str(folder)).segment([image], [boxes])
+    assert [mask.rle for mask in ours] != [mask.rle for mask in full]
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"image_size": 40}, {"image_size": 4096}, {"quantize": "int4"}])
+def test_options_outside_their_range_are_refused(folder: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Sam2Segmenter(model=str(folder), **wrong)
 
 
 def test_it_is_a_segmenter_and_records_its_model(folder: Path) -> None:
