@@ -187,7 +187,7 @@ def _tiny_text(size: int, eos: int) -> dict[str, Any]:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 8192,
         "initializer_range": 0.3,
         "bos_token_id": None,
         "eos_token_id": eos,

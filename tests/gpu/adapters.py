@@ -23,10 +23,12 @@ from openavs.stages.segmenters.sam3 import Sam3Segmenter
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker
 from openavs.stages.translators.base import Request
+from openavs.stages.translators.frame_pictures import frame_pictures
 from openavs.stages.translators.llm import LlmTranslator
+from openavs.stages.translators.vlm import VlmTranslator
 from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
-from openavs.structures.types import AudioWindow, Caption, Frame, ImageArray, Segment, TrackedFrame, Waveform
+from openavs.structures.types import AudioWindow, Caption, Clip, Frame, ImageArray, Segment, TrackedFrame, Waveform
 from tests import tiny_audio, tiny_detectors, tiny_lms, tiny_models, tiny_sams
 from tests.stages.verifiers.tiny_clip import make_clip
 
@@ -90,6 +92,15 @@ def _translation(translator: Any) -> Answer:
     return [phrase for frame in answer.frames for phrase in frame]
 
 
+def _views(translator: Any) -> Answer:
+    """Translate with a request for every frame, each with its own picture."""
+    frames = [Frame(i, i + 0.5, image) for i, image in enumerate(pictures())]
+    clip = Clip("moving", tuple(frame.time for frame in frames), 1.0, SIZE, lambda wanted: iter(frames), None)
+    notes = tuple((Caption(f"dog barking {i}", 0.8, float(i), i + 1.0),) for i in range(FRAMES))
+    [answer] = translator.translate([Request(notes, pictures=frame_pictures(clip, notes))])
+    return [phrase for frame in answer.frames for phrase in frame]
+
+
 def _detections(detector: Any) -> Answer:
     found = detector.detect(pictures(), [PHRASES] * FRAMES)
     return [detection.score for frame in found for detection in frame[:3]]
@@ -133,6 +144,10 @@ def _mm(folder: Path) -> Path:
     return tiny_detectors.save_grounding_dino(folder, mm=True)
 
 
+def _llava(folder: Path) -> Path:
+    return tiny_lms.make_vlm(folder, kind="llava")  # the simulated device cannot make Qwen3-VL's positions
+
+
 def _fused(folder: Path) -> Path:
     return tiny_models.make_clap(folder, fused=True)
 
@@ -140,6 +155,7 @@ def _fused(folder: Path) -> Path:
 _CLAP = {"vocabulary": ["dog", "bell", "engine"], "threshold": 0.0, "min_ratio": 0.0, "things": False}
 _BATCH = {"batch_size": FRAMES}
 _DINO, _DINO_CLASS = tiny_detectors.save_grounding_dino, GroundingDinoDetector
+_VLM = {"max_new_tokens": 4, "max_reprompts": 0, "max_runs": 1, "batch_size": FRAMES, "max_pixels": 1 << 16}
 _LLM = {"prompt": "tiny", "max_new_tokens": 8, "max_reprompts": 0}
 
 ADAPTERS: dict[str, Adapter] = {
@@ -148,6 +164,7 @@ ADAPTERS: dict[str, Adapter] = {
     "ast": Adapter(tiny_audio.make_ast, AudioTaggerCaptioner, _captions, {"threshold": 0.0, "things": False}),
     "qwen2-audio": Adapter(tiny_audio.make_qwen2_audio, AudioLmCaptioner, _captions, {"max_new_tokens": 4}),
     "llm": Adapter(tiny_lms.make_lm, LlmTranslator, _translation, _LLM),
+    "vlm": Adapter(_llava, VlmTranslator, _views, _VLM),
     "grounding-dino": Adapter(_DINO, _DINO_CLASS, _detections, _BATCH),
     "grounding-dino-per-phrase": Adapter(_DINO, _DINO_CLASS, _detections, _BATCH | {"phrases_per_caption": 1}),
     "mm-grounding-dino": Adapter(_mm, _DINO_CLASS, _detections, _BATCH),

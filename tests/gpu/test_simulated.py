@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ f
 # synchronizations). docs/performance.md has the counts.
 PER_ITEM = {
     "clap": (0, 0, 0), "clap-fused": (0, 0, 0), "ast": (0, 0, 0), "qwen2-audio": (0, 0, 0), "llm": (0, 0, 0),
+    "vlm": (0, 0, 0),
     "grounding-dino": (1, 0, 0), "grounding-dino-per-phrase": (1, 0, 0), "mm-grounding-dino": (1, 0, 0),
     "owlv2": (1, 0, 0), "sam": (2, 1, 1), "sam-multimask": (2, 1, 1), "sam2": (2, 1, 1), "sam2-of-video": (2, 1, 1),
     "sam3": (2, 3, 5), "sam3-of-video": (2, 3, 5), "sam2-video": (2, 1, 1), "sam3-video": (2, 1, 1), "clip": (1, 0, 0),
@@ -30,6 +31,7 @@ PER_ITEM = {
 # Additional maximum per batch: operations of the libraries in a forward pass, and the text of an output.
 PER_BATCH = {
     "clap": (1, 1, 0), "clap-fused": (1, 1, 1), "ast": (1, 1, 0), "qwen2-audio": (9, 0, 15), "llm": (8, 0, 13),
+    "vlm": (9, 0, 11),
     "grounding-dino": (3, 1, 1), "grounding-dino-per-phrase": (6, 2, 2), "mm-grounding-dino": (3, 1, 1),
     "owlv2": (2, 1, 2), "sam": (0, 0, 0), "sam-multimask": (0, 0, 0), "sam2": (0, 0, 0), "sam2-of-video": (0, 0, 0),
     "sam3": (0, 0, 0), "sam3-of-video": (0, 0, 0), "sam2-video": (0, 0, 0), "sam3-video": (0, 0, 0), "clip": (0, 1, 0),

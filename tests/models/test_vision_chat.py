@@ -127,7 +127,7 @@ def test_special_tokens_in_a_text_are_removed(folder: Path) -> None:
 
 
 def test_a_prompt_that_leaves_no_room_has_a_parse_error(folder: Path) -> None:
-    answers = vision_model(folder).answer([requests()[0], VisionRequest("", "dog " * 600, noise(40, 40), 12)])
+    answers = vision_model(folder).answer([requests()[0], VisionRequest("", "dog " * 9000, noise(40, 40), 12)])
 
     assert isinstance(answers[0], str)
     assert isinstance(answers[1], ParseError) and answers[1].reason == TOO_LONG and answers[1].final

@@ -228,12 +228,7 @@ def test_a_model_that_obeys_writing_in_a_frame_or_a_caption_names_nothing_but_no
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With room for whole prompts."""
-    folder = make_vlm(tmp_path_factory.mktemp("vlm") / "qwen3-vl")
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["max_position_embeddings"] = 8192
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return make_vlm(tmp_path_factory.mktemp("vlm") / "qwen3-vl")
 
 
 def test_answers_are_those_of_the_model_alone_and_in_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
