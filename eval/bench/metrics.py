@@ -2,6 +2,7 @@
 
     python eval/bench/metrics.py --json
     python eval/bench/metrics.py --full --json
+    python eval/bench/metrics.py --tracks --json
 
 Everything runs on one thread, both sides alternately on the same frames, and their outputs are compared: the F curves
 bit for bit, the pixels per class exactly. A ratio is the median over the repeats, of CPU seconds, which other processes
@@ -14,6 +15,9 @@ change little; the `_wall` ratios and the seconds are printed beside it.
 
 `--full` writes sets of the size of the test splits of S4 and AVSS (3,700 and 11,520 masks) to a temporary folder,
 scores each with `openavs score` in a separate process, and prints the seconds and the larger peak of memory.
+
+`--tracks` does the same, and nothing else, for a set of the size of AVISeg's test split: 205 clips of 61 frames, 1280 x
+720, two or three true tracks of polygons and ten predicted tracks of run-length codes with ragged outlines in each.
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 CLASSES = 71
 SIDE = 224
 SEMANTIC = {"v1s": (740, 5, (224, 224)), "v1m": (64, 5, (224, 224)), "v2": (750, 10, (640, 360))}  # clips, frames, size
+TRACKS = (205, 61, 10)  # clips, frames, predicted tracks
 POOL = 40  # different masks of a full-size set, which repeats them
 
 
@@ -55,7 +60,11 @@ def main() -> int:
     parser = argument_parser(__doc__, repeats=5)
     parser.add_argument("--frames", type=int, default=20, help="frames of 224 x 224 per repeat")
     parser.add_argument("--full", action="store_true", help="also score full-size test sets of PNG files")
+    parser.add_argument("--tracks", action="store_true", help="only score a full-size set of tracks")
     options = parser.parse_args()
+    if options.tracks:
+        print_figures(full_size_tracks(), options.json)
+        return 0
     figures: dict[str, Any] = {"frames": options.frames, "repeats": options.repeats, "threads": 1}
     if options.full:  # first: a child process starts with the peak memory of this one
         figures |= full_size()
@@ -236,6 +245,66 @@ def full_size() -> dict[str, Any]:
             figures[f"{name}_frames"] = frames
             peaks.append(usage.peak_mb)
     return figures | {"peak_mb": round(max(peaks), 1)}
+
+
+def full_size_tracks() -> dict[str, Any]:
+    """Return seconds and memory of `openavs score avis` on a set of the size of AVISeg's test split."""
+    with working_folder() as root:
+        masks, letters = write_avis(root)
+        words = ("score", "avis", "--root", root, "--predictions", root / "results.json", "--json")
+        usage = run_openavs(*words)
+        answer = json.loads(usage.output)
+    clips, frames, _ = TRACKS
+    if (answer["clips"], answer["frames"]) != (clips, clips * frames):
+        raise SystemExit(f"{answer['clips']} clips of {answer['frames']} frames were scored")
+    return {
+        "tracks_seconds": round(usage.wall, 2),
+        "tracks_cpu_seconds": round(usage.cpu, 2),
+        "tracks_peak_mb": round(usage.peak_mb, 1),
+        "predicted_masks": masks,
+        "letters_per_mask": round(letters / masks),
+        "hota": answer["figures"]["fixed"]["hota"],
+    }
+
+
+def write_avis(root: Path) -> tuple[int, int]:
+    """Write `test.json` and `results.json`; return the number of predicted masks and of letters in their codes."""
+    from openavs.structures.masks import mask_to_rle
+
+    rng = np.random.default_rng(5)
+    clips, frames, count = TRACKS
+    shapes = []
+    for _ in range(POOL):
+        (cx, cy), (rx, ry) = rng.uniform(0.2, 0.8, 2) * (1280, 720), rng.uniform(60, 250, 2)
+        angle = np.linspace(0, 2 * np.pi, 80, endpoint=False)
+        ring = np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], axis=1).clip(0, (1279, 719))
+        y, x = np.mgrid[:720, :1280]
+        ragged = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1 + 0.1 * rng.standard_normal(1280)
+        shapes.append((ring.round(1).ravel().tolist(), mask_to_rle(ragged)))
+    videos, annotations, predictions = [], [], []
+    for n in range(1, clips + 1):
+        files = [f"v{n:03d}/{k}.jpg" for k in range(frames)]
+        videos.append({"id": n, "width": 1280, "height": 720, "length": frames, "file_names": files})
+        for track in range(count):
+            category, shape = 1 + (n + track) % 26, (3 * n + 7 * track) % POOL
+            on = rng.random(frames) < 0.6
+            if track < 2 + n % 2:
+                own = {"id": len(annotations) + 1, "video_id": n, "category_id": category, "iscrowd": 0}
+                own |= {"segmentations": [[shapes[shape][0]] if sounds else None for sounds in on]}
+                annotations.append(own | {"areas": [50_000 if sounds else None for sounds in on]})
+            codes = [shapes[shape if sounds else (shape + 1) % POOL][1] for sounds in on]
+            masks = [{"size": list(code.size), "counts": code.counts} for code in codes]
+            predictions.append(
+                {"video_id": n, "score": float(rng.random()), "category_id": category, "segmentations": masks}
+            )
+    categories = [{"id": i, "name": f"class {i}"} for i in range(1, 27)]
+    write(
+        root / "test.json",
+        json.dumps({"videos": videos, "annotations": annotations, "categories": categories}).encode(),
+    )
+    write(root / "results.json", json.dumps(predictions).encode())
+    letters = sum(len(code["counts"]) for track in predictions for code in track["segmentations"])
+    return clips * frames * count, letters
 
 
 def write_s4(root: Path) -> None:

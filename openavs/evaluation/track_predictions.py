@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -23,13 +22,13 @@ from openavs.utils.fs import atomic_replace
 from openavs.utils.text import pluralize
 
 RESULTS = "results.json"
-_SPACE = re.compile(r"[ \t\n\r]*")
+_WINDOW = 1 << 20  # characters that are read at a time
 
 
 class TrackPredictions:
     """The predicted tracks of a file, or of a folder's `results.json` or only JSON file.
 
-    The file is checked as a whole and its tracks are read clip by clip: the text stays in memory, the masks do not.
+    The file is checked as a whole, and its tracks are read clip by clip; it is never in memory as a whole.
 
     Args:
         path: the file or folder.
@@ -41,15 +40,10 @@ class TrackPredictions:
 
     def __init__(self, path: Path, layout: TrackLayout) -> None:
         self.path, self._layout = find_results(path), layout
-        try:
-            self._text = self.path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {self.path} as JSON: {error}") from error
-        self._decoder = json.JSONDecoder(parse_constant=_refuse_constant)
         self._classes = {number: place for place, number in enumerate(layout.categories) if place}
         names = {video.number: name for name, video in layout.videos.items()}
-        self._places: dict[str, list[int]] = {}
-        for count, (place, entry) in enumerate(self._entries()):
+        self._places: dict[str, list[tuple[int, int]]] = {}  # offset and length in the file
+        for count, (place, entry) in enumerate(_read_list(self.path)):
             try:
                 name = names[entry["video_id"]]
                 self._check(entry, name)
@@ -64,8 +58,7 @@ class TrackPredictions:
             InputError: a mask that is not a run-length code.
         """
         tracks = []
-        for place in self._places.get(clip, ()):
-            entry, _ = self._decoder.raw_decode(self._text, place)
+        for entry in _read_places(self.path, self._places.get(clip, ())):
             masks = tuple(self._mask(code, clip, t) for t, code in enumerate(entry["segmentations"]))
             tracks.append(InstanceTrack(self._classes[entry["category_id"]], masks, float(entry["score"])))
         return tracks
@@ -76,27 +69,6 @@ class TrackPredictions:
         rle = RLE(self._layout.videos[clip].size, code["counts"])
         check_rle(rle, f"{self.path}: frame {t} of the clip {clip!r}")
         return rle
-
-    def _entries(self) -> Iterator[tuple[int, Any]]:
-        """The entries of the list and the places where they begin."""
-        text = self._text
-        place = _skip(text, 0)
-        if text[place : place + 1] != "[":
-            raise InputError(f"{self.path} is not a list of tracks")
-        place = _skip(text, place + 1)
-        while text[place : place + 1] != "]":
-            try:
-                entry, end = self._decoder.raw_decode(text, place)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{self.path} is not a JSON file: {error}") from error
-            yield place, entry
-            place = _skip(text, end)
-            if text[place : place + 1] == ",":
-                place = _skip(text, place + 1)
-            elif text[place : place + 1] != "]":
-                raise InputError(f"{self.path} is not a JSON file: it breaks off at the character {place}")
-        if _skip(text, place + 1) != len(text):
-            raise InputError(f"{self.path} is not a JSON file: text follows the list")
 
     def _check(self, entry: Mapping[str, Any], name: str) -> None:
         video, masks = self._layout.videos[name], entry["segmentations"]
@@ -141,13 +113,76 @@ def find_results(path: Path) -> Path:
     return found[0]
 
 
-def _skip(text: str, place: int) -> int:
-    match = _SPACE.match(text, place)
-    return place if match is None else match.end()
+def _read_list(path: Path) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Yield offset and length of the entries of a JSON list, and the entries; a part of the file is in memory."""
+    try:
+        with path.open(encoding="latin-1", newline="") as file:  # a character is a byte; codes of masks are ASCII
+            window = _Window(file)
+            if window.peek() != "[":
+                raise InputError(f"{path} is not a list of tracks")
+            window.skip(1)
+            while window.peek() != "]":
+                entry, length = window.parse()
+                yield (window.offset, length), entry
+                window.skip(length)
+                if window.peek() == ",":
+                    window.skip(1)
+                elif window.peek() != "]":
+                    raise ValueError(f"it breaks off at the character {window.offset}")
+            window.skip(1)
+            if window.peek():
+                raise ValueError("text follows the list")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a JSON file: {error}") from error
+
+
+def _read_places(path: Path, places: Iterable[tuple[int, int]]) -> Iterator[Any]:
+    with path.open("rb") as file:
+        for offset, length in places:
+            file.seek(offset)
+            yield _DECODER.decode(file.read(length).decode("latin-1"))
+
+
+class _Window:
+    """The part of a file that is parsed; it begins at `offset`."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file, self._text, self.offset = file, "", 0
+
+    def skip(self, count: int) -> None:
+        self._text, self.offset = self._text[count:], self.offset + count
+
+    def peek(self) -> str:
+        """Skip white space and return the next character, or nothing at the end."""
+        while True:
+            self.skip(len(self._text) - len(self._text.lstrip(" \t\n\r")))
+            if self._text or not self._extend(_WINDOW):
+                return self._text[:1]
+
+    def parse(self) -> tuple[Any, int]:
+        """Return the value at the beginning and its length.
+
+        Raises:
+            ValueError: not JSON.
+        """
+        while True:
+            try:
+                return _DECODER.raw_decode(self._text)
+            except ValueError:
+                if not self._extend(max(_WINDOW, len(self._text))):
+                    raise
+
+    def _extend(self, count: int) -> bool:
+        added = self._file.read(count)
+        self._text += added
+        return bool(added)
 
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not a number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
