@@ -190,6 +190,7 @@ TITLES: dict[str, str] = {
     "avis": "AVIS (AVISeg)",
     "twins": "Synthetic twins",
     "ref-avs": "Ref-AVS Bench",
+    "avatar": "AVATAR",
 }
 
 _FIGURES: dict[str, str] = {
@@ -215,6 +216,10 @@ _FIGURES: dict[str, str] = {
     "f": "F",
     "jf": "J&F",
     "s": "S of null expressions (lower is better)",
+    "ciou": "CIoU",
+    "auc": "AUC of CIoU",
+    "tn": "true negative rate, off the screen",
+    "left_empty": "off-screen frames left empty",
     "miou_sounding": "mIoU, frames with a true mask",
     "decided": "frames in which some but not all twins are marked",
     "right": "of these with the right ones marked",

@@ -198,18 +198,21 @@ def to_sample(clip: BenchmarkClip, name: str, root: Path, spelling: Mapping[str,
     """
     masks = (path for path in clip.truth if path is not None and path.suffix == ".png")  # AVSBench-OV has one JSON
     like = next((path for path in masks if os.path.isfile(path)), None)
+    video = None if clip.video is None else _relative(clip.video, root)
+    is_video = clip.times is not None and video is not None  # its frames and its sound are in one file
     return Sample(
         name,
-        _relative(clip.frames[0].parent, root) if clip.frames else "",
+        (video or "") if is_video else _relative(clip.frames[0].parent, root) if clip.frames else "",
         name=clip.id if clip.id != name else None,
-        audio=_relative(clip.audio, root),
+        audio=None if is_video else _relative(clip.audio, root),
         frames=tuple(_relative(frame, root) for frame in clip.frames),
         places=clip.predictions,
         like=None if like is None else _relative(like, root),
         classes=tuple((spelling or {}).get(label, label.replace("-", " ")) for label in clip.classes),
-        video=None if clip.video is None else _relative(clip.video, root),
+        video=None if is_video else video,
         sound=clip.sound,
         expression=clip.expression,
+        times=clip.times() if clip.times is not None else (),
     )
 
 

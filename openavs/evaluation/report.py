@@ -44,6 +44,7 @@ from openavs.evaluation.report_plots import (
     plot_report,
     shot_count,
 )
+from openavs.media.clip import open_clip
 from openavs.media.images import read_image
 from openavs.models.catalog import is_only_synthetic
 from openavs.structures.types import BoolMask, ImageArray
@@ -288,13 +289,23 @@ def example_frame(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> E
             predicted = (predicted > 127).astype(np.uint8)
         place = int(np.argmax([(t > 0).sum() + (p > 0).sum() for t, p in zip(truth, predicted, strict=True)]))
         index = clip.annotated[place]
-        image = _shrink(read_image(clip.frames[index]))
+        image = _shrink(_frame_image(clip, index))
     except (InputError, OSError) as error:
         return ExampleFrame(f"no picture: {error}")
     true, marked = truth[place].astype(np.int64), predicted[place].astype(np.int64)
-    words = f"Frame {index + 1} of {len(clip.frames)}: {_describe(dataset, true, marked)}"
+    words = f"Frame {index + 1} of {len(clip.truth)}: {_describe(dataset, true, marked)}"
     painted = paint_masks(image, *(_resize_labels(labels, image.shape[:2]) for labels in (true, marked)))
     return ExampleFrame(words, jpeg_data_uri(painted, 80), image.shape[1], image.shape[0])
+
+
+def _frame_image(clip: BenchmarkClip, index: int) -> ImageArray:
+    """Read a frame from its file, or decode it from the clip's video."""
+    if clip.times is None or clip.video is None:
+        return read_image(clip.frames[index])
+    found = next(open_clip(clip.video, times=clip.times()).frames(frozenset({index})), None)
+    if found is None:
+        raise InputError(f"{clip.video} ends before frame {index + 1}")
+    return found.image
 
 
 def paint_masks(image: ImageArray, truth: Labels, predicted: Labels) -> ImageArray:

@@ -96,7 +96,7 @@ class ClipLoader:
         if sample.audio_slice is not None:
             audio = self._extract(sample, sample.audio_slice)
         video = self._file(sample.path) if sample.video_slice is None else self._extract(sample, sample.video_slice)
-        return open_clip(video, fps=self.fps, audio=audio, id=sample.id)
+        return open_clip(video, fps=self.fps, audio=audio, id=sample.id, times=sample.times)
 
     def _file(self, path: str) -> Path:
         if "\0" in path:

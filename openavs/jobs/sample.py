@@ -48,6 +48,7 @@ class Sample:
         video: The raw video of a clip that comes as images, for the frames between them.
         sound: A generated sound that replaces the sound of the files, as `media.replacement_sound` names it.
         expression: A sentence that chooses the objects to segment.
+        times: The times of the frames to take from the video, in seconds; empty: at the recipe's rate.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Sample:
     video: str | None = None
     sound: str | None = None
     expression: str | None = None
+    times: tuple[float, ...] = ()
 
     @property
     def source(self) -> str:

@@ -53,6 +53,7 @@ def open_clip(
     fps: float = 1.0,
     audio: str | Path | None = None,
     id: str | None = None,
+    times: tuple[float, ...] = (),
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> Clip:
     """Open a video file, a folder of images or one image; only the audio and one frame are decoded.
@@ -63,6 +64,7 @@ def open_clip(
             second. A single image lasts as long as its audio.
         audio: an audio file (or video) in place of the file's own audio; it starts with the first frame.
         id: id of the clip; the file's stem if None.
+        times: increasing times of the frames of a video in seconds, in place of those by `fps`.
         limits: limits on the header's values.
 
     Raises:
@@ -77,7 +79,7 @@ def open_clip(
     info, start, matrix, notes = _probe_file(path, limits)
     if info.size is None:
         raise InputError(f"{path} has sound but no picture; give a video, or an image with separate audio (audio=...)")
-    times = _plan(path, info.duration, fps, limits)
+    times = times or _plan(path, info.duration, fps, limits)
     frames = VideoFrames(path, start, info.size, matrix, times, fps, audio is None, limits)
     waveform, more = read_audio_track(path, limits, start) if audio is None else _read_beside(audio, limits)
     clip = _clip(path, id, times, fps, info.size, frames, (waveform, notes + more))

@@ -128,7 +128,7 @@ def test_wrong_usage_is_one_sentence(
 def test_list_names_the_benchmarks_and_studies(openavs: Run) -> None:
     found = openavs("list", "--json").json()
     benchmarks = {card["name"]: card for card in found["benchmarks"]}
-    assert set(benchmarks) == {"s4", "ms3", "avss", "ov", "v3", "ref-avs", "avis", "twins"}
+    assert set(benchmarks) == {"s4", "ms3", "avss", "ov", "v3", "ref-avs", "avatar", "avis", "twins"}
     assert benchmarks["s4"]["splits"]["test"]["clips"] == 740
     assert "threshold" in {study["name"] for study in found["studies"]}
     shown = openavs("list", "benchmarks").out

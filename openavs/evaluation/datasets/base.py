@@ -42,6 +42,7 @@ class BenchmarkClip:
         video: the raw video, if there is one; the frames between the sampled ones are decoded from it.
         sound: a generated sound in place of the audio file, as `media.replacement_sound` names it.
         expression: a sentence that chooses the objects to segment, for benchmarks of such sentences.
+        times: reads the times of the frames in seconds, for clips without `frames`: they are decoded from the video.
     """
 
     id: str
@@ -56,6 +57,7 @@ class BenchmarkClip:
     video: Path | None = None
     sound: str | None = None
     expression: str | None = None
+    times: Callable[[], tuple[float, ...]] | None = None
 
     @property
     def annotated(self) -> tuple[int, ...]:
