@@ -5,11 +5,13 @@
     result.save("out")
 
 The public names are imported when they are first used, so that `import openavs` is fast and does not load torch.
+Editors complete them from the imports that only type checkers see.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # type checkers know the name; importing it from typing would be most of what this file costs
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:

@@ -1,18 +1,24 @@
-"""Label filters: select the segments of a result that become labels, by the `label_filter` section of a recipe.
+"""Filters of finished results: the `label_filter` section of a recipe, and another threshold of boxes.
 
-By default there are no rules, as in the paper: every box over `filtering.box_threshold` is a label.
+By default there are no rules for labels, as in the paper: every box over `filtering.box_threshold` is a label.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from openavs.config.recipe import LabelFilterConfig
+from openavs.errors import InputError
 from openavs.stages.lexicon import lexicon, source_of
-from openavs.structures.types import ClipResult, FrameResult, Segment
+from openavs.structures.types import Clip, ClipResult, FrameResult, Rejection, Segment
 
+if TYPE_CHECKING:
+    from openavs.pipeline.pipeline import Pipeline
+
+BELOW = "below threshold"
 CLIP_RULES = ("min_audible_fraction", "drop_empty")
 """Rules that reject a whole clip; all others reject segments."""
 
@@ -92,3 +98,61 @@ def _clip_failure(result: ClipResult, rules: LabelFilterConfig) -> str | None:
     if rules.drop_empty and not any(frame.segments for frame in result.frames):
         return "drop_empty"
     return None
+
+
+def apply_threshold(
+    result: ClipResult, threshold: float, pipe: Pipeline | None = None, reopen: Callable[[], Clip] | None = None
+) -> ClipResult:
+    """Return a result with another threshold of boxes.
+
+    Segments below it become rejections `below threshold`. Rejections of that reason that reach it become segments if
+    there is a pipeline, whose segmenter makes their masks; otherwise they stay.
+
+    Args:
+        result: the result.
+        threshold: least score of a box.
+        pipe: the pipeline.
+        reopen: opens the clip; needed with `pipe`.
+
+    Raises:
+        InputError: a threshold outside [0, 1], or a segmenter that takes no boxes.
+    """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"a threshold is from 0 to 1, not {threshold}")
+    made = {} if pipe is None or reopen is None else _segment_candidates(result, threshold, pipe, reopen)
+    frames = []
+    for frame in result.frames:
+        new = made.get(frame.index, [])
+        low = [Rejection(s.phrase, BELOW, s.score, s.box) for s in frame.segments if s.score < threshold]
+        kept = sorted([*(s for s in frame.segments if s.score >= threshold), *new], key=lambda s: -s.score)
+        rejected = [r for r in frame.rejected if r.box is None or r.box not in {s.box for s in new}]
+        frames.append(replace(frame, segments=tuple(kept), rejected=(*rejected, *low)))
+    filtering = {**result.recipe.get("filtering", {}), "box_threshold": threshold}
+    return replace(result, frames=tuple(frames), recipe={**result.recipe, "filtering": filtering})
+
+
+def _segment_candidates(
+    result: ClipResult, threshold: float, pipe: Pipeline, reopen: Callable[[], Clip]
+) -> dict[int, list[Segment]]:
+    """Return, by frame, segments of the rejected boxes that reach a threshold."""
+    if not hasattr(pipe.segmenter, "segment"):
+        raise InputError("this pipeline has no segmenter of boxes, so it makes no masks for a lower threshold")
+    near = {
+        frame.index: [
+            (r.phrase, r.box, r.score)
+            for r in frame.rejected
+            if r.reason == BELOW and r.box is not None and r.score is not None and r.score >= threshold
+        ]
+        for frame in result.frames
+    }
+    wanted = frozenset(index for index, own in near.items() if own)
+    made: dict[int, list[Segment]] = {}
+    for shown in reopen().frames(wanted) if wanted else ():
+        boxes = near[shown.index]
+        (masks,) = pipe.segmenter.segment([shown.image], [[box for _, box, _ in boxes]])
+        made[shown.index] = [
+            Segment(mask.rle, box, phrase, score, mask.score, *pipe.label(phrase))
+            for (phrase, box, score), mask in zip(boxes, masks, strict=True)
+            if mask.rle.area
+        ]
+    return made

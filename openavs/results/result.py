@@ -11,11 +11,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from openavs.errors import InputError
-from openavs.structures.types import Clip, ClipResult
+from openavs.structures.masks import segments_to_mask
+from openavs.structures.types import Clip, ClipResult, FrameResult, Segment
 from openavs.utils.text import pluralize, split_list
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+    from openavs.pipeline.pipeline import Pipeline
     from openavs.visualization.notebook import NotebookView
 
 
@@ -100,6 +108,72 @@ class Result(ClipResult):
         )
         return Path(out)
 
+    def masks(self, phrase: str | None = None) -> npt.NDArray[np.bool_]:
+        """Return the union of the masks of every sampled frame, bool `[T, H, W]`; of one phrase or label if given."""
+        return np.stack([segments_to_mask(_of(frame, phrase), self.size) for frame in self.frames])
+
+    def heatmap(self, phrase: str | None = None) -> npt.NDArray[np.float32]:
+        """Return the share of the sampled frames in which each pixel is in a mask, float32 `[H, W]` in [0, 1]."""
+        total = np.zeros(self.size, dtype=np.float32)
+        for frame in self.frames:
+            total += segments_to_mask(_of(frame, phrase), self.size)
+        return total / np.float32(max(len(self.frames), 1))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one record per segment: frame, time, phrase, label, scores, box, area in pixels, and track."""
+        return [
+            {
+                "frame": frame.index,
+                "time": frame.time,
+                "phrase": s.phrase,
+                "label": s.label,
+                "score": s.score,
+                "mask_score": s.mask_score,
+                **dict(zip(("x0", "y0", "x1", "y1"), s.box, strict=True)),
+                "area": s.mask.area,
+                "track": s.track,
+            }
+            for frame in self.frames
+            for s in frame.segments
+        ]
+
+    def to_pandas(self) -> DataFrame:
+        """Return `rows()` as a table; InputError if pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame(self.rows(), columns=list(_COLUMNS))
+
+    def plot_timeline(self, axes: Axes | None = None) -> Axes:
+        """Draw when each phrase was captioned, found and not found; return the matplotlib axes.
+
+        Args:
+            axes: to draw into; by default those of a new figure.
+        """
+        from openavs.visualization.timeline import plot_timeline
+
+        return plot_timeline(self, axes)
+
+    def with_threshold(self, threshold: float, pipe: Pipeline | None = None) -> Result:
+        """Return the result with another threshold of boxes; detector and captioner do not run again.
+
+        A higher threshold rejects segments. For a lower one, the best box of each phrase that was `below threshold`
+        becomes a segment, if `pipe` is given to make its mask; verifiers and tracker do not see it.
+
+        Args:
+            threshold: least score of a box, in [0, 1].
+            pipe: a pipeline whose segmenter makes masks of boxes, such as the one that made the result.
+
+        Raises:
+            InputError: a threshold outside [0, 1], or a pipeline without a segmenter of boxes.
+        """
+        from openavs.results.filters import apply_threshold
+
+        held = getattr(self, "_clip", None)
+        changed = apply_threshold(self, threshold, pipe, lambda: self.video)
+        return Result.of(changed, held)
+
     def _repr_html_(self) -> str:
         """Return images and captions as HTML, for notebooks; `show()` adds the video, which takes longer."""
         from openavs.visualization.notebook import summary
@@ -112,6 +186,9 @@ class Result(ClipResult):
     def __repr__(self) -> str:
         found = sum(len(frame.segments) for frame in self.frames)
         return f"<Result of {self.clip!r}: {pluralize(found, 'segment')} in {pluralize(len(self.frames), 'frame')}>"
+
+
+_COLUMNS = ("frame", "time", "phrase", "label", "score", "mask_score", "x0", "y0", "x1", "y1", "area", "track")
 
 
 def read_result(out: str | Path, clip: str | None = None) -> Result:
@@ -128,6 +205,10 @@ def read_result(out: str | Path, clip: str | None = None) -> Result:
         shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
         raise InputError(f"{out} has {len(names)} clips; name one: {shown}")
     return Result.of(read(out, names[0]))
+
+
+def _of(frame: FrameResult, phrase: str | None) -> list[Segment]:
+    return [s for s in frame.segments if phrase is None or phrase in (s.phrase, s.label)]
 
 
 def _values(result: ClipResult) -> dict[str, Any]:

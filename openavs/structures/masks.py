@@ -6,7 +6,7 @@ Converters are functions named `a_to_b`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class RLE:
     """A binary mask as COCO's compressed run-length code (column-major); `size` is (height, width)."""
 
     size: tuple[int, int]
-    counts: str
+    counts: str = field(repr=False)
 
     @cached_property
     def area(self) -> int:

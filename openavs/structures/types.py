@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.structures.masks import RLE
+from openavs.structures.masks import RLE, rle_to_mask
 
 ImageArray = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 BoolMask = npt.NDArray[np.bool_]  # [H, W]
@@ -303,6 +303,11 @@ class Segment:
     verdicts: tuple[Verdict, ...] = field(default=(), metadata=ADDED)
 
     @property
+    def array(self) -> BoolMask:
+        """The mask, bool `[H, W]`."""
+        return rle_to_mask(self.mask)
+
+    @property
     def verifier_score(self) -> float | None:
         """Lowest score of the verifiers of its look that decided, in [0, 1]; None without one.
 
@@ -405,6 +410,15 @@ class FrameResult:
     rejected: tuple[Rejection, ...] = ()
     weak: tuple[Caption, ...] = field(default=(), metadata=ADDED)
     interpolated: bool = field(default=False, metadata=ADDED)
+
+    @property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """The masks of its segments, bool `[N, H, W]`; `[0, 0, 0]` without segments."""
+        return np.stack([s.array for s in self.segments]) if self.segments else np.zeros((0, 0, 0), dtype=np.bool_)
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{s.phrase} {s.score:.2f}" for s in self.segments)
+        return f"<FrameResult {self.index} at {self.time:.2f} s: {found or ('silent' if self.silent else 'nothing')}>"
 
 
 @dataclass(frozen=True)
