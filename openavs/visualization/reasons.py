@@ -81,7 +81,7 @@ def _numbers(score: float | None, margin: float | None) -> str:
 def is_unresolved(segment: Segment, frame: FrameResult) -> bool:
     """Return whether a verifier could not decide if a segment of a frame makes the sound, and no other verifier did.
 
-    The only candidate of a phrase is not unresolved if it was compared with nothing.
+    The only candidate of a phrase is not unresolved if it was compared with nothing. A reasoner's decision is the last.
     """
     verdicts = segment.verdicts
     has_rivals = sum(other.phrase == segment.phrase for other in frame.segments) > 1
@@ -89,7 +89,9 @@ def is_unresolved(segment: Segment, frame: FrameResult) -> bool:
     if reasoned and reasoned[-1].decision == "kept":  # it knows the other verdicts
         return False
     is_chosen = any(verdict.decision == "kept" and verdict.margin is not None for verdict in verdicts)
-    is_open = any(v.decision == "unresolved" and (has_rivals or v.margin is not None) for v in verdicts)
+    is_open = any(
+        v.decision == "unresolved" and (has_rivals or v.margin is not None or v.verifier == _REASONER) for v in verdicts
+    )
     return is_open and not is_chosen
 
 
@@ -216,9 +218,10 @@ def _rejection_remedy(frames: Sequence[FrameResult]) -> str:
         best = max(near, key=lambda rejection: rejection.score or 0.0)
         keep = f"filtering.box_threshold={_below(best.score or 0.0)} keeps it"
         texts.append(f"the best box is {best.phrase} {best.score:.2f}, below the threshold: {keep}")
-    for reason in ("verifier", "off-screen", "silent"):
+    for reason in ("verifier", "off-screen", "silent", _REASONER):
+        stage = _REASONER if reason == _REASONER else "verifier"
         for rejection in by_reason.get(reason, ())[:1]:
-            texts.append(f"{rejection.phrase} was rejected ({reason_text(rejection)}): verifier=null keeps it")
+            texts.append(f"{rejection.phrase} was rejected ({reason_text(rejection)}): {stage}=null keeps it")
     if not texts and (missing := by_reason.get("not found")):
         words = _listed(dict.fromkeys(rejection.phrase for rejection in missing))
         texts.append(f"no box for {words}: it is not in view at these frames, or too small; sample.fps=4 sees more")

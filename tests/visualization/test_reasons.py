@@ -25,6 +25,7 @@ from openavs.visualization.reasons import (
 from tests.docs.reading import text_of
 
 ALONE = Verdict("unresolved", 0.0, None, None, "sync")
+UNDECIDED = Verdict("unresolved", 0.5, None, None, "reasoner")
 UNSURE = Verdict("unresolved", 0.5, 0.03, None, "sync")
 
 
@@ -72,6 +73,8 @@ def test_a_rejection_is_a_sentence_with_its_numbers(rejection: Rejection, text: 
         ),
         (UNSURE, "sync: unresolved: kept, the margin is small (0.50, margin 0.03)"),
         (ALONE, "sync: kept without a comparison"),
+        (Verdict("kept", 1.0, None, None, "reasoner"), "reasoner: sounds"),
+        (UNDECIDED, "reasoner: unresolved: kept without a decision"),
     ],
 )
 def test_a_verdict_is_a_few_words_with_its_numbers(verdict: Verdict, text: str) -> None:
@@ -89,6 +92,12 @@ def test_an_only_candidate_is_unresolved_only_if_it_was_compared() -> None:
     assert open_segments(segment(ALONE), segment(ALONE, phrase="cat")) == [False, False]
     assert open_segments(segment(ALONE), segment(ALONE)) == [True, True]  # a still picture of two dogs
     assert open_segments(segment(UNSURE)) == [True]
+
+
+def test_a_reasoner_decides_what_verifiers_left_open() -> None:
+    assert open_segments(segment(UNSURE, Verdict("kept", 1.0, None, None, "reasoner"))) == [False]
+    assert open_segments(segment(UNDECIDED)) == [True]
+    assert open_segments(segment(Verdict("kept", 0.9, 0.4, None, "sync"), UNDECIDED)) == [False]
 
 
 def test_caveats_count_frames_and_not_segments() -> None:
@@ -158,6 +167,7 @@ def test_the_way_from_caption_to_segment_is_named_and_where_it_ends() -> None:
         (nothing(Rejection("violin", "below threshold", 0.219)), ["filtering.box_threshold=0.21 keeps it"]),
         (nothing(Rejection("violin", "not found")), ["no box for violin: it is not in view", "sample.fps=4"]),
         (nothing(Rejection("violin", "off-screen", 0.1)), ["nothing in the picture fits the sound", "verifier=null"]),
+        (nothing(Rejection("violin", "reasoner", 0.3)), ["by all evidence of the clip", "reasoner=null keeps it"]),
         (nothing(Rejection("violin", "empty mask", 0.3)), ["all boxes were rejected"]),
     ],
 )
