@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,17 @@ _ADVANCED = frozenset(
 
 
 def _hide_types(parameters: Iterable[Any]) -> None:
-    """Leave the types of parameters out of the help, as far as no `metavar` names them."""
+    """Leave the types of parameters out of the help, except for choices and those that a `metavar` names."""
     for parameter in parameters:
-        if not parameter.metavar or isinstance(parameter, typer.core.TyperArgument):
-            vars(parameter).update(display_type_rich=lambda ctx: None, _get_number_range_help_str=lambda: "")
+        show = getattr(parameter, "display_type_rich", None)
+        if show is not None and (not parameter.metavar or isinstance(parameter, typer.core.TyperArgument)):
+            vars(parameter).update(display_type_rich=partial(_choices, show), _get_number_range_help_str=lambda: "")
+
+
+def _choices(show: Callable[..., str | None], ctx: Any) -> str | None:
+    """Return the type of a parameter if it is a list of choices, such as `local|ray`."""
+    text = show(ctx=ctx)
+    return text if text and "|" in text else None
 
 
 class _Command(typer.core.TyperCommand):
