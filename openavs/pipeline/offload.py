@@ -96,7 +96,8 @@ def _lazy(manager: OffloadManager, stage: str, cls: type, options: Mapping[str, 
     """Make a lazy backend with the public methods of a class, so that `hasattr` does not load the model."""
     names = [name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))]
     methods = {name: _forwarding_method(name) for name in names}
-    facts = {"contact_sheet": options.get("contact_sheet", getattr(cls, "contact_sheet", False))}
+    sees = options.get("contact_sheet", getattr(cls, "contact_sheet", False))
+    facts = {"contact_sheet": sees, "takes_expression": sees or getattr(cls, "takes_expression", False)}
     backend: LazyBackend = type(f"Lazy{cls.__name__}", (LazyBackend,), {**facts, **methods})(manager, stage)
     return backend
 
