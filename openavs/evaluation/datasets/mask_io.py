@@ -7,7 +7,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -267,12 +267,13 @@ def interpolate_linear(mask: Labels, size: Size) -> Labels:
     (top, bottom, rows), (left, right, columns) = (
         _linear_weights(old, new) for old, new in zip(mask.shape, size, strict=True)
     )
-    wide = mask.astype(np.int32)
-    upper, lower = (wide[row][:, left] * columns[0] + wide[row][:, right] * columns[1] for row in (top, bottom))
+    lines = (mask[row] for row in (top, bottom))
+    upper, lower = (line.take(left, 1) * columns[0] + line.take(right, 1) * columns[1] for line in lines)
     parts = ((rows[i][:, None] * (line >> 4)) >> 16 for i, line in enumerate((upper, lower)))
     return np.asarray((sum(parts) + 2) >> 2, dtype=np.uint8)
 
 
+@lru_cache(maxsize=32)
 def _linear_weights(old: int, new: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.int32]]:
     """The two old pixels of every new one, and their weights `[2, new]` in 1/2048."""
     place = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
