@@ -136,7 +136,7 @@ def _print_study(result: dict[str, Any], out: Path) -> None:
     from openavs.evaluation.benchmark import figure_name, protocol_name, title_of
     from openavs.utils.text import pluralize
 
-    figures = main_figures(result["task"])
+    figures = main_figures(result["task"], result["benchmark"])
     rows = [_row(row, figures, result["baseline"]) for row in result["variants"]]
     names = [figure_name(name, result["task"]) for name in figures]
     with_published = any(row["published"] for row in result["variants"])

@@ -281,8 +281,13 @@ def _published(variant: AblationVariant, study: AblationStudy, benchmark: str) -
 # ------------------------------------------------------------------------------------------------- its table and curve
 
 
-def main_figures(task: str) -> Sequence[str]:
+_OWN_FIGURES = {"ref-avs": ("j", "f", "s"), "avatar": ("ciou", "auc", "tn")}
+
+
+def main_figures(task: str, benchmark: str = "") -> Sequence[str]:
     """Return the figures that a study's table and curve show."""
+    if benchmark in _OWN_FIGURES:
+        return _OWN_FIGURES[benchmark]
     if task == "instances":
         return ("map", "hota", "fsla")
     return ("base", "novel", "harmonic") if task == "open-vocabulary" else ("miou", "f")
@@ -290,7 +295,7 @@ def main_figures(task: str) -> Sequence[str]:
 
 def _table(result: Mapping[str, Any]) -> bytes:
     """One line per variant: figures with their intervals, and the paired difference to the baseline."""
-    first = list(main_figures(result["task"]))
+    first = list(main_figures(result["task"], result["benchmark"]))
     names = {name for row in result["variants"] for name in row["metrics"] or ()}
     ordered = sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))
     text = io.StringIO()
@@ -314,7 +319,7 @@ def plot_study(result: Mapping[str, Any]) -> Chart | None:
     rows = sorted((row for row in result["variants"] if row["metrics"]), key=lambda row: row["at"])
     if not rows:
         return None
-    names = main_figures(result["task"])
+    names = main_figures(result["task"], result["benchmark"])
     titles = [figure_name(name, result["task"]) for name in names]
     series = [_series(kind, title, name, rows) for kind, (name, title) in enumerate(zip(names, titles, strict=True))]
     return plot_series(

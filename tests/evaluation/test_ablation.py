@@ -12,7 +12,7 @@ import pytest
 
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
-from openavs.evaluation.ablation import load_study, run_study, study_names, study_recipes
+from openavs.evaluation.ablation import load_study, main_figures, run_study, study_names, study_recipes
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.leaderboard import published_results
@@ -169,3 +169,9 @@ def test_a_study_without_scores_lists_reasons_and_has_no_curve(tmp_path: Path) -
     assert [len(row["failed"]) for row in answer["variants"]] == [1]
     assert (tmp_path / "out" / "ablation.csv").is_file()
     assert not (tmp_path / "out" / "curve.svg").exists()
+
+
+def test_studies_on_ref_avs_and_avatar_show_their_figures() -> None:
+    assert main_figures("binary", "s4") == ("miou", "f")
+    assert main_figures("binary", "ref-avs") == ("j", "f", "s")
+    assert main_figures("binary", "avatar") == ("ciou", "auc", "tn")
