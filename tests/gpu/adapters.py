@@ -17,9 +17,10 @@ from openavs.stages.captioners.audio_lm import AudioLmCaptioner
 from openavs.stages.captioners.audio_tagger import AudioTaggerCaptioner
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
+from openavs.stages.detectors.omdet_turbo import OmDetTurboDetector
 from openavs.stages.detectors.owlv2 import Owlv2Detector
-from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
-from openavs.stages.segmenters.sam3 import Sam3Segmenter
+from openavs.stages.segmenters.sam import Sam2Segmenter, SamHqSegmenter, SamSegmenter
+from openavs.stages.segmenters.sam3 import Sam3LiteTextSegmenter, Sam3Segmenter
 from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker
 from openavs.stages.translators.base import Request
@@ -152,6 +153,10 @@ def _fused(folder: Path) -> Path:
     return tiny_models.make_clap(folder, fused=True)
 
 
+def _hq(folder: Path) -> Path:
+    return tiny_models.make_sam(folder, hq=True)
+
+
 _CLAP = {"vocabulary": ["dog", "bell", "engine"], "threshold": 0.0, "min_ratio": 0.0, "things": False}
 _BATCH = {"batch_size": FRAMES}
 _DINO, _DINO_CLASS = tiny_detectors.save_grounding_dino, GroundingDinoDetector
@@ -168,13 +173,16 @@ ADAPTERS: dict[str, Adapter] = {
     "grounding-dino": Adapter(_DINO, _DINO_CLASS, _detections, _BATCH),
     "grounding-dino-per-phrase": Adapter(_DINO, _DINO_CLASS, _detections, _BATCH | {"phrases_per_caption": 1}),
     "mm-grounding-dino": Adapter(_mm, _DINO_CLASS, _detections, _BATCH),
+    "omdet-turbo": Adapter(tiny_detectors.save_omdet_turbo, OmDetTurboDetector, _detections, _BATCH),
     "owlv2": Adapter(tiny_detectors.save_owlv2, Owlv2Detector, _detections, _BATCH),
     "sam": Adapter(tiny_models.make_sam, SamSegmenter, _masks, _BATCH),
     "sam-multimask": Adapter(tiny_models.make_sam, SamSegmenter, _masks, _BATCH | {"multimask": True}),
+    "sam-hq": Adapter(_hq, SamHqSegmenter, _masks, _BATCH),
     "sam2": Adapter(tiny_sams.make_sam2, Sam2Segmenter, _masks, _BATCH),
     "sam2-of-video": Adapter(tiny_sams.make_sam2_video, Sam2Segmenter, _masks, _BATCH),
     "sam3": Adapter(tiny_sams.make_sam3, Sam3Segmenter, _finds, {"floor": 0.0}),
     "sam3-of-video": Adapter(tiny_sams.make_sam3_video, Sam3Segmenter, _finds, {"floor": 0.0}),
+    "sam3-lite-text": Adapter(tiny_sams.make_sam3_lite_text, Sam3LiteTextSegmenter, _finds, {"floor": 0.0}),
     "sam2-video": Adapter(tiny_sams.make_sam2_video, Sam2VideoTracker, _tracks, {}),
     "sam3-video": Adapter(tiny_sams.make_sam3_video, Sam3VideoTracker, _tracks, {}),
     "clip": Adapter(make_clip, ClipVerifier, _verdicts, {}),
