@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from openavs.caching.store import size_to_text
 from openavs.checks.recipe_check import RecipeCheck, check_recipe, hub_cache, is_environment_offline
-from openavs.config.recipe import Recipe, override_recipe
+from openavs.config.recipe import Recipe, load_recipe, override_recipe
 from openavs.errors import InputError
 from openavs.models.catalog import WeightsStatus
 from openavs.models.chat_api.endpoint import OPENAI, SERVER_BACKENDS, find_endpoint
@@ -26,6 +26,8 @@ _FRAME_SECONDS = {
     "facebook/sam2.1-hiera-tiny": (5.2, 5.4),
     "laion/clap-htsat-fused": (0.2, 0.4),
 }
+
+_FAST_SECONDS = 3.0  # of the smaller images and 8-bit products of openavs-fast (pipelines/openavs-fast.yaml)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,13 @@ def download_lines(recipe: Recipe) -> list[str]:
 
 
 def _seconds(recipe: Recipe) -> tuple[float, float] | None:
+    """Return the lowest and highest CPU seconds of a frame; None for models or image sizes that are not measured."""
+    fast = load_recipe("openavs-fast")
+    if (recipe.detector, recipe.segmenter) == (fast.detector, fast.segmenter):
+        return _FAST_SECONDS, _FAST_SECONDS
+    sections = [section for section in (recipe.detector, recipe.segmenter) if section is not None]
+    if any(key in section.options for section in sections for key in ("shortest_edge", "image_size", "quantize")):
+        return None
     total = [0.0, 0.0]
     for stage, model in recipe.models().items():
         known = _FRAME_SECONDS.get(split_reference(model)[0])
@@ -163,6 +172,8 @@ def _gb(size: float) -> str:
 
 
 def _minutes(low: float, high: float) -> str:
+    if high == low:
+        return f"{max(1, round(low * 60))} s" if high < 2 else f"{low:.0f} minutes"
     if high < 2:
         return f"{max(1, round(low * 60))} to {max(1, round(high * 60))} s"
     if high < 120:

@@ -31,8 +31,12 @@ def test_downloads_memory_and_time_are_named_before_a_run(tmp_path: Path) -> Non
 
 
 def test_the_time_of_unmeasured_models_is_not_guessed() -> None:
-    *_, time = plan_run(load_recipe("openavs", ["device=cpu"])).lines(60)
-    assert time == "  time: not measured for these models; 60 frames to process"
+    smaller = load_recipe("openavs-cpu", ["device=cpu", "detector.shortest_edge=320"])
+    for recipe in (load_recipe("openavs", ["device=cpu"]), smaller):
+        *_, time = plan_run(recipe).lines(60)
+        assert time == "  time: not measured for these models; 60 frames to process"
+    *_, time = plan_run(load_recipe("openavs-fast", ["device=cpu"])).lines(60)
+    assert time.startswith("  time: about 3 minutes for 60 frames on one core")
 
 
 def test_embedded_models_have_no_plan() -> None:
