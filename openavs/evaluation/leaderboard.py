@@ -29,7 +29,7 @@ FIGURES = tuple(FIGURE_WORDS)
 UNKNOWN = "not stated"
 
 PROTOCOLS: dict[str, str] = {
-    "official": "the published evaluation at 224 px; F depends on its batch of 1 to 4 clips, which is rarely stated",
+    "official": "the published evaluation; AVSBench at 224 px, F by batches of 1 to 4 clips, which are rarely stated",
     "official-512": "the published formulas at 512 px, masks resized too, batches of 2 clips",
     "softmax": "the published formulas one clip at a time, on a softmax over two channels (fewer thresholds act)",
     "valid-frames": "the published AVSS formulas without the padded frames",

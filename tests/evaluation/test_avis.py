@@ -13,6 +13,7 @@ import pytest
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
+from openavs.evaluation import track_predictions
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import Dataset, InstanceTrack
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
@@ -178,6 +179,16 @@ def test_a_file_without_a_list_of_tracks_is_refused(text: str, dataset: Dataset,
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(InputError, match=r"is not a (list of tracks|JSON file)|track 0: video_id, score, category_id"):
         score(dataset, tmp_path)
+
+
+def test_a_file_is_read_in_pieces(dataset: Dataset, perfect: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dataset.track_layout is not None
+    whole = TrackPredictions(perfect, dataset.track_layout)
+    monkeypatch.setattr(track_predictions, "_WINDOW", 7)
+    pieces = TrackPredictions(perfect, dataset.track_layout)
+    for clip in dataset.clips:
+        read = [[(track.category, track.score, track.masks) for track in p.tracks(clip.id)] for p in (whole, pieces)]
+        assert read[0] == read[1] != []
 
 
 def test_options_of_mask_files_and_ambiguous_folders_are_refused(dataset: Dataset, perfect: Path) -> None:
