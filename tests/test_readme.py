@@ -15,6 +15,7 @@ from PIL import Image
 from openavs.config import resources
 from openavs.config.recipe import load_recipe
 from openavs.media import write_wav
+from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 
@@ -98,6 +99,17 @@ def test_the_table_names_every_recipe_and_its_license() -> None:
     for name, license in rows:
         stated = load_recipe(name).license or ""
         assert license.split(",")[0].split(";")[0].strip() in stated, name
+
+
+def test_the_choice_by_machine_names_recipes_that_fit() -> None:
+    (choice,) = re.findall(r"Recipes by machine:\n\n((?:- .*\n)+)", README)
+    lines = choice.splitlines()
+    assert len(lines) == 5
+    recipes = resources.names("pipelines")
+    assert all({name for name in re.findall(r"`([a-z0-9-]+)`", line)} & set(recipes) for line in lines)
+    at_most = {"openavs-fast": 2e9, "openavs-cpu": 16e9 / 2}
+    for name, size in at_most.items():
+        assert estimate_memory(load_recipe(name, ["device=cpu", "offline=true"]))[0] < size, name
 
 
 def test_every_path_it_names_exists() -> None:
