@@ -72,5 +72,6 @@ class ReportSink(Sink):
             write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, clip=clip))
         if "report.html" in wanted:
             frames = clip.frames(report_frames(result))
-            write_report(folder / "report.html", result, frames, clip.audio, clip.duration)
+            video = "overlay.mp4" if "overlay.mp4" in wanted else None
+            write_report(folder / "report.html", result, frames, clip.audio, clip.duration, video)
         return {f"clips/{sample.id}/{name}": stamp_file(folder / name) for name in wanted}

@@ -1,4 +1,4 @@
-"""HTML rendering: self-contained pages without scripts, with all values escaped."""
+"""HTML rendering: self-contained pages with all values escaped, and no script but their own."""
 
 from __future__ import annotations
 
@@ -32,15 +32,24 @@ def asset(name: str) -> str:
     return (resources.files("openavs") / "assets" / name).read_text("utf-8")
 
 
-def render(template: str, style: str, **values: Any) -> bytes:
+def render(template: str, style: str, script: str = "", **values: Any) -> bytes:
     """Render a template of openavs/assets as UTF-8.
 
-    The template receives `style` unescaped and `style_hash`, its SHA-256 for the Content-Security-Policy: the browser
-    then applies this style sheet and no other.
+    The template receives `style` and `script` unescaped, and `style_hash` and `script_hash`, their SHA-256 for the
+    Content-Security-Policy: the browser then applies this style sheet and this script, and no other.
     """
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
-    page = _environment().get_template(template).render(style=Markup(style), style_hash=digest, **values)
+    own = {
+        "style": Markup(style),
+        "style_hash": _digest(style),
+        "script": Markup(script),
+        "script_hash": _digest(script),
+    }
+    page = _environment().get_template(template).render(**own, **values)
     return bytes(page.encode("utf-8", "replace"))
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def jpeg_data_uri(image: ImageArray, quality: int = 82) -> str:

@@ -1,7 +1,8 @@
 """HTML report of a clip: captions, prompts, segments and rejections by frame.
 
-The page is one file that needs no network and runs no script; its Content-Security-Policy forbids both. The templates
-are in openavs/assets/report; the functions here return the values that they show.
+The page is one file that needs no network. With a video beside it, its one script seeks in it; the
+Content-Security-Policy forbids all others. The templates are in openavs/assets/report; the functions here return the
+values that they show.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def write_report(
     clip_frames: Iterable[Frame],
     audio: Waveform | None = None,
     duration: float | None = None,
+    video: str | None = None,
 ) -> None:
     """Write the report as one HTML file.
 
@@ -86,20 +88,27 @@ def write_report(
         clip_frames: all frames of the clip, or those of `report_frames`; frames that are missing are not shown.
         audio: for the waveform.
         duration: of the file in s, if known.
+        video: name of a video in the same folder, such as `overlay.mp4`, that the page plays.
     """
     palette = palette_of(result.frames)
     results = {frame.index: frame for frame in result.frames}
     shown = report_frames(result)
+    intervals = _frame_intervals([frame.time for frame in result.frames])
+    spans = {frame.index: span for frame, span in zip(result.frames, intervals, strict=True)}
     page = render(
         "report/report.html",
         asset("report/report.css") + asset("report/pieces.css") + color_css(),
+        asset("report/player.js") if video else "",
+        video=video,
         s=result,
         source=PurePath(result.source.replace("\\", "/")).name if result.source else None,
         recipe_name=result.recipe.get("name"),
         recipe=json.dumps(result.recipe, indent=2, ensure_ascii=False),
         models=model_rows(result.models, result.recipe.get("license")),
         only_synthetic=is_only_synthetic(result.models),
-        images=[image_values(f.image, results[f.index], palette) for f in clip_frames if f.index in shown],
+        images=[
+            image_values(f.image, results[f.index], palette, spans[f.index]) for f in clip_frames if f.index in shown
+        ],
         shown=len(shown),
         listed={frame.index for frame in result.frames[:MAX_ROWS]},
         found=found_rows(result.frames, palette),
@@ -114,13 +123,16 @@ def write_report(
 # ------------------------------------------------------------------------------------------------ images and phrases
 
 
-def image_values(image: ImageArray, frame: FrameResult, palette: Palette) -> dict[str, Any]:
-    """Return a painted and scaled frame as a data URI, with its size and result."""
+def image_values(
+    image: ImageArray, frame: FrameResult, palette: Palette, span: Interval = (0.0, 0.0)
+) -> dict[str, Any]:
+    """Return a painted and scaled frame as a data URI, with its size, result and interval."""
     scale = min(1.0, _IMAGE_SIZE / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
     painted = paint(np.asarray(small), frame.segments, palette, text_scale=1.5)
-    return {"frame": frame, "src": jpeg_data_uri(painted), "width": size[0], "height": size[1]}
+    where = {"start": span[0], "stop": span[1]}
+    return {"frame": frame, "src": jpeg_data_uri(painted), "width": size[0], "height": size[1], **where}
 
 
 def found_rows(frames: Sequence[FrameResult], palette: Palette) -> list[dict[str, Any]]:

@@ -139,6 +139,7 @@ def details(result: Result) -> str:
         found=found_rows(result.frames, palette),
         color=palette.index,
         images=[image_values(frame.image, results[frame.index], palette) for frame in frames],
+        video=None,  # the page has its own
         listed=(),  # no links within the page: Gradio sets a base address, so they would leave it
         models=model_rows(result.models, result.recipe.get("license")),
         timings=timing_rows(result.timings),

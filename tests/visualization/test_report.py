@@ -30,6 +30,7 @@ from openavs.structures.types import (
     Verdict,
     Waveform,
 )
+from openavs.visualization.html import asset
 from openavs.visualization.report import MAX_IMAGES, report_frames, write_report
 
 SIZE = (90, 160)
@@ -121,7 +122,7 @@ def test_images_are_small_painted_jpegs_with_alternative_text(tmp_path: Path) ->
     assert abs(painted[5, 470] - 90).max() < 12
 
 
-def test_the_page_has_no_network_access_and_no_script(tmp_path: Path) -> None:
+def test_a_page_without_a_video_has_no_network_access_and_no_script(tmp_path: Path) -> None:
     source, page = report(tmp_path, segmentation(), pictures(4), sound(4))
     names = {name for name, _ in page.elements}
     assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
@@ -141,6 +142,23 @@ def test_the_policy_allows_the_style_of_the_page_and_nothing_else(tmp_path: Path
     assert policy == (
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
+
+
+def test_a_video_brings_the_script_of_the_player_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_report(path, segmentation(word=HOSTILE), pictures(4), sound(4), video="overlay.mp4")
+    source = path.read_text("utf-8")
+    page = Page(source)
+    policy = next(str(m["content"]) for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    (script,) = re.findall("<script>(.*?)</script>", source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'; media-src 'self' file:;" in policy
+    assert script == asset("report/player.js")
+    assert [video["src"] for video in page.all("video")] == ["overlay.mp4"]
+    times = [str(link["data-time"]) for link in page.all("a") if "data-time" in link]
+    assert times == [f"{t}.500" for t in range(4)] * 2  # images and rows
+    figures = [(figure["data-start"], figure["data-stop"]) for figure in page.all("figure")]
+    assert figures == [(f"{t}.000", f"{t + 1}.000") for t in range(4)]
 
 
 def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
