@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from openavs.checks import CheckResult
 from openavs.checks.recipe_check import check_vocabulary
@@ -24,7 +24,7 @@ from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.contracts import validate_output, validate_outputs, validate_tracked_frames
 from openavs.stages.trackers.iou import IouTracker
-from openavs.stages.verifiers.base import TemporalVerifier, Verifier
+from openavs.stages.verifiers.base import TemporalVerifier, Verifier, is_temporal
 from openavs.structures.types import (
     Caption,
     Clip,
@@ -151,7 +151,7 @@ class _Trial:
 
     def order(self) -> list[str]:
         """Return the keys of the stages in the order in which they run: verifiers of whole clips, and the reasoner."""
-        last = {key for key, own in self._verifiers.items() if isinstance(own, TemporalVerifier)}
+        last = {key for key, own in self._verifiers.items() if is_temporal(own)}
         return sorted(self._recipe.stages(), key=lambda key: (key == "reasoner", key in last))
 
     def try_stage(self, stage: str, failed: str) -> CheckResult:
@@ -297,11 +297,11 @@ class _Trial:
         ]
 
     def _verify(self, verifier: Verifier | TemporalVerifier) -> str:
-        if isinstance(verifier, TemporalVerifier):
+        if is_temporal(verifier):
             return self._verify_clip(verifier)
         segments = self._segments()
         images, phrases = self._images_and_phrases()
-        verdicts = validate_output("verify", verifier.verify)(images, segments, phrases)
+        verdicts = validate_output("verify", cast(Verifier, verifier).verify)(images, segments, phrases)
         validate_outputs("verify", verdicts)
         kept = [verdict.kept for frame_verdicts in verdicts for verdict in frame_verdicts]
         return f"{sum(kept)} of {pluralize(len(kept), 'segment')} kept"

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import merge
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from openavs.config.recipe import PipelineConfig, Recipe, pipeline_config
 from openavs.errors import InputError
@@ -41,7 +41,7 @@ from openavs.stages.trackers.base import Tracker
 from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.translators.base import Request, Translator, wants_pictures
 from openavs.stages.translators.frame_pictures import frame_pictures
-from openavs.stages.verifiers.base import TemporalVerifier, Verifier
+from openavs.stages.verifiers.base import TemporalVerifier, Verifier, is_temporal
 from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import (
     AudioWindow,
@@ -273,7 +273,7 @@ class Pipeline:
             tracked = context.timed_items("track", validate_tracked_frames(self.tracker.track(tracked)))
         evidence = ClipEvidence(clip, prompts, tuple(context.events), context.warn, captions, context.record)
         for verifier in self.verifiers:
-            if isinstance(verifier, TemporalVerifier):
+            if is_temporal(verifier):
                 verified = validate_tracked_frames(verifier.verify_clip(tracked, evidence), "verify_clip")
                 tracked = context.timed_items("verify", verified)
         if self.reasoner is not None:
@@ -331,8 +331,8 @@ class Pipeline:
                 masks = memo.call(call, [[box.box for box in boxes] for boxes in kept])
         found = [self._compose(*own) for own in zip(kept, masks, rejected, strict=True)]
         for verifier in self.verifiers:
-            if not isinstance(verifier, TemporalVerifier):
-                found = self._verify(verifier, prompts, found, memo, context)
+            if not is_temporal(verifier):
+                found = self._verify(cast(Verifier, verifier), prompts, found, memo, context)
         return found
 
     def _filter(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from inspect import getattr_static
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from openavs.structures.types import (
     ClipEvidence,
@@ -42,6 +43,11 @@ class TemporalVerifier(Protocol):
         ahead of the output. Segments of one track are the same object; without a tracker, `track` is None.
         """
         ...
+
+
+def is_temporal(verifier: Any) -> TypeGuard[TemporalVerifier]:
+    """Return whether a verifier has `verify_clip`, without reading it, which would load a lazy backend's model."""
+    return callable(getattr_static(verifier, "verify_clip", None))
 
 
 # ------------------------------------------------------------------------------------------------- choices

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from openavs.errors import InputError
 from openavs.stages.objects import ObjectLinker
 from openavs.stages.verifiers.base import Choice, apply_choices
 from openavs.stages.verifiers.residual_motion import MotionMap, MotionOutline, MotionReader, pixels_outside
-from openavs.stages.verifiers.synchrony import Series, SoundFeatures, event_gate, synchrony
+from openavs.stages.verifiers.synchrony import Series, SoundFeatures, event_gate, synchrony, turn_probabilities
 from openavs.structures.masks import resize_mask, rle_to_mask, small_size
 from openavs.structures.types import BoolMask, ClipEvidence, TrackedFrame
 
@@ -39,9 +39,15 @@ _MIN_SECONDS = 0.8  # of weight in a window
 _MIN_VARIATION = 0.1  # standard deviation of the loudness relative to its mean
 _MIN_MOTION = 0.3  # gray levels beyond the rest of the picture, root mean square over the window
 
-_OFF_SCREEN_SECONDS = 8.0  # that nothing fits the sound needs more evidence than that one thing fits it better
-_OFF_SCREEN_SCORE = 0.1  # nothing fits the sound if no candidate reaches this score
-_OFF_SCREEN_MARGIN = 0.015  # and none fits the sound better than its shifted copies by this
+_ODDS = 3.0  # log-odds of a second with a difference of `min_margin`: 20 to 1
+_MOST = 0.1  # higher scores count as much as this one: single chance agreements can be high
+_TURNS = 0.05  # changes of the candidate that sounds, per second
+_SURE = 0.9  # probability from which a candidate is the one that sounds
+_MEMORY = 4.0  # seconds before and after a frame whose evidence counts
+
+_OFF_SCREEN_MEMORY = 8.0  # that nothing fits the sound needs more evidence than that one thing fits it better
+_OFF_SCREEN_SECONDS = 3.0  # least time with evidence
+_OFF_SCREEN_SCORE = 0.015  # nothing fits the sound if the candidates that fit best, turn by turn, have a lower mean
 
 STILL = "there are no frames between the sampled ones"
 SLOW = "the picture changes less than 8 times a second"
@@ -55,17 +61,39 @@ _BLANK = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
 class _Fits(NamedTuple):
-    """The candidates of a phrase and its sound, `[C]` each.
+    """The objects of a phrase and its sound around a frame, `[C]` each.
 
     Attributes:
-        scores: how well each candidate fits the sound.
+        numbers: the objects.
+        scores: how well each fits the sound.
         copies: how well each fits shifted copies of it.
         moves: whether each visibly moves.
+        scene: number of the frame's scene.
     """
 
+    numbers: Sequence[int]
     scores: Series
     copies: Series
     moves: npt.NDArray[np.bool_]
+    scene: int
+
+
+class _Course(NamedTuple):
+    """The objects of a phrase over the seconds around a frame.
+
+    Attributes:
+        numbers: the objects, `[C]`.
+        times: of the frames with evidence, in seconds, `[T]`.
+        scores: how well each object fits the sound at each frame, `[T, C]`; 0 where it is not seen.
+        moves: whether each visibly moves, `[T, C]`.
+        chances: probability that each is the one that sounds, `[T, C]`.
+    """
+
+    numbers: Sequence[int]
+    times: Series
+    scores: Series
+    moves: npt.NDArray[np.bool_]
+    chances: Series
 
 
 class SyncVerifier:
@@ -73,17 +101,19 @@ class SyncVerifier:
 
     A candidate's score is the share of its motion's variance that a feature of the sound explains, mean over the
     features, at the best lag. Its margin is the distance to the best other candidate of the phrase, or to shifted
-    copies of the sound where there is no other.
+    copies of the sound where there is no other. Candidates are objects: one that is missed at a frame and seen around
+    it is compared, too. The scores of the seconds around a frame decide together, as one candidate sounds at a time and
+    seldom another takes over.
 
     Args:
         fps: small frames per second to decode, from 12 to 50.
         longest_side: of the small frames, in pixels.
         window: seconds around a frame that are compared.
         max_lag: largest lag of picture and sound, in seconds.
-        min_score: minimum score of a candidate that is kept while others are rejected.
-        min_margin: a candidate is rejected if the best one of its phrase scores higher by at least this.
-        off_screen: whether all of several candidates of a phrase are rejected if they move and none fits the sound of
-            8 seconds, or of `window` where that is longer.
+        min_score: minimum mean score in a window of a candidate that is kept while others are rejected.
+        min_margin: difference of scores that makes the better candidate 20 times as likely within a second.
+        off_screen: whether all of several candidates of a phrase are rejected if they move and none fits the sound
+            within 8 seconds before and after.
         drop_lone: the same for a phrase with one candidate, which is never rejected otherwise.
 
     Raises:
@@ -97,7 +127,7 @@ class SyncVerifier:
         longest_side: int = 160,
         window: float = 4.0,
         max_lag: float = 0.15,
-        min_score: float = 0.03,
+        min_score: float = 0.02,
         min_margin: float = 0.03,
         off_screen: bool = False,
         drop_lone: bool = False,
@@ -119,11 +149,10 @@ class SyncVerifier:
         self.fps, self.longest_side, self.window, self.max_lag = fps, longest_side, window, max_lag
         self.min_score, self.min_margin = min_score, min_margin
         self.off_screen, self.drop_lone = off_screen, drop_lone
-        rejects = off_screen or drop_lone
-        self.reach = max(window, _OFF_SCREEN_SECONDS) if rejects else window  # seconds of motion around a frame
+        self.hold = _OFF_SCREEN_MEMORY if off_screen or drop_lone else _MEMORY  # seconds
 
     def verify_clip(self, frames: Iterable[TrackedFrame], evidence: ClipEvidence) -> Iterator[TrackedFrame]:
-        """See `TemporalVerifier.verify_clip`; the output is at most half of `reach` behind.
+        """See `TemporalVerifier.verify_clip`; the output is at most half a window and `hold` behind.
 
         Nothing is decoded before the first frame with several candidates of a phrase.
         """
@@ -134,40 +163,11 @@ class SyncVerifier:
         yield from run.ready(math.inf)
         run.warn()
 
-    def rejects_all(self, fits: _Fits) -> list[Choice] | None:
-        """Reject all candidates of a phrase if they move and none fits the sound; None if one may fit it."""
-        if not (self.off_screen if len(fits.scores) > 1 else self.drop_lone):
-            return None
-        margins = fits.scores - fits.copies
-        if not fits.moves.all() or fits.scores.max() >= _OFF_SCREEN_SCORE or margins.max() >= _OFF_SCREEN_MARGIN:
-            return None
-        shown = np.clip(fits.scores, 0.0, 1.0).tolist()
-        return [Choice("rejected", *own, "off-screen") for own in zip(shown, margins.tolist(), strict=True)]
-
-    def choose(self, fits: _Fits) -> list[Choice]:
-        """Decide which candidates of a phrase sound."""
-        scores, copies, moves = fits
-        count, best = len(scores), int(np.argmax(scores))
-        shown = np.clip(scores, 0.0, 1.0).tolist()
-        if count == 1:
-            return [Choice("unresolved", shown[0], float(scores[0] - copies[0]))]
-        margins = [float(scores[i] - np.delete(scores, i).max()) for i in range(count)]
-        behind = scores[best] - scores
-        silent = behind >= self.min_margin
-        sounds = (behind <= self.min_margin / 2) & (scores >= self.min_score) & moves
-        decided = bool(sounds[best] and silent.any() and (silent | sounds).all())
-        return [
-            Choice("rejected", score, margin, "silent")
-            if decided and quiet
-            else Choice("kept" if decided else "unresolved", score, margin)
-            for score, margin, quiet in zip(shown, margins, silent.tolist(), strict=True)
-        ]
-
 
 # ------------------------------------------------------------------------------------------------------ one clip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Sampled:
     """A tracked frame without its pixels.
 
@@ -176,17 +176,23 @@ class _Sampled:
         outlines: one per segment.
         outside: the pixels away from all segments, `[h, w]`.
         numbers: the object of each segment.
+        fits: by phrase, how well its objects fit the sound around the frame, or why that is not known; filled later.
     """
 
     tracked: TrackedFrame
     outlines: Sequence[MotionOutline]
     outside: BoolMask
     numbers: Sequence[int]
+    fits: dict[str, _Fits | str] = field(default_factory=dict)
 
     @property
     def time(self) -> float:
         """Seconds from the start of the clip."""
         return self.tracked.frame.time
+
+    def objects(self, phrase: str) -> list[int]:
+        """Return the objects of a phrase in this frame."""
+        return [n for n, segment in zip(self.numbers, self.tracked.segments, strict=True) if segment.phrase == phrase]
 
 
 class _ClipRun:
@@ -194,16 +200,15 @@ class _ClipRun:
 
     def __init__(self, options: SyncVerifier, evidence: ClipEvidence) -> None:
         self._options, self._evidence = options, evidence
-        self._waiting: deque[_Sampled] = deque()
         self._around: deque[_Sampled] = deque()
+        self._fitted = self._done = 0  # frames of `_around` that have their fits, and that have been yielded
         self._reasons: Counter[str] = Counter()
         self._compared = 0
         self._size = small_size(evidence.clip.size, options.longest_side)
         self._linker = ObjectLinker()
-        clip = evidence.clip
+        self._step = min(1.0 / evidence.clip.fps, 1.0)  # seconds that a frame stands for
         self._reader: MotionReader | None = None
         self._sound: SoundFeatures | None = None
-        self._usable = clip.dense_frames is not None and clip.audio is not None
 
     def add(self, tracked: TrackedFrame) -> None:
         """Take the next frame."""
@@ -216,23 +221,21 @@ class _ClipRun:
             pixels_outside(masks, self._size),
             self._linker.link(tracked.frame.time, tracked.segments, masks),
         )
-        self._waiting.append(sampled)
         self._around.append(sampled)
 
     def ready(self, time: float) -> Iterator[TrackedFrame]:
         """Yield the frames that can be decided once the frames up to a time have been taken."""
-        half = self._options.reach / 2
-        while self._waiting:
-            sampled = self._waiting[0]
-            groups = self._groups(sampled)
-            if groups and self._usable and time < sampled.time + half:
-                return
-            self._waiting.popleft()
-            while self._around[0].time < sampled.time - half:
-                self._around.popleft()
-            choices = self._decide(sampled, groups) if groups else {}
-            own = [choices.get(i, _UNRESOLVED) for i in range(len(sampled.tracked.segments))]
-            yield apply_choices(sampled.tracked, own, NAME)
+        half, hold = self._options.window / 2, self._options.hold
+        while self._fitted < len(self._around) and self._around[self._fitted].time + half <= time:
+            self._fit(self._around[self._fitted])
+            self._fitted += 1
+        known = self._around[self._fitted].time if self._fitted < len(self._around) else math.inf
+        while self._done < len(self._around) and self._around[self._done].time + hold < known:
+            yield self._decide(self._around[self._done])
+            self._done += 1
+        while self._done and self._around[0].time < self._around[self._done - 1].time - half - hold:
+            self._around.popleft()
+            self._done, self._fitted = self._done - 1, self._fitted - 1
 
     def warn(self) -> None:
         """Record a sentence if candidates of a phrase could not be compared."""
@@ -243,49 +246,122 @@ class _ClipRun:
                 f"{self._compared} frames, and all are kept; {reason}"
             )
 
-    def _groups(self, sampled: _Sampled) -> dict[str, list[int]]:
-        """Return the numbers of the segments to compare, by phrase."""
-        groups: dict[str, list[int]] = {}
-        for i, segment in enumerate(sampled.tracked.segments):
-            groups.setdefault(segment.phrase, []).append(i)
-        least = 1 if self._options.drop_lone else 2
-        return {phrase: own for phrase, own in groups.items() if len(own) >= least}
+    # ------------------------------------------------------------------------------------------------ decisions
 
-    def _decide(self, sampled: _Sampled, groups: dict[str, list[int]]) -> dict[int, Choice]:
-        several = any(len(own) > 1 for own in groups.values())
-        self._compared += several
+    def _decide(self, sampled: _Sampled) -> TrackedFrame:
+        """Return a frame with a verdict on every segment."""
         choices: dict[int, Choice] = {}
         reasons = []
-        maps = self._maps(sampled)
-        for phrase, own in groups.items():
-            found = STILL if maps is None else self._compare(sampled, phrase, own, maps)
-            if isinstance(found, str):
-                reasons.append(found)
+        for phrase, fits in sampled.fits.items():
+            if isinstance(fits, str):
+                reasons.append(fits)
             else:
-                choices |= dict(zip(own, found, strict=True))
-        if several and reasons:
+                choices |= dict(zip(fits.numbers, self._choose(sampled, phrase, fits), strict=True))
+        self._compared += bool(sampled.fits)
+        if reasons:
             self._reasons[reasons[0]] += 1
-        return choices
+        own = [choices.get(number, _UNRESOLVED) for number in sampled.numbers]
+        return apply_choices(sampled.tracked, own, NAME)
 
-    def _maps(self, sampled: _Sampled) -> list[MotionMap] | None:
-        """Return the motion around a frame; None where there are no frames between the sampled ones."""
+    def _choose(self, sampled: _Sampled, phrase: str, fits: _Fits) -> list[Choice]:
+        """Decide which objects of a phrase sound at a frame."""
+        options, count = self._options, len(fits.numbers)
+        others = [np.delete(fits.scores, i).max() if count > 1 else fits.copies[i] for i in range(count)]
+        margins = (fits.scores - np.asarray(others)).tolist()
+        shown = np.clip(fits.scores, 0.0, 1.0).tolist()
+        rejects = options.off_screen if count > 1 else options.drop_lone
+        if rejects and self._nothing_fits(self._course(sampled, phrase, fits.scene, _OFF_SCREEN_MEMORY)):
+            return [Choice("rejected", *own, "off-screen") for own in zip(shown, margins, strict=True)]
+        course = self._course(sampled, phrase, fits.scene, _MEMORY)
+        sounding = self._sounding(sampled.time, course) if count > 1 else None
+        return [
+            Choice("rejected", score, margin, "silent")
+            if sounding in fits.numbers and number != sounding
+            else Choice("kept" if number == sounding else "unresolved", score, margin)
+            for number, score, margin in zip(fits.numbers, shown, margins, strict=True)
+        ]
+
+    def _sounding(self, time: float, course: _Course) -> int | None:
+        """Return the object that sounds at a time, which may be missed there; None if that is not clear."""
+        chances = course.chances[int(np.abs(course.times - time).argmin())]
+        best = int(np.argmax(chances))
+        near = np.abs(course.times - time) <= self._options.window / 2
+        fits = course.scores[near, best].mean() >= self._options.min_score and course.moves[near, best].any()
+        return course.numbers[best] if fits and chances[best] >= _SURE else None
+
+    def _nothing_fits(self, course: _Course) -> bool:
+        """Whether all objects move and none fits the sound, also not in turns."""
+        fit = float((course.chances * course.scores).sum(axis=1).mean())
+        enough = len(course.times) * self._step >= _OFF_SCREEN_SECONDS
+        return bool(enough and course.moves.any(axis=0).all() and fit < _OFF_SCREEN_SCORE)
+
+    def _course(self, sampled: _Sampled, phrase: str, scene: int, memory: float) -> _Course:
+        """Return the evidence of a phrase in the same scene, `memory` seconds before and after a frame."""
+        found = [
+            (other.time, fits)
+            for other in self._around
+            if abs(other.time - sampled.time) <= memory and isinstance(fits := other.fits.get(phrase), _Fits)
+            if fits.scene == scene
+        ]
+        numbers = sorted({number for _, fits in found for number in fits.numbers})
+        scores = np.zeros((len(found), len(numbers)))
+        moves = np.zeros(scores.shape, dtype=np.bool_)
+        for row, (_, fits) in enumerate(found):
+            columns = [numbers.index(number) for number in fits.numbers]
+            scores[row, columns], moves[row, columns] = fits.scores, fits.moves
+        times = np.asarray([time for time, _ in found])
+        evidence = np.minimum(scores, _MOST) * (_ODDS * self._step / self._options.min_margin)
+        return _Course(numbers, times, scores, moves, turn_probabilities(evidence, times, _TURNS))
+
+    # ------------------------------------------------------------------------------------------------ evidence
+
+    def _fit(self, sampled: _Sampled) -> None:
+        """Compare the objects of each phrase of a frame with the sound around it."""
+        for phrase in dict.fromkeys(segment.phrase for segment in sampled.tracked.segments):
+            numbers = [*sampled.objects(phrase), *self._missed(sampled, phrase)]
+            if len(numbers) >= (1 if self._options.drop_lone else 2):
+                sampled.fits[phrase] = self._compare(sampled, phrase, numbers)
+
+    def _near(self, sampled: _Sampled) -> list[_Sampled]:
+        """Return the frames within half a window, the frame itself included."""
+        return [other for other in self._around if abs(other.time - sampled.time) <= self._options.window / 2]
+
+    def _missed(self, sampled: _Sampled, phrase: str) -> list[int]:
+        """Return the objects of a phrase that a frame lacks, and half of the frames around it, at least two, have."""
+        own = sampled.objects(phrase)
+        near = [other.objects(phrase) for other in self._near(sampled) if other is not sampled]
+        counts = Counter(number for numbers in near for number in numbers if number not in own)
+        return [number for number, count in sorted(counts.items()) if count >= max(2, len(near) / 2)]
+
+    def _compare(self, sampled: _Sampled, phrase: str, numbers: Sequence[int]) -> _Fits | str:
+        """Compare objects of a phrase with its sound, or return why that is not possible."""
         options, clip = self._options, self._evidence.clip
         if clip.dense_frames is None or clip.audio is None:
-            return None
-        if self._reader is None:
+            return STILL
+        if self._reader is None or self._sound is None:
             self._reader = MotionReader(clip.dense_frames, options.fps, options.longest_side)
             self._sound = SoundFeatures(clip.audio, options.fps)
-        middle, half = self._middle(sampled), int(options.reach / 2 * options.fps)
-        return self._reader.read(max(middle - half, 1), middle + half, self._outside)
+        middle, half = round(sampled.time * options.fps), int(options.window / 2 * options.fps)
+        maps = self._reader.read(max(middle - half, 1), middle + half, self._outside)
+        weight = self._weight(maps, middle, half)
+        if isinstance(weight, str):
+            return weight
+        lag = round(options.max_lag * options.fps)
+        sound = self._sound.window(maps[0].index - lag, maps[-1].index + lag, self._gate(sampled, phrase))
+        loudness = sound[0, lag : lag + len(maps)]
+        mean = float(loudness @ weight / weight.sum())
+        spread = math.sqrt(float(np.square(loudness - mean) @ weight / weight.sum()))
+        if mean <= 0 or spread < _MIN_VARIATION * mean:
+            return STEADY
+        near = self._near(sampled)
+        motion = np.asarray([self._levels(number, near, maps) for number in numbers])
+        scores, copies = synchrony(np.sqrt(np.sqrt(motion)), sound, weight, lag)  # single large changes count less
+        moves = np.sqrt(motion @ weight / weight.sum()) >= _MIN_MOTION
+        return _Fits(numbers, scores, copies, moves, maps[int(np.argmax(weight))].scene)
 
-    def _middle(self, sampled: _Sampled) -> int:
-        return round(sampled.time * self._options.fps)
-
-    def _window(self, sampled: _Sampled, maps: list[MotionMap], seconds: float) -> tuple[list[MotionMap], Series] | str:
-        """Return the motion of some seconds around a frame and the weight of each small frame, or a reason without."""
-        options = self._options
-        middle, half = self._middle(sampled), int(seconds / 2 * options.fps)
-        maps = [change for change in maps if abs(change.index - middle) <= half]
+    def _weight(self, maps: Sequence[MotionMap], middle: int, half: int) -> Series | str:
+        """Return the weight of each small frame around one, or a reason why they are not enough."""
+        fps = self._options.fps
         if not maps:
             return SLOW
         indices = np.asarray([change.index for change in maps])
@@ -295,45 +371,9 @@ class _ClipRun:
         fresh = np.asarray([change.fresh for change in maps])
         weight[len(maps) - int(np.argmax(fresh[::-1])) :] = 0.0  # repeats whose next picture is not known yet
         counted = weight > 0
-        if not fresh.any() or fresh[counted].sum() < _MIN_RATE / options.fps * np.count_nonzero(counted):
+        if not fresh.any() or fresh[counted].sum() < _MIN_RATE / fps * np.count_nonzero(counted):
             return SLOW
-        if weight.sum() < _MIN_SECONDS * options.fps:
-            return SHORT
-        return maps, weight
-
-    def _compare(self, sampled: _Sampled, phrase: str, own: list[int], maps: list[MotionMap]) -> list[Choice] | str:
-        """Decide about the candidates of a phrase, or return why that is not possible."""
-        options = self._options
-        if options.reach > options.window:
-            long = self._fits(sampled, phrase, own, maps, options.reach)
-            if not isinstance(long, str) and (rejected := options.rejects_all(long)):
-                return rejected
-        fits = self._fits(sampled, phrase, own, maps, options.window)
-        if isinstance(fits, str):
-            return fits
-        return (options.reach == options.window and options.rejects_all(fits)) or options.choose(fits)
-
-    def _fits(
-        self, sampled: _Sampled, phrase: str, own: list[int], maps: list[MotionMap], seconds: float
-    ) -> _Fits | str:
-        """Compare the candidates of a phrase with its sound, or return why that is not possible."""
-        assert self._sound is not None
-        options = self._options
-        window = self._window(sampled, maps, seconds)
-        if isinstance(window, str):
-            return window
-        maps, weight = window
-        lag = round(options.max_lag * options.fps)
-        first, last = maps[0].index, maps[-1].index
-        sound = self._sound.window(first - lag, last + lag, self._gate(sampled, phrase))
-        loudness = sound[0, lag : lag + len(maps)]
-        mean = float(loudness @ weight / weight.sum())
-        spread = math.sqrt(float(np.square(loudness - mean) @ weight / weight.sum()))
-        if mean <= 0 or spread < _MIN_VARIATION * mean:
-            return STEADY
-        motion = np.asarray([self._levels(self._chain(sampled.numbers[i]), maps) for i in own])
-        scores, copies = synchrony(np.sqrt(np.sqrt(motion)), sound, weight, lag)  # single large changes count less
-        return _Fits(scores, copies, np.sqrt(motion @ weight / weight.sum()) >= _MIN_MOTION)
+        return SHORT if weight.sum() < _MIN_SECONDS * fps else weight
 
     def _gate(self, sampled: _Sampled, phrase: str) -> Callable[[Series], Series] | None:
         """Return the phrase's own curve, from the events of the captions that it came from."""
@@ -343,7 +383,7 @@ class _ClipRun:
         for prompt in prompts[index] if index < len(prompts) else ():
             if prompt.phrase == phrase:
                 known |= {caption.text for caption in prompt.captions}
-        reach = self._options.reach
+        reach = self._options.window
         return event_gate(
             [
                 event
@@ -352,26 +392,16 @@ class _ClipRun:
             ]
         )
 
-    # --------------------------------------------------------------------------------------- candidates over time
-
-    def _nearest(self, time: float) -> _Sampled:
-        return min(self._around, key=lambda sampled: abs(sampled.time - time))
-
     def _outside(self, index: int) -> BoolMask:
-        return self._nearest(index / self._options.fps).outside
+        """Return the pixels away from all segments of the sampled frame nearest to a small one."""
+        time = index / self._options.fps
+        return min(self._around, key=lambda sampled: abs(sampled.time - time)).outside
 
-    def _chain(self, number: int) -> list[tuple[float, MotionOutline]]:
-        """Return an object's outlines in the frames around, by time."""
-        return [
-            (other.time, outline)
-            for other in self._around
-            for found, outline in zip(other.numbers, other.outlines, strict=True)
-            if found == number
-        ]
-
-    def _levels(self, chain: list[tuple[float, MotionOutline]], maps: Sequence[MotionMap]) -> Series:
-        """Return a candidate's motion in every map, inside its mask at the nearest frame that has it."""
-        times = np.asarray([time for time, _ in chain])
+    def _levels(self, number: int, near: Sequence[_Sampled], maps: Sequence[MotionMap]) -> Series:
+        """Return an object's motion in every map, inside its mask at the nearest frame that has it."""
+        seen = [other for other in near if number in other.numbers]
+        chain = [other.outlines[other.numbers.index(number)] for other in seen]
+        times = np.asarray([other.time for other in seen])
         moments = np.asarray([change.index for change in maps]) / self._options.fps
         nearest = np.abs(times[None] - moments[:, None]).argmin(axis=1)
-        return np.asarray([chain[k][1].level(change) for k, change in zip(nearest, maps, strict=True)])
+        return np.asarray([chain[k].level(change) for k, change in zip(nearest, maps, strict=True)])

@@ -1,4 +1,4 @@
-"""Synchrony of a motion and a sound: features of the sound at the rate of the motion, and their correlation."""
+"""Synchrony of motions and a sound: features of the sound, their correlation, and which of several things fits when."""
 
 from __future__ import annotations
 
@@ -154,3 +154,28 @@ def _signed_squares(motion: Series, sounds: Series, weight: Series) -> Series:
     scale = np.sqrt(power[:, None, None] * loud[None])
     correlation = np.divide(product, scale, out=np.zeros_like(product), where=scale > 1e-9)
     return np.asarray((np.sign(correlation) * np.square(correlation)).mean(axis=1))
+
+
+def turn_probabilities(evidence: Series, times: Series, turns: float) -> Series:
+    """Return the probability that each of several things is the one that sounds, over time, `[T, C]`.
+
+    One sounds at a time, and another takes over at random: the forward-backward algorithm of a hidden Markov model
+    (Rabiner 1989).
+
+    Args:
+        evidence: log-likelihood of each thing at each time, `[T, C]`.
+        times: increasing times in seconds, `[T]`.
+        turns: mean number of changes per second.
+    """
+    count = evidence.shape[1]
+    likely = np.exp(evidence - evidence.max(axis=1, keepdims=True))
+    same = np.exp(-turns * np.diff(times) * count / max(count - 1, 1))  # else each is as likely as the others
+    before, after = likely.copy(), np.ones_like(likely)
+    for i in range(1, len(times)):
+        before[i] *= same[i - 1] * before[i - 1] / before[i - 1].sum() + (1 - same[i - 1]) / count
+    for i in range(len(times) - 2, -1, -1):
+        later = likely[i + 1] * after[i + 1]
+        after[i] = same[i] * later + (1 - same[i]) * later.mean()
+        after[i] /= after[i].sum()
+    both = before * after
+    return np.asarray(both / both.sum(axis=1, keepdims=True))
