@@ -282,12 +282,12 @@ class _ClipRun:
         ]
 
     def _sounding(self, time: float, course: _Course) -> int | None:
-        """Return the object that sounds at a time, which may be missed there; None if that is not clear."""
+        """Return the object that sounds at a frame, which may lack it; None if that is not clear."""
         chances = course.chances[int(np.abs(course.times - time).argmin())]
         best = int(np.argmax(chances))
-        near = np.abs(course.times - time) <= self._options.window / 2
+        number, near = course.numbers[best], np.abs(course.times - time) <= self._options.window / 2
         fits = course.scores[near, best].mean() >= self._options.min_score and course.moves[near, best].any()
-        return course.numbers[best] if fits and chances[best] >= _SURE else None
+        return number if fits and chances[best] >= _SURE else None
 
     def _nothing_fits(self, course: _Course) -> bool:
         """Whether all objects move and none fits the sound, also not in turns."""
@@ -327,11 +327,22 @@ class _ClipRun:
         return [other for other in self._around if abs(other.time - sampled.time) <= self._options.window / 2]
 
     def _missed(self, sampled: _Sampled, phrase: str) -> list[int]:
-        """Return the objects of a phrase that a frame lacks, and half of the frames around it, at least two, have."""
-        own = sampled.objects(phrase)
-        near = [other.objects(phrase) for other in self._near(sampled) if other is not sampled]
-        counts = Counter(number for numbers in near for number in numbers if number not in own)
-        return [number for number, count in sorted(counts.items()) if count >= max(2, len(near) / 2)]
+        """Return the objects of a phrase that a frame lacks, and that frames before and after it have.
+
+        At least two of the frames around and half of them have it; at an end of the clip, there is only one side.
+        """
+        own, near = sampled.objects(phrase), self._near(sampled)
+        here = near.index(sampled)
+        before, after = (
+            Counter(n for other in side for n in other.objects(phrase)) for side in (near[:here], near[here + 1 :])
+        )
+        least = max(2, (len(near) - 1) / 2)
+        return [
+            number
+            for number, count in sorted((before + after).items())
+            if number not in own and count >= least
+            if (before[number] or not here) and (after[number] or here + 1 == len(near))
+        ]
 
     def _compare(self, sampled: _Sampled, phrase: str, numbers: Sequence[int]) -> _Fits | str:
         """Compare objects of a phrase with its sound, or return why that is not possible."""

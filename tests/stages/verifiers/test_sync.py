@@ -238,6 +238,15 @@ def test_an_object_that_is_seen_once_does_not_compete_with_a_lone_one() -> None:
     assert [kept(frame) for i, frame in enumerate(found) if i != 3] == [[1]] * 5
 
 
+def test_things_that_are_found_only_while_they_sound_stay() -> None:
+    film = Film([jumps(beats(1, 4)), jumps(beats(2, 8, 4.0))], seconds=8)
+    clip = film.clip(knocks([*beats(1, 4), *beats(2, 8, 4.0)], 8), 1.0)
+    frames = film.frames(clip)
+    lone = [replace(f, segments=f.segments[:1] if f.frame.time < 4 else f.segments[1:]) for f in frames]
+    found = list(SyncVerifier().verify_clip(lone, ClipEvidence(clip, [])))
+    assert [kept(frame) for frame in found] == [[1]] * 4 + [[2]] * 4
+
+
 def test_moments_without_a_clear_margin_follow_the_seconds_around() -> None:
     first, last = [t for t in OWN if t < 2.5], [t for t in OWN if t > 3.5]
     film = Film([jumps([*first, *last]), jumps([*beats(2, 2.5), *beats(4, 6, 3.6)])])
