@@ -290,7 +290,7 @@ class _ClipRun:
         return number if fits and chances[best] >= _SURE else None
 
     def _nothing_fits(self, course: _Course) -> bool:
-        """Whether all objects move and none fits the sound, also not in turns."""
+        """Whether all objects move and none fits the sound, also not one after the other."""
         fit = float((course.chances * course.scores).sum(axis=1).mean())
         enough = len(course.times) * self._step >= _OFF_SCREEN_SECONDS
         return bool(enough and course.moves.any(axis=0).all() and fit < _OFF_SCREEN_SCORE)

@@ -20,12 +20,12 @@ def test_a_second_without_evidence_follows_those_around() -> None:
     assert np.allclose(chances.sum(axis=1), 1) and (chances[:, 0] > 0.95).all()
 
 
-def test_things_take_turns() -> None:
+def test_things_sound_one_after_the_other() -> None:
     chances = turn_probabilities(evidence([4, 4, 4, 4, -4, -4, -4, -4]), SECONDS, 0.05)
     assert (chances[:4, 0] > 0.95).all() and (chances[4:, 0] < 0.05).all()
 
 
-def test_a_single_second_of_weak_evidence_is_no_turn() -> None:
+def test_a_single_second_of_weak_evidence_changes_little() -> None:
     chances = turn_probabilities(evidence([3, 3, 3, -3, 3, 3, 3, 3]), SECONDS, 0.05)
     assert chances[3, 0] > 0.9
 
