@@ -158,11 +158,17 @@ def small_recipe(student: str) -> tuple[str, list[str]]:
 
 
 def open_splits(recipe: TrainingRecipe, benchmark: str, root: Path) -> tuple[Dataset, Dataset | None]:
-    """Open the training and the validation split (None if the data has none)."""
+    """Open the training and the validation split (None if the data has none).
+
+    Raises:
+        InputError: a benchmark of tracks.
+    """
     from openavs.evaluation.benchmark import open_dataset
     from openavs.evaluation.datasets.tables import MissingSplitError
 
     train_set = open_dataset(benchmark, root, "train")
+    if train_set.task == "instances":
+        raise InputError(f"students learn masks, and {train_set.benchmark} has tracks; name a benchmark such as ov")
     try:
         return train_set, open_dataset(benchmark, root, recipe.validation.split)
     except MissingSplitError as error:

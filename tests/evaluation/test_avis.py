@@ -247,6 +247,13 @@ def test_a_recipe_with_a_tracker_is_run_and_scored(dataset: Dataset, tmp_path: P
     assert again.report is not None and again.report["metrics"] == done.report["metrics"]
 
 
+def test_students_are_not_trained_on_tracks(tmp_path: Path, openavs: Callable[..., Outcome]) -> None:
+    write_layout("avis", tmp_path / "data", {"train": 1}, seconds=2)
+    options = ("--benchmark", "avis", "--root", tmp_path / "data", "--out", tmp_path / "out")
+    answer = openavs("train", "tpavi", *options)
+    assert answer.code != 0 and "students learn masks, and avis has tracks" in answer.err
+
+
 def test_results_of_another_size_than_the_annotations_are_refused(dataset: Dataset, tmp_path: Path) -> None:
     assert dataset.track_layout is not None
     small = InstanceTrack(1, (mask_to_rle(np.ones((4, 9), dtype=bool)),) * FRAMES)
