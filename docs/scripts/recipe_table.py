@@ -37,6 +37,7 @@ MODELS = """
 
 The licenses of the weights, as the model cards state them. Those that are **not permissive** are marked: read them
 before use. `run.json` of a result records the license and commit of the loaded models.
+The speed is fast for less than 0.5 TFLOP for a frame, a sound or an answer, medium for less than 1.5, else slow.
 
 """
 EXTRAS = """
@@ -124,10 +125,10 @@ def page(recipes: list[Recipe]) -> str:
     text += SIZES + table(["recipe", "download", "weights on a CPU", "weights on a GPU"], map(sizes, recipes))
     models = {model: facts(model) for recipe in recipes for model in recipe.models().values()}
     rows = [
-        [known.title, f"`{model}`", marked_license(known), f"{known.parameters:,.0f} M"]
+        [known.title, f"`{model}`", marked_license(known), f"{known.parameters:,.0f} M", known.speed]
         for model, known in models.items()
     ]
-    text += MODELS + table(["model", "reference", "license", "parameters"], sorted(rows))
+    text += MODELS + table(["model", "reference", "license", "parameters", "speed"], sorted(rows))
     return text + extras()
 
 

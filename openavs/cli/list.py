@@ -50,12 +50,15 @@ def _recipes() -> Any:
     from openavs.config import resources
     from openavs.config.recipe import load_recipe
     from openavs.models.catalog import find_weights
+    from openavs.pipeline.memory_estimate import recipe_license, recipe_machine
 
     return [
         {
             "name": recipe.name,
             "summary": recipe.summary,
             "license": recipe.license,
+            "license_class": recipe_license(recipe),
+            "machine": recipe_machine(recipe),
             "models": recipe.models(),
             "weights": {model: find_weights(model).to_dict() for model in dict.fromkeys(recipe.models().values())},
             "backends": {stage: section.use for stage, section in recipe.stages().items()},
@@ -116,13 +119,23 @@ def _studies() -> Any:
 
 def _print_recipes(recipes: Any) -> None:
     echo("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
-    for recipe in recipes:
+    machine = None
+    for recipe in sorted(recipes, key=lambda recipe: _machine_order(recipe["machine"])):
+        if recipe["machine"] != machine:
+            machine = recipe["machine"]
+            echo(f"\n{machine}")
         echo(f"\n  {recipe['name']}\n    {recipe['summary']}")
-        echo(f"    license: {recipe['license'] or 'not stated'}")
+        echo(f"    license: {recipe['license'] or 'not stated'} ({recipe['license_class']})")
         for stage, use in recipe["backends"].items():
             model = recipe["models"].get(stage)
             about = f", {model} ({_describe_weights(recipe['weights'][model])})" if model else ""
             echo(f"    {stage}: {use}{about}")
+
+
+def _machine_order(machine: str) -> tuple[int, int]:
+    """Order laptops first, GPUs by their memory, and servers last."""
+    gigabytes = [int(word) for word in machine.split() if word.isdigit()]
+    return (0 if machine == "laptop CPU" else 1 if gigabytes else 2), sum(gigabytes)
 
 
 def _describe_weights(weights: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from openavs.config.recipe import Recipe, StageConfig, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.catalog import count_parameters, find_known_model, stored_dtype
+from openavs.models.chat_api.endpoint import SERVER_BACKENDS
 from openavs.models.device import DeviceConfig, has_gpu, is_bfloat16_fast, resolve_device, resolve_language_dtype
 from openavs.models.hub import resolve
 from openavs.models.memory import available_memory, total_memory
@@ -46,6 +47,9 @@ _LANGUAGE = ("llm", "vlm", "audio-llm", "vllm", "reasoner")  # `auto` keeps 16-b
 # multiplied in it: not the text encoders.
 _OPTIMIZED = {"grounding-dino": 0.5, "omdet-turbo": 0.25, "sam": 1.0, "sam-hq": 1.0, "sam2": 1.0, "edgetam": 0.0}
 _OWN_EDGES = {"shortest_edge": 800, "image_size": 1024}  # of the published checkpoints, by the option that changes it
+_LAPTOP = 4_000_000_000  # most memory of a recipe for laptops, all models at once
+_GPUS = (8, 12, 16, 24, 48, 80, 141)  # GB of common GPUs
+_GPU_WORKING = 2_500_000_000  # on a GPU beside weights in 16 bits: keys and values of a language model, or an image
 _FALLBACKS = ("openavs-cpu", "openavs-fast", "tiny")  # suggested in place of a recipe that does not fit
 _DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu",)}  # the best first; the last fits everywhere
 
@@ -340,3 +344,30 @@ def _keys_and_values(config: dict[str, Any]) -> int:
     layers, heads = int(text.get("num_hidden_layers", 0)), int(text.get("num_attention_heads", 1))
     width = int(text.get("head_dim") or int(text.get("hidden_size", 0)) // heads)
     return 2 * layers * int(text.get("num_key_value_heads") or heads) * width * _TOKENS
+
+
+def recipe_machine(recipe: Recipe) -> str:
+    """Return the least machine of a recipe: `laptop CPU`, `GPU with 16 GB`, or `server` if it sends requests to one.
+
+    Derived from the memory of its known models; nothing is loaded or downloaded.
+    """
+    if any(section.use in SERVER_BACKENDS for section in recipe.stages().values()):
+        return "server"
+    if estimate_memory(override_recipe(recipe, ["device=cpu", "offline=true"]))[0] <= _LAPTOP:
+        return "laptop CPU"
+    known = [find_known_model(model) for model in dict.fromkeys(recipe.models().values())]
+    needed = _GPU_WORKING + sum(model.parameters * 2e6 for model in known if model)
+    sizes = [size for size in _GPUS if needed <= MEMORY_FRACTION * size * 1e9]
+    return f"GPU with {min(sizes, default=_GPUS[-1])} GB"
+
+
+def recipe_license(recipe: Recipe) -> str:
+    """Return the strictest class of its models' licenses: `gated`, `research only`, `see model cards`, `permissive`."""
+    known = [find_known_model(model) for model in recipe.models().values()]
+    if any(model and model.gated for model in known):
+        return "gated"
+    if any(model and model.permissive == "no" for model in known):
+        return "research only"
+    if any(model is None or model.permissive == "unknown" for model in known):
+        return "see model cards"
+    return "permissive"

@@ -127,6 +127,21 @@ def test_list_has_the_state_and_license_of_weights(
     assert f"{clap} (0.6 GB to download)" in printed
 
 
+def test_recipes_are_grouped_by_machine_and_license(openavs: Run) -> None:
+    found = {recipe["name"]: recipe for recipe in openavs("list", "recipes", "--json").json()["recipes"]}
+    machines = {name: recipe["machine"] for name, recipe in found.items()}
+    assert {name for name in machines if machines[name] == "laptop CPU"} >= {"tiny", "openavs-fast", "openavs-cpu"}
+    assert machines["box-prompt"] == "GPU with 8 GB" and machines["openavs"] == "GPU with 16 GB"
+    assert machines["openavs-av"] == "GPU with 24 GB" and machines["paper"] == "server"
+    licenses = {name: recipe["license_class"] for name, recipe in found.items()}
+    assert licenses["openavs-fast"] == "permissive" and licenses["sam3"] == "gated"
+    assert licenses["mm-grounding-dino"] == "see model cards"
+    lines = openavs("list", "recipes").out.splitlines()
+    headings = [line for line in lines if line in set(machines.values())]
+    assert len(headings) == len(set(headings)) and headings[0] == "laptop CPU" and headings[-1] == "server"
+    assert sum(line.startswith("    license: ") and line.endswith("(gated)") for line in lines) >= 1
+
+
 def test_list_has_the_installed_extras(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 

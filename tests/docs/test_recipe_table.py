@@ -102,4 +102,5 @@ def test_what_is_known_of_a_model() -> None:
     )
     tiny = find_known_model("openavs:tiny/sam")
     assert tiny is not None and tiny.download == 0
+    assert (sam.speed, tiny.speed) == ("slow", "fast")
     assert find_known_model("openavs:tiny/none") is None and find_known_model("/some/folder") is None
