@@ -51,7 +51,7 @@ _LAPTOP = 4_000_000_000  # most memory of a recipe for laptops, all models at on
 _GPUS = (8, 12, 16, 24, 48, 80, 141)  # GB of common GPUs
 _GPU_WORKING = 2_500_000_000  # on a GPU beside weights in 16 bits: keys and values of a language model, or an image
 _FALLBACKS = ("openavs-cpu", "openavs-fast", "tiny")  # suggested in place of a recipe that does not fit
-_DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu",)}  # the best first; the last fits everywhere
+_DEFAULTS = {"gpu": ("openavs", "openavs-cpu"), "cpu": ("openavs-cpu", "openavs-fast")}  # the best first
 
 
 @dataclass(frozen=True)

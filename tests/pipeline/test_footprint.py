@@ -156,6 +156,7 @@ def test_the_recipe_with_a_language_model_without_a_gpu(
         (True, 6.0, [], "openavs-cpu", "a GPU with 6.0 GB"),
         (True, None, [], "openavs", "a GPU"),
         (False, 16.0, [], "openavs-cpu", "no GPU, 16.0 GB of memory"),
+        (False, 2.5, [], "openavs-fast", "no GPU, 2.5 GB of memory"),
         (False, 16.0, ["device=cuda:1"], "openavs", "a GPU with 16.0 GB"),
         (True, 64.0, ["device=cpu"], "openavs-cpu", "no GPU, 64.0 GB of memory"),
         (True, 64.0, ["device=cpu", "device=auto"], "openavs", "a GPU with 64.0 GB"),
