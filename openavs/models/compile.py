@@ -71,10 +71,14 @@ def compile_backend(backend: Any, use: str, mode: str) -> None:
         _check_compiler(device)
     import torch
 
+    from openavs.models.ops.linear import Int8Linear
+
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_SHAPES)
     torch._dynamo.config.capture_scalar_outputs = True  # the networks compare their shapes as numbers
     arguments: dict[str, Any] = {"backend": mode} if mode == "aot_eager" else {"mode": mode}
     cuda_graphs = mode in ("reduce-overhead", "max-autotune") and device.type == "cuda"
+    for layer in (layer for module in modules for layer in module.modules() if isinstance(layer, Int8Linear)):
+        layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign, no-untyped-call]
     for module in modules:
         module.compile(**arguments, dynamic=False if cuda_graphs else None)
     logger.info("%s is compiled (%s) at its first use", use, mode)

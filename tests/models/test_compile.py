@@ -16,6 +16,7 @@ from openavs.caching.wrappers import with_cache
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.models.compile import _check_compiler
+from openavs.models.ops.linear import supports_int8
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry, check_backends
 from openavs.structures.types import AudioWindow, ImageArray
@@ -83,8 +84,13 @@ def test_a_plug_in_may_have_an_option_of_that_name(tmp_path: Path) -> None:
     assert made.how == "yes"
 
 
-def test_a_segmenter_answers_the_same(images: list[ImageArray]) -> None:
-    plain, captured = (build("segmenter", "sam", "sam", **how) for how in ({}, {"compile": CAPTURED}))
+@pytest.mark.parametrize(
+    "quantize", [None, pytest.param("int8", marks=pytest.mark.skipif(not supports_int8(), reason="no 8-bit kernel"))]
+)
+def test_a_segmenter_answers_the_same(quantize: str | None, images: list[ImageArray]) -> None:
+    plain, captured = (
+        build("segmenter", "sam", "sam", quantize=quantize, **how) for how in ({}, {"compile": CAPTURED})
+    )
     boxes = [[(10.0, 10.0, 60.0, 60.0)], [(20.0, 5.0, 90.0, 70.0), (0.0, 0.0, 30.0, 30.0)]]
     for one, two in zip(captured.segment(images, boxes), plain.segment(images, boxes), strict=True):
         assert [mask.rle for mask in one] == [mask.rle for mask in two]

@@ -46,6 +46,7 @@ class Int8Linear(nn.Module):
 
     The scale and zero of the inputs are those of their range at each call (dynamic quantization; Krishnamoorthi 2018,
     arXiv:1806.08342), so inputs of one batch share them. The kernel is oneDNN's, as in torch's quantized export.
+    `compile_backend` leaves these layers uncompiled, because they read the range as numbers.
 
     Args:
         library: the layer, which is not kept.
@@ -62,7 +63,6 @@ class Int8Linear(nn.Module):
         self.bias = None if library.bias is None else library.bias.detach().float()
         self.activation = activation
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # reads the range as numbers
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Transform `[..., in]` to `[..., out]` in float32."""
         rows = inputs.reshape(-1, inputs.shape[-1])
