@@ -58,7 +58,7 @@ demo: $(RUNTIME)
 # With a sample of tests/robustness.
 test: $(STAMP)
 	$(PYTEST) -n $(PROCESSES) -m "not slow and not robustness and not alone" $(PYTEST_ARGS)
-	$(PYTEST) -m alone tests/cli/test_label.py tests/stages/translators/test_openai.py
+	$(PYTEST) -m alone tests/stages/translators/test_openai.py
 
 test-robustness: $(STAMP)
 	$(PYTEST) -n $(PROCESSES) -m "not slow" tests/robustness $(PYTEST_ARGS)

@@ -236,7 +236,6 @@ def clips_of(out: Path) -> int:
     return len(list(out.glob("clips/*/result.json")))
 
 
-@pytest.mark.alone
 @pytest.mark.faults
 def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(
     pool: Path, slow: Path, slow_whole: dict[str, str], tmp_path: Path

@@ -551,7 +551,6 @@ def test_a_recipe_can_use_it_and_its_model_is_not_downloaded() -> None:
     assert "translator" not in recipe.models()
 
 
-@pytest.mark.alone
 def test_an_interrupt_cancels_the_requests_in_flight() -> None:
     def slow_first(fields: Fields, number: int) -> Answer:
         time.sleep(5 if number == 1 else 0)
