@@ -171,18 +171,24 @@ def print_stages(times: StageTimes) -> None:
 
 
 def clip_summary(result: ClipResult) -> dict[str, Any]:
-    """Return the captions and found phrases of a clip, each with its best score, best first, with the reasons."""
+    """Return the captions and found objects of a clip, each with its best score, best first, with the reasons."""
+    from openavs.visualization.colors import palette_of
     from openavs.visualization.reasons import chain_texts, count_caveats, remedy_text, unprompted_texts
 
+    palette = palette_of(result.frames)
     captions: dict[str, float | None] = {}
     found: dict[str, float] = {}
     for frame in result.frames:
         for caption in frame.captions:
             captions[caption.text] = max(captions.get(caption.text) or 0.0, caption.score or 0.0) or None
         for segment in frame.segments:
-            found[segment.phrase] = max(found.get(segment.phrase, 0.0), segment.score)
+            found[palette.name(segment)] = max(found.get(palette.name(segment), 0.0), segment.score)
     frames = result.frames
-    why = {"chains": chain_texts(frames), "unprompted": unprompted_texts(frames), "remedy": remedy_text(frames)}
+    why = {
+        "chains": chain_texts([palette.shown(frame) for frame in frames]),
+        "unprompted": unprompted_texts(frames),
+        "remedy": remedy_text(frames),
+    }
     return {"captions": _ranked(captions), "found": _ranked(found), "caveats": count_caveats(frames), **why}
 
 

@@ -163,6 +163,16 @@ def mask_iou(one: BoolMask, other: BoolMask) -> float:
     return float(np.count_nonzero(one & other) / union) if union else 0.0
 
 
+def rle_iou(ones: Sequence[RLE], others: Sequence[RLE]) -> npt.NDArray[np.float64]:
+    """Return the IoU of every pair of encoded masks, `[ones, others]`; 0 where both are empty."""
+    from pycocotools import mask as coco
+
+    if not ones or not others:
+        return np.zeros((len(ones), len(others)))
+    ious = coco.iou([mask._coco for mask in others], [mask._coco for mask in ones], [0] * len(ones))
+    return np.nan_to_num(np.asarray(ious, dtype=np.float64).T.reshape(len(ones), len(others)))
+
+
 def iou(one: Box, two: Box) -> float:
     """Return the intersection over union of two boxes; 0 for boxes without area."""
     width = min(one[2], two[2]) - max(one[0], two[0])

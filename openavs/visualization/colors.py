@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from openavs.structures.types import FrameResult
+from openavs.structures.types import FrameResult, Segment
+from openavs.visualization.object_names import object_names
 
 RGB = tuple[int, int, int]
 
@@ -45,10 +47,19 @@ def voc_palette() -> npt.NDArray[np.uint8]:
 
 
 class Palette:
-    """Assigns `DISTINCT` colors to phrases by first appearance, cyclically."""
+    """Assigns `DISTINCT` colors to names by first appearance, cyclically, and shown names to segments.
 
-    def __init__(self, phrases: Iterable[str] = ()) -> None:
+    Args:
+        phrases: names in order of appearance.
+        names: shown names of segments; those of others are their phrases.
+    """
+
+    def __init__(self, phrases: Iterable[str] = (), names: Mapping[Segment, str] | None = None) -> None:
         self._indices: dict[str, int] = {}
+        self._names = names or {}
+        self._renamed: dict[str, set[str]] = {}
+        for segment, name in self._names.items():
+            self._renamed.setdefault(segment.phrase, set()).add(name)
         for phrase in phrases:
             self.index(phrase)
 
@@ -61,13 +72,30 @@ class Palette:
 
     @property
     def phrases(self) -> tuple[str, ...]:
-        """The phrases in order of first appearance."""
+        """The names in order of first appearance."""
         return tuple(self._indices)
+
+    def name(self, segment: Segment) -> str:
+        """Return the shown name of a segment."""
+        return self._names.get(segment, segment.phrase)
+
+    def shown(self, frame: FrameResult) -> FrameResult:
+        """Return a frame for presentation, with shown names as phrases of segments and of their prompts."""
+        found = {s.phrase: self.name(s) for s in sorted(frame.segments, key=lambda s: s.score)}
+        alone = {phrase: next(iter(names)) for phrase, names in self._renamed.items() if len(names) == 1}
+        names = alone | found
+        return replace(
+            frame,
+            segments=tuple(replace(s, phrase=self.name(s)) for s in frame.segments),
+            prompts=tuple(replace(p, phrase=names.get(p.phrase, p.phrase)) for p in frame.prompts),
+        )
 
 
 def palette_of(frames: Iterable[FrameResult]) -> Palette:
-    """Return the palette of a clip, which is independent of the order of painting."""
-    return Palette(segment.phrase for frame in frames for segment in frame.segments)
+    """Return the palette and the shown names of a clip, which are independent of the order of painting."""
+    frames = tuple(frames)
+    names = object_names(frames)
+    return Palette((names[segment] for frame in frames for segment in frame.segments), names)
 
 
 def text_color(background: RGB) -> RGB:

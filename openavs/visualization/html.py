@@ -18,7 +18,6 @@ from openavs.structures.types import ImageArray
 from openavs.utils.text import pluralize
 from openavs.visualization.reasons import (
     caveat_texts,
-    chain_texts,
     count_caveats,
     is_unresolved,
     remedy_text,
@@ -82,6 +81,6 @@ def _environment() -> Any:
     environment.filters |= {"pluralize": pluralize, "verdict": verdict_text}
     environment.filters["caveats"] = lambda frames: caveat_texts(count_caveats(frames), len(frames))
     environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
-    environment.filters |= {"chains": chain_texts, "unprompted": unprompted_texts, "remedy": remedy_text}
+    environment.filters |= {"unprompted": unprompted_texts, "remedy": remedy_text}
     environment.tests["unresolved"] = is_unresolved
     return environment

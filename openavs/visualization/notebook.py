@@ -106,7 +106,7 @@ def _image(frame: Frame, result: FrameResult, palette: Palette) -> dict[str, Any
     scale = min(1.0, IMAGE_WIDTH / frame.image.shape[1])
     size = (max(1, round(frame.image.shape[1] * scale)), max(1, round(frame.image.shape[0] * scale)))
     small = Image.fromarray(paint_frame(frame.image, result, palette)).resize(size, Image.Resampling.BILINEAR)
-    names = ", ".join(dict.fromkeys(segment.phrase for segment in result.segments)) or "nothing found"
+    names = ", ".join(dict.fromkeys(map(palette.name, result.segments))) or "nothing found"
     alt = f"Frame at {result.time:.1f} s: {names}"
     return {
         "src": jpeg_data_uri(np.asarray(small)),

@@ -67,8 +67,9 @@ def paint(
 def paint_frame(
     image: ImageArray, frame: FrameResult, palette: Palette | None = None, watermark: str = ""
 ) -> ImageArray:
-    """Paint the segments and the status of a frame, in the colors of a clip's palette."""
-    return paint(image, frame.segments, palette, status=status_line(frame), watermark=watermark)
+    """Paint the segments and the status of a frame, with the names and in the colors of a clip's palette."""
+    shown = frame if palette is None else palette.shown(frame)
+    return paint(image, shown.segments, palette, status=status_line(shown), watermark=watermark)
 
 
 def paint_numbers(image: ImageArray, masks: Mapping[int, RLE], size: tuple[int, int]) -> ImageArray:
@@ -148,7 +149,7 @@ def status_line(frame: FrameResult) -> str:
     if not frame.prompts:
         return f"no prompt; {captions}"
     found = {segment.phrase for segment in frame.segments}
-    missing = [prompt.phrase for prompt in frame.prompts if prompt.phrase not in found]
+    missing = dict.fromkeys(prompt.phrase for prompt in frame.prompts if prompt.phrase not in found)
     return f"not found: {', '.join(missing)}; {captions}" if missing else captions
 
 
@@ -164,15 +165,16 @@ class OverlayPainter:
     """
 
     def __init__(self, result: ClipResult, palette: Palette | None = None, clip: Clip | None = None) -> None:
-        self._masks = MovingMasks(result.frames, clip)
         self._palette = palette if palette is not None else palette_of(result.frames)
+        self._masks = MovingMasks([self._palette.shown(frame) for frame in result.frames], clip)
         self._watermark = SYNTHETIC if is_only_synthetic(result.models) else ""
 
     def __call__(self, time: float, image: ImageArray) -> ImageArray:
         """Return the image with the result at `time` in s."""
         frame = self._masks.at(time)
         if frame is not None:
-            return paint_frame(image, frame, self._palette, self._watermark)
+            status = status_line(frame)
+            return paint(image, frame.segments, self._palette, status=status, watermark=self._watermark)
         return paint(image, (), watermark=self._watermark) if self._watermark else image
 
 

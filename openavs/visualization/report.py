@@ -25,7 +25,7 @@ from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import DISTINCT, Palette, palette_of
 from openavs.visualization.html import asset, jpeg_data_uri, render
 from openavs.visualization.overlay import paint
-from openavs.visualization.reasons import ORIGINS, merge_rejections, rejection_text
+from openavs.visualization.reasons import ORIGINS, chain_texts, merge_rejections, rejection_text
 
 MAX_IMAGES = 48  # frames that are shown as images
 MAX_ROWS = 600  # frames in the table
@@ -111,8 +111,7 @@ def write_report(
         ],
         shown=len(shown),
         listed={frame.index for frame in result.frames[:MAX_ROWS]},
-        found=found_rows(result.frames, palette),
-        color=palette.index,
+        **object_values(result.frames, palette),
         timings=timing_rows(result.timings),
         **table_values(result.frames[:MAX_ROWS]),
         **timeline_values(result, audio, palette, duration),
@@ -130,16 +129,26 @@ def image_values(
     scale = min(1.0, _IMAGE_SIZE / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    painted = paint(np.asarray(small), frame.segments, palette, text_scale=1.5)
+    painted = paint(np.asarray(small), palette.shown(frame).segments, palette, text_scale=1.5)
     where = {"start": span[0], "stop": span[1]}
     return {"frame": frame, "src": jpeg_data_uri(painted), "width": size[0], "height": size[1], **where}
 
 
+def object_values(frames: Sequence[FrameResult], palette: Palette) -> dict[str, Any]:
+    """Return the objects with their captions, and the functions that return a segment's name and a name's color."""
+    return {
+        "found": found_rows(frames, palette),
+        "chains": chain_texts([palette.shown(frame) for frame in frames]),
+        "shown_name": palette.name,
+        "color": palette.index,
+    }
+
+
 def found_rows(frames: Sequence[FrameResult], palette: Palette) -> list[dict[str, Any]]:
-    """Return each phrase with its number of frames and best score, most frames first."""
+    """Return each shown name with its number of frames and best score, most frames first."""
     rows = []
     for phrase in palette.phrases:
-        scores = [[s.score for s in frame.segments if s.phrase == phrase] for frame in frames]
+        scores = [[s.score for s in frame.segments if palette.name(s) == phrase] for frame in frames]
         best = max(score for frame in scores for score in frame)
         rows.append({"phrase": phrase, "frames": sum(map(bool, scores)), "best": best})
     return sorted(rows, key=lambda row: -row["frames"])
@@ -162,7 +171,8 @@ def timeline_values(
     intervals = [(start, min(stop, end)) for start, stop in intervals]
     sounds = _event_lanes(result.events, end) if result.events else _caption_lanes(frames, intervals)
     shown = _longest(sounds)
-    found = [_phrase_lane(frames, intervals, phrase, palette.index(phrase)) for phrase in palette.phrases]
+    shown_frames = [palette.shown(frame) for frame in frames]
+    found = [_phrase_lane(shown_frames, intervals, phrase, palette.index(phrase)) for phrase in palette.phrases]
     return {
         "length": end if duration is None else duration,
         "end": end,

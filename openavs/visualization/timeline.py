@@ -28,8 +28,9 @@ def plot_timeline(result: ClipResult, axes: Axes | None = None) -> Axes:
     gaps = [after.time - before.time for before, after in zip(result.frames, result.frames[1:], strict=False)]
     width = min(gaps, default=1.0)
     palette = palette_of(result.frames)
+    shown = [palette.shown(frame) for frame in result.frames]
     order: dict[str, int] = {}
-    for frame in result.frames:
+    for frame in shown:
         span = (frame.time - width / 2, width)
         if frame.silent:
             axes.axvspan(span[0], span[0] + width, color=_SILENT, lw=0)

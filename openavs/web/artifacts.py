@@ -31,7 +31,7 @@ CAPTIONS = "captions.vtt"
 
 @dataclass(frozen=True)
 class Instance:
-    """An object that can be shown or hidden: one track, or without a tracker all segments of one phrase.
+    """What can be shown or hidden: all segments of one shown name.
 
     Attributes:
         frames: number of frames with the object.
@@ -45,10 +45,11 @@ class Instance:
 
 def list_instances(result: ClipResult) -> list[Instance]:
     """The objects of a result, those with the most frames first."""
+    palette = palette_of(result.frames)
     scores: dict[str, dict[int, float]] = defaultdict(dict)
     for frame in result.frames:
         for segment in frame.segments:
-            by_frame = scores[instance_name(segment)]
+            by_frame = scores[palette.name(segment)]
             by_frame[frame.index] = max(segment.score, by_frame.get(frame.index, segment.score))
     instances = [Instance(name, len(own), max(own.values())) for name, own in scores.items()]
     return sorted(instances, key=lambda instance: -instance.frames)
@@ -61,8 +62,9 @@ def instance_name(segment: Segment) -> str:
 
 def filter_instances(result: ClipResult, names: Collection[str]) -> ClipResult:
     """The result with the segments of the named objects only."""
+    palette = palette_of(result.frames)
     frames = tuple(
-        replace(frame, segments=tuple(segment for segment in frame.segments if instance_name(segment) in names))
+        replace(frame, segments=tuple(segment for segment in frame.segments if palette.name(segment) in names))
         for frame in result.frames
     )
     return replace(result, frames=frames)

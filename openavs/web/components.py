@@ -13,9 +13,9 @@ from openavs.visualization.html import asset, render
 from openavs.visualization.report import (
     MAX_ROWS,
     color_css,
-    found_rows,
     image_values,
     model_rows,
+    object_values,
     report_frames,
     table_values,
     timeline_values,
@@ -89,7 +89,8 @@ def player(session: Session, result: Result, video_name: str, shown: ClipResult 
     The poster is the frame with the most segments.
     """
     shown = shown or result
-    names = dict.fromkeys(segment.phrase for frame in shown.frames for segment in frame.segments)
+    palette = palette_of(result.frames)
+    names = dict.fromkeys(palette.name(segment) for frame in shown.frames for segment in frame.segments)
     return fragment(
         "player",
         src=file_url(session, video_name),
@@ -136,8 +137,7 @@ def details(result: Result) -> str:
         "details",
         s=result,
         only_synthetic=is_only_synthetic(result.models),
-        found=found_rows(result.frames, palette),
-        color=palette.index,
+        **object_values(result.frames, palette),
         images=[image_values(frame.image, results[frame.index], palette) for frame in frames],
         video=None,  # the page has its own
         listed=(),  # no links within the page: Gradio sets a base address, so they would leave it

@@ -42,17 +42,6 @@ def key_frames(phrases: Sequence[Collection[str]], interval: int) -> frozenset[i
     return frozenset(keys)
 
 
-def mask_iou(tracks: Sequence[RLE], segments: Sequence[RLE]) -> IouMatrix:
-    """Compute the IoU of every pair of masks, `[tracks, segments]`; 0 where both are empty."""
-    from pycocotools import mask as coco
-
-    if not tracks or not segments:
-        return np.zeros((len(tracks), len(segments)))
-    crowd = [0] * len(tracks)
-    ious = coco.iou([_coco_rle(m) for m in segments], [_coco_rle(m) for m in tracks], crowd)
-    return np.nan_to_num(np.asarray(ious, dtype=np.float64).T.reshape(len(tracks), len(segments)))
-
-
 def match_tracks(iou: IouMatrix, same_phrase: npt.NDArray[np.bool_], min_iou: float) -> list[int | None]:
     """Assign each segment to at most one track, and each track to at most one segment.
 

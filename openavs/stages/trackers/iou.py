@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.trackers.association import IouMatrix, mask_box, mask_iou, match_tracks, remaining_rejections
-from openavs.structures.masks import RLE, iou, mask_to_rle, rle_to_mask
+from openavs.stages.trackers.association import IouMatrix, mask_box, match_tracks, remaining_rejections
+from openavs.structures.masks import RLE, iou, mask_to_rle, rle_iou, rle_to_mask
 from openavs.structures.types import Box, ImageArray, Segment, TrackedFrame
 
 _NO_PIXELS: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)
@@ -145,7 +145,7 @@ class _IouTracks:
 
 def _mean_iou(predicted: Sequence[tuple[RLE, Box]], segments: Sequence[Segment]) -> IouMatrix:
     """Return the mean of mask IoU and box IoU, `[tracks, segments]`."""
-    masks = mask_iou([mask for mask, _ in predicted], [segment.mask for segment in segments])
+    masks = rle_iou([mask for mask, _ in predicted], [segment.mask for segment in segments])
     boxes = [[iou(box, segment.box) for segment in segments] for _, box in predicted]
     mean: IouMatrix = (masks + np.array(boxes, dtype=np.float64).reshape(masks.shape)) / 2
     return mean

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.trackers.association import IouMatrix, mask_box, mask_iou, match_tracks, remaining_rejections
-from openavs.structures.masks import RLE
+from openavs.stages.trackers.association import IouMatrix, mask_box, match_tracks, remaining_rejections
+from openavs.structures.masks import RLE, rle_iou
 from openavs.structures.types import ImageArray, Rejection, Segment, TrackedFrame
 
 
@@ -159,7 +159,7 @@ class _TrackManager:
         Tracks without a match are among the segments where they are still visible.
         """
         tracks = list(propagated)
-        iou = mask_iou([mask for mask, _ in propagated.values()], [segment.mask for segment in frame.segments])
+        iou = rle_iou([mask for mask, _ in propagated.values()], [segment.mask for segment in frame.segments])
         same = np.array([[s.phrase in track.by_phrase for s in frame.segments] for track in tracks], dtype=np.bool_)
         matches = match_tracks(iou, same.reshape(iou.shape), self.config.min_iou)
         segments, started = [], []
@@ -208,7 +208,7 @@ class _TrackManager:
             if window[i].frame.index + 1 != window[i + 1].frame.index:
                 return  # silent frames are between the two
             mask, presence = self.propagator.propagate(memory, start + i, window[i].frame.image, backward=True)
-            iou = mask_iou([mask], [segment.mask for segment in tracked[i]])
+            iou = rle_iou([mask], [segment.mask for segment in tracked[i]])
             if mask.area < self.config.min_area or _is_covered(iou[0], self.config):
                 return
             segment = track.propagated(mask, presence, window[i].phrases)

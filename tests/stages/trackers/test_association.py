@@ -15,10 +15,10 @@ from openavs.stages.trackers.association import (
     SAME_PHRASE_BONUS,
     key_frames,
     mask_box,
-    mask_iou,
     match_tracks,
     remaining_rejections,
 )
+from openavs.structures.masks import rle_iou
 from openavs.structures.types import Rejection
 from tests.stages.trackers.squares import segment, square
 
@@ -43,9 +43,9 @@ def test_the_order_of_the_prompts_does_not_matter() -> None:
 
 
 def test_overlap_of_masks() -> None:
-    overlap = mask_iou([square(0), square(6), square(100, side=0)], [square(0), square(50)])
+    overlap = rle_iou([square(0), square(6), square(100, side=0)], [square(0), square(50)])
     assert overlap == pytest.approx(np.array([[1, 0], [1 / 3, 0], [0, 0]]))
-    assert mask_iou([], [square(0)]).shape == (0, 1) and mask_iou([square(0)], []).shape == (1, 0)
+    assert rle_iou([], [square(0)]).shape == (0, 1) and rle_iou([square(0)], []).shape == (1, 0)
 
 
 def test_box_of_a_mask() -> None:
