@@ -178,7 +178,11 @@ def test_an_invalid_reader_raises(own: Path, tmp_path: Path, reader: str, says: 
         ("layout:", "lay_out:", "there is no key 'lay_out'; did you mean 'layout'"),
         ("clips: 1", "clisp: 1", "there is no key 'splits.test.clisp'; did you mean 'clips'"),
         ("clips: 1", "clips: many", "'splits.test.clips' must be a whole number, not 'many'"),
-        ("task: binary", "task: panoptic", "'task' must be one of 'binary', 'semantic', 'open-vocabulary' or 'instances'"),
+        (
+            "task: binary",
+            "task: panoptic",
+            "'task' must be one of 'binary', 'semantic', 'open-vocabulary' or 'instances'",
+        ),
         ("obtain: it lies on the shelf", "", "the key 'obtain' is missing; see eval/s4.yaml"),
         ("obtain:", "vocabulary: [a, b]\nclasses: [none, a]\nobtain:", "'vocabulary' has 2 phrases for 1 classes"),
         (
