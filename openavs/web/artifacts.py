@@ -31,7 +31,7 @@ CAPTIONS = "captions.vtt"
 
 @dataclass(frozen=True)
 class Instance:
-    """What can be shown or hidden: all segments of one shown name.
+    """A choice of the page: all segments of one shown name, which can be hidden.
 
     Attributes:
         frames: number of frames with the object.
