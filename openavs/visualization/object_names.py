@@ -3,53 +3,61 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import pairwise
 
 from scipy.optimize import linear_sum_assignment
 
 from openavs.structures.masks import RLE, rle_iou
 from openavs.structures.types import FrameResult, Segment
 
-MIN_IOU = 0.2  # of masks of one phrase that are one object, without a tracker
-CROSS_PHRASE_MIN_IOU = 0.5  # of masks of two phrases
+MIN_IOU = 0.2  # of masks of one object in successive frames, without a tracker
+SAME_PLACE = 0.5  # IoU of masks at one place: masks of two phrases there are evidence that both name one thing
 MEMORY = 3.0  # s that an object may be missed, without a tracker
+
+
+Phrases = frozenset[str]
 
 
 @dataclass(eq=False)
 class _Object:
-    """An object: its last frame, the sum of its scores by phrase, and its track."""
+    """An object: its last frame, its track, the sum of its scores by phrase, and its shown name."""
 
     time: float
     mask: RLE
     track: int | None
     scores: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return max(self.scores, key=self.scores.__getitem__)
+    name: str = ""
 
 
 def object_names(frames: Sequence[FrameResult]) -> Mapping[Segment, str]:
-    """Return the shown name of every segment: the phrase with the largest sum of scores of its object.
+    """Return the shown name of every segment: of the phrases of its object that with the largest sum of scores.
 
-    A track is an object. Without tracks, segments of successive frames are one object if their masks overlap; those of
-    two phrases need more overlap, and phrases that are different things at some frame of the clip are never one. Names
-    of tracked objects that are in one frame have the number of their track: `dog #2`.
+    A track is an object. Without tracks, segments of successive frames are one object if their masks overlap. Two
+    phrases can name one object if they are at the same place in successive frames somewhere in the clip, and at
+    different places in no frame. Names of tracked objects that are in one frame have the number of their track:
+    `dog #2`.
     """
-    ordered = sorted(frames, key=lambda frame: frame.time)
-    apart = {pair for frame in ordered for pair in _different_things(frame.segments)}
+    ordered = sorted((frame for frame in frames if frame.segments), key=lambda frame: frame.time)
+    apart = {pair for frame in ordered for pair, iou in _overlaps(frame, frame) if iou < SAME_PLACE}
+    near = [(one, other) for one, other in pairwise(ordered) if other.time - one.time <= MEMORY]
+    alike = {pair for one, other in near for pair, iou in _overlaps(one, other) if iou >= SAME_PLACE} - apart
     objects: list[_Object] = []
     rows: list[list[_Object]] = []
     owner: dict[Segment, _Object] = {}
     for frame in ordered:
-        row = _link(frame, objects, apart)
+        row = _link(frame, objects, alike, apart)
         objects += [one for one in row if one not in objects]
         for segment, one in zip(frame.segments, row, strict=True):
             one.time, one.mask, owner[segment] = frame.time, segment.mask, one
             one.scores[segment.phrase] = one.scores.get(segment.phrase, 0.0) + segment.score
         rows.append(row)
+    total: dict[str, float] = defaultdict(float)
+    for segment, one in owner.items():
+        total[segment.phrase] += segment.score * (one.track is None)
+    for one in objects:  # a fast object is several without a tracker: these share the scores of the clip
+        one.name = max(one.scores, key=(total if one.track is None else one.scores).__getitem__)
     numbered = set()
     for row in rows:
         tracked: dict[str, set[int | None]] = defaultdict(set)
@@ -62,15 +70,15 @@ def object_names(frames: Sequence[FrameResult]) -> Mapping[Segment, str]:
     }
 
 
-def _different_things(segments: Sequence[Segment]) -> set[frozenset[str]]:
-    """Return the pairs of phrases that a frame has at different places."""
-    masks = [segment.mask for segment in segments]
-    iou = rle_iou(masks, masks)
-    pairs = combinations(range(len(segments)), 2)
-    return {frozenset((segments[i].phrase, segments[j].phrase)) for i, j in pairs if iou[i, j] < CROSS_PHRASE_MIN_IOU}
+def _overlaps(one: FrameResult, other: FrameResult) -> Iterator[tuple[Phrases, float]]:
+    """Yield the phrases and the IoU of every pair of segments of two frames."""
+    value = rle_iou([segment.mask for segment in one.segments], [segment.mask for segment in other.segments])
+    for i, first in enumerate(one.segments):
+        for j, second in enumerate(other.segments):
+            yield frozenset((first.phrase, second.phrase)), float(value[i, j])
 
 
-def _link(frame: FrameResult, objects: Sequence[_Object], apart: set[frozenset[str]]) -> list[_Object]:
+def _link(frame: FrameResult, objects: Sequence[_Object], alike: set[Phrases], apart: set[Phrases]) -> list[_Object]:
     """Return the object of each segment of a frame, an earlier or a new one."""
     tracks = {one.track: one for one in objects if one.track is not None}
     recent = [one for one in objects if one.track is None and frame.time - one.time <= MEMORY]
@@ -78,9 +86,9 @@ def _link(frame: FrameResult, objects: Sequence[_Object], apart: set[frozenset[s
     value = rle_iou([segment.mask for segment in loose], [one.mask for one in recent])
     for i, segment in enumerate(loose):
         for j, one in enumerate(recent):
+            pairs = {frozenset((segment.phrase, phrase)) for phrase in one.scores}
             same = segment.phrase in one.scores
-            fits = same or not any(frozenset((segment.phrase, other)) in apart for other in one.scores)
-            if not fits or value[i, j] < (MIN_IOU if same else CROSS_PHRASE_MIN_IOU):
+            if value[i, j] < MIN_IOU or not (same or (pairs & alike and not pairs & apart)):
                 value[i, j] = 0.0
             elif same:
                 value[i, j] += 1.0  # objects of the phrase come first
