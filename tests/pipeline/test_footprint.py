@@ -207,9 +207,10 @@ def test_what_is_too_large_is_not_downloaded(memory: dict[str, int], monkeypatch
         raise ModelError("not here")
 
     monkeypatch.setattr(footprint, "resolve", resolve)
-    memory["bytes"] = int(2e9)
-    with pytest.raises(InputError, match="use --pipeline tiny"):
-        should_offload(load_recipe("openavs"))
+    for free, instead in ((2e9, "openavs-fast"), (1e9, "tiny")):
+        memory["bytes"] = int(free)
+        with pytest.raises(InputError, match=f"use --pipeline {instead}"):
+            should_offload(load_recipe("openavs"))
     assert asked and all(asked)
 
 

@@ -113,9 +113,11 @@ def _autoescape(name: str, call: ast.Call) -> bool:
 
 
 def _markup(name: str, call: ast.Call) -> bool:
-    """`Markup` calls a text safe HTML: only a constant may be, and the style sheet that is our own."""
+    """`Markup` calls a text safe HTML: only a constant may be, and our own style sheet and script."""
     return (
-        _last(name) == "Markup" and not isinstance(call.args[0], ast.Constant) and ast.unparse(call.args[0]) != "style"
+        _last(name) == "Markup"
+        and not isinstance(call.args[0], ast.Constant)
+        and ast.unparse(call.args[0]) not in ("style", "script")
     )
 
 
