@@ -91,10 +91,7 @@ def write_report(
         video: name of a video in the same folder, such as `overlay.mp4`, that the page plays.
     """
     palette = palette_of(result.frames)
-    results = {frame.index: frame for frame in result.frames}
     shown = report_frames(result)
-    intervals = _frame_intervals([frame.time for frame in result.frames])
-    spans = {frame.index: span for frame, span in zip(result.frames, intervals, strict=True)}
     page = render(
         "report/report.html",
         asset("report/report.css") + asset("report/pieces.css") + color_css(),
@@ -106,9 +103,7 @@ def write_report(
         recipe=json.dumps(result.recipe, indent=2, ensure_ascii=False),
         models=model_rows(result.models, result.recipe.get("license")),
         only_synthetic=is_only_synthetic(result.models),
-        images=[
-            image_values(f.image, results[f.index], palette, spans[f.index]) for f in clip_frames if f.index in shown
-        ],
+        images=image_rows(result.frames, clip_frames, shown, palette),
         shown=len(shown),
         listed={frame.index for frame in result.frames[:MAX_ROWS]},
         **object_values(result.frames, palette),
@@ -132,6 +127,15 @@ def image_values(
     painted = paint(np.asarray(small), palette.shown(frame).segments, palette, text_scale=1.5)
     where = {"start": span[0], "stop": span[1]}
     return {"frame": frame, "src": jpeg_data_uri(painted), "width": size[0], "height": size[1], **where}
+
+
+def image_rows(
+    frames: Sequence[FrameResult], clip_frames: Iterable[Frame], shown: frozenset[int], palette: Palette
+) -> list[dict[str, Any]]:
+    """Return `image_values` of the clip's frames with an index in `shown`."""
+    results = {frame.index: frame for frame in frames}
+    spans = dict(zip(results, _frame_intervals([frame.time for frame in frames]), strict=True))
+    return [image_values(f.image, results[f.index], palette, spans[f.index]) for f in clip_frames if f.index in shown]
 
 
 def object_values(frames: Sequence[FrameResult], palette: Palette) -> dict[str, Any]:

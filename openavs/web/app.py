@@ -36,8 +36,8 @@ def head() -> str:
 
 
 def script() -> str:
-    """The function that runs when the page has loaded."""
-    return asset("web/page.js")
+    """The function that runs when the page has loaded; the report has the same player."""
+    return f"() => {{\n{asset('report/player.js')}\n({asset('web/page.js')})();\n}}"
 
 
 def build(parts: ServerParts) -> Any:

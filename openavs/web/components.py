@@ -13,6 +13,7 @@ from openavs.visualization.html import asset, render
 from openavs.visualization.report import (
     MAX_ROWS,
     color_css,
+    image_rows,
     image_values,
     model_rows,
     object_values,
@@ -131,15 +132,13 @@ def details(result: Result) -> str:
     palette = palette_of(result.frames)
     clip = result.video
     selected = report_frames(result, MAX_IMAGES)
-    results = {frame.index: frame for frame in result.frames}
-    frames = (frame for frame in clip.frames(selected) if frame.index in selected)
     return fragment(
         "details",
         s=result,
         only_synthetic=is_only_synthetic(result.models),
         **object_values(result.frames, palette),
-        images=[image_values(frame.image, results[frame.index], palette) for frame in frames],
-        video=None,  # the page has its own
+        images=image_rows(result.frames, clip.frames(selected), selected, palette),
+        video=True,  # the player is another part of the page
         listed=(),  # no links within the page: Gradio sets a base address, so they would leave it
         models=model_rows(result.models, result.recipe.get("license")),
         timings=timing_rows(result.timings),

@@ -108,6 +108,32 @@ def test_upload_run_hide_and_download(page: Page, scene: Path) -> None:
     assert json.loads(got["scene-coco.json"])["annotations"]
 
 
+def test_timeline_images_and_rows_seek_the_video(page: Page, scene: Path) -> None:
+    page.give(scene)
+    page.run()
+    tab = page.tab
+    player, head = tab.locator("#oa-player video"), tab.locator("#oa-details .playhead")
+    expect(head).to_be_attached(timeout=LONG)
+    wave = tab.locator("#oa-details .wave")
+    wave.click(position={"x": wave.bounding_box()["width"] / 2, "y": 20})
+    end = float(tab.locator("#oa-details .time").get_attribute("data-end"))
+    assert player.evaluate("v => v.currentTime") == pytest.approx(end / 2, abs=0.05)
+    assert head.evaluate("e => parseFloat(e.style.left)") == pytest.approx(50, abs=1)
+    tab.locator("#oa-details figure a[data-time]").nth(3).click()
+    expect(player).to_have_js_property("currentTime", 3.5)
+    expect(tab.locator("#oa-details .now")).to_have_attribute("data-start", "3.000")
+    tab.locator("#oa-details th a[data-time]").nth(1).focus()
+    tab.keyboard.press("Enter")
+    expect(player).to_have_js_property("currentTime", 1.5)
+    assert tab.url.rstrip("/") == page.server.address
+    toggle = tab.locator("#oa-instances input[type=checkbox]").first
+    whole = str(player.get_attribute("src"))
+    toggle.click()
+    expect(player).not_to_have_attribute("src", whole, timeout=LONG)
+    wave.click(position={"x": 1, "y": 20})  # another video, the same timeline
+    expect(tab.locator("#oa-details .now")).to_have_attribute("data-start", "0.000")
+
+
 def test_hiding_an_object_keeps_the_video_position(page: Page, scene: Path) -> None:
     page.give(scene)
     page.run()
