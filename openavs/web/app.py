@@ -94,7 +94,7 @@ class _Page:
         with self.blocks:
             gr.HTML(components.fragment("head", limits=self._limits()), apply_default_css=False)
             with gr.Row():
-                with gr.Column(scale=2, min_width=320):
+                with gr.Column(scale=2, min_width=320, elem_id="oa-form"):
                     self._add_inputs()
                 with gr.Column(scale=3, min_width=320):
                     self._add_outputs()
@@ -112,13 +112,24 @@ class _Page:
         with gr.Tabs():
             with gr.Tab("Video") as self.video_tab:
                 self.video = gr.Video(
-                    label="Video with audio", sources=["upload", "webcam"], include_audio=True, elem_id="oa-video"
+                    label="Video with audio",
+                    sources=["upload", "webcam"],
+                    include_audio=True,
+                    height=200,
+                    elem_id="oa-video",
                 )
             with gr.Tab("Image and audio") as self.image_tab:
-                self.image = gr.Image(label="Image", type="filepath", sources=["upload", "webcam"], elem_id="oa-image")
+                self.image = gr.Image(
+                    label="Image", type="filepath", sources=["upload", "webcam"], height=200, elem_id="oa-image"
+                )
                 self.audio = gr.Audio(
                     label="Audio", type="filepath", sources=["upload", "microphone"], elem_id="oa-audio"
                 )
+        with gr.Row(elem_id="oa-buttons"):
+            self.run = gr.Button("Find what sounds", variant="primary", min_width=140, elem_id="oa-run")
+            self.example = gr.Button("Try the example", min_width=140, elem_id="oa-example")
+            self.stop = gr.Button("Stop", variant="stop", visible=False, min_width=80, elem_id="oa-stop")
+        self.progress = gr.HTML(components.fragment("welcome"), elem_id="oa-progress", apply_default_css=False)
         self.recipe = gr.Dropdown(
             choices=list(self._models.options), value=self._first.name, label="Recipe", filterable=False
         )
@@ -129,14 +140,9 @@ class _Page:
         self.threshold = gr.Slider(
             0, 1, value=self._first.threshold, step=0.01, label="Threshold", info="Lower values find more objects."
         )
-        self.run = gr.Button("Find what sounds", variant="primary", elem_id="oa-run")
-        with gr.Row():
-            self.example = gr.Button("Try the example", elem_id="oa-example")
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="oa-stop")
 
     def _add_outputs(self) -> None:
-        self.progress = gr.HTML(components.fragment("welcome"), elem_id="oa-progress", apply_default_css=False)
-        self.player = gr.HTML(elem_id="oa-player", apply_default_css=False)
+        self.player = gr.HTML(components.example(self._example), elem_id="oa-player", apply_default_css=False)
         self.instances = gr.CheckboxGroup(label="Show", visible=False, elem_id="oa-instances")
         self.downloads = gr.HTML(elem_id="oa-downloads", apply_default_css=False)
         self.details = gr.HTML(elem_id="oa-details", apply_default_css=False)

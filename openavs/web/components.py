@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from openavs.media import open_clip
 from openavs.models.catalog import is_only_synthetic
 from openavs.results.result import Result
 from openavs.structures.types import ClipResult
 from openavs.visualization.colors import palette_of
-from openavs.visualization.html import asset, render
+from openavs.visualization.html import asset, image_data, render
 from openavs.visualization.report import (
     MAX_ROWS,
     color_css,
@@ -28,6 +30,7 @@ from openavs.web.session import Session
 
 MAX_IMAGES = 12
 MAX_CAPTIONS = 5
+MAX_EXAMPLE_SIDE = 640  # pixels
 
 _STEPS = {
     "load": ("Load the clip and the models", ""),
@@ -110,6 +113,12 @@ def _poster(result: Result, shown: ClipResult) -> str | None:
         return None
     poster = next(iter(result.video.frames(frozenset({frame.index}))), None)
     return None if poster is None else str(image_values(poster.image, frame, palette_of(result.frames))["src"])
+
+
+def example(path: Path) -> str:
+    """The first frame of the clip of the example, shown until there is a result."""
+    frame = next(iter(open_clip(path, fps=1, id="example").frames(frozenset({0}))))
+    return fragment("example", image=image_data(frame.image, MAX_EXAMPLE_SIDE))
 
 
 def downloads(session: Session, result: Result) -> str:

@@ -270,6 +270,33 @@ def test_all_controls_have_names_and_errors_are_announced(page: Page) -> None:
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1366, 768)])
+def test_the_first_screen_has_the_buttons_with_their_errors_and_progress(
+    chromium: Any, server: Server, width: int, height: int
+) -> None:
+    page = Page(chromium.new_page(viewport={"width": width, "height": height}), server).open()
+    for name in (RUN, EXAMPLE):
+        expect(page.button(name)).to_be_in_viewport(ratio=1)
+    page.button(RUN).click()
+    expect(page.tab.get_by_role("alert")).to_be_in_viewport(ratio=1)
+    page.run(EXAMPLE)
+    assert page.tab.evaluate("scrollY") == 0
+    expect(page.tab.locator("#oa-progress")).to_be_in_viewport(ratio=0.9)
+    page.tab.locator("#oa-details figure").last.scroll_into_view_if_needed()
+    if width > 1000:  # the form stays in view beside a long result
+        expect(page.button(RUN)).to_be_in_viewport(ratio=1)
+        page.tab.get_by_role("slider", name="Threshold").focus()
+        expect(page.tab.get_by_role("slider", name="Threshold")).to_be_in_viewport()
+    page.tab.close()
+
+
+def test_the_focus_of_the_threshold_is_visible(page: Page) -> None:
+    slider = page.tab.locator("#oa-form input[type=range]")
+    slider.focus()
+    page.tab.keyboard.press("ArrowRight")
+    assert slider.evaluate("e => getComputedStyle(e).outline").endswith("solid 3px")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_layout_and_contrast_in_each_width_and_theme(
