@@ -20,12 +20,13 @@ from tests.docs.reading import blocks, commands, text_of
 Run = Callable[..., Any]
 FEWER = {"--clips": "2", "--train": "4", "--val": "1", "--limit": "1", "--workers": "1"}
 NEEDS = re.compile(
-    r"pred_masks|output_ov_avss|laion-clap|groundingdino-py|openai|vllm|ray|consistency|^\.\.\.$|^/|^SOURCE$|^DIR/|\./\w+\.py"
+    r"pred_masks|output_ov_avss|laion-clap|groundingdino-py|openai|vllm|ray|consistency|masks-silence|^(AVATAR|datasets)$|^\.\.\.$|^/|^SOURCE$|^DIR/|\./\w+\.py"
 )
 PAGES = {  # commands that create the inputs of the pages
     "benchmarks.md": (
         "synth s4 --out avsbench_data/Single-source --clips 2",
         "synth avss --out AVSBench-semantic --clips 1",
+        "synth ref-avs --out REFAVS --clips 1",
         "evaluate s4 --root avsbench_data/Single-source --pipeline tiny --out runs/s4-tiny",
         "evaluate s4 --root avsbench_data/Single-source --pipeline tiny --out runs/s4-cpu filtering.box_threshold=0.2",
     ),
