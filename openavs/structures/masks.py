@@ -88,7 +88,7 @@ def rle_runs(rle: RLE, where: str) -> list[int]:
     # pycocotools' C decoder writes out of bounds for invalid codes, so this check precedes every decoding of a file.
     if rle.size[0] * rle.size[1] > MAX_PIXELS:
         raise InputError(f"{where} is a mask of {rle.size[0]} x {rle.size[1]} pixels, over the limit of {MAX_PIXELS}")
-    codes = np.frombuffer(rle.counts.encode(), dtype=np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(rle.counts.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0)
     starts = np.concatenate([[0], ends + 1])
     if ((codes < 0) | (codes > 63)).any() or np.diff(starts, append=len(codes)).max() > 13:

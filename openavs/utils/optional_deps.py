@@ -120,8 +120,8 @@ def import_timm() -> ModuleType:
 def stub_modules(modules: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
     """Make missing packages importable inside the block; installed ones are imported as usual.
 
-    `segment-anything` and `groundingdino-py` import torchvision, and the latter timm, OpenCV and matplotlib, for
-    training, drawing and files. Those are large, and torchvision must match the installed torch exactly.
+    `segment-anything` and `groundingdino-py` import torchvision, and the latter timm, for training, drawing and files.
+    Those are large, and torchvision must match the installed torch exactly.
 
     Afterwards `import torchvision` fails again; only modules that imported it inside the block keep its names.
 

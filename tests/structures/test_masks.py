@@ -104,6 +104,7 @@ def test_a_code_is_taken_if_its_runs_fill_the_mask(runs: list[int], off: int) ->
         (RLE((2, 2), "p"), "not a run-length code"),
         (RLE((2, 2), "P" * 13 + "0"), "not a run-length code"),
         (RLE((2, 2), "é"), "not a run-length code"),
+        (RLE((2, 2), "\udc80"), "not a run-length code"),
         (RLE((2, 2), ""), r"^here: the run-length code does not fill a mask of 2 x 2 pixels$"),
         (RLE((2, 2), "4P"), "does not fill"),  # the last letter wants another
         (RLE((2, 2), "5O"), "does not fill"),  # 5 and -1

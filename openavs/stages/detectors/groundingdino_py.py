@@ -57,8 +57,6 @@ _STUBS: Mapping[str, Mapping[str, Any]] = {
         "to_2tuple": lambda size: size if isinstance(size, tuple) else (size, size),
         "trunc_normal_": nn.init.trunc_normal_,
     },
-    "cv2": {},
-    "matplotlib": {},
     "addict": {"Dict": dict},
     "yapf": {},
 }
