@@ -42,6 +42,13 @@ def export(
             help="Masks of coco and youtube-vis: compressed run lengths, lists of counts, or polygons.",
         ),
     ] = "rle",
+    style: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="For overlay: drawn by supervision instead: halo, blur, trace, heat-map, mask, label and others.",
+        ),
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the videos or the benchmark, if they were moved.")
     ] = None,
@@ -66,7 +73,12 @@ def export(
         raise typer.BadParameter(f"choose one of {', '.join(get_args(MaskCode))}", param_hint="--masks")
     items = run_items(run, None if clips is None else split_list(clips), root)
     categories, explicit = _categories(classes, run)
-    options = ExportOptions(categories, images, split, cast(MaskCode, masks), run, root, benchmark)
+    if style is not None:
+        from openavs.exports.supervision import check_styles
+
+        check_styles(split_list(style))
+    styles = tuple(split_list(style or ""))
+    options = ExportOptions(categories, images, split, cast(MaskCode, masks), run, root, benchmark, styles)
     summary = write(
         form, filtered_by_recipe(items) if as_labels else items, out, options, origin=str(run), overwrite=overwrite
     )

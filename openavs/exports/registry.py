@@ -43,6 +43,7 @@ class ExportOptions:
         run: `avsbench-training`: the result folder with the labels.
         root: `avsbench-training`: the benchmark's folder.
         benchmark: `avsbench-training`: the benchmark's name.
+        styles: `overlay`: styles of supervision's annotators, drawn in this order; none for the usual overlay.
     """
 
     categories: Categories
@@ -52,6 +53,7 @@ class ExportOptions:
     run: Path | None = None
     root: Path | None = None
     benchmark: str | None = None
+    styles: tuple[str, ...] = ()
 
 
 @dataclass
@@ -95,6 +97,7 @@ class ExportFormat:
 
 _HERE = "openavs.exports"
 TRAINING = "avsbench-training"
+OVERLAY = "overlay"
 FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
     {
         form.name: form
@@ -128,7 +131,7 @@ FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
             ExportFormat(
                 "timeline", "CSV: captions, prompts and segments over time", f"{_HERE}.csv:write", "timeline.csv"
             ),
-            ExportFormat("overlay", "mp4 with painted masks and the audio", f"{_HERE}.video:write_overlays"),
+            ExportFormat(OVERLAY, "mp4 with painted masks and the audio", f"{_HERE}.video:write_overlays"),
             ExportFormat(
                 "cutout-webm", "sounding objects on a transparent background: VP9 + Opus", f"{_HERE}.video:write_webm"
             ),
@@ -174,6 +177,8 @@ def export(
     if chosen.masks != "rle" and not form.coded:
         coded = " and ".join(other.name for other in FORMATS.values() if other.coded)
         raise InputError(f"--masks {chosen.masks} is for {coded}; leave it out for {name}")
+    if chosen.styles and name != OVERLAY:
+        raise InputError(f"--style is for {OVERLAY}; leave it out for {name}")
     with atomic_export(out, form, overwrite) as target:
         summary = form.load()(target.folder, filtered(items, chosen.categories), chosen)
         if not summary.clips:

@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 
 from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
+from openavs.exports.supervision import AnnotatorPainter
 from openavs.media import write_overlay
 from openavs.media.encode import (
     AudioSource,
@@ -37,10 +38,16 @@ _BLOCK = 1 << 18
 
 
 def write_overlays(folder: Path, items: Iterable[ExportItem], options: ExportOptions) -> ExportSummary:
-    """Write `<clip>.mp4` of every item: a copy of its overlay if that shows the same segments."""
+    """Write `<clip>.mp4` of every item: a copy of its overlay if that shows the same segments.
+
+    With `options.styles` supervision's annotators draw it.
+    """
 
     def write(path: Path, item: ExportItem) -> None:
-        if item.overlay is not None and item.whole:
+        if options.styles:
+            clip = item.open()
+            write_overlay(path, clip, AnnotatorPainter(item.result, options.styles, clip))
+        elif item.overlay is not None and item.whole:
             shutil.copyfile(item.overlay, path)
         else:
             clip = item.open()

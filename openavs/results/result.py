@@ -91,8 +91,19 @@ class Result(ClipResult):
 
         return show(self, self.video, width=width, max_seconds=max_seconds, max_bytes=max_bytes)
 
-    def export(self, form: str, out: str | Path, *, classes: str | Sequence[str] = (), overwrite: bool = False) -> Path:
-        """Write this result in a format of `openavs export`, such as `coco` or `cutout-webm`, and return `out`."""
+    def export(
+        self,
+        form: str,
+        out: str | Path,
+        *,
+        classes: str | Sequence[str] = (),
+        style: str | Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> Path:
+        """Write this result in a format of `openavs export`, such as `coco` or `cutout-webm`, and return `out`.
+
+        `style` is for `overlay`: supervision's annotators draw it, such as `halo` or `trace,label`.
+        """
         from openavs.exports.base import Categories, ExportItem
         from openavs.exports.registry import ExportOptions, export as write
 
@@ -102,7 +113,7 @@ class Result(ClipResult):
             form,
             [item],
             Path(out),
-            ExportOptions(Categories.of_vocabulary(chosen)),
+            ExportOptions(Categories.of_vocabulary(chosen), styles=tuple(split_list(style))),
             origin=self.clip,
             overwrite=overwrite,
         )
