@@ -49,7 +49,7 @@ from openavs.media.images import read_image
 from openavs.models.catalog import is_only_synthetic
 from openavs.structures.types import BoolMask, ImageArray
 from openavs.utils.fs import atomic_write
-from openavs.visualization.html import asset, jpeg_data_uri, render
+from openavs.visualization.html import asset, jpeg_data_uri, render, shrink_image
 from openavs.visualization.plots import series_css
 from openavs.visualization.report import model_rows, timing_rows
 
@@ -289,7 +289,7 @@ def example_frame(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> E
             predicted = (predicted > 127).astype(np.uint8)
         place = int(np.argmax([(t > 0).sum() + (p > 0).sum() for t, p in zip(truth, predicted, strict=True)]))
         index = clip.annotated[place]
-        image = _shrink(_frame_image(clip, index))
+        image = shrink_image(_frame_image(clip, index), MAX_WIDTH).copy()
     except (InputError, OSError) as error:
         return ExampleFrame(f"no picture: {error}")
     true, marked = truth[place].astype(np.int64), predicted[place].astype(np.int64)
@@ -318,12 +318,6 @@ def paint_masks(image: ImageArray, truth: Labels, predicted: Labels) -> ImageArr
     painted[edge & (truth == 0)] = 0  # a dark rim, visible on white objects too
     painted[edge & (truth > 0)] = 255
     return painted
-
-
-def _shrink(image: ImageArray) -> ImageArray:
-    scale = min(1.0, MAX_WIDTH / max(image.shape[:2]))
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)).copy()
 
 
 def _resize_labels(labels: Labels, size: tuple[int, ...]) -> Labels:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from openavs.structures.masks import small_size
 from openavs.structures.types import ImageArray
 from openavs.utils.text import pluralize
 from openavs.visualization.reasons import (
@@ -60,10 +61,14 @@ def jpeg_data_uri(image: ImageArray, quality: int = 82) -> str:
 
 def image_data(image: ImageArray, longest: int) -> dict[str, Any]:
     """Return an image, scaled down to `longest` pixels, as a data URI `src` with its `width` and `height`."""
-    scale = min(1.0, longest / max(image.shape[:2]))
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    return {"src": jpeg_data_uri(np.asarray(small)), "width": size[0], "height": size[1]}
+    small = shrink_image(image, longest)
+    return {"src": jpeg_data_uri(small), "width": small.shape[1], "height": small.shape[0]}
+
+
+def shrink_image(image: ImageArray, longest: int) -> ImageArray:
+    """Scale an image `[H, W, 3]` down to at most `longest` pixels."""
+    height, width = small_size((image.shape[0], image.shape[1]), longest)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 @cache

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask, small_size
 from openavs.structures.types import BoolMask, Clip, DenseFrameSource, Frame, FrameResult, ImageArray, Segment
 
 Field = npt.NDArray[np.float32]  # [h, w, 2]: where the pixels of a small frame are in another one, as (x, y)
@@ -228,9 +228,9 @@ class FlowReader:
 
 def mask_to_level(mask: BoolMask, longest_side: int) -> Gray:
     """Return a mask `[H, W]` as gray levels 0 to 255, reduced by averaging to at most `longest_side` pixels."""
-    scale = min(1.0, longest_side / max(mask.shape))
-    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
-    return np.asarray(cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    height, width = small_size((mask.shape[0], mask.shape[1]), longest_side)
+    level = cv2.resize(mask.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(level, dtype=np.uint8)
 
 
 def level_to_rle(level: Gray, size: tuple[int, int]) -> RLE | None:

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from openavs.models.catalog import find_known_model, is_only_synthetic
 from openavs.structures.types import Caption, ClipResult, Event, Frame, FrameResult, ImageArray, Rejection, Waveform
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import DISTINCT, Palette, palette_of
-from openavs.visualization.html import asset, jpeg_data_uri, render
+from openavs.visualization.html import asset, image_data, render, shrink_image
 from openavs.visualization.overlay import paint
 from openavs.visualization.reasons import ORIGINS, chain_texts, merge_rejections, rejection_text
 
@@ -121,12 +120,9 @@ def image_values(
     image: ImageArray, frame: FrameResult, palette: Palette, span: Interval = (0.0, 0.0)
 ) -> dict[str, Any]:
     """Return a painted and scaled frame as a data URI, with its size, result and interval."""
-    scale = min(1.0, _IMAGE_SIZE / max(image.shape[:2]))
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    painted = paint(np.asarray(small), palette.shown(frame).segments, palette, text_scale=1.5)
-    where = {"start": span[0], "stop": span[1]}
-    return {"frame": frame, "src": jpeg_data_uri(painted), "width": size[0], "height": size[1], **where}
+    small = shrink_image(image, _IMAGE_SIZE)
+    painted = paint(small, palette.shown(frame).segments, palette, text_scale=1.5)
+    return {"frame": frame, **image_data(painted, _IMAGE_SIZE), "start": span[0], "stop": span[1]}
 
 
 def image_rows(
