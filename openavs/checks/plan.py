@@ -80,6 +80,10 @@ class RunPlan:
                 f"  time: about {_minutes(low, high)} for {pluralize(frames, 'frame')} on one core of a new processor; "
                 "older ones take longer, several cores less"
             )
+        elif self.seconds:
+            low, high = (round(second, 1) for second in self.seconds)
+            span = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            yield f"  time: about {span} s for each frame on one core of a new processor; several cores take less"
         elif frames:
             yield f"  time: not measured for these models; {pluralize(frames, 'frame')} to process"
 

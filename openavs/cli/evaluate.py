@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
     from openavs.evaluation.evaluator import Evaluation
     from openavs.evaluation.predictor import Failures
-    from openavs.pipeline import pipeline
+    from openavs.pipeline.pipeline import Pipeline
     from openavs.registry import BackendCache
 
 
@@ -78,12 +78,13 @@ def evaluate(
     verbose: VerboseOption = False,
 ) -> None:
     """Run a recipe on a benchmark and score it, beside published results."""
-    from openavs.cli.jobs import stage_cache
+    from openavs.cli.jobs import print_plan, stage_cache
     from openavs.cli.output import progress_bar
     from openavs.config.recipe import load_recipe
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
-    from openavs.evaluation.evaluator import evaluate as run_evaluation, recipe_predictor
+    from openavs.evaluation.evaluator import adapt_recipe, evaluate as run_evaluation, recipe_predictor
     from openavs.evaluation.negatives import parse_kinds
+    from openavs.jobs.worker import memory_share, visible_gpus
 
     configure_logging(quiet=quiet, verbose=verbose)
     if compare is not None:
@@ -95,8 +96,18 @@ def evaluate(
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
     if recipe.student is None:
-        folder = stage_cache(cache)
-        predictor = recipe_predictor(recipe, dataset, card, Builder(lock, folder), lock=lock, cache=folder)
+        folder, builder = stage_cache(cache), Builder(lock, stage_cache(cache))
+        is_new = overwrite or not (out / "run.json").exists()
+        frames = sum(len(clip.truth) for clip in dataset.clips[:limit]) * (1 + len(kinds)) if is_new else None
+
+        def build(fit: Recipe) -> Pipeline | StagedSchedule:
+            print_plan(fit, frames, lock=lock, quiet=quiet)
+            return builder(fit)
+
+        predictor = recipe_predictor(recipe, dataset, card, build, lock=lock, cache=folder)
+        if workers > 1 and is_new:  # which build the pipeline themselves
+            share = memory_share(workers, visible_gpus(recipe.device))
+            print_plan(adapt_recipe(recipe, dataset, card), frames, share, lock=lock, quiet=quiet)
     else:
         from openavs.training.inference import student_predictor
 
@@ -147,7 +158,7 @@ class Builder:
             load_lock(lock)  # refuses a lock file that cannot be used before anything is run
         self.lock, self.cache = lock, cache
 
-    def __call__(self, recipe: Recipe, held: BackendCache | None = None) -> pipeline.Pipeline | StagedSchedule:
+    def __call__(self, recipe: Recipe, held: BackendCache | None = None) -> Pipeline | StagedSchedule:
         """Build the pipeline of a recipe (`held`: see `build_backends`)."""
         from openavs.caching.build import build_pipeline
         from openavs.pipeline.lockfile import add_to_lock

@@ -14,6 +14,7 @@ from openavs.cli.output import echo, job_progress, log_line
 from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
+    from openavs.config.recipe import Recipe
     from openavs.jobs.event_log import StageTimes
     from openavs.jobs.executors.base import Executor
     from openavs.jobs.job import Job
@@ -30,6 +31,60 @@ def stage_cache(wanted: bool) -> Path | None:
     from openavs.caching.store import cache_folder
 
     return cache_folder() if wanted else None
+
+
+# ------------------------------------------------------------------------------------------------------------- plan
+
+
+def print_plan(
+    recipe: Recipe, frames: int | None = None, share: float = 1.0, *, lock: Path | None = None, quiet: bool
+) -> None:
+    """Print what a run downloads and takes.
+
+    Args:
+        recipe: to run.
+        frames: number of frames to process; None if unknown.
+        share: part of the device's free memory that each worker may use.
+        lock: a file of pinned model commits.
+        quiet: print what keeps the recipe from running only.
+
+    Raises:
+        InputError: the recipe cannot run on this machine.
+    """
+    from openavs.checks.plan import plan_run
+    from openavs.errors import InputError
+    from openavs.pipeline.lockfile import load_lock, pin_recipe
+
+    plan = plan_run(pin_recipe(recipe, load_lock(lock)) if lock else recipe, share)
+    refusal = list(plan.refuse())
+    if len(refusal) == 1:
+        raise InputError(refusal[0])
+    if refusal:
+        for line in refusal:
+            log_line(line if line.startswith(" ") else f"openavs: {line}")
+        raise InputError(
+            f"nothing was loaded; 'openavs check --pipeline {recipe.name}' has the details, 'openavs list recipes' "
+            "other recipes"
+        )
+    for line in plan.lines(frames):
+        log_line(line if line.startswith(" ") else f"openavs: {line}", quiet=quiet)
+
+
+@contextmanager
+def missing_listed(recipe: Recipe) -> Iterator[None]:
+    """If a download fails, print the commands for all models that are still missing."""
+    from openavs.checks.plan import download_lines
+    from openavs.errors import ModelError
+
+    try:
+        yield
+    except ModelError:
+        commands = download_lines(recipe)
+        if commands:
+            log_line(f"openavs: models of the recipe {recipe.name} that are not on this disk can be downloaded with")
+            for command in commands:
+                log_line(f"  {command}")
+        raise
 
 
 # ------------------------------------------------------------------------------------------------------ running a job

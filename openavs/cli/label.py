@@ -117,8 +117,8 @@ def label(
 ) -> None:
     """Label a collection with masks: planned, in shards, resumable."""
     from openavs.caching.stagewise import WINDOW
-    from openavs.cli.jobs import report_changed, run_stoppable, stage_cache
-    from openavs.config.recipe import load_recipe
+    from openavs.cli.jobs import print_plan, report_changed, run_stoppable, stage_cache
+    from openavs.config.recipe import load_recipe, recipe_from_dict
     from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job
     from openavs.jobs.output_dir import open_folder, reopen_changed
     from openavs.jobs.progress import JobProgress
@@ -158,6 +158,8 @@ def label(
     report_changed(reopen_changed(out, manifest.key, numbers, verify=verify), quiet)
     about = {"command": command_line(), "executor": executor.value, "source": name, "root": str(root)}
     progress = JobProgress(job, manifest, numbers, about)
+    if progress.left and executor is ExecutorName.local and recipe.student is None:
+        print_plan(recipe_from_dict(dict(job.recipe), job.base), share=job.share, lock=lock, quiet=quiet)
     problem = run_stoppable(job, manifest, chosen, progress, quiet, parquet=True)
     _finish(progress, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
 

@@ -164,7 +164,7 @@ def _run(
     quiet: bool,
 ) -> None:
     """Run the job of a command."""
-    from openavs.cli.jobs import report_changed, stage_cache
+    from openavs.cli.jobs import missing_listed, print_plan, report_changed, stage_cache
     from openavs.cli.output import job_progress, progress_bar
     from openavs.jobs.executors.base import Executor
     from openavs.jobs.executors.local import InlineExecutor, LocalExecutor, no_pipeline
@@ -209,9 +209,9 @@ def _run(
     elif built is None:
         share = memory_share(workers, visible_gpus(recipe.device) if workers > 1 else ())
         pinned = pin_recipe(recipe, load_lock(lock)) if lock else recipe
-        _print_plan(pinned, sum(report.frames.values()), share, quiet=quiet)
+        print_plan(pinned, sum(report.frames.values()), share, quiet=quiet)
         if workers == 1:
-            with _missing_listed(pinned):
+            with missing_listed(pinned):
                 built = import_name(builder)(recipe, lock=lock, cache=folder)
     manifest = open_folder(out, request, overwrite=overwrite)
     devices = visible_gpus(recipe.device) if workers > 1 else ()
@@ -253,47 +253,6 @@ def _run(
 
 
 FILES = ("overlay.mp4", "report.html")
-
-
-def _print_plan(recipe: Recipe, frames: int, share: float, *, quiet: bool) -> None:
-    """Print what a run downloads and takes.
-
-    Raises:
-        InputError: the recipe cannot run on this machine.
-    """
-    from openavs.checks.plan import plan_run
-    from openavs.errors import InputError
-
-    plan = plan_run(recipe, share)
-    refusal = list(plan.refuse())
-    if len(refusal) == 1:
-        raise InputError(refusal[0])
-    if refusal:
-        for line in refusal:
-            log_line(line if line.startswith(" ") else f"openavs: {line}")
-        raise InputError(
-            f"nothing was loaded; 'openavs check --pipeline {recipe.name}' has the details, 'openavs list recipes' "
-            "other recipes"
-        )
-    for line in plan.lines(frames):
-        log_line(line if line.startswith(" ") else f"openavs: {line}", quiet=quiet)
-
-
-@contextmanager
-def _missing_listed(recipe: Recipe) -> Iterator[None]:
-    """If a download fails, print the commands for all models that are still missing."""
-    from openavs.checks.plan import download_lines
-    from openavs.errors import ModelError
-
-    try:
-        yield
-    except ModelError:
-        commands = download_lines(recipe)
-        if commands:
-            log_line(f"openavs: models of the recipe {recipe.name} that are not on this disk can be downloaded with")
-            for command in commands:
-                log_line(f"  {command}")
-        raise
 
 
 class _Report:

@@ -78,10 +78,16 @@ def serve(
             f"{inputs[0]!r:.80} is not key=value, such as filtering.box_threshold=0.3; --pipeline names a recipe"
         )
     import_optional("gradio", "web")
+    from openavs.cli.jobs import missing_listed, print_plan
+    from openavs.config.recipe import load_recipe
     from openavs.web.server import serve as run
 
+    shared = recipe_overrides(changes, device=device, dtype=dtype, offline=offline)
+    recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
+    if recipe.student is None:  # which the page refuses
+        print_plan(recipe, quiet=quiet)
     config = ServerConfig(
-        pipeline=pipeline or default_pipeline(recipe_overrides(changes, device=device), quiet=quiet),
+        pipeline=pipeline or recipe.name,
         overrides=tuple(changes),
         host=host,
         port=port,
@@ -110,4 +116,5 @@ def serve(
             suffix = f"; {pluralize(canceled, 'pending request')} canceled" if canceled else ""
             log_line(f"openavs: the page is closed{suffix}")
 
-    run(config, on_ready, on_closed)
+    with missing_listed(recipe):
+        run(config, on_ready, on_closed)

@@ -28,6 +28,8 @@ def test_downloads_memory_and_time_are_named_before_a_run(tmp_path: Path) -> Non
     assert memory.startswith("  memory: about ") and memory.endswith("of the 64.0 GB that are free")
     assert time.startswith("  time: about 11 to 17 minutes for 60 frames on one core")
     assert list(plan.refuse()) == []
+    *_, time = plan.lines()
+    assert time.startswith("  time: about 10.9 to 17.2 s for each frame on one core")
 
 
 def test_the_time_of_unmeasured_models_is_not_guessed() -> None:

@@ -135,3 +135,16 @@ def test_list_names_the_benchmarks_and_studies(openavs: Run) -> None:
     assert "AVSBench-semantic" in shown
     assert "Recipes" not in shown
     assert "0.15, 0.25" in openavs("list", "studies").out
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_models_are_named_before_a_run_that_cannot_load_them(
+    openavs: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("openavs.registry.instantiate", lambda *_: pytest.fail("a model was loaded"))
+    words = ("evaluate", "s4", "--root", root, "-p", "openavs-cpu", "--device", "cpu", "--offline", *workers)
+    done = openavs(*words, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "3 of 3 models are not on this disk, and offline mode forbids downloads (about 1.7 GB)" in done.err
+    assert done.err.count("  hf download ") == 3

@@ -138,3 +138,14 @@ def test_pending_requests_are_canceled_at_the_end(tmp_path: Path, end: int, monk
     for job in jobs:
         with pytest.raises(Exception, match="the server has been stopped; try again when it is running"):
             job.result(timeout=10)
+
+
+def test_models_are_named_before_the_page_that_cannot_load_them(
+    openavs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed; make test-web installs it")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("openavs.web.server.serve", lambda *_: pytest.fail("the server was started"))
+    done = openavs("serve", "--pipeline", "openavs-cpu", "--device", "cpu", "--offline")
+    assert done.code == 2
+    assert "3 of 3 models are not on this disk" in done.err and done.err.count("  hf download ") == 3
