@@ -44,6 +44,7 @@ Number = Annotated[float, BeforeValidator(_as_number)]
 Score = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
+Phrases = Annotated[list[Text], BeforeValidator(lambda value: split_list(value) if isinstance(value, str) else value)]
 Vocabulary = Annotated[list[Text], BeforeValidator(_as_vocabulary)]
 
 
@@ -72,6 +73,8 @@ class PromptsConfig(_Section):
     disambiguate: bool = False  # use the names that detectors know: "lawn mower" for "mower"
     # A phrase needs this share of the frame's best product of audio score and best box; null: all phrases are kept.
     min_audio_visual_ratio: Score | None = None
+    add: Phrases = []  # further phrases, at every frame that is not silent
+    remove: Phrases = []  # phrases of the translator that are left out
 
 
 class FilteringConfig(_Section):
@@ -252,6 +255,8 @@ class PipelineConfig:
         disambiguate: give detectors the names that they know (`lexicon.detector_name`).
         min_audio_visual_ratio: least share of the frame's best product of audio score and box score that a phrase
             needs; None keeps all.
+        added_prompts: further phrases to find at every frame that is not silent.
+        removed_prompts: phrases of the translator that are left out.
     """
 
     window_seconds: float = 1.0
@@ -270,6 +275,8 @@ class PipelineConfig:
     max_diff: float | None = 0.0
     disambiguate: bool = False
     min_audio_visual_ratio: float | None = None
+    added_prompts: tuple[str, ...] = ()
+    removed_prompts: tuple[str, ...] = ()
 
 
 def pipeline_config(recipe: Recipe) -> PipelineConfig:
@@ -279,6 +286,8 @@ def pipeline_config(recipe: Recipe) -> PipelineConfig:
         context_seconds=recipe.audio.context_seconds,
         disambiguate=recipe.prompts.disambiguate,
         min_audio_visual_ratio=recipe.prompts.min_audio_visual_ratio,
+        added_prompts=tuple(recipe.prompts.add),
+        removed_prompts=tuple(recipe.prompts.remove),
         silence_dbfs=recipe.audio.silence_dbfs,
         **recipe.filtering.model_dump(),
         vocabulary=None if recipe.vocabulary is None else tuple(recipe.vocabulary),

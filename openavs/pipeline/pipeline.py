@@ -223,6 +223,16 @@ class Pipeline:
         return expression is not None and not getattr(self.translator, "takes_expression", False)
 
     def translate(self, clip: Clip, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
+        """Return the prompts of every frame: the translation of its captions, as the recipe edits it."""
+        settings = self.settings
+        added, removed = map(_phrases_of, (settings.added_prompts, settings.removed_prompts))
+        own = tuple(Prompt(phrase, self.label(phrase)[0], "recipe") for phrase in added)
+        return [
+            _unique((*(p for p in prompts if p.phrase.lower() not in removed), *(own if heard is not None else ())))
+            for heard, prompts in zip(captions, self._translate(clip, captions, context), strict=True)
+        ]
+
+    def _translate(self, clip: Clip, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
         """Translate the captions of a clip to the prompts of every frame.
 
         One request holds all frames, so that the translator names the same thing alike at all of them (frame
@@ -403,6 +413,11 @@ def _unique(prompts: Iterable[Prompt]) -> FramePrompts:
     for prompt in prompts:
         first.setdefault(prompt.phrase, prompt)
     return tuple(first.values())
+
+
+def _phrases_of(words: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of a recipe as phrases."""
+    return tuple(" ".join(word.lower().split()) for word in words)
 
 
 def _phrases(prompts: Sequence[FramePrompts]) -> list[tuple[str, ...]]:

@@ -211,7 +211,7 @@ class Prompt:
         phrase: the phrase.
         label: its class of the vocabulary; None in open vocabulary.
         origin: the translator that proposed it: `llm`, `lexicon` (also the fallback), `none` (unchanged captions),
-            `expression` (the sentence of `Clip.expression`).
+            `expression` (the sentence of `Clip.expression`), `recipe` (its key `prompts.add`).
         captions: the captions that it came from.
     """
 

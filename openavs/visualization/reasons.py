@@ -36,6 +36,7 @@ ORIGINS = {
     "lexicon": "the lexicon",
     "none": "the captions",
     "expression": "the expression",
+    "recipe": "the recipe",
 }
 """The origins of prompts (`Prompt.origin`) as text."""
 
@@ -156,9 +157,10 @@ def chain_texts(frames: Sequence[FrameResult]) -> list[str]:
 
 def unprompted_texts(frames: Sequence[FrameResult]) -> list[str]:
     """Return `no prompt from the language model for horse trotting 0.30`, with all captions without a prompt."""
-    used = {c.text for frame in frames for prompt in frame.prompts for c in prompt.captions}
-    origins = {ORIGINS.get(prompt.origin, prompt.origin) for frame in frames for prompt in frame.prompts}
-    if any(not prompt.captions for frame in frames for prompt in frame.prompts):
+    prompts = [prompt for frame in frames for prompt in frame.prompts if prompt.origin != "recipe"]
+    used = {caption.text for prompt in prompts for caption in prompt.captions}
+    origins = {ORIGINS.get(prompt.origin, prompt.origin) for prompt in prompts}
+    if any(not prompt.captions for prompt in prompts):
         return []  # a translator that does not record its captions
     source = f" from {origins.pop()}" if len(origins) == 1 else ""
     left = best_captions(caption for frame in frames for caption in frame.captions if caption.text not in used)

@@ -100,6 +100,17 @@ def test_names_that_detectors_know_are_prompts_labeled_as_the_class(tiny: Pipeli
     assert pipe.label("lawn mower")[0] == "mower"
 
 
+def test_a_recipe_adds_and_removes_prompts(tiny: Pipeline, dog_and_bell: Scene) -> None:
+    settings = replace(tiny.settings, added_prompts=(" Car ", "bell"), removed_prompts=("Dog",))
+    pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
+    frames = pipe(scene_to_clip(dog_and_bell, "own")).frames
+    names = [[(prompt.phrase, prompt.origin) for prompt in frame.prompts] for frame in frames]
+    own = [("car", "recipe"), ("bell", "recipe")]
+    assert names == [own, own, [], [("bell", frames[3].prompts[0].origin), own[0]]]  # none where it is silent
+    assert frames[3].prompts[0].origin != "recipe"
+    assert "car" in {segment.phrase for segment in frames[0].segments}
+
+
 def test_captions_below_the_threshold_are_kept_apart_and_counted(tiny: Pipeline, dog_and_bell: Scene) -> None:
     class Unsure:
         models: ClassVar[dict[str, Any]] = {}

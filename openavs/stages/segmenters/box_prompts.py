@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -94,6 +96,7 @@ class BoxPromptSegmenter(ABC):
         )
         body = getattr(encoder, "backbone", encoder)  # SAM 2's neck stays in float32
         self._input_dtype = prepare_encoder(encoder, body, self.dtype, self.device)
+        self.kept = KeptEncodings()
 
     @torch.inference_mode()
     def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
@@ -114,7 +117,7 @@ class BoxPromptSegmenter(ABC):
         for group in groups.values():
             for start in range(0, len(group), self.batch_size):
                 batch = group[start : start + self.batch_size]
-                for i, encoding in zip(batch, self._encode([images[i] for i in batch]), strict=True):
+                for i, encoding in zip(batch, self.kept.encode(self._encode, [images[i] for i in batch]), strict=True):
                     size = (int(images[i].shape[0]), int(images[i].shape[1]))
                     masks[i] = list(self.decode(encoding, boxes[i], size, i))
         return masks
@@ -148,6 +151,41 @@ class BoxPromptSegmenter(ABC):
     @abstractmethod
     def _encode(self, images: Sequence[ImageArray]) -> list[Any]:
         """Return the encoding of each image, in float32, from one call of the encoder."""
+
+
+class KeptEncodings:
+    """Encodings of the images that came last, for questions about the same clip one after the other.
+
+    Attributes:
+        limit: bytes of encodings that are kept. 0: none, since an image rarely comes twice in a job.
+    """
+
+    def __init__(self) -> None:
+        self.limit = 0
+        self._kept: OrderedDict[bytes, Any] = OrderedDict()  # by content, the oldest first
+
+    def encode(
+        self, encode: Callable[[Sequence[ImageArray]], list[Any]], images: Sequence[ImageArray]
+    ) -> Sequence[Any]:
+        """Return the encodings of images; `encode` makes those that are not kept."""
+        if not self.limit:
+            return encode(images)
+        keys = [hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest() for image in images]
+        found = {key: self._kept[key] for key in keys if key in self._kept}
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        made = encode(list(new.values())) if new else []
+        found |= dict(zip(new, made, strict=True))
+        for key in keys:
+            self._kept[key] = found[key]
+            self._kept.move_to_end(key)
+        while self._kept and sum(map(_bytes_of, self._kept.values())) > self.limit:
+            self._kept.popitem(last=False)
+        return [found[key] for key in keys]
+
+
+def _bytes_of(encoding: Iterable[torch.Tensor]) -> int:
+    parts = [encoding] if isinstance(encoding, torch.Tensor) else encoding
+    return sum(part.nelement() * part.element_size() for part in parts)
 
 
 def check_lists(images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]], name: str) -> None:

@@ -73,6 +73,21 @@ def test_multimask_keeps_the_mask_with_the_highest_score(folder: Path) -> None:
         assert same_but_for_rounding(rle_to_mask(mask.rle), masks[position, best[position]])
 
 
+def test_kept_encodings_are_not_computed_again_up_to_their_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [picture(90, 130, seed) for seed in range(3)]
+    boxes = [some_boxes(90, 130, count=2)] * 3
+    segmenter = SamSegmenter(model=str(folder))
+    plain, encode, encoded = segmenter.segment(images, boxes), segmenter._encode, []
+    monkeypatch.setattr(segmenter, "_encode", lambda own: encoded.extend(own) or encode(own))
+    segmenter.kept.limit = 2 * 4 * int(encode(images[:1])[0].nelement())
+    assert segmenter.segment(images, boxes) == plain
+    encoded.clear()
+    assert segmenter.segment([image.copy() for image in images[1:]], boxes[1:]) == plain[1:]
+    assert encoded == []
+    segmenter.segment(images[:1], boxes[:1])  # which has been dropped for the others
+    assert len(encoded) == 1
+
+
 @pytest.mark.parametrize("multimask", [False, True])
 def test_masks_of_sam_hq_are_the_librarys_alone_and_in_batches(hq: Path, multimask: bool) -> None:
     images = [picture(90, 130, seed) for seed in range(3)]
