@@ -32,6 +32,7 @@ ORDER = (
     "api",
     "evaluation",
     "synthetic",
+    "corrections",
     "exports",
     "training",
     "labeling",

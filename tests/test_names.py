@@ -13,6 +13,7 @@ SHARED = {
     *("app", "checkpoint", "datasets", "inference", "jobs", "models", "report", "tables"),
     *("audio", "clip", "serialization", "video"),  # media; a synthetic, exported or saved kind of it; CLIP
     *("grounding_dino", "sam"),  # adapter and fast operations
+    "store",  # of stage outputs; of corrections
     *("metrics", "pipeline"),  # the package and its main module
 }
 """Names of modules that several packages have."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.jobs.sample import Row, are_stamps, is_row
+from openavs.results.serialization import is_corrected
 from openavs.utils.fs import is_intact, read_regular, sync_to_disk, write_hashed, write_whole
 from openavs.utils.serialization import parse_json
 
@@ -89,9 +90,10 @@ class ShardJournal:
         self._finished(data)
 
     def forget_changed(self, out: Path) -> None:
-        """Drop finished clips whose files are missing or differ from the record."""
+        """Drop finished clips whose files are missing or differ from the record; not those that a person corrected."""
         for clip, (_, files) in list(self.finished.items()):
-            if not all(is_intact(out / path, stamp, verify=True) for path, stamp in files.items()):
+            intact = all(is_intact(out / path, stamp, verify=True) for path, stamp in files.items())
+            if not intact and not is_corrected(out, clip):
                 del self.finished[clip]
 
     def _add(self, line: bytes) -> None:
@@ -184,6 +186,13 @@ def complete(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[
     write_whole(path, _json(completion), durable=True)
     journal_path(out, shard).unlink(missing_ok=True)
     return completion
+
+
+def amend(out: Path, completion: Mapping[str, Any], row: Row, files: Mapping[str, str]) -> None:
+    """Write the completion file of a shard again, with another row and other files of one clip."""
+    rows = [dict(row) if own["id"] == row["id"] else own for own in completion["rows"]]
+    changed = {**completion, **summarize(rows), "rows": rows, "files": {**completion["files"], row["id"]: dict(files)}}
+    write_whole(completion_path(out, completion["shard"]), _json(changed), durable=True)
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -78,6 +78,38 @@ def claimed(out: Path, byte: int, *, wait: bool = False) -> Iterator[bool]:
             release(out, byte)
 
 
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock of a file of its own, which is created, inside the block; waits until it is free.
+
+    Unlike the byte-range locks of a result folder it also holds between threads of one process.
+
+    Raises:
+        OSError: the file cannot be opened for writing.
+    """
+    handle = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(handle)
+                raise
+            logger.warning("the file system of %s keeps no locks: change one clip at a time on it", path.parent)
+        if _is_file(handle, path):
+            return handle
+        os.close(handle)  # the folder was removed and made again
+
+
 def _handle(out: Path) -> int:
     path = out / NAME
     handle = _handles.get(out)

@@ -31,7 +31,13 @@ from openavs.jobs.manifest import (
     update_sizes,
 )
 from openavs.jobs.sample import Sample
-from openavs.results.serialization import clip_folder, is_clip_folder, refuse_links, refuse_other_folder
+from openavs.results.serialization import (
+    clip_folder,
+    is_clip_folder,
+    is_corrected,
+    refuse_links,
+    refuse_other_folder,
+)
 from openavs.utils.fs import is_intact
 from openavs.utils.text import pluralize
 
@@ -180,15 +186,19 @@ def reopen_changed(
 def changed_clips(
     out: Path, completion: Mapping[str, Any], *, verify: bool = False, names: Sequence[str] = ()
 ) -> list[str]:
-    """Return the clips of a completed shard whose files differ from the record, or lack one of `names`."""
+    """Return the clips of a completed shard whose files differ from the record, or lack one of `names`.
+
+    A clip that a person corrected is never among them: a kill during the correction may leave an older record.
+    """
     top = f"{out}/"
     done = {row["id"] for row in completion["rows"] if row["status"] != "failed"}
-    return [
+    changed = [
         clip
         for clip, files in completion["files"].items()
         if not all(is_intact(top + path, stamp, verify=verify) for path, stamp in files.items())
         or (clip in done and not all(f"clips/{clip}/{name}" in files for name in names))
     ]
+    return [clip for clip in changed if not is_corrected(out, clip)]
 
 
 def pending_samples(out: Path, request: JobRequest, *, names: Sequence[str] = ()) -> list[Sample]:

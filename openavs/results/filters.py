@@ -56,7 +56,9 @@ def apply_label_filters(result: ClipResult, rules: LabelFilterConfig) -> Filtere
 
 
 def failures(segment: Segment, frame: FrameResult, rules: LabelFilterConfig) -> Iterator[str]:
-    """Yield the rules that a segment fails; a rule about a score that no model gave is passed."""
+    """Yield the rules that a segment fails: none of a person's; a rule about a score that no model gave is passed."""
+    if segment.author == "person":
+        return
     height, width = segment.mask.size
     area = segment.mask.area / (height * width)
     if _below(segment.score, rules.min_score):

@@ -199,6 +199,14 @@ def read_result(out: str | Path, clip: str) -> ClipResult:
         raise InputError(f"{path} is not a JSON file: {error}") from error
 
 
+def is_corrected(out: Path, clip: str) -> bool:
+    """Return True if a person changed the clip's result; a run never makes such a result again."""
+    try:
+        return bool(read_result(out, clip).corrections)
+    except InputError:
+        return False
+
+
 def write_result(
     out: str | Path,
     result: ClipResult,

@@ -290,6 +290,7 @@ class Segment:
         track: the id of the same object through the clip; None without a tracker.
         verdicts: the verifiers' decisions, `kept` or `unresolved`; those about its look are of its key frame where it
             was tracked.
+        author: `person` for a mask or a word that a person gave; no model replaces it.
     """
 
     mask: RLE
@@ -301,6 +302,7 @@ class Segment:
     label_how: str | None = None
     track: int | None = None
     verdicts: tuple[Verdict, ...] = field(default=(), metadata=ADDED)
+    author: Literal["model", "person"] = field(default="model", metadata=ADDED)
 
     @property
     def array(self) -> BoolMask:
@@ -329,7 +331,8 @@ class Rejection:
             audio score times its best box is too small a share of the frame's best phrase), `empty mask` (or smaller
             than the least area), `verifier` (does not look like its phrase), `silent` (another candidate of the phrase
             sounds), `off-screen` (nothing in the picture fits the sound; the box is the best candidate's), `reasoner`
-            (rejected by all evidence; `ClipResult.reasoning` has the reason), `not tracked` (between key frames).
+            (rejected by all evidence; `ClipResult.reasoning` has the reason), `not tracked` (between key frames),
+            `person` (a correction).
         score: score of the box, or of the verifier for `verifier`, `silent` and `off-screen`.
         box: the box; None where there was none.
         margin: the verifier's margin, see `Verdict`; None for other reasons.
@@ -469,6 +472,38 @@ class Reasoning:
     none: bool = False
 
 
+CorrectionAction = Literal["add point", "remove point", "keep", "reject", "rename", "span", "mask"]
+"""A person's action, see `Correction`."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The record of one change of a result.
+
+    Attributes:
+        action: `add point` and `remove point` (a point of the picture belongs to the mask, or does not), `keep` (a
+            rejected candidate, after all), `reject` (it makes no sound), `rename` (another phrase), `span` (it sounds
+            from and to), `mask` (a mask drawn by hand, or in another tool).
+        frame: index of the frame; None: the whole clip.
+        track: the track; None: a new one, or all of the phrase.
+        phrase: the phrase.
+        value: data of the action as plain JSON: a point `[x, y]` in pixels, the new phrase, a span `[start, end]` in
+            seconds, the box `[x0, y0, x1, y1]` of the candidate to keep.
+        author: the person's name, or `model`.
+        tool: `page`, `cli`, `python`, or the tool that the correction was imported from.
+        at: date and time in UTC, ISO 8601.
+    """
+
+    action: CorrectionAction
+    frame: int | None = None
+    track: int | None = None
+    phrase: str = ""
+    value: Any = None
+    author: str = "person"
+    tool: str = "python"
+    at: str = ""
+
+
 @dataclass(frozen=True)
 class ClipResult:
     """Results of one clip, with their provenance.
@@ -484,6 +519,7 @@ class ClipResult:
         warnings: sentences about this clip.
         events: what sounds when, by onset, from a captioner that scores phrases over time; none from others.
         reasoning: the reasoner's question and answer; None without a reasoner or a candidate.
+        corrections: what was changed afterwards, in order.
     """
 
     clip: str
@@ -496,3 +532,4 @@ class ClipResult:
     warnings: tuple[str, ...] = ()
     events: tuple[Event, ...] = field(default=(), metadata=ADDED)
     reasoning: Reasoning | None = field(default=None, metadata=ADDED)
+    corrections: tuple[Correction, ...] = field(default=(), metadata=ADDED)

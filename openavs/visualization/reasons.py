@@ -22,6 +22,7 @@ REASONS = {
     "off-screen": "nothing in the picture fits the sound",
     "reasoner": "by all evidence of the clip, it makes no sound",
     "not tracked": "no track of it reaches this frame",
+    "person": "a person removed it",
 }
 """The meaning of each reason of a rejection."""
 

@@ -18,6 +18,7 @@ from openavs.structures.types import (
     CandidateDecision,
     Caption,
     ClipResult,
+    Correction,
     Event,
     FrameResult,
     Prompt,
@@ -95,6 +96,7 @@ def test_a_file_has_the_documented_keys(heading: str, file: str, desk: Path) -> 
         ("A rejection", Rejection),
         ("A verdict", Verdict),
         ("An event", Event),
+        ("A correction", Correction),
     ],
 )
 def test_parts_of_a_result_have_the_documented_keys_in_order(heading: str, kind: type) -> None:

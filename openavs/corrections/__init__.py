@@ -1,0 +1,1 @@
+"""Corrections: changes of results by a person, and their records."""
