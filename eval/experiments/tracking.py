@@ -27,7 +27,6 @@ from scipy.optimize import linear_sum_assignment
 
 from openavs.config.recipe import load_recipe
 from openavs.pipeline.pipeline import Pipeline
-from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.iou import IouTracker
 from openavs.structures.masks import mask_to_rle, rle_to_mask, segments_to_mask
 from openavs.structures.types import BoolMask, Clip, Frame, FrameResult, Prompt, Segment, TrackedFrame
@@ -117,7 +116,7 @@ def true_results(scene: Scene, clip: Clip) -> list[FrameResult]:
     for index, time in enumerate(clip.times):
         owners = scene.picture(time)[1]
         masks = {i: mask_to_rle(owners == i) for i in range(1, len(scene.actors) + 1)}
-        segments = [Segment(m, mask_box(m), scene.actors[i - 1].kind, 1.0) for i, m in masks.items() if m.area]
+        segments = [Segment(m, m.box, scene.actors[i - 1].kind, 1.0) for i, m in masks.items() if m.area]
         segments = [segments[i] for i in order.permutation(len(segments))]
         prompts = tuple(map(Prompt, categories(scene)))
         frames.append(FrameResult(index, time, prompts=prompts, segments=tuple(segments)))

@@ -36,8 +36,7 @@ from openavs.stages.detectors.base import Detector, known_phrases
 from openavs.stages.lexicon import detector_name, lexicon
 from openavs.stages.reasoners.base import Reasoner
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
-from openavs.stages.trackers.association import key_frames
-from openavs.stages.trackers.base import Tracker
+from openavs.stages.trackers.base import Tracker, key_frames
 from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.translators.base import Request, Translator, wants_pictures
 from openavs.stages.translators.frame_pictures import frame_pictures

@@ -39,6 +39,14 @@ class RLE:
         return int(coco.area(self._coco))
 
     @property
+    def box(self) -> Box:
+        """Smallest box around the foreground; all zeros without any."""
+        from pycocotools import mask as coco
+
+        x, y, width, height = (float(v) for v in coco.toBbox(self._coco))
+        return (x, y, x + width, y + height)
+
+    @property
     def _coco(self) -> dict[str, Any]:
         return {"size": list(self.size), "counts": self.counts.encode("ascii")}
 

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask, small_size
+from openavs.structures.association import MIN_IOU, match_objects
+from openavs.structures.masks import RLE, mask_iou, mask_to_rle, rle_to_mask, small_size
 from openavs.structures.types import BoolMask, Clip, DenseFrameSource, Frame, FrameResult, ImageArray, Segment
 
 Field = npt.NDArray[np.float32]  # [h, w, 2]: where the pixels of a small frame are in another one, as (x, y)
@@ -31,7 +32,6 @@ _LONGEST_SIDE = 256  # pixels of the small frames
 _MASK_SIDE = 480  # pixels of the masks that are warped
 _TURN = (0.3, 0.7)  # shares of the way between which the mask before turns into the mask after
 _CUT_LEVELS = 24.0  # gray levels; mean change that the flow leaves unexplained at a cut
-_MIN_OVERLAP = 0.2  # IoU of a warped mask with the one that it becomes
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,22 +147,18 @@ class MovingMasks:
     def _pair(self, ours: Sequence[Segment], theirs: Sequence[Segment]) -> list[Pair]:
         """Pair the segments of two sampled frames: those of one track, else those of one phrase that overlap most."""
         way = self._gap.back[0] if self._gap.back else None
-        scores: list[tuple[float, int, int]] = []
+        iou = np.zeros((len(ours), len(theirs)))
         for j, other in enumerate(theirs):
             moved = None if way is None else warp(self._level(other), way) > 127
             for i, own in enumerate(ours):
                 if own.track is not None or other.track is not None:
-                    scores += [(2.0, i, j)] if own.track == other.track else []
+                    iou[i, j] = own.track == other.track
                 elif own.phrase == other.phrase and moved is not None:
-                    mask = self._level(own) > 127
-                    overlap = np.count_nonzero(mask & moved) / max(int(np.count_nonzero(mask | moved)), 1)
-                    scores += [(overlap, i, j)] if overlap >= _MIN_OVERLAP else []
-        partner: dict[int, int] = {}
-        for _, i, j in sorted(scores, key=lambda score: (-score[0], *score[1:])):
-            if i not in partner and j not in partner.values():
-                partner[i] = j
-        pairs: list[Pair] = [(own, theirs[partner[i]] if i in partner else None) for i, own in enumerate(ours)]
-        return pairs + [(None, other) for j, other in enumerate(theirs) if j not in partner.values()]
+                    iou[i, j] = mask_iou(self._level(own) > 127, moved)
+        before = match_objects(iou, MIN_IOU)
+        partner = {i: other for i, other in zip(before, theirs, strict=True) if i is not None}
+        alone = [other for i, other in zip(before, theirs, strict=True) if i is None]
+        return [*((own, partner.get(i)) for i, own in enumerate(ours)), *((None, other) for other in alone)]
 
 
 class FlowReader:

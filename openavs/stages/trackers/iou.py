@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.trackers.association import IouMatrix, mask_box, match_tracks, remaining_rejections
+from openavs.stages.trackers.base import match_tracks, remaining_rejections
+from openavs.structures.association import IouMatrix
 from openavs.structures.masks import RLE, iou, mask_to_rle, rle_iou, rle_to_mask
 from openavs.structures.types import Box, ImageArray, Segment, TrackedFrame
 
@@ -176,7 +177,7 @@ def _interpolate(before: Segment, after: Segment, share: float) -> Segment:
     near_x, near_y = _center(near.box)
     mask = _shift(near.mask, round(x + share * (u - x) - near_x), round(y + share * (v - y) - near_y))
     score = min(before.score, after.score)
-    return replace(after, mask=mask, box=mask_box(mask), score=score, mask_score=near.mask_score)
+    return replace(after, mask=mask, box=mask.box, score=score, mask_score=near.mask_score)
 
 
 def _shift(mask: RLE, dx: int, dy: int) -> RLE:

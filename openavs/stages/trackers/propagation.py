@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.trackers.association import IouMatrix, mask_box, match_tracks, remaining_rejections
+from openavs.stages.trackers.base import match_tracks, remaining_rejections
+from openavs.structures.association import IouMatrix
 from openavs.structures.masks import RLE, rle_iou
 from openavs.structures.types import ImageArray, Rejection, Segment, TrackedFrame
 
@@ -90,7 +91,7 @@ class _Track:
         phrase = next((p for p in reversed(self.by_phrase) if p in phrases), None)
         if phrase is None:
             return None
-        return replace(self.by_phrase[phrase], mask=mask, box=mask_box(mask), mask_score=presence, track=self.id)
+        return replace(self.by_phrase[phrase], mask=mask, box=mask.box, mask_score=presence, track=self.id)
 
     def add(self, segment: Segment, step: int) -> Segment:
         """Record a segment that was found for this object, and return it with the track's id."""

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from openavs.stages.objects import ObjectLinker
 from openavs.stages.verifiers.cutouts import Square, cut_out, cut_square, square_around
+from openavs.structures.association import ObjectLinker
 from openavs.structures.masks import resize_mask, rle_to_mask
 from openavs.structures.types import BoolMask, DenseFrameSource, Frame, ImageArray, TrackedFrame
 
@@ -103,7 +103,7 @@ class CandidateTimeline:
             return False
         time = self._read_to = tracked.frame.time
         masks = [resize_mask(rle_to_mask(segment.mask), self._size) for segment in tracked.segments]
-        keys = self._keys[tracked.frame.index] = self._linker.link(time, tracked.segments, masks)
+        keys = self._keys[tracked.frame.index] = self._linker.link(time, tracked.segments)
         for mask, key in zip(masks, keys, strict=True):
             square = square_around(mask, self._margin)
             if square is not None:

@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.stages.objects import ObjectLinker
 from openavs.stages.verifiers.base import Choice, apply_choices
 from openavs.stages.verifiers.residual_motion import MotionMap, MotionOutline, MotionReader, pixels_outside
 from openavs.stages.verifiers.synchrony import Series, SoundFeatures, event_gate, synchrony, turn_probabilities
+from openavs.structures.association import ObjectLinker
 from openavs.structures.masks import resize_mask, rle_to_mask, small_size
 from openavs.structures.types import BoolMask, ClipEvidence, TrackedFrame
 
@@ -219,7 +219,7 @@ class _ClipRun:
             replace(tracked, frame=replace(tracked.frame, image=_BLANK)),
             [MotionOutline(mask, rest) for mask, rest in zip(masks, others, strict=True)],
             pixels_outside(masks, self._size),
-            self._linker.link(tracked.frame.time, tracked.segments, masks),
+            self._linker.link(tracked.frame.time, tracked.segments),
         )
         self._around.append(sampled)
 

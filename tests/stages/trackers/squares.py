@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from openavs.stages.trackers.association import mask_box
 from openavs.structures.masks import RLE, mask_to_rle
 from openavs.structures.types import Frame, Rejection, Segment, TrackedFrame
 
@@ -24,7 +23,7 @@ def square(x: float, y: float = 10, side: int = 12) -> RLE:
 
 def segment(phrase: str, x: float, y: float = 10, score: float = 0.5, side: int = 12) -> Segment:
     mask = square(x, y, side)
-    return Segment(mask, mask_box(mask), phrase, score)
+    return Segment(mask, mask.box, phrase, score)
 
 
 def frames(

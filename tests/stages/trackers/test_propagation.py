@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from openavs.stages.trackers.association import key_frames, mask_box
+from openavs.stages.trackers.base import key_frames
 from openavs.stages.trackers.propagation import TrackerConfig, propagate_tracks
 from openavs.structures.masks import RLE
 from openavs.structures.types import ImageArray, Rejection
@@ -29,7 +29,7 @@ class ShiftPropagator:
     ) -> tuple[RLE, float]:
         self.log.append(("back" if backward else "forward", step))
         assert step == memory["step"] + (-1 if backward else 1)  # neighboring frames only
-        x, y, _, _ = mask_box(memory["mask"])
+        x, y, _, _ = memory["mask"].box
         shift = self.speeds.get(int(y), 0) * (-1 if backward else 1)
         moved = square(x + shift, y)
         memory.update(mask=moved, step=step)

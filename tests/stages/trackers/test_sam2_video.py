@@ -19,7 +19,6 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 from openavs.errors import InputError, OpenAVSError
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.sam import EdgeTamSegmenter, Sam2Segmenter
-from openavs.stages.trackers.association import mask_box
 from openavs.stages.trackers.base import Tracker
 from openavs.stages.trackers.sam2_video import EdgeTamVideoTracker, Sam2VideoTracker
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
@@ -154,7 +153,7 @@ def seen(images: list[ImageArray], keys: set[int], things: dict[str, int]) -> li
     tracked = []
     for i, image in enumerate(images):
         masks = {phrase: block(x) for phrase, x in things.items()} if i in keys else {}
-        segments = tuple(Segment(mask, mask_box(mask), phrase, 0.5) for phrase, mask in masks.items())
+        segments = tuple(Segment(mask, mask.box, phrase, 0.5) for phrase, mask in masks.items())
         tracked.append(TrackedFrame(Frame(i, i / 8, image), tuple(things), segments, (), i in keys))
     return tracked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openavs.stages.objects import MEMORY, ObjectLinker
+from openavs.structures.association import MEMORY, ObjectLinker
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Segment
 
@@ -27,7 +27,7 @@ def linked(*frames: list[Thing], step: float = 1.0) -> list[list[int]]:
             Segment(mask_to_rle(mask), (0.0, 0.0, 1.0, 1.0), phrase, 0.5, track=track)
             for mask, (_, phrase, track) in zip(masks, things, strict=True)
         ]
-        found.append(linker.link(i * step, segments, masks))
+        found.append(linker.link(i * step, segments))
     return found
 
 

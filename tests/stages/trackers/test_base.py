@@ -1,4 +1,4 @@
-"""Association: key frames, mask IoU and matching, on squares."""
+"""Tracking: key frames, mask IoU and matching, on squares."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from openavs.stages.trackers.association import (
+from openavs.stages.trackers.base import (
     CROSS_PHRASE_MIN_IOU,
     SAME_PHRASE_BONUS,
     key_frames,
-    mask_box,
     match_tracks,
     remaining_rejections,
 )
@@ -49,8 +48,8 @@ def test_overlap_of_masks() -> None:
 
 
 def test_box_of_a_mask() -> None:
-    assert mask_box(square(3, 5, 7)) == (3.0, 5.0, 10.0, 12.0)
-    assert mask_box(square(0, 0, 0)) == (0.0, 0.0, 0.0, 0.0)
+    assert square(3, 5, 7).box == (3.0, 5.0, 10.0, 12.0)
+    assert square(0, 0, 0).box == (0.0, 0.0, 0.0, 0.0)
 
 
 overlaps = st.tuples(st.integers(0, 4), st.integers(0, 4)).flatmap(
