@@ -252,7 +252,7 @@ def _run(
         log_line(f"openavs: all clips of {report.out}: {report.out / PAGE}", quiet=quiet)
 
 
-FILES = ("overlay.mp4", "report.html")
+FILES = ("overlay.mp4", "report.html", "video.mp4")
 
 
 class _Report:

@@ -21,6 +21,8 @@ class ProbabilisticResult:
     probability: ImageArray
 
 
+VIDEO_SIDE = 960  # pixels of the longest side of the report's video
+
 PredictorOutput = ClipResult | ProbabilisticResult
 """The output of a pipeline for a clip."""
 
@@ -55,23 +57,32 @@ class Sink:
 
 
 class ReportSink(Sink):
-    """`overlay.mp4` and `report.html` in the clip's folder; the option `files` may name only one of them."""
+    """`overlay.mp4` and `report.html` in the clip's folder; the option `files` may name only one of them.
+
+    The report plays `video.mp4`, a small copy of the clip without masks, which is written with it.
+    """
 
     def write(self, sample: Sample, clip: Clip, output: PredictorOutput, filtered: FilteredResult) -> Mapping[str, str]:
-        """Write the video with the masks painted on it, and the report."""
+        """Write the video with the masks painted on it, and the report with its video."""
         from openavs.media import write_overlay
+        from openavs.visualization.colors import palette_of
         from openavs.visualization.overlay import OverlayPainter
+        from openavs.visualization.player import MotionRecorder, record_motion
         from openavs.visualization.report import report_frames, write_report
 
         result = filtered.result
         folder = clip_folder(self.job.out, sample.id)
-        wanted = self.job.options.get("files", ("overlay.mp4", "report.html"))
+        wanted = set(self.job.options.get("files", ("overlay.mp4", "report.html")))
         if wanted:
             folder.mkdir(parents=True, exist_ok=True)
+        palette, moving = palette_of(result.frames), MotionRecorder()
         if "overlay.mp4" in wanted:
-            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, clip=clip))
+            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, palette, clip, moving))
         if "report.html" in wanted:
+            if "overlay.mp4" not in wanted:
+                moving = record_motion(result, palette, clip)
+            write_overlay(folder / "video.mp4", clip, lambda time, image: image, size_limit=VIDEO_SIDE)
+            wanted.add("video.mp4")
             frames = clip.frames(report_frames(result))
-            video = "overlay.mp4" if "overlay.mp4" in wanted else None
-            write_report(folder / "report.html", result, frames, clip.audio, clip.duration, video)
-        return {f"clips/{sample.id}/{name}": stamp_file(folder / name) for name in wanted}
+            write_report(folder / "report.html", result, frames, clip.audio, clip.duration, "video.mp4", moving)
+        return {f"clips/{sample.id}/{name}": stamp_file(folder / name) for name in sorted(wanted)}

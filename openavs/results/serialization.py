@@ -23,7 +23,7 @@ from openavs.utils.fs import atomic_write, safe_id, sync_folder
 from openavs.utils.serialization import parse_json
 from openavs.visualization.colors import voc_palette
 
-_CLIP_FILES = frozenset(("masks", "overlay.mp4", "report.html", "result.json"))
+_CLIP_FILES = frozenset(("masks", "overlay.mp4", "report.html", "result.json", "video.mp4"))
 FORMAT = 1  # raised when a reader of the old format would misread the new one
 Values = Literal["instance", "class"]
 

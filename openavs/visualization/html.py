@@ -59,6 +59,13 @@ def jpeg_data_uri(image: ImageArray, quality: int = 82) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
+def png_data_uri(image: ImageArray) -> str:
+    """Encode an image `[H, W, 4]` with opacity as a PNG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
 def image_data(image: ImageArray, longest: int) -> dict[str, Any]:
     """Return an image, scaled down to `longest` pixels, as a data URI `src` with its `width` and `height`."""
     small = shrink_image(image, longest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import cv2
@@ -62,6 +62,21 @@ def paint(
     for segment, bounds in reversed(labels):  # the highest score is placed first
         _draw_label(draw, segment, bounds, palette[segment.phrase], size, occupied, (width, height - strip))
     return np.asarray(canvas)
+
+
+def paint_layer(
+    size: tuple[int, int], segments: Sequence[Segment], palette: Palette, *, text_scale: float = 1.0
+) -> ImageArray:
+    """Return what `paint` adds to an image of (height, width), as RGB with opacity, uint8 `[H, W, 4]`."""
+    # Painting is linear in the image, so two images determine color and opacity.
+    dark, light = (
+        paint(np.full((*size, 3), level, dtype=np.uint8), segments, palette, text_scale=text_scale).astype(np.float32)
+        for level in (0, 255)
+    )
+    opacity = 255 - (light - dark).mean(axis=2)
+    color = dark * 255 / np.maximum(opacity, 1)[..., None]
+    layer = np.concatenate([color, opacity[..., None]], axis=2)
+    return np.asarray(np.clip(layer, 0, 255).round(), dtype=np.uint8)
 
 
 def paint_frame(
@@ -162,9 +177,17 @@ class OverlayPainter:
         result: to paint.
         palette: by default of `result`; pass that of the whole clip if `result` is a part of it.
         clip: the clip, whose motion carries the masks along between the sampled frames; without it they stand still.
+        record: is called with the time and the result of every frame.
     """
 
-    def __init__(self, result: ClipResult, palette: Palette | None = None, clip: Clip | None = None) -> None:
+    def __init__(
+        self,
+        result: ClipResult,
+        palette: Palette | None = None,
+        clip: Clip | None = None,
+        record: Callable[[float, FrameResult | None], None] | None = None,
+    ) -> None:
+        self._record = record
         self._palette = palette if palette is not None else palette_of(result.frames)
         self._masks = MovingMasks([self._palette.shown(frame) for frame in result.frames], clip)
         self._watermark = SYNTHETIC if is_only_synthetic(result.models) else ""
@@ -172,6 +195,8 @@ class OverlayPainter:
     def __call__(self, time: float, image: ImageArray) -> ImageArray:
         """Return the image with the result at `time` in s."""
         frame = self._masks.at(time)
+        if self._record is not None:
+            self._record(time, frame)
         if frame is not None:
             status = status_line(frame)
             return paint(image, frame.segments, self._palette, status=status, watermark=self._watermark)

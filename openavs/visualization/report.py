@@ -1,8 +1,8 @@
 """HTML report of a clip: captions, prompts, segments and rejections by frame.
 
-The page is one file that needs no network. With a video beside it, its one script seeks in it; the
-Content-Security-Policy forbids all others. The templates are in openavs/assets/report; the functions here return the
-values that they show.
+The page is one file that needs no network. Its one script draws the masks over the video beside it, or over the frames
+in the page; the Content-Security-Policy forbids all others. The templates are in openavs/assets/report; the functions
+here return the values that they show.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from openavs.models.catalog import find_known_model, is_only_synthetic
 from openavs.structures.types import Caption, ClipResult, Event, Frame, FrameResult, ImageArray, Rejection, Waveform
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import DISTINCT, Palette, palette_of
-from openavs.visualization.html import asset, image_data, render, shrink_image
-from openavs.visualization.overlay import paint
+from openavs.visualization.html import asset, image_data, png_data_uri, render, shrink_image
+from openavs.visualization.overlay import SYNTHETIC, paint_layer
+from openavs.visualization.player import MotionRecorder, player_data, script_json
 from openavs.visualization.reasons import ORIGINS, chain_texts, merge_rejections, rejection_text
 
 MAX_IMAGES = 48  # frames that are shown as images
@@ -78,6 +79,7 @@ def write_report(
     audio: Waveform | None = None,
     duration: float | None = None,
     video: str | None = None,
+    moving: MotionRecorder | None = None,
 ) -> None:
     """Write the report as one HTML file.
 
@@ -87,15 +89,18 @@ def write_report(
         clip_frames: all frames of the clip, or those of `report_frames`; frames that are missing are not shown.
         audio: for the waveform.
         duration: of the file in s, if known.
-        video: name of a video in the same folder, such as `overlay.mp4`, that the page plays.
+        video: name of the clip's video in the same folder, which the page plays; without it, the frames are played.
+        moving: the masks between the sampled frames.
     """
     palette = palette_of(result.frames)
     shown = report_frames(result)
+    timeline = timeline_values(result, audio, palette, duration)
+    player = player_values(result, palette, timeline["end"], video=video, moving=moving) if result.frames else None
     page = render(
         "report/report.html",
         asset("report/report.css") + asset("report/pieces.css") + color_css(),
-        asset("report/player.js") if video else "",
-        video=video,
+        asset("report/player.js") if player else "",
+        player=player,
         s=result,
         source=PurePath(result.source.replace("\\", "/")).name if result.source else None,
         recipe_name=result.recipe.get("name"),
@@ -108,9 +113,45 @@ def write_report(
         **object_values(result.frames, palette),
         timings=timing_rows(result.timings),
         **table_values(result.frames[:MAX_ROWS]),
-        **timeline_values(result, audio, palette, duration),
+        **timeline,
     )
     atomic_write(path, page)
+
+
+def player_values(
+    result: ClipResult,
+    palette: Palette,
+    end: float,
+    *,
+    video: str | None = None,
+    moving: MotionRecorder | None = None,
+    captions: str | None = None,
+    poster: str | None = None,
+) -> dict[str, Any]:
+    """Return the values of `report/player.html`, which pages with the script `report/player.js` include.
+
+    Args:
+        result: of the clip.
+        palette: of the clip.
+        end: length of the clip in s.
+        video: URL of the clip's video without painted masks; None: the images of `report/frames.html` are played.
+        moving: the masks between the sampled frames.
+        captions: URL of WebVTT captions.
+        poster: URL of an image that is shown before the video plays.
+    """
+    intervals = _frame_intervals([frame.time for frame in result.frames])
+    return {
+        "id": "player",
+        "label": f"Player of {result.clip}",
+        "titles": [""],
+        "video": video,
+        "missing": f"{video} is not in the folder of this page; the frames below are shown instead.",
+        "captions": captions,
+        "poster": poster,
+        "mark": SYNTHETIC if is_only_synthetic(result.models) else "",
+        "end": end,
+        "data": script_json(player_data(result, palette, intervals, end, moving)),
+    }
 
 
 # ------------------------------------------------------------------------------------------------ images and phrases
@@ -119,10 +160,11 @@ def write_report(
 def image_values(
     image: ImageArray, frame: FrameResult, palette: Palette, span: Interval = (0.0, 0.0)
 ) -> dict[str, Any]:
-    """Return a painted and scaled frame as a data URI, with its size, result and interval."""
+    """Return a scaled frame as a data URI with its size, result and interval; `masks` is what is painted on it."""
     small = shrink_image(image, _IMAGE_SIZE)
-    painted = paint(small, palette.shown(frame).segments, palette, text_scale=1.5)
-    return {"frame": frame, **image_data(painted, _IMAGE_SIZE), "start": span[0], "stop": span[1]}
+    layer = paint_layer((small.shape[0], small.shape[1]), palette.shown(frame).segments, palette, text_scale=1.5)
+    masks = png_data_uri(layer) if layer.any() else None
+    return {"frame": frame, **image_data(small, _IMAGE_SIZE), "masks": masks, "start": span[0], "stop": span[1]}
 
 
 def image_rows(

@@ -107,35 +107,35 @@ def test_captions_prompts_segments_and_rejections_are_listed(tmp_path: Path) -> 
     assert "/home/me" not in page.text  # no local paths
 
 
-def test_images_are_small_painted_jpegs_with_alternative_text(tmp_path: Path) -> None:
+def test_images_are_small_and_have_their_masks_on_top(tmp_path: Path) -> None:
     made = replace(segmentation(1), frames=segmentation().frames[:1])
     big = np.full((900, 1600, 3), 90, dtype=np.uint8)
     _, page = report(tmp_path, made, iter([Frame(0, 0.5, big)]), None)
-    (image,) = page.all("img")
-    assert image["alt"] == "Frame at 0.5 s: dog 0.66"
-    kind, data = str(image["src"]).split(",")
-    assert kind == "data:image/jpeg;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-        assert picture.size == (480, 270)
-        painted = np.asarray(picture).astype(int)
+    image, masks = page.all("img")
+    assert (image["alt"], masks["alt"]) == ("Frame at 0.5 s: dog 0.66", "")
+    clean, layer = (Image.open(io.BytesIO(base64.b64decode(str(one["src"]).split(",")[1]))) for one in (image, masks))
+    assert (clean.format, clean.size, layer.format, layer.size) == ("JPEG", (480, 270), "PNG", (480, 270))
+    assert abs(np.asarray(clean).astype(int) - 90).max() < 4
+    painted = np.asarray(Image.alpha_composite(clean.convert("RGBA"), layer)).astype(int)
     assert painted[120, 180, 0] > painted[120, 180, 2] + 30  # the first color is orange
-    assert abs(painted[5, 470] - 90).max() < 12
+    assert abs(painted[5, 470, :3] - 90).max() < 12
 
 
-def test_a_page_without_a_video_has_no_network_access_and_no_script(tmp_path: Path) -> None:
+def test_a_page_without_a_video_plays_its_images_without_network_access(tmp_path: Path) -> None:
     source, page = report(tmp_path, segmentation(), pictures(4), sound(4))
     names = {name for name, _ in page.elements}
-    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert not names & {"video", "link", "iframe", "object", "embed", "base", "form"}
     for _, attributes in page.elements:
         assert "style" not in attributes
         assert not [key for key in attributes if key.startswith("on")]
         assert str(attributes.get("href", "#")).startswith("#")
         assert str(attributes.get("src", "data:image/")).startswith("data:image/")
     assert not re.search(r"url\(|@import|https?://", source)
+    assert len(page.all("figure")) == 4 and len(page.all("canvas")) == 1
 
 
 def test_the_policy_allows_the_style_of_the_page_and_nothing_else(tmp_path: Path) -> None:
-    source, page = report(tmp_path, segmentation(), pictures(4), None)
+    source, page = report(tmp_path, ClipResult("clip", SIZE, ()), iter([]), None)
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     style = source.split("<style>")[1].split("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -146,15 +146,16 @@ def test_the_policy_allows_the_style_of_the_page_and_nothing_else(tmp_path: Path
 
 def test_a_video_brings_the_script_of_the_player_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    write_report(path, segmentation(word=HOSTILE), pictures(4), sound(4), video="overlay.mp4")
+    write_report(path, segmentation(word=HOSTILE), pictures(4), sound(4), video="video.mp4")
     source = path.read_text("utf-8")
     page = Page(source)
     policy = next(str(m["content"]) for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
     (script,) = re.findall("<script>(.*?)</script>", source, re.DOTALL)
+    assert len(page.all("script")) == 2  # with the data of the player, which does not run
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'; media-src 'self' file:;" in policy
     assert script == asset("report/player.js")
-    assert [video["src"] for video in page.all("video")] == ["overlay.mp4"]
+    assert [video["src"] for video in page.all("video")] == ["video.mp4"]
     times = [str(link["data-time"]) for link in page.all("a") if "data-time" in link]
     assert times == [f"{t}.500" for t in range(4)] * 2  # images and rows
     figures = [(figure["data-start"], figure["data-stop"]) for figure in page.all("figure")]
@@ -166,7 +167,7 @@ def test_hostile_texts_are_escaped(tmp_path: Path) -> None:
     made = replace(segmentation(word=HOSTILE), clip=HOSTILE, source=f"dir/{HOSTILE}", models={HOSTILE: {HOSTILE: 1}})
     made = replace(made, timings={HOSTILE: 1.0})
     source, page = report(tmp_path, made, pictures(4), sound(4))
-    assert "<script" not in source
+    assert "<script>alert" not in source
     assert {name for name, _ in page.elements} == {name for name, _ in tame.elements}
     keys = {key for _, attributes in page.elements for key in attributes}
     assert keys == {key for _, attributes in tame.elements for key in attributes}
@@ -281,7 +282,7 @@ def test_verdicts_and_reasons_are_sentences(tmp_path: Path) -> None:
     ):
         assert text in page.text, text
     assert page.text.count("off-screen: nothing in the picture") == 1  # of two candidates the best
-    assert page.all("img")[1]["alt"] == "Frame at 1.5 s: dog 0.66 unresolved, dog 0.66 unresolved"
+    assert page.all("img")[2]["alt"] == "Frame at 1.5 s: dog 0.66 unresolved, dog 0.66 unresolved"
 
 
 def test_prompts_and_captions_refer_to_each_other(tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ def test_a_long_clip_shows_frames_at_equal_distances(tmp_path: Path) -> None:
     assert (len(chosen), chosen[0], chosen[-1]) == (MAX_IMAGES, 0, 649)
     assert max(np.diff(chosen)) - min(np.diff(chosen)) <= 1
     _, page = report(tmp_path, made, pictures(650), None)
-    assert len(page.all("img")) == MAX_IMAGES
+    assert len(page.all("figure")) == MAX_IMAGES
     assert "48 of 650 frames, at equal distances" in page.text
     assert "The first 600 of 650 frames" in page.text
     assert page.text.count("person") < 2000
@@ -378,7 +379,7 @@ def test_a_clip_without_audio_frames_or_segments_has_a_report(tmp_path: Path) ->
     assert "The clip has no audio" in page.text
     assert "No sounding object was found" in page.text
     _, page = report(tmp_path, segmentation(), pictures(2), Waveform(np.zeros(0, dtype=np.float32), 8000))
-    assert len(page.all("img")) == 2  # the rest of the file was cut off
+    assert len(page.all("figure")) == 2  # the rest of the file was cut off
     assert "2 of 4 frames; the others could not be decoded again." in page.text
 
 

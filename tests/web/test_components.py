@@ -79,7 +79,7 @@ def test_images_and_charts_have_text_alternatives(models: ModelCache, scene: Pat
     found = list(run_request(SegmentRequest(scene), models, CONFIG))[-1]
     assert found.result is not None
     details = components.details(found.result)
-    assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", details))
+    assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<a [^>]*><img[^>]*>", details))
     assert all(
         "aria-label" in tag or "aria-labelledby" in tag for tag in re.findall(r'<svg[^>]*role="img"[^>]*>', details)
     )

@@ -194,7 +194,7 @@ def test_results_that_a_failing_disk_does_not_give_are_one_sentence_and_are_kept
     [
         *((kind, "result.json") for kind in ("empty", "half", "gone", "folder", "FIFO")),
         *((kind, "masks/00001.png") for kind in ("empty", "gone", "link", "folder gone", "folder", "FIFO")),
-        *((kind, file) for kind in ("empty", "gone") for file in ("overlay.mp4", "report.html")),
+        *((kind, file) for kind in ("empty", "gone") for file in ("overlay.mp4", "report.html", "video.mp4")),
     ],
 )
 def test_segment_makes_a_clip_again_whose_files_are_lost(
@@ -206,7 +206,7 @@ def test_segment_makes_a_clip_again_whose_files_are_lost(
     again = openavs(*command)
     assert again.code == 0, again.err
     assert [clip["seconds"] > 0 for clip in again.json()["clips"]] == [True, False]
-    for name in ("result.json", "masks/00000.png", "masks/00001.png", "overlay.mp4", "report.html"):
+    for name in ("result.json", "masks/00000.png", "masks/00001.png", "overlay.mp4", "report.html", "video.mp4"):
         assert (tmp_path / "out/clips/v00" / name).stat().st_size > 0
     assert [clip["seconds"] for clip in openavs(*command).json()["clips"]] == [0, 0]
 

@@ -22,7 +22,7 @@ SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 
 def leavings(out: Path) -> dict[str, str]:
     """Results by content, without what differs from run to run: times, and the bits of H.264 encoders."""
-    skipped = ("overlay.mp4", "report.html", "report.json", "per_clip.csv", "work/shards/")
+    skipped = (".mp4", "report.html", "report.json", "per_clip.csv", "work/shards/")
     return {name: digest for name, digest in tree(out).items() if not any(part in name for part in skipped)}
 
 

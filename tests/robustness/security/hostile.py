@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from openavs.visualization.html import asset
+
+PLAYER = asset("report/player.js")
 MARK = "hostile-canary"
 TEXTS = (
     f"<script>{MARK}</script>",
@@ -50,14 +53,16 @@ class Page(HTMLParser):
         self.text = ""
         self.harm: list[str] = []
         self._inside: list[str] = []
+        self._is_data, self._script = False, ""
         self.feed(source)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _RUNS:
+        if tag in _RUNS - {"script"}:
             self.harm.append(f"<{tag}>")
-        if tag in ("style", "title"):
+        if tag in ("style", "title", "script"):
             self._inside.append(tag)
+            self._is_data, self._script = dict(attrs) == {"type": "application/json"}, ""
         for name, value in attrs:
             if name.startswith("on"):
                 self.harm.append(f"{tag} {name}")
@@ -69,10 +74,15 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if self._inside and self._inside[-1] == tag:
             self._inside.pop()
+        # A page has the script of the player and its data, in which no tag can begin.
+        if tag == "script" and ("<" in self._script if self._is_data else self._script != PLAYER):
+            self.harm.append("<script>")
 
     def handle_data(self, data: str) -> None:
         if self._inside == ["style"] and MARK in data:
             self.harm.append("a style sheet holds it")
+        if self._inside == ["script"]:
+            self._script += data
         self.text += data
 
     def handle_comment(self, data: str) -> None:
