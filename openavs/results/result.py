@@ -61,7 +61,7 @@ class Result(ClipResult):
         Args:
             out: the result folder.
             overlay: write `overlay.mp4`, the video with painted masks and its audio.
-            report: write `report.html`.
+            report: write `report.html` and `video.mp4`, which it plays.
             overwrite: replace this clip if it exists.
 
         Raises:
