@@ -109,7 +109,7 @@ def test_the_export_commands_run(openavs: Run, result: library.Result, tmp_path:
     monkeypatch.chdir(tmp_path)
     result.save("out", report=False)
     lines = [line for line in EXPORTS.splitlines() if line.startswith("openavs export")]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         assert openavs(*shlex.split(line)[1:]).code == 0, line
     assert (tmp_path / "coco.json").is_file() and (tmp_path / "cutouts" / "video.webm").is_file()

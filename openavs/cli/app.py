@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": "serve:serve",
     "label": "label:label",
     "export": "export:export",
+    "import": "export:import_corrections",
     "evaluate": "evaluate:evaluate",
     "train": "train:train",
     "self-train": "train:self_train",

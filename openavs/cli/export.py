@@ -1,4 +1,4 @@
-"""`openavs export`: converts a result folder to the formats of other tools."""
+"""`openavs export` and `openavs import`: results to the formats of other tools, and corrections back."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from openavs.utils.text import pluralize, split_list
 if TYPE_CHECKING:
     from openavs.exports.base import Categories
 
+_READABLE = ", ".join(form.name for form in FORMATS.values() if form.reader)
 _LIST = " ".join(f"[bold]{form.name}[/]: {form.says}." for form in FORMATS.values())
 
 
@@ -29,7 +30,11 @@ def export(
         typer.Option(metavar="A,B", help="Only these categories, in this order, or those of a benchmark (avss)."),
     ] = None,
     images: Annotated[
-        bool | None, typer.Option("--images/--no-images", help="Also write the frames. Default: only for yolo-seg.")
+        bool | None,
+        typer.Option(
+            "--images/--no-images",
+            help="Also write the frames (fiftyone: the videos). Default: only for yolo-seg and label-studio.",
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Name of the split, for formats with splits.")] = "train",
     as_labels: Annotated[
@@ -39,7 +44,7 @@ def export(
         str,
         typer.Option(
             metavar="rle|counts|polygons",
-            help="Masks of coco and youtube-vis: compressed run lengths, lists of counts, or polygons.",
+            help="Masks of coco and youtube-vis: compressed run lengths, lists of counts, or polygons (cvat, too).",
         ),
     ] = "rle",
     style: Annotated[
@@ -60,7 +65,7 @@ def export(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Export results as COCO, YouTube-VIS, YOLO-seg, AVSBench, CSV or video with transparency."""
+    """Export results as COCO, CVAT, Label Studio, FiftyOne, YOLO-seg, AVSBench, CSV or video with transparency."""
     from openavs.exports.base import filtered_by_recipe, run_items
     from openavs.exports.registry import TRAINING, ExportOptions, MaskCode, export as write
 
@@ -92,6 +97,41 @@ def export(
     if not quiet:
         inside = f"{pluralize(summary.frames, 'frame')} of {pluralize(summary.clips, 'clip')}"
         echo(f"{form}: {pluralize(summary.segments, summary.what)} in {inside} -> {out}")
+
+
+def import_corrections(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of {_READABLE}.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The tool's file, a zip of it, or a folder with it.")],
+    into: Annotated[Path, typer.Option(metavar="RESULTS", help="The result folder that was exported.")],
+    author: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The person. Default: the one in the file, else the login name.")
+    ] = None,
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            metavar="stop|keep|replace",
+            help="If another person corrected the same object differently: refuse all, keep theirs, or replace it.",
+        ),
+    ] = "stop",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Bring the masks that a person changed in COCO, CVAT or Label Studio back into the results."""
+    from openavs.exports.importing import OnConflict, import_masks
+
+    configure_logging(quiet=quiet, verbose=verbose)
+    if on_conflict not in get_args(OnConflict):
+        raise typer.BadParameter(f"choose one of {', '.join(get_args(OnConflict))}", param_hint="--on-conflict")
+    summary = import_masks(form, path, into, author, cast(OnConflict, on_conflict))
+    if as_json:
+        counts = {"read": summary.read, "clips": summary.clips, "frames": summary.frames}
+        print_json({"format": form, "into": str(into), **counts, "actions": dict(sorted(summary.actions.items()))})
+        return
+    if not quiet:
+        changed = ", ".join(f"{count} {action}" for action, count in sorted(summary.actions.items())) or "no change"
+        inside = f"{pluralize(summary.frames, 'frame')} of {pluralize(summary.clips, 'clip')}"
+        echo(f"{form}: {changed} in {inside}, of {pluralize(summary.read, 'frame')} in the file -> {into}")
 
 
 def _categories(classes: str | None, run: Path) -> tuple[Categories, bool]:

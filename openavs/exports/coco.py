@@ -1,4 +1,4 @@
-"""COCO JSON export: one image entry per sampled frame, one annotation per segment.
+"""COCO JSON, export and import: one image entry per sampled frame, one annotation per segment.
 
 The folder has the layout of the COCO release, which CVAT and datumaro read: `annotations/instances_<split>.json` and
 `images/<split>/`.
@@ -15,10 +15,23 @@ from types import TracebackType
 from typing import Any, NotRequired, TypedDict
 
 from openavs import __version__
+from openavs.errors import InputError
 from openavs.exports.base import Categories, ExportItem, image_name, write_images
 from openavs.exports.polygons import ConversionWarnings, mask_to_polygon
+from openavs.exports.reading import (
+    ImportedFrame,
+    ImportedMask,
+    canonical,
+    checked_size,
+    documents,
+    expect,
+    image_place,
+    polygons_to_rle,
+    read_json,
+    runs_to_mask,
+)
 from openavs.exports.registry import ExportOptions, ExportSummary, MaskCode
-from openavs.structures.masks import RLE, rle_runs, rle_to_mask
+from openavs.structures.masks import RLE, mask_to_rle, rle_runs, rle_to_mask
 from openavs.structures.types import ClipResult, FrameResult, Segment
 
 
@@ -274,3 +287,58 @@ class JsonListWriter:
 
 def _entry(key: str, value: object) -> bytes:
     return f'"{key}": {json.dumps(value, allow_nan=False)}'.encode("ascii")
+
+
+# ------------------------------------------------------------------------------------------------------ the way back
+
+
+def read(path: Path) -> Iterator[ImportedFrame]:
+    """Read COCO JSON of this export or of another tool that keeps the names of its images.
+
+    Args:
+        path: a JSON file, or a zip or folder of the COCO layout.
+
+    Raises:
+        InputError: invalid, or an annotation without a mask.
+    """
+    for names, content in documents(path, ".json"):
+        data = read_json(content, path)
+        where = f"{path} ({names[0]})"
+        categories = {
+            expect(own, "id", int, f"{where}: a category"): expect(own, "name", str, f"{where}: a category")
+            for own in expect(data, "categories", list, where)
+        }
+        masks: dict[int, list[tuple[Any, str]]] = {}
+        for place, annotation in enumerate(expect(data, "annotations", list, where)):
+            own = f"{where}: annotation {place}"
+            masks.setdefault(expect(annotation, "image_id", int, own), []).append((annotation, own))
+        for place, image in enumerate(expect(data, "images", list, where)):
+            own = f"{where}: image {place}"
+            size = checked_size(expect(image, "height", int, own), expect(image, "width", int, own), own)
+            clips, index = image_place(expect(image, "file_name", str, own))
+            found = masks.pop(expect(image, "id", int, own), [])
+            read_masks = tuple(_read_mask(annotation, categories, size, at) for annotation, at in found)
+            yield ImportedFrame(clips, index, size, read_masks, frozenset(categories.values()))
+        if masks:
+            raise InputError(f"{where} has annotations of the image {next(iter(masks))}, which it does not list")
+
+
+def _read_mask(annotation: Any, categories: Mapping[int, str], size: tuple[int, int], where: str) -> ImportedMask:
+    category = expect(annotation, "category_id", int, where)
+    if category not in categories:
+        raise InputError(f"{where} has the category {category}, which the file does not list")
+    attributes = expect(annotation, "attributes", dict, where, {})
+    track = annotation.get("track_id", attributes.get("track_id"))
+    number = str(track) if isinstance(track, int | str) and track != "" else None
+    code = expect(annotation, "segmentation", (list, dict), where)
+    if isinstance(code, list):
+        if not code or not all(isinstance(p, list) and all(type(v) in (int, float) for v in p) for p in code):
+            raise InputError(f"{where} has no mask: its segmentation is not a list of polygons; draw masks or polygons")
+        return ImportedMask(polygons_to_rle(code, size, where), categories[category], number, polygon=True)
+    if expect(code, "size", list, where) != list(size):
+        raise InputError(f"{where} has a mask of the size {code['size']!r:.40} in an image of {list(size)}")
+    counts = expect(code, "counts", (str, list), where)
+    if isinstance(counts, str):
+        return ImportedMask(canonical(RLE(size, counts), where), categories[category], number)
+    by_columns = runs_to_mask(counts, (size[1], size[0]), where).T
+    return ImportedMask(mask_to_rle(by_columns), categories[category], number)

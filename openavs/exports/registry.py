@@ -79,14 +79,16 @@ class ExportFormat:
         says: a description for the command line.
         writer: its function, as `module:function`.
         single: pattern of the one file that an output path with the same suffix stands for; None without one.
-        coded: True if it takes `ExportOptions.masks`.
+        codes: the values of `ExportOptions.masks` that it takes.
+        reader: the function that reads corrections of its files, as `module:function`; None without one.
     """
 
     name: str
     says: str
     writer: str
     single: str | None = None
-    coded: bool = False
+    codes: tuple[MaskCode, ...] = ("rle",)
+    reader: str | None = None
 
     def load(self) -> Writer:
         """Import its writer."""
@@ -107,14 +109,33 @@ FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
                 "COCO JSON: run-length masks, boxes, scores, tracks",
                 f"{_HERE}.coco:write",
                 "annotations/*.json",
-                coded=True,
+                ("rle", "counts", "polygons"),
+                f"{_HERE}.coco:read",
             ),
             ExportFormat(
                 "youtube-vis",
                 "YouTube-VIS JSON: one mask per frame of every track (without tracks: of every category)",
                 f"{_HERE}.youtube_vis:write",
                 "youtube_vis.json",
-                coded=True,
+                ("rle", "counts", "polygons"),
+            ),
+            ExportFormat(
+                "cvat",
+                "CVAT for video 1.1: per clip an XML file of masks, or tracks of polygons, on its sampled frames",
+                f"{_HERE}.cvat:write",
+                codes=("rle", "polygons"),
+                reader=f"{_HERE}.cvat:read",
+            ),
+            ExportFormat(
+                "label-studio",
+                "Label Studio: brush masks and the times of sounds as predictions, with the labeling configuration",
+                f"{_HERE}.label_studio:write",
+                reader=f"{_HERE}.label_studio:read",
+            ),
+            ExportFormat(
+                "fiftyone",
+                "FiftyOne's dataset: videos, instance masks of frames, sounds as temporal detections",
+                f"{_HERE}.fiftyone:write",
             ),
             ExportFormat("yolo-seg", "YOLO-seg: images, polygons and data.yaml (lossy)", f"{_HERE}.yolo:write"),
             ExportFormat("avsbench-object", "AVSBench's MS3 layout: binary masks", f"{_HERE}.avsbench:write_object"),
@@ -174,8 +195,8 @@ def export(
     _refuse_other_suffix(out, form)
     if chosen.images and is_single_file(out, form):
         raise InputError(f"--images writes a folder, and {out} names a file; give --out a name without {out.suffix}")
-    if chosen.masks != "rle" and not form.coded:
-        coded = " and ".join(other.name for other in FORMATS.values() if other.coded)
+    if chosen.masks not in form.codes:
+        coded = ", ".join(other.name for other in FORMATS.values() if chosen.masks in other.codes)
         raise InputError(f"--masks {chosen.masks} is for {coded}; leave it out for {name}")
     if chosen.styles and name != OVERLAY:
         raise InputError(f"--style is for {OVERLAY}; leave it out for {name}")

@@ -80,7 +80,7 @@ def test_an_output_below_a_file_is_refused(openavs: Run, run: Path, tmp_path: Pa
         (("coco", "RUN", "--classes", "s4"), "the masks of s4 have no classes"),
         (("coco", "RUN", "--classes", ","), "--classes is empty"),
         (("coco", "RUN", "--masks", "rles"), "choose one of rle, counts, polygons"),
-        (("yolo-seg", "RUN", "--masks", "counts"), "--masks counts is for coco and youtube-vis"),
+        (("yolo-seg", "RUN", "--masks", "counts"), "--masks counts is for coco, youtube-vis"),
         (("overlay", "RUN", "--style", "helo"), "there is no style 'helo'; did you mean 'halo'"),
         (("overlay", "RUN", "--style", ","), "give at least one style: background, blur"),
         (("coco", "RUN", "--style", "halo"), "--style is for overlay; leave it out for coco"),

@@ -214,7 +214,7 @@ def test_the_name_of_another_kind_of_file_is_refused(name: str, out: str, said: 
 def test_options_that_a_format_has_no_place_for_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--images writes a folder, and .*coco\.json names a file; give --out a name"):
         export("coco", run_items(run), tmp_path / "coco.json", ExportOptions(Categories(), images=True))
-    with pytest.raises(InputError, match="--masks polygons is for coco and youtube-vis; leave it out for timeline"):
+    with pytest.raises(InputError, match="--masks polygons is for coco, youtube-vis, cvat; leave it out for timeline"):
         export("timeline", run_items(run), tmp_path / "timeline", ExportOptions(Categories(), masks="polygons"))
     assert not list(tmp_path.iterdir())
 
