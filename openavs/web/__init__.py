@@ -26,6 +26,7 @@ class ServerConfig:
         max_seconds: duration limit of a clip.
         queue: requests that may wait.
         keep_minutes: idle time after which the files of a session are removed.
+        reload_seconds: time after which those of a closed page are removed; a reloaded page finds them again.
 
     Raises:
         InputError: `max_total_mb` is smaller than one upload.
@@ -40,6 +41,7 @@ class ServerConfig:
     max_seconds: float = 60.0
     queue: int = 8
     keep_minutes: float = 60.0
+    reload_seconds: float = 30.0
     device: str | None = None
     dtype: str | None = None
     offline: bool = False

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 VIDEO, IMAGE = "video", "image"
 INVALID_INPUT = "an input is missing or has the wrong type; see docs/serve.md, or 'Use via API' at the end of the page"
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+CLICKED_RUN = """element.addEventListener('click', ({target}) => {
+  const button = target.closest('[data-run]');
+  if (button) trigger('click', {run: Number(button.dataset.run)});
+});"""
+READ_TOKEN = "() => sessionStorage.getItem('openavs') ?? ''"  # which survives a reload, and ends with the tab
+KEEP_TOKEN = "token => sessionStorage.setItem('openavs', token)"
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
@@ -93,10 +99,12 @@ class _Page:
         self.blocks.uploads = parts.uploads
         with self.blocks:
             gr.HTML(components.fragment("head", limits=self._limits()), apply_default_css=False)
-            with gr.Row():
+            with gr.Row(elem_id="oa-main"):
                 with gr.Column(scale=2, min_width=320, elem_id="oa-form"):
                     self._add_inputs()
-                with gr.Column(scale=3, min_width=320):
+                    with gr.Column(elem_id="oa-options"):
+                        self._add_options()
+                with gr.Column(scale=3, min_width=320, elem_id="oa-result"):
                     self._add_outputs()
             with gr.Accordion("Models and licenses", open=False):
                 self.about = gr.HTML(self._about(), apply_default_css=False)
@@ -130,6 +138,16 @@ class _Page:
             self.example = gr.Button("Try the example", min_width=140, elem_id="oa-example")
             self.stop = gr.Button("Stop", variant="stop", visible=False, min_width=80, elem_id="oa-stop")
         self.progress = gr.HTML(components.fragment("welcome"), elem_id="oa-progress", apply_default_css=False)
+
+    def _add_options(self) -> None:
+        self.prompts = gr.Dropdown(
+            label="Search for",
+            info="Remove an object or type another one, then press Find what sounds.",
+            multiselect=True,
+            allow_custom_value=True,
+            visible=False,
+            elem_id="oa-prompts",
+        )
         self.recipe = gr.Dropdown(
             choices=list(self._models.options), value=self._first.name, label="Recipe", filterable=False
         )
@@ -144,7 +162,15 @@ class _Page:
     def _add_outputs(self) -> None:
         self.player = gr.HTML(components.example(self._example), elem_id="oa-player", apply_default_css=False)
         self.instances = gr.CheckboxGroup(label="Show", visible=False, elem_id="oa-instances")
+        self.history = gr.HTML(elem_id="oa-history", apply_default_css=False, js_on_load=CLICKED_RUN)
         self.downloads = gr.HTML(elem_id="oa-downloads", apply_default_css=False)
+        self.command = gr.Textbox(
+            label="The same on the command line",
+            interactive=False,
+            visible=False,
+            buttons=["copy"],
+            elem_id="oa-command",
+        )
         self.details = gr.HTML(elem_id="oa-details", apply_default_css=False)
 
     def _connect(self) -> None:
@@ -154,12 +180,22 @@ class _Page:
         self.video_tab.select(lambda: VIDEO, None, self.kind, **quick)
         self.image_tab.select(lambda: IMAGE, None, self.kind, **quick)
         self.recipe.change(self._on_recipe, self.recipe, [self.threshold, self.note], **quick)
-        inputs = [self.kind, self.video, self.image, self.audio, self.recipe, self.words, self.threshold]
+        inputs = [self.kind, self.video, self.image, self.audio, self.recipe, self.words, self.threshold, self.prompts]
         outputs = [self.progress, self.player, self.instances, self.downloads, self.details, self.about, self.stop]
-        on_run = self.run.click(self._on_run, inputs, outputs, **run)
-        prepared = self.example.click(self._on_example, None, [self.video, self.recipe, self.words], **quick)
-        on_example = prepared.then(self._on_example_run, [self.video], outputs, **run)
-        self.stop.click(self._on_stop, None, [self.progress, self.stop], cancels=[on_run, on_example], **quick)
+        outputs += [self.history, self.prompts, self.command, self.threshold]
+        example = [self.video, self.recipe, self.words, self.progress]
+        on_run = self.run.click(self._waiting, None, self.progress, **quick).then(self._on_run, inputs, outputs, **run)
+        on_example = self.example.click(self._on_example, None, example, **quick).then(
+            self._on_example_run, [self.video], outputs, **run
+        )
+        on_threshold = self.threshold.release(self._on_threshold, self.threshold, outputs, **run)
+        running = [on_run, on_example, on_threshold]
+        self.stop.click(self._on_stop, None, [self.progress, self.stop], cancels=running, **quick)
+        self.history.click(self._on_history, None, outputs, **quick)
+        token = gr.Textbox(visible=False)
+        given = [self.video, self.image, self.audio, self.recipe, self.words]
+        loaded = self.blocks.load(self._on_load, token, [*outputs, *given, token], js=READ_TOKEN, **quick)
+        loaded.then(None, token, None, js=KEEP_TOKEN, **quick)
         self.instances.input(
             self._on_instances,
             self.instances,
@@ -177,11 +213,14 @@ class _Page:
         option = self._models.option(name)
         return gr.update(value=option.threshold), components.fragment("recipe", option=option)
 
-    def _on_example(self) -> tuple[str, str, str]:
-        return str(self._example), TINY, ""  # the example is of the world that only tiny was trained on
+    def _waiting(self) -> str:
+        return components.fragment("waiting", is_busy=self._models.is_busy)
+
+    def _on_example(self) -> tuple[str, str, str, str]:
+        return str(self._example), TINY, "", self._waiting()  # only tiny was trained on the world of the example
 
     def _on_example_run(self, video: str | None, request: gr.Request) -> Iterator[list[Any]]:
-        yield from self._on_run(VIDEO, video, None, None, TINY, "", None, request)
+        yield from self._on_run(VIDEO, video, None, None, TINY, "", None, None, request)
 
     def _on_run(
         self,
@@ -192,6 +231,7 @@ class _Page:
         recipe: str,
         words: str,
         threshold: float | None,
+        prompts: list[str] | None,
         request: gr.Request,
     ) -> Iterator[list[Any]]:
         content = PageContent()
@@ -201,11 +241,33 @@ class _Page:
             if kind == IMAGE and not (image and audio):
                 raise InputError("give an image and its audio first, or try the example")
             files = (video, None) if kind == VIDEO else (image, audio)
-            for content in self._controller.run(request.session_hash, _request(*files, recipe, words, threshold)):
+            wanted = _request(*files, recipe, words, threshold)
+            for content in self._controller.run(request.session_hash, wanted, prompts):
                 yield self._outputs(content, running=True)
         except OpenAVSError as error:
             content = PageContent(components.alert(str(error)))
         yield self._outputs(content, running=False)
+
+    def _on_threshold(self, threshold: float, request: gr.Request) -> Iterator[list[Any]]:
+        outputs = [gr.skip()] * 11
+        for content in self._controller.rerun(request.session_hash, threshold):
+            outputs = self._outputs(content, running=True)
+            if not content.player:  # the last result stays meanwhile
+                outputs = [content.progress, *[gr.skip()] * 5, outputs[6], *[gr.skip()] * 4]
+            yield outputs
+        yield [*outputs[:6], gr.update(visible=False), *outputs[7:]]
+
+    def _on_history(self, request: gr.Request, event: gr.EventData) -> list[Any]:
+        content = self._controller.show(request.session_hash, int(event._data["run"]))
+        return self._outputs(content, running=False)
+
+    def _on_load(self, token: str, request: gr.Request) -> list[Any]:
+        content, token, last = self._controller.resume(request.session_hash, token)
+        if last is None:
+            return [*[gr.skip()] * 16, token]
+        files = (last.source, None, None) if last.audio is None else (None, last.source, last.audio)
+        given = [gr.skip() if path is None else str(path) for path in files]
+        return [*self._outputs(content, running=False), *given, last.recipe, ", ".join(last.vocabulary), token]
 
     def _outputs(self, content: PageContent, running: bool) -> list[Any]:
         choices = [
@@ -214,7 +276,13 @@ class _Page:
         ]
         instances = gr.update(choices=choices, value=[name for _, name in choices], visible=bool(choices))
         html = content.downloads, content.details, self._about()
-        return [content.progress, content.player, instances, *html, gr.update(visible=running)]
+        phrases = list(dict.fromkeys([*content.proposed, *content.prompts]))
+        prompts = gr.update(choices=phrases, value=list(content.prompts), visible=True) if phrases else gr.skip()
+        command = gr.update(value=content.command, visible=bool(content.command))
+        threshold = gr.skip() if content.threshold is None else content.threshold
+        history = content.history or gr.skip()
+        last = [history, prompts, command, threshold]
+        return [content.progress, content.player, instances, *html, gr.update(visible=running), *last]
 
     def _on_instances(self, names: list[str], request: gr.Request) -> str:
         try:
@@ -223,7 +291,7 @@ class _Page:
             return components.alert(str(error))
 
     def _on_stop(self, request: gr.Request) -> tuple[str, Any]:
-        self._sessions.get(request.session_hash).stop.set()
+        self._sessions.get(request.session_hash).stop()
         return components.fragment("stopped"), gr.update(visible=False)
 
     def _on_unload(self, request: gr.Request) -> None:

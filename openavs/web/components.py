@@ -26,7 +26,7 @@ from openavs.visualization.report import (
 )
 from openavs.web.artifacts import CAPTIONS, DOWNLOADS
 from openavs.web.inference import STAGES, InferenceProgress
-from openavs.web.session import Session
+from openavs.web.session import Run, Session
 
 MAX_IMAGES = 12
 MAX_CAPTIONS = 5
@@ -87,7 +87,7 @@ def _steps(state: InferenceProgress, is_written: bool) -> list[dict[str, str]]:
     return steps
 
 
-def player(session: Session, result: Result, video_name: str, shown: ClipResult | None = None) -> str:
+def player(session: Session, run: Run, result: Result, video_name: str, shown: ClipResult | None = None) -> str:
     """The overlay video with captions; `shown` is the part of the result that it shows, None for all.
 
     The poster is the frame with the most segments.
@@ -97,17 +97,19 @@ def player(session: Session, result: Result, video_name: str, shown: ClipResult 
     names = dict.fromkeys(palette.name(segment) for frame in shown.frames for segment in frame.segments)
     return fragment(
         "player",
-        src=file_url(session, video_name),
-        captions=file_url(session, CAPTIONS),
+        src=file_url(session, run, video_name),
+        captions=file_url(session, run, CAPTIONS),
         clip=result.clip,
+        key="/".join(run.request.clip),
         names=", ".join(names),
-        poster=_poster(result, shown),
+        poster=poster(result, shown),
         width=result.size[1],
         height=result.size[0],
     )
 
 
-def _poster(result: Result, shown: ClipResult) -> str | None:
+def poster(result: Result, shown: ClipResult) -> str | None:
+    """The frame with the most segments as a data URI; None if nothing was found."""
     frame = max(shown.frames, key=lambda one: len(one.segments), default=None)
     if frame is None or not frame.segments:
         return None
@@ -121,17 +123,17 @@ def example(path: Path) -> str:
     return fragment("example", image=image_data(frame.image, MAX_EXAMPLE_SIDE))
 
 
-def downloads(session: Session, result: Result) -> str:
+def downloads(session: Session, run: Run, result: Result) -> str:
     """Links to the files of a session with their sizes."""
     files = [
         {
-            "url": file_url(session, name),
+            "url": file_url(session, run, name),
             "label": label,
             "name": f"{result.clip}-{name}",
-            "size": _size((session.folder / name).stat().st_size),
+            "size": _size((run.folder / name).stat().st_size),
         }
         for name, label in DOWNLOADS.items()
-        if (session.folder / name).is_file()
+        if (run.folder / name).is_file()
     ]
     return fragment("downloads", files=files)
 
@@ -156,9 +158,15 @@ def details(result: Result) -> str:
     )
 
 
-def file_url(session: Session, name: str) -> str:
-    """Address of a file of a session, relative to the page and different for each run."""
-    return f"results/{session.folder.name}/{quote(name)}?run={session.runs}"
+def history(session: Session) -> str:
+    """The results of a session as buttons, the newest first; empty with fewer than two."""
+    runs = sorted((run for run in session.runs if run.result is not None), key=lambda run: -run.number)
+    return fragment("history", runs=runs, shown=session.shown) if len(runs) > 1 else ""
+
+
+def file_url(session: Session, run: Run, name: str) -> str:
+    """Address of a file of a run, relative to the page."""
+    return f"results/{session.folder.name}/{run.number}/{quote(name)}"
 
 
 def _size(size: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ CaptionBatch = Sequence[tuple[Caption, ...] | None]
 STAGES = ("load", "caption", "translate", "localize")
 CACHED_STAGES = ("captioner", "translator", "detector", "reasoner")
 CACHE_LIMIT = 200_000_000  # bytes on disk
+ENCODINGS_LIMIT = 500_000_000  # bytes in memory, of a segmenter's encodings of images
 PRIVATE_BACKENDS = SERVER_BACKENDS | {"oracle"}
 """Offered only in a recipe that is named: one sends captions elsewhere, one needs the labels of a benchmark."""
 TINY = "tiny"
@@ -51,13 +53,37 @@ MAX_WORD_LENGTH = 60
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """A video, or an image with its audio, and how to segment it; `threshold` None is that of the recipe."""
+    """A video, or an image with its audio, and how to segment it.
+
+    Attributes:
+        threshold: least score of a box; None is that of the recipe.
+        add: phrases to search for in addition to the translator's.
+        remove: phrases of the translator that are left out.
+    """
 
     source: Path
     audio: Path | None = None
     recipe: str = TINY
     vocabulary: tuple[str, ...] = ()
     threshold: float | None = None
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+    @property
+    def clip(self) -> tuple[str, ...]:
+        """Names of the files and of their folders, which Gradio names by their content."""
+        return tuple(f"{path.parent.name}/{path.name}" for path in (self.source, self.audio) if path is not None)
+
+    def overrides(self) -> list[str]:
+        """Return the changes of the recipe as `key=value`."""
+        words = {"vocabulary": self.vocabulary, "prompts.add": self.add, "prompts.remove": self.remove}
+        changes = [f"{key}={json.dumps(list(value), ensure_ascii=False)}" for key, value in words.items() if value]
+        return changes + ([] if self.threshold is None else [f"filtering.box_threshold={self.threshold}"])
+
+    def with_prompts(self, wanted: Sequence[str], proposed: Sequence[str]) -> SegmentRequest:
+        """Return the request that searches for the phrases `wanted`, where the translator proposed some."""
+        add = tuple(phrase for phrase in wanted if phrase not in proposed)
+        return replace(self, add=add, remove=tuple(phrase for phrase in proposed if phrase not in wanted))
 
 
 def parse_vocabulary(text: str | None) -> tuple[str, ...]:
@@ -130,10 +156,11 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class RecipeOption:
-    """A recipe that the page offers."""
+    """A recipe that the page offers; `arguments` select it on the command line."""
 
     recipe: Recipe
     models: tuple[ModelFacts, ...]
+    arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -169,10 +196,23 @@ def recipe_options(config: ServerConfig) -> dict[str, RecipeOption]:
         raise InputError(f"{first.name} is a trained student, which has no captions to show; give a recipe")
     others = (load_recipe(name, [*changes, "offline=true"]) for name in resources.names("pipelines"))
     recipes = [first, *(recipe for recipe in others if recipe.name != first.name and is_runnable(recipe))]
+    arguments = {recipe.name: ("--pipeline", recipe.name, *changes) for recipe in recipes}
+    arguments[first.name] = ("--pipeline", config.pipeline, *config.overrides, *changes)
     return {
-        recipe.name: RecipeOption(recipe, tuple(_model_facts(*item) for item in recipe.models().items()))
+        recipe.name: RecipeOption(
+            recipe, tuple(_model_facts(*item) for item in recipe.models().items()), arguments[recipe.name]
+        )
         for recipe in recipes
     }
+
+
+def command_text(request: SegmentRequest, option: RecipeOption) -> str:
+    """Return the command of `openavs segment` that gives the same result."""
+    source, *audio = (f"./{path.name}" for path in (request.source, request.audio) if path is not None)
+    if request.threshold == option.threshold:
+        request = replace(request, threshold=None)
+    sound = ["--audio", *audio] if audio else []
+    return shlex.join(["openavs", "segment", source, *sound, *option.arguments, *request.overrides()])
 
 
 def is_runnable(recipe: Recipe) -> bool:
@@ -220,7 +260,8 @@ class CaptioningPipeline(VideoPipeline):
 class ModelCache:
     """Holds one pipeline beside `tiny`, used by one run at a time; stages that two recipes share stay loaded.
 
-    Answers of the stages are cached in `cache_folder`, so a second run with another threshold runs the segmenter only.
+    Outputs of the stages are cached in `cache_folder`, and encodings of images in memory: another threshold runs the
+    mask decoder only, other prompts the detector as well.
     """
 
     def __init__(self, options: Mapping[str, RecipeOption], cache_folder: Path) -> None:
@@ -230,6 +271,11 @@ class ModelCache:
         self._loaded: dict[bool, str] = {}
         self._lock = threading.Lock()
         StageCache(cache_folder).set_limit(CACHE_LIMIT)
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a run uses the models."""
+        return self._lock.locked()
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -243,23 +289,24 @@ class ModelCache:
         return self.options[name]
 
     @contextmanager
-    def pipeline(
-        self, name: str, vocabulary: Sequence[str] = (), threshold: float | None = None
-    ) -> Iterator[tuple[CaptioningPipeline, StageCache]]:
-        """The pipeline of a recipe, for the exclusive use of the block, and the cache that counts the hits of this run.
+    def pipeline(self, name: str, overrides: Sequence[str] = ()) -> Iterator[tuple[CaptioningPipeline, StageCache]]:
+        """The pipeline of a recipe with overrides, for the exclusive use of the block.
+
+        The cache counts the hits of this run.
 
         Raises:
             InputError: the page does not offer the recipe.
             ModelError: its models cannot be loaded.
         """
-        changes = [f"vocabulary={json.dumps(list(vocabulary))}"] if vocabulary else []
-        changes += [f"filtering.box_threshold={threshold}"] if threshold is not None else []
-        recipe = override_recipe(self.option(name).recipe, changes)
+        recipe = override_recipe(self.option(name).recipe, overrides)
         is_tiny = name == TINY
         with self._lock:
             self._loaded.pop(is_tiny, None)  # a build that fails half-way leaves no recipe loaded
             pipeline = load_pipeline(CaptioningPipeline, recipe, self._backends[is_tiny])
             self._loaded[is_tiny] = name
+            kept = vars(pipeline.segmenter).get("kept")  # of the SAM family, if it is in memory
+            if kept is not None:
+                kept.limit = ENCODINGS_LIMIT
             yield pipeline, with_cache(pipeline, recipe, self._cache_folder, CACHED_STAGES)
 
 
@@ -327,7 +374,7 @@ def _run(
         report(state)
 
     on_progress("load", 0, 1)
-    with models.pipeline(request.recipe, request.vocabulary, request.threshold) as (pipeline, cache):
+    with models.pipeline(request.recipe, request.overrides()) as (pipeline, cache):
         clip = open_request(request, pipeline.fps, config)
         on_progress("load", 1, 1)
         pipeline.on_captions = on_captions

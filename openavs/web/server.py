@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 ROUTES = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/(assets|static)/[^?]*"
-    r"|/results/[\w-]+/\w[\w.-]*|/gradio_api/(info/?|theme\.css|startup-events|queue/(join|data)|run/predict|call/[\w/-]+"
+    r"|/results/[\w-]+/\d+/\w[\w.-]*|/gradio_api/(info/?|theme\.css|startup-events|queue/(join|data)|run/predict|call/[\w/-]+"
     r"|cancel|reset/?|upload|upload_progress|heartbeat/[\w-]+|file=.*)"
 )
 UPLOAD = "/gradio_api/upload"
@@ -248,7 +248,7 @@ def make_parts(config: ServerConfig, folder: Path) -> ServerParts:
     models = ModelCache(recipe_options(config), folder / "answers")
     with models.pipeline(next(iter(models.options))):
         pass
-    sessions = SessionStore(folder / "sessions", config.keep_minutes * 60)
+    sessions = SessionStore(folder / "sessions", config.keep_minutes * 60, config.reload_seconds)
     return ServerParts(config, models, sessions, write_example(folder), uploads)
 
 

@@ -9,9 +9,9 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from openavs.results.result import Result
 from openavs.structures.types import Clip
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import sample_scene
+from openavs.web.inference import SegmentRequest
 
 fcntl: Any
 try:
@@ -32,44 +33,35 @@ logger = logging.getLogger(__name__)
 PREFIX = "openavs-serve-"
 INPUTS = "inputs"  # folder inside a session's folder
 EXAMPLE_SEED = 4
+MAX_RUNS = 6  # results of a session; the oldest ones are removed
 
 
 @dataclass(eq=False)
-class Session:
-    """The files and the last result of one visitor.
+class Run:
+    """One run of a session.
 
     Attributes:
-        folder: named by a token that cannot be guessed and is part of the addresses of its files.
-        result: the last result, without the audio of its clip to save memory.
+        number: of the run in its session; part of the addresses of its files.
+        folder: of its files.
+        request: on links to the uploads, which may be removed meanwhile.
+        stop: set to end the run at its next step.
+        result: the result, without the audio of its clip to save memory; None until it is there.
         reopen: opens that clip again, with its audio.
-        uploads: uploaded files that go with the session.
-        runs: number of runs so far; part of addresses, so that browsers show no file of an earlier run.
-        stop: set to end the current run at its next step.
+        poster: data URI of an image of the result.
     """
 
+    number: int
     folder: Path
-    last_used: float
-    active: int = 0
-    closed: bool = False
+    request: SegmentRequest
+    stop: threading.Event = field(default_factory=threading.Event)
     result: Result | None = None
     reopen: Callable[[], Clip] | None = None
-    uploads: set[Path] = field(default_factory=set)
-    runs: int = 0
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def begin(self, uploads: Iterable[Path]) -> None:
-        """Start a new run: drop the last result and its files."""
-        self.result = self.reopen = None
-        self.stop = threading.Event()  # the event of an earlier run stays set until that run has noticed it
-        self.runs += 1
-        self.uploads.update(uploads)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        (self.folder / INPUTS).mkdir(parents=True)
+    poster: str | None = None
 
     def link_input(self, upload: Path) -> Path:
-        """Link an upload into the session, which keeps it if the upload is removed; InputError if it is missing."""
+        """Link an upload into the run, which keeps it if the upload is removed; InputError if it is missing."""
         path = self.folder / INPUTS / upload.parent.name / upload.name  # Gradio has one folder for each content
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if not path.exists():
                 os.link(upload, path)
@@ -80,6 +72,81 @@ class Session:
         return path
 
 
+@dataclass(eq=False)
+class Session:
+    """The files and the results of one visitor.
+
+    Attributes:
+        folder: named by a token that cannot be guessed and is part of the addresses of its files.
+        closed: time at which its page was closed or reloaded; None while it is open.
+        uploads: uploaded files that go with the session.
+        runs: the last runs, the one that is shown last.
+        count: number of runs so far.
+    """
+
+    folder: Path
+    last_used: float
+    active: int = 0
+    closed: float | None = None
+    uploads: set[Path] = field(default_factory=set)
+    runs: list[Run] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def shown(self) -> Run | None:
+        """The run that the page shows; None before the first."""
+        return self.runs[-1] if self.runs else None
+
+    def begin(self, request: SegmentRequest) -> Run:
+        """Start a run; runs without a result and the oldest ones are removed.
+
+        Raises:
+            InputError: an upload has been removed.
+        """
+        self._keep([run for run in self.runs if run.result is not None][1 - MAX_RUNS :])
+        self.count += 1
+        run = Run(self.count, self.folder / str(self.count), request)
+        self.runs.append(run)
+        self.uploads.update(path for path in (request.source, request.audio) if path is not None)
+        audio = request.audio and run.link_input(request.audio)
+        run.request = replace(request, source=run.link_input(request.source), audio=audio)
+        return run
+
+    def finish(self, run: Run, result: Result) -> None:
+        """Add the result of a run, which replaces that of the same request with another threshold."""
+        run.result = result
+        same = replace(run.request, source=Path(), audio=None, threshold=None)
+        self._keep(
+            [
+                other
+                for other in self.runs
+                if other is run
+                or other.request.clip != run.request.clip
+                or replace(other.request, source=Path(), audio=None, threshold=None) != same
+            ]
+        )
+
+    def show(self, number: int) -> Run:
+        """Return a run of the session as the one that is shown; InputError if it has been removed."""
+        run = next((run for run in self.runs if run.number == number and run.result is not None), None)
+        if run is None:
+            raise InputError("the result has been removed; run the clip again")
+        self.runs = [*(other for other in self.runs if other is not run), run]
+        return run
+
+    def stop(self) -> None:
+        """End the current run at its next step."""
+        for run in self.runs:
+            run.stop.set()
+
+    def _keep(self, runs: list[Run]) -> None:
+        for run in self.runs:
+            if run not in runs:
+                run.stop.set()
+                shutil.rmtree(run.folder, ignore_errors=True)
+        self.runs = runs
+
+
 class SessionStore:
     """All sessions by Gradio's session key; thread-safe.
 
@@ -87,8 +154,14 @@ class SessionStore:
     and drops states above its capacity without calling back, so that their files would stay.
     """
 
-    def __init__(self, root: Path, keep_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.root, self._keep_seconds, self._clock = root, keep_seconds, clock
+    def __init__(
+        self,
+        root: Path,
+        keep_seconds: float,
+        reload_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root, self._keep_seconds, self._reload_seconds, self._clock = root, keep_seconds, reload_seconds, clock
         self._sessions: dict[str, Session] = {}
         self._lock = threading.RLock()
         root.mkdir(parents=True, exist_ok=True)
@@ -116,31 +189,48 @@ class SessionStore:
             with self._lock:
                 session.active -= 1
                 session.last_used = self._clock()
-                if session.closed and not session.active:
-                    self._remove(session)
+            self.expire()
 
     def end(self, key: str | None) -> None:
-        """Remove a session and its files now, or as soon as its run has ended."""
+        """End the runs of a session; its files are removed unless its page comes back, as it does when reloaded."""
         with self._lock:
             session = self._sessions.get(key or "")
-            if session is not None:
-                session.closed = True
-                session.stop.set()
-                if not session.active:
-                    self._remove(session)
+            if session is None:
+                return
+            session.closed = self._clock()
+            session.stop()
+        self.expire()
+        if self._reload_seconds:
+            timer = threading.Timer(self._reload_seconds, self.expire)
+            timer.daemon = True
+            timer.start()
+
+    def resume(self, token: str, key: str | None) -> Session | None:
+        """Give a reloaded page, with another key, the session whose folder has this name; None if it has ended."""
+        with self._lock:
+            names = {session.folder.name: old for old, session in self._sessions.items()}
+            old = names.get(token)
+            if old is None or not key:
+                return None
+            session = self._sessions.pop(old)
+            session.closed, session.last_used = None, self._clock()
+            session.stop()
+            self._sessions[key] = session
+            return session
 
     def stop_all(self) -> None:
         """End the runs of all sessions at their next step."""
         with self._lock:
             for session in self._sessions.values():
-                session.stop.set()
+                session.stop()
 
     def expire(self) -> None:
-        """Remove the sessions that were idle for longer than files are kept."""
+        """Remove the sessions that were closed, or idle for longer than files are kept."""
         with self._lock:
-            oldest = self._clock() - self._keep_seconds
+            now = self._clock()
             for session in list(self._sessions.values()):
-                if session.last_used < oldest and not session.active:
+                is_closed = session.closed is not None and now - session.closed >= self._reload_seconds
+                if not session.active and (is_closed or now - session.last_used > self._keep_seconds):
                     self._remove(session)
 
     def _remove(self, session: Session) -> None:

@@ -22,7 +22,7 @@ from openavs.synthetic.scenes import sample_scene
 from openavs.web import ServerConfig
 from openavs.web.inference import ModelCache, recipe_options
 
-CONFIG = ServerConfig(max_upload_mb=1, max_total_mb=50, max_seconds=8, queue=4)
+CONFIG = ServerConfig(max_upload_mb=1, max_total_mb=50, max_seconds=8, queue=4, reload_seconds=15)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +62,7 @@ class Server:
 
     address: str
     folder: Path
+    models: ModelCache
 
     def sessions(self) -> list[Path]:
         """Folders of the open sessions."""
@@ -77,11 +78,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
     where = tmp_path_factory.mktemp("served")
     with listening("127.0.0.1", 0) as (bound, address), server_tempdir(where) as folder:
-        running = WebServer(make_parts(CONFIG, folder))
+        parts = make_parts(CONFIG, folder)
+        running = WebServer(parts)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         wait_for(lambda: running.started)
-        yield Server(address, folder)
+        yield Server(address, folder, parts.models)
         running.should_exit = True
         thread.join(10)
     assert not list(where.iterdir())  # the folder of the server is removed at its end

@@ -173,7 +173,7 @@ def test_the_files_of_a_session_are_removed_when_it_ends(server: Server, scene: 
 
 
 def test_addresses_of_results_cannot_be_guessed(server: Server) -> None:
-    assert httpx.get(f"{server.address}/results/{'x' * 32}/overlay.mp4").status_code == 404
+    assert httpx.get(f"{server.address}/results/{'x' * 32}/1/overlay.mp4").status_code == 404
 
 
 def test_requests_beyond_the_queue_are_refused(server: Server, scene: Path) -> None:

@@ -156,8 +156,62 @@ def test_hiding_an_object_keeps_the_video_position(page: Page, scene: Path) -> N
     continues = "v => new Promise(r => { v.ontimeupdate = () => v.currentTime > 1 && r(v.currentTime) })"
     assert player.evaluate(continues) < 4
     player.evaluate("v => v.pause()")
-    page.run()  # another run starts at 0
-    expect(player).to_have_js_property("currentTime", 0)
+    page.run()  # another run of the same clip
+    wait_for(lambda: player.evaluate("v => v.currentTime") > 1)
+
+
+def test_prompts_are_edited_earlier_results_shown_and_a_reload_keeps_both(page: Page, scene: Path) -> None:
+    page.give(scene)
+    page.run()
+    tab, command = page.tab, page.tab.locator("#oa-command :is(input, textarea)")
+    expect(command).to_have_value("openavs segment ./scene.mp4 --pipeline tiny")
+    words = tab.locator("#oa-prompts input")
+    words.fill("Car")
+    words.press("Enter")
+    page.button(RUN).click()
+    expect(command).to_have_value("openavs segment ./scene.mp4 --pipeline tiny 'prompts.add=[\"car\"]'", timeout=LONG)
+    expect(tab.locator("#oa-progress")).to_contain_text("Reused from an earlier run: captions, prompts.", timeout=LONG)
+    assert "car by the recipe" in page.text("#oa-details")
+    earlier = tab.locator("#oa-history button")
+    expect(earlier).to_have_count(2)
+    earlier.nth(1).click()
+    expect(command).to_have_value("openavs segment ./scene.mp4 --pipeline tiny", timeout=LONG)
+    expect(earlier.nth(1)).to_have_attribute("aria-current", "true")
+    expect(tab.locator("#oa-prompts")).not_to_contain_text("car")
+    tab.reload()
+    expect(tab.locator("#oa-progress")).to_contain_text("The page was reloaded.", timeout=LONG)
+    expect(tab.locator("#oa-player video")).to_be_visible(timeout=LONG)
+    expect(earlier).to_have_count(2)
+    expect(tab.locator("#oa-video video")).to_be_visible(timeout=LONG)
+    page.run()  # of the clip that was uploaded before
+
+
+def test_a_reload_in_the_middle_of_a_run_keeps_the_clip(page: Page, server: Server, scene: Path) -> None:
+    page.give(scene)
+    expect(page.tab.locator("#oa-video video")).to_be_visible(timeout=LONG)
+    with server.models.pipeline("tiny"):  # the run waits for the models
+        page.button(RUN).click()
+        expect(page.tab.locator("#oa-progress")).to_contain_text("Load the clip", timeout=LONG)
+        page.tab.reload()
+        expect(page.tab.locator("#oa-progress")).to_contain_text("stopped the run of scene.mp4", timeout=LONG)
+    page.errors.clear()  # of the connection that the reload ended
+    expect(page.tab.locator("#oa-video video")).to_be_visible(timeout=LONG)
+    page.run()
+
+
+def test_a_second_visitor_waits_and_gets_the_example_too(page: Page, chromium: Any, server: Server) -> None:
+    other = Page(chromium.new_page(), server).open()
+    with server.models.pipeline("tiny"):
+        page.button(EXAMPLE).click()
+        expect(page.tab.locator("#oa-progress")).to_contain_text("Load the clip", timeout=LONG)
+        other.button(EXAMPLE).click()
+        expect(other.tab.locator("#oa-progress")).to_contain_text("Waiting: another clip", timeout=LONG)
+    for visitor in (page, other):
+        visitor.wait_for_result()
+    videos = {visitor.tab.locator("#oa-player video").get_attribute("src") for visitor in (page, other)}
+    assert len(videos) == 2
+    assert other.errors == []
+    other.tab.close()
 
 
 def test_another_threshold_reuses_captions_and_boxes(page: Page, scene: Path) -> None:

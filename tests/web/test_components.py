@@ -56,16 +56,22 @@ def hostile(models: ModelCache, scene: Path) -> Result:
 
 
 def test_hostile_texts_do_not_become_markup(hostile: Result, tmp_path: Path) -> None:
-    session = SessionStore(tmp_path, 60).get("one")
-    (session.folder / "masks.zip").write_bytes(b"x" * 2000)
+    (tmp_path / f"{HOSTILE}.mp4").touch()
+    session = SessionStore(tmp_path / "sessions", 60).get("one")
+    for words in ((), (HOSTILE,)):
+        run = session.begin(SegmentRequest(tmp_path / f"{HOSTILE}.mp4", add=words))
+        session.finish(run, hostile)
+    run.folder.mkdir(exist_ok=True)
+    (run.folder / "masks.zip").write_bytes(b"x" * 2000)
     state = InferenceProgress(
         {"load": (1, 1)}, captions=(Caption(HOSTILE, 0.5, 0, 1),), result=hostile, cached=("captioner",)
     )
     pages = {
         "progress": components.progress(state, is_written=True),
-        "player": components.player(session, hostile, "overlay.mp4"),
-        "downloads": components.downloads(session, hostile),
+        "player": components.player(session, run, hostile, "overlay.mp4"),
+        "downloads": components.downloads(session, run, hostile),
         "details": components.details(hostile),
+        "history": components.history(session),
         "alert": components.alert(HOSTILE),
         "head": components.fragment("head", limits=HOSTILE),
     }
@@ -84,7 +90,8 @@ def test_images_and_charts_have_text_alternatives(models: ModelCache, scene: Pat
         "aria-label" in tag or "aria-labelledby" in tag for tag in re.findall(r'<svg[^>]*role="img"[^>]*>', details)
     )
     assert "Frame at 0.5 s" in details
-    player = components.player(SessionStore(tmp_path, 60).get("one"), found.result, "overlay.mp4")
+    session = SessionStore(tmp_path, 60).get("one")
+    player = components.player(session, session.begin(SegmentRequest(scene)), found.result, "overlay.mp4")
     assert 'aria-label="scene with ' in player
     assert '<track kind="captions"' in player
     assert 'poster="data:image/jpeg;base64,' in player

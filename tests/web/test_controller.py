@@ -44,7 +44,7 @@ def test_a_stopped_run_shows_a_message_and_no_result(
     contents = controller.run("one", SegmentRequest(upload))
     with models.pipeline("tiny"):  # the run waits for the models meanwhile
         next(contents)
-        sessions.get("one").stop.set()
+        sessions.get("one").stop()
     assert "topped" in list(contents)[-1].progress
     with pytest.raises(InputError, match=r"^the result has been removed; run the clip again$"):
         controller.select("one", ["dog"])
@@ -98,9 +98,9 @@ def test_a_session_keeps_no_audio_and_can_be_reopened(
     controller.segment("two", SegmentRequest(upload))
     gc.collect()
     assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before
-    (whole,) = sessions.get("one").folder.glob("overlay*.mp4")
+    (whole,) = sessions.get("one").folder.rglob("overlay*.mp4")
     assert "results/" in controller.select("one", [])
-    (bare,) = set(sessions.get("one").folder.glob("overlay*.mp4")) - {whole}
+    (bare,) = set(sessions.get("one").folder.rglob("overlay*.mp4")) - {whole}
     assert probe(bare).audio_codec == probe(whole).audio_codec == "aac"
     (audio, _), (own, _) = read_audio_track(bare, MediaLimits()), read_audio_track(whole, MediaLimits())
     assert audio is not None and own is not None and len(audio.samples) == len(own.samples)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openavs.errors import InputError
+from openavs.results.serialization import read_result
 from openavs.stages.captioners.clap import ClapCaptioner
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
-from openavs.structures.types import Caption
+from openavs.stages.segmenters.sam import SamSegmenter
+from openavs.stages.translators.llm import LlmTranslator
+from openavs.structures.types import Caption, ImageArray
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import sample_scene
 from openavs.web.inference import (
     InferenceProgress,
     ModelCache,
     SegmentRequest,
+    command_text,
     distinct_captions,
+    recipe_options,
     run_request,
     stream_latest,
 )
@@ -72,6 +79,46 @@ def test_another_threshold_runs_no_model_but_the_segmenter(
     assert again.result.recipe["filtering"]["box_threshold"] == 0.1
 
 
+def test_other_prompts_run_no_captioner_translator_or_image_encoder(
+    models: ModelCache, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, encoded = SamSegmenter._encode, []
+
+    def counting(self: SamSegmenter, images: Sequence[ImageArray]) -> list[Any]:
+        encoded.extend(image.tobytes() for image in images)
+        return encode(self, images)
+
+    monkeypatch.setattr(SamSegmenter, "_encode", counting)
+    first = list(run_request(SegmentRequest(scene), models, CONFIG))[-1].result
+    assert first is not None
+    proposed = list(dict.fromkeys(prompt.phrase for frame in first.frames for prompt in frame.prompts))
+    for cls, name in ((ClapCaptioner, "caption"), (LlmTranslator, "translate")):
+        monkeypatch.setattr(cls, name, lambda *_: pytest.fail("computed again"))
+    request = SegmentRequest(scene).with_prompts([*proposed[1:], "train"], proposed)
+    assert (request.add, request.remove) == (("train",), (proposed[0],))
+    again = list(run_request(request, models, CONFIG))[-1]
+    assert again.cached == ("captioner", "translator") and again.result is not None
+    assert len(encoded) == len(set(encoded))  # each image once
+    searched = {prompt.phrase for frame in again.result.frames for prompt in frame.prompts}
+    assert searched == {*proposed[1:], "train"}
+
+
+def test_the_command_line_gives_the_result_of_the_page(
+    models: ModelCache, scene: Path, tmp_path: Path, openavs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = SegmentRequest(scene, vocabulary=("dog", "drum"), threshold=0.2, add=("train",))
+    shown = list(run_request(request, models, CONFIG))[-1].result
+    monkeypatch.chdir(scene.parent)
+    command, *words = shlex.split(command_text(request, models.option("tiny")))
+    assert openavs(*words, "--out", tmp_path / "out").code == 0 and command == "openavs"
+    assert shown is not None and read_result(tmp_path / "out", "scene").frames == shown.frames
+    config = replace(CONFIG, overrides=("filtering.nms_iou=0.5",), device="cpu")
+    image = SegmentRequest(Path("/x/-a b.png"), Path("/x/b.wav"), threshold=0.16)
+    assert command_text(image, recipe_options(config)["tiny"]) == (
+        "openavs segment './-a b.png' --audio ./b.wav --pipeline tiny filtering.nms_iou=0.5 device=cpu"
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the decoder process exists on Linux only")
 @pytest.mark.faults
 def test_a_clip_that_crashes_the_decoder_process_is_an_input_error(
@@ -90,7 +137,7 @@ def test_a_clip_that_crashes_the_decoder_process_is_an_input_error(
 def test_a_recipe_is_loaded_once(models: ModelCache) -> None:
     with models.pipeline("tiny") as (one, _), pytest.raises(InputError, match="unknown recipe 'big'; this page offers"):
         models.option("big")
-    with models.pipeline("tiny", threshold=0.5) as (two, _):
+    with models.pipeline("tiny", ["filtering.box_threshold=0.5"]) as (two, _):
         assert two.settings.box_threshold == 0.5
     assert one.segmenter is two.segmenter  # loaded once
     assert models.loaded == ("tiny",)

@@ -88,6 +88,8 @@ def test_routes_of_the_page_are_admitted(send: Any, path: str) -> None:
         "/docs",
         "/results/token/../secret",
         "/results/token/a/b",
+        "/results/token/1/inputs/b",
+        "/results/token/b",
         "/results/token/.masks.zip.part",
     ],
 )

@@ -8,7 +8,12 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.media import probe
-from openavs.web.session import PREFIX, SessionStore, remove_old_files, server_tempdir, write_example
+from openavs.results.result import Result
+from openavs.structures.types import ClipResult
+from openavs.web.inference import SegmentRequest
+from openavs.web.session import MAX_RUNS, PREFIX, SessionStore, remove_old_files, server_tempdir, write_example
+
+RESULT = Result.of(ClipResult("a", (2, 2), ()))
 
 
 class Clock:
@@ -47,38 +52,51 @@ def test_each_session_has_its_own_folder(sessions: SessionStore) -> None:
 
 def test_a_run_has_links_to_its_uploads(sessions: SessionStore, tmp_path: Path) -> None:
     one, given = sessions.get("one"), upload(tmp_path / "uploads")
-    one.begin([given])
-    kept = one.link_input(given)
+    kept = one.begin(SegmentRequest(given)).request.source
     given.unlink()
     assert (kept.name, kept.read_bytes()) == ("a.mp4", b"video")
-    two = sessions.get("two")
-    two.begin([given])
     with pytest.raises(InputError, match=r"^a.mp4 has been removed from the server; upload it again$"):
-        two.link_input(given)
+        sessions.get("two").begin(SegmentRequest(given))
 
 
 def test_two_uploads_of_one_name_stay_separate(sessions: SessionStore, tmp_path: Path) -> None:
-    one, first, second = sessions.get("one"), upload(tmp_path / "1"), upload(tmp_path / "2")
+    first, second = upload(tmp_path / "1"), upload(tmp_path / "2")
     second.write_bytes(b"sound")
-    one.begin([first, second])
-    assert [one.link_input(path).read_bytes() for path in (first, second)] == [b"video", b"sound"]
+    request = sessions.get("one").begin(SegmentRequest(first, second)).request
+    assert request.audio is not None
+    assert [path.read_bytes() for path in (request.source, request.audio)] == [b"video", b"sound"]
 
 
-def test_a_stop_ends_only_its_own_run(sessions: SessionStore) -> None:
+def test_a_stop_ends_only_the_runs_so_far(sessions: SessionStore, tmp_path: Path) -> None:
+    one, request = sessions.get("one"), SegmentRequest(upload(tmp_path / "1"))
+    earlier = one.begin(request)
+    one.stop()
+    later = one.begin(request)
+    assert earlier.stop.is_set() and not later.stop.is_set()
+
+
+def test_the_last_results_of_a_session_are_kept_one_for_each_request(sessions: SessionStore, tmp_path: Path) -> None:
     one = sessions.get("one")
-    one.begin([])
-    earlier = one.stop
-    earlier.set()
-    one.begin([])
-    assert earlier.is_set()
-    assert not one.stop.is_set()
+    for number in range(MAX_RUNS + 2):
+        one.finish(one.begin(SegmentRequest(upload(tmp_path / str(number)))), RESULT)
+    assert [run.number for run in one.runs] == list(range(3, MAX_RUNS + 3))
+    assert sorted(path.name for path in one.folder.iterdir()) == sorted(str(run.number) for run in one.runs)
+    shown = one.show(4)
+    assert one.shown is shown
+    with pytest.raises(InputError, match=r"^the result has been removed; run the clip again$"):
+        one.show(2)
+    again = one.begin(SegmentRequest(shown.request.source, threshold=0.3))
+    one.finish(again, RESULT)
+    assert shown not in one.runs and one.shown is again  # it replaces that with another threshold
+    one.finish(one.begin(SegmentRequest(again.request.source, add=("dog",))), RESULT)
+    assert again in one.runs
 
 
 def test_the_end_of_a_session_removes_its_files_only(sessions: SessionStore, tmp_path: Path) -> None:
     shared, own = upload(tmp_path / "uploads"), upload(tmp_path / "uploads", "b.mp4")
     one, two = sessions.get("one"), sessions.get("two")
-    one.begin([shared, own])
-    two.begin([shared])
+    one.begin(SegmentRequest(shared, own))
+    two.begin(SegmentRequest(shared))
     sessions.end("one")
     assert not one.folder.exists()
     assert not own.exists()
@@ -89,18 +107,36 @@ def test_the_end_of_a_session_removes_its_files_only(sessions: SessionStore, tmp
     sessions.end("never was")
 
 
+def test_a_reloaded_page_finds_its_session_again(tmp_path: Path, clock: Clock) -> None:
+    sessions = SessionStore(tmp_path / "sessions", 60.0, reload_seconds=10.0, clock=clock)
+    one = sessions.get("one")
+    run = one.begin(SegmentRequest(upload(tmp_path / "uploads")))
+    sessions.end("one")
+    clock.now = 9
+    assert sessions.resume(one.folder.name, "two") is one
+    assert run.stop.is_set() and run.folder.exists()
+    clock.now = 15
+    sessions.expire()
+    assert sessions.get("two") is one
+    for token in ("", "ä", "../one"):
+        assert sessions.resume(token, "three") is None
+    sessions.end("two")
+    clock.now = 26
+    sessions.expire()
+    assert sessions.resume(one.folder.name, "three") is None and not one.folder.exists()
+
+
 def test_an_active_session_is_removed_when_its_run_ends(sessions: SessionStore) -> None:
     with sessions.active("one") as one:
         sessions.end("one")
         assert one.folder.exists()
-        assert one.stop.is_set()
     assert not one.folder.exists()
 
 
 def test_a_file_that_is_given_twice_is_linked_once(sessions: SessionStore, tmp_path: Path) -> None:
-    one, given = sessions.get("one"), upload(tmp_path / "uploads")
-    one.begin([given])
-    assert one.link_input(given) == one.link_input(given)  # a video that is also its audio
+    given = upload(tmp_path / "uploads")
+    request = sessions.get("one").begin(SegmentRequest(given, given)).request  # a video that is also its audio
+    assert request.source == request.audio
 
 
 def test_idle_sessions_expire(sessions: SessionStore, clock: Clock) -> None:

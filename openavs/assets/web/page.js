@@ -8,18 +8,17 @@
   const progress = document.getElementById('oa-progress');
   if (progress) { progress.setAttribute('role', 'status'); progress.setAttribute('aria-live', 'polite'); }
 
-  // Another overlay video of the same run continues at the position of the last one.
+  // Another video of the same clip continues at the position of the last one.
   const start = {time: 0, isPlaying: false, rate: 1};
   let last = {src: '', ...start};
-  const run = src => src.split('?run=')[1];
-  const save = ({target: {src, currentTime: time, paused, playbackRate: rate}}) => {
-    if (src && src === last.src) last = {src, time, isPlaying: !paused, rate};
+  const save = ({target: {src, dataset, currentTime: time, paused, playbackRate: rate}}) => {
+    if (src && src === last.src) last = {src, clip: dataset.clip, time, isPlaying: !paused, rate};
   };
   for (const event of ['timeupdate', 'seeking', 'play', 'pause', 'ratechange'])
     document.addEventListener(event, save, true);
   document.addEventListener('loadedmetadata', ({target}) => {
     if (!target.closest('#oa-player') || target.src === last.src) return;
-    last = {...(run(target.src) === run(last.src) ? last : start), src: target.src};
+    last = {...(target.dataset.clip === last.clip ? last : start), clip: target.dataset.clip, src: target.src};
     target.currentTime = last.time;
     target.playbackRate = last.rate;
     if (last.isPlaying) target.play().catch(() => {});
