@@ -172,7 +172,7 @@ class Controller:
         return tuple(dict.fromkeys((*found, *run.request.remove)))
 
     def _content(self, session: Session, run: Run, details: str) -> PageContent:
-        """What the page shows of a run with a result."""
+        """The content of the page for a run with a result."""
         result, option = run.result, self._models.option(run.request.recipe)
         if result is None:
             raise InputError("the result has been removed; run the clip again")

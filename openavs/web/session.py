@@ -45,7 +45,7 @@ class Run:
         folder: of its files.
         request: on links to the uploads, which may be removed meanwhile.
         stop: set to end the run at its next step.
-        result: the result, without the audio of its clip to save memory; None until it is there.
+        result: the result, without the audio of its clip to save memory; None before its end.
         reopen: opens that clip again, with its audio.
         poster: data URI of an image of the result.
     """
