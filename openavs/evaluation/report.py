@@ -1,26 +1,21 @@
 """HTML report of an evaluation: figures, classes, curves, the best and the worst clips, and the recipe, in one file.
 
-The report needs no network and runs no script. Names from files, reports and models are escaped by the template. Its
-size is bounded for any number of clips: at most twelve example frames, and long lists are cut with a note.
+The report needs no network; its one script is the player of the clips. Names from files, reports and models are escaped
+by the template. Its size is bounded for any number of clips: at most twelve clips of a few frames are played, and long
+lists are cut with a note.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from openavs.config import resources
-from openavs.errors import InputError
 from openavs.evaluation.benchmark import figure_name, in_order, load_benchmark, percent, protocol_name, title_of
 from openavs.evaluation.compare import Report, class_score, class_score_name
-from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
+from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.leaderboard import (
     FIGURE_WORDS,
     FIGURES,
@@ -35,7 +30,7 @@ from openavs.evaluation.leaderboard import (
 )
 from openavs.evaluation.metrics.metrics import Row
 from openavs.evaluation.negatives import FOLDER as NEGATIVES, TITLES
-from openavs.evaluation.predictions import find_missing, read_predictions
+from openavs.evaluation.report_examples import example_frame, play_example
 from openavs.evaluation.report_plots import (
     KIND_STYLES,
     OWN_STYLE,
@@ -44,12 +39,9 @@ from openavs.evaluation.report_plots import (
     plot_report,
     shot_count,
 )
-from openavs.media.clip import open_clip
-from openavs.media.images import read_image
 from openavs.models.catalog import is_only_synthetic
-from openavs.structures.types import BoolMask, ImageArray
 from openavs.utils.fs import atomic_write
-from openavs.visualization.html import asset, jpeg_data_uri, render, shrink_image
+from openavs.visualization.html import asset, render
 from openavs.visualization.plots import series_css
 from openavs.visualization.report import model_rows, timing_rows
 
@@ -58,11 +50,6 @@ MAX_NEGATIVE_EXAMPLES = 4  # of each kind of exchanged sound
 MAX_CLASSES = 120
 MAX_PUBLISHED = 8  # of each kind of method
 MAX_RECIPE_CHARACTERS = 100_000
-MAX_WIDTH = 320  # pixels of an example frame
-CORRECT, WRONG = (0, 114, 178), (230, 159, 0)
-_TINT = 0.65  # opacity of the color inside a mask
-
-Labels = npt.NDArray[Any]
 
 # Keys that an evaluation adds to `BenchmarkScores.to_dict()`, or that may be absent.
 _OPTIONAL = dict.fromkeys(("date", "limit", "failed", "command", "curve", "missing_masks", "incomparable"))
@@ -92,6 +79,7 @@ def write_benchmark_report(
     page = render(
         "benchmark/benchmark.html",
         style,
+        asset("report/player.js"),
         r={**_OPTIONAL, **report},
         title=title_of(benchmark),
         recipe_name=recipe.get("name"),
@@ -244,7 +232,7 @@ def _versions(report: Report) -> list[tuple[str, str]]:
 
 
 def _examples(report: Report, dataset: Dataset, predictions: Path) -> list[Row]:
-    """The worst and the best clips, each with an example frame.
+    """The worst and the best clips, each with an example frame and a player of truth and prediction.
 
     The best are taken from clips with a true mask, because an empty prediction of an empty truth shows nothing.
     """
@@ -258,92 +246,8 @@ def _examples(report: Report, dataset: Dataset, predictions: Path) -> list[Row]:
     return [
         {
             "title": title,
-            "rows": [{**row, "picture": example_frame(dataset, by_id[row["id"]], predictions)} for row in found],
+            "rows": [{**row, **play_example(dataset, by_id[row["id"]], predictions)} for row in found],
         }
         for title, found in groups
         if found
     ]
-
-
-@dataclass(frozen=True)
-class ExampleFrame:
-    """One frame of a clip as a data URL, with a description; without `src`, `words` has the reason."""
-
-    words: str
-    src: str | None = None
-    width: int = 0
-    height: int = 0
-
-
-def example_frame(dataset: Dataset, clip: BenchmarkClip, predictions: Path) -> ExampleFrame:
-    """Paint the frame in which truth and prediction together cover most.
-
-    Predicted pixels are blue if the truth agrees (label maps: in the class), else orange; the truth has a white
-    outline. A file that cannot be read is reported in `words`, because it must not prevent the report.
-    """
-    try:
-        truth = dataset.read_truth(clip)
-        absent = find_missing([clip], predictions).frames.get(clip.id, frozenset())
-        predicted = read_predictions(dataset, clip, predictions, truth, absent)
-        if dataset.task == "binary":
-            predicted = (predicted > 127).astype(np.uint8)
-        place = int(np.argmax([(t > 0).sum() + (p > 0).sum() for t, p in zip(truth, predicted, strict=True)]))
-        index = clip.annotated[place]
-        image = shrink_image(_frame_image(clip, index), MAX_WIDTH).copy()
-    except (InputError, OSError) as error:
-        return ExampleFrame(f"no picture: {error}")
-    true, marked = truth[place].astype(np.int64), predicted[place].astype(np.int64)
-    words = f"Frame {index + 1} of {len(clip.truth)}: {_describe(dataset, true, marked)}"
-    painted = paint_masks(image, *(_resize_labels(labels, image.shape[:2]) for labels in (true, marked)))
-    return ExampleFrame(words, jpeg_data_uri(painted, 80), image.shape[1], image.shape[0])
-
-
-def _frame_image(clip: BenchmarkClip, index: int) -> ImageArray:
-    """Read a frame from its file, or decode it from the clip's video."""
-    if clip.times is None or clip.video is None:
-        return read_image(clip.frames[index])
-    found = next(open_clip(clip.video, times=clip.times()).frames(frozenset({index})), None)
-    if found is None:
-        raise InputError(f"{clip.video} ends before frame {index + 1}")
-    return found.image
-
-
-def paint_masks(image: ImageArray, truth: Labels, predicted: Labels) -> ImageArray:
-    """Paint two label maps `[H, W]` (0 is background) on an image `[H, W, 3]`, as `example_frame` describes."""
-    painted = image.copy()
-    hit = (predicted > 0) & (predicted == truth)
-    for mask, color in ((hit, CORRECT), ((predicted > 0) & ~hit, WRONG)):
-        painted[mask] = (painted[mask] * (1 - _TINT) + np.array(color, dtype=np.float32) * _TINT).astype(np.uint8)
-    edge = _edges(truth)
-    painted[edge & (truth == 0)] = 0  # a dark rim, visible on white objects too
-    painted[edge & (truth > 0)] = 255
-    return painted
-
-
-def _resize_labels(labels: Labels, size: tuple[int, ...]) -> Labels:
-    """A label map at the size of its frame, from which that of the benchmark's masks can differ."""
-    image = Image.fromarray(labels.astype(np.int32))
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.NEAREST))
-
-
-def _edges(labels: Labels) -> BoolMask:
-    """The pixels on both sides of every border between labels."""
-    edge = np.zeros(labels.shape, dtype=np.bool_)
-    down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    return edge
-
-
-def _describe(dataset: Dataset, true: Labels, marked: Labels) -> str:
-    if dataset.task != "binary":
-        return f"truth {_class_names(dataset, true)}; prediction {_class_names(dataset, marked)}"
-    return f"truth covers {100 * (true > 0).mean():.1f} %, prediction {100 * (marked > 0).mean():.1f} % of the frame"
-
-
-def _class_names(dataset: Dataset, labels: Labels) -> str:
-    found = [int(label) for label in np.unique(labels) if label > 0]
-    known = [dataset.classes[label] if label < len(dataset.classes) else str(label) for label in found]
-    return ", ".join(known) or "nothing"

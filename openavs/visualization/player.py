@@ -10,6 +10,7 @@ Masks are COCO run-length codes, scaled down and each kept once. The format:
   threshold.
 - `moving`: null, or the masks between the sampled frames of the first view: `rate` per second, their `size`, and
   `frames`, the segments of each 1 / `rate` s, or null where those of the sampled frame are shown.
+- `begin`: the time in s that is shown first; 0 if missing.
 - `images`: the pictures as `[start, data URI]`; null if the page has a video, or shows the frames elsewhere.
 """
 
@@ -52,6 +53,11 @@ class MaskCodes:
             self.characters += len(counts)
         index = self._objects.setdefault(name, len(self._objects))
         return index, None if score is None else round(score, 4), self._codes.setdefault(counts, len(self._codes))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the objects."""
+        return list(self._objects)
 
     def find(self, name: str) -> int | None:
         """Return the index of an object; None for a name without a mask."""
@@ -153,6 +159,41 @@ def player_data(
 def _candidate(rejection: Rejection, codes: MaskCodes) -> tuple[str, int | None, float | None, list[float]]:
     box = [round(value, 1) for value in rejection.box or ()]
     return rejection.phrase, codes.find(rejection.phrase), rejection.score and round(rejection.score, 4), box
+
+
+def player_page(
+    data: Mapping[str, Any],
+    label: str,
+    *,
+    id: str | None = None,
+    video: str | None = None,
+    captions: str | None = None,
+    poster: str | None = None,
+    mark: str = "",
+) -> dict[str, Any]:
+    """Return the values of `report/player.html`, which pages with the script `report/player.js` include.
+
+    Args:
+        data: of the player.
+        label: what it plays, for screen readers.
+        id: of the element.
+        video: URL of the video without painted masks; None: pictures are played.
+        captions: URL of WebVTT captions.
+        poster: URL of an image that is shown before the video plays.
+        mark: text in the corner of the picture.
+    """
+    return {
+        "data": script_json(data),
+        "titles": [view["title"] for view in data["views"]],
+        "end": data["end"],
+        "has_scores": data["threshold"] is not None,
+        "label": label,
+        "id": id,
+        "video": video,
+        "captions": captions,
+        "poster": poster,
+        "mark": mark,
+    }
 
 
 def script_json(data: Any) -> Markup:

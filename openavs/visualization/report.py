@@ -24,7 +24,7 @@ from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import DISTINCT, Palette, palette_of
 from openavs.visualization.html import asset, image_data, png_data_uri, render, shrink_image
 from openavs.visualization.overlay import SYNTHETIC, paint_layer
-from openavs.visualization.player import MotionRecorder, player_data, script_json
+from openavs.visualization.player import MotionRecorder, player_data, player_page
 from openavs.visualization.reasons import ORIGINS, chain_texts, merge_rejections, rejection_text
 
 MAX_IMAGES = 48  # frames that are shown as images
@@ -128,7 +128,7 @@ def player_values(
     captions: str | None = None,
     poster: str | None = None,
 ) -> dict[str, Any]:
-    """Return the values of `report/player.html`, which pages with the script `report/player.js` include.
+    """Return the values of the player of a clip, see `player_page`.
 
     Args:
         result: of the clip.
@@ -140,18 +140,15 @@ def player_values(
         poster: URL of an image that is shown before the video plays.
     """
     intervals = _frame_intervals([frame.time for frame in result.frames])
-    return {
-        "id": "player",
-        "label": f"Player of {result.clip}",
-        "titles": [""],
-        "video": video,
-        "missing": f"{video} is not in the folder of this page; the frames below are shown instead.",
-        "captions": captions,
-        "poster": poster,
-        "mark": SYNTHETIC if is_only_synthetic(result.models) else "",
-        "end": end,
-        "data": script_json(player_data(result, palette, intervals, end, moving)),
-    }
+    return player_page(
+        player_data(result, palette, intervals, end, moving),
+        f"Player of {result.clip}",
+        id="player",
+        video=video,
+        captions=captions,
+        poster=poster,
+        mark=SYNTHETIC if is_only_synthetic(result.models) else "",
+    )
 
 
 # ------------------------------------------------------------------------------------------------ images and phrases

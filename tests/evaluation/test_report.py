@@ -1,10 +1,11 @@
-"""HTML report of an evaluation: one bounded file without network or script."""
+"""HTML report of an evaluation: one bounded file without network, and no script but the player's."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,11 @@ import pytest
 from PIL import Image
 
 from openavs.evaluation.leaderboard import MEASURES
-from openavs.evaluation.report import CORRECT, MAX_EXAMPLES, WRONG, example_frame, paint_masks, write_benchmark_report
-from tests.evaluation.pages import Page, report_of, write_dataset
+from openavs.evaluation.report import MAX_EXAMPLES, write_benchmark_report
+from openavs.evaluation.report_examples import CORRECT, WRONG, example_frame, paint_masks, play_example
+from openavs.structures.masks import RLE, rle_to_mask
+from openavs.visualization.html import asset
+from tests.evaluation.pages import SIZE, Page, report_of, write_dataset
 
 HOSTILE = "<script>alert('x')</script>\"' onload=\"evil()\" {{ 7*7 }} </style> &amp;"
 MADE = {
@@ -49,9 +53,9 @@ def test_every_class_on_the_page_has_a_style(tmp_path: Path) -> None:
     page = page_of(tmp_path, **MADE)
     style = (tmp_path / "report.html").read_text("utf-8").split("<style>")[1].split("</style>")[0]
     used = {name for _, attributes in page.elements for name in str(attributes.get("class") or "").split()}
-    assert {"quiet", "score", "facts", "strip"} <= used
+    assert {"quiet", "score", "facts", "pairs"} <= used
     unstyled = {name for name in used if not re.search(rf"\.{re.escape(name)}(?![\w-])", style)}
-    assert unstyled <= {"class-name"}  # names without a look of their own
+    assert unstyled <= {"class-name", "full", "reset", "opacity"}  # names without a look of their own
 
 
 def test_it_loads_no_other_file(tmp_path: Path) -> None:
@@ -60,7 +64,8 @@ def test_it_loads_no_other_file(tmp_path: Path) -> None:
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", source)
     assert "@import" not in source
     assert "url(" not in source
-    assert not page.all("script")
+    (script,) = re.findall("<script>(.*?)</script>", source, re.DOTALL)
+    assert script == asset("report/player.js")
     style = re.search(r"<style>(.*?)</style>", source, re.S)
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
@@ -96,7 +101,9 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     report["timings"] = {"stages": {HOSTILE: 1.0}}
     write_benchmark_report(tmp_path / "report.html", report, hostile, tmp_path / "predictions")
     page = Page((tmp_path / "report.html").read_text("utf-8"))
-    assert not page.all("script")
+    scripts = re.findall("<script([^>]*)>(.*?)</script>", (tmp_path / "report.html").read_text("utf-8"), re.DOTALL)
+    assert [kind for kind, _ in scripts] == [' type="application/json"'] * 3 + [""]
+    assert not any("<" in text for kind, text in scripts if kind)
     assert not any("onload" in attributes for _, attributes in page.elements)
     assert page.text.count(HOSTILE) >= 8
 
@@ -137,6 +144,40 @@ def test_worst_and_best_clips_once_each(tmp_path: Path) -> None:
     assert "Frame 1 of 2: truth covers 23.1 %" in (frames_of(page)[0]["alt"] or "")
     few = page_of(tmp_path / "few", clips=3)
     assert len(frames_of(few)) == 3
+
+
+def test_a_clip_is_played_with_truth_and_prediction_side_by_side(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, 5)
+    player = play_example(dataset, dataset.clips[4], tmp_path / "predictions")["player"]
+    assert player["titles"] == ["Truth", "Prediction"]
+    data = json.loads(player["data"])
+    assert [one["name"] for one in data["objects"]] == ["ground truth", "true positive", "false positive"]
+    masks = {}
+    for view in data["views"]:
+        for index, _, code in view["frames"][1]["segments"]:
+            masks[data["objects"][index]["name"]] = rle_to_mask(RLE(tuple(view["size"]), data["codes"][code]))
+    assert masks["ground truth"].sum() == 400
+    assert masks["true positive"].sum() == 320 and masks["false positive"].sum() == 80
+    assert masks["false positive"][8:28, 30:34].all()
+    assert [start for start, _ in data["images"]] == [0, 1]
+    assert data["views"][0]["frames"][1]["status"].startswith("Frame 2 of 2: truth covers 23.1 %")
+
+
+def test_the_classes_of_label_maps_have_the_same_colors_on_both_sides(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, 2, "semantic", "avss")
+    data = json.loads(play_example(dataset, dataset.clips[1], tmp_path / "predictions")["player"]["data"])
+    assert [one["name"] for one in data["objects"]] == ["dog"]
+    assert [len(view["frames"][0]["segments"]) for view in data["views"]] == [1, 1]
+
+
+def test_long_clips_are_played_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openavs.evaluation.report_examples.MAX_FRAMES", 1)
+    dataset = write_dataset(tmp_path, 1)
+    second = Image.new("L", SIZE[::-1], 255)
+    second.save(tmp_path / "predictions" / dataset.clips[0].predictions[1])  # covers most
+    data = json.loads(play_example(dataset, dataset.clips[0], tmp_path / "predictions")["player"]["data"])
+    assert [frame["index"] for frame in data["views"][0]["frames"]] == [0, 1]
+    assert (data["begin"], data["end"]) == (1, 2)
 
 
 def test_its_size_is_bounded(tmp_path: Path) -> None:

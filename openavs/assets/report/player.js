@@ -7,6 +7,7 @@
   const OUTSIDE = 0, INSIDE = 1, EDGE = 2, RIM = 3; // of a mask's pixels; the rim is just outside
   const FALLBACK = [128, 128, 128]; // color of boxes of phrases without a mask
   const MAX_DECODED = 400; // masks kept
+  const MIN_LABELED = 280; // pixels of a picture whose masks have labels
   const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
   const textColor = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#000" : "#fff");
   const label = (name, score) => (score === null ? name : `${name} ${score.toFixed(2)}`);
@@ -103,6 +104,7 @@
       if (this.data) this.build();
       this.media = this.video ?? new Clock(this.data?.end ?? 0);
       if (!this.video || this.video.error) this.useImages();
+      if (this.data?.begin) this.media.currentTime = this.data.begin;
       this.show();
     }
     find(selector) {
@@ -202,6 +204,7 @@
     }
     // A plate above (x, y), moved down until it covers no other one; left out if there is no room.
     drawLabel(context, text, color, x, y, scale, occupied) {
+      if (context.canvas.width < MIN_LABELED * scale) return;
       context.font = `600 ${13 * scale}px system-ui, sans-serif`;
       const { width: across, height: down } = context.canvas;
       const height = 20 * scale, width = Math.min(context.measureText(text).width + 10 * scale, across);
@@ -295,7 +298,7 @@
       if (this.video) this.video.controls = false; // the canvas would cover them
       this.buildToggles();
       this.buildThreshold();
-      const on = (selector, type, act) => this.find(selector).addEventListener(type, act);
+      const on = (selector, type, act) => this.find(selector)?.addEventListener(type, act);
       on(".play", "click", () => this.playOrPause());
       on(".sound", "click", () => this.mute());
       on(".full", "click", () => this.enlarge());
@@ -323,8 +326,8 @@
       const boxes = frames.flatMap((frame) => frame.candidates.map(([, object, score]) => [object, score, "box"]));
       this.scores = [...masks, ...boxes].filter(([, score]) => score !== null);
       const field = this.find(".by-score");
-      field.hidden = this.data.threshold === null || !this.scores.length;
-      if (field.hidden) return;
+      if (field) field.hidden = !this.scores.length;
+      if (!field || field.hidden) return;
       const values = [...this.scores.map(([, score]) => score), this.data.threshold];
       const low = Math.max(0, Math.floor(100 * Math.min(...values) - 1) / 100);
       const high = Math.min(1, Math.ceil(100 * Math.max(...values) + 1) / 100);
@@ -358,11 +361,12 @@
     }
     showThreshold() {
       const slider = this.find(".threshold"), value = this.threshold ?? this.data.threshold;
+      if (!slider) return;
       if (this.threshold === null) slider.value = this.data.threshold;
       const count = (kind) => this.scores.filter((row) => row[2] === kind && this.reaches(row[1])).length;
       const total = this.scores.filter((row) => row[2] === "mask").length;
       const change = this.threshold === null ? "" : `: ${count("mask")} of ${total} masks, ${count("box")} more boxes`;
-      const text = `${value?.toFixed(3).replace(/0$/, "")}${change}`;
+      const text = `${value.toFixed(3).replace(/0$/, "")}${change}`;
       this.find(".by-score output").value = text;
       slider.setAttribute("aria-valuetext", text);
     }
