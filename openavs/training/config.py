@@ -78,9 +78,9 @@ class LabelsConfig(_Section):
 class TrainingRecipe(_Section):
     """A whole training as plain data.
 
-    `model` has the student's options, `audio` the VGGish, `init` the initial weights of its parts. `batch` is the
-    number of clips per step over all devices; `accumulate` is its number of micro-batches. A run has `epochs`, but at
-    most `max_steps`.
+    `model` has the student's options, `audio` the VGGish, `init` the initial weights of its parts, `freeze` the number
+    of epochs at the start in which a part is not trained. `batch` is the number of clips per step over all devices;
+    `accumulate` is its number of micro-batches. A run has `epochs`, but at most `max_steps`.
     """
 
     name: Text
@@ -89,6 +89,7 @@ class TrainingRecipe(_Section):
     model: dict[str, Any] = {}
     audio: Text
     init: dict[str, Text] = {}
+    freeze: dict[str, Positive] = {}
     labels: LabelsConfig = LabelsConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: LearningRateSchedule = LearningRateSchedule()

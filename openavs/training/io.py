@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GROUP = "openavs.training"
 BUILT_IN = {
     "tpavi": EntryPoint("tpavi", "openavs.training.models.tpavi:Tpavi", GROUP),
+    "avsegformer": EntryPoint("avsegformer", "openavs.training.models.avsegformer:AvSegFormer", GROUP),
     "ov-avss": EntryPoint("ov-avss", "openavs.training.models.ov_avss.model:OvAvss", GROUP),
 }
 KIND = "openavs-student"

@@ -40,6 +40,7 @@ from openavs.training.inference import predict_clip, scored_maps
 from openavs.training.labels import GroundTruthLabels, PseudoLabels
 from openavs.training.models.backbones import VggishExtractor, load_vggish, save_vggish
 from openavs.utils.fs import atomic_write
+from openavs.utils.text import did_you_mean
 from openavs.visualization.plots import plot_training
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Trainer:
         """Build the optimizer and restore the last checkpoint, if any."""
         settings = self.recipe.optimizer
         self.student.to(self.accelerator.device)  # before the optimizer, whose state is on the device of the weights
+        self.frozen = [(epochs, _trained_parameters(self.student, part)) for part, epochs in self.recipe.freeze.items()]
         groups = self.student.parameter_groups()
         self.scales = [group.pop("scale", 1.0) for group in groups]
         optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.kind]
@@ -163,6 +165,7 @@ class Trainer:
         rate = self.recipe.optimizer.lr * self.recipe.schedule.rate(step, self.steps)
         for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = rate * scale
+        frozen = self._freeze_parts(step)
         totals: dict[str, torch.Tensor] = {}
         count = self.recipe.accumulate
         for number in range(count):
@@ -173,6 +176,8 @@ class Trainer:
                 self.accelerator.backward(losses["loss"] / count)
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().float() / count
+        for parameter in frozen:
+            parameter.grad = None  # the optimizer leaves it as it is
         if self.recipe.optimizer.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip_norm)
         self.optimizer.step()
@@ -183,6 +188,17 @@ class Trainer:
             "lr": rate,
             "seconds": round(time.monotonic() - started, 4),
         }
+
+    def _freeze_parts(self, step: int) -> list[torch.nn.Parameter]:
+        """Return the parameters that are not trained at a step. On one device they have no gradients at all."""
+        frozen = []
+        for epochs, parameters in self.frozen:
+            trained = step * self.recipe.batch >= epochs * self.clips
+            frozen += [] if trained else parameters
+            if self.accelerator.num_processes == 1:  # several devices exchange the gradients of a fixed set
+                for parameter in parameters:
+                    parameter.requires_grad_(trained)
+        return frozen
 
     def _sync_context(self, last: bool) -> AbstractContextManager[Any]:
         """Return a context in which devices exchange gradients only with the last micro-batch of a step."""
@@ -360,6 +376,14 @@ def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:
     for part, ref in recipe.init.items():
         student.initialize(part, ref)
     return student
+
+
+def _trained_parameters(student: Student, part: str) -> list[torch.nn.Parameter]:
+    """Return the trained parameters of a part of a student; the InputError suggests the nearest part."""
+    parts = dict(student.named_children())
+    if part not in parts:
+        raise InputError(f"'freeze.{part}': the student {student.name!r} has no such part; {did_you_mean(part, parts)}")
+    return [parameter for parameter in parts[part].parameters() if parameter.requires_grad]
 
 
 def check_device(device: str) -> None:

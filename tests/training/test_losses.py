@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from openavs.training.models.tpavi import avm_loss, binary_loss, semantic_loss
+from openavs.training.models.dense import binary_loss, semantic_loss
+from openavs.training.models.tpavi import avm_loss
 from tests.training.test_tpavi import SMALL, batch_of, make
 
 

@@ -97,6 +97,38 @@ def test_training_killed_before_its_first_checkpoint_restarts(s4: Path, vggish: 
     assert [step for step, _ in losses(tmp_path)] == [1, 2] and losses(tmp_path)[:1] == before
 
 
+def test_frozen_part_starts_to_learn_after_its_epochs_also_when_resumed(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    recipe = small(vggish, "freeze={backbone: 2}", "save_every=2")  # 2 epochs of 2 steps
+
+    def backbone(out: Path) -> Any:
+        weights = load_student(str(out / "last")).state_dict()
+        return torch.cat([t.flatten() for name, t in weights.items() if name.startswith("backbone")])
+
+    run(small(vggish, "freeze={backbone: 2}", "max_steps=2"), s4, tmp_path / "short", validate=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "steps" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, s4, tmp_path / "cut", validate=False, progress=kill)
+    start = backbone(tmp_path / "short")
+    assert torch.equal(backbone(tmp_path / "cut"), start)  # after 2 of 6 steps
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(recipe, s4, tmp_path / "cut", validate=False, resume=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(recipe, s4, tmp_path / "whole", validate=False)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert torch.equal(backbone(tmp_path / "cut"), backbone(tmp_path / "whole"))
+    assert not torch.equal(backbone(tmp_path / "whole"), start)
+
+
+def test_part_to_freeze_must_exist(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'freeze.bakbone': the student 'tpavi' has no such part; did you mean 'back"):
+        run(small(vggish, "freeze={bakbone: 2}"), s4, tmp_path, validate=False)
+
+
 def test_deterministic_unclipped_training_with_few_validation_clips(s4: Path, vggish: Path, tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     recipe = small(vggish, "deterministic=true", "optimizer.clip_norm=null", "validation.clips=1", "max_steps=1")
@@ -507,6 +539,13 @@ def test_every_recipe_is_complete() -> None:
     published = [load_training_recipe(name) for name in ("tpavi-s4", "tpavi-ms3", "tpavi-avss")]
     assert [recipe.epochs for recipe in published] == [15, 30, 60]
     assert {(r.batch, r.optimizer.kind, r.optimizer.lr, r.seed) for r in published} == {(4, "adam", 1e-4, 123)}
+    published = [load_training_recipe(f"avsegformer-{name}") for name in ("s4", "ms3", "avss")]
+    assert [(r.epochs, r.freeze, r.batch) for r in published] == [
+        (30, {"backbone": 5}, 2),
+        (60, {"backbone": 10}, 2),
+        (30, {}, 4),
+    ]
+    assert {(r.optimizer.kind, r.optimizer.lr, r.optimizer.weight_decay) for r in published} == {("adamw", 2e-5, 0.01)}
 
 
 def test_learning_rate_follows_the_schedule() -> None:

@@ -11,27 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openavs.errors import InputError
-from openavs.evaluation.datasets.base import Task
-from openavs.models.hub import resolve
-from openavs.training.base import (
-    AUDIO_SIZE,
-    InstanceMask,
-    Student,
-    StudentBatch,
-    StudentPrediction,
-    TransformConfig,
-    normalize_images,
-    resize_to_original,
+from openavs.training.base import AUDIO_SIZE, StudentBatch, normalize_images
+from openavs.training.models.backbones import backbone
+from openavs.training.models.dense import (
+    DenseConfig,
+    DenseStudent,
+    binary_loss,
+    labeled_rows,
+    semantic_loss,
+    weighted_mean,
 )
-from openavs.training.models.backbones import backbone, make_backbone
 
 DILATIONS = (3, 6, 12, 18)
 """Dilations of the convolutions of a neck."""
@@ -174,34 +168,18 @@ class Decoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class TpaviConfig:
-    """Settings of TPAVI (`model` of a training recipe).
+class TpaviConfig(DenseConfig):
+    """Settings of TPAVI, beside those of `DenseConfig`.
 
     Attributes:
-        backbone: a name of `models/backbones.py`.
-        side: side of the square frames in pixels, a multiple of 32.
         channels: channels of the maps.
         inner: channels of the interaction.
-        classes: all class names, background first; empty for binary masks.
         avm: weight of the AVM loss; published: 0 for S4, 0.5 otherwise.
-        drop_path: share of a PVT's blocks that are dropped in training.
-        crop: train on centered squares instead of stretched frames, as published for AVSS.
-        flip: mirror clips at random in training.
-        frames: frames that are processed together: sampled for a training step, with at least one label; consecutive
-            for prediction. None for all, as published. With 1 each frame has its own second of audio only, which suits
-            clips in which sources start and stop.
     """
 
-    backbone: str = "pvt_v2_b5"
-    side: int = 224
     channels: int = 256
     inner: int = 128
-    classes: tuple[str, ...] = ()
     avm: float = 0.0
-    drop_path: float = 0.0
-    crop: bool = False
-    flip: bool = False
-    frames: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +193,7 @@ class TpaviOutput:
     clips: FrameGroups
 
 
-class Tpavi(Student):
+class Tpavi(DenseStudent):
     """The TPAVI student; see `TpaviConfig`."""
 
     name = "tpavi"
@@ -223,53 +201,13 @@ class Tpavi(Student):
 
     def __init__(self, config: TpaviConfig) -> None:
         super().__init__(config)
-        if config.side % 32 or config.side <= 0:
-            raise InputError(f"'model.side' must be a multiple of 32, not {config.side}")
-        if config.frames is not None and config.frames < 1:
-            raise InputError(f"'model.frames' is at least 1, not {config.frames}")
-        if len(config.classes) == 1:
-            raise InputError("'model.classes' names the background and at least one class, or nothing for binary masks")
         channels = backbone(config.backbone).channels
-        self.backbone = make_backbone(config.backbone, config.drop_path)
         self.necks = nn.ModuleList(Neck(incoming, config.channels) for incoming in channels)
         audio_bias = not config.classes  # as published: AVSS's model has none
         self.interactions = nn.ModuleList(
             Interaction(config.channels, config.inner, AUDIO_SIZE, audio_bias) for _ in channels
         )
-        self.decoder = Decoder(config.channels, max(1, len(config.classes)))
-
-    @classmethod
-    def adapt_config(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
-        """Take the classes of the benchmark, unless the settings have their own."""
-        return settings if task == "binary" else {"classes": list(classes), **settings}
-
-    def check(self, task: Task, classes: Sequence[str]) -> None:
-        """Require a binary head for binary masks, and the benchmark's classes in their order for label maps."""
-        wanted = () if task == "binary" else tuple(classes)
-        if self.config.classes != wanted:
-            have = f"a head of {len(self.config.classes)} classes" if self.config.classes else "a binary head"
-            need = f"one of its {len(wanted)} classes" if wanted else "a binary one"
-            raise InputError(f"this TPAVI has {have} where the benchmark needs {need}; train another for it")
-
-    def initialize(self, part: str, ref: str) -> None:
-        """Initialize from ImageNet weights (`backbone`) or another TPAVI (`student`), such as MS3 from S4."""
-        if part != "backbone":
-            return super().initialize(part, ref)
-        from openavs.models.hub import load_pretrained
-
-        fresh: Any = self.backbone
-        loaded = load_pretrained(
-            type(fresh), resolve(ref, self.offline), torch.float32, "cpu", out_features=list(fresh.out_features)
-        )
-        fresh.load_state_dict(loaded.state_dict())
-        return None
-
-    def view(self, training: bool) -> TransformConfig:
-        """Return the transforms: square frames, in training with crop and flip as configured."""
-        if not training:
-            return TransformConfig((self.config.side,), frames=self.config.frames)
-        fit: Literal["crop", "stretch"] = "crop" if self.config.crop else "stretch"
-        return TransformConfig((self.config.side,), fit, flip=self.config.flip, frames=self.config.frames)
+        self.decoder = Decoder(config.channels, config.outputs)
 
     def forward(self, batch: StudentBatch) -> TpaviOutput:
         """Compute the maps of all present frames, and the logits of those that are needed."""
@@ -293,11 +231,10 @@ class Tpavi(Student):
 
     def loss(self, output: TpaviOutput, batch: StudentBatch) -> dict[str, Tensor]:
         """Return the mask loss, with AVM the sum of both and its terms."""
-        labeled = batch.labeled[batch.present][output.decoded]
         masks, weight = batch.masks[batch.labeled], batch.weight[batch.labeled]
         loss_function = semantic_loss if self.config.classes else binary_loss
         if len(masks):
-            mask_loss = loss_function(output.logits[labeled], masks, weight)
+            mask_loss = loss_function(labeled_rows(output.logits, output.decoded, batch), masks, weight)
         else:
             mask_loss = output.logits.sum() * 0.0  # no labels: a zero with gradients
         if not self.config.avm:
@@ -306,60 +243,6 @@ class Tpavi(Student):
         maps = [stage.relu() for stage in output.maps]
         avm = avm_loss(output.logits, maps, output.audio, (batch.weight * batch.labeled)[batch.present])
         return {"loss": mask_loss + self.config.avm * avm, "mask": mask_loss, "avm": avm}
-
-    @torch.no_grad()
-    def predict(self, batch: StudentBatch, classes: Sequence[str] | None) -> list[StudentPrediction]:
-        """Return binary masks with probabilities, or one class per pixel."""
-        self.check("semantic" if classes else "binary", classes or ())
-        output = self(batch)
-        padded = (batch.frames.shape[-2], batch.frames.shape[-1])
-        predictions = []
-        for clip, (inner, size) in enumerate(zip(batch.inner, batch.sizes, strict=True)):
-            logits = output.logits[output.clips.index == clip].float()
-            scores = logits.sigmoid() if classes is None else logits.softmax(dim=1)
-            maps = resize_to_original(scores, inner, padded, size).cpu().numpy()
-            predictions.append(_binary(maps[:, 0]) if classes is None else _semantic(maps, classes))
-        return predictions
-
-
-def _binary(probability: np.ndarray[Any, np.dtype[np.float32]]) -> StudentPrediction:
-    frames = []
-    for frame in probability:
-        mask = frame > 0.5
-        frames.append((InstanceMask(mask, float(frame[mask].mean())),) if mask.any() else ())
-    return StudentPrediction(tuple(frames), probability)
-
-
-def _semantic(probability: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> StudentPrediction:
-    """Return the best class of each pixel; the score of a class is the mean probability of its pixels in a frame."""
-    frames = []
-    for frame in probability:
-        best = frame.argmax(axis=0)
-        present = [int(label) for label in np.unique(best) if label]
-        frames.append(tuple(InstanceMask(best == c, float(frame[c][best == c].mean()), classes[c]) for c in present))
-    return StudentPrediction(tuple(frames))
-
-
-def binary_loss(logits: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
-    """Return the binary cross-entropy, averaged over pixels and labeled frames.
-
-    Args:
-        logits: `[L, 1, H, W]` of the labeled frames.
-        masks: `[L, H, W]`, 0 and 1.
-        weight: `[L]`, weight of each frame; 1 for all is the published loss.
-    """
-    pixels = functional.binary_cross_entropy_with_logits(logits[:, 0].float(), masks.float(), reduction="none")
-    return _weighted_mean(pixels.mean(dim=(1, 2)), weight)
-
-
-def semantic_loss(logits: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
-    """Return the cross-entropy of `[L, classes, H, W]`, averaged over pixels and labeled frames."""
-    pixels = functional.cross_entropy(logits.float(), masks.long(), reduction="none")
-    return _weighted_mean(pixels.mean(dim=(1, 2)), weight)
-
-
-def _weighted_mean(frames: Tensor, weight: Tensor) -> Tensor:
-    return (frames * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def avm_loss(logits: Tensor, maps: Sequence[Tensor], audio: Sequence[Tensor], weight: Tensor) -> Tensor:
@@ -387,5 +270,5 @@ def avm_loss(logits: Tensor, maps: Sequence[Tensor], audio: Sequence[Tensor], we
         divergence = functional.kl_div(
             masked.log_softmax(dim=1), aligned.float().log_softmax(dim=1), reduction="none", log_target=True
         ).sum(dim=1)
-        stages.append(divergence.sum() if binary else _weighted_mean(divergence, weight))
+        stages.append(divergence.sum() if binary else weighted_mean(divergence, weight))
     return torch.stack(stages).mean()
