@@ -3,6 +3,7 @@
     python eval/bench/metrics.py --json
     python eval/bench/metrics.py --full --json
     python eval/bench/metrics.py --tracks --json
+    python eval/bench/metrics.py --expressions --json
 
 Everything runs on one thread, both sides alternately on the same frames, and their outputs are compared: the F curves
 bit for bit, the pixels per class exactly. A ratio is the median over the repeats, of CPU seconds, which other processes
@@ -18,6 +19,9 @@ scores each with `openavs score` in a separate process, and prints the seconds a
 
 `--tracks` does the same, and nothing else, for a set of the size of AVISeg's test split: 205 clips of 61 frames, 1280 x
 720, two or three true tracks of polygons and ten predicted tracks of run-length codes with ragged outlines in each.
+
+`--expressions` does it for a set of the size of Ref-AVS's test splits: 4,972 expressions of ten frames about 1,088
+objects, 60,600 PNG files of 1280 x 720 (`--size`), true masks with ragged outlines and predictions with soft ones.
 """
 
 from __future__ import annotations
@@ -52,6 +56,8 @@ CLASSES = 71
 SIDE = 224
 SEMANTIC = {"v1s": (740, 5, (224, 224)), "v1m": (64, 5, (224, 224)), "v2": (750, 10, (640, 360))}  # clips, frames, size
 TRACKS = (205, 61, 10)  # clips, frames, predicted tracks
+REFERRING = {"test_s": (494, 2288), "test_u": (337, 1656), "test_n": (257, 1028)}  # objects, expressions
+REFERRING_FRAMES = 10
 POOL = 40  # different masks of a full-size set, which repeats them
 
 
@@ -61,9 +67,12 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=20, help="frames of 224 x 224 per repeat")
     parser.add_argument("--full", action="store_true", help="also score full-size test sets of PNG files")
     parser.add_argument("--tracks", action="store_true", help="only score a full-size set of tracks")
+    parser.add_argument("--expressions", action="store_true", help="only score a full-size set of expressions")
+    parser.add_argument("--size", default="1280x720", metavar="WxH", help="of the masks of --expressions")
     options = parser.parse_args()
-    if options.tracks:
-        print_figures(full_size_tracks(), options.json)
+    if options.tracks or options.expressions:
+        size = tuple(int(edge) for edge in options.size.split("x"))
+        print_figures(full_size_tracks() if options.tracks else full_size_expressions(size), options.json)
         return 0
     figures: dict[str, Any] = {"frames": options.frames, "repeats": options.repeats, "threads": 1}
     if options.full:  # first: a child process starts with the peak memory of this one
@@ -265,6 +274,59 @@ def full_size_tracks() -> dict[str, Any]:
         "letters_per_mask": round(letters / masks),
         "hota": answer["figures"]["fixed"]["hota"],
     }
+
+
+def full_size_expressions(size: tuple[int, ...]) -> dict[str, Any]:
+    """Return seconds and memory of `openavs score ref-avs` on a set of the size of Ref-AVS's test splits.
+
+    Raises:
+        SystemExit: the command does not score all expressions.
+    """
+    expressions = sum(count for _, count in REFERRING.values())
+    with working_folder() as root:
+        write_ref_avs(root, size)
+        words = ("score", "ref-avs", "--root", root, "--predictions", root / "masks", "--json")
+        usage = run_openavs(*words)
+        answer = json.loads(usage.output)
+    if (answer["clips"], answer["frames"]) != (expressions, expressions * REFERRING_FRAMES):
+        raise SystemExit(f"{answer['clips']} expressions of {answer['frames']} frames were scored")
+    return {
+        "expressions": expressions,
+        "size": list(size),
+        "expressions_seconds": round(usage.wall, 2),
+        "expressions_cpu_seconds": round(usage.cpu, 2),
+        "expressions_peak_mb": round(usage.peak_mb, 1),
+        "metrics": answer["metrics"],
+    }
+
+
+def write_ref_avs(root: Path, size: tuple[int, ...]) -> None:
+    """Write `metadata.csv`, `gt_mask/`, the folders of `media/` and `masks/`; `size` is (width, height)."""
+    rng = np.random.default_rng(6)
+    width, height = size
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    pairs = []
+    for _ in range(POOL):
+        (cx, cy), (rx, ry) = rng.uniform(0.2, 0.8, 2) * size, rng.uniform(0.1, 0.35, 2) * size
+        distance = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
+        ragged = distance < 1 + 0.1 * rng.standard_normal(width)
+        soft = 255 / (1 + np.exp(20 * np.clip(distance - rng.uniform(0.8, 1.2), -1, 1)))
+        pairs.append((png(np.where(ragged, np.uint8(255), np.uint8(0))), png(soft.astype(np.uint8))))
+    nothing = png(np.zeros((height, width), np.uint8))
+    rows, number = ["vid,uid,split,fid,exp"], 0
+    for split, (objects, expressions) in REFERRING.items():
+        for n in range(objects):
+            folder = f"{split}{n:04d}_0_10000"
+            for k in range(REFERRING_FRAMES):
+                truth = nothing if split == "test_n" else pairs[(7 * n + k) % POOL][0]
+                write(root / "gt_mask" / folder / "fid_0" / f"{k:05d}.png", truth)
+            for m in range(expressions // objects + (n < expressions % objects)):
+                uid = f"{folder}_dog_{m + 1}"
+                rows.append(f"{folder},{uid},{split},0,The dog {m} on the left.")
+                for k in range(REFERRING_FRAMES):
+                    write(root / "masks" / uid / f"{k}.png", pairs[(7 * n + k + number % 3) % POOL][1])
+                number += 1
+    (root / "metadata.csv").write_text("\n".join(rows) + "\n")
 
 
 def write_avis(root: Path) -> tuple[int, int]:

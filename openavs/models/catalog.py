@@ -97,13 +97,17 @@ def _listed() -> dict[str, KnownModel]:
     return found
 
 
-def count_parameters(folder: Path) -> int:
+def count_parameters(folder: Path, prefix: str = "") -> int:
     """Return the number of parameters in the safetensors files of a folder, read from their headers.
+
+    Args:
+        folder: the folder.
+        prefix: count only tensors with names that begin so.
 
     Raises:
         ModelError: a header is damaged.
     """
-    return sum(_numbers(folder).values())
+    return sum(_numbers(folder, prefix).values())
 
 
 def stored_dtype(folder: Path) -> str:
@@ -118,15 +122,15 @@ def stored_dtype(folder: Path) -> str:
     return names.get(most, most)
 
 
-def _numbers(folder: Path) -> Counter[str]:
-    """The number of parameters in a folder by safetensors' name of the dtype."""
+def _numbers(folder: Path, prefix: str = "") -> Counter[str]:
+    """The number of parameters in a folder by safetensors' name of the dtype; tensors whose names begin so."""
     found: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
         try:
             with BoundedFile(path) as file:
                 header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
             for name, tensor in header.items():
-                if name != "__metadata__":
+                if name != "__metadata__" and name.startswith(prefix):
                     found[tensor["dtype"]] += math.prod(tensor["shape"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(

@@ -36,6 +36,7 @@ _IMAGE_MODEL_CPU = 900_000_000  # the same on a CPU in float32 (measured)
 _IMAGE_MODEL_BFLOAT16 = 450_000_000  # the same on a CPU that multiplies bfloat16 copies of the weights (measured)
 _AUDIO_MODEL = 500_000_000
 _AUDIO_WINDOW = 30_000_000  # working memory of CLAP for each window of a batch (measured on a CPU)
+_TEXT_ENCODER = 0.81  # part of CLAP's weights; only in memory while the vocabulary is embedded
 _FILM = 600_000_000  # working memory of PE-AV large for each film of 16 frames (measured on a CPU)
 _CODEC_RATE = 48_000  # samples a second, of PE-A-Frame
 _TOKENS = 2048  # of a question and its answer
@@ -64,11 +65,12 @@ class MemoryFootprint:
 
 @dataclass(frozen=True)
 class _Model:
-    """Facts from a model's files: number of parameters, their stored dtype, and config.json."""
+    """Facts from a model's files: number of parameters, stored dtype, config.json, parameters of CLAP's text encoder."""
 
     parameters: int
     stored: str
     config: dict[str, Any]
+    texts: int = 0
 
 
 def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
@@ -90,6 +92,8 @@ def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
             working = _working(stage, section, place, model, image)
         except (AttributeError, TypeError, ValueError, ArithmeticError):  # a config.json that the stage will refuse
             working = _working(stage, section, place, replace(model, config={}), image)
+        if section.use == "clap" and recipe.vocabulary is None:  # released once the vocabulary is embedded
+            weights, working = weights - model.texts * each, max(working, model.texts * each)
         found[stage] = MemoryFootprint(weights + copies, working)
     return found
 
@@ -276,11 +280,15 @@ def _measure(reference: str, offline: bool) -> _Model:
     try:
         folder = resolve(reference, offline).path
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return _Model(count_parameters(folder), stored_dtype(folder), config)
+        texts = count_parameters(folder, "text_model.")
+        return _Model(count_parameters(folder), stored_dtype(folder), config, texts)
     except (OpenAVSError, ValueError, KeyError, OSError) as error:
         logger.debug("the size of %s is not known from its files: %s", reference, error)
         known = find_known_model(reference)
-        return _Model(round(known.parameters * 1e6), known.stored, {}) if known else _Model(0, "float32", {})
+        if known is None:
+            return _Model(0, "float32", {})
+        parameters = round(known.parameters * 1e6)
+        return _Model(parameters, known.stored, {}, round(_TEXT_ENCODER * parameters))
 
 
 def _working(stage: str, section: StageConfig, place: DeviceConfig, model: _Model, image: int) -> int:

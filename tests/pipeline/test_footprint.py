@@ -80,6 +80,9 @@ def test_the_embedded_models_are_as_large_as_they_are(tiny: Pipeline) -> None:
         shared = {tensor.data_ptr(): tensor.numel() * 4 for tensor in tensors}
         assert found[stage].weights == pytest.approx(sum(shared.values()), rel=0.05)
         assert found[stage].working > 0
+    closed = measure_footprints(load_recipe("tiny", ["vocabulary=[dog]"]))["captioner"]
+    texts = count_parameters(Path(tiny.models["openavs:tiny/clap"]["path"]), "text_model.") * 4
+    assert closed.weights == found["captioner"].weights + texts, "phrases of each clip are compared with the classes"
 
 
 def test_half_precision_is_half_as_large_on_a_gpu_and_a_copy_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,10 @@ def threshold_counts(probability: npt.NDArray[Any], truth: BoolMask) -> tuple[Co
     if probability.dtype == np.bool_:
         probability = probability.astype(np.uint8) * np.uint8(255)
     if probability.dtype == np.uint8:
-        joint = np.bincount((probability.astype(np.intp) + 256 * truth).ravel(), minlength=512).reshape(2, 256)
         by_value = np.zeros((2, THRESHOLD_COUNT), dtype=np.int64)
-        for row, counts in zip(by_value, joint, strict=True):
-            np.add.at(row, _BIN_OF_BYTE, counts)
+        for row, values in zip(by_value, (probability.ravel(), probability[truth]), strict=True):
+            np.add.at(row, _BIN_OF_BYTE, np.bincount(values, minlength=256))
+        by_value[0] -= by_value[1]
     else:
         values = probability.astype(np.float32, copy=False).ravel()
         # Rounding finds the nearest threshold; one comparison decides whether the value reaches it.

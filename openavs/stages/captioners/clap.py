@@ -3,6 +3,9 @@
 Adaptations to the library: models without feature fusion need `rand_trunc` features although the extractor's default is
 `fusion`; both crop long sounds at random, so sounds are cropped to their center first; and a fused model's extractor
 marks one window of a batch, drawn at random, as longer than the model takes, while here none is.
+
+The text encoder, most of the weights, is loaded apart, when texts are embedded, and released with the vocabulary
+embedded.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import ClapModel, ClapProcessor
+from transformers import ClapModel, ClapProcessor, ClapTextModelWithProjection
 
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor
 from openavs.stages.captioners.base import Samples, crop_or_pad
@@ -25,6 +28,10 @@ class ClapCaptioner(ZeroShotCaptioner):
     def _load(self, resolved: ResolvedModel) -> None:
         self.processor: Any = load_processor(ClapProcessor, resolved)
         self.model: Any = load_pretrained(ClapModel, resolved, self.dtype, self.device)
+        # Its file stays mapped while any of its tensors is in use, with all pages that were read.
+        del self.model.text_model
+        self._resolved = resolved
+        self._text_encoder: Any = None
 
     def _prepare(self, audio: Waveform) -> Samples:
         extractor = self.processor.feature_extractor
@@ -48,10 +55,16 @@ class ClapCaptioner(ZeroShotCaptioner):
 
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
         config, tokenizer = self.model.config.text_config, self.processor.tokenizer
+        if self._text_encoder is None:
+            self._text_encoder = load_pretrained(
+                ClapTextModelWithProjection, self._resolved, self.dtype, self.device, config=config
+            )
         # RoBERTa counts positions from the pad id.
         positions = config.max_position_embeddings - (config.pad_token_id or 0) - 1
         length = min(int(tokenizer.model_max_length), positions)
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         inputs = {name: tokens[name].to(self.device) for name in ("input_ids", "attention_mask")}
-        vectors: torch.Tensor = self.model.get_text_features(**inputs).pooler_output
-        return vectors
+        return torch.nn.functional.normalize(self._text_encoder(**inputs).text_embeds, dim=-1)
+
+    def _release_text_encoder(self) -> None:
+        self._text_encoder = None

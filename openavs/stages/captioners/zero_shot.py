@@ -123,6 +123,9 @@ class ZeroShotCaptioner(ABC):
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
         """Return unit vectors `[texts, d]`."""
 
+    def _release_text_encoder(self) -> None:
+        """Free what `_embed_texts` alone needs and can load again; a backend that cannot does nothing."""
+
     def _scale(self) -> torch.Tensor:
         """The checkpoint's own factor of the cosines."""
         scale: torch.Tensor = self.model.logit_scale_a.exp()
@@ -168,6 +171,8 @@ class ZeroShotCaptioner(ABC):
         """Unit vectors `[vocabulary, d]`, computed once per instance."""
         if self._vocabulary_embeddings is None:
             self._vocabulary_embeddings = self._embed_entries(self.vocabulary)
+            if not self._label_embeddings:  # with a closed vocabulary, each clip has phrases to embed
+                self._release_text_encoder()
         return self._vocabulary_embeddings
 
     def _embed_entries(self, entries: Sequence[str]) -> torch.Tensor:

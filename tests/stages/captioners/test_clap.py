@@ -129,13 +129,29 @@ def test_several_templates_are_averaged_in_the_embedding_space(plain: Path) -> N
     assert not torch.allclose(one._text_embeddings(), two._text_embeddings(), atol=1e-3)
 
 
-def test_texts_are_embedded_once(plain: Path) -> None:
+def test_texts_are_embedded_once_and_their_encoder_is_released(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     captioner = everything(plain, batch_size=4)
-    passes: list[int] = []
-    captioner.model.text_model.register_forward_hook(lambda *_: passes.append(1))
+    passes = count_text_passes(captioner, monkeypatch)
     for _ in range(3):
         captioner.caption([tone(1.0, 200), tone(0.5, 400)])
-    assert len(passes) == 2  # six texts, four at a time
+    assert passes == [4, 2]  # six texts, four at a time
+    assert not any(name.startswith("text_model") for name, _ in captioner.model.named_parameters())
+    assert captioner._text_encoder is None
+
+
+def count_text_passes(captioner: ClapCaptioner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of texts of each pass through the text encoder from now on."""
+    passes: list[int] = []
+    embed = captioner._embed_texts
+
+    def counted(texts: list[str]) -> torch.Tensor:
+        passes.append(len(texts))
+        return embed(texts)
+
+    monkeypatch.setattr(captioner, "_embed_texts", counted)
+    return passes
 
 
 def test_no_windows_and_windows_without_samples(plain: Path) -> None:
@@ -181,15 +197,16 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
         everything(make_sam(tmp_path / "sam"))
 
 
-def test_text_similarity_is_that_of_the_embeddings(plain: Path) -> None:
+def test_text_similarity_is_that_of_the_embeddings(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captioner = everything(plain)
     table = captioner.text_similarity(["dog", "bell"], ["bell", "dog", "siren"])
     assert table.shape == (2, 3)
     assert np.allclose([table[0, 1], table[1, 0]], 1.0, atol=1e-5)  # a text and itself
     assert table[0, 1] > table[0, 2]
     assert np.abs(table).max() <= 1 + 1e-5
-    passes: list[int] = []
-    captioner.model.text_model.register_forward_hook(lambda *_: passes.append(1))
+    passes = count_text_passes(captioner, monkeypatch)
     again = captioner.text_similarity(["bell"], ["bell", "dog", "siren"])
-    assert len(passes) == 1, "the labels are known by then"
+    assert passes == [1], "the labels are known by then"
     assert np.allclose(again[0], table[1], atol=1e-6)
+    captioner.caption([tone(1.0, 200)])
+    assert captioner._text_encoder is not None, "the next clip has phrases, too"
