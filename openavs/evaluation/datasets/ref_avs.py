@@ -156,7 +156,9 @@ def _stamps(paths: Iterable[Path]) -> tuple[tuple[int, int], ...]:
     return tuple((one.st_size, one.st_mtime_ns) for one in found)
 
 
-@lru_cache(maxsize=8)  # both protocols read the masks, also of the next clips, and an object's expressions have one truth
+@lru_cache(
+    maxsize=8
+)  # both protocols read the masks, also of the next clips, and an object's expressions have one truth
 def _sampled(paths: tuple[Path, ...], true: bool, stamps: tuple[tuple[int, int], ...]) -> tuple[Labels, Labels]:
     """Masks at 256 x 256 by the nearest pixel and bilinearly, uint8 `[T, 256, 256]` each."""
     with ThreadPoolExecutor(_READERS) as pool:  # decoding a PNG file of 1280 x 720 takes most of the time

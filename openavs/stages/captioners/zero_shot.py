@@ -123,7 +123,7 @@ class ZeroShotCaptioner(ABC):
     def _embed_texts(self, texts: list[str]) -> torch.Tensor:
         """Return unit vectors `[texts, d]`."""
 
-    def _release_text_encoder(self) -> None:
+    def _release_text_encoder(self) -> None:  # noqa: B027 - optional
         """Free what `_embed_texts` alone needs and can load again; a backend that cannot does nothing."""
 
     def _scale(self) -> torch.Tensor:

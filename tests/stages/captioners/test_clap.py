@@ -129,9 +129,7 @@ def test_several_templates_are_averaged_in_the_embedding_space(plain: Path) -> N
     assert not torch.allclose(one._text_embeddings(), two._text_embeddings(), atol=1e-3)
 
 
-def test_texts_are_embedded_once_and_their_encoder_is_released(
-    plain: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_are_embedded_once_and_their_encoder_is_released(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captioner = everything(plain, batch_size=4)
     passes = count_text_passes(captioner, monkeypatch)
     for _ in range(3):
