@@ -65,7 +65,7 @@ class MemoryFootprint:
 
 @dataclass(frozen=True)
 class _Model:
-    """Facts from a model's files: number of parameters, stored dtype, config.json, parameters of CLAP's text encoder."""
+    """Facts from a model's files: parameters, their stored dtype, config.json, parameters of CLAP's text encoder."""
 
     parameters: int
     stored: str

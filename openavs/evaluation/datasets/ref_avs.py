@@ -158,7 +158,7 @@ def _stamps(paths: Iterable[Path]) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(
     maxsize=8
-)  # both protocols read the masks, also of the next clips, and an object's expressions have one truth
+)  # both protocols read masks, also of the next clip, and the expressions of an object have one truth
 def _sampled(paths: tuple[Path, ...], true: bool, stamps: tuple[tuple[int, int], ...]) -> tuple[Labels, Labels]:
     """Masks at 256 x 256 by the nearest pixel and bilinearly, uint8 `[T, 256, 256]` each."""
     with ThreadPoolExecutor(_READERS) as pool:  # decoding a PNG file of 1280 x 720 takes most of the time
