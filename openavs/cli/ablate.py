@@ -22,6 +22,7 @@ from openavs.cli.options import (
     JsonOption,
     LimitOption,
     LockOption,
+    NegativesOption,
     OfflineOption,
     OutOption,
     OverwriteOption,
@@ -57,6 +58,7 @@ def ablate(
     split: SplitOption = "test",
     protocol: ProtocolOption = ProtocolName.official,
     clips_per_batch: ClipsPerBatchOption = None,
+    negatives: NegativesOption = None,
     allow_missing: AllowMissingOption = False,
     cache: CacheOption = True,
     lock: LockOption = None,
@@ -74,8 +76,10 @@ def ablate(
     from openavs.errors import InputError
     from openavs.evaluation.ablation import load_study, run_study, study_recipes
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
+    from openavs.evaluation.negatives import parse_kinds
 
     configure_logging(quiet=quiet, verbose=verbose)
+    kinds = () if negatives is None else parse_kinds(negatives)
     benchmark, overrides, root = parse_benchmark(words, root)
     if study is None:
         raise InputError("name a study with --study, such as threshold (see 'openavs list studies')")
@@ -95,6 +99,7 @@ def ablate(
             limit=limit,
             allow_missing=allow_missing,
             overwrite=overwrite,
+            negatives=kinds,
             command=command_line(),
             build=Builder(lock, stage_cache(cache)),
             progress=bars.start,
@@ -137,8 +142,10 @@ def _print_study(result: dict[str, Any], out: Path) -> None:
     from openavs.utils.text import pluralize
 
     figures = main_figures(result["task"], result["benchmark"])
-    rows = [_row(row, figures, result["baseline"]) for row in result["variants"]]
     names = [figure_name(name, result["task"]) for name in figures]
+    kinds = list(dict.fromkeys(kind for row in result["variants"] for kind in row.get("negatives", ())))
+    names += [f"FPR, {kind}" for kind in kinds]
+    rows = [_row(row, figures, kinds, result["baseline"]) for row in result["variants"]]
     with_published = any(row["published"] for row in result["variants"])
     clips = pluralize(result["clips"] or 0, "clip")
     echo(f"{result['title']} on {title_of(result['benchmark'])}, {result['split']}: {clips}")
@@ -150,14 +157,15 @@ def _print_study(result: dict[str, Any], out: Path) -> None:
     echo(f"\nwrote {out / 'ablation.json'}")
 
 
-def _row(row: dict[str, Any], figures: Any, baseline: str) -> list[str]:
+def _row(row: dict[str, Any], figures: Any, kinds: list[str], baseline: str) -> list[str]:
     from openavs.evaluation.benchmark import percent
     from openavs.utils.text import pluralize
 
     if row["metrics"] is None:
-        shown, change = ["–"] * len(figures), f"{pluralize(len(row['failed']), 'clip')} failed"
+        shown, change = ["–"] * (len(figures) + len(kinds)), f"{pluralize(len(row['failed']), 'clip')} failed"
     else:
         shown = [percent(row["metrics"].get(name)) for name in figures]
+        shown += [percent(row["negatives"][kind]["fpr"]) for kind in kinds]
         change = "" if row["name"] == baseline else _change(row["difference"])
     published = row["published"]
     return [row["name"], *shown, change, f"{published['j']:g}, {published['f']:g}" if published else ""]

@@ -19,6 +19,7 @@ from openavs.cli.options import (
     JsonOption,
     LimitOption,
     LockOption,
+    NegativesOption,
     OfflineOption,
     OutOption,
     OverwriteOption,
@@ -57,13 +58,7 @@ def evaluate(
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Compare two finished runs (folders or report.json) instead of running."),
     ] = None,
-    negatives: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND,...",
-            help="Also run every clip with other sounds (AVSBench-Robust): silence, noise, offscreen, room.",
-        ),
-    ] = None,
+    negatives: NegativesOption = None,
     workers: WorkersOption = 1,
     cache: CacheOption = True,
     lock: LockOption = None,

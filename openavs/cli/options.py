@@ -93,6 +93,13 @@ ClipsPerBatchOption = Annotated[
         show_default=False,
     ),
 ]
+NegativesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND,...",
+        help="Also run every clip with other sounds (AVSBench-Robust): silence, noise, offscreen, room.",
+    ),
+]
 AllowMissingOption = Annotated[
     bool, typer.Option("--allow-missing", help="Score missing masks as empty instead of refusing.")
 ]

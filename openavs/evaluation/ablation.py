@@ -175,6 +175,7 @@ def run_study(
     limit: int | None = None,
     allow_missing: bool = False,
     overwrite: bool = False,
+    negatives: Sequence[str] = (),
     command: str = "",
     build: Build = Pipeline.from_recipe,
     progress: Callable[[str], Progress] | None = None,
@@ -202,6 +203,7 @@ def run_study(
             limit=limit,
             allow_missing=allow_missing,
             overwrite=overwrite,
+            negatives=negatives,
             command=command,
             progress=progress(variant.name) if progress else None,
         )
@@ -260,6 +262,7 @@ def _row(
         "failed": [{"id": clip, "reason": reason} for clip, reason in item.failed.items()],
         "difference": difference,
         "published": _published(variant, study, benchmark) if report and not report["incomparable"] else None,
+        **{key: report[key] for key in ("negatives", "robustness") if report is not None and key in report},
     }
 
 
@@ -299,10 +302,12 @@ def _table(result: Mapping[str, Any]) -> bytes:
     names = {name for row in result["variants"] for name in row["metrics"] or ()}
     ordered = sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))
     text = io.StringIO()
+    kinds = list(dict.fromkeys(kind for row in result["variants"] for kind in row.get("negatives", ())))
     figure_columns = [column for name in ordered for column in (name, f"{name}_low", f"{name}_high")]
     difference_columns = ["difference", "difference_low", "difference_high", "difference_p"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variant", "at", "protocol", "clips_per_batch", *figure_columns, *difference_columns, "failed"])
+    others = [*(f"fpr_{kind}" for kind in kinds), "failed"]
+    writer.writerow(["variant", "at", "protocol", "clips_per_batch", *figure_columns, *difference_columns, *others])
     for row in result["variants"]:
         figures: list[Any] = []
         for name in ordered:
@@ -310,7 +315,8 @@ def _table(result: Mapping[str, Any]) -> bytes:
         score = row["difference"]["score"] if row["difference"] else None
         difference = [score["difference"], *score["interval"], score["p"]] if score else [None] * 4
         head = [row["name"], row["at"], result["protocol"], result["clips_per_batch"]]
-        writer.writerow([*head, *figures, *difference, len(row["failed"])])
+        false_positives = [row["negatives"][kind]["fpr"] if "negatives" in row else None for kind in kinds]
+        writer.writerow([*head, *figures, *difference, *false_positives, len(row["failed"])])
     return text.getvalue().encode()
 
 

@@ -44,6 +44,17 @@ def test_two_thresholds_in_one_table(openavs: Run, root: Path, tmp_path: Path) -
     assert len(rows["0.75"]) == 5, "two figures, and the difference with its interval"
 
 
+def test_other_sounds_add_the_share_of_marked_pixels_of_each_variant(openavs: Run, root: Path, tmp_path: Path) -> None:
+    command = ("ablate", "s4", "--study", "threshold", "--variants", "0.15", "--limit", "1", "--negatives", "silence")
+    where = ("--root", root, "--pipeline", "tiny", "--out", tmp_path / "out")
+    done = openavs(*command, *where)
+    assert done.code == 0, done.err
+    [row] = json.loads((tmp_path / "out" / "ablation.json").read_text())["variants"]
+    assert row["negatives"]["silence"]["fpr"] == 0.0, "no stage runs without a sound"
+    assert "FPR, silence" in done.out
+    assert "fpr_silence" in (tmp_path / "out" / "ablation.csv").read_text()
+
+
 STUDY = """
 title: Two thresholds of one's own
 baseline: low
