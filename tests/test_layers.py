@@ -46,6 +46,7 @@ LAZY = {
     ("config.recipe", "caching.fingerprint"),  # `--pipeline student:DIR` is a recipe, too
     ("config.recipe", "training.io"),
     ("results.result", "jobs.save"),  # `result.save(...)`
+    ("results.result", "corrections.apply"),  # `result.correct(...)`
     ("results.result", "exports.base"),  # `result.export("coco")`
     ("results.result", "exports.registry"),
 }

@@ -29,6 +29,8 @@ COMMANDS = {
     "label": "label:label",
     "export": "export:export",
     "import": "export:import_corrections",
+    "review": "correct:review",
+    "correct": "correct:correct",
     "evaluate": "evaluate:evaluate",
     "train": "train:train",
     "self-train": "train:self_train",

@@ -8,7 +8,7 @@ record follow from it. A run that resumes leaves a corrected clip as it is.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from openavs.jobs.manifest import LINES, Manifest, read_manifest
 from openavs.jobs.sample import Sample, line_to_sample
 from openavs.jobs.sink import Sink
 from openavs.results.serialization import clip_folder, read_result, result_files, result_from_json, result_to_json
-from openavs.structures.masks import RLE, rle_to_mask
+from openavs.structures.masks import rle_iou
 from openavs.structures.types import ClipResult, Correction, FrameResult, Rejection, Segment
 from openavs.utils.fs import atomic_write, stamp
 from openavs.utils.serialization import parse_json
@@ -58,13 +58,18 @@ def replace_segments(
     Raises:
         InputError: no such clip or frame, a mask of another size, or a run is still writing this part of the folder.
     """
+    return change_clip(clip_dir, lambda result: merge_segments(result, segments, corrections))
+
+
+def change_clip(clip_dir: str | Path, change: Callable[[ClipResult], ClipResult]) -> ClipResult:
+    """Replace the result of a finished clip by `change` of it, under the clip's lock; see `replace_segments`."""
     folder = Path(clip_dir).absolute()
     out, clip = folder.parent.parent, folder.name
     if folder != clip_folder(out, clip):
         raise InputError(f"{clip_dir} is not the folder of a clip; give OUT/clips/<id> of a result folder OUT")
     read_result(out, clip)  # before the lock makes a file there
     with _THREADS, locked_file(folder / LOCK), _record(out, clip) as record:
-        changed = merge_segments(read_result(out, clip), segments, corrections)
+        changed = change(read_result(out, clip))
         _write(out, changed, record)
     return changed
 
@@ -132,23 +137,17 @@ def _same(one: Segment, other: Segment) -> bool:
     """Return whether two segments of a frame are one object: by their tracks, or without them by their masks."""
     if one.track is not None and other.track is not None:
         return one.track == other.track
-    return _iou(one.mask, other.mask) >= SAME_IOU
-
-
-def _iou(one: RLE, other: RLE) -> float:
-    if one.size != other.size:
-        return 0.0  # refused later
-    a, b = rle_to_mask(one), rle_to_mask(other)
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 0.0
+    if one.mask.size != other.mask.size:
+        return False  # refused later
+    return float(rle_iou([one.mask], [other.mask])[0, 0]) >= SAME_IOU
 
 
 def _rejects(correction: Correction, segment: Segment, frame: FrameResult) -> bool:
     """Return whether a record takes a segment out of a frame."""
-    if correction.track is None:
-        named = segment.track is None and correction.phrase in ("", segment.phrase)
-    else:
+    if correction.track is not None:
         named = correction.track == segment.track
+    else:
+        named = segment.phrase == correction.phrase if correction.phrase else segment.track is None
     return named and is_removed(correction, frame)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from openavs.errors import InputError
 from openavs.structures.masks import segments_to_mask
-from openavs.structures.types import Clip, ClipResult, FrameResult, Segment
+from openavs.structures.types import Clip, ClipResult, Correction, CorrectionAction, FrameResult, Segment
 from openavs.utils.text import pluralize, split_list
 
 if TYPE_CHECKING:
@@ -184,6 +184,41 @@ class Result(ClipResult):
         held = getattr(self, "_clip", None)
         changed = apply_threshold(self, threshold, pipe, lambda: self.video)
         return Result.of(changed, held)
+
+    def correct(
+        self,
+        action: CorrectionAction,
+        *,
+        frame: int | None = None,
+        track: int | None = None,
+        value: Any = None,
+        phrase: str = "",
+        author: str = "person",
+        pipe: Pipeline | None = None,
+    ) -> Result:
+        """Return the result after one correction, which is carried to the other frames and recorded; see `Correction`.
+
+        `result.correct("add point", frame=3, track=0, value=(120, 80), pipe=pipe)` adds what is at a point to a mask.
+
+        Args:
+            action: what is corrected.
+            frame: index of the frame; None: the whole clip.
+            track: the track; None: a new object, or all of the phrase.
+            value: the point, phrase, span or box of the action.
+            phrase: the phrase.
+            author: name of the person.
+            pipe: a pipeline whose segmenter (and tracker) changes masks; without it colors and motion do.
+
+        Raises:
+            InputError: no such frame, track or candidate, or a value of another form.
+        """
+        from openavs.corrections.apply import CorrectionTools, correct_result
+
+        stages = () if pipe is None else (pipe.segmenter, pipe.tracker)
+        value = list(value) if isinstance(value, tuple) else value
+        record = Correction(action, frame, track, phrase, value, author)
+        changed = correct_result(self, [record], CorrectionTools(lambda: self.video, *stages))
+        return Result.of(changed, getattr(self, "_clip", None))
 
     def _repr_html_(self) -> str:
         """Return images and captions as HTML, for notebooks; `show()` adds the video, which takes longer."""

@@ -19,10 +19,11 @@ from openavs.models.device import frames_per_batch, resolve_device, resolve_matm
 from openavs.models.hub import ResolvedModel, load_pretrained, resolve
 from openavs.models.ops.image import normalization_table, normalize_bytes, resize_bilinear
 from openavs.models.ops.sam import prepare_encoder
-from openavs.structures.masks import mask_to_rle
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import BoolMask, Box, ImageArray, Mask
 from openavs.utils.optional_deps import import_timm
 
+_MASK_LOGIT = 10.0  # of a mask's pixels as a prompt: certain
 MAX_BOXES = 64  # per call of a mask decoder, which needs 30 to 40 MB per box at full size
 MAX_UPSCALED_PIXELS = 1 << 26  # of float32 masks that are upscaled together: 256 MB, or one mask
 
@@ -135,6 +136,55 @@ class BoxPromptSegmenter(ABC):
             )
             for mask, score in zip(self.pixels.enlarge(logits, size), scores, strict=True):
                 yield Mask(mask_to_rle(mask), score)
+
+    @torch.inference_mode()
+    def segment_points(
+        self,
+        image: ImageArray,
+        points: Sequence[tuple[float, float]],
+        labels: Sequence[bool],
+        box: Box | None = None,
+        mask: RLE | None = None,
+    ) -> list[Mask]:
+        """See `PointSegmenter.segment_points`: the single mask, then the three of an ambiguous prompt by their scores.
+
+        Raises:
+            InputError: no points, or not one label for each.
+            InvalidOutputError: the model's output is not finite.
+        """
+        if not points or len(points) != len(labels):
+            raise InputError(f"{self.name}: {len(points)} points and {len(labels)} labels; give a label for each point")
+        size = (int(image.shape[0]), int(image.shape[1]))
+        [encoding] = self.kept.encode(self._encode, [image])
+        prompts: dict[str, torch.Tensor] = {
+            "input_points": self.pixels.scale_boxes([(x, y, x, y) for x, y in points], size)[None, :, :, :2],
+            "input_labels": torch.tensor([[list(map(int, labels))]], device=self.device),
+        }
+        if box is not None:
+            prompts["input_boxes"] = self.pixels.scale_boxes([box], size)
+        if mask is not None:
+            prompts["input_masks"] = self._mask_prompt(rle_to_mask(mask), size)
+        found: list[Mask] = []
+        for several in (False, True):
+            output = self.model(**self._decoder_inputs(encoding), **prompts, multimask_output=several)
+            logits, scores = output.pred_masks[0, 0, :, None], output.iou_scores[0, 0, :, None]
+            best, kept = select_best_mask(logits, scores, f"{self.title} model '{self._ref}'", 0)
+            masks = zip(self.pixels.enlarge(best, size), kept, strict=True)
+            found += sorted((Mask(mask_to_rle(own), score) for own, score in masks), key=lambda m: -(m.score or 0.0))
+        return found
+
+    def _mask_prompt(self, mask: BoolMask, size: tuple[int, int]) -> torch.Tensor:
+        """Return a mask as the logits `[1, 1, h, w]` that the prompt encoder takes: 4 cells per cell of the image."""
+        prompts = self.model.prompt_encoder
+        rows, columns = (4 * side for side in prompts.image_embedding_size)
+        right, bottom = (self.pixels.scale_boxes([(0, 0, size[1], size[0])], size)[0, 0, 2:]).tolist()
+        height, width = (
+            max(round(end * cells / prompts.input_image_size), 1) for end, cells in ((bottom, rows), (right, columns))
+        )
+        small = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], (height, width))
+        logits = torch.full((1, 1, rows, columns), -_MASK_LOGIT)
+        logits[..., :height, :width] = (2 * small - 1) * _MASK_LOGIT
+        return logits.to(self.device)
 
     def _decoder_inputs(self, encoding: Any) -> Mapping[str, Any]:
         """Return the model's arguments for an encoded image."""

@@ -18,7 +18,7 @@ from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.box_prompts import masks_per_chunk
 from openavs.stages.segmenters.sam import LongestEdgeResize, SamHqSegmenter, SamSegmenter
-from openavs.structures.masks import rle_to_mask
+from openavs.structures.masks import mask_to_rle, rle_to_mask
 from openavs.structures.types import Box, ImageArray
 from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import SAM_SIZE, make_clap, make_sam
@@ -248,3 +248,30 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         SamSegmenter(model=str(alien))
     with pytest.raises(ModelError, match="does not exist"):
         SamSegmenter(model=str(tmp_path / "nowhere"))
+
+
+def test_points_give_the_masks_of_the_librarys_processor(folder: Path) -> None:
+    image, points, labels = picture(60, 90), [(10.0, 12.0), (70.0, 40.0)], [True, False]
+    processor: Any = SamProcessor(SamImageProcessorPil.from_pretrained(folder))
+    pixels = {"images": image, "input_data_format": "channels_last", "return_tensors": "pt"}
+    inputs = processor(**pixels, input_points=[[list(point) for point in points]], input_labels=[[1, 0]])
+    with torch.inference_mode():
+        output = SamModel.from_pretrained(folder)(**{**inputs, "input_points": inputs["input_points"].float()})
+    sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    [[masks]] = processor.image_processor.post_process_masks(output.pred_masks, *sizes)
+    order = output.iou_scores[0, 0].clamp(0, 1).argsort(descending=True, stable=True)
+    single, *three = SamSegmenter(model=str(folder)).segment_points(image, points, labels)
+    assert single.rle.size == (60, 90) and len(three) == 3
+    for ours, place in zip(three, order, strict=True):
+        assert np.mean(rle_to_mask(ours.rle) != masks[place].numpy()) < 0.001
+
+
+def test_a_mask_before_and_a_box_are_prompts_too(folder: Path, hq: Path) -> None:
+    image = picture(60, 90)
+    before = mask_to_rle(np.arange(60 * 90).reshape(60, 90) % 90 < 45)
+    for segmenter in (SamSegmenter(model=str(folder)), SamHqSegmenter(model=str(hq))):
+        plain = segmenter.segment_points(image, [(10, 12)], [True])
+        prompted = segmenter.segment_points(image, [(10, 12)], [True], (0, 0, 45, 60), before)
+        assert len(prompted) == 4 and [m.score for m in prompted] != [m.score for m in plain]
+    with pytest.raises(InputError, match="1 points and 0 labels; give a label for each point"):
+        segmenter.segment_points(image, [(10, 12)], [])

@@ -22,7 +22,7 @@ from openavs.stages.segmenters import box_prompts
 from openavs.stages.segmenters.base import Segmenter
 from openavs.stages.segmenters.box_prompts import SquareResize
 from openavs.stages.segmenters.sam import EdgeTamSegmenter, Sam2Segmenter
-from openavs.structures.masks import rle_to_mask
+from openavs.structures.masks import mask_to_rle, rle_to_mask
 from openavs.structures.types import Box, ImageArray
 from tests.stages.segmenters.images import picture, same_but_for_rounding, some_boxes
 from tests.tiny_models import make_clap
@@ -290,3 +290,12 @@ def test_a_config_without_repvit_is_refused_not_built_as_a_resnet(tmp_path: Path
 def test_without_timm_the_error_names_the_extra(folder: Path) -> None:
     with pytest.raises(InputError, match=r"torchvision is not installed; pip install \"openavs\[timm\]\""):
         EdgeTamSegmenter(model=str(folder))
+
+
+def test_points_and_the_mask_before_are_prompts(family: Family) -> None:
+    segmenter, image = family.load(), picture(48, 64)
+    before = mask_to_rle(np.arange(48 * 64).reshape(48, 64) % 64 < 20)
+    plain = segmenter.segment_points(image, [(10, 12), (50, 30)], [True, False])
+    prompted = segmenter.segment_points(image, [(10, 12)], [True], (0, 0, 20, 48), before)
+    assert [m.rle.size for m in plain] == [(48, 64)] * 4
+    assert [m.score for m in prompted] != [m.score for m in plain]
