@@ -219,12 +219,13 @@ class _Tracks:
         if not self._tracked:
             return None
         if imported.number is None:
-            return self._new() if matched is None or matched.track is None else matched.track
+            return self.new() if matched is None or matched.track is None else matched.track
         if imported.number not in self._tracks:
-            self._tracks[imported.number] = self._new()
+            self._tracks[imported.number] = self.new()
         return self._tracks[imported.number]
 
-    def _new(self) -> int:
+    def new(self) -> int:
+        """Return a number that no object of the clip has."""
         self._next += 1
         return self._next - 1
 
@@ -249,9 +250,15 @@ class _Frame:
         """Return the frame's segments after the import."""
         own = self._frame.segments
         left = set(range(len(own))) - {place for place, _ in match}
+        taken = {own[place].track for place, _ in match if place is not None}
         after: list[Segment] = []
         for imported, (place, same) in zip(self._imported.masks, match, strict=True):
-            track = None if same else tracks(imported, None if place is None else own[place])
+            matched = None if place is None else own[place]
+            track = None if same else tracks(imported, matched)
+            if track is not None and track in taken and (matched is None or matched.track != track):
+                # a copy of another mask of the frame, whose number was copied with it
+                track = tracks.new() if matched is None or matched.track is None else matched.track
+            taken.add(track)
             if place is None and track is not None:  # drawn elsewhere: the segment with the object's number
                 place = next((other for other in left if own[other].track == track), None)
                 left -= {place}

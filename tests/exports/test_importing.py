@@ -192,6 +192,15 @@ def test_a_new_object_has_one_new_track_and_a_redrawn_one_keeps_its_own(results:
     assert [s.track for i in (1, 3) for s in frames[i].segments if s.phrase == "bird"] == [8, 8]
 
 
+def test_a_copy_of_a_mask_is_an_object_of_its_own(results: Path, tmp_path: Path) -> None:
+    shapes = [(2, "dog", 7, disc(40, 55, 5)), *as_found(results)]  # CVAT copies the attributes, too
+    summary = import_masks("cvat", save_cvat(tmp_path / "annotations.xml", shapes), results, "ann")
+    assert dict(summary.actions) == {"mask": 1}
+    assert sorted((s.phrase, s.track) for s in read_result(results, "one").frames[2].segments) == [
+        *(("bell", 3), ("dog", 7), ("dog", 8)),
+    ]
+
+
 def test_a_clip_without_tracks_stays_without(results: Path, tmp_path: Path) -> None:
     shapes = [(0, "dog", 5, ring()), (0, "bell", 6, MOVED), (4, "bird", 7, BIRD)]
     import_masks("coco", save_coco(tmp_path / "coco.json", shapes, clip="two", frames=5), results, "ann")
