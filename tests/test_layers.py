@@ -34,6 +34,7 @@ ORDER = (
     "synthetic",
     "corrections",
     "exports",
+    "search",
     "training",
     "labeling",
     "checks",

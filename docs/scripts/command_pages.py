@@ -42,9 +42,14 @@ def pages() -> dict[str, str]:
     """Return the text of every page by file name."""
     commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
     examples = yaml.safe_load(EXAMPLES.read_text("utf-8"))
-    rows = [f"| [`{name}`]({name}.md) | {first_sentence(commands[name])} |" for name in COMMANDS]
-    written = {f"{name}.md": page(name, commands[name], examples.get(name, {})) for name in COMMANDS}
+    rows = [f"| [`{name}`]({file_of(name)}) | {first_sentence(commands[name])} |" for name in COMMANDS]
+    written = {file_of(name): page(name, commands[name], examples.get(name, {})) for name in COMMANDS}
     return {"index.md": INDEX.format(rows="\n".join(rows)), **written}
+
+
+def file_of(command: str) -> str:
+    """Return the file name of a command's page; `index.md` is the list of the pages."""
+    return "index-results.md" if command == "index" else f"{command}.md"
 
 
 def page(name: str, command: Any, extra: dict[str, Any]) -> str:

@@ -27,6 +27,8 @@ COMMANDS = {
     "segment": "segment:segment",
     "serve": "serve:serve",
     "label": "label:label",
+    "index": "find:index",
+    "find": "find:find",
     "export": "export:export",
     "import": "export:import_corrections",
     "review": "correct:review",

@@ -63,6 +63,16 @@ def lexicon(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def noun_terms(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Split a text into its nouns, the longest first, each with its things, and its other words, with none.
+
+    >>> noun_terms("puppies in a fire truck")
+    [('puppies', ('dog',)), ('in', ()), ('a', ()), ('fire truck', ('fire truck',))]
+    """
+    words = normalize_phrase(text[:_MAX_CHARACTERS]).split()
+    return [(" ".join(own), things or ()) for own, things in _parts(words, _tables().nouns)]
+
+
 def audioset_labels() -> tuple[str, ...]:
     """Return AudioSet's 527 display names, in AudioSet's order."""
     return tuple(_tables().labels)
@@ -155,16 +165,21 @@ def _named(words: list[str]) -> list[str]:
 
 def _matches(words: Sequence[str], entries: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
     """The entries found from left to right, the longest at each position, without overlaps."""
+    return (things for _, things in _parts(words, entries) if things is not None)
+
+
+def _parts(
+    words: Sequence[str], entries: dict[str, tuple[str, ...]]
+) -> Iterator[tuple[Sequence[str], tuple[str, ...] | None]]:
+    """The words from left to right: those of an entry together, with its things, others one by one, with None."""
     start = 0
     while start < len(words):
         for length in range(min(_tables().longest, len(words) - start), 0, -1):
             things = _entry(words[start : start + length], entries)
-            if things is not None:
-                yield things
+            if things is not None or length == 1:
+                yield words[start : start + length], things
                 start += length
                 break
-        else:
-            start += 1
 
 
 def _entry(words: Sequence[str], entries: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:

@@ -27,9 +27,10 @@ def test_the_pages_are_up_to_date(script: ModuleType) -> None:
 
 def test_every_command_has_examples_and_is_in_the_site(script: ModuleType) -> None:
     site = (DOCS.parent / "mkdocs.yml").read_text("utf-8")
-    for name, page in ((name, script.pages()[f"{name}.md"]) for name in COMMANDS):
+    for name in COMMANDS:
+        file, page = script.file_of(name), script.pages()[script.file_of(name)]
         assert "## Examples" in page and f"openavs {name} " in page.split("## Examples")[1], name
-        assert f"commands/{name}.md" in site, f"add commands/{name}.md to the nav of mkdocs.yml"
+        assert f"commands/{file}" in site, f"add commands/{file} to the nav of mkdocs.yml"
 
 
 def test_pages_contain_the_help_texts(script: ModuleType) -> None:

@@ -19,7 +19,7 @@ from tests.docs.conftest import copied
 from tests.docs.reading import PAGES, Block, blocks, commands, text_of
 
 Run = Callable[..., Any]
-RUN = ("quickstart.md", "concepts.md", "first-run.md", "faq.md", "tiny.md", "extending.md")
+RUN = ("quickstart.md", "concepts.md", "first-run.md", "faq.md", "tiny.md", "extending.md", "search.md")
 COMMAND_PAGES = tuple(page for page in PAGES if page.startswith("commands/") and page != "commands/index.md")
 ELSEWHERE = {
     "README.md": "tests/test_readme.py",
@@ -94,7 +94,8 @@ def test_a_page_runs_from_top_to_bottom(
 def test_the_pages_of_the_commands_run(bench: Path, openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAVS_CACHE", str(bench / "cache"))
     monkeypatch.chdir(bench)
-    first = [f"commands/{name}.md" for name in ("segment", "evaluate", "train")]  # the others use what these write
+    makers = ("segment", "evaluate", "train", "label", "index-results")  # the others use what these write
+    first = [f"commands/{name}.md" for name in makers]
     for page in (*first, *(page for page in COMMAND_PAGES if page not in first)):
         run_page(page, openavs)
     for name in ("demo", "out", "labels", "run", "student", "self", "ablation", "data-s4", "cutouts"):

@@ -117,12 +117,15 @@ class PeAFrameCaptioner:
         """Return the events of a clip by onset; none for audio without samples."""
         return self.detector.detect(self.scores(audio), audio.duration)
 
-    @torch.inference_mode()
     def text_similarity(self, phrases: Sequence[str], labels: Sequence[str]) -> Scores:
         """Return the cosines `[phrases, labels]` of the text embeddings (for closed vocabularies)."""
-        first, second = (torch.nn.functional.normalize(self._embed(texts), dim=-1) for texts in (phrases, labels))
-        similarity: Scores = (first @ second.T).float().cpu().numpy()
-        return similarity
+        return self.embed_phrases(phrases) @ self.embed_phrases(labels).T
+
+    @torch.inference_mode()
+    def embed_phrases(self, phrases: Sequence[str]) -> Scores:
+        """Return the text embeddings, unit vectors `[phrases, d]`."""
+        vectors: Scores = torch.nn.functional.normalize(self._embed(phrases), dim=-1).float().cpu().numpy()
+        return vectors
 
     @torch.inference_mode()
     def scores(self, audio: Waveform) -> Iterator[Scores]:

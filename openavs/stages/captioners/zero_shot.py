@@ -149,6 +149,12 @@ class ZeroShotCaptioner(ABC):
         similarity: Scores = (self._embed_entries(phrases) @ self._label_embeddings[key].T).float().cpu().numpy()
         return similarity
 
+    @torch.inference_mode()
+    def embed_phrases(self, phrases: Sequence[str]) -> Scores:
+        """Return the text embeddings, unit vectors `[phrases, d]`."""
+        vectors: Scores = self._embed_entries(phrases).float().cpu().numpy()
+        return vectors
+
     def _score(self, audios: Sequence[tuple[AudioWindow, Waveform]]) -> list[Scores | None]:
         """Probabilities `[vocabulary]` of each audio, summing to one; None for audio without samples."""
         sounds = [self._prepare(audio) for _, audio in audios]
